@@ -1,0 +1,3 @@
+"""bigscale: large-batch GAN scaling experiments on TPU pods."""
+
+__version__ = "0.1.0"

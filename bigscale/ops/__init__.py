@@ -1,0 +1,1 @@
+"""Pure JAX functions: no model, no mesh, no state of their own."""

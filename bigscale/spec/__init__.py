@@ -1,0 +1,44 @@
+"""The frozen description of a run.
+
+A config file (`ml_collections.ConfigDict`) is turned into these dataclasses at
+the door by `from_config`; nothing below the command line sees
+a ConfigDict. Every rule a run must obey is checked here, and a broken one is a
+`SpecError` whose message names the value, the rule and the remedy.
+
+All schedules are functions of images shown to D, never of steps, so that a
+change of batch size leaves them where they were (Huang et al. 2024, app. B).
+"""
+
+from bigscale.spec.base import Schedule, SpecError, require
+from bigscale.spec.freeze import from_config, from_json, to_json
+from bigscale.spec.models import BigganSpec, ModelSpec, R3ganSpec
+from bigscale.spec.run import (
+  CheckpointSpec,
+  DataSpec,
+  EvalSpec,
+  LogSpec,
+  LossSpec,
+  MeshSpec,
+  OptimSpec,
+  RunSpec,
+)
+
+__all__ = [
+  "BigganSpec",
+  "CheckpointSpec",
+  "DataSpec",
+  "EvalSpec",
+  "LogSpec",
+  "LossSpec",
+  "MeshSpec",
+  "ModelSpec",
+  "OptimSpec",
+  "R3ganSpec",
+  "RunSpec",
+  "Schedule",
+  "SpecError",
+  "from_config",
+  "from_json",
+  "require",
+  "to_json",
+]

@@ -1,0 +1,137 @@
+"""From a config to a frozen spec, and to and from JSON.
+
+The one place where untyped values become typed ones. An unknown key, a missing
+one or a value of the wrong type names the key, what was found and what to
+write.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from bigscale.spec.base import Schedule, SpecError
+from bigscale.spec.run import RunSpec
+
+
+def from_config(config: Mapping[str, Any]) -> RunSpec:
+  """Freezes a config.
+
+  Args:
+    config: an `ml_collections.ConfigDict` or any nested mapping with the
+      fields of `RunSpec`. `model.name` chooses the kind of model.
+
+  Returns:
+    The checked run.
+
+  Raises:
+    SpecError: a key is unknown or missing, or a value breaks a rule.
+  """
+  return _freeze(RunSpec, config, "config")
+
+
+def to_json(spec: Any) -> dict[str, Any]:
+  """The spec as nested dictionaries of plain values."""
+  return dataclasses.asdict(spec)
+
+
+def from_json(tree: Mapping[str, Any]) -> RunSpec:
+  """Reads what `to_json` gave."""
+  return from_config(tree)
+
+
+def _freeze(kind: type, value: Any, path: str) -> Any:
+  """Makes a dataclass of `kind` from a mapping."""
+  if not isinstance(value, Mapping) and not hasattr(value, "items"):
+    raise SpecError(f"{path}={value!r} must be a group of settings")
+  given = dict(value.items())
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  for key in given:
+    if key not in fields:
+      close = difflib.get_close_matches(str(key), fields, n=1)
+      hint = f"did you mean {close[0]!r}?" if close else "remove it."
+      raise SpecError(
+        f"unknown key {path}.{key}: {kind.__name__} has "
+        f"{', '.join(sorted(fields))}; {hint}"
+      )
+  hints = typing.get_type_hints(kind)
+  frozen = {}
+  for name, field in fields.items():
+    if name in given:
+      frozen[name] = _coerce(hints[name], given[name], f"{path}.{name}")
+    elif (
+      field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
+    ):
+      raise SpecError(f"{path}.{name} is missing; set it in the config")
+  return kind(**frozen)
+
+
+def _coerce(kind: Any, value: Any, path: str) -> Any:
+  """Checks `value` against the type `kind` of a field."""
+  origin = typing.get_origin(kind)
+  if origin in (typing.Union, types.UnionType):
+    return _coerce_union(typing.get_args(kind), value, path)
+  if origin is typing.Literal:
+    choices = typing.get_args(kind)
+    if value not in choices:
+      raise SpecError(
+        f"{path}={value!r} is not one of {', '.join(map(repr, choices))}"
+      )
+    return value
+  if origin is tuple:
+    if not isinstance(value, (list, tuple)):
+      raise SpecError(f"{path}={value!r} must be a list, like (64, 32)")
+    item = typing.get_args(kind)[0]
+    return tuple(
+      _coerce(item, entry, f"{path}[{i}]") for i, entry in enumerate(value)
+    )
+  if kind is Schedule and isinstance(value, (int, float)):
+    constant = _coerce(float, value, path)
+    return Schedule(first=constant, last=constant)
+  if dataclasses.is_dataclass(kind):
+    return value if isinstance(value, kind) else _freeze(kind, value, path)
+  if kind is float and type(value) is int:
+    return float(value)
+  if type(value) is not kind:
+    raise SpecError(
+      f"{path}={value!r} is {_article(type(value))}; it must be "
+      f"{_article(kind)}"
+    )
+  return value
+
+
+def _coerce_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+  """Optional fields, and groups that a `name` tells apart."""
+  if value is None and type(None) in kinds:
+    return None
+  kinds = tuple(kind for kind in kinds if kind is not type(None))
+  if len(kinds) == 1:
+    return _coerce(kinds[0], value, path)
+  by_name = {
+    next(f.default for f in dataclasses.fields(kind) if f.name == "name"): kind
+    for kind in kinds
+  }
+  if type(value) in kinds:
+    return value
+  if not hasattr(value, "items"):
+    raise SpecError(f"{path}={value!r} must be a group of settings")
+  name = dict(value.items()).get("name")
+  if name not in by_name:
+    raise SpecError(
+      f"{path}.name={name!r} is not one of {', '.join(map(repr, by_name))}"
+    )
+  return _freeze(by_name[name], value, path)
+
+
+def _article(kind: type) -> str:
+  names = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "True or False",
+    type(None): "None",
+  }
+  return names.get(kind, f"a {kind.__name__}")

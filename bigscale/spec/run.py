@@ -1,0 +1,251 @@
+"""Specs of everything around the model, and of the run as a whole."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from bigscale.spec.base import Schedule, require
+from bigscale.spec.models import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSpec:
+  """Where images come from.
+
+  Attributes:
+    source: an embedded set (`fashion_mnist`, `emoji`) or the path of a
+      directory with a `manifest.json`.
+    flip: mirror half of the images, chosen by record.
+    shuffle: another order every epoch; off reads the records as stored.
+    prefetch: batches read ahead of the step.
+  """
+
+  source: str
+  flip: bool = False
+  shuffle: bool = True
+  prefetch: int = 2
+
+  def __post_init__(self) -> None:
+    require(
+      self.prefetch >= 1, f"data.prefetch={self.prefetch} must be 1 or more"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSpec:
+  """What the players minimize.
+
+  Attributes:
+    adversarial: `rpgan` (relativistic pairing) or `hinge`.
+    r1_gamma: weight of R1 on reals, times 1/2; 0 leaves it out.
+    r2_gamma: the same for R2 on fakes.
+    orthogonal: strength beta of G's orthogonal regularization,
+      beta * ||W^T W o (1 - I)||^2 (Brock et al. 2019, eq. 3).
+  """
+
+  adversarial: Literal["rpgan", "hinge"]
+  r1_gamma: Schedule = Schedule(first=0.0, last=0.0)
+  r2_gamma: Schedule = Schedule(first=0.0, last=0.0)
+  orthogonal: float = 0.0
+
+  def __post_init__(self) -> None:
+    for field in ("r1_gamma", "r2_gamma"):
+      gamma = getattr(self, field)
+      require(
+        gamma.first >= 0 and gamma.last >= 0,
+        f"loss.{field} must not be negative; it runs from {gamma.first} to "
+        f"{gamma.last}",
+      )
+    require(
+      self.orthogonal >= 0,
+      f"loss.orthogonal={self.orthogonal} must not be negative",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimSpec:
+  """Adam for both players, and the moving average of G.
+
+  Attributes:
+    g_lr: learning rate of G.
+    d_lr: learning rate of D.
+    beta1: decay of the first moment.
+    beta2: decay of the second moment.
+    epsilon: of Adam.
+    d_steps: D updates before each G update.
+    ema_decay: kept share of G's average at each step (BigGAN: 0.9999).
+    ema_half_life_kimg: used in its place where given: the decay is
+      0.5^(batch / half-life) (R3GAN).
+    ema_start_kimg: before it the average is G itself.
+  """
+
+  g_lr: Schedule
+  d_lr: Schedule
+  beta1: float = 0.0
+  beta2: Schedule = Schedule(first=0.999, last=0.999)
+  epsilon: float = 1e-8
+  d_steps: int = 1
+  ema_decay: float = 0.9999
+  ema_half_life_kimg: Schedule | None = None
+  ema_start_kimg: float = 0.0
+
+  def __post_init__(self) -> None:
+    require(
+      self.d_steps >= 1, f"optim.d_steps={self.d_steps} must be 1 or more"
+    )
+    for field in ("g_lr", "d_lr"):
+      lr = getattr(self, field)
+      require(
+        lr.first > 0 and lr.last >= 0,
+        f"optim.{field} runs from {lr.first} to {lr.last}; it must be positive",
+      )
+    betas = (self.beta1, self.beta2.first, self.beta2.last, self.ema_decay)
+    require(
+      all(0 <= beta < 1 for beta in betas),
+      "optim.beta1, optim.beta2 and optim.ema_decay must lie in [0, 1); "
+      f"got {betas}",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSpec:
+  """How devices are arranged.
+
+  Attributes:
+    data: replicas; -1 takes all devices that `fsdp` leaves.
+    fsdp: devices that share one replica's state.
+    weights: `replicated` keeps every parameter on every device.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  weights: Literal["replicated"] = "replicated"
+
+  def __post_init__(self) -> None:
+    require(
+      (self.data == -1 or self.data >= 1) and self.fsdp >= 1,
+      f"mesh.data={self.data}, mesh.fsdp={self.fsdp}: use positive numbers, "
+      "or -1 for mesh.data to take all devices",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalSpec:
+  """Measuring during training, on the EMA weights.
+
+  Attributes:
+    kimg: thousand images between measurements; 0 measures only at the end.
+    num_samples: generated images a measurement.
+    batch_size: images generated at a time.
+  """
+
+  kimg: float = 0.0
+  num_samples: int = 5000
+  batch_size: int = 250
+
+  def __post_init__(self) -> None:
+    require(
+      self.num_samples >= 2 and self.batch_size >= 1,
+      f"evaluate.num_samples={self.num_samples} must be 2 or more and "
+      f"evaluate.batch_size={self.batch_size} 1 or more",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogSpec:
+  """What a run writes down, and how often.
+
+  Attributes:
+    steps: steps between rows of metrics.jsonl.
+    samples_kimg: thousand images between sample grids; 0 draws only the last.
+    num_samples: images in a grid.
+    tensorboard: also write TensorBoard events.
+  """
+
+  steps: int = 10
+  samples_kimg: float = 0.0
+  num_samples: int = 100
+  tensorboard: bool = True
+
+  def __post_init__(self) -> None:
+    require(
+      self.steps >= 1 and self.num_samples >= 1,
+      f"log.steps={self.steps} and log.num_samples={self.num_samples} must "
+      "be 1 or more",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSpec:
+  """What is kept of a run.
+
+  Attributes:
+    kimg: thousand images between checkpoints; 0 saves only the last.
+    keep: newest checkpoints kept.
+    keep_best: best ones kept besides, by the run's evaluated distance.
+  """
+
+  kimg: float = 0.0
+  keep: int = 2
+  keep_best: int = 1
+
+  def __post_init__(self) -> None:
+    require(
+      self.keep >= 1 and self.keep_best >= 0,
+      f"checkpoint.keep={self.keep} must be 1 or more and "
+      f"checkpoint.keep_best={self.keep_best} 0 or more",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec:
+  """One training, whole.
+
+  Attributes:
+    seed: of weights, latents and data order.
+    global_batch_size: images of one D update over all devices.
+    total_kimg: thousand real images to show to D.
+  """
+
+  seed: int = 0
+  global_batch_size: int
+  total_kimg: float
+  model: ModelSpec
+  data: DataSpec
+  loss: LossSpec
+  optim: OptimSpec
+  mesh: MeshSpec = MeshSpec()
+  evaluate: EvalSpec = EvalSpec()
+  log: LogSpec = LogSpec()
+  checkpoint: CheckpointSpec = CheckpointSpec()
+
+  def __post_init__(self) -> None:
+    require(
+      self.global_batch_size >= 1,
+      f"global_batch_size={self.global_batch_size} must be 1 or more",
+    )
+    require(
+      self.total_kimg > 0, f"total_kimg={self.total_kimg} must be positive"
+    )
+    require(
+      0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2^31)"
+    )
+
+  @property
+  def images_per_step(self) -> int:
+    """Real images that D sees in one step."""
+    return self.global_batch_size * self.optim.d_steps
+
+  @property
+  def batches_per_step(self) -> int:
+    """Batches of reals a step reads: RpGAN's G step needs its own."""
+    return self.optim.d_steps + (self.loss.adversarial == "rpgan")
+
+  @property
+  def total_steps(self) -> int:
+    """Steps that make at least `total_kimg`."""
+    return math.ceil(self.total_kimg * 1000 / self.images_per_step)
+
+  def every(self, kimg: float) -> int:
+    """Steps in `kimg` thousand images, at least 1; 0 stays 0 (never)."""
+    return max(1, round(kimg * 1000 / self.images_per_step)) if kimg else 0
