@@ -1,0 +1,1 @@
+"""One file a subcommand: flags to spec to one call."""

@@ -1,0 +1,1 @@
+"""Images from shards, as a pure function of seed and record index."""

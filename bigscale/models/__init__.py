@@ -1,0 +1,1 @@
+"""Generators and discriminators; with the metrics' networks, all of flax.linen."""
