@@ -227,9 +227,7 @@ class RunSpec:
     require(
       self.total_kimg > 0, f"total_kimg={self.total_kimg} must be positive"
     )
-    require(
-      0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2^31)"
-    )
+    require(0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2^31)")
 
   @property
   def images_per_step(self) -> int:

@@ -1,0 +1,12 @@
+"""Eight virtual CPU devices for the whole suite, set before JAX starts."""
+
+import os
+
+from bigscale.parallel.environment import prepare_cpu
+
+prepare_cpu(virtual_devices=8)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
