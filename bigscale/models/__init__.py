@@ -1,1 +1,1 @@
-"""Generators and discriminators; with the metrics' networks, all of flax.linen."""
+"""Generators and discriminators, written in flax.linen."""

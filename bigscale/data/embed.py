@@ -1,0 +1,191 @@
+r"""Makes the data sets embedded in the package.
+
+Run it when they are to change:
+
+    python -m bigscale.data.embed --fashion_mnist=DIR --emoji=DIR_OR_TAR \
+        --emoji_json=FILE --out=bigscale/data/embedded
+
+Raw data:
+  Fashion-MNIST (Zalando SE, MIT): the `t10k-*.gz` idx files of the Debian
+    package `dataset-fashion-mnist` (`apt-get download`, `dpkg-deb -x`). Only
+    the original test set is embedded, for its size: no classifier tested on it
+    may be trained on these images.
+  Emoji (Google Noto, Apache-2.0): the npm package `emoji-datasource-google`
+    16.0.0 (`npm pack`): its 64 px images, unpacked or as the .tgz, and its
+    `emoji.json`.
+
+The same input makes the same bytes. Remove the old manifests first.
+"""
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from absl import app, flags
+
+from bigscale.data import ingest
+from bigscale.data.manifest import DataError, Schema
+
+_FASHION = flags.DEFINE_string(
+  "fashion_mnist", None, "folder of the Fashion-MNIST idx files"
+)
+_EMOJI = flags.DEFINE_string(
+  "emoji", None, "folder or tar of the npm package emoji-datasource-google"
+)
+_EMOJI_JSON = flags.DEFINE_string(
+  "emoji_json", None, "its emoji.json; the one inside --emoji if not given"
+)
+_OUT = flags.DEFINE_string("out", None, "folder to write both sets under")
+
+_FASHION_CLASSES = (
+  "T-shirt/top",
+  "Trouser",
+  "Pullover",
+  "Dress",
+  "Coat",
+  "Sandal",
+  "Shirt",
+  "Sneaker",
+  "Bag",
+  "Ankle boot",
+)
+# Unicode's categories, in its order. "Component" is five swatches of skin.
+_EMOJI_CLASSES = (
+  "Smileys & Emotion",
+  "People & Body",
+  "Animals & Nature",
+  "Food & Drink",
+  "Travel & Places",
+  "Activities",
+  "Objects",
+  "Symbols",
+  "Flags",
+)
+_EMOJI_SIDE = 32
+_EMOJI_IMAGES = "img/google/64/"
+_HELDOUT_FRACTION = 0.1
+_SEED = 0
+
+
+def read_idx(path: str) -> np.ndarray:
+  """Reads a gzipped idx file of uint8, of any rank."""
+  with gzip.open(path) as file:
+    data = file.read()
+  rank = data[3]
+  if data[:3] != b"\0\0\x08":
+    raise DataError(f"{path} is not an idx file of uint8; name the original")
+  shape = np.frombuffer(data, ">i4", count=rank, offset=4)
+  return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def read_emoji(
+  files: Callable[[str], bytes], table: list[dict]
+) -> Iterator[tuple[np.ndarray, int]]:
+  """Images [32, 32, 3] uint8 on white and their categories.
+
+  Skin tones are not entries of the table and so are left out; of images that
+  are the same at this size the first is kept.
+
+  Args:
+    files: contents of a file of the package, by its path in it.
+    table: the package's `emoji.json`.
+  """
+  seen = set()
+  for entry in sorted(table, key=lambda entry: entry["sort_order"]):
+    category = entry["category"]
+    if category not in _EMOJI_CLASSES or not entry["has_img_google"]:
+      continue
+    image = _on_white(files(_EMOJI_IMAGES + entry["image"]))
+    if image.tobytes() not in seen:
+      seen.add(image.tobytes())
+      yield image, _EMOJI_CLASSES.index(category)
+
+
+def _on_white(png: bytes) -> np.ndarray:
+  from PIL import Image
+
+  with Image.open(io.BytesIO(png)) as file:
+    image = file.convert("RGBA")
+  white = Image.new("RGBA", image.size, "white")
+  white.alpha_composite(image)
+  size = (_EMOJI_SIDE, _EMOJI_SIDE)
+  small = white.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+  return np.asarray(small)
+
+
+def _package_files(path: str) -> Callable[[str], bytes]:
+  """Reads files of an npm package, unpacked or not."""
+  if os.path.isdir(path):
+
+    def read(name: str) -> bytes:
+      with open(os.path.join(path, name), "rb") as file:
+        return file.read()
+
+    return read
+  with tarfile.open(path) as tar:  # npm puts all under package/
+    wanted = (_EMOJI_IMAGES, "emoji.json")
+    contents = {
+      member.name.partition("/")[2]: tar.extractfile(member).read()
+      for member in tar
+      if member.isfile() and member.name.partition("/")[2].startswith(wanted)
+    }
+  return contents.__getitem__
+
+
+def _write(
+  samples: list[tuple[np.ndarray, int]], directory: str, **about: object
+) -> None:
+  labels = np.array([label for _, label in samples])
+  heldout = ingest.heldout_mask(labels, _HELDOUT_FRACTION, _SEED)
+  manifest = ingest.write(
+    directory,
+    {
+      split: [samples[i] for i in np.flatnonzero(heldout == is_heldout)]
+      for split, is_heldout in (("train", False), ("heldout", True))
+    },
+    schema=Schema(encoding="raw", image_shape=samples[0][0].shape),
+    **about,
+  )
+  for shard in manifest.shards:
+    print(f"{directory}: {shard.file}: {shard.records}, {shard.bytes} bytes")
+
+
+def main(argv: list[str]) -> None:
+  """Writes both sets."""
+  del argv
+  images, labels = (
+    read_idx(os.path.join(_FASHION.value, f"t10k-{part}-ubyte.gz"))
+    for part in ("images-idx3", "labels-idx1")
+  )
+  _write(
+    list(zip(images[..., None], labels.tolist(), strict=True)),
+    os.path.join(_OUT.value, "fashion_mnist"),
+    name="fashion_mnist",
+    class_names=_FASHION_CLASSES,
+    source="Fashion-MNIST, test set (Debian package dataset-fashion-mnist)",
+    licence="MIT",
+  )
+  files = _package_files(_EMOJI.value)
+  if _EMOJI_JSON.value:
+    with open(_EMOJI_JSON.value, encoding="utf-8") as file:
+      table = json.load(file)
+  else:
+    table = json.loads(files("emoji.json"))
+  _write(
+    list(read_emoji(files, table)),
+    os.path.join(_OUT.value, "emoji"),
+    name="emoji",
+    class_names=_EMOJI_CLASSES,
+    source="Google Noto emoji (npm package emoji-datasource-google 16.0.0), "
+    "on white, 32 px",
+    licence="Apache-2.0",
+  )
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["fashion_mnist", "emoji", "out"])
+  app.run(main)

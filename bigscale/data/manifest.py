@@ -1,0 +1,203 @@
+"""What a directory of shards holds: its `manifest.json`, and how it is wrong.
+
+The manifest states the number of records of every shard, so that a set of ten
+thousand shards is opened without opening one of them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from bigscale.spec import SpecError
+
+FILE_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+Split = Literal["train", "heldout"]
+Encoding = Literal["raw", "png"]
+
+_ENCODINGS = ("raw", "png")
+_SPLITS = ("train", "heldout")
+
+
+class DataError(SpecError):
+  """Data that cannot be used: which file or value, which rule, what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+  """One ArrayRecord file.
+
+  Attributes:
+    file: name inside the directory.
+    split: `train` or `heldout`.
+    records: how many it holds.
+    bytes: size of the file.
+    sha256: of the file, hexadecimal.
+  """
+
+  file: str
+  split: Split
+  records: int
+  bytes: int
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema:
+  """How a record is laid out.
+
+  A record is the label, a little-endian int32, then the image.
+
+  Attributes:
+    encoding: `raw` (H * W * C bytes, rows first) or `png` (a whole file).
+    image_shape: (H, W, C), the same for every record; C is 1 or 3.
+  """
+
+  encoding: Encoding
+  image_shape: tuple[int, int, int]
+
+  def __post_init__(self) -> None:
+    if self.encoding not in _ENCODINGS:
+      raise DataError(
+        f"encoding={self.encoding!r} is not one of {', '.join(_ENCODINGS)}"
+      )
+    shape = self.image_shape
+    if len(shape) != 3 or min(shape) < 1 or shape[2] not in (1, 3):
+      raise DataError(
+        f"image_shape={shape} must be (height, width, channels) with 1 or 3 "
+        "channels"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+  """A data set in shards.
+
+  Attributes:
+    name: of the data set.
+    schema: layout of its records.
+    class_names: name of label i at i; empty for an unlabelled set, whose
+      records all carry label 0.
+    shards: in reading order.
+    source: where the images come from.
+    licence: of the images, as an SPDX identifier where there is one.
+  """
+
+  name: str
+  schema: Schema
+  class_names: tuple[str, ...]
+  shards: tuple[Shard, ...]
+  source: str
+  licence: str
+
+  def of(self, split: Split) -> tuple[Shard, ...]:
+    """The shards of one split, in reading order."""
+    return tuple(shard for shard in self.shards if shard.split == split)
+
+  def identity(self, split: Split) -> str:
+    """Names one split's content, wherever the files lie.
+
+    Two sets have one identity only if every record and label is the same.
+    """
+    content = (
+      self.schema.encoding,
+      self.schema.image_shape,
+      self.class_names,
+      [(shard.records, shard.sha256) for shard in self.of(split)],
+    )
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return f"{self.name}/{split}@{digest[:16]}"
+
+
+def save(manifest: Manifest, directory: str) -> None:
+  """Writes `manifest.json`, whole or not at all."""
+  tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
+  path = os.path.join(directory, FILE_NAME)
+  with open(f"{path}.partial", "w", encoding="utf-8") as file:
+    json.dump(tree, file, indent=1, ensure_ascii=False)
+    file.write("\n")
+  os.replace(f"{path}.partial", path)
+
+
+def load(directory: str) -> Manifest:
+  """Reads and checks `manifest.json`.
+
+  Raises:
+    DataError: it is missing, is not JSON, has another version, or lacks or
+      contradicts something.
+  """
+  path = os.path.join(directory, FILE_NAME)
+  try:
+    with open(path, encoding="utf-8") as file:
+      tree = json.load(file)
+  except OSError as error:
+    raise DataError(
+      f"cannot read {path} ({error.strerror}); name a directory of shards, "
+      "or build it again"
+    ) from error
+  except ValueError as error:
+    raise DataError(
+      f"{path} is not valid JSON ({error}); copy it again from where it was "
+      "built, or build the set again"
+    ) from error
+  version = tree.get("format_version") if isinstance(tree, dict) else None
+  if version != FORMAT_VERSION:
+    raise DataError(
+      f"{path} has format_version={version!r}, but this library reads "
+      f"{FORMAT_VERSION}; build the set again"
+    )
+  try:
+    return _parse(tree)
+  except (KeyError, TypeError, ValueError) as error:
+    reason = f"{error} is missing" if isinstance(error, KeyError) else error
+    raise DataError(
+      f"{path} does not describe a data set: {reason}; copy it again from "
+      "where it was built, or build the set again"
+    ) from error
+
+
+def _parse(tree: Mapping[str, Any]) -> Manifest:
+  schema = Schema(
+    encoding=tree["schema"]["encoding"],
+    image_shape=tuple(_whole(n) for n in tree["schema"]["image_shape"]),
+  )
+  shards = tuple(_parse_shard(shard) for shard in tree["shards"])
+  files = [shard.file for shard in shards]
+  if len(set(files)) != len(files):
+    raise ValueError("it lists a shard twice")
+  return Manifest(
+    name=str(tree["name"]),
+    schema=schema,
+    class_names=tuple(str(name) for name in tree["class_names"]),
+    shards=shards,
+    source=str(tree["source"]),
+    licence=str(tree["licence"]),
+  )
+
+
+def _parse_shard(tree: Mapping[str, Any]) -> Shard:
+  file = str(tree["file"])
+  if file != os.path.basename(file) or not file:
+    raise ValueError(f"shard file {file!r} must be a plain file name")
+  if tree["split"] not in _SPLITS:
+    raise ValueError(
+      f"shard {file} has split={tree['split']!r}, which is not one of "
+      f"{', '.join(_SPLITS)}"
+    )
+  return Shard(
+    file=file,
+    split=tree["split"],
+    records=_whole(tree["records"]),
+    bytes=_whole(tree["bytes"]),
+    sha256=str(tree["sha256"]),
+  )
+
+
+def _whole(value: Any) -> int:
+  if type(value) is not int or value < 1:
+    raise ValueError(f"{value!r} must be a whole number above 0")
+  return value

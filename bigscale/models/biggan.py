@@ -1,0 +1,307 @@
+"""BigGAN (Brock et al. 2019, app. B; tables as in the authors' code).
+
+Spectral norm is not here: the step transforms the parameters before `apply`
+(`bigscale.ops.spectral`); `Network.spectral` says which.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bigscale.models.layers import Conv, Dense, Embedding
+from bigscale.models.norms import AffineBatchNorm, ConditionalBatchNorm
+from bigscale.spec import BigganSpec
+from bigscale.types import Array, GanModel, Network, Variables
+
+# Channel multipliers: of the first map and of each block's output in G, and
+# of each block's output in D.
+G_WIDTHS = {
+  32: (4, 4, 4, 4),
+  64: (16, 16, 8, 4, 2),
+  128: (16, 16, 8, 4, 2, 1),
+  256: (16, 16, 8, 8, 4, 2, 1),
+  512: (16, 16, 8, 8, 4, 2, 1, 1),
+}
+D_WIDTHS = {
+  32: (4, 4, 4, 4),
+  64: (1, 2, 4, 8, 16),
+  128: (1, 2, 4, 8, 16, 16),
+  256: (1, 2, 4, 8, 8, 16, 16),
+  512: (1, 1, 2, 4, 8, 8, 16, 16),
+}
+
+_orthogonal = nn.initializers.orthogonal()
+
+
+def _upsample(x_bhwc: Array) -> Array:
+  """Nearest neighbour, twice the side."""
+  b, h, w, c = x_bhwc.shape
+  x_bhiwjc = jnp.broadcast_to(
+    x_bhwc[:, :, None, :, None, :], (b, h, 2, w, 2, c)
+  )
+  return x_bhiwjc.reshape(b, 2 * h, 2 * w, c)
+
+
+def _pool(x_bhwc: Array, reduce: Callable[..., Array]) -> Array:
+  """2 x 2 pooling by `reduce` (jnp.mean or jnp.max)."""
+  b, h, w, c = x_bhwc.shape
+  return reduce(x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+
+
+class Attention(nn.Module):
+  """Self-attention with pooled keys and values, its gain starting at 0.
+
+  Source: Zhang et al. 2019, sec. 3, as BigGAN's code has it.
+  """
+
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x_bhwc: Array) -> Array:
+    """[B, H, W, C] to the same."""
+    b, h, w, c = x_bhwc.shape
+    conv = functools.partial(
+      Conv, size=1, dtype=self.dtype, kernel_init=_orthogonal
+    )
+    query_bnk = conv(c // 8, name="theta")(x_bhwc).reshape(b, h * w, -1)
+    key_bhwk = _pool(conv(c // 8, name="phi")(x_bhwc), jnp.max)
+    value_bhwv = _pool(conv(c // 2, name="g")(x_bhwc), jnp.max)
+    key_bmk = key_bhwk.reshape(b, h * w // 4, -1)
+    value_bmv = value_bhwv.reshape(b, h * w // 4, -1)
+    weight_bnm = jax.nn.softmax(
+      jnp.einsum("bnk,bmk->bnm", query_bnk, key_bmk), axis=-1
+    )
+    out_bnv = jnp.einsum("bnm,bmv->bnv", weight_bnm, value_bmv)
+    out_bhwc = conv(c, name="o")(out_bnv.reshape(b, h, w, -1))
+    gamma = self.param("gamma", nn.initializers.zeros, (), self.dtype)
+    return gamma * out_bhwc + x_bhwc
+
+
+class GeneratorBlock(nn.Module):
+  """BN-ReLU-up-3x3-BN-ReLU-3x3 beside a 1x1 shortcut."""
+
+  spec: BigganSpec
+  features: int
+
+  @nn.compact
+  def __call__(self, x_bhwc: Array, condition: Array, *, train: bool) -> Array:
+    """[B, H, W, C] to [B, 2H, 2W, features]."""
+    conv = functools.partial(
+      Conv,
+      self.features,
+      dtype=self.spec.dtype,
+      kernel_init=_orthogonal,
+      use_bias=True,
+    )
+    norm = functools.partial(_norm, self.spec, condition, train)
+    y = nn.relu(norm(x_bhwc, name="norm1"))
+    y = conv(size=3, name="conv1")(_upsample(y))
+    y = nn.relu(norm(y, name="norm2"))
+    y = conv(size=3, name="conv2")(y)
+    # A 1x1 convolution commutes with nearest upsampling and costs a quarter
+    # before it.
+    return y + _upsample(conv(size=1, name="shortcut")(x_bhwc))
+
+
+def _norm(
+  spec: BigganSpec, condition: Array | None, train: bool, x: Array, name: str
+) -> Array:
+  """The batch norm that this condition asks for; inside a compact module."""
+  settings = (spec.batch_norm_momentum, spec.batch_norm_epsilon, spec.dtype)
+  if condition is None:
+    return AffineBatchNorm(*settings, name=name)(x, train=train)
+  is_label = condition.ndim == 1
+  return ConditionalBatchNorm(
+    *settings, num_classes=spec.num_classes if is_label else 0, name=name
+  )(x, condition, train=train)
+
+
+class Generator(nn.Module):
+  """Linear to 4x4, blocks upwards, BN-ReLU-3x3-tanh."""
+
+  spec: BigganSpec
+
+  @nn.compact
+  def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
+    """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    spec = self.spec
+    first, *widths = (spec.g_width * m for m in G_WIDTHS[spec.resolution])
+    first_bz, conditions = self._conditions(latents, labels, len(widths))
+    x_bhwc = Dense(
+      4 * 4 * first, spec.dtype, _orthogonal, use_bias=True, name="linear"
+    )(first_bz).reshape(-1, 4, 4, first)
+    for i, (width, condition) in enumerate(
+      zip(widths, conditions, strict=True)
+    ):
+      x_bhwc = GeneratorBlock(spec, width, name=f"block{i}")(
+        x_bhwc, condition, train=train
+      )
+      if x_bhwc.shape[1] in spec.g_attention:
+        x_bhwc = Attention(spec.dtype, name=f"attention{i}")(x_bhwc)
+    x_bhwc = nn.relu(_norm(spec, None, train, x_bhwc, name="output_norm"))
+    return jnp.tanh(
+      Conv(
+        spec.image_channels,
+        size=3,
+        dtype=spec.dtype,
+        kernel_init=_orthogonal,
+        use_bias=True,
+        name="to_rgb",
+      )(x_bhwc)
+    )
+
+  def _conditions(
+    self, latents: Array, labels: Array, blocks: int
+  ) -> tuple[Array, list[Array | None]]:
+    """What the first layer and each block's norms see.
+
+    Order [y, z_i], as in the authors' PyTorch code.
+    """
+    spec = self.spec
+    latents = latents.astype(spec.dtype)
+    chunks = [latents] + [None] * blocks
+    if spec.hierarchical:
+      chunks = jnp.split(latents, blocks + 1, axis=1)
+    per_layer_tables = spec.num_classes and not spec.shared_dim
+    if per_layer_tables and not spec.hierarchical:
+      return chunks[0], [labels] * blocks
+    parts: list[Array] = []
+    if spec.num_classes:
+      # Never spectrally normalized: "seems to randomly cripple G".
+      dim = spec.shared_dim or spec.num_classes
+      parts = [
+        Embedding(
+          spec.num_classes, dim, _orthogonal, spec.dtype, name="shared"
+        )(labels)
+      ]
+    conditions = []
+    for chunk in chunks[1:]:
+      seen = parts if chunk is None else [*parts, chunk]
+      conditions.append(jnp.concatenate(seen, axis=1) if seen else None)
+    return chunks[0], conditions
+
+
+class DiscriminatorBlock(nn.Module):
+  """[ReLU]-3x3-ReLU-3x3-pool beside a 1x1 shortcut."""
+
+  spec: BigganSpec
+  features: int
+  preactivation: bool
+  downsample: bool
+
+  @nn.compact
+  def __call__(self, x_bhwc: Array) -> Array:
+    """[B, H, W, C] to [B, H/2 or H, W/2 or W, features]."""
+    conv = functools.partial(
+      Conv,
+      self.features,
+      dtype=self.spec.dtype,
+      kernel_init=_orthogonal,
+      use_bias=True,
+    )
+    y = nn.relu(x_bhwc) if self.preactivation else x_bhwc
+    y = nn.relu(conv(size=3, name="conv1")(y))
+    y = conv(size=3, name="conv2")(y)
+    if self.downsample:
+      # The shortcut's 1x1 convolution commutes with pooling.
+      y, x_bhwc = _pool(y, jnp.mean), _pool(x_bhwc, jnp.mean)
+    if self.downsample or x_bhwc.shape[-1] != self.features:
+      x_bhwc = conv(size=1, name="shortcut")(x_bhwc)
+    return y + x_bhwc
+
+
+class Discriminator(nn.Module):
+  """Blocks downwards, ReLU, global sum, linear plus projection."""
+
+  spec: BigganSpec
+
+  @nn.compact
+  def __call__(self, images: Array, labels: Array) -> Array:
+    """Images [B, H, W, C] and labels [B] to logits [B]."""
+    spec = self.spec
+    x_bhwc = images.astype(spec.dtype)
+    for i, multiplier in enumerate(D_WIDTHS[spec.resolution]):
+      x_bhwc = DiscriminatorBlock(
+        spec,
+        multiplier * spec.d_width,
+        preactivation=i > 0,
+        downsample=x_bhwc.shape[1] > (8 if spec.resolution == 32 else 4),
+        name=f"block{i}",
+      )(x_bhwc)
+      if x_bhwc.shape[1] in spec.d_attention:
+        x_bhwc = Attention(spec.dtype, name=f"attention{i}")(x_bhwc)
+    features_bc = jnp.sum(nn.relu(x_bhwc), axis=(1, 2))
+    logits = Dense(1, spec.dtype, _orthogonal, use_bias=True, name="linear")(
+      features_bc
+    )[:, 0]
+    if not spec.num_classes:
+      return logits
+    class_bc = Embedding(
+      spec.num_classes,
+      features_bc.shape[1],
+      _orthogonal,
+      spec.dtype,
+      name="projection",
+    )(labels)
+    return logits + jnp.sum(class_bc * features_bc, axis=1)
+
+
+def _g_spectral(path: str) -> bool:
+  return path.endswith("kernel")
+
+
+def _d_spectral(path: str) -> bool:
+  return path.endswith(("kernel", "projection/embedding"))
+
+
+def make(spec: BigganSpec, platform: str) -> GanModel:
+  """The two networks as pure functions.
+
+  Args:
+    spec: sizes.
+    platform: of the devices that will run it; BigGAN is the same on all.
+  """
+  del platform
+  g, d = Generator(spec), Discriminator(spec)
+  labels = jnp.zeros(1, jnp.int32)
+  latents = jnp.zeros((1, spec.latent_dim), spec.dtype)
+  side = spec.resolution
+  images = jnp.zeros((1, side, side, spec.image_channels), spec.dtype)
+
+  def apply_g(
+    variables: Variables, latents: Array, labels: Array, *, train: bool
+  ) -> tuple[Array, Variables]:
+    collections = {name: variables[name] for name in ("params", "batch_stats")}
+    if not train:
+      return g.apply(collections, latents, labels, train=False), collections[
+        "batch_stats"
+      ]
+    images, changed = g.apply(
+      collections, latents, labels, train=True, mutable=["batch_stats"]
+    )
+    return images, changed["batch_stats"]
+
+  def apply_d(variables: Variables, images: Array, labels: Array) -> Array:
+    return d.apply({"params": variables["params"]}, images, labels)
+
+  def init_d(key: Array) -> Variables:
+    return {"params": d.init(key, images, labels)["params"], "batch_stats": {}}
+
+  return GanModel(
+    g=Network(
+      init=lambda key: g.init(key, latents, labels, train=True),
+      apply=apply_g,
+      spectral=_g_spectral,
+      # The authors leave out the shared embedding alone.
+      orthogonal=lambda path: path != "shared/embedding",
+    ),
+    d=Network(
+      init=init_d,
+      apply=apply_d,
+      spectral=_d_spectral,
+      orthogonal=lambda path: not path.endswith("embedding"),
+    ),
+  )

@@ -1,0 +1,232 @@
+"""R3GAN (Huang et al. 2024, sec. 4): a plain grouped ResNet on both sides.
+
+No normalization, no modulation, no tanh. A block is 1x1 up, grouped 3x3, 1x1
+down, with the last convolution starting at zero (Fixup), so that at the start
+a network is its skip path. Names of parameters: `stage16/block0/grouped/
+kernel` is in the stage that works at 16 x 16.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bigscale.models.layers import Conv, Dense, Embedding, scaled_normal
+from bigscale.ops import grouped_conv
+from bigscale.ops.resample import downsample2x, upsample2x
+from bigscale.spec import R3ganSpec
+from bigscale.types import Array, GanModel, Network, Variables
+
+_SLOPE = 0.2
+# Gain of a leaky ReLU (He et al. 2015).
+_LEAKY_GAIN = (2 / (1 + _SLOPE**2)) ** 0.5
+
+
+class BiasAct(nn.Module):
+  """Adds a bias, then a leaky ReLU of slope 0.2 and gain 1."""
+
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Any shape, channels last."""
+    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.dtype)
+    bias = bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    return nn.leaky_relu(x + bias, _SLOPE)
+
+
+class Block(nn.Module):
+  """x + down(act(grouped(act(up(x))))); the sum is not activated."""
+
+  spec: R3ganSpec
+  cardinality: int
+  gain: float
+  platform: str
+
+  @nn.compact
+  def __call__(self, x_bhwc: Array) -> Array:
+    """[B, H, W, C] to the same."""
+    channels = x_bhwc.shape[-1]
+    inner = channels * self.spec.expansion
+    conv = functools.partial(Conv, dtype=self.spec.dtype)
+    group_in = inner // self.cardinality
+    name = grouped_conv.choose(
+      self.spec.grouped_conv, self.platform, self.cardinality
+    )
+    grouped = functools.partial(
+      grouped_conv.FORMULATIONS[name], groups=self.cardinality
+    )
+    y = conv(
+      inner,
+      size=1,
+      kernel_init=scaled_normal(self.gain, channels),
+      name="expand",
+    )(x_bhwc)
+    y = BiasAct(self.spec.dtype, name="expand_act")(y)
+    y = conv(
+      inner,
+      size=3,
+      kernel_init=scaled_normal(self.gain, 9 * group_in),
+      groups=self.cardinality,
+      apply=grouped,
+      name="grouped",
+    )(y)
+    y = BiasAct(self.spec.dtype, name="grouped_act")(y)
+    return x_bhwc + conv(
+      channels, size=1, kernel_init=nn.initializers.zeros, name="reduce"
+    )(y)
+
+
+def _block_gain(spec: R3ganSpec) -> float:
+  """Fixup: each of L blocks with m = 3 layers scales by L^(-1/(2m - 2))."""
+  return _LEAKY_GAIN * sum(spec.blocks) ** -0.25
+
+
+def _stage_dtype(spec: R3ganSpec, stage: int) -> jnp.dtype:
+  """Stages count from 4x4; the last `bf16_stages` are half precision."""
+  half = stage >= len(spec.widths) - spec.bf16_stages
+  return jnp.dtype(jnp.bfloat16 if half else spec.dtype)
+
+
+class Generator(nn.Module):
+  """A learned 4x4 basis scaled by the latents, then stages upwards."""
+
+  spec: R3ganSpec
+  platform: str
+
+  @nn.compact
+  def __call__(self, latents: Array, labels: Array) -> Array:
+    """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    spec = self.spec
+    code_bz = latents.astype(spec.dtype)
+    if spec.num_classes:
+      class_bz = Embedding(
+        spec.num_classes,
+        spec.class_embedding_dim,
+        scaled_normal(1.0, spec.num_classes),
+        spec.dtype,
+        name="classes",
+      )(labels)
+      code_bz = jnp.concatenate([code_bz, class_bz], axis=-1)
+    width = spec.widths[0]
+    basis_hwc = self.param(
+      "basis", nn.initializers.normal(1.0), (4, 4, width), spec.dtype
+    )
+    scale_bc = Dense(width, dtype=spec.dtype, name="latents")(code_bz)
+    x_bhwc = basis_hwc[None] * scale_bc[:, None, None, :]
+    for stage, width in enumerate(spec.widths):
+      x_bhwc = x_bhwc.astype(_stage_dtype(spec, stage))
+      side = 4 * 2**stage
+      if stage:
+        if width != spec.widths[stage - 1]:
+          x_bhwc = Conv(
+            width, size=1, dtype=spec.dtype, name=f"stage{side}_transition"
+          )(x_bhwc)
+        x_bhwc = upsample2x(x_bhwc)
+      x_bhwc = _blocks(spec, stage, self.platform, x_bhwc)
+    image_bhwc = Conv(
+      spec.image_channels, size=1, dtype=spec.dtype, name="to_rgb"
+    )(x_bhwc)
+    # Penalties differentiate with respect to images: never in half precision.
+    return image_bhwc.astype(spec.dtype)
+
+
+class Discriminator(nn.Module):
+  """Stages downwards, a depthwise 4x4 head, a linear or projection logit."""
+
+  spec: R3ganSpec
+  platform: str
+
+  @nn.compact
+  def __call__(self, images: Array, labels: Array) -> Array:
+    """Images [B, H, W, C] and labels [B] to logits [B]."""
+    spec = self.spec
+    last = len(spec.widths) - 1
+    x_bhwc = images.astype(_stage_dtype(spec, last))
+    x_bhwc = Conv(spec.widths[last], size=1, dtype=spec.dtype, name="from_rgb")(
+      x_bhwc
+    )
+    for stage in range(last, -1, -1):
+      x_bhwc = x_bhwc.astype(_stage_dtype(spec, stage))
+      x_bhwc = _blocks(spec, stage, self.platform, x_bhwc)
+      if stage:
+        x_bhwc = downsample2x(x_bhwc)
+        if spec.widths[stage - 1] != spec.widths[stage]:
+          x_bhwc = Conv(
+            spec.widths[stage - 1],
+            size=1,
+            dtype=spec.dtype,
+            name=f"stage{4 * 2**stage}_transition",
+          )(x_bhwc)
+    basis_hwc = self.param(
+      "basis", scaled_normal(1.0, 16), (4, 4, spec.widths[0]), spec.dtype
+    )
+    features_bc = jnp.einsum(
+      "bhwc,hwc->bc", x_bhwc.astype(spec.dtype), basis_hwc
+    )
+    if not spec.num_classes:
+      return Dense(1, dtype=spec.dtype, name="logit")(features_bc)[:, 0]
+    projected_bc = Dense(spec.widths[0], dtype=spec.dtype, name="logit")(
+      features_bc
+    )
+    class_bc = Embedding(
+      spec.num_classes,
+      spec.widths[0],
+      # The authors' gain 1 / sqrt(dim) on top of the usual 1 / sqrt(fan-in).
+      scaled_normal(spec.widths[0] ** -0.5, spec.num_classes),
+      spec.dtype,
+      name="classes",
+    )(labels)
+    return jnp.sum(projected_bc * class_bc, axis=-1)
+
+
+def _blocks(spec: R3ganSpec, stage: int, platform: str, x_bhwc: Array) -> Array:
+  """The residual blocks of one stage; called inside a compact module."""
+  for i in range(spec.blocks[stage]):
+    x_bhwc = Block(
+      spec,
+      spec.cardinality[stage],
+      _block_gain(spec),
+      platform,
+      name=f"stage{4 * 2**stage}_block{i}",
+    )(x_bhwc)
+  return x_bhwc
+
+
+def make(spec: R3ganSpec, platform: str) -> GanModel:
+  """The two networks as pure functions.
+
+  Args:
+    spec: sizes.
+    platform: of the devices that will run it (`cpu`, `gpu`, `tpu`).
+  """
+  g, d = Generator(spec, platform), Discriminator(spec, platform)
+  no_labels = jnp.zeros(1, jnp.int32)
+  latents = jnp.zeros((1, spec.latent_dim), spec.dtype)
+  side = spec.resolution
+  images = jnp.zeros((1, side, side, spec.image_channels), spec.dtype)
+
+  def apply_g(
+    variables: Variables, latents: Array, labels: Array, *, train: bool
+  ) -> tuple[Array, Variables]:
+    del train  # Without batch norm, training and sampling are one.
+    return g.apply({"params": variables["params"]}, latents, labels), {}
+
+  def apply_d(variables: Variables, images: Array, labels: Array) -> Array:
+    return d.apply({"params": variables["params"]}, images, labels)
+
+  def network(
+    module: nn.Module, apply: Callable[..., object], *inputs: Array
+  ) -> Network:
+    return Network(
+      init=lambda key: {
+        "params": module.init(key, *inputs, no_labels)["params"],
+        "batch_stats": {},
+      },
+      apply=apply,
+      spectral=lambda path: False,
+      orthogonal=lambda path: not path.endswith(("embedding", "basis")),
+    )
+
+  return GanModel(network(g, apply_g, latents), network(d, apply_d, images))

@@ -1,0 +1,108 @@
+"""Grouped 3x3 convolutions, written as each platform likes them.
+
+XLA's CPU backend differentiates `feature_group_count` about a hundred times
+slower than a dense convolution of the same cost, so CPUs take another
+formulation. Values and gradients of all orders agree; only the speed differs.
+
+Medians on 2 CPU cores, float32, batch 64, groups of 16 channels, milliseconds
+for forward + backward / for the gradient of an R1 penalty:
+
+| map        | per_group | patches   | block-diagonal dense |
+|------------|-----------|-----------|----------------------|
+| 32x32x32   | 79 / 151  | 184 / 325 | 87 / 195             |
+| 16x16x64   | 40 / 62   | 112 / 178 | 87 / 188             |
+| 8x8x128    | 17 / 31   | 50 / 94   | 37 / 60              |
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bigscale.types import Array
+
+# One XLA convolution per group: beyond this many the program grows too long.
+_MAX_UNROLLED_GROUPS = 32
+
+
+def conv(x_bhwc: Array, w_hwio: Array) -> Array:
+  """Dense convolution, stride 1, zero padding that keeps H and W.
+
+  A 1x1 kernel becomes a matrix product, which CPUs run faster.
+  """
+  if w_hwio.shape[:2] == (1, 1):
+    return jnp.einsum("bhwi,io->bhwo", x_bhwc, w_hwio[0, 0])
+  return jax.lax.conv_general_dilated(
+    x_bhwc,
+    w_hwio,
+    window_strides=(1, 1),
+    padding="SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
+def native(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
+  """XLA's own form: `feature_group_count`."""
+  return jax.lax.conv_general_dilated(
+    x_bhwc,
+    w_hwio,
+    window_strides=(1, 1),
+    padding="SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
+  )
+
+
+def per_group(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
+  """One dense convolution for every group."""
+  if groups == 1:
+    return conv(x_bhwc, w_hwio)
+  parts = zip(
+    jnp.split(x_bhwc, groups, axis=-1),
+    jnp.split(w_hwio, groups, axis=-1),
+    strict=True,
+  )
+  return jnp.concatenate([conv(x, w) for x, w in parts], axis=-1)
+
+
+def patches(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
+  """Shifted copies of the input and one batched matrix product."""
+  b, h, w, channels = x_bhwc.shape
+  kh, kw, group_in, out = w_hwio.shape
+  group_out = out // groups
+  x_gbhwi = jnp.moveaxis(
+    x_bhwc.reshape(b, h, w, groups, channels // groups), 3, 0
+  )
+  pad_h, pad_w = kh // 2, kw // 2
+  padding = ((0, 0), (0, 0), (pad_h, pad_h), (pad_w, pad_w), (0, 0))
+  padded = jnp.pad(x_gbhwi, padding)
+  shifted = [
+    padded[:, :, i : i + h, j : j + w] for i in range(kh) for j in range(kw)
+  ]
+  x_gnk = jnp.concatenate(shifted, axis=-1).reshape(groups, b * h * w, -1)
+  w_gko = w_hwio.reshape(kh * kw * group_in, groups, group_out)
+  y_gno = jnp.einsum("gnk,kgo->gno", x_gnk, w_gko)
+  y_gbhwo = y_gno.reshape(groups, b, h, w, group_out)
+  return jnp.moveaxis(y_gbhwo, 0, 3).reshape(b, h, w, out)
+
+
+FORMULATIONS: dict[str, Callable[[Array, Array, int], Array]] = {
+  "native": native,
+  "per_group": per_group,
+  "patches": patches,
+}
+
+
+def choose(formulation: str, platform: str, groups: int) -> str:
+  """Names the formulation that `auto` stands for.
+
+  Args:
+    formulation: a key of `FORMULATIONS`, or `auto`.
+    platform: of the devices that will run it: `cpu`, `gpu` or `tpu`.
+    groups: of the convolution.
+  """
+  if formulation != "auto":
+    return formulation
+  if platform != "cpu":
+    return "native"
+  return "per_group" if groups <= _MAX_UNROLLED_GROUPS else "patches"

@@ -1,0 +1,213 @@
+"""The numbers worth saying in words: title, headline, evaluations."""
+
+import dataclasses
+import math
+import pathlib
+import statistics
+from typing import Any
+
+from bigscale.report.curves import DISTANCE, NETWORKS, REFERENCE_LABELS
+from bigscale.report.read import Run, is_number
+
+_MODELS = {"r3gan": "R3GAN", "biggan": "BigGAN"}
+_RATE = "perf/images_per_second"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+  """One number to be seen first."""
+
+  label: str
+  value: str
+  remark: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+  """Cells as text."""
+
+  header: list[str]
+  rows: list[list[str]]
+
+
+def number(value: Any) -> str:
+  """A number as people write it: four digits that matter, or all of a whole.
+
+  Anything else becomes its own text.
+  """
+  if not is_number(value):
+    return str(value)
+  if not math.isfinite(value):
+    return str(value)
+  if float(value).is_integer() and abs(value) < 1e15:
+    return f"{int(value):,}"
+  if abs(value) >= 1000:
+    return f"{value:,.0f}"
+  return f"{value:.4g}"
+
+
+def title(run: Run) -> str:
+  """Model, data and resolution; the folder's name where they are unknown."""
+  model = run.setting("model.name")
+  source = run.setting("data.source")
+  if not model or not source:
+    return run.directory.resolve().name or "run"
+  text = f"{_MODELS.get(model, model)} on {pathlib.PurePath(str(source)).name}"
+  resolution = run.setting("model.resolution")
+  return f"{text}, {resolution} px" if resolution else text
+
+
+def subtitle(run: Run) -> str:
+  """Batch, labels, parameters and how far the run has come."""
+  parts = []
+  if run.setting("global_batch_size"):
+    parts.append(f"batch {number(run.setting('global_batch_size'))}")
+  classes = run.setting("model.num_classes")
+  if is_number(classes):
+    parts.append(f"{classes} classes" if classes else "no labels")
+  for network, count in _parameters(run).items():
+    parts.append(f"{number(count)} parameters in {network}")
+  if run.rows:
+    last = run.rows[-1]
+    parts.append(f"step {number(last['step'])}")
+    total = run.setting("total_kimg")
+    of_total = f" of {number(total)}" if is_number(total) else ""
+    parts.append(f"{number(last['kimg'])}{of_total} kimg")
+  return " · ".join(parts)
+
+
+def _parameters(run: Run) -> dict[str, Any]:
+  """Parameters of G and D: from an event, or logged as scalars."""
+  found = {}
+  for event in run.events:
+    counts = event.get("parameters")
+    if isinstance(counts, dict):
+      found |= {k.upper(): v for k, v in counts.items() if is_number(v)}
+  for network in NETWORKS:
+    _, values = run.series(f"{network}/parameters")
+    if values:
+      found[network.upper()] = values[-1]
+  return found
+
+
+def cards(run: Run) -> list[Card]:
+  """The few numbers to be seen first, those that are known."""
+  found = []
+  kimg, distances = _finite(run, DISTANCE)
+  if distances:
+    best = min(distances)
+    at = kimg[distances.index(best)]
+    found.append(
+      Card(
+        label="Fréchet classifier distance",
+        value=number(distances[-1]),
+        remark=f"best {number(best)} at {number(at)} kimg",
+      )
+    )
+  floor = run.reference.get("fd_classifier_floor")
+  if floor is not None:
+    remark = ""
+    if distances and floor > 0:
+      remark = f"samples are at {distances[-1] / floor:.3g} times this"
+    found.append(
+      Card(label="Real against real", value=number(floor), remark=remark)
+    )
+  _, classes = _finite(run, "eval/classes_present")
+  if classes:
+    total = run.setting("model.num_classes")
+    found.append(
+      Card(
+        label="Classes present",
+        value=f"{number(classes[-1])} / {total}"
+        if total
+        else number(classes[-1]),
+      )
+    )
+  _, rates = _finite(run, _RATE)
+  if rates:
+    found.append(
+      Card(
+        label="Images per second",
+        value=number(float(f"{statistics.median(rates):.3g}")),
+        remark="median",
+      )
+    )
+  if run.seconds is not None:
+    found.append(Card(label="Wall time", value=duration(run.seconds)))
+  return found
+
+
+def headline(run: Run) -> list[tuple[str, str]]:
+  """What the cards leave out: the way here, the comparisons, the judge."""
+  facts = []
+  kimg, distances = _finite(run, DISTANCE)
+  if len(distances) > 1:
+    facts.append(
+      (
+        "First evaluation",
+        f"{number(distances[0])} at {number(kimg[0])} kimg"
+        + _times(distances[0], distances[-1], "the last"),
+      )
+    )
+  for name, value in run.reference.items():
+    if name.startswith("fd_") and name != "fd_classifier_floor":
+      label = REFERENCE_LABELS.get(name, name)
+      last = distances[-1] if distances else 0.0
+      text = number(value) + _times(value, last, "the samples' distance")
+      facts.append((label[0].upper() + label[1:], text))
+  accuracy = run.reference.get("classifier_accuracy")
+  if accuracy is not None:
+    facts.append(("Classifier accuracy", f"{100 * accuracy:.1f} %"))
+  _, agreement = _finite(run, "eval/label_agreement")
+  if agreement:
+    facts.append(
+      ("Samples classified as asked", f"{100 * agreement[-1]:.1f} %")
+    )
+  return facts
+
+
+def _times(value: float, unit: float, of: str) -> str:
+  return f" ({value / unit:.3g} times {of})" if unit > 0 else ""
+
+
+def evaluations(run: Run) -> Table:
+  """All evaluations, one a row."""
+  names = [name for name in run.names() if name.startswith("eval/")]
+  rows = [
+    [number(row["step"]), number(row["kimg"])]
+    + [number(row[name]) if name in row else "" for name in names]
+    for row in _evaluated(run)
+  ]
+  header = ["step", "kimg", *(name.removeprefix("eval/") for name in names)]
+  return Table(header=header, rows=rows)
+
+
+def best_evaluation(run: Run) -> int | None:
+  """Which row of `evaluations` has the least distance."""
+  distances = [row.get(DISTANCE) for row in _evaluated(run)]
+  finite = [d for d in distances if is_number(d) and math.isfinite(d)]
+  return distances.index(min(finite)) if finite else None
+
+
+def _evaluated(run: Run) -> list[dict[str, Any]]:
+  return [
+    row for row in run.rows if any(name.startswith("eval/") for name in row)
+  ]
+
+
+def _finite(run: Run, name: str) -> tuple[list[float], list[float]]:
+  x, y = run.series(name)
+  kept = [i for i, value in enumerate(y) if math.isfinite(value)]
+  return [x[i] for i in kept], [y[i] for i in kept]
+
+
+def duration(seconds: float) -> str:
+  """Seconds as days, hours, minutes: the two largest that are needed."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  days, hours = divmod(hours, 24)
+  if days:
+    return f"{days} d {hours} h"
+  if hours:
+    return f"{hours} h {minutes} min"
+  return f"{minutes} min {rest} s" if minutes else f"{rest} s"

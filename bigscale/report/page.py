@@ -1,0 +1,313 @@
+"""The page itself: HTML around curves, grids and tables.
+
+Everything that comes from the run's files passes through `html.escape` here;
+drawings hold no text of the run. A content policy in the page forbids scripts
+and fetches, whatever a file may hold.
+"""
+
+import base64
+import datetime
+import io
+import json
+import shlex
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from bigscale.report.charts import Chart
+from bigscale.report.curves import (
+  distance_chart,
+  other_charts,
+  singular_value_charts,
+  training_charts,
+)
+from bigscale.report.facts import (
+  best_evaluation,
+  cards,
+  evaluations,
+  headline,
+  number,
+  subtitle,
+  title,
+)
+from bigscale.report.read import Run, Sample
+from bigscale.report.style import CSS
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_EARLIER_SAMPLES = 6
+_EMBEDDED_BYTES = 600_000
+_MOST_EVENTS = 200
+_MANY = 8
+
+
+def render(run: Run) -> str:
+  """The whole page.
+
+  Args:
+    run: what the run's folder says.
+
+  Returns:
+    A complete HTML document with everything inside.
+  """
+  body = "\n".join(
+    [
+      f"<h1>{escape(title(run))}</h1>",
+      f'<p class="soft">{escape(subtitle(run))}</p>',
+      _notes(run),
+      _cards(run),
+      _samples(run),
+      _evaluation(run),
+      _section("Training", _charts(training_charts(run))),
+      _section("Singular values", _charts(singular_value_charts(run))),
+      _section("Speed", _charts(other_charts(run, _is_speed))),
+      _section("Other signals", _charts(other_charts(run, _is_other))),
+      _events(run),
+      _origin(run),
+    ]
+  )
+  return (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{escape(title(run))}</title>\n<style>{CSS}</style>\n</head>\n"
+    f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+  )
+
+
+def _is_speed(name: str) -> bool:
+  return name.startswith("perf/")
+
+
+def _is_evaluation(name: str) -> bool:
+  return name.startswith("eval/")
+
+
+def _is_other(name: str) -> bool:
+  return not _is_speed(name) and not _is_evaluation(name)
+
+
+def _section(heading: str, content: str) -> str:
+  """A headed part of the page, or nothing where there is no content."""
+  if not content:
+    return ""
+  return f"<section>\n<h2>{escape(heading)}</h2>\n{content}\n</section>"
+
+
+def _notes(run: Run) -> str:
+  notes = list(run.notes)
+  if not run.rows:
+    notes.append("No step has been logged yet.")
+  if not notes:
+    return ""
+  items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+  return f'<ul class="notes">{items}</ul>'
+
+
+def _cards(run: Run) -> str:
+  shown = "".join(
+    f'<div class="card"><span>{escape(card.label)}</span>'
+    f"<b>{escape(card.value)}</b><span>{escape(card.remark)}</span></div>"
+    for card in cards(run)
+  )
+  facts = _facts(headline(run))
+  return (f'<div class="cards">{shown}</div>' if shown else "") + facts
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+  rows = "".join(
+    f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
+    for name, value in facts
+  )
+  if not rows:
+    return ""
+  return f'<div class="scroll"><table class="facts">{rows}</table></div>'
+
+
+def _charts(charts: Iterable[Chart]) -> str:
+  charts = list(charts)
+  if not charts:
+    return ""
+  figures = "\n".join(_figure(chart) for chart in charts)
+  remark = ""
+  if any(chart.thinned for chart in charts):
+    remark = (
+      '<p class="remark">Rows are many: lines are means over stretches of '
+      "them, bands run from the least to the greatest.</p>"
+    )
+  return f'{remark}<div class="charts">\n{figures}\n</div>'
+
+
+def _figure(chart: Chart) -> str:
+  legend = ""
+  entries = [entry for entry in chart.legend if entry[0] != chart.title]
+  if entries:
+    items = "".join(
+      f'<li><i style="border-top:3px {style} {color}"></i>{escape(label)}</li>'
+      for label, color, style in entries
+    )
+    many = " many" * (len(entries) > _MANY)
+    legend = f'<ul class="legend{many}">{items}</ul>'
+  remark = (
+    f'<p class="remark">{escape(chart.remark)}</p>' if chart.remark else ""
+  )
+  svg = chart.svg.replace("<svg", '<svg role="img"', 1)
+  return (
+    f'<figure class="chart"><h3>{escape(chart.title)}</h3>{svg}'
+    f"{legend}{remark}</figure>"
+  )
+
+
+def _samples(run: Run) -> str:
+  if not run.samples:
+    return ""
+  *earlier, last = run.samples
+  if len(earlier) > _EARLIER_SAMPLES:
+    stride = (len(earlier) - 1) / (_EARLIER_SAMPLES - 1)
+    earlier = [earlier[round(i * stride)] for i in range(_EARLIER_SAMPLES)]
+  figures = "".join(_image(sample, width=480) for sample in earlier)
+  strip = f'<div class="samples">{figures}</div>' if figures else ""
+  last_figure = f'<div class="last">{_image(last, width=1280)}</div>'
+  return _section("Samples", f'<div class="growth">{strip}{last_figure}</div>')
+
+
+def _image(sample: Sample, width: int) -> str:
+  caption = f"step {sample.step:,}"
+  if sample.kimg is not None:
+    caption += f", {number(sample.kimg)} kimg"
+  kind, content = _fitted(sample.path.read_bytes(), width)
+  source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+  return (
+    f'<figure><img src="{source}" alt="samples at {caption}">'
+    f"<figcaption>{caption}</figcaption></figure>"
+  )
+
+
+def _fitted(content: bytes, width: int) -> tuple[str, bytes]:
+  """Shrinks a picture too heavy to embed; others stay as they are."""
+  if len(content) <= _EMBEDDED_BYTES:
+    return "png", content
+  from PIL import Image
+
+  try:
+    with Image.open(io.BytesIO(content)) as picture:
+      picture.thumbnail((width, 4 * width))
+      smaller = io.BytesIO()
+      picture.convert("RGB").save(smaller, format="JPEG", quality=90)
+  except (OSError, SyntaxError, ValueError):
+    # Cut short or broken inside: the browser shows what there is.
+    return "png", content
+  return "jpeg", smaller.getvalue()
+
+
+def _evaluation(run: Run) -> str:
+  distance = distance_chart(run)
+  others = other_charts(run, _is_evaluation)
+  content = _charts([*([distance] if distance else []), *others])
+  table = evaluations(run)
+  if table.rows:
+    best = best_evaluation(run)
+    content += (
+      f"<details><summary>{len(table.rows)} evaluations</summary>"
+      f"{_table(table.header, table.rows, best)}</details>"
+    )
+  return _section("Evaluation", content)
+
+
+def _table(
+  header: list[str], rows: list[list[str]], best: int | None = None
+) -> str:
+  """A table of numbers, the row with index `best` set off."""
+  head = "".join(f'<th class="number">{escape(name)}</th>' for name in header)
+  body = "".join(
+    f"<tr{' class=best' * (i == best)}>"
+    + "".join(f'<td class="number">{escape(cell)}</td>' for cell in row)
+    + "</tr>"
+    for i, row in enumerate(rows)
+  )
+  return (
+    f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+    f"<tbody>{body}</tbody></table></div>"
+  )
+
+
+def _events(run: Run) -> str:
+  if not run.events:
+    return ""
+  rows = []
+  for event in run.events[-_MOST_EVENTS:]:
+    rest = ", ".join(
+      f"{key}={_event_value(value)}"
+      for key, value in event.items()
+      if key not in ("event", "step", "time")
+    )
+    step = event.get("step")
+    rows.append(
+      f"<tr><td>{escape(_clock(event.get('time')))}</td>"
+      f'<td class="number">{escape("" if step is None else str(step))}</td>'
+      f"<td>{escape(str(event.get('event', '')))}</td>"
+      f'<td class="mono">{escape(rest)}</td></tr>'
+    )
+  left_out = len(run.events) - len(rows)
+  remark = (
+    f'<p class="remark">{left_out} earlier events are in events.jsonl.</p>'
+    if left_out
+    else ""
+  )
+  return _section(
+    "Events",
+    '<div class="scroll"><table><thead><tr><th>time (UTC)</th>'
+    '<th class="number">step</th><th>event</th><th>details</th></tr></thead>'
+    f"<tbody>{''.join(rows)}</tbody></table></div>{remark}",
+  )
+
+
+def _event_value(value: Any) -> str:
+  if isinstance(value, (dict, list)):
+    return json.dumps(value, ensure_ascii=False)
+  return number(value) if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: Any) -> str:
+  try:
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+  except (TypeError, ValueError, OverflowError, OSError):
+    return ""
+  return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _origin(run: Run) -> str:
+  """Where the run came from: command, versions, settings."""
+  content = ""
+  if run.command:
+    content += f"<p><code>{escape(shlex.join(run.command))}</code></p>"
+  if run.spec:
+    settings = _facts(_settings(run.spec))
+    content += f"<details><summary>Resolved spec</summary>{settings}</details>"
+  if run.versions:
+    versions = ((name, str(value)) for name, value in run.versions.items())
+    content += (
+      f"<details><summary>Versions</summary>{_facts(versions)}</details>"
+    )
+  return _section("Origin", content)
+
+
+def _settings(
+  tree: dict[str, Any], prefix: str = ""
+) -> Iterable[tuple[str, str]]:
+  """The leaves of the spec by dotted name; schedules count as leaves."""
+  for key, value in tree.items():
+    if isinstance(value, dict) and set(value) != {"first", "last", "kimg"}:
+      yield from _settings(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", _setting(value)
+
+
+def _setting(value: Any) -> str:
+  if isinstance(value, dict):
+    first, last, kimg = value["first"], value["last"], value["kimg"]
+    if first == last:
+      return str(first)
+    return f"{first} to {last} over {kimg} kimg, cosine"
+  if isinstance(value, list):
+    return ", ".join(map(str, value)) or "none"
+  return str(value)

@@ -1,0 +1,104 @@
+"""Sheets of images, as arrays and as PNG files."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from bigscale.spec import require
+
+# Below this many pixels a side, an image on a screen is a stamp.
+_COMFORTABLE_SIDE = 64
+
+
+def view_scale(resolution: int) -> int:
+  """The magnification that makes an image at least 64 pixels wide.
+
+  Args:
+    resolution: side of the images, pixels.
+
+  Returns:
+    A whole factor for `grid` and `save_png`, 1 or more.
+  """
+  return max(1, -(-_COMFORTABLE_SIDE // resolution))
+
+
+def grid(images: np.ndarray, columns: int, *, scale: int = 1) -> np.ndarray:
+  """Lays images out row by row, left to right.
+
+  Args:
+    images: [N, H, W, C] uint8, N >= 1, C = 1 (gray) or 3 (RGB).
+    columns: images a row; fewer than that are laid out in one row.
+    scale: every pixel becomes a square of `scale` x `scale` pixels.
+
+  Returns:
+    [rows * H * scale, min(columns, N) * W * scale, C] uint8. Places that the
+    images do not fill are black.
+
+  Raises:
+    SpecError: an argument has another shape, type or range.
+  """
+  images = np.asarray(images)
+  require(
+    images.dtype == np.uint8,
+    f"a grid shows uint8 images, not {images.dtype}; convert them with "
+    "bigscale.ops.images.to_uint8",
+  )
+  require(
+    images.ndim == 4 and images.shape[-1] in (1, 3) and len(images) > 0,
+    f"a grid needs images of shape [N, H, W, 1 or 3] with N >= 1, not "
+    f"{list(images.shape)}",
+  )
+  require(
+    columns >= 1 and scale >= 1,
+    f"a grid with columns={columns} and scale={scale} is empty; both must be "
+    "1 or more",
+  )
+  count, height, width, channels = images.shape
+  columns = min(columns, count)
+  rows = -(-count // columns)
+  cells_nhwc = np.zeros((rows * columns, height, width, channels), np.uint8)
+  cells_nhwc[:count] = images
+  cells_rchwk = cells_nhwc.reshape(rows, columns, height, width, channels)
+  sheet = cells_rchwk.transpose(0, 2, 1, 3, 4).reshape(
+    rows * height, columns * width, channels
+  )
+  return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def save_png(
+  path: str | os.PathLike[str],
+  images: np.ndarray,
+  columns: int,
+  scale: int = 1,
+) -> pathlib.Path:
+  """Writes the grid of `images` as a PNG, whole or not at all.
+
+  Missing folders on the way are made.
+
+  Args:
+    path: the file to write or replace.
+    images: [N, H, W, C] uint8, as for `grid`.
+    columns: images a row.
+    scale: whole magnification; `view_scale` chooses one for the screen.
+
+  Returns:
+    The path written.
+
+  Raises:
+    SpecError: as `grid` does.
+    OSError: the file cannot be written.
+  """
+  from PIL import Image
+
+  sheet = grid(images, columns, scale=scale)
+  picture = Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  try:
+    picture.save(partial, format="PNG")
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+  return path

@@ -1,0 +1,101 @@
+"""From a spec and a mesh to one compiled step.
+
+The training loop, the planner, the benchmarks and the tests all call `build`,
+so that what is planned and measured is what runs.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bigscale.models.registry import make_model
+from bigscale.ops.images import to_uint8
+from bigscale.parallel import sharding
+from bigscale.parallel.mesh import check_batch
+from bigscale.spec import RunSpec
+from bigscale.train.state import Average, GanState, init_state
+from bigscale.train.step import Codes, GanStep, Scalars, generate
+from bigscale.types import Array, Batch, GanModel, PyTree
+
+
+class Built(NamedTuple):
+  """A run, ready to start. Nothing is allocated yet.
+
+  Attributes:
+    spec: of the run.
+    mesh: it runs on.
+    model: its networks.
+    abstract_state: shapes, dtypes and shardings of the state.
+    abstract_batch: the same of a batch.
+    init: `init() -> GanState`.
+    step: `step(state, batch) -> (state, scalars)`; donates the state.
+    sample: `sample(ema, latents, labels) -> uint8 [B, H, W, C]`, whole on
+      every device.
+  """
+
+  spec: RunSpec
+  mesh: Mesh
+  model: GanModel
+  abstract_state: GanState
+  abstract_batch: Batch
+  init: Callable[[], GanState]
+  step: Callable[[GanState, Batch], tuple[GanState, Scalars]]
+  sample: Callable[[Average, Array, Array], Array]
+
+
+def build(spec: RunSpec, mesh: Mesh) -> Built:
+  """Compiles nothing yet: shapes, shardings and jitted functions.
+
+  Raises:
+    SpecError: the batch does not divide over the mesh.
+  """
+  check_batch(spec.global_batch_size, mesh)
+  platform = mesh.devices.flat[0].platform
+  model = make_model(spec.model, platform)
+  init = functools.partial(init_state, model, spec)
+  shapes = jax.eval_shape(init)
+  rules = sharding.RULES[spec.mesh.weights]
+  shardings = sharding.tree_shardings(shapes, mesh, rules)
+  whole = sharding.replicated(mesh)
+
+  def sample(ema: Average, latents: Array, labels: Array) -> Array:
+    return to_uint8(generate(model, spec, ema, Codes(latents, labels)))
+
+  return Built(
+    spec=spec,
+    mesh=mesh,
+    model=model,
+    abstract_state=_with_shardings(shapes, shardings),
+    abstract_batch=_abstract_batch(spec, mesh),
+    init=jax.jit(init, out_shardings=shardings),
+    step=jax.jit(
+      GanStep(model, spec), out_shardings=(shardings, whole), donate_argnums=0
+    ),
+    sample=jax.jit(sample, out_shardings=whole),
+  )
+
+
+def _abstract_batch(spec: RunSpec, mesh: Mesh) -> Batch:
+  side, channels = spec.model.resolution, spec.model.image_channels
+  leading = (spec.batches_per_step, spec.global_batch_size)
+  where = sharding.batch_sharding(mesh)
+  return Batch(
+    images=jax.ShapeDtypeStruct(
+      (*leading, side, side, channels), jnp.uint8, sharding=where
+    ),
+    labels=jax.ShapeDtypeStruct(leading, jnp.int32, sharding=where),
+  )
+
+
+def _with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    shapes,
+    shardings,
+  )
