@@ -125,7 +125,6 @@ class Stream:
   def __init__(self, batches: StepBatches, prefetch: int) -> None:
     self._batches = batches
     self._prefetch = prefetch
-    self._closed = False
     self._start_at(batches.start)
 
   @property
@@ -173,11 +172,12 @@ class Stream:
     self._start_at(consumed)
 
   def close(self) -> None:
-    """Stops reading ahead; the stream gives no more batches."""
+    """Stops reading ahead; no more batches until `set_state`."""
     self._closed = True
     self._elements.close()
 
   def _start_at(self, consumed: int) -> None:
+    self._closed = False
     self._consumed = consumed
     batches = dataclasses.replace(self._batches, start=consumed)
     options = grain.ReadOptions(

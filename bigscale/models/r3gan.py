@@ -33,7 +33,8 @@ class BiasAct(nn.Module):
     """Any shape, channels last."""
     bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.dtype)
     bias = bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-    return nn.leaky_relu(x + bias, _SLOPE)
+    x = x + bias
+    return jnp.where(x > 0, x, _SLOPE * x)
 
 
 class Block(nn.Module):

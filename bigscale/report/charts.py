@@ -31,14 +31,17 @@ PALETTE = (
 REFERENCE_COLORS = ("#2fa36b", "#d0506f", "#a3814a", "#8f6fd1", "#25a3ad")
 
 # An unlikely colour that the finished drawing swaps for the page's own.
-_GREATEST = 1e300
 _INK = "#0a0b0c"
 # Inches of 72 points; the page stretches it.
 _SIZE = (5.4, 2.9)
+# Shares of the figure. Wide enough for the longest numbers, and the same for
+# all, so that the axes of neighbours line up.
+_MARGINS = {"left": 0.11, "right": 0.985, "top": 0.965, "bottom": 0.16}
 # More points than the first are drawn as about as many stretches as the second.
 _MOST_POINTS = 400
 _STRETCHES = 160
 _MARKED_POINTS = 40
+_GREATEST = 1e300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,10 +122,15 @@ def draw(
   """
   if scale == "log" and not _positive(lines, levels):
     scale = "linear"
-  rc = {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9, "text.usetex": False}
+  rc = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": title,
+    "font.size": 9,
+    "text.usetex": False,
+  }
   with matplotlib.rc_context(rc):
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=_SIZE)
+    axes = figure.subplots(gridspec_kw=_MARGINS)
     thinned = False
     for line in lines:
       thinned |= _draw_line(axes, line)
@@ -207,12 +215,12 @@ def _dress(axes: Any, scale: str, level: float | None) -> None:
     axes.set_ylim(0, 1.25 * level)
   plain = FuncFormatter(lambda value, _: f"{value:,g}")
   axes.xaxis.set_major_formatter(plain)
+  axes.yaxis.set_major_formatter(plain)
   if scale == "log":
     low, high = axes.get_ylim()
     decades = math.log10(high / low)
     axes.yaxis.set_major_locator(LogLocator(subs=_marks(decades), numticks=12))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(plain)
   axes.set_xlabel("kimg", color=_INK, loc="right", labelpad=1)
   axes.grid(color=_INK, alpha=0.13, linewidth=0.7)
   axes.set_axisbelow(True)

@@ -137,11 +137,14 @@ class EvalSpec:
     kimg: thousand images between measurements; 0 measures only at the end.
     num_samples: generated images a measurement.
     batch_size: images generated at a time.
+    classifier_steps: of the classifier whose features are compared; None
+      takes enough of them for the source.
   """
 
   kimg: float = 0.0
   num_samples: int = 5000
   batch_size: int = 250
+  classifier_steps: int | None = None
 
   def __post_init__(self) -> None:
     require(

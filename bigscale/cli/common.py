@@ -1,0 +1,76 @@
+"""What subcommands share: required flags, configs, checkpoints."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from bigscale.spec import RunSpec, SpecError, from_config
+
+
+def require_flag(values: flags.FlagValues, name: str, example: str) -> Any:
+  """The value of a flag that has no default.
+
+  Raises:
+    SpecError: it was not given.
+  """
+  if values[name].value in (None, ""):
+    raise SpecError(f"--{name} is missing; give --{name}={example}")
+  return values[name].value
+
+
+def spec_of(config: Any) -> RunSpec:
+  """Freezes the config that --config named.
+
+  Raises:
+    SpecError: there is none, or it breaks a rule.
+  """
+  if config is None:
+    raise SpecError(
+      "--config is missing; give --config=configs/fashion_r3gan.py"
+    )
+  return from_config(config)
+
+
+class Trained(NamedTuple):
+  """A checkpoint, ready to sample from."""
+
+  spec: RunSpec
+  built: Any
+  step: int
+  ema: Any
+  path: pathlib.Path
+
+
+def load(workdir: str, step: int | None) -> Trained:
+  """Restores a checkpoint of a run onto this machine's devices.
+
+  Raises:
+    SpecError: there is no run or no such checkpoint.
+  """
+  import dataclasses
+
+  from bigscale.parallel.mesh import make_mesh
+  from bigscale.spec import MeshSpec
+  from bigscale.train import folder as folders
+  from bigscale.train.build import build
+  from bigscale.train.checkpoint import Checkpoints
+
+  folder, spec = folders.open_existing(workdir)
+  # One device is enough to sample and divides any batch.
+  import jax
+
+  built = build(
+    dataclasses.replace(spec, mesh=MeshSpec()),
+    make_mesh(MeshSpec(), jax.devices()[:1]),
+  )
+  if not (folder.path / "checkpoints").is_dir():
+    raise SpecError(
+      f"{folder.path} has no checkpoint yet; train until the first one is saved"
+    )
+  checkpoints = Checkpoints(folder.path, spec.checkpoint)
+  try:
+    restored = checkpoints.restore(built.abstract_state, step)
+  finally:
+    checkpoints.close()
+  return Trained(spec, built, restored.step, restored.state.ema, folder.path)

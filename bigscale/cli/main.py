@@ -1,0 +1,121 @@
+"""The `bigscale` program: finds the subcommand and answers for its errors."""
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from bigscale.parallel.environment import prepare_cpu
+from bigscale.spec import SpecError
+
+# In the order of a first visit. Each is a module `bigscale.cli.NAME` with a
+# docstring (the help), FLAGS and `run() -> int`.
+COMMANDS = {
+  "train": "train a GAN, or resume a training",
+  "sample": "draw images from a trained generator",
+  "evaluate": "score a trained generator",
+  "report": "write a run's report.html",
+}
+
+DONE, BUG, USAGE, DIVERGED = 0, 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one subcommand.
+
+  Args:
+    argv: program name and arguments; the process's own where None.
+
+  Returns:
+    0 done; 1 an unexpected exception; 2 bad usage, config or input; 3 a
+    training that diverged. See the README.
+  """
+  argv = list(sys.argv if argv is None else argv)
+  name = argv[1] if len(argv) > 1 else "--help"
+  if name in ("-h", "--help", "help"):
+    print(_overview())
+    return DONE if len(argv) > 1 else USAGE
+  if name not in COMMANDS:
+    return _refuse(f"unknown command {name!r}\n\n{_overview()}")
+  # Before anything imports JAX.
+  prepare_cpu()
+  return _answer(name, argv[1:])
+
+
+def _answer(name: str, argv: list[str]) -> int:
+  """Parses flags, runs, and turns exceptions into exit codes."""
+  from absl import flags, logging
+
+  command = importlib.import_module(f"bigscale.cli.{name}")
+  logging.use_absl_handler()
+  # Orbax alone says dozens of lines at INFO.
+  logging.set_verbosity(logging.WARNING)
+  logging.set_stderrthreshold("warning")
+  if any(arg in ("-h", "--help", "-help") for arg in argv):
+    print(_help(name, command))
+    return DONE
+  try:
+    rest = command.FLAGS(argv)
+    if len(rest) > 1:
+      return _refuse(
+        f"unexpected argument {rest[1]!r}; options are written --name=value "
+        f"(see bigscale {name} --help)"
+      )
+    return command.run()
+  except (flags.Error, SpecError, *_input_errors()) as error:
+    return _refuse(str(error))
+  except KeyboardInterrupt:
+    print("bigscale: interrupted", file=sys.stderr)
+    return 130
+  except Exception as error:
+    if type(error).__name__ == "DivergedError":
+      print(f"bigscale: {error}", file=sys.stderr)
+      return DIVERGED
+    traceback.print_exc()
+    return BUG
+
+
+def _input_errors() -> tuple[type[Exception], ...]:
+  from bigscale.report import ReportError
+
+  return (ReportError,)
+
+
+def _refuse(message: str) -> int:
+  print(f"bigscale: {message}", file=sys.stderr)
+  return USAGE
+
+
+def _overview() -> str:
+  width = max(map(len, COMMANDS))
+  rows = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+  return "\n".join(
+    [
+      "usage: bigscale COMMAND [--option=value ...]",
+      "",
+      *rows,
+      "",
+      "bigscale COMMAND --help tells more, with an example.",
+    ]
+  )
+
+
+def _help(name: str, command: object) -> str:
+  options = []
+  for flag in command.FLAGS._flags().values():
+    if flag.name in options or flag.short_name == "?":
+      continue
+    default = "" if flag.default is None else f" [{flag.default_as_str}]"
+    options.append(f"  --{flag.name}{default}\n      {flag.help}")
+  return "\n".join(
+    [command.__doc__.strip(), "", f"options of bigscale {name}:", *options]
+  )
+
+
+def entry_point() -> None:
+  """What the installed program calls."""
+  sys.exit(main())
+
+
+if __name__ == "__main__":
+  entry_point()

@@ -1,0 +1,55 @@
+r"""Train a GAN; started again on the same folder, it resumes.
+
+  bigscale train --config=configs/fashion_r3gan.py --workdir=runs/fashion
+  bigscale train --config=configs/fashion_r3gan.py --workdir=runs/longer \
+      --config.total_kimg=500 --config.optim.g_lr.first=1e-3
+
+A config is a Python file with a function `get_config`; any value in it can be
+set with --config.NAME=VALUE. `--config=FILE:ARG` calls `get_config(ARG)`.
+"""
+
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+FLAGS = flags.FlagValues()
+config_flags.DEFINE_config_file(
+  "config",
+  help_string="the run's config file",
+  lock_config=True,
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "workdir", None, "folder of the run, made if need be", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+  "virtual_devices",
+  0,
+  "split this machine's CPU into so many devices, to try a mesh without one",
+  flag_values=FLAGS,
+)
+
+
+def run() -> int:
+  """Trains, then writes the report."""
+  from bigscale.cli.common import require_flag, spec_of
+  from bigscale.parallel.environment import prepare_cpu
+
+  if FLAGS.virtual_devices:
+    prepare_cpu(FLAGS.virtual_devices)
+  spec = spec_of(FLAGS.config)
+  workdir = require_flag(FLAGS, "workdir", "runs/first")
+
+  from bigscale.parallel import multihost
+  from bigscale.report import write_report
+  from bigscale.train.loop import train
+
+  result = train(spec, workdir, sys.argv)
+  if multihost.is_main():
+    report = write_report(result.folder.path)
+    for name, score in result.scores.items():
+      print(f"{name}: {score:.4g}")
+    print(f"samples: {result.folder.samples(spec.total_steps)}")
+    print(f"report:  {report}")
+  return 0

@@ -1,0 +1,140 @@
+"""The classifier of a data source: trained once, then read from the cache."""
+
+import logging
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bigscale.data.sources import Source, open_source
+from bigscale.data.transforms import fit
+from bigscale.metrics import cache
+from bigscale.metrics.classifier import (
+  VERSION,
+  Classifier,
+  default_steps,
+  train_classifier,
+)
+from bigscale.spec import require
+
+# More images than these make the wait longer and the features hardly better.
+_MAX_IMAGES = 60_000
+_CHUNK = 250
+
+_log = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+  """A classifier and its share of right answers on held-out images."""
+
+  classifier: Classifier
+  accuracy: float
+
+
+def load_or_train(
+  source: str,
+  *,
+  resolution: int,
+  channels: int,
+  seed: int,
+  cache_dir: str | None = None,
+  steps: int | None = None,
+) -> Trained:
+  """The classifier of a data source, from the cache where it lies there.
+
+  Args:
+    source: as for `bigscale.data.sources.open_source`.
+    resolution: side of the images it is to take, pixels.
+    channels: 1 or 3.
+    seed: of the training.
+    cache_dir: None takes $BIGSCALE_CACHE, else ~/.cache/bigscale. Where
+      nothing can be written, a warning is logged.
+    steps: see `train_classifier`.
+
+  Raises:
+    SpecError: the source has no labels, or only one class.
+    DataError: the source cannot be read.
+  """
+  train, heldout = open_source(source, "train"), open_source(source, "heldout")
+  require(
+    train.num_classes >= 2,
+    f"data.source={source!r} has {train.num_classes} classes, but the Fréchet "
+    "classifier distance learns its features from the labels of at least 2; "
+    "build the data set with class names and labels",
+  )
+  shape = (resolution, resolution, channels)
+  content = fingerprint(train, heldout, shape, seed, steps)
+  path = cache.path_of(cache_dir, "classifier", name_of(train, shape), content)
+  trained = _load(path, train.num_classes, shape)
+  if trained is not None:
+    return trained
+  _log.info("training the classifier of %s: once, then kept", source)
+  start = time.monotonic()
+  images, labels = _read(train, shape, seed)
+  classifier = train_classifier(
+    images, labels, train.num_classes, seed=seed, steps=content["steps"]
+  )
+  accuracy = classifier.accuracy(*_read(heldout, shape, seed))
+  _log.info(
+    "classifier trained in %.0f s: accuracy %.3f on %d held-out images",
+    time.monotonic() - start,
+    accuracy,
+    len(heldout),
+  )
+  arrays = {"accuracy": np.float64(accuracy), **classifier.to_arrays()}
+  cache.write(path, arrays)
+  return Trained(classifier, accuracy)
+
+
+def fingerprint(
+  train: Source,
+  heldout: Source,
+  image_shape: tuple[int, int, int],
+  seed: int,
+  steps: int | None,
+) -> dict[str, Any]:
+  """All that the features and the accuracy depend on, as JSON values."""
+  used = min(len(train), _MAX_IMAGES)
+  return {
+    "classifier_version": VERSION,
+    "train": train.identity,
+    "heldout": heldout.identity,
+    "image_shape": list(image_shape),
+    "seed": seed,
+    "steps": default_steps(used) if steps is None else steps,
+  }
+
+
+def name_of(train: Source, image_shape: tuple[int, int, int]) -> str:
+  """How people recognize a cached file of this source."""
+  return f"{train.identity.split('/')[0]} {image_shape[0]}x{image_shape[2]}"
+
+
+def _load(
+  path: str, num_classes: int, image_shape: tuple[int, int, int]
+) -> Trained | None:
+  arrays = cache.read(path)
+  if arrays is None:
+    return None
+  try:
+    classifier = Classifier.from_arrays(arrays, num_classes, image_shape)
+    return Trained(classifier, float(arrays["accuracy"]))
+  except (KeyError, ValueError, TypeError) as error:
+    cache.discard(path, str(error))
+    return None
+
+
+def _read(
+  source: Source, image_shape: tuple[int, int, int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  indices = np.arange(len(source))
+  if len(indices) > _MAX_IMAGES:
+    rng = np.random.default_rng(seed)
+    indices = np.sort(rng.choice(indices, _MAX_IMAGES, replace=False))
+  images = np.empty((len(indices), *image_shape), np.uint8)
+  labels = np.empty(len(indices), np.int32)
+  for start in range(0, len(indices), _CHUNK):
+    rows = slice(start, start + _CHUNK)
+    read, labels[rows] = source.read(indices[rows])
+    images[rows] = fit(read, image_shape[0], image_shape[2])
+  return images, labels

@@ -1,0 +1,91 @@
+"""Images from a trained generator, a batch at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigscale.sampling import latents as draw
+from bigscale.spec import ModelSpec, SpecError
+
+# `sample(ema, latents, labels) -> uint8 images`, see train/build.py.
+SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+class Samples(NamedTuple):
+  """A batch: images [B, H, W, C] uint8 and labels [B] int32, on the host."""
+
+  images: np.ndarray
+  labels: np.ndarray
+
+
+def sample(
+  sample_fn: SampleFn,
+  ema: Any,
+  model: ModelSpec,
+  *,
+  count: int,
+  batch_size: int,
+  seed: int,
+  labels: Sequence[int] | None = None,
+  truncation: float | None = None,
+) -> Iterator[Samples]:
+  """Draws `count` images.
+
+  Sample i is a function of (seed, i // batch_size, i % batch_size) and of the
+  weights, not of devices.
+
+  Args:
+    sample_fn: the jitted generator.
+    ema: its weights.
+    model: whose latents and classes they are.
+    count: images in all.
+    batch_size: of every call; the last batch is cut, not recompiled.
+    seed: of the latents.
+    labels: classes to go round in; all of them in turn where None.
+    truncation: largest absolute value in the latents; None leaves them normal.
+
+  Yields:
+    Batches of at most `batch_size`.
+
+  Raises:
+    SpecError: a label is out of range, or the truncation is not positive.
+  """
+  check_labels(model, labels)
+  if truncation is not None and truncation <= 0:
+    raise SpecError(
+      f"truncation={truncation} must be positive; 0.5 is a usual value"
+    )
+  cycle = np.asarray(labels or range(max(model.num_classes, 1)), np.int32)
+  key = jax.random.key(seed)
+  for batch, start in enumerate(range(0, count, batch_size)):
+    batch_key = jax.random.fold_in(key, batch)
+    if truncation is None:
+      z_bd = draw.normal(batch_key, batch_size, model.latent_dim, model.dtype)
+    else:
+      z_bd = draw.truncated(
+        batch_key, batch_size, model.latent_dim, truncation, model.dtype
+      )
+    label_b = cycle[np.arange(start, start + batch_size) % len(cycle)]
+    images = np.asarray(sample_fn(ema, z_bd, jnp.asarray(label_b)))
+    kept = min(batch_size, count - start)
+    yield Samples(images[:kept], label_b[:kept])
+
+
+def check_labels(model: ModelSpec, labels: Sequence[int] | None) -> None:
+  """Raises `SpecError` for labels that the model does not know."""
+  if labels is None:
+    return
+  if not model.num_classes:
+    raise SpecError(
+      f"labels={list(labels)} asked of a model without classes; leave labels "
+      "out"
+    )
+  for label in labels:
+    if not 0 <= label < model.num_classes:
+      raise SpecError(
+        f"label {label} is not one of the model's {model.num_classes} "
+        f"classes; use 0 to {model.num_classes - 1}"
+      )

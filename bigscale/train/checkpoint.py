@@ -1,0 +1,130 @@
+"""Checkpoints: state, data position and notes of a step, in one (Orbax).
+
+Saves are asynchronous and atomic: a step either is complete or is not there.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orbax.checkpoint as ocp
+from absl import logging
+
+from bigscale.spec import CheckpointSpec, SpecError
+from bigscale.train.state import GanState
+
+# What is kept as best has the least of this evaluated score.
+BEST_SCORE = "fd_classifier"
+
+
+class Restored(NamedTuple):
+  """What a checkpoint gives back.
+
+  Attributes:
+    step: it was saved after.
+    state: on the devices that the abstract state asked for.
+    data: state of the stream.
+    meta: anything else, plain JSON.
+  """
+
+  step: int
+  state: GanState
+  data: dict[str, Any]
+  meta: dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints of one run folder."""
+
+  def __init__(self, directory: pathlib.Path, spec: CheckpointSpec) -> None:
+    """Opens `directory`/checkpoints, clearing leftovers of broken saves."""
+    policies = ocp.checkpoint_managers
+    keep: list[Any] = [policies.LatestN(spec.keep)]
+    if spec.keep_best:
+      keep.append(
+        policies.BestN(
+          get_metric_fn=lambda metrics: metrics[BEST_SCORE],
+          reverse=True,
+          n=spec.keep_best,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    self._manager = ocp.CheckpointManager(
+      directory.absolute() / "checkpoints",
+      item_names=("state", "data", "meta"),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(keep),
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def latest_step(self) -> int | None:
+    """The newest complete step."""
+    return self._manager.latest_step()
+
+  def steps(self) -> list[int]:
+    """All complete steps, in order."""
+    return sorted(self._manager.all_steps())
+
+  def save(
+    self,
+    step: int,
+    state: GanState,
+    data: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    scores: Mapping[str, float] | None = None,
+  ) -> None:
+    """Copies the state to the host and writes it behind the training's back.
+
+    Args:
+      step: steps done. One that exists already is left as it is.
+      state: device arrays; they may be donated as soon as this returns.
+      data: state of the stream.
+      meta: plain JSON.
+      scores: of an evaluation at this step, for the best-of policy.
+    """
+    if step in self._manager.all_steps():
+      return
+    saved = self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        data=ocp.args.JsonSave(dict(data)),
+        meta=ocp.args.JsonSave(dict(meta)),
+      ),
+      metrics=dict(scores) if scores else None,
+      force=True,
+    )
+    if not saved:
+      # Orbax refuses steps older than the newest one without a word.
+      logging.error("checkpoint of step %d was not saved", step)
+
+  def restore(self, abstract: GanState, step: int | None = None) -> Restored:
+    """Reads a step (the newest where None) onto the devices of `abstract`.
+
+    Raises:
+      SpecError: there is no such step, or its state has another shape.
+    """
+    steps = self.steps()
+    if step is None and steps:
+      step = steps[-1]
+    if step not in steps:
+      known = ", ".join(map(str, steps)) or "none"
+      raise SpecError(
+        f"no checkpoint of step {step if step is not None else '(any)'} in "
+        f"{self._manager.directory}; there are: {known}"
+      )
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract),
+        data=ocp.args.JsonRestore(),
+        meta=ocp.args.JsonRestore(),
+      ),
+    )
+    return Restored(step, restored.state, restored.data, restored.meta)
+
+  def close(self) -> None:
+    """Waits until the last save is complete; without it, it may be lost."""
+    self._manager.wait_until_finished()
+    self._manager.close()

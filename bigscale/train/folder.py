@@ -1,0 +1,152 @@
+"""A run's folder: whose it is, and whether it can be written."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bigscale.spec import RunSpec, SpecError, from_json, to_json
+
+# What may change between two starts of one run: where it runs, how long, and
+# what it writes down. Everything else would change its numbers.
+_MAY_CHANGE = ("mesh", "log", "checkpoint", "total_kimg")
+
+_PACKAGES = ("bigscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+  """Paths of a run (design: one folder holds everything of it)."""
+
+  path: pathlib.Path
+
+  @property
+  def spec(self) -> pathlib.Path:
+    """The resolved spec, versions and command."""
+    return self.path / "spec.json"
+
+  @property
+  def metrics(self) -> pathlib.Path:
+    """One JSON object a logged step."""
+    return self.path / "metrics.jsonl"
+
+  @property
+  def events(self) -> pathlib.Path:
+    """One JSON object for everything that is not a step."""
+    return self.path / "events.jsonl"
+
+  def samples(self, step: int) -> pathlib.Path:
+    """The grid of fixed latents at a step."""
+    return self.path / "samples" / f"{step:08d}.png"
+
+
+def create(
+  workdir: str | os.PathLike[str], spec: RunSpec, command: Sequence[str]
+) -> RunFolder:
+  """Makes the folder of a new run, or opens that of the same run.
+
+  Raises:
+    SpecError: it holds another run (the difference is named), or cannot be
+      written.
+  """
+  folder = RunFolder(pathlib.Path(workdir))
+  try:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if folder.spec.exists():
+      _check_same(folder, spec)
+    write_whole(
+      folder.spec,
+      json.dumps(
+        {
+          "spec": to_json(spec),
+          "versions": _versions(),
+          "command": list(command),
+        },
+        indent=2,
+      ),
+    )
+  except OSError as error:
+    raise SpecError(
+      f"--workdir={folder.path} cannot be written ({error.strerror}); choose "
+      "a folder that you may write to, on a disk with room"
+    ) from error
+  return folder
+
+
+def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
+  """Opens a finished or broken-off run for reading.
+
+  Raises:
+    SpecError: there is no run.
+  """
+  folder = RunFolder(pathlib.Path(workdir))
+  if not folder.spec.is_file():
+    raise SpecError(
+      f"--workdir={folder.path} holds no run (no spec.json); name the folder "
+      "that `bigscale train` wrote"
+    )
+  return folder, _read_spec(folder)
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    raise SpecError(
+      f"{path} is damaged ({error}); move the folder aside and start anew"
+    ) from error
+
+
+def _read_spec(folder: RunFolder) -> RunSpec:
+  with _reading(folder.spec):
+    return from_json(json.loads(folder.spec.read_text())["spec"])
+
+
+def _check_same(folder: RunFolder, spec: RunSpec) -> None:
+  with _reading(folder.spec):
+    old = json.loads(folder.spec.read_text())["spec"]
+  new = json.loads(json.dumps(to_json(spec)))
+  changed = [
+    f"  {key}: {before!r} there, {after!r} here"
+    for key, before, after in _differences(old, new, "")
+    if key.split(".")[0] not in _MAY_CHANGE
+  ]
+  if changed:
+    raise SpecError(
+      f"--workdir={folder.path} holds another run:\n"
+      + "\n".join(changed)
+      + "\nChoose another folder, or restore these values to resume that run."
+    )
+
+
+def _differences(
+  old: Any, new: Any, path: str
+) -> Iterator[tuple[str, Any, Any]]:
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    for key in sorted(old.keys() | new.keys()):
+      name = f"{path}.{key}" if path else key
+      yield from _differences(old.get(key), new.get(key), name)
+  elif old != new:
+    yield path, old, new
+
+
+def _versions() -> dict[str, str]:
+  versions = {"python": sys.version.split()[0]}
+  for package in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[package] = importlib.metadata.version(package)
+  return versions
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  temporary.write_text(text)
+  temporary.replace(path)

@@ -1,0 +1,177 @@
+"""The walk of one run: build, resume, step, look, save."""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+from absl import logging
+
+from bigscale.data import pipeline
+from bigscale.data.pipeline import Stream
+from bigscale.parallel import multihost
+from bigscale.parallel.mesh import make_mesh
+from bigscale.parallel.sharding import batch_sharding
+from bigscale.spec import RunSpec
+from bigscale.train import folder as folders
+from bigscale.train import hooks
+from bigscale.train.build import Built, build
+from bigscale.train.checkpoint import BEST_SCORE, Checkpoints
+from bigscale.train.state import GanState
+
+
+class Result(NamedTuple):
+  """How a training ended.
+
+  Attributes:
+    folder: of the run.
+    state: after the last step.
+    scores: of the last evaluation.
+  """
+
+  folder: folders.RunFolder
+  state: GanState
+  scores: dict[str, float]
+
+
+def train(
+  spec: RunSpec, workdir: str | os.PathLike[str], command: Sequence[str] = ()
+) -> Result:
+  """Trains until `spec.total_kimg`, resuming where `workdir` stands.
+
+  Args:
+    spec: of the run.
+    workdir: its folder, made if need be.
+    command: recorded in the folder.
+
+  Raises:
+    SpecError: the spec cannot run here, or the folder is another run's.
+    hooks.DivergedError: a loss became NaN or infinite.
+  """
+  built = build(spec, make_mesh(spec.mesh))
+  stream = open_stream(spec)
+  folder = folders.create(workdir, spec, command)
+  checkpoints = Checkpoints(folder.path, spec.checkpoint)
+  try:
+    state, first_step = _restore_or_init(built, stream, checkpoints)
+    recorder = hooks.Recorder(folder, spec, first_step)
+    try:
+      run = _Run(built, stream, checkpoints, folder, recorder)
+      return run.until_the_end(state, first_step)
+    finally:
+      recorder.close()
+  finally:
+    # Without this the last asynchronous save could be lost.
+    checkpoints.close()
+    stream.close()
+
+
+def open_stream(spec: RunSpec) -> Stream:
+  """This process's stream of the run's data."""
+  return pipeline.make(
+    spec.data,
+    resolution=spec.model.resolution,
+    channels=spec.model.image_channels,
+    num_classes=spec.model.num_classes,
+    global_batch_size=spec.global_batch_size,
+    batches_per_step=spec.batches_per_step,
+    seed=spec.seed,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def _restore_or_init(
+  built: Built, stream: Stream, checkpoints: Checkpoints
+) -> tuple[GanState, int]:
+  if checkpoints.latest_step() is None:
+    return built.init(), 0
+  restored = checkpoints.restore(built.abstract_state)
+  stream.set_state(restored.data)
+  logging.info("resuming after step %d", restored.step)
+  return restored.state, restored.step
+
+
+class _Run:
+  """The loop and what it needs at hand."""
+
+  def __init__(
+    self,
+    built: Built,
+    stream: Stream,
+    checkpoints: Checkpoints,
+    folder: folders.RunFolder,
+    recorder: hooks.Recorder,
+  ) -> None:
+    self._built = built
+    self._stream = stream
+    self._checkpoints = checkpoints
+    self._folder = folder
+    self._recorder = recorder
+    self._evaluation = hooks.Evaluation(built, recorder)
+    self._scores: dict[str, float] = {}
+
+  def until_the_end(self, state: GanState, first_step: int) -> Result:
+    """Steps from `first_step` to the last."""
+    spec = self._built.spec
+    where = batch_sharding(self._built.mesh)
+    self._recorder.event(
+      "start",
+      first_step,
+      devices=self._built.mesh.size,
+      parameters={
+        "g": _count(state.g.params),
+        "d": _count(state.d.params),
+      },
+    )
+    for step in range(first_step + 1, spec.total_steps + 1):
+      waited = time.perf_counter()
+      batch = multihost.to_global(next(self._stream), where)
+      waited = time.perf_counter() - waited
+      state, scalars = self._built.step(state, batch)
+      self._recorder.step(step, scalars, waited)
+      self._after(step, state)
+    if first_step >= spec.total_steps:
+      logging.info("nothing to do: %d steps are done", first_step)
+    self._recorder.event("done", spec.total_steps)
+    return Result(self._folder, state, self._scores)
+
+  def _after(self, step: int, state: GanState) -> None:
+    """Grids, scores and checkpoints that are due after this step."""
+    spec = self._built.spec
+    last = step == spec.total_steps
+
+    def due(kimg: float) -> bool:
+      every = spec.every(kimg)
+      return last or (every > 0 and step % every == 0)
+
+    evaluate = due(spec.evaluate.kimg)
+    if not (
+      evaluate or due(spec.log.samples_kimg) or due(spec.checkpoint.kimg)
+    ):
+      return
+    self._recorder.flush()
+    started = time.perf_counter()
+    if due(spec.log.samples_kimg):
+      hooks.draw_grid(
+        self._built, self._folder, self._recorder, step, state.ema
+      )
+    if evaluate:
+      self._scores = self._evaluation.run(step, state.ema)
+      self._recorder.note(
+        f"step {step}: {BEST_SCORE} {self._scores[BEST_SCORE]:.4g}"
+      )
+    if evaluate or due(spec.checkpoint.kimg):
+      self._checkpoints.save(
+        step,
+        state,
+        self._stream.get_state(),
+        {"kimg": step * spec.images_per_step / 1000},
+        {BEST_SCORE: self._scores[BEST_SCORE]} if evaluate else None,
+      )
+    self._recorder.pause(time.perf_counter() - started)
+
+
+def _count(params: object) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

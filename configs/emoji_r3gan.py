@@ -1,0 +1,36 @@
+"""R3GAN on the embedded emoji: 1,704 colour images of 9 categories.
+
+bigscale train --config=configs/emoji_r3gan.py --workdir=runs/emoji
+"""
+
+from ml_collections import ConfigDict
+
+from configs import fashion_r3gan
+
+
+def get_config() -> ConfigDict:
+  """As the Fashion-MNIST run, at 32 px in colour."""
+  config = fashion_r3gan.get_config()
+  config.model.resolution = 32
+  config.model.image_channels = 3
+  config.model.num_classes = 9
+  config.model.widths = (128, 128, 64, 32)
+  config.model.blocks = (1, 1, 1, 1)
+  config.model.cardinality = (16, 16, 8, 4)
+  config.data.source = "emoji"
+  # Text and flags are wrong when mirrored.
+  config.data.flip = False
+  config.loss.r1_gamma = 4.0
+  config.loss.r2_gamma = 4.0
+  config.total_kimg = 200.0
+  return config
+
+
+def get_test_config() -> ConfigDict:
+  """The same in a few seconds."""
+  config = get_config()
+  config.global_batch_size = 8
+  config.total_kimg = 0.032
+  config.model.widths = (16, 16, 16, 16)
+  config.model.cardinality = (2, 2, 2, 2)
+  return config

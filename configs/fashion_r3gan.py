@@ -1,0 +1,53 @@
+"""R3GAN on the embedded Fashion-MNIST images: the main job.
+
+bigscale train --config=configs/fashion_r3gan.py --workdir=runs/fashion
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """The main job."""
+  return ConfigDict(
+    {
+      "seed": 0,
+      "global_batch_size": 32,
+      "total_kimg": 48.0,
+      "model": {
+        "name": "r3gan",
+        "resolution": 16,
+        "image_channels": 1,
+        "num_classes": 10,
+        "latent_dim": 64,
+        "widths": (128, 64, 32),
+        "blocks": (1, 1, 1),
+        "cardinality": (8, 4, 4),
+        "class_embedding_dim": 32,
+      },
+      "data": {"source": "fashion_mnist", "flip": True},
+      "loss": {
+        "adversarial": "rpgan",
+        "r1_gamma": {"first": 0.5, "last": 0.1, "kimg": 48.0},
+        "r2_gamma": {"first": 0.5, "last": 0.1, "kimg": 48.0},
+      },
+      "optim": {
+        "g_lr": {"first": 1e-3, "last": 3e-4, "kimg": 48.0},
+        "d_lr": {"first": 1e-3, "last": 3e-4, "kimg": 48.0},
+        "beta2": {"first": 0.9, "last": 0.99, "kimg": 48.0},
+        "ema_half_life_kimg": {"first": 0.0, "last": 3.0, "kimg": 24.0},
+      },
+      "evaluate": {"kimg": 4.8, "num_samples": 5000},
+      "log": {"steps": 10, "samples_kimg": 4.8, "num_samples": 100},
+      "checkpoint": {"kimg": 4.8},
+    }
+  )
+
+
+def get_test_config() -> ConfigDict:
+  """The same in a few seconds."""
+  config = get_config()
+  config.global_batch_size = 8
+  config.total_kimg = 0.032
+  config.model.widths = (16, 16, 16)
+  config.model.cardinality = (2, 2, 2)
+  return config

@@ -1,0 +1,224 @@
+"""The program: what it does with good input and how it refuses bad."""
+
+import json
+import os
+import pathlib
+import stat
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigscale.cli.main import main
+from tests.e2e import tiny
+
+CONFIG = f"--config={tiny.__file__}"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("cli")
+  os.environ["BIGSCALE_CACHE"] = str(folder / "cache")
+  short = ["--config.total_kimg=0.064", "--config.log.samples_kimg=0.0"]
+  assert bigscale("train", CONFIG, f"--workdir={folder / 'run'}", *short) == 0
+  yield folder / "run"
+  del os.environ["BIGSCALE_CACHE"]
+
+
+def bigscale(*args: str) -> int:
+  """Runs the program in this process; flags start fresh every time."""
+  module = sys.modules.pop(f"bigscale.cli.{args[0]}", None)
+  del module
+  return main(["bigscale", *args])
+
+
+def refused(capsys, *args: str) -> str:
+  """The one message of a refusal; no traceback."""
+  assert bigscale(*args) == 2
+  captured = capsys.readouterr()
+  assert "Traceback" not in captured.err + captured.out
+  assert captured.err.startswith("bigscale: ")
+  return captured.err
+
+
+def test_train_says_where_things_are(run_dir, capsys):
+  again = [f"--workdir={run_dir}", "--config.total_kimg=0.064"]
+  same = [CONFIG, *again, "--config.log.samples_kimg=0.0"]
+  assert bigscale("train", *same) == 0
+  out = capsys.readouterr().out
+  assert "samples:" in out
+  assert (run_dir / "report.html").read_text().startswith("<!")
+
+
+def test_sample_png_and_npz(run_dir, tmp_path):
+  png, npz = tmp_path / "a.png", tmp_path / "a.npz"
+  common = [f"--workdir={run_dir}", "--num=6", "--labels=3,7"]
+  assert bigscale("sample", *common, f"--out={png}") == 0
+  assert Image.open(png).size[0] > 3 * 8
+  assert bigscale("sample", *common, f"--out={npz}") == 0
+  with np.load(npz) as arrays:
+    assert arrays["images"].shape == (6, 8, 8, 1)
+    assert arrays["images"].dtype == np.uint8
+    assert arrays["labels"].tolist() == [3, 7, 3, 7, 3, 7]
+
+
+def test_seed_and_truncation_change_samples(run_dir, tmp_path):
+  def drawn(*options: str) -> np.ndarray:
+    out = tmp_path / "b.npz"
+    where = [f"--workdir={run_dir}", "--num=8", f"--out={out}"]
+    assert bigscale("sample", *where, *options) == 0
+    with np.load(out) as arrays:
+      return arrays["images"]
+
+  base = drawn()
+  np.testing.assert_array_equal(base, drawn("--seed=0"))
+  assert (base != drawn("--seed=1")).any()
+  assert (base != drawn("--truncation=0.1")).any()
+
+
+def test_evaluate_prints_json_with_the_floor(run_dir, capsys):
+  capsys.readouterr()
+  assert bigscale("evaluate", f"--workdir={run_dir}") == 0
+  scores = json.loads(capsys.readouterr().out)
+  assert scores["fd_classifier"] > scores["reference"]["fd_classifier_floor"]
+  assert scores["step"] == 8
+
+
+def test_evaluation_repeats_the_run_s_own(run_dir, capsys):
+  capsys.readouterr()
+  assert bigscale("evaluate", f"--workdir={run_dir}") == 0
+  scores = json.loads(capsys.readouterr().out)
+  rows = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+  logged = [r for r in rows if "eval/fd_classifier" in r][-1]
+  assert scores["fd_classifier"] == pytest.approx(
+    logged["eval/fd_classifier"], rel=1e-6
+  )
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "report"])
+def test_help_has_an_example(command, capsys):
+  assert bigscale(command, "--help") == 0
+  out = capsys.readouterr().out
+  assert f"bigscale {command} --" in out
+  assert "--workdir" in out
+
+
+def test_overview_names_every_command(capsys):
+  assert main(["bigscale", "--help"]) == 0
+  assert "evaluate" in capsys.readouterr().out
+  assert main(["bigscale", "frobnicate"]) == 2
+
+
+@pytest.mark.parametrize(
+  ("override", "words"),
+  [
+    ("--config.global_batch_size=12", ("12", "8 devices", "8 or 16")),
+    ("--config.loss.adversarial=hing", ("hing", "'hinge'")),
+    ("--config.model.resolution=12", ("12", "8 px")),
+    ("--config.model.num_classes=11", ("11", "10")),
+    ("--config.data.source=nowhere", ("nowhere",)),
+    ("--config.optim.g_lr=-1.0", ("g_lr", "-1.0", "positive")),
+  ],
+)
+def test_impossible_values(override, words, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  message = refused(capsys, "train", CONFIG, f"--workdir={workdir}", override)
+  for word in words:
+    assert word in message
+  assert not workdir.exists(), "a refused run leaves nothing behind"
+
+
+def config_file(tmp_path: pathlib.Path, change: str) -> str:
+  path = tmp_path / "config.py"
+  path.write_text(
+    "from tests.e2e import tiny\n"
+    "def get_config():\n"
+    "  config = tiny.get_config().unlock()\n"
+    f"  {change}\n"
+    "  return config\n"
+  )
+  return f"--config={path}"
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    ("config.optim.g_lrr = 1.0", ("optim.g_lrr", "did you mean 'g_lr'")),
+    ("config.model.widths = 3", ("model.widths=3", "list")),
+    ("config.seed = 'x'", ("seed='x'", "whole number")),
+    ("del config.loss", ("config.loss is missing",)),
+  ],
+)
+def test_bad_config_files(change, words, tmp_path, capsys):
+  config = config_file(tmp_path, change)
+  message = refused(capsys, "train", config, f"--workdir={tmp_path / 'run'}")
+  for word in words:
+    assert word in message
+
+
+def test_workdir_of_another_run(run_dir, capsys):
+  before = sorted(run_dir.rglob("*"))
+  message = refused(
+    capsys, "train", CONFIG, f"--workdir={run_dir}", "--config.seed=5"
+  )
+  assert "seed: 0 there, 5 here" in message
+  assert sorted(run_dir.rglob("*")) == before
+
+
+def test_unwritable_workdir(tmp_path, capsys):
+  blocked = tmp_path / "file"
+  blocked.write_text("in the way")
+  message = refused(capsys, "train", CONFIG, f"--workdir={blocked / 'run'}")
+  assert "cannot be written" in message
+  if os.geteuid():  # root may write anywhere
+    blocked.chmod(stat.S_IREAD)
+
+
+def test_missing_and_corrupt_shard(tmp_path, capsys):
+  import shutil
+
+  import bigscale.data
+
+  embedded = pathlib.Path(bigscale.data.__file__).parent / "embedded"
+  source = tmp_path / "shards"
+  shutil.copytree(embedded / "fashion_mnist", source)
+  (shard,) = source.glob("train*")
+  where = [CONFIG, f"--workdir={tmp_path / 'run'}"]
+  data = shard.read_bytes()
+  shard.write_bytes(data[: len(data) // 2])
+  option = f"--config.data.source={source}"
+  assert shard.name in refused(capsys, "train", *where, option)
+  shard.unlink()
+  assert shard.name in refused(capsys, "train", *where, option)
+
+
+def test_nothing_to_sample(tmp_path, capsys):
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  out = f"--out={tmp_path / 'a.png'}"
+  message = refused(capsys, "sample", f"--workdir={empty}", out)
+  assert "holds no run" in message
+  assert not list(empty.iterdir())
+  assert "no run" in refused(capsys, "report", f"--workdir={empty}")
+
+
+def test_labels_out_of_range(run_dir, tmp_path, capsys):
+  common = [f"--workdir={run_dir}", f"--out={tmp_path / 'a.png'}"]
+  message = refused(capsys, "sample", *common, "--labels=10")
+  assert "label 10" in message
+  assert "0 to 9" in message
+  assert "whole numbers" in refused(capsys, "sample", *common, "--labels=x")
+
+
+def test_step_that_is_not_there(run_dir, tmp_path, capsys):
+  out = f"--out={tmp_path / 'a.png'}"
+  message = refused(capsys, "sample", f"--workdir={run_dir}", out, "--step=3")
+  assert "no checkpoint of step 3" in message
+
+
+@pytest.mark.parametrize("name", ["config", "workdir"])
+def test_missing_flags(name, tmp_path, capsys):
+  options = {"config": CONFIG, "workdir": f"--workdir={tmp_path / 'r'}"}
+  del options[name]
+  assert f"--{name} is missing" in refused(capsys, "train", *options.values())

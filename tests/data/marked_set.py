@@ -1,0 +1,30 @@
+"""A small set whose images tell which record they are, and if mirrored."""
+
+import numpy as np
+
+from bigscale.data import ingest
+from bigscale.data.manifest import Schema
+
+RECORDS = 23
+
+
+def images():
+  """[23, 4, 4, 1]: left column the record number plus 1, the rest 0."""
+  marked = np.zeros((RECORDS, 4, 4, 1), np.uint8)
+  marked[:, :, 0, 0] = np.arange(1, RECORDS + 1)[:, None]
+  return marked
+
+
+def write(path, images, encoding="raw", class_names=("a", "b", "c")):
+  """Writes shards of five records, with labels that count round."""
+  labels = np.arange(len(images)) % max(1, len(class_names))
+  return ingest.write(
+    path,
+    {"train": zip(images, labels.tolist(), strict=True)},
+    name="marked",
+    schema=Schema(encoding=encoding, image_shape=images.shape[1:]),
+    class_names=class_names,
+    source="a test",
+    licence="none",
+    records_per_shard=5,
+  )

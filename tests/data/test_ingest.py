@@ -1,0 +1,128 @@
+import gzip
+import io
+import os
+
+import numpy as np
+import pytest
+from marked_set import write
+from PIL import Image
+
+from bigscale.data import embed, ingest, manifest
+from bigscale.data.manifest import DataError, Schema
+from bigscale.data.sources import open_source
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_what_is_written_is_read(tmp_path, encoding, channels):
+  shape = (12, 6, 7, channels)
+  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  path = str(tmp_path / "set")
+  write(path, images, encoding)
+  assert ingest.verify(path) == ()
+  source = open_source(path, "train")
+  np.testing.assert_array_equal(source.read(np.arange(12)).images, images)
+
+
+def test_shards_and_manifest(directory):
+  built = manifest.load(directory)
+  assert [shard.records for shard in built.shards] == [5, 5, 5, 5, 3]
+  assert set(os.listdir(directory)) == {
+    "manifest.json",
+    *(f"train-{i:05d}-of-00005.array_record" for i in range(5)),
+  }
+
+
+def test_unlabelled(tmp_path, marked):
+  path = str(tmp_path / "set")
+  write(path, marked, class_names=())
+  source = open_source(path, "train")
+  assert source.num_classes == 0
+  assert not source.read(np.arange(23)).labels.any()
+
+
+def test_does_not_write_over_a_set(directory, marked):
+  with pytest.raises(DataError, match="already holds a data set"):
+    write(directory, marked)
+
+
+@pytest.mark.parametrize(
+  ("sample", "message"),
+  [
+    ((np.zeros((4, 5, 1), np.uint8), 0), r"\(4, 5, 1\)"),
+    ((np.zeros((4, 4, 1), np.float32), 0), "float32"),
+    ((np.zeros((4, 4, 1), np.uint8), 2), r"image 1 has label 2.*\[0, 2\)"),
+    ((np.zeros((4, 4, 1), np.uint8), -1), "label -1"),
+  ],
+)
+def test_sample_that_does_not_fit(tmp_path, sample, message):
+  good = (np.zeros((4, 4, 1), np.uint8), 0)
+  with pytest.raises(DataError, match=message):
+    ingest.write(
+      str(tmp_path / "set"),
+      {"train": [good, sample]},
+      name="x",
+      schema=Schema(encoding="raw", image_shape=(4, 4, 1)),
+      class_names=("a", "b"),
+      source="a test",
+      licence="none",
+    )
+  assert not os.path.exists(tmp_path / "set" / "manifest.json")
+
+
+def test_empty_split(tmp_path, marked):
+  with pytest.raises(DataError, match="train split has no images"):
+    write(str(tmp_path / "set"), marked[:0])
+
+
+def test_heldout_is_the_same_share_of_every_class():
+  labels = np.repeat([0, 1, 2, 3], [100, 40, 7, 3])
+  mask = ingest.heldout_mask(labels, 0.1, seed=0)
+  assert np.bincount(labels[mask], minlength=4).tolist() == [10, 4, 1, 0]
+  again = ingest.heldout_mask(labels, 0.1, seed=0)
+  np.testing.assert_array_equal(mask, again)
+  assert (mask != ingest.heldout_mask(labels, 0.1, seed=1)).any()
+
+
+def test_idx(tmp_path):
+  values = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+  head = b"\0\0\x08\x03" + np.array([2, 3, 4], ">i4").tobytes()
+  path = str(tmp_path / "a.gz")
+  with gzip.open(path, "wb") as file:
+    file.write(head + values.tobytes())
+  np.testing.assert_array_equal(embed.read_idx(path), values)
+  with gzip.open(path, "wb") as file:
+    file.write(b"\0\0\x0d\x03" + values.tobytes())
+  with pytest.raises(DataError, match="not an idx file"):
+    embed.read_idx(path)
+
+
+def test_emoji_on_white_once_and_without_components():
+  def png(colour):
+    file = io.BytesIO()
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    image.paste(colour, (0, 0, 64, 32))
+    image.save(file, "PNG")
+    return file.getvalue()
+
+  files = {
+    "img/google/64/r.png": png("red"),
+    "img/google/64/b.png": png("blue"),
+  }
+  rows = [("r", "Flags", 3), ("r", "Objects", 2), ("b", "Component", 1)]
+  rows += [("b", "Smileys & Emotion", 4)]
+  table = [
+    {
+      "image": f"{image}.png",
+      "category": category,
+      "sort_order": order,
+      "has_img_google": True,
+    }
+    for image, category, order in rows
+  ]
+  (red, objects), (blue, smileys) = embed.read_emoji(files.__getitem__, table)
+  assert (objects, smileys) == (6, 0)
+  assert red.shape == (32, 32, 3)
+  assert red[4, 4].tolist() == [255, 0, 0]
+  assert blue[4, 4].tolist() == [0, 0, 255]
+  assert red[28, 28].tolist() == [255, 255, 255]

@@ -1,0 +1,285 @@
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from marked_set import RECORDS, write
+
+from bigscale.data import pipeline
+from bigscale.data.manifest import DataError
+from bigscale.data.sources import Samples
+from bigscale.spec import DataSpec, SpecError
+
+
+def make(directory, batch=5, batches=1, seed=0, index=0, count=1, **settings):
+  model = {"resolution": 4, "channels": 1, "num_classes": 3}
+  model.update(
+    {key: settings.pop(key) for key in tuple(settings) if key in model}
+  )
+  return pipeline.make(
+    DataSpec(source=directory, **settings),
+    **model,
+    global_batch_size=batch,
+    batches_per_step=batches,
+    seed=seed,
+    process_index=index,
+    process_count=count,
+  )
+
+
+def take(stream, steps):
+  return list(itertools.islice(stream, steps))
+
+
+def records(batches):
+  """The record numbers of marked images, mirrored or not."""
+  images = [batch.images.max(axis=(2, 3, 4)).ravel() for batch in batches]
+  return np.concatenate(images).astype(int) - 1
+
+
+def mirrored(batches):
+  return np.concatenate([b.images[:, :, 0, 0, 0].ravel() == 0 for b in batches])
+
+
+def assert_same(got, expected):
+  assert len(got) == len(expected)
+  for a, b in zip(got, expected, strict=True):
+    np.testing.assert_array_equal(a.images, b.images)
+    np.testing.assert_array_equal(a.labels, b.labels)
+
+
+@pytest.fixture(autouse=True)
+def _close_streams(monkeypatch):
+  opened = []
+  init = pipeline.Stream.__init__
+
+  def tracked(self, *args):
+    opened.append(self)
+    init(self, *args)
+
+  monkeypatch.setattr(pipeline.Stream, "__init__", tracked)
+  yield
+  for stream in opened:
+    if hasattr(stream, "_elements"):
+      stream.close()
+
+
+def test_shapes_and_labels(directory):
+  (batch,) = take(make(directory, batch=6, batches=2), 1)
+  assert batch.images.shape == (2, 6, 4, 4, 1)
+  assert batch.labels.shape == (2, 6)
+  assert (batch.images.dtype, batch.labels.dtype) == (np.uint8, np.int32)
+  np.testing.assert_array_equal(batch.labels.ravel(), records([batch]) % 3)
+
+
+def test_every_epoch_holds_every_record_once_in_its_own_order(directory):
+  order = records(take(make(directory), RECORDS)).reshape(5, RECORDS)
+  np.testing.assert_array_equal(
+    np.sort(order), np.tile(np.arange(RECORDS), (5, 1))
+  )
+  assert len({tuple(epoch) for epoch in order}) == 5
+  other = records(take(make(directory, seed=1), RECORDS))
+  # With seeds added to epochs, seed 1 would begin with epoch 1 of seed 0.
+  assert not set(map(tuple, other.reshape(5, RECORDS))) & set(map(tuple, order))
+
+
+def test_unshuffled_is_the_order_of_the_source(directory):
+  order = records(take(make(directory, shuffle=False), RECORDS))
+  np.testing.assert_array_equal(order, np.tile(np.arange(RECORDS), 5))
+
+
+def test_order_is_pinned(directory):
+  # If this moves, every recorded run of old reads other data from here on:
+  # say so in the changelog, and only then write the new numbers.
+  order = records(take(make(directory, seed=7), 2))
+  assert order.tolist() == [8, 5, 4, 22, 14, 2, 0, 12, 1, 3]
+
+
+def test_resume_anywhere_equals_the_undisturbed_stream(directory):
+  stream = make(directory, batch=4, batches=2, flip=True)
+  states, batches = [], []
+  for _ in range(9):
+    states.append(json.loads(json.dumps(stream.get_state())))
+    batches.append(next(stream))
+  assert states[3] == {"records_consumed": 24}
+  resumed = make(directory, batch=4, batches=2, flip=True)
+  for i, state in enumerate(states):
+    resumed.set_state(state)
+    assert resumed.get_state() == state
+    assert_same(take(resumed, 9 - i), batches[i:])
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_processes_share_the_same_global_batches(directory, count):
+  settings = {"batch": 8, "batches": 2, "flip": True}
+  whole = take(make(directory, **settings), 7)
+  streams = [
+    make(directory, index=i, count=count, **settings) for i in range(count)
+  ]
+  parts = [take(stream, 7) for stream in streams]
+  joined = [
+    pipeline.Batch(
+      *(np.concatenate(field, axis=1) for field in zip(*step, strict=True))
+    )
+    for step in zip(*parts, strict=True)
+  ]
+  assert_same(joined, whole)
+  assert all(s.get_state() == {"records_consumed": 112} for s in streams)
+
+
+def test_resume_with_other_batches_loses_and_repeats_nothing(directory):
+  plain = take(make(directory, batch=1, flip=True), 78)
+  first = make(directory, batch=5, flip=True)
+  batches = take(first, 3)
+  second = make(directory, batch=7, batches=2, flip=True)
+  second.set_state(first.get_state())
+  batches += take(second, 3)
+  halves = [
+    make(directory, batch=6, index=i, count=2, flip=True) for i in (0, 1)
+  ]
+  for half in halves:
+    half.set_state(second.get_state())
+  for _ in range(2):
+    batches += [next(half) for half in halves]
+  third = make(directory, batch=9, flip=True)
+  third.set_state(halves[0].get_state())
+  batches += take(third, 0)
+  np.testing.assert_array_equal(records(batches), records(plain)[:69])
+  np.testing.assert_array_equal(mirrored(batches), mirrored(plain)[:69])
+
+
+def test_prefetch_changes_nothing(directory):
+  few, many = (take(make(directory, flip=True, prefetch=n), 12) for n in (1, 7))
+  assert_same(few, many)
+
+
+def test_flips_depend_on_position_alone(directory):
+  flips = mirrored(take(make(directory, batch=10, flip=True), 92))
+  assert 0.4 < flips.mean() < 0.6
+  others = (
+    {"batch": 23, "shuffle": False},
+    {"batch": 4, "batches": 5},
+  )
+  for other in others:
+    steps = 920 // (other["batch"] * other.get("batches", 1))
+    got = mirrored(take(make(directory, flip=True, **other), steps))
+    np.testing.assert_array_equal(got, flips)
+  epochs = flips.reshape(40, RECORDS)
+  assert (epochs[0] != epochs[1]).any()
+  assert (
+    mirrored(take(make(directory, flip=True, seed=1), 4)) != flips[:20]
+  ).any()
+  assert not mirrored(take(make(directory), 4)).any()
+
+
+def test_gray_source_for_an_rgb_model(directory):
+  gray = next(make(directory, resolution=8)).images
+  rgb = next(make(directory, resolution=8, channels=3)).images
+  assert rgb.shape == (1, 5, 8, 8, 3)
+  np.testing.assert_array_equal(rgb, np.repeat(gray, 3, axis=-1))
+
+
+def test_model_without_classes_gets_zeros(directory):
+  (batch,) = take(make(directory, batch=23, num_classes=0), 1)
+  assert batch.labels.shape == (1, 23)
+  assert not batch.labels.any()
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"num_classes": 2}, "run from 0 to 2; set model.num_classes=3"),
+    ({"num_classes": 10}, "set model.num_classes=3, or 0"),
+    ({"channels": 4}, "model of 4"),
+    ({"batch": 10, "count": 4}, "not divisible by 4 processes; use 8 or 12"),
+    ({"batch": 2, "count": 4}, "use 4"),
+    ({"batch": 8, "index": 4, "count": 4}, r"not in \[0, 4\)"),
+    ({"batches": 0}, "batches_per_step=0"),
+  ],
+)
+def test_what_does_not_fit(directory, settings, message):
+  with pytest.raises(SpecError, match=message):
+    make(directory, **settings)
+
+
+def test_conditional_model_on_an_unlabelled_source(tmp_path, marked):
+  write(str(tmp_path / "set"), marked, class_names=())
+  with pytest.raises(DataError, match="has no labels; set"):
+    make(str(tmp_path / "set"))
+  make(str(tmp_path / "set"), num_classes=0)
+
+
+@pytest.mark.parametrize(
+  "state", [{}, {"records_consumed": -1}, {"records_consumed": 1.5}]
+)
+def test_bad_state(directory, state):
+  stream = make(directory)
+  with pytest.raises(DataError, match="cannot resume"):
+    stream.set_state(state)
+  assert stream.get_state() == {"records_consumed": 0}
+
+
+def test_closed_stream_gives_nothing_until_set(directory):
+  stream = make(directory)
+  first = next(stream)
+  stream.close()
+  with pytest.raises(ValueError, match="closed"):
+    next(stream)
+  stream.set_state({"records_consumed": 0})
+  assert_same([next(stream)], [first])
+
+
+@dataclasses.dataclass
+class FakeSource:
+  """Records that tell their index; refuses what is in `broken`."""
+
+  length: int
+  broken: set = dataclasses.field(default_factory=set)
+  sizes: list = dataclasses.field(default_factory=list)
+
+  def __len__(self):
+    return self.length
+
+  def read(self, indices):
+    self.sizes.append(len(indices))
+    if self.broken & set(indices.tolist()):
+      raise DataError("a broken record")
+    images = np.zeros((len(indices), 2, 2, 1), np.uint8)
+    return Samples(images, indices.astype(np.int32))
+
+
+def stream_of(source, batch=4, rows=None):
+  sequence = pipeline.Records(source, 0, False, False, 2, 1)
+  rows = range(batch) if rows is None else rows
+  return pipeline.Stream(
+    pipeline.StepBatches(sequence, 0, 1, batch, rows, True), 3
+  )
+
+
+def test_after_an_error_the_stream_stands_where_it_stood():
+  source = FakeSource(100, broken={13})
+  stream = stream_of(source)
+  assert [b.labels[0, 0] for b in take(stream, 3)] == [0, 4, 8]
+  for _ in range(2):
+    with pytest.raises(DataError, match="broken record"):
+      next(stream)
+    assert stream.get_state() == {"records_consumed": 12}
+  source.broken.clear()
+  assert [b.labels[0, 0] for b in take(stream, 3)] == [12, 16, 20]
+
+
+def test_only_own_rows_are_read():
+  source = FakeSource(100)
+  stream = stream_of(source, batch=8, rows=range(2, 4))
+  got = np.concatenate([batch.labels[0] for batch in take(stream, 3)])
+  assert got.tolist() == [2, 3, 10, 11, 18, 19]
+  assert set(source.sizes) == {2}
+
+
+def test_five_thousand_million_records():
+  sequence = pipeline.Records(FakeSource(5 * 10**9), 0, True, False, 2, 1)
+  indices = sequence.indices(np.arange(10**12, 10**12 + 4096))
+  assert len(np.unique(indices)) == 4096
+  assert 0 <= indices.min() < 2**31
+  assert 2**32 < indices.max() < 5 * 10**9

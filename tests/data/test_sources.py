@@ -1,0 +1,205 @@
+import json
+import os
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from marked_set import RECORDS, write
+
+from bigscale.data import ingest, manifest
+from bigscale.data.manifest import DataError
+from bigscale.data.sources import open_source
+from bigscale.spec import SpecError
+
+
+def shard(directory, index):
+  return os.path.join(directory, f"train-{index:05d}-of-00005.array_record")
+
+
+def edit_manifest(directory, change):
+  path = os.path.join(directory, "manifest.json")
+  with open(path) as file:
+    tree = json.load(file)
+  change(tree)
+  with open(path, "w") as file:
+    json.dump(tree, file)
+
+
+def spoil(path, offset):
+  with open(path, "r+b") as file:
+    file.seek(offset)
+    byte = file.read(1)
+    file.seek(offset)
+    file.write(bytes([byte[0] ^ 0xFF]))
+
+
+def test_reads_any_order_across_shards(directory, marked):
+  source = open_source(directory, "train")
+  assert len(source) == RECORDS
+  indices = np.random.default_rng(0).permutation(RECORDS)
+  images, labels = source.read(indices)
+  np.testing.assert_array_equal(images, marked[indices])
+  np.testing.assert_array_equal(labels, indices % 3)
+  assert labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("index", [-1, RECORDS])
+def test_index_out_of_range(directory, index):
+  with pytest.raises(IndexError, match=str(index)):
+    open_source(directory, "train").read(np.array([0, index]))
+
+
+def test_shards_open_when_read(directory, marked):
+  source = open_source(directory, "train")
+  os.remove(shard(directory, 4))
+  np.testing.assert_array_equal(source.read(np.arange(20)).images, marked[:20])
+  with pytest.raises(DataError, match="train-00004-of-00005"):
+    source.read(np.array([22]))
+
+
+def test_pickles_with_readers_open(directory, marked):
+  source = open_source(directory, "train")
+  source.read(np.array([0]))
+  copy = pickle.loads(pickle.dumps(source))
+  assert repr(copy) == repr(source)
+  np.testing.assert_array_equal(copy.read(np.array([7])).images, marked[7:8])
+
+
+def test_many_threads_read_alike(directory, marked):
+  source = open_source(directory, "train")
+  orders = [np.random.default_rng(i).permutation(RECORDS) for i in range(64)]
+  with ThreadPoolExecutor(16) as pool:
+    for order, got in zip(orders, pool.map(source.read, orders), strict=True):
+      np.testing.assert_array_equal(got.images, marked[order])
+
+
+def test_identity_follows_content_not_place(directory, marked, tmp_path):
+  moved = str(tmp_path / "moved")
+  shutil.copytree(directory, moved)
+  source = open_source(directory, "train")
+  assert open_source(moved, "train").identity == source.identity
+  assert directory not in repr(source)
+  marked[11, 0, 0, 0] += 1
+  write(str(tmp_path / "other"), marked)
+  other = open_source(str(tmp_path / "other"), "train")
+  assert other.identity != source.identity
+
+
+def test_missing_shard(directory):
+  os.remove(shard(directory, 3))
+  with pytest.raises(DataError, match=r"train-00003-of-00005.*copy it again"):
+    open_source(directory, "train")
+
+
+def test_truncated_shard(directory):
+  path = shard(directory, 2)
+  os.truncate(path, os.path.getsize(path) - 100)
+  with pytest.raises(DataError, match=r"train-00002.* cut short"):
+    open_source(directory, "train")
+
+
+def test_every_spoiled_byte_is_an_error_or_harmless(directory, marked):
+  path = shard(directory, 1)
+  size = os.path.getsize(path)
+  errors = 0
+  for offset in [0, 30, 65536 + 40, *range(70, 200, 10), size - 30]:
+    spoil(path, offset)
+    try:
+      got = open_source(directory, "train").read(np.arange(5, 10)).images
+      np.testing.assert_array_equal(got, marked[5:10])
+    except DataError as error:
+      errors += "train-00001" in str(error)
+    faults = ingest.verify(directory)
+    assert any("train-00001" in fault for fault in faults), offset
+    spoil(path, offset)
+  assert errors > 5
+
+
+def test_not_an_array_record(directory):
+  path = shard(directory, 0)
+  size = os.path.getsize(path)
+  with open(path, "wb") as file:
+    file.write(b"\x5a" * size)
+  with pytest.raises(DataError, match=r"train-00000.*build the set again"):
+    open_source(directory, "train").read(np.array([0]))
+
+
+def test_another_count_than_stated(directory):
+  edit_manifest(directory, lambda tree: tree["shards"][0].update(records=6))
+  with pytest.raises(DataError, match=r"holds 5 records.* says 6"):
+    open_source(directory, "train").read(np.array([0]))
+
+
+def test_label_out_of_range(directory):
+  edit_manifest(directory, lambda tree: tree["class_names"].pop())
+  source = open_source(directory, "train")
+  source.read(np.array([0, 1]))
+  with pytest.raises(DataError, match=r"record 2 .*label 2 .*\[0, 2\)"):
+    source.read(np.array([2]))
+  assert len(ingest.verify(directory)) == 7
+
+
+def test_png_that_does_not_decode(tmp_path, marked):
+  path = str(tmp_path / "png")
+  write(path, marked, encoding="png")
+  source = open_source(path, "train")
+  np.testing.assert_array_equal(source.read(np.arange(RECORDS)).images, marked)
+  edit_manifest(path, lambda tree: tree["schema"].update(image_shape=[4, 4, 3]))
+  with pytest.raises(DataError, match=r"record 0 .*not uint8"):
+    open_source(path, "train").read(np.array([0]))
+
+
+def test_raw_of_another_size(directory):
+  edit_manifest(
+    directory, lambda tree: tree["schema"].update(image_shape=[5, 4, 1])
+  )
+  with pytest.raises(DataError, match=r"record 0 .*16 pixels, not 20"):
+    open_source(directory, "train").read(np.array([0]))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda tree: tree.pop("format_version"), "format_version=None"),
+    (lambda tree: tree.update(format_version=2), "format_version=2.*reads 1"),
+    (lambda tree: tree.pop("shards"), "'shards' is missing"),
+    (lambda tree: tree["schema"].pop("encoding"), "'encoding' is missing"),
+    (lambda tree: tree["schema"].update(encoding="bmp"), "'bmp' is not one"),
+    (lambda tree: tree["schema"].update(image_shape=[4, 4]), "image_shape"),
+    (lambda tree: tree["shards"][0].update(records=0), "0 must be a whole"),
+    (lambda tree: tree["shards"][0].update(records="5"), "'5' must be a whole"),
+    (lambda tree: tree["shards"][0].update(split="test"), "split='test'"),
+    (lambda tree: tree["shards"][0].update(file="../x"), "plain file name"),
+    (lambda tree: tree["shards"].append(tree["shards"][0]), "twice"),
+    (lambda tree: tree.update(shards=3), "not describe"),
+  ],
+)
+def test_bad_manifest(directory, change, message):
+  edit_manifest(directory, change)
+  with pytest.raises(DataError, match=message) as error:
+    open_source(directory, "train")
+  assert manifest.FILE_NAME in str(error.value)
+  assert "again" in str(error.value)
+
+
+def test_manifest_not_json(directory):
+  with open(os.path.join(directory, "manifest.json"), "w") as file:
+    file.write('{"format_version": 1, ')
+  with pytest.raises(DataError, match="not valid JSON"):
+    open_source(directory, "train")
+
+
+def test_not_a_data_set(tmp_path):
+  with pytest.raises(DataError, match=r"manifest\.json"):
+    open_source(str(tmp_path), "train")
+  with pytest.raises(SpecError, match="did you mean 'fashion_mnist'"):
+    open_source("fashion-mnist", "train")
+  with pytest.raises(DataError, match="neither an embedded set"):
+    open_source("/nowhere/at/all", "train")
+
+
+def test_split_that_was_not_built(directory):
+  with pytest.raises(DataError, match="no heldout split"):
+    open_source(directory, "heldout")

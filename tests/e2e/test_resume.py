@@ -1,0 +1,106 @@
+"""A training that is killed again and again ends where it would have."""
+
+import itertools
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from bigscale.parallel.mesh import make_mesh
+from bigscale.spec import MeshSpec, from_config
+from bigscale.train.build import build
+from bigscale.train.checkpoint import Checkpoints
+from tests.e2e import tiny
+
+
+def run(workdir: pathlib.Path, kill_at: int, cache: pathlib.Path) -> int:
+  env = os.environ | {"BIGSCALE_CACHE": str(cache)}
+  # One device: compiles faster, and counts of devices are tested elsewhere.
+  env["XLA_FLAGS"] = ""
+  program = [sys.executable, tiny.__file__, str(workdir), str(kill_at)]
+  done = subprocess.run(program, env=env, capture_output=True, text=True)
+  assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
+  return done.returncode
+
+
+def final_state(workdir: pathlib.Path):
+  spec = from_config(tiny.get_config())
+  built = build(spec, make_mesh(MeshSpec(), jax.devices()[:1]))
+  checkpoints = Checkpoints(workdir, spec.checkpoint)
+  try:
+    restored = checkpoints.restore(built.abstract_state)
+  finally:
+    checkpoints.close()
+  return restored
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [
+    {
+      name: value
+      for name, value in json.loads(line).items()
+      if name != "seconds" and not name.startswith("perf/")
+    }
+    for line in lines
+  ]
+
+
+def test_killed_three_times_ends_bit_equal(tmp_path):
+  spec = from_config(tiny.get_config())
+  undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+  assert run(undisturbed, 0, tmp_path / "cache") == 0
+  # One kill in each third of the run, wherever the seed of the day falls.
+  seed = random.randrange(2**31)
+  thirds = np.linspace(1, spec.total_steps, 4).astype(int)
+  for low, high in itertools.pairwise(thirds):
+    kill_at = random.Random(seed + int(low)).randrange(low, high)
+    code = run(disturbed, kill_at, tmp_path / "cache")
+    assert code == -signal.SIGKILL, f"seed {seed}: not killed at {kill_at}"
+  assert run(disturbed, 0, tmp_path / "cache") == 0
+
+  one, other = final_state(undisturbed), final_state(disturbed)
+  assert one.step == other.step == spec.total_steps
+  assert one.data == other.data
+  assert jax.tree.structure(one.state) == jax.tree.structure(other.state)
+  jax.tree.map(np.testing.assert_array_equal, one.state, other.state)
+  assert rows(undisturbed) == rows(disturbed), f"seed {seed}"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("trained")
+  assert run(folder / "run", 0, folder / "cache") == 0
+  return folder
+
+
+def test_a_run_leaves_what_the_design_says(trained):
+  run_dir = trained / "run"
+  assert {"spec", "versions", "command"} <= json.loads(
+    (run_dir / "spec.json").read_text()
+  ).keys()
+  grids = sorted(path.name for path in (run_dir / "samples").iterdir())
+  assert grids == ["00000008.png", "00000016.png", "00000024.png"]
+  last = rows(run_dir)[-1]
+  assert last["step"] == 24
+  assert last["kimg"] == pytest.approx(0.192)
+  assert last["eval/fd_classifier"] > 0
+  events = [
+    json.loads(line)
+    for line in (run_dir / "events.jsonl").read_text().splitlines()
+  ]
+  assert [e["event"] for e in events] == ["start", "reference", "done"]
+  assert not list(run_dir.rglob("*tmp*"))
+
+
+def test_finished_run_has_nothing_to_do(trained):
+  before = (trained / "run" / "metrics.jsonl").read_bytes()
+  assert run(trained / "run", 0, trained / "cache") == 0
+  assert (trained / "run" / "metrics.jsonl").read_bytes() == before

@@ -1,0 +1,347 @@
+"""What our code makes of a golden file, under the file's own names.
+
+A port reads the networks, inputs and settings of one file, and answers each of
+its quantities as {key of the file: array in PyTorch's layout}. The updates are
+those of training: `GanStep` itself, with its gradients let out.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigscale.interop import biggan_pytorch, r3gan
+from bigscale.interop.tensors import Weights
+from bigscale.losses import adversarial, regularizers
+from bigscale.models.registry import make_model
+from bigscale.ops import spectral
+from bigscale.spec import from_config
+from bigscale.train.optim import adam
+from bigscale.train.state import Average, GanState, Player, average_of
+from bigscale.train.step import Codes, GanStep, Reals, generate
+
+# Images seen: all schedules are constant here.
+_START = np.zeros(())
+# Compiling takes nearly all the time of these tests: a third of it so.
+_COMPILER = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+  "xla_cpu_use_fusion_emitters": False,
+}
+jit = functools.partial(jax.jit, compiler_options=_COMPILER)
+
+
+class RecordingStep(GanStep):
+  """Puts the gradients where their norm would be among the scalars."""
+
+  def _adam_step(self, player, gradients, lr, images):
+    player, _ = super()._adam_step(player, gradients, lr, images)
+    return player, gradients
+
+
+def nhwc(images):
+  return jnp.asarray(np.moveaxis(images, -3, -1))
+
+
+def nchw(images):
+  return np.moveaxis(np.asarray(images), -1, -3)
+
+
+def strip(data, prefix):
+  """Tensors under `prefix`, by the rest of their names."""
+  return {
+    name.removeprefix(prefix): data[name]
+    for name in data
+    if name.startswith(prefix)
+  }
+
+
+def jitter(params, draw: int):
+  """Weights moved by about a unit in their last place; draw 0 leaves them."""
+  random = np.random.RandomState(draw)
+
+  def move(leaf):
+    noise = random.normal(size=leaf.shape).astype(leaf.dtype)
+    return leaf * (1 + np.finfo(leaf.dtype).eps * noise)
+
+  return jax.tree.map(move, params) if draw else params
+
+
+def player(spec, weights: Weights) -> Player:
+  params, stats, spectra = jax.tree.map(jnp.asarray, tuple(weights))
+  return Player(params, stats, spectra, adam(spec.optim, 1.0, 0.0).init(params))
+
+
+class Port:
+  """What the two families share. `data`: the file as a dictionary."""
+
+  def __init__(self, data, config, spec, interop):
+    self.data, self.config, self.spec = data, config, from_config(spec)
+    self.model = make_model(self.spec.model, "cpu")
+    self.g = interop.generator(self.spec.model, strip(data, "G/"))
+    self.d = interop.discriminator(self.spec.model, strip(data, "D/"))
+    step = RecordingStep(self.model, self.spec)
+    self.update_d = jit(step.update_d)
+    self.update_g = jit(step.update_g)
+    self.update_average = jit(step.update_average)
+    self.sample = jit(functools.partial(generate, self.model, self.spec))
+
+  def initial_state(self, draw) -> GanState:
+    zero = jnp.zeros((), jnp.int32)
+    g, d = (
+      player(self.spec, weights._replace(params=jitter(weights.params, draw)))
+      for weights in (self.g, self.d)
+    )
+    return GanState(zero, zero, g, d, average_of(g))
+
+  def answer(self, quantity, draw):
+    """{key: array} of a quantity: a key, or a prefix of several."""
+    family = quantity.split("/")[0].split("_")[0]
+    answers = self.families[family](draw)
+    found = {
+      key: value
+      for key, value in answers.items()
+      if key == quantity or key.startswith(f"{quantity}/")
+    }
+    if found:
+      return found
+    raise KeyError(f"no answer to {quantity}")
+
+
+class R3ganPort(Port):
+  """`Networks.Generator/Discriminator` and `Trainer.AdversarialTraining`."""
+
+  def __init__(self, data, config):
+    embedding = data.get("G/EmbeddingLayer.weight", np.zeros((1, 1)))
+    model = {
+      "name": "r3gan",
+      "resolution": data["in/x"].shape[-1],
+      "image_channels": data["in/x"].shape[1],
+      "num_classes": config.get("classes", 0),
+      "latent_dim": config["noise"],
+      "widths": config["width"],
+      "blocks": config["blocks"],
+      "cardinality": config["cardinality"],
+      "expansion": config["expansion"],
+      "class_embedding_dim": embedding.shape[0],
+    }
+    spec = {
+      "global_batch_size": config["batch"],
+      "total_kimg": 1.0,
+      "model": model,
+      "data": {"source": "golden"},
+      "loss": {
+        "adversarial": "rpgan",
+        "r1_gamma": config["gamma"],
+        "r2_gamma": config["gamma"],
+      },
+      "optim": {
+        "g_lr": config["lr"],
+        "d_lr": config["lr"],
+        "beta2": config["beta2"],
+      },
+    }
+    super().__init__(data, config, spec, r3gan)
+    self.families = {
+      "out": self.forward,
+      "loss": self.forward,
+      "grad": self.gradients,
+      "run": self.run,
+    }
+    count = data["in/z"].shape[0]
+    labels = data.get("in/labels", np.zeros(count))
+    self.labels = jnp.asarray(labels, jnp.int32)
+    self.codes = Codes(jnp.asarray(data["in/z"]), self.labels)
+    self.reals = Reals(nhwc(data["in/x"]), self.labels)
+
+  @functools.cache  # noqa: B019 - ports live as long as the tests
+  def forward(self, draw):
+    @jit
+    def compute(d, fakes):
+      variables = {"params": d.params, "batch_stats": {}}
+      judge = regularizers.logits_and_gradient_penalty
+
+      def discriminator(x):
+        return self.model.d.apply(variables, x, self.labels)
+
+      real, r1 = judge(discriminator, self.reals.images)
+      fake, r2 = judge(discriminator, fakes)
+      return {
+        "out/D_real": real,
+        "out/D_fake": fake,
+        "loss/D_adversarial": adversarial.rpgan_d(real, fake),
+        "loss/D_relativistic_logits": real - fake,
+        "loss/R1": r1,
+        "loss/R2": r2,
+        "loss/G_adversarial": adversarial.rpgan_g(real, fake),
+      }
+
+    state = self.initial_state(draw)
+    fakes = self.sample(average_of(state.g), self.codes)
+    return compute(state.d, fakes) | {"out/G": nchw(fakes)}
+
+  @functools.cache  # noqa: B019
+  def gradients(self, draw):
+    arguments = (self.initial_state(draw), self.reals, self.codes, _START)
+    spec = self.spec.model
+    found = {}
+    for name, update, sources in (
+      ("D", self.update_d, r3gan.d_sources(spec)),
+      ("G", self.update_g, r3gan.g_sources(spec)),
+    ):
+      _, scalars = update(*arguments)
+      gradients = spectral.flatten(scalars[f"{name.lower()}/grad_norm"])
+      for path, (theirs, layout) in sources.items():
+        found[f"grad_{name}/{theirs}"] = layout.theirs(
+          np.asarray(gradients[path])
+        )
+    return found
+
+  @functools.cache  # noqa: B019
+  def run(self, draw):
+    state, d_losses, g_losses = self.initial_state(draw), [], []
+    gamma = self.config["gamma"]
+    for z, x in zip(self.data["run/z"], self.data["run/x"], strict=True):
+      reals = Reals(nhwc(x), self.labels)
+      d_codes, g_codes = (Codes(jnp.asarray(part), self.labels) for part in z)
+      state, scalars = self.update_d(state, reals, d_codes, _START)
+      penalties = scalars["d/r1"] + scalars["d/r2"]
+      d_losses.append(scalars["d/loss"] + gamma / 2 * penalties)
+      state, scalars = self.update_g(state, reals, g_codes, _START)
+      g_losses.append(scalars["g/loss"])
+    images = self.sample(average_of(state.g), self.codes)
+    return {
+      "run/D_loss": np.array(d_losses),
+      "run/G_loss": np.array(g_losses),
+      "run/G_final": nchw(images),
+    }
+
+
+class BigganPort(Port):
+  """BigGAN-PyTorch's `BigGAN`, trained as its `train_fns.py` does."""
+
+  def __init__(self, data, config):
+    attention = [int(side) for side in config["attention"].split("_") if side]
+    attention = [side for side in attention if side]
+    model = {
+      "name": "biggan",
+      "resolution": config["resolution"],
+      "image_channels": data["in/x"].shape[1],
+      "num_classes": config["classes"],
+      "latent_dim": int(data["dim_z"]),
+      "g_width": config["ch"],
+      "d_width": config["ch"],
+      "shared_dim": config["shared_dim"] if config["shared"] else 0,
+      "hierarchical": config["hier"],
+      "g_attention": attention,
+      "d_attention": attention,
+      "batch_norm_epsilon": 1e-5,
+      "spectral_epsilon": 1e-6,
+      "num_singular_values": config["svs"],
+    }
+    spec = {
+      "global_batch_size": config["batch"],
+      "total_kimg": 1.0,
+      "model": model,
+      "data": {"source": "golden"},
+      "loss": {"adversarial": "hinge", "orthogonal": config["ortho"]},
+      "optim": {
+        "g_lr": config["G_lr"],
+        "d_lr": config["D_lr"],
+        "epsilon": 1e-6,
+        "d_steps": config["num_D_steps"],
+        "ema_decay": config["ema"],
+      },
+    }
+    super().__init__(data, config, spec, biggan_pytorch)
+    self.families = {
+      "out": self.forward,
+      "grad": self.run,
+      "run": self.run,
+      "final": self.run,
+    }
+
+    self.orthogonal = jit(
+      lambda params: regularizers.orthogonal(params, self.model.g.orthogonal)
+    )
+
+  def codes(self, group, *where):
+    z, y = (self.data[f"{group}/{name}"] for name in "zy")
+    return Codes(jnp.asarray(z[where]), jnp.asarray(y[where], jnp.int32))
+
+  def reals(self, group, *where):
+    x, y = (self.data[f"{group}/{name}"] for name in ("x", "yx"))
+    return Reals(nhwc(x[where]), jnp.asarray(y[where], jnp.int32))
+
+  @functools.cached_property
+  def judge(self):
+    """D in evaluation: [B, 1]."""
+
+    @jit
+    def compute(d, reals):
+      params, _ = spectral.normalize(
+        d.params, d.spectra, self.spec.model.spectral_epsilon
+      )
+      return self.model.d.apply({"params": params}, *reals)[:, None]
+
+    return compute
+
+  def images(self, average: Average):
+    return nchw(self.sample(average, self.codes("in")))
+
+  @functools.cache  # noqa: B019
+  def forward(self, draw):
+    state = self.initial_state(draw)
+    return {
+      "out/G_eval": self.images(average_of(state.g)),
+      "out/D_eval": self.judge(state.d, self.reals("in")),
+    }
+
+  @functools.cache  # noqa: B019
+  def run(self, draw):
+    state = self.initial_state(draw)
+    rows = {"run/D_real": [], "run/D_fake": [], "run/G_loss": []}
+    rows["run/ortho"] = []
+    first_gradients = {}
+    d_steps = self.config["num_D_steps"]
+    for t in range(self.config["steps"]):
+      for k in range(d_steps):
+        state, scalars = self.update_d(
+          state, self.reals("run", t, k), self.codes("run", t, k), _START
+        )
+        rows["run/D_real"].append(scalars["d/loss_real"])
+        rows["run/D_fake"].append(scalars["d/loss_fake"])
+      rows["run/ortho"].append(self.orthogonal(state.g.params))
+      # The hinge loss of G sees no reals.
+      state, scalars = self.update_g(
+        state, self.reals("run", t, 0), self.codes("run", t, d_steps), _START
+      )
+      rows["run/G_loss"].append(scalars["g/loss"])
+      if t == 0:
+        first_gradients = self.g_gradients(scalars["g/grad_norm"])
+      state, _ = self.update_average(state, _START)
+    answers = {key: np.array(row) for key, row in rows.items()}
+    answers["run/G_final_eval"] = self.images(average_of(state.g))
+    answers["run/D_final_eval"] = self.judge(state.d, self.reals("in"))
+    answers["run/G_ema_eval"] = self.images(state.ema)
+    answers |= first_gradients
+    return (
+      answers | singular_values("G", state.g) | singular_values("D", state.d)
+    )
+
+  def g_gradients(self, gradients):
+    found = {}
+    for path, gradient in spectral.flatten(gradients).items():
+      name, layout = biggan_pytorch.source(path, gradient.ndim, "g")
+      found[f"grad_G0/{name}"] = layout.theirs(np.asarray(gradient))
+    return found
+
+
+def singular_values(name, player):
+  return {
+    f"final_{name}/{biggan_pytorch.their_name(path).removesuffix('weight')}"
+    f"sv{rank}": sigma.reshape(1)
+    for path, spectrum in player.spectra.items()
+    for rank, sigma in enumerate(spectrum.sigma)
+  }

@@ -1,0 +1,173 @@
+import json
+
+import numpy as np
+import pytest
+
+from bigscale.data.sources import open_source
+from bigscale.metrics.evaluate import make_evaluator
+from bigscale.metrics.reference import blur
+from bigscale.spec import SpecError
+
+SIDE, NUM_CLASSES, NUM_SAMPLES = 8, 3, 200
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+def _make(source, cache_dir, **changes):
+  arguments = {
+    "resolution": SIDE,
+    "channels": 1,
+    "num_classes": NUM_CLASSES,
+    "num_samples": NUM_SAMPLES,
+    "cache_dir": str(cache_dir),
+    "classifier_steps": 60,
+    **changes,
+  }
+  return make_evaluator(source, **arguments)
+
+
+@pytest.fixture(scope="module")
+def evaluator(textures, cache_dir):
+  return _make(textures, cache_dir)
+
+
+@pytest.fixture
+def samples(make_images):
+  return make_images(NUM_SAMPLES, seed=5)
+
+
+def test_floors_lie_below_baselines(evaluator):
+  reference = evaluator.reference
+  floors = (
+    reference["fd_classifier_floor"],
+    reference["fd_classifier_floor_halves"],
+  )
+  for baseline in ("fd_class_means_noise", "fd_blurred_reals"):
+    assert 0 < 2 * max(floors) < reference[baseline]
+  assert reference["classifier_accuracy"] > 0.9
+
+
+def test_the_reference_says_how_it_was_made(evaluator, textures):
+  reference = json.loads(json.dumps(evaluator.reference))
+  assert reference["num_train"] == 400
+  assert reference["num_heldout"] == 120
+  assert reference["num_samples"] == NUM_SAMPLES
+  protocol = reference["protocol"]
+  assert protocol["train"] == open_source(textures, "train").identity
+  assert protocol["feature"].startswith("classifier_v")
+  assert "8x8x1" in protocol["resize"]
+
+
+def test_reals_score_near_the_floor_and_noise_does_not(evaluator, samples):
+  images, labels = samples
+  reals = evaluator.score([samples])
+  assert reals["fd_classifier"] < evaluator.reference["fd_blurred_reals"] / 2
+  assert reals["classes_present"] == NUM_CLASSES
+  assert reals["label_agreement"] > 0.9
+  for index, name in enumerate(("rows", "columns", "checks")):
+    share = float((labels == index).mean())
+    assert reals[f"class_share/{name}"] == pytest.approx(share, abs=0.05)
+  assert all(type(value) is float for value in reals.values())
+
+  noise = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+  worse = evaluator.score([(noise, labels)])
+  assert worse["fd_classifier"] > 2 * reals["fd_classifier"]
+
+
+def test_a_missing_class_is_seen(evaluator, samples):
+  images, labels = samples
+  rows = np.resize(np.flatnonzero(labels != 1), NUM_SAMPLES)
+  # Three are less than a tenth of a third of 200.
+  rows[:3] = np.flatnonzero(labels == 1)[:3]
+  scores = evaluator.score([(images[rows], labels[rows])])
+  assert scores["classes_present"] == NUM_CLASSES - 1
+  assert scores["class_share/columns"] < 0.05
+
+
+def test_wrong_labels_are_seen(evaluator, samples):
+  images, labels = samples
+  scores = evaluator.score([(images, (labels + 1) % NUM_CLASSES)])
+  assert scores["label_agreement"] < 0.1
+
+
+def test_scores_do_not_depend_on_batches(evaluator, samples):
+  images, labels = samples
+  whole = evaluator.score([samples])
+  split = evaluator.score(
+    (images[i : i + 30], labels[i : i + 30]) for i in range(0, NUM_SAMPLES, 30)
+  )
+  assert split == pytest.approx(whole, rel=1e-5)
+
+
+def test_no_more_is_sampled_than_needed(evaluator, samples):
+  images, labels = samples
+
+  def batches():
+    yield images[:150], labels[:150]
+    yield images, labels
+    raise AssertionError("a batch too many was asked for")
+
+  extended = [
+    (
+      np.concatenate([images[:150], images[:50]]),
+      np.concatenate([labels[:150], labels[:50]]),
+    )
+  ]
+  assert evaluator.score(batches()) == pytest.approx(
+    evaluator.score(extended), rel=1e-5
+  )
+
+
+def test_too_few_samples_are_refused(evaluator, samples):
+  images, labels = samples
+  with pytest.raises(SpecError, match="150 samples were given"):
+    evaluator.score([(images[:150], labels[:150])])
+  with pytest.raises(SpecError, match="150 images and 200 labels"):
+    evaluator.score([(images[:150], labels)])
+
+
+def test_an_unconditional_model_has_no_agreement(textures, cache_dir, samples):
+  unconditional = _make(textures, cache_dir, num_classes=0)
+  scores = unconditional.score([samples])
+  assert "label_agreement" not in scores
+  assert scores["classes_present"] == NUM_CLASSES
+
+
+def test_the_cache_gives_the_same_reference(
+  evaluator, textures, cache_dir, samples, monkeypatch
+):
+  monkeypatch.setattr("bigscale.metrics.reference._compute", None)
+  cached = _make(textures, cache_dir)
+  assert cached.reference == evaluator.reference
+  assert cached.score([samples]) == evaluator.score([samples])
+  with pytest.raises(TypeError):  # other baselines
+    _make(textures, cache_dir, num_samples=100)
+
+
+def test_a_corrupt_reference_is_computed_again(
+  evaluator, textures, cache_dir, caplog
+):
+  (path,) = cache_dir.glob("reference-*")
+  np.savez(path, mean=np.zeros(3))
+  assert _make(textures, cache_dir).reference == evaluator.reference
+  assert "corrupt" in caplog.text
+
+
+def test_bad_requests_are_refused(textures, cache_dir):
+  with pytest.raises(SpecError, match="64 samples, too few"):
+    _make(textures, cache_dir, num_samples=64)
+  with pytest.raises(SpecError, match=r"model\.num_classes=5"):
+    _make(textures, cache_dir, num_classes=5)
+
+
+def test_blur_spreads_a_point_and_keeps_its_sum():
+  image = np.zeros((1, 32, 32, 1), np.uint8)
+  image[0, 16, 16] = 255
+  blurred = blur(image)[0, :, :, 0].astype(float)
+  # Peak of a two-dimensional Gaussian of sigma 2: 1 / (2 pi 4).
+  assert blurred[16, 16] == pytest.approx(255 / (8 * np.pi), abs=1)
+  assert blurred.sum() == pytest.approx(255, rel=0.15)
+  np.testing.assert_array_equal(blurred, blurred.T)

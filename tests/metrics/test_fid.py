@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import scipy.linalg
+
+from bigscale.metrics.fid import Moments, frechet_distance
+from bigscale.spec import SpecError
+
+
+def _gaussian(rng, dimension):
+  root = rng.normal(size=(dimension, dimension))
+  return Moments(1000, rng.normal(size=dimension), root @ root.T)
+
+
+def test_distance_of_diagonal_gaussians_is_known():
+  a = Moments(10, np.array([0.0, 1.0]), np.diag([4.0, 9.0]))
+  b = Moments(10, np.array([3.0, 5.0]), np.diag([1.0, 16.0]))
+  # ||(3, 4)||^2 + (2 - 1)^2 + (3 - 4)^2
+  assert frechet_distance(a, b) == pytest.approx(27.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("dimension", [1, 5, 64])
+def test_distance_agrees_with_scipys_square_root(dimension):
+  rng = np.random.default_rng(dimension)
+  a, b = _gaussian(rng, dimension), _gaussian(rng, dimension)
+  root = scipy.linalg.sqrtm(a.covariance @ b.covariance)
+  expected = np.sum((a.mean - b.mean) ** 2) + np.trace(
+    a.covariance + b.covariance - 2 * np.real(root)
+  )
+  assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_distance_is_symmetric_and_zero_to_itself():
+  rng = np.random.default_rng(0)
+  a, b = _gaussian(rng, 8), _gaussian(rng, 8)
+  assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
+  assert frechet_distance(a, a) == pytest.approx(0, abs=1e-10)
+
+
+def test_distance_is_stable_where_covariances_are_singular():
+  rng = np.random.default_rng(0)
+  rows = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 40)) * 100
+  moments = Moments.of(rows)
+  shifted = moments._replace(mean=moments.mean + 1e-3)
+  assert frechet_distance(moments, moments) < 1e-8
+  assert frechet_distance(moments, shifted) == pytest.approx(40e-6, abs=1e-8)
+
+
+def test_moments_are_numpys():
+  rows = np.random.default_rng(0).normal(3, 2, (50, 4))
+  moments = Moments.of(rows)
+  assert moments.count == 50
+  np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-12)
+  np.testing.assert_allclose(
+    moments.covariance, np.cov(rows, rowvar=False), rtol=1e-10
+  )
+
+
+def test_streamed_and_merged_moments_equal_the_whole():
+  # The offset would cost a sum of squares its digits.
+  rows = np.random.default_rng(0).normal(1e4, 1, (100, 4)).astype(np.float32)
+  streamed = Moments.empty(4)
+  for start, end in [(0, 1), (1, 1), (1, 40), (40, 41)]:
+    streamed = streamed.update(rows[start:end])
+  merged = Moments.of(rows[41:]).merge(streamed)
+  whole = Moments.of(rows)
+  assert merged.count == whole.count
+  np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
+  np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-8)
+
+
+def test_too_few_samples_are_refused():
+  rng = np.random.default_rng(0)
+  enough, few = rng.normal(size=(9, 8)), rng.normal(size=(8, 8))
+  assert frechet_distance(Moments.of(enough), Moments.of(enough)) < 1e-10
+  with pytest.raises(SpecError, match=r"8 samples.* needs at least 9"):
+    frechet_distance(Moments.of(enough), Moments.of(few))
+
+
+def test_features_of_other_networks_are_refused():
+  rng = np.random.default_rng(0)
+  with pytest.raises(SpecError, match="length 2 and 3"):
+    frechet_distance(_gaussian(rng, 2), _gaussian(rng, 3))
+
+
+def test_features_that_are_not_finite_are_refused():
+  rows = np.zeros((5, 2))
+  rows[3, 1] = np.nan
+  with pytest.raises(SpecError, match="1 of 5 samples"):
+    Moments.of(rows)

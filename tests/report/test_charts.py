@@ -1,0 +1,109 @@
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from bigscale.report.charts import Level, Line, draw, spread
+
+
+def _line(y, label="loss", **fields):
+  x = [float(i) for i in range(len(y))]
+  return Line(label=label, color="#3987d6", x=x, y=y, **fields)
+
+
+def _texts(chart):
+  root = ElementTree.fromstring(chart.svg)
+  return [element.text for element in root.iter() if element.text]
+
+
+def test_a_drawing_is_inline_svg_in_the_colours_of_the_page():
+  chart = draw("Losses", [_line([1.0, 2.0, 3.0])])
+  assert ElementTree.fromstring(chart.svg).tag.endswith("svg")
+  assert chart.svg.startswith("<svg")
+  assert "currentColor" in chart.svg
+  assert "#0a0b0c" not in chart.svg
+  assert "#3987d6" in chart.svg
+  assert chart.legend == [("loss", "#3987d6", "solid")]
+
+
+def test_the_same_drawing_is_the_same_text():
+  lines = [_line([1.0, 2.0])]
+  assert draw("Losses", lines).svg == draw("Losses", lines).svg
+
+
+def test_drawings_of_one_page_do_not_share_names():
+  ids = [
+    set(re.findall(r'<clipPath id="([^"]+)"', draw(title, [_line([1.0])]).svg))
+    for title in ("Losses", "Logits")
+  ]
+  assert ids[0]
+  assert not ids[0] & ids[1]
+
+
+def test_a_log_axis_names_plain_numbers():
+  chart = draw("d", [_line([1.0, 10.0, 100.0])], scale="log")
+  assert {"1", "10", "100"} <= set(_texts(chart))
+
+
+@pytest.mark.parametrize("y", [[0.0, 1.0, 2.0], [-1.0, 2.0], [math.nan]])
+def test_a_log_axis_gives_way_to_values_it_cannot_show(y):
+  log = draw("d", [_line(y)], scale="log")
+  assert log.svg == draw("d", [_line(y)]).svg
+
+
+def test_levels_are_drawn_and_explained():
+  level = Level(label="floor", color="#2fa36b", y=1000.0)
+  chart = draw("d", [_line([1.0, 2.0])], [level], scale="log")
+  assert "#2fa36b" in chart.svg
+  assert "1,000" in _texts(chart)
+  assert ("floor", "#2fa36b", "dashed") in chart.legend
+
+
+def test_what_was_given_up_is_explained_once():
+  lines = [_line([9.0], faint=True), _line([8.0], faint=True), _line([1.0])]
+  assert draw("d", lines).legend == [
+    ("loss", "#3987d6", "solid"),
+    ("given up by a rollback", "currentColor", "dotted"),
+  ]
+
+
+def test_values_that_are_not_finite_leave_gaps_and_are_named():
+  y = [1.0, 2.0, math.nan, math.inf, 5.0]
+  chart = draw("d", [_line(y)])
+  assert chart.remark == "Not finite: loss at 2 kimg (2 rows)."
+  assert "nan" not in chart.svg
+  assert "inf" not in chart.svg
+
+
+@pytest.mark.parametrize("y", [[math.nan] * 3, [1e308, -1e308, 1e38], [0.0]])
+def test_extreme_values_draw_without_a_warning(y):
+  assert draw("d", [_line(y)]).svg
+
+
+def test_many_points_become_means_and_bands_that_hide_no_peak():
+  y = np.ones(100_000)
+  y[12_345] = 1000.0
+  y[50_000:60_000] = math.nan
+  chart = draw("d", [_line(list(y))])
+  assert chart.thinned
+  assert len(chart.svg) < 100_000
+  assert "1,000" in _texts(chart)
+  assert not draw("d", [_line([1.0, 2.0])]).thinned
+
+
+def test_a_constant_is_not_blown_up_to_its_round_off():
+  assert "0" in _texts(draw("lr", [_line([5.0, 5.0])]))
+
+
+def test_spread_runs_from_blue_to_red_without_repeating():
+  colors = spread(30)
+  assert len(set(colors)) == 30
+  first, last = (
+    [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    for color in (colors[0], colors[-1])
+  )
+  assert first[2] == max(first)
+  assert last[0] == max(last)
+  assert len(spread(1)) == 1
