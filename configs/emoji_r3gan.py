@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
   config.data.source = "emoji"
   # Text and flags are wrong when mirrored.
   config.data.flip = False
-  config.loss.r1_gamma = 4.0
-  config.loss.r2_gamma = 4.0
+  config.loss.r1_gamma = {"first": 4.0, "last": 4.0}
+  config.loss.r2_gamma = {"first": 4.0, "last": 4.0}
   config.total_kimg = 200.0
   return config
 

@@ -4,6 +4,8 @@ import os
 
 from bigscale.parallel.environment import prepare_cpu
 
+# Compiling takes far longer than running anything here.
+os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 prepare_cpu(virtual_devices=8)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

@@ -1,6 +1,7 @@
 """The `bigscale` program: finds the subcommand and answers for its errors."""
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -54,6 +55,10 @@ def _answer(name: str, argv: list[str]) -> int:
   if any(arg in ("-h", "--help", "-help") for arg in argv):
     print(_help(name, command))
     return DONE
+  # ml_collections looks for --config.NAME=VALUE there and nowhere else.
+  sys.argv = argv
+  # Shipped configs build on each other: `from configs import ...`.
+  sys.path.append(os.getcwd())
   try:
     rest = command.FLAGS(argv)
     if len(rest) > 1:
@@ -63,7 +68,7 @@ def _answer(name: str, argv: list[str]) -> int:
       )
     return command.run()
   except (flags.Error, SpecError, *_input_errors()) as error:
-    return _refuse(str(error))
+    return _refuse(_without_traceback(str(error)))
   except KeyboardInterrupt:
     print("bigscale: interrupted", file=sys.stderr)
     return 130
@@ -79,6 +84,14 @@ def _input_errors() -> tuple[type[Exception], ...]:
   from bigscale.report import ReportError
 
   return (ReportError,)
+
+
+def _without_traceback(message: str) -> str:
+  """A config file that fails is quoted by its last line, where the cause is."""
+  before, found, after = message.partition("Traceback (most recent call last)")
+  if not found:
+    return message
+  return f"{before.strip()} {after.strip().splitlines()[-1]}"
 
 
 def _refuse(message: str) -> int:

@@ -55,7 +55,8 @@ def test_sample_png_and_npz(run_dir, tmp_path):
   png, npz = tmp_path / "a.png", tmp_path / "a.npz"
   common = [f"--workdir={run_dir}", "--num=6", "--labels=3,7"]
   assert bigscale("sample", *common, f"--out={png}") == 0
-  assert Image.open(png).size[0] > 3 * 8
+  with Image.open(png) as image:
+    assert image.size[0] > 3 * 8
   assert bigscale("sample", *common, f"--out={npz}") == 0
   with np.load(npz) as arrays:
     assert arrays["images"].shape == (6, 8, 8, 1)
@@ -113,7 +114,7 @@ def test_overview_names_every_command(capsys):
 @pytest.mark.parametrize(
   ("override", "words"),
   [
-    ("--config.global_batch_size=12", ("12", "8 devices", "8 or 16")),
+    ("--config.mesh.data=-1 --config.global_batch_size=12", ("12", "8 or 16")),
     ("--config.loss.adversarial=hing", ("hing", "'hinge'")),
     ("--config.model.resolution=12", ("12", "8 px")),
     ("--config.model.num_classes=11", ("11", "10")),
@@ -123,7 +124,9 @@ def test_overview_names_every_command(capsys):
 )
 def test_impossible_values(override, words, tmp_path, capsys):
   workdir = tmp_path / "run"
-  message = refused(capsys, "train", CONFIG, f"--workdir={workdir}", override)
+  message = refused(
+    capsys, "train", CONFIG, f"--workdir={workdir}", *override.split()
+  )
   for word in words:
     assert word in message
   assert not workdir.exists(), "a refused run leaves nothing behind"
@@ -145,7 +148,12 @@ def config_file(tmp_path: pathlib.Path, change: str) -> str:
   ("change", "words"),
   [
     ("config.optim.g_lrr = 1.0", ("optim.g_lrr", "did you mean 'g_lr'")),
-    ("config.model.widths = 3", ("model.widths=3", "list")),
+    (
+      "config.model = dict(config.model.to_dict(), widths=3)",
+      ("model.widths=3", "list"),
+    ),
+    ("config.model.widths = 3", ("'widths'", "tuple")),
+    ("raise OSError('no such disk')", ("no such disk",)),
     ("config.seed = 'x'", ("seed='x'", "whole number")),
     ("del config.loss", ("config.loss is missing",)),
   ],

@@ -34,6 +34,8 @@ def get_config() -> ConfigDict:
         "classifier_steps": 50,
       },
       "log": {"steps": 2, "samples_kimg": 0.064, "num_samples": 20},
+      # One device compiles fastest; counts of devices are tested elsewhere.
+      "mesh": {"data": 1},
       "checkpoint": {"kimg": 0.032, "keep": 2},
     }
   )

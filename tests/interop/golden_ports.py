@@ -70,7 +70,10 @@ def jitter(params, draw: int):
 
 def player(spec, weights: Weights) -> Player:
   params, stats, spectra = jax.tree.map(jnp.asarray, tuple(weights))
-  return Player(params, stats, spectra, adam(spec.optim, 1.0, 0.0).init(params))
+  optimizer = jax.eval_shape(adam(spec.optim, 1.0, 0.0).init, params)
+  # Adam starts at zero in every leaf.
+  optimizer = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), optimizer)
+  return Player(params, stats, spectra, jax.tree.map(jnp.asarray, optimizer))
 
 
 class Port:

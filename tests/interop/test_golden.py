@@ -28,7 +28,7 @@ _FILES = sorted(_DIRECTORY.glob("*.npz"))
 _PORTS = {"r3gan": R3ganPort, "biggan": BigganPort}
 _WITHOUT_PORT = ("biggan_deep", "inception")
 # Computations a case may try, the first from the weights as they are.
-_DRAWS = 8
+_DRAWS = 16
 _INPUTS = ("config", "dim_z", "in/", "G/", "D/")
 _RUN_INPUTS = ("run/z", "run/x", "run/y", "run/yx")
 
