@@ -19,12 +19,16 @@ def require_flag(values: flags.FlagValues, name: str, example: str) -> Any:
   return values[name].value
 
 
-def spec_of(config: Any) -> RunSpec:
+def spec_of(values: flags.FlagValues) -> RunSpec:
   """Freezes the config that --config named.
 
   Raises:
-    SpecError: there is none, or it breaks a rule.
+    SpecError: there is none, it cannot be loaded, or it breaks a rule.
   """
+  try:
+    config = values.config
+  except OSError as error:
+    raise SpecError(f"--config: {error}") from error
   if config is None:
     raise SpecError(
       "--config is missing; give --config=configs/fashion_r3gan.py"

@@ -61,14 +61,23 @@ def _answer(name: str, argv: list[str]) -> int:
   sys.path.append(os.getcwd())
   try:
     rest = command.FLAGS(argv)
-    if len(rest) > 1:
-      return _refuse(
-        f"unexpected argument {rest[1]!r}; options are written --name=value "
-        f"(see bigscale {name} --help)"
-      )
-    return command.run()
-  except (flags.Error, SpecError, *_input_errors()) as error:
+  except flags.Error as error:
     return _refuse(_without_traceback(str(error)))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    # How ml_collections answers an override of what is not in the config.
+    return _refuse(
+      f"--config has no setting {error} of that kind; only what the config "
+      "file sets can be overridden, with a value of the same type"
+    )
+  if len(rest) > 1:
+    return _refuse(
+      f"unexpected argument {rest[1]!r}; options are written --name=value "
+      f"(see bigscale {name} --help)"
+    )
+  try:
+    return command.run()
+  except (SpecError, *_input_errors()) as error:
+    return _refuse(str(error))
   except KeyboardInterrupt:
     print("bigscale: interrupted", file=sys.stderr)
     return 130

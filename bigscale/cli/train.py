@@ -38,7 +38,7 @@ def run() -> int:
 
   if FLAGS.virtual_devices:
     prepare_cpu(FLAGS.virtual_devices)
-  spec = spec_of(FLAGS.config)
+  spec = spec_of(FLAGS)
   workdir = require_flag(FLAGS, "workdir", "runs/first")
 
   from bigscale.parallel import multihost

@@ -133,5 +133,11 @@ def test_golden(path, quantity):
     f"{path.name} is of unknown kind; its keys begin {list(load(path))[:5]}"
   )
   tolerance = 1e-3 if quantity.startswith(("run/", "final_")) else 1e-4
-  errors = (error_of(path, quantity, draw) for draw in range(_DRAWS))
-  assert any(error <= tolerance for error in errors)
+  errors = []
+  for draw in range(_DRAWS):
+    errors.append(error_of(path, quantity, draw))
+    if errors[-1] <= tolerance:
+      break
+  # `pytest -rP` shows it, and with it the cases that needed another draw.
+  print(f"largest relative error {errors[-1]:.1e}, draws {len(errors)}")
+  assert errors[-1] <= tolerance, f"largest relative errors, by draw: {errors}"

@@ -105,17 +105,60 @@ def worst(a, b) -> float:
   return max(jax.tree.leaves(differences))
 
 
-@pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("devices", [2, 4, 8])
+def learned(state):
+  """Everything but Adam's moments.
+
+  The bias before a batch norm has no gradient but round-off, and its moments
+  are the squares of that; they are compared on the scale of the network.
+  """
+  players = [p._replace(optimizer=()) for p in (state.g, state.d)]
+  return players, state.ema
+
+
+def moments_differ_by(state, other) -> float:
+  a, b = (
+    jax.tree.leaves((s.g.optimizer, s.d.optimizer)) for s in (state, other)
+  )
+  largest = max(float(np.max(np.abs(x))) for x in a)
+  pairs = zip(a, b, strict=True)
+  return max(float(np.max(np.abs(x - y))) for x, y in pairs) / largest
+
+
+def slow(*case):
+  return pytest.param(*case, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+  ("name", "devices"),
+  [
+    ("r3gan", 2),
+    slow("r3gan", 4),
+    ("r3gan", 8),
+    slow("biggan", 2),
+    ("biggan", 4),
+    slow("biggan", 8),
+  ],
+)
 def test_float64_agrees_on_any_device_count(name, devices):
   """Proves the logic: nothing depends on how samples are spread."""
   rows, state = trained(name, 1, "float64")
   other_rows, other_state = trained(name, devices, "float64")
   assert worst(rows, other_rows) < 1e-8
-  assert worst(state, other_state) < 1e-8
+  assert worst(learned(state), learned(other_state)) < 1e-8
+  assert moments_differ_by(state, other_state) < 1e-8
 
 
-@pytest.mark.parametrize(("name", "devices"), [("r3gan", 8), ("biggan", 4)])
+@pytest.mark.parametrize(
+  ("name", "devices"),
+  [
+    slow("r3gan", 2),
+    ("r3gan", 4),
+    slow("r3gan", 8),
+    slow("biggan", 2),
+    slow("biggan", 4),
+    ("biggan", 8),
+  ],
+)
 def test_float32_metrics_agree_on_any_device_count(name, devices):
   rows, _ = trained(name, 1, "float32")
   other_rows, _ = trained(name, devices, "float32")
@@ -136,14 +179,18 @@ def test_noise_depends_on_attempt_step_and_seed():
     jnp.zeros((2, 8, 8, 8, 3), jnp.uint8), jnp.zeros((2, 8), jnp.int32)
   )
 
-  def loss(**changes) -> float:
-    state = built.init()._replace(**changes)
+  def loss(attempt: int, step: int) -> float:
+    state = built.init()
+    # Sums keep the shardings, so that the step compiles once.
+    state = state._replace(
+      attempt=state.attempt + attempt, step=state.step + step
+    )
     return float(built.step(state, batch)[1]["g/loss"])
 
-  base = loss()
-  assert loss() == base
-  assert loss(attempt=jnp.ones((), jnp.int32)) != base
-  assert loss(step=jnp.ones((), jnp.int32)) != base
+  base = loss(0, 0)
+  assert loss(0, 0) == base
+  assert loss(1, 0) != base
+  assert loss(0, 1) != base
 
 
 def test_state_is_donated():
