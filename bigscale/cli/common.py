@@ -25,15 +25,15 @@ def spec_of(values: flags.FlagValues) -> RunSpec:
   Raises:
     SpecError: there is none, it cannot be loaded, or it breaks a rule.
   """
-  try:
-    config = values.config
-  except OSError as error:
-    raise SpecError(f"--config: {error}") from error
-  if config is None:
+  if values.config is None:
     raise SpecError(
       "--config is missing; give --config=configs/fashion_r3gan.py"
     )
-  return from_config(config)
+  try:
+    return from_config(values.config)
+  except OSError as error:
+    # A file that failed to load speaks up at the first look into it.
+    raise SpecError(f"--config: {error}") from error
 
 
 class Trained(NamedTuple):

@@ -154,7 +154,10 @@ def config_file(tmp_path: pathlib.Path, change: str) -> str:
     ),
     ("config.model.widths = 3", ("'widths'", "tuple")),
     ("raise OSError('no such disk')", ("no such disk",)),
-    ("config.seed = 'x'", ("seed='x'", "whole number")),
+    (
+      "config.data = dict(source='emoji', prefetch='x')",
+      ("data.prefetch='x'", "whole number"),
+    ),
     ("del config.loss", ("config.loss is missing",)),
   ],
 )

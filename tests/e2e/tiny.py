@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
   """R3GAN at 8 px: 24 steps, a checkpoint every 4, scores at the end."""
   return ConfigDict(
     {
+      "seed": 0,
       "global_batch_size": 8,
       "total_kimg": 0.192,
       "model": {
