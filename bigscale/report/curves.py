@@ -17,7 +17,8 @@ from bigscale.report.read import Run, series
 
 DISTANCE = "eval/fd_classifier"
 REFERENCE_LABELS = {
-  "fd_classifier_floor": "real against real (floor)",
+  "fd_classifier_floor": "held-out reals (floor)",
+  "fd_classifier_floor_halves": "two halves of the reals",
   "fd_class_means_noise": "baseline: class means + noise",
   "fd_blurred_reals": "baseline: blurred reals",
 }
@@ -30,6 +31,7 @@ _PANELS = (
   ("Penalties", "log", ("d/r1", "d/r2", "g/ortho")),
   ("Gradient norms", "log", ("g/grad_norm", "d/grad_norm")),
 )
+_SHARE = "eval/class_share/"
 _SIGMA = re.compile(r"([gd])/sigma(\d+)/(.+)")
 
 
@@ -47,6 +49,14 @@ def distance_chart(run: Run) -> Chart | None:
     for name, color in zip([*known, *others], colors, strict=False)
   ]
   return draw("Fréchet classifier distance", lines, levels, scale="log")
+
+
+def class_share_chart(run: Run) -> Chart | None:
+  """What share of the samples the classifier takes for each class."""
+  names = [name for name in run.names() if name.startswith(_SHARE)]
+  labels = [name.removeprefix(_SHARE) for name in names]
+  lines = _lines(run, names, labels, spread(len(names)))
+  return draw("Share of each class among samples", lines) if lines else None
 
 
 def training_charts(run: Run) -> Iterator[Chart]:
@@ -77,7 +87,9 @@ def other_charts(run: Run, belongs: Callable[[str], bool]) -> Iterator[Chart]:
   """One panel for each scalar that `belongs` and no other panel shows."""
   shown = {name for _, _, names in _PANELS for name in names} | {DISTANCE}
   for name in run.names():
-    if name in shown or _SIGMA.fullmatch(name) or not belongs(name):
+    if name in shown or _SIGMA.fullmatch(name) or name.startswith(_SHARE):
+      continue
+    if not belongs(name):
       continue
     lines = _lines(run, [name], [name], PALETTE)
     if lines:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bigscale.report.charts import Chart
 from bigscale.report.curves import (
+  class_share_chart,
   distance_chart,
   other_charts,
   singular_value_charts,
@@ -200,9 +201,9 @@ def _fitted(content: bytes, width: int) -> tuple[str, bytes]:
 
 
 def _evaluation(run: Run) -> str:
-  distance = distance_chart(run)
+  first = (distance_chart(run), class_share_chart(run))
   others = other_charts(run, _is_evaluation)
-  content = _charts([*([distance] if distance else []), *others])
+  content = _charts([*filter(None, first), *others])
   table = evaluations(run)
   if table.rows:
     best = best_evaluation(run)
