@@ -1,6 +1,6 @@
 r"""R3GAN on CIFAR-10, 32 px, as published: FID 1.96.
 
-  bigscale train --config=configs/r3gan_cifar10.py --workdir=gs://... \
+  bigscale train --config=configs/r3gan_cifar10.py --workdir=runs/cifar10 \
       --config.data.source=/data/cifar10
 
 Source: Huang et al. 2024 and the authors' `train.py`. Their run: 250 million

@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def test_notebook_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv("QUICKSTART_STEPS", "6")
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
-  monkeypatch.setenv("MPLBACKEND", "agg")
+  monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
   monkeypatch.setenv("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   notebook = nbformat.read(path, as_version=4)

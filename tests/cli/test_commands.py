@@ -233,3 +233,12 @@ def test_missing_flags(name, tmp_path, capsys):
   options = {"config": CONFIG, "workdir": f"--workdir={tmp_path / 'r'}"}
   del options[name]
   assert f"--{name} is missing" in refused(capsys, "train", *options.values())
+
+
+def test_a_loss_that_explodes_stops_the_run(tmp_path, capsys):
+  """Exit 3, and no checkpoint of the wreck."""
+  workdir = tmp_path / "run"
+  wild = ["--config.optim.g_lr=1e30", "--config.optim.d_lr=1e30"]
+  assert bigscale("train", CONFIG, f"--workdir={workdir}", *wild) == 3
+  assert "d/loss is" in capsys.readouterr().err
+  assert not [p for p in (workdir / "checkpoints").iterdir() if p.is_dir()]

@@ -156,7 +156,7 @@ def test_float64_agrees_on_any_device_count(name, devices):
     slow("r3gan", 8),
     slow("biggan", 2),
     slow("biggan", 4),
-    ("biggan", 8),
+    slow("biggan", 8),
   ],
 )
 def test_float32_metrics_agree_on_any_device_count(name, devices):
