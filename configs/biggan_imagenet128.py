@@ -1,6 +1,6 @@
 r"""BigGAN on ImageNet, 128 px, as published: FID 8.7, IS 98.8.
 
-  bigscale train --config=configs/biggan_imagenet128.py --workdir=runs/biggan128 \
+  bigscale train --config=configs/biggan_imagenet128.py --workdir=runs/b128 \
       --config.data.source=/data/imagenet128
 
 Source: Brock et al. 2019, sec. 3 and app. B and C. Their run: batch 2048 on

@@ -1,6 +1,6 @@
 r"""R3GAN on ImageNet, 64 px, as published: FID 2.09.
 
-  bigscale train --config=configs/r3gan_imagenet64.py --workdir=runs/imagenet64 \
+  bigscale train --config=configs/r3gan_imagenet64.py --workdir=runs/in64 \
       --config.data.source=/data/imagenet64
 
 Source: Huang et al. 2024 and the authors' `train.py`. Their run: 1,000 million
