@@ -37,6 +37,7 @@ class Network(NamedTuple):
     apply: see `GanModel`.
     spectral: `spectral(path) -> bool`: whether the parameter at "a/b/kernel"
       is spectrally normalized before `apply` sees it.
+    tracked: whether its singular values are tracked; covers `spectral`.
     orthogonal: `orthogonal(path) -> bool`: whether orthogonal regularization
       covers it. Embeddings are left out.
   """
@@ -44,6 +45,7 @@ class Network(NamedTuple):
   init: Callable[[Array], Variables]
   apply: Callable[..., Any]
   spectral: Callable[[str], bool]
+  tracked: Callable[[str], bool]
   orthogonal: Callable[[str], bool]
 
 

@@ -12,26 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from bigscale.models.layers import Conv, Dense, Embedding
+from bigscale.models.networks import gan_model, is_kernel, never
 from bigscale.models.norms import AffineBatchNorm, ConditionalBatchNorm
 from bigscale.spec import BigganSpec
-from bigscale.types import Array, GanModel, Network, Variables
-
-# Channel multipliers: of the first map and of each block's output in G, and
-# of each block's output in D.
-G_WIDTHS = {
-  32: (4, 4, 4, 4),
-  64: (16, 16, 8, 4, 2),
-  128: (16, 16, 8, 4, 2, 1),
-  256: (16, 16, 8, 8, 4, 2, 1),
-  512: (16, 16, 8, 8, 4, 2, 1, 1),
-}
-D_WIDTHS = {
-  32: (4, 4, 4, 4),
-  64: (1, 2, 4, 8, 16),
-  128: (1, 2, 4, 8, 16, 16),
-  256: (1, 2, 4, 8, 8, 16, 16),
-  512: (1, 1, 2, 4, 8, 8, 16, 16),
-}
+from bigscale.spec.biggan import D_WIDTHS, G_WIDTHS, d_sides
+from bigscale.types import Array, GanModel
 
 _orthogonal = nn.initializers.orthogonal()
 
@@ -196,20 +181,18 @@ class DiscriminatorBlock(nn.Module):
   def __call__(self, x_bhwc: Array) -> Array:
     """[B, H, W, C] to [B, H/2 or H, W/2 or W, features]."""
     conv = functools.partial(
-      Conv,
-      self.features,
-      dtype=self.spec.dtype,
-      kernel_init=_orthogonal,
-      use_bias=True,
+      Conv, dtype=self.spec.dtype, kernel_init=_orthogonal, use_bias=True
     )
+    narrow = self.preactivation and not self.spec.d_wide
+    inner = x_bhwc.shape[-1] if narrow else self.features
     y = nn.relu(x_bhwc) if self.preactivation else x_bhwc
-    y = nn.relu(conv(size=3, name="conv1")(y))
-    y = conv(size=3, name="conv2")(y)
+    y = nn.relu(conv(inner, size=3, name="conv1")(y))
+    y = conv(self.features, size=3, name="conv2")(y)
     if self.downsample:
       # The shortcut's 1x1 convolution commutes with pooling.
       y, x_bhwc = _pool(y, jnp.mean), _pool(x_bhwc, jnp.mean)
     if self.downsample or x_bhwc.shape[-1] != self.features:
-      x_bhwc = conv(size=1, name="shortcut")(x_bhwc)
+      x_bhwc = conv(self.features, size=1, name="shortcut")(x_bhwc)
     return y + x_bhwc
 
 
@@ -223,7 +206,9 @@ class Discriminator(nn.Module):
     """Images [B, H, W, C] and labels [B] to logits [B]."""
     spec = self.spec
     x_bhwc = images.astype(spec.dtype)
-    for i, multiplier in enumerate(D_WIDTHS[spec.resolution]):
+    for i, (multiplier, side) in enumerate(
+      zip(D_WIDTHS[spec.resolution], d_sides(spec.resolution), strict=True)
+    ):
       x_bhwc = DiscriminatorBlock(
         spec,
         multiplier * spec.d_width,
@@ -231,7 +216,7 @@ class Discriminator(nn.Module):
         downsample=x_bhwc.shape[1] > (8 if spec.resolution == 32 else 4),
         name=f"block{i}",
       )(x_bhwc)
-      if x_bhwc.shape[1] in spec.d_attention:
+      if side in spec.d_attention:
         x_bhwc = Attention(spec.dtype, name=f"attention{i}")(x_bhwc)
     features_bc = jnp.sum(nn.relu(x_bhwc), axis=(1, 2))
     logits = Dense(1, spec.dtype, _orthogonal, use_bias=True, name="linear")(
@@ -249,10 +234,6 @@ class Discriminator(nn.Module):
     return logits + jnp.sum(class_bc * features_bc, axis=1)
 
 
-def _g_spectral(path: str) -> bool:
-  return path.endswith("kernel")
-
-
 def _d_spectral(path: str) -> bool:
   return path.endswith(("kernel", "projection/embedding"))
 
@@ -265,43 +246,13 @@ def make(spec: BigganSpec, platform: str) -> GanModel:
     platform: of the devices that will run it; BigGAN is the same on all.
   """
   del platform
-  g, d = Generator(spec), Discriminator(spec)
-  labels = jnp.zeros(1, jnp.int32)
-  latents = jnp.zeros((1, spec.latent_dim), spec.dtype)
-  side = spec.resolution
-  images = jnp.zeros((1, side, side, spec.image_channels), spec.dtype)
-
-  def apply_g(
-    variables: Variables, latents: Array, labels: Array, *, train: bool
-  ) -> tuple[Array, Variables]:
-    collections = {name: variables[name] for name in ("params", "batch_stats")}
-    if not train:
-      return g.apply(collections, latents, labels, train=False), collections[
-        "batch_stats"
-      ]
-    images, changed = g.apply(
-      collections, latents, labels, train=True, mutable=["batch_stats"]
-    )
-    return images, changed["batch_stats"]
-
-  def apply_d(variables: Variables, images: Array, labels: Array) -> Array:
-    return d.apply({"params": variables["params"]}, images, labels)
-
-  def init_d(key: Array) -> Variables:
-    return {"params": d.init(key, images, labels)["params"], "batch_stats": {}}
-
-  return GanModel(
-    g=Network(
-      init=lambda key: g.init(key, latents, labels, train=True),
-      apply=apply_g,
-      spectral=_g_spectral,
-      # The authors leave out the shared embedding alone.
-      orthogonal=lambda path: path != "shared/embedding",
-    ),
-    d=Network(
-      init=init_d,
-      apply=apply_d,
-      spectral=_d_spectral,
-      orthogonal=lambda path: not path.endswith("embedding"),
-    ),
+  return gan_model(
+    Generator(spec),
+    Discriminator(spec),
+    spec,
+    g_spectral=is_kernel if spec.g_spectral else never,
+    d_spectral=_d_spectral,
+    # The authors leave out the shared embedding alone.
+    g_orthogonal=lambda path: path != "shared/embedding",
+    d_orthogonal=lambda path: not path.endswith("embedding"),
   )

@@ -7,16 +7,16 @@ kernel` is in the stage that works at 16 x 16.
 """
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from bigscale.models.layers import Conv, Dense, Embedding, scaled_normal
+from bigscale.models.networks import gan_model
 from bigscale.ops import grouped_conv
 from bigscale.ops.resample import downsample2x, upsample2x
 from bigscale.spec import R3ganSpec
-from bigscale.types import Array, GanModel, Network, Variables
+from bigscale.types import Array, GanModel
 
 _SLOPE = 0.2
 # Gain of a leaky ReLU (He et al. 2015).
@@ -49,7 +49,7 @@ class Block(nn.Module):
   def __call__(self, x_bhwc: Array) -> Array:
     """[B, H, W, C] to the same."""
     channels = x_bhwc.shape[-1]
-    inner = channels * self.spec.expansion
+    inner = round(channels * self.spec.expansion)
     conv = functools.partial(Conv, dtype=self.spec.dtype)
     group_in = inner // self.cardinality
     name = grouped_conv.choose(
@@ -97,8 +97,9 @@ class Generator(nn.Module):
   platform: str
 
   @nn.compact
-  def __call__(self, latents: Array, labels: Array) -> Array:
+  def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
     """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    del train  # Without batch norm, training and sampling are one.
     spec = self.spec
     code_bz = latents.astype(spec.dtype)
     if spec.num_classes:
@@ -195,6 +196,10 @@ def _blocks(spec: R3ganSpec, stage: int, platform: str, x_bhwc: Array) -> Array:
   return x_bhwc
 
 
+def _orthogonal(path: str) -> bool:
+  return not path.endswith(("embedding", "basis"))
+
+
 def make(spec: R3ganSpec, platform: str) -> GanModel:
   """The two networks as pure functions.
 
@@ -202,32 +207,10 @@ def make(spec: R3ganSpec, platform: str) -> GanModel:
     spec: sizes.
     platform: of the devices that will run it (`cpu`, `gpu`, `tpu`).
   """
-  g, d = Generator(spec, platform), Discriminator(spec, platform)
-  no_labels = jnp.zeros(1, jnp.int32)
-  latents = jnp.zeros((1, spec.latent_dim), spec.dtype)
-  side = spec.resolution
-  images = jnp.zeros((1, side, side, spec.image_channels), spec.dtype)
-
-  def apply_g(
-    variables: Variables, latents: Array, labels: Array, *, train: bool
-  ) -> tuple[Array, Variables]:
-    del train  # Without batch norm, training and sampling are one.
-    return g.apply({"params": variables["params"]}, latents, labels), {}
-
-  def apply_d(variables: Variables, images: Array, labels: Array) -> Array:
-    return d.apply({"params": variables["params"]}, images, labels)
-
-  def network(
-    module: nn.Module, apply: Callable[..., object], *inputs: Array
-  ) -> Network:
-    return Network(
-      init=lambda key: {
-        "params": module.init(key, *inputs, no_labels)["params"],
-        "batch_stats": {},
-      },
-      apply=apply,
-      spectral=lambda path: False,
-      orthogonal=lambda path: not path.endswith(("embedding", "basis")),
-    )
-
-  return GanModel(network(g, apply_g, latents), network(d, apply_d, images))
+  return gan_model(
+    Generator(spec, platform),
+    Discriminator(spec, platform),
+    spec,
+    g_orthogonal=_orthogonal,
+    d_orthogonal=_orthogonal,
+  )

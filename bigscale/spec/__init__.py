@@ -9,21 +9,27 @@ All schedules are functions of images shown to D, never of steps, so that a
 change of batch size leaves them where they were (Huang et al. 2024, app. B).
 """
 
-from bigscale.spec.base import Schedule, SpecError, require
+from bigscale.spec.base import Schedule, SpecError, choose_preset, require
+from bigscale.spec.biggan import BigganSpec
+from bigscale.spec.biggan_deep import BigganDeepSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
-from bigscale.spec.models import BigganSpec, ModelSpec, R3ganSpec
+from bigscale.spec.models import ModelSpec
+from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec
+from bigscale.spec.r3gan import R3ganSpec
 from bigscale.spec.run import (
   CheckpointSpec,
   DataSpec,
   EvalSpec,
   LogSpec,
-  LossSpec,
   MeshSpec,
   OptimSpec,
   RunSpec,
 )
+from bigscale.spec.stripped import StrippedSpec
 
 __all__ = [
+  "AugmentSpec",
+  "BigganDeepSpec",
   "BigganSpec",
   "CheckpointSpec",
   "DataSpec",
@@ -36,7 +42,10 @@ __all__ = [
   "R3ganSpec",
   "RunSpec",
   "Schedule",
+  "SigmaSpec",
   "SpecError",
+  "StrippedSpec",
+  "choose_preset",
   "from_config",
   "from_json",
   "require",

@@ -1,6 +1,11 @@
 """The error, the rule and the schedule that every spec is made of."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+Dtype = Literal["float32", "float64"]
+T = TypeVar("T")
 
 
 class SpecError(ValueError):
@@ -11,6 +16,24 @@ def require(condition: bool, message: str) -> None:
   """Raises `SpecError(message)` unless `condition` holds."""
   if not condition:
     raise SpecError(message)
+
+
+def choose_preset(presets: Mapping[str, T], name: str, what: str) -> T:
+  """The preset of that name.
+
+  Args:
+    presets: by name.
+    name: asked for.
+    what: the presets are of, for the message.
+
+  Raises:
+    SpecError: there is no such preset; the message lists those there are.
+  """
+  require(
+    name in presets,
+    f"{name!r} is no preset of {what}; use one of {', '.join(presets)}",
+  )
+  return presets[name]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,3 +51,53 @@ class Schedule:
     require(
       self.kimg >= 0, f"schedule kimg={self.kimg} is negative; use 0 or more"
     )
+
+  @property
+  def ever_positive(self) -> bool:
+    """Whether what it weighs is ever computed."""
+    return self.first > 0 or self.last > 0
+
+
+def check_model(model: Any) -> None:
+  """The rules of every model: images, labels, latents, tracked values."""
+  require(
+    model.image_channels in (1, 3),
+    f"model.image_channels={model.image_channels} must be 1 or 3",
+  )
+  require(
+    model.num_classes == 0 or model.num_classes >= 2,
+    f"model.num_classes={model.num_classes} must be 0 (no labels) or 2 and "
+    "more",
+  )
+  require(
+    model.latent_dim >= 1,
+    f"model.latent_dim={model.latent_dim} must be 1 or more",
+  )
+  require(
+    model.num_singular_values >= 1,
+    f"model.num_singular_values={model.num_singular_values} must be 1 or "
+    "more; 3 is usual, and the first normalizes a layer with spectral norm",
+  )
+
+
+def check_chunks(model: Any, chunks: int, where: str) -> None:
+  """A hierarchical z splits into equal chunks."""
+  size = max(1, round(model.latent_dim / chunks))
+  require(
+    model.latent_dim % chunks == 0,
+    f"model.latent_dim={model.latent_dim} does not split into {chunks} equal "
+    f"chunks ({where}); use {size * chunks}",
+  )
+
+
+def check_attention(model: Any, g_sides: Any, d_sides: Any) -> None:
+  """Attention stands only where a block makes a map of that side."""
+  for field, sides in (("g_attention", g_sides), ("d_attention", d_sides)):
+    known = sorted(set(sides))
+    for side in getattr(model, field):
+      require(
+        side in known,
+        f"model.{field} names {side} px, which no block of this "
+        f"{model.resolution} px network makes; use any of "
+        f"{', '.join(map(str, known))}",
+      )

@@ -6,6 +6,7 @@ from typing import Literal
 
 from bigscale.spec.base import Schedule, require
 from bigscale.spec.models import ModelSpec
+from bigscale.spec.objective import AugmentSpec, LossSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,37 +29,6 @@ class DataSpec:
   def __post_init__(self) -> None:
     require(
       self.prefetch >= 1, f"data.prefetch={self.prefetch} must be 1 or more"
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossSpec:
-  """What the players minimize.
-
-  Attributes:
-    adversarial: `rpgan` (relativistic pairing) or `hinge`.
-    r1_gamma: weight of R1 on reals, times 1/2; 0 leaves it out.
-    r2_gamma: the same for R2 on fakes.
-    orthogonal: strength beta of G's orthogonal regularization,
-      beta * ||W^T W o (1 - I)||^2 (Brock et al. 2019, eq. 3).
-  """
-
-  adversarial: Literal["rpgan", "hinge"]
-  r1_gamma: Schedule = Schedule(first=0.0, last=0.0)
-  r2_gamma: Schedule = Schedule(first=0.0, last=0.0)
-  orthogonal: float = 0.0
-
-  def __post_init__(self) -> None:
-    for field in ("r1_gamma", "r2_gamma"):
-      gamma = getattr(self, field)
-      require(
-        gamma.first >= 0 and gamma.last >= 0,
-        f"loss.{field} must not be negative; it runs from {gamma.first} to "
-        f"{gamma.last}",
-      )
-    require(
-      self.orthogonal >= 0,
-      f"loss.orthogonal={self.orthogonal} must not be negative",
     )
 
 
@@ -217,6 +187,7 @@ class RunSpec:
   data: DataSpec
   loss: LossSpec
   optim: OptimSpec
+  augment: AugmentSpec = AugmentSpec()
   mesh: MeshSpec = MeshSpec()
   evaluate: EvalSpec = EvalSpec()
   log: LogSpec = LogSpec()
@@ -240,7 +211,7 @@ class RunSpec:
   @property
   def batches_per_step(self) -> int:
     """Batches of reals a step reads: RpGAN's G step needs its own."""
-    return self.optim.d_steps + (self.loss.adversarial == "rpgan")
+    return self.optim.d_steps + self.loss.paired
 
   @property
   def total_steps(self) -> int:

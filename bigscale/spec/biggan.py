@@ -1,0 +1,151 @@
+"""BigGAN: its spec and its published sizes (Brock et al. 2019, app. B)."""
+
+import dataclasses
+from typing import Literal
+
+from bigscale.spec.base import (
+  Dtype,
+  check_attention,
+  check_chunks,
+  check_model,
+  require,
+)
+
+# Channel multipliers: of the first map and of each block's output in G, and
+# of each block's output in D. Tables of the authors' PyTorch code; 512 px of
+# D, which is not there, of compare_gan (resnet_biggan.py).
+G_WIDTHS = {
+  32: (4, 4, 4, 4),
+  64: (16, 16, 8, 4, 2),
+  128: (16, 16, 8, 4, 2, 1),
+  256: (16, 16, 8, 8, 4, 2, 1),
+  512: (16, 16, 8, 8, 4, 2, 1, 1),
+}
+D_WIDTHS = {
+  32: (4, 4, 4, 4),
+  64: (1, 2, 4, 8, 16),
+  128: (1, 2, 4, 8, 16, 16),
+  256: (1, 2, 4, 8, 8, 16, 16),
+  512: (1, 1, 2, 4, 8, 8, 16, 16),
+}
+
+
+def g_sides(resolution: int) -> tuple[int, ...]:
+  """Side of the map that each block of G makes, px."""
+  blocks = len(G_WIDTHS[resolution]) - 1
+  return tuple(4 * 2 ** (i + 1) for i in range(blocks))
+
+
+def d_sides(resolution: int) -> tuple[int, ...]:
+  """The side by which attention is asked for after each block of D, px.
+
+  That of the block's output, but for 32 px, where the authors' table says 16
+  for all four blocks, though the last three make 8 px.
+  """
+  blocks = len(D_WIDTHS[resolution])
+  if resolution == 32:
+    return (16,) * blocks
+  return tuple(max(4, resolution // 2 ** (i + 1)) for i in range(blocks))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BigganSpec:
+  """BigGAN (Brock et al. 2019, app. B).
+
+  Attributes:
+    resolution: 32, 64, 128, 256 or 512.
+    image_channels: 1 or 3.
+    num_classes: 0 trains without labels.
+    latent_dim: length of z; with `hierarchical` it is split evenly between
+      the first layer and each block.
+    g_width: channel multiplier `ch` of G (96 in the paper).
+    d_width: channel multiplier of D.
+    shared_dim: length of the shared class embedding; 0 gives every
+      conditional batch norm its own embedding.
+    hierarchical: a chunk of z for every block (skip-z).
+    g_attention: resolutions with self-attention in G, px.
+    d_attention: the same in D.
+    g_spectral: spectral norm in G, too (SN-GAN has it in D alone).
+    d_wide: the inner width of a D block is its output's, not its input's
+      (SN-GAN: False).
+    batch_norm_momentum: share of the old running statistics kept each step.
+    batch_norm_epsilon: added to the variance.
+    spectral_epsilon: guards the norms of the power iteration.
+    num_singular_values: how many are tracked for every layer.
+    spectra_interval: steps between updates of the tracked values of a network
+      without spectral norm; 0 never.
+    dtype: parameters and activations.
+  """
+
+  name: Literal["biggan"] = "biggan"
+  resolution: int
+  image_channels: int = 3
+  num_classes: int = 0
+  latent_dim: int = 120
+  g_width: int = 96
+  d_width: int = 96
+  shared_dim: int = 128
+  hierarchical: bool = True
+  g_attention: tuple[int, ...] = ()
+  d_attention: tuple[int, ...] = ()
+  g_spectral: bool = True
+  d_wide: bool = True
+  batch_norm_momentum: float = 0.9
+  batch_norm_epsilon: float = 1e-4
+  spectral_epsilon: float = 1e-4
+  num_singular_values: int = 3
+  spectra_interval: int = 16
+  dtype: Dtype = "float32"
+
+  def __post_init__(self) -> None:
+    require(
+      self.resolution in G_WIDTHS,
+      f"model.resolution={self.resolution} has no BigGAN; "
+      "use 32, 64, 128, 256 or 512",
+    )
+    blocks = len(G_WIDTHS[self.resolution]) - 1
+    if self.hierarchical:
+      check_chunks(self, blocks + 1, f"first layer + {blocks} blocks")
+    check_attention(self, g_sides(self.resolution), d_sides(self.resolution))
+    for field in ("g_width", "d_width"):
+      require(
+        getattr(self, field) >= 1,
+        f"model.{field}={getattr(self, field)} must be 1 or more; the paper's "
+        "is 96",
+      )
+    check_model(self)
+
+
+def _published(
+  resolution: int, latent_dim: int, g_attention: int
+) -> BigganSpec:
+  return BigganSpec(
+    resolution=resolution,
+    num_classes=1000,
+    latent_dim=latent_dim,
+    g_attention=(g_attention,),
+    d_attention=(64,),
+  )
+
+
+# Latents and attention of the official weights (TF-Hub); 32 and 64 px were
+# not published and follow the authors' PyTorch code.
+PRESETS = {
+  "32": BigganSpec(
+    resolution=32, num_classes=10, latent_dim=80, g_width=64, d_width=64
+  ),
+  "64": BigganSpec(
+    resolution=64,
+    num_classes=1000,
+    latent_dim=120,
+    g_width=64,
+    d_width=64,
+    g_attention=(32,),
+    d_attention=(32,),
+  ),
+  "128": _published(128, 120, 64),
+  "256": _published(256, 140, 128),
+  "512": _published(512, 128, 64),
+  # compare_gan's choice.
+  "512_z160": _published(512, 160, 64),
+}

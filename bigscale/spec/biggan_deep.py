@@ -1,0 +1,105 @@
+"""BigGAN-deep: its spec and its published sizes (Brock et al. 2019, app. B)."""
+
+import dataclasses
+from typing import Literal
+
+from bigscale.spec.base import Dtype, check_attention, check_model, require
+
+# Channel multipliers of each stage: in G its input (the first map) and the
+# outputs, in D the stem and the outputs.
+G_WIDTHS = {
+  64: (16, 16, 8, 4, 2),
+  128: (16, 16, 8, 4, 2, 1),
+  256: (16, 16, 8, 8, 4, 2, 1),
+  512: (16, 16, 8, 8, 4, 2, 1, 1),
+}
+
+
+def sides(resolution: int) -> tuple[int, ...]:
+  """Sides of the maps that stages make, from 4 px up to the image's."""
+  found = [4]
+  while found[-1] < resolution:
+    found.append(2 * found[-1])
+  return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BigganDeepSpec:
+  """BigGAN-deep (Brock et al. 2019, app. B, tables 7 to 9).
+
+  Every block sees the whole of z beside the shared class embedding.
+
+  Attributes:
+    resolution: 64, 128, 256 or 512.
+    image_channels: 1 or 3.
+    num_classes: 0 trains without labels.
+    latent_dim: length of z.
+    g_width: channel multiplier `ch` of G (128 in the paper).
+    d_width: channel multiplier of D.
+    shared_dim: length of the shared class embedding.
+    g_depth: blocks of each stage of G.
+    d_depth: blocks of each stage of D.
+    g_attention: resolutions with self-attention in G, px.
+    d_attention: the same in D.
+    layout: `tfhub`, the official weights': condition [z, y] and a last
+      convolution of `g_width` channels of which `image_channels` are kept;
+      `pytorch`, BigGAN-PyTorch's: condition [y, z] and a last convolution of
+      `image_channels`.
+    batch_norm_momentum: share of the old running statistics kept each step.
+    batch_norm_epsilon: added to the variance.
+    spectral_epsilon: guards the norms of the power iteration.
+    num_singular_values: how many are tracked for every layer.
+    dtype: parameters and activations.
+  """
+
+  name: Literal["biggan_deep"] = "biggan_deep"
+  resolution: int
+  image_channels: int = 3
+  num_classes: int = 0
+  latent_dim: int = 128
+  g_width: int = 128
+  d_width: int = 128
+  shared_dim: int = 128
+  g_depth: int = 2
+  d_depth: int = 2
+  g_attention: tuple[int, ...] = ()
+  d_attention: tuple[int, ...] = ()
+  layout: Literal["tfhub", "pytorch"] = "tfhub"
+  batch_norm_momentum: float = 0.9
+  batch_norm_epsilon: float = 1e-4
+  spectral_epsilon: float = 1e-4
+  num_singular_values: int = 3
+  dtype: Dtype = "float32"
+
+  def __post_init__(self) -> None:
+    require(
+      self.resolution in G_WIDTHS,
+      f"model.resolution={self.resolution} has no BigGAN-deep; "
+      f"use one of {', '.join(map(str, G_WIDTHS))}",
+    )
+    *below, _ = sides(self.resolution)
+    check_attention(self, sides(self.resolution)[1:], below)
+    for field in ("g_width", "d_width"):
+      require(
+        getattr(self, field) >= 4 and getattr(self, field) % 4 == 0,
+        f"model.{field}={getattr(self, field)} must be a multiple of 4, the "
+        "bottleneck's reduction; the paper's is 128",
+      )
+    for field in ("g_depth", "d_depth"):
+      require(
+        getattr(self, field) >= 1,
+        f"model.{field}={getattr(self, field)} must be 1 or more; the "
+        "published depth is 2",
+      )
+    check_model(self)
+
+
+PRESETS = {
+  str(resolution): BigganDeepSpec(
+    resolution=resolution,
+    num_classes=1000,
+    g_attention=(64,),
+    d_attention=(64,),
+  )
+  for resolution in (128, 256, 512)
+}
