@@ -1,12 +1,83 @@
 """What the players minimize, from logits [B] to one value a sample [B].
 
-All at least float32, whatever the networks computed in.
+All at least float32, whatever the networks computed in, and finite in value
+and gradient as long as the logits are (the squares while they fit).
 """
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from bigscale.spec import require
 from bigscale.types import Array
+
+
+class DLoss(NamedTuple):
+  """D's loss, one value a sample.
+
+  Attributes:
+    total: [B], what D minimizes the mean of.
+    real: [B], the reals' share of it; None where the two do not separate.
+    fake: [B], that of the fakes; total = real + fake.
+  """
+
+  total: Array
+  real: Array | None
+  fake: Array | None
+
+
+class Adversarial(NamedTuple):
+  """The losses of the two players.
+
+  Attributes:
+    d: logits of reals [B] and of fakes [B] to `DLoss`.
+    g: the same to what G minimizes [B]; the reals may be None unless `paired`.
+    paired: whether the i-th fake is judged against the i-th real.
+  """
+
+  d: Callable[[Array, Array], DLoss]
+  g: Callable[[Array | None, Array], Array]
+  paired: bool
+
+
+def make(name: str, label_smoothing: float = 0.0) -> Adversarial:
+  """The losses of `LossSpec.adversarial`.
+
+  Args:
+    name: one of `NAMES`.
+    label_smoothing: D's target for reals is 1 less this, fakes' stays at 0 and
+      G's at 1 (one-sided: Salimans et al. 2016, sec. 3.4).
+
+  Raises:
+    SpecError: no such loss, or smoothing for one that has no targets.
+  """
+  require(
+    name in NAMES, f"no loss is called {name!r}; use one of {', '.join(NAMES)}"
+  )
+  require(
+    not label_smoothing or name in _SMOOTHED,
+    f"label_smoothing={label_smoothing} has no meaning for {name!r}, which has "
+    f"no targets; set it to 0, or use one of {', '.join(_SMOOTHED)}",
+  )
+  if name == "rpgan":
+    return Adversarial(
+      lambda real, fake: DLoss(rpgan_d(real, fake), None, None),
+      rpgan_g,
+      paired=True,
+    )
+  terms = _SEPARABLE[name]
+  of_real = terms.d_real
+  if label_smoothing:
+    of_real = functools.partial(of_real, smoothing=label_smoothing)
+
+  def d(real: Array, fake: Array) -> DLoss:
+    real_b, fake_b = of_real(real), terms.d_fake(fake)
+    return DLoss(real_b + fake_b, real_b, fake_b)
+
+  return Adversarial(d, lambda real, fake: terms.g(fake), paired=False)
 
 
 def at_least_float32(x: Array) -> Array:
@@ -38,5 +109,70 @@ def hinge_d_fake(fake: Array) -> Array:
 
 
 def hinge_g(fake: Array) -> Array:
-  """-D(G(z))."""
+  """-D(G(z)); Wasserstein's too."""
   return -at_least_float32(fake)
+
+
+def logistic_d_real(real: Array, smoothing: float = 0.0) -> Array:
+  """-(1 - s) log p - s log(1 - p), p = sigmoid(D(x)) (Goodfellow et al. 2014).
+
+  As softplus(-D) + s D, in which nothing overflows.
+  """
+  real = at_least_float32(real)
+  return jax.nn.softplus(-real) + smoothing * real
+
+
+def logistic_d_fake(fake: Array) -> Array:
+  """-log(1 - sigmoid(D(G(z))))."""
+  return jax.nn.softplus(at_least_float32(fake))
+
+
+def non_saturating_g(fake: Array) -> Array:
+  """-log sigmoid(D(G(z))) (Goodfellow et al. 2014, sec. 3)."""
+  return jax.nn.softplus(-at_least_float32(fake))
+
+
+def minimax_g(fake: Array) -> Array:
+  """log(1 - sigmoid(D(G(z)))): flat where D is sure of the fake."""
+  return -jax.nn.softplus(at_least_float32(fake))
+
+
+def least_squares_d_real(real: Array, smoothing: float = 0.0) -> Array:
+  """(D(x) - (1 - s))^2 / 2, the half being the paper's (Mao et al. 2017)."""
+  return jnp.square(at_least_float32(real) - (1 - smoothing)) / 2
+
+
+def least_squares_d_fake(fake: Array) -> Array:
+  """D(G(z))^2 / 2: targets 0 and 1 (eq. 9 of the paper)."""
+  return jnp.square(at_least_float32(fake)) / 2
+
+
+def least_squares_g(fake: Array) -> Array:
+  """(D(G(z)) - 1)^2 / 2."""
+  return jnp.square(at_least_float32(fake) - 1) / 2
+
+
+def wasserstein_d_real(real: Array) -> Array:
+  """-D(x) (Arjovsky et al. 2017); D must be kept Lipschitz by other means."""
+  return -at_least_float32(real)
+
+
+class _Terms(NamedTuple):
+  """A loss in which reals and fakes do not meet."""
+
+  d_real: Callable[..., Array]
+  d_fake: Callable[[Array], Array]
+  g: Callable[[Array], Array]
+
+
+_SEPARABLE = {
+  "hinge": _Terms(hinge_d_real, hinge_d_fake, hinge_g),
+  "non_saturating": _Terms(logistic_d_real, logistic_d_fake, non_saturating_g),
+  "minimax": _Terms(logistic_d_real, logistic_d_fake, minimax_g),
+  "least_squares": _Terms(
+    least_squares_d_real, least_squares_d_fake, least_squares_g
+  ),
+  "wasserstein": _Terms(wasserstein_d_real, at_least_float32, hinge_g),
+}
+_SMOOTHED = ("non_saturating", "minimax", "least_squares")
+NAMES = ("rpgan", *_SEPARABLE)

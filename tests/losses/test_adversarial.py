@@ -1,4 +1,4 @@
-"""Losses by hand, and what they must not depend on."""
+"""Losses by hand and against float64; what they must not depend on."""
 
 import jax
 import jax.numpy as jnp
@@ -6,29 +6,115 @@ import numpy as np
 import pytest
 
 from bigscale.losses import adversarial
+from bigscale.spec import LossSpec, SpecError
 
 _REAL = jnp.array([2.0, -1.0, 0.0])
 _FAKE = jnp.array([-3.0, 0.5, 0.0])
+# (name, smoothing)
+_ALL = [(name, 0.0) for name in adversarial.NAMES] + [
+  ("non_saturating", 0.1),
+  ("minimax", 0.25),
+  ("least_squares", 0.1),
+]
 
 
-def _softplus(x):
-  return np.log1p(np.exp(np.asarray(x, np.float64)))
+def _log_sigmoid(x):
+  return -np.log1p(np.exp(-x))
 
 
-def test_rpgan_by_hand():
-  difference = np.array([5.0, -1.5, 0.0])
-  np.testing.assert_allclose(
-    adversarial.rpgan_d(_REAL, _FAKE), _softplus(-difference), rtol=1e-6
-  )
-  np.testing.assert_allclose(
-    adversarial.rpgan_g(_REAL, _FAKE), _softplus(difference), rtol=1e-6
-  )
+def _reference(name, smoothing, r, f):
+  """(D, its real share, its fake share, G), as the papers write them."""
+  p, q = _log_sigmoid(r), _log_sigmoid(f)
+  not_p, not_q = _log_sigmoid(-r), _log_sigmoid(-f)
+  if name == "rpgan":
+    return -_log_sigmoid(r - f), None, None, -_log_sigmoid(f - r)
+  cross_entropy = -(1 - smoothing) * p - smoothing * not_p
+  real, fake, g = {
+    "hinge": (np.maximum(0, 1 - r), np.maximum(0, 1 + f), -f),
+    "non_saturating": (cross_entropy, -not_q, -q),
+    "minimax": (cross_entropy, -not_q, not_q),
+    "least_squares": (
+      0.5 * (r - 1 + smoothing) ** 2,
+      0.5 * f**2,
+      0.5 * (f - 1) ** 2,
+    ),
+    "wasserstein": (-r, f, -f),
+  }[name]
+  return real + fake, real, fake, g
 
 
-def test_hinge_by_hand():
-  np.testing.assert_array_equal(adversarial.hinge_d_real(_REAL), [0, 2, 1])
-  np.testing.assert_array_equal(adversarial.hinge_d_fake(_FAKE), [0, 1.5, 1])
-  np.testing.assert_array_equal(adversarial.hinge_g(_FAKE), [3, -0.5, 0])
+def _draws(count=64):
+  random = np.random.RandomState(0)
+  # Of float32, so that both sides see the same numbers; no kink of the hinge.
+  draws = random.normal(scale=3, size=(2, count)).astype(np.float32)
+  assert np.abs(np.abs(draws) - 1).min() > 1e-3
+  return draws
+
+
+@pytest.mark.parametrize(("name", "smoothing"), _ALL)
+def test_values_and_gradients_are_those_of_the_papers(name, smoothing):
+  logits = _draws()
+  loss = adversarial.make(name, smoothing)
+
+  @jax.jit
+  def run(logits):
+    values = (*loss.d(*logits), loss.g(*logits))
+    slopes = {
+      0: jax.grad(lambda x: jnp.sum(loss.d(x[0], x[1]).total))(logits),
+      3: jax.grad(lambda x: jnp.sum(loss.g(x[0], x[1])))(logits),
+    }
+    return values, slopes
+
+  values, slopes = run(jnp.asarray(logits))
+  expected = _reference(name, smoothing, *np.float64(logits))
+  for found, value in zip(values, expected, strict=True):
+    if value is None:
+      assert found is None
+    else:
+      np.testing.assert_allclose(found, value, rtol=2e-6, atol=2e-6)
+  step = 1e-5
+  for player, slope in slopes.items():
+    for side in range(2):
+      ends = []
+      for sign in (1, -1):
+        moved = np.float64(logits)
+        moved[side] += sign * step
+        ends.append(_reference(name, smoothing, *moved)[player])
+      difference = (ends[0] - ends[1]) / (2 * step)
+      np.testing.assert_allclose(slope[side], difference, atol=1e-6)
+
+
+def test_by_hand():
+  def of(name, smoothing=0.0):
+    loss = adversarial.make(name, smoothing)
+    return (*loss.d(_REAL, _FAKE)[1:], loss.g(None, _FAKE))
+
+  log2 = np.log(2)
+  close = np.testing.assert_allclose
+  close(of("hinge"), [[0, 2, 1], [0, 1.5, 1], [3, -0.5, 0]])
+  close(of("wasserstein"), [[-2, 1, 0], [-3, 0.5, 0], [3, -0.5, 0]])
+  close(of("least_squares"), [[0.5, 2, 0.5], [4.5, 0.125, 0], [8, 0.125, 0.5]])
+  close(of("least_squares", 0.2)[0], [0.72, 1.62, 0.32], rtol=1e-6)
+  for terms in (of("non_saturating"), of("minimax")):
+    close([terms[0][2], terms[1][2]], log2)
+    close(terms[0][0], np.log1p(np.exp(-2)), rtol=1e-6)
+  close(of("non_saturating")[2][2], log2)
+  close(of("minimax")[2][2], -log2)
+  rpgan = adversarial.make("rpgan")
+  close(rpgan.d(_REAL, _FAKE).total[2], log2)
+  close(rpgan.d(_REAL, _FAKE).total[0], np.log1p(np.exp(-5)), rtol=1e-5)
+  close(rpgan.g(_REAL, _FAKE)[1], np.log1p(np.exp(-1.5)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", adversarial.NAMES)
+def test_only_pairs_need_the_reals(name):
+  loss = adversarial.make(name)
+  spec = LossSpec(adversarial=name)
+  assert loss.paired == spec.paired == (name == "rpgan")
+  if loss.paired:
+    assert np.abs(loss.g(_REAL, _FAKE) - loss.g(-_REAL, _FAKE)).max() > 0.1
+  else:
+    np.testing.assert_array_equal(loss.g(None, _FAKE), loss.g(_REAL, _FAKE))
 
 
 def test_rpgan_sees_only_differences_of_pairs():
@@ -46,28 +132,79 @@ def test_rpgan_players_swap_roles():
   )
 
 
-def test_rpgan_is_finite_and_sloped_at_extreme_logits():
-  gradient = jax.grad(lambda x: jnp.sum(adversarial.rpgan_d(x, 0 * x)))
-  np.testing.assert_allclose(gradient(jnp.array([-1e4, 1e4])), [-1, 0])
-  np.testing.assert_allclose(
-    adversarial.rpgan_d(jnp.array([-1e4]), jnp.zeros(1)), 1e4
+@pytest.mark.parametrize(("name", "smoothing"), _ALL)
+def test_extreme_logits_stay_finite_in_value_and_gradient(name, smoothing):
+  loss = adversarial.make(name, smoothing)
+  extremes = jnp.array([[1e4, -1e4, 1e4, -1e4], [1e4, 1e4, -1e4, -1e4]])
+
+  @jax.jit
+  def run(logits):
+    d = jax.value_and_grad(lambda x: jnp.sum(loss.d(x[0], x[1]).total))
+    g = jax.value_and_grad(lambda x: jnp.sum(loss.g(x[0], x[1])))
+    return d(logits), g(logits)
+
+  for found in jax.tree.leaves(run(extremes)):
+    assert np.isfinite(found).all()
+
+
+def test_slopes_at_extreme_logits_are_the_limits():
+  def slope(name, player, smoothing=0.0):
+    loss = adversarial.make(name, smoothing)
+    total = {
+      "real": lambda x: jnp.sum(loss.d(x, 0 * x).total),
+      "fake": lambda x: jnp.sum(loss.d(0 * x, x).total),
+      "g": lambda x: jnp.sum(loss.g(0 * x, x)),
+    }[player]
+    return jax.grad(total)(jnp.array([-1e4, 1e4]))
+
+  close = np.testing.assert_allclose
+  close(slope("rpgan", "real"), [-1, 0])
+  close(slope("rpgan", "g"), [-1, 0])
+  close(slope("non_saturating", "real"), [-1, 0])
+  # Sureness is punished: the best logit is log((1 - s) / s).
+  close(slope("non_saturating", "real", 0.1), [-0.9, 0.1], rtol=1e-6)
+  close(slope("non_saturating", "fake"), [0, 1])
+  close(slope("non_saturating", "g"), [-1, 0])
+  close(slope("minimax", "g"), [0, -1])
+  close(slope("hinge", "real"), [-1, 0])
+  close(slope("hinge", "fake"), [0, 1])
+
+
+@pytest.mark.parametrize("name", ["non_saturating", "minimax", "least_squares"])
+def test_smoothing_moves_the_best_real_logit_alone(name):
+  plain, smooth = adversarial.make(name), adversarial.make(name, 0.2)
+  best = 0.8 if name == "least_squares" else np.log(0.8 / 0.2)
+  slope = jax.grad(lambda x: jnp.sum(smooth.d(x, x).real))
+  np.testing.assert_allclose(slope(jnp.array([best])), 0, atol=1e-6)
+  np.testing.assert_array_equal(
+    plain.d(_REAL, _FAKE).fake, smooth.d(_REAL, _FAKE).fake
   )
+  np.testing.assert_array_equal(plain.g(None, _FAKE), smooth.g(None, _FAKE))
+
+
+@pytest.mark.parametrize(("name", "smoothing"), _ALL)
+def test_half_precision_logits_give_float32_losses(name, smoothing):
+  # 300.5 is no bfloat16: a loss computed in it would round.
+  half = [jnp.array([300.0], jnp.bfloat16), jnp.array([-0.5], jnp.bfloat16)]
+  single = [x.astype(jnp.float32) for x in half]
+  loss = adversarial.make(name, smoothing)
+  for found, expected in zip(
+    jax.tree.leaves((loss.d(*half), loss.g(*half))),
+    jax.tree.leaves((loss.d(*single), loss.g(*single))),
+    strict=True,
+  ):
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(
-  ("loss", "count"),
+  ("arguments", "message"),
   [
-    (adversarial.rpgan_d, 2),
-    (adversarial.rpgan_g, 2),
-    (adversarial.hinge_d_real, 1),
-    (adversarial.hinge_d_fake, 1),
-    (adversarial.hinge_g, 1),
+    (("wgan",), "'wgan'; use one of rpgan, hinge"),
+    (("hinge", 0.1), "label_smoothing=0.1 has no meaning for 'hinge'"),
+    (("rpgan", 0.1), "set it to 0, or use one of non_saturating"),
   ],
 )
-def test_half_precision_logits_give_float32_losses(loss, count):
-  # 300.5 is no bfloat16: a loss computed in it would round.
-  logits = [jnp.array([300.0], jnp.bfloat16), jnp.array([-0.5], jnp.bfloat16)]
-  found = loss(*logits[:count])
-  assert found.dtype == jnp.float32
-  expected = loss(*(x.astype(jnp.float32) for x in logits[:count]))
-  np.testing.assert_array_equal(found, expected)
+def test_what_has_no_meaning_is_refused(arguments, message):
+  with pytest.raises(SpecError, match=message):
+    adversarial.make(*arguments)
