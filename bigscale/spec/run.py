@@ -201,7 +201,32 @@ class RunSpec:
     require(
       self.total_kimg > 0, f"total_kimg={self.total_kimg} must be positive"
     )
+    self._check_together()
     require(0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2^31)")
+
+  def _check_together(self) -> None:
+    """Rules between one group of settings and another."""
+    require(
+      self.augment.target is None or self.augment.pipe != "none",
+      f"augment.target={self.augment.target} drives no augmentation; set "
+      "augment.pipe to 'ada' or 'diffaugment', or augment.target to None",
+    )
+    sigma, model = self.loss.g_sigma, self.model
+    if not (sigma.clamp or sigma.strength):
+      return
+    require(
+      not sigma.strength or sigma.goal > 0 or model.num_singular_values >= 2,
+      "loss.g_sigma compares sigma0 with sigma1, and "
+      f"model.num_singular_values={model.num_singular_values} tracks one; "
+      "set it to 2 or more, or set loss.g_sigma.goal",
+    )
+    has_norm = getattr(model, "g_spectral", model.name == "biggan_deep")
+    require(
+      has_norm or model.spectra_interval == 1,
+      "loss.g_sigma needs the singular values of every step, and G has no "
+      f"spectral norm; set model.spectra_interval from "
+      f"{getattr(model, 'spectra_interval', 0)} to 1",
+    )
 
   @property
   def images_per_step(self) -> int:

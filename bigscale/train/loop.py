@@ -18,6 +18,12 @@ from bigscale.train import folder as folders
 from bigscale.train import hooks
 from bigscale.train.build import Built, build
 from bigscale.train.checkpoint import BEST_SCORE, Checkpoints
+from bigscale.train.init_from import (
+  Start,
+  apply_start,
+  has_checkpoint,
+  read_start,
+)
 from bigscale.train.state import GanState
 
 
@@ -36,7 +42,10 @@ class Result(NamedTuple):
 
 
 def train(
-  spec: RunSpec, workdir: str | os.PathLike[str], command: Sequence[str] = ()
+  spec: RunSpec,
+  workdir: str | os.PathLike[str],
+  command: Sequence[str] = (),
+  init_from: str | os.PathLike[str] | None = None,
 ) -> Result:
   """Trains until `spec.total_kimg`, resuming where `workdir` stands.
 
@@ -44,19 +53,27 @@ def train(
     spec: of the run.
     workdir: its folder, made if need be.
     command: recorded in the folder.
+    init_from: folder of another run of the same model, whose newest weights
+      and average a new run starts from. A run that resumes has its own.
 
   Raises:
-    SpecError: the spec cannot run here, or the folder is another run's.
+    SpecError: the spec cannot run here, the folder is another run's, or
+      `init_from` has no weights for this model.
     hooks.DivergedError: a loss became NaN or infinite.
   """
   built = build(spec, make_mesh(spec.mesh))
   stream = open_stream(spec)
+  start = None
+  if init_from and not has_checkpoint(workdir):
+    start = read_start(built, init_from)
   folder = folders.create(workdir, spec, command)
   checkpoints = Checkpoints(folder.path, spec.checkpoint)
   try:
-    state, first_step = _restore_or_init(built, stream, checkpoints)
+    state, first_step = _restore_or_init(built, stream, checkpoints, start)
     recorder = hooks.Recorder(folder, spec, first_step)
     try:
+      if start:
+        recorder.event("init_from", 0, run=str(start.path), of_step=start.step)
       run = _Run(built, stream, checkpoints, folder, recorder)
       return run.until_the_end(state, first_step)
     finally:
@@ -83,10 +100,15 @@ def open_stream(spec: RunSpec) -> Stream:
 
 
 def _restore_or_init(
-  built: Built, stream: Stream, checkpoints: Checkpoints
+  built: Built, stream: Stream, checkpoints: Checkpoints, start: Start | None
 ) -> tuple[GanState, int]:
   if checkpoints.latest_step() is None:
-    return built.init(), 0
+    state = built.init()
+    if start:
+      state = apply_start(state, start)
+      # Saved at once: who resumes need not find the other run again.
+      checkpoints.save(0, state, stream.get_state(), {"kimg": 0.0})
+    return state, 0
   restored = checkpoints.restore(built.abstract_state)
   stream.set_state(restored.data)
   logging.info("resuming after step %d", restored.step)

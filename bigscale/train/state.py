@@ -1,5 +1,6 @@
 """What a training is at one moment: the tree that checkpoints hold."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import optax
 
 from bigscale.ops import spectral
 from bigscale.spec import RunSpec
+from bigscale.train import augmentation
+from bigscale.train.augmentation import AugmentState
 from bigscale.train.optim import adam
 from bigscale.types import Array, GanModel, Network, PyTree
 
@@ -18,7 +21,7 @@ class Player(NamedTuple):
   Attributes:
     params: raw weights, before spectral norm.
     batch_stats: running statistics, {} without batch norm.
-    spectra: power iterations, {} without spectral norm.
+    spectra: power iterations of the tracked weights.
     optimizer: of Adam.
   """
 
@@ -45,6 +48,7 @@ class GanState(NamedTuple):
     g: the generator.
     d: the discriminator.
     ema: G's moving average, which is what gets sampled and measured.
+    augment: of the adaptive augmentation.
   """
 
   step: Array
@@ -52,6 +56,7 @@ class GanState(NamedTuple):
   g: Player
   d: Player
   ema: Average
+  augment: AugmentState
 
 
 def init_state(model: GanModel, spec: RunSpec) -> GanState:
@@ -61,7 +66,16 @@ def init_state(model: GanModel, spec: RunSpec) -> GanState:
   d = _init_player(model.d, spec, jax.random.fold_in(key, 1))
   # A copy: two leaves that share a buffer cannot both be donated.
   ema = jax.tree.map(jnp.copy, average_of(g))
-  return GanState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), g, d, ema)
+  zero = jnp.zeros((), jnp.int32)
+  return GanState(
+    step=zero,
+    # A copy, too.
+    attempt=jnp.copy(zero),
+    g=g,
+    d=d,
+    ema=ema,
+    augment=augmentation.init(spec),
+  )
 
 
 def average_of(player: Player) -> Average:
@@ -75,12 +89,19 @@ def _init_player(network: Network, spec: RunSpec, key: Array) -> Player:
   spectra = spectral.init(
     jax.random.fold_in(key, 1),
     params,
-    network.spectral,
-    getattr(spec.model, "num_singular_values", 1),
+    tracked(network, spec),
+    spec.model.num_singular_values,
   )
   return Player(
     params,
-    variables.get("batch_stats", {}),
+    variables["batch_stats"],
     spectra,
     adam(spec.optim, learning_rate=1.0, beta2=0.0).init(params),
   )
+
+
+def tracked(network: Network, spec: RunSpec) -> Callable[[str], bool]:
+  """Whose singular values are followed: at least those that normalize."""
+  if getattr(spec.model, "spectra_interval", 0):
+    return network.tracked
+  return network.spectral

@@ -13,26 +13,30 @@ import optax
 from jax import lax
 
 from bigscale.losses import adversarial, regularizers
+from bigscale.ops import augment as augments
 from bigscale.ops import spectral
 from bigscale.ops.images import to_float
 from bigscale.sampling import latents as sampling
 from bigscale.spec import RunSpec, Schedule
-from bigscale.train import optim
+from bigscale.train import augmentation, optim, tracking
+from bigscale.train.judge import (
+  FAKE,
+  MIXED,
+  REAL,
+  Fakes,
+  Judgement,
+  Reals,
+  See,
+  judge,
+)
 from bigscale.train.state import Average, GanState, Player, average_of
-from bigscale.types import Array, Batch, GanModel, PyTree
+from bigscale.types import Array, Batch, GanModel, Network, PyTree
 
 Scalars = dict[str, Array]
 
 # What a step's key is folded with: the player, then (D's update, then) the use.
 _D, _G = range(2)
-_LATENTS, _LABELS = range(2)
-
-
-class Reals(NamedTuple):
-  """One batch of reals: [B, H, W, C] float in [-1, 1] and [B] int32."""
-
-  images: Array
-  labels: Array
+_LATENTS, _LABELS, _AUGMENT, _MIX = range(4)
 
 
 class Codes(NamedTuple):
@@ -48,6 +52,9 @@ class GanStep:
   def __init__(self, model: GanModel, spec: RunSpec) -> None:
     self.model = model
     self.spec = spec
+    loss = spec.loss
+    self._adversarial = adversarial.make(loss.adversarial, loss.label_smoothing)
+    self._augment = augments.make(spec.augment.pipe, spec.augment.chosen)
 
   def __call__(self, state: GanState, batch: Batch) -> tuple[GanState, Scalars]:
     """Does one step.
@@ -70,8 +77,9 @@ class GanStep:
     ) -> tuple[GanState, Scalars]:
       index, drawn = inputs
       reals = self._reals(drawn)
-      codes = self._codes(jax.random.fold_in(d_key, index), reals)
-      return self.update_d(state, reals, codes, images)
+      key = jax.random.fold_in(d_key, index)
+      codes = self._codes(key, reals)
+      return self.update_d(state, reals, codes, images, key)
 
     steps = spec.optim.d_steps
     d_batches = jax.tree.map(lambda x: x[:steps], batch)
@@ -83,40 +91,55 @@ class GanStep:
         one_d_update, state, (jnp.arange(steps), d_batches)
       )
       scalars = jax.tree.map(lambda x: jnp.mean(x, axis=0), per_update)
-    # RpGAN's G is compared with a batch of its own; hinge ignores it.
+    # A paired G is compared with a batch of its own; others ignore it.
     reals = self._reals(jax.tree.map(lambda x: x[-1], batch))
     codes = self._codes(g_key, reals)
-    state, g_scalars = self.update_g(state, reals, codes, images)
+    state, g_scalars = self.update_g(state, reals, codes, images, g_key)
     state, ema_scalars = self.update_average(state, images)
-    state = state._replace(step=state.step + 1)
     scalars |= g_scalars | ema_scalars
-    scalars |= sigmas("g", state.g) | sigmas("d", state.d)
+    if self.spec.augment.pipe != "none":
+      scalars["aug/p"] = augmentation.probability(
+        self.spec, state.augment, images
+      )
+    state = self._close(state)
+    scalars |= tracking.sigmas("g", state.g) | tracking.sigmas("d", state.d)
     return state, scalars
 
   def update_d(
-    self, state: GanState, reals: Reals, codes: Codes, images: Array
+    self,
+    state: GanState,
+    reals: Reals,
+    codes: Codes,
+    images: Array,
+    key: Array | None = None,
   ) -> tuple[GanState, Scalars]:
-    """One Adam step of D on these reals and fresh fakes."""
-    fakes, g = self._generate(state.g.params, state.g, codes)
-    fakes = lax.stop_gradient(fakes)
-    d = state.d
-    gammas = {
-      "r1": optim.value(self.spec.loss.r1_gamma, images),
-      "r2": optim.value(self.spec.loss.r2_gamma, images),
-    }
+    """One Adam step of D on these reals and fresh fakes.
+
+    Args:
+      state: before it.
+      reals: [B] of them.
+      codes: of as many fakes.
+      images: [] shown so far, which schedules follow.
+      key: of augmentation and interpolation; None where neither is used.
+    """
+    drawn, g = self._generate(state.g.params, state.g, codes)
+    fakes = Fakes(lax.stop_gradient(drawn), codes.labels)
+    d, loss = state.d, self.spec.loss
+    lazy = loss.penalty_interval > 1
+    due = state.step % loss.penalty_interval == 0 if lazy else None
 
     def loss_fn(params: PyTree) -> tuple[Array, tuple[PyTree, Scalars]]:
-      variables, spectra = self._normalized(params, d)
-
-      def discriminator(labels: Array) -> Callable[[Array], Array]:
-        return lambda x: self.model.d.apply(variables, x, labels)
-
-      real, fake, r1, r2 = self._judge(discriminator, reals, fakes, codes)
-      scalars = self._d_losses(real, fake)
-      scalars["d/r1"], scalars["d/r2"] = jnp.mean(r1), jnp.mean(r2)
-      penalty = gammas["r1"] * jnp.mean(r1) + gammas["r2"] * jnp.mean(r2)
+      variables, spectra = self._normalized(params, d, self.model.d)
+      see = self._sight(variables, state, images, key)
+      judged = judge(see, reals, fakes, loss, due)
+      scalars = self._d_losses(judged)
+      penalty = self._penalty(judged, images)
+      if loss.gradient_penalty:
+        term = self._interpolation_penalty(see, reals, fakes, key)
+        scalars["d/gradient_penalty"] = term
+        penalty = penalty + loss.gradient_penalty * term
       # Adversarial terms and penalties apart in the logs, together here.
-      return scalars["d/loss"] + penalty / 2, (spectra, scalars)
+      return scalars["d/loss"] + penalty, (spectra, scalars)
 
     gradients, (spectra, scalars) = jax.grad(loss_fn, has_aux=True)(d.params)
     d, norm = self._adam_step(
@@ -125,34 +148,48 @@ class GanStep:
       self.spec.optim.d_lr,
       images,
     )
+    if loss.weight_clip:
+      params = regularizers.clip(d.params, loss.weight_clip)
+      d = d._replace(params=params)
     scalars["d/grad_norm"] = norm
-    return state._replace(g=g, d=d), scalars
+    seen = augmentation.observe(state.augment, scalars["d/sign_real"])
+    return state._replace(g=g, d=d, augment=seen), scalars
 
   def update_g(
-    self, state: GanState, reals: Reals, codes: Codes, images: Array
+    self,
+    state: GanState,
+    reals: Reals,
+    codes: Codes,
+    images: Array,
+    key: Array | None = None,
   ) -> tuple[GanState, Scalars]:
-    """One Adam step of G against D as it stands."""
-    variables, d_spectra = self._normalized(state.d.params, state.d)
-    relativistic = self.spec.loss.adversarial == "rpgan"
+    """One Adam step of G against D as it stands; see `update_d`."""
+    variables, d_spectra = self._normalized(
+      state.d.params, state.d, self.model.d
+    )
+    see = self._sight(variables, state, images, key)
 
     def loss_fn(params: PyTree) -> tuple[Array, tuple[Player, Scalars]]:
-      fakes, g = self._generate(params, state.g, codes)
-      fake = self.model.d.apply(variables, fakes, codes.labels)
-      if relativistic:
-        real = self.model.d.apply(variables, reals.images, reals.labels)
-        loss = jnp.mean(adversarial.rpgan_g(real, fake))
-      else:
-        loss = jnp.mean(adversarial.hinge_g(fake))
-      scalars = {"g/loss": loss}
-      if self.spec.loss.orthogonal:
-        term = regularizers.orthogonal(params, self.model.g.orthogonal)
-        scalars["g/ortho"] = term
-        loss = loss + self.spec.loss.orthogonal * term
-      return loss, (g, scalars)
+      drawn, g = self._generate(params, state.g, codes)
+      fake = see(codes.labels, FAKE)(drawn)
+      real = None
+      if self._adversarial.paired:
+        real = see(reals.labels, REAL)(reals.images)
+      scalars = {"g/loss": jnp.mean(self._adversarial.g(real, fake))}
+      penalty = self._weight_penalty(params, state.g, scalars)
+      return scalars["g/loss"] + penalty, (g, scalars)
 
     gradients, (g, scalars) = jax.grad(loss_fn, has_aux=True)(state.g.params)
     g = g._replace(params=state.g.params)
     g, norm = self._adam_step(g, gradients, self.spec.optim.g_lr, images)
+    if self.spec.loss.g_sigma.clamp:
+      clamped = spectral.clamp(
+        g.params,
+        g.spectra,
+        self.spec.loss.g_sigma.clamp,
+        tracking.epsilon(self.spec),
+      )
+      g = g._replace(params=clamped)
     scalars["g/grad_norm"] = norm
     d = state.d._replace(spectra=d_spectra)
     return state._replace(g=g, d=d), scalars
@@ -183,7 +220,7 @@ class GanStep:
     latents = sampling.normal(
       jax.random.fold_in(key, _LATENTS), count, model.latent_dim, model.dtype
     )
-    if self.spec.loss.adversarial == "rpgan":
+    if self.spec.loss.paired:
       return Codes(latents, reals.labels)
     labels = sampling.uniform_labels(
       jax.random.fold_in(key, _LABELS), count, model.num_classes
@@ -191,71 +228,115 @@ class GanStep:
     return Codes(latents, labels)
 
   def _normalized(
-    self, params: PyTree, player: Player
+    self, params: PyTree, player: Player, network: Network
   ) -> tuple[Mapping[str, PyTree], spectral.Spectra]:
     """Variables for `apply`, after spectral norm, and the spectra's step."""
-    spectra = player.spectra
-    if spectra:
-      params, spectra = spectral.normalize(
-        params, spectra, self.spec.model.spectral_epsilon
-      )
+    params, spectra = tracking.normalized(
+      params, player.spectra, network, self.spec
+    )
     return {"params": params, "batch_stats": player.batch_stats}, spectra
 
   def _generate(
     self, params: PyTree, g: Player, codes: Codes
   ) -> tuple[Array, Player]:
     """Fakes [B, H, W, C] in training mode; statistics and spectra advance."""
-    variables, spectra = self._normalized(params, g)
+    variables, spectra = self._normalized(params, g, self.model.g)
     fakes, batch_stats = self.model.g.apply(
       variables, codes.latents, codes.labels, train=True
     )
     batch_stats = lax.stop_gradient(batch_stats)
     return fakes, g._replace(batch_stats=batch_stats, spectra=spectra)
 
-  def _judge(
+  def _sight(
     self,
-    discriminator: Callable[[Array], Callable[[Array], Array]],
-    reals: Reals,
-    fakes: Array,
-    codes: Codes,
-  ) -> tuple[Array, Array, Array, Array]:
-    """Logits of reals and fakes [B], R1 and R2 [B] (zeros where unused).
+    variables: Mapping[str, PyTree],
+    state: GanState,
+    images: Array,
+    key: Array | None,
+  ) -> See:
+    """D behind the augmentation."""
+    if self.spec.augment.pipe == "none":
+      return lambda labels, use: (
+        lambda x: self.model.d.apply(variables, x, labels)
+      )
+    probability = augmentation.probability(self.spec, state.augment, images)
+    augment_key = jax.random.fold_in(key, _AUGMENT)
 
-    D takes both in one pass where they are treated alike. Reals and fakes
-    alternate there, so that each device keeps its own samples.
-    """
-    loss = self.spec.loss
-    use_r1, use_r2 = is_used(loss.r1_gamma), is_used(loss.r2_gamma)
+    def see(labels: Array, use: int) -> Callable[[Array], Array]:
+      use_key = jax.random.fold_in(augment_key, use)
 
-    def evaluate(x: Array, labels: Array, penalize: bool) -> tuple:
-      network = discriminator(labels)
-      if penalize:
-        return regularizers.logits_and_gradient_penalty(network, x)
-      logits = network(x)
-      return logits, jnp.zeros_like(logits)
+      def discriminator(x: Array) -> Array:
+        shown = self._augment(use_key, x, probability)
+        return self.model.d.apply(variables, shown, labels)
 
-    if use_r1 != use_r2:
-      real, r1 = evaluate(reals.images, reals.labels, use_r1)
-      fake, r2 = evaluate(fakes, codes.labels, use_r2)
-      return real, fake, r1, r2
-    both = interleave(fakes, reals.images)
-    logits, penalties = evaluate(
-      both, interleave(codes.labels, reals.labels), use_r1
-    )
-    fake, real = logits.reshape(-1, 2).T
-    r2, r1 = penalties.reshape(-1, 2).T
-    return real, fake, r1, r2
+      return discriminator
 
-  def _d_losses(self, real: Array, fake: Array) -> Scalars:
+    return see
+
+  def _d_losses(self, judged: Judgement) -> Scalars:
     """Means over the global batch, without penalties."""
-    scalars = {"d/logit_real": jnp.mean(real), "d/logit_fake": jnp.mean(fake)}
-    if self.spec.loss.adversarial == "rpgan":
-      scalars["d/loss"] = jnp.mean(adversarial.rpgan_d(real, fake))
-      return scalars
-    scalars["d/loss_real"] = jnp.mean(adversarial.hinge_d_real(real))
-    scalars["d/loss_fake"] = jnp.mean(adversarial.hinge_d_fake(fake))
-    scalars["d/loss"] = scalars["d/loss_real"] + scalars["d/loss_fake"]
-    return scalars
+    real, fake, r1, r2 = judged
+    loss = self._adversarial.d(real, fake)
+    scalars = {
+      "d/loss": loss.total,
+      "d/logit_real": real,
+      "d/logit_fake": fake,
+      "d/sign_real": jnp.sign(real),
+      "d/r1": r1,
+      "d/r2": r2,
+    }
+    if loss.real is not None:
+      scalars |= {"d/loss_real": loss.real, "d/loss_fake": loss.fake}
+    return {name: jnp.mean(values) for name, values in scalars.items()}
+
+  def _penalty(self, judged: Judgement, images: Array) -> Array:
+    """[] gamma / 2 times R1 and R2, once an interval and as much heavier."""
+    loss = self.spec.loss
+    r1 = optim.value(loss.r1_gamma, images) * jnp.mean(judged.r1)
+    r2 = optim.value(loss.r2_gamma, images) * jnp.mean(judged.r2)
+    return loss.penalty_interval * (r1 + r2) / 2
+
+  def _interpolation_penalty(
+    self, see: See, reals: Reals, fakes: Fakes, key: Array | None
+  ) -> Array:
+    """[] of WGAN-GP; a mixture is judged under the real's label."""
+    count = self.spec.global_batch_size
+    mix_b = jax.random.uniform(
+      jax.random.fold_in(key, _MIX), (count,), reals.images.dtype
+    )
+    return jnp.mean(
+      regularizers.interpolation_penalty(
+        see(reals.labels, MIXED), reals.images, fakes.images, mix_b
+      )
+    )
+
+  def _weight_penalty(
+    self, params: PyTree, g: Player, scalars: Scalars
+  ) -> Array:
+    """[] penalties on G's weights; writes each down."""
+    loss, total = self.spec.loss, jnp.zeros(())
+    if loss.orthogonal:
+      scalars["g/ortho"] = regularizers.orthogonal(
+        params, self.model.g.orthogonal, loss.orthogonal_form
+      )
+      total = total + loss.orthogonal * scalars["g/ortho"]
+    if loss.g_sigma.strength:
+      scalars["g/sigma_penalty"] = regularizers.sigma(
+        params, g.spectra, loss.g_sigma
+      )
+      total = total + loss.g_sigma.strength * scalars["g/sigma_penalty"]
+    return total
+
+  def _close(self, state: GanState) -> GanState:
+    """What ends a step: counters, and spectra that no forward pass moves."""
+    state = state._replace(
+      step=state.step + 1,
+      augment=augmentation.adjust(self.spec, state.augment, state.step + 1),
+    )
+    return state._replace(
+      g=tracking.tracked(state.g, self.model.g, state.step, self.spec),
+      d=tracking.tracked(state.d, self.model.d, state.step, self.spec),
+    )
 
   def _adam_step(
     self, player: Player, gradients: PyTree, lr: Schedule, images: Array
@@ -274,26 +355,6 @@ class GanStep:
     return player._replace(params=params, optimizer=optimizer), norm
 
 
-def is_used(schedule: Schedule) -> bool:
-  """Whether a penalty of this weight is ever computed."""
-  return schedule.first > 0 or schedule.last > 0
-
-
-def interleave(a: Array, b: Array) -> Array:
-  """[B, ...] twice to [2B, ...]: a0 b0 a1 b1 ..."""
-  stacked = jnp.stack([a, b], axis=1)
-  return stacked.reshape(2 * a.shape[0], *a.shape[1:])
-
-
-def sigmas(name: str, player: Player) -> Scalars:
-  """Tracked singular values, as `g/sigma0/block0.conv1`."""
-  return {
-    f"{name}/sigma{rank}/{path.removesuffix('/kernel').replace('/', '.')}": s
-    for path, spectrum in player.spectra.items()
-    for rank, s in enumerate(spectrum.sigma)
-  }
-
-
 def generate(
   model: GanModel, spec: RunSpec, ema: Average, codes: Codes
 ) -> Array:
@@ -302,11 +363,7 @@ def generate(
   One step of the power iteration is applied and forgotten, as the authors'
   code does in evaluation.
   """
-  params = ema.params
-  if ema.spectra:
-    params, _ = spectral.normalize(
-      params, ema.spectra, spec.model.spectral_epsilon
-    )
+  params, _ = tracking.normalized(ema.params, ema.spectra, model.g, spec)
   variables = {"params": params, "batch_stats": ema.batch_stats}
   images, _ = model.g.apply(variables, codes.latents, codes.labels, train=False)
   return images

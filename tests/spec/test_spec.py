@@ -5,8 +5,15 @@ import json
 
 import pytest
 
-from bigscale.spec import SpecError, from_config, from_json, to_json
-from configs import biggan_imagenet128, fashion_biggan, fashion_r3gan
+from bigscale.spec import (
+  SpecError,
+  choose_preset,
+  from_config,
+  from_json,
+  to_json,
+)
+from bigscale.spec.biggan_deep import PRESETS as DEEP
+from configs import biggan, fashion_biggan, fashion_r3gan
 
 
 def changed(path: str, value: object, base=fashion_r3gan) -> dict:
@@ -44,6 +51,20 @@ def changed(path: str, value: object, base=fashion_r3gan) -> dict:
     ("optim.g_lr", {"first": 1.0}, ("g_lr.last is missing",)),
     ("loss.r1_gamma", -1.0, ("r1_gamma", "-1.0")),
     ("loss.adversarial", "mse", ("'mse'", "'rpgan'", "'hinge'")),
+    ("loss.penalty_interval", 0, ("penalty_interval=0", "every step")),
+    ("loss.label_smoothing", 0.1, ("0.1", "'rpgan'", "least_squares")),
+    ("loss.label_smoothing", 0.7, ("0.7", "[0, 0.5)")),
+    ("loss.g_sigma", {"clamp": -1.0}, ("g_sigma.clamp=-1.0",)),
+    ("loss.g_sigma", {"clamp": 4.0}, ("spectra_interval", "from 16 to 1")),
+    ("augment", {"pipe": "mixup"}, ("'mixup'", "'ada'")),
+    (
+      "augment",
+      {"pipe": "diffaugment", "transforms": ("blit",)},
+      ("'blit'", "color, translation, cutout"),
+    ),
+    ("augment", {"probability": 1.5}, ("1.5", "[0, 1]")),
+    ("augment", {"target": 0.6}, ("target=0.6", "augment.pipe")),
+    ("model.expansion", 0.3, ("expansion=0.3", "whole number")),
     ("mesh", {"data": 0}, ("mesh.data=0",)),
     ("evaluate.num_samples", 1, ("num_samples=1",)),
     ("log.steps", 0, ("log.steps=0",)),
@@ -62,7 +83,9 @@ def test_refusals_name_value_rule_and_remedy(path, value, words):
   [
     ("model.resolution", 48, ("48", "32, 64, 128")),
     ("model.latent_dim", 81, ("81", "4 equal chunks", "80")),
-    ("model.g_attention", (5,), ("5 px",)),
+    ("model.g_attention", (5,), ("5 px", "8, 16, 32")),
+    ("model.d_attention", (32,), ("32 px", "any of 16")),
+    ("model.g_width", 0, ("g_width=0", "96")),
     ("model.num_singular_values", 0, ("num_singular_values=0",)),
   ],
 )
@@ -73,7 +96,43 @@ def test_biggan_refusals(path, value, words):
     assert word in str(refusal.value)
 
 
-@pytest.mark.parametrize("module", [fashion_r3gan, biggan_imagenet128])
+def test_options_that_need_labels_are_refused_without():
+  config = fashion_r3gan.get_config().to_dict()
+  config["model"] |= {"num_classes": 0, "shared_embedding": True}
+  with pytest.raises(SpecError, match=r"shared_embedding=True needs labels"):
+    from_config(config)
+
+
+def test_hierarchical_latents_must_split():
+  config = fashion_r3gan.get_config().to_dict()
+  config["model"] |= {"hierarchical": True, "latent_dim": 64}
+  with pytest.raises(SpecError, match=r"latent_dim=64 .* 3 equal.*use 63"):
+    from_config(config)
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "words"),
+  [
+    ("resolution", 32, ("32", "64, 128, 256, 512")),
+    ("g_attention", (100,), ("100 px", "8, 16, 32, 64, 128")),
+    ("d_attention", (128,), ("128 px",)),
+    ("g_width", 6, ("g_width=6", "multiple of 4")),
+    ("d_depth", 0, ("d_depth=0",)),
+  ],
+)
+def test_biggan_deep_refusals(field, value, words):
+  with pytest.raises(SpecError) as refusal:
+    dataclasses.replace(DEEP["128"], **{field: value})
+  for word in words:
+    assert word in str(refusal.value)
+
+
+def test_an_unknown_preset_lists_those_there_are():
+  with pytest.raises(SpecError, match=r"'1024'.*128, 256, 512"):
+    choose_preset(DEEP, "1024", "BigGAN-deep")
+
+
+@pytest.mark.parametrize("module", [fashion_r3gan, biggan])
 def test_json_round_trip(module):
   spec = from_config(module.get_config())
   assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
@@ -92,7 +151,7 @@ def test_a_number_is_a_constant_schedule():
 
 def test_steps_follow_from_images():
   """BigGAN shows two batches a step to D; RpGAN reads one more for G."""
-  paper = from_config(biggan_imagenet128.get_config())
+  paper = from_config(biggan.get_config("128"))
   assert paper.images_per_step == 4096
   assert paper.batches_per_step == 2
   assert paper.total_steps == 150_000

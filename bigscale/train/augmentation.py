@@ -1,0 +1,66 @@
+"""How often D's images are augmented: fixed, scheduled or adaptive.
+
+Adaptive (Karras et al. 2020b, sec. 3): the mean sign of D's logits on reals
+says how far D overfits; every few steps the probability moves towards the
+value at which that sign comes to the target.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from bigscale.spec import RunSpec
+from bigscale.train import optim
+from bigscale.types import Array
+
+
+class AugmentState(NamedTuple):
+  """What the adaptive probability remembers; idle otherwise.
+
+  Attributes:
+    probability: [] in [0, 1], of each transform.
+    sign_sum: [] of the mean signs of D's logits on reals since the last
+      adjustment, one for every D update.
+  """
+
+  probability: Array
+  sign_sum: Array
+
+
+def init(spec: RunSpec) -> AugmentState:
+  """Before the first step."""
+  first = jnp.asarray(spec.augment.probability.first, jnp.float32)
+  return AugmentState(first, jnp.zeros((), jnp.float32))
+
+
+def probability(spec: RunSpec, state: AugmentState, images: Array) -> Array:
+  """[] of this step, after so many images."""
+  if spec.augment.target is not None:
+    return state.probability
+  return optim.value(spec.augment.probability, images)
+
+
+def observe(state: AugmentState, mean_sign: Array) -> AugmentState:
+  """Notes the mean sign of D's logits on reals, [] in [-1, 1]."""
+  total = state.sign_sum + mean_sign.astype(jnp.float32)
+  return state._replace(sign_sum=total)
+
+
+def adjust(
+  spec: RunSpec, state: AugmentState, steps_done: Array
+) -> AugmentState:
+  """Moves the probability, at most by interval / target_kimg."""
+  augment = spec.augment
+  if augment.target is None:
+    return state._replace(sign_sum=jnp.zeros_like(state.sign_sum))
+  interval = augment.target_interval
+  mean_sign = state.sign_sum / (interval * spec.optim.d_steps)
+  stride = spec.images_per_step * interval / (1000 * augment.target_kimg)
+  moved = jnp.clip(
+    state.probability + stride * jnp.sign(mean_sign - augment.target), 0, 1
+  )
+  due = steps_done % interval == 0
+  return AugmentState(
+    jnp.where(due, moved, state.probability),
+    jnp.where(due, 0, state.sign_sum),
+  )

@@ -1,0 +1,62 @@
+"""The singular values of a player: those that normalize, and those followed.
+
+A weight with spectral norm takes a power step in every forward pass in
+training, as in the authors' code. The others take one every
+`model.spectra_interval` steps, for the record alone.
+"""
+
+from jax import lax
+
+from bigscale.ops import spectral
+from bigscale.spec import RunSpec
+from bigscale.train.state import Player
+from bigscale.types import Array, Network, PyTree
+
+
+def epsilon(spec: RunSpec) -> float:
+  """Of the power iteration; models without spectral norm name none."""
+  return getattr(spec.model, "spectral_epsilon", 1e-12)
+
+
+def normalized(
+  params: PyTree, spectra: spectral.Spectra, network: Network, spec: RunSpec
+) -> tuple[PyTree, spectral.Spectra]:
+  """Spectral norm where the network has it, and all spectra, one step on."""
+  under_norm = {
+    path: spectrum
+    for path, spectrum in spectra.items()
+    if network.spectral(path)
+  }
+  if not under_norm:
+    return params, spectra
+  params, stepped = spectral.normalize(params, under_norm, epsilon(spec))
+  return params, {**spectra, **stepped}
+
+
+def tracked(
+  player: Player, network: Network, step: Array, spec: RunSpec
+) -> Player:
+  """One power step for the weights without spectral norm, when due."""
+  free = {
+    path: spectrum
+    for path, spectrum in player.spectra.items()
+    if not network.spectral(path)
+  }
+  if not free:
+    return player
+  stepped = lax.cond(
+    step % spec.model.spectra_interval == 0,
+    lambda spectra: spectral.track(player.params, spectra, epsilon(spec)),
+    lambda spectra: spectra,
+    free,
+  )
+  return player._replace(spectra={**player.spectra, **stepped})
+
+
+def sigmas(name: str, player: Player) -> dict[str, Array]:
+  """Tracked singular values, as `g/sigma0/block0.conv1`."""
+  return {
+    f"{name}/sigma{rank}/{path.removesuffix('/kernel').replace('/', '.')}": s
+    for path, spectrum in player.spectra.items()
+    for rank, s in enumerate(spectrum.sigma)
+  }
