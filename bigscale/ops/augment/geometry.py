@@ -1,0 +1,137 @@
+"""Random motions of the plane, as inverse homogeneous matrices.
+
+A motion is held as the [B, 3, 3] matrix that takes (x, y, 1) of the output to
+the input, both in pixels about the image's centre, y downwards. The first
+operation on the image is therefore the leftmost factor.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigscale.ops.augment import draws
+from bigscale.types import Array
+
+_WHOLE_TRANSLATION = 0.125  # Farthest, of the side.
+_SCALE_STD = 0.2  # Of log2.
+_ANISOTROPY_STD = 0.2  # Of log2.
+_TRANSLATION_STD = 0.125  # Of the side.
+
+
+class Motion(NamedTuple):
+  """What was drawn for a batch.
+
+  Attributes:
+    inverse_b33: [B, 3, 3] float32, output to input.
+    drawn_b: [B] bool; where false, the matrix is the identity.
+  """
+
+  inverse_b33: Array
+  drawn_b: Array
+
+
+def compose(*inverses_b33: Array) -> Array:
+  """The product; the first operation on the image comes first."""
+  product = inverses_b33[0]
+  for inverse in inverses_b33[1:]:
+    # Matrix units round to bfloat16 by default: a pixel's width at 256 px.
+    product = jnp.matmul(product, inverse, precision=jax.lax.Precision.HIGHEST)
+  return product
+
+
+def identity(batch: int) -> Array:
+  """[batch, 3, 3]."""
+  return jnp.broadcast_to(jnp.eye(3, dtype=jnp.float32), (batch, 3, 3))
+
+
+def translate(x_b: Array, y_b: Array) -> Array:
+  """Moves the image by (x, y) pixels."""
+  return _matrix((1, 0, -x_b), (0, 1, -y_b), (0, 0, 1))
+
+
+def scale(x_b: Array, y_b: Array) -> Array:
+  """Makes the image larger by these factors."""
+  return _matrix((1 / x_b, 0, 0), (0, 1 / y_b, 0), (0, 0, 1))
+
+
+def rotate(theta_b: Array) -> Array:
+  """Turns the image counterclockwise, as seen, by theta radians."""
+  cos, sin = jnp.cos(theta_b), jnp.sin(theta_b)
+  return _matrix((cos, -sin, 0), (sin, cos, 0), (0, 0, 1))
+
+
+def draw_blit(u_b7: Array, side: int, probability: Array | float) -> Motion:
+  """X-flip, quarter turns, then a whole translation, by pixels.
+
+  Each is drawn with this probability, and may then still be none: flips are
+  even, of four turns one is none, translations are uniform up to an eighth.
+
+  Args:
+    u_b7: [B, 7] uniform in [0, 1).
+    side: of the image, pixels.
+    probability: [] in [0, 1].
+  """
+  u = u_b7.T
+  flipping, turning, moving = u[:3] < probability
+  flip = jnp.where(flipping, draws.whole(u[3], 2), 0)
+  turns = jnp.where(turning, draws.whole(u[4], 4), 0)
+  far = jnp.round((2 * u[5:] - 1) * (_WHOLE_TRANSLATION * side))
+  shift = jnp.where(moving[None], far, 0.0)
+  inverse = compose(
+    scale(1 - 2 * flip, jnp.ones_like(flip)),
+    jnp.round(rotate(jnp.pi / 2 * turns)),
+    translate(shift[0], shift[1]),
+  )
+  return Motion(inverse, flipping | turning | moving)
+
+
+def draw_geometric(
+  u_b11: Array, side: int, probability: Array | float
+) -> Motion:
+  """Scaling, rotation, anisotropic scaling, rotation, translation.
+
+  Scales are log2-normal, angles uniform over the circle, translations normal.
+  The rotations before and after the anisotropic scaling are drawn with
+  1 - sqrt(1 - p) each, so that either occurs with probability p.
+
+  Args:
+    u_b11: [B, 11] uniform in [0, 1).
+    side: of the image, pixels.
+    probability: [] in [0, 1].
+  """
+  u = u_b11.T
+  once = 1 - jnp.sqrt(jnp.clip(1 - probability, 0, 1))
+  scaling, stretching, moving = u[:3] < probability
+  turning_before, turning_after = u[3:5] < once
+  normal_size, normal_stretch, *normal_shift = draws.normal(u[5:9])
+  angles = draws.angle(u[9:])
+  size = jnp.where(scaling, jnp.exp2(_SCALE_STD * normal_size), 1.0)
+  before = jnp.where(turning_before, angles[0], 0.0)
+  stretch = jnp.exp2(_ANISOTROPY_STD * normal_stretch)
+  stretch = jnp.where(stretching, stretch, 1.0)
+  after = jnp.where(turning_after, angles[1], 0.0)
+  x, y = (
+    jnp.where(moving, _TRANSLATION_STD * side * shift, 0.0)
+    for shift in normal_shift
+  )
+  inverse = compose(
+    scale(size, size),
+    rotate(before),
+    scale(stretch, 1 / stretch),
+    rotate(after),
+    translate(x, y),
+  )
+  drawn = scaling | turning_before | stretching | turning_after | moving
+  return Motion(inverse, drawn)
+
+
+def _matrix(*rows: tuple[Array | float, ...]) -> Array:
+  """[B, 3, 3] float32 of entries that are [B] or numbers."""
+  batch = next(jnp.shape(v) for row in rows for v in row if jnp.ndim(v))
+  entries = [
+    jnp.broadcast_to(jnp.asarray(v, jnp.float32), batch)
+    for row in rows
+    for v in row
+  ]
+  return jnp.stack(entries, axis=-1).reshape(*batch, 3, 3)
