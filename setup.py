@@ -40,11 +40,14 @@ setup(
     "absl-py",
     "numpy>=2.0",
     "scipy",  # jax needs it too
+    "safetensors>=0.5",  # half a megabyte, and what weights are shared in
+    "flatbuffers",  # jax.export serializes with it, undeclared
     "pillow",  # decodes records, writes sample grids
     "matplotlib",  # curves of the report
     "tqdm",  # progress bar; etils and tensorflow-datasets need it too
   ],
   extras_require={
+    "torch": ["torch"],  # reads .pth, .pt and .bin files
     # clu's writers need both.
     "tensorboard": ["tensorflow-cpu", "tensorboard"],
     "test": ["pytest", "ruff", "nbclient", "nbformat", "ipykernel"],

@@ -25,7 +25,8 @@ RULES = (
   (r"data/.*", ("data",)),
   (r"sampling/latents", ("ops",)),
   (r"sampling/grid", ()),
-  (r"sampling/.*", ("sampling/latents", "models", "parallel")),
+  (r"sampling/sheets", ("sampling",)),
+  (r"sampling/.*", ("sampling/latents", "models", "ops", "parallel")),
   (
     r"metrics/(classifier|classifier_store|cache)",
     ("metrics", "ops", "data", "parallel"),
@@ -36,15 +37,20 @@ RULES = (
   ),
   (r"metrics/.*", ("metrics", "ops")),
   (r"report/.*", ("report",)),
+  # What makes or reads a whole run.
+  (r"interop/(assemble|export)", ("interop", "models", "train", "ops")),
   (
     r"interop/.*",
     ("interop", "models", "train/state", "train/checkpoint", "ops"),
   ),
   (
-    r"train/(state|optim|step|build)",
+    r"train/(state|optim|augmentation|judge|tracking|step|build)",
     (
       "train/state",
       "train/optim",
+      "train/augmentation",
+      "train/judge",
+      "train/tracking",
       "train/step",
       "models",
       "losses",
@@ -55,6 +61,10 @@ RULES = (
   ),
   (r"train/checkpoint", ("train/state", "parallel")),
   (r"train/(folder|logging)", ()),
+  (
+    r"train/init_from",
+    ("train/folder", "train/build", "train/checkpoint", "train/state"),
+  ),
   (
     r"train/(hooks|loop)",
     ("train", "metrics", "sampling", "data", "parallel", "report"),

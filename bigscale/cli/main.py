@@ -1,6 +1,7 @@
 """The `bigscale` program: finds the subcommand and answers for its errors."""
 
 import importlib
+import keyword
 import os
 import sys
 import traceback
@@ -9,13 +10,16 @@ from collections.abc import Sequence
 from bigscale.parallel.environment import prepare_cpu
 from bigscale.spec import SpecError
 
-# In the order of a first visit. Each is a module `bigscale.cli.NAME` with a
-# docstring (the help), FLAGS and `run() -> int`.
+# In the order of a first visit. Each is a module `bigscale.cli.NAME` (`NAME_`
+# for a word of Python's own) with a docstring (the help), FLAGS and
+# `run(*arguments) -> int`, of which it takes MAX_ARGUMENTS, none by default.
 COMMANDS = {
   "train": "train a GAN, or resume a training",
   "sample": "draw images from a trained generator",
   "evaluate": "score a trained generator",
   "report": "write a run's report.html",
+  "import": "make a run of another implementation's weights",
+  "export": "write a trained generator as a StableHLO program",
 }
 
 DONE, BUG, USAGE, DIVERGED = 0, 1, 2, 3
@@ -47,7 +51,8 @@ def _answer(name: str, argv: list[str]) -> int:
   """Parses flags, runs, and turns exceptions into exit codes."""
   from absl import flags, logging
 
-  command = importlib.import_module(f"bigscale.cli.{name}")
+  module = f"{name}_" if keyword.iskeyword(name) else name
+  command = importlib.import_module(f"bigscale.cli.{module}")
   logging.use_absl_handler()
   # Orbax alone says dozens of lines at INFO.
   logging.set_verbosity(logging.WARNING)
@@ -62,20 +67,21 @@ def _answer(name: str, argv: list[str]) -> int:
   try:
     rest = command.FLAGS(argv)
   except flags.Error as error:
-    return _refuse(_without_traceback(str(error)))
+    return _refuse(_flag_error(error, argv))
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     # How ml_collections answers an override of what is not in the config.
     return _refuse(
       f"--config has no setting {error} of that kind; only what the config "
       "file sets can be overridden, with a value of the same type"
     )
-  if len(rest) > 1:
+  arguments, extra = rest[1:], rest[1 + getattr(command, "MAX_ARGUMENTS", 0) :]
+  if extra:
     return _refuse(
-      f"unexpected argument {rest[1]!r}; options are written --name=value "
+      f"unexpected argument {extra[0]!r}; options are written --name=value "
       f"(see bigscale {name} --help)"
     )
   try:
-    return command.run()
+    return command.run(*arguments)
   except (SpecError, *_input_errors()) as error:
     return _refuse(str(error))
   except KeyboardInterrupt:
@@ -95,8 +101,20 @@ def _input_errors() -> tuple[type[Exception], ...]:
   return (ReportError,)
 
 
-def _without_traceback(message: str) -> str:
-  """A config file that fails is quoted by its last line, where the cause is."""
+def _flag_error(error: Exception, argv: list[str]) -> str:
+  """What is wrong with the flags, in one line.
+
+  A config file that refuses its argument is quoted; one that fails, by the
+  last line, where the cause is.
+  """
+  message, chain = str(error), [error]
+  while chain[-1].__context__:
+    chain.append(chain[-1].__context__)
+  # ml_collections wraps an error in others of its type; the first is the last.
+  refusals = [cause for cause in chain if isinstance(cause, SpecError)]
+  if refusals:
+    config = next((arg for arg in argv if arg.startswith("--config=")), "")
+    return f"{config}: {refusals[-1]}"
   before, found, after = message.partition("Traceback (most recent call last)")
   if not found:
     return message

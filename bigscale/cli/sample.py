@@ -3,13 +3,28 @@ r"""Draw images from a trained generator's moving average.
   bigscale sample --workdir=runs/fashion --out=sheet.png
   bigscale sample --workdir=runs/fashion --labels=3,7 --truncation=0.5 \
       --num=64 --seed=1 --out=dresses.npz
+  bigscale sample --workdir=runs/fashion --interpolate=latents --out=walk.png
+  bigscale sample --workdir=runs/fashion --interpolate=classes \
+      --labels=3,7,8 --columns=10 --out=morph.png
+  bigscale sample --workdir=runs/fashion --class_grid=rows --out=classes.png
+  bigscale sample --workdir=runs/fashion --truncation_sweep=2,1,0.5,0.04 \
+      --standing_batches=100 --out=sweep.png
 
-A .png is a grid; a .npz holds `images` [N, H, W, C] uint8 and `labels` [N].
+A .png is a grid, of more than 25 classes several (F-01.png, F-02.png ...); a
+.npz holds `images` [N, H, W, C] uint8 and `labels` [N] (between classes: the
+shares of each, [N, classes]), and of a sheet its `columns`.
 """
 
+import functools
+import math
 import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import flags
+
+from bigscale.cli.common import Trained, load, require_flag
+from bigscale.spec import ModelSpec, SpecError, require
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
@@ -18,7 +33,11 @@ flags.DEFINE_integer(
   "step", None, "checkpoint to use; the newest by default", flag_values=FLAGS
 )
 flags.DEFINE_integer(
-  "num", 64, "how many images", lower_bound=1, flag_values=FLAGS
+  "num",
+  64,
+  "how many images, where no sheet is asked for",
+  lower_bound=1,
+  flag_values=FLAGS,
 )
 flags.DEFINE_integer("seed", 0, "of the latents", flag_values=FLAGS)
 flags.DEFINE_list(
@@ -30,33 +49,112 @@ flags.DEFINE_float(
   "resample latents beyond this value: less variety, more fidelity",
   flag_values=FLAGS,
 )
-flags.DEFINE_integer(
-  "columns", 0, "of the grid; about a square by default", flag_values=FLAGS
+flags.DEFINE_enum(
+  "interpolate",
+  None,
+  ["latents", "classes"],
+  "sheet: every row walks from one latent or class to another",
+  flag_values=FLAGS,
 )
+flags.DEFINE_enum(
+  "path",
+  "spherical",
+  ["spherical", "linear"],
+  "of --interpolate=latents",
+  flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+  "class_grid",
+  None,
+  ["rows", "columns"],
+  "sheet: every class takes a row or a column",
+  flag_values=FLAGS,
+)
+flags.DEFINE_list(
+  "truncation_sweep",
+  None,
+  "sheet: a row for each threshold; the paper's are 2,1,0.5,0.04",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "rows",
+  8,
+  "walks of --interpolate, images a class of --class_grid=columns",
+  lower_bound=1,
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "columns",
+  None,
+  "of the grid, about a square by default; of a sheet, 8: steps of a walk, "
+  "images a class or a threshold",
+  lower_bound=1,
+  flag_values=FLAGS,
+)
+flags.DEFINE_bool(
+  "same_latents",
+  False,
+  "all classes of --class_grid, or all rows of --interpolate=classes, show "
+  "the same latents",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "standing_batches",
+  0,
+  "normalize by the mean statistics of so many batches of the same "
+  "truncation (the paper: 100); 0 takes the running ones of training",
+  lower_bound=0,
+  flag_values=FLAGS,
+)
+
+# What each kind of sheet can be told; "" is the plain grid.
+_OPTIONS = {
+  "": ("num", "columns", "truncation"),
+  "interpolate=latents": ("rows", "columns", "truncation", "path"),
+  "interpolate=classes": ("rows", "columns", "truncation", "same_latents"),
+  "class_grid=rows": ("columns", "truncation", "same_latents"),
+  "class_grid=columns": ("rows", "truncation", "same_latents"),
+  "truncation_sweep": ("columns",),
+}
+_SHEET_COLUMNS = 8
+# More of them than this in one picture are hard to look at.
+_CLASSES_A_PAGE = 25
 
 
 def run() -> int:
-  """Draws and writes one file."""
+  """Draws and writes one file, or one a page."""
+  workdir = require_flag(FLAGS, "workdir", "runs/first")
+  out = _out(pathlib.Path(require_flag(FLAGS, "out", "samples.png")))
+  kind = _kind()
+  labels = _numbers("labels", int, "whole numbers, like 3,7")
+  thresholds = _numbers("truncation_sweep", float, "numbers, like 2,1,0.5,0.04")
+  trained = load(workdir, FLAGS.step)
+  model = trained.spec.model
+  if not kind:
+    _plain(trained, out, labels)
+  elif kind == "truncation_sweep":
+    _sheets(trained, out, [_sweep(model, labels, thresholds)])
+  elif kind.startswith("class_grid"):
+    paged = out.suffix == ".png"
+    _sheets(trained, out, list(_class_grids(model, labels, paged)))
+  else:
+    _sheets(trained, out, [_walks(model, labels)])
+  return 0
+
+
+def _plain(
+  trained: Trained, out: pathlib.Path, labels: list[int] | None
+) -> None:
+  """Writes --num images."""
   import numpy as np
 
-  from bigscale.cli.common import load, require_flag
-  from bigscale.sampling import grid
-  from bigscale.sampling.sample import check_labels, sample
-  from bigscale.spec import SpecError
+  from bigscale.sampling.sample import Samples, check_labels, sample
 
-  workdir = require_flag(FLAGS, "workdir", "runs/first")
-  out = pathlib.Path(require_flag(FLAGS, "out", "samples.png"))
-  if out.suffix not in (".png", ".npz"):
-    raise SpecError(f"--out={out} must end in .png or .npz")
-  if not out.absolute().parent.is_dir():
-    raise SpecError(f"--out={out}: there is no folder {out.parent}")
-  labels = _labels(FLAGS.labels)
-  trained = load(workdir, FLAGS.step)
   check_labels(trained.spec.model, labels)
   batches = list(
     sample(
       trained.built.sample,
-      trained.ema,
+      _averages(trained)(FLAGS.truncation),
       trained.spec.model,
       count=FLAGS.num,
       batch_size=min(FLAGS.num, trained.spec.evaluate.batch_size),
@@ -65,26 +163,160 @@ def run() -> int:
       truncation=FLAGS.truncation,
     )
   )
-  images = np.concatenate([batch.images for batch in batches])
-  drawn = np.concatenate([batch.labels for batch in batches])
+  drawn = Samples(*map(np.concatenate, zip(*batches, strict=True)))
+  _write(out, trained, drawn, FLAGS.columns or math.ceil(math.sqrt(FLAGS.num)))
+
+
+def _sheets(trained: Trained, out: pathlib.Path, pages: list[list]) -> None:
+  """Writes each page of rows, to `out` itself where there is one."""
+  from bigscale.sampling.sheets import draw_sheet
+
+  averages = _averages(trained)
+  digits = max(2, len(str(len(pages))))
+  for number, rows in enumerate(pages, start=1):
+    page = out
+    if len(pages) > 1:
+      page = out.with_stem(f"{out.stem}-{number:0{digits}d}")
+    drawn = draw_sheet(trained.built.sample, averages, rows)
+    _write(page, trained, drawn, len(rows[0].labels))
+
+
+def _averages(trained: Trained) -> Callable[[float | None], Any]:
+  """The weights to sample with under a threshold."""
+  from bigscale.sampling.standing import standing_statistics
+
+  @functools.cache
+  def average(threshold: float | None) -> Any:
+    return standing_statistics(
+      trained.spec.model,
+      trained.built.mesh.devices.flat[0].platform,
+      trained.ema,
+      batches=FLAGS.standing_batches,
+      batch_size=trained.spec.evaluate.batch_size,
+      truncation=threshold,
+    )
+
+  return average
+
+
+def _walks(model: ModelSpec, labels: list[int] | None) -> list:
+  """Rows of --interpolate."""
+  from bigscale.sampling import sheets
+
+  rows = FLAGS.rows
+  shape = {
+    "columns": FLAGS.columns or _SHEET_COLUMNS,
+    "seed": FLAGS.seed,
+    "labels": labels,
+    "truncation": FLAGS.truncation,
+  }
+  if FLAGS.interpolate == "latents":
+    return sheets.latent_interpolation(
+      model, rows=rows, path=FLAGS.path, **shape
+    )
+  if not FLAGS["rows"].present and labels:
+    rows = max(1, len(labels) - 1)
+  return sheets.class_interpolation(
+    model, rows=rows, same_latents=FLAGS.same_latents, **shape
+  )
+
+
+def _class_grids(
+  model: ModelSpec, labels: list[int] | None, paged: bool
+) -> Iterator[list]:
+  """Rows of --class_grid, a page of classes at a time."""
+  from bigscale.sampling import sheets
+
+  along = FLAGS.class_grid
+  count = FLAGS.rows
+  if along == "rows":
+    count = FLAGS.columns or _SHEET_COLUMNS
+  classes = labels or list(range(model.num_classes))
+  size = _CLASSES_A_PAGE if paged else max(1, len(classes))
+  pages = [classes[i : i + size] for i in range(0, len(classes), size)]
+  # A model without classes is refused by the sheet.
+  for page in pages or [None]:
+    yield sheets.class_grid(
+      model,
+      images_per_class=count,
+      seed=FLAGS.seed,
+      labels=page,
+      truncation=FLAGS.truncation,
+      same_latents=FLAGS.same_latents,
+      along=along,
+    )
+
+
+def _sweep(
+  model: ModelSpec, labels: list[int] | None, thresholds: list[float]
+) -> list:
+  """Rows of --truncation_sweep."""
+  from bigscale.sampling import sheets
+
+  return sheets.truncation_sweep(
+    model,
+    thresholds=thresholds,
+    columns=FLAGS.columns or _SHEET_COLUMNS,
+    seed=FLAGS.seed,
+    labels=labels,
+  )
+
+
+def _write(
+  out: pathlib.Path, trained: Trained, drawn: Any, columns: int
+) -> None:
+  """Writes images [N, H, W, C] and labels, and says so."""
+  import numpy as np
+
+  from bigscale.sampling import grid
+
   if out.suffix == ".npz":
-    np.savez_compressed(out, images=images, labels=drawn)
+    np.savez_compressed(
+      out, images=drawn.images, labels=drawn.labels, columns=columns
+    )
   else:
-    columns = FLAGS.columns or int(np.ceil(np.sqrt(len(images))))
     scale = grid.view_scale(trained.spec.model.resolution)
-    grid.save_png(out, images, min(columns, len(images)), scale)
-  print(f"{len(images)} images of step {trained.step}: {out}")
-  return 0
+    grid.save_png(out, drawn.images, columns, scale)
+  print(f"{len(drawn.images)} images of step {trained.step}: {out}")
 
 
-def _labels(texts: list[str] | None) -> list[int] | None:
-  from bigscale.spec import SpecError
+def _out(out: pathlib.Path) -> pathlib.Path:
+  """Refuses a file that cannot be written, before anything is loaded."""
+  if out.suffix not in (".png", ".npz"):
+    raise SpecError(f"--out={out} must end in .png or .npz")
+  if not out.absolute().parent.is_dir():
+    raise SpecError(f"--out={out}: there is no folder {out.parent}")
+  return out
 
-  if not texts:
+
+def _kind() -> str:
+  """The sheet asked for, a key of `_OPTIONS`; nothing it cannot be told."""
+  sheets = ("interpolate", "class_grid", "truncation_sweep")
+  given = [name for name in sheets if FLAGS[name].value is not None]
+  require(
+    len(given) <= 1,
+    f"--{' and --'.join(given)} are different sheets; give one of them",
+  )
+  kind = given[0] if given else ""
+  if kind in ("interpolate", "class_grid"):
+    kind = f"{kind}={FLAGS[kind].value}"
+  for option in sorted({name for names in _OPTIONS.values() for name in names}):
+    known = _OPTIONS[kind]
+    require(
+      not FLAGS[option].present or option in known,
+      f"--{option} has no meaning "
+      f"{f'for --{kind}' if kind else 'without a sheet'}; leave it out, or "
+      f"use {', '.join(f'--{name}' for name in known)}",
+    )
+  return kind
+
+
+def _numbers(flag: str, kind: type, what: str) -> list[Any] | None:
+  """The numbers in a list; None where it was not given."""
+  texts = FLAGS[flag].value
+  if texts is None:
     return None
   try:
-    return [int(text) for text in texts]
+    return [kind(text) for text in texts]
   except ValueError as error:
-    raise SpecError(
-      f"--labels={','.join(texts)} must be whole numbers, like 3,7"
-    ) from error
+    raise SpecError(f"--{flag}={','.join(texts)} must be {what}") from error

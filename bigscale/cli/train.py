@@ -3,6 +3,8 @@ r"""Train a GAN; started again on the same folder, it resumes.
   bigscale train --config=configs/fashion_r3gan.py --workdir=runs/fashion
   bigscale train --config=configs/fashion_r3gan.py --workdir=runs/longer \
       --config.total_kimg=500 --config.optim.g_lr.first=1e-3
+  bigscale train --config=configs/fashion_r3gan.py --workdir=runs/second \
+      --init_from=runs/fashion
 
 A config is a Python file with a function `get_config`; any value in it can be
 set with --config.NAME=VALUE. `--config=FILE:ARG` calls `get_config(ARG)`.
@@ -22,6 +24,13 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_string(
   "workdir", None, "folder of the run, made if need be", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "init_from",
+  None,
+  "folder of another run of the same model: a new run starts from its newest "
+  "weights and average, with fresh optimizers; a run that resumes ignores it",
+  flag_values=FLAGS,
 )
 flags.DEFINE_integer(
   "virtual_devices",
@@ -45,7 +54,7 @@ def run() -> int:
   from bigscale.report import write_report
   from bigscale.train.loop import train
 
-  result = train(spec, workdir, sys.argv)
+  result = train(spec, workdir, sys.argv, FLAGS.init_from)
   if multihost.is_main():
     report = write_report(result.folder.path)
     for name, score in result.scores.items():

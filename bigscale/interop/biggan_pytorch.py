@@ -1,60 +1,21 @@
-"""State dicts of BigGAN-PyTorch (the authors' code), as our networks.
+"""State dicts of BigGAN-PyTorch's `BigGAN` (the authors' code), as ours."""
 
-Trackers of singular values come along: `u0`, `sv0` and, where the file has
-them, those of the lower ranks. A layer has no more of them than its smaller
-side; theirs hold zeros and NaN beyond it, which are not read.
-"""
-
-import re
-from collections.abc import Mapping
-
-import jax
-import numpy as np
-
+from bigscale.interop import biggan_deep_pytorch, biggan_sizes
+from bigscale.interop import biggan_state_dict as state_dict
 from bigscale.interop.tensors import (
-  CONV,
-  DENSE,
-  SAME,
-  Layout,
+  Shapes,
   Source,
   Tensors,
+  TensorsError,
   Weights,
-  fetch,
+  shapes_of,
+  sizes,
 )
 from bigscale.models import biggan
-from bigscale.ops import spectral
-from bigscale.ops.spectral import Spectra, Spectrum, flatten, unflatten
-from bigscale.spec import BigganSpec
-from bigscale.types import Array, Network, Variables
+from bigscale.spec import BigganDeepSpec, BigganSpec
+from bigscale.spec.biggan import d_sides, g_sides
 
-_RENAMES = (
-  (r"block(\d+)/norm(\d)/norm/(mean|var)", r"blocks.\1.0.bn\2.stored_\3"),
-  (r"block(\d+)/norm(\d)/(gain|bias)", r"blocks.\1.0.bn\2.\3"),
-  (r"block(\d+)/shortcut", r"blocks.\1.0.conv_sc"),
-  (r"block(\d+)/(conv\d)", r"blocks.\1.0.\2"),
-  (r"attention(\d+)/(theta|phi|g|o|gamma)", r"blocks.\1.1.\2"),
-  (r"output_norm/norm/(mean|var)", r"output_layer.0.stored_\1"),
-  (r"output_norm/(gain|bias)", r"output_layer.0.\1"),
-  (r"to_rgb", r"output_layer.2"),
-  (r"projection", r"embed"),
-  (r"(shared|linear)", r"\1"),
-)
-
-
-def _from_first_map(x: np.ndarray) -> np.ndarray:
-  """Rows (C, 4, 4), then any axes, to rows (4, 4, C)."""
-  return np.moveaxis(x.reshape(-1, 4, 4, *x.shape[1:]), 0, 2).reshape(x.shape)
-
-
-def _to_first_map(x: np.ndarray) -> np.ndarray:
-  return np.moveaxis(x.reshape(4, 4, -1, *x.shape[1:]), 2, 0).reshape(x.shape)
-
-
-# G's first layer makes a map whose channels they keep outermost.
-_FIRST_VECTOR = Layout(_from_first_map, _to_first_map)
-_FIRST_DENSE = Layout(
-  lambda x: _from_first_map(x).T, lambda x: _to_first_map(x.T)
-)
+FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN, G and D"
 
 
 def generator(spec: BigganSpec, tensors: Tensors) -> Weights:
@@ -68,116 +29,125 @@ def generator(spec: BigganSpec, tensors: Tensors) -> Weights:
   Raises:
     TensorsError: names every missing, extra and misshaped tensor.
   """
-  return _weights(biggan.make(spec, "cpu").g, spec, tensors, "g")
+  return state_dict.load(_shapes(spec, "g"), "g", state_dict.COMMON, tensors)
 
 
 def discriminator(spec: BigganSpec, tensors: Tensors) -> Weights:
   """The authors' `Discriminator.state_dict()` as ours; see `generator`."""
-  return _weights(biggan.make(spec, "cpu").d, spec, tensors, "d")
+  return state_dict.load(_shapes(spec, "d"), "d", state_dict.COMMON, tensors)
 
 
-def source(path: str, ndim: int, player: str) -> Source:
-  """Where a parameter or a statistic of ours lies in their file.
+def g_sources(spec: BigganSpec) -> dict[str, Source]:
+  """Where each parameter and statistic of our G lies in their file."""
+  return state_dict.sources(_shapes(spec, "g"), "g", state_dict.COMMON)
+
+
+def d_sources(spec: BigganSpec) -> dict[str, Source]:
+  """The same for D."""
+  return state_dict.sources(_shapes(spec, "d"), "d", state_dict.COMMON)
+
+
+def infer_spec(
+  g_tensors: Tensors, d_tensors: Tensors | None = None
+) -> BigganSpec | BigganDeepSpec:
+  """The model that a file holds, read off its names and shapes.
+
+  Epsilons, which no file has, are those of the authors' scripts: 1e-5 in batch
+  norm and 1e-6 in spectral norm.
 
   Args:
-    path: of ours, "block0/conv1/kernel".
-    ndim: its number of axes.
-    player: `g` or `d`.
+    g_tensors: the authors' `Generator.state_dict()`, of either model.
+    d_tensors: their `Discriminator.state_dict()`; without it D is taken to be
+      as wide as G and to have attention at the same resolutions.
+
+  Raises:
+    TensorsError: the tensors are of no such model.
   """
-  is_first = player == "g" and path.startswith("linear/")
-  if path.endswith("kernel"):
-    if is_first:
-      layout = _FIRST_DENSE
-    else:
-      layout = CONV if ndim == 4 else DENSE
-  else:
-    layout = _FIRST_VECTOR if is_first else SAME
-  return Source(their_name(path), layout)
-
-
-def their_name(path: str) -> str:
-  """From "block0/conv1/kernel" to "blocks.0.0.conv1.weight"."""
-  owner, _, leaf = path.rpartition("/")
-  # Gains, statistics and the like are leaves of their own there, too.
-  endings = {"kernel": ".weight", "embedding": ".weight", "bias": ".bias"}
-  for name, ending in ((path, ""), (owner, endings.get(leaf, ""))):
-    for pattern, replacement in _RENAMES:
-      match = re.fullmatch(pattern, name)
-      if match:
-        return match.expand(replacement) + ending
-  raise KeyError(path)
-
-
-def _weights(
-  network: Network, spec: BigganSpec, tensors: Tensors, player: str
-) -> Weights:
-  def init(key: Array) -> tuple[Variables, Spectra]:
-    variables = network.init(key)
-    return variables, spectral.init(
-      key, variables["params"], network.spectral, spec.num_singular_values
-    )
-
-  variables, spectra = jax.eval_shape(init, jax.random.key(0))
-  params = flatten(variables["params"])
-  stats = flatten(variables["batch_stats"])
-  shapes = params | stats
-  sources = {
-    path: source(path, leaf.ndim, player) for path, leaf in shapes.items()
-  }
-  tracked, tracker_shapes = _trackers(spectra, player)
-  leaves = fetch(
-    tensors,
-    sources | tracked,
-    shapes | tracker_shapes,
-    ignored=_other_trackers(tensors, sources, spectra),
+  if "blocks.0.0.conv4.weight" in g_tensors:
+    return biggan_deep_pytorch.infer_spec(g_tensors, d_tensors)
+  state_dict.require_generator(g_tensors)
+  count = state_dict.number_of(g_tensors, r"blocks\.(\d+)\.0\.conv1\.weight")
+  outputs = [
+    sizes(g_tensors, f"blocks.{i}.0.conv1.weight", 4)[0] for i in range(count)
+  ]
+  resolution, width, _ = biggan_sizes.of_generator(outputs)
+  attention = tuple(
+    g_sides(resolution)[i]
+    for i in state_dict.attention_places(g_tensors, r"blocks\.(\d+)\.1\.gamma")
   )
-  return Weights(
-    unflatten({path: leaves[path] for path in params}),
-    unflatten({path: leaves[path] for path in stats}),
-    {
-      path: Spectrum(
-        np.stack([leaves[f"{path}/u{i}"] for i in range(len(s.sigma))]),
-        np.stack([leaves[f"{path}/sv{i}"] for i in range(len(s.sigma))]),
-      )
-      for path, s in spectra.items()
-    },
+  tracked = state_dict.singular_values(g_tensors)
+  return BigganSpec(
+    resolution=resolution,
+    image_channels=sizes(g_tensors, "output_layer.2.weight", 4)[0],
+    g_width=width,
+    g_attention=attention,
+    g_spectral=tracked > 0,
+    num_singular_values=(
+      tracked or state_dict.singular_values(d_tensors or {}) or 1
+    ),
+    batch_norm_epsilon=1e-5,
+    spectral_epsilon=1e-6,
+    **_conditioning(g_tensors, count),
+    **_discriminator_sizes(d_tensors, resolution, width, attention),
   )
 
 
-def _trackers(
-  spectra: Mapping[str, Spectrum], player: str
-) -> tuple[dict[str, Source], dict[str, jax.ShapeDtypeStruct]]:
-  """Sources and shapes of each rank's u and sigma, by made-up paths."""
-  sources, shapes = {}, {}
-  for path, (u_ko, sigma_k) in spectra.items():
-    owner = their_name(path).removesuffix("weight")
-    is_first = player == "g" and path.startswith("linear/")
-    vector = _FIRST_VECTOR if is_first else SAME
-    row = Layout(
-      lambda x, vector=vector: vector.ours(x[0]),
-      lambda x, vector=vector: vector.theirs(x)[None],
+def _conditioning(tensors: Tensors, blocks: int) -> dict[str, int | bool]:
+  """Classes, latents and how both reach the blocks of G."""
+  chunk = sizes(tensors, "linear.weight", 2)[1]
+  rows, seen = sizes(tensors, "blocks.0.0.bn1.gain.weight", 2)
+  if "shared.weight" not in tensors:
+    # A table for each norm, a row for each class.
+    return {
+      "num_classes": rows,
+      "latent_dim": chunk,
+      "shared_dim": 0,
+      "hierarchical": False,
+    }
+  classes, shared = sizes(tensors, "shared.weight", 2)
+  if seen not in (shared, shared + chunk):
+    raise TensorsError(
+      f"blocks.0.0.bn1.gain.weight sees {seen} values, neither the shared "
+      f"embedding's {shared} nor those and the first layer's {chunk}; choose "
+      "the file of a BigGAN, or another --format"
     )
-    scalar = Layout(lambda x: x[0], lambda x: x[None])
-    for rank in range(sigma_k.shape[0]):
-      sources[f"{path}/u{rank}"] = Source(f"{owner}u{rank}", row)
-      sources[f"{path}/sv{rank}"] = Source(f"{owner}sv{rank}", scalar)
-      shapes[f"{path}/u{rank}"] = jax.ShapeDtypeStruct(
-        u_ko.shape[1:], u_ko.dtype
-      )
-      shapes[f"{path}/sv{rank}"] = jax.ShapeDtypeStruct((), sigma_k.dtype)
-  return sources, shapes
-
-
-def _other_trackers(
-  tensors: Tensors,
-  sources: Mapping[str, Source],
-  spectra: Mapping[str, Spectrum],
-) -> set[str]:
-  """Their trackers of ranks that we do not track."""
-  owners = {sources[path].name.removesuffix("weight") for path in spectra}
+  hierarchical = seen == shared + chunk
   return {
-    name
-    for name in tensors
-    if re.search(r"(u|sv)\d+$", name)
-    and re.sub(r"(u|sv)\d+$", "", name) in owners
+    "num_classes": classes,
+    "latent_dim": chunk * (blocks + 1) if hierarchical else chunk,
+    "shared_dim": shared,
+    "hierarchical": hierarchical,
   }
+
+
+def _discriminator_sizes(
+  tensors: Tensors | None,
+  resolution: int,
+  g_width: int,
+  g_attention: tuple[int, ...],
+) -> dict[str, int | bool | tuple[int, ...]]:
+  sides = d_sides(resolution)
+  if tensors is None:
+    shared = tuple(side for side in g_attention if side in sides)
+    return {"d_width": g_width, "d_attention": shared}
+  count = state_dict.number_of(tensors, r"blocks\.(\d+)\.0\.conv2\.weight")
+  outputs = [
+    sizes(tensors, f"blocks.{i}.0.conv2.weight", 4)[0] for i in range(count)
+  ]
+  found = biggan_sizes.of_discriminator(outputs)
+  if found.resolution != resolution:
+    raise TensorsError(
+      f"the discriminator sees {found.resolution} px and the generator makes "
+      f"{resolution} px; choose the files of one training"
+    )
+  places = state_dict.attention_places(tensors, r"blocks\.(\d+)\.1\.gamma")
+  inner = sizes(tensors, "blocks.1.0.conv1.weight", 4)[0]
+  return {
+    "d_width": found.width,
+    "d_attention": tuple(sorted({sides[i] for i in places})),
+    "d_wide": inner == outputs[1],
+  }
+
+
+def _shapes(spec: BigganSpec, player: str) -> Shapes:
+  return shapes_of(getattr(biggan.make(spec, "cpu"), player), spec)

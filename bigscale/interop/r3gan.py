@@ -18,6 +18,7 @@ from bigscale.interop.tensors import (
   Layout,
   Source,
   Tensors,
+  TensorsError,
   Weights,
   fetch,
   permutation,
@@ -25,7 +26,7 @@ from bigscale.interop.tensors import (
 )
 from bigscale.models import r3gan
 from bigscale.ops.spectral import flatten, unflatten
-from bigscale.spec import R3ganSpec
+from bigscale.spec import R3ganSpec, require
 
 _FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
 _FILTER_NAME = re.compile(r"MainLayers\.\d+\.Layers\.\d+\.Resampler\.Kernel")
@@ -66,6 +67,90 @@ def generator(spec: R3ganSpec, tensors: Tensors) -> Weights:
 def discriminator(spec: R3ganSpec, tensors: Tensors) -> Weights:
   """The authors' `Discriminator.state_dict()` as ours; see `generator`."""
   return _weights(tensors, d_sources(spec), _shapes(spec, "d"))
+
+
+def infer_spec(
+  g_tensors: Tensors, d_tensors: Tensors | None = None
+) -> R3ganSpec:
+  """The sizes of a generator, read off its shapes.
+
+  What shapes do not show stays at the spec's defaults: all stages in float32,
+  and class vectors at the first stage alone, as in all published weights.
+
+  Args:
+    g_tensors: the authors' `Generator.state_dict()`.
+    d_tensors: of the same sizes; nothing is read from it.
+
+  Raises:
+    SpecError: the tensors are no R3GAN, or one of another kind than ours.
+  """
+  del d_tensors
+  stages = 1 + max(_numbers(r"MainLayers\.(\d+)\..*", g_tensors), default=-1)
+  if not stages:
+    raise TensorsError(
+      "no tensor is called MainLayers.*, as all of an R3GAN generator's stages "
+      "are; choose the file of such a generator, or another --format"
+    )
+  sizes = [_stage_sizes(g_tensors, stage) for stage in range(stages)]
+  widths, inners, blocks, cardinality = zip(*sizes, strict=True)
+  expansions = sorted({i / w for i, w in zip(inners, widths, strict=True)})
+  require(
+    len(expansions) == 1,
+    f"stages of widths {widths} have {inners} channels inside their blocks; "
+    "R3GAN here has one expansion for all stages",
+  )
+  embedding = _shape(g_tensors, "EmbeddingLayer.weight", 2)
+  class_dim, classes = embedding or (0, 0)
+  linear = _shape(g_tensors, _G_OUTSIDE["latents/kernel"][0], 2)
+  if not linear:
+    raise TensorsError(
+      f"{_G_OUTSIDE['latents/kernel'][0]} (width, latent_dim) is missing or "
+      "has no 2 axes, and latent_dim is read off it; choose a whole file"
+    )
+  to_rgb = _shape(g_tensors, _G_OUTSIDE["to_rgb/kernel"][0], 4)
+  return R3ganSpec(
+    resolution=4 * 2 ** (stages - 1),
+    image_channels=to_rgb[0] if to_rgb else 3,
+    num_classes=classes,
+    latent_dim=linear[1] - class_dim,
+    widths=widths,
+    blocks=blocks,
+    cardinality=cardinality,
+    expansion=expansions[0],
+    **({"class_embedding_dim": class_dim} if classes else {}),
+  )
+
+
+def _stage_sizes(tensors: Tensors, stage: int) -> tuple[int, int, int, int]:
+  """Width, width inside blocks, blocks and cardinality of a stage of G."""
+  prefix = rf"MainLayers\.{stage}\.Layers\.(\d+)"
+  inside = prefix + r"\.(?:LinearLayer|NonLinearity)\d\..*"
+  blocks = max(_numbers(inside, tensors), default=0)
+  # Any block serves: the one that a damaged file lacks is named later.
+  for block in range(1, blocks + 1):
+    layer = f"MainLayers.{stage}.Layers.{block}.LinearLayer"
+    expand = _shape(tensors, f"{layer}1.Layer.weight", 4)
+    grouped = _shape(tensors, f"{layer}2.Layer.weight", 4)
+    if expand and grouped:
+      inner, width = expand[:2]
+      return width, inner, blocks, inner // grouped[1]
+  name = f"MainLayers.{stage}.Layers.1.LinearLayer"
+  raise TensorsError(
+    f"no block of stage {stage} is whole, as {name}1.Layer.weight and "
+    f"{name}2.Layer.weight would be; choose a whole file of an R3GAN generator"
+  )
+
+
+def _numbers(pattern: str, tensors: Tensors) -> list[int]:
+  """The number that each tensor's name has at the pattern's group."""
+  matches = (re.fullmatch(pattern, name) for name in tensors)
+  return [int(match[1]) for match in matches if match]
+
+
+def _shape(tensors: Tensors, name: str, ndim: int) -> tuple[int, ...] | None:
+  """Of a tensor that is there, has so many axes, and none of length 0."""
+  shape = tensors[name].shape if name in tensors else ()
+  return shape if len(shape) == ndim and all(shape) else None
 
 
 def g_sources(spec: R3ganSpec) -> dict[str, Source]:

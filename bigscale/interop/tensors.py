@@ -12,9 +12,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from bigscale.ops.spectral import Spectra
-from bigscale.spec import SpecError
-from bigscale.types import PyTree
+from bigscale.ops import spectral
+from bigscale.ops.spectral import Spectra, Spectrum, flatten, unflatten
+from bigscale.spec import ModelSpec, SpecError
+from bigscale.types import Array, Network, PyTree, Variables
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -61,6 +62,50 @@ class Weights(NamedTuple):
   spectra: Spectra
 
 
+class Shapes(NamedTuple):
+  """What a network of ours holds: shapes and dtypes, by path.
+
+  Attributes:
+    params: of the weights.
+    batch_stats: of the running statistics.
+    spectra: of the power iterations that normalize.
+  """
+
+  params: Mapping[str, jax.ShapeDtypeStruct]
+  batch_stats: Mapping[str, jax.ShapeDtypeStruct]
+  spectra: Mapping[str, Spectrum]
+
+  @property
+  def leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Weights and statistics."""
+    return {**self.params, **self.batch_stats}
+
+  def assemble(
+    self, leaves: Mapping[str, np.ndarray], spectra: Spectra
+  ) -> Weights:
+    """Weights and statistics by path, as the trees that training keeps."""
+    return Weights(
+      unflatten({path: leaves[path] for path in self.params}),
+      unflatten({path: leaves[path] for path in self.batch_stats}),
+      spectra,
+    )
+
+
+def shapes_of(network: Network, spec: ModelSpec) -> Shapes:
+  """Those of one of the two networks of `spec`; computes nothing."""
+
+  def init(key: Array) -> tuple[Variables, Spectra]:
+    variables = network.init(key)
+    return variables, spectral.init(
+      key, variables["params"], network.spectral, spec.num_singular_values
+    )
+
+  variables, spectra = jax.eval_shape(init, jax.random.key(0))
+  return Shapes(
+    flatten(variables["params"]), flatten(variables["batch_stats"]), spectra
+  )
+
+
 def permutation(*axes: int) -> Layout:
   """Our axis i is their axis `axes[i]`."""
   inverse = tuple(int(axis) for axis in np.argsort(axes))
@@ -70,9 +115,31 @@ def permutation(*axes: int) -> Layout:
 
 
 SAME = Layout(lambda x: x, lambda x: x)
+# What stands there in a leading axis of length one.
+FIRST = Layout(lambda x: x[0], lambda x: x[None])
 # PyTorch's (out, in) and OIHW to ours.
 DENSE = permutation(1, 0)
 CONV = permutation(2, 3, 1, 0)
+
+
+def sizes(tensors: Tensors, name: str, ndim: int) -> tuple[int, ...]:
+  """The shape of a tensor that a model's sizes are read off.
+
+  Raises:
+    TensorsError: it is not there, or has another number of axes.
+  """
+  if name not in tensors:
+    raise TensorsError(
+      f"{name} is missing, and the model's sizes are read off it; choose a "
+      "whole file of this kind, or another --format"
+    )
+  shape = tensors[name].shape
+  if len(shape) != ndim:
+    raise TensorsError(
+      f"{name} {shape} must have {ndim} axes, for the model's sizes are read "
+      "off it; choose a file of this kind, or another --format"
+    )
+  return shape
 
 
 def fetch(

@@ -5,64 +5,26 @@ Spectral norm is not here: the step transforms the parameters before `apply`
 """
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from bigscale.models.layers import Conv, Dense, Embedding
-from bigscale.models.networks import gan_model, is_kernel, never
+from bigscale.models.attention import Attention
+from bigscale.models.layers import (
+  Conv,
+  Dense,
+  Embedding,
+  pool2x,
+  projection_logits,
+  upsample_nearest2x,
+)
+from bigscale.models.networks import Select, gan_model, is_kernel, never
 from bigscale.models.norms import AffineBatchNorm, ConditionalBatchNorm
-from bigscale.spec import BigganSpec
+from bigscale.spec import BigganSpec, ModelSpec
 from bigscale.spec.biggan import D_WIDTHS, G_WIDTHS, d_sides
 from bigscale.types import Array, GanModel
 
 _orthogonal = nn.initializers.orthogonal()
-
-
-def _upsample(x_bhwc: Array) -> Array:
-  """Nearest neighbour, twice the side."""
-  b, h, w, c = x_bhwc.shape
-  x_bhiwjc = jnp.broadcast_to(
-    x_bhwc[:, :, None, :, None, :], (b, h, 2, w, 2, c)
-  )
-  return x_bhiwjc.reshape(b, 2 * h, 2 * w, c)
-
-
-def _pool(x_bhwc: Array, reduce: Callable[..., Array]) -> Array:
-  """2 x 2 pooling by `reduce` (jnp.mean or jnp.max)."""
-  b, h, w, c = x_bhwc.shape
-  return reduce(x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
-
-
-class Attention(nn.Module):
-  """Self-attention with pooled keys and values, its gain starting at 0.
-
-  Source: Zhang et al. 2019, sec. 3, as BigGAN's code has it.
-  """
-
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to the same."""
-    b, h, w, c = x_bhwc.shape
-    conv = functools.partial(
-      Conv, size=1, dtype=self.dtype, kernel_init=_orthogonal
-    )
-    query_bnk = conv(c // 8, name="theta")(x_bhwc).reshape(b, h * w, -1)
-    key_bhwk = _pool(conv(c // 8, name="phi")(x_bhwc), jnp.max)
-    value_bhwv = _pool(conv(c // 2, name="g")(x_bhwc), jnp.max)
-    key_bmk = key_bhwk.reshape(b, h * w // 4, -1)
-    value_bmv = value_bhwv.reshape(b, h * w // 4, -1)
-    weight_bnm = jax.nn.softmax(
-      jnp.einsum("bnk,bmk->bnm", query_bnk, key_bmk), axis=-1
-    )
-    out_bnv = jnp.einsum("bnm,bmv->bnv", weight_bnm, value_bmv)
-    out_bhwc = conv(c, name="o")(out_bnv.reshape(b, h, w, -1))
-    gamma = self.param("gamma", nn.initializers.zeros, (), self.dtype)
-    return gamma * out_bhwc + x_bhwc
 
 
 class GeneratorBlock(nn.Module):
@@ -83,12 +45,12 @@ class GeneratorBlock(nn.Module):
     )
     norm = functools.partial(_norm, self.spec, condition, train)
     y = nn.relu(norm(x_bhwc, name="norm1"))
-    y = conv(size=3, name="conv1")(_upsample(y))
+    y = conv(size=3, name="conv1")(upsample_nearest2x(y))
     y = nn.relu(norm(y, name="norm2"))
     y = conv(size=3, name="conv2")(y)
     # A 1x1 convolution commutes with nearest upsampling and costs a quarter
     # before it.
-    return y + _upsample(conv(size=1, name="shortcut")(x_bhwc))
+    return y + upsample_nearest2x(conv(size=1, name="shortcut")(x_bhwc))
 
 
 def _norm(
@@ -98,9 +60,9 @@ def _norm(
   settings = (spec.batch_norm_momentum, spec.batch_norm_epsilon, spec.dtype)
   if condition is None:
     return AffineBatchNorm(*settings, name=name)(x, train=train)
-  is_label = condition.ndim == 1
+  by_class = not (spec.shared_dim or spec.hierarchical)
   return ConditionalBatchNorm(
-    *settings, num_classes=spec.num_classes if is_label else 0, name=name
+    *settings, num_classes=spec.num_classes if by_class else 0, name=name
   )(x, condition, train=train)
 
 
@@ -190,7 +152,7 @@ class DiscriminatorBlock(nn.Module):
     y = conv(self.features, size=3, name="conv2")(y)
     if self.downsample:
       # The shortcut's 1x1 convolution commutes with pooling.
-      y, x_bhwc = _pool(y, jnp.mean), _pool(x_bhwc, jnp.mean)
+      y, x_bhwc = pool2x(y, jnp.mean), pool2x(x_bhwc, jnp.mean)
     if self.downsample or x_bhwc.shape[-1] != self.features:
       x_bhwc = conv(self.features, size=1, name="shortcut")(x_bhwc)
     return y + x_bhwc
@@ -218,24 +180,9 @@ class Discriminator(nn.Module):
       )(x_bhwc)
       if side in spec.d_attention:
         x_bhwc = Attention(spec.dtype, name=f"attention{i}")(x_bhwc)
-    features_bc = jnp.sum(nn.relu(x_bhwc), axis=(1, 2))
-    logits = Dense(1, spec.dtype, _orthogonal, use_bias=True, name="linear")(
-      features_bc
-    )[:, 0]
-    if not spec.num_classes:
-      return logits
-    class_bc = Embedding(
-      spec.num_classes,
-      features_bc.shape[1],
-      _orthogonal,
-      spec.dtype,
-      name="projection",
-    )(labels)
-    return logits + jnp.sum(class_bc * features_bc, axis=1)
-
-
-def _d_spectral(path: str) -> bool:
-  return path.endswith(("kernel", "projection/embedding"))
+    return projection_logits(
+      x_bhwc, labels, spec.num_classes, _orthogonal, spec.dtype
+    )
 
 
 def make(spec: BigganSpec, platform: str) -> GanModel:
@@ -246,12 +193,27 @@ def make(spec: BigganSpec, platform: str) -> GanModel:
     platform: of the devices that will run it; BigGAN is the same on all.
   """
   del platform
+  g_spectral = is_kernel if spec.g_spectral else never
+  return wrap(Generator(spec), Discriminator(spec), spec, g_spectral)
+
+
+def wrap(
+  g: nn.Module, d: nn.Module, spec: ModelSpec, g_spectral: Select
+) -> GanModel:
+  """What is normalized and regularized in every BigGAN.
+
+  Args:
+    g: see `gan_model`.
+    d: the same.
+    spec: of both.
+    g_spectral: parameters of G with spectral norm, by path.
+  """
   return gan_model(
-    Generator(spec),
-    Discriminator(spec),
+    g,
+    d,
     spec,
-    g_spectral=is_kernel if spec.g_spectral else never,
-    d_spectral=_d_spectral,
+    g_spectral=g_spectral,
+    d_spectral=lambda path: path.endswith(("kernel", "projection/embedding")),
     # The authors leave out the shared embedding alone.
     g_orthogonal=lambda path: path != "shared/embedding",
     d_orthogonal=lambda path: not path.endswith("embedding"),

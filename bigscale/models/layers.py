@@ -38,6 +38,7 @@ class Conv(nn.Module):
     use_bias: adds a bias, PyTorch's default at the start.
     groups: of a grouped convolution.
     apply: how to convolve; takes x_bhwc and w_hwio.
+    kept: where positive, how many of the outputs are computed: the first.
   """
 
   features: int
@@ -47,10 +48,12 @@ class Conv(nn.Module):
   use_bias: bool = False
   groups: int = 1
   apply: Callable[[Array, Array], Array] = grouped_conv.conv
+  kept: int = 0
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to [B, H, W, features]."""
+    """[B, H, W, C] to [B, H, W, kept or features]."""
+    kept = self.kept or self.features
     group_in = x_bhwc.shape[-1] // self.groups
     fan_in = group_in * self.size**2
     w_hwio = self.param(
@@ -59,13 +62,13 @@ class Conv(nn.Module):
       (self.size, self.size, group_in, self.features),
       self.dtype,
     )
-    y_bhwc = self.apply(x_bhwc, w_hwio.astype(x_bhwc.dtype))
+    y_bhwc = self.apply(x_bhwc, w_hwio[..., :kept].astype(x_bhwc.dtype))
     if not self.use_bias:
       return y_bhwc
     bias_c = self.param(
       "bias", uniform_bias(fan_in), (self.features,), self.dtype
     )
-    return y_bhwc + bias_c.astype(x_bhwc.dtype).reshape(1, 1, 1, -1)
+    return y_bhwc + bias_c[:kept].astype(x_bhwc.dtype).reshape(1, 1, 1, -1)
 
 
 class Dense(nn.Module):
@@ -120,7 +123,60 @@ class Embedding(nn.Module):
 
   @nn.compact
   def __call__(self, labels: Array) -> Array:
-    """[B] int32 to [B, features]."""
+    """[B] int32, or shares of the classes [B, num_classes], to [B, features].
+
+    Shares mix the rows: one-hot ones give what the labels would.
+    """
     shape = (self.num_classes, self.features)
     table = self.param("embedding", self.table_init, shape, self.dtype)
+    if labels.ndim == 2:
+      shares_bn = labels.astype(table.dtype)
+      return jnp.matmul(shares_bn, table, precision=jax.lax.Precision.HIGHEST)
     return jnp.take(table, labels, axis=0)
+
+
+def upsample_nearest2x(x_bhwc: Array) -> Array:
+  """[B, H, W, C] to [B, 2H, 2W, C], every pixel four times."""
+  b, h, w, c = x_bhwc.shape
+  x_bhiwjc = jnp.broadcast_to(
+    x_bhwc[:, :, None, :, None, :], (b, h, 2, w, 2, c)
+  )
+  return x_bhiwjc.reshape(b, 2 * h, 2 * w, c)
+
+
+def pool2x(x_bhwc: Array, reduce: Callable[..., Array]) -> Array:
+  """[B, H, W, C] to [B, H/2, W/2, C] by `reduce` (jnp.mean or jnp.max)."""
+  b, h, w, c = x_bhwc.shape
+  return reduce(x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+
+
+def projection_logits(
+  x_bhwc: Array,
+  labels: Array,
+  num_classes: int,
+  init: Initializer,
+  dtype: str,
+) -> Array:
+  """The end of a projection discriminator (Miyato and Koyama 2018).
+
+  ReLU, sum over places, a linear layer (`linear`) plus the product with the
+  class's embedding (`projection`). To be called in a compact module.
+
+  Args:
+    x_bhwc: last map.
+    labels: [B] int32.
+    num_classes: 0 leaves the projection out.
+    init: of both weights.
+    dtype: of both weights.
+
+  Returns:
+    Logits [B].
+  """
+  features_bc = jnp.sum(nn.relu(x_bhwc), axis=(1, 2))
+  logits = Dense(1, dtype, init, use_bias=True, name="linear")(features_bc)
+  if not num_classes:
+    return logits[:, 0]
+  class_bc = Embedding(
+    num_classes, features_bc.shape[1], init, dtype, name="projection"
+  )(labels)
+  return logits[:, 0] + jnp.sum(class_bc * features_bc, axis=1)

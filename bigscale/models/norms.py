@@ -81,8 +81,9 @@ class ConditionalBatchNorm(nn.Module):
     momentum: see `BatchNorm`.
     epsilon: see `BatchNorm`.
     dtype: of the parameters.
-    num_classes: where positive, the condition is a label [B] int32 and gain
-      and bias are rows of tables; else a vector [B, N], mapped linearly.
+    num_classes: where positive, the condition is a label [B] int32 (or shares
+      of the classes, see `Embedding`) and gain and bias are rows of tables;
+      else a vector [B, N], mapped linearly.
   """
 
   momentum: float

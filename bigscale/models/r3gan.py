@@ -4,6 +4,14 @@ No normalization, no modulation, no tanh. A block is 1x1 up, grouped 3x3, 1x1
 down, with the last convolution starting at zero (Fixup), so that at the start
 a network is its skip path. Names of parameters: `stage16/block0/grouped/
 kernel` is in the stage that works at 16 x 16.
+
+Two options that the paper does not have come from BigGAN (Brock et al. 2019,
+app. B): `hierarchical` gives every stage of G a chunk of z, and with
+`shared_embedding` every stage sees the one class embedding, too. The first
+stage's code scales the basis as ever; each later one scales the channels that
+its stage starts from, by 1 + linear(code). The linear layer starts at zero, so
+that the network at the start is the plain one; BigGAN's conditional batch norm
+has no place here, where nothing is normalized.
 """
 
 import functools
@@ -12,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bigscale.models.layers import Conv, Dense, Embedding, scaled_normal
-from bigscale.models.networks import gan_model
+from bigscale.models.networks import gan_model, is_kernel
 from bigscale.ops import grouped_conv
 from bigscale.ops.resample import downsample2x, upsample2x
 from bigscale.spec import R3ganSpec
@@ -20,7 +28,7 @@ from bigscale.types import Array, GanModel
 
 _SLOPE = 0.2
 # Gain of a leaky ReLU (He et al. 2015).
-_LEAKY_GAIN = (2 / (1 + _SLOPE**2)) ** 0.5
+LEAKY_GAIN = (2 / (1 + _SLOPE**2)) ** 0.5
 
 
 class BiasAct(nn.Module):
@@ -81,7 +89,7 @@ class Block(nn.Module):
 
 def _block_gain(spec: R3ganSpec) -> float:
   """Fixup: each of L blocks with m = 3 layers scales by L^(-1/(2m - 2))."""
-  return _LEAKY_GAIN * sum(spec.blocks) ** -0.25
+  return LEAKY_GAIN * sum(spec.blocks) ** -0.25
 
 
 def _stage_dtype(spec: R3ganSpec, stage: int) -> jnp.dtype:
@@ -101,21 +109,22 @@ class Generator(nn.Module):
     """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
     del train  # Without batch norm, training and sampling are one.
     spec = self.spec
-    code_bz = latents.astype(spec.dtype)
+    latents_bz = latents.astype(spec.dtype)
+    class_by = latents_bz[:, :0]
     if spec.num_classes:
-      class_bz = Embedding(
+      class_by = Embedding(
         spec.num_classes,
         spec.class_embedding_dim,
         scaled_normal(1.0, spec.num_classes),
         spec.dtype,
         name="classes",
       )(labels)
-      code_bz = jnp.concatenate([code_bz, class_bz], axis=-1)
+    codes = _codes(spec, latents_bz, class_by)
     width = spec.widths[0]
     basis_hwc = self.param(
       "basis", nn.initializers.normal(1.0), (4, 4, width), spec.dtype
     )
-    scale_bc = Dense(width, dtype=spec.dtype, name="latents")(code_bz)
+    scale_bc = Dense(width, dtype=spec.dtype, name="latents")(codes[0])
     x_bhwc = basis_hwc[None] * scale_bc[:, None, None, :]
     for stage, width in enumerate(spec.widths):
       x_bhwc = x_bhwc.astype(_stage_dtype(spec, stage))
@@ -125,7 +134,7 @@ class Generator(nn.Module):
           x_bhwc = Conv(
             width, size=1, dtype=spec.dtype, name=f"stage{side}_transition"
           )(x_bhwc)
-        x_bhwc = upsample2x(x_bhwc)
+        x_bhwc = _scale(spec, stage, codes[stage], upsample2x(x_bhwc))
       x_bhwc = _blocks(spec, stage, self.platform, x_bhwc)
     image_bhwc = Conv(
       spec.image_channels, size=1, dtype=spec.dtype, name="to_rgb"
@@ -196,8 +205,31 @@ def _blocks(spec: R3ganSpec, stage: int, platform: str, x_bhwc: Array) -> Array:
   return x_bhwc
 
 
-def _orthogonal(path: str) -> bool:
-  return not path.endswith(("embedding", "basis"))
+def _codes(spec: R3ganSpec, latents_bz: Array, class_by: Array) -> list[Array]:
+  """What each stage of G is told: [B, n], with n = 0 where nothing."""
+  later = len(spec.widths) - 1
+  if spec.hierarchical:
+    chunks = jnp.split(latents_bz, later + 1, axis=-1)
+  else:
+    chunks = [latents_bz] + [latents_bz[:, :0]] * later
+  shared = class_by if spec.shared_embedding else class_by[:, :0]
+  return [
+    jnp.concatenate(parts, axis=-1)
+    for parts in zip(chunks, [class_by] + [shared] * later, strict=True)
+  ]
+
+
+def _scale(spec: R3ganSpec, stage: int, code_bz: Array, x_bhwc: Array) -> Array:
+  """Channels times 1 + linear(code); called inside a compact module."""
+  if not code_bz.shape[-1]:
+    return x_bhwc
+  gain_bc = 1 + Dense(
+    x_bhwc.shape[-1],
+    spec.dtype,
+    nn.initializers.zeros,
+    name=f"stage{4 * 2**stage}_scale",
+  )(code_bz)
+  return x_bhwc * gain_bc[:, None, None, :].astype(x_bhwc.dtype)
 
 
 def make(spec: R3ganSpec, platform: str) -> GanModel:
@@ -211,6 +243,6 @@ def make(spec: R3ganSpec, platform: str) -> GanModel:
     Generator(spec, platform),
     Discriminator(spec, platform),
     spec,
-    g_orthogonal=_orthogonal,
-    d_orthogonal=_orthogonal,
+    g_orthogonal=is_kernel,
+    d_orthogonal=is_kernel,
   )

@@ -1,10 +1,21 @@
 """From a model's spec to its networks. A new model adds one line."""
 
-from bigscale.models import biggan, r3gan
-from bigscale.spec import BigganSpec, ModelSpec, R3ganSpec
+from bigscale.models import biggan, biggan_deep, r3gan, stripped
+from bigscale.spec import (
+  BigganDeepSpec,
+  BigganSpec,
+  ModelSpec,
+  R3ganSpec,
+  StrippedSpec,
+)
 from bigscale.types import GanModel
 
-_MAKERS = {R3ganSpec: r3gan.make, BigganSpec: biggan.make}
+_MAKERS = {
+  R3ganSpec: r3gan.make,
+  BigganSpec: biggan.make,
+  BigganDeepSpec: biggan_deep.make,
+  StrippedSpec: stripped.make,
+}
 
 
 def make_model(spec: ModelSpec, platform: str) -> GanModel:

@@ -10,7 +10,8 @@ import numpy as np
 from bigscale.sampling import latents as draw
 from bigscale.spec import ModelSpec, SpecError
 
-# `sample(ema, latents, labels) -> uint8 images`, see train/build.py.
+# `sample(ema, latents, labels) -> uint8 images`, see train/build.py. In place
+# of labels [B], shares of the classes [B, num_classes] mix their embeddings.
 SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
@@ -45,7 +46,8 @@ def sample(
     batch_size: of every call; the last batch is cut, not recompiled.
     seed: of the latents.
     labels: classes to go round in; all of them in turn where None.
-    truncation: largest absolute value in the latents; None leaves them normal.
+    truncation: every entry of the latents is resampled until its absolute
+      value is below; None leaves them normal.
 
   Yields:
     Batches of at most `batch_size`.
@@ -54,20 +56,12 @@ def sample(
     SpecError: a label is out of range, or the truncation is not positive.
   """
   check_labels(model, labels)
-  if truncation is not None and truncation <= 0:
-    raise SpecError(
-      f"truncation={truncation} must be positive; 0.5 is a usual value"
-    )
+  draw.check_truncation(truncation)
   cycle = np.asarray(labels or range(max(model.num_classes, 1)), np.int32)
   key = jax.random.key(seed)
   for batch, start in enumerate(range(0, count, batch_size)):
     batch_key = jax.random.fold_in(key, batch)
-    if truncation is None:
-      z_bd = draw.normal(batch_key, batch_size, model.latent_dim, model.dtype)
-    else:
-      z_bd = draw.truncated(
-        batch_key, batch_size, model.latent_dim, truncation, model.dtype
-      )
+    z_bd = draw.draw(batch_key, batch_size, model, truncation)
     label_b = cycle[np.arange(start, start + batch_size) % len(cycle)]
     images = np.asarray(sample_fn(ema, z_bd, jnp.asarray(label_b)))
     kept = min(batch_size, count - start)

@@ -148,4 +148,20 @@ PRESETS = {
   "512": _published(512, 128, 64),
   # compare_gan's choice.
   "512_z160": _published(512, 160, 64),
+  # SN-GAN with projection (Miyato et al. 2018; Miyato and Koyama 2018), which
+  # BigGAN grew out of: tables of the authors' Chainer code, whose batch norm
+  # adds 2e-5 and whose power iteration 1e-12.
+  "sngan_128": BigganSpec(
+    resolution=128,
+    num_classes=1000,
+    latent_dim=128,
+    g_width=64,
+    d_width=64,
+    shared_dim=0,
+    hierarchical=False,
+    g_spectral=False,
+    d_wide=False,
+    batch_norm_epsilon=2e-5,
+    spectral_epsilon=1e-12,
+  ),
 }

@@ -5,13 +5,20 @@ from typing import Literal
 
 from bigscale.spec.base import Dtype, check_attention, check_model, require
 
-# Channel multipliers of each stage: in G its input (the first map) and the
-# outputs, in D the stem and the outputs.
+# Channel multipliers: of the first map and of each stage's output in G, of the
+# stem's and of each stage's output in D. Tables of the authors' PyTorch code;
+# 512 px of D, which is not there, of compare_gan (resnet_biggan_deep.py).
 G_WIDTHS = {
   64: (16, 16, 8, 4, 2),
   128: (16, 16, 8, 4, 2, 1),
   256: (16, 16, 8, 8, 4, 2, 1),
   512: (16, 16, 8, 8, 4, 2, 1, 1),
+}
+D_WIDTHS = {
+  64: (1, 2, 4, 8, 16),
+  128: (1, 2, 4, 8, 16, 16),
+  256: (1, 2, 4, 8, 8, 16, 16),
+  512: (1, 1, 2, 4, 8, 8, 16, 16),
 }
 
 
@@ -44,7 +51,7 @@ class BigganDeepSpec:
     layout: `tfhub`, the official weights': condition [z, y] and a last
       convolution of `g_width` channels of which `image_channels` are kept;
       `pytorch`, BigGAN-PyTorch's: condition [y, z] and a last convolution of
-      `image_channels`.
+      `image_channels`. D is the same in both.
     batch_norm_momentum: share of the old running statistics kept each step.
     batch_norm_epsilon: added to the variance.
     spectral_epsilon: guards the norms of the power iteration.
@@ -79,6 +86,11 @@ class BigganDeepSpec:
     )
     *below, _ = sides(self.resolution)
     check_attention(self, sides(self.resolution)[1:], below)
+    require(
+      self.num_classes == 0 or self.shared_dim >= 1,
+      f"model.shared_dim={self.shared_dim} must be 1 or more, for all blocks "
+      "share one class embedding; the published length is 128",
+    )
     for field in ("g_width", "d_width"):
       require(
         getattr(self, field) >= 4 and getattr(self, field) % 4 == 0,

@@ -21,9 +21,10 @@ class R3ganSpec:
     expansion: width inside a block over width between blocks: 2 is the
       inverted bottleneck of the paper's config E, 0.25 the plain one of D.
     class_embedding_dim: length of the class vector concatenated to z.
-    hierarchical: a chunk of z for every stage (not in the paper).
-    shared_embedding: every stage of G sees the class embedding, not the first
-      alone (not in the paper).
+    hierarchical: a chunk of z for every stage of G, where it scales the
+      channels (not in the paper; BigGAN's skip-z).
+    shared_embedding: the class embedding joins the code of every stage of G,
+      not of the first alone (not in the paper).
     bf16_stages: how many of the highest resolutions compute in bfloat16.
     grouped_conv: formulation; `auto` picks by platform (ops/grouped_conv.py).
     num_singular_values: how many are tracked for every layer.
@@ -90,3 +91,57 @@ class R3ganSpec:
   def inner_width(self, stage: int) -> int:
     """Channels inside the blocks of a stage."""
     return round(self.widths[stage] * self.expansion)
+
+
+def _published(
+  widths: tuple[int, ...],
+  cardinality: tuple[int, ...],
+  *,
+  expansion: float = 2.0,
+  num_classes: int = 0,
+  bf16_stages: int,
+) -> R3ganSpec:
+  stages = len(widths)
+  return R3ganSpec(
+    resolution=4 * 2 ** (stages - 1),
+    num_classes=num_classes,
+    widths=widths,
+    blocks=(2,) * stages,
+    cardinality=cardinality,
+    expansion=expansion,
+    bf16_stages=bf16_stages,
+  )
+
+
+_FFHQ256 = _published(
+  (768, 768, 768, 768, 384, 192, 96),
+  (96, 96, 96, 96, 48, 24, 12),
+  bf16_stages=4,
+)
+
+# Tables of the authors' train.py. D's class embedding is as long as its 4x4
+# stage is wide in all of them.
+PRESETS = {
+  "cifar10": _published((768,) * 4, (96,) * 4, num_classes=10, bf16_stages=3),
+  "ffhq64": _published((768,) * 4 + (384,), (96,) * 4 + (48,), bf16_stages=4),
+  "ffhq256": _FFHQ256,
+  "imagenet32": _published(
+    (1536,) * 4, (96,) * 4, num_classes=1000, bf16_stages=3
+  ),
+  "imagenet64": _published(
+    (1536,) * 5, (96,) * 5, num_classes=1000, bf16_stages=4
+  ),
+  # Not in the authors' code. Their appendix D: the CIFAR-10 model without
+  # classes. Digits are padded from 28 px to 32.
+  "stacked_mnist": _published((768,) * 4, (96,) * 4, bf16_stages=3),
+  # The last two stops of the paper's roadmap on FFHQ-256. D is a plain
+  # bottleneck ResNet, three times as wide as StyleGAN2 outside the blocks
+  # and 0.75 times inside.
+  "D": _published(
+    (1536, 1536, 1536, 1536, 768, 384, 192),
+    (1,) * 7,
+    expansion=0.25,
+    bf16_stages=4,
+  ),
+  "E": _FFHQ256,
+}

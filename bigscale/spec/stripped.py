@@ -45,3 +45,10 @@ class StrippedSpec:
       f"{4 * 2 ** max(stages - 1, 0)} px",
     )
     check_model(self)
+
+
+# Config B of the paper's roadmap, whose networks C shares: the widths of
+# StyleGAN2-ADA's `paper256`. 18.890 M parameters in G, 23.996 M in D.
+PRESETS = {
+  "B": StrippedSpec(resolution=256, widths=(512, 512, 512, 512, 256, 128, 64)),
+}

@@ -12,18 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigscale.interop import biggan_pytorch, r3gan
+from bigscale.interop import r3gan
 from bigscale.interop.tensors import Weights
 from bigscale.losses import adversarial, regularizers
 from bigscale.models.registry import make_model
 from bigscale.ops import spectral
 from bigscale.spec import from_config
+from bigscale.train import augmentation
 from bigscale.train.optim import adam
-from bigscale.train.state import Average, GanState, Player, average_of
+from bigscale.train.state import GanState, Player, average_of
 from bigscale.train.step import Codes, GanStep, Reals, generate
 
 # Images seen: all schedules are constant here.
-_START = np.zeros((), "f4")
+START = np.zeros((), "f4")
 # Compiling takes nearly all the time of these tests, and a third of it so.
 _COMPILER = {
   "xla_backend_optimization_level": 0,
@@ -94,8 +95,8 @@ class Port:
     step = RecordingStep(self.model, self.spec)
     sample = functools.partial(generate, self.model, self.spec)
     programs = {
-      "update_d": (step.update_d, state, reals, codes, _START),
-      "update_g": (step.update_g, state, reals, codes, _START),
+      "update_d": (step.update_d, state, reals, codes, START),
+      "update_g": (step.update_g, state, reals, codes, START),
       "sample": (sample, average_of(state.g), codes),
       **others,
     }
@@ -115,7 +116,9 @@ class Port:
       player(self.spec, weights._replace(params=jitter(weights.params, draw)))
       for weights in (self.g, self.d)
     )
-    return GanState(zero, zero, g, d, average_of(g))
+    return GanState(
+      zero, zero, g, d, average_of(g), augmentation.init(self.spec)
+    )
 
   def answer(self, quantity, draw):
     """{key: array} of a quantity: a key, or a prefix of several."""
@@ -208,7 +211,7 @@ class R3ganPort(Port):
 
   @functools.cache  # noqa: B019
   def gradients(self, draw):
-    arguments = (self.initial_state(draw), self.reals, self.codes, _START)
+    arguments = (self.initial_state(draw), self.reals, self.codes, START)
     spec = self.spec.model
     found = {}
     for name, update, sources in (
@@ -230,10 +233,10 @@ class R3ganPort(Port):
     for z, x in zip(self.data["run/z"], self.data["run/x"], strict=True):
       reals = Reals(nhwc(x), self.labels)
       d_codes, g_codes = (Codes(jnp.asarray(part), self.labels) for part in z)
-      state, scalars = self.update_d(state, reals, d_codes, _START)
+      state, scalars = self.update_d(state, reals, d_codes, START)
       penalties = scalars["d/r1"] + scalars["d/r2"]
       d_losses.append(scalars["d/loss"] + gamma / 2 * penalties)
-      state, scalars = self.update_g(state, reals, g_codes, _START)
+      state, scalars = self.update_g(state, reals, g_codes, START)
       g_losses.append(scalars["g/loss"])
     images = self.sample(average_of(state.g), self.codes)
     return {
@@ -241,138 +244,3 @@ class R3ganPort(Port):
       "run/G_loss": np.array(g_losses),
       "run/G_final": nchw(images),
     }
-
-
-class BigganPort(Port):
-  """BigGAN-PyTorch's `BigGAN`, trained as its `train_fns.py` does."""
-
-  def __init__(self, data, config):
-    attention = [int(side) for side in config["attention"].split("_") if side]
-    attention = [side for side in attention if side]
-    model = {
-      "name": "biggan",
-      "resolution": config["resolution"],
-      "image_channels": data["in/x"].shape[1],
-      "num_classes": config["classes"],
-      "latent_dim": int(data["dim_z"]),
-      "g_width": config["ch"],
-      "d_width": config["ch"],
-      "shared_dim": config["shared_dim"] if config["shared"] else 0,
-      "hierarchical": config["hier"],
-      "g_attention": attention,
-      "d_attention": attention,
-      "batch_norm_epsilon": 1e-5,
-      "spectral_epsilon": 1e-6,
-      "num_singular_values": config["svs"],
-    }
-    spec = {
-      "global_batch_size": config["batch"],
-      "total_kimg": 1.0,
-      "model": model,
-      "data": {"source": "golden"},
-      "loss": {"adversarial": "hinge", "orthogonal": config["ortho"]},
-      "optim": {
-        "g_lr": config["G_lr"],
-        "d_lr": config["D_lr"],
-        "epsilon": 1e-6,
-        "d_steps": config["num_D_steps"],
-        "ema_decay": config["ema"],
-      },
-    }
-    super().__init__(data, config, spec, biggan_pytorch)
-    self.families = {
-      "out": self.forward,
-      "grad": self.run,
-      "run": self.run,
-      "final": self.run,
-    }
-
-    state = self.initial_state(0)
-    self.compile(
-      self.reals("in"),
-      self.codes("in"),
-      update_average=(
-        GanStep(self.model, self.spec).update_average,
-        state,
-        _START,
-      ),
-      judge=(self._judge, state.d, self.reals("in")),
-      orthogonal=(
-        lambda params: regularizers.orthogonal(params, self.model.g.orthogonal),
-        state.g.params,
-      ),
-    )
-
-  def codes(self, group, *where):
-    z, y = (self.data[f"{group}/{name}"] for name in "zy")
-    return Codes(jnp.asarray(z[where]), jnp.asarray(y[where], jnp.int32))
-
-  def reals(self, group, *where):
-    x, y = (self.data[f"{group}/{name}"] for name in ("x", "yx"))
-    return Reals(nhwc(x[where]), jnp.asarray(y[where], jnp.int32))
-
-  def _judge(self, d: Player, reals: Reals):
-    """D in evaluation: [B, 1]."""
-    params, _ = spectral.normalize(
-      d.params, d.spectra, self.spec.model.spectral_epsilon
-    )
-    return self.model.d.apply({"params": params}, *reals)[:, None]
-
-  def images(self, average: Average):
-    return nchw(self.sample(average, self.codes("in")))
-
-  @functools.cache  # noqa: B019
-  def forward(self, draw):
-    state = self.initial_state(draw)
-    return {
-      "out/G_eval": self.images(average_of(state.g)),
-      "out/D_eval": self.judge(state.d, self.reals("in")),
-    }
-
-  @functools.cache  # noqa: B019
-  def run(self, draw):
-    state = self.initial_state(draw)
-    rows = {"run/D_real": [], "run/D_fake": [], "run/G_loss": []}
-    rows["run/ortho"] = []
-    first_gradients = {}
-    d_steps = self.config["num_D_steps"]
-    for t in range(self.config["steps"]):
-      for k in range(d_steps):
-        state, scalars = self.update_d(
-          state, self.reals("run", t, k), self.codes("run", t, k), _START
-        )
-        rows["run/D_real"].append(scalars["d/loss_real"])
-        rows["run/D_fake"].append(scalars["d/loss_fake"])
-      rows["run/ortho"].append(self.orthogonal(state.g.params))
-      # The hinge loss of G sees no reals.
-      state, scalars = self.update_g(
-        state, self.reals("run", t, 0), self.codes("run", t, d_steps), _START
-      )
-      rows["run/G_loss"].append(scalars["g/loss"])
-      if t == 0:
-        first_gradients = self.g_gradients(scalars["g/grad_norm"])
-      state, _ = self.update_average(state, _START)
-    answers = {key: np.array(row) for key, row in rows.items()}
-    answers["run/G_final_eval"] = self.images(average_of(state.g))
-    answers["run/D_final_eval"] = self.judge(state.d, self.reals("in"))
-    answers["run/G_ema_eval"] = self.images(state.ema)
-    answers |= first_gradients
-    return (
-      answers | singular_values("G", state.g) | singular_values("D", state.d)
-    )
-
-  def g_gradients(self, gradients):
-    found = {}
-    for path, gradient in spectral.flatten(gradients).items():
-      name, layout = biggan_pytorch.source(path, gradient.ndim, "g")
-      found[f"grad_G0/{name}"] = layout.theirs(np.asarray(gradient))
-    return found
-
-
-def singular_values(name, player):
-  return {
-    f"final_{name}/{biggan_pytorch.their_name(path).removesuffix('weight')}"
-    f"sv{rank}": sigma.reshape(1)
-    for path, spectrum in player.spectra.items()
-    for rank, sigma in enumerate(spectrum.sigma)
-  }

@@ -1,0 +1,139 @@
+r"""Turn weights of another implementation into a run of ours.
+
+  bigscale import --format=biggan-pytorch G.pth D.pth --ema=G_ema.pth \
+      --out=runs/biggan
+  bigscale import --format=r3gan weights.npz --out=runs/r3gan \
+      --config=configs/r3gan.py:cifar10 --config.data.source=/data/cifar10
+  bigscale import --format=stats fid_stats.npz --out=stats/imagenet128
+
+Files: .npz, .safetensors, .pth, .pt, .bin (the last three need PyTorch), and
+.pkl with --unsafe_pickle. The first holds the generator's state dict, or
+several players' under the prefixes G/, D/ and G_ema/.
+
+Without --config the model is read off the tensors and the rest is the family's
+published recipe; then the data set to train or evaluate on is --source. A
+folder that was imported with --config goes on with `bigscale train` and the
+same config; from any of them, `bigscale train --init_from` starts a new run.
+
+--format=stats reads statistics for the FID and writes them as mean and
+covariance in float64, with their provenance.
+"""
+
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+# FILE and D_FILE.
+MAX_ARGUMENTS = 2
+_STATISTICS = "stats"
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+  "format",
+  None,
+  "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan or stats",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string("out", None, "folder to make", flag_values=FLAGS)
+flags.DEFINE_string(
+  "ema", None, "file of the generator's moving average", flag_values=FLAGS
+)
+config_flags.DEFINE_config_file(
+  "config",
+  help_string="config of the run; its model must fit the weights",
+  lock_config=True,
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "source", None, "data set of the run, without --config", flag_values=FLAGS
+)
+flags.DEFINE_boolean(
+  "unsafe_pickle",
+  False,
+  "read .pkl files, which runs the code in them: only for files you trust",
+  flag_values=FLAGS,
+)
+
+
+def run(file: str | None = None, d_file: str | None = None) -> int:
+  """Reads, checks, then writes one folder."""
+  from bigscale.cli.common import require_flag
+  from bigscale.interop.formats import FORMATS
+  from bigscale.spec import require
+
+  name = require_flag(FLAGS, "format", "biggan-pytorch")
+  known = (*FORMATS, _STATISTICS)
+  require(name in known, f"--format={name} must be one of {', '.join(known)}")
+  require(
+    file is not None,
+    f"no file was named; write bigscale import --format={name} FILE --out=DIR",
+  )
+  out = require_flag(FLAGS, "out", "runs/imported")
+  if name == _STATISTICS:
+    return _statistics(file, d_file, out)
+  return _weights(name, file, d_file, out)
+
+
+def _weights(name: str, file: str, d_file: str | None, out: str) -> int:
+  from bigscale.cli.common import spec_of
+  from bigscale.interop.assemble import read_run, write_run
+  from bigscale.interop.files import require_new
+  from bigscale.spec import require
+
+  # The cheap check before the long reading.
+  require_new(out)
+  spec = spec_of(FLAGS) if FLAGS.config is not None else None
+  require(
+    spec is None or FLAGS.source is None,
+    f"--source={FLAGS.source} and --config both name the data; write "
+    f"--config.data.source={FLAGS.source} in its place",
+  )
+  imported = read_run(
+    name,
+    file,
+    d_file=d_file,
+    ema_file=FLAGS.ema,
+    spec=spec,
+    source=FLAGS.source,
+    unsafe_pickle=FLAGS.unsafe_pickle,
+  )
+  write_run(out, imported, sys.argv)
+  model = imported.spec.model
+  classes = f"{model.num_classes} classes" if model.num_classes else "no labels"
+  notes = imported.notes
+  print(
+    f"model:         {model.name}, {model.resolution} px, {classes}, latents "
+    f"of {model.latent_dim}; {notes['model']}"
+  )
+  for note in ("recipe", "generator", "discriminator", "average", "spectra"):
+    print(f"{note + ':':14} {notes[note]}")
+  print(f"data:          {imported.spec.data.source}")
+  print(f"run:           {out} (step 0)")
+  return 0
+
+
+def _statistics(file: str, d_file: str | None, out: str) -> int:
+  from bigscale.interop.files import require_new
+  from bigscale.interop.statistics import read_statistics, write_statistics
+  from bigscale.spec import require
+
+  for option, value in (
+    ("a second file", d_file),
+    ("--ema", FLAGS.ema),
+    ("--config", FLAGS.config),
+    ("--source", FLAGS.source),
+  ):
+    require(
+      value is None,
+      f"{option} has no meaning with --format=stats; leave it out",
+    )
+  require_new(out)
+  statistics = read_statistics(file, unsafe_pickle=FLAGS.unsafe_pickle)
+  write_statistics(out, statistics, file)
+  count = statistics.count or "an unknown number of"
+  print(
+    f"mean and covariance of {len(statistics.mean)} features over {count} "
+    f"images: {out}/statistics.npz"
+  )
+  return 0

@@ -1,0 +1,146 @@
+"""State dicts of BigGAN-PyTorch's `BigGANdeep` (the authors' code), as ours.
+
+There are two kinds: those of the code as it now is (`layout="pytorch"`), and
+those of its first versions, which see [z, y] and have a wide last convolution
+like the official weights (`layout="tfhub"`).
+"""
+
+from bigscale.interop import biggan_sizes
+from bigscale.interop import biggan_state_dict as state_dict
+from bigscale.interop.tensors import (
+  Shapes,
+  Source,
+  Tensors,
+  TensorsError,
+  Weights,
+  shapes_of,
+  sizes,
+)
+from bigscale.models import biggan_deep
+from bigscale.spec import BigganDeepSpec
+
+FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN-deep, G and D"
+
+
+def generator(spec: BigganDeepSpec, tensors: Tensors) -> Weights:
+  """The authors' `Generator.state_dict()` as ours.
+
+  Args:
+    spec: the sizes the weights were trained with. A file may track more
+      singular values than `num_singular_values` names.
+    tensors: by the authors' names, in PyTorch's axis order.
+
+  Raises:
+    TensorsError: names every missing, extra and misshaped tensor.
+  """
+  return state_dict.load(_shapes(spec, "g"), "g", _renames(spec, "g"), tensors)
+
+
+def discriminator(spec: BigganDeepSpec, tensors: Tensors) -> Weights:
+  """The authors' `Discriminator.state_dict()` as ours; see `generator`."""
+  return state_dict.load(_shapes(spec, "d"), "d", _renames(spec, "d"), tensors)
+
+
+def g_sources(spec: BigganDeepSpec) -> dict[str, Source]:
+  """Where each parameter and statistic of our G lies in their file."""
+  return state_dict.sources(_shapes(spec, "g"), "g", _renames(spec, "g"))
+
+
+def d_sources(spec: BigganDeepSpec) -> dict[str, Source]:
+  """The same for D."""
+  return state_dict.sources(_shapes(spec, "d"), "d", _renames(spec, "d"))
+
+
+def infer_spec(
+  g_tensors: Tensors, d_tensors: Tensors | None = None
+) -> BigganDeepSpec:
+  """The model that a file holds; see `biggan_pytorch.infer_spec`.
+
+  Args:
+    g_tensors: the authors' `Generator.state_dict()`.
+    d_tensors: their `Discriminator.state_dict()`; without it D is taken to be
+      as wide and as deep as G and to have attention at the same resolutions.
+
+  Raises:
+    TensorsError: the tensors are of no such model.
+  """
+  state_dict.require_generator(g_tensors)
+  count = state_dict.number_of(g_tensors, r"blocks\.(\d+)\.0\.conv4\.weight")
+  outputs = [
+    sizes(g_tensors, f"blocks.{i}.0.conv4.weight", 4)[0] for i in range(count)
+  ]
+  resolution, width, depth = biggan_sizes.of_deep_generator(outputs)
+  places = state_dict.attention_places(g_tensors, r"blocks\.(\d+)\.1\.gamma")
+  attention = tuple(8 * 2 ** (i // depth) for i in places)
+  classes, shared = sizes(g_tensors, "shared.weight", 2)
+  made = sizes(g_tensors, "output_layer.2.weight", 4)[0]
+  is_wide = made not in (1, 3)
+  return BigganDeepSpec(
+    resolution=resolution,
+    image_channels=3 if is_wide else made,
+    num_classes=classes,
+    latent_dim=sizes(g_tensors, "linear.weight", 2)[1] - shared,
+    shared_dim=shared,
+    g_width=width,
+    g_depth=depth,
+    g_attention=attention,
+    layout="tfhub" if is_wide else "pytorch",
+    num_singular_values=state_dict.singular_values(g_tensors) or 1,
+    batch_norm_epsilon=1e-5,
+    spectral_epsilon=1e-6,
+    **_discriminator_sizes(d_tensors, resolution, width, depth, attention),
+  )
+
+
+def _discriminator_sizes(
+  tensors: Tensors | None,
+  resolution: int,
+  g_width: int,
+  g_depth: int,
+  g_attention: tuple[int, ...],
+) -> dict[str, int | tuple[int, ...]]:
+  if tensors is None:
+    return {
+      "d_width": g_width,
+      "d_depth": g_depth,
+      "d_attention": tuple(s for s in g_attention if s < resolution),
+    }
+  stages = state_dict.number_of(tensors, r"blocks\.(\d+)\.0\.conv4\.weight")
+  depth = state_dict.number_of(tensors, r"blocks\.0\.(\d+)\.conv4\.weight")
+  outputs = [
+    sizes(tensors, f"blocks.{i}.0.conv4.weight", 4)[0] for i in range(stages)
+  ]
+  found = biggan_sizes.of_deep_discriminator(outputs)
+  if found.resolution != resolution:
+    raise TensorsError(
+      f"the discriminator sees {found.resolution} px and the generator makes "
+      f"{resolution} px; choose the files of one training"
+    )
+  places = state_dict.attention_places(
+    tensors, rf"blocks\.(\d+)\.{depth}\.gamma"
+  )
+  return {
+    "d_width": found.width,
+    "d_depth": depth,
+    "d_attention": tuple(sorted(resolution // 2 ** (i + 1) for i in places)),
+  }
+
+
+def _renames(spec: BigganDeepSpec, player: str) -> state_dict.Renames:
+  if player == "g":
+    return state_dict.COMMON
+  # Attention follows the blocks of its stage.
+  return (
+    (r"block(\d+)_(\d+)/shortcut", r"blocks.\1.\2.conv_sc"),
+    (r"block(\d+)_(\d+)/(conv\d)", r"blocks.\1.\2.\3"),
+    (
+      r"attention(\d+)/(theta|phi|g|o|gamma)",
+      rf"blocks.\g<1>.{spec.d_depth}.\2",
+    ),
+    (r"from_rgb", r"input_conv"),
+    *state_dict.COMMON,
+  )
+
+
+def _shapes(spec: BigganDeepSpec, player: str) -> Shapes:
+  return shapes_of(getattr(biggan_deep.make(spec, "cpu"), player), spec)

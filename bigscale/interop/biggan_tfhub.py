@@ -1,0 +1,349 @@
+"""Variables of the official generators (TF-Hub), BigGAN's and BigGAN-deep's.
+
+Names are those of the graph; a leading "module/" and a trailing ":0" may be
+there or not. Axes lie as ours do.
+
+- Weights, biases and gains come in a raw and an averaged edition
+  (`w/ema_b999900`, `w/ema_0.9999`): where a file has averages, they are taken.
+- `u0` is kept from training. Their graph takes one step of the power iteration
+  from it and divides by what that finds, just as ours does.
+- BigGAN's condition is [z_i, y] and ours is [y, z_i], so rows change places.
+  BigGAN-deep's is that of `layout="tfhub"`.
+- Statistics of batch norm are those of truncation 1. BigGAN keeps them as
+  `accumulated_mean` and `accumulated_var`, which are means, whatever their
+  counter says. BigGAN-deep keeps those of 51 truncations, the last of them 1,
+  as constants of the graph [51, C]: five `stack_N` for every batch norm, the
+  second of means and the fourth of variances.
+
+Sources: TFHub/converter.py of BigGAN-PyTorch and its issue 14 (the converted
+weights give the module's images at truncation 1); convert_tf_to_pytorch.py of
+pytorch-pretrained-BigGAN.
+"""
+
+import re
+
+import numpy as np
+
+from bigscale.interop import biggan_sizes, spectra
+from bigscale.interop.tensors import (
+  FIRST,
+  SAME,
+  Layout,
+  Shapes,
+  Source,
+  Tensors,
+  TensorsError,
+  Weights,
+  fetch,
+  shapes_of,
+  sizes,
+)
+from bigscale.models.registry import make_model
+from bigscale.ops.spectral import output_axis
+from bigscale.spec import BigganDeepSpec, BigganSpec, require
+from bigscale.spec.biggan import G_WIDTHS
+
+FORMAT = "variables of the official BigGAN and BigGAN-deep generators, as .npz"
+
+_OUTSIDE = {
+  "shared/embedding": "linear/w",
+  "to_rgb/kernel": "Generator/conv_2d/w",
+  "to_rgb/bias": "Generator/conv_2d/b",
+  "linear/kernel": "Generator/G_Z/G_linear/w",
+  "linear/bias": "Generator/G_Z/G_linear/b",
+  "output_norm/gain": "Generator/ScaledCrossReplicaBN/gamma",
+  "output_norm/bias": "Generator/ScaledCrossReplicaBN/beta",
+  "output_norm/norm/mean": "Generator/ScaledCrossReplicaBNbn/accumulated_mean",
+  "output_norm/norm/var": "Generator/ScaledCrossReplicaBNbn/accumulated_var",
+}
+_DEEP_OUTSIDE = {
+  "shared/embedding": "linear/w",
+  "to_rgb/kernel": "Generator/conv_to_rgb/w",
+  "to_rgb/bias": "Generator/conv_to_rgb/b",
+  "linear/kernel": "Generator/GenZ/G_linear/w",
+  "linear/bias": "Generator/GenZ/G_linear/b",
+  "output_norm/gain": "Generator/BatchNorm/scale",
+  "output_norm/bias": "Generator/BatchNorm/offset",
+  "output_norm/norm/mean": "Generator/BatchNorm/accumulated_mean",
+  "output_norm/norm/var": "Generator/BatchNorm/accumulated_var",
+}
+_ATTENTION = {
+  "theta/kernel": "theta/w",
+  "phi/kernel": "phi/w",
+  "g/kernel": "g/w",
+  "o/kernel": "o_conv/w",
+  "gamma": "gamma",
+}
+_CONVS = {"conv1": "conv0", "conv2": "conv1", "shortcut": "conv_sc"}
+_LEAVES = {"kernel": "w", "bias": "b"}
+_AVERAGE = re.compile(r"(.*)/ema_[\w.]+")
+# What has an average where there are any.
+_AVERAGED = ("w", "b", "gamma", "beta", "scale", "offset")
+_UNREAD = re.compile(r"(.*/)?(u[1-9]|accumulation_counter|global_step)")
+_STACK = re.compile(r"(?:.*/)?stack_(\d+)")
+_STACKS_A_NORM, _MEANS, _VARIANCES = 5, 1, 3
+_TRUNCATIONS = 51
+
+
+def generator(spec: BigganSpec | BigganDeepSpec, tensors: Tensors) -> Weights:
+  """The variables of an official generator as ours.
+
+  Args:
+    spec: of the sizes of the weights, see `infer_spec`.
+    tensors: by the graph's names.
+
+  Raises:
+    SpecError: the official code has no such model.
+    TensorsError: names every missing, extra and misshaped tensor.
+  """
+  _check(spec)
+  shapes = shapes_of(make_model(spec, "cpu").g, spec)
+  found = _sources(spec, shapes)
+  vectors = {
+    f"{path}/u": Source(found[path].name.removesuffix("w") + "u0", SAME)
+    for path in shapes.spectra
+  }
+  named = _canonical(tensors)
+  leaves = fetch(
+    named,
+    found | vectors,
+    shapes.leaves | {f"{path}/u": s.u for path, s in shapes.spectra.items()},
+    ignored=[name for name in named if _UNREAD.fullmatch(name)],
+  )
+  return shapes.assemble(
+    leaves,
+    {
+      path: spectra.stepped(
+        leaves[path], leaves[f"{path}/u"], output_axis(path)
+      )
+      for path in shapes.spectra
+    },
+  )
+
+
+def g_sources(spec: BigganSpec | BigganDeepSpec) -> dict[str, Source]:
+  """Where each parameter and statistic of our G lies in their file."""
+  return _sources(spec, shapes_of(make_model(spec, "cpu").g, spec))
+
+
+def _sources(
+  spec: BigganSpec | BigganDeepSpec, shapes: Shapes
+) -> dict[str, Source]:
+  is_deep = isinstance(spec, BigganDeepSpec)
+  swapped = SAME if is_deep else _swapped(spec)
+  found = {}
+  for path in shapes.leaves:
+    layout = SAME
+    if re.fullmatch(r"block\d+/norm\d/(gain|bias)/kernel", path):
+      layout = swapped
+    elif path.endswith("/gamma"):
+      layout = FIRST
+    found[path] = Source(_name(path, is_deep=is_deep), layout)
+  return found
+
+
+def infer_spec(
+  g_tensors: Tensors, d_tensors: Tensors | None = None
+) -> BigganSpec | BigganDeepSpec:
+  """The model that a file holds, read off its names and shapes.
+
+  D, which was not published, is taken to be as wide as G, with attention where
+  the paper has it.
+
+  Args:
+    g_tensors: by the graph's names.
+    d_tensors: nothing is read from it.
+
+  Raises:
+    TensorsError: the tensors are of no such model.
+  """
+  del d_tensors
+  named = _canonical(g_tensors)
+  is_deep = "Generator/GBlock/conv3/w" in named
+  last = "conv3" if is_deep else "conv0"
+  outputs = [
+    sizes(named, f"Generator/{_scope('GBlock', i)}/{last}/w", 4)[-1]
+    for i in range(_number_of_blocks(named))
+  ]
+  of = biggan_sizes.of_deep_generator if is_deep else biggan_sizes.of_generator
+  resolution, width, depth = of(outputs)
+  classes, shared = sizes(named, "linear/w", 2)
+  common = {
+    "resolution": resolution,
+    "num_classes": classes,
+    "shared_dim": shared,
+    "g_width": width,
+    "d_width": width,
+    "g_attention": _attention(named, outputs[depth - 1 :: depth]),
+    "d_attention": (64,) if resolution > 64 else (),
+    "batch_norm_epsilon": 1e-4,
+    "spectral_epsilon": 1e-4,
+    "num_singular_values": 1,
+  }
+  if is_deep:
+    seen = sizes(named, _DEEP_OUTSIDE["linear/kernel"], 2)[0]
+    return BigganDeepSpec(latent_dim=seen - shared, g_depth=depth, **common)
+  chunk = sizes(named, _OUTSIDE["linear/kernel"], 2)[0]
+  channels = sizes(named, _OUTSIDE["to_rgb/kernel"], 4)[-1]
+  latents = chunk * len(G_WIDTHS[resolution])
+  return BigganSpec(latent_dim=latents, image_channels=channels, **common)
+
+
+def _attention(named: Tensors, outputs: list[int]) -> tuple[int, ...]:
+  """The side of the one map, of those after each stage, as wide as it."""
+  name = "Generator/attention/theta/w"
+  if name not in named:
+    return ()
+  channels = sizes(named, name, 4)[2]
+  sides = [8 * 2**i for i, width in enumerate(outputs) if width == channels]
+  if len(sides) != 1:
+    raise TensorsError(
+      f"{name} takes {channels} channels, and {len(sides)} of the stages, of "
+      f"{', '.join(map(str, outputs))} channels, make so many; give the model "
+      "by --config"
+    )
+  return tuple(sides)
+
+
+def _check(spec: BigganSpec | BigganDeepSpec) -> None:
+  """The official generators are of one kind."""
+  require(
+    spec.num_classes > 0 and spec.shared_dim > 0,
+    f"model.num_classes={spec.num_classes} and model.shared_dim="
+    f"{spec.shared_dim} must be positive: the official weights are conditional "
+    "with a shared embedding",
+  )
+  require(
+    spec.num_singular_values == 1,
+    f"model.num_singular_values={spec.num_singular_values} must be 1, for the "
+    "official weights keep one singular vector a layer",
+  )
+  require(
+    len(spec.g_attention) <= 1,
+    f"model.g_attention={spec.g_attention} names more than one resolution; the "
+    "official generators have attention at one",
+  )
+  if isinstance(spec, BigganDeepSpec):
+    require(
+      spec.layout == "tfhub",
+      f"model.layout={spec.layout!r} must be 'tfhub' for the official weights",
+    )
+    return
+  require(
+    spec.hierarchical and spec.g_spectral,
+    f"model.hierarchical={spec.hierarchical} and model.g_spectral="
+    f"{spec.g_spectral} must both be True for the official weights",
+  )
+
+
+def _swapped(spec: BigganSpec) -> Layout:
+  """Rows [z, y] there, [y, z] here."""
+  chunk = spec.latent_dim // len(G_WIDTHS[spec.resolution])
+  return Layout(
+    lambda x: np.concatenate([x[chunk:], x[:chunk]]),
+    lambda x: np.concatenate([x[-chunk:], x[:-chunk]]),
+  )
+
+
+def _scope(name: str, number: int) -> str:
+  """TensorFlow counts its scopes from the second on."""
+  return f"{name}_{number}" if number else name
+
+
+def _name(path: str, *, is_deep: bool) -> str:
+  """Of the variable behind a leaf of ours, "block0/conv1/kernel"."""
+  attention = re.fullmatch(r"attention\d+/(.+)", path)
+  if attention:
+    return f"Generator/attention/{_ATTENTION[attention[1]]}"
+  block = re.fullmatch(r"block(\d+)/(.+)", path)
+  if block:
+    inside = (_inside_deep if is_deep else _inside)(block[2])
+    return f"Generator/{_scope('GBlock', int(block[1]))}/{inside}"
+  return (_DEEP_OUTSIDE if is_deep else _OUTSIDE)[path]
+
+
+def _inside(rest: str) -> str:
+  """In a block of BigGAN, "conv1/kernel" or "norm1/gain/kernel"."""
+  owner, _, leaf = rest.rpartition("/")
+  if owner in _CONVS:
+    return f"{_CONVS[owner]}/{_LEAVES[leaf]}"
+  number, part = re.fullmatch(r"norm(\d)/(\w+)", owner).groups()
+  if part == "norm":
+    return f"{_scope('CrossReplicaBN', int(number) - 1)}/accumulated_{leaf}"
+  which = {"gain": "gamma", "bias": "beta"}[part]
+  return f"{_scope('HyperBN', int(number) - 1)}/{which}/w"
+
+
+def _inside_deep(rest: str) -> str:
+  """The same in a block of BigGAN-deep."""
+  owner, _, leaf = rest.rpartition("/")
+  conv = re.fullmatch(r"conv(\d)", owner)
+  if conv:
+    return f"conv{int(conv[1]) - 1}/{_LEAVES[leaf]}"
+  number, part = re.fullmatch(r"norm(\d)/(\w+)", owner).groups()
+  norm = _scope("BatchNorm", int(number) - 1)
+  if part == "norm":
+    return f"{norm}/accumulated_{leaf}"
+  which = {"gain": "scale", "bias": "offset"}[part]
+  return f"{norm}/{which}/w"
+
+
+def _number_of_blocks(named: Tensors) -> int:
+  found = {name.split("/")[1] for name in named if "/GBlock" in name}
+  return len(found)
+
+
+def _canonical(tensors: Tensors) -> dict[str, np.ndarray]:
+  """One edition of each variable, under its shortest name.
+
+  All but weights are vectors and lose their axes of length one; `u0` becomes
+  [1, O].
+  """
+  named = {
+    name.removeprefix("module/").removesuffix(":0"): np.asarray(x)
+    for name, x in tensors.items()
+  }
+  averages = {
+    match[1]: named[name]
+    for name in named
+    if (match := _AVERAGE.fullmatch(name))
+  }
+  raw = {
+    name: x
+    for name, x in named.items()
+    if not _AVERAGE.fullmatch(name)
+    and not (averages and name.rpartition("/")[2] in _AVERAGED)
+  }
+  chosen = _unstacked(raw | averages)
+  shapes = {"w": None, "u0": (1, -1)}
+  return {
+    name: x.reshape(shapes.get(name.rpartition("/")[2], -1) or x.shape)
+    for name, x in chosen.items()
+  }
+
+
+def _unstacked(named: Tensors) -> dict[str, np.ndarray]:
+  """With BigGAN-deep's statistics of truncation 1 under BigGAN's names."""
+  stacks = {
+    int(match[1]): name for name in named if (match := _STACK.fullmatch(name))
+  }
+  found = {name: x for name, x in named.items() if name not in stacks.values()}
+  if not stacks:
+    return found
+  norms = [
+    f"Generator/{_scope('GBlock', block)}/{_scope('BatchNorm', norm)}"
+    for block in range(_number_of_blocks(named))
+    for norm in range(4)
+  ]
+  for i, norm in enumerate([*norms, "Generator/BatchNorm"]):
+    for place, which in ((_MEANS, "mean"), (_VARIANCES, "var")):
+      name = stacks.get(_STACKS_A_NORM * i + place)
+      if name is None:
+        continue
+      if len(named[name]) != _TRUNCATIONS:
+        raise TensorsError(
+          f"{name} {named[name].shape} must hold the statistics of "
+          f"{_TRUNCATIONS} truncations; choose the official file"
+        )
+      found[f"{norm}/accumulated_{which}"] = named[name][-1]
+  return found

@@ -1,0 +1,159 @@
+"""How the families were published to be trained, for weights without a config.
+
+Sources: Brock et al. 2019, sec. 3 and app. C; Huang et al. 2024 and the
+presets of the authors' `train.py`.
+"""
+
+import math
+from typing import NamedTuple
+
+from bigscale.spec import (
+  AugmentSpec,
+  BigganDeepSpec,
+  BigganSpec,
+  CheckpointSpec,
+  DataSpec,
+  EvalSpec,
+  LogSpec,
+  LossSpec,
+  ModelSpec,
+  OptimSpec,
+  R3ganSpec,
+  RunSpec,
+  Schedule,
+  SpecError,
+)
+
+
+class Recipe(NamedTuple):
+  """A run around a model, and whose it was."""
+
+  spec: RunSpec
+  name: str
+
+
+class _R3ganPreset(NamedTuple):
+  """What differs between the authors' R3GAN presets.
+
+  Attributes:
+    name: of the data set.
+    resolution: pixels.
+    num_classes: 0 without labels.
+    batch: images of one update.
+    total_kimg: the paper's; where it names none, their default, which stands
+      for "until stopped".
+    gamma: of R1 and R2 at the start; a tenth of it at the end.
+    half_life_kimg: of the average, at the end.
+    augment: probability at the end.
+    burn_in_kimg: in which all of these go from start to end.
+  """
+
+  name: str
+  resolution: int
+  num_classes: int
+  batch: int
+  total_kimg: float
+  gamma: float
+  half_life_kimg: float
+  augment: float
+  burn_in_kimg: float
+
+
+_R3GAN = (
+  _R3ganPreset(
+    "cifar10", 32, 10, 512, 250_000.0, 0.05, 5_000.0, 0.55, 20_000.0
+  ),
+  _R3ganPreset(
+    "imagenet32", 32, 1000, 4096, 1_000_000.0, 0.5, 50_000.0, 0.5, 200_000.0
+  ),
+  _R3ganPreset("ffhq64", 64, 0, 256, 10_000_000.0, 2.0, 500.0, 0.3, 20_000.0),
+  _R3ganPreset(
+    "imagenet64", 64, 1000, 4096, 1_000_000.0, 1.0, 50_000.0, 0.4, 200_000.0
+  ),
+  _R3ganPreset(
+    "ffhq256", 256, 0, 256, 10_000_000.0, 150.0, 500.0, 0.3, 20_000.0
+  ),
+)
+
+
+def recipe(model: ModelSpec, source: str | None) -> Recipe:
+  """The published run of a model's family.
+
+  Args:
+    model: its sizes.
+    source: of the data; None names the directory that the recipe's configs
+      name, which need not be there.
+
+  Raises:
+    SpecError: there is no recipe for this family.
+  """
+  if isinstance(model, R3ganSpec):
+    return _r3gan(model, source)
+  if isinstance(model, BigganSpec | BigganDeepSpec):
+    return _biggan(model, source)
+  raise SpecError(
+    f"no recipe was published for model.name={model.name!r}; give --config"
+  )
+
+
+def _r3gan(model: R3ganSpec, source: str | None) -> Recipe:
+  """Of the preset with the nearest resolution, then number of classes."""
+
+  def distance(preset: _R3ganPreset) -> tuple[float, float]:
+    return (
+      abs(math.log2(preset.resolution / model.resolution)),
+      abs(math.log1p(preset.num_classes) - math.log1p(model.num_classes)),
+    )
+
+  preset = min(_R3GAN, key=distance)
+
+  def decay(first: float, last: float) -> Schedule:
+    return Schedule(first=first, last=last, kimg=preset.burn_in_kimg)
+
+  gamma, lr = decay(preset.gamma, preset.gamma / 10), decay(2e-4, 5e-5)
+  spec = RunSpec(
+    global_batch_size=preset.batch,
+    total_kimg=preset.total_kimg,
+    model=model,
+    data=DataSpec(source=source or f"data/{preset.name}", flip=True),
+    loss=LossSpec(adversarial="rpgan", r1_gamma=gamma, r2_gamma=gamma),
+    optim=OptimSpec(
+      g_lr=lr,
+      d_lr=lr,
+      beta2=decay(0.9, 0.99),
+      ema_half_life_kimg=decay(0.0, preset.half_life_kimg),
+    ),
+    augment=AugmentSpec(pipe="ada", probability=decay(0.0, preset.augment)),
+    evaluate=EvalSpec(
+      kimg=preset.burn_in_kimg / 10,
+      num_samples=50_000,
+      batch_size=1000 if model.resolution <= 64 else 250,
+    ),
+    log=LogSpec(steps=50, samples_kimg=500.0),
+    checkpoint=CheckpointSpec(kimg=500.0),
+  )
+  return Recipe(spec, f"R3GAN's preset for {preset.name}")
+
+
+def _biggan(model: BigganSpec | BigganDeepSpec, source: str | None) -> Recipe:
+  """Batch 2048, hinge, two updates of D; deep ones above 128 px go slower."""
+  slow = isinstance(model, BigganDeepSpec) and model.resolution > 128
+  g_lr, d_lr = (2.5e-5, 2.5e-5) if slow else (5e-5, 2e-4)
+  spec = RunSpec(
+    global_batch_size=2048,
+    # 150,000 steps, about where the published run at 128 px collapsed.
+    total_kimg=614_400.0,
+    model=model,
+    data=DataSpec(source=source or f"data/imagenet{model.resolution}"),
+    loss=LossSpec(adversarial="hinge", orthogonal=1e-4),
+    optim=OptimSpec(
+      g_lr=Schedule(first=g_lr, last=g_lr),
+      d_lr=Schedule(first=d_lr, last=d_lr),
+      d_steps=2,
+      ema_decay=0.9999,
+    ),
+    evaluate=EvalSpec(kimg=8192.0, num_samples=50_000, batch_size=1024),
+    log=LogSpec(steps=50, samples_kimg=2048.0),
+    checkpoint=CheckpointSpec(kimg=2048.0),
+  )
+  return Recipe(spec, f"{model.name} as in Brock et al. 2019, app. C")

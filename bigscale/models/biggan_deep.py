@@ -1,0 +1,217 @@
+"""BigGAN-deep (Brock et al. 2019, app. B, tables 7 to 9).
+
+Blocks and their order are those of the authors' PyTorch code and of the
+official weights, which agree but for the order of the condition and the width
+of the last convolution (`BigganDeepSpec.layout`). Attention stands after the
+last block of its resolution: the official generator has it before the next
+one, which is the same place.
+
+Spectral norm is not here: see `bigscale.models.biggan`.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bigscale.models import biggan
+from bigscale.models.attention import Attention
+from bigscale.models.layers import (
+  Conv,
+  Dense,
+  Embedding,
+  pool2x,
+  projection_logits,
+  upsample_nearest2x,
+)
+from bigscale.models.networks import is_kernel
+from bigscale.models.norms import AffineBatchNorm, ConditionalBatchNorm
+from bigscale.spec import BigganDeepSpec
+from bigscale.spec.biggan_deep import D_WIDTHS, G_WIDTHS
+from bigscale.types import Array, GanModel
+
+_orthogonal = nn.initializers.orthogonal()
+# A block's inner width, as a share of its input's in G, its output's in D.
+_REDUCTION = 4
+
+
+class GeneratorBlock(nn.Module):
+  """1x1, 3x3, 3x3 and 1x1, each after BN-ReLU, beside an identity.
+
+  Attributes:
+    spec: of the model.
+    features: at most those of the input; the shortcut drops the last ones.
+    upsample: doubles the side, before the first 3x3.
+  """
+
+  spec: BigganDeepSpec
+  features: int
+  upsample: bool
+
+  @nn.compact
+  def __call__(self, x_bhwc: Array, condition: Array, *, train: bool) -> Array:
+    """[B, H, W, C] to [B, H or 2H, W or 2W, features]."""
+    spec = self.spec
+    inner = x_bhwc.shape[-1] // _REDUCTION
+    conv = functools.partial(
+      Conv, dtype=spec.dtype, kernel_init=_orthogonal, use_bias=True
+    )
+
+    def activate(x: Array, name: str) -> Array:
+      norm = ConditionalBatchNorm(
+        spec.batch_norm_momentum,
+        spec.batch_norm_epsilon,
+        spec.dtype,
+        name=name,
+      )
+      return nn.relu(norm(x, condition, train=train))
+
+    y = conv(inner, size=1, name="conv1")(activate(x_bhwc, "norm1"))
+    y = activate(y, "norm2")
+    shortcut = x_bhwc[..., : self.features]
+    if self.upsample:
+      y, shortcut = upsample_nearest2x(y), upsample_nearest2x(shortcut)
+    y = conv(inner, size=3, name="conv2")(y)
+    y = conv(inner, size=3, name="conv3")(activate(y, "norm3"))
+    y = conv(self.features, size=1, name="conv4")(activate(y, "norm4"))
+    return y + shortcut
+
+
+class Generator(nn.Module):
+  """Linear to 4x4, stages of blocks upwards, BN-ReLU-3x3-tanh."""
+
+  spec: BigganDeepSpec
+
+  @nn.compact
+  def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
+    """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    spec = self.spec
+    first, *widths = (spec.g_width * m for m in G_WIDTHS[spec.resolution])
+    condition = self._condition(latents, labels)
+    x_bhwc = Dense(
+      4 * 4 * first, spec.dtype, _orthogonal, use_bias=True, name="linear"
+    )(condition).reshape(-1, 4, 4, first)
+    for stage, width in enumerate(widths):
+      for place in range(spec.g_depth):
+        is_last = place == spec.g_depth - 1
+        index = stage * spec.g_depth + place
+        x_bhwc = GeneratorBlock(
+          spec,
+          width if is_last else x_bhwc.shape[-1],
+          upsample=is_last,
+          name=f"block{index}",
+        )(x_bhwc, condition, train=train)
+      if x_bhwc.shape[1] in spec.g_attention:
+        x_bhwc = Attention(spec.dtype, name=f"attention{index}")(x_bhwc)
+    norm = AffineBatchNorm(
+      spec.batch_norm_momentum,
+      spec.batch_norm_epsilon,
+      spec.dtype,
+      name="output_norm",
+    )
+    return jnp.tanh(self._to_rgb(nn.relu(norm(x_bhwc, train=train))))
+
+  def _condition(self, latents: Array, labels: Array) -> Array:
+    """What the first layer and all norms see, in the layout's order."""
+    spec = self.spec
+    latents = latents.astype(spec.dtype)
+    if not spec.num_classes:
+      return latents
+    # Never spectrally normalized, as in BigGAN.
+    classes = Embedding(
+      spec.num_classes, spec.shared_dim, _orthogonal, spec.dtype, name="shared"
+    )(labels)
+    parts = [latents, classes]
+    if spec.layout == "pytorch":
+      parts = [classes, latents]
+    return jnp.concatenate(parts, axis=1)
+
+  def _to_rgb(self, x_bhwc: Array) -> Array:
+    """The official one makes `g_width` channels; all but the first are lost."""
+    spec = self.spec
+    is_wide = spec.layout == "tfhub"
+    return Conv(
+      spec.g_width if is_wide else spec.image_channels,
+      size=3,
+      dtype=spec.dtype,
+      kernel_init=_orthogonal,
+      use_bias=True,
+      kept=spec.image_channels,
+      name="to_rgb",
+    )(x_bhwc)
+
+
+class DiscriminatorBlock(nn.Module):
+  """ReLU-1x1, ReLU-3x3, ReLU-3x3, ReLU-[pool]-1x1 beside an identity.
+
+  Attributes:
+    spec: of the model.
+    features: at least those of the input; a 1x1 convolution of the shortcut
+      makes those it lacks.
+    downsample: halves the side, before the last 1x1.
+  """
+
+  spec: BigganDeepSpec
+  features: int
+  downsample: bool
+
+  @nn.compact
+  def __call__(self, x_bhwc: Array) -> Array:
+    """[B, H, W, C] to [B, H or H/2, W or W/2, features]."""
+    inner = self.features // _REDUCTION
+    conv = functools.partial(
+      Conv, dtype=self.spec.dtype, kernel_init=_orthogonal, use_bias=True
+    )
+    y = nn.relu(conv(inner, size=1, name="conv1")(nn.relu(x_bhwc)))
+    y = nn.relu(conv(inner, size=3, name="conv2")(y))
+    y = nn.relu(conv(inner, size=3, name="conv3")(y))
+    if self.downsample:
+      y, x_bhwc = pool2x(y, jnp.mean), pool2x(x_bhwc, jnp.mean)
+    y = conv(self.features, size=1, name="conv4")(y)
+    lacking = self.features - x_bhwc.shape[-1]
+    if lacking:
+      added = conv(lacking, size=1, name="shortcut")(x_bhwc)
+      x_bhwc = jnp.concatenate([x_bhwc, added], axis=-1)
+    return y + x_bhwc
+
+
+class Discriminator(nn.Module):
+  """3x3, stages of blocks downwards to 4x4, ReLU, sum, projection."""
+
+  spec: BigganDeepSpec
+
+  @nn.compact
+  def __call__(self, images: Array, labels: Array) -> Array:
+    """Images [B, H, W, C] and labels [B] to logits [B]."""
+    spec = self.spec
+    first, *widths = (spec.d_width * m for m in D_WIDTHS[spec.resolution])
+    x_bhwc = Conv(
+      first,
+      size=3,
+      dtype=spec.dtype,
+      kernel_init=_orthogonal,
+      use_bias=True,
+      name="from_rgb",
+    )(images.astype(spec.dtype))
+    for stage, width in enumerate(widths):
+      for place in range(spec.d_depth):
+        x_bhwc = DiscriminatorBlock(
+          spec, width, downsample=place == 0, name=f"block{stage}_{place}"
+        )(x_bhwc)
+      if x_bhwc.shape[1] in spec.d_attention:
+        x_bhwc = Attention(spec.dtype, name=f"attention{stage}")(x_bhwc)
+    return projection_logits(
+      x_bhwc, labels, spec.num_classes, _orthogonal, spec.dtype
+    )
+
+
+def make(spec: BigganDeepSpec, platform: str) -> GanModel:
+  """The two networks as pure functions.
+
+  Args:
+    spec: sizes.
+    platform: of the devices that will run it; the networks are the same on
+      all.
+  """
+  del platform
+  return biggan.wrap(Generator(spec), Discriminator(spec), spec, is_kernel)

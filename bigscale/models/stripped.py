@@ -1,0 +1,197 @@
+"""StyleGAN2's backbone alone: configs B and C of R3GAN's roadmap.
+
+What Huang et al. 2024 (sec. 3) leave of StyleGAN2: in G a learned 4x4 basis,
+two 3x3 convolutions a resolution, leaky ReLU, images summed over resolutions
+(output skips), no tanh; in D residual blocks and a head of two linear layers.
+Gone are the mapping network, modulation, noise, normalization of z, minibatch
+standard deviation and the equalized learning rate. B and C differ in the loss
+alone. The authors published no code for either; the parameter counts of their
+table come out exactly (18.890 M and 23.996 M). Left open there, chosen here:
+
+- z enters as in config D and E: the basis is multiplied by a bias-free linear
+  layer of z. The count leaves room for nothing else.
+- Without equalized learning rate, weights start as N(0, gain / sqrt(fan-in)),
+  gain sqrt(2 / 1.04) before a leaky ReLU (He et al. 2015) and 1 elsewhere;
+  biases at zero. The activation then needs no gain of its own, while
+  StyleGAN2 multiplies by sqrt(2) after it.
+- The sum of a residual block is divided by sqrt(2), as in StyleGAN2.
+- Filters and convolutions are separate (StyleGAN2 fuses them into strided
+  ones): the same function but at the borders, for up to 4 times the
+  multiplications of those layers.
+- Classes, which the paper's models B and C do not have: in G the embedding is
+  concatenated to z, as in R3GAN; D adds a projection (Miyato and Koyama 2018).
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bigscale.models.layers import Conv, Dense, Embedding, scaled_normal
+from bigscale.models.networks import gan_model, is_kernel
+from bigscale.models.r3gan import LEAKY_GAIN, BiasAct
+from bigscale.ops.resample import downsample2x, upsample2x
+from bigscale.spec import StrippedSpec
+from bigscale.types import Array, GanModel
+
+
+def _unchanged(x_bhwc: Array) -> Array:
+  return x_bhwc
+
+
+class ConvAct(nn.Module):
+  """Convolution, resampling, bias and leaky ReLU.
+
+  Attributes:
+    features: output channels.
+    size: of the square kernel.
+    dtype: of the weights.
+    resample: between the convolution and the bias.
+  """
+
+  features: int
+  size: int
+  dtype: str
+  resample: Callable[[Array], Array] = _unchanged
+
+  @nn.compact
+  def __call__(self, x_bhwc: Array) -> Array:
+    """[B, H, W, C] to [B, H, W, features], before resampling."""
+    init = scaled_normal(LEAKY_GAIN, x_bhwc.shape[-1] * self.size**2)
+    y_bhwc = Conv(self.features, self.size, self.dtype, init, name="conv")(
+      x_bhwc
+    )
+    return BiasAct(self.dtype, name="act")(self.resample(y_bhwc))
+
+
+class ToRgb(nn.Module):
+  """1x1 convolution to an image, with a bias that starts at zero."""
+
+  channels: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x_bhwc: Array) -> Array:
+    """[B, H, W, C] to [B, H, W, channels]."""
+    y_bhwc = Conv(self.channels, 1, self.dtype, name="conv")(x_bhwc)
+    bias_c = self.param(
+      "bias", nn.initializers.zeros, (self.channels,), self.dtype
+    )
+    return y_bhwc + bias_c.reshape(1, 1, 1, -1)
+
+
+class ResidualBlock(nn.Module):
+  """(skip(x) + act(down(conv(act(conv(x)))))) / sqrt(2), at half the side."""
+
+  features: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x_bhwc: Array) -> Array:
+    """[B, H, W, C] to [B, H/2, W/2, features]."""
+    channels = x_bhwc.shape[-1]
+    y_bhwc = ConvAct(channels, 3, self.dtype, name="conv0")(x_bhwc)
+    y_bhwc = ConvAct(self.features, 3, self.dtype, downsample2x, name="conv1")(
+      y_bhwc
+    )
+    skip_bhwc = Conv(self.features, 1, self.dtype, name="skip")(
+      downsample2x(x_bhwc)
+    )
+    return (skip_bhwc + y_bhwc) * 0.5**0.5
+
+
+class Generator(nn.Module):
+  """A learned 4x4 basis scaled by the latents, then stages upwards."""
+
+  spec: StrippedSpec
+
+  @nn.compact
+  def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
+    """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    del train  # Without batch norm, training and sampling are one.
+    spec, dtype = self.spec, self.spec.dtype
+    code_bz = latents.astype(dtype)
+    if spec.num_classes:
+      class_by = Embedding(
+        spec.num_classes,
+        spec.class_embedding_dim,
+        scaled_normal(1.0, spec.num_classes),
+        dtype,
+        name="classes",
+      )(labels)
+      code_bz = jnp.concatenate([code_bz, class_by], axis=-1)
+    width = spec.widths[0]
+    basis_hwc = self.param(
+      "basis", nn.initializers.normal(1.0), (4, 4, width), dtype
+    )
+    scale_bc = Dense(width, dtype, name="latents")(code_bz)
+    x_bhwc = basis_hwc[None] * scale_bc[:, None, None, :]
+    image_bhwc = None
+    for stage, width in enumerate(spec.widths):
+      name = f"stage{4 * 2**stage}"
+      if stage:
+        x_bhwc = ConvAct(width, 3, dtype, name=f"{name}_conv0")(
+          upsample2x(x_bhwc)
+        )
+      x_bhwc = ConvAct(width, 3, dtype, name=f"{name}_conv1")(x_bhwc)
+      rgb_bhwc = ToRgb(spec.image_channels, dtype, name=f"{name}_to_rgb")(
+        x_bhwc
+      )
+      if image_bhwc is not None:
+        rgb_bhwc = rgb_bhwc + upsample2x(image_bhwc)
+      image_bhwc = rgb_bhwc
+    return image_bhwc
+
+
+class Discriminator(nn.Module):
+  """Residual blocks downwards, a 3x3 convolution and two linear layers."""
+
+  spec: StrippedSpec
+
+  @nn.compact
+  def __call__(self, images: Array, labels: Array) -> Array:
+    """Images [B, H, W, C] and labels [B] to logits [B]."""
+    spec, dtype = self.spec, self.spec.dtype
+    x_bhwc = ConvAct(spec.widths[-1], 1, dtype, name="from_rgb")(
+      images.astype(dtype)
+    )
+    for stage in range(len(spec.widths) - 1, 0, -1):
+      x_bhwc = ResidualBlock(
+        spec.widths[stage - 1], dtype, name=f"stage{4 * 2**stage}"
+      )(x_bhwc)
+    width = spec.widths[0]
+    x_bhwc = ConvAct(width, 3, dtype, name="stage4")(x_bhwc)
+    x_bi = x_bhwc.reshape(x_bhwc.shape[0], -1)
+    x_bc = Dense(
+      width, dtype, scaled_normal(LEAKY_GAIN, x_bi.shape[1]), name="features"
+    )(x_bi)
+    x_bc = BiasAct(dtype, name="features_act")(x_bc)
+    bias = self.param("logit_bias", nn.initializers.zeros, (1,), dtype)
+    logits = Dense(1, dtype, name="logit")(x_bc)[:, 0] + bias
+    if not spec.num_classes:
+      return logits
+    class_bc = Embedding(
+      spec.num_classes,
+      width,
+      scaled_normal(1.0, width),
+      dtype,
+      name="classes",
+    )(labels)
+    return logits + jnp.sum(class_bc * x_bc, axis=-1)
+
+
+def make(spec: StrippedSpec, platform: str) -> GanModel:
+  """The two networks as pure functions.
+
+  Args:
+    spec: sizes.
+    platform: of the devices that will run it; all take the same program.
+  """
+  del platform
+  return gan_model(
+    Generator(spec),
+    Discriminator(spec),
+    spec,
+    g_orthogonal=is_kernel,
+    d_orthogonal=is_kernel,
+  )

@@ -1,0 +1,75 @@
+"""Files of other implementations, made up for a small spec of ours."""
+
+import jax
+import numpy as np
+
+from bigscale.interop.tensors import shapes_of
+from bigscale.models.registry import make_model
+from bigscale.ops import spectral
+from bigscale.ops.spectral import flatten
+
+
+def leaves(spec, player="g", seed=0):
+  """Random parameters and statistics by path; variances are positive."""
+  shapes = shapes_of(getattr(make_model(spec, "cpu"), player), spec)
+  random = np.random.RandomState(seed)
+  found = {}
+  for path, leaf in shapes.leaves.items():
+    x = random.normal(size=leaf.shape).astype(leaf.dtype)
+    found[path] = np.abs(x) + 0.5 if path.endswith("norm/var") else x
+  return found
+
+
+def theirs(sources, found):
+  """The same under their names and in their axis order."""
+  return {
+    source.name: np.array(source.layout.theirs(found[path]))
+    for path, source in sources.items()
+  }
+
+
+def trackers(tensors, ranks, seed=1):
+  """`u0`, `sv0` and so on for every weight but G's shared embedding."""
+  random = np.random.RandomState(seed)
+  found = {}
+  for name, weight in tensors.items():
+    if weight.ndim < 2 or name == "shared.weight":
+      continue
+    owner = name.removesuffix("weight")
+    for rank in range(ranks):
+      u = random.normal(size=(1, len(weight)))
+      u = u / np.linalg.norm(u)
+      found[f"{owner}u{rank}"] = u.astype("f4")
+      found[f"{owner}sv{rank}"] = np.full(1, 2.0 + rank, "f4")
+  return found
+
+
+def assert_same(weights, found):
+  """Imported weights against leaves by path."""
+  got = flatten(weights.params) | flatten(weights.batch_stats)
+  assert set(got) == set(found)
+  for path, leaf in found.items():
+    np.testing.assert_array_equal(got[path], leaf, err_msg=path)
+
+
+def images(spec, weights, latents, labels):
+  """Our G in evaluation: [B, H, W, C]."""
+  g = make_model(spec, "cpu").g
+
+  def sample(params, stats, spectra):
+    normal, _ = spectral.normalize(params, spectra, spec.spectral_epsilon)
+    variables = {"params": normal, "batch_stats": stats}
+    return g.apply(variables, latents, labels, train=False)[0]
+
+  # Compiling takes nearly all the time of this.
+  program = (
+    jax.jit(sample)
+    .lower(*weights)
+    .compile(
+      {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,
+      }
+    )
+  )
+  return np.asarray(program(*weights))

@@ -1,0 +1,142 @@
+"""A new run starts from another one's weights, and from nothing else of it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bigscale.interop import assemble, r3gan
+from bigscale.ops.spectral import flatten
+from bigscale.spec import SpecError, from_config
+from bigscale.train import init_from, loop
+from bigscale.train.checkpoint import BEST_SCORE
+from tests.e2e import tiny
+from tests.interop import synthetic
+
+# One stage, no spectra: it takes little to compile.
+_MODEL = {
+  "resolution": 4,
+  "widths": (4,),
+  "blocks": (1,),
+  "cardinality": (2,),
+  "spectra_interval": 0,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler():
+  """Of these tests, compiling is nearly all the time."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+def spec_of(**model):
+  """Two steps."""
+  config = tiny.get_config().unlock()
+  config.model.update(_MODEL | model)
+  config.total_kimg = 0.016
+  config.log.tensorboard = False
+  return from_config(config)
+
+
+class _NoEvaluation:
+  """Scores nothing: no classifier is trained for these tests."""
+
+  def __init__(self, *arguments):
+    del arguments
+
+  def run(self, step, ema):
+    del step, ema
+    return {BEST_SCORE: 1.0}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+  """The folder of a run that was imported: G alone, at step 0."""
+  folder = tmp_path_factory.mktemp("imported")
+  spec = spec_of()
+  leaves = synthetic.leaves(spec.model)
+  tensors = synthetic.theirs(r3gan.g_sources(spec.model), leaves)
+  np.savez(folder / "g.npz", **tensors)
+  made = assemble.read_run("r3gan", folder / "g.npz", spec=spec)
+  assemble.write_run(folder / "run", made)
+  return folder / "run", made
+
+
+@pytest.fixture(scope="module")
+def trained(imported):
+  """The same run, two steps on."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop.hooks, "Evaluation", _NoEvaluation)
+    return loop.train(spec_of(), imported[0])
+
+
+@pytest.fixture
+def first_state(monkeypatch):
+  """`train(...)` up to its first step: (state, steps done)."""
+  monkeypatch.setattr(
+    loop._Run, "until_the_end", lambda self, state, first: (state, first)
+  )
+  return loop.train
+
+
+def assert_same(ours, theirs):
+  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def is_zero(tree) -> bool:
+  return not any(map(np.any, jax.tree.leaves(tree)))
+
+
+def test_an_import_goes_on_training(imported, trained):
+  _, made = imported
+  assert int(trained.state.step) == 2
+  before = flatten(made.state.ema.params)["basis"]
+  after = flatten(trained.state.ema.params)["basis"]
+  assert 0 < np.abs(before - after).max() < 0.1
+  assert not is_zero(trained.state.g.optimizer)
+
+
+def test_weights_come_along_and_nothing_else(trained, tmp_path, first_state):
+  new, source = tmp_path / "new", trained.folder.path
+  state, first = first_state(spec_of(), new, init_from=source)
+  assert (int(state.step), first) == (0, 0)
+  for name in ("g", "d"):
+    ours, theirs = getattr(state, name), getattr(trained.state, name)
+    assert_same(ours[:3], theirs[:3])
+    assert is_zero(ours.optimizer)
+  assert_same(state.ema, trained.state.ema)
+  events = (new / "events.jsonl").read_text().splitlines()
+  (event,) = [e for e in map(json.loads, events) if e["event"] == "init_from"]
+  assert (event["step"], event["of_step"]) == (0, 2)
+  assert event["run"] == str(source)
+
+  # Its own checkpoint wins: the other run need not even be there any more.
+  again, _ = first_state(spec_of(), new, init_from=tmp_path / "gone")
+  assert_same(again, state)
+
+
+def test_another_model_is_refused_by_the_field(imported, tmp_path):
+  new = tmp_path / "new"
+  with pytest.raises(SpecError) as caught:
+    loop.train(spec_of(latent_dim=9), new, init_from=imported[0])
+  assert "model.latent_dim: 8 there, 9 here" in str(caught.value)
+  assert "model.widths" not in str(caught.value)
+  assert not new.exists(), "a refused run leaves nothing behind"
+
+
+def test_folders_without_a_checkpoint(imported, tmp_path):
+  assert not init_from.has_checkpoint(tmp_path)
+  assert init_from.has_checkpoint(imported[0])
+  (tmp_path / "checkpoints").mkdir()
+  (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
+  assert not init_from.has_checkpoint(tmp_path)
+
+
+def test_a_fresh_discriminator_is_owned_up_to(imported):
+  notes = imported[1].notes
+  assert notes["discriminator"].startswith("fresh, of seed 0")
+  assert notes["model"] == "of --config"
