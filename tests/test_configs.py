@@ -1,27 +1,79 @@
-"""Every shipped config loads, freezes and traces; small ones train."""
+"""Every shipped config and argument loads, freezes and builds, and in small
+traces a step."""
 
+import functools
 import importlib
 import pathlib
 
 import jax
 import pytest
 
+from bigscale.models.registry import make_model
 from bigscale.parallel.mesh import make_mesh
-from bigscale.spec import MeshSpec, from_config
+from bigscale.spec import MeshSpec, SpecError, from_config
 from bigscale.train.build import build
 
-NAMES = sorted(
-  path.stem
+MODULES = {
+  path.stem: importlib.import_module(f"configs.{path.stem}")
   for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
   if path.stem != "__init__"
-)
+}
+NAMES = sorted(MODULES)
+# Of a file with arguments, the default stands first in ARGS.
+ARGS = {name: getattr(MODULES[name], "ARGS", ()) for name in NAMES}
+CASES = [(name, arg) for name in NAMES for arg in ARGS[name] or (None,)]
+IDS = [f"{name}:{arg}" if arg else name for name, arg in CASES]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_config_freezes_and_traces(name):
-  config = importlib.import_module(f"configs.{name}").get_config()
-  spec = from_config(config)
-  built = build(spec, make_mesh(MeshSpec(), jax.devices()[:1]))
+def specs_of(name, arg):
+  """The run in full and in small."""
+  module, args = MODULES[name], () if arg is None else (arg,)
+  full, small = module.get_config(*args), module.get_test_config(*args)
+  return from_config(full), from_config(small)
+
+
+@functools.cache
+def sizes(model):
+  """Parameters of G and D, from shapes alone."""
+  networks = make_model(model, "tpu")
+  shapes = [
+    jax.eval_shape(network.init, jax.random.key(0))["params"]
+    for network in (networks.g, networks.d)
+  ]
+  return [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in shapes]
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES, ids=IDS)
+def test_full_size_networks_can_be_made(name, arg):
+  full, small = specs_of(name, arg)
+  assert min(sizes(full.model)) > max(sizes(small.model)) > 0
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES, ids=IDS)
+def test_test_config_is_the_same_run_in_small(name, arg):
+  full, small = specs_of(name, arg)
+  assert type(small.model) is type(full.model)
+  assert small.loss.adversarial == full.loss.adversarial
+  assert small.optim == full.optim
+  assert small.total_steps <= 8
+  assert small.data.source in ("emoji", "fashion_mnist")
+
+
+def kinds_of_steps():
+  """The default runs that differ in the program of a step, not in sizes."""
+  kinds = {}
+  for name in NAMES:
+    _, small = specs_of(name, (ARGS[name] or (None,))[0])
+    many = small.optim.d_steps > 1
+    kind = type(small.model), small.loss.adversarial, small.augment.pipe, many
+    kinds.setdefault(kind, name)
+  return list(kinds.values())
+
+
+@pytest.mark.parametrize("name", kinds_of_steps())
+def test_a_step_traces(name):
+  _, small = specs_of(name, (ARGS[name] or (None,))[0])
+  built = build(small, make_mesh(MeshSpec(), jax.devices()[:1]))
   state, scalars = jax.eval_shape(
     built.step, built.abstract_state, built.abstract_batch
   )
@@ -29,20 +81,95 @@ def test_config_freezes_and_traces(name):
   assert {"d/loss", "g/loss", "d/grad_norm", "g/grad_norm"} <= scalars.keys()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_test_config_is_the_same_run_in_small(name):
-  module = importlib.import_module(f"configs.{name}")
-  small, full = (
-    from_config(module.get_test_config()),
-    from_config(module.get_config()),
-  )
-  assert type(small.model) is type(full.model)
-  assert small.loss.adversarial == full.loss.adversarial
-  assert small.optim == full.optim
-  assert small.total_steps <= 8
+@pytest.mark.parametrize("name", [name for name in NAMES if ARGS[name]])
+def test_arguments(name):
+  """The first is the default; an unknown one is answered with the known."""
+  module, first = MODULES[name], ARGS[name][0]
+  assert from_config(module.get_config()) == specs_of(name, first)[0]
+  specs = {specs_of(name, arg)[0] for arg in ARGS[name]}
+  assert len(specs) == len(ARGS[name]), "two arguments for one run"
+  for get in (module.get_config, module.get_test_config):
+    with pytest.raises(SpecError, match="'huge'") as refusal:
+      get("huge")
+    assert all(arg in str(refusal.value) for arg in ARGS[name])
 
 
-def test_header_tells_the_command():
-  for name in NAMES:
-    doc = importlib.import_module(f"configs.{name}").__doc__
-    assert f"bigscale train --config=configs/{name}.py" in doc
+@pytest.mark.parametrize(("name", "arg"), CASES, ids=IDS)
+def test_header_tells_the_command(name, arg):
+  doc = MODULES[name].__doc__
+  assert f"bigscale train --config=configs/{name}.py" in doc
+  assert arg is None or arg in doc, "the header says nothing of it"
+
+
+@pytest.mark.parametrize(
+  ("name", "arg", "g_lr", "d_lr", "d_steps", "batch", "average"),
+  [
+    ("biggan", "128", 5e-5, 2e-4, 2, 2048, 0.9999),
+    ("biggan", "512", 5e-5, 2e-4, 2, 2048, 0.9999),
+    ("biggan_deep", "128", 5e-5, 2e-4, 2, 2048, 0.9999),
+    ("biggan_deep", "256", 2.5e-5, 2.5e-5, 2, 2048, 0.9999),
+    ("biggan_deep", "512", 2.5e-5, 2.5e-5, 2, 2048, 0.9999),
+    ("biggan_table1", "sagan", 1e-4, 4e-4, 1, 256, 0.0),
+    ("biggan_table1", "bs512", 5e-5, 2e-4, 2, 512, 0.9999),
+    ("sngan", None, 2e-4, 2e-4, 5, 64, 0.0),
+  ],
+)
+def test_published_recipes(name, arg, g_lr, d_lr, d_steps, batch, average):
+  full, _ = specs_of(name, arg)
+  assert (full.optim.g_lr.last, full.optim.d_lr.last) == (g_lr, d_lr)
+  assert (full.optim.d_steps, full.global_batch_size) == (d_steps, batch)
+  assert full.optim.ema_decay == average
+  assert full.optim.beta1 == 0
+
+
+# Millions, G and D together: Brock et al. 2019, Table 1.
+TABLE_1 = {
+  "sagan": 81.5,
+  "bs512": 81.5,
+  "bs1024": 81.5,
+  "bs2048": 81.5,
+  "ch96": 173.5,
+  "shared": 160.6,
+  "skipz": 158.3,
+  "ortho": 158.3,
+  "ch64": 71.3,
+}
+
+
+def test_table_1_has_the_paper_s_sizes():
+  assert tuple(TABLE_1) == ARGS["biggan_table1"]
+  for arg, millions in TABLE_1.items():
+    full, _ = specs_of("biggan_table1", arg)
+    assert sum(sizes(full.model)) / 1e6 == pytest.approx(millions, abs=0.15)
+
+
+def test_table_1_steps_are_those_of_the_header():
+  for arg, row in MODULES["biggan_table1"].ROWS.items():
+    full, _ = specs_of("biggan_table1", arg)
+    assert full.total_steps == 1000 * row.steps
+    assert full.global_batch_size == row.batch
+    line = next(
+      line
+      for line in MODULES["biggan_table1"].__doc__.splitlines()
+      if line.startswith(f"| {arg} |")
+    )
+    _, batch, width, size, *crosses, steps, _, _ = [
+      cell.strip() for cell in line.strip("| ").split("|")
+    ]
+    assert (int(batch), int(width)) == (row.batch, row.ch)
+    assert float(size) == TABLE_1[arg]
+    assert [cross == "x" for cross in crosses] == [
+      row.shared,
+      row.skip_z,
+      row.ortho,
+    ]
+    assert int(steps) == row.steps
+
+
+def test_sngan_is_miyato_s():
+  """Spectral norm in D alone; sizes recounted from the Chainer code."""
+  full, _ = specs_of("sngan", None)
+  model = make_model(full.model, "tpu")
+  assert not model.g.spectral("block0/conv1/kernel")
+  assert model.d.spectral("block0/conv1/kernel")
+  assert sizes(full.model) == [41_996_931, 30_041_857]

@@ -12,7 +12,7 @@ r"""Draw images from a trained generator's moving average.
 
 A .png is a grid, of more than 25 classes several (F-01.png, F-02.png ...); a
 .npz holds `images` [N, H, W, C] uint8 and `labels` [N] (between classes: the
-shares of each, [N, classes]), and of a sheet its `columns`.
+shares of each, [N, classes]), and the `columns` of the grid.
 """
 
 import functools

@@ -43,16 +43,24 @@ def init(
 
   A weight has at most as many singular values as its smaller side.
   """
-  spectra = {}
-  for i, (path, weight) in enumerate(flatten(params).items()):
-    if not select(path):
-      continue
-    out = weight.shape[output_axis(path)]
-    count = min(k, out, weight.size // out)
-    u = jax.random.normal(jax.random.fold_in(key, i), (count, out))
+  shapes = {}
+  for path, weight in flatten(params).items():
+    if select(path):
+      out = weight.shape[output_axis(path)]
+      count = min(k, out, weight.size // out)
+      dtype = jnp.promote_types(weight.dtype, jnp.float32)
+      shapes[path] = jax.ShapeDtypeStruct((count, out), dtype)
+  # One draw for all: on CPU each costs half a second of compiling.
+  sizes = [shape.size for shape in shapes.values()]
+  drawn = jax.random.normal(key, (sum(sizes),), jnp.result_type(float))
+  spectra, start = {}, 0
+  for path, shape in shapes.items():
+    u = drawn[start : start + shape.size].reshape(shape.shape)
+    start += shape.size
     u = u / jnp.linalg.norm(u, axis=1, keepdims=True)
-    dtype = jnp.promote_types(weight.dtype, jnp.float32)
-    spectra[path] = Spectrum(u.astype(dtype), jnp.ones(count, dtype))
+    spectra[path] = Spectrum(
+      u.astype(shape.dtype), jnp.ones(shape.shape[0], shape.dtype)
+    )
   return spectra
 
 

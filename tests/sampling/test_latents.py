@@ -1,0 +1,80 @@
+"""Truncated latents have the distribution of resampling, and no other."""
+
+import itertools
+import types
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+from bigscale.sampling import latents
+from bigscale.spec import SpecError
+
+_THRESHOLDS = (2.0, 1.0, 0.5, 0.04)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+  """[threshold] -> 200,000 entries of one key."""
+  key = jax.random.key(0)
+  return {
+    threshold: np.asarray(
+      latents.truncated(key, 2000, 100, threshold, "float32")
+    )
+    for threshold in _THRESHOLDS
+  }
+
+
+@pytest.mark.parametrize("threshold", _THRESHOLDS)
+def test_truncated_is_the_truncated_normal(drawn, threshold):
+  entries = drawn[threshold].ravel().astype(np.float64)
+  assert (np.abs(entries) < threshold).all()
+  expected = stats.truncnorm(-threshold, threshold)
+  # At this many entries a distance of 0.0036 has probability 1 in 100.
+  assert stats.kstest(entries, expected.cdf).statistic < 0.0036
+  # Clipping would gather 5 % to 97 % of the mass at the bounds.
+  edge = 0.99 * threshold
+  share = np.mean(np.abs(entries) > edge)
+  assert share == pytest.approx(2 * expected.sf(edge), rel=0.1)
+
+
+def test_truncated_is_what_resampling_gives(drawn):
+  """Drawing each entry again until it falls inside."""
+  random = np.random.default_rng(0)
+  entries = random.standard_normal(200_000)
+  while (outside := np.abs(entries) > 0.5).any():
+    entries[outside] = random.standard_normal(outside.sum())
+  assert stats.ks_2samp(entries, drawn[0.5].ravel()).statistic < 0.0051
+
+
+def test_an_entry_shrinks_with_the_threshold(drawn):
+  for wide, narrow in itertools.pairwise(_THRESHOLDS):
+    assert (np.abs(drawn[narrow]) <= np.abs(drawn[wide])).all()
+    assert (np.sign(drawn[narrow]) == np.sign(drawn[wide])).all()
+
+
+def test_a_wide_threshold_changes_nothing(drawn):
+  entries = np.asarray(
+    latents.truncated(jax.random.key(1), 2000, 100, 8.0, "float32")
+  )
+  assert stats.kstest(entries.ravel(), stats.norm.cdf).statistic < 0.0036
+
+
+def test_draw_follows_the_model():
+  model = types.SimpleNamespace(latent_dim=5, dtype="float32")
+  key = jax.random.key(0)
+  np.testing.assert_array_equal(
+    latents.draw(key, 3, model), latents.normal(key, 3, 5, "float32")
+  )
+  np.testing.assert_array_equal(
+    latents.draw(key, 3, model, 0.5),
+    latents.truncated(key, 3, 5, 0.5, "float32"),
+  )
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
+def test_thresholds_are_positive(threshold):
+  with pytest.raises(SpecError, match="must be positive"):
+    latents.check_truncation(threshold)
+  latents.check_truncation(None)
