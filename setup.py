@@ -50,7 +50,14 @@ setup(
     "torch": ["torch"],  # reads .pth, .pt and .bin files
     # clu's writers need both.
     "tensorboard": ["tensorflow-cpu", "tensorboard"],
-    "test": ["pytest", "ruff", "nbclient", "nbformat", "ipykernel"],
+    "test": [
+      "pytest",
+      "pytest-xdist",
+      "ruff",
+      "nbclient",
+      "nbformat",
+      "ipykernel",
+    ],
   },
   entry_points={
     "console_scripts": ["bigscale = bigscale.cli.main:entry_point"]

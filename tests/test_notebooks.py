@@ -8,6 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.fast_compile import FLAGS
+
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -18,7 +20,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv("QUICKSTART_STEPS", "6")
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
   monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-  monkeypatch.setenv("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+  monkeypatch.setenv("XLA_FLAGS", FLAGS)
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   notebook = nbformat.read(path, as_version=4)
   with warnings.catch_warnings():

@@ -40,7 +40,13 @@ def before(w_oi: np.ndarray, v: np.ndarray) -> np.ndarray:
     w_oi: the weight as a matrix.
     v: [I] its right singular vector.
   """
-  u, *_ = np.linalg.lstsq(w_oi.T.astype(np.float64), v, rcond=None)
+  w_oi = w_oi.astype(np.float64)
+  # By the smaller Gram matrix: the decomposition of the weight itself would
+  # take minutes for a network.
+  if len(w_oi) <= w_oi.shape[1]:
+    u = np.linalg.pinv(w_oi @ w_oi.T, hermitian=True) @ (w_oi @ v)
+  else:
+    u = w_oi @ (np.linalg.pinv(w_oi.T @ w_oi, hermitian=True) @ v)
   return _unit(u).astype(v.dtype)
 
 

@@ -1,7 +1,7 @@
 """The error, the rule and the schedule that every spec is made of."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 Dtype = Literal["float32", "float64"]
@@ -90,14 +90,30 @@ def check_chunks(model: Any, chunks: int, where: str) -> None:
   )
 
 
-def check_attention(model: Any, g_sides: Any, d_sides: Any) -> None:
-  """Attention stands only where a block makes a map of that side."""
-  for field, sides in (("g_attention", g_sides), ("d_attention", d_sides)):
-    known = sorted(set(sides))
+def check_attention(
+  model: Any,
+  g_channels: Iterable[tuple[int, int]],
+  d_channels: Iterable[tuple[int, int]],
+) -> None:
+  """Attention stands only where a block makes a map that it can work on.
+
+  Args:
+    model: with `g_attention` and `d_attention`.
+    g_channels: side, px, and channels of the map after each block of G.
+    d_channels: the same of D.
+  """
+  for field, maps in (("g_attention", g_channels), ("d_attention", d_channels)):
+    known = dict(maps)
     for side in getattr(model, field):
       require(
         side in known,
         f"model.{field} names {side} px, which no block of this "
         f"{model.resolution} px network makes; use any of "
-        f"{', '.join(map(str, known))}",
+        f"{', '.join(map(str, sorted(known)))}",
+      )
+      require(
+        known[side] >= 8,
+        f"model.{field} names {side} px, where there are {known[side]} "
+        "channels; its keys take an eighth of them, so there must be 8 or "
+        "more: widen the network or choose another map",
       )

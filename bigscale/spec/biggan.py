@@ -106,7 +106,14 @@ class BigganSpec:
     blocks = len(G_WIDTHS[self.resolution]) - 1
     if self.hierarchical:
       check_chunks(self, blocks + 1, f"first layer + {blocks} blocks")
-    check_attention(self, g_sides(self.resolution), d_sides(self.resolution))
+    side = self.resolution
+    g_maps = zip(g_sides(side), G_WIDTHS[side][1:], strict=True)
+    d_maps = zip(d_sides(side), D_WIDTHS[side], strict=True)
+    check_attention(
+      self,
+      [(side, self.g_width * width) for side, width in g_maps],
+      [(side, self.d_width * width) for side, width in d_maps],
+    )
     for field in ("g_width", "d_width"):
       require(
         getattr(self, field) >= 1,

@@ -84,8 +84,15 @@ class BigganDeepSpec:
       f"model.resolution={self.resolution} has no BigGAN-deep; "
       f"use one of {', '.join(map(str, G_WIDTHS))}",
     )
+    _, *above = sides(self.resolution)
     *below, _ = sides(self.resolution)
-    check_attention(self, sides(self.resolution)[1:], below)
+    g_maps = zip(above, G_WIDTHS[self.resolution][1:], strict=True)
+    d_maps = zip(reversed(below), D_WIDTHS[self.resolution][1:], strict=True)
+    check_attention(
+      self,
+      [(side, self.g_width * width) for side, width in g_maps],
+      [(side, self.d_width * width) for side, width in d_maps],
+    )
     require(
       self.num_classes == 0 or self.shared_dim >= 1,
       f"model.shared_dim={self.shared_dim} must be 1 or more, for all blocks "

@@ -18,9 +18,7 @@ from bigscale.spec import MeshSpec, from_config
 from bigscale.train.build import build
 from bigscale.train.checkpoint import Checkpoints
 from tests.e2e import tiny
-
-# One device, compiled in haste.
-FLAGS = "--xla_llvm_disable_expensive_passes=true"
+from tests.fast_compile import FLAGS
 
 
 def run(workdir: pathlib.Path, kill_at: int, cache: pathlib.Path) -> int:

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
         "blocks": (1, 1),
         "cardinality": (2, 2),
         "class_embedding_dim": 4,
+        "num_singular_values": 1,
       },
       "data": {"source": "fashion_mnist", "flip": True},
       "loss": {"adversarial": "rpgan", "r1_gamma": 0.5, "r2_gamma": 0.5},

@@ -22,15 +22,10 @@ from bigscale.train import augmentation
 from bigscale.train.optim import adam
 from bigscale.train.state import GanState, Player, average_of
 from bigscale.train.step import Codes, GanStep, Reals, generate
+from tests.fast_compile import OPTIONS
 
 # Images seen: all schedules are constant here.
 START = np.zeros((), "f4")
-# Compiling takes nearly all the time of these tests, and a third of it so.
-_COMPILER = {
-  "xla_backend_optimization_level": 0,
-  "xla_llvm_disable_expensive_passes": True,
-  "xla_cpu_use_fusion_emitters": False,
-}
 
 
 class RecordingStep(GanStep):
@@ -102,9 +97,7 @@ class Port:
     }
     with concurrent.futures.ThreadPoolExecutor() as pool:
       futures = {
-        name: pool.submit(
-          jax.jit(function).lower(*arguments).compile, _COMPILER
-        )
+        name: pool.submit(jax.jit(function).lower(*arguments).compile, OPTIONS)
         for name, (function, *arguments) in programs.items()
       }
       for name, future in futures.items():

@@ -127,6 +127,13 @@ def test_biggan_deep_refusals(field, value, words):
     assert word in str(refusal.value)
 
 
+def test_attention_needs_eight_channels():
+  config = fashion_biggan.get_config().to_dict()
+  config["model"] |= {"g_width": 1, "g_attention": (16,)}
+  with pytest.raises(SpecError, match=r"16 px, where there are 4 .*8 or more"):
+    from_config(config)
+
+
 def test_an_unknown_preset_lists_those_there_are():
   with pytest.raises(SpecError, match=r"'1024'.*128, 256, 512"):
     choose_preset(DEEP, "1024", "BigGAN-deep")
