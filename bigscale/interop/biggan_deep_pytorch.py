@@ -18,6 +18,7 @@ from bigscale.interop.tensors import (
 )
 from bigscale.models import biggan_deep
 from bigscale.spec import BigganDeepSpec
+from bigscale.spec.biggan_deep import D_WIDTHS, sides
 
 FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN-deep, G and D"
 
@@ -100,10 +101,15 @@ def _discriminator_sizes(
   g_attention: tuple[int, ...],
 ) -> dict[str, int | tuple[int, ...]]:
   if tensors is None:
+    # A narrow D may have too few channels where G attends.
+    widths = zip(reversed(sides(resolution)), D_WIDTHS[resolution], strict=True)
+    able = {side for side, width in widths if g_width * width >= 8}
     return {
       "d_width": g_width,
       "d_depth": g_depth,
-      "d_attention": tuple(s for s in g_attention if s < resolution),
+      "d_attention": tuple(
+        side for side in g_attention if side in able and side < resolution
+      ),
     }
   stages = state_dict.number_of(tensors, r"blocks\.(\d+)\.0\.conv4\.weight")
   depth = state_dict.number_of(tensors, r"blocks\.0\.(\d+)\.conv4\.weight")

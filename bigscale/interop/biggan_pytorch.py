@@ -13,7 +13,7 @@ from bigscale.interop.tensors import (
 )
 from bigscale.models import biggan
 from bigscale.spec import BigganDeepSpec, BigganSpec
-from bigscale.spec.biggan import d_sides, g_sides
+from bigscale.spec.biggan import D_WIDTHS, d_sides, g_sides
 
 FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN, G and D"
 
@@ -128,7 +128,10 @@ def _discriminator_sizes(
 ) -> dict[str, int | bool | tuple[int, ...]]:
   sides = d_sides(resolution)
   if tensors is None:
-    shared = tuple(side for side in g_attention if side in sides)
+    # A narrow D may have too few channels where G attends.
+    widths = zip(sides, D_WIDTHS[resolution], strict=True)
+    able = {side for side, width in widths if g_width * width >= 8}
+    shared = tuple(side for side in g_attention if side in able)
     return {"d_width": g_width, "d_attention": shared}
   count = state_dict.number_of(tensors, r"blocks\.(\d+)\.0\.conv2\.weight")
   outputs = [
