@@ -49,7 +49,8 @@ class LossSpec:
     r1_gamma: weight of R1 on reals, times 1/2; 0 leaves it out.
     r2_gamma: the same for R2 on fakes.
     penalty_interval: R1 and R2 are computed every so many steps, with so many
-      times the weight (Karras et al. 2020, sec. 3.1).
+      times the weight (Karras et al. 2020, sec. 3.1). `d/r1` and `d/r2` are
+      logged as 0 in between.
     gradient_penalty: weight of (|grad D| - 1)^2 between reals and fakes
       (Gulrajani et al. 2017: 10).
     weight_clip: bound of D's weights after each update (Arjovsky et al. 2017:
