@@ -50,9 +50,11 @@ setup(
     "torch": ["torch"],  # reads .pth, .pt and .bin files
     # clu's writers need both.
     "tensorboard": ["tensorflow-cpu", "tensorboard"],
+    "tpu-plan": ["libtpu>=0.0.52"],  # the TPU compiler, which runs on CPUs
     "test": [
       "pytest",
       "pytest-xdist",
+      "libtpu>=0.0.52",  # real plans
       "ruff",
       "nbclient",
       "nbformat",

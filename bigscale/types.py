@@ -4,6 +4,8 @@ A network is a pair of pure functions over plain nested dictionaries; nothing
 outside `bigscale.models` knows which module library wrote it.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +31,37 @@ class Batch(NamedTuple):
   labels: Array
 
 
+@functools.partial(
+  jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["axis"]
+)
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One device's part of a weight, to be gathered where it is used.
+
+  Attributes:
+    value: the part.
+    axis: along which parts are joined.
+  """
+
+  value: Array
+  axis: int
+
+
+class BatchSplit(NamedTuple):
+  """How a batch is split by hand (`shard_map`) where a network runs.
+
+  Attributes:
+    axes: of the mesh, over which samples are split; () where they are not.
+    devices: along those axes.
+  """
+
+  axes: tuple[str, ...] = ()
+  devices: int = 1
+
+
+WHOLE_BATCH = BatchSplit()
+
+
 class Network(NamedTuple):
   """One of the two players, as pure functions.
 
@@ -40,6 +73,8 @@ class Network(NamedTuple):
     tracked: whether its singular values are tracked; covers `spectral`.
     orthogonal: `orthogonal(path) -> bool`: whether orthogonal regularization
       covers it. Embeddings are left out.
+    half: `half(path) -> bool`: whether it is cast to bfloat16 where it is
+      used, so that it may as well travel in that dtype.
   """
 
   init: Callable[[Array], Variables]
@@ -47,6 +82,7 @@ class Network(NamedTuple):
   spectral: Callable[[str], bool]
   tracked: Callable[[str], bool]
   orthogonal: Callable[[str], bool]
+  half: Callable[[str], bool] = lambda path: False
 
 
 class GanModel(NamedTuple):

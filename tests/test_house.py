@@ -44,13 +44,17 @@ RULES = (
     ("interop", "models", "train/state", "train/checkpoint", "ops"),
   ),
   (
-    r"train/(state|optim|augmentation|judge|tracking|step|build)",
+    r"train/(state|optim|augmentation|judge|tracking|weights|microbatches|"
+    r"objective|step|build)",
     (
       "train/state",
       "train/optim",
       "train/augmentation",
       "train/judge",
       "train/tracking",
+      "train/weights",
+      "train/microbatches",
+      "train/objective",
       "train/step",
       "models",
       "losses",
@@ -69,6 +73,8 @@ RULES = (
     r"train/(hooks|loop)",
     ("train", "metrics", "sampling", "data", "parallel", "report"),
   ),
+  (r"plan/.*", ("plan", "train/build", "parallel")),
+  (r"bench/.*", ("bench", "train/build", "parallel")),
   (r"cli/.*", ("",)),
 )
 

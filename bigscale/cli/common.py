@@ -36,6 +36,44 @@ def spec_of(values: flags.FlagValues) -> RunSpec:
     raise SpecError(f"--config: {error}") from error
 
 
+def define_process_flags(values: flags.FlagValues) -> None:
+  """The flags of a run of several processes, for `join_processes`."""
+  flags.DEFINE_string(
+    "coordinator",
+    None,
+    "of several processes: HOST:PORT of process 0, or $BIGSCALE_COORDINATOR; "
+    "on Cloud TPU, GKE and SLURM none of the three is needed",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "num_processes",
+    None,
+    "how many, or $BIGSCALE_NUM_PROCESSES; 1 asks no scheduler for others",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "process_id",
+    None,
+    "which one this is, from 0, or $BIGSCALE_PROCESS_ID",
+    flag_values=values,
+  )
+
+
+def join_processes(values: flags.FlagValues) -> None:
+  """Joins the run's other processes; call it before anything is computed.
+
+  Raises:
+    SpecError: the flags or the environment contradict themselves.
+  """
+  from bigscale.parallel import multihost
+
+  multihost.initialize(
+    coordinator=values.coordinator,
+    num_processes=values.num_processes,
+    process_id=values.process_id,
+  )
+
+
 class Trained(NamedTuple):
   """A checkpoint, ready to sample from."""
 
@@ -47,7 +85,7 @@ class Trained(NamedTuple):
 
 
 def load(workdir: str, step: int | None) -> Trained:
-  """Restores a checkpoint of a run onto this machine's devices.
+  """Restores a checkpoint of a run onto one device of this process.
 
   Raises:
     SpecError: there is no run or no such checkpoint.
@@ -66,7 +104,7 @@ def load(workdir: str, step: int | None) -> Trained:
 
   built = build(
     dataclasses.replace(spec, mesh=MeshSpec()),
-    make_mesh(MeshSpec(), jax.devices()[:1]),
+    make_mesh(MeshSpec(), jax.local_devices()[:1]),
   )
   if not (folder.path / "checkpoints").is_dir():
     raise SpecError(

@@ -11,8 +11,17 @@ the distance of held-out reals, which no generator can be expected to beat.
 """
 
 import json
+from typing import Any
 
 from absl import flags
+
+from bigscale.cli.common import (
+  Trained,
+  define_process_flags,
+  join_processes,
+  load,
+  require_flag,
+)
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
@@ -36,18 +45,31 @@ flags.DEFINE_integer(
   lower_bound=0,
   flag_values=FLAGS,
 )
+define_process_flags(FLAGS)
 
 
 def run() -> int:
   """Scores one checkpoint."""
+  from bigscale.parallel import multihost
+
+  workdir = require_flag(FLAGS, "workdir", "runs/first")
+  join_processes(FLAGS)
+  trained = load(workdir, FLAGS.step)
+  # Every process of several holds all that is needed: one of them is enough.
+  result = multihost.decide("scores", lambda: _score(trained))
+  if multihost.is_main():
+    print(json.dumps(result, indent=2))
+  return 0
+
+
+def _score(trained: Trained) -> dict[str, Any]:
+  """Draws and scores; what is printed."""
   import dataclasses
 
-  from bigscale.cli.common import load, require_flag
   from bigscale.sampling.sample import sample
   from bigscale.sampling.standing import standing_statistics
   from bigscale.train import hooks
 
-  trained = load(require_flag(FLAGS, "workdir", "runs/first"), FLAGS.step)
   evaluate = trained.spec.evaluate
   if FLAGS.num is not None:
     evaluate = dataclasses.replace(evaluate, num_samples=FLAGS.num)
@@ -72,16 +94,10 @@ def run() -> int:
       truncation=FLAGS.truncation,
     )
   )
-  print(
-    json.dumps(
-      {
-        "step": trained.step,
-        "truncation": FLAGS.truncation,
-        "standing_batches": FLAGS.standing_batches,
-        **scores,
-        "reference": evaluator.reference,
-      },
-      indent=2,
-    )
-  )
-  return 0
+  return {
+    "step": trained.step,
+    "truncation": FLAGS.truncation,
+    "standing_batches": FLAGS.standing_batches,
+    **scores,
+    "reference": evaluator.reference,
+  }

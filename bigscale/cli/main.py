@@ -18,6 +18,8 @@ COMMANDS = {
   "sample": "draw images from a trained generator",
   "evaluate": "score a trained generator",
   "report": "write a run's report.html",
+  "plan": "what a run would cost on a TPU slice, without a TPU",
+  "bench": "time a run's step on the devices here",
   "import": "make a run of another implementation's weights",
   "export": "write a trained generator as a StableHLO program",
 }
@@ -154,7 +156,12 @@ def _help(name: str, command: object) -> str:
 
 def entry_point() -> None:
   """What the installed program calls."""
-  sys.exit(main())
+  code = main()
+  if "jax" in sys.modules:
+    from bigscale.parallel import multihost
+
+    multihost.leave(code)
+  sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,13 @@ from typing import Any
 
 from absl import flags
 
-from bigscale.cli.common import Trained, load, require_flag
+from bigscale.cli.common import (
+  Trained,
+  define_process_flags,
+  join_processes,
+  load,
+  require_flag,
+)
 from bigscale.spec import ModelSpec, SpecError, require
 
 FLAGS = flags.FlagValues()
@@ -106,6 +112,7 @@ flags.DEFINE_integer(
   lower_bound=0,
   flag_values=FLAGS,
 )
+define_process_flags(FLAGS)
 
 # What each kind of sheet can be told; "" is the plain grid.
 _OPTIONS = {
@@ -123,12 +130,30 @@ _CLASSES_A_PAGE = 25
 
 def run() -> int:
   """Draws and writes one file, or one a page."""
+  from bigscale.parallel import multihost
+
   workdir = require_flag(FLAGS, "workdir", "runs/first")
   out = _out(pathlib.Path(require_flag(FLAGS, "out", "samples.png")))
   kind = _kind()
   labels = _numbers("labels", int, "whole numbers, like 3,7")
   thresholds = _numbers("truncation_sweep", float, "numbers, like 2,1,0.5,0.04")
+  join_processes(FLAGS)
   trained = load(workdir, FLAGS.step)
+  # Every process of several holds all that is needed: one of them is enough.
+  multihost.decide(
+    "samples", lambda: _draw(trained, out, kind, labels, thresholds)
+  )
+  return 0
+
+
+def _draw(
+  trained: Trained,
+  out: pathlib.Path,
+  kind: str,
+  labels: list[int] | None,
+  thresholds: list[float] | None,
+) -> None:
+  """Draws and writes what was asked for."""
   model = trained.spec.model
   if not kind:
     _plain(trained, out, labels)
@@ -139,7 +164,6 @@ def run() -> int:
     _sheets(trained, out, list(_class_grids(model, labels, paged)))
   else:
     _sheets(trained, out, [_walks(model, labels)])
-  return 0
 
 
 def _plain(

@@ -6,6 +6,14 @@ r"""Train a GAN; started again on the same folder, it resumes.
   bigscale train --config=configs/fashion_r3gan.py --workdir=runs/second \
       --init_from=runs/fashion
 
+Several processes make one run where each is told of the others, or where
+a Cloud TPU, GKE or SLURM tells them:
+
+  bigscale train --config=FILE --workdir=SHARED_FOLDER \
+      --coordinator=HOST:8476 --num_processes=2 --process_id=0
+
+They wait for each other for $BIGSCALE_START_TIMEOUT seconds, 300 by default.
+
 A config is a Python file with a function `get_config`; any value in it can be
 set with --config.NAME=VALUE. `--config=FILE:ARG` calls `get_config(ARG)`.
 """
@@ -14,6 +22,13 @@ import sys
 
 from absl import flags
 from ml_collections import config_flags
+
+from bigscale.cli.common import (
+  define_process_flags,
+  join_processes,
+  require_flag,
+  spec_of,
+)
 
 FLAGS = flags.FlagValues()
 config_flags.DEFINE_config_file(
@@ -38,11 +53,11 @@ flags.DEFINE_integer(
   "split this machine's CPU into so many devices, to try a mesh without one",
   flag_values=FLAGS,
 )
+define_process_flags(FLAGS)
 
 
 def run() -> int:
   """Trains, then writes the report."""
-  from bigscale.cli.common import require_flag, spec_of
   from bigscale.parallel.environment import prepare_cpu
 
   if FLAGS.virtual_devices:
@@ -54,6 +69,7 @@ def run() -> int:
   from bigscale.report import write_report
   from bigscale.train.loop import train
 
+  join_processes(FLAGS)
   result = train(spec, workdir, sys.argv, FLAGS.init_from)
   if multihost.is_main():
     report = write_report(result.folder.path)

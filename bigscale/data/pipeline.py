@@ -12,7 +12,7 @@ Grain costs several times as much.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -96,7 +96,7 @@ class StepBatches:
   start: int
   batches: int
   batch_size: int
-  rows: range
+  rows: Sequence[int]
   labelled: bool
 
   def __len__(self) -> int:
@@ -197,8 +197,7 @@ def make(
   global_batch_size: int,
   batches_per_step: int,
   seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> Stream:
   """Opens this process's stream of training images.
 
@@ -210,18 +209,22 @@ def make(
     global_batch_size: B, images of one batch over all processes.
     batches_per_step: K, see `RunSpec.batches_per_step`.
     seed: of the order and the flips.
-    process_index: this process takes rows index * B / count and on.
-    process_count: how many processes share each batch.
+    rows: which of the B this process reads, in order; all where None.
 
   Returns:
-    A stream of `Batch`: images [K, B / count, R, R, C] uint8 and labels
-    [K, B / count] int32, numpy arrays.
+    A stream of `Batch`: images [K, len(rows), R, R, C] uint8 and labels
+    [K, len(rows)] int32, numpy arrays.
 
   Raises:
-    DataError: the source cannot be opened or does not fit the model, or the
-      processes do not share a batch evenly.
+    DataError: the source cannot be opened or does not fit the model, or there
+      are no such rows.
   """
-  rows = _rows_of(process_index, process_count, global_batch_size)
+  rows = tuple(range(global_batch_size) if rows is None else map(int, rows))
+  if not rows or min(rows) < 0 or max(rows) >= global_batch_size:
+    raise DataError(
+      f"rows={list(rows)} of a batch of {global_batch_size}: name at least "
+      f"one, from 0 to {global_batch_size - 1}"
+    )
   if batches_per_step < 1:
     raise DataError(f"batches_per_step={batches_per_step} must be 1 or more")
   source = open_source(spec.source, "train")
@@ -232,23 +235,6 @@ def make(
     records, 0, batches_per_step, global_batch_size, rows, num_classes > 0
   )
   return Stream(batches, spec.prefetch)
-
-
-def _rows_of(index: int, count: int, batch_size: int) -> range:
-  if not 0 <= index < count:
-    raise DataError(
-      f"process_index={index} is not in [0, {count}): number the processes "
-      "from 0"
-    )
-  if batch_size < 1 or batch_size % count:
-    below = batch_size // count * count
-    choices = f"{below} or {below + count}" if below else f"{count}"
-    raise DataError(
-      f"global_batch_size={batch_size} is not divisible by {count} processes; "
-      f"use {choices}"
-    )
-  share = batch_size // count
-  return range(index * share, (index + 1) * share)
 
 
 def _check_labels(source: Source, num_classes: int) -> None:

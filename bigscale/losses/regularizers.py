@@ -1,7 +1,8 @@
 """Penalties on input gradients and on weights, at least float32; clipping."""
 
-from collections.abc import Callable
-from typing import Literal
+import functools
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,15 @@ from bigscale.types import Array, PyTree
 _HIGHEST = lax.Precision.HIGHEST
 # Floor of the norm of W^T u in the sigma penalty, as in the authors' iteration.
 _EPSILON = 1e-12
+
+Form = Literal["off_diagonal", "full"]
+
+
+class Whole(NamedTuple):
+  """A weight as every device has it: `scale` [] times `weight`."""
+
+  weight: Array
+  scale: Array
 
 
 def logits_and_gradient_penalty(
@@ -83,7 +93,8 @@ def clip(params: PyTree, bound: float) -> PyTree:
 def orthogonal(
   params: PyTree,
   select: Callable[[str], bool],
-  form: Literal["off_diagonal", "full"] = "off_diagonal",
+  form: Form = "off_diagonal",
+  whole: Mapping[str, Whole] | None = None,
 ) -> Array:
   """Sum over weights of how far their output filters are from orthogonal.
 
@@ -98,15 +109,29 @@ def orthogonal(
     params: nested dictionary of weights.
     select: names the weights covered, by path; vectors are skipped.
     form: see above.
+    whole: weights that every device has whole, by path. A device then
+      compares all filters with its own part of them, in the dtype of the
+      whole ones. Weights that are not in it are compared as they are.
   """
-  of_matrix = {"off_diagonal": _off_diagonal_gram, "full": _full_gram}[form]
   total = jnp.zeros(())
   for path, weight in flatten(params).items():
     if weight.ndim < 2 or not select(path):
       continue
-    weight = jnp.moveaxis(at_least_float32(weight), output_axis(path), -1)
-    w_io = weight.reshape(-1, weight.shape[-1])
-    total = total + of_matrix(w_io)
+    w_io = _matrix(at_least_float32(weight), path)
+    rows, out = w_io.shape
+    if out > rows:
+      wide = {"off_diagonal": _wide_off_diagonal, "full": _wide_full}[form]
+      total = total + wide(w_io)
+      continue
+    all_io, scale = w_io, jnp.ones((), w_io.dtype)
+    if whole and path in whole:
+      all_io, scale = _matrix(whole[path].weight, path), whole[path].scale
+    total = total + _distance(
+      form,
+      w_io,
+      lax.stop_gradient(all_io),
+      lax.stop_gradient(scale).astype(w_io.dtype),
+    )
   return total
 
 
@@ -148,29 +173,77 @@ def sigma(params: PyTree, spectra: Spectra, spec: SigmaSpec) -> Array:
   return total
 
 
-def _gram(w_io: Array) -> Array:
-  """The smaller of W^T W and W W^T, with the same Frobenius norm."""
-  rows, out = w_io.shape
-  subscripts = "io,ip->op" if out <= rows else "io,jo->ij"
-  return jnp.einsum(subscripts, w_io, w_io, precision=_HIGHEST)
+def _matrix(weight: Array, path: str) -> Array:
+  """[in, out], outputs last."""
+  weight = jnp.moveaxis(weight, output_axis(path), -1)
+  return weight.reshape(-1, weight.shape[-1])
 
 
-def _off_diagonal_gram(w_io: Array) -> Array:
-  """||W^T W o (1 - I)||_F^2 over pairs of columns."""
-  rows, out = w_io.shape
-  gram = _gram(w_io)
-  if out <= rows:
-    return jnp.sum(jnp.square(gram * (1 - jnp.eye(out, dtype=gram.dtype))))
-  squared_norms_o = jnp.sum(jnp.square(w_io), axis=0)
-  return jnp.sum(jnp.square(gram)) - jnp.sum(jnp.square(squared_norms_o))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _distance(form: Form, w_io: Array, all_io: Array, scale: Array) -> Array:
+  """||W^T W o (1 - I)||_F^2 or ||W^T W - I||_F^2, W = scale * all_io.
 
-
-def _full_gram(w_io: Array) -> Array:
-  """||W^T W - I||_F^2 over pairs of columns.
-
-  From the smaller Gram matrix: ||W W^T - I||_F^2 + out - in.
+  Of the Gram matrix's columns those of w_io, which are W's or some of them,
+  with the gradient 4 W (W^T W o (1 - I)) in those alone: what another device
+  has of W answers for its own.
   """
+  return jnp.sum(jnp.square(_deviation(form, w_io, all_io, scale)))
+
+
+def _deviation(form: Form, w_io: Array, all_io: Array, scale: Array) -> Array:
+  gram_oo = scale * _product("io,ip->op", all_io, w_io)
+  identity_oo = jnp.eye(gram_oo.shape[0], dtype=gram_oo.dtype)
+  if form == "full":
+    return gram_oo - identity_oo
+  return gram_oo * (1 - identity_oo)
+
+
+def _distance_forward(
+  form: Form, w_io: Array, all_io: Array, scale: Array
+) -> tuple[Array, tuple[Array, ...]]:
+  deviation_oo = _deviation(form, w_io, all_io, scale)
+  total = jnp.sum(jnp.square(deviation_oo))
+  return total, (deviation_oo, all_io, scale)
+
+
+def _distance_backward(
+  form: Form, kept: tuple[Array, ...], slope: Array
+) -> tuple[Array | None, ...]:
+  del form
+  deviation_oo, all_io, scale = kept
+  gradient_io = 4 * scale * _product("io,op->ip", all_io, deviation_oo)
+  return slope * gradient_io, None, None
+
+
+_distance.defvjp(_distance_forward, _distance_backward)
+
+
+def _product(subscripts: str, all_io: Array, other: Array) -> Array:
+  """In the dtype of `all_io`, summed in that of `other`."""
+  return jnp.einsum(
+    subscripts,
+    all_io,
+    other.astype(all_io.dtype),
+    precision=_HIGHEST,
+    preferred_element_type=other.dtype,
+  )
+
+
+def _small_gram(w_io: Array) -> Array:
+  """W W^T, with the Frobenius norm of W^T W."""
+  return jnp.einsum("io,jo->ij", w_io, w_io, precision=_HIGHEST)
+
+
+def _wide_off_diagonal(w_io: Array) -> Array:
+  """||W^T W o (1 - I)||_F^2 over pairs of columns, more than rows."""
+  squared_norms_o = jnp.sum(jnp.square(w_io), axis=0)
+  whole = jnp.sum(jnp.square(_small_gram(w_io)))
+  return whole - jnp.sum(jnp.square(squared_norms_o))
+
+
+def _wide_full(w_io: Array) -> Array:
+  """||W^T W - I||_F^2 = ||W W^T - I||_F^2 + out - in."""
   rows, out = w_io.shape
-  gram = _gram(w_io)
-  distance = jnp.sum(jnp.square(gram - jnp.eye(len(gram), dtype=gram.dtype)))
-  return distance + max(out - rows, 0)
+  gram = _small_gram(w_io)
+  distance = jnp.sum(jnp.square(gram - jnp.eye(rows, dtype=gram.dtype)))
+  return distance + (out - rows)

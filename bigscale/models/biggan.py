@@ -10,19 +10,26 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bigscale.models.attention import Attention
+from bigscale.models.blocks import Gather, block
 from bigscale.models.layers import (
   Conv,
   Dense,
   Embedding,
+  add_upsampled,
   pool2x,
   projection_logits,
-  upsample_nearest2x,
+  stage_dtype,
 )
 from bigscale.models.networks import Select, gan_model, is_kernel, never
-from bigscale.models.norms import AffineBatchNorm, ConditionalBatchNorm
+from bigscale.models.norms import (
+  AffineBatchNorm,
+  ConditionalBatchNorm,
+  Moments,
+)
+from bigscale.ops import resample_conv
 from bigscale.spec import BigganSpec, ModelSpec
-from bigscale.spec.biggan import D_WIDTHS, G_WIDTHS, d_sides
-from bigscale.types import Array, GanModel
+from bigscale.spec.biggan import D_WIDTHS, G_WIDTHS, d_sides, g_sides
+from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
 
 _orthogonal = nn.initializers.orthogonal()
 
@@ -32,9 +39,12 @@ class GeneratorBlock(nn.Module):
 
   spec: BigganSpec
   features: int
+  platform: str
+  moments: Moments
+  train: bool
 
   @nn.compact
-  def __call__(self, x_bhwc: Array, condition: Array, *, train: bool) -> Array:
+  def __call__(self, x_bhwc: Array, condition: Array | None) -> Array:
     """[B, H, W, C] to [B, 2H, 2W, features]."""
     conv = functools.partial(
       Conv,
@@ -43,33 +53,51 @@ class GeneratorBlock(nn.Module):
       kernel_init=_orthogonal,
       use_bias=True,
     )
-    norm = functools.partial(_norm, self.spec, condition, train)
+    norm = functools.partial(
+      _norm, self.spec, self.moments, condition, self.train
+    )
+    upsample_conv = functools.partial(
+      resample_conv.upsample_conv, platform=self.platform
+    )
     y = nn.relu(norm(x_bhwc, name="norm1"))
-    y = conv(size=3, name="conv1")(upsample_nearest2x(y))
+    y = conv(size=3, apply=upsample_conv, name="conv1")(y)
     y = nn.relu(norm(y, name="norm2"))
     y = conv(size=3, name="conv2")(y)
     # A 1x1 convolution commutes with nearest upsampling and costs a quarter
     # before it.
-    return y + upsample_nearest2x(conv(size=1, name="shortcut")(x_bhwc))
+    return add_upsampled(y, conv(size=1, name="shortcut")(x_bhwc))
 
 
 def _norm(
-  spec: BigganSpec, condition: Array | None, train: bool, x: Array, name: str
+  spec: BigganSpec,
+  moments: Moments,
+  condition: Array | None,
+  train: bool,
+  x: Array,
+  name: str,
 ) -> Array:
   """The batch norm that this condition asks for; inside a compact module."""
   settings = (spec.batch_norm_momentum, spec.batch_norm_epsilon, spec.dtype)
   if condition is None:
-    return AffineBatchNorm(*settings, name=name)(x, train=train)
+    norm = AffineBatchNorm(*settings, moments, name=name)
+    return norm(x, train=train)
   by_class = not (spec.shared_dim or spec.hierarchical)
-  return ConditionalBatchNorm(
-    *settings, num_classes=spec.num_classes if by_class else 0, name=name
-  )(x, condition, train=train)
+  norm = ConditionalBatchNorm(
+    *settings,
+    num_classes=spec.num_classes if by_class else 0,
+    moments=moments,
+    name=name,
+  )
+  return norm(x, condition, train=train)
 
 
 class Generator(nn.Module):
   """Linear to 4x4, blocks upwards, BN-ReLU-3x3-tanh."""
 
   spec: BigganSpec
+  platform: str
+  moments: Moments
+  gather: Gather | None = None
 
   @nn.compact
   def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
@@ -80,25 +108,27 @@ class Generator(nn.Module):
     x_bhwc = Dense(
       4 * 4 * first, spec.dtype, _orthogonal, use_bias=True, name="linear"
     )(first_bz).reshape(-1, 4, 4, first)
-    for i, (width, condition) in enumerate(
-      zip(widths, conditions, strict=True)
-    ):
-      x_bhwc = GeneratorBlock(spec, width, name=f"block{i}")(
-        x_bhwc, condition, train=train
-      )
-      if x_bhwc.shape[1] in spec.g_attention:
-        x_bhwc = Attention(spec.dtype, name=f"attention{i}")(x_bhwc)
-    x_bhwc = nn.relu(_norm(spec, None, train, x_bhwc, name="output_norm"))
-    return jnp.tanh(
-      Conv(
-        spec.image_channels,
-        size=3,
-        dtype=spec.dtype,
-        kernel_init=_orthogonal,
-        use_bias=True,
-        name="to_rgb",
-      )(x_bhwc)
+    sides = g_sides(spec.resolution)
+    make_block = functools.partial(block, remat=spec.remat, gather=self.gather)
+    for i, (width, side) in enumerate(zip(widths, sides, strict=True)):
+      x_bhwc = make_block(GeneratorBlock, f"block{i}")(
+        spec, width, self.platform, self.moments, train
+      )(x_bhwc.astype(stage_dtype(spec, side)), conditions[i])
+      if side in spec.g_attention:
+        x_bhwc = make_block(Attention, f"attention{i}")(spec.dtype)(x_bhwc)
+    x_bhwc = nn.relu(
+      _norm(spec, self.moments, None, train, x_bhwc, name="output_norm")
     )
+    rgb_bhwc = Conv(
+      spec.image_channels,
+      size=3,
+      dtype=spec.dtype,
+      kernel_init=_orthogonal,
+      use_bias=True,
+      name="to_rgb",
+    )(x_bhwc)
+    # Penalties differentiate with respect to images: never in half precision.
+    return jnp.tanh(rgb_bhwc.astype(spec.dtype))
 
   def _conditions(
     self, latents: Array, labels: Array, blocks: int
@@ -136,6 +166,7 @@ class DiscriminatorBlock(nn.Module):
 
   spec: BigganSpec
   features: int
+  platform: str
   preactivation: bool
   downsample: bool
 
@@ -149,10 +180,16 @@ class DiscriminatorBlock(nn.Module):
     inner = x_bhwc.shape[-1] if narrow else self.features
     y = nn.relu(x_bhwc) if self.preactivation else x_bhwc
     y = nn.relu(conv(inner, size=3, name="conv1")(y))
-    y = conv(self.features, size=3, name="conv2")(y)
+    conv2 = functools.partial(conv, self.features, size=3, name="conv2")
     if self.downsample:
+      conv_pool = functools.partial(
+        resample_conv.conv_pool, platform=self.platform
+      )
+      y = conv2(apply=conv_pool)(y)
       # The shortcut's 1x1 convolution commutes with pooling.
-      y, x_bhwc = pool2x(y, jnp.mean), pool2x(x_bhwc, jnp.mean)
+      x_bhwc = pool2x(x_bhwc, jnp.mean)
+    else:
+      y = conv2()(y)
     if self.downsample or x_bhwc.shape[-1] != self.features:
       x_bhwc = conv(self.features, size=1, name="shortcut")(x_bhwc)
     return y + x_bhwc
@@ -162,43 +199,66 @@ class Discriminator(nn.Module):
   """Blocks downwards, ReLU, global sum, linear plus projection."""
 
   spec: BigganSpec
+  platform: str
+  gather: Gather | None = None
 
   @nn.compact
   def __call__(self, images: Array, labels: Array) -> Array:
     """Images [B, H, W, C] and labels [B] to logits [B]."""
     spec = self.spec
-    x_bhwc = images.astype(spec.dtype)
+    x_bhwc = images
+    make_block = functools.partial(block, remat=spec.remat, gather=self.gather)
     for i, (multiplier, side) in enumerate(
       zip(D_WIDTHS[spec.resolution], d_sides(spec.resolution), strict=True)
     ):
-      x_bhwc = DiscriminatorBlock(
+      x_bhwc = make_block(DiscriminatorBlock, f"block{i}")(
         spec,
         multiplier * spec.d_width,
+        self.platform,
         preactivation=i > 0,
-        downsample=x_bhwc.shape[1] > (8 if spec.resolution == 32 else 4),
-        name=f"block{i}",
-      )(x_bhwc)
+        downsample=x_bhwc.shape[1] > _smallest_side(spec),
+      )(x_bhwc.astype(stage_dtype(spec, x_bhwc.shape[1])))
       if side in spec.d_attention:
-        x_bhwc = Attention(spec.dtype, name=f"attention{i}")(x_bhwc)
+        x_bhwc = make_block(Attention, f"attention{i}")(spec.dtype)(x_bhwc)
     return projection_logits(
       x_bhwc, labels, spec.num_classes, _orthogonal, spec.dtype
     )
 
 
-def make(spec: BigganSpec, platform: str) -> GanModel:
+def _smallest_side(spec: BigganSpec) -> int:
+  """Of D's maps, px."""
+  return 8 if spec.resolution == 32 else 4
+
+
+def make(
+  spec: BigganSpec,
+  platform: str,
+  split: BatchSplit = WHOLE_BATCH,
+  gather: Gather | None = None,
+) -> GanModel:
   """The two networks as pure functions.
 
   Args:
     spec: sizes.
-    platform: of the devices that will run it; BigGAN is the same on all.
+    platform: of the devices that will run it (`cpu`, `gpu`, `tpu`).
+    split: of the batch in training.
+    gather: of parameters that are split over devices; see `models.blocks`.
   """
-  del platform
-  g_spectral = is_kernel if spec.g_spectral else never
-  return wrap(Generator(spec), Discriminator(spec), spec, g_spectral)
+  return wrap(
+    Generator(spec, platform, Moments(spec.batch_norm_group_size, split)),
+    Discriminator(spec, platform),
+    spec,
+    gather,
+    is_kernel if spec.g_spectral else never,
+  )
 
 
 def wrap(
-  g: nn.Module, d: nn.Module, spec: ModelSpec, g_spectral: Select
+  g: nn.Module,
+  d: nn.Module,
+  spec: ModelSpec,
+  gather: Gather | None,
+  g_spectral: Select,
 ) -> GanModel:
   """What is normalized and regularized in every BigGAN.
 
@@ -206,12 +266,14 @@ def wrap(
     g: see `gan_model`.
     d: the same.
     spec: of both.
+    gather: see `gan_model`.
     g_spectral: parameters of G with spectral norm, by path.
   """
   return gan_model(
     g,
     d,
     spec,
+    gather,
     g_spectral=g_spectral,
     d_spectral=lambda path: path.endswith(("kernel", "projection/embedding")),
     # The authors leave out the shared embedding alone.

@@ -16,19 +16,26 @@ import jax.numpy as jnp
 
 from bigscale.models import biggan
 from bigscale.models.attention import Attention
+from bigscale.models.blocks import Gather, block
 from bigscale.models.layers import (
   Conv,
   Dense,
   Embedding,
+  add_upsampled,
   pool2x,
   projection_logits,
-  upsample_nearest2x,
+  stage_dtype,
 )
 from bigscale.models.networks import is_kernel
-from bigscale.models.norms import AffineBatchNorm, ConditionalBatchNorm
+from bigscale.models.norms import (
+  AffineBatchNorm,
+  ConditionalBatchNorm,
+  Moments,
+)
+from bigscale.ops import resample_conv
 from bigscale.spec import BigganDeepSpec
-from bigscale.spec.biggan_deep import D_WIDTHS, G_WIDTHS
-from bigscale.types import Array, GanModel
+from bigscale.spec.biggan_deep import D_WIDTHS, G_WIDTHS, sides
+from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
 
 _orthogonal = nn.initializers.orthogonal()
 # A block's inner width, as a share of its input's in G, its output's in D.
@@ -42,14 +49,20 @@ class GeneratorBlock(nn.Module):
     spec: of the model.
     features: at most those of the input; the shortcut drops the last ones.
     upsample: doubles the side, before the first 3x3.
+    platform: of the devices.
+    moments: of batch norm.
+    train: normalizes by the batch's statistics.
   """
 
   spec: BigganDeepSpec
   features: int
   upsample: bool
+  platform: str
+  moments: Moments
+  train: bool
 
   @nn.compact
-  def __call__(self, x_bhwc: Array, condition: Array, *, train: bool) -> Array:
+  def __call__(self, x_bhwc: Array, condition: Array) -> Array:
     """[B, H, W, C] to [B, H or 2H, W or 2W, features]."""
     spec = self.spec
     inner = x_bhwc.shape[-1] // _REDUCTION
@@ -62,25 +75,34 @@ class GeneratorBlock(nn.Module):
         spec.batch_norm_momentum,
         spec.batch_norm_epsilon,
         spec.dtype,
+        moments=self.moments,
         name=name,
       )
-      return nn.relu(norm(x, condition, train=train))
+      return nn.relu(norm(x, condition, train=self.train))
 
     y = conv(inner, size=1, name="conv1")(activate(x_bhwc, "norm1"))
     y = activate(y, "norm2")
     shortcut = x_bhwc[..., : self.features]
+    conv2 = functools.partial(conv, inner, size=3, name="conv2")
     if self.upsample:
-      y, shortcut = upsample_nearest2x(y), upsample_nearest2x(shortcut)
-    y = conv(inner, size=3, name="conv2")(y)
+      upsample_conv = functools.partial(
+        resample_conv.upsample_conv, platform=self.platform
+      )
+      y = conv2(apply=upsample_conv)(y)
+    else:
+      y = conv2()(y)
     y = conv(inner, size=3, name="conv3")(activate(y, "norm3"))
     y = conv(self.features, size=1, name="conv4")(activate(y, "norm4"))
-    return y + shortcut
+    return add_upsampled(y, shortcut) if self.upsample else y + shortcut
 
 
 class Generator(nn.Module):
   """Linear to 4x4, stages of blocks upwards, BN-ReLU-3x3-tanh."""
 
   spec: BigganDeepSpec
+  platform: str
+  moments: Moments
+  gather: Gather | None = None
 
   @nn.compact
   def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
@@ -91,25 +113,33 @@ class Generator(nn.Module):
     x_bhwc = Dense(
       4 * 4 * first, spec.dtype, _orthogonal, use_bias=True, name="linear"
     )(condition).reshape(-1, 4, 4, first)
-    for stage, width in enumerate(widths):
+    make_block = functools.partial(block, remat=spec.remat, gather=self.gather)
+    _, *above = sides(spec.resolution)
+    for stage, (width, side) in enumerate(zip(widths, above, strict=True)):
       for place in range(spec.g_depth):
         is_last = place == spec.g_depth - 1
         index = stage * spec.g_depth + place
-        x_bhwc = GeneratorBlock(
+        dtype = stage_dtype(spec, side if is_last else side // 2)
+        x_bhwc = make_block(GeneratorBlock, f"block{index}")(
           spec,
           width if is_last else x_bhwc.shape[-1],
           upsample=is_last,
-          name=f"block{index}",
-        )(x_bhwc, condition, train=train)
-      if x_bhwc.shape[1] in spec.g_attention:
-        x_bhwc = Attention(spec.dtype, name=f"attention{index}")(x_bhwc)
+          platform=self.platform,
+          moments=self.moments,
+          train=train,
+        )(x_bhwc.astype(dtype), condition)
+      if side in spec.g_attention:
+        x_bhwc = make_block(Attention, f"attention{index}")(spec.dtype)(x_bhwc)
     norm = AffineBatchNorm(
       spec.batch_norm_momentum,
       spec.batch_norm_epsilon,
       spec.dtype,
+      self.moments,
       name="output_norm",
     )
-    return jnp.tanh(self._to_rgb(nn.relu(norm(x_bhwc, train=train))))
+    rgb_bhwc = self._to_rgb(nn.relu(norm(x_bhwc, train=train)))
+    # As in BigGAN, images are never in half precision.
+    return jnp.tanh(rgb_bhwc.astype(spec.dtype))
 
   def _condition(self, latents: Array, labels: Array) -> Array:
     """What the first layer and all norms see, in the layout's order."""
@@ -179,6 +209,7 @@ class Discriminator(nn.Module):
   """3x3, stages of blocks downwards to 4x4, ReLU, sum, projection."""
 
   spec: BigganDeepSpec
+  gather: Gather | None = None
 
   @nn.compact
   def __call__(self, images: Array, labels: Array) -> Array:
@@ -192,26 +223,38 @@ class Discriminator(nn.Module):
       kernel_init=_orthogonal,
       use_bias=True,
       name="from_rgb",
-    )(images.astype(spec.dtype))
+    )(images.astype(stage_dtype(spec, spec.resolution)))
+    make_block = functools.partial(block, remat=spec.remat, gather=self.gather)
     for stage, width in enumerate(widths):
       for place in range(spec.d_depth):
-        x_bhwc = DiscriminatorBlock(
-          spec, width, downsample=place == 0, name=f"block{stage}_{place}"
-        )(x_bhwc)
+        x_bhwc = make_block(DiscriminatorBlock, f"block{stage}_{place}")(
+          spec, width, downsample=place == 0
+        )(x_bhwc.astype(stage_dtype(spec, x_bhwc.shape[1])))
       if x_bhwc.shape[1] in spec.d_attention:
-        x_bhwc = Attention(spec.dtype, name=f"attention{stage}")(x_bhwc)
+        x_bhwc = make_block(Attention, f"attention{stage}")(spec.dtype)(x_bhwc)
     return projection_logits(
       x_bhwc, labels, spec.num_classes, _orthogonal, spec.dtype
     )
 
 
-def make(spec: BigganDeepSpec, platform: str) -> GanModel:
+def make(
+  spec: BigganDeepSpec,
+  platform: str,
+  split: BatchSplit = WHOLE_BATCH,
+  gather: Gather | None = None,
+) -> GanModel:
   """The two networks as pure functions.
 
   Args:
     spec: sizes.
-    platform: of the devices that will run it; the networks are the same on
-      all.
+    platform: of the devices that will run it (`cpu`, `gpu`, `tpu`).
+    split: of the batch in training.
+    gather: of parameters that are split over devices; see `models.blocks`.
   """
-  del platform
-  return biggan.wrap(Generator(spec), Discriminator(spec), spec, is_kernel)
+  return biggan.wrap(
+    Generator(spec, platform, Moments(spec.batch_norm_group_size, split)),
+    Discriminator(spec),
+    spec,
+    gather,
+    is_kernel,
+  )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigscale.ops import grouped_conv
+from bigscale.spec import ModelSpec
 from bigscale.types import Array
 
 Initializer = Callable[..., Array]
@@ -135,13 +136,24 @@ class Embedding(nn.Module):
     return jnp.take(table, labels, axis=0)
 
 
-def upsample_nearest2x(x_bhwc: Array) -> Array:
-  """[B, H, W, C] to [B, 2H, 2W, C], every pixel four times."""
+def stage_dtype(spec: ModelSpec, side: int) -> jnp.dtype:
+  """In which a layer computes on maps of that side, px.
+
+  The last `bf16_stages` resolutions are half precision.
+  """
+  half = side * 2**spec.bf16_stages > spec.resolution
+  return jnp.dtype(jnp.bfloat16 if half else spec.dtype)
+
+
+def add_upsampled(y_bhwc: Array, x_bhwc: Array) -> Array:
+  """[B, 2H, 2W, C] plus [B, H, W, C] with every pixel four times.
+
+  Added where rows and columns are split in two, so that the larger copy of x
+  need not be made.
+  """
   b, h, w, c = x_bhwc.shape
-  x_bhiwjc = jnp.broadcast_to(
-    x_bhwc[:, :, None, :, None, :], (b, h, 2, w, 2, c)
-  )
-  return x_bhiwjc.reshape(b, 2 * h, 2 * w, c)
+  y_bhiwjc = y_bhwc.reshape(b, h, 2, w, 2, c)
+  return (y_bhiwjc + x_bhwc[:, :, None, :, None, :]).reshape(y_bhwc.shape)
 
 
 def pool2x(x_bhwc: Array, reduce: Callable[..., Array]) -> Array:
@@ -160,7 +172,8 @@ def projection_logits(
   """The end of a projection discriminator (Miyato and Koyama 2018).
 
   ReLU, sum over places, a linear layer (`linear`) plus the product with the
-  class's embedding (`projection`). To be called in a compact module.
+  class's embedding (`projection`). From the sum on in `dtype`. To be called in
+  a compact module.
 
   Args:
     x_bhwc: last map.
@@ -172,7 +185,7 @@ def projection_logits(
   Returns:
     Logits [B].
   """
-  features_bc = jnp.sum(nn.relu(x_bhwc), axis=(1, 2))
+  features_bc = jnp.sum(nn.relu(x_bhwc), axis=(1, 2), dtype=dtype)
   logits = Dense(1, dtype, init, use_bias=True, name="linear")(features_bc)
   if not num_classes:
     return logits[:, 0]

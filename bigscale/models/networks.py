@@ -1,10 +1,15 @@
 """From two flax modules to the pure functions that the rest of us sees."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from bigscale.models.blocks import Gather, gather_rest
+from bigscale.models.layers import Conv
 from bigscale.spec import ModelSpec
 from bigscale.types import Array, GanModel, Network, Variables
 
@@ -26,6 +31,7 @@ def gan_model(
   g: nn.Module,
   d: nn.Module,
   spec: ModelSpec,
+  gather: Gather | None,
   *,
   g_spectral: Select = never,
   d_spectral: Select = never,
@@ -35,9 +41,12 @@ def gan_model(
   """Wraps a generator and a discriminator.
 
   Args:
-    g: called with (latents, labels, train=...).
-    d: called with (images, labels).
+    g: called with (latents, labels, train=...); has a field `gather` for its
+      blocks.
+    d: called with (images, labels); the same.
     spec: of both.
+    gather: of parameters that are split over devices, where `apply` runs;
+      None where they are whole. See `blocks`.
     g_spectral: parameters of G with spectral norm, by path.
     d_spectral: those of D.
     g_orthogonal: parameters that orthogonal regularization covers.
@@ -47,22 +56,27 @@ def gan_model(
   latents = jnp.zeros((1, spec.latent_dim), spec.dtype)
   side = spec.resolution
   images = jnp.zeros((1, side, side, spec.image_channels), spec.dtype)
+  # At the start weights are whole.
+  first_g, first_d = g, d
+  g, d = g.clone(gather=gather), d.clone(gather=gather)
 
   def init_g(key: Array) -> Variables:
-    variables = g.init(key, latents, labels, train=True)
+    variables = first_g.init(key, latents, labels, train=True)
     return {
       "params": variables["params"],
       "batch_stats": variables.get("batch_stats", {}),
     }
 
   def init_d(key: Array) -> Variables:
-    return {"params": d.init(key, images, labels)["params"], "batch_stats": {}}
+    params = first_d.init(key, images, labels)["params"]
+    return {"params": params, "batch_stats": {}}
 
   def apply_g(
     variables: Variables, latents: Array, labels: Array, *, train: bool
   ) -> tuple[Array, Variables]:
     stats = variables["batch_stats"]
-    collections = {"params": variables["params"], "batch_stats": stats}
+    params = gather_rest(gather, variables["params"])
+    collections = {"params": params, "batch_stats": stats}
     if not (train and stats):
       return g.apply(collections, latents, labels, train=train), stats
     images, changed = g.apply(
@@ -71,12 +85,45 @@ def gan_model(
     return images, changed["batch_stats"]
 
   def apply_d(variables: Variables, images: Array, labels: Array) -> Array:
-    return d.apply({"params": variables["params"]}, images, labels)
+    params = gather_rest(gather, variables["params"])
+    return d.apply({"params": params}, images, labels)
 
+  g_half = _half(lambda: init_g(jax.random.key(0)), spec)
+  d_half = _half(lambda: init_d(jax.random.key(0)), spec)
   return GanModel(
-    g=Network(init_g, apply_g, g_spectral, _tracked(g_spectral), g_orthogonal),
-    d=Network(init_d, apply_d, d_spectral, _tracked(d_spectral), d_orthogonal),
+    g=Network(
+      init_g, apply_g, g_spectral, _tracked(g_spectral), g_orthogonal, g_half
+    ),
+    d=Network(
+      init_d, apply_d, d_spectral, _tracked(d_spectral), d_orthogonal, d_half
+    ),
   )
+
+
+def _half(init: Callable[[], Variables], spec: ModelSpec) -> Select:
+  """Kernels of the convolutions that see half-precision maps."""
+
+  @functools.cache
+  def kernels() -> frozenset[str]:
+    """Found by watching one pass, so that no second table can be wrong."""
+    found = set()
+
+    def watch(
+      call: Callable[..., Any],
+      inputs: Sequence[Array],
+      options: Mapping[str, Any],
+      context: nn.module.InterceptorContext,
+    ) -> Any:
+      is_conv = isinstance(context.module, Conv)
+      if is_conv and inputs[0].dtype == jnp.bfloat16:
+        found.add("/".join((*context.module.path, "kernel")))
+      return call(*inputs, **options)
+
+    with nn.intercept_methods(watch):
+      jax.eval_shape(init)
+    return frozenset(found)
+
+  return (lambda path: path in kernels()) if spec.bf16_stages else never
 
 
 def _tracked(spectral: Select) -> Select:

@@ -19,12 +19,19 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bigscale.models.layers import Conv, Dense, Embedding, scaled_normal
+from bigscale.models.blocks import Gather, block
+from bigscale.models.layers import (
+  Conv,
+  Dense,
+  Embedding,
+  scaled_normal,
+  stage_dtype,
+)
 from bigscale.models.networks import gan_model, is_kernel
 from bigscale.ops import grouped_conv
 from bigscale.ops.resample import downsample2x, upsample2x
 from bigscale.spec import R3ganSpec
-from bigscale.types import Array, GanModel
+from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
 
 _SLOPE = 0.2
 # Gain of a leaky ReLU (He et al. 2015).
@@ -92,17 +99,12 @@ def _block_gain(spec: R3ganSpec) -> float:
   return LEAKY_GAIN * sum(spec.blocks) ** -0.25
 
 
-def _stage_dtype(spec: R3ganSpec, stage: int) -> jnp.dtype:
-  """Stages count from 4x4; the last `bf16_stages` are half precision."""
-  half = stage >= len(spec.widths) - spec.bf16_stages
-  return jnp.dtype(jnp.bfloat16 if half else spec.dtype)
-
-
 class Generator(nn.Module):
   """A learned 4x4 basis scaled by the latents, then stages upwards."""
 
   spec: R3ganSpec
   platform: str
+  gather: Gather | None = None
 
   @nn.compact
   def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
@@ -127,15 +129,15 @@ class Generator(nn.Module):
     scale_bc = Dense(width, dtype=spec.dtype, name="latents")(codes[0])
     x_bhwc = basis_hwc[None] * scale_bc[:, None, None, :]
     for stage, width in enumerate(spec.widths):
-      x_bhwc = x_bhwc.astype(_stage_dtype(spec, stage))
       side = 4 * 2**stage
+      x_bhwc = x_bhwc.astype(stage_dtype(spec, side))
       if stage:
         if width != spec.widths[stage - 1]:
           x_bhwc = Conv(
             width, size=1, dtype=spec.dtype, name=f"stage{side}_transition"
           )(x_bhwc)
         x_bhwc = _scale(spec, stage, codes[stage], upsample2x(x_bhwc))
-      x_bhwc = _blocks(spec, stage, self.platform, x_bhwc)
+      x_bhwc = _blocks(spec, stage, self.platform, self.gather, x_bhwc)
     image_bhwc = Conv(
       spec.image_channels, size=1, dtype=spec.dtype, name="to_rgb"
     )(x_bhwc)
@@ -148,19 +150,20 @@ class Discriminator(nn.Module):
 
   spec: R3ganSpec
   platform: str
+  gather: Gather | None = None
 
   @nn.compact
   def __call__(self, images: Array, labels: Array) -> Array:
     """Images [B, H, W, C] and labels [B] to logits [B]."""
     spec = self.spec
     last = len(spec.widths) - 1
-    x_bhwc = images.astype(_stage_dtype(spec, last))
+    x_bhwc = images.astype(stage_dtype(spec, spec.resolution))
     x_bhwc = Conv(spec.widths[last], size=1, dtype=spec.dtype, name="from_rgb")(
       x_bhwc
     )
     for stage in range(last, -1, -1):
-      x_bhwc = x_bhwc.astype(_stage_dtype(spec, stage))
-      x_bhwc = _blocks(spec, stage, self.platform, x_bhwc)
+      x_bhwc = x_bhwc.astype(stage_dtype(spec, 4 * 2**stage))
+      x_bhwc = _blocks(spec, stage, self.platform, self.gather, x_bhwc)
       if stage:
         x_bhwc = downsample2x(x_bhwc)
         if spec.widths[stage - 1] != spec.widths[stage]:
@@ -192,15 +195,18 @@ class Discriminator(nn.Module):
     return jnp.sum(projected_bc * class_bc, axis=-1)
 
 
-def _blocks(spec: R3ganSpec, stage: int, platform: str, x_bhwc: Array) -> Array:
+def _blocks(
+  spec: R3ganSpec,
+  stage: int,
+  platform: str,
+  gather: Gather | None,
+  x_bhwc: Array,
+) -> Array:
   """The residual blocks of one stage; called inside a compact module."""
   for i in range(spec.blocks[stage]):
-    x_bhwc = Block(
-      spec,
-      spec.cardinality[stage],
-      _block_gain(spec),
-      platform,
-      name=f"stage{4 * 2**stage}_block{i}",
+    name = f"stage{4 * 2**stage}_block{i}"
+    x_bhwc = block(Block, name, spec.remat, gather)(
+      spec, spec.cardinality[stage], _block_gain(spec), platform
     )(x_bhwc)
   return x_bhwc
 
@@ -232,17 +238,26 @@ def _scale(spec: R3ganSpec, stage: int, code_bz: Array, x_bhwc: Array) -> Array:
   return x_bhwc * gain_bc[:, None, None, :].astype(x_bhwc.dtype)
 
 
-def make(spec: R3ganSpec, platform: str) -> GanModel:
+def make(
+  spec: R3ganSpec,
+  platform: str,
+  split: BatchSplit = WHOLE_BATCH,
+  gather: Gather | None = None,
+) -> GanModel:
   """The two networks as pure functions.
 
   Args:
     spec: sizes.
     platform: of the devices that will run it (`cpu`, `gpu`, `tpu`).
+    split: of the batch in training; samples do not see each other here.
+    gather: of parameters that are split over devices; see `models.blocks`.
   """
+  del split
   return gan_model(
     Generator(spec, platform),
     Discriminator(spec, platform),
     spec,
+    gather,
     g_orthogonal=is_kernel,
     d_orthogonal=is_kernel,
   )

@@ -1,6 +1,7 @@
 """From a model's spec to its networks. A new model adds one line."""
 
 from bigscale.models import biggan, biggan_deep, r3gan, stripped
+from bigscale.models.blocks import Gather
 from bigscale.spec import (
   BigganDeepSpec,
   BigganSpec,
@@ -8,7 +9,7 @@ from bigscale.spec import (
   R3ganSpec,
   StrippedSpec,
 )
-from bigscale.types import GanModel
+from bigscale.types import WHOLE_BATCH, BatchSplit, GanModel
 
 _MAKERS = {
   R3ganSpec: r3gan.make,
@@ -18,12 +19,23 @@ _MAKERS = {
 }
 
 
-def make_model(spec: ModelSpec, platform: str) -> GanModel:
+def make_model(
+  spec: ModelSpec,
+  platform: str,
+  split: BatchSplit = WHOLE_BATCH,
+  gather: Gather | None = None,
+) -> GanModel:
   """Makes generator and discriminator.
 
   Args:
     spec: of the model.
     platform: of the devices that will run it: `cpu`, `gpu` or `tpu`. Passed
       rather than asked of JAX, so that a TPU program can be made without one.
+    split: how `shard_map` splits the batch in training; sampling and anything
+      under plain `jit` sees whole batches.
+    gather: from a part of a network's parameters, some of its top-level
+      entries, to the arrays that `apply` computes with, for parameters that
+      are split over devices: called as a block runs, and again in its backward
+      pass. None where they are whole. `init` never calls it.
   """
-  return _MAKERS[type(spec)](spec, platform)
+  return _MAKERS[type(spec)](spec, platform, split, gather)

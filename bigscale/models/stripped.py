@@ -22,17 +22,25 @@ table come out exactly (18.890 M and 23.996 M). Left open there, chosen here:
   concatenated to z, as in R3GAN; D adds a projection (Miyato and Koyama 2018).
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bigscale.models.layers import Conv, Dense, Embedding, scaled_normal
+from bigscale.models.blocks import Gather, block
+from bigscale.models.layers import (
+  Conv,
+  Dense,
+  Embedding,
+  scaled_normal,
+  stage_dtype,
+)
 from bigscale.models.networks import gan_model, is_kernel
 from bigscale.models.r3gan import LEAKY_GAIN, BiasAct
 from bigscale.ops.resample import downsample2x, upsample2x
 from bigscale.spec import StrippedSpec
-from bigscale.types import Array, GanModel
+from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
 
 
 def _unchanged(x_bhwc: Array) -> Array:
@@ -77,7 +85,7 @@ class ToRgb(nn.Module):
     bias_c = self.param(
       "bias", nn.initializers.zeros, (self.channels,), self.dtype
     )
-    return y_bhwc + bias_c.reshape(1, 1, 1, -1)
+    return y_bhwc + bias_c.astype(x_bhwc.dtype).reshape(1, 1, 1, -1)
 
 
 class ResidualBlock(nn.Module):
@@ -104,6 +112,7 @@ class Generator(nn.Module):
   """A learned 4x4 basis scaled by the latents, then stages upwards."""
 
   spec: StrippedSpec
+  gather: Gather | None = None
 
   @nn.compact
   def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
@@ -127,16 +136,20 @@ class Generator(nn.Module):
     scale_bc = Dense(width, dtype, name="latents")(code_bz)
     x_bhwc = basis_hwc[None] * scale_bc[:, None, None, :]
     image_bhwc = None
+    make_block = functools.partial(block, remat=spec.remat, gather=self.gather)
     for stage, width in enumerate(spec.widths):
-      name = f"stage{4 * 2**stage}"
+      side = 4 * 2**stage
+      x_bhwc = x_bhwc.astype(stage_dtype(spec, side))
       if stage:
-        x_bhwc = ConvAct(width, 3, dtype, name=f"{name}_conv0")(
+        x_bhwc = make_block(ConvAct, f"stage{side}_conv0")(width, 3, dtype)(
           upsample2x(x_bhwc)
         )
-      x_bhwc = ConvAct(width, 3, dtype, name=f"{name}_conv1")(x_bhwc)
-      rgb_bhwc = ToRgb(spec.image_channels, dtype, name=f"{name}_to_rgb")(
+      x_bhwc = make_block(ConvAct, f"stage{side}_conv1")(width, 3, dtype)(
         x_bhwc
       )
+      rgb_bhwc = ToRgb(spec.image_channels, dtype, name=f"stage{side}_to_rgb")(
+        x_bhwc
+      ).astype(dtype)
       if image_bhwc is not None:
         rgb_bhwc = rgb_bhwc + upsample2x(image_bhwc)
       image_bhwc = rgb_bhwc
@@ -147,21 +160,26 @@ class Discriminator(nn.Module):
   """Residual blocks downwards, a 3x3 convolution and two linear layers."""
 
   spec: StrippedSpec
+  gather: Gather | None = None
 
   @nn.compact
   def __call__(self, images: Array, labels: Array) -> Array:
     """Images [B, H, W, C] and labels [B] to logits [B]."""
     spec, dtype = self.spec, self.spec.dtype
     x_bhwc = ConvAct(spec.widths[-1], 1, dtype, name="from_rgb")(
-      images.astype(dtype)
+      images.astype(stage_dtype(spec, spec.resolution))
     )
+    make_block = functools.partial(block, remat=spec.remat, gather=self.gather)
     for stage in range(len(spec.widths) - 1, 0, -1):
-      x_bhwc = ResidualBlock(
-        spec.widths[stage - 1], dtype, name=f"stage{4 * 2**stage}"
-      )(x_bhwc)
+      side = 4 * 2**stage
+      x_bhwc = make_block(ResidualBlock, f"stage{side}")(
+        spec.widths[stage - 1], dtype
+      )(x_bhwc.astype(stage_dtype(spec, side)))
     width = spec.widths[0]
-    x_bhwc = ConvAct(width, 3, dtype, name="stage4")(x_bhwc)
-    x_bi = x_bhwc.reshape(x_bhwc.shape[0], -1)
+    x_bhwc = make_block(ConvAct, "stage4")(width, 3, dtype)(
+      x_bhwc.astype(stage_dtype(spec, 4))
+    )
+    x_bi = x_bhwc.reshape(x_bhwc.shape[0], -1).astype(dtype)
     x_bc = Dense(
       width, dtype, scaled_normal(LEAKY_GAIN, x_bi.shape[1]), name="features"
     )(x_bi)
@@ -180,18 +198,26 @@ class Discriminator(nn.Module):
     return logits + jnp.sum(class_bc * x_bc, axis=-1)
 
 
-def make(spec: StrippedSpec, platform: str) -> GanModel:
+def make(
+  spec: StrippedSpec,
+  platform: str,
+  split: BatchSplit = WHOLE_BATCH,
+  gather: Gather | None = None,
+) -> GanModel:
   """The two networks as pure functions.
 
   Args:
     spec: sizes.
     platform: of the devices that will run it; all take the same program.
+    split: of the batch in training; samples do not see each other here.
+    gather: of parameters that are split over devices; see `models.blocks`.
   """
-  del platform
+  del platform, split
   return gan_model(
     Generator(spec),
     Discriminator(spec),
     spec,
+    gather,
     g_orthogonal=is_kernel,
     d_orthogonal=is_kernel,
   )

@@ -6,7 +6,9 @@ found by a persistent power iteration with Gram-Schmidt deflation (Brock et al.
 2019, sec. 4). `track` only estimates, `clamp` cuts the largest one down. One
 call is one iteration. Everything is float32 or better at the highest
 precision, and contracts the kernel in place, so that of a kernel sharded over
-its output channels only vectors travel between devices.
+its output channels only vectors travel between devices: two messages, W^T u
+and W v, for which `whole` is the constraint that every device holds all of
+them. Without it each inner product of Gram-Schmidt would be a message.
 """
 
 import functools
@@ -34,6 +36,7 @@ class Spectrum(NamedTuple):
 
 # From the path of a weight ("block0/conv1/kernel") to its spectrum.
 Spectra = Mapping[str, Spectrum]
+Whole = Callable[[Array], Array]
 
 
 def init(
@@ -64,8 +67,13 @@ def init(
   return spectra
 
 
+def stay(x: Array) -> Array:
+  """`whole` for weights that are on every device already."""
+  return x
+
+
 def normalize(
-  params: PyTree, spectra: Spectra, epsilon: float
+  params: PyTree, spectra: Spectra, epsilon: float, whole: Whole = stay
 ) -> tuple[PyTree, Spectra]:
   """Divides the tracked weights by their largest singular value.
 
@@ -75,6 +83,7 @@ def normalize(
     params: nested dictionary of weights.
     spectra: their power iterations.
     epsilon: floor of the norms in the iteration.
+    whole: see this module.
 
   Returns:
     The same tree with normalized weights, and the iterations one step on.
@@ -83,7 +92,7 @@ def normalize(
   stepped = {}
   for path, spectrum in spectra.items():
     weight, axis = flat[path], output_axis(path)
-    stepped[path], v_k = _power_step(weight, spectrum.u, axis, epsilon)
+    stepped[path], v_k = _power_step(weight, spectrum.u, axis, epsilon, whole)
     u_ko, sigma_k = stepped[path]
     sigma0 = _with_gradient(
       axis, sigma_k[0], weight.astype(sigma_k.dtype), u_ko[0], v_k[0]
@@ -92,18 +101,77 @@ def normalize(
   return unflatten(flat), stepped
 
 
-def track(params: PyTree, spectra: Spectra, epsilon: float) -> Spectra:
+def normalize_often(
+  params: PyTree, spectra: Spectra, times: int, epsilon: float, whole: Whole
+) -> tuple[PyTree, dict[str, Array], Spectra]:
+  """`normalize` as in `times` forward passes with the same weights.
+
+  Args:
+    params: nested dictionary of weights.
+    spectra: their power iterations.
+    times: forward passes, each of which moves the iterations.
+    epsilon: floor of the norms in the iteration.
+    whole: see this module.
+
+  Returns:
+    The weights as the last pass has them; by path, factors [times] that make
+    of these what each pass has; and the iterations `times` steps on.
+  """
+  flat, factors, stepped = flatten(params), {}, {}
+  for path, spectrum in spectra.items():
+    weight, axis = flat[path], output_axis(path)
+
+    def one_more(
+      u_ko: Array, _: None, weight: Array = weight, axis: int = axis
+    ) -> tuple[Array, tuple[Array, Array, Array]]:
+      (u_ko, sigma_k), v_k = _power_step(weight, u_ko, axis, epsilon, whole)
+      return u_ko, (u_ko[0], v_k[0], sigma_k)
+
+    u_ko, (u_to, v_t, sigma_tk) = lax.scan(
+      one_more, spectrum.u, None, length=times
+    )
+    sigma_t = jax.vmap(
+      functools.partial(_with_gradient, axis), in_axes=(0, None, 0, 0)
+    )(sigma_tk[:, 0], weight.astype(u_ko.dtype), u_to, v_t)
+    flat[path] = (weight / sigma_t[-1]).astype(weight.dtype)
+    factors[path] = sigma_t[-1] / sigma_t
+    stepped[path] = Spectrum(u_ko, sigma_tk[-1])
+  return unflatten(flat), factors, stepped
+
+
+def normalize_again(
+  params: PyTree, spectra: Spectra, epsilon: float, whole: Whole = stay
+) -> PyTree:
+  """`normalize` that leaves the iterations where they are.
+
+  sigma0 = u0^T W v0 of these weights, with u0 from `spectra` and
+  v0 = unit(W^T u0): one pass over the weight. No gradient through sigma0.
+  """
+  flat = flatten(params)
+  for path, spectrum in spectra.items():
+    weight = lax.stop_gradient(flat[path]).astype(spectrum.u.dtype)
+    axis = output_axis(path)
+    product = whole(_times_u(weight, spectrum.u[:1], axis))[0]
+    v = _unit(product, epsilon)
+    flat[path] = (flat[path] / jnp.sum(product * v)).astype(flat[path].dtype)
+  return unflatten(flat)
+
+
+def track(
+  params: PyTree, spectra: Spectra, epsilon: float, whole: Whole = stay
+) -> Spectra:
   """The iterations one step on, the weights as they are; no gradient.
 
   Args:
     params: nested dictionary of weights.
     spectra: power iterations of some of them.
     epsilon: floor of the norms in the iteration.
+    whole: see this module.
   """
   flat = flatten(params)
   return {
     path: _power_step(
-      flat[path], spectrum.u, output_axis(path), epsilon
+      flat[path], spectrum.u, output_axis(path), epsilon, whole
     ).spectrum
     for path, spectrum in spectra.items()
   }
@@ -165,7 +233,9 @@ class _Step(NamedTuple):
   v: Array
 
 
-def _power_step(weight: Array, u_ko: Array, axis: int, epsilon: float) -> _Step:
+def _power_step(
+  weight: Array, u_ko: Array, axis: int, epsilon: float, whole: Whole
+) -> _Step:
   """One iteration for all k vectors, in two passes over the weight.
 
   The authors' code goes vector by vector, but each uses the u of the iteration
@@ -173,8 +243,9 @@ def _power_step(weight: Array, u_ko: Array, axis: int, epsilon: float) -> _Step:
   with the weight can be taken for all at once. No gradient.
   """
   weight = lax.stop_gradient(weight).astype(u_ko.dtype)
-  v_k = _gram_schmidt(_times_u(weight, lax.stop_gradient(u_ko), axis), epsilon)
-  product_ko = _times_v(weight, v_k, axis)
+  product_k = whole(_times_u(weight, lax.stop_gradient(u_ko), axis))
+  v_k = _gram_schmidt(product_k, epsilon)
+  product_ko = whole(_times_v(weight, v_k, axis))
   u_ko = _gram_schmidt(product_ko, epsilon)
   return _Step(Spectrum(u_ko, jnp.sum(product_ko * u_ko, axis=1)), v_k)
 

@@ -1,9 +1,18 @@
-"""The mesh: axes `data` (replicas) and `fsdp` (devices that share one)."""
+"""The mesh: axes `data` (replicas) and `fsdp` (devices that share one).
 
+Slices, which a data-center network joins, lie one after another along `data`,
+so that only `data` crosses that network. Within a slice the devices of one
+`fsdp` group are neighbours in the torus. A host's devices (2 x 2 chips of it)
+are then no neighbours in the batch: see `multihost.local_rows`.
+"""
+
+import collections
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from bigscale.spec import MeshSpec, SpecError, require
@@ -18,30 +27,25 @@ def make_mesh(
 
   Args:
     spec: sizes of the axes.
-    devices: all of JAX's where None.
+    devices: all of JAX's where None; also those of a topology description.
 
   Returns:
     A mesh whose axes are typed Auto: `jax.make_mesh` would make them Explicit,
     on which a flax.linen step with R1 does not trace.
 
   Raises:
-    SpecError: the axes do not multiply to the number of devices.
+    SpecError: the axes do not multiply to the number of devices, or do not
+      fit their slices.
   """
   devices = list(jax.devices() if devices is None else devices)
-  count = len(devices)
-  data = spec.data
-  if data == -1:
-    require(
-      count % spec.fsdp == 0,
-      f"mesh.fsdp={spec.fsdp} does not divide {count} devices; use a divisor",
-    )
-    data = count // spec.fsdp
-  if data * spec.fsdp > count:
-    raise SpecError(
-      f"mesh.data={data} x mesh.fsdp={spec.fsdp} needs {data * spec.fsdp} "
-      f"devices and there are {count}; use mesh.data=-1 to take what there is"
-    )
-  grid = np.array(devices[: data * spec.fsdp]).reshape(data, spec.fsdp)
+  slices = _slices(spec, devices)
+  data = _data_size(spec, len(devices), len(slices))
+  if data * spec.fsdp < len(devices):
+    _check_some_left_out(spec, devices, slices)
+    grid = np.array(devices[: data * spec.fsdp]).reshape(data, spec.fsdp)
+  else:
+    shape = (data // len(slices), spec.fsdp)
+    grid = np.concatenate([_arrange(part, shape) for part in slices])
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -55,3 +59,113 @@ def check_batch(global_batch_size: int, mesh: Mesh) -> None:
       f"global_batch_size={global_batch_size} is not divisible by {devices} "
       f"devices; use {' or '.join(map(str, choices))}"
     )
+
+
+def _data_size(spec: MeshSpec, count: int, slices: int) -> int:
+  """The size of `data`, after every rule on counts."""
+  each = count // slices
+  require(
+    slices == 1 or spec.fsdp <= each,
+    f"mesh.fsdp={spec.fsdp} would span slices, which have {each} devices "
+    "each: the network between them is too slow to gather weights over; use "
+    f"{each} or one of its divisors",
+  )
+  asked = spec.data * spec.fsdp
+  require(
+    asked <= count,
+    f"mesh.data={spec.data} x mesh.fsdp={spec.fsdp} needs {asked} devices and "
+    f"there are {count}; use mesh.data=-1 to take what there is",
+  )
+  require(
+    0 < asked < count or each % spec.fsdp == 0,
+    f"mesh.fsdp={spec.fsdp} does not divide {each} devices"
+    f"{' of a slice' * (slices > 1)}; use a divisor",
+  )
+  return count // spec.fsdp if spec.data == -1 else spec.data
+
+
+def _check_some_left_out(
+  spec: MeshSpec, devices: Sequence[Any], slices: Sequence[Sequence[Any]]
+) -> None:
+  """Only one process of one slice may leave devices idle."""
+  processes = len({device.process_index for device in devices})
+  require(
+    len(slices) == 1 and processes == 1,
+    f"mesh.data={spec.data} x mesh.fsdp={spec.fsdp} leaves some of "
+    f"{len(devices)} devices idle, and with {processes} processes and "
+    f"{len(slices)} slices every one has work to do; use mesh.data=-1",
+  )
+
+
+def _slices(spec: MeshSpec, devices: Sequence[Any]) -> list[list[Any]]:
+  """Devices by slice, in order; equally many of each.
+
+  Raises:
+    SpecError: the devices are not in that many slices, or unequal ones.
+  """
+  parts = collections.defaultdict(list)
+  for device in devices:
+    # Devices that know of no slices may lack the attribute.
+    parts[getattr(device, "slice_index", 0)].append(device)
+  if len(parts) == 1 and spec.slices > 1 and devices[0].platform == "cpu":
+    return _deal(spec.slices, devices)
+  require(
+    spec.slices in (-1, len(parts)),
+    f"mesh.slices={spec.slices}, but the {len(devices)} devices are of "
+    f"{len(parts)} slice(s); use mesh.slices=-1 to ask the devices",
+  )
+  sizes = sorted({len(part) for part in parts.values()})
+  require(
+    len(sizes) == 1,
+    f"slices of different sizes ({', '.join(map(str, sizes))} devices) make "
+    "no mesh; take slices of one kind",
+  )
+  return [parts[index] for index in sorted(parts)]
+
+
+def _deal(slices: int, devices: Sequence[Any]) -> list[list[Any]]:
+  """Equal groups of CPU devices that stand in for slices."""
+  processes = len({device.process_index for device in devices})
+  each, left = divmod(len(devices), slices)
+  require(
+    left == 0 and (processes == 1 or processes % slices == 0),
+    f"mesh.slices={slices} does not deal {len(devices)} CPU devices of "
+    f"{processes} process(es) into equal groups; use a divisor of "
+    f"{len(devices) if processes == 1 else processes}",
+  )
+  return [list(devices[i * each : (i + 1) * each]) for i in range(slices)]
+
+
+def _arrange(devices: Sequence[Any], shape: tuple[int, int]) -> np.ndarray:
+  """One slice's devices as [data, fsdp], `fsdp` along the torus."""
+  if devices[0].device_kind == "TPU v4":
+    return _arrange_cores(devices, shape)
+  return mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=True
+  )
+
+
+def _arrange_cores(
+  devices: Sequence[Any], shape: tuple[int, int]
+) -> np.ndarray:
+  """The same for chips that may show two cores, each its own device.
+
+  JAX arranges v4 only where a chip is one device, as jobs have it; in a
+  topology description it is two. Cores of one chip are nearest neighbours.
+  """
+  data, fsdp = shape
+  on_chip = collections.defaultdict(list)
+  for device in devices:
+    on_chip[tuple(device.coords)].append(device)
+  cores = len(devices) // len(on_chip)
+  inner = cores if fsdp % cores == 0 else 1
+  chips = mesh_utils.create_device_mesh(
+    (data * inner // cores, fsdp // inner),
+    [chip[0] for chip in on_chip.values()],
+    allow_split_physical_axes=True,
+  )
+  grid = np.array([on_chip[tuple(chip.coords)] for chip in chips.flat])
+  if inner == cores:
+    return grid.reshape(shape)
+  grid_dfc = grid.reshape(*chips.shape, cores)
+  return grid_dfc.swapaxes(1, 2).reshape(shape)

@@ -1,9 +1,108 @@
-"""What differs between one process and many."""
+"""What differs between one process and many.
+
+With one process everything here is free and does what its name says. With
+many, process 0 alone writes files and decides; the others are told.
+
+Processes talk in two ways. Arrays go through collectives between devices.
+Decisions, which may take as long as an evaluation, go through JAX's
+coordination service on process 0: a collective would time out on CPUs. Every
+process must make the same calls in the same order.
+"""
+
+import collections
+import contextlib
+import functools
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from bigscale.parallel import cluster as clusters
+from bigscale.parallel.cluster import Cluster
+from bigscale.parallel.environment import prepare_cpu
+from bigscale.spec import SpecError, require
 from bigscale.types import PyTree
+
+T = TypeVar("T")
+
+START_TIMEOUT = "BIGSCALE_START_TIMEOUT"
+_START_SECONDS = 300
+# An evaluation on CPUs takes hours; a process that dies is noticed apart from
+# this, by its missing heartbeat.
+_DECISION_SECONDS = 24 * 3600
+_LEAVE_SECONDS = 5
+
+# How jax.distributed calls those who know the processes.
+_METHODS = {
+  "explicit": "deactivate",
+  "slurm": "slurm",
+  "gke": "gketpu",
+  "cloud_tpu": "gcetpu",
+}
+
+
+def initialize(
+  *,
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> Cluster:
+  """Joins the other processes of this run, if there are any.
+
+  Call it once, before anything is computed. JAX aborts the process, without
+  an exception, where the others do not come in time ($BIGSCALE_START_TIMEOUT
+  seconds, 300 by default); so a line on stderr says who is waited for.
+
+  Args:
+    coordinator: HOST:PORT of process 0; each argument stands before its
+      variable, see `cluster.detect`.
+    num_processes: of the run.
+    process_id: of this one.
+
+  Raises:
+    SpecError: the environment contradicts itself, or the port is taken.
+  """
+  prepare_cpu()
+  cluster = clusters.detect(
+    os.environ,
+    coordinator=coordinator,
+    num_processes=num_processes,
+    process_id=process_id,
+  )
+  if cluster.kind == "single" or jax.distributed.is_initialized():
+    return cluster
+  seconds = _start_seconds()
+  if cluster.process_id == 0 and cluster.coordinator:
+    _check_port(cluster.coordinator)
+  print(_waiting(cluster, seconds), file=sys.stderr, flush=True)
+  arguments = {}
+  if cluster.kind == "explicit":
+    arguments = {
+      "coordinator_address": cluster.coordinator,
+      "num_processes": cluster.num_processes,
+      "process_id": cluster.process_id,
+    }
+  try:
+    jax.distributed.initialize(
+      cluster_detection_method=_METHODS[cluster.kind],
+      initialization_timeout=seconds,
+      **arguments,
+    )
+  except Exception as error:
+    # Whatever asking a metadata server or resolving a name can end in.
+    raise SpecError(
+      f"the processes of this run could not meet ({cluster.kind}: {error}); "
+      f"name them by {clusters.COORDINATOR}, {clusters.NUM_PROCESSES} and "
+      f"{clusters.PROCESS_ID}, or set {clusters.NUM_PROCESSES}=1"
+    ) from error
+  return cluster
 
 
 def is_main() -> bool:
@@ -11,8 +110,228 @@ def is_main() -> bool:
   return jax.process_index() == 0
 
 
-def to_global(tree: PyTree, sharding: NamedSharding) -> PyTree:
-  """This process's rows become its part of arrays over all devices."""
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, x), tree
+def decide(name: str, choose: Callable[[], T]) -> T:
+  """Process 0 chooses, and all get what it chose.
+
+  Args:
+    name: of the decision, for error messages.
+    choose: called by process 0 alone; may take hours, but must not wait for
+      the others. Returns plain JSON.
+
+  Raises:
+    SpecError: `choose` raised one; all processes raise it.
+  """
+  if jax.process_count() == 1:
+    return choose()
+  client, key = _client(), _next_key(name)
+  if not is_main():
+    answer = json.loads(
+      client.blocking_key_value_get(key, _DECISION_SECONDS * 1000)
+    )
+    if "error" in answer:
+      raise SpecError(answer["error"])
+    return answer["value"]
+  try:
+    answer = {"value": choose()}
+  except SpecError as error:
+    client.key_value_set(key, json.dumps({"error": str(error)}))
+    raise
+  client.key_value_set(key, json.dumps(answer))
+  return answer["value"]
+
+
+def broadcast(tree: PyTree) -> PyTree:
+  """Process 0's arrays, as numpy arrays on every process.
+
+  Args:
+    tree: numbers and small arrays, of equal shapes and dtypes on all
+      processes. For anything else see `decide`.
+  """
+  return multihost_utils.broadcast_one_to_all(tree)
+
+
+def barrier(name: str, timeout_seconds: float = _DECISION_SECONDS) -> None:
+  """Waits for all processes.
+
+  Args:
+    name: of the place, for error messages.
+    timeout_seconds: after which it raises.
+
+  Raises:
+    jax.errors.JaxRuntimeError: a process did not come.
+  """
+  if jax.process_count() > 1:
+    _client().wait_at_barrier(_next_key(name), int(timeout_seconds * 1000))
+
+
+def assert_same(name: str, values: dict[str, Any]) -> None:
+  """Checks that all processes hold the same.
+
+  Args:
+    name: of what is compared, for the message.
+    values: plain JSON, nested or not.
+
+  Raises:
+    SpecError: on every process, naming the first entries that differ between
+      process 0 and another.
+  """
+  if jax.process_count() == 1:
+    return
+  client, key = _client(), _next_key(f"same/{name}")
+  index = jax.process_index()
+  client.key_value_set(f"{key}/{index}", json.dumps(values, sort_keys=True))
+
+  def compare() -> None:
+    mine = _flat(json.loads(json.dumps(values)))
+    for other in range(1, jax.process_count()):
+      text = client.blocking_key_value_get(
+        f"{key}/{other}", _DECISION_SECONDS * 1000
+      )
+      theirs = _flat(json.loads(text))
+      different = [
+        f"  {path}: {mine.get(path)!r} on process 0, {theirs.get(path)!r} on "
+        f"process {other}"
+        for path in sorted(mine.keys() | theirs.keys())
+        if mine.get(path) != theirs.get(path)
+      ]
+      require(
+        not different,
+        f"the processes do not agree on {name}:\n"
+        + "\n".join(different[:10])
+        + "\nStart all of them with the same command, files and versions.",
+      )
+
+  decide(name, compare)
+
+
+@functools.lru_cache(maxsize=16)
+def local_rows(
+  sharding: NamedSharding, batch_size: int, process_index: int | None = None
+) -> np.ndarray:
+  """The rows of a batch that a process's devices hold, in order.
+
+  They are contiguous only where the process's devices are neighbours in the
+  mesh, which a mesh that follows the torus does not allow in general.
+
+  Args:
+    sharding: of [K, batch_size, ...], rows over all devices.
+    batch_size: of all processes.
+    process_index: this process where None.
+
+  Raises:
+    SpecError: the process has no device in the mesh.
+  """
+  if process_index is None:
+    process_index = jax.process_index()
+  where = sharding.devices_indices_map((1, batch_size))
+  parts = {
+    index[1].indices(batch_size)[:2]
+    for device, index in where.items()
+    if device.process_index == process_index
+  }
+  require(
+    bool(parts),
+    f"process {process_index} has no device in the mesh "
+    f"{dict(sharding.mesh.shape)}; start fewer processes",
   )
+  return np.concatenate([np.arange(*part) for part in sorted(parts)])
+
+
+def to_global(tree: PyTree, sharding: NamedSharding) -> PyTree:
+  """This process's rows become its part of arrays over all devices.
+
+  Args:
+    tree: arrays [K, rows, ...] of the rows that `local_rows` names, in order.
+    sharding: of [K, batch_size, ...], rows over all devices.
+  """
+  share = sharding.num_devices // len(sharding.addressable_devices)
+
+  def spread(x: np.ndarray) -> jax.Array:
+    shape = (x.shape[0], x.shape[1] * share, *x.shape[2:])
+    rows = local_rows(sharding, shape[1])
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = index[1].indices(shape[1])
+      first = np.searchsorted(rows, start)
+      return x[:, first : first + stop - start]
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+  return jax.tree.map(spread, tree)
+
+
+def leave(code: int) -> None:
+  """Ends a process of many that failed, with its exit code.
+
+  Leaving as usual would wait for the others, who wait for this one, and end
+  in an abort minutes later, whose code says nothing. Where all leave for the
+  same reason, the first to go must not cut the others short.
+  """
+  if code and jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(Exception):
+      _client().wait_at_barrier("bigscale/leave", _LEAVE_SECONDS * 1000)
+    os._exit(code)
+
+
+def _waiting(cluster: Cluster, seconds: int) -> str:
+  if cluster.num_processes is None:
+    return (
+      "bigscale: asking the Cloud TPU metadata server who else is in this "
+      f"slice, and waiting for them up to {seconds} s"
+    )
+  return (
+    f"bigscale: process {cluster.process_id} of {cluster.num_processes} "
+    f"({cluster.kind}) waits up to {seconds} s for the others at "
+    f"{cluster.coordinator}"
+  )
+
+
+def _start_seconds() -> int:
+  text = os.environ.get(START_TIMEOUT, str(_START_SECONDS))
+  require(
+    text.isdecimal() and int(text) > 0,
+    f"{START_TIMEOUT}={text} must be a whole number of seconds from 1",
+  )
+  return int(text)
+
+
+def _check_port(address: str) -> None:
+  """JAX dies by a signal where the port is in use."""
+  port = int(address.rpartition(":")[2])
+  dual = socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if dual else socket.AF_INET
+  try:
+    socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+  except OSError as error:
+    raise SpecError(
+      f"port {port} of the coordinator {address} cannot be used here "
+      f"({error.strerror}); choose another port, the same for all processes"
+    ) from error
+
+
+def _client() -> Any:
+  # Public JAX offers collectives only; Orbax takes the client from here, too.
+  from jax._src import distributed
+
+  return distributed.global_state.client
+
+
+_counts: collections.Counter[str] = collections.Counter()
+
+
+def _next_key(name: str) -> str:
+  """A key that is used once, equal on all processes."""
+  _counts[name] += 1
+  return f"bigscale/{name}/{_counts[name]}"
+
+
+def _flat(values: Any, path: str = "") -> dict[str, Any]:
+  """Nested mappings as {"a.b": value}."""
+  if not isinstance(values, dict):
+    return {path: values}
+  flat = {}
+  for key, value in values.items():
+    flat |= _flat(value, f"{path}.{key}" if path else key)
+  return flat

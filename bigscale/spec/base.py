@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 Dtype = Literal["float32", "float64"]
+# When something moves: in every forward pass in training, or once a step.
+Update = Literal["forward", "step"]
 T = TypeVar("T")
 
 
@@ -77,6 +79,21 @@ def check_model(model: Any) -> None:
     model.num_singular_values >= 1,
     f"model.num_singular_values={model.num_singular_values} must be 1 or "
     "more; 3 is usual, and the first normalizes a layer with spectral norm",
+  )
+  group_size = getattr(model, "batch_norm_group_size", 0)
+  require(
+    group_size == 0 or group_size >= 2,
+    f"model.batch_norm_group_size={group_size} must be 0 (the whole batch) or "
+    "2 samples and more: one has no variance",
+  )
+
+
+def check_bf16_stages(model: Any, stages: int) -> None:
+  """Half precision covers some of the resolutions, from the highest down."""
+  require(
+    0 <= model.bf16_stages <= stages,
+    f"model.bf16_stages={model.bf16_stages} must be between 0 and {stages}, "
+    f"the resolutions of a {model.resolution} px network",
   )
 
 

@@ -3,7 +3,14 @@
 import dataclasses
 from typing import Literal
 
-from bigscale.spec.base import Dtype, check_attention, check_model, require
+from bigscale.spec.base import (
+  Dtype,
+  Update,
+  check_attention,
+  check_bf16_stages,
+  check_model,
+  require,
+)
 
 # Channel multipliers: of the first map and of each stage's output in G, of the
 # stem's and of each stage's output in D. Tables of the authors' PyTorch code;
@@ -54,9 +61,22 @@ class BigganDeepSpec:
       `image_channels`. D is the same in both.
     batch_norm_momentum: share of the old running statistics kept each step.
     batch_norm_epsilon: added to the variance.
+    batch_norm_group_size: samples that share statistics in training, a
+      device's or some devices'; 0 is the whole batch.
+    batch_norm_update: running statistics move in every forward pass in
+      training (`forward`, the authors' code), or once per optimizer step, by
+      the mean over its microbatches (`step`); one and the same without
+      gradient accumulation.
     spectral_epsilon: guards the norms of the power iteration.
+    spectral_update: the power iteration moves in every forward pass in
+      training (`forward`, the authors' code), or once per network and
+      optimizer step (`step`), which is cheaper.
     num_singular_values: how many are tracked for every layer.
-    dtype: parameters and activations.
+    bf16_stages: how many of the highest resolutions compute in bfloat16.
+      Statistics, conditions, the image and the logits do not.
+    remat: the backward pass computes each block again instead of keeping what
+      is inside.
+    dtype: parameters and, outside the bfloat16 stages, activations.
   """
 
   name: Literal["biggan_deep"] = "biggan_deep"
@@ -74,8 +94,13 @@ class BigganDeepSpec:
   layout: Literal["tfhub", "pytorch"] = "tfhub"
   batch_norm_momentum: float = 0.9
   batch_norm_epsilon: float = 1e-4
+  batch_norm_group_size: int = 0
+  batch_norm_update: Update = "forward"
   spectral_epsilon: float = 1e-4
+  spectral_update: Update = "forward"
   num_singular_values: int = 3
+  bf16_stages: int = 0
+  remat: bool = False
   dtype: Dtype = "float32"
 
   def __post_init__(self) -> None:
@@ -110,6 +135,7 @@ class BigganDeepSpec:
         f"model.{field}={getattr(self, field)} must be 1 or more; the "
         "published depth is 2",
       )
+    check_bf16_stages(self, len(G_WIDTHS[self.resolution]))
     check_model(self)
 
 

@@ -3,7 +3,13 @@
 import dataclasses
 from typing import Literal
 
-from bigscale.spec.base import Dtype, check_chunks, check_model, require
+from bigscale.spec.base import (
+  Dtype,
+  check_bf16_stages,
+  check_chunks,
+  check_model,
+  require,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,8 @@ class R3ganSpec:
     grouped_conv: formulation; `auto` picks by platform (ops/grouped_conv.py).
     num_singular_values: how many are tracked for every layer.
     spectra_interval: steps between updates of the tracked values; 0 never.
+    remat: the backward pass computes each block again instead of keeping what
+      is inside.
     dtype: parameters and, outside the bfloat16 stages, activations.
   """
 
@@ -48,6 +56,7 @@ class R3ganSpec:
   grouped_conv: Literal["auto", "native", "per_group", "patches"] = "auto"
   num_singular_values: int = 3
   spectra_interval: int = 16
+  remat: bool = False
   dtype: Dtype = "float32"
 
   def __post_init__(self) -> None:
@@ -75,10 +84,7 @@ class R3ganSpec:
         f"model.cardinality={groups} does not divide the expanded width "
         f"{width} x {self.expansion:g}; choose a divisor of {round(inner)}",
       )
-    require(
-      0 <= self.bf16_stages <= stages,
-      f"model.bf16_stages={self.bf16_stages} must be between 0 and {stages}",
-    )
+    check_bf16_stages(self, stages)
     if self.hierarchical:
       check_chunks(self, stages, f"one for each of {stages} stages")
     require(

@@ -43,6 +43,9 @@ class OptimSpec:
     beta2: decay of the second moment.
     epsilon: of Adam.
     d_steps: D updates before each G update.
+    microbatches: parts that every batch is computed in, one after the other,
+      for less memory (gradient accumulation). The gradient is that of the
+      whole batch, and crosses devices once.
     ema_decay: kept share of G's average at each step (BigGAN: 0.9999).
     ema_half_life_kimg: used in its place where given: the decay is
       0.5^(batch / half-life) (R3GAN).
@@ -55,6 +58,7 @@ class OptimSpec:
   beta2: Schedule = Schedule(first=0.999, last=0.999)
   epsilon: float = 1e-8
   d_steps: int = 1
+  microbatches: int = 1
   ema_decay: float = 0.9999
   ema_half_life_kimg: Schedule | None = None
   ema_start_kimg: float = 0.0
@@ -62,6 +66,10 @@ class OptimSpec:
   def __post_init__(self) -> None:
     require(
       self.d_steps >= 1, f"optim.d_steps={self.d_steps} must be 1 or more"
+    )
+    require(
+      self.microbatches >= 1,
+      f"optim.microbatches={self.microbatches} must be 1 or more",
     )
     for field in ("g_lr", "d_lr"):
       lr = getattr(self, field)
@@ -83,19 +91,40 @@ class MeshSpec:
 
   Attributes:
     data: replicas; -1 takes all devices that `fsdp` leaves.
-    fsdp: devices that share one replica's state.
-    weights: `replicated` keeps every parameter on every device.
+    fsdp: devices that share one replica's state, all of one slice.
+    weights: `replicated` keeps the whole state on every device; `zero` splits
+      it over `fsdp` and gathers weights once a step; `fsdp` gathers them
+      block by block (`parallel/sharding`).
+    min_split_elements: smaller weights stay whole: a share would cost more to
+      send than to hold.
+    gradient_dtype: in which gradients of bfloat16 weights cross devices.
+    slices: groups of devices joined by a data-center network, which only
+      `data` crosses; -1 asks the devices. CPU devices, which know of none,
+      are dealt into as many equal groups as are named here.
   """
 
   data: int = -1
   fsdp: int = 1
-  weights: Literal["replicated"] = "replicated"
+  weights: Literal["replicated", "zero", "fsdp"] = "replicated"
+  min_split_elements: int = 2**14
+  gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+  slices: int = -1
 
   def __post_init__(self) -> None:
     require(
       (self.data == -1 or self.data >= 1) and self.fsdp >= 1,
       f"mesh.data={self.data}, mesh.fsdp={self.fsdp}: use positive numbers, "
       "or -1 for mesh.data to take all devices",
+    )
+    require(
+      self.slices == -1 or self.slices >= 1,
+      f"mesh.slices={self.slices}: use a positive number, or -1 to ask the "
+      "devices",
+    )
+    require(
+      -1 in (self.data, self.slices) or self.data % self.slices == 0,
+      f"mesh.data={self.data} does not split over mesh.slices={self.slices}; "
+      "use a multiple, or -1 for mesh.data to take all devices",
     )
 
 
@@ -202,6 +231,7 @@ class RunSpec:
       self.total_kimg > 0, f"total_kimg={self.total_kimg} must be positive"
     )
     self._check_together()
+    self._check_microbatches()
     require(0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2^31)")
 
   def _check_together(self) -> None:
@@ -226,6 +256,20 @@ class RunSpec:
       "loss.g_sigma needs the singular values of every step, and G has no "
       f"spectral norm; set model.spectra_interval from "
       f"{getattr(model, 'spectra_interval', 0)} to 1",
+    )
+
+  def _check_microbatches(self) -> None:
+    """A batch is made of whole microbatches, and they of whole groups."""
+    parts, size = self.optim.microbatches, self.global_batch_size
+    group = getattr(self.model, "batch_norm_group_size", 0)
+    unit = parts * max(group, 1)
+    nearest = max(unit, round(size / unit) * unit)
+    require(
+      size % unit == 0,
+      f"global_batch_size={size} is not divisible by optim.microbatches="
+      f"{parts}"
+      + (f" x model.batch_norm_group_size={group}" if group else "")
+      + f"; use global_batch_size={nearest}",
     )
 
   @property

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from bigscale.spec.base import Dtype, check_model, require
+from bigscale.spec.base import Dtype, check_bf16_stages, check_model, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,10 @@ class StrippedSpec:
     class_embedding_dim: length of the class vector concatenated to z.
     num_singular_values: how many are tracked for every layer.
     spectra_interval: steps between updates of the tracked values; 0 never.
-    dtype: parameters and activations.
+    bf16_stages: how many of the highest resolutions compute in bfloat16.
+    remat: the backward pass computes each block again instead of keeping what
+      is inside.
+    dtype: parameters and, outside the bfloat16 stages, activations.
   """
 
   name: Literal["stripped_stylegan2"] = "stripped_stylegan2"
@@ -34,6 +37,8 @@ class StrippedSpec:
   class_embedding_dim: int = 64
   num_singular_values: int = 3
   spectra_interval: int = 16
+  bf16_stages: int = 0
+  remat: bool = False
   dtype: Dtype = "float32"
 
   def __post_init__(self) -> None:
@@ -44,6 +49,7 @@ class StrippedSpec:
       f"model.widths; use 2 stages or more, {stages} of them make "
       f"{4 * 2 ** max(stages - 1, 0)} px",
     )
+    check_bf16_stages(self, stages)
     check_model(self)
 
 

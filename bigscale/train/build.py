@@ -12,14 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from bigscale.models.norms import Moments
 from bigscale.models.registry import make_model
 from bigscale.ops.images import to_uint8
 from bigscale.parallel import sharding
-from bigscale.parallel.mesh import check_batch
-from bigscale.spec import RunSpec
+from bigscale.parallel.mesh import AXES, check_batch
+from bigscale.parallel.sharding import Placement
+from bigscale.spec import RunSpec, require
 from bigscale.train.state import Average, GanState, init_state
 from bigscale.train.step import Codes, GanStep, Scalars, generate
-from bigscale.types import Array, Batch, GanModel, PyTree
+from bigscale.types import Array, Batch, BatchSplit, GanModel, PyTree
 
 
 class Built(NamedTuple):
@@ -54,16 +56,23 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
     SpecError: the batch does not divide over the mesh.
   """
   check_batch(spec.global_batch_size, mesh)
+  _check_microbatches(spec, mesh)
   platform = mesh.devices.flat[0].platform
-  model = make_model(spec.model, platform)
+  model = make_model(
+    spec.model,
+    platform,
+    BatchSplit(AXES, mesh.size),
+    sharding.gather_shards if spec.mesh.weights == "fsdp" else None,
+  )
   init = functools.partial(init_state, model, spec)
+  placement = Placement(mesh, spec.mesh.weights, spec.mesh.min_split_elements)
   shapes = jax.eval_shape(init)
-  rules = sharding.RULES[spec.mesh.weights]
-  shardings = sharding.tree_shardings(shapes, mesh, rules)
+  shardings = placement.shardings(shapes)
   whole = sharding.replicated(mesh)
 
   def sample(ema: Average, latents: Array, labels: Array) -> Array:
-    return to_uint8(generate(model, spec, ema, Codes(latents, labels)))
+    codes = Codes(latents, labels)
+    return to_uint8(generate(model, spec, ema, codes, placement))
 
   return Built(
     spec=spec,
@@ -73,10 +82,33 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
     abstract_batch=_abstract_batch(spec, mesh),
     init=jax.jit(init, out_shardings=shardings),
     step=jax.jit(
-      GanStep(model, spec), out_shardings=(shardings, whole), donate_argnums=0
+      GanStep(model, spec, placement),
+      out_shardings=(shardings, whole),
+      donate_argnums=0,
     ),
     sample=jax.jit(sample, out_shardings=whole),
   )
+
+
+def _check_microbatches(spec: RunSpec, mesh: Mesh) -> None:
+  """Raises `SpecError` unless every device has its share of all of them."""
+  here = spec.global_batch_size // mesh.size
+  parts = spec.optim.microbatches
+  group = getattr(spec.model, "batch_norm_group_size", 0)
+  require(
+    here % parts == 0,
+    f"optim.microbatches={parts} does not divide the {here} samples on each of "
+    f"{mesh.size} devices; use a divisor of {here}",
+  )
+  if not group:
+    return
+  require(
+    parts == 1 or here // parts % group == 0,
+    f"model.batch_norm_group_size={group} does not divide a microbatch of "
+    f"{here // parts} samples on each device; with optim.microbatches={parts} "
+    f"a group stays on one device: use a divisor of {here // parts}",
+  )
+  Moments(group, BatchSplit(AXES, mesh.size)).samples(here // parts)
 
 
 def _abstract_batch(spec: RunSpec, mesh: Mesh) -> Batch:

@@ -64,7 +64,7 @@ def create(
       json.dumps(
         {
           "spec": to_json(spec),
-          "versions": _versions(),
+          "versions": versions(),
           "command": list(command),
         },
         indent=2,
@@ -136,12 +136,13 @@ def _differences(
     yield path, old, new
 
 
-def _versions() -> dict[str, str]:
-  versions = {"python": sys.version.split()[0]}
+def versions() -> dict[str, str]:
+  """Of Python and of the packages that numbers depend on."""
+  found = {"python": sys.version.split()[0]}
   for package in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      versions[package] = importlib.metadata.version(package)
-  return versions
+      found[package] = importlib.metadata.version(package)
+  return found
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """What happens beside the steps: rows, grids, scores, checkpoints."""
 
+import collections
 import json
 import math
 import time
@@ -159,30 +160,41 @@ class Evaluation:
     self._built = built
     self._recorder = recorder
     self._evaluator: Evaluator | None = None
+    self._reference: dict[str, Any] | None = None
 
   def run(self, step: int, ema: Average) -> dict[str, float]:
     """Draws, scores and writes one row.
+
+    All processes draw, since the weights may lie on all of them; process 0
+    alone has features, reads the reals and scores.
 
     Returns:
       Scores by name, without the prefix `eval/`.
     """
     spec = self._built.spec
-    if self._evaluator is None:
-      self._evaluator = evaluator_of(spec)
-      self._recorder.event("reference", step, **self._evaluator.reference)
-    scores = self._evaluator.score(
-      sample.sample(
-        self._built.sample,
-        ema,
-        spec.model,
-        count=spec.evaluate.num_samples,
-        batch_size=spec.evaluate.batch_size,
-        seed=EVAL_SEED,
-      )
+    if self._reference is None:
+      # Before the first draw: who waits in a collective may time out.
+      self._reference = multihost.decide("reference", self._prepare)
+      self._recorder.event("reference", step, **self._reference)
+    drawn = sample.sample(
+      self._built.sample,
+      ema,
+      spec.model,
+      count=spec.evaluate.num_samples,
+      batch_size=spec.evaluate.batch_size,
+      seed=EVAL_SEED,
     )
+    if not multihost.is_main():
+      collections.deque(drawn, maxlen=0)
+    scores = multihost.decide("scores", lambda: self._evaluator.score(drawn))
     self._recorder.row(step, {f"eval/{k}": v for k, v in scores.items()})
     logging.info("step %d: %s", step, json.dumps(scores))
     return scores
+
+  def _prepare(self) -> dict[str, Any]:
+    """Makes the evaluator, and gives what it compares with."""
+    self._evaluator = evaluator_of(self._built.spec)
+    return self._evaluator.reference
 
 
 def evaluator_of(spec: RunSpec) -> Evaluator:

@@ -1,6 +1,7 @@
 """The walk of one run: build, resume, step, look, save."""
 
 import os
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from bigscale.data.pipeline import Stream
 from bigscale.parallel import multihost
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
-from bigscale.spec import RunSpec
+from bigscale.spec import RunSpec, require, to_json
 from bigscale.train import folder as folders
 from bigscale.train import hooks
 from bigscale.train.build import Built, build
@@ -61,12 +62,16 @@ def train(
       `init_from` has no weights for this model.
     hooks.DivergedError: a loss became NaN or infinite.
   """
+  multihost.assert_same("config", to_json(spec))
+  multihost.assert_same("versions", folders.versions())
   built = build(spec, make_mesh(spec.mesh))
-  stream = open_stream(spec)
+  stream = open_stream(built)
+  multihost.assert_same("data", {"identity": stream.source.identity})
   start = None
-  if init_from and not has_checkpoint(workdir):
+  new = multihost.decide("new", lambda: not has_checkpoint(workdir))
+  if init_from and new:
     start = read_start(built, init_from)
-  folder = folders.create(workdir, spec, command)
+  folder = _open_folder(workdir, spec, command)
   checkpoints = Checkpoints(folder.path, spec.checkpoint)
   try:
     state, first_step = _restore_or_init(built, stream, checkpoints, start)
@@ -84,8 +89,9 @@ def train(
     stream.close()
 
 
-def open_stream(spec: RunSpec) -> Stream:
+def open_stream(built: Built) -> Stream:
   """This process's stream of the run's data."""
+  spec = built.spec
   return pipeline.make(
     spec.data,
     resolution=spec.model.resolution,
@@ -94,22 +100,41 @@ def open_stream(spec: RunSpec) -> Stream:
     global_batch_size=spec.global_batch_size,
     batches_per_step=spec.batches_per_step,
     seed=spec.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    rows=multihost.local_rows(
+      batch_sharding(built.mesh), spec.global_batch_size
+    ),
   )
+
+
+def _open_folder(
+  workdir: str | os.PathLike[str], spec: RunSpec, command: Sequence[str]
+) -> folders.RunFolder:
+  """Process 0 makes the folder, and all see it."""
+  folder = folders.RunFolder(pathlib.Path(workdir))
+  multihost.decide(
+    "folder", lambda: str(folders.create(workdir, spec, command).path)
+  )
+  require(
+    folder.spec.is_file(),
+    f"--workdir={workdir} is not the same folder on process "
+    f"{jax.process_index()} as on process 0; name one on a file system that "
+    "all of them share",
+  )
+  return folder
 
 
 def _restore_or_init(
   built: Built, stream: Stream, checkpoints: Checkpoints, start: Start | None
 ) -> tuple[GanState, int]:
-  if checkpoints.latest_step() is None:
+  latest = multihost.decide("latest step", checkpoints.latest_step)
+  if latest is None:
     state = built.init()
     if start:
       state = apply_start(state, start)
       # Saved at once: who resumes need not find the other run again.
       checkpoints.save(0, state, stream.get_state(), {"kimg": 0.0})
     return state, 0
-  restored = checkpoints.restore(built.abstract_state)
+  restored = checkpoints.restore(built.abstract_state, latest)
   stream.set_state(restored.data)
   logging.info("resuming after step %d", restored.step)
   return restored.state, restored.step
@@ -142,6 +167,7 @@ class _Run:
       "start",
       first_step,
       devices=self._built.mesh.size,
+      processes=jax.process_count(),
       parameters={
         "g": _count(state.g.params),
         "d": _count(state.d.params),

@@ -2,59 +2,60 @@
 
 Pure functions of state and batch. Randomness is a function of (seed, attempt,
 step, use) and of a sample's place in the global batch, never of devices.
-"""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+An update has two halves. What concerns weights alone (`weights`: spectral
+norm; here: Adam, the orthogonal term, the average) is written for whole arrays
+and split by XLA as the state's shardings say. What concerns samples
+(`objective`) runs on each device for its own part of the batch, and its sums
+cross devices once (`microbatches`).
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
 
-from bigscale.losses import adversarial, regularizers
-from bigscale.ops import augment as augments
+from bigscale.losses import regularizers
 from bigscale.ops import spectral
-from bigscale.ops.images import to_float
-from bigscale.sampling import latents as sampling
-from bigscale.spec import RunSpec, Schedule
+from bigscale.parallel.mesh import make_mesh
+from bigscale.parallel.sharding import Placement
+from bigscale.spec import MeshSpec, RunSpec, Schedule
 from bigscale.train import augmentation, optim, tracking
-from bigscale.train.judge import (
-  FAKE,
-  MIXED,
-  REAL,
-  Fakes,
-  Judgement,
-  Reals,
-  See,
-  judge,
-)
+from bigscale.train.judge import Reals
+from bigscale.train.microbatches import SampleGradient
+from bigscale.train.objective import Codes, Objective, Scalars, fresh_codes
 from bigscale.train.state import Average, GanState, Player, average_of
-from bigscale.types import Array, Batch, GanModel, Network, PyTree
-
-Scalars = dict[str, Array]
+from bigscale.train.weights import Preparation, Pullback, Ready
+from bigscale.types import Array, Batch, GanModel, PyTree
 
 # What a step's key is folded with: the player, then (D's update, then) the use.
 _D, _G = range(2)
-_LATENTS, _LABELS, _AUGMENT, _MIX = range(4)
 
-
-class Codes(NamedTuple):
-  """What G is asked for: latents [B, latent_dim] and labels [B] int32."""
-
-  latents: Array
-  labels: Array
+# Weights of an update, the spectra after it, the way back of gradients.
+Prepared = tuple[Ready, spectral.Spectra, Pullback]
 
 
 class GanStep:
   """The updates of one model under one spec."""
 
-  def __init__(self, model: GanModel, spec: RunSpec) -> None:
+  def __init__(
+    self, model: GanModel, spec: RunSpec, placement: Placement | None = None
+  ) -> None:
+    """Makes the functions; computes nothing.
+
+    Args:
+      model: made for the mesh of `placement`.
+      spec: of the run.
+      placement: of its arrays; None is one device.
+    """
     self.model = model
     self.spec = spec
-    loss = spec.loss
-    self._adversarial = adversarial.make(loss.adversarial, loss.label_smoothing)
-    self._augment = augments.make(spec.augment.pipe, spec.augment.chosen)
+    self._placement = placement or Placement(_one_device())
+    self._objective = Objective(model, spec)
+    self._sample_gradient = SampleGradient(spec, self._placement)
+    self._ready_g = Preparation(model.g, spec, self._placement)
+    self._ready_d = Preparation(model.d, spec, self._placement)
 
   def __call__(self, state: GanState, batch: Batch) -> tuple[GanState, Scalars]:
     """Does one step.
@@ -71,15 +72,19 @@ class GanStep:
     key = jax.random.fold_in(jax.random.fold_in(key, state.attempt), state.step)
     d_key, g_key = jax.random.fold_in(key, _D), jax.random.fold_in(key, _G)
     images = optim.images_seen(spec, state.step)
+    prepared = None
+    if self._ready_g.once_a_step:
+      # G stands still until its own update.
+      prepared = self._ready_g(state.g.params, state.g.spectra)
 
     def one_d_update(
       state: GanState, inputs: tuple[Array, Batch]
     ) -> tuple[GanState, Scalars]:
       index, drawn = inputs
-      reals = self._reals(drawn)
+      reals = Reals(drawn.images, drawn.labels)
       key = jax.random.fold_in(d_key, index)
       codes = self._codes(key, reals)
-      return self.update_d(state, reals, codes, images, key)
+      return self.update_d(state, reals, codes, images, key, prepared)
 
     steps = spec.optim.d_steps
     d_batches = jax.tree.map(lambda x: x[:steps], batch)
@@ -92,9 +97,12 @@ class GanStep:
       )
       scalars = jax.tree.map(lambda x: jnp.mean(x, axis=0), per_update)
     # A paired G is compared with a batch of its own; others ignore it.
-    reals = self._reals(jax.tree.map(lambda x: x[-1], batch))
+    last = jax.tree.map(lambda x: x[-1], batch)
+    reals = Reals(last.images, last.labels)
     codes = self._codes(g_key, reals)
-    state, g_scalars = self.update_g(state, reals, codes, images, g_key)
+    state, g_scalars = self.update_g(
+      state, reals, codes, images, g_key, prepared
+    )
     state, ema_scalars = self.update_average(state, images)
     scalars |= g_scalars | ema_scalars
     if self.spec.augment.pipe != "none":
@@ -112,46 +120,45 @@ class GanStep:
     codes: Codes,
     images: Array,
     key: Array | None = None,
+    prepared_g: Prepared | None = None,
   ) -> tuple[GanState, Scalars]:
     """One Adam step of D on these reals and fresh fakes.
 
     Args:
       state: before it.
-      reals: [B] of them.
+      reals: [B] of them, uint8 or float in [-1, 1].
       codes: of as many fakes.
       images: [] shown so far, which schedules follow.
       key: of augmentation and interpolation; None where neither is used.
+      prepared_g: G's weights where they are ready; its spectra then stay.
     """
-    drawn, g = self._generate(state.g.params, state.g, codes)
-    fakes = Fakes(lax.stop_gradient(drawn), codes.labels)
-    d, loss = state.d, self.spec.loss
-    lazy = loss.penalty_interval > 1
-    due = state.step % loss.penalty_interval == 0 if lazy else None
-
-    def loss_fn(params: PyTree) -> tuple[Array, tuple[PyTree, Scalars]]:
-      variables, spectra = self._normalized(params, d, self.model.d)
-      see = self._sight(variables, state, images, key)
-      judged = judge(see, reals, fakes, loss, due)
-      scalars = self._d_losses(judged)
-      penalty = self._penalty(judged, images)
-      if loss.gradient_penalty:
-        term = self._interpolation_penalty(see, reals, fakes, key)
-        scalars["d/gradient_penalty"] = term
-        penalty = penalty + loss.gradient_penalty * term
-      # Adversarial terms and penalties apart in the logs, together here.
-      return scalars["d/loss"] + penalty, (spectra, scalars)
-
-    gradients, (spectra, scalars) = jax.grad(loss_fn, has_aux=True)(d.params)
+    g, d = state.g, state.d
+    if prepared_g is None:
+      ready_g, g_spectra, _ = self._ready_g(g.params, g.spectra)
+      g = g._replace(spectra=g_spectra)
+    else:
+      ready_g, _, _ = prepared_g
+    ready_d, d_spectra, back = self._ready_d(d.params, d.spectra)
+    with jax.named_scope("d_update"):
+      outcome = self._sample_gradient(
+        self._objective.d_loss,
+        ready_d,
+        ready_g,
+        g.batch_stats,
+        self._samples(key, reals, codes, self._objective.d_uses),
+        self._objective.shared(state.augment, state.step, images),
+      )
     d, norm = self._adam_step(
-      d._replace(spectra=lax.stop_gradient(spectra)),
-      gradients,
+      d._replace(spectra=d_spectra),
+      back(outcome.gradients),
       self.spec.optim.d_lr,
       images,
     )
-    if loss.weight_clip:
-      params = regularizers.clip(d.params, loss.weight_clip)
+    if self.spec.loss.weight_clip:
+      params = regularizers.clip(d.params, self.spec.loss.weight_clip)
       d = d._replace(params=params)
-    scalars["d/grad_norm"] = norm
+    scalars = outcome.scalars | {"d/grad_norm": norm}
+    g = g._replace(batch_stats=outcome.batch_stats)
     seen = augmentation.observe(state.augment, scalars["d/sign_real"])
     return state._replace(g=g, d=d, augment=seen), scalars
 
@@ -162,25 +169,31 @@ class GanStep:
     codes: Codes,
     images: Array,
     key: Array | None = None,
+    prepared_g: Prepared | None = None,
   ) -> tuple[GanState, Scalars]:
     """One Adam step of G against D as it stands; see `update_d`."""
-    variables, d_spectra = self._normalized(
-      state.d.params, state.d, self.model.d
-    )
-    see = self._sight(variables, state, images, key)
-
-    def loss_fn(params: PyTree) -> tuple[Array, tuple[Player, Scalars]]:
-      drawn, g = self._generate(params, state.g, codes)
-      fake = see(codes.labels, FAKE)(drawn)
-      real = None
-      if self._adversarial.paired:
-        real = see(reals.labels, REAL)(reals.images)
-      scalars = {"g/loss": jnp.mean(self._adversarial.g(real, fake))}
-      penalty = self._weight_penalty(params, state.g, scalars)
-      return scalars["g/loss"] + penalty, (g, scalars)
-
-    gradients, (g, scalars) = jax.grad(loss_fn, has_aux=True)(state.g.params)
-    g = g._replace(params=state.g.params)
+    g, d = state.g, state.d
+    ready_g, g_spectra, back = prepared_g or self._ready_g(g.params, g.spectra)
+    if self._ready_d.once_a_step:
+      ready_d = self._ready_d.again(d.params, d.spectra)
+    else:
+      ready_d, d_spectra, _ = self._ready_d(d.params, d.spectra)
+      d = d._replace(spectra=d_spectra)
+    with jax.named_scope("g_update"):
+      outcome = self._sample_gradient(
+        self._objective.g_loss,
+        ready_g,
+        ready_d,
+        g.batch_stats,
+        self._samples(key, reals, codes, self._objective.g_uses),
+        self._objective.shared(state.augment, state.step, images),
+      )
+    gradients = back(outcome.gradients)
+    scalars = outcome.scalars
+    penalized, penalties = self._weight_penalty(g, ready_g, g_spectra)
+    if penalized is not None:
+      gradients = jax.tree.map(jnp.add, gradients, penalized)
+    g = g._replace(batch_stats=outcome.batch_stats, spectra=g_spectra)
     g, norm = self._adam_step(g, gradients, self.spec.optim.g_lr, images)
     if self.spec.loss.g_sigma.clamp:
       clamped = spectral.clamp(
@@ -190,8 +203,7 @@ class GanStep:
         tracking.epsilon(self.spec),
       )
       g = g._replace(params=clamped)
-    scalars["g/grad_norm"] = norm
-    d = state.d._replace(spectra=d_spectra)
+    scalars |= penalties | {"g/grad_norm": norm}
     return state._replace(g=g, d=d), scalars
 
   def update_average(
@@ -204,128 +216,55 @@ class GanStep:
       keep = decay.astype(old.dtype)
       return keep * old + (1 - keep) * new
 
-    ema = jax.tree.map(mix, state.ema, average_of(state.g))
+    with jax.named_scope("ema"):
+      ema = jax.tree.map(mix, state.ema, average_of(state.g))
     return state._replace(ema=ema), {"ema/decay": decay}
 
-  def _reals(self, drawn: Batch) -> Reals:
-    """uint8 to floats of the model's dtype."""
-    images = drawn.images
-    if images.dtype == jnp.uint8:
-      images = to_float(images, jnp.dtype(self.spec.model.dtype))
-    return Reals(images, drawn.labels)
-
   def _codes(self, key: Array, reals: Reals) -> Codes:
-    """Fresh latents. RpGAN pairs a fake with a real of the same class."""
-    model, count = self.spec.model, self.spec.global_batch_size
-    latents = sampling.normal(
-      jax.random.fold_in(key, _LATENTS), count, model.latent_dim, model.dtype
-    )
-    if self.spec.loss.paired:
-      return Codes(latents, reals.labels)
-    labels = sampling.uniform_labels(
-      jax.random.fold_in(key, _LABELS), count, model.num_classes
-    )
-    return Codes(latents, labels)
+    codes = fresh_codes(key, self.spec, reals)
+    return self._placement.by_sample(codes)
 
-  def _normalized(
-    self, params: PyTree, player: Player, network: Network
-  ) -> tuple[Mapping[str, PyTree], spectral.Spectra]:
-    """Variables for `apply`, after spectral norm, and the spectra's step."""
-    params, spectra = tracking.normalized(
-      params, player.spectra, network, self.spec
-    )
-    return {"params": params, "batch_stats": player.batch_stats}, spectra
-
-  def _generate(
-    self, params: PyTree, g: Player, codes: Codes
-  ) -> tuple[Array, Player]:
-    """Fakes [B, H, W, C] in training mode; statistics and spectra advance."""
-    variables, spectra = self._normalized(params, g, self.model.g)
-    fakes, batch_stats = self.model.g.apply(
-      variables, codes.latents, codes.labels, train=True
-    )
-    batch_stats = lax.stop_gradient(batch_stats)
-    return fakes, g._replace(batch_stats=batch_stats, spectra=spectra)
-
-  def _sight(
+  def _samples(
     self,
-    variables: Mapping[str, PyTree],
-    state: GanState,
-    images: Array,
     key: Array | None,
-  ) -> See:
-    """D behind the augmentation."""
-    if self.spec.augment.pipe == "none":
-      return lambda labels, use: (
-        lambda x: self.model.d.apply(variables, x, labels)
-      )
-    probability = augmentation.probability(self.spec, state.augment, images)
-    augment_key = jax.random.fold_in(key, _AUGMENT)
-
-    def see(labels: Array, use: int) -> Callable[[Array], Array]:
-      use_key = jax.random.fold_in(augment_key, use)
-
-      def discriminator(x: Array) -> Array:
-        shown = self._augment(use_key, x, probability)
-        return self.model.d.apply(variables, shown, labels)
-
-      return discriminator
-
-    return see
-
-  def _d_losses(self, judged: Judgement) -> Scalars:
-    """Means over the global batch, without penalties."""
-    real, fake, r1, r2 = judged
-    loss = self._adversarial.d(real, fake)
-    scalars = {
-      "d/loss": loss.total,
-      "d/logit_real": real,
-      "d/logit_fake": fake,
-      "d/sign_real": jnp.sign(real),
-      "d/r1": r1,
-      "d/r2": r2,
-    }
-    if loss.real is not None:
-      scalars |= {"d/loss_real": loss.real, "d/loss_fake": loss.fake}
-    return {name: jnp.mean(values) for name, values in scalars.items()}
-
-  def _penalty(self, judged: Judgement, images: Array) -> Array:
-    """[] gamma / 2 times R1 and R2, once an interval and as much heavier."""
-    loss = self.spec.loss
-    r1 = optim.value(loss.r1_gamma, images) * jnp.mean(judged.r1)
-    r2 = optim.value(loss.r2_gamma, images) * jnp.mean(judged.r2)
-    return loss.penalty_interval * (r1 + r2) / 2
-
-  def _interpolation_penalty(
-    self, see: See, reals: Reals, fakes: Fakes, key: Array | None
-  ) -> Array:
-    """[] of WGAN-GP; a mixture is judged under the real's label."""
-    count = self.spec.global_batch_size
-    mix_b = jax.random.uniform(
-      jax.random.fold_in(key, _MIX), (count,), reals.images.dtype
-    )
-    return jnp.mean(
-      regularizers.interpolation_penalty(
-        see(reals.labels, MIXED), reals.images, fakes.images, mix_b
-      )
-    )
+    reals: Reals,
+    codes: Codes,
+    uses: tuple[int, ...],
+  ) -> PyTree:
+    samples = self._objective.samples(key, reals, codes, uses)
+    return self._placement.by_sample(samples)
 
   def _weight_penalty(
-    self, params: PyTree, g: Player, scalars: Scalars
-  ) -> Array:
-    """[] penalties on G's weights; writes each down."""
-    loss, total = self.spec.loss, jnp.zeros(())
-    if loss.orthogonal:
-      scalars["g/ortho"] = regularizers.orthogonal(
-        params, self.model.g.orthogonal, loss.orthogonal_form
-      )
-      total = total + loss.orthogonal * scalars["g/ortho"]
-    if loss.g_sigma.strength:
-      scalars["g/sigma_penalty"] = regularizers.sigma(
-        params, g.spectra, loss.g_sigma
-      )
-      total = total + loss.g_sigma.strength * scalars["g/sigma_penalty"]
-    return total
+    self, g: Player, ready: Ready, spectra: spectral.Spectra
+  ) -> tuple[PyTree | None, Scalars]:
+    """Gradients of the penalties on G's weights, None without; their values.
+
+    Args:
+      g: before this update.
+      ready: its weights in this update.
+      spectra: after this update.
+    """
+    loss, scalars = self.spec.loss, {}
+    if not (loss.orthogonal or loss.g_sigma.strength):
+      return None, scalars
+    whole = self._ready_g.seen_whole(ready, spectra)
+
+    def penalty(params: PyTree) -> tuple[Array, Scalars]:
+      terms, total = {}, jnp.zeros(())
+      if loss.orthogonal:
+        with jax.named_scope("orthogonal"):
+          terms["g/ortho"] = regularizers.orthogonal(
+            params, self.model.g.orthogonal, loss.orthogonal_form, whole
+          )
+        total = total + loss.orthogonal * terms["g/ortho"]
+      if loss.g_sigma.strength:
+        terms["g/sigma_penalty"] = regularizers.sigma(
+          params, g.spectra, loss.g_sigma
+        )
+        total = total + loss.g_sigma.strength * terms["g/sigma_penalty"]
+      return total, terms
+
+    return jax.grad(penalty, has_aux=True)(g.params)
 
   def _close(self, state: GanState) -> GanState:
     """What ends a step: counters, and spectra that no forward pass moves."""
@@ -333,9 +272,14 @@ class GanStep:
       step=state.step + 1,
       augment=augmentation.adjust(self.spec, state.augment, state.step + 1),
     )
+
+    def tracked(player: Player, network: object) -> Player:
+      return tracking.tracked(
+        player, network, state.step, self.spec, self._placement.whole
+      )
+
     return state._replace(
-      g=tracking.tracked(state.g, self.model.g, state.step, self.spec),
-      d=tracking.tracked(state.d, self.model.d, state.step, self.spec),
+      g=tracked(state.g, self.model.g), d=tracked(state.d, self.model.d)
     )
 
   def _adam_step(
@@ -347,23 +291,44 @@ class GanStep:
       optim.value(lr, images),
       optim.value(self.spec.optim.beta2, images),
     )
-    updates, optimizer = transformation.update(
-      gradients, player.optimizer, player.params
-    )
-    params = optax.apply_updates(player.params, updates)
-    norm = optax.tree.norm(gradients)
+    with jax.named_scope("adam"):
+      updates, optimizer = transformation.update(
+        gradients, player.optimizer, player.params
+      )
+      params = optax.apply_updates(player.params, updates)
+      norm = optax.tree.norm(gradients)
     return player._replace(params=params, optimizer=optimizer), norm
 
 
 def generate(
-  model: GanModel, spec: RunSpec, ema: Average, codes: Codes
+  model: GanModel,
+  spec: RunSpec,
+  ema: Average,
+  codes: Codes,
+  placement: Placement | None = None,
 ) -> Array:
   """Images [B, H, W, C] in about [-1, 1] from the average, as for a user.
 
   One step of the power iteration is applied and forgotten, as the authors'
   code does in evaluation.
+
+  Args:
+    model: of the run.
+    spec: of the run.
+    ema: the average.
+    codes: B of them.
+    placement: of the average; None is one device.
   """
   params, _ = tracking.normalized(ema.params, ema.spectra, model.g, spec)
+  if placement:
+    # Left to itself XLA may split the convolutions' channels instead.
+    params = placement.whole(params)
+    if len(codes.labels) % placement.devices == 0:
+      codes = placement.by_sample(codes)
   variables = {"params": params, "batch_stats": ema.batch_stats}
   images, _ = model.g.apply(variables, codes.latents, codes.labels, train=False)
   return images
+
+
+def _one_device() -> Mesh:
+  return make_mesh(MeshSpec(), jax.devices()[:1])

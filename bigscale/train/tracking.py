@@ -1,8 +1,7 @@
 """The singular values of a player: those that normalize, and those followed.
 
-A weight with spectral norm takes a power step in every forward pass in
-training, as in the authors' code. The others take one every
-`model.spectra_interval` steps, for the record alone.
+A weight with spectral norm takes a power step as `model.spectral_update` says.
+The others take one every `model.spectra_interval` steps, for the record alone.
 """
 
 from jax import lax
@@ -18,23 +17,32 @@ def epsilon(spec: RunSpec) -> float:
   return getattr(spec.model, "spectral_epsilon", 1e-12)
 
 
-def normalized(
-  params: PyTree, spectra: spectral.Spectra, network: Network, spec: RunSpec
-) -> tuple[PyTree, spectral.Spectra]:
-  """Spectral norm where the network has it, and all spectra, one step on."""
-  under_norm = {
+def under_norm(spectra: spectral.Spectra, network: Network) -> spectral.Spectra:
+  """The power iterations of the weights with spectral norm."""
+  return {
     path: spectrum
     for path, spectrum in spectra.items()
     if network.spectral(path)
   }
-  if not under_norm:
+
+
+def normalized(
+  params: PyTree, spectra: spectral.Spectra, network: Network, spec: RunSpec
+) -> tuple[PyTree, spectral.Spectra]:
+  """Spectral norm where the network has it, and all spectra, one step on."""
+  moving = under_norm(spectra, network)
+  if not moving:
     return params, spectra
-  params, stepped = spectral.normalize(params, under_norm, epsilon(spec))
+  params, stepped = spectral.normalize(params, moving, epsilon(spec))
   return params, {**spectra, **stepped}
 
 
 def tracked(
-  player: Player, network: Network, step: Array, spec: RunSpec
+  player: Player,
+  network: Network,
+  step: Array,
+  spec: RunSpec,
+  whole: spectral.Whole = spectral.stay,
 ) -> Player:
   """One power step for the weights without spectral norm, when due."""
   free = {
@@ -46,7 +54,9 @@ def tracked(
     return player
   stepped = lax.cond(
     step % spec.model.spectra_interval == 0,
-    lambda spectra: spectral.track(player.params, spectra, epsilon(spec)),
+    lambda spectra: spectral.track(
+      player.params, spectra, epsilon(spec), whole
+    ),
     lambda spectra: spectra,
     free,
   )

@@ -12,7 +12,7 @@ from bigscale.data.sources import Samples
 from bigscale.spec import DataSpec, SpecError
 
 
-def make(directory, batch=5, batches=1, seed=0, index=0, count=1, **settings):
+def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
   model = {"resolution": 4, "channels": 1, "num_classes": 3}
   model.update(
     {key: settings.pop(key) for key in tuple(settings) if key in model}
@@ -23,8 +23,7 @@ def make(directory, batch=5, batches=1, seed=0, index=0, count=1, **settings):
     global_batch_size=batch,
     batches_per_step=batches,
     seed=seed,
-    process_index=index,
-    process_count=count,
+    rows=rows,
   )
 
 
@@ -110,17 +109,24 @@ def test_resume_anywhere_equals_the_undisturbed_stream(directory):
     assert_same(take(resumed, 9 - i), batches[i:])
 
 
-@pytest.mark.parametrize("count", [2, 4, 8])
-def test_processes_share_the_same_global_batches(directory, count):
+@pytest.mark.parametrize(
+  "rows",
+  [
+    [range(4), range(4, 8)],
+    [[i] for i in range(8)],
+    # As a mesh that follows a torus deals them.
+    [[0, 1, 4, 5], [2, 3, 6, 7]],
+  ],
+)
+def test_processes_share_the_same_global_batches(directory, rows):
   settings = {"batch": 8, "batches": 2, "flip": True}
   whole = take(make(directory, **settings), 7)
-  streams = [
-    make(directory, index=i, count=count, **settings) for i in range(count)
-  ]
+  streams = [make(directory, rows=part, **settings) for part in rows]
   parts = [take(stream, 7) for stream in streams]
+  order = np.argsort(np.concatenate(rows))
   joined = [
     pipeline.Batch(
-      *(np.concatenate(field, axis=1) for field in zip(*step, strict=True))
+      *(np.concatenate(x, axis=1)[:, order] for x in zip(*step, strict=True))
     )
     for step in zip(*parts, strict=True)
   ]
@@ -136,7 +142,7 @@ def test_resume_with_other_batches_loses_and_repeats_nothing(directory):
   second.set_state(first.get_state())
   batches += take(second, 3)
   halves = [
-    make(directory, batch=6, index=i, count=2, flip=True) for i in (0, 1)
+    make(directory, batch=6, rows=range(i, i + 3), flip=True) for i in (0, 3)
   ]
   for half in halves:
     half.set_state(second.get_state())
@@ -192,9 +198,8 @@ def test_model_without_classes_gets_zeros(directory):
     ({"num_classes": 2}, "run from 0 to 2; set model.num_classes=3"),
     ({"num_classes": 10}, "set model.num_classes=3, or 0"),
     ({"channels": 4}, "model of 4"),
-    ({"batch": 10, "count": 4}, "not divisible by 4 processes; use 8 or 12"),
-    ({"batch": 2, "count": 4}, "use 4"),
-    ({"batch": 8, "index": 4, "count": 4}, r"not in \[0, 4\)"),
+    ({"batch": 8, "rows": [7, 8]}, "of a batch of 8: name .* from 0 to 7"),
+    ({"batch": 8, "rows": []}, "name at least one"),
     ({"batches": 0}, "batches_per_step=0"),
   ],
 )

@@ -137,7 +137,7 @@ def test_attention_stands_where_it_is_asked_for():
 def test_first_weights_are_orthogonal():
   x = np.zeros((1, 4, 4, 8), "f4")
   block = biggan.DiscriminatorBlock(
-    _SPEC, 8, preactivation=True, downsample=True
+    _SPEC, 8, "cpu", preactivation=True, downsample=True
   )
   params = jax.jit(block.init)(jax.random.key(0), x)["params"]
   w_io = np.asarray(params["conv1"]["kernel"]).reshape(-1, 8)

@@ -1,5 +1,6 @@
 """Meshes, shardings and the environment of CPU devices."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -7,12 +8,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh
 
 from bigscale.parallel import sharding
-from bigscale.parallel.mesh import check_batch, make_mesh
-from bigscale.parallel.multihost import to_global
+from bigscale.parallel.mesh import AXES, check_batch, make_mesh
+from bigscale.parallel.multihost import local_rows, to_global
+from bigscale.plan import topology
 from bigscale.spec import MeshSpec, SpecError
 
 
@@ -22,6 +23,7 @@ from bigscale.spec import MeshSpec, SpecError
     (MeshSpec(), (8, 1)),
     (MeshSpec(fsdp=2), (4, 2)),
     (MeshSpec(data=2, fsdp=2), (2, 2)),
+    (MeshSpec(fsdp=2, slices=2), (4, 2)),
   ],
 )
 def test_axes(spec, shape):
@@ -36,6 +38,11 @@ def test_axes(spec, shape):
   [
     (MeshSpec(data=16), ("16", "8")),
     (MeshSpec(fsdp=3), ("mesh.fsdp=3", "8 devices")),
+    (MeshSpec(fsdp=16), ("mesh.fsdp=16", "8 devices", "divisor")),
+    (MeshSpec(fsdp=8, slices=2), ("mesh.fsdp=8 would span", "4 devices")),
+    (MeshSpec(fsdp=3, slices=2), ("mesh.fsdp=3", "4 devices of a slice")),
+    (MeshSpec(slices=3), ("mesh.slices=3", "8 CPU devices", "divisor of 8")),
+    (MeshSpec(data=2, slices=2), ("leaves some of 8", "mesh.data=-1")),
   ],
 )
 def test_impossible_meshes(spec, words):
@@ -43,6 +50,104 @@ def test_impossible_meshes(spec, words):
     make_mesh(spec)
   for word in words:
     assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+  ("settings", "words"),
+  [
+    ({"slices": 0}, "mesh.slices=0"),
+    ({"data": 3, "slices": 2}, "mesh.data=3 does not split over mesh.slices=2"),
+  ],
+)
+def test_impossible_settings(settings, words):
+  with pytest.raises(SpecError, match=words):
+    MeshSpec(**settings)
+
+
+def chips(name):
+  """Devices of a slice that is not here."""
+  pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
+  return topology.devices(topology.parse(name))
+
+
+def steps_between(a, b, sides):
+  """Links from one chip to another on a torus of these sides."""
+  pairs = zip(a.coords, b.coords, sides, strict=False)
+  return sum(min(abs(x - y), n - abs(x - y)) for x, y, n in pairs)
+
+
+@pytest.mark.parametrize(
+  ("name", "fsdp", "sides"),
+  [
+    ("v5e:16x16", 16, (16, 16)),
+    ("v5p:4x4x4", 4, (4, 4, 4)),
+    # Two cores a chip: every other step is none.
+    ("v4:4x4x4", 8, (4, 4, 4)),
+  ],
+)
+def test_groups_are_rings_of_the_torus(name, fsdp, sides):
+  devices = chips(name)
+  mesh = make_mesh(MeshSpec(fsdp=fsdp), devices)
+  assert set(mesh.devices.flat) == set(devices)
+  for group in mesh.devices:
+    ring = [*group, group[0]]
+    steps = [steps_between(a, b, sides) for a, b in itertools.pairwise(ring)]
+    assert max(steps) == 1
+    assert sum(steps) in (fsdp, fsdp // 2)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 8, 128])
+def test_cores_of_a_chip_stay_together(fsdp):
+  """v4 shows two in a topology description, which JAX does not arrange."""
+  devices = chips("v4:4x4x4")
+  grid = make_mesh(MeshSpec(fsdp=fsdp), devices).devices
+  assert grid.shape == (128 // fsdp, fsdp)
+  assert set(grid.flat) == set(devices)
+  pairs = grid.reshape(-1, 2)
+  assert all(a.coords == b.coords for a, b in pairs)
+
+
+def test_only_data_crosses_slices():
+  mesh = make_mesh(MeshSpec(fsdp=8), chips("2xv5e:4x4"))
+  slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+  np.testing.assert_array_equal(slices, [[0] * 8] * 2 + [[1] * 8] * 2)
+
+
+@pytest.mark.parametrize(
+  ("spec", "words"),
+  [
+    (MeshSpec(fsdp=32), ("mesh.fsdp=32 would span slices", "use 16")),
+    (MeshSpec(slices=4), ("mesh.slices=4", "2 slice", "mesh.slices=-1")),
+    (MeshSpec(data=2, fsdp=8), ("leaves some of 32 devices idle",)),
+  ],
+)
+def test_impossible_meshes_of_slices(spec, words):
+  devices = chips("2xv5e:4x4")
+  with pytest.raises(SpecError) as refusal:
+    make_mesh(spec, devices)
+  for word in words:
+    assert word in str(refusal.value)
+
+
+def test_slices_are_alike():
+  devices = chips("2xv5e:4x4")[:-1]
+  with pytest.raises(SpecError, match="different sizes"):
+    make_mesh(MeshSpec(), devices)
+
+
+def test_rows_of_hosts_on_a_torus():
+  """A host's 2 x 2 chips lie in two rings: two runs of rows."""
+  mesh = make_mesh(MeshSpec(fsdp=16), chips("v5e:16x16"))
+  where = sharding.batch_sharding(mesh)
+  rows = [local_rows(where, 512, process) for process in range(64)]
+  np.testing.assert_array_equal(rows[0], [0, 1, 2, 3, 32, 33, 34, 35])
+  np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(512))
+
+
+def test_a_process_without_devices():
+  mesh = make_mesh(MeshSpec())
+  with pytest.raises(SpecError, match="process 7 has no device in the mesh"):
+    local_rows(sharding.batch_sharding(mesh), 16, 7)
 
 
 def test_batch_must_divide():
@@ -54,23 +159,20 @@ def test_batch_must_divide():
     check_batch(3, mesh)
 
 
-def test_every_leaf_needs_a_rule():
-  mesh = make_mesh(MeshSpec())
-  tree = {"a": {"kernel": np.zeros(8)}, "b": np.zeros(3)}
-  rules = ((".*kernel", P("data")), ("b", P()))
-  shardings = sharding.tree_shardings(tree, mesh, rules)
-  assert shardings["a"]["kernel"].spec == P("data")
-  assert shardings["b"].spec == P()
-  with pytest.raises(ValueError, match="'b'"):
-    sharding.tree_shardings(tree, mesh, rules[:1])
-
-
 def test_rows_go_to_devices_in_order():
   mesh = make_mesh(MeshSpec(fsdp=2))
   rows = np.arange(2 * 16).reshape(2, 16)
   array = to_global(rows, sharding.batch_sharding(mesh))
   np.testing.assert_array_equal(array, rows)
   assert array.addressable_shards[0].data.shape == (2, 2)
+
+
+def test_rows_do_not_depend_on_the_order_of_devices():
+  devices = np.random.default_rng(0).permutation(jax.devices())
+  mesh = Mesh(devices.reshape(4, 2), AXES)
+  rows = np.arange(2 * 16 * 3).reshape(2, 16, 3)
+  array = to_global(rows, sharding.batch_sharding(mesh))
+  np.testing.assert_array_equal(array, rows)
 
 
 def test_environment_keeps_what_the_user_set():

@@ -7,27 +7,49 @@ the strengths that R3GAN gives it (Huang et al. 2024).
 
 Every pipe is linear or affine in the images once its parameters are drawn, so
 that it can be differentiated as often as a penalty needs, and it computes in
-float32 or wider. All random numbers are drawn as [B, ...] arrays from the key
-given: what happens to image i follows from the key, the batch size and i, on
-any number of devices.
+float32 or wider. All random numbers are drawn beforehand, as one [B, n] array:
+what happens to image i follows from row i alone, on any number of devices.
 
 Images whose draws leave them alone are returned bit for bit; with
 probability 0 that is all of them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
-from bigscale.ops.augment import ada, diffaugment
+from bigscale.ops.augment import ada, diffaugment, draws
 from bigscale.spec import SpecError
 from bigscale.spec.objective import TRANSFORMS
 from bigscale.types import Array
 
-Augment = Callable[[Array, Array, Array], Array]
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+  """An augmentation: a pure function of images and what is drawn for them.
+
+  Attributes:
+    count: uniform numbers that an image uses up.
+    apply: `apply(u_bn, images, probability)`: uniform numbers [B, count]
+      float32 in [0, 1), images [B, H, W, C] float in [-1, 1], C = 1 or 3
+      (H = W for `ada`), probability [] float in [0, 1], may be traced;
+      returns images of the same shape and dtype, not clipped. Raises
+      `SpecError` where the images do not fit.
+  """
+
+  count: int
+  apply: Callable[[Array, Array, Array], Array]
+
+  def __call__(
+    self, key: Array, images_bhwc: Array, probability: Array
+  ) -> Array:
+    """As `apply`, with fresh numbers from a key."""
+    u_bn = draws.uniform(key, images_bhwc.shape[0], self.count)
+    return self.apply(u_bn, images_bhwc, probability)
 
 
 def make(pipe: str, transforms: tuple[str, ...]) -> Augment:
-  """The augmentation as a pure function of key, images and probability.
+  """The augmentation of that name.
 
   Args:
     pipe: `none`, `diffaugment` or `ada`.
@@ -35,13 +57,8 @@ def make(pipe: str, transforms: tuple[str, ...]) -> Augment:
       in the pipe's own order.
 
   Returns:
-    `augment(key, images, probability)`: images [B, H, W, C] float in [-1, 1],
-    C = 1 or 3 (H = W for `ada`); probability [] float in [0, 1], may be
-    traced; returns images of the same shape and dtype, not clipped. Raises
-    `SpecError` where the images do not fit.
-
-    `diffaugment`: each transform is applied to each image with this
-    probability; 1 is the paper. `ada`: each operation with this probability
+    Of `diffaugment`: each transform is applied to each image with the
+    probability; 1 is the paper. Of `ada`: each operation with the probability
     times its own multiplier (`bigscale.ops.augment.ada`).
 
   Raises:
@@ -58,11 +75,12 @@ def make(pipe: str, transforms: tuple[str, ...]) -> Augment:
         f"have; it has {', '.join(TRANSFORMS[pipe]) or 'none'}"
       )
   if not transforms:
-    return _untouched
+    return Augment(0, _untouched)
   module = {"diffaugment": diffaugment, "ada": ada}[pipe]
-  return functools.partial(module.augment, frozenset(transforms))
+  apply = functools.partial(module.augment, frozenset(transforms))
+  return Augment(module.COUNT, apply)
 
 
-def _untouched(key: Array, images_bhwc: Array, probability: Array) -> Array:
-  del key, probability
+def _untouched(u_bn: Array, images_bhwc: Array, probability: Array) -> Array:
+  del u_bn, probability
   return images_bhwc

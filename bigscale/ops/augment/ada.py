@@ -30,11 +30,14 @@ from bigscale.spec import require
 from bigscale.types import Array
 
 _CUTOUT_SIZE = 0.5  # Of each side.
+# Uniform numbers of an image: blit, geometric, color, cutout.
+COUNT = 7 + 11 + 10 + 3
+_SPLITS = (7, 18, 28)
 
 
 def augment(
   transforms: frozenset[str],
-  key: Array,
+  u_bn: Array,
   images_bhwc: Array,
   probability: Array,
 ) -> Array:
@@ -42,7 +45,7 @@ def augment(
 
   Args:
     transforms: names.
-    key: random key.
+    u_bn: [B, COUNT] uniform in [0, 1).
     images_bhwc: [B, N, N, C] float in [-1, 1], C = 1 or 3.
     probability: [] of each operation, before its multiplier, in [0, 1].
 
@@ -56,8 +59,7 @@ def augment(
     f"the ada pipe was given images of {height}x{width}; it turns them by "
     "quarters and takes squares",
   )
-  u = draws.uniform(key, batch, 7 + 11 + 10 + 3)
-  u_blit, u_geometric, u_color, u_cutout = jnp.split(u, (7, 18, 28), axis=1)
+  u_blit, u_geometric, u_color, u_cutout = jnp.split(u_bn, _SPLITS, axis=1)
   moved, inverse = x, geometry.identity(batch)
   if "blit" in transforms:
     blit = geometry.draw_blit(u_blit, height, probability)

@@ -16,11 +16,12 @@ from bigscale.types import Array
 
 _TRANSLATION = 8  # A side over this is the farthest translation.
 _CUTOUT = 2  # A side over this is the cutout's.
+COUNT = 10  # Uniform numbers of an image.
 
 
 def augment(
   transforms: frozenset[str],
-  key: Array,
+  u_bn: Array,
   images_bhwc: Array,
   probability: Array,
 ) -> Array:
@@ -28,7 +29,7 @@ def augment(
 
   Args:
     transforms: names.
-    key: random key.
+    u_bn: [B, COUNT] uniform in [0, 1).
     images_bhwc: [B, H, W, C] float in [-1, 1], C = 1 or 3.
     probability: [] of each transform for each image, in [0, 1].
 
@@ -36,7 +37,7 @@ def augment(
     SpecError: the images have another shape.
   """
   x = draws.widen(images_bhwc)
-  u = draws.uniform(key, x.shape[0], 10).T
+  u = u_bn.T
   for name, gate, transform, own in (
     ("color", u[0], _color, u[1:4]),
     ("translation", u[4], _translate, u[5:7]),

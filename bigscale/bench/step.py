@@ -1,0 +1,164 @@
+"""Throughput of a run's own step on the devices here, on random images.
+
+The step is what `train.build` makes of the spec, so that what is measured is
+what trains; reading data is not in it.
+"""
+
+import dataclasses
+import resource
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigscale.bench import products
+from bigscale.parallel.mesh import make_mesh
+from bigscale.spec import RunSpec, require
+from bigscale.train.build import Built, build
+from bigscale.types import Batch
+
+# Steps that are not counted: the first allocate, and fill caches.
+_WARM_UP = 2
+# Side of the square matrices whose product bounds a device's speed.
+_BOUND_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepTiming:
+  """What a step costs.
+
+  Attributes:
+    devices: kind and number of those that ran it.
+    compile_seconds: of the step, from its trace on.
+    median_seconds: of a step.
+    min_seconds: of the fastest one.
+    images_per_second: real images that D saw, by the median.
+    step_tflop: products and sums of a step's convolutions and matrix products,
+      over all devices.
+    tflop_per_second: achieved, by the median.
+    bound_tflop_per_second: what large matrix products reach here, over all
+      devices, in the dtype that the model computes in.
+    peak_rss_gib: memory of this process, at its peak.
+    peak_device_gib: of the fullest device; None where devices do not tell.
+  """
+
+  devices: str
+  compile_seconds: float
+  median_seconds: float
+  min_seconds: float
+  images_per_second: float
+  step_tflop: float
+  tflop_per_second: float
+  bound_tflop_per_second: float
+  peak_rss_gib: float
+  peak_device_gib: float | None
+
+  def __str__(self) -> str:
+    share = self.tflop_per_second / self.bound_tflop_per_second
+    device = self.peak_device_gib
+    rows = {
+      "devices": self.devices,
+      "compile": f"{self.compile_seconds:.1f} s",
+      "step, median": f"{1e3 * self.median_seconds:.1f} ms",
+      "step, fastest": f"{1e3 * self.min_seconds:.1f} ms",
+      "images": f"{self.images_per_second:.1f} /s",
+      "arithmetic": f"{self.tflop_per_second:.3g} TFLOP/s, {share:.0%} of the "
+      f"{self.bound_tflop_per_second:.3g} of a matrix product",
+      "peak memory": f"{self.peak_rss_gib:.2f} GiB of this process"
+      + (f", {device:.2f} GiB of a device" if device is not None else ""),
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}}  {what}" for name, what in rows.items())
+
+
+def measure(spec: RunSpec, steps: int) -> StepTiming:
+  """Compiles the run's step and times it.
+
+  Args:
+    spec: of the run; its data source is not read.
+    steps: to time, after some to warm up.
+
+  Raises:
+    SpecError: no steps to time, or the spec does not fit the devices.
+  """
+  require(steps >= 1, f"steps={steps} must be 1 or more")
+  built = build(spec, make_mesh(spec.mesh))
+  start = time.perf_counter()
+  step = built.step.lower(built.abstract_state, built.abstract_batch).compile()
+  compile_seconds = time.perf_counter() - start
+  seconds = _time_steps(built, step, steps)
+  median = statistics.median(seconds)
+  flop = products.flops(built.step, built.abstract_state, built.abstract_batch)
+  devices = list(built.mesh.devices.flat)
+  return StepTiming(
+    devices=f"{len(devices)} x {devices[0].device_kind}",
+    compile_seconds=compile_seconds,
+    median_seconds=median,
+    min_seconds=min(seconds),
+    images_per_second=spec.images_per_step / median,
+    step_tflop=flop / 1e12,
+    tflop_per_second=flop / median / 1e12,
+    bound_tflop_per_second=_bound(spec, devices) / 1e12,
+    peak_rss_gib=_peak_rss() / 2**30,
+    peak_device_gib=_peak_device(devices),
+  )
+
+
+def random_batch(built: Built, seed: int = 0) -> Batch:
+  """Noise in the shape and place of a batch."""
+  random = np.random.default_rng(seed)
+  images, labels = built.abstract_batch
+  classes = max(1, built.spec.model.num_classes)
+  drawn = Batch(
+    random.integers(0, 256, images.shape, np.uint8),
+    random.integers(0, classes, labels.shape, np.int32),
+  )
+  return jax.device_put(drawn, Batch(images.sharding, labels.sharding))
+
+
+def _time_steps(
+  built: Built, step: jax.stages.Compiled, count: int
+) -> list[float]:
+  state, batch = built.init(), random_batch(built)
+  seconds = []
+  for _ in range(_WARM_UP + count):
+    start = time.perf_counter()
+    state, scalars = step(state, batch)
+    jax.block_until_ready((state, scalars))
+    seconds.append(time.perf_counter() - start)
+  return seconds[_WARM_UP:]
+
+
+def _bound(spec: RunSpec, devices: list[jax.Device]) -> float:
+  """FLOP/s of large matrix products over all devices."""
+  platform = devices[0].platform
+  half = getattr(spec.model, "bf16_stages", 0) > 0
+  dtype = jnp.bfloat16 if half else jnp.dtype(spec.model.dtype)
+  side = _BOUND_SIDE.get(platform, 4096)
+  square = jax.device_put(jnp.ones((side, side), dtype), devices[0])
+  # The accuracy that the networks' own products have.
+  product = jax.jit(jnp.matmul)
+  seconds = []
+  for _ in range(4):
+    start = time.perf_counter()
+    jax.block_until_ready(product(square, square))
+    seconds.append(time.perf_counter() - start)
+  # CPU devices share the cores, and one takes them all.
+  count = 1 if platform == "cpu" else len(devices)
+  return count * 2 * side**3 / min(seconds)
+
+
+def _peak_rss() -> int:
+  """Bytes."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _peak_device(devices: list[jax.Device]) -> float | None:
+  """GiB."""
+  found = [(device.memory_stats() or {}) for device in devices]
+  peaks = [stats.get("peak_bytes_in_use") for stats in found]
+  return None if None in peaks else max(peaks) / 2**30

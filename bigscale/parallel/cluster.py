@@ -1,0 +1,214 @@
+"""Which processes make up this run, read from the environment.
+
+`detect` is a pure function of variables and flags. What the user says comes
+first (flags, then BIGSCALE_* variables), then what a scheduler says: SLURM,
+Kubernetes on TPUs (GKE), a Cloud TPU machine. It only decides whether there
+are others to wait for, and refuses what cannot work; for schedulers, JAX reads
+the same variables itself and finds the coordinator.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from bigscale.spec import SpecError, require
+
+COORDINATOR = "BIGSCALE_COORDINATOR"
+NUM_PROCESSES = "BIGSCALE_NUM_PROCESSES"
+PROCESS_ID = "BIGSCALE_PROCESS_ID"
+
+# As in jax's cloud_tpu_cluster and slurm_cluster.
+_TPU_PORT = "8482"
+_SLURM_PORTS = 2**12
+
+_ALONE = f"set {NUM_PROCESSES}=1 to run in this process alone"
+
+Environ = Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+  """The processes of a run.
+
+  Attributes:
+    kind: who said so; `single` has no others to wait for.
+    coordinator: HOST:PORT at which they meet; None leaves it to JAX.
+    num_processes: how many there are; None where JAX has to ask.
+    process_id: which of them this is, from 0; None likewise.
+  """
+
+  kind: Literal["single", "explicit", "slurm", "gke", "cloud_tpu"]
+  coordinator: str | None = None
+  num_processes: int | None = 1
+  process_id: int | None = 0
+
+
+SINGLE = Cluster("single")
+
+
+def detect(
+  environ: Environ,
+  *,
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> Cluster:
+  """Reads the cluster.
+
+  Args:
+    environ: as `os.environ`, after `import jax`, which leaves word there of
+      the TPU chips that it found.
+    coordinator: flag; stands before its variable, as do the others.
+    num_processes: flag.
+    process_id: flag.
+
+  Raises:
+    SpecError: a value is missing, out of range or contradicts another.
+  """
+  environ = dict(environ)
+  flags = (coordinator, num_processes, process_id)
+  names = (COORDINATOR, NUM_PROCESSES, PROCESS_ID)
+  for name, value in zip(names, flags, strict=True):
+    if value is not None:
+      environ[name] = str(value)
+  if any(name in environ for name in names):
+    return _explicit(environ)
+  found = [read(environ) for read in (_slurm, _gke)]
+  found = [cluster for cluster in found if cluster != SINGLE]
+  require(
+    len(found) < 2,
+    "both SLURM and Kubernetes variables describe several processes; unset "
+    f"those that are not this run's, or {_ALONE}",
+  )
+  if found:
+    return found[0]
+  return _cloud_tpu(environ)
+
+
+def _explicit(environ: Environ) -> Cluster:
+  count = _number(environ, NUM_PROCESSES, low=1)
+  if count == 1:
+    return SINGLE
+  index = _number(environ, PROCESS_ID, low=0, high=count)
+  address = _text(environ, COORDINATOR)
+  host, _, port = address.rpartition(":")
+  require(
+    bool(host) and port.isdecimal() and 0 < int(port) < 2**16,
+    f"{COORDINATOR}={address} must be HOST:PORT of process 0, like "
+    "10.0.0.2:8476",
+  )
+  return Cluster("explicit", address, count, index)
+
+
+def _slurm(environ: Environ) -> Cluster:
+  # A batch script sees the job's SLURM_NTASKS, but only srun starts a step.
+  if "SLURM_STEP_NODELIST" not in environ or "SLURM_PROCID" not in environ:
+    return SINGLE
+  count = _number(environ, "SLURM_NTASKS", low=1)
+  of_step = _number(environ, "SLURM_STEP_NUM_TASKS", low=1, default=count)
+  require(
+    of_step == count,
+    f"SLURM_NTASKS={count} contradicts SLURM_STEP_NUM_TASKS={of_step}: srun "
+    f"started {of_step} of the job's {count} tasks; start all, or {_ALONE}",
+  )
+  if count == 1:
+    return SINGLE
+  index = _number(environ, "SLURM_PROCID", low=0, high=count)
+  port = environ.get("JAX_COORDINATOR_PORT")
+  if port is None:
+    job = _number(environ, "SLURM_JOB_ID", low=0)
+    port = str(job % _SLURM_PORTS + 2**16 - _SLURM_PORTS)
+  host = _first_node(environ["SLURM_STEP_NODELIST"])
+  return Cluster("slurm", f"{host}:{port}", count, index)
+
+
+def _first_node(nodes: str) -> str:
+  """Of `n1`, `n1,n2`, `n[01-16],m3`, `n[01,07-15]`."""
+  prefix, first = re.match(r"([^,\[]*)(?:\[([^\],-]*))?", nodes).groups("")
+  require(
+    bool(prefix + first),
+    f"SLURM_STEP_NODELIST={nodes!r} names no node; start with srun, or "
+    f"{_ALONE}",
+  )
+  return prefix + first
+
+
+def _gke(environ: Environ) -> Cluster:
+  hosts = _tpu_hosts(environ)
+  if not _wants_tpu(environ) or not hosts:
+    return SINGLE
+  slices = _number(environ, "MEGASCALE_NUM_SLICES", low=1, default=1)
+  if len(hosts) * slices == 1:
+    return SINGLE
+  worker = _number(environ, "TPU_WORKER_ID", low=0, high=len(hosts))
+  index, first = 0, hosts[0]
+  if slices > 1:
+    index = _number(environ, "MEGASCALE_SLICE_ID", low=0, high=slices)
+    first = _text(environ, "MEGASCALE_COORDINATOR_ADDRESS")
+  count = len(hosts) * slices
+  port = environ.get("JAX_COORDINATOR_PORT", _TPU_PORT)
+  return Cluster(
+    "gke", f"{first.split(':')[0]}:{port}", count, worker + index * len(hosts)
+  )
+
+
+def _cloud_tpu(environ: Environ) -> Cluster:
+  """A machine with TPU chips, whose metadata server knows the others."""
+  # JAX sets these at import: the first where it finds chips, the second where
+  # it finds none. A user sets the second, too, where there is no server.
+  has_chips = "TPU_ML_PLATFORM" in environ
+  if not has_chips or "TPU_SKIP_MDS_QUERY" in environ:
+    return SINGLE
+  if not _wants_tpu(environ) or _tpu_hosts(environ):
+    return SINGLE
+  return Cluster("cloud_tpu", None, None, None)
+
+
+def _tpu_hosts(environ: Environ) -> list[str]:
+  """The hosts of this slice, as Kubernetes lists them."""
+  listed = environ.get("TPU_PROCESS_ADDRESSES") or environ.get(
+    "TPU_WORKER_HOSTNAMES", ""
+  )
+  # Without TPUs, libtpu leaves a sentence there for the processes it starts.
+  if " " in listed.strip():
+    return []
+  return [host for host in listed.strip().split(",") if host]
+
+
+def _wants_tpu(environ: Environ) -> bool:
+  platforms = environ.get("JAX_PLATFORMS", "")
+  return not platforms or "tpu" in platforms.split(",")
+
+
+def _text(environ: Environ, name: str) -> str:
+  require(
+    bool(environ.get(name)),
+    f"{name} is not set, and other variables speak of several processes; set "
+    f"it, or {_ALONE}",
+  )
+  return environ[name]
+
+
+def _number(
+  environ: Environ,
+  name: str,
+  *,
+  low: int,
+  high: int | None = None,
+  default: int | None = None,
+) -> int:
+  """A whole number of at least `low`, and below `high` where given."""
+  if default is not None and not environ.get(name):
+    return default
+  text = _text(environ, name)
+  limit = f"from {low}" if high is None else f"from {low} to {high - 1}"
+  try:
+    value = int(text)
+  except ValueError:
+    value = None
+  if value is None or value < low or (high is not None and value >= high):
+    raise SpecError(
+      f"{name}={text} must be a whole number {limit}; correct it, or {_ALONE}"
+    )
+  return value

@@ -1,0 +1,187 @@
+"""What to change, in sentences chosen from a plan's own numbers.
+
+Memory of a variant is estimated by proportion: what is not state is taken to
+shrink with the samples that a device computes at a time, and the state with
+the devices that share it. The sentence says so; a plan of the variant decides.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from bigscale.plan.topology import CHIPS, GIB, Topology
+from bigscale.spec import RunSpec
+
+# Room left for what proportions do not see.
+_COMFORT = 0.9
+# Shares of a step from which something is worth a sentence.
+_NOTEWORTHY = {"spectral_norm": 0.1, "optimizer": 0.06, "orthogonal": 0.1}
+_NAMES = {
+  "spectral_norm": "spectral norm",
+  "optimizer": "Adam and the moving average",
+  "orthogonal": "the orthogonal term",
+}
+
+
+class Needs(NamedTuple):
+  """Bytes a device needs, in parts that scale differently."""
+
+  state: float
+  rest: float
+  limit: int
+
+  def fit(self, *, state: float = 1.0, rest: float = 1.0) -> bool:
+    """Whether it fits after scaling, with some room left."""
+    return state * self.state + rest * self.rest <= _COMFORT * self.limit
+
+
+def advise(
+  plan: Mapping[str, Any], spec: RunSpec, topology: Topology
+) -> list[str]:
+  """Sentences, the most useful first.
+
+  Args:
+    plan: with memory, and times where it fits.
+    spec: of the run.
+    topology: it was planned for.
+  """
+  state = plan["memory"]["state"]
+  needs = Needs(
+    state,
+    max(0, plan["hbm_bytes_per_device"] - state),
+    plan["hbm_limit_bytes"],
+  )
+  if plan["fits"]:
+    return [
+      *_about_time(plan, spec, topology),
+      *_less_hardware(plan, spec, topology, needs),
+    ]
+  return _to_fit(plan, spec, topology, needs)
+
+
+def _to_fit(
+  plan: Mapping[str, Any], spec: RunSpec, topology: Topology, needs: Needs
+) -> list[str]:
+  short = plan["hbm_bytes_per_device"] - plan["hbm_limit_bytes"]
+  found = [
+    f"does not fit: {_gib(plan['hbm_bytes_per_device'])} needed of "
+    f"{_gib(plan['hbm_limit_bytes'])} a device, {_gib(short)} too much"
+  ]
+  here = spec.global_batch_size // plan["devices"]
+  if not _is_split(spec):
+    ways = _powers(topology.devices_per_slice)
+    enough = [n for n in ways if needs.fit(state=1 / n)]
+    found += [
+      f"mesh.weights='zero' with mesh.fsdp={n} would split the "
+      f"{_gib(needs.state)} of state and fit, by proportion"
+      for n in enough[:1]
+    ]
+  parts = spec.optim.microbatches
+  more = [n for n in _powers(here // parts) if needs.fit(rest=1 / n)]
+  found += [
+    f"optim.microbatches={parts * n} would fit, by proportion" for n in more[:1]
+  ]
+  for larger in _slices(spec, topology):
+    ratio = plan["devices"] / larger.device_count
+    if ratio < 1 and needs.fit(rest=ratio):
+      found.append(f"{larger.name} would fit, by proportion")
+      break
+  roomier = [
+    chip.family
+    for chip in CHIPS.values()
+    if plan["hbm_bytes_per_device"] <= _COMFORT * chip.hbm_bytes
+  ]
+  if roomier:
+    found.append(
+      f"as many devices of {' or '.join(roomier)} have the memory for it"
+    )
+  if len(found) == 1:
+    found.append("no single change is enough: split the state and accumulate")
+  return found
+
+
+def _about_time(
+  plan: Mapping[str, Any], spec: RunSpec, topology: Topology
+) -> Iterator[str]:
+  shares = plan["breakdown"]
+  first = max(shares, key=shares.get)
+  yield f"{_NAMES.get(first, first)} dominates: {shares[first]:.0%} of the step"
+  for name, threshold in _NOTEWORTHY.items():
+    if shares[name] >= threshold and not _is_split(spec):
+      split = min(16, topology.devices_per_slice)
+      yield (
+        f"{_NAMES[name]} takes {shares[name]:.0%}, the same on every device; "
+        f"mesh.weights='zero' with mesh.fsdp={split} splits it"
+      )
+  if shares["communication"] >= 0.2:
+    yield from _about_communication(plan, spec)
+  if shares["relayout"] >= 0.3 and plan["effort"] == "O1":
+    yield "much of the relayout is O1's: plan at default effort before tuning"
+  here = spec.global_batch_size // plan["devices"]
+  if here < 8 and (plan["estimated_mfu"] or 0) < 0.2:
+    yield (
+      f"only {here} images a device: a smaller slice or a larger batch would "
+      "use the chips better"
+    )
+
+
+def _about_communication(
+  plan: Mapping[str, Any], spec: RunSpec
+) -> Iterator[str]:
+  kinds = plan["collectives"]
+  kind = max(kinds, key=lambda name: kinds[name]["seconds"])
+  worst = kinds[kind]
+  mean = worst["bytes"] / worst["count"]
+  yield (
+    f"communication takes {plan['breakdown']['communication']:.0%}, most of it "
+    f"{worst['count']} x {kind} of {mean / 1e6:.3g} MB"
+  )
+  group = getattr(spec.model, "batch_norm_group_size", None)
+  if kind == "all-reduce" and mean < 1e6 and group == 0:
+    yield (
+      "many small all-reduces wait for latency; batch norm over groups "
+      "(model.batch_norm_group_size) needs shorter ones or none"
+    )
+
+
+def _less_hardware(
+  plan: Mapping[str, Any], spec: RunSpec, topology: Topology, needs: Needs
+) -> Iterator[str]:
+  parts = spec.optim.microbatches
+  if parts > 1 and needs.fit(rest=parts):
+    yield "optim.microbatches=1 would fit, by proportion, and be faster"
+  for smaller in _slices(spec, topology):
+    ratio = plan["devices"] / smaller.device_count
+    if ratio > 1 and needs.fit(rest=ratio):
+      yield (
+        f"{smaller.name} is the smallest slice that would fit, by proportion, "
+        f"about {ratio:g} times slower"
+      )
+      break
+
+
+def _slices(spec: RunSpec, topology: Topology) -> Iterator[Topology]:
+  """Slices of the same chips that the batch divides over, smallest first."""
+  for shape in topology.chip.slices:
+    candidate = Topology(topology.chip, shape)
+    count = candidate.device_count
+    unit = count * spec.optim.microbatches
+    if spec.global_batch_size % unit == 0 and count % spec.mesh.fsdp == 0:
+      yield candidate
+
+
+def _is_split(spec: RunSpec) -> bool:
+  return spec.mesh.weights != "replicated" and spec.mesh.fsdp > 1
+
+
+def _powers(limit: int) -> list[int]:
+  """2, 4, 8 ... that divide `limit`."""
+  return [
+    2**n
+    for n in range(1, int(math.log2(max(limit, 1))) + 1)
+    if not limit % 2**n
+  ]
+
+
+def _gib(size: float) -> str:
+  return f"{size / GIB:.2f} GiB"

@@ -1,0 +1,92 @@
+"""Plans that were made before.
+
+A plan's file is named by a fingerprint of all that decides it: spec, topology,
+effort, versions, and the text of this package, so that no change of code
+leaves an old plan behind. A file that cannot be read is planned again, and one
+that cannot be written is done without.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import bigscale
+from bigscale.plan.topology import Topology
+from bigscale.spec import RunSpec, to_json
+
+ENVIRONMENT = "BIGSCALE_CACHE"
+
+_log = logging.getLogger(__name__)
+
+
+def folder() -> pathlib.Path:
+  """$BIGSCALE_CACHE/plans, or ~/.cache/bigscale/plans."""
+  chosen = os.environ.get(ENVIRONMENT)
+  base = pathlib.Path(chosen) if chosen else pathlib.Path.home() / ".cache"
+  return (base if chosen else base / "bigscale") / "plans"
+
+
+def path_of(
+  spec: RunSpec, topology: Topology, effort: str, versions: dict[str, str]
+) -> pathlib.Path:
+  """Where a plan is kept.
+
+  Args:
+    spec: of the run.
+    topology: planned for.
+    effort: of the compiler.
+    versions: of the library, JAX and libtpu.
+  """
+  content = [to_json(spec), topology.name, effort, versions, _sources()]
+  text = json.dumps(content, sort_keys=True)
+  fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+  label = topology.name.replace(":", "_")
+  return folder() / f"{spec.model.name}-{label}-{effort}-{fingerprint}.json"
+
+
+def read(path: pathlib.Path) -> dict[str, Any] | None:
+  """The plan of a file, or None if there is none that can be read."""
+  try:
+    plan = json.loads(path.read_text())
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError) as error:
+    _log.warning("cannot read %s (%s); planning again", path, error)
+    return None
+  return plan if isinstance(plan, dict) and "fits" in plan else None
+
+
+def write(path: pathlib.Path, plan: dict[str, Any]) -> bool:
+  """Writes a plan whole, or not at all and says so."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+      "w", dir=path.parent, suffix=".partial", delete=False
+    ) as file:
+      json.dump(plan, file)
+    os.replace(file.name, path)
+  except OSError as error:
+    _log.warning(
+      "cannot keep the plan in %s (%s); set %s to a writable directory",
+      path,
+      error.strerror or error,
+      ENVIRONMENT,
+    )
+    return False
+  return True
+
+
+@functools.cache
+def _sources() -> str:
+  """A fingerprint of the package's code."""
+  root = pathlib.Path(bigscale.__file__).parent
+  digest = hashlib.sha256()
+  for path in sorted(root.rglob("*.py")):
+    digest.update(path.relative_to(root).as_posix().encode())
+    digest.update(path.read_bytes())
+  return digest.hexdigest()

@@ -1,0 +1,120 @@
+"""What kind of work an instruction does, and for whom.
+
+The step's `jax.named_scope`s come first, for they say what was meant; where
+there is none, the opcodes of the instruction and of what is fused into it say
+what is done. A fusion counts as one kind of work whole: the compiler gives it
+one estimate.
+"""
+
+import re
+
+from bigscale.plan.hlo import Instruction, Module
+
+CONVOLUTION = "convolution"
+SPECTRAL = "spectral_norm"
+OPTIMIZER = "optimizer"
+ORTHOGONAL = "orthogonal"
+AUGMENT = "augmentation"
+ELEMENTWISE = "elementwise"
+RELAYOUT = "relayout"
+OTHER = "other"
+CATEGORIES = (
+  CONVOLUTION,
+  SPECTRAL,
+  OPTIMIZER,
+  ORTHOGONAL,
+  AUGMENT,
+  ELEMENTWISE,
+  RELAYOUT,
+  OTHER,
+)
+
+# Scope -> category. The innermost of these scopes decides.
+SCOPES = {
+  "spectral_norm": SPECTRAL,
+  "adam": OPTIMIZER,
+  "ema": OPTIMIZER,
+  "orthogonal": ORTHOGONAL,
+  "augment": AUGMENT,
+}
+# Scope -> part of the step. The outermost decides.
+PHASES = ("d_update", "g_update", "ema")
+NO_PHASE = "elsewhere"
+
+MXU = frozenset(("convolution", "dot"))
+_MOVES = frozenset(
+  (
+    "bitcast",
+    "bitcast-convert",
+    "broadcast",
+    "concatenate",
+    "convert",
+    "copy",
+    "dynamic-slice",
+    "dynamic-update-slice",
+    "gather",
+    "iota",
+    "pad",
+    "reduce-window",
+    "reshape",
+    "reverse",
+    "scatter",
+    "select-and-scatter",
+    "slice",
+    "transpose",
+  )
+)
+_WITHOUT_WORK = frozenset(
+  ("parameter", "constant", "tuple", "get-tuple-element", "fusion")
+)
+_NOT_ELEMENTWISE = frozenset(
+  ("custom-call", "fft", "rng-bit-generator", "sort", "triangular-solve")
+)
+
+
+def category(module: Module, instruction: Instruction) -> str:
+  """One of `CATEGORIES`."""
+  scope = _last_scope(instruction.op_name)
+  inner = (instruction,)
+  if instruction.opcode == "fusion":
+    inner = tuple(module.inside(module.called(instruction)))
+    # Operations made by the compiler lack a name; others in it have one.
+    scope = scope or _most_frequent(inner)
+  if scope:
+    return SCOPES[scope]
+  opcodes = {one.opcode for one in inner} - _WITHOUT_WORK
+  if opcodes & MXU:
+    return CONVOLUTION
+  if opcodes and opcodes <= _MOVES:
+    return RELAYOUT
+  if not opcodes or opcodes & _NOT_ELEMENTWISE:
+    return OTHER
+  return ELEMENTWISE
+
+
+def phase(instruction: Instruction) -> str:
+  """One of `PHASES`, or `NO_PHASE`."""
+  for scope in _scopes(instruction.op_name):
+    if scope in PHASES:
+      return scope
+  return NO_PHASE
+
+
+def _scopes(op_name: str) -> list[str]:
+  # Differentiation wraps a scope: "d_update/transpose(jvp(adam))/mul".
+  return re.findall(r"\w+", op_name)
+
+
+def _last_scope(op_name: str) -> str | None:
+  found = [scope for scope in _scopes(op_name) if scope in SCOPES]
+  return found[-1] if found else None
+
+
+def _most_frequent(instructions: tuple[Instruction, ...]) -> str | None:
+  """The scope of most instructions, where at least half of the named agree."""
+  named = [_last_scope(one.op_name) for one in instructions if one.op_name]
+  scopes = [scope for scope in named if scope]
+  if not scopes:
+    return None
+  best = max(sorted(set(scopes)), key=scopes.count)
+  return best if 2 * scopes.count(best) >= len(named) else None

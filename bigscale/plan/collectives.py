@@ -1,0 +1,223 @@
+"""Finds what a computation communicates.
+
+A collective takes one of these forms in a TPU program:
+
+- `all-reduce(...)`: synchronous; nothing else runs.
+- `all-gather-start` ... `all-gather-done`, or `async-start` around any of them:
+  what stands between the two runs meanwhile.
+- a fusion that holds the collective and a custom call `AsyncCollectiveStart`;
+  further fusions carry it on beside their own work, up to one with
+  `AsyncCollectiveDone`. The collective is written in each and happens once.
+- `send` and `recv` with `_xla_megascale_transfer_type`: a collective between
+  slices, over the data-center network.
+
+Its size V is that of the whole buffer on one device: the result of an
+all-gather, the operand of all others.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from bigscale.plan.groups import Groups, replica_groups
+from bigscale.plan.hlo import (
+  Computation,
+  Instruction,
+  Module,
+  first_dtype,
+  size_in_bytes,
+)
+
+KINDS = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+)
+_BASE = {
+  **{kind: kind for kind in KINDS},
+  "ragged-all-to-all": "all-to-all",
+  "collective-broadcast": "collective-permute",
+}
+_MEGASCALE = re.compile(r'\b_xla_megascale_transfer_type="(\w+)"')
+_RENDEZVOUS = re.compile(r'\b_xla_host_transfer_rendezvous="([^"]*)"')
+_CHAIN = re.compile(r'\bchain_id="(\w+)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One place in the program that communicates.
+
+  Attributes:
+    kind: of `KINDS`.
+    bytes: V, see this module.
+    dtype: of what travels.
+    groups: partition ids that work together; () between slices.
+    between_slices: over the data-center network.
+    asynchronous: whether the program goes on meanwhile.
+    hidden_cycles: of the work that goes on meanwhile.
+    count: how often a step does it.
+    op_name: path of JAX scopes.
+  """
+
+  kind: str
+  bytes: int
+  dtype: str
+  groups: Groups
+  between_slices: bool = False
+  asynchronous: bool = False
+  hidden_cycles: float = 0.0
+  count: int = 1
+  op_name: str = ""
+
+
+def collectives(
+  module: Module,
+  computation: Computation,
+  cycles: Sequence[float],
+  devices: int,
+) -> Iterator[Collective]:
+  """Those of a computation itself and of its fusions, not of its loops.
+
+  Args:
+    module: of the program.
+    computation: to look through.
+    cycles: of each of its instructions, loops and branches whole.
+    devices: partitions of the program.
+  """
+  schedule = _Schedule(computation, cycles)
+  for one in computation.instructions:
+    base, _, suffix = one.opcode.rpartition("-")
+    if one.opcode in _BASE:
+      yield _plain(module, computation, one, devices)
+    elif suffix == "start" and base in _BASE:
+      yield schedule.until_done(_plain(module, computation, one, devices), one)
+    elif one.opcode == "async-start":
+      yield from schedule.wrapped(module, one, devices)
+    elif one.opcode == "send" and _MEGASCALE.search(one.attributes):
+      yield schedule.between_slices(one)
+  yield from schedule.fused(module, devices)
+
+
+class _Schedule:
+  """Which cycles pass between two instructions of a computation."""
+
+  def __init__(self, computation: Computation, cycles: Sequence[float]) -> None:
+    self._computation = computation
+    self._place = {
+      one.name: at for at, one in enumerate(computation.instructions)
+    }
+    self._cycles = cycles
+
+  def _between(self, start: str, end: str | None) -> float:
+    if end is None:
+      return 0.0
+    return sum(self._cycles[self._place[start] + 1 : self._place[end]])
+
+  def _last(self, matches: Callable[[Instruction], bool]) -> str | None:
+    found = [one.name for one in self._computation.instructions if matches(one)]
+    return found[-1] if found else None
+
+  def until_done(self, found: Collective, start: Instruction) -> Collective:
+    """An asynchronous one, from its start to its done."""
+    chain = {start.name}
+    for one in self._computation.instructions:
+      if one.opcode.endswith(("-update", "-done")) and chain & {*one.operands}:
+        chain.add(one.name)
+    end = self._last(
+      lambda one: one.name in chain and one.opcode.endswith("-done")
+    )
+    return dataclasses.replace(
+      found, asynchronous=True, hidden_cycles=self._between(start.name, end)
+    )
+
+  def wrapped(
+    self, module: Module, start: Instruction, devices: int
+  ) -> Iterator[Collective]:
+    """Those inside an `async-start`."""
+    called = module.called(start)
+    for one in called.instructions if called else ():
+      if one.opcode in _BASE:
+        found = _plain(module, called, one, devices)
+        yield self.until_done(found, start)
+
+  def between_slices(self, send: Instruction) -> Collective:
+    """One that leaves the slice."""
+    key = _RENDEZVOUS.search(send.attributes)
+    arrives = [
+      one.name
+      for one in self._computation.instructions
+      if one.opcode == "recv"
+      and key
+      and (theirs := _RENDEZVOUS.search(one.attributes))
+      and theirs[1] == key[1]
+    ]
+    end = self._last(
+      lambda one: one.opcode == "recv-done" and one.operands[0] in arrives
+    )
+    kind = _MEGASCALE.search(send.attributes)[1].lower().replace("_", "-")
+    payload = self._computation.operand(send, 0).shape
+    return Collective(
+      kind=kind if kind in KINDS else "collective-permute",
+      bytes=size_in_bytes(payload),
+      dtype=first_dtype([payload]),
+      groups=(),
+      between_slices=True,
+      asynchronous=True,
+      hidden_cycles=self._between(send.name, end),
+      op_name=send.op_name,
+    )
+
+  def fused(self, module: Module, devices: int) -> Iterator[Collective]:
+    """Those written inside fusions, each once."""
+    seen = {}
+    for fusion in self._computation.instructions:
+      called = module.called(fusion) if fusion.opcode == "fusion" else None
+      if called is None:
+        continue
+      starts = any(
+        one.attribute("custom_call_target") == "AsyncCollectiveStart"
+        for one in called.instructions
+      )
+      for one in called.instructions:
+        if one.opcode not in _BASE:
+          continue
+        found = _plain(module, called, one, devices)
+        chain = _CHAIN.search(one.attributes)
+        if chain is None:
+          yield _scattered(found, called)
+          continue
+        key = (one.opcode, one.attribute("channel_id"), chain[1])
+        if starts or key not in seen:
+          seen[key] = [found, fusion.name, fusion.name]
+        seen[key][2] = fusion.name
+    for found, start, end in seen.values():
+      yield dataclasses.replace(
+        found, asynchronous=True, hidden_cycles=self._between(start, end)
+      )
+
+
+def _plain(
+  module: Module, computation: Computation, one: Instruction, devices: int
+) -> Collective:
+  kind = _BASE[one.opcode.removesuffix("-start")]
+  groups = replica_groups(one.attributes, devices)
+  shapes = [computation.by_name[name].shape for name in one.operands]
+  size = sum(map(size_in_bytes, shapes))
+  if kind == "all-gather":
+    size *= max(map(len, groups))
+  return Collective(
+    kind=kind,
+    bytes=size,
+    dtype=first_dtype(shapes),
+    groups=groups,
+    op_name=one.op_name,
+  )
+
+
+def _scattered(found: Collective, fusion: Computation) -> Collective:
+  """An all-reduce of which each device keeps a slice is a reduce-scatter."""
+  if found.kind == "all-reduce" and fusion.root.opcode == "dynamic-slice":
+    return dataclasses.replace(found, kind="reduce-scatter")
+  return found

@@ -1,0 +1,210 @@
+"""How often a loop of the program runs.
+
+The TPU compiler prints no trip counts, but a `lax.scan` becomes a loop whose
+condition compares a counter with a constant, and both can be followed through
+copies, conversions, fusions and the tuples that carry values from one
+iteration to the next. What cannot be followed is not guessed.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from bigscale.plan.hlo import Computation, Instruction, Module
+
+_SAME_VALUE = frozenset(
+  ("copy", "convert", "bitcast", "reshape", "copy-done", "optimization-barrier")
+)
+_DIRECTION = re.compile(r"\bdirection=(\w+)")
+
+
+class Scalar(NamedTuple):
+  """`constant`, plus the loop's carried value of number `carried`, if any."""
+
+  carried: int | None
+  constant: int
+
+
+Argument = Callable[[int, int | None], Scalar | None]
+
+
+def _nothing_known(number: int, index: int | None) -> None:
+  del number, index
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+  """A computation and what is known of its parameters.
+
+  Attributes:
+    module: of the program.
+    computation: that runs.
+    argument: `argument(number, index)`: the value of a parameter, or of a
+      member of a tuple.
+  """
+
+  module: Module
+  computation: Computation
+  argument: Argument = _nothing_known
+
+  def scalar(self, name: str, index: int | None = None) -> Scalar | None:
+    """An integer's value, or None where it cannot be followed."""
+    one = self.computation.by_name[name]
+    if one.opcode == "constant":
+      integer = re.fullmatch(r"\{?(-?\d+)\}?", one.argument.strip())
+      return Scalar(None, int(integer[1])) if integer else None
+    if one.opcode in _SAME_VALUE:
+      return self.scalar(one.operands[0], index)
+    if one.opcode == "copy-start":
+      return self.scalar(one.operands[0], None)
+    if one.opcode == "parameter":
+      return self.argument(int(one.argument), index)
+    if one.opcode == "tuple" and index is not None:
+      return self.scalar(one.operands[index])
+    if one.opcode == "get-tuple-element" and index is None:
+      return self.scalar(one.operands[0], int(one.attribute("index")))
+    if one.opcode in ("add", "subtract"):
+      return self._sum(one)
+    if one.opcode == "fusion":
+      inner = self.fused(one)
+      return inner.scalar(inner.computation.root.name, index)
+    if one.opcode == "while" and index is not None:
+      return self._left_alone(one, index)
+    return None
+
+  def fused(self, fusion: Instruction) -> "Frame":
+    """The frame of a fusion's computation."""
+    return Frame(
+      self.module,
+      self.module.called(fusion),
+      lambda number, index: self.scalar(fusion.operands[number], index),
+    )
+
+  def body(self, loop: Instruction) -> "Frame":
+    """The frame of a loop's body, which knows what no iteration changes."""
+    return Frame(
+      self.module,
+      self.module.computations[loop.attribute("body")],
+      lambda number, index: self._left_alone(loop, index),
+    )
+
+  def _left_alone(self, loop: Instruction, index: int | None) -> Scalar | None:
+    if index is None or _step(self.module, loop, index) != 0:
+      return None
+    return self.scalar(loop.operands[0], index)
+
+  def _sum(self, one: Instruction) -> Scalar | None:
+    left, right = (self.scalar(name) for name in one.operands)
+    if left is None or right is None:
+      return None
+    if one.opcode == "subtract":
+      if right.carried is not None:
+        return None
+      return Scalar(left.carried, left.constant - right.constant)
+    if left.carried is not None and right.carried is not None:
+      return None
+    carried = right.carried if left.carried is None else left.carried
+    return Scalar(carried, left.constant + right.constant)
+
+
+def trip_count(
+  frame: Frame, loop: Instruction, hints: Mapping[str, int]
+) -> int | None:
+  """How often a `while` runs.
+
+  Args:
+    frame: of the computation that holds it.
+    loop: the instruction.
+    hints: counts by scope, for loops whose text does not tell: the innermost
+      scope of the loop's `op_name` that is a key decides.
+
+  Returns:
+    The count, or None where neither the text nor a hint gives one.
+  """
+  read = _read_count(frame, loop)
+  if read is not None:
+    return read
+  for scope in reversed(re.findall(r"\w+", loop.op_name)):
+    if scope in hints:
+      return hints[scope]
+  return None
+
+
+def _read_count(frame: Frame, loop: Instruction) -> int | None:
+  compared = _comparison(frame.module, loop)
+  if compared is None:
+    return None
+  left, direction, right = compared
+  flipped = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "NE": "NE"}
+  for counter, other, sense in (
+    (left, right, direction),
+    (right, left, flipped.get(direction, "")),
+  ):
+    if counter.carried is None:
+      continue
+    step = _step(frame.module, loop, counter.carried)
+    first = frame.scalar(loop.operands[0], counter.carried)
+    limit = other
+    if other.carried is not None:
+      limit = frame._left_alone(loop, other.carried)
+      limit = limit and Scalar(None, limit.constant + other.constant)
+    if not step or first is None or limit is None:
+      continue
+    if first.carried is not None or limit.carried is not None:
+      continue
+    span = limit.constant - first.constant - counter.constant
+    return _iterations(span, step, sense)
+  return None
+
+
+def _iterations(span: int, step: int, sense: str) -> int | None:
+  """Steps from 0 until `sense` (of the counter against span) fails."""
+  if sense == "NE":
+    return span // step if span % step == 0 and span // step >= 0 else None
+  if sense in ("LE", "GE"):
+    span += 1 if sense == "LE" else -1
+    sense = {"LE": "LT", "GE": "GT"}[sense]
+  if (sense == "LT" and step > 0) or (sense == "GT" and step < 0):
+    return max(0, math.ceil(span / step))
+  return None
+
+
+def _comparison(
+  module: Module, loop: Instruction
+) -> tuple[Scalar, str, Scalar] | None:
+  """The two sides of a loop's condition, in terms of what it carries."""
+  frame = _carrying(module, loop.attribute("condition"))
+  root = frame.computation.root
+  while root.opcode in ("fusion", *_SAME_VALUE):
+    if root.opcode == "fusion":
+      frame = frame.fused(root)
+      root = frame.computation.root
+    else:
+      root = frame.computation.operand(root, 0)
+  direction = _DIRECTION.search(root.attributes)
+  if root.opcode != "compare" or not direction:
+    return None
+  left, right = (frame.scalar(name) for name in root.operands)
+  if left is None or right is None:
+    return None
+  return left, direction[1], right
+
+
+def _step(module: Module, loop: Instruction, index: int) -> int | None:
+  """What an iteration adds to a carried value; None where not followed."""
+  frame = _carrying(module, loop.attribute("body"))
+  after = frame.scalar(frame.computation.root.name, index)
+  if after is None or after.carried != index:
+    return None
+  return after.constant
+
+
+def _carrying(module: Module, name: str | None) -> Frame:
+  """A frame in which carried values stand for themselves."""
+  return Frame(
+    module,
+    module.computations[name],
+    lambda number, index: None if index is None else Scalar(index, 0),
+  )

@@ -1,0 +1,112 @@
+"""Plans of several topologies and modes, each in a process of its own.
+
+A process apart gives its memory back (a compile takes gigabytes), and the TPU
+compiler, which ends the process where something is wrong inside it, cannot end
+the others.
+"""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bigscale.plan.topology import parse
+from bigscale.spec import RunSpec, SpecError, from_json, require, to_json
+
+_MODES = ("replicated", "zero", "fsdp")
+
+
+def with_mode(spec: RunSpec, mode: str) -> RunSpec:
+  """The run with its weights kept another way.
+
+  Args:
+    spec: of the run.
+    mode: "replicated", "zero:16", "fsdp:16": the mesh's `weights` and `fsdp`.
+
+  Raises:
+    SpecError: there is no such mode.
+  """
+  found = re.fullmatch(r"(\w+)(?::(\d+))?", mode.strip())
+  require(
+    found is not None and found[1] in _MODES,
+    f"--mode={mode} is unknown; use replicated, or zero or fsdp with a number "
+    "of devices that share the state, as in zero:16",
+  )
+  weights, fsdp = found[1], int(found[2] or 1)
+  require(
+    fsdp >= 1 and (weights == "replicated" or fsdp > 1),
+    f"--mode={mode} shares the state among {fsdp} device(s); name 2 or more, "
+    f"as in {weights}:16",
+  )
+  mesh = dataclasses.replace(spec.mesh, data=-1, fsdp=fsdp, weights=weights)
+  return dataclasses.replace(spec, mesh=mesh)
+
+
+def sweep(
+  specs: Sequence[RunSpec],
+  topologies: Sequence[str],
+  effort: str,
+  *,
+  use_cache: bool,
+) -> Iterator[dict[str, Any]]:
+  """Plans every run on every topology.
+
+  Args:
+    specs: of the runs.
+    topologies: names.
+    effort: of the compiler.
+    use_cache: whether plans made before may be shown.
+
+  Yields:
+    Plans, or in place of one that failed its topology, mesh and `error`.
+  """
+  for name in topologies:
+    for spec in specs:
+      task = {
+        "spec": to_json(spec),
+        "topology": name,
+        "effort": effort,
+        "use_cache": use_cache,
+      }
+      done = subprocess.run(
+        [sys.executable, "-m", "bigscale.plan.sweep"],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        check=False,
+      )
+      try:
+        yield json.loads(done.stdout.strip().splitlines()[-1])
+      except (IndexError, ValueError):
+        tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        yield {
+          "topology": name,
+          "mesh": to_json(spec)["mesh"],
+          "error": f"exit code {done.returncode}: {tail}",
+        }
+
+
+def _one(task: dict[str, Any]) -> dict[str, Any]:
+  """What a process of a sweep does."""
+  from bigscale.plan.make import make
+
+  spec = from_json(task["spec"])
+  try:
+    topology = parse(task["topology"])
+    return make(spec, topology, task["effort"], use_cache=task["use_cache"])
+  except SpecError as error:
+    return {
+      "topology": task["topology"],
+      "mesh": task["spec"]["mesh"],
+      "error": str(error),
+    }
+
+
+if __name__ == "__main__":
+  from bigscale.plan.topology import prepare
+
+  prepare()
+  print(json.dumps(_one(json.load(sys.stdin))))

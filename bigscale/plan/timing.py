@@ -1,0 +1,122 @@
+"""Seconds of a step, and where they go."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from bigscale.plan.categories import CATEGORIES
+from bigscale.plan.collectives import Collective
+from bigscale.plan.cost import Network
+from bigscale.plan.measure import Work
+
+_LISTED = 10
+# Of an op_name, what says nothing about the step.
+_NOISE = re.compile(r"^jit\([^/]*\)/|\b(while/body|closed_call|shard_map)/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+  """A collective and its seconds in a step, over all times it happens.
+
+  Attributes:
+    collective: it.
+    seconds: with nothing beside it.
+    exposed: what other work does not hide; all of a synchronous one.
+  """
+
+  collective: Collective
+  seconds: float
+  exposed: float
+
+  @property
+  def name(self) -> str:
+    """Its kind, and whether it leaves the slice."""
+    between = " between slices" if self.collective.between_slices else ""
+    return self.collective.kind + between
+
+
+def times(work: Work, network: Network, flops: float) -> dict[str, Any]:
+  """The part of a plan that is about time; see `report`.
+
+  Args:
+    work: of a step.
+    network: it communicates over.
+    flops: of a step.
+  """
+  chip = network.topology.chip
+  timed = [_time(one, network) for one in work.collectives]
+  apart = {
+    "sync": sum(one.seconds for one in timed if _waits(one)),
+    "async": sum(one.seconds for one in timed if not _waits(one)),
+    "exposed": sum(one.exposed for one in timed if not _waits(one)),
+  }
+  cycles_seconds = work.total_cycles / chip.clock_hz
+  communication = apart["sync"] + apart["exposed"]
+  total = cycles_seconds + communication
+  seconds = dict.fromkeys(CATEGORIES, 0.0)
+  phases = collections.Counter()
+  for (phase, category), cycles in work.cycles.items():
+    seconds[category] += cycles / chip.clock_hz
+    phases[phase] += cycles / chip.clock_hz
+  parts = {**seconds, "communication": communication}
+  return {
+    "flops_per_step_per_device": flops,
+    "estimated_step_seconds": total,
+    "estimated_mfu": flops / (total * chip.peak_flops) if total else None,
+    "cycles": work.total_cycles,
+    "cycles_seconds": cycles_seconds,
+    "collective_seconds": apart,
+    "collectives": _by_kind(timed),
+    "longest_collectives": _longest(timed),
+    "categories": seconds,
+    "phases": dict(phases),
+    "breakdown": {
+      name: part / total if total else 0.0 for name, part in parts.items()
+    },
+  }
+
+
+def _time(one: Collective, network: Network) -> Timed:
+  each = network.seconds(one)
+  exposed = each
+  if one.asynchronous:
+    hidden = one.hidden_cycles / network.topology.chip.clock_hz
+    exposed = max(0.0, each - hidden)
+  return Timed(one, one.count * each, one.count * exposed)
+
+
+def _waits(timed: Timed) -> bool:
+  return not timed.collective.asynchronous
+
+
+def _by_kind(timed: Sequence[Timed]) -> dict[str, dict[str, float]]:
+  kinds: dict[str, collections.Counter] = {}
+  for one in timed:
+    count = one.collective.count
+    kinds.setdefault(one.name, collections.Counter()).update(
+      count=count,
+      bytes=count * one.collective.bytes,
+      asynchronous=count * one.collective.asynchronous,
+      seconds=one.seconds,
+    )
+  return {name: dict(kinds[name]) for name in sorted(kinds)}
+
+
+def _longest(timed: Sequence[Timed]) -> list[dict[str, Any]]:
+  """Those that take most, alike ones of one place together."""
+  places: dict[tuple, collections.Counter] = {}
+  for one in timed:
+    it = one.collective
+    size = len(it.groups[0]) if it.groups else 0
+    where = _NOISE.sub("", it.op_name)
+    key = (one.name, it.dtype, size, it.asynchronous, where)
+    places.setdefault(key, collections.Counter()).update(
+      count=it.count, bytes=it.count * it.bytes, seconds=one.seconds
+    )
+  names = ("kind", "dtype", "group_size", "asynchronous", "where")
+  found = [
+    dict(zip(names, key, strict=True)) | sums for key, sums in places.items()
+  ]
+  return sorted(found, key=lambda one: -one["seconds"])[:_LISTED]

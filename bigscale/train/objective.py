@@ -1,0 +1,254 @@
+"""What the losses say of some samples, given weights: pure functions.
+
+They see one device's part of one microbatch and return means over it. All that
+is random about a sample comes with it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bigscale.losses import adversarial, regularizers
+from bigscale.ops import augment as augments
+from bigscale.ops.augment import draws
+from bigscale.ops.images import to_float
+from bigscale.sampling import latents as sampling
+from bigscale.spec import RunSpec
+from bigscale.train import augmentation, optim
+from bigscale.train.augmentation import AugmentState
+from bigscale.train.judge import (
+  BOTH,
+  FAKE,
+  MIXED,
+  REAL,
+  Fakes,
+  Judgement,
+  Reals,
+  See,
+  judge,
+)
+from bigscale.types import Array, GanModel, PyTree
+
+Scalars = dict[str, Array]
+
+# What an update's key is folded with, by use.
+_LATENTS, _LABELS, _AUGMENT, _MIX = range(4)
+
+
+class Codes(NamedTuple):
+  """What G is asked for: latents [B, latent_dim] and labels [B] int32."""
+
+  latents: Array
+  labels: Array
+
+
+class Samples(NamedTuple):
+  """All that an update knows of its samples, B of them.
+
+  Attributes:
+    reals: images and labels.
+    codes: of as many fakes.
+    draws: by use of D, uniform numbers [B, passes, n] of its augmentation.
+    mix: [B] in [0, 1], of the mixtures of WGAN-GP; None without.
+  """
+
+  reals: Reals
+  codes: Codes
+  draws: dict[int, Array]
+  mix: Array | None
+
+
+class Shared(NamedTuple):
+  """What all samples of an update see.
+
+  Attributes:
+    probability: [] of the augmentation.
+    r1_gamma: [].
+    r2_gamma: [].
+    due: [] bool, whether lazy penalties are; None means always.
+  """
+
+  probability: Array
+  r1_gamma: Array
+  r2_gamma: Array
+  due: Array | None
+
+
+class Objective:
+  """The losses of one model under one spec."""
+
+  def __init__(self, model: GanModel, spec: RunSpec) -> None:
+    self._model = model
+    self._spec = spec
+    loss = spec.loss
+    self._adversarial = adversarial.make(loss.adversarial, loss.label_smoothing)
+    self._augment = augments.make(spec.augment.pipe, spec.augment.chosen)
+    symmetric = loss.r1_gamma.ever_positive == loss.r2_gamma.ever_positive
+    self.d_uses = (BOTH,) if symmetric else (REAL, FAKE)
+    if loss.gradient_penalty:
+      self.d_uses += (MIXED,)
+    self.g_uses = (FAKE, REAL) if self._adversarial.paired else (FAKE,)
+
+  def samples(
+    self,
+    key: Array | None,
+    reals: Reals,
+    codes: Codes,
+    uses: tuple[int, ...],
+  ) -> Samples:
+    """Draws what is random about samples besides their codes.
+
+    Args:
+      key: of the update; None where nothing is to be drawn.
+      reals: B of them.
+      codes: B of them.
+      uses: of D in this update.
+    """
+    count = len(reals.labels)
+    drawn: dict[int, Array] = {}
+    if self._augment.count:
+      augment_key = jax.random.fold_in(key, _AUGMENT)
+      for use in uses:
+        passes = 2 if use == BOTH else 1
+        flat = draws.uniform(
+          jax.random.fold_in(augment_key, use),
+          passes * count,
+          self._augment.count,
+        )
+        drawn[use] = flat.reshape(count, passes, -1)
+    mix = None
+    if MIXED in uses:
+      dtype = jnp.dtype(self._spec.model.dtype)
+      mix = jax.random.uniform(jax.random.fold_in(key, _MIX), (count,), dtype)
+    return Samples(reals, codes, drawn, mix)
+
+  def shared(self, state: AugmentState, step: Array, images: Array) -> Shared:
+    """The schedules' values after so many images."""
+    loss = self._spec.loss
+    interval = loss.penalty_interval
+    return Shared(
+      augmentation.probability(self._spec, state, images),
+      optim.value(loss.r1_gamma, images),
+      optim.value(loss.r2_gamma, images),
+      step % interval == 0 if interval > 1 else None,
+    )
+
+  def d_loss(
+    self,
+    d_weights: PyTree,
+    g_weights: PyTree,
+    batch_stats: PyTree,
+    samples: Samples,
+    shared: Shared,
+  ) -> tuple[Array, tuple[PyTree, Scalars]]:
+    """[] of D with its penalties; G's statistics, moved; scalars []."""
+    loss = self._spec.loss
+    drawn, batch_stats = self._generate(g_weights, batch_stats, samples.codes)
+    fakes = Fakes(lax.stop_gradient(drawn), samples.codes.labels)
+    reals = self._reals(samples.reals)
+    see = self._sight(d_weights, samples, shared)
+    judged = judge(see, reals, fakes, loss, shared.due)
+    scalars = self._d_scalars(judged)
+    # Adversarial terms and penalties apart in the logs, together here.
+    r1 = shared.r1_gamma * jnp.mean(judged.r1)
+    r2 = shared.r2_gamma * jnp.mean(judged.r2)
+    # Lazy penalties: once an interval and as much heavier.
+    penalty = loss.penalty_interval * (r1 + r2) / 2
+    if loss.gradient_penalty:
+      term = jnp.mean(
+        # A mixture is judged under the real's label.
+        regularizers.interpolation_penalty(
+          see(reals.labels, MIXED), reals.images, fakes.images, samples.mix
+        )
+      )
+      scalars["d/gradient_penalty"] = term
+      penalty = penalty + loss.gradient_penalty * term
+    return scalars["d/loss"] + penalty, (
+      lax.stop_gradient(batch_stats),
+      scalars,
+    )
+
+  def g_loss(
+    self,
+    g_weights: PyTree,
+    d_weights: PyTree,
+    batch_stats: PyTree,
+    samples: Samples,
+    shared: Shared,
+  ) -> tuple[Array, tuple[PyTree, Scalars]]:
+    """[] of G; its statistics, moved; scalars []."""
+    see = self._sight(d_weights, samples, shared)
+    drawn, batch_stats = self._generate(g_weights, batch_stats, samples.codes)
+    fake = see(samples.codes.labels, FAKE)(drawn)
+    real = None
+    if self._adversarial.paired:
+      reals = self._reals(samples.reals)
+      real = see(reals.labels, REAL)(reals.images)
+    loss = jnp.mean(self._adversarial.g(real, fake))
+    return loss, (lax.stop_gradient(batch_stats), {"g/loss": loss})
+
+  def _generate(
+    self, weights: PyTree, batch_stats: PyTree, codes: Codes
+  ) -> tuple[Array, PyTree]:
+    """Fakes [B, H, W, C] in training mode, and moved statistics."""
+    variables = {"params": weights, "batch_stats": batch_stats}
+    return self._model.g.apply(
+      variables, codes.latents, codes.labels, train=True
+    )
+
+  def _reals(self, reals: Reals) -> Reals:
+    """uint8 to floats of the model's dtype."""
+    images = reals.images
+    if images.dtype == jnp.uint8:
+      images = to_float(images, jnp.dtype(self._spec.model.dtype))
+    return Reals(images, reals.labels)
+
+  def _sight(self, weights: PyTree, samples: Samples, shared: Shared) -> See:
+    """D behind the augmentation."""
+    variables = {"params": weights, "batch_stats": {}}
+
+    def see(labels: Array, use: int) -> Callable[[Array], Array]:
+      def discriminator(x: Array) -> Array:
+        if samples.draws:
+          drawn = samples.draws[use]
+          u_bn = drawn.reshape(-1, drawn.shape[-1])
+          with jax.named_scope("augment"):
+            x = self._augment.apply(u_bn, x, shared.probability)
+        return self._model.d.apply(variables, x, labels)
+
+      return discriminator
+
+    return see
+
+  def _d_scalars(self, judged: Judgement) -> Scalars:
+    """Means over the samples, without penalties."""
+    real, fake, r1, r2 = judged
+    loss = self._adversarial.d(real, fake)
+    scalars = {
+      "d/loss": loss.total,
+      "d/logit_real": real,
+      "d/logit_fake": fake,
+      "d/sign_real": jnp.sign(real),
+      "d/r1": r1,
+      "d/r2": r2,
+    }
+    if loss.real is not None:
+      scalars |= {"d/loss_real": loss.real, "d/loss_fake": loss.fake}
+    return {name: jnp.mean(values) for name, values in scalars.items()}
+
+
+def fresh_codes(key: Array, spec: RunSpec, reals: Reals) -> Codes:
+  """Of a global batch. RpGAN pairs a fake with a real of the same class."""
+  model, count = spec.model, spec.global_batch_size
+  latents = sampling.normal(
+    jax.random.fold_in(key, _LATENTS), count, model.latent_dim, model.dtype
+  )
+  if spec.loss.paired:
+    return Codes(latents, reals.labels)
+  labels = sampling.uniform_labels(
+    jax.random.fold_in(key, _LABELS), count, model.num_classes
+  )
+  return Codes(latents, labels)

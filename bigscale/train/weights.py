@@ -1,0 +1,146 @@
+"""From a player's weights to those its network computes with, and back.
+
+Spectral norm, the cast to the dtype of computation and the gathering of what
+is split over devices happen here, on weights alone, once for all samples of an
+update. Their backward pass turns gradients of the weights that samples met
+into gradients of the player's own.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigscale.losses.regularizers import Whole
+from bigscale.ops import spectral
+from bigscale.parallel.sharding import Placement
+from bigscale.spec import RunSpec
+from bigscale.train import tracking
+from bigscale.types import Array, Network, PyTree
+
+
+class Ready(NamedTuple):
+  """Weights that samples may meet.
+
+  Attributes:
+    weights: normalized, cast and placed (`Placement.gather`).
+    factors: by path, [microbatches] that make of a weight what each
+      microbatch's forward pass has; {} where they share one.
+  """
+
+  weights: PyTree
+  factors: dict[str, Array]
+
+
+# From gradients of `Ready` to gradients of the player's weights.
+Pullback = Callable[[Ready], PyTree]
+
+
+class Preparation:
+  """How one network's weights are made ready."""
+
+  def __init__(
+    self, network: Network, spec: RunSpec, placement: Placement
+  ) -> None:
+    self._network = network
+    self._spec = spec
+    self._placement = placement
+    parts = spec.optim.microbatches
+    self.once_a_step = getattr(spec.model, "spectral_update", "step") == "step"
+    self._passes = 1 if self.once_a_step else parts
+
+  def __call__(
+    self, params: PyTree, spectra: spectral.Spectra
+  ) -> tuple[Ready, spectral.Spectra, Pullback]:
+    """Weights for one update, the spectra after it, and the way back.
+
+    Args:
+      params: of the player.
+      spectra: the power iterations, of which those under spectral norm move.
+    """
+    with jax.named_scope("spectral_norm"):
+      normal, pullback, stepped = jax.vjp(
+        lambda params: self._normalize(params, spectra), params, has_aux=True
+      )
+    ready = self._place(normal)
+
+    def back(gradients: Ready) -> PyTree:
+      with jax.named_scope("spectral_norm"):
+        weights = jax.tree.map(
+          lambda gradient, weight: gradient.astype(weight.dtype),
+          gradients.weights,
+          normal.weights,
+        )
+        return self._placement.split(
+          pullback(Ready(weights, gradients.factors))[0]
+        )
+
+    return ready, jax.lax.stop_gradient(stepped), back
+
+  def again(self, params: PyTree, spectra: spectral.Spectra) -> Ready:
+    """Weights for one more look that moves no power iteration."""
+    moving = tracking.under_norm(spectra, self._network)
+    with jax.named_scope("spectral_norm"):
+      normal = spectral.normalize_again(
+        params, moving, tracking.epsilon(self._spec), self._placement.whole
+      )
+    return self._place(Ready(normal, {}))
+
+  def seen_whole(
+    self, ready: Ready, spectra: spectral.Spectra
+  ) -> dict[str, Whole]:
+    """Raw weights as every device may have them, by path, for Gram matrices.
+
+    Those that compute in half precision, from what was gathered for the
+    samples: a weight is its largest singular value times the normalized one.
+    """
+    whole = {}
+    for path, weight in spectral.flatten(ready.weights).items():
+      if not self._network.half(path):
+        continue
+      scale = jnp.ones(())
+      if self._network.spectral(path):
+        scale = spectra[path].sigma[0]
+      whole[path] = Whole(self._placement.whole(weight), scale)
+    return whole
+
+  def _normalize(
+    self, params: PyTree, spectra: spectral.Spectra
+  ) -> tuple[Ready, spectral.Spectra]:
+    moving = tracking.under_norm(spectra, self._network)
+    if not moving:
+      return Ready(params, {}), spectra
+    epsilon, whole = tracking.epsilon(self._spec), self._placement.whole
+    factors: dict[str, Array] = {}
+    if self._passes == 1:
+      params, stepped = spectral.normalize(params, moving, epsilon, whole)
+    else:
+      params, factors, stepped = spectral.normalize_often(
+        params, moving, self._passes, epsilon, whole
+      )
+    return Ready(params, factors), {**spectra, **stepped}
+
+  def _place(self, normal: Ready) -> Ready:
+    # Without this constraint XLA gathers kernels for each use it finds.
+    weights = self._placement.split(normal.weights)
+    flat = spectral.flatten(weights)
+    cast = {
+      path: (
+        weight.astype(jnp.bfloat16) if self._network.half(path) else weight
+      )
+      for path, weight in flat.items()
+    }
+    with jax.named_scope("gather"):
+      weights = self._placement.gather(spectral.unflatten(cast))
+    return Ready(weights, normal.factors)
+
+
+def scaled(weights: PyTree, factors: dict[str, Array]) -> PyTree:
+  """Weights times the factors [] of one microbatch."""
+  if not factors:
+    return weights
+  flat = spectral.flatten(weights)
+  for path, factor in factors.items():
+    flat[path] = (flat[path] * factor).astype(flat[path].dtype)
+  return spectral.unflatten(flat)

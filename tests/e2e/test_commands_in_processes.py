@@ -1,0 +1,134 @@
+"""The commands in several real processes, from a config to a report."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import fast_compile
+from tests.e2e import tiny
+from tests.parallel.processes import run_processes
+
+COMMAND = "from bigscale.cli.main import entry_point; entry_point()"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> pathlib.Path:
+  return tmp_path_factory.mktemp("cache")
+
+
+def bigscale(cache, processes, devices, *arguments, **settings):
+  return run_processes(
+    ["-c", COMMAND, *arguments],
+    processes,
+    devices,
+    timeout=400,
+    environ={"BIGSCALE_CACHE": str(cache), "XLA_FLAGS": fast_compile.FLAGS},
+    **settings,
+  )
+
+
+def train(cache, workdir, processes, devices, kimg):
+  return bigscale(
+    cache,
+    processes,
+    devices,
+    "train",
+    f"--config={tiny.__file__}",
+    f"--workdir={workdir}",
+    "--config.mesh.data=-1",
+    # What takes longest to compile; numbers are compared elsewhere.
+    "--config.loss.r1_gamma=0.0",
+    "--config.loss.r2_gamma=0.0",
+    "--config.evaluate.classifier_steps=2",
+    f"--config.total_kimg={kimg}",
+  )
+
+
+def rows(workdir: pathlib.Path, name: str) -> list[dict]:
+  lines = (workdir / name).read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, cache):
+  """Eight steps on two processes of two devices; both outputs."""
+  workdir = tmp_path_factory.mktemp("runs") / "run"
+  return workdir, train(cache, workdir, 2, 2, 0.064)
+
+
+def test_two_processes_leave_one_run(trained):
+  workdir, (first, second) = trained
+  start, _, done = rows(workdir, "events.jsonl")
+  assert (start["processes"], start["devices"]) == (2, 4)
+  assert done["event"] == "done"
+  metrics = rows(workdir, "metrics.jsonl")
+  steps = [row["step"] for row in metrics if "d/loss" in row]
+  assert steps == [2, 4, 6, 8]
+  assert metrics[-1]["eval/fd_classifier"] > 0
+  assert (workdir / "samples" / "00000008.png").stat().st_size > 0
+  assert (workdir / "report.html").stat().st_size > 0
+  assert not list(workdir.rglob("*tmp*"))
+  # Process 0 alone speaks.
+  assert "report:" in first.stdout
+  assert "fd_classifier" not in second.stdout
+
+
+@pytest.mark.slow
+def test_one_process_resumes(trained, cache, tmp_path):
+  shutil.copytree(trained[0], tmp_path / "run")
+  train(cache, tmp_path / "run", 1, 1, 0.08)
+  check_resumed(tmp_path / "run", processes=1)
+
+
+def check_resumed(workdir: pathlib.Path, processes: int) -> None:
+  again = rows(workdir, "events.jsonl")[3]
+  assert (again["event"], again["step"]) == ("start", 8)
+  assert again["processes"] == processes
+  steps = [r["step"] for r in rows(workdir, "metrics.jsonl") if "d/loss" in r]
+  assert steps == [2, 4, 6, 8, 10]
+  data = workdir / "checkpoints" / "10" / "data" / "metadata"
+  # Two batches of 8 a step: one for D, one for G.
+  assert json.loads(data.read_text()) == {"records_consumed": 10 * 16}
+
+
+@pytest.mark.slow
+def test_two_processes_sample_and_score(trained, cache, tmp_path):
+  workdir, out = trained[0], tmp_path / "sheet.npz"
+  arguments = (f"--workdir={workdir}", f"--out={out}", "--num=12")
+  bigscale(cache, 2, 1, "sample", *arguments)
+  with np.load(out) as arrays:
+    assert arrays["images"].shape == (12, 8, 8, 1)
+  arguments = (f"--workdir={workdir}", "--num=100")
+  first, second = bigscale(cache, 2, 1, "evaluate", *arguments)
+  # Gloo, which carries collectives between CPUs, prints there, too.
+  printed = first.stdout[first.stdout.index("{") :]
+  assert json.loads(printed)["fd_classifier"] > 0
+  assert "fd_classifier" not in second.stdout
+
+
+def test_refusals_reach_every_process(cache, tmp_path):
+  (tmp_path / "file").write_text("not a folder")
+  workdir = f"--workdir={tmp_path / 'file' / 'run'}"
+  config = (f"--config={tiny.__file__}", "--config.mesh.data=-1")
+  done = bigscale(cache, 2, 1, "train", workdir, *config, check=False)
+  for process in done:
+    assert process.code == 2, process.stderr
+    assert "cannot be written" in process.stderr
+
+
+@pytest.mark.slow
+def test_four_processes_resume_as_one(trained, cache, tmp_path):
+  last = {}
+  for processes in (1, 4):
+    workdir = tmp_path / str(processes)
+    shutil.copytree(trained[0], workdir)
+    train(cache, workdir, processes, 1, 0.08)
+    check_resumed(workdir, processes)
+    metrics = rows(workdir, "metrics.jsonl")
+    last[processes] = next(row for row in metrics if row["step"] == 10)
+  names = [name for name in last[1] if name.startswith(("d/", "g/"))]
+  for name in names:
+    assert np.isclose(last[1][name], last[4][name], rtol=1e-3, atol=1e-5), name

@@ -1,0 +1,256 @@
+"""Blocks computed again, or gathering their weights: the same networks."""
+
+import collections
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from bigscale.models import blocks
+from bigscale.models.registry import make_model
+from bigscale.ops.spectral import flatten, unflatten
+from bigscale.spec import (
+  BigganDeepSpec,
+  BigganSpec,
+  R3ganSpec,
+  StrippedSpec,
+)
+from tests import fast_compile
+
+_SPECS = {
+  "biggan": BigganSpec(
+    resolution=32,
+    num_classes=3,
+    latent_dim=8,
+    g_width=2,
+    d_width=2,
+    shared_dim=4,
+    g_attention=(16,),
+    d_attention=(16,),
+  ),
+  "biggan_deep": BigganDeepSpec(
+    resolution=64,
+    latent_dim=4,
+    g_width=4,
+    d_width=4,
+    g_depth=1,
+    d_depth=1,
+    g_attention=(16,),
+  ),
+  "r3gan": R3ganSpec(
+    resolution=16,
+    num_classes=3,
+    latent_dim=8,
+    widths=(8, 8, 4),
+    blocks=(1, 1, 1),
+    cardinality=(2, 2, 2),
+    class_embedding_dim=4,
+  ),
+  "stripped": StrippedSpec(resolution=16, latent_dim=8, widths=(8, 8, 4)),
+}
+_BATCH = 2
+
+
+def _random(shapes, seed):
+  random = np.random.RandomState(seed)
+
+  def draw(path, leaf):
+    name = path[-1].key
+    if name in ("mean", "var"):
+      return np.full(leaf.shape, float(name == "var"), leaf.dtype)
+    return (0.3 * random.normal(size=leaf.shape)).astype(leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@functools.cache
+def _variables(name):
+  model = make_model(_SPECS[name], "cpu")
+  players = (model.g, model.d)
+  shapes = [jax.eval_shape(n.init, jax.random.key(0)) for n in players]
+  return [_random(shape, seed) for seed, shape in enumerate(shapes)]
+
+
+def _codes(name):
+  spec, random = _SPECS[name], np.random.RandomState(2)
+  latents = random.normal(size=(_BATCH, spec.latent_dim)).astype("f4")
+  return latents, np.arange(_BATCH, dtype="i4") % max(1, spec.num_classes)
+
+
+def _objective(model, name):
+  """A loss with D's input gradient in it, as a function of both networks."""
+  latents, labels = _codes(name)
+
+  def loss(g, d):
+    images, stats = model.g.apply(g, latents, labels, train=True)
+    logits, pull = jax.vjp(lambda x: model.d.apply(d, x, labels), images)
+    (gradient,) = pull(jnp.ones_like(logits))
+    return jnp.mean(logits) + jnp.sum(jnp.square(gradient)), stats
+
+  return loss
+
+
+def _answers(name, gather=None, **changes):
+  """Loss, statistics and gradients of both networks."""
+  spec = dataclasses.replace(_SPECS[name], **changes)
+  loss = _objective(make_model(spec, "cpu", gather=gather), name)
+  run = jax.value_and_grad(loss, (0, 1), has_aux=True, allow_int=True)
+  return jax.jit(run, compiler_options=fast_compile.OPTIONS)(*_variables(name))
+
+
+def _assert_same(found, expected):
+  (loss, stats), gradients = found
+  (expected_loss, expected_stats), expected_gradients = expected
+  np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+  pairs = [
+    (stats, expected_stats),
+    *zip(gradients, expected_gradients, strict=True),
+  ]
+  for ours, plain in pairs:
+    ours, plain = (jax.tree.leaves(tree) for tree in (ours, plain))
+    # A bias before a batch norm has pure round-off for a gradient.
+    top = max((np.abs(leaf).max() for leaf in plain), default=0)
+    for leaf, other in zip(ours, plain, strict=True):
+      scale = 1e-4 * np.abs(other).max() + 1e-6 * top
+      np.testing.assert_allclose(leaf, other, rtol=0, atol=scale)
+
+
+@functools.cache
+def _plain_answers(name):
+  return _answers(name)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("name", ["biggan", "r3gan"])
+def test_values_and_gradients_stay(name, remat):
+  def gather(part):
+    return jax.tree.map(lambda w: w + 0, part)
+
+  found = _answers(name, gather=gather, remat=remat)
+  _assert_same(found, _plain_answers(name))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("name", _SPECS)
+def test_every_parameter_is_gathered_once(name, remat):
+  seen = collections.Counter()
+
+  def gather(part):
+    seen.update(flatten(part).keys())
+    return part
+
+  spec = dataclasses.replace(_SPECS[name], remat=remat)
+  loss = _objective(make_model(spec, "cpu", gather=gather), name)
+  found = jax.eval_shape(
+    jax.value_and_grad(loss, (0, 1), has_aux=True), *_variables(name)
+  )
+  plain = _objective(make_model(_SPECS[name], "cpu"), name)
+  assert found == jax.eval_shape(
+    jax.value_and_grad(plain, (0, 1), has_aux=True), *_variables(name)
+  )
+  # One pass through each network, of which every parameter is used once.
+  g, d = (flatten(v["params"]).keys() for v in _variables(name))
+  assert seen == collections.Counter([*g, *d])
+
+
+@pytest.mark.parametrize("name", _SPECS)
+def test_the_tree_of_parameters_stays(name):
+  plain = make_model(_SPECS[name], "cpu")
+  spec = dataclasses.replace(_SPECS[name], remat=True)
+  other = make_model(spec, "cpu", gather=lambda part: part)
+  for ours, theirs in ((other.g, plain.g), (other.d, plain.d)):
+    shapes = [jax.eval_shape(n.init, jax.random.key(0)) for n in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+def _count(jaxpr, primitive):
+  """How often a primitive stands in a program and what it calls."""
+  count = 0
+  for equation in jaxpr.eqns:
+    count += equation.primitive.name == primitive
+    for value in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+    ):
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        count += _count(inner, primitive)
+  return count
+
+
+def _d_loss(name, gather=None, **changes):
+  """A function of D's parameters."""
+  spec = dataclasses.replace(_SPECS[name], **changes)
+  d = make_model(spec, "cpu", gather=gather).d
+  images = np.zeros((_BATCH, spec.resolution, spec.resolution, 3), "f4")
+  labels = _codes(name)[1]
+  return lambda params: jnp.sum(d.apply({"params": params}, images, labels))
+
+
+@pytest.mark.parametrize("name", _SPECS)
+def test_remat_computes_blocks_again(name):
+  params = _variables(name)[1]["params"]
+  plain, again = (
+    _count(
+      jax.make_jaxpr(jax.grad(_d_loss(name, remat=remat)))(params).jaxpr,
+      "conv_general_dilated",
+    )
+    for remat in (False, True)
+  )
+  assert again > plain
+
+
+@pytest.mark.parametrize("name", ["biggan", "r3gan"])
+def test_weights_of_blocks_are_gathered_again_in_the_backward_pass(name):
+  """And nothing else is computed again."""
+  params = _variables(name)[1]["params"]
+  parted = {
+    path
+    for path, w in flatten(params).items()
+    if w.ndim > 1 and w.shape[-1] % 2 == 0
+  }
+
+  def gather(part):
+    return unflatten(
+      {
+        path: lax.all_gather(w, "fsdp", axis=w.ndim - 1, tiled=True)
+        if path in parted
+        else w
+        for path, w in flatten(part).items()
+      }
+    )
+
+  specs = unflatten(
+    {
+      path: P(*[None] * (w.ndim - 1), "fsdp") if path in parted else P()
+      for path, w in flatten(params).items()
+    }
+  )
+  run = jax.shard_map(
+    jax.grad(_d_loss(name, gather)),
+    mesh=jax.sharding.Mesh(np.array(jax.devices()[:2]), ("fsdp",)),
+    in_specs=(specs,),
+    out_specs=specs,
+    check_vma=False,
+  )
+  program = jax.make_jaxpr(run)(params).jaxpr
+  inside = [p for p in parted if blocks.is_block(p.split("/")[0])]
+  again = _count(program, "all_gather") - len(parted)
+  # The first block asks for no gradient by its input, so that some of its
+  # weights are not needed twice; tables never are.
+  first = [p for p in inside if p.startswith(("block0", "stage16_block0"))]
+  assert len(inside) - len(first) <= again <= len(inside)
+  plain = jax.make_jaxpr(jax.grad(_d_loss(name)))(params).jaxpr
+  for primitive in ("conv_general_dilated", "dot_general"):
+    assert _count(program, primitive) == _count(plain, primitive)
+
+
+def test_a_block_has_a_name_that_is_known_as_one():
+  with pytest.raises(ValueError, match="'head' names no block"):
+    blocks.block(object, "head", False, None)
+  assert blocks.is_block("stage16_block0")
+  assert not blocks.is_block("stage16_transition")

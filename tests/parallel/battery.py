@@ -1,0 +1,120 @@
+"""What several processes do together: run by `test_processes.py`.
+
+battery.py DATA: prints one line of JSON.
+"""
+
+import functools
+import json
+import sys
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bigscale.data import pipeline
+from bigscale.parallel import multihost
+from bigscale.parallel.mesh import AXES, make_mesh
+from bigscale.parallel.sharding import batch_sharding
+from bigscale.sampling import latents
+from bigscale.spec import DataSpec, MeshSpec, SpecError
+
+
+def interleaved() -> Mesh:
+  """Devices of all processes in turn: no process's rows are contiguous."""
+  devices = np.array(jax.devices()).reshape(jax.process_count(), -1)
+  return Mesh(devices.T.reshape(-1, 1), AXES)
+
+
+def refusal(call) -> str:
+  try:
+    call()
+  except SpecError as error:
+    return str(error)
+  return "nothing was refused"
+
+
+def rows_of(mesh: Mesh, source: str) -> list:
+  """Global batches of marked images, put together from all processes."""
+  sharding = batch_sharding(mesh)
+  stream = pipeline.make(
+    DataSpec(source=source, flip=True),
+    resolution=8,
+    channels=1,
+    num_classes=10,
+    global_batch_size=16,
+    batches_per_step=2,
+    seed=3,
+    rows=multihost.local_rows(sharding, 16),
+  )
+  batches = []
+  for _ in range(2):
+    batch = multihost.to_global(next(stream), sharding)
+    whole = jax.jit(
+      lambda x: x,
+      out_shardings=NamedSharding(mesh, P()),
+    )(batch)
+    batches.append(
+      [
+        np.asarray(whole.labels).tolist(),
+        np.asarray(whole.images).sum(axis=(2, 3, 4), dtype=int).tolist(),
+      ]
+    )
+  stream.close()
+  return batches
+
+
+def latents_of(mesh: Mesh) -> list:
+  """Drawn by a program over all devices, as the step does."""
+  sharding = NamedSharding(mesh, P(AXES))
+  draw = jax.jit(
+    lambda step: latents.normal(
+      jax.random.fold_in(jax.random.key(0), step), 16, 4, "float32"
+    ),
+    out_shardings=sharding,
+  )
+  drawn = process_allgather(draw(5), tiled=True)
+  return drawn.tolist()
+
+
+def main() -> None:
+  (source,) = sys.argv[1:]
+  multihost.initialize()
+  index = jax.process_index()
+  told = {
+    "processes": jax.process_count(),
+    "devices": jax.device_count(),
+    "broadcast": float(multihost.broadcast(np.float32(index + 7.5))),
+    "decided": multihost.decide("a", lambda: {"from": index, "x": [0.1, None]}),
+    "again": multihost.decide("a", lambda: index + 1),
+  }
+
+  def fail() -> None:
+    raise SpecError(f"process {index} does not like it")
+
+  told["refused"] = refusal(lambda: multihost.decide("b", fail))
+  multihost.assert_same("equals", {"a": {"b": 1.5, "c": [1, 2]}})
+  told["differs"] = refusal(
+    lambda: multihost.assert_same("config", {"model": {"width": 64 * index}})
+  )
+  multihost.barrier("here")
+  meshes = (make_mesh(MeshSpec()), interleaved())
+  told["rows"] = [rows_of(mesh, source) for mesh in meshes]
+  told["latents"] = [latents_of(mesh) for mesh in meshes]
+  grid = make_mesh(MeshSpec(fsdp=2, slices=2)).devices
+  told["slices"] = [[d.process_index for d in row] for row in grid]
+  told["impossible"] = [
+    refusal(functools.partial(make_mesh, spec))
+    for spec in (
+      MeshSpec(fsdp=4, slices=2),
+      MeshSpec(slices=4),
+      MeshSpec(data=2),
+    )
+  ]
+  multihost.barrier("here")
+  print(json.dumps(told))
+
+
+if __name__ == "__main__":
+  main()

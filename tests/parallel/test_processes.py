@@ -1,0 +1,150 @@
+"""Several real processes: what they tell each other, and how they fail."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+
+from tests.parallel import battery
+from tests.parallel.processes import free_port, run_processes
+
+
+@pytest.fixture(scope="module")
+def told():
+  """What each of two processes of two devices, and one of four, printed."""
+  program = [battery.__file__, "fashion_mnist"]
+  two = run_processes(program, 2, 2, timeout=240)
+  one = run_processes(program, 1, 4, timeout=240)
+  # Gloo, which carries collectives between CPUs, prints there, too.
+  return [json.loads(d.stdout.splitlines()[-1]) for d in (*one, *two)]
+
+
+def test_all_hear_process_0(told):
+  for words in told[1:]:
+    assert (words["processes"], words["devices"]) == (2, 4)
+    assert words["broadcast"] == 7.5
+    assert words["decided"] == {"from": 0, "x": [0.1, None]}
+    assert words["again"] == 1
+    assert words["refused"] == "process 0 does not like it"
+
+
+def test_a_difference_is_named_on_every_process(told):
+  for words in told[1:]:
+    assert "do not agree on config" in words["differs"]
+    assert "model.width: 0 on process 0, 64 on process 1" in words["differs"]
+
+
+def test_rows_do_not_depend_on_processes_nor_on_the_mesh(told):
+  (expected, permuted), *others = [words["rows"] for words in told]
+  assert expected == permuted
+  assert len({str(step) for step in expected}) == len(expected)
+  for rows in others:
+    assert rows == [expected, expected]
+
+
+def test_latents_do_not_depend_on_processes_nor_on_the_mesh(told):
+  expected = told[0]["latents"][0]
+  assert len(np.unique(expected)) == 16 * 4
+  for words in told:
+    assert words["latents"] == [expected, expected]
+
+
+def test_processes_stand_in_for_slices(told):
+  for words in told[1:]:
+    assert words["slices"] == [[0, 0], [1, 1]]
+    across, unequal, idle = words["impossible"]
+    assert "mesh.fsdp=4 would span slices, which have 2 devices" in across
+    assert "mesh.slices=4 does not deal 4 CPU devices of 2 process" in unequal
+    assert "leaves some of 4 devices idle, and with 2 processes" in idle
+
+
+JOIN = """
+from bigscale.parallel import multihost
+import jax
+print(multihost.initialize().kind, jax.process_index(), jax.process_count())
+"""
+
+
+def test_slurm_is_enough():
+  """JAX finds the coordinator itself, at the port that was checked."""
+  slurm = {
+    "SLURM_JOB_ID": "123",
+    "SLURM_STEP_NODELIST": "127.0.0.1",
+    "SLURM_NTASKS": "2",
+    "SLURM_LOCALID": "0",
+    "JAX_COORDINATOR_PORT": str(free_port()),
+  }
+  ours = ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")
+  done = run_processes(
+    ["-c", JOIN],
+    2,
+    1,
+    timeout=120,
+    environ=slurm | {f"BIGSCALE_{name}": "" for name in ours},
+    each=[{"SLURM_PROCID": "0"}, {"SLURM_PROCID": "1"}],
+  )
+  assert [d.stdout.split() for d in done] == [
+    ["slurm", "0", "2"],
+    ["slurm", "1", "2"],
+  ]
+
+
+COMMAND = "from bigscale.cli.main import entry_point; entry_point()"
+
+
+def test_port_in_use_is_refused():
+  """JAX alone would die by a signal."""
+  with socket.create_server(("", 0)) as server:
+    port = server.getsockname()[1]
+    (done,) = run_processes(
+      ["-c", COMMAND, "sample", "--workdir=none", "--out=x.png"],
+      1,
+      1,
+      timeout=120,
+      environ={
+        "BIGSCALE_COORDINATOR": f"127.0.0.1:{port}",
+        "BIGSCALE_NUM_PROCESSES": "2",
+        "BIGSCALE_PROCESS_ID": "0",
+      },
+      check=False,
+    )
+  assert done.code == 2
+  assert f"port {port}" in done.stderr
+  assert "choose another port" in done.stderr
+
+
+def test_missing_peer_is_announced():
+  """JAX aborts; what it waited for is there to read."""
+  (done,) = run_processes(
+    ["-c", JOIN],
+    1,
+    1,
+    timeout=120,
+    environ={
+      "BIGSCALE_COORDINATOR": f"127.0.0.1:{free_port()}",
+      "BIGSCALE_NUM_PROCESSES": "3",
+      "BIGSCALE_PROCESS_ID": "0",
+      "BIGSCALE_START_TIMEOUT": "2",
+    },
+    check=False,
+  )
+  assert done.code not in (0, None)
+  assert "process 0 of 3 (explicit) waits up to 2 s" in done.stderr
+
+
+def test_different_configs_end_all_processes(tmp_path):
+  config = "--config=configs/fashion_r3gan.py"
+  program = ["-c", COMMAND, "train", config, f"--workdir={tmp_path / 'run'}"]
+  # Only one of them has a seed of its own.
+  script = (
+    "import os, sys\n"
+    "if os.environ['BIGSCALE_PROCESS_ID'] == '1':"
+    " sys.argv.append('--config.seed=5')\n" + COMMAND
+  )
+  program[1] = script
+  done = run_processes(program, 2, 1, timeout=120, check=False)
+  for process in done:
+    assert process.code == 2, process.stderr
+    assert "seed: 0 on process 0, 5 on process 1" in process.stderr
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,220 @@
+"""Small runs with everything in them that could depend on devices."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from bigscale.parallel.mesh import make_mesh
+from bigscale.parallel.multihost import to_global
+from bigscale.parallel.sharding import batch_sharding
+from bigscale.spec import MeshSpec, RunSpec, from_config
+from bigscale.train.build import build
+from bigscale.train.step import GanStep
+from bigscale.types import Batch
+from tests import fast_compile
+
+STEPS = 10
+BATCH = 16
+
+
+class Case(NamedTuple):
+  """One way to run one of the two trainings.
+
+  Attributes:
+    model: `r3gan` or `biggan`.
+    dtype: of parameters and computation.
+    mesh: sizes of `data` and `fsdp`.
+    weights: mode.
+    microbatches: of every batch.
+    group: of batch norm, samples; 0 is the whole batch.
+    permuted: sums over samples in another order.
+  """
+
+  model: str
+  dtype: str = "float64"
+  mesh: tuple[int, int] = (1, 1)
+  weights: str = "replicated"
+  microbatches: int = 1
+  group: int = 0
+  permuted: bool = False
+
+  @property
+  def reference(self) -> "Case":
+    """The same training on one device, in one piece."""
+    return Case(self.model, self.dtype, group=self.group)
+
+
+def r3gan(case: Case) -> dict:
+  """R1 and R2 in every step, adaptive ADA, labels, schedules."""
+  return {
+    "model": {
+      "name": "r3gan",
+      "resolution": 8,
+      "num_classes": 3,
+      "latent_dim": 8,
+      "widths": (16, 8),
+      "blocks": (1, 1),
+      "cardinality": (2, 2),
+      "class_embedding_dim": 4,
+      "num_singular_values": 2,
+      "spectra_interval": 2,
+      "dtype": case.dtype,
+    },
+    "loss": {"adversarial": "rpgan", "r1_gamma": 0.5, "r2_gamma": 0.5},
+    "augment": {
+      "pipe": "ada",
+      "transforms": ("blit", "color", "cutout"),
+      "probability": 0.5,
+      "target": 0.1,
+      "target_interval": 2,
+      "target_kimg": 0.1,
+    },
+    "optim": {
+      "g_lr": {"first": 2e-4, "last": 1e-4, "kimg": 0.08},
+      "d_lr": 2e-4,
+      "beta2": {"first": 0.9, "last": 0.99, "kimg": 0.08},
+      "ema_half_life_kimg": 0.02,
+    },
+  }
+
+
+def biggan(case: Case) -> dict:
+  """Hierarchical latents, shared embedding, attention, two D steps, ..."""
+  return {
+    "model": {
+      "name": "biggan",
+      "resolution": 32,
+      "num_classes": 3,
+      "latent_dim": 16,
+      "g_width": 4,
+      "d_width": 4,
+      "shared_dim": 4,
+      "g_attention": (16,),
+      "d_attention": (16,),
+      "num_singular_values": 2,
+      "batch_norm_group_size": case.group,
+      # Averages over microbatches, as one batch would.
+      "batch_norm_update": "step",
+      "spectral_update": "step",
+      "dtype": case.dtype,
+    },
+    "loss": {"adversarial": "hinge", "orthogonal": 1e-4},
+    "optim": {"g_lr": 1e-4, "d_lr": 4e-4, "d_steps": 2, "ema_decay": 0.9},
+  }
+
+
+def spec_of(case: Case) -> RunSpec:
+  """The run, on the case's mesh."""
+  config = {"r3gan": r3gan, "biggan": biggan}[case.model](case)
+  config["optim"]["microbatches"] = case.microbatches
+  return from_config(
+    {
+      "global_batch_size": BATCH,
+      "total_kimg": 1.0,
+      "data": {"source": "emoji"},
+      "mesh": {
+        "data": case.mesh[0],
+        "fsdp": case.mesh[1],
+        "weights": case.weights,
+        # All that can be split is.
+        "min_split_elements": 2,
+      },
+      **config,
+    }
+  )
+
+
+class PermutedStep(GanStep):
+  """Samples, with all that is drawn for them, in another order."""
+
+  def _samples(self, key, reals, codes, uses):
+    samples = super()._samples(key, reals, codes, uses)
+    order = np.random.default_rng(0).permutation(BATCH)
+    return jax.tree.map(lambda x: x[order], samples)
+
+
+@functools.cache
+def compiled(case: Case):
+  """The run, built, and its compiled step."""
+  spec = spec_of(case)
+  devices = jax.devices()[: case.mesh[0] * case.mesh[1]]
+  with jax.enable_x64(case.dtype == "float64"):
+    built = build(spec, make_mesh(spec.mesh, devices))
+    # BigGAN's steps would take ten times as long.
+    options = fast_compile.OPTIONS if case.model == "r3gan" else {}
+    step = built.step
+    if case.permuted:
+      step = jax.jit(PermutedStep(built.model, spec))
+    step = step.lower(built.abstract_state, built.abstract_batch).compile(
+      options
+    )
+  return built, step
+
+
+@functools.cache
+def first_state(model: str, dtype: str):
+  """Before training, on the host."""
+  case = Case(model, dtype)
+  spec = spec_of(case)
+  with jax.enable_x64(dtype == "float64"):
+    built = build(spec, make_mesh(MeshSpec(), jax.devices()[:1]))
+    init = built.init.lower().compile(fast_compile.OPTIONS)
+    return jax.device_get(init())
+
+
+def data(case: Case) -> Batch:
+  """[STEPS, K, B, ...] of noise, the same for all cases of a model."""
+  spec = spec_of(case)
+  rng = np.random.default_rng(0)
+  side = spec.model.resolution
+  shape = (STEPS, spec.batches_per_step, spec.global_batch_size)
+  images = rng.integers(0, 256, (*shape, side, side, 3), dtype=np.uint8)
+  labels = rng.integers(0, 3, shape, dtype=np.int32)
+  return Batch(images, labels)
+
+
+@functools.cache
+def trained(case: Case):
+  """Scalars of every step and the final state, on the host."""
+  built, step = compiled(case)
+  batches = data(case)
+  with jax.enable_x64(case.dtype == "float64"):
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, built.abstract_state)
+    state = jax.device_put(first_state(case.model, case.dtype), shardings)
+    rows = []
+    for index in range(STEPS):
+      batch = Batch(batches.images[index], batches.labels[index])
+      state, scalars = step(state, to_global(batch, batch_sharding(built.mesh)))
+      rows.append(jax.device_get(scalars))
+    return rows, jax.device_get(state)
+
+
+def worst(a, b) -> float:
+  """Largest difference, relative to the largest entry of each array."""
+  differences = jax.tree.map(
+    lambda x, y: float(np.max(np.abs(x - y)) / max(np.max(np.abs(x)), 1e-12)),
+    a,
+    b,
+  )
+  return max(jax.tree.leaves(differences))
+
+
+def learned(state):
+  """Everything but Adam's moments.
+
+  The bias before a batch norm has no gradient but round-off, and its moments
+  are the squares of that; they are compared on the scale of the network.
+  """
+  players = [p._replace(optimizer=()) for p in (state.g, state.d)]
+  return players, state.ema, state.augment
+
+
+def moments_differ_by(state, other) -> float:
+  a, b = (
+    jax.tree.leaves((s.g.optimizer, s.d.optimizer)) for s in (state, other)
+  )
+  largest = max(float(np.max(np.abs(x))) for x in a)
+  pairs = zip(a, b, strict=True)
+  return max(float(np.max(np.abs(x - y))) for x, y in pairs) / largest
