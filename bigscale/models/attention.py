@@ -3,10 +3,11 @@
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import lax
 
 from bigscale.models.layers import Conv, pool2x
+from bigscale.ops import grouped_conv
 from bigscale.types import Array
 
 
@@ -33,15 +34,44 @@ class Attention(nn.Module):
       kernel_init=nn.initializers.orthogonal(),
     )
     query_bnk = conv(c // 8, name="theta")(x_bhwc).reshape(b, h * w, -1)
-    key_bhwk = pool2x(conv(c // 8, name="phi")(x_bhwc), jnp.max)
-    value_bhwv = pool2x(conv(c // 2, name="g")(x_bhwc), jnp.max)
-    key_bmk = key_bhwk.reshape(b, h * w // 4, -1)
-    value_bmv = value_bhwv.reshape(b, h * w // 4, -1)
-    score_bnm = jnp.einsum("bnk,bmk->bnm", query_bnk, key_bmk)
-    wide = jnp.promote_types(score_bnm.dtype, jnp.float32)
-    weight_bnm = jax.nn.softmax(score_bnm.astype(wide), axis=-1)
-    weight_bnm = weight_bnm.astype(x_bhwc.dtype)
-    out_bnv = jnp.einsum("bnm,bmv->bnv", weight_bnm, value_bmv)
+    # Keys and values by one product and one pooling: few channels take as long
+    # as many.
+    kernels = (
+      conv(c // 8, apply=_kernel_alone, name="phi")(x_bhwc),
+      conv(c // 2, apply=_kernel_alone, name="g")(x_bhwc),
+    )
+    both = grouped_conv.conv(x_bhwc, jnp.concatenate(kernels, axis=-1))
+    both_bml = pool2x(both, jnp.max).reshape(b, h * w // 4, -1)
+    key_bmk, value_bmv = jnp.split(both_bml, [c // 8], axis=-1)
+    out_bnv = _attend(query_bnk, key_bmk, value_bmv)
     out_bhwc = conv(c, name="o")(out_bnv.reshape(b, h, w, -1))
     gamma = self.param("gamma", nn.initializers.zeros, (), self.dtype)
     return gamma.astype(x_bhwc.dtype) * out_bhwc + x_bhwc
+
+
+def _kernel_alone(x_bhwc: Array, w_hwio: Array) -> Array:
+  """A convolution's weights, for one that has several."""
+  del x_bhwc
+  return w_hwio
+
+
+def _attend(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
+  """Means of the values, weighed by the softmax over m of query times key.
+
+  The softmax divides last, where there are v and not m numbers a place, and
+  its sum is one more column of the product with the values: a TPU would pass
+  over all n x m weights once more for either.
+  """
+  dtype = query_bnk.dtype
+  wide = jnp.promote_types(dtype, jnp.float32)
+  score_bnm = jnp.einsum("bnk,bmk->bnm", query_bnk, key_bmk).astype(wide)
+  top_bn1 = lax.stop_gradient(jnp.max(score_bnm, axis=-1, keepdims=True))
+  weight_bnm = jnp.exp(score_bnm - top_bn1).astype(dtype)
+  ones_bm1 = jnp.ones_like(value_bmv[..., :1])
+  sums_bnv = jnp.einsum(
+    "bnm,bmv->bnv",
+    weight_bnm,
+    jnp.concatenate([value_bmv, ones_bm1], axis=-1),
+    preferred_element_type=wide,
+  )
+  return (sums_bnv[..., :-1] / sums_bnv[..., -1:]).astype(dtype)

@@ -15,8 +15,6 @@ from bigscale.models.layers import (
   Conv,
   Dense,
   Embedding,
-  add_upsampled,
-  pool2x,
   projection_logits,
   stage_dtype,
 )
@@ -53,19 +51,20 @@ class GeneratorBlock(nn.Module):
       kernel_init=_orthogonal,
       use_bias=True,
     )
+    upsample = functools.partial(
+      conv,
+      apply=functools.partial(
+        resample_conv.upsample_conv, platform=self.platform
+      ),
+    )
     norm = functools.partial(
       _norm, self.spec, self.moments, condition, self.train
     )
-    upsample_conv = functools.partial(
-      resample_conv.upsample_conv, platform=self.platform
-    )
     y = nn.relu(norm(x_bhwc, name="norm1"))
-    y = conv(size=3, apply=upsample_conv, name="conv1")(y)
+    y = upsample(size=3, name="conv1")(y)
     y = nn.relu(norm(y, name="norm2"))
     y = conv(size=3, name="conv2")(y)
-    # A 1x1 convolution commutes with nearest upsampling and costs a quarter
-    # before it.
-    return add_upsampled(y, conv(size=1, name="shortcut")(x_bhwc))
+    return y + upsample(size=1, name="shortcut")(x_bhwc)
 
 
 def _norm(
@@ -180,16 +179,10 @@ class DiscriminatorBlock(nn.Module):
     inner = x_bhwc.shape[-1] if narrow else self.features
     y = nn.relu(x_bhwc) if self.preactivation else x_bhwc
     y = nn.relu(conv(inner, size=3, name="conv1")(y))
-    conv2 = functools.partial(conv, self.features, size=3, name="conv2")
     if self.downsample:
-      conv_pool = functools.partial(
-        resample_conv.conv_pool, platform=self.platform
-      )
-      y = conv2(apply=conv_pool)(y)
-      # The shortcut's 1x1 convolution commutes with pooling.
-      x_bhwc = pool2x(x_bhwc, jnp.mean)
-    else:
-      y = conv2()(y)
+      apply = functools.partial(resample_conv.conv_pool, platform=self.platform)
+      conv = functools.partial(conv, apply=apply)
+    y = conv(self.features, size=3, name="conv2")(y)
     if self.downsample or x_bhwc.shape[-1] != self.features:
       x_bhwc = conv(self.features, size=1, name="shortcut")(x_bhwc)
     return y + x_bhwc

@@ -21,7 +21,6 @@ from bigscale.models.layers import (
   Conv,
   Dense,
   Embedding,
-  add_upsampled,
   pool2x,
   projection_logits,
   stage_dtype,
@@ -89,11 +88,12 @@ class GeneratorBlock(nn.Module):
         resample_conv.upsample_conv, platform=self.platform
       )
       y = conv2(apply=upsample_conv)(y)
+      shortcut = resample_conv.upsample_nearest2x(shortcut)
     else:
       y = conv2()(y)
     y = conv(inner, size=3, name="conv3")(activate(y, "norm3"))
     y = conv(self.features, size=1, name="conv4")(activate(y, "norm4"))
-    return add_upsampled(y, shortcut) if self.upsample else y + shortcut
+    return y + shortcut
 
 
 class Generator(nn.Module):

@@ -5,12 +5,15 @@ A network is a chain of blocks, the top-level entries of its parameters that
 value or the tree of parameters:
 
 - `remat`: the backward pass computes each block again from its input, so that
-  only the inputs of blocks are kept.
+  only the inputs of blocks are kept (and sums over devices, not to send them
+  twice).
 - a gather: a function from a part of the parameter tree (some of its top-level
   entries, whole) to the arrays that computation uses, for parameters that are
   split over devices. It is called as a block runs, and again in its backward
-  pass, so that the whole weights of one block at a time are in memory. What no
-  block owns is gathered once, at the network's start.
+  pass, so that the whole weights of one block at a time are in memory. For
+  that nothing may be kept that is made of weights alone: of what a block
+  computes, products, sums and maxima are kept, the cheap rest is computed
+  again. What no block owns is gathered once, at the network's start.
 """
 
 import functools
@@ -19,17 +22,19 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
-from jax.ad_checkpoint import checkpoint_name
 
 from bigscale.types import PyTree
 
 Gather = Callable[[PyTree], PyTree]
 
 _BLOCK = re.compile(r"(stage\d+_)?(block|attention|conv)\d+(_\d+)?|stage\d+")
-# What the backward pass of a block with a gather repeats: the gather's
-# messages, and the mark on what they delivered. All else is kept.
-_REPEATED = ("name", "all_gather", "sharding_constraint")
+_MESSAGES = frozenset({"psum", "psum_invariant"})
+_COSTLY = _MESSAGES | {
+  "conv_general_dilated",
+  "dot_general",
+  "reduce_max",
+  "reduce_sum",
+}
 
 
 def is_block(name: str) -> bool:
@@ -59,9 +64,9 @@ def block(
       module, "params", functools.partial(_gather_block, gather, name)
     )
   if remat:
-    module = nn.remat(module)
+    module = nn.remat(module, policy=functools.partial(_is_one_of, _MESSAGES))
   elif gather is not None:
-    module = nn.remat(module, policy=_keep)
+    module = nn.remat(module, policy=functools.partial(_is_one_of, _COSTLY))
   return functools.partial(module, name=name)
 
 
@@ -77,9 +82,10 @@ def _gather_block(gather: Gather, name: str, variables: PyTree) -> PyTree:
   if "params" not in variables:
     return variables
   whole = gather({name: variables["params"]})[name]
-  marked = jax.tree.map(lambda w: checkpoint_name(w, "gathered"), whole)
-  return {**variables, "params": marked}
+  return {**variables, "params": whole}
 
 
-def _keep(primitive: Any, *_: Any, **__: Any) -> bool:
-  return primitive.name not in _REPEATED
+def _is_one_of(
+  names: frozenset[str], primitive: Any, *_: Any, **__: Any
+) -> bool:
+  return primitive.name in names

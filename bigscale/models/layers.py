@@ -145,17 +145,6 @@ def stage_dtype(spec: ModelSpec, side: int) -> jnp.dtype:
   return jnp.dtype(jnp.bfloat16 if half else spec.dtype)
 
 
-def add_upsampled(y_bhwc: Array, x_bhwc: Array) -> Array:
-  """[B, 2H, 2W, C] plus [B, H, W, C] with every pixel four times.
-
-  Added where rows and columns are split in two, so that the larger copy of x
-  need not be made.
-  """
-  b, h, w, c = x_bhwc.shape
-  y_bhiwjc = y_bhwc.reshape(b, h, 2, w, 2, c)
-  return (y_bhiwjc + x_bhwc[:, :, None, :, None, :]).reshape(y_bhwc.shape)
-
-
 def pool2x(x_bhwc: Array, reduce: Callable[..., Array]) -> Array:
   """[B, H, W, C] to [B, H/2, W/2, C] by `reduce` (jnp.mean or jnp.max)."""
   b, h, w, c = x_bhwc.shape

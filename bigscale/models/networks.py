@@ -54,10 +54,9 @@ def gan_model(
   """
   labels = jnp.zeros(1, jnp.int32)
   latents = jnp.zeros((1, spec.latent_dim), spec.dtype)
-  side = spec.resolution
-  images = jnp.zeros((1, side, side, spec.image_channels), spec.dtype)
-  # At the start weights are whole.
-  first_g, first_d = g, d
+  image = (1, spec.resolution, spec.resolution, spec.image_channels)
+  images = jnp.zeros(image, spec.dtype)
+  first_g, first_d = g, d  # At the start weights are whole.
   g, d = g.clone(gather=gather), d.clone(gather=gather)
 
   def init_g(key: Array) -> Variables:
@@ -68,8 +67,8 @@ def gan_model(
     }
 
   def init_d(key: Array) -> Variables:
-    params = first_d.init(key, images, labels)["params"]
-    return {"params": params, "batch_stats": {}}
+    variables = first_d.init(key, images, labels)
+    return {"params": variables["params"], "batch_stats": {}}
 
   def apply_g(
     variables: Variables, latents: Array, labels: Array, *, train: bool

@@ -81,9 +81,9 @@ class BatchNorm(nn.Module):
   """Normalizes channels, then applies a gain and a bias made elsewhere.
 
   All in float32 or wider, folded into one factor and one term for each
-  channel; the result has the map's dtype. Statistics are at least float32. Running ones live in `batch_stats`, as
-  means over the groups that lie here; the variance there is the unbiased one,
-  as in PyTorch.
+  channel; the result has the map's dtype. Running statistics live in
+  `batch_stats`, as means over the groups that lie here; the variance there is
+  the unbiased one, as in PyTorch.
 
   Attributes:
     momentum: share of the old running statistics kept by an update.

@@ -68,7 +68,11 @@ class Block(nn.Module):
     conv = functools.partial(Conv, dtype=self.spec.dtype)
     group_in = inner // self.cardinality
     name = grouped_conv.choose(
-      self.spec.grouped_conv, self.platform, self.cardinality
+      self.spec.grouped_conv,
+      self.platform,
+      self.cardinality,
+      side=x_bhwc.shape[1],
+      group_width=group_in,
     )
     grouped = functools.partial(
       grouped_conv.FORMULATIONS[name], groups=self.cardinality

@@ -38,6 +38,14 @@ backward:
 |---------------------|-------|------|------------------|
 | doubling, 16 px     | 312   | 189  | 326              |
 | halving, 16 px      | 303   | 169  | 205              |
+
+1x1 convolutions commute with either, and belong where the map is small
+(`doubled_last`, `pooled_first`). On a TPU a convolution with four equal taps,
+sparse or of stride 2, saves a pass over the larger map where that is large.
+With the sum of the other branch, as above: doubling, 1.10 for 1.56 ms to 128
+px of 96 channels, 0.87 for 1.03 to 64 px of 192; halving, 0.40 for 0.96 from
+128 px of 3 channels, 0.43 for 0.76 from 64 px of 96, 0.32 for 0.62 from 32 px
+of 192.
 """
 
 import functools
@@ -47,6 +55,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bigscale.ops import grouped_conv
 from bigscale.types import Array
 
 Form = Callable[[Array, Array], Array]
@@ -56,11 +65,8 @@ _PADDING = ((1, 0), (0, 1))  # Of the smaller map, by phase of the larger.
 
 def upsample_nearest2x(x_bhwc: Array) -> Array:
   """[B, H, W, C] to [B, 2H, 2W, C], every pixel four times."""
-  b, h, w, c = x_bhwc.shape
-  x_bhiwjc = jnp.broadcast_to(
-    x_bhwc[:, :, None, :, None, :], (b, h, 2, w, 2, c)
-  )
-  return x_bhiwjc.reshape(b, 2 * h, 2 * w, c)
+  # Axis by axis: both at once take a TPU a tenth longer.
+  return jnp.repeat(jnp.repeat(x_bhwc, 2, axis=1), 2, axis=2)
 
 
 def _halve(x_bhwc: Array) -> Array:
@@ -161,6 +167,24 @@ def _phases_backward(
 # JAX would convolve maps with zeros in between, at four times the cost.
 _phases_upsample.defvjp(_phases_forward, _phases_backward)
 
+
+def _doubled_last(x_bhwc: Array, w_hwio: Array) -> Array:
+  return upsample_nearest2x(grouped_conv.conv(x_bhwc, w_hwio))
+
+
+def _sparse_1x1(x_bhwc: Array, w_hwio: Array) -> Array:
+  four = jnp.tile(w_hwio, (2, 2, 1, 1))
+  return _conv(x_bhwc, four, ((1, 1), (1, 1)), spread=2)
+
+
+def _pooled_first(x_bhwc: Array, w_hwio: Array) -> Array:
+  return grouped_conv.conv(_halve(x_bhwc), w_hwio)
+
+
+def _strided_1x1(x_bhwc: Array, w_hwio: Array) -> Array:
+  return _strided(x_bhwc, jnp.tile(w_hwio / 4, (2, 2, 1, 1)))
+
+
 UPSAMPLE: dict[str, Form] = {
   "plain": _plain_upsample,
   "taps": _taps_upsample,
@@ -173,20 +197,32 @@ POOL: dict[str, Form] = {
   "split_taps": _split_taps_pool,
   "sparse": _sparse_pool,
 }
+UPSAMPLE_1X1: dict[str, Form] = {
+  "doubled_last": _doubled_last,
+  "sparse": _sparse_1x1,
+}
+POOL_1X1: dict[str, Form] = {
+  "pooled_first": _pooled_first,
+  "strided": _strided_1x1,
+}
 
 
 def upsample_conv(x_bhwc: Array, w_hwio: Array, *, platform: str) -> Array:
-  """A 3x3 convolution of the map doubled by nearest neighbour.
+  """A 3x3 or 1x1 convolution of the map doubled by nearest neighbour.
 
   Args:
     x_bhwc: [B, H, W, I].
-    w_hwio: [3, 3, I, O], of the same dtype.
+    w_hwio: [3, 3, I, O] or [1, 1, I, O], of the same dtype.
     platform: of the devices: `cpu`, `gpu` or `tpu`. The form follows from it
       and from H, as measured (see this module); no GPU was.
 
   Returns:
     [B, 2H, 2W, O].
   """
+  if w_hwio.shape[:2] == (1, 1):
+    sparse = platform == "tpu" and x_bhwc.shape[1] >= 16
+    form = "sparse" if sparse else "doubled_last"
+    return UPSAMPLE_1X1[form](x_bhwc, w_hwio)
   form = {"cpu": "taps", "tpu": "phases"}.get(platform, "plain")
   if platform == "tpu" and x_bhwc.shape[1] <= 8:
     form = "sparse"
@@ -194,16 +230,20 @@ def upsample_conv(x_bhwc: Array, w_hwio: Array, *, platform: str) -> Array:
 
 
 def conv_pool(x_bhwc: Array, w_hwio: Array, *, platform: str) -> Array:
-  """A 3x3 convolution, then means over 2 x 2 places.
+  """A 3x3 or 1x1 convolution, then means over 2 x 2 places.
 
   Args:
     x_bhwc: [B, H, W, I], H and W even.
-    w_hwio: [3, 3, I, O], of the same dtype.
+    w_hwio: [3, 3, I, O] or [1, 1, I, O], of the same dtype.
     platform: see `upsample_conv`.
 
   Returns:
     [B, H/2, W/2, O].
   """
+  if w_hwio.shape[:2] == (1, 1):
+    strided = platform == "tpu" and x_bhwc.shape[1] >= 16
+    form = "strided" if strided else "pooled_first"
+    return POOL_1X1[form](x_bhwc, w_hwio)
   form = {"cpu": "split_taps", "tpu": "taps"}.get(platform, "plain")
   if platform == "tpu" and x_bhwc.shape[1] <= 32:
     form = "sparse"

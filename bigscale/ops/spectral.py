@@ -5,10 +5,8 @@ singular value (Miyato et al. 2018) and returns the estimates of the first k,
 found by a persistent power iteration with Gram-Schmidt deflation (Brock et al.
 2019, sec. 4). `track` only estimates, `clamp` cuts the largest one down. One
 call is one iteration. Everything is float32 or better at the highest
-precision, and contracts the kernel in place, so that of a kernel sharded over
-its output channels only vectors travel between devices: two messages, W^T u
-and W v, for which `whole` is the constraint that every device holds all of
-them. Without it each inner product of Gram-Schmidt would be a message.
+precision. The iteration itself is `ops/power`'s; `Iteration` is its way to
+weights that are split over devices.
 """
 
 import functools
@@ -19,24 +17,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bigscale.ops import power
+from bigscale.ops.power import Spectra, Spectrum, Steps, output_axis
 from bigscale.types import Array, PyTree
 
 
-class Spectrum(NamedTuple):
-  """The power iteration of one weight.
+class Iteration(NamedTuple):
+  """The power iteration where the weights are: by path, see `ops/power`.
 
   Attributes:
-    u: [k, O] left singular vectors, O the length of the weight's output axis.
-    sigma: [k] singular values, largest first.
+    step: `step(weights, spectra, epsilon) -> Steps`.
+    leading: `leading(weights, spectra, epsilon)`: by path, sigma0 [].
   """
 
-  u: Array
-  sigma: Array
+  step: Callable[[Mapping[str, Array], Spectra, float], Steps]
+  leading: Callable[[Mapping[str, Array], Spectra, float], dict[str, Array]]
 
 
-# From the path of a weight ("block0/conv1/kernel") to its spectrum.
-Spectra = Mapping[str, Spectrum]
-Whole = Callable[[Array], Array]
+HERE = Iteration(power.iterate, power.leading_values)
 
 
 def init(
@@ -67,13 +65,11 @@ def init(
   return spectra
 
 
-def stay(x: Array) -> Array:
-  """`whole` for weights that are on every device already."""
-  return x
-
-
 def normalize(
-  params: PyTree, spectra: Spectra, epsilon: float, whole: Whole = stay
+  params: PyTree,
+  spectra: Spectra,
+  epsilon: float,
+  iteration: Iteration = HERE,
 ) -> tuple[PyTree, Spectra]:
   """Divides the tracked weights by their largest singular value.
 
@@ -83,26 +79,32 @@ def normalize(
     params: nested dictionary of weights.
     spectra: their power iterations.
     epsilon: floor of the norms in the iteration.
-    whole: see this module.
+    iteration: of split weights.
 
   Returns:
     The same tree with normalized weights, and the iterations one step on.
   """
   flat = flatten(params)
-  stepped = {}
-  for path, spectrum in spectra.items():
-    weight, axis = flat[path], output_axis(path)
-    stepped[path], v_k = _power_step(weight, spectrum.u, axis, epsilon, whole)
-    u_ko, sigma_k = stepped[path]
+  stepped, v = iteration.step(flat, spectra, epsilon)
+  for path, (u_ko, sigma_k) in stepped.items():
+    weight = flat[path]
     sigma0 = _with_gradient(
-      axis, sigma_k[0], weight.astype(sigma_k.dtype), u_ko[0], v_k[0]
+      output_axis(path),
+      sigma_k[0],
+      weight.astype(sigma_k.dtype),
+      u_ko[0],
+      v[path][0],
     )
     flat[path] = (weight / sigma0).astype(weight.dtype)
   return unflatten(flat), stepped
 
 
 def normalize_often(
-  params: PyTree, spectra: Spectra, times: int, epsilon: float, whole: Whole
+  params: PyTree,
+  spectra: Spectra,
+  times: int,
+  epsilon: float,
+  iteration: Iteration = HERE,
 ) -> tuple[PyTree, dict[str, Array], Spectra]:
   """`normalize` as in `times` forward passes with the same weights.
 
@@ -111,36 +113,38 @@ def normalize_often(
     spectra: their power iterations.
     times: forward passes, each of which moves the iterations.
     epsilon: floor of the norms in the iteration.
-    whole: see this module.
+    iteration: of split weights.
 
   Returns:
     The weights as the last pass has them; by path, factors [times] that make
     of these what each pass has; and the iterations `times` steps on.
   """
-  flat, factors, stepped = flatten(params), {}, {}
-  for path, spectrum in spectra.items():
-    weight, axis = flat[path], output_axis(path)
+  flat, factors = flatten(params), {}
 
-    def one_more(
-      u_ko: Array, _: None, weight: Array = weight, axis: int = axis
-    ) -> tuple[Array, tuple[Array, Array, Array]]:
-      (u_ko, sigma_k), v_k = _power_step(weight, u_ko, axis, epsilon, whole)
-      return u_ko, (u_ko[0], v_k[0], sigma_k)
+  def one_more(
+    spectra: dict[str, Spectrum], _: None
+  ) -> tuple[dict[str, Spectrum], dict[str, tuple[Array, Array, Array]]]:
+    stepped, v = iteration.step(flat, spectra, epsilon)
+    first = {p: (s.sigma[0], s.u[0], v[p][0]) for p, s in stepped.items()}
+    return stepped, first
 
-    u_ko, (u_to, v_t, sigma_tk) = lax.scan(
-      one_more, spectrum.u, None, length=times
-    )
+  stepped, firsts = lax.scan(one_more, dict(spectra), None, length=times)
+  for path, (sigma_t, u_to, v_t) in firsts.items():
+    weight = flat[path]
     sigma_t = jax.vmap(
-      functools.partial(_with_gradient, axis), in_axes=(0, None, 0, 0)
-    )(sigma_tk[:, 0], weight.astype(u_ko.dtype), u_to, v_t)
+      functools.partial(_with_gradient, output_axis(path)),
+      in_axes=(0, None, 0, 0),
+    )(sigma_t, weight.astype(sigma_t.dtype), u_to, v_t)
     flat[path] = (weight / sigma_t[-1]).astype(weight.dtype)
     factors[path] = sigma_t[-1] / sigma_t
-    stepped[path] = Spectrum(u_ko, sigma_tk[-1])
   return unflatten(flat), factors, stepped
 
 
 def normalize_again(
-  params: PyTree, spectra: Spectra, epsilon: float, whole: Whole = stay
+  params: PyTree,
+  spectra: Spectra,
+  epsilon: float,
+  iteration: Iteration = HERE,
 ) -> PyTree:
   """`normalize` that leaves the iterations where they are.
 
@@ -148,17 +152,16 @@ def normalize_again(
   v0 = unit(W^T u0): one pass over the weight. No gradient through sigma0.
   """
   flat = flatten(params)
-  for path, spectrum in spectra.items():
-    weight = lax.stop_gradient(flat[path]).astype(spectrum.u.dtype)
-    axis = output_axis(path)
-    product = whole(_times_u(weight, spectrum.u[:1], axis))[0]
-    v = _unit(product, epsilon)
-    flat[path] = (flat[path] / jnp.sum(product * v)).astype(flat[path].dtype)
+  for path, sigma0 in iteration.leading(flat, spectra, epsilon).items():
+    flat[path] = (flat[path] / sigma0).astype(flat[path].dtype)
   return unflatten(flat)
 
 
 def track(
-  params: PyTree, spectra: Spectra, epsilon: float, whole: Whole = stay
+  params: PyTree,
+  spectra: Spectra,
+  epsilon: float,
+  iteration: Iteration = HERE,
 ) -> Spectra:
   """The iterations one step on, the weights as they are; no gradient.
 
@@ -166,15 +169,9 @@ def track(
     params: nested dictionary of weights.
     spectra: power iterations of some of them.
     epsilon: floor of the norms in the iteration.
-    whole: see this module.
+    iteration: of split weights.
   """
-  flat = flatten(params)
-  return {
-    path: _power_step(
-      flat[path], spectrum.u, output_axis(path), epsilon, whole
-    ).spectrum
-    for path, spectrum in spectra.items()
-  }
+  return iteration.step(flatten(params), spectra, epsilon).spectra
 
 
 def clamp(
@@ -221,33 +218,9 @@ def leading_value(
   Returns:
     sigma0 [] and v, of the weight's shape without its output axis.
   """
-  product = _times_u(weight, lax.stop_gradient(u)[None], axis)[0]
-  v = lax.stop_gradient(_unit(product, epsilon))
+  product = power.times_u(weight, lax.stop_gradient(u)[None], axis)[0]
+  v = lax.stop_gradient(power.unit(product, epsilon))
   return jnp.sum(product * v), v
-
-
-class _Step(NamedTuple):
-  """A spectrum and its right singular vectors [k, ...]."""
-
-  spectrum: Spectrum
-  v: Array
-
-
-def _power_step(
-  weight: Array, u_ko: Array, axis: int, epsilon: float, whole: Whole
-) -> _Step:
-  """One iteration for all k vectors, in two passes over the weight.
-
-  The authors' code goes vector by vector, but each uses the u of the iteration
-  before, and of the other vectors only what Gram-Schmidt takes off: products
-  with the weight can be taken for all at once. No gradient.
-  """
-  weight = lax.stop_gradient(weight).astype(u_ko.dtype)
-  product_k = whole(_times_u(weight, lax.stop_gradient(u_ko), axis))
-  v_k = _gram_schmidt(product_k, epsilon)
-  product_ko = whole(_times_v(weight, v_k, axis))
-  u_ko = _gram_schmidt(product_ko, epsilon)
-  return _Step(Spectrum(u_ko, jnp.sum(product_ko * u_ko, axis=1)), v_k)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -268,34 +241,9 @@ def _with_gradient_jvp(
   axis: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]
 ) -> tuple[Array, Array]:
   _, _, u, v = primals
-  (direction,) = _times_v(tangents[1], v[None], axis)
+  (direction,) = power.times_v(tangents[1], v[None], axis)
   # Through the rule again, for derivatives of higher order.
   return _with_gradient(axis, *primals), jnp.sum(direction * u)
-
-
-def _times_u(weight: Array, u_ko: Array, axis: int) -> Array:
-  """W^T u for every u: [k, ...], the weight's other axes."""
-  return _contract(weight, u_ko, (axis % weight.ndim,))
-
-
-def _times_v(weight: Array, v_k: Array, axis: int) -> Array:
-  """W v for every v: [k, O]."""
-  others = (i for i in range(weight.ndim) if i != axis % weight.ndim)
-  return _contract(weight, v_k, tuple(others))
-
-
-def _contract(weight: Array, x_k: Array, axes: tuple[int, ...]) -> Array:
-  """Sums over `axes` of the weight, all but the first of x.
-
-  The order of the operands is that of a matrix product in which neither is
-  transposed: on CPU the other one takes eight to fourteen times as long.
-  """
-  of_x = tuple(range(1, x_k.ndim))
-  highest = lax.Precision.HIGHEST
-  if axes[0] == 0:
-    return jnp.tensordot(x_k, weight, axes=(of_x, axes), precision=highest)
-  y = jnp.tensordot(weight, x_k, axes=(axes, of_x), precision=highest)
-  return jnp.moveaxis(y, -1, 0)
 
 
 def _outer(u: Array, v: Array, axis: int) -> Array:
@@ -303,25 +251,6 @@ def _outer(u: Array, v: Array, axis: int) -> Array:
   others = tuple(i for i in range(v.ndim + 1) if i != axis % (v.ndim + 1))
   u = jnp.expand_dims(u, others)
   return u * jnp.expand_dims(v, axis)
-
-
-def _gram_schmidt(x_k: Array, epsilon: float) -> Array:
-  """The rows of [k, ...] made orthogonal to those before, and unit."""
-  basis: list[Array] = []
-  for x in x_k:
-    for e in basis:
-      x = x - jnp.sum(x * e) * e
-    basis.append(_unit(x, epsilon))
-  return jnp.stack(basis)
-
-
-def _unit(x: Array, epsilon: float) -> Array:
-  return x / jnp.maximum(jnp.sqrt(jnp.sum(x * x)), epsilon)
-
-
-def output_axis(path: str) -> int:
-  """Kernels end in their output axis; an embedding's rows are its outputs."""
-  return 0 if path.endswith("embedding") else -1
 
 
 def flatten(tree: PyTree) -> dict[str, Array]:

@@ -102,6 +102,11 @@ class Placement:
     """How many share a batch."""
     return self.mesh.size
 
+  @property
+  def splits(self) -> bool:
+    """Whether any leaf may be split."""
+    return self.weights != "replicated" and self.mesh.shape[FSDP] > 1
+
   def axes(self, tree: PyTree) -> PyTree:
     """The split axis of every leaf, -1 for none (None is no leaf)."""
     parts, rules = self.mesh.shape[FSDP], RULES[self.weights]

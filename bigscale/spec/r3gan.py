@@ -53,7 +53,9 @@ class R3ganSpec:
   hierarchical: bool = False
   shared_embedding: bool = False
   bf16_stages: int = 0
-  grouped_conv: Literal["auto", "native", "per_group", "patches"] = "auto"
+  grouped_conv: Literal["auto", "native", "per_group", "patches", "merged"] = (
+    "auto"
+  )
   num_singular_values: int = 3
   spectra_interval: int = 16
   remat: bool = False

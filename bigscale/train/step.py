@@ -26,7 +26,7 @@ from bigscale.train.judge import Reals
 from bigscale.train.microbatches import SampleGradient
 from bigscale.train.objective import Codes, Objective, Scalars, fresh_codes
 from bigscale.train.state import Average, GanState, Player, average_of
-from bigscale.train.weights import Preparation, Pullback, Ready
+from bigscale.train.weights import Preparation, Pullback, Ready, iteration
 from bigscale.types import Array, Batch, GanModel, PyTree
 
 # What a step's key is folded with: the player, then (D's update, then) the use.
@@ -54,6 +54,7 @@ class GanStep:
     self._placement = placement or Placement(_one_device())
     self._objective = Objective(model, spec)
     self._sample_gradient = SampleGradient(spec, self._placement)
+    self._iteration = iteration(self._placement)
     self._ready_g = Preparation(model.g, spec, self._placement)
     self._ready_d = Preparation(model.d, spec, self._placement)
 
@@ -275,7 +276,7 @@ class GanStep:
 
     def tracked(player: Player, network: object) -> Player:
       return tracking.tracked(
-        player, network, state.step, self.spec, self._placement.whole
+        player, network, state.step, self.spec, self._iteration
       )
 
     return state._replace(

@@ -42,7 +42,7 @@ def tracked(
   network: Network,
   step: Array,
   spec: RunSpec,
-  whole: spectral.Whole = spectral.stay,
+  iteration: spectral.Iteration = spectral.HERE,
 ) -> Player:
   """One power step for the weights without spectral norm, when due."""
   free = {
@@ -55,7 +55,7 @@ def tracked(
   stepped = lax.cond(
     step % spec.model.spectra_interval == 0,
     lambda spectra: spectral.track(
-      player.params, spectra, epsilon(spec), whole
+      player.params, spectra, epsilon(spec), iteration
     ),
     lambda spectra: spectra,
     free,

@@ -6,15 +6,17 @@ update. Their backward pass turns gradients of the weights that samples met
 into gradients of the player's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from bigscale.losses.regularizers import Whole
-from bigscale.ops import spectral
-from bigscale.parallel.sharding import Placement
+from bigscale.ops import power, spectral
+from bigscale.parallel.sharding import FSDP, Placement
 from bigscale.spec import RunSpec
 from bigscale.train import tracking
 from bigscale.types import Array, Network, PyTree
@@ -46,6 +48,7 @@ class Preparation:
     self._network = network
     self._spec = spec
     self._placement = placement
+    self._iteration = iteration(placement)
     parts = spec.optim.microbatches
     self.once_a_step = getattr(spec.model, "spectral_update", "step") == "step"
     self._passes = 1 if self.once_a_step else parts
@@ -76,14 +79,14 @@ class Preparation:
           pullback(Ready(weights, gradients.factors))[0]
         )
 
-    return ready, jax.lax.stop_gradient(stepped), back
+    return ready, lax.stop_gradient(stepped), back
 
   def again(self, params: PyTree, spectra: spectral.Spectra) -> Ready:
     """Weights for one more look that moves no power iteration."""
     moving = tracking.under_norm(spectra, self._network)
     with jax.named_scope("spectral_norm"):
       normal = spectral.normalize_again(
-        params, moving, tracking.epsilon(self._spec), self._placement.whole
+        params, moving, tracking.epsilon(self._spec), self._iteration
       )
     return self._place(Ready(normal, {}))
 
@@ -111,13 +114,15 @@ class Preparation:
     moving = tracking.under_norm(spectra, self._network)
     if not moving:
       return Ready(params, {}), spectra
-    epsilon, whole = tracking.epsilon(self._spec), self._placement.whole
+    epsilon = tracking.epsilon(self._spec)
     factors: dict[str, Array] = {}
     if self._passes == 1:
-      params, stepped = spectral.normalize(params, moving, epsilon, whole)
+      params, stepped = spectral.normalize(
+        params, moving, epsilon, self._iteration
+      )
     else:
       params, factors, stepped = spectral.normalize_often(
-        params, moving, self._passes, epsilon, whole
+        params, moving, self._passes, epsilon, self._iteration
       )
     return Ready(params, factors), {**spectra, **stepped}
 
@@ -134,6 +139,30 @@ class Preparation:
     with jax.named_scope("gather"):
       weights = self._placement.gather(spectral.unflatten(cast))
     return Ready(weights, normal.factors)
+
+
+def iteration(placement: Placement) -> spectral.Iteration:
+  """The power iteration of weights placed so."""
+  if not placement.splits:
+    return spectral.HERE
+
+  def spread(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    def everywhere(
+      weights: Mapping[str, Array], spectra: spectral.Spectra, epsilon: float
+    ) -> PyTree:
+      weights = {p: lax.stop_gradient(weights[p]) for p in spectra}
+      exchange = power.Exchange(
+        FSDP, placement.mesh.shape[FSDP], placement.axes(weights)
+      )
+      return placement.map_devices(
+        lambda weights, spectra: function(weights, spectra, epsilon, exchange),
+        in_specs=(placement.specs(weights), P()),
+        out_specs=P(),
+      )(weights, spectra)
+
+    return everywhere
+
+  return spectral.Iteration(spread(power.iterate), spread(power.leading_values))
 
 
 def scaled(weights: PyTree, factors: dict[str, Array]) -> PyTree:

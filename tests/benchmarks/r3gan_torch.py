@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigscale.spec import R3ganSpec, RunSpec, Schedule, require
@@ -92,9 +92,7 @@ class Resampler:
       return F.conv2d(x_bchw, weights, stride=2, padding=1, groups=len(weights))
     x = F.pad(x_bchw, (1, 1, 1, 1))
     h, w = x_bchw.shape[2:]
-    x = sum(
-      tap * x[:, :, i : i + h : 2] for i, tap in enumerate((1, 3, 3, 1))
-    )
+    x = sum(tap * x[:, :, i : i + h : 2] for i, tap in enumerate((1, 3, 3, 1)))
     x = sum(tap * x[..., i : i + w : 2] for i, tap in enumerate((1, 3, 3, 1)))
     return x / 64
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bigscale.models import biggan_deep
+from bigscale.models.norms import Moments
 from bigscale.models.registry import make_model
 from bigscale.ops.spectral import flatten
 from bigscale.spec import BigganDeepSpec, SpecError
@@ -127,11 +128,13 @@ def _random(params, seed=0):
 def test_generator_block_by_hand():
   """Equal to its definition where all convolutions are identities of sorts."""
   spec = dataclasses.replace(_SPEC, batch_norm_epsilon=0.0)
-  block = biggan_deep.GeneratorBlock(spec, 4, upsample=True)
+  block = biggan_deep.GeneratorBlock(
+    spec, 4, upsample=True, platform="cpu", moments=Moments(), train=False
+  )
   random = np.random.RandomState(0)
   x = random.normal(size=(2, 2, 2, 8)).astype("f4")
   condition = random.normal(size=(2, 9)).astype("f4")
-  variables = block.init(jax.random.key(0), x, condition, train=False)
+  variables = block.init(jax.random.key(0), x, condition)
   params = _random(variables["params"])
   for name in ("conv2", "conv3"):
     centre = np.zeros((3, 3, 2, 2), "f4")
@@ -150,9 +153,7 @@ def test_generator_block_by_hand():
   y = conv(norm(norm(y, "norm3"), "norm4"), "conv4")
   small = y + x[..., :4]
   stats = variables["batch_stats"]
-  got = block.apply(
-    {"params": params, "batch_stats": stats}, x, condition, train=False
-  )
+  got = block.apply({"params": params, "batch_stats": stats}, x, condition)
   expected = small.repeat(2, axis=1).repeat(2, axis=2)
   np.testing.assert_allclose(got, expected, atol=1e-5)
 

@@ -69,8 +69,8 @@ def _random(shapes, seed):
 
 
 @functools.cache
-def _variables(name):
-  model = make_model(_SPECS[name], "cpu")
+def _variables(name, dtype="float32"):
+  model = make_model(dataclasses.replace(_SPECS[name], dtype=dtype), "cpu")
   players = (model.g, model.d)
   shapes = [jax.eval_shape(n.init, jax.random.key(0)) for n in players]
   return [_random(shape, seed) for seed, shape in enumerate(shapes)]
@@ -95,29 +95,20 @@ def _objective(model, name):
   return loss
 
 
-def _answers(name, gather=None, **changes):
-  """Loss, statistics and gradients of both networks."""
-  spec = dataclasses.replace(_SPECS[name], **changes)
+def _answers(name, gather=None, remat=False):
+  """Loss, statistics and gradients of both networks, in float64."""
+  spec = dataclasses.replace(_SPECS[name], dtype="float64", remat=remat)
   loss = _objective(make_model(spec, "cpu", gather=gather), name)
   run = jax.value_and_grad(loss, (0, 1), has_aux=True, allow_int=True)
-  return jax.jit(run, compiler_options=fast_compile.OPTIONS)(*_variables(name))
+  run = jax.jit(run, compiler_options=fast_compile.OPTIONS)
+  return run(*_variables(name, "float64"))
 
 
 def _assert_same(found, expected):
-  (loss, stats), gradients = found
-  (expected_loss, expected_stats), expected_gradients = expected
-  np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
-  pairs = [
-    (stats, expected_stats),
-    *zip(gradients, expected_gradients, strict=True),
-  ]
-  for ours, plain in pairs:
-    ours, plain = (jax.tree.leaves(tree) for tree in (ours, plain))
-    # A bias before a batch norm has pure round-off for a gradient.
-    top = max((np.abs(leaf).max() for leaf in plain), default=0)
-    for leaf, other in zip(ours, plain, strict=True):
-      scale = 1e-4 * np.abs(other).max() + 1e-6 * top
-      np.testing.assert_allclose(leaf, other, rtol=0, atol=scale)
+  for ours, plain in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    assert ours.dtype == np.float64
+    scale = 1e-9 * np.abs(plain).max() + 1e-9
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=scale)
 
 
 @functools.cache
@@ -131,8 +122,9 @@ def test_values_and_gradients_stay(name, remat):
   def gather(part):
     return jax.tree.map(lambda w: w + 0, part)
 
-  found = _answers(name, gather=gather, remat=remat)
-  _assert_same(found, _plain_answers(name))
+  with jax.enable_x64(True):
+    found = _answers(name, gather=gather, remat=remat)
+    _assert_same(found, _plain_answers(name))
 
 
 @pytest.mark.parametrize("remat", [False, True])

@@ -33,9 +33,11 @@ def _derivatives(convolve, x_bhwc, w_hwio):
   )
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize("name", _OTHERS)
-def test_formulations_agree_to_second_order(name, groups):
+def test_formulations_agree_to_second_order(name, groups, monkeypatch):
+  # Six groups of four are merged to three of eight.
+  monkeypatch.setattr(grouped_conv, "_MERGED_WIDTH", 8)
   with jax.enable_x64(True):
     x_bhwc, w_hwio = map(jnp.asarray, _inputs(groups=groups))
     results = [
@@ -87,7 +89,19 @@ def test_groups_do_not_see_each_other(name):
 
 
 def test_choice_follows_the_platform_unless_told():
-  assert grouped_conv.choose("patches", "tpu", 4) == "patches"
-  assert grouped_conv.choose("auto", "tpu", 4) == "native"
-  assert grouped_conv.choose("auto", "gpu", 4) == "native"
-  assert grouped_conv.choose("auto", "cpu", 4) != "native"
+  def choose(formulation, platform, side=16, group_width=16, groups=4):
+    return grouped_conv.choose(formulation, platform, groups, side, group_width)
+
+  assert choose("patches", "tpu") == "patches"
+  assert choose("auto", "gpu") == "native"
+  assert choose("auto", "cpu") == "per_group"
+  assert choose("auto", "cpu", groups=64) == "patches"
+  # As measured: merging pays from 16 px for groups of 16, 8 px for 32.
+  for side, width, name in (
+    (16, 16, "merged"),
+    (8, 16, "native"),
+    (8, 32, "merged"),
+    (4, 32, "native"),
+    (64, 128, "native"),
+  ):
+    assert choose("auto", "tpu", side, width) == name

@@ -20,7 +20,6 @@ from tests.parallel.tiny_gans import (
 
 MESHES = ((2, 1), (4, 1), (8, 1), (2, 2), (4, 2), (1, 8))
 FAST = (
-  Case("r3gan", mesh=(2, 1)),
   Case("r3gan", mesh=(8, 1), microbatches=2),
   Case("r3gan", mesh=(4, 2), weights="zero"),
   Case("r3gan", mesh=(1, 8), weights="fsdp", microbatches=2),
@@ -73,13 +72,14 @@ def test_float64_agrees(case):
 
 
 def slow(case):
-  return pytest.param(case, marks=pytest.mark.slow, id=f"{case.model}")
+  name = f"{case.model}-{case.weights}"
+  return pytest.param(case, marks=pytest.mark.slow, id=name)
 
 
 @pytest.mark.parametrize(
   "case",
   [
-    pytest.param(Case("r3gan", "float32", (4, 1)), id="r3gan"),
+    slow(Case("r3gan", "float32", (4, 1))),
     slow(Case("r3gan", "float32", (4, 2), "fsdp")),
     slow(Case("biggan", "float32", (8, 1))),
     slow(Case("biggan", "float32", (4, 2), "zero")),

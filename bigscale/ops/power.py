@@ -1,0 +1,244 @@
+"""One power iteration of many weights at once, split over devices or whole.
+
+Brock et al. 2019, sec. 4: the first k singular values of a weight W come from
+k vectors u that persist, made orthogonal by Gram-Schmidt in every iteration:
+v = GS(W^T u), u = GS(W v), sigma = u . W v. Weights are read in place, never
+reshaped, at the highest precision, in float32 or wider.
+
+Where a weight is split over devices (inside `shard_map`), each multiplies its
+own part, and two messages carry the products of all weights together: a sum
+and a concatenation. Left to itself, XLA gathers whole kernels instead (seen
+for TPU v5e: 950 MB a step of BigGAN-128).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from bigscale.types import Array
+
+
+class Spectrum(NamedTuple):
+  """The power iteration of one weight.
+
+  Attributes:
+    u: [k, O] left singular vectors, O the length of the weight's output axis.
+    sigma: [k] singular values, largest first.
+  """
+
+  u: Array
+  sigma: Array
+
+
+# From the path of a weight ("block0/conv1/kernel") to its spectrum.
+Spectra = Mapping[str, Spectrum]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+  """How weights are split over devices, inside `shard_map`.
+
+  Attributes:
+    axis_name: of the mesh.
+    parts: devices along it.
+    split: by path, the axis along which a weight is split, -1 for none.
+  """
+
+  axis_name: str
+  parts: int
+  split: Mapping[str, int]
+
+
+class Steps(NamedTuple):
+  """One iteration on: spectra, and by path right vectors [k, ...]."""
+
+  spectra: dict[str, Spectrum]
+  v: dict[str, Array]
+
+
+def iterate(
+  weights: Mapping[str, Array],
+  spectra: Spectra,
+  epsilon: float,
+  exchange: Exchange | None = None,
+) -> Steps:
+  """One iteration for all k vectors of all weights, in two passes over each.
+
+  The authors' code goes vector by vector, but each uses the u of the iteration
+  before, and of the other vectors only what Gram-Schmidt takes off: products
+  with the weight can be taken for all at once. No gradient.
+
+  Args:
+    weights: by path, whole or a device's parts.
+    spectra: of some of them.
+    epsilon: floor of norms.
+    exchange: of split weights.
+  """
+  wide = {
+    path: lax.stop_gradient(weights[path]).astype(spectrum.u.dtype)
+    for path, spectrum in spectra.items()
+  }
+  us = {path: lax.stop_gradient(s.u) for path, s in spectra.items()}
+  products = _times_all_u(wide, us, exchange)
+  v = {path: gram_schmidt(x, epsilon) for path, x in products.items()}
+  products = _times_all_v(wide, v, exchange)
+  stepped = {}
+  for path, product_ko in products.items():
+    u_ko = gram_schmidt(product_ko, epsilon)
+    stepped[path] = Spectrum(u_ko, jnp.sum(product_ko * u_ko, axis=1))
+  return Steps(stepped, v)
+
+
+def leading_values(
+  weights: Mapping[str, Array],
+  spectra: Spectra,
+  epsilon: float,
+  exchange: Exchange | None = None,
+) -> dict[str, Array]:
+  """By path, sigma0 [] = u0^T W v0 with v0 = unit(W^T u0): one pass.
+
+  Args:
+    weights: by path, whole or a device's parts.
+    spectra: of some of them; they stay.
+    epsilon: floor of norms.
+    exchange: of split weights.
+  """
+  wide = {
+    path: lax.stop_gradient(weights[path]).astype(spectrum.u.dtype)
+    for path, spectrum in spectra.items()
+  }
+  us = {path: lax.stop_gradient(s.u[:1]) for path, s in spectra.items()}
+  products = _times_all_u(wide, us, exchange)
+  return {
+    path: jnp.sum(product * unit(product, epsilon))
+    for path, product in products.items()
+  }
+
+
+def _times_all_u(
+  weights: Mapping[str, Array],
+  us: Mapping[str, Array],
+  exchange: Exchange | None,
+) -> dict[str, Array]:
+  """W^T u of every weight, whole."""
+  if exchange is None:
+    return {p: times_u(w, us[p], output_axis(p)) for p, w in weights.items()}
+  products, partial, pieces = {}, [], {}
+  for path, weight in weights.items():
+    split, out = exchange.split[path], output_axis(path) % weight.ndim
+    u_ko = us[path]
+    if split == out:
+      u_ko = _own(u_ko, 1, exchange)
+      partial.append(path)
+    elif split >= 0:
+      pieces[path] = _place_in_v(split, out)
+    products[path] = times_u(weight, u_ko, out)
+  return _exchange(products, partial, pieces, exchange)
+
+
+def _times_all_v(
+  weights: Mapping[str, Array],
+  vs: Mapping[str, Array],
+  exchange: Exchange | None,
+) -> dict[str, Array]:
+  """W v of every weight, whole."""
+  if exchange is None:
+    return {p: times_v(w, vs[p], output_axis(p)) for p, w in weights.items()}
+  products, partial, pieces = {}, [], {}
+  for path, weight in weights.items():
+    split, out = exchange.split[path], output_axis(path) % weight.ndim
+    v_k = vs[path]
+    if split == out:
+      pieces[path] = 1
+    elif split >= 0:
+      v_k = _own(v_k, _place_in_v(split, out), exchange)
+      partial.append(path)
+    products[path] = times_v(weight, v_k, out)
+  return _exchange(products, partial, pieces, exchange)
+
+
+def _place_in_v(split: int, out: int) -> int:
+  """The axis of v [k, ...] that belongs to a weight's input axis."""
+  return 1 + split - (split > out)
+
+
+def _own(x: Array, axis: int, exchange: Exchange) -> Array:
+  """This device's share of an array that all have."""
+  length = x.shape[axis] // exchange.parts
+  start = lax.axis_index(exchange.axis_name) * length
+  return lax.dynamic_slice_in_dim(x, start, length, axis)
+
+
+def _exchange(
+  products: dict[str, Array],
+  partial: list[str],
+  pieces: dict[str, int],
+  exchange: Exchange,
+) -> dict[str, Array]:
+  """Sums some products over devices and joins others, along an axis each."""
+  if partial:
+    summed = [products[path] for path in partial]
+    summed = lax.psum(summed, exchange.axis_name)
+    products |= dict(zip(partial, summed, strict=True))
+  if not pieces:
+    return products
+  # One message for all.
+  flat = jnp.concatenate([products[path].ravel() for path in pieces])
+  flat_pn = lax.all_gather(flat, exchange.axis_name)
+  start = 0
+  for path, axis in pieces.items():
+    shape, size = products[path].shape, products[path].size
+    piece = flat_pn[:, start : start + size].reshape(-1, *shape)
+    start += size
+    whole = [*shape]
+    whole[axis] *= exchange.parts
+    products[path] = jnp.moveaxis(piece, 0, axis).reshape(whole)
+  return products
+
+
+def times_u(weight: Array, u_ko: Array, axis: int) -> Array:
+  """W^T u for every u: [k, ...], the weight's other axes."""
+  return _contract(weight, u_ko, (axis % weight.ndim,))
+
+
+def times_v(weight: Array, v_k: Array, axis: int) -> Array:
+  """W v for every v: [k, O]."""
+  others = (i for i in range(weight.ndim) if i != axis % weight.ndim)
+  return _contract(weight, v_k, tuple(others))
+
+
+def _contract(weight: Array, x_k: Array, axes: tuple[int, ...]) -> Array:
+  """Sums over `axes` of the weight, all but the first of x.
+
+  The order of the operands is that of a matrix product in which neither is
+  transposed: on CPU the other one takes eight to fourteen times as long.
+  """
+  of_x = tuple(range(1, x_k.ndim))
+  highest = lax.Precision.HIGHEST
+  if axes[0] == 0:
+    return jnp.tensordot(x_k, weight, axes=(of_x, axes), precision=highest)
+  y = jnp.tensordot(weight, x_k, axes=(axes, of_x), precision=highest)
+  return jnp.moveaxis(y, -1, 0)
+
+
+def gram_schmidt(x_k: Array, epsilon: float) -> Array:
+  """The rows of [k, ...] made orthogonal to those before, and unit."""
+  basis: list[Array] = []
+  for x in x_k:
+    for e in basis:
+      x = x - jnp.sum(x * e) * e
+    basis.append(unit(x, epsilon))
+  return jnp.stack(basis)
+
+
+def unit(x: Array, epsilon: float) -> Array:
+  """X over its norm, which is taken to be `epsilon` or more."""
+  return x / jnp.maximum(jnp.sqrt(jnp.sum(x * x)), epsilon)
+
+
+def output_axis(path: str) -> int:
+  """Kernels end in their output axis; an embedding's rows are its outputs."""
+  return 0 if path.endswith("embedding") else -1
