@@ -1,0 +1,49 @@
+"""What cannot be split evenly is refused before anything is compiled."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from bigscale.parallel.mesh import make_mesh
+from bigscale.spec import SpecError
+from bigscale.train.build import build
+from tests.parallel.tiny_gans import Case, spec_of
+
+
+def refusal(case):
+  spec = spec_of(case)
+  devices = jax.devices()[: case.mesh[0] * case.mesh[1]]
+  with pytest.raises(SpecError) as refused:
+    build(spec, make_mesh(spec.mesh, devices))
+  return str(refused.value)
+
+
+def test_microbatches_divide_a_devices_samples():
+  message = refusal(Case("r3gan", "float32", (8, 1), microbatches=4))
+  assert "optim.microbatches=4" in message
+  assert "2 samples on each of 8 devices" in message
+  assert "use a divisor of 2" in message
+
+
+def test_groups_stay_on_a_device_with_microbatches():
+  case = Case("biggan", "float32", (8, 1), microbatches=2, group=2)
+  message = refusal(case)
+  assert "model.batch_norm_group_size=2" in message
+  assert "microbatch of 1 samples" in message
+
+
+def test_groups_are_whole_devices_or_parts_of_one():
+  # Sixteen samples in groups of eight, on devices of four and of sixteen.
+  for mesh in ((4, 1), (1, 1)):
+    spec = spec_of(Case("biggan", "float32", mesh, group=8))
+    build(spec, make_mesh(spec.mesh, jax.devices()[: mesh[0]]))
+  with pytest.raises(SpecError, match="batch_norm_group_size=6"):
+    spec_of(Case("biggan", "float32", group=6))
+
+
+def test_batches_are_whole_microbatches():
+  spec = spec_of(Case("r3gan", "float32"))
+  optim = dataclasses.replace(spec.optim, microbatches=3)
+  with pytest.raises(SpecError, match="use global_batch_size=15"):
+    dataclasses.replace(spec, optim=optim)
