@@ -59,6 +59,7 @@ def trained(tmp_path_factory, cache):
   return workdir, train(cache, workdir, 2, 2, 0.064)
 
 
+@pytest.mark.slow
 def test_two_processes_leave_one_run(trained):
   workdir, (first, second) = trained
   start, _, done = rows(workdir, "events.jsonl")

@@ -8,7 +8,7 @@ import pytest
 
 from bigscale.spec import OptimSpec, Schedule
 from bigscale.train import optim
-from tests.train.test_step import tiny_biggan
+from tests.parallel.tiny_gans import Case, spec_of
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_cosine_in_images(kimg, expected):
 
 
 def spec_with(**changes):
-  spec = tiny_biggan("float32")
+  spec = spec_of(Case("biggan", "float32"))
   return dataclasses.replace(
     spec, optim=dataclasses.replace(spec.optim, **changes)
   )
@@ -47,7 +47,9 @@ def test_average_starts_late():
 
 
 def test_images_do_not_overflow():
-  spec = dataclasses.replace(tiny_biggan("float32"), global_batch_size=4096)
+  spec = dataclasses.replace(
+    spec_of(Case("biggan", "float32")), global_batch_size=4096
+  )
   images = optim.images_seen(spec, jnp.int32(2_000_000))
   np.testing.assert_allclose(images, 2e6 * 2 * 4096, rtol=1e-6)
 
