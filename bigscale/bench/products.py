@@ -6,21 +6,20 @@ What a compiler makes of a program may differ.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.extend import core
 
 
-def flops(function: Callable[..., Any], *arguments: Any) -> int:
+def flops(function: jax.stages.Wrapped, *arguments: Any) -> int:
   """Floating-point operations of one call, over all devices.
 
   Args:
-    function: of arrays; may be jitted and sharded.
+    function: of arrays, jitted.
     *arguments: arrays or shapes.
   """
-  return _of_program(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return _of_program(function.trace(*arguments).jaxpr.jaxpr)
 
 
 def _of_program(program: core.Jaxpr) -> int:

@@ -238,7 +238,9 @@ def make(
     gather: of parameters that are split over devices; see `models.blocks`.
   """
   return wrap(
-    Generator(spec, platform, Moments(spec.batch_norm_group_size, split)),
+    Generator(
+      spec, platform, Moments(spec.batch_norm_group_size, split, platform)
+    ),
     Discriminator(spec, platform),
     spec,
     gather,

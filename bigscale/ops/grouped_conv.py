@@ -1,36 +1,51 @@
 """Grouped 3x3 convolutions, written as each platform likes them.
 
-XLA's CPU backend differentiates `feature_group_count` about a hundred times
-slower than a dense convolution of the same cost, so CPUs take another
-formulation. Values and gradients of all orders agree; only the speed differs.
+A group of R3GAN has 16 or 32 channels. A TPU's matrix unit is 128 wide and runs
+almost empty on them; XLA's CPU backend differentiates `feature_group_count`
+about a hundred times slower than a dense convolution of the same cost. Several
+groups can become one, whose kernel is zero off the diagonal blocks. Values and
+gradients of all orders agree; only the speed differs.
 
-Medians on 2 CPU cores, float32, batch 64, groups of 16 channels, milliseconds
-for forward + backward / for the gradient of an R1 penalty:
+TPU: estimated cycles of the compiler for v5e at 1.5 GHz, one R3GAN block in
+bfloat16 (float32 at 4 px), forward + backward, milliseconds:
 
-| map        | per_group | patches   | block-diagonal dense |
-|------------|-----------|-----------|----------------------|
-| 32x32x32   | 79 / 151  | 184 / 325 | 87 / 195             |
-| 16x16x64   | 40 / 62   | 112 / 178 | 87 / 188             |
-| 8x8x128    | 17 / 31   | 50 / 94   | 37 / 60              |
-
-A TPU's matrix unit is 128 wide and runs groups of 16 or 32 channels mostly
-empty. `merged` joins them to groups of 128 whose kernels are zero off the
-diagonal blocks. Estimated cycles of the TPU compiler for v5e at 1.5 GHz, one
-R3GAN block in bfloat16 (float32 at 4 px), forward + backward, milliseconds:
-
-| map, group width      | native | merged | merged to 256 |
-|-----------------------|--------|--------|---------------|
-| 64 px, 32,  8 images  | 64.4   | 19.2   |               |
-| 32 px, 32, 16 images  | 22.2   | 11.5   |               |
-| 16 px, 32, 32 images  | 12.1   | 4.5    | 6.9           |
-|  8 px, 32, 32 images  | 2.0    | 1.4    |               |
-|  4 px, 32, 32 images  | 0.42   | 0.64   |               |
-|  8 px, 16, 32 images  | 0.69   | 0.76   |               |
-|  4 px, 16, 32 images  | 0.21   | 0.27   |               |
+| map, group width      | native | merged_128 | merged_256 |
+|-----------------------|--------|------------|------------|
+| 64 px, 32,  8 images  | 64.4   | 19.2       |            |
+| 32 px, 32, 16 images  | 22.2   | 11.5       |            |
+| 16 px, 32, 32 images  | 12.1   | 4.5        | 6.9        |
+|  8 px, 32, 32 images  | 2.0    | 1.4        |            |
+|  4 px, 32, 32 images  | 0.42   | 0.64       |            |
+| 16 px, 16, 32 images  | 4.6    | 1.7        |            |
+|  8 px, 16, 32 images  | 0.69   | 0.76       |            |
+|  4 px, 16, 32 images  | 0.21   | 0.27       |            |
 
 With the gradient of R1: 22.8 to 9.3 at 16 px, 4.2 to 2.5 at 8 px (width 32).
+Nine shifted products of matrices, 8 px, 32: 3.6. Where little is computed,
+making the wide kernel costs more than it saves.
+
+Two more things halve a merged block (16 px, 16: 2.6 to 1.7 ms). A 1x1 kernel
+stays a convolution: as a product of matrices it would pin the order of B, H, W
+and C, and the map would be copied before and after each 3x3 convolution. And
+the wide kernel is made without moving O, see `block_diagonal`.
+
+CPU: processor milliseconds on one core, float32, 128 images of groups of 16,
+the best of 12, one convolution with its activations; in brackets the block's
+share of PyTorch's time with the gradient of R1, of 5:
+
+| map, channels | native | per_group | split_32  | split_64   | dense |
+|---------------|--------|-----------|-----------|------------|-------|
+| 16 px, 64     | 39     | 21 (0.80) | 22 (0.77) | 30 (0.71)  | 29    |
+|  8 px, 128    | 20     | 12 (0.67) | 12 (0.66) | 17 (0.80)  | 24    |
+|  8 px, 256    | 57     | 32 (1.30) | 32 (1.02) | 40 (1.28)  | 120   |
+
+The gradient of the weights at 16 px: 29, 30 and 37 for the middle three, 94 as
+three products of shifted rows; `patches` takes five times a convolution. With
+YNNPACK, which XLA prefers where not told (`parallel/compiler.py`), the gradient
+of a dense kernel takes five times as long.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -38,30 +53,34 @@ import jax.numpy as jnp
 
 from bigscale.types import Array
 
-# One XLA convolution per group: beyond this many the program grows too long.
-_MAX_UNROLLED_GROUPS = 32
-_MERGED_WIDTH = 128  # Channels that a TPU's matrix unit takes.
-# Below this product of side, px, and group width merging costs more than it
-# saves: between 128, where it loses, and 256, where it wins (see the table).
+Formulation = Callable[[Array, Array, int], Array]
+
+# One XLA convolution a part: beyond this many the program grows too long.
+_MAX_PARTS = 32
+# On a TPU, below this product of side, px, and group width merging costs more
+# than it saves: between 128, where it loses, and 256, where it wins.
 _MERGE_FROM = 256
 
 
-def conv(x_bhwc: Array, w_hwio: Array) -> Array:
+def conv(x_bhwc: Array, w_hwio: Array, *, platform: str = "cpu") -> Array:
   """Dense convolution, stride 1, zero padding that keeps H and W.
 
-  A 1x1 kernel becomes a product of two matrices. Not an einsum over B, H and
-  W: XLA's CPU backend takes five times as long for the gradient of that.
+  Except on a TPU, a 1x1 kernel becomes a product of two matrices. Not an einsum
+  over B, H and W: XLA's CPU backend takes five times as long for the gradient
+  of that.
+
+  Args:
+    x_bhwc: [B, H, W, I].
+    w_hwio: [h, w, I, O], of the same dtype.
+    platform: of the devices that will run it: `cpu`, `gpu` or `tpu`.
+
+  Returns:
+    [B, H, W, O].
   """
-  if w_hwio.shape[:2] == (1, 1):
+  if w_hwio.shape[:2] == (1, 1) and platform != "tpu":
     *bhw, channels = x_bhwc.shape
     return (x_bhwc.reshape(-1, channels) @ w_hwio[0, 0]).reshape(*bhw, -1)
-  return jax.lax.conv_general_dilated(
-    x_bhwc,
-    w_hwio,
-    window_strides=(1, 1),
-    padding="SAME",
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
+  return native(x_bhwc, w_hwio, 1)
 
 
 def native(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
@@ -76,16 +95,26 @@ def native(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
   )
 
 
-def per_group(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
-  """One dense convolution for every group."""
-  if groups == 1:
-    return conv(x_bhwc, w_hwio)
-  parts = zip(
-    jnp.split(x_bhwc, groups, axis=-1),
-    jnp.split(w_hwio, groups, axis=-1),
+def merged(x_bhwc: Array, w_hwio: Array, groups: int, width: int) -> Array:
+  """Fewer groups of up to `width` channels, still `feature_group_count`."""
+  together = _together(groups, w_hwio.shape[2], width)
+  wide_hwio = block_diagonal(w_hwio, groups, together)
+  return native(x_bhwc, wide_hwio, groups // together)
+
+
+def split(x_bhwc: Array, w_hwio: Array, groups: int, width: int) -> Array:
+  """A dense convolution for every merged group of up to `width` channels."""
+  together = _together(groups, w_hwio.shape[2], width)
+  wide_hwio = block_diagonal(w_hwio, groups, together)
+  parts = groups // together
+  if parts == 1:
+    return conv(x_bhwc, wide_hwio)
+  pairs = zip(
+    jnp.split(x_bhwc, parts, axis=-1),
+    jnp.split(wide_hwio, parts, axis=-1),
     strict=True,
   )
-  return jnp.concatenate([conv(x, w) for x, w in parts], axis=-1)
+  return jnp.concatenate([conv(x, w) for x, w in pairs], axis=-1)
 
 
 def patches(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
@@ -109,46 +138,77 @@ def patches(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
   return jnp.moveaxis(y_gbhwo, 0, 3).reshape(b, h, w, out)
 
 
-def merged(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
-  """`native` with groups joined to `_MERGED_WIDTH` channels, mostly zeros."""
-  kh, kw, group_in, out = w_hwio.shape
-  count = min(groups, max(1, _MERGED_WIDTH // group_in))
-  while groups % count:
-    count -= 1
-  # Row block j of a joined kernel is that of its j-th group, and zero for the
-  # channels of the others.
-  w_hwignmo = w_hwio.reshape(kh, kw, 1, group_in, groups // count, count, -1)
-  own_jm = jnp.eye(count, dtype=w_hwio.dtype).reshape(
-    1, 1, count, 1, 1, count, 1
-  )
-  joined = (w_hwignmo * own_jm).reshape(kh, kw, count * group_in, out)
-  return native(x_bhwc, joined, groups // count)
+def block_diagonal(w_hwio: Array, groups: int, together: int) -> Array:
+  """The kernel of `groups / together` groups: zero where the old ones cross.
+
+  The j-th rows of blocks are the kernel itself, masked to the outputs of each
+  j-th group. O stays innermost throughout: blocks moved there and back cost a
+  TPU a fifth of a block of layers. The gradient of the masks picks the blocks
+  out again.
+
+  Args:
+    w_hwio: [h, w, I / groups, O].
+    groups: of it.
+    together: how many of them become one; divides `groups`.
+
+  Returns:
+    [h, w, together * I / groups, O].
+  """
+  if together == 1:
+    return w_hwio
+  out = w_hwio.shape[3]
+  block_o = jnp.arange(out) // (out // groups) % together
+  zero = jnp.zeros((), w_hwio.dtype)
+  rows = [
+    jnp.where((block_o == j).reshape(1, 1, 1, out), w_hwio, zero)
+    for j in range(together)
+  ]
+  return jnp.concatenate(rows, axis=2)
 
 
-FORMULATIONS: dict[str, Callable[[Array, Array, int], Array]] = {
+def _together(groups: int, group_in: int, width: int) -> int:
+  """How many groups become one of at most `width` channels; 1 is allowed."""
+  divisors = [n for n in range(1, groups + 1) if groups % n == 0]
+  return max(n for n in divisors if n == 1 or n * group_in <= width)
+
+
+def _dense(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
+  return split(x_bhwc, w_hwio, groups, width=x_bhwc.shape[-1])
+
+
+FORMULATIONS: dict[str, Formulation] = {
   "native": native,
-  "per_group": per_group,
+  "merged_128": functools.partial(merged, width=128),
+  "merged_256": functools.partial(merged, width=256),
+  "per_group": functools.partial(split, width=0),
+  "split_32": functools.partial(split, width=32),
+  "split_64": functools.partial(split, width=64),
+  "dense": _dense,
   "patches": patches,
-  "merged": merged,
 }
 
 
 def choose(
   formulation: str, platform: str, groups: int, side: int, group_width: int
 ) -> str:
-  """Names the formulation that `auto` stands for.
+  """Names the formulation that `auto` stands for, as measured (see above).
 
   Args:
     formulation: a key of `FORMULATIONS`, or `auto`.
-    platform: of the devices that will run it: `cpu`, `gpu` or `tpu`.
+    platform: of the devices that will run it: `cpu`, `gpu` or `tpu`. No GPU
+      was measured; it gets `native`.
     groups: of the convolution.
     side: of the map, px.
     group_width: input channels of a group.
   """
   if formulation != "auto":
     return formulation
+  if platform == "tpu":
+    pays = side * group_width >= _MERGE_FROM
+    return "merged_128" if pays else "native"
   if platform == "cpu":
-    return "per_group" if groups <= _MAX_UNROLLED_GROUPS else "patches"
-  if platform == "tpu" and side * group_width >= _MERGE_FROM:
-    return "merged" if group_width < _MERGED_WIDTH else "native"
+    for name, width in (("split_32", 32), ("split_64", 64)):
+      if groups // _together(groups, group_width, width) <= _MAX_PARTS:
+        return name
+    return "patches"
   return "native"

@@ -84,18 +84,16 @@ def _plain_pool(x_bhwc: Array, w_hwio: Array) -> Array:
 
 
 def _taps_upsample(x_bhwc: Array, w_hwio: Array) -> Array:
-  taps = _tap_sums(w_hwio)
-  return _interleave(
-    [
-      [
-        _conv(
-          x_bhwc, taps[row::2, column::2], (_PADDING[row], _PADDING[column])
-        )
-        for column in (0, 1)
-      ]
-      for row in (0, 1)
+  b, h, w, _ = x_bhwc.shape
+  taps, rows = _tap_sums(w_hwio), []
+  for row in (0, 1):
+    pair = [
+      _conv(x_bhwc, taps[row::2, column::2], (_PADDING[row], _PADDING[column]))
+      for column in (0, 1)
     ]
-  )
+    rows.append(jnp.concatenate(pair, axis=-1))
+  # Columns beside each other are in their place already; rows alternate.
+  return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
 def _taps_pool(x_bhwc: Array, w_hwio: Array) -> Array:

@@ -11,6 +11,18 @@ from bigscale.spec.base import (
   require,
 )
 
+GroupedConv = Literal[
+  "auto",
+  "native",
+  "merged_128",
+  "merged_256",
+  "per_group",
+  "split_32",
+  "split_64",
+  "dense",
+  "patches",
+]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class R3ganSpec:
@@ -32,7 +44,8 @@ class R3ganSpec:
     shared_embedding: the class embedding joins the code of every stage of G,
       not of the first alone (not in the paper).
     bf16_stages: how many of the highest resolutions compute in bfloat16.
-    grouped_conv: formulation; `auto` picks by platform (ops/grouped_conv.py).
+    grouped_conv: formulation (ops/grouped_conv.py); `auto` picks by platform,
+      map and group width.
     num_singular_values: how many are tracked for every layer.
     spectra_interval: steps between updates of the tracked values; 0 never.
     remat: the backward pass computes each block again instead of keeping what
@@ -53,9 +66,7 @@ class R3ganSpec:
   hierarchical: bool = False
   shared_embedding: bool = False
   bf16_stages: int = 0
-  grouped_conv: Literal["auto", "native", "per_group", "patches", "merged"] = (
-    "auto"
-  )
+  grouped_conv: GroupedConv = "auto"
   num_singular_values: int = 3
   spectra_interval: int = 16
   remat: bool = False

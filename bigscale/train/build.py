@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from bigscale.models.norms import Moments
 from bigscale.models.registry import make_model
 from bigscale.ops.images import to_uint8
-from bigscale.parallel import sharding
+from bigscale.parallel import compiler, sharding
 from bigscale.parallel.mesh import AXES, check_batch
 from bigscale.parallel.sharding import Placement
 from bigscale.spec import RunSpec, require
@@ -85,8 +85,13 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
       GanStep(model, spec, placement),
       out_shardings=(shardings, whole),
       donate_argnums=0,
+      compiler_options=compiler.options(platform),
     ),
-    sample=jax.jit(sample, out_shardings=whole),
+    sample=jax.jit(
+      sample,
+      out_shardings=whole,
+      compiler_options=compiler.options(platform),
+    ),
   )
 
 

@@ -1,0 +1,51 @@
+"""Options that XLA needs to compile a training step well.
+
+On CPUs XLA hands convolutions to YNNPACK (jaxlib 0.10). That is as good as
+Eigen going forward and five times slower for the gradient of the weights, where
+the kernel is as large as the map: 390 ms of processor time for 73 (3x3, 128
+maps of 16 px and 64 channels, float32). It can also crash where it sums over
+several axes. Matrix products stay with it.
+"""
+
+import functools
+import os
+
+import jax
+
+_CPU = {
+  "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+}
+
+
+def options(platform: str) -> dict[str, str]:
+  """For `compiler_options` of `jax.jit`.
+
+  Args:
+    platform: of the devices that will run it: `cpu`, `gpu` or `tpu`.
+
+  Returns:
+    What differs from XLA's defaults: nothing where the user's XLA_FLAGS say
+    something of it, or where this version of XLA does not know the option.
+  """
+  if platform != "cpu":
+    return {}
+  flags = os.environ.get("XLA_FLAGS", "")
+  return {
+    name: value
+    for name, value in _CPU.items()
+    if name not in flags and _known(name, value)
+  }
+
+
+@functools.cache
+def _known(name: str, value: str) -> bool:
+  """Whether XLA takes the option: they come and go with its versions."""
+  device = jax.sharding.SingleDeviceSharding(
+    jax.local_devices(backend="cpu")[0]
+  )
+  nothing = jax.ShapeDtypeStruct((), "int32", sharding=device)
+  try:
+    jax.jit(lambda x: x).lower(nothing).compile({name: value})
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True
