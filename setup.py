@@ -43,6 +43,8 @@ setup(
     "safetensors>=0.5",  # half a megabyte, and what weights are shared in
     "flatbuffers",  # jax.export serializes with it, undeclared
     "pillow",  # decodes records, writes sample grids
+    "simplejpeg>=1.9",  # decodes JPEG four times as fast as Pillow
+    "etils[epath]",  # paths, also remote ones; Orbax needs it too
     "matplotlib",  # curves of the report
     "tqdm",  # progress bar; etils and tensorflow-datasets need it too
   ],

@@ -74,6 +74,7 @@ RULES = (
     ("train", "metrics", "sampling", "data", "parallel", "report"),
   ),
   (r"plan/.*", ("plan", "train/build", "parallel")),
+  (r"bench/data", ("data",)),
   (r"bench/.*", ("bench", "train/build", "parallel")),
   (r"cli/.*", ("",)),
 )

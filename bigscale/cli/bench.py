@@ -1,13 +1,18 @@
 """Times what a run does, on the devices here.
 
   bigscale bench step --config=configs/fashion_biggan.py --steps=20
+  bigscale bench data --config=configs/fashion_biggan.py --steps=100
 
 `step`: the run's own training step on random images: seconds of a step and of
 compiling it, images a second, arithmetic beside that of a large matrix product
 on the same devices, and memory.
+
+`data`: the run's own stream of images, without training: images a second,
+processor time of one, and what reading alone reaches.
 """
 
 import dataclasses
+import importlib
 import json
 
 from absl import flags
@@ -32,14 +37,13 @@ def run(what: str = "") -> int:
   from bigscale.cli.common import spec_of
   from bigscale.spec import SpecError
 
-  if what != "step":
+  if what not in ("step", "data"):
     raise SpecError(
-      f"bench {what!r} is unknown; use: bigscale bench step --config=..."
+      f"bench {what!r} is unknown; use: bigscale bench step --config=... or "
+      "bigscale bench data --config=..."
     )
   spec = spec_of(FLAGS)
-
-  from bigscale.bench.step import measure
-
+  measure = importlib.import_module(f"bigscale.bench.{what}").measure
   timing = measure(spec, FLAGS.steps)
   if FLAGS.json:
     print(json.dumps(dataclasses.asdict(timing), indent=2))

@@ -18,6 +18,7 @@ COMMANDS = {
   "sample": "draw images from a trained generator",
   "evaluate": "score a trained generator",
   "report": "write a run's report.html",
+  "data": "build, inspect or verify a data set in shards",
   "plan": "what a run would cost on a TPU slice, without a TPU",
   "bench": "time a run's step on the devices here",
   "import": "make a run of another implementation's weights",

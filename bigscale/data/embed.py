@@ -17,7 +17,6 @@ Raw data:
 The same input makes the same bytes. Remove the old manifests first.
 """
 
-import gzip
 import io
 import json
 import os
@@ -28,7 +27,8 @@ import numpy as np
 from absl import app, flags
 
 from bigscale.data import ingest
-from bigscale.data.manifest import DataError, Schema
+from bigscale.data.archives import read_idx
+from bigscale.data.manifest import Schema
 
 _FASHION = flags.DEFINE_string(
   "fashion_mnist", None, "folder of the Fashion-MNIST idx files"
@@ -69,17 +69,6 @@ _EMOJI_SIDE = 32
 _EMOJI_IMAGES = "img/google/64/"
 _HELDOUT_FRACTION = 0.1
 _SEED = 0
-
-
-def read_idx(path: str) -> np.ndarray:
-  """Reads a gzipped idx file of uint8, of any rank."""
-  with gzip.open(path) as file:
-    data = file.read()
-  rank = data[3]
-  if data[:3] != b"\0\0\x08":
-    raise DataError(f"{path} is not an idx file of uint8; name the original")
-  shape = np.frombuffer(data, ">i4", count=rank, offset=4)
-  return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 def read_emoji(

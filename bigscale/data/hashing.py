@@ -30,7 +30,16 @@ def random_bits(seed: int, use: int, places: np.ndarray) -> np.ndarray:
   Returns:
     uint64, the shape of `places`.
   """
+  return scramble(key_of(seed, use), places)
+
+
+def key_of(seed: int, use: int) -> np.uint64:
+  """What seed and use come to, for who asks often."""
   key = splitmix64(np.array(seed & _MASK, np.uint64))
-  key = splitmix64(key ^ np.uint64(use & _MASK))
+  return np.uint64(splitmix64(key ^ np.uint64(use & _MASK)))
+
+
+def scramble(key: np.uint64, places: np.ndarray) -> np.ndarray:
+  """64 random bits for every place, see `random_bits`."""
   with np.errstate(over="ignore"):
-    return splitmix64(key + np.asarray(places).astype(np.uint64))
+    return splitmix64(np.asarray(places).astype(np.uint64) + key)

@@ -1,7 +1,8 @@
-"""Writes images as ArrayRecord shards with a manifest, and checks them.
+"""Writes records as ArrayRecord shards, and sets that fit in memory whole.
 
 Files appear whole or not at all: shards are written under other names and
-renamed, and the manifest, without which nothing opens, comes last.
+renamed, and the manifest, without which nothing opens, comes last. Sets that
+do not fit in memory are made by `build`.
 """
 
 import hashlib
@@ -14,18 +15,18 @@ import numpy as np
 from bigscale.data import hashing
 from bigscale.data import manifest as manifests
 from bigscale.data.manifest import DataError, Manifest, Schema, Shard
-from bigscale.data.records import decode_into, encode
-from bigscale.data.sources import check_size, open_shard
+from bigscale.data.records import encode
 
 # A record reads its whole group: small ones keep random access fast. Encoded
 # images do not compress again.
 _WRITER_OPTIONS = {
   "raw": "group_size:4,zstd:19",
   "png": "group_size:1,uncompressed",
+  "jpeg": "group_size:1,uncompressed",
 }
 _HELDOUT = 0x48454C44
 
-Samples = Iterable[tuple[np.ndarray, int]]
+Samples = Iterable[tuple[np.ndarray, int | tuple[int, ...]]]
 
 
 def write(
@@ -43,8 +44,8 @@ def write(
 
   Args:
     directory: made if need be; must not hold a data set.
-    splits: for each split, pairs of an image [H, W, C] uint8 and a label in
-      [0, len(class_names)), or 0 where there are no classes.
+    splits: for each split, pairs of an image [H, W, C] uint8 and its label, or
+      labels, in [0, len(class_names)); 0 or () where there are no classes.
     name: of the data set.
     schema: layout of the records.
     class_names: name of label i at i; empty for an unlabelled set.
@@ -58,16 +59,16 @@ def write(
   """
   if records_per_shard < 1:
     raise DataError(f"records_per_shard={records_per_shard} must be 1 or more")
-  os.makedirs(directory, exist_ok=True)
+  make_directory(directory)
   if os.path.exists(os.path.join(directory, manifests.FILE_NAME)):
-    raise DataError(
-      f"{directory} already holds a data set; remove it or name another "
-      "directory"
-    )
+    raise holds_a_set(directory)
   shards: list[Shard] = []
   for split, samples in splits.items():
-    checked = _checked(samples, max(1, len(class_names)))
-    shards += _write_split(directory, split, checked, schema, records_per_shard)
+    encoded = _encoded(samples, class_names, schema)
+    options = _WRITER_OPTIONS[schema.encoding]
+    shards += _write_split(
+      directory, split, encoded, options, records_per_shard
+    )
   manifest = Manifest(
     name=name,
     schema=schema,
@@ -80,59 +81,107 @@ def write(
   return manifest
 
 
-def _checked(samples: Samples, labels: int) -> Iterator[tuple[np.ndarray, int]]:
+def make_directory(directory: str) -> None:
+  """Makes a directory and those above it.
+
+  Raises:
+    DataError: that is not possible.
+  """
+  try:
+    os.makedirs(directory, exist_ok=True)
+  except OSError as error:
+    raise DataError(
+      f"{directory} cannot be made ({error.strerror}); name a directory that "
+      "can be written"
+    ) from error
+
+
+def holds_a_set(directory: str) -> DataError:
+  """The error of a directory that must not be written over."""
+  return DataError(
+    f"{directory} already holds a data set; remove it or name another directory"
+  )
+
+
+def _encoded(
+  samples: Samples, class_names: tuple[str, ...], schema: Schema
+) -> Iterator[bytes]:
+  limit = max(1, len(class_names))
   for index, (image, label) in enumerate(samples):
-    if not 0 <= label < labels:
+    labels = label if isinstance(label, tuple) else (label,)
+    if class_names and not labels:
       raise DataError(
-        f"image {index} has label {label}, which is not in [0, {labels}); "
-        "correct it, or name every class in class_names"
+        f"image {index} has no label, but the set has {limit} classes; label "
+        "it, or leave it out"
       )
-    yield image, int(label)
+    for one in labels:
+      if not 0 <= one < limit:
+        raise DataError(
+          f"image {index} has label {one}, which is not in [0, {limit}); "
+          "correct it, or name every class in class_names"
+        )
+    yield encode(image, labels, schema)
 
 
 def _write_split(
   directory: str,
   split: manifests.Split,
-  samples: Iterator[tuple[np.ndarray, int]],
-  schema: Schema,
+  encoded: Iterator[bytes],
+  options: str,
   records_per_shard: int,
 ) -> list[Shard]:
   partial: list[tuple[str, int]] = []
-  while head := list(itertools.islice(samples, 1)):
-    rest = itertools.islice(samples, records_per_shard - 1)
+  while head := list(itertools.islice(encoded, 1)):
+    rest = itertools.islice(encoded, records_per_shard - 1)
     path = os.path.join(directory, f"{split}-{len(partial):05d}.partial")
-    partial.append(
-      (path, _write_shard(path, itertools.chain(head, rest), schema))
-    )
+    records = write_records(path, itertools.chain(head, rest), options)
+    partial.append((path, records))
   if not partial:
     raise DataError(
       f"the {split} split has no images; give it some or leave it out"
     )
   shards = []
   for index, (path, records) in enumerate(partial):
-    file = f"{split}-{index:05d}-of-{len(partial):05d}.array_record"
-    final = os.path.join(directory, file)
-    os.replace(path, final)
-    shards.append(
-      Shard(
-        file=file,
-        split=split,
-        records=records,
-        bytes=os.path.getsize(final),
-        sha256=sha256(final),
-      )
-    )
+    file = shard_name(split, index, len(partial))
+    os.replace(path, os.path.join(directory, file))
+    shards.append(describe_shard(directory, file, split, records))
   return shards
 
 
-def _write_shard(path: str, samples: Samples, schema: Schema) -> int:
+def shard_name(split: manifests.Split, index: int, count: int) -> str:
+  """The file of the shard `index` of `count`."""
+  return f"{split}-{index:05d}-of-{count:05d}.array_record"
+
+
+def describe_shard(
+  directory: str, file: str, split: manifests.Split, records: int
+) -> Shard:
+  """Sums up a shard that has been written."""
+  path = os.path.join(directory, file)
+  return Shard(
+    file=file,
+    split=split,
+    records=records,
+    bytes=os.path.getsize(path),
+    sha256=sha256(path),
+  )
+
+
+def write_records(path: str, encoded: Iterable[bytes], options: str) -> int:
+  """Writes one ArrayRecord file and counts its records.
+
+  Args:
+    path: of the file.
+    encoded: its records, drawn as they are written.
+    options: of the writer, as `group_size:4,zstd`.
+  """
   from array_record.python.array_record_module import ArrayRecordWriter
 
-  writer = ArrayRecordWriter(path, _WRITER_OPTIONS[schema.encoding])
+  writer = ArrayRecordWriter(path, options)
   records = 0
   try:
-    for image, label in samples:
-      writer.write(encode(image, label, schema))
+    for record in encoded:
+      writer.write(record)
       records += 1
   finally:
     writer.close()
@@ -143,54 +192,6 @@ def sha256(path: str) -> str:
   """The hexadecimal digest of a file."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify(directory: str) -> tuple[str, ...]:
-  """Reads a data set back whole.
-
-  Returns:
-    One sentence for every fault found, in reading order; none if it is sound.
-
-  Raises:
-    DataError: the manifest itself cannot be used.
-  """
-  manifest = manifests.load(directory)
-  faults: list[str] = []
-  for shard in manifest.shards:
-    try:
-      faults += _verify_shard(directory, shard, manifest)
-    except DataError as error:
-      faults.append(str(error))
-  return tuple(faults)
-
-
-def _verify_shard(
-  directory: str, shard: Shard, manifest: Manifest
-) -> list[str]:
-  check_size(directory, shard)
-  path = os.path.join(directory, shard.file)
-  faults = []
-  if sha256(path) != shard.sha256:
-    faults.append(
-      f"shard {path} does not have the sha256 of the manifest; copy it again "
-      "or build the set again"
-    )
-  reader = open_shard(directory, shard)
-  out = np.empty(manifest.schema.image_shape, np.uint8)
-  labels = max(1, len(manifest.class_names))
-  for record in range(shard.records):
-    try:
-      data = reader.read(record, record + 1)[0]
-      label = decode_into(data, manifest.schema, out)
-    except (ValueError, RuntimeError, IndexError) as error:
-      faults.append(f"record {record} of {path} cannot be read: {error}")
-      continue
-    if not 0 <= label < labels:
-      faults.append(
-        f"record {record} of {path} has label {label}, which is not in "
-        f"[0, {labels})"
-      )
-  return faults
 
 
 def heldout_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

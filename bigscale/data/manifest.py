@@ -17,9 +17,9 @@ FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
 
 Split = Literal["train", "heldout"]
-Encoding = Literal["raw", "png"]
+Encoding = Literal["raw", "png", "jpeg"]
 
-_ENCODINGS = ("raw", "png")
+_ENCODINGS = ("raw", "png", "jpeg")
 _SPLITS = ("train", "heldout")
 
 
@@ -50,15 +50,19 @@ class Shard:
 class Schema:
   """How a record is laid out.
 
-  A record is the label, a little-endian int32, then the image.
+  A record is the label, a little-endian int32, then the image; with
+  `multilabel`, the number of labels, the labels, then the image.
 
   Attributes:
-    encoding: `raw` (H * W * C bytes, rows first) or `png` (a whole file).
+    encoding: `raw` (H * W * C bytes, rows first), or `png` or `jpeg` (a whole
+      file).
     image_shape: (H, W, C), the same for every record; C is 1 or 3.
+    multilabel: a record carries one label or more, not one.
   """
 
   encoding: Encoding
   image_shape: tuple[int, int, int]
+  multilabel: bool = False
 
   def __post_init__(self) -> None:
     if self.encoding not in _ENCODINGS:
@@ -85,6 +89,7 @@ class Manifest:
     shards: in reading order.
     source: where the images come from.
     licence: of the images, as an SPDX identifier where there is one.
+    made: how: sizes, crops, what was left out; for the reader alone.
   """
 
   name: str
@@ -93,6 +98,7 @@ class Manifest:
   shards: tuple[Shard, ...]
   source: str
   licence: str
+  made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def of(self, split: Split) -> tuple[Shard, ...]:
     """The shards of one split, in reading order."""
@@ -103,12 +109,14 @@ class Manifest:
 
     Two sets have one identity only if every record and label is the same.
     """
-    content = (
+    content = [
       self.schema.encoding,
       self.schema.image_shape,
       self.class_names,
       [(shard.records, shard.sha256) for shard in self.of(split)],
-    )
+    ]
+    if self.schema.multilabel:
+      content.append("multilabel")
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return f"{self.name}/{split}@{digest[:16]}"
 
@@ -164,6 +172,7 @@ def _parse(tree: Mapping[str, Any]) -> Manifest:
   schema = Schema(
     encoding=tree["schema"]["encoding"],
     image_shape=tuple(_whole(n) for n in tree["schema"]["image_shape"]),
+    multilabel=bool(tree["schema"].get("multilabel", False)),
   )
   shards = tuple(_parse_shard(shard) for shard in tree["shards"])
   files = [shard.file for shard in shards]
@@ -176,6 +185,7 @@ def _parse(tree: Mapping[str, Any]) -> Manifest:
     shards=shards,
     source=str(tree["source"]),
     licence=str(tree["licence"]),
+    made=dict(tree.get("made", {})),
   )
 
 

@@ -1,82 +1,43 @@
 """The stream of real images: a pure function of (seed, record position).
 
-Position p of the stream is record permutation_{seed,e}[p mod n] of epoch
-e = p // n, mirrored or not by a hash of (seed, p). Nothing else enters: not the
-number of devices or processes, not the batch size, not the prefetch. A batch
-is the positions that follow what has been consumed, and may span epochs; each
-process computes its own rows of it. So the state of a stream is one number,
-the same on every process, and any number of processes resumes it.
+Position p of the stream falls to one source, by the mixture's deal, and there
+to record permutation_{seed,e}[q mod n] of epoch e = q // n, q being the place
+of p among that source's own. Flips, the label of a record that carries several,
+and what replaces a record that cannot be read, are hashes of (seed, p). Nothing
+else enters: not the number of devices or processes, not the batch size, not
+the prefetch. A batch is the positions that follow what has been consumed, and
+may span epochs; each process computes its own rows of it. So the state of a
+stream is one number and the ranges that were skipped, the same on every
+process, and any number of processes resumes it.
 
 One Grain element is a whole step's batch: reading record by record through
 Grain costs several times as much.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
-import grain.experimental
 import numpy as np
 
-from bigscale.data import hashing, transforms
+from bigscale.data import mixture, transforms
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import Source, open_source
+from bigscale.data.order import order_of
+from bigscale.data.position import Position
+from bigscale.data.reading import Parts, open_parts
+from bigscale.data.sequence import Fault, Records
+from bigscale.data.sources import Source
 from bigscale.spec import DataSpec
 from bigscale.types import Batch
 
-_PREFETCH_THREADS = 2
-_SHUFFLE = 0x53485546
-_FLIP = 0x464C4950
-_SHUFFLE_ROUNDS = 4  # of Grain's block cipher, as in MapDataset.shuffle
-_END = 1 << 62  # positions stay below it, and so fit int64
+_log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Records:
-  """The endless sequence of records, by position.
-
-  Attributes:
-    source: what is read.
-    seed: of the order and the flips.
-    shuffle: another order every epoch; else the order of the source.
-    flip: mirror half of the images.
-    resolution: side of the images, pixels.
-    channels: of the images.
-  """
-
-  source: Source
-  seed: int
-  shuffle: bool
-  flip: bool
-  resolution: int
-  channels: int
-
-  def indices(self, positions: np.ndarray) -> np.ndarray:
-    """Maps positions [N] to indices [N] int64 into the source."""
-    n = len(self.source)
-    epochs, offsets = np.divmod(np.asarray(positions, np.int64), n)
-    if not self.shuffle:
-      return offsets
-    seeds = hashing.random_bits(self.seed, _SHUFFLE, epochs) >> np.uint64(32)
-    shuffled = [
-      grain.experimental.index_shuffle(offset, n - 1, seed, _SHUFFLE_ROUNDS)
-      for offset, seed in zip(offsets.tolist(), seeds.tolist(), strict=True)
-    ]
-    return np.array(shuffled, np.int64)
-
-  def flipped(self, positions: np.ndarray) -> np.ndarray:
-    """Whether the images at positions [N] are mirrored: [N] bool."""
-    bits = hashing.random_bits(self.seed, _FLIP, positions)
-    return (bits >> np.uint64(63)).astype(bool)
-
-  def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reads positions [N]: images [N, R, R, C] uint8, labels [N] int32."""
-    images, labels = self.source.read(self.indices(positions))
-    images = transforms.fit(images, self.resolution, self.channels)
-    if self.flip:
-      images = transforms.flip(images, self.flipped(positions))
-    return images, labels
+class _Element(NamedTuple):
+  batch: Batch
+  faults: tuple[Fault, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,52 +46,68 @@ class StepBatches:
 
   Attributes:
     records: what the steps consume.
-    start: position of the first step's first record.
+    start: where the first step's first record lies.
     batches: K, batches a step.
     batch_size: B, of the whole run.
     rows: the rows of each batch that this process computes.
+    image_shape: (R, R, C).
     labelled: else all labels are 0.
   """
 
   records: Records
-  start: int
+  start: Position
   batches: int
   batch_size: int
   rows: Sequence[int]
+  image_shape: tuple[int, int, int]
   labelled: bool
 
-  def __len__(self) -> int:
-    return (_END - self.start) // (self.batches * self.batch_size)
+  @property
+  def records_a_step(self) -> int:
+    """Over all processes."""
+    return self.batches * self.batch_size
 
-  def __getitem__(self, step: int) -> Batch:
-    first = self.start + step * self.batches * self.batch_size
+  def __len__(self) -> int:
+    return (Position.END - self.start.consumed) // self.records_a_step
+
+  def __getitem__(self, step: int) -> _Element:
+    first = self.start.consumed + step * self.records_a_step
     offsets = np.arange(self.batches)[:, None] * self.batch_size
-    positions = first + offsets + np.array(self.rows)
-    images, labels = self.records.read(positions.ravel())
+    consumed = first + offsets + np.array(self.rows)
+    shape = consumed.shape
+    images = np.empty((consumed.size, *self.image_shape), np.uint8)
+    labels = np.zeros(consumed.size, np.int32)
+    faults = self.records.read_into(
+      self.start.of(consumed.ravel()), images, labels
+    )
     if not self.labelled:
       labels = np.zeros_like(labels)
-    shape = positions.shape
-    return Batch(
-      images.reshape(*shape, *images.shape[1:]), labels.reshape(shape)
+    batch = Batch(
+      images.reshape(*shape, *self.image_shape), labels.reshape(shape)
     )
+    return _Element(batch, faults)
 
 
 class Stream:
   """An endless iterator of one process's batches (see `make`).
 
-  Its state is `{"records_consumed": N}`, N counting the records of all
-  processes. After an error the stream stands where it stood before.
+  After an error the stream stands where it stood before.
   """
 
-  def __init__(self, batches: StepBatches, prefetch: int) -> None:
+  def __init__(self, batches: StepBatches, spec: DataSpec) -> None:
     self._batches = batches
-    self._prefetch = prefetch
+    self._spec = spec
+    self._faults: list[Fault] = []
+    self._bad: dict[str, set[int]] = {}
+    self._sizes = {
+      source.identity: len(source) for source in batches.records.parts.sources
+    }
     self._start_at(batches.start)
 
   @property
-  def source(self) -> Source:
-    """What the stream reads; its `identity` belongs in checkpoints."""
-    return self._batches.records.source
+  def identity(self) -> str:
+    """Names the content, order and mixture of what is read."""
+    return mixture.identity_of(*self._batches.records.parts)
 
   def __iter__(self) -> Iterator[Batch]:
     return self
@@ -139,50 +116,89 @@ class Stream:
     """The next step's `Batch` of numpy arrays.
 
     Raises:
-      DataError: a record cannot be read.
+      DataError: a record cannot be read, or too many could not.
       ValueError: the stream is closed.
     """
     try:
-      batch = next(self._elements)
+      element = next(self._elements)
+      self._faults += element.faults
+      self._count(element.faults)
     except Exception:
       # Grain drops the failed element and would return the one after it.
       if not self._closed:
-        self.set_state(self.get_state())
+        self._start_at(self._position)
       raise
-    self._consumed += self._batches.batches * self._batches.batch_size
-    return batch
+    self._position = self._position.after(self._batches.records_a_step)
+    return element.batch
 
-  def get_state(self) -> dict[str, int]:
+  def _count(self, faults: Sequence[Fault]) -> None:
+    for fault in faults:
+      self._bad.setdefault(fault.source, set()).add(fault.index)
+      bad, size = len(self._bad[fault.source]), self._size(fault.source)
+      allowed = _allowed(self._spec, size)
+      if bad > allowed:
+        raise DataError(
+          f"{bad} records of {fault.source} could not be used, the last of "
+          f"them record {fault.index}: {fault.reason}; "
+          f"data.max_bad_fraction={self._spec.max_bad_fraction} allows "
+          f"{allowed} of {size}; mend the set ('bigscale data verify' lists "
+          "what is wrong), or allow more"
+        )
+
+  def _size(self, identity: str) -> int:
+    # A subset reports the faults of the source it is part of.
+    whole = [n for name, n in self._sizes.items() if name.startswith(identity)]
+    return whole[0] if whole else max(self._sizes.values())
+
+  def take_faults(self) -> tuple[Fault, ...]:
+    """What was replaced in the batches since the last call, by this process."""
+    faults, self._faults = tuple(self._faults), []
+    return faults
+
+  def skip(self, steps: int) -> tuple[int, int]:
+    """Leaves out the next steps' records, for good: no state forgets it.
+
+    Returns:
+      First position left out, and the one after the last.
+    """
+    start, end = self._position.next_range(steps * self._batches.records_a_step)
+    self._elements.close()
+    self._start_at(self._position.without(start, end))
+    return start, end
+
+  def get_state(self) -> dict[str, Any]:
     """The position, as plain JSON, equal on all processes."""
-    return {"records_consumed": self._consumed}
+    return self._position.to_json() | {"source": self.identity}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Moves to a position, whatever run shape it was saved by.
 
     Raises:
-      DataError: `state` is not what `get_state` gave.
+      DataError: `state` is not what `get_state` gave, or is of other data.
     """
-    consumed = state.get("records_consumed")
-    if type(consumed) is not int or not 0 <= consumed < _END:
+    position = Position.from_json(state)
+    source = state.get("source", self.identity)
+    if source != self.identity:
       raise DataError(
-        f"a stream cannot resume from {dict(state)!r}: records_consumed must "
-        "be a whole number from 0; restore it from a checkpoint of this run"
+        f"the checkpoint stands in {source}, but the run reads "
+        f"{self.identity}: the data changed; put the old data back, or start "
+        "a new run with --init_from"
       )
     self._elements.close()
-    self._start_at(consumed)
+    self._start_at(position)
 
   def close(self) -> None:
     """Stops reading ahead; no more batches until `set_state`."""
     self._closed = True
     self._elements.close()
 
-  def _start_at(self, consumed: int) -> None:
+  def _start_at(self, position: Position) -> None:
     self._closed = False
-    self._consumed = consumed
-    batches = dataclasses.replace(self._batches, start=consumed)
+    self._position = position
+    batches = dataclasses.replace(self._batches, start=position)
     options = grain.ReadOptions(
-      num_threads=min(_PREFETCH_THREADS, self._prefetch),
-      prefetch_buffer_size=self._prefetch,
+      num_threads=min(self._spec.threads, self._spec.prefetch),
+      prefetch_buffer_size=self._spec.prefetch,
     )
     dataset = grain.MapDataset.source(batches).to_iter_dataset(options)
     self._elements = iter(dataset)
@@ -202,7 +218,7 @@ def make(
   """Opens this process's stream of training images.
 
   Args:
-    spec: source, shuffling, flips and prefetch.
+    spec: sources, shuffling, flips and prefetch.
     resolution: side of the model's images, pixels.
     channels: of the model's images, 1 or 3.
     num_classes: of the model; 0 makes all labels 0.
@@ -216,7 +232,7 @@ def make(
     [K, len(rows)] int32, numpy arrays.
 
   Raises:
-    DataError: the source cannot be opened or does not fit the model, or there
+    DataError: a source cannot be opened or does not fit the model, or there
       are no such rows.
   """
   rows = tuple(range(global_batch_size) if rows is None else map(int, rows))
@@ -227,25 +243,54 @@ def make(
     )
   if batches_per_step < 1:
     raise DataError(f"batches_per_step={batches_per_step} must be 1 or more")
-  source = open_source(spec.source, "train")
-  transforms.check_channels(source.image_shape[-1], channels)
-  _check_labels(source, num_classes)
-  records = Records(source, seed, spec.shuffle, spec.flip, resolution, channels)
-  batches = StepBatches(
-    records, 0, batches_per_step, global_batch_size, rows, num_classes > 0
+  transforms.check_channels(3, channels)
+  parts = open_parts(spec, "train", seed)
+  for source in parts.sources:
+    _check_files(source, spec)
+  _check_labels(parts, num_classes)
+  orders = tuple(
+    order_of(source, spec.shuffle_files, seed ^ number << 32, spec.shuffle)
+    for number, source in enumerate(parts.sources)
   )
-  return Stream(batches, spec.prefetch)
+  batches = StepBatches(
+    records=Records(parts, orders, seed, spec),
+    start=Position(),
+    batches=batches_per_step,
+    batch_size=global_batch_size,
+    rows=rows,
+    image_shape=(resolution, resolution, channels),
+    labelled=num_classes > 0,
+  )
+  return Stream(batches, spec)
 
 
-def _check_labels(source: Source, num_classes: int) -> None:
-  if num_classes and not source.num_classes:
+def _check_files(source: Source, spec: DataSpec) -> None:
+  """Raises `DataError` where more is missing than may be replaced."""
+  missing = source.check()
+  lost = sum(file.records for file in missing)
+  if spec.bad_records == "error" or lost > _allowed(spec, len(source)):
+    for file in missing:
+      raise DataError(file.message)
+  for file in missing:
+    _log.warning("its records will be replaced: %s", file.message)
+
+
+def _allowed(spec: DataSpec, records: int) -> int:
+  """How many of them may be bad."""
+  return int(np.ceil(spec.max_bad_fraction * records))
+
+
+def _check_labels(parts: Parts, num_classes: int) -> None:
+  found = len(parts.labels.class_names)
+  names = " and ".join(map(repr, parts.sources))
+  if num_classes and not found:
     raise DataError(
-      f"model.num_classes={num_classes}, but {source!r} has no labels; set "
+      f"model.num_classes={num_classes}, but {names} has no labels; set "
       "model.num_classes=0 or take a labelled source"
     )
-  if num_classes and num_classes != source.num_classes:
+  if num_classes and num_classes != found:
     raise DataError(
-      f"model.num_classes={num_classes}, but the labels of {source!r} run "
-      f"from 0 to {source.num_classes - 1}; set "
-      f"model.num_classes={source.num_classes}, or 0 to train without labels"
+      f"model.num_classes={num_classes}, but the labels of {names} run "
+      f"from 0 to {found - 1}; set "
+      f"model.num_classes={found}, or 0 to train without labels"
     )

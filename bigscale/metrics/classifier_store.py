@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.data.sources import Source, open_source
-from bigscale.data.transforms import fit
+from bigscale.data.reading import read_many
+from bigscale.data.sources import Source
 from bigscale.metrics import cache
 from bigscale.metrics.classifier import (
   VERSION,
@@ -32,7 +32,8 @@ class Trained(NamedTuple):
 
 
 def load_or_train(
-  source: str,
+  train: Source,
+  heldout: Source,
   *,
   resolution: int,
   channels: int,
@@ -43,7 +44,8 @@ def load_or_train(
   """The classifier of a data source, from the cache where it lies there.
 
   Args:
-    source: as for `bigscale.data.sources.open_source`.
+    train: what it learns from.
+    heldout: what its accuracy is measured on.
     resolution: side of the images it is to take, pixels.
     channels: 1 or 3.
     seed: of the training.
@@ -55,10 +57,9 @@ def load_or_train(
     SpecError: the source has no labels, or only one class.
     DataError: the source cannot be read.
   """
-  train, heldout = open_source(source, "train"), open_source(source, "heldout")
   require(
     train.num_classes >= 2,
-    f"data.source={source!r} has {train.num_classes} classes, but the Fréchet "
+    f"{train!r} has {train.num_classes} classes, but the Fréchet "
     "classifier distance learns its features from the labels of at least 2; "
     "build the data set with class names and labels",
   )
@@ -68,7 +69,7 @@ def load_or_train(
   trained = _load(path, train.num_classes, shape)
   if trained is not None:
     return trained
-  _log.info("training the classifier of %s: once, then kept", source)
+  _log.info("training the classifier of %s: once, then kept", train)
   start = time.monotonic()
   images, labels = _read(train, shape, seed)
   classifier = train_classifier(
@@ -135,6 +136,7 @@ def _read(
   labels = np.empty(len(indices), np.int32)
   for start in range(0, len(indices), _CHUNK):
     rows = slice(start, start + _CHUNK)
-    read, labels[rows] = source.read(indices[rows])
-    images[rows] = fit(read, image_shape[0], image_shape[2])
+    images[rows], labels[rows] = read_many(
+      source, indices[rows], image_shape[0], image_shape[2]
+    )
   return images, labels

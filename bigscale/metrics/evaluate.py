@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from bigscale.data.sources import open_source
+from bigscale.data.reading import open_data
 from bigscale.metrics import classifier as classifiers
 from bigscale.metrics.classifier import FEATURES, Classifier
 from bigscale.metrics.classifier_store import Trained, load_or_train
 from bigscale.metrics.fid import Moments, frechet_distance
 from bigscale.metrics.reference import Reference, load_or_compute
-from bigscale.spec import SpecError, require
+from bigscale.spec import DataSpec, SpecError, require
 
 # A prediction counts towards a class's presence from this probability on, and
 # a class is present from this share of its share among the reals.
@@ -99,7 +99,7 @@ class Evaluator:
 
 
 def make_evaluator(
-  source: str,
+  data: DataSpec,
   *,
   resolution: int,
   channels: int,
@@ -112,8 +112,7 @@ def make_evaluator(
   """Trains or loads the classifier and measures the reals.
 
   Args:
-    source: as for `bigscale.data.sources.open_source`; with labels, also for
-      unconditional models.
+    data: of the run; with labels, also for unconditional models.
     resolution: side of the samples, pixels.
     channels: 1 or 3.
     num_classes: of the model, 0 if it is unconditional.
@@ -128,15 +127,16 @@ def make_evaluator(
       there are too few images or samples.
     DataError: the source cannot be read.
   """
-  train, heldout = open_source(source, "train"), open_source(source, "heldout")
+  train, heldout = open_data(data, "train"), open_data(data, "heldout")
   require(
     num_classes in (0, train.num_classes),
-    f"model.num_classes={num_classes}, but data.source={source!r} has "
+    f"model.num_classes={num_classes}, but {train!r} has "
     f"{train.num_classes} classes; use {train.num_classes}, or 0 for a model "
     "without labels",
   )
   trained = load_or_train(
-    source,
+    train,
+    heldout,
     resolution=resolution,
     channels=channels,
     seed=seed,

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bigscale.data.reading import read_many
 from bigscale.data.sources import Source
-from bigscale.data.transforms import fit
 from bigscale.metrics import cache
 from bigscale.metrics.classifier import FEATURES, Classifier
 from bigscale.metrics.classifier_store import name_of
@@ -198,8 +198,8 @@ def _chunks(
   source: Source, rows: np.ndarray, image_shape: tuple[int, int, int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   for start in range(0, len(rows), _CHUNK):
-    images, labels = source.read(rows[start : start + _CHUNK])
-    yield fit(images, image_shape[0], image_shape[2]), labels
+    some = rows[start : start + _CHUNK]
+    yield read_many(source, some, image_shape[0], image_shape[2])
 
 
 def _to_uint8(images: np.ndarray) -> np.ndarray:

@@ -12,13 +12,13 @@ change of batch size leaves them where they were (Huang et al. 2024, app. B).
 from bigscale.spec.base import Schedule, SpecError, choose_preset, require
 from bigscale.spec.biggan import BigganSpec
 from bigscale.spec.biggan_deep import BigganDeepSpec
+from bigscale.spec.data import DataSpec, SourceSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
 from bigscale.spec.models import ModelSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec
 from bigscale.spec.r3gan import R3ganSpec
 from bigscale.spec.run import (
   CheckpointSpec,
-  DataSpec,
   EvalSpec,
   LogSpec,
   MeshSpec,
@@ -43,6 +43,7 @@ __all__ = [
   "RunSpec",
   "Schedule",
   "SigmaSpec",
+  "SourceSpec",
   "SpecError",
   "StrippedSpec",
   "choose_preset",

@@ -5,31 +5,9 @@ import math
 from typing import Literal
 
 from bigscale.spec.base import Schedule, require
+from bigscale.spec.data import DataSpec
 from bigscale.spec.models import ModelSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSpec:
-  """Where images come from.
-
-  Attributes:
-    source: an embedded set (`fashion_mnist`, `emoji`) or the path of a
-      directory with a `manifest.json`.
-    flip: mirror half of the images, chosen by record.
-    shuffle: another order every epoch; off reads the records as stored.
-    prefetch: batches read ahead of the step.
-  """
-
-  source: str
-  flip: bool = False
-  shuffle: bool = True
-  prefetch: int = 2
-
-  def __post_init__(self) -> None:
-    require(
-      self.prefetch >= 1, f"data.prefetch={self.prefetch} must be 1 or more"
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -200,7 +200,7 @@ class Evaluation:
 def evaluator_of(spec: RunSpec) -> Evaluator:
   """The evaluator of a run's data at the model's resolution."""
   return make_evaluator(
-    spec.data.source,
+    spec.data,
     resolution=spec.model.resolution,
     channels=spec.model.image_channels,
     num_classes=spec.model.num_classes,

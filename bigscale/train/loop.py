@@ -10,6 +10,7 @@ import jax
 from absl import logging
 
 from bigscale.data import pipeline
+from bigscale.data.manifest import DataError
 from bigscale.data.pipeline import Stream
 from bigscale.parallel import multihost
 from bigscale.parallel.mesh import make_mesh
@@ -26,6 +27,7 @@ from bigscale.train.init_from import (
   read_start,
 )
 from bigscale.train.state import GanState
+from bigscale.types import Batch
 
 
 class Result(NamedTuple):
@@ -66,7 +68,7 @@ def train(
   multihost.assert_same("versions", folders.versions())
   built = build(spec, make_mesh(spec.mesh))
   stream = open_stream(built)
-  multihost.assert_same("data", {"identity": stream.source.identity})
+  multihost.assert_same("data", {"identity": stream.identity})
   start = None
   new = multihost.decide("new", lambda: not has_checkpoint(workdir))
   if init_from and new:
@@ -175,7 +177,7 @@ class _Run:
     )
     for step in range(first_step + 1, spec.total_steps + 1):
       waited = time.perf_counter()
-      batch = multihost.to_global(next(self._stream), where)
+      batch = multihost.to_global(self._next_batch(step), where)
       waited = time.perf_counter() - waited
       state, scalars = self._built.step(state, batch)
       self._recorder.step(step, scalars, waited)
@@ -201,6 +203,7 @@ class _Run:
       return
     self._recorder.flush()
     started = time.perf_counter()
+    self._report_faults(step)
     if due(spec.log.samples_kimg):
       hooks.draw_grid(
         self._built, self._folder, self._recorder, step, state.ema
@@ -219,6 +222,21 @@ class _Run:
         {BEST_SCORE: self._scores[BEST_SCORE]} if evaluate else None,
       )
     self._recorder.pause(time.perf_counter() - started)
+
+  def _next_batch(self, step: int) -> Batch:
+    try:
+      return next(self._stream)
+    except DataError:
+      # What led to it; the others do not come to a meeting any more.
+      for fault in self._stream.take_faults():
+        self._recorder.event("bad_record", step, **fault._asdict())
+      raise
+
+  def _report_faults(self, step: int) -> None:
+    """Lists the records that were replaced, on any process."""
+    faults = [fault._asdict() for fault in self._stream.take_faults()]
+    for fault in multihost.gather("bad records", faults):
+      self._recorder.event("bad_record", step, **fault)
 
 
 def _count(params: object) -> int:

@@ -246,7 +246,7 @@ def fresh_codes(key: Array, spec: RunSpec, reals: Reals) -> Codes:
   latents = sampling.normal(
     jax.random.fold_in(key, _LATENTS), count, model.latent_dim, model.dtype
   )
-  if spec.loss.paired:
+  if spec.loss.paired or spec.data.fake_labels == "empirical":
     return Codes(latents, reals.labels)
   labels = sampling.uniform_labels(
     jax.random.fold_in(key, _LABELS), count, model.num_classes

@@ -2,9 +2,13 @@ import os
 
 import numpy as np
 import pytest
+from marked_set import read
 
 from bigscale.data import ingest
-from bigscale.data.sources import EMBEDDED, ShardSource, open_source
+from bigscale.data.reading import Samples
+from bigscale.data.shards import ShardSource
+from bigscale.data.sources import EMBEDDED, open_source
+from bigscale.data.verify import verify
 
 DIRECTORY = os.path.dirname(ingest.__file__) + "/embedded"
 CLASSES = {"fashion_mnist": 10, "emoji": 9}
@@ -19,18 +23,17 @@ COUNTS = {
 
 def read_all(name, split):
   source = open_source(name, split)
-  return source.read(np.arange(len(source)))
+  return Samples(*read(source, range(len(source))))
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_counts_and_shapes(name, split):
   source = open_source(name, split)
-  images, labels = source.read(np.arange(len(source)))
+  images, labels = read_all(name, split)
   assert source.num_classes == len(source.class_names) == CLASSES[name]
-  assert source.image_shape == SHAPES[name]
   assert images.shape == (len(source), *SHAPES[name])
-  assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+  assert images.dtype == np.uint8
   histogram = np.bincount(labels, minlength=CLASSES[name])
   assert histogram.tolist() == COUNTS[name, split]
 
@@ -45,7 +48,7 @@ def test_no_image_comes_twice_or_in_both_splits(name):
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_sound_and_licensed(name):
   path = os.path.join(DIRECTORY, name)
-  assert ingest.verify(path) == ()
+  assert verify(path) == ()
   with open(os.path.join(path, "LICENSE"), encoding="utf-8") as file:
     text = file.read()
   assert {"fashion_mnist": "Zalando", "emoji": "Apache License"}[name] in text

@@ -1,15 +1,15 @@
-import gzip
 import io
 import os
 
 import numpy as np
 import pytest
-from marked_set import write
+from marked_set import RECORDS, read, write
 from PIL import Image
 
 from bigscale.data import embed, ingest, manifest
 from bigscale.data.manifest import DataError, Schema
 from bigscale.data.sources import open_source
+from bigscale.data.verify import verify
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -19,9 +19,40 @@ def test_what_is_written_is_read(tmp_path, encoding, channels):
   images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   path = str(tmp_path / "set")
   write(path, images, encoding)
-  assert ingest.verify(path) == ()
+  assert verify(path) == ()
   source = open_source(path, "train")
-  np.testing.assert_array_equal(source.read(np.arange(12)).images, images)
+  np.testing.assert_array_equal(read(source, range(12))[0], images)
+
+
+def test_jpeg_is_near_what_was_written(tmp_path):
+  ramp = np.linspace(0, 255, 16 * 16 * 3).reshape(1, 16, 16, 3)
+  write(str(tmp_path / "set"), ramp.astype(np.uint8), "jpeg")
+  got, _ = read(open_source(str(tmp_path / "set"), "train"), [0])
+  assert np.abs(got - ramp).mean() < 3
+
+
+def test_several_labels(tmp_path, marked):
+  labels = [tuple({i % 3, i % 2}) for i in range(RECORDS)]
+  schema = Schema(encoding="raw", image_shape=(4, 4, 1), multilabel=True)
+  path = str(tmp_path / "set")
+  about = {"name": "x", "source": "a test", "licence": "none"}
+  ingest.write(
+    path,
+    {"train": list(zip(marked, labels, strict=True))},
+    schema=schema,
+    class_names=("a", "b", "c"),
+    **about,
+  )
+  source = open_source(path, "train")
+  assert [source.read(i).labels for i in range(RECORDS)] == labels
+  with pytest.raises(DataError, match=r"image 1 has no label.*3 classes"):
+    ingest.write(
+      str(tmp_path / "other"),
+      {"train": [(marked[0], (0, 1)), (marked[1], ())]},
+      schema=schema,
+      class_names=("a", "b", "c"),
+      **about,
+    )
 
 
 def test_shards_and_manifest(directory):
@@ -38,7 +69,7 @@ def test_unlabelled(tmp_path, marked):
   write(path, marked, class_names=())
   source = open_source(path, "train")
   assert source.num_classes == 0
-  assert not source.read(np.arange(23)).labels.any()
+  assert {source.read(i).labels for i in range(RECORDS)} == {()}
 
 
 def test_does_not_write_over_a_set(directory, marked):
@@ -70,6 +101,12 @@ def test_sample_that_does_not_fit(tmp_path, sample, message):
   assert not os.path.exists(tmp_path / "set" / "manifest.json")
 
 
+def test_directory_that_cannot_be_made(tmp_path, marked):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(DataError, match="file/set cannot be made"):
+    write(str(tmp_path / "file" / "set"), marked)
+
+
 def test_empty_split(tmp_path, marked):
   with pytest.raises(DataError, match="train split has no images"):
     write(str(tmp_path / "set"), marked[:0])
@@ -82,19 +119,6 @@ def test_heldout_is_the_same_share_of_every_class():
   again = ingest.heldout_mask(labels, 0.1, seed=0)
   np.testing.assert_array_equal(mask, again)
   assert (mask != ingest.heldout_mask(labels, 0.1, seed=1)).any()
-
-
-def test_idx(tmp_path):
-  values = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-  head = b"\0\0\x08\x03" + np.array([2, 3, 4], ">i4").tobytes()
-  path = str(tmp_path / "a.gz")
-  with gzip.open(path, "wb") as file:
-    file.write(head + values.tobytes())
-  np.testing.assert_array_equal(embed.read_idx(path), values)
-  with gzip.open(path, "wb") as file:
-    file.write(b"\0\0\x0d\x03" + values.tobytes())
-  with pytest.raises(DataError, match="not an idx file"):
-    embed.read_idx(path)
 
 
 def test_emoji_on_white_once_and_without_components():

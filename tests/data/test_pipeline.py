@@ -1,6 +1,6 @@
-import dataclasses
 import itertools
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,7 +8,12 @@ from marked_set import RECORDS, write
 
 from bigscale.data import pipeline
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import Samples
+from bigscale.data.mixture import deal_of, labels_of
+from bigscale.data.order import order_of
+from bigscale.data.position import Position
+from bigscale.data.reading import Parts
+from bigscale.data.sequence import Records
+from bigscale.data.sources import BadRecordError, Sample
 from bigscale.spec import DataSpec, SpecError
 
 
@@ -92,7 +97,7 @@ def test_order_is_pinned(directory):
   # If this moves, every recorded run of old reads other data from here on:
   # say so in the changelog, and only then write the new numbers.
   order = records(take(make(directory, seed=7), 2))
-  assert order.tolist() == [8, 5, 4, 22, 14, 2, 0, 12, 1, 3]
+  assert order.tolist() == [12, 19, 22, 14, 21, 2, 3, 4, 20, 15]
 
 
 def test_resume_anywhere_equals_the_undisturbed_stream(directory):
@@ -101,7 +106,7 @@ def test_resume_anywhere_equals_the_undisturbed_stream(directory):
   for _ in range(9):
     states.append(json.loads(json.dumps(stream.get_state())))
     batches.append(next(stream))
-  assert states[3] == {"records_consumed": 24}
+  assert states[3]["records_consumed"] == 24
   resumed = make(directory, batch=4, batches=2, flip=True)
   for i, state in enumerate(states):
     resumed.set_state(state)
@@ -131,7 +136,7 @@ def test_processes_share_the_same_global_batches(directory, rows):
     for step in zip(*parts, strict=True)
   ]
   assert_same(joined, whole)
-  assert all(s.get_state() == {"records_consumed": 112} for s in streams)
+  assert all(s.get_state()["records_consumed"] == 112 for s in streams)
 
 
 def test_resume_with_other_batches_loses_and_repeats_nothing(directory):
@@ -216,13 +221,20 @@ def test_conditional_model_on_an_unlabelled_source(tmp_path, marked):
 
 
 @pytest.mark.parametrize(
-  "state", [{}, {"records_consumed": -1}, {"records_consumed": 1.5}]
+  "state",
+  [
+    {},
+    {"records_consumed": -1},
+    {"records_consumed": 1.5},
+    {"records_consumed": 1, "skipped": [[4, 2]]},
+    {"records_consumed": 1, "skipped": [3]},
+  ],
 )
 def test_bad_state(directory, state):
   stream = make(directory)
   with pytest.raises(DataError, match="cannot resume"):
     stream.set_state(state)
-  assert stream.get_state() == {"records_consumed": 0}
+  assert stream.get_state()["records_consumed"] == 0
 
 
 def test_closed_stream_gives_nothing_until_set(directory):
@@ -235,56 +247,181 @@ def test_closed_stream_gives_nothing_until_set(directory):
   assert_same([next(stream)], [first])
 
 
-@dataclasses.dataclass
 class FakeSource:
   """Records that tell their index; refuses what is in `broken`."""
 
-  length: int
-  broken: set = dataclasses.field(default_factory=set)
-  sizes: list = dataclasses.field(default_factory=list)
+  def __init__(self, length, broken=()):
+    self.length, self.broken, self.asked = length, set(broken), []
+    self.class_names = ("any",)
+    self.num_classes = 1
+    self.identity = f"fake/{length}"
+    self.file_records = (length,)
 
   def __len__(self):
     return self.length
 
-  def read(self, indices):
-    self.sizes.append(len(indices))
-    if self.broken & set(indices.tolist()):
-      raise DataError("a broken record")
-    images = np.zeros((len(indices), 2, 2, 1), np.uint8)
-    return Samples(images, indices.astype(np.int32))
+  def read(self, index):
+    self.asked.append(index)
+    if index in self.broken:
+      raise BadRecordError(self.identity, index, "it is broken", "nowhere")
+    image = np.full((2, 2, 1), index % 251, np.uint8)
+    return Sample(image, (0,))
 
 
-def stream_of(source, batch=4, rows=None):
-  sequence = pipeline.Records(source, 0, False, False, 2, 1)
+def stream_of(source, batch=4, rows=None, **settings):
+  settings = {"shuffle": False, "prefetch": 3, **settings}
+  spec = DataSpec(source="fake", **settings)
+  parts = Parts((source,), deal_of([1.0], 0), labels_of(spec, [source]))
+  orders = (order_of(source, 0, 0, spec.shuffle),)
+  sequence = Records(parts, orders, 0, spec)
   rows = range(batch) if rows is None else rows
   return pipeline.Stream(
-    pipeline.StepBatches(sequence, 0, 1, batch, rows, True), 3
+    pipeline.StepBatches(sequence, Position(), 1, batch, rows, (2, 2, 1), True),
+    spec,
   )
+
+
+def indices(batches):
+  return np.concatenate([b.images[0, :, 0, 0, 0] for b in batches]).tolist()
 
 
 def test_after_an_error_the_stream_stands_where_it_stood():
   source = FakeSource(100, broken={13})
-  stream = stream_of(source)
-  assert [b.labels[0, 0] for b in take(stream, 3)] == [0, 4, 8]
+  stream = stream_of(source, bad_records="error")
+  assert indices(take(stream, 3)) == list(range(12))
   for _ in range(2):
-    with pytest.raises(DataError, match="broken record"):
+    with pytest.raises(DataError, match=r"record 13 of fake.*it is broken"):
       next(stream)
-    assert stream.get_state() == {"records_consumed": 12}
+    assert stream.get_state()["records_consumed"] == 12
   source.broken.clear()
-  assert [b.labels[0, 0] for b in take(stream, 3)] == [12, 16, 20]
+  assert indices(take(stream, 3)) == list(range(12, 24))
 
 
 def test_only_own_rows_are_read():
   source = FakeSource(100)
   stream = stream_of(source, batch=8, rows=range(2, 4))
-  got = np.concatenate([batch.labels[0] for batch in take(stream, 3)])
-  assert got.tolist() == [2, 3, 10, 11, 18, 19]
-  assert set(source.sizes) == {2}
+  assert indices(take(stream, 3)) == [2, 3, 10, 11, 18, 19]
+  assert {index % 8 for index in source.asked} == {2, 3}
+
+
+def test_bad_records_are_replaced_alike_on_any_process():
+  def run(rows, batch=10):
+    source = FakeSource(5000, broken={3, 17})
+    stream = stream_of(source, batch, rows)
+    return indices(take(stream, 4)), stream.take_faults()
+
+  whole, faults = run(range(10))
+  assert [fault.index for fault in faults] == [3, 17]
+  assert faults[0] == ("fake/5000", 3, "it is broken")
+  good = [i for i in range(40) if i not in (3, 17)]
+  assert [whole[i] for i in good] == good
+  assert whole[3] != 3
+  assert whole[17] != 17
+  parts = [run(range(5))[0], run(range(5, 10))[0]]
+  joined = np.concatenate([np.reshape(p, (4, 5)) for p in parts], axis=1)
+  assert joined.ravel().tolist() == whole
+  assert run(range(10)) == (whole, faults)
+
+
+def test_faults_belong_to_what_was_consumed():
+  # The first batch is read ahead of, and holds none.
+  stream = stream_of(FakeSource(5000, broken={5}), batch=4, prefetch=4)
+  next(stream)
+  assert stream.take_faults() == ()
+  next(stream)
+  assert [fault.index for fault in stream.take_faults()] == [5]
+  assert stream.take_faults() == ()
+
+
+def test_more_bad_records_than_allowed_stop_the_run():
+  source = FakeSource(1000, broken={1, 6, 9})
+  stream = stream_of(source, batch=4, max_bad_fraction=0.002)
+  take(stream, 2)
+  with pytest.raises(DataError, match=r"3 records.*record 9.*allows 2 of 1000"):
+    next(stream)
+  # What led to it can still be listed.
+  assert [fault.index for fault in stream.take_faults()] == [1, 6, 9]
+
+
+def test_one_record_met_again_counts_once():
+  stream = stream_of(FakeSource(8, broken={2}), batch=8)
+  assert len(take(stream, 5)) == 5
+  assert len(stream.take_faults()) >= 5
+
+
+def test_nothing_good_to_replace_with():
+  source = FakeSource(6, broken=range(6))
+  stream = stream_of(source, batch=2, max_bad_fraction=1.0)
+  with pytest.raises(DataError, match="all that were tried for position"):
+    next(stream)
+
+
+def test_skipped_steps_never_come_again():
+  plain = indices(take(stream_of(FakeSource(200)), 20))
+  stream = stream_of(FakeSource(200))
+  take(stream, 2)
+  before = stream.get_state()
+  take(stream, 3)
+  # Back to before the three, which are left out for good.
+  stream.set_state(before)
+  assert stream.skip(3) == (8, 20)
+  got = indices(take(stream, 2))
+  assert got == plain[20:28]
+  later = json.loads(json.dumps(stream.get_state()))
+  assert later["skipped"] == [[8, 20]]
+  for batch in (4, 7):
+    resumed = stream_of(FakeSource(200), batch)
+    resumed.set_state(later)
+    assert indices(take(resumed, 2)) == plain[28 : 28 + 2 * batch]
+
+
+def test_skips_that_meet_become_one():
+  stream = stream_of(FakeSource(500), batch=2)
+  stream.skip(2)
+  stream.skip(1)
+  take(stream, 3)
+  stream.skip(4)
+  assert stream.get_state()["skipped"] == [[0, 6], [12, 20]]
+  assert indices([next(stream)]) == [20, 21]
+
+
+def test_another_data_set_is_refused():
+  stream = stream_of(FakeSource(100))
+  state = stream_of(FakeSource(101)).get_state()
+  with pytest.raises(DataError, match=r"fake/101, but the run reads fake/100"):
+    stream.set_state(state)
+
+
+def test_missing_shards_stop_the_start_or_are_replaced(directory):
+  (path,) = pathlib.Path(directory).glob("train-00002-*")
+  path.unlink()
+  for settings in ({}, {"bad_records": "error", "max_bad_fraction": 1.0}):
+    with pytest.raises(DataError, match="train-00002"):
+      make(directory, **settings)
+  stream = make(directory, max_bad_fraction=0.25)
+  seen = records(take(stream, 10))
+  assert not set(seen) & set(range(10, 15))
+  assert {fault.index for fault in stream.take_faults()} == set(range(10, 15))
+
+
+def test_one_of_several_labels_is_drawn_by_position():
+  source = FakeSource(50)
+  source.num_classes, source.class_names = 3, ("a", "b", "c")
+  read = source.read
+  source.read = lambda index: Sample(read(index).image, (0, 2))
+  labels = [
+    np.concatenate([b.labels[0] for b in take(stream_of(source, n), 120 // n)])
+    for n in (4, 10)
+  ]
+  np.testing.assert_array_equal(*labels)
+  assert 30 < np.sum(labels[0] == 0) < 90
+  assert set(labels[0].tolist()) == {0, 2}
 
 
 def test_five_thousand_million_records():
-  sequence = pipeline.Records(FakeSource(5 * 10**9), 0, True, False, 2, 1)
-  indices = sequence.indices(np.arange(10**12, 10**12 + 4096))
-  assert len(np.unique(indices)) == 4096
-  assert 0 <= indices.min() < 2**31
-  assert 2**32 < indices.max() < 5 * 10**9
+  source = FakeSource(5 * 10**9)
+  order = order_of(source, 0, 0, shuffle=True)
+  found = order.indices(np.arange(10**12, 10**12 + 4096))
+  assert len(np.unique(found)) == 4096
+  assert 0 <= found.min() < 2**31
+  assert 2**32 < found.max() < 5 * 10**9

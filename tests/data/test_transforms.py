@@ -10,14 +10,26 @@ def noise(*shape):
   return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
+def fit(images, resolution, channels):
+  return np.stack([transforms.fit(x, resolution, channels) for x in images])
+
+
 def test_nothing_to_do():
-  images = noise(2, 8, 8, 3)
-  assert np.shares_memory(transforms.fit(images, 8, 3), images)
+  image = noise(8, 8, 3)
+  assert np.shares_memory(transforms.fit(image, 8, 3), image)
+
+
+@pytest.mark.parametrize("side", [8, 28, 40])
+def test_into_a_row_of_a_batch(side):
+  images, batch = noise(2, side, side, 1), np.empty((2, 8, 8, 3), np.uint8)
+  for image, row in zip(images, batch, strict=True):
+    transforms.fit_into(image, row)
+  np.testing.assert_array_equal(batch, fit(images, 8, 3))
 
 
 def test_28_is_framed_to_32():
   images = noise(3, 28, 28, 1)
-  framed = transforms.fit(images, 32, 1)
+  framed = fit(images, 32, 1)
   assert framed.shape == (3, 32, 32, 1)
   np.testing.assert_array_equal(framed[:, 2:30, 2:30], images)
   assert framed.sum(dtype=int) == images.sum(dtype=int)
@@ -25,8 +37,8 @@ def test_28_is_framed_to_32():
 
 def test_28_to_16_is_the_block_mean_of_32():
   images = noise(3, 28, 28, 1)
-  got = transforms.fit(images, 16, 1)
-  framed = transforms.fit(images, 32, 1).astype(float)
+  got = fit(images, 16, 1)
+  framed = fit(images, 32, 1).astype(float)
   mean = framed.reshape(3, 16, 2, 16, 2, 1).mean((2, 4))
   np.testing.assert_array_equal(got, np.floor(mean + 0.5).astype(np.uint8))
 
@@ -34,12 +46,10 @@ def test_28_to_16_is_the_block_mean_of_32():
 @pytest.mark.parametrize("side", [28, 32, 20, 8])
 def test_gray_to_rgb_repeats(side):
   gray = noise(2, side, side, 1)
-  rgb = transforms.fit(gray, 16, 3)
+  rgb = fit(gray, 16, 3)
   assert rgb.shape == (2, 16, 16, 3)
   for channel in range(3):
-    np.testing.assert_array_equal(
-      rgb[..., channel], transforms.fit(gray, 16, 1)[..., 0]
-    )
+    np.testing.assert_array_equal(rgb[..., channel], fit(gray, 16, 1)[..., 0])
 
 
 def test_rgb_to_gray_is_pillows_luma():
@@ -47,42 +57,30 @@ def test_rgb_to_gray_is_pillows_luma():
   expected = [
     np.asarray(Image.fromarray(image).convert("L")) for image in images
   ]
-  got = transforms.fit(images, 16, 1)
+  got = fit(images, 16, 1)
   np.testing.assert_array_equal(got[..., 0], np.stack(expected))
 
 
 def test_oblong_images_keep_their_centre():
   images = noise(2, 8, 14, 3)
-  np.testing.assert_array_equal(
-    transforms.fit(images, 8, 3), images[:, :, 3:11]
-  )
+  np.testing.assert_array_equal(fit(images, 8, 3), images[:, :, 3:11])
 
 
 @pytest.mark.parametrize(("side", "resolution"), [(20, 16), (12, 16), (4, 64)])
 def test_other_sizes(side, resolution):
   images = noise(3, side, side, 3)
-  got = transforms.fit(images, resolution, 3)
+  got = fit(images, resolution, 3)
   assert got.shape == (3, resolution, resolution, 3)
   assert abs(got.mean() - images.mean()) < 4
-  np.testing.assert_array_equal(
-    got[1:2], transforms.fit(images[1:2], resolution, 3)
-  )
+  np.testing.assert_array_equal(got[1:2], fit(images[1:2], resolution, 3))
   flat = np.full((1, side, side, 1), 77, np.uint8)
-  assert (transforms.fit(flat, resolution, 1) == 77).all()
+  assert (fit(flat, resolution, 1) == 77).all()
 
 
 @pytest.mark.parametrize(("found", "wanted"), [(4, 3), (2, 1), (3, 4)])
 def test_channels_that_cannot_be_made(found, wanted):
   with pytest.raises(DataError, match=f"{found} channels.*model of {wanted}"):
-    transforms.fit(noise(1, 4, 4, found), 4, wanted)
-
-
-def test_flip_mirrors_what_is_marked():
-  images = noise(3, 4, 4, 3)
-  got = transforms.flip(images, np.array([True, False, True]))
-  np.testing.assert_array_equal(got[1], images[1])
-  np.testing.assert_array_equal(got[0], images[0][:, ::-1])
-  np.testing.assert_array_equal(got[2], images[2][:, ::-1])
+    fit(noise(1, 4, 4, found), 4, wanted)
 
 
 def test_splitmix64_known_values():

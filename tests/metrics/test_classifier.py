@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from bigscale.data.sources import open_source
 from bigscale.metrics.classifier import (
   FEATURES,
   Classifier,
@@ -25,7 +26,8 @@ def classifier(make_images):
 
 def _load(source, cache_dir, seed=0):
   return load_or_train(
-    source,
+    open_source(source, "train"),
+    open_source(source, "heldout"),
     resolution=SIDE,
     channels=1,
     seed=seed,

@@ -6,7 +6,7 @@ import pytest
 from bigscale.data.sources import open_source
 from bigscale.metrics.evaluate import make_evaluator
 from bigscale.metrics.reference import blur
-from bigscale.spec import SpecError
+from bigscale.spec import DataSpec, SpecError
 
 SIDE, NUM_CLASSES, NUM_SAMPLES = 8, 3, 200
 
@@ -26,7 +26,7 @@ def _make(source, cache_dir, **changes):
     "classifier_steps": 60,
     **changes,
   }
-  return make_evaluator(source, **arguments)
+  return make_evaluator(DataSpec(source=source), **arguments)
 
 
 @pytest.fixture(scope="module")

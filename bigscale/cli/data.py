@@ -1,0 +1,261 @@
+r"""Builds data sets in shards, looks into them and checks them.
+
+  bigscale data build --input=PHOTOS --out=SET --resolution=64 --workers=2
+  bigscale data build --input='DIR/*.tar' --out=SET --resolution=128 \
+      --encoding=raw --dedup=exact
+  bigscale data inspect SET --sheet=sheet.png
+  bigscale data verify SET
+
+`build` reads a folder or .zip of images (a folder a class), tars (WebDataset),
+tfds:NAME, idx:IMAGES,LABELS, an .npz, or another set. Images are cropped and
+resized by area; JPEG or PNG files that already are what is asked for are kept
+byte for byte. Started again after a kill, with the same options, it goes on
+where it was. Files that cannot be used are listed in SET/rejects.jsonl; where
+they are too many, nothing is made. `inspect` takes what build takes as input.
+`verify` reads everything back, and exits with 2 if there is a fault.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+from absl import flags
+
+FLAGS = flags.FlagValues()
+MAX_ARGUMENTS = 2
+flags.DEFINE_string(
+  "input", None, "build: what to read, see above", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "heldout_input",
+  "",
+  "build: another input, all of it held out from training",
+  flag_values=FLAGS,
+)
+flags.DEFINE_float(
+  "heldout",
+  0.05,
+  "build: part of the input held out where it has no splits of its own",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string("out", None, "build: folder to make", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "resolution",
+  0,
+  "build: side in pixels; 0 keeps that of the images, which must be the same",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "channels", 3, "build: 1 (gray) or 3 (RGB)", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+  "crop",
+  "center",
+  ["center", "random", "none"],
+  "build: of images that are not square; none squeezes them",
+  flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+  "encoding",
+  "jpeg",
+  ["raw", "png", "jpeg"],
+  "build: of the records",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "quality", 95, "build: of JPEGs made here, 1 to 100", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+  "multilabel", False, "build: records carry several labels", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+  "records_per_shard", 10_000, "build: at most", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+  "group_size",
+  0,
+  "build: records compressed and read together; 0 is 4 raw or 1 encoded",
+  flag_values=FLAGS,
+)
+flags.DEFINE_bool(
+  "shuffle",
+  True,
+  "build: records go to shards in a random order; --noshuffle keeps the "
+  "input's, which reads a tar in one go",
+  flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+  "dedup",
+  "none",
+  ["none", "exact"],
+  "build: exact keeps one of the images with the same pixels",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "seed", 0, "build: of the order and of random crops", flag_values=FLAGS
+)
+flags.DEFINE_float(
+  "max_bad_fraction",
+  0.001,
+  "build: of the images that may be unusable",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "name", "", "build: of the set; that of --out if not given", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "licence", "not stated", "build: of the images", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "source",
+  "",
+  "build: where the images come from; --input if not given",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "workers",
+  os.cpu_count() or 1,
+  "build, verify: processes, each at a shard",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "sheet", None, "inspect: PNG to write images to", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+  "num", 64, "inspect: images of the sheet, about", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+  "split",
+  "train",
+  ["train", "heldout"],
+  "inspect: to take the sheet's images from",
+  flag_values=FLAGS,
+)
+flags.DEFINE_bool(
+  "json", False, "build, inspect: print JSON", flag_values=FLAGS
+)
+
+# Options of `data build` that go into `BuildOptions` as they are.
+_OPTIONS = (
+  "resolution",
+  "channels",
+  "crop",
+  "encoding",
+  "quality",
+  "multilabel",
+  "records_per_shard",
+  "group_size",
+  "shuffle",
+  "dedup",
+  "seed",
+  "workers",
+  "max_bad_fraction",
+  "licence",
+)
+
+
+def run(what: str = "", path: str = "") -> int:
+  """Builds, inspects or verifies."""
+  from bigscale.spec import require
+
+  commands = {"build": _build, "inspect": _inspect, "verify": _verify}
+  require(
+    what in commands,
+    f"data {what!r} is unknown; use: bigscale data {' | '.join(commands)}",
+  )
+  if what == "build":
+    require(
+      not path, f"unexpected argument {path!r}; give --input={path} --out=DIR"
+    )
+    return _build()
+  require(bool(path), f"data {what} of what? Use: bigscale data {what} PATH")
+  return commands[what](path)
+
+
+def _build() -> int:
+  from bigscale.cli.common import require_flag
+  from bigscale.data.build import build
+  from bigscale.data.inputs import open_inputs
+  from bigscale.data.recipe import BuildOptions
+
+  source = require_flag(FLAGS, "input", "PHOTOS")
+  out = require_flag(FLAGS, "out", "SET")
+  options = BuildOptions(
+    name=FLAGS.name or os.path.basename(os.path.abspath(out)),
+    source=FLAGS.source or ", ".join(filter(None, _inputs())),
+    **{name: FLAGS[name].value for name in _OPTIONS},
+  )
+  inputs = open_inputs(source, FLAGS.heldout_input, FLAGS.heldout)
+  with _bar() as progress:
+    report = build(inputs, out, options, progress)
+  if FLAGS.json:
+    summary = dataclasses.asdict(report)
+    manifest = summary.pop("manifest")
+    print(json.dumps(summary | {"made": manifest["made"]}, indent=2))
+    return 0
+  for split in inputs:
+    shards = report.manifest.of(split)
+    images = sum(shard.records for shard in shards)
+    size = sum(shard.bytes for shard in shards) / 1e6
+    print(f"{split}: {images:,} images in {len(shards)} shards, {size:,.1f} MB")
+  if report.shards_kept:
+    print(f"{report.shards_kept} shards were finished by an earlier start")
+  if report.duplicates:
+    print(f"{report.duplicates:,} duplicates left out")
+  if report.rejects:
+    rejects = os.path.join(out, "rejects.jsonl")
+    print(f"{report.rejects:,} images cannot be used: see {rejects}")
+  return 0
+
+
+def _inputs() -> tuple[str, str]:
+  return FLAGS.input, FLAGS.heldout_input
+
+
+def _inspect(path: str) -> int:
+  from bigscale.data import inspect
+  from bigscale.data.inputs import open_inputs
+  from bigscale.spec import require
+
+  found = inspect.facts(path)
+  if FLAGS.sheet:
+    splits = open_inputs(path)
+    require(
+      FLAGS.split in splits,
+      f"{path} has no {FLAGS.split} split; give --split=train",
+    )
+    inspect.contact_sheet(splits[FLAGS.split], FLAGS.sheet, FLAGS.num)
+  print(json.dumps(found, indent=2) if FLAGS.json else inspect.text(found))
+  return 0
+
+
+def _verify(path: str) -> int:
+  from bigscale.data.verify import verify
+  from bigscale.spec import SpecError
+
+  with _bar() as progress:
+    faults = verify(path, FLAGS.workers, progress)
+  if faults:
+    raise SpecError("\n".join([f"{path} has faults:", *faults]))
+  print(f"{path} is sound")
+  return 0
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+  """A bar on a terminal; in a log file a line every half minute."""
+  from tqdm import tqdm
+
+  pause = 0.1 if sys.stderr.isatty() else 30.0
+  with tqdm(
+    unit=" images", mininterval=pause, delay=pause, dynamic_ncols=True
+  ) as bar:
+
+    def progress(done: int, total: int) -> None:
+      bar.total = total
+      bar.update(done - bar.n)
+
+    yield progress

@@ -1,0 +1,291 @@
+"""Images packed by others: WebDataset tars, and the idx files of MNIST."""
+
+import gzip
+import hashlib
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from bigscale.data import splits
+from bigscale.data.encoded import (
+  IMAGE_EXTENSIONS,
+  EncodedSource,
+  PackedNames,
+  RangeFile,
+  check_length,
+  find_missing,
+  local_path,
+)
+from bigscale.data.manifest import DataError, Split
+from bigscale.data.memory import ArraySource
+from bigscale.data.sources import Missing
+
+_GZIP = b"\x1f\x8b"
+_IDX_UINT8 = b"\0\0\x08"
+
+
+class _Record(NamedTuple):
+  """A sample of a tar: where its image lies, and what its labels are."""
+
+  name: str
+  tar: int
+  offset: int
+  size: int
+  labels: tuple[int, ...]
+
+
+class TarSource(EncodedSource):
+  """A split of images in tars as WebDataset writes them.
+
+  Files of one tar that agree up to the first dot of their name are a sample:
+  an image, and its label in `.cls` (a number) or `.json` (`{"label": 3}` or
+  `{"labels": [3, 7]}`). Other files are left out, and so are samples without
+  an image. Opening reads all headers and labels once (a million samples take
+  two minutes) and keeps some 60 bytes of each; the identity covers names, sizes
+  and labels.
+
+  Images are held out by the names of their tar and sample, about 5% of every
+  class, so that tars that are added move no other.
+
+  Args:
+    paths: of one tar, or of many in order; not compressed; `gs://` and the
+      like where `etils.epath` reads them.
+    split: `train` or `heldout`.
+    heldout_fraction: of the images.
+
+  Raises:
+    DataError: a tar cannot be read, there is no image, only some have a label,
+      or a label is no number.
+  """
+
+  def __init__(
+    self,
+    paths: str | Sequence[str],
+    split: Split = "train",
+    heldout_fraction: float = splits.HELDOUT_FRACTION,
+  ) -> None:
+    splits.check_split(split)
+    paths = [paths] if isinstance(paths, str) else list(paths)
+    self._files = [RangeFile(local_path(path)) for path in paths]
+    records = [
+      record
+      for tar, file in enumerate(self._files)
+      for record in _scan(file.path, tar)
+    ]
+    what = ", ".join(paths[:2]) + (", ..." if len(paths) > 2 else "")
+    if not records:
+      raise DataError(
+        f"{what or 'a list of tars'} is empty: no file in it ends in "
+        f"{', '.join(IMAGE_EXTENSIONS)}; check the path"
+      )
+    names = _check_labels(records, self._files)
+    self._sizes = [epath.Path(f.path).stat().length for f in self._files]
+    heldout = splits.held_out(
+      splits.places_of(record.name for record in records), heldout_fraction
+    )
+    own = [records[row] for row in splits.rows_of(split, heldout, what)]
+    self._names = PackedNames([record.name for record in own])
+    self._places = np.array([record[1:4] for record in own], np.int64)
+    digest = hashlib.sha256(self._names.digest())
+    digest.update(self._places[:, 2].astype("<i8").tobytes())
+    labels = [label for record in own for label in record.labels]
+    super().__init__(
+      os.path.basename(self._files[0].path).removesuffix(".tar"),
+      split,
+      names,
+      np.array(labels, np.int32),
+      _ends(own) if names else None,
+      digest.digest(),
+    )
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def check(self) -> tuple[Missing, ...]:
+    """See `Source`: every tar is there, and of the size it had."""
+    counts = np.bincount(self._places[:, 0], minlength=len(self._files))
+    found: tuple[Missing, ...] = ()
+    for file, size, records in zip(
+      self._files, self._sizes, counts.tolist(), strict=True
+    ):
+      found += find_missing(file.path, size, records)
+    return found
+
+  def _encoded(self, index: int) -> bytes:
+    tar, offset, size = self._places[index].tolist()
+    return check_length(self._files[tar].read(offset, size), size)
+
+  def _where(self, index: int) -> str:
+    tar = self._files[int(self._places[index, 0])].path
+    return f"{self._names[index]}, in {tar}"
+
+
+def _ends(records: list[_Record]) -> np.ndarray | None:
+  counts = [len(record.labels) for record in records]
+  return None if set(counts) == {1} else np.cumsum(counts, dtype=np.int64)
+
+
+def _scan(path: str, tar: int) -> list[_Record]:
+  """The samples of a tar, in its order."""
+  images: dict[str, tuple[int, int]] = {}
+  labels: dict[str, tuple[int, ...]] = {}
+  try:
+    with epath.Path(path).open("rb") as file:
+      for member in _members(file, path):
+        folder, name = os.path.split(member.name)
+        stem, _, extension = name.partition(".")
+        key = f"{folder}/{stem}"
+        extension = f".{extension.lower()}"
+        if extension in IMAGE_EXTENSIONS:
+          if key in images:
+            raise DataError(
+              f"{path} has two images of the name {key}; a sample has one: "
+              "rename or remove the other"
+            )
+          images[key] = (member.offset_data, member.size)
+        elif extension in (".cls", ".json"):
+          file.seek(member.offset_data)
+          text = file.read(member.size)
+          found = _parse_label(text, extension, f"{member.name} in {path}")
+          if extension == ".cls" or key not in labels:
+            labels[key] = found or labels.get(key, ())
+  except (OSError, EOFError) as error:
+    raise DataError(
+      f"{path} cannot be read ({error}); copy it again, or check the path"
+    ) from error
+  own = os.path.basename(path)
+  return [
+    _Record(f"{own}/{key}".replace("//", "/"), tar, *place, labels.get(key, ()))
+    for key, place in images.items()
+  ]
+
+
+def _members(file: IO[bytes], path: str) -> Iterator[tarfile.TarInfo]:
+  """Plain files of a tar, all to its very end."""
+  try:
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+      while (member := tar.next()) is not None:
+        tar.members.clear()  # it would keep an object for every file
+        if member.isreg() and not member.issparse():
+          yield member
+      file.seek(tar.offset)
+      end = file.read(tarfile.BLOCKSIZE)
+  except tarfile.TarError as error:
+    raise DataError(
+      f"{path} is not a sound tar ({error}); copy it again, or unpack it if it "
+      "is compressed"
+    ) from error
+  # tarfile takes a damaged header for the end.
+  if end.strip(b"\0"):
+    raise DataError(
+      f"{path} is damaged at byte {tar.offset}: no file starts there; copy or "
+      "pack it again"
+    )
+
+
+def _parse_label(text: bytes, extension: str, where: str) -> tuple[int, ...]:
+  """Labels of a `.cls` or `.json`; () where a `.json` has none."""
+  try:
+    if extension == ".cls":
+      found = [int(text)]
+    else:
+      tree = json.loads(text)
+      tree = tree if isinstance(tree, dict) else {}
+      found = tree.get("labels", tree.get("label"))
+      found = [] if found is None else found
+      found = found if isinstance(found, list) else [found]
+    if all(type(each) is int and 0 <= each < 2**31 for each in found):
+      return tuple(found)
+    reason = f"it says {found}"
+  except ValueError as error:
+    reason = str(error)
+  raise DataError(
+    f"{where} is no label ({reason}); write a number from 0 into a .cls, or "
+    '{"label": 3} into a .json'
+  )
+
+
+def _check_labels(
+  records: list[_Record], files: list[RangeFile]
+) -> tuple[str, ...]:
+  """Class names; () where there are no labels."""
+  if not any(record.labels for record in records):
+    return ()
+  for record in records:
+    if not record.labels:
+      raise DataError(
+        f"{record.name} in {files[record.tar].path} has no label, but others "
+        "have; give it a .cls or .json, or remove it"
+      )
+  most = max(max(record.labels) for record in records)
+  return splits.number_names(most + 1)
+
+
+class IdxSource(ArraySource):
+  """A split of MNIST's idx files, compressed by gzip or not, read whole.
+
+  Classes are named "0", "1" and so on. Images are held out by their place.
+
+  Args:
+    images_path: [N, H, W] or [N, H, W, C] of uint8.
+    labels_path: [N] of uint8; None where there are none.
+    split: `train` or `heldout`.
+    heldout_fraction: of the images.
+
+  Raises:
+    DataError: a file is no such idx file, or the two do not fit together.
+  """
+
+  def __init__(
+    self,
+    images_path: str,
+    labels_path: str | None = None,
+    split: Split = "train",
+    heldout_fraction: float = splits.HELDOUT_FRACTION,
+  ) -> None:
+    super().__init__(
+      read_idx(images_path),
+      None if labels_path is None else read_idx(labels_path),
+      name=os.path.basename(images_path).removesuffix(".gz"),
+      split=split,
+      heldout_fraction=heldout_fraction,
+    )
+
+
+def read_idx(path: str) -> np.ndarray:
+  """Reads an idx file of uint8, of any rank, compressed by gzip or not.
+
+  The format: two zero bytes, the type, the rank, each axis as a big-endian
+  int32, then the values (LeCun, Cortes and Burges, the MNIST database).
+
+  Raises:
+    DataError: it cannot be read, or is no such file.
+  """
+  try:
+    data = epath.Path(local_path(path)).read_bytes()
+    if data.startswith(_GZIP):
+      data = gzip.decompress(data)
+  except (OSError, EOFError, zlib.error) as error:
+    raise DataError(
+      f"{path} cannot be read ({error}); copy it again, or check the path"
+    ) from error
+  if data[:3] != _IDX_UINT8 or len(data) < 4 + 4 * data[3]:
+    raise DataError(
+      f"{path} is not an idx file of uint8: it starts with {data[:4].hex()!r}; "
+      "name the original file"
+    )
+  rank = data[3]
+  shape = tuple(np.frombuffer(data, ">i4", count=rank, offset=4).tolist())
+  values = np.frombuffer(data, np.uint8, offset=4 + 4 * rank)
+  size: Any = np.prod(shape, dtype=np.int64)
+  if values.size != size or min(shape, default=0) < 0:
+    raise DataError(
+      f"{path} has {values.size} values, but says {shape}; copy it again"
+    )
+  return values.reshape(shape)

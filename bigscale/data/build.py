@@ -1,0 +1,366 @@
+"""Builds a data set in shards from any source, in parallel and resumably.
+
+Every shard is planned before the first is written, so what is in it depends on
+the input and the options alone: not on the number of workers, nor on how often
+the build was stopped. A finished shard is known by a `.done` file beside it,
+written last; `build.json` holds what all of them rely on. The manifest, without
+which nothing opens, ends the build; then these files go.
+
+In memory are 8 bytes a record, 40 while their order is made, and of the images
+only those being written.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import glob
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bigscale.data import hashing, ingest, recipe
+from bigscale.data import manifest as manifests
+from bigscale.data.duplicates import distinct
+from bigscale.data.manifest import DataError, Manifest, Schema, Shard, Split
+from bigscale.data.parts import Job, Part, Parts, Rejected, Task, write_json
+from bigscale.data.recipe import BuildOptions, Reject
+from bigscale.data.sources import Source
+
+REJECTS = "rejects.jsonl"
+_PLAN, _LOCK = "build.json", "build.lock"
+_ORDER = 0x4F524445
+# How far to look for an image that tells the resolution of all.
+_LOOK = 1000
+_SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """What a build made.
+
+  Attributes:
+    manifest: of the set.
+    rejects: records left out as unusable: listed in `rejects.jsonl`.
+    duplicates: records left out as copies.
+    shards_written: by this call.
+    shards_kept: those that an earlier, interrupted call had finished.
+  """
+
+  manifest: Manifest
+  rejects: int
+  duplicates: int
+  shards_written: int
+  shards_kept: int
+
+
+def build(
+  inputs: Mapping[Split, Source],
+  directory: str,
+  options: BuildOptions,
+  progress: Progress | None = None,
+) -> Report:
+  """Builds a data set, or goes on where an interrupted call stopped.
+
+  Args:
+    inputs: the source of each split. With several workers picklable.
+    directory: made if need be; must not hold a data set.
+    options: how; of an interrupted build the same, but for `workers` and
+      `max_bad_fraction`.
+    progress: called with the records done, and those to do in all.
+
+  Raises:
+    DataError: a source is empty or does not suit the options, too many records
+      are unusable, the directory holds another set or another unfinished
+      build, or cannot be written. What is finished stays for the next call.
+  """
+  inputs = {split: inputs[split] for split in _SPLITS if split in inputs}
+  class_names = _class_names(inputs, options)
+  plan = _plan(inputs, options)
+  ingest.make_directory(directory)
+  with _locked(directory):
+    if os.path.exists(os.path.join(directory, manifests.FILE_NAME)):
+      return _already_built(directory, plan)
+    _begin(directory, plan)
+    job = Job(inputs, directory, options, _schema(inputs, options))
+    total = sum(len(source) for source in inputs.values())
+    parts = Parts(
+      directory,
+      workers=options.workers,
+      max_rejects=int(options.max_bad_fraction * total + 1e-9),
+      progress=progress or (lambda done, total: None),
+    )
+    try:
+      kept = distinct(job, parts) if options.dedup == "exact" else {}
+      tasks = list(_shard_tasks(job, kept))
+      written = parts.run(_write_shard, job, tasks)
+    finally:
+      _write_rejects(directory, inputs, parts.rejects)
+    manifest = _manifest(job, class_names, parts, written, plan)
+    manifests.save(manifest, directory)
+    _remove_helpers(directory)
+  return _report(manifest, parts.new[_write_shard], len(written))
+
+
+def _class_names(
+  inputs: Mapping[Split, Source], options: BuildOptions
+) -> tuple[str, ...]:
+  if "train" not in inputs:
+    raise DataError(f"inputs={sorted(inputs)} have no train split; name one")
+  train = inputs["train"].class_names
+  for split, source in inputs.items():
+    if not len(source):
+      raise DataError(f"{source.identity} has no records; name another input")
+    names = source.class_names
+    # Sets that only number their classes may lack the last ones.
+    short = min(len(names), len(train))
+    if names[:short] != train[:short] or bool(names) != bool(train):
+      raise DataError(
+        f"the {split} split has the classes {_some(names)}, but train has "
+        f"{_some(train)}; give both the same class folders or labels"
+      )
+  if options.multilabel and not train:
+    raise DataError(
+      f"multilabel=True, but {inputs['train'].identity} has no labels; set "
+      "multilabel=False, or label it"
+    )
+  return max((source.class_names for source in inputs.values()), key=len)
+
+
+def _some(names: Sequence[str]) -> str:
+  return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "(none)"
+
+
+def _plan(
+  inputs: Mapping[Split, Source], options: BuildOptions
+) -> dict[str, Any]:
+  import PIL
+  import simplejpeg
+
+  import bigscale
+
+  return {
+    "options": options.fingerprint,
+    "inputs": {split: source.identity for split, source in inputs.items()},
+    "made_with": {
+      "bigscale": bigscale.__version__,
+      "pillow": PIL.__version__,
+      "simplejpeg": simplejpeg.__version__,
+    },
+  }
+
+
+@contextlib.contextmanager
+def _locked(directory: str) -> Iterator[None]:
+  """Keeps out a second build, until this process ends in whatever way."""
+  import fcntl
+
+  try:
+    file = open(os.path.join(directory, _LOCK), "a")  # noqa: SIM115
+  except OSError as error:
+    raise DataError(
+      f"{directory} cannot be written ({error.strerror}); name another "
+      "directory"
+    ) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise DataError(
+        f"another build is writing to {directory}; wait for it, or name "
+        "another directory"
+      ) from error
+    try:
+      yield
+    finally:
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(file.name)
+
+
+def _already_built(directory: str, plan: Mapping[str, Any]) -> Report:
+  """Of a build that was stopped between its manifest and its tidying up."""
+  path = os.path.join(directory, _PLAN)
+  if not os.path.exists(path) or _changes(path, plan):
+    raise ingest.holds_a_set(directory)
+  _remove_helpers(directory)
+  manifest = manifests.load(directory)
+  return _report(manifest, 0, len(manifest.shards))
+
+
+def _begin(directory: str, plan: Mapping[str, Any]) -> None:
+  path = os.path.join(directory, _PLAN)
+  if os.path.exists(path):
+    changes = _changes(path, plan)
+    if changes:
+      raise DataError(
+        f"{directory} holds an unfinished build that is another: "
+        f"{'; '.join(changes)}; start it as it was, or remove the directory"
+      )
+  elif glob.glob(os.path.join(glob.escape(directory), "*.array_record")):
+    raise DataError(
+      f"{directory} holds shards without a manifest that no build of ours left "
+      "there; remove them or name another directory"
+    )
+  write_json(path, plan)
+  for torn in glob.glob(os.path.join(glob.escape(directory), "*.partial")):
+    os.remove(torn)
+
+
+def _changes(path: str, plan: Mapping[str, Any]) -> list[str]:
+  """How a plan differs from the one in a file, in words."""
+  with open(path, encoding="utf-8") as file:
+    before = json.load(file)
+  return [
+    f"{name} was {before[group].get(name)!r}, is {plan[group].get(name)!r}"
+    for group in plan
+    for name in sorted({*before[group], *plan[group]})
+    if before[group].get(name) != plan[group].get(name)
+  ]
+
+
+def _schema(inputs: Mapping[Split, Source], options: BuildOptions) -> Schema:
+  side = options.resolution
+  shape = (side, side, options.channels)
+  if not side:
+    shape = _first_shape(inputs["train"], options)
+  return Schema(
+    encoding=options.encoding,
+    image_shape=shape,
+    multilabel=options.multilabel,
+  )
+
+
+def _first_shape(source: Source, options: BuildOptions) -> tuple[int, int, int]:
+  for index in range(min(len(source), _LOOK)):
+    with contextlib.suppress(Reject):
+      return recipe.load(source, index, options, None).image.shape
+  raise DataError(
+    f"none of the first {min(len(source), _LOOK)} records of "
+    f"{source.identity} can be used, so resolution=0 cannot be known; set it, "
+    "or check the images"
+  )
+
+
+def _shard_tasks(job: Job, kept: Mapping[Split, np.ndarray]) -> Iterator[Task]:
+  step = job.options.records_per_shard
+  for split, source in job.inputs.items():
+    indices = kept[split] if split in kept else np.arange(len(source))
+    if job.options.shuffle:
+      bits = hashing.random_bits(job.options.seed, _ORDER, indices)
+      indices = indices[np.argsort(bits, kind="stable")]
+    count = -(-len(indices) // step)
+    for shard in range(count):
+      file = ingest.shard_name(split, shard, count)
+      yield Task(split, file, indices[shard * step : (shard + 1) * step])
+
+
+def _write_shard(job: Job, task: Task) -> Part:
+  rejects: list[Rejected] = []
+  labels: collections.Counter[int] = collections.Counter()
+  unchanged = 0
+
+  def encoded() -> Iterator[bytes]:
+    nonlocal unchanged
+    source = job.inputs[task.split]
+    for index in task.indices.tolist():
+      try:
+        fitted = recipe.load(source, index, job.options, job.schema)
+      except Reject as reject:
+        rejects.append(Rejected(index, reject.reason, reject.where))
+        continue
+      labels.update(fitted.labels)
+      unchanged += fitted.data is not None
+      yield recipe.encode(fitted, job.options, job.schema)
+
+  path = task.partial(job.directory)
+  records = ingest.write_records(path, encoded(), job.options.compression)
+  return task.finish(job.directory, records, rejects, labels, unchanged)
+
+
+def _manifest(
+  job: Job,
+  class_names: tuple[str, ...],
+  parts: Parts,
+  written: Sequence[Part],
+  plan: Mapping[str, Any],
+) -> Manifest:
+  shards = tuple(
+    Shard(**{name: getattr(part, name) for name in Shard.__annotations__})
+    for part in written
+    if part.records
+  )
+  splits = {}
+  for split, source in job.inputs.items():
+    of_split = [part for part in written if part.split == split]
+    if not any(part.records for part in of_split):
+      raise DataError(
+        f"no record of the {split} split {source.identity} is left to write; "
+        "check the images, or leave the split out"
+      )
+    labels: collections.Counter[int] = collections.Counter()
+    for part in of_split:
+      labels.update(part.labels)
+    splits[split] = {
+      "input": source.identity,
+      "input_records": len(source),
+      "rejects": sum(split == of for of, _ in parts.rejects),
+      "duplicates": parts.duplicates[split],
+      "files_kept_as_they_were": sum(part.unchanged for part in of_split),
+      "label_counts": [labels[label] for label in range(len(class_names))],
+    }
+  options = job.options
+  names = ("resolution", "channels", "crop", "dedup", "shuffle", "seed")
+  made = {name: getattr(options, name) for name in names}
+  made |= {"resize": recipe.RESIZE, "compression": options.compression}
+  if options.encoding == "jpeg":
+    made["quality"] = options.quality
+  made |= {"made_with": plan["made_with"], "splits": splits}
+  return Manifest(
+    name=options.name,
+    schema=job.schema,
+    class_names=class_names,
+    shards=shards,
+    source=options.source,
+    licence=options.licence,
+    made=made,
+  )
+
+
+def _write_rejects(
+  directory: str,
+  inputs: Mapping[Split, Source],
+  rejects: Sequence[tuple[Split, Rejected]],
+) -> None:
+  path = os.path.join(directory, REJECTS)
+  if not rejects:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(path)
+    return
+  with open(f"{path}.partial", "w", encoding="utf-8") as file:
+    for split, reject in sorted(rejects):
+      row = {"source": inputs[split].identity} | reject._asdict()
+      file.write(json.dumps(row, ensure_ascii=False) + "\n")
+  os.replace(f"{path}.partial", path)
+
+
+def _remove_helpers(directory: str) -> None:
+  """Removes what only an unfinished build needs; its plan last."""
+  inside = glob.escape(directory)
+  for pattern in ("*.array_record.done", "scan-*.npy*", _PLAN):
+    for path in glob.glob(os.path.join(inside, pattern)):
+      os.remove(path)
+
+
+def _report(manifest: Manifest, written: int, shards: int) -> Report:
+  splits = manifest.made["splits"].values()
+  return Report(
+    manifest=manifest,
+    rejects=sum(split["rejects"] for split in splits),
+    duplicates=sum(split["duplicates"] for split in splits),
+    shards_written=written,
+    shards_kept=shards - written,
+  )

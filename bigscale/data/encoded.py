@@ -1,0 +1,234 @@
+"""What sources of encoded image files share, in a folder or in an archive."""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from bigscale.data import images
+from bigscale.data.manifest import Split
+from bigscale.data.sources import BadRecordError, Missing, Sample
+from bigscale.data.splits import check_index
+
+IMAGE_EXTENSIONS = (
+  ".jpg",
+  ".jpeg",
+  ".png",
+  ".webp",
+  ".bmp",
+  ".gif",
+  ".tif",
+  ".tiff",
+)
+
+
+def is_remote(path: str) -> bool:
+  """Whether a path, once `local_path` has seen it, needs `epath`."""
+  return "://" in path
+
+
+def local_path(path: str) -> str:
+  """A path without the `file://` that `epath` does not know."""
+  return os.fspath(path).removeprefix("file://")
+
+
+class PackedNames:
+  """Many strings in two arrays: a third of a list's memory, and no objects."""
+
+  def __init__(self, names: Sequence[str]) -> None:
+    encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+    self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+    self._bytes = b"".join(encoded)
+
+  def __len__(self) -> int:
+    return len(self._ends)
+
+  def __getitem__(self, index: int) -> str:
+    start = self._ends[index - 1] if index else 0
+    name = self._bytes[start : self._ends[index]]
+    return name.decode("utf-8", "surrogateescape")
+
+  def digest(self) -> bytes:
+    """Of all names and where they end, the same everywhere."""
+    ends = self._ends.astype("<i8").tobytes()
+    return hashlib.sha256(ends + self._bytes).digest()
+
+
+class RangeFile:
+  """Reads parts of a file from many threads; picklable, opened when needed."""
+
+  def __init__(self, path: str) -> None:
+    self.path = path
+    self._start()
+
+  def _start(self) -> None:
+    self._lock = threading.Lock()
+    self._file: Any = None
+
+  def __del__(self) -> None:
+    if self._file is not None:
+      self._file.close()
+
+  def __getstate__(self) -> str:
+    return self.path
+
+  def __setstate__(self, path: str) -> None:
+    self.path = path
+    self._start()
+
+  def read(self, offset: int, size: int) -> bytes:
+    """Bytes [offset, offset + size), fewer where the file ends.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    if is_remote(self.path):
+      with self._lock:
+        if self._file is None:
+          self._file = epath.Path(self.path).open("rb")
+        self._file.seek(offset)
+        return self._file.read(size)
+    with self._lock:
+      if self._file is None:
+        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115
+    # Has no position to share: neither threads nor forks meet in it.
+    return os.pread(self._file.fileno(), size, offset)
+
+
+class EncodedSource:
+  """One split of image files whose names, places and labels are known.
+
+  Who extends it says how one is read (`_encoded`), and where it lies.
+
+  Args:
+    name: of the set.
+    split: `train` or `heldout`.
+    class_names: name of label i at i; () for an unlabelled set.
+    labels: of all records, one after the other, int32.
+    label_ends: [N] int64, where each record's labels end; None where each has
+      one, or none has.
+    content: digest of what the records are, the same everywhere.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    split: Split,
+    class_names: tuple[str, ...],
+    labels: np.ndarray,
+    label_ends: np.ndarray | None,
+    content: bytes,
+  ) -> None:
+    self._class_names = class_names
+    self._labels = labels
+    self._label_ends = label_ends
+    digest = hashlib.sha256(json.dumps(class_names).encode() + content)
+    digest.update(labels.astype("<i4").tobytes())
+    if label_ends is not None:
+      digest.update(label_ends.astype("<i8").tobytes())
+    self._identity = f"{name}/{split}@{digest.hexdigest()[:16]}"
+
+  def _encoded(self, index: int) -> bytes:
+    """The file of a record; OSError or ValueError where it is not to be had."""
+    raise NotImplementedError
+
+  def _where(self, index: int) -> str:
+    """The name of a record's file."""
+    raise NotImplementedError
+
+  def __repr__(self) -> str:
+    return f"{type(self).__name__}({self.identity})"
+
+  def __len__(self) -> int:
+    raise NotImplementedError
+
+  @property
+  def num_classes(self) -> int:
+    """See `Source`."""
+    return len(self._class_names)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """See `Source`."""
+    return self._class_names
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return self._identity
+
+  @property
+  def file_records(self) -> tuple[int, ...]:
+    """See `Source`: files do not matter here."""
+    return (len(self),)
+
+  def read_bytes(self, index: int) -> tuple[bytes, tuple[int, ...]]:
+    """A record's image file as it is, and its labels.
+
+    Raises:
+      BadRecordError: the file is not to be had, or not as long as it was.
+    """
+    check_index(index, len(self))
+    try:
+      return self._encoded(index), self._labels_of(index)
+    except (OSError, ValueError) as error:
+      raise self._bad(index, error) from error
+
+  def read(self, index: int) -> Sample:
+    """See `Source`."""
+    data, labels = self.read_bytes(index)
+    try:
+      return Sample(images.decode(data), labels)
+    except ValueError as error:
+      raise self._bad(index, error) from error
+
+  def labels(self) -> np.ndarray:
+    """See `Source`."""
+    if not self._class_names:
+      return np.zeros(len(self), np.int32)
+    if self._label_ends is None:
+      return self._labels
+    return self._labels[np.concatenate([[0], self._label_ends[:-1]])]
+
+  def _labels_of(self, index: int) -> tuple[int, ...]:
+    if not self._class_names:
+      return ()
+    if self._label_ends is None:
+      return (int(self._labels[index]),)
+    start = self._label_ends[index - 1] if index else 0
+    return tuple(self._labels[start : self._label_ends[index]].tolist())
+
+  def _bad(self, index: int, error: Exception) -> BadRecordError:
+    reason = str(error)
+    if isinstance(error, OSError):
+      reason = f"its file cannot be read ({error.strerror or error})"
+    return BadRecordError(self.identity, index, reason, self._where(index))
+
+
+def check_length(data: bytes, size: int) -> bytes:
+  """The data, unless a file was cut or written again since it was listed."""
+  if len(data) != size:
+    raise ValueError(f"it has {len(data)} bytes, and had {size} when listed")
+  return data
+
+
+def find_missing(path: str, size: int, records: int) -> tuple[Missing, ...]:
+  """An archive of so many records, if it is gone or not of the size it had."""
+  try:
+    found = epath.Path(path).stat().length
+  except OSError as error:
+    reason = error.strerror or error
+    message = f"{path} cannot be read ({reason}); put it back"
+    return (Missing(message, records),)
+  if found == size:
+    return ()
+  message = (
+    f"{path} has {found} bytes, but had {size} when it was listed; start "
+    "again, with a file that does not change"
+  )
+  return (Missing(message, records),)

@@ -1,0 +1,86 @@
+"""What a user names as input, opened: every kind of source, by its splits."""
+
+import glob
+import os
+from collections.abc import Mapping
+
+from bigscale.data import manifest as manifests
+from bigscale.data.manifest import DataError, Split
+from bigscale.data.sources import EMBEDDED, Source, open_source
+
+HELDOUT_FRACTION = 0.05
+
+
+def open_inputs(
+  train: str,
+  heldout: str = "",
+  heldout_fraction: float = HELDOUT_FRACTION,
+) -> Mapping[Split, Source]:
+  """Opens the splits of an input.
+
+  Args:
+    train: a folder or .zip of images; a .tar or a pattern of several;
+      `idx:IMAGES,LABELS`; or whatever else `open_source` opens.
+    heldout: another input, all of which is held out; empty for a part of
+      `train`.
+    heldout_fraction: that part, in [0, 1), where `train` is of a kind that has
+      no splits of its own; 0 for none.
+
+  Returns:
+    `train`, and `heldout` where there is one.
+
+  Raises:
+    DataError: there is no such input, or it is not sound.
+  """
+  if not 0 <= heldout_fraction < 1:
+    raise DataError(
+      f"heldout={heldout_fraction} must lie in [0, 1); it is a part of the "
+      "images"
+    )
+  if heldout:
+    return {
+      "train": _open(train, "train", 0.0),
+      "heldout": _open(heldout, "train", 0.0),
+    }
+  inputs: dict[Split, Source] = {
+    "train": _open(train, "train", heldout_fraction)
+  }
+  try:
+    inputs["heldout"] = _open(train, "heldout", heldout_fraction)
+  except DataError:
+    # That it has none is an error only where one was asked for.
+    if heldout_fraction and not _has_own_splits(train):
+      raise
+  return inputs
+
+
+def _open(name: str, split: Split, heldout_fraction: float) -> Source:
+  if name.startswith("idx:"):
+    from bigscale.data.archives import IdxSource
+
+    images, _, labels = name.removeprefix("idx:").partition(",")
+    if not labels:
+      raise DataError(
+        f"input={name!r} must name two files; write idx:IMAGES,LABELS"
+      )
+    return IdxSource(images, labels, split, heldout_fraction)
+  if name.endswith(".tar"):
+    from bigscale.data.archives import TarSource
+
+    paths = sorted(glob.glob(name))
+    if not paths:
+      raise DataError(f"input={name!r} matches no file; check the path")
+    return TarSource(paths, split, heldout_fraction)
+  if not _has_own_splits(name) and os.path.exists(name):
+    from bigscale.data.folders import FolderSource
+
+    return FolderSource(name, split, heldout_fraction)
+  return open_source(name, split)
+
+
+def _has_own_splits(name: str) -> bool:
+  if name.startswith(("tfds:", "synthetic:")) or name in EMBEDDED:
+    return True
+  if os.path.isdir(name):
+    return os.path.exists(os.path.join(name, manifests.FILE_NAME))
+  return name.endswith(".npz")

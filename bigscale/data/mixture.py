@@ -1,0 +1,273 @@
+"""Several sources drawn from at once.
+
+The stream's positions are dealt in rounds. In each, source k gets the places
+that bring its total nearest to its share: after any number of rounds it is off
+by less than one place, so that proportions are exact in the long run whatever
+the shares. Places are dealt within a round by hash. The n-th place of a source
+is its n-th record in its own order, with epochs of its own.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from bigscale.data import hashing
+from bigscale.data.manifest import DataError
+from bigscale.data.sources import Missing, Sample, Source
+from bigscale.spec import DataSpec
+
+_USE = 0x4D495854
+_ROUND = 256
+# Shares are counted in 2^-32, in whole numbers that any machine adds alike.
+_UNIT = 1 << 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Deal:
+  """Who gets which position.
+
+  Attributes:
+    shares: of the sources, in units of 2^-32, which sum to 2^32.
+    seed: of the places within a round.
+    round_length: positions of a round.
+  """
+
+  shares: tuple[int, ...]
+  seed: int
+  round_length: int
+
+  def __call__(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Source of each position [N], and the place of it in that source's own.
+
+    Returns:
+      Two arrays [N] int64.
+    """
+    positions = np.asarray(positions, np.int64)
+    if len(self.shares) == 1:
+      return np.zeros_like(positions), positions
+    rounds, slots = np.divmod(positions, self.round_length)
+    sources, places = np.empty_like(positions), np.empty_like(positions)
+    for number in np.unique(rounds).tolist():
+      rows = rounds == number
+      of_slot, place_of_slot = _round(self, number)
+      sources[rows] = of_slot[slots[rows]]
+      places[rows] = place_of_slot[slots[rows]]
+    return sources, places
+
+  def before(self, number: int) -> list[int]:
+    """Places that each source got before a round."""
+    ends, total = [0], 0
+    for share in self.shares:
+      total += share
+      # Rounded sums of shares: their differences sum to the whole.
+      exact = number * self.round_length * total
+      ends.append((exact + _UNIT // 2) // _UNIT)
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+@functools.lru_cache(maxsize=64)
+def _round(deal: Deal, number: int) -> tuple[np.ndarray, np.ndarray]:
+  before, after = deal.before(number), deal.before(number + 1)
+  counts = np.subtract(after, before)
+  # Two ends that round apart can leave a small share at -1: see `deal_of`.
+  order = np.argsort(
+    hashing.random_bits(
+      deal.seed,
+      _USE,
+      number * deal.round_length + np.arange(deal.round_length),
+    ),
+    kind="stable",
+  )
+  sources = np.empty(deal.round_length, np.int64)
+  sources[order] = np.repeat(np.arange(len(counts)), counts)
+  places = np.empty_like(sources)
+  for source, start in enumerate(before):
+    mine = np.flatnonzero(sources == source)
+    places[mine] = start + np.arange(len(mine))
+  return sources, places
+
+
+def deal_of(shares: Sequence[float], seed: int) -> Deal:
+  """A deal of given shares, which sum to 1.
+
+  Raises:
+    DataError: a share is too small to be dealt.
+  """
+  whole = [round(share * _UNIT) for share in shares]
+  whole[int(np.argmax(whole))] += _UNIT - sum(whole)
+  least = min(whole)
+  if least < _UNIT >> 20:
+    raise DataError(
+      f"data.mixture: a share of {least / _UNIT:.2g} is below one in a "
+      "million; give the source more, or leave it out"
+    )
+  # A round in which every source gets two places or more: none gets fewer
+  # than none.
+  length = _ROUND
+  while length * least < 2 * _UNIT:
+    length *= 2
+  return Deal(tuple(whole), seed, length)
+
+
+def shares_of(spec: DataSpec, sources: Sequence[Source]) -> tuple[float, ...]:
+  """The share of every source; 1 where there is one."""
+  if not spec.mixture:
+    return (1.0,)
+  if not spec.temperature:
+    return tuple(part.share for part in spec.mixture)
+  sizes = np.array([len(source) for source in sources], np.float64)
+  weights = np.exp(np.log(sizes / sizes.max()) / spec.temperature)
+  return tuple((weights / weights.sum()).tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+  """From the labels of each source to those of the mixture.
+
+  Attributes:
+    tables: for each source, the new label of each of its own; () drops them.
+    class_names: of the mixture.
+  """
+
+  tables: tuple[tuple[int, ...], ...]
+  class_names: tuple[str, ...]
+
+  def of(self, source: int, labels: tuple[int, ...]) -> tuple[int, ...]:
+    """New labels of a record."""
+    table = self.tables[source]
+    if len(table) == 1 and not labels:
+      return table
+    return tuple(table[label] for label in labels) if table else ()
+
+
+def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
+  """How a mixture's labels are made.
+
+  Raises:
+    DataError: a table does not name a label for every class, or joint labels
+      are asked of a source without any.
+  """
+  if not spec.mixture:
+    (source,) = sources
+    return Labels((tuple(range(source.num_classes)),), source.class_names)
+  names = [part.source for part in spec.mixture]
+  if spec.mixture_labels == "none":
+    return Labels(((),) * len(sources), ())
+  if spec.mixture_labels == "source":
+    tables = [(i,) * max(1, s.num_classes) for i, s in enumerate(sources)]
+    return Labels(tuple(tables), tuple(names))
+  tables, found = [], {}
+  for part, source in zip(spec.mixture, sources, strict=True):
+    if not source.num_classes:
+      raise DataError(
+        f"data.mixture_labels='joint', but {source!r} has no labels; use "
+        "'source' or 'none', or leave it out"
+      )
+    if part.labels and len(part.labels) != source.num_classes:
+      raise DataError(
+        f"data.mixture: {len(part.labels)} labels are given for the "
+        f"{source.num_classes} classes of {source!r}; name one for each"
+      )
+    first = max(found, default=-1) + 1
+    table = part.labels or tuple(range(first, first + source.num_classes))
+    for label, name in zip(table, source.class_names, strict=True):
+      found.setdefault(label, f"{part.source}/{name}")
+    tables.append(tuple(table))
+  missing = sorted(set(range(max(found) + 1)) - set(found))
+  if missing:
+    raise DataError(
+      f"data.mixture: no class has the labels {missing[:5]} below "
+      f"{max(found)}; number them from 0 without gaps"
+    )
+  return Labels(tuple(tables), tuple(found[i] for i in sorted(found)))
+
+
+class Mixed:
+  """A mixture as one source of finite length: for statistics, not training.
+
+  So many records that none comes twice, in the mixture's proportions.
+  """
+
+  def __init__(
+    self, sources: Sequence[Source], deal: Deal, labels: Labels
+  ) -> None:
+    """`sources` with their shares and labels."""
+    self._sources, self._deal, self._labels = tuple(sources), deal, labels
+    rounds = 1
+    while all(
+      count <= len(source)
+      for count, source in zip(deal.before(2 * rounds), sources, strict=True)
+    ):
+      rounds *= 2
+    step = rounds
+    while step:
+      counts = deal.before(rounds + step)
+      if all(c <= len(s) for c, s in zip(counts, sources, strict=True)):
+        rounds += step
+      step //= 2
+    self._length = rounds * deal.round_length
+
+  def __repr__(self) -> str:
+    return f"Mixed({self.identity})"
+
+  def __len__(self) -> int:
+    return self._length
+
+  @property
+  def num_classes(self) -> int:
+    """See `Source`."""
+    return len(self._labels.class_names)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """See `Source`."""
+    return self._labels.class_names
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return identity_of(self._sources, self._deal, self._labels)
+
+  @property
+  def file_records(self) -> tuple[int, ...]:
+    """See `Source`."""
+    return (self._length,)
+
+  def check(self) -> tuple[Missing, ...]:
+    """See `Source`."""
+    return tuple(lost for source in self._sources for lost in source.check())
+
+  def read(self, index: int) -> Sample:
+    """See `Source`."""
+    (which,), (place,) = self._deal(np.array([index]))
+    source = self._sources[which]
+    sample = source.read(int(place) % len(source))
+    return Sample(sample.image, self._labels.of(which, sample.labels))
+
+  def labels(self) -> np.ndarray:
+    """See `Source`."""
+    which, places = self._deal(np.arange(self._length))
+    found = np.zeros(self._length, np.int32)
+    for number, source in enumerate(self._sources):
+      table = self._labels.tables[number]
+      if table:
+        mine = which == number
+        own = source.labels()[places[mine] % len(source)]
+        found[mine] = np.array(table, np.int32)[own]
+    return found
+
+
+def identity_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
+  """Names the content of a mixture, or of the one source it has."""
+  if len(sources) == 1:
+    return sources[0].identity
+  parts = [
+    f"{share / _UNIT:.9g} of {source.identity} as {table}"
+    for share, source, table in zip(
+      deal.shares, sources, labels.tables, strict=True
+    )
+  ]
+  return f"mixture/{' + '.join(parts)}"

@@ -1,0 +1,295 @@
+"""How a set is built, and what that makes of one record."""
+
+import dataclasses
+import hashlib
+import zlib
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from bigscale.data import hashing, images, records
+from bigscale.data.manifest import DataError, Encoding, Schema
+from bigscale.data.sources import BadRecordError, Source
+
+Crop = Literal["center", "random", "none"]
+Dedup = Literal["none", "exact"]
+
+RESIZE = "area: Pillow BOX to shrink, LANCZOS to grow"
+
+_CROP = 0x43524F50
+_CHOICES = {
+  "crop": ("center", "random", "none"),
+  "encoding": ("raw", "png", "jpeg"),
+  "dedup": ("none", "exact"),
+  "channels": (1, 3),
+}
+# They change how the work is done, not what comes of it.
+_NO_MATTER = ("workers", "max_bad_fraction")
+_JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+  """How a set is built.
+
+  Attributes:
+    name: of the data set.
+    source: where the images come from, for the reader.
+    licence: of the images, as an SPDX identifier where there is one.
+    resolution: side of the images, pixels; 0 keeps theirs, which must be one.
+    channels: 1 (RGB becomes ITU-R 601 luma) or 3 (gray is repeated).
+    crop: of what is not square: `center`, `random` (by a hash of the pixels:
+      the same image is always cropped alike), or `none`, which squeezes it.
+    encoding: `raw`, `png` or `jpeg`. A PNG or JPEG file that already is what
+      is asked for is kept byte for byte.
+    quality: of JPEGs encoded here, 1 to 100.
+    multilabel: records may carry several labels.
+    records_per_shard: at most.
+    group_size: records compressed together; a read decodes them all. 0: 4 raw
+      images, 1 encoded one.
+    shuffle: records go to shards in an order hashed from `seed`.
+    dedup: `exact` keeps the first of the images that have the same pixels
+      after fitting; one in both splits stays in the held-out split.
+    seed: of the order and of random crops.
+    workers: processes.
+    max_bad_fraction: of the records; where more are unusable, nothing is made.
+  """
+
+  name: str
+  source: str = "not stated"
+  licence: str = "not stated"
+  resolution: int = 0
+  channels: int = 3
+  crop: Crop = "center"
+  encoding: Encoding = "jpeg"
+  quality: int = 95
+  multilabel: bool = False
+  records_per_shard: int = 10_000
+  group_size: int = 0
+  shuffle: bool = True
+  dedup: Dedup = "none"
+  seed: int = 0
+  workers: int = 1
+  max_bad_fraction: float = 0.001
+
+  def __post_init__(self) -> None:
+    for name, choices in _CHOICES.items():
+      value = getattr(self, name)
+      if value not in choices:
+        allowed = ", ".join(str(choice) for choice in choices)
+        raise DataError(f"{name}={value!r} is not one of {allowed}")
+    if not self.name:
+      raise DataError("name='' must not be empty; name the data set")
+    ranges = {
+      "resolution": (0, 16384),
+      "quality": (1, 100),
+      "records_per_shard": (1, 10_000_000),
+      "group_size": (0, 4096),
+      "workers": (1, 1024),
+      "max_bad_fraction": (0, 1),
+    }
+    for name, (low, high) in ranges.items():
+      value = getattr(self, name)
+      if not low <= value <= high:
+        raise DataError(f"{name}={value} must lie in [{low}, {high}]")
+
+  @property
+  def compression(self) -> str:
+    """Options of the ArrayRecord writer."""
+    if self.encoding == "raw":
+      return f"group_size:{self.group_size or 4},zstd"
+    return f"group_size:{self.group_size or 1},uncompressed"
+
+  @property
+  def fingerprint(self) -> dict[str, object]:
+    """What determines the bytes of the set."""
+    values = dataclasses.asdict(self)
+    return {k: v for k, v in values.items() if k not in _NO_MATTER}
+
+
+class Reject(Exception):  # noqa: N818 - it is an answer, not an accident
+  """A record that is left out.
+
+  Attributes:
+    reason: why, to be read after "it".
+    where: the file it is, if known.
+  """
+
+  def __init__(self, reason: str, where: str = "") -> None:
+    super().__init__(reason)
+    self.reason = reason
+    self.where = where
+
+
+class Fitted(NamedTuple):
+  """A record as it is going to be.
+
+  Attributes:
+    image: [H, W, C] uint8.
+    data: the file it came in, where that is kept as it is; else None.
+    labels: in [0, num_classes); () in an unlabelled source.
+  """
+
+  image: np.ndarray
+  data: bytes | None
+  labels: tuple[int, ...]
+
+
+def load(
+  source: Source, index: int, options: BuildOptions, schema: Schema | None
+) -> Fitted:
+  """Reads a record and fits it.
+
+  Args:
+    source: to read from.
+    index: of the record.
+    options: of the build.
+    schema: of the set; None only where the first record is to give it.
+
+  Raises:
+    Reject: it cannot be used.
+    DataError: the options do not suit the source.
+  """
+  data, image, labels = _read(source, index)
+  _check_labels(labels, source.num_classes, options)
+  fitted = fit(image, options)
+  if schema is not None and fitted.shape != tuple(schema.image_shape):
+    height, width, _ = schema.image_shape
+    raise Reject(
+      f"it is {fitted.shape[0]} x {fitted.shape[1]} pixels, not {height} x "
+      f"{width} as the first image; set a resolution"
+    )
+  unchanged = fitted is image and _is_plain(data, image, options.encoding)
+  return Fitted(fitted, data if unchanged else None, labels)
+
+
+def _read(
+  source: Source, index: int
+) -> tuple[bytes, np.ndarray, tuple[int, ...]]:
+  try:
+    if not hasattr(source, "read_bytes"):
+      return b"", *source.read(index)
+    data, labels = source.read_bytes(index)
+    try:
+      return data, images.decode(data), labels
+    except ValueError:
+      # It knows to say which file it is.
+      return data, *source.read(index)
+  except BadRecordError as error:
+    raise Reject(error.reason, getattr(error, "where", "")) from error
+
+
+def _check_labels(
+  labels: tuple[int, ...], num_classes: int, options: BuildOptions
+) -> None:
+  if not num_classes:
+    return
+  if not labels:
+    raise Reject("it has no label")
+  if min(labels) < 0 or max(labels) >= num_classes:
+    raise Reject(f"its labels {labels} are not all in [0, {num_classes})")
+  if len(labels) > 1 and not options.multilabel:
+    raise DataError(
+      f"a record has labels {labels}, but multilabel=False allows one; set "
+      "multilabel=True, or use a source of one label a record"
+    )
+
+
+def _is_plain(data: bytes, image: np.ndarray, encoding: Encoding) -> bool:
+  """Whether a file may be kept: of its encoding's most common kind."""
+  channels = image.shape[-1]
+  if encoding == "jpeg" and data.startswith(_JPEG_START):
+    import simplejpeg
+
+    space = simplejpeg.decode_jpeg_header(data)[2]
+    return space in (("Gray",) if channels == 1 else ("YCbCr", "RGB"))
+  if encoding == "png" and data.startswith(_PNG_START):
+    # 8 bits; gray or RGB; nothing transparent.
+    kind = (8, 0 if channels == 1 else 2)
+    return (data[24], data[25]) == kind and b"tRNS" not in data
+  return False
+
+
+def fit(image_hwc: np.ndarray, options: BuildOptions) -> np.ndarray:
+  """Crops, converts and resizes one image.
+
+  Args:
+    image_hwc: [H, W, C] uint8, C = 1 or 3.
+    options: `resolution`, `channels`, `crop` and `seed` matter.
+
+  Returns:
+    [resolution, resolution, channels] uint8, or [H, W, channels] where the
+    resolution is 0; the input itself where nothing is to be done.
+  """
+  side, found = options.resolution, image_hwc.shape[-1]
+  shape = (side, side) if side else image_hwc.shape[:2]
+  if image_hwc.shape == (*shape, options.channels):
+    return image_hwc
+  if side and options.crop != "none":
+    image_hwc = _square(image_hwc, options)
+  if found == 3 and options.channels == 1:
+    image_hwc = _luma(image_hwc)
+  if image_hwc.shape[:2] != shape:
+    image_hwc = resize(image_hwc, side, side)
+  if found == 1 and options.channels == 3:
+    image_hwc = np.repeat(image_hwc, 3, axis=-1)
+  return image_hwc
+
+
+def _square(image_hwc: np.ndarray, options: BuildOptions) -> np.ndarray:
+  height, width = image_hwc.shape[:2]
+  side = min(height, width)
+  room = max(height, width) - side
+  start = room // 2
+  if options.crop == "random" and room:
+    content = zlib.crc32(np.ascontiguousarray(image_hwc))
+    bits = hashing.random_bits(options.seed, _CROP, np.array(content))
+    start = int(bits) % (room + 1)
+  if height > width:
+    return image_hwc[start : start + side]
+  return image_hwc[:, start : start + side]
+
+
+def _luma(image_hwc: np.ndarray) -> np.ndarray:
+  from PIL import Image
+
+  gray = Image.fromarray(np.ascontiguousarray(image_hwc)).convert("L")
+  return np.asarray(gray)[..., None]
+
+
+def resize(image_hwc: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Resizes [H, W, C] uint8, by area where it shrinks and Lanczos elsewhere."""
+  from PIL import Image
+
+  pixels = image_hwc[..., 0] if image_hwc.shape[-1] == 1 else image_hwc
+  picture = Image.fromarray(np.ascontiguousarray(pixels))
+
+  def kernel(before: int, after: int) -> Image.Resampling:
+    return Image.Resampling["BOX" if after <= before else "LANCZOS"]
+
+  across = kernel(picture.width, width)
+  down = kernel(picture.height, height)
+  if across != down:
+    picture = picture.resize((width, picture.height), across)
+  picture = picture.resize((width, height), down)
+  return np.asarray(picture).reshape(height, width, image_hwc.shape[-1])
+
+
+def encode(fitted: Fitted, options: BuildOptions, schema: Schema) -> bytes:
+  """Makes the record of the set."""
+  content: np.ndarray | bytes = fitted.image
+  if fitted.data is not None:
+    content = fitted.data
+  elif options.encoding != "raw":
+    content = images.encode(fitted.image, options.encoding, options.quality)
+  return records.encode(content, fitted.labels or (), schema)
+
+
+def digest(image_hwc: np.ndarray) -> int:
+  """64 bits of the SHA-256 of an image's pixels and size.
+
+  Two images of 300 million share them by chance once in 400 such sets.
+  """
+  sha = hashlib.sha256(repr(image_hwc.shape).encode())
+  sha.update(np.ascontiguousarray(image_hwc))
+  return int.from_bytes(sha.digest()[:8], "little")

@@ -1,0 +1,122 @@
+"""Records by position in the stream: which, how read, and what in their place.
+
+Everything is a hash of (seed, position), see `pipeline`.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from bigscale.data import hashing, transforms
+from bigscale.data.manifest import DataError
+from bigscale.data.order import Order
+from bigscale.data.reading import Parts
+from bigscale.data.sources import BadRecordError, Sample
+from bigscale.spec import DataSpec
+
+_FLIP = 0x464C4950
+_LABEL = 0x4C41424C
+_REPLACE = 0x5245504C
+# A source of which so many random records in a row are bad has no others.
+_REPLACEMENTS = 16
+
+
+class Fault(NamedTuple):
+  """A record that could not be used, and was replaced.
+
+  Attributes:
+    source: `identity` of its source.
+    index: of the record in it.
+    reason: what is wrong with it.
+  """
+
+  source: str
+  index: int
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """The endless sequence of records, by position.
+
+  Attributes:
+    parts: the sources, their shares and labels.
+    orders: in which order each is read.
+    seed: of flips, of labels and of replacements.
+    spec: the rest.
+  """
+
+  parts: Parts
+  orders: tuple[Order, ...]
+  seed: int
+  spec: DataSpec
+
+  def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Source and record of positions [N]: two arrays [N] int64."""
+    which, places = self.parts.deal(np.asarray(positions, np.int64))
+    if len(self.orders) == 1:
+      return which, self.orders[0].indices(places)
+    indices = np.empty_like(places)
+    for number, order in enumerate(self.orders):
+      mine = which == number
+      indices[mine] = order.indices(places[mine])
+    return which, indices
+
+  def read_into(
+    self, positions: np.ndarray, images: np.ndarray, labels: np.ndarray
+  ) -> tuple[Fault, ...]:
+    """Reads positions [N] into images [N, R, R, C] uint8 and labels [N] int32.
+
+    Returns:
+      What was replaced on the way.
+
+    Raises:
+      BadRecordError: a record cannot be used and may not be replaced.
+    """
+    which, indices = self.locate(positions)
+    flips = self._bits(_FLIP, positions) >> np.uint64(63)
+    choices = self._bits(_LABEL, positions)
+    faults: list[Fault] = []
+    for row, (number, index) in enumerate(
+      zip(which.tolist(), indices.tolist(), strict=True)
+    ):
+      place = int(positions[row])
+      sample = self._read(number, index, place, images[row], faults)
+      if self.spec.flip and flips[row]:
+        images[row] = images[row][:, ::-1].copy()
+      found = self.parts.labels.of(number, sample.labels)
+      if found:
+        labels[row] = found[int(choices[row]) % len(found)]
+    return tuple(faults)
+
+  def _read(
+    self,
+    number: int,
+    index: int,
+    position: int,
+    out: np.ndarray,
+    faults: list[Fault],
+  ) -> Sample:
+    """Reads a record, or one in its place, into `out`."""
+    source = self.parts.sources[number]
+    tried = [index]
+    for turn in range(_REPLACEMENTS):
+      try:
+        sample = source.read(tried[-1])
+        transforms.fit_into(sample.image, out)
+        return sample
+      except BadRecordError as error:
+        if self.spec.bad_records == "error":
+          raise
+        faults.append(Fault(error.source, error.index, error.reason))
+        bits = self._bits(_REPLACE + turn, np.array([position]))
+        tried.append(int(bits[0] % np.uint64(len(source))))
+    raise DataError(
+      f"records {tried[:-1]} of {source!r} cannot be used, all that were tried "
+      f"for position {position}: {faults[-1].reason}; check the set with "
+      "'bigscale data verify'"
+    )
+
+  def _bits(self, use: int, positions: np.ndarray) -> np.ndarray:
+    return hashing.random_bits(self.seed, use, positions)

@@ -1,0 +1,130 @@
+"""Parts of a source: so many images, so many classes, each inside the next.
+
+Which images and classes is a function of the source's size alone, so that runs
+of any seed, and sweeps over sizes, share them. The held-out split keeps all of
+its images of the classes taken, and is never trained on.
+"""
+
+import functools
+
+import numpy as np
+
+from bigscale.data.manifest import DataError
+from bigscale.data.permutation import Permutation
+from bigscale.data.sources import Missing, Sample, Source
+
+_RECORDS_KEY = 0x53554253
+_CLASSES_KEY = 0x434C4153
+
+
+class Subset:
+  """Some records of a source, itself a source."""
+
+  def __init__(self, source: Source, size: int = 0, classes: int = 0) -> None:
+    """Takes the first of a fixed random order.
+
+    Args:
+      source: of all records.
+      size: images to keep; 0 keeps all.
+      classes: to keep, renumbered from 0; 0 keeps all. Reads all labels.
+
+    Raises:
+      DataError: there are not so many, or no labels.
+    """
+    self._source = source
+    self._size = size
+    self._classes: np.ndarray | None = None
+    self._kept: np.ndarray | None = None
+    if classes:
+      self._keep_classes(classes)
+    available = len(source) if self._kept is None else len(self._kept)
+    if size > available:
+      raise DataError(
+        f"data.subset={size}, but {source!r} has {available} such images; use "
+        f"{available} or less"
+      )
+    if not available:
+      raise DataError(
+        f"data.classes={classes} leaves no image of {source!r}; take more"
+      )
+    self._available = available
+    self._length = size or available
+
+  def _keep_classes(self, classes: int) -> None:
+    source = self._source
+    if classes > source.num_classes:
+      raise DataError(
+        f"data.classes={classes}, but {source!r} has {source.num_classes}; "
+        f"use at most {source.num_classes}"
+      )
+    order = Permutation(source.num_classes, _CLASSES_KEY)
+    self._classes = order(np.arange(classes))
+    self._new_label = {
+      old: new for new, old in enumerate(self._classes.tolist())
+    }
+    of_class = np.zeros(source.num_classes, bool)
+    of_class[self._classes] = True
+    self._kept = np.flatnonzero(of_class[source.labels()])
+
+  def __repr__(self) -> str:
+    return f"Subset({self.identity})"
+
+  def __len__(self) -> int:
+    return self._length
+
+  @property
+  def num_classes(self) -> int:
+    """See `Source`."""
+    return len(self.class_names)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """See `Source`."""
+    names = self._source.class_names
+    if self._classes is None:
+      return names
+    return tuple(names[old] for old in self._classes)
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    parts = [f"{self._length} images"] if self._size else []
+    if self._classes is not None:
+      parts.append(f"{len(self._classes)} classes")
+    return f"{self._source.identity}[{', '.join(parts)}]"
+
+  @property
+  def file_records(self) -> tuple[int, ...]:
+    """See `Source`: places in files are lost."""
+    return (self._length,)
+
+  def check(self) -> tuple[Missing, ...]:
+    """See `Source`."""
+    return self._source.check()
+
+  def read(self, index: int) -> Sample:
+    """See `Source`."""
+    image, labels = self._source.read(int(self._outer(np.array([index]))[0]))
+    if self._classes is None:
+      return Sample(image, labels)
+    kept = tuple(self._new_label[i] for i in labels if i in self._new_label)
+    return Sample(image, kept)
+
+  def labels(self) -> np.ndarray:
+    """See `Source`."""
+    labels = self._source.labels()[self._outer(np.arange(self._length))]
+    if self._classes is None:
+      return labels
+    table = np.zeros(self._source.num_classes, np.int32)
+    table[self._classes] = np.arange(len(self._classes))
+    return table[labels]
+
+  def _outer(self, indices: np.ndarray) -> np.ndarray:
+    """Records of the whole source."""
+    if self._size:
+      indices = self._order(indices)
+    return indices if self._kept is None else self._kept[indices]
+
+  @functools.cached_property
+  def _order(self) -> Permutation:
+    return Permutation(self._available, _RECORDS_KEY)

@@ -1,0 +1,355 @@
+"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow.
+
+They are read from their files alone: the code that made them is not run, and
+nothing is ever downloaded. They must be in the ArrayRecord format, for only
+that can be read at random.
+
+`tfds`'s own `as_data_source` asks ArrayRecord for lists, which costs as much
+as the file has records: a millisecond in a file of 200,000. Here a record is
+read as the range [i, i+1), and of its features only the two that are wanted
+are parsed.
+"""
+
+import collections
+import hashlib
+import json
+import os
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bigscale.data import images
+from bigscale.data.manifest import DataError, Split
+from bigscale.data.sources import BadRecordError, Missing, Sample
+from bigscale.data.splits import check_index, check_split, number_names
+
+MAX_OPEN_FILES = 256
+
+_HELDOUT_SPLITS = ("validation", "test")
+_HELDOUT_TAIL = ("train[:95%]", "train[95%:]")
+# Random access gains nothing from read-ahead, and pays for it.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_LABELS_AT_ONCE = 4096
+
+
+class _File(NamedTuple):
+  """Records of a split in one ArrayRecord file: [first, first + records)."""
+
+  path: str
+  first: int
+  records: int
+
+
+class TfdsSource:
+  """A split of a prepared TFDS data set.
+
+  `heldout` is its `validation`, or its `test`, or the last 5% of its `train`,
+  which `train` then lacks. Image and label are those of `as_supervised`, or
+  else the only `Image` (or uint8 `Tensor` of rank 3) and `ClassLabel`; a set
+  without a `ClassLabel` is unlabelled. The identity covers name, version, split
+  and the numbers of records and bytes in it, not each byte.
+
+  Args:
+    name: as `tfds.builder` takes it: `mnist`, `cifar10:3.0.2`,
+      `ds/config:1.0.0`; `name@/data_dir` where it is not in
+      `~/tensorflow_datasets`.
+    split: `train` or `heldout`.
+
+  Raises:
+    DataError: it is not prepared in that format, or it is not clear which of
+      its features is the image or the label.
+  """
+
+  def __init__(self, name: str, split: Split = "train") -> None:
+    check_split(split)
+    self._name = name
+    self._split = split
+    info = _open(name)
+    self._image, label = _choose_features(info, name)
+    self._label = label
+    self._class_names: tuple[str, ...] = ()
+    if label is not None:
+      feature = info.features[label]
+      self._class_names = tuple(
+        feature.names or number_names(feature.num_classes)
+      )
+    own = _choose_split(info, split, name)
+    self._files = tuple(
+      _File(each.filename, each.skip, each.take)
+      for each in info.splits[own].file_instructions
+    )
+    counts = [file.records for file in self._files]
+    self._ends = np.cumsum(counts, dtype=np.int64)
+    if not sum(counts):
+      raise DataError(
+        f"the {own} split of TFDS set {name!r} is empty; prepare it again"
+      )
+    whole = info.splits[own.partition("[")[0]]
+    content = [counts, whole.num_bytes, self._class_names]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    self._identity = f"{info.full_name}/{own}@{digest[:16]}"
+    self._start(info)
+
+  def _start(self, info: Any) -> None:
+    from tensorflow_datasets import decode, features
+
+    wanted = {
+      key: info.features[key] for key in (self._image, self._label) if key
+    }
+    self._both = features.FeaturesDict(wanted)
+    self._decoders = {}
+    if isinstance(wanted[self._image], features.Image):
+      self._decoders[self._image] = decode.SkipDecoding()
+    wanted.pop(self._image)
+    self._label_alone = features.FeaturesDict(wanted)
+    # From the least to the most recently read.
+    self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
+    self._lock = threading.Lock()
+
+  def __getstate__(self) -> dict[str, Any]:
+    made_anew = ("_readers", "_lock", "_both", "_label_alone", "_decoders")
+    return {k: v for k, v in self.__dict__.items() if k not in made_anew}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._start(_open(self._name))
+
+  def __repr__(self) -> str:
+    return f"TfdsSource({self.identity})"
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  @property
+  def num_classes(self) -> int:
+    """See `Source`."""
+    return len(self._class_names)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """See `Source`."""
+    return self._class_names
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return self._identity
+
+  @property
+  def file_records(self) -> tuple[int, ...]:
+    """See `Source`."""
+    return tuple(file.records for file in self._files)
+
+  def check(self) -> tuple[Missing, ...]:
+    """See `Source`: every file is there."""
+    return tuple(
+      Missing(
+        f"{file.path} is not there, but TFDS set {self._name!r} lists it; copy "
+        "it again or prepare the set again",
+        file.records,
+      )
+      for file in self._files
+      if not os.path.exists(file.path)
+    )
+
+  def read(self, index: int) -> Sample:
+    """See `Source`."""
+    image, labels = self._example(index)
+    try:
+      if isinstance(image, bytes):
+        image = images.decode(image)
+      if image.dtype != np.uint8 or image.ndim != 3:
+        raise ValueError(f"its image is {image.dtype} {image.shape}")
+      if image.shape[2] not in (1, 3) or 0 in image.shape:
+        raise ValueError(f"its image has the shape {image.shape}")
+    except ValueError as error:
+      raise self._bad(index, error) from error
+    return Sample(image, labels)
+
+  def read_bytes(self, index: int) -> tuple[bytes, tuple[int, ...]]:
+    """The image file of a record as it is, and its labels.
+
+    The file is b"" where the set holds a `Tensor`, which is none.
+
+    Raises:
+      BadRecordError: the record cannot be read.
+    """
+    image, labels = self._example(index)
+    return (image if isinstance(image, bytes) else b""), labels
+
+  def _example(self, index: int) -> tuple[bytes | np.ndarray, tuple[int, ...]]:
+    check_index(index, len(self))
+    try:
+      file, place = self._place(index)
+      record = self._reader(file).read(place, place + 1)[0]
+      example = self._both.deserialize_example_np(
+        record, decoders=self._decoders
+      )
+      return example[self._image], self._checked(example)
+    except (ValueError, RuntimeError, IndexError, KeyError) as error:
+      raise self._bad(index, error) from error
+
+  def labels(self) -> np.ndarray:
+    """See `Source`; reads every record, though not its pixels."""
+    if self._label is None:
+      return np.zeros(len(self), np.int32)
+    found: list[int] = []
+    for number, file in enumerate(self._files):
+      last = file.first + file.records
+      for start in range(file.first, last, _LABELS_AT_ONCE):
+        end = min(start + _LABELS_AT_ONCE, last)
+        for record in self._reader(number).read(start, end):
+          example = self._label_alone.deserialize_example_np(record)
+          found.append(int(example[self._label]))
+    return np.array(found, np.int32)
+
+  def _checked(self, example: dict[str, Any]) -> tuple[int, ...]:
+    if self._label is None:
+      return ()
+    label = int(example[self._label])
+    if not 0 <= label < self.num_classes:
+      raise ValueError(f"its label {label} is not in [0, {self.num_classes})")
+    return (label,)
+
+  def _place(self, index: int) -> tuple[int, int]:
+    """The number of a record's file, and its place there."""
+    number = int(np.searchsorted(self._ends, index, side="right"))
+    file = self._files[number]
+    before = int(self._ends[number]) - file.records
+    return number, file.first + index - before
+
+  def _reader(self, number: int) -> Any:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    with self._lock:
+      if number in self._readers:
+        self._readers.move_to_end(number)
+        return self._readers[number]
+    # Outside the lock: others go on reading. Two may open the same one.
+    reader = ArrayRecordReader(self._files[number].path, _READER_OPTIONS)
+    with self._lock:
+      reader = self._readers.setdefault(number, reader)
+      while len(self._readers) > MAX_OPEN_FILES:
+        # Who is reading from it holds it, and it closes after them.
+        self._readers.popitem(last=False)
+    return reader
+
+  def _bad(self, index: int, error: Exception) -> BadRecordError:
+    number, place = self._place(index)
+    where = f"{place} of {self._files[number].path}"
+    return BadRecordError(self.identity, index, str(error), where)
+
+
+def _open(name: str) -> Any:
+  """What TFDS knows of a prepared set, from its files alone."""
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import file_adapters
+
+  name, _, data_dir = name.partition("@")
+  where = data_dir or tfds.core.constants.DATA_DIR
+  build = (
+    f"prepare it with `tfds build {name.partition(':')[0]} "
+    f"--data_dir={where} --file_format=array_record`, or in Python with "
+    f"tfds.builder({name!r}, data_dir={where!r}).download_and_prepare("
+    "file_format='array_record')"
+  )
+  info = _find_builder(name, data_dir, where, build).info
+  wanted = file_adapters.FileFormat.ARRAY_RECORD
+  if wanted not in info.available_file_formats():
+    raise DataError(
+      f"TFDS set {name!r} in {where} is in the format "
+      f"{info.file_format.value}, which has no random access; remove it or "
+      f"choose another folder, and {build}"
+    )
+  if info.file_format != wanted:
+    info.set_file_format(wanted, override=True, override_if_initialized=True)
+  return info
+
+
+def _find_builder(name: str, data_dir: str, where: str, build: str) -> Any:
+  """What reads a set's description; `build` says how to prepare one."""
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import naming, registered
+
+  try:
+    namespace = naming.parse_builder_name_kwargs(name)[0].namespace
+    if namespace:
+      raise DataError(
+        f"TFDS set {name!r} is of namespace {namespace}, which is fetched from "
+        "the network; prepare it and build shards from its folder"
+      )
+    arguments = {"data_dir": data_dir} if data_dir else {}
+    return tfds.core.read_only_builder.builder_from_files(name, **arguments)
+  except (registered.DatasetNotFoundError, FileNotFoundError) as error:
+    raise DataError(
+      f"TFDS set {name!r} is not prepared in {where}; {build}"
+    ) from error
+  except ImportError as error:
+    raise DataError(
+      f"TFDS set {name!r} has features that need a package which is not "
+      f"installed ({error}); install it (`pip install tensorflow-cpu`)"
+    ) from error
+  except DataError:
+    raise
+  except Exception as error:  # TFDS has many for files it cannot make out
+    reason = str(error).partition("\n")[0]
+    raise DataError(
+      f"TFDS set {name!r} in {where} cannot be opened ({reason}); check the "
+      f"name, which is NAME, NAME:VERSION or NAME/CONFIG:VERSION, or {build}"
+    ) from error
+
+
+def _choose_split(info: Any, split: Split, name: str) -> str:
+  """The split in TFDS's own language."""
+  if "train" not in info.splits:
+    raise DataError(
+      f"TFDS set {name!r} has no train split, only {', '.join(info.splits)}; "
+      "build shards from it, or use another"
+    )
+  for other in _HELDOUT_SPLITS:
+    if other in info.splits:
+      return "train" if split == "train" else other
+  return _HELDOUT_TAIL[split == "heldout"]
+
+
+def _choose_features(info: Any, name: str) -> tuple[str, str | None]:
+  """Keys of the image and of the label; the second is None without labels."""
+  from tensorflow_datasets import features
+
+  known = info.features
+  if not isinstance(known, features.FeaturesDict):
+    raise DataError(
+      f"TFDS set {name!r} holds no named features; it must have an Image"
+    )
+  pictures = [key for key, each in known.items() if _is_image(each)]
+  classes = [
+    key for key, each in known.items() if type(each) is features.ClassLabel
+  ]
+  supervised = [key for key in info.supervised_keys or () if type(key) is str]
+  image = _only(pictures, supervised, "image", known, name)
+  label = _only(classes, supervised, "label", known, name) if classes else None
+  return image, label
+
+
+def _is_image(feature: Any) -> bool:
+  from tensorflow_datasets import features
+
+  if type(feature) is features.Image:
+    return feature.np_dtype in (np.uint8, np.uint16)
+  shape = feature.shape if type(feature) is features.Tensor else ()
+  return len(shape) == 3 and feature.np_dtype == np.uint8
+
+
+def _only(
+  keys: list[str], supervised: list[str], what: str, known: Any, name: str
+) -> str:
+  preferred = [key for key in keys if key in supervised]
+  if len(preferred) == 1 or len(keys) == 1:
+    return (preferred or keys)[0]
+  kinds = ", ".join(f"{key} ({type(known[key]).__name__})" for key in known)
+  raise DataError(
+    f"TFDS set {name!r} has {len(keys)} features that could be the {what}, "
+    f"among {kinds}; it must have one, or name it in supervised_keys: build "
+    "shards from it with the one you mean"
+  )

@@ -1,0 +1,143 @@
+"""Where a run's images come from."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from bigscale.spec.base import require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+  """One source of a mixture.
+
+  Attributes:
+    source: see `DataSpec.source`.
+    share: of all images, in (0, 1]; the shares of a mixture sum to 1. Left 0
+      in all of them where `DataSpec.temperature` gives the shares.
+    subset: see `DataSpec.subset`.
+    classes: see `DataSpec.classes`.
+    labels: with joint labels, the label that each class of the source gets in
+      the mixture; () gives it labels of its own.
+  """
+
+  source: str
+  share: float = 0.0
+  subset: int = 0
+  classes: int = 0
+  labels: tuple[int, ...] = ()
+
+  def __post_init__(self) -> None:
+    require(
+      0 <= self.share <= 1,
+      f"data.mixture: share={self.share} of {self.source!r} must lie in (0, 1]",
+    )
+    _check_subset(self.subset, self.classes)
+    require(
+      all(label >= 0 for label in self.labels),
+      f"data.mixture: labels={self.labels} of {self.source!r} must not be "
+      "negative",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSpec:
+  """Where images come from, and in which order.
+
+  Attributes:
+    source: an embedded set (`fashion_mnist`, `emoji`), a directory of shards
+      with a `manifest.json`, a folder or .zip of images, an .npz, `tfds:NAME`
+      or `synthetic:RECORDS:SIDE:CLASSES`. '' with a mixture.
+    mixture: sources drawn from at once, in place of `source`.
+    mixture_labels: `joint`: the classes of all sources, one after the
+      other or as `SourceSpec.labels` maps them; `source`: its number;
+      `none`: no labels.
+    temperature: where positive, a source of n images has a share in proportion
+      to n^(1 / temperature): 1 by size, large values all alike.
+    subset: where positive, train on so many images only. Smaller subsets lie
+      inside larger ones; the seed of the run does not matter.
+    classes: where positive, so many classes only, nested likewise.
+    flip: mirror half of the images, chosen by record.
+    shuffle: another order every epoch; off reads the records as stored.
+    shuffle_files: shards that are shuffled together; 0 takes all of them where
+      their index fits in memory, else as many as do (`data.order`).
+    fake_labels: labels of generated images: `uniform` over the classes, or
+      `empirical`, those of the reals of the same batch. Losses that pair
+      reals with fakes always take the latter.
+    bad_records: `skip` puts another record in the place of one that cannot be
+      read, `error` stops at the first.
+    max_bad_fraction: of a source's records; more, and the run stops.
+    prefetch: batches read ahead of the step.
+    threads: that read and decode.
+  """
+
+  source: str = ""
+  mixture: tuple[SourceSpec, ...] = ()
+  mixture_labels: Literal["joint", "source", "none"] = "joint"
+  temperature: float = 0.0
+  subset: int = 0
+  classes: int = 0
+  flip: bool = False
+  shuffle: bool = True
+  shuffle_files: int = 0
+  fake_labels: Literal["uniform", "empirical"] = "uniform"
+  bad_records: Literal["skip", "error"] = "skip"
+  max_bad_fraction: float = 0.001
+  prefetch: int = 2
+  threads: int = 2
+
+  def __post_init__(self) -> None:
+    require(
+      bool(self.source) != bool(self.mixture),
+      f"data.source={self.source!r} and data.mixture of {len(self.mixture)} "
+      "sources: set one of them",
+    )
+    for name, least in (("prefetch", 1), ("threads", 1), ("shuffle_files", 0)):
+      value = getattr(self, name)
+      require(value >= least, f"data.{name}={value} must be {least} or more")
+    require(
+      0 <= self.max_bad_fraction <= 1,
+      f"data.max_bad_fraction={self.max_bad_fraction} must lie in [0, 1]",
+    )
+    _check_subset(self.subset, self.classes)
+    if self.mixture:
+      self._check_mixture()
+    else:
+      require(
+        self.temperature == 0,
+        f"data.temperature={self.temperature} weighs the sources of a mixture; "
+        "set data.mixture, or temperature to 0",
+      )
+
+  def _check_mixture(self) -> None:
+    require(
+      not (self.subset or self.classes),
+      "data.subset and data.classes are of one source; set those of each "
+      "source in data.mixture",
+    )
+    require(
+      self.temperature >= 0,
+      f"data.temperature={self.temperature} must be positive, or 0 for given "
+      "shares",
+    )
+    shares = [part.share for part in self.mixture]
+    if self.temperature:
+      require(
+        not any(shares),
+        f"data.temperature={self.temperature} gives the shares of the mixture; "
+        f"remove share={max(shares)}, or set temperature to 0",
+      )
+      return
+    total = math.fsum(shares)
+    scaled = ", ".join(f"{share / (total or 1):.6g}" for share in shares)
+    require(
+      min(shares) > 0 and abs(total - 1) < 1e-6,
+      f"data.mixture: shares {', '.join(map(str, shares))} must all be "
+      f"positive and sum to 1, not {total:.6g}; use {scaled}, or "
+      "data.temperature",
+    )
+
+
+def _check_subset(subset: int, classes: int) -> None:
+  require(subset >= 0, f"data.subset={subset} must be 0 or more images")
+  require(classes >= 0, f"data.classes={classes} must be 0 or more classes")

@@ -1,0 +1,49 @@
+r"""BigGAN on a hundred million images of four sources, at 256 px.
+
+  bigscale train --config=configs/chaos_pod.py --workdir=runs/chaos
+
+Each source is a directory of shards ('bigscale data build'); change the paths.
+The idea is that of the runs called chaos (TPU Podcast community, 2020), which
+mixed ImageNet, Flickr, Danbooru and faces: much and varied data steadies a
+BigGAN. Shares are ours: by the square root of the size (temperature 2), so
+that the small sets are seen without drowning the large ones. The label is the
+source, as YFCC and faces have no classes to share.
+
+Sizes: ImageNet 1.28 M, YFCC 97 M, Danbooru2019 3.7 M, FFHQ 70 thousand.
+Hardware: as `configs/biggan.py:256`, 256 TPU v3 cores; not run by us.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import biggan
+
+SOURCES = ("imagenet", "yfcc", "danbooru", "ffhq")
+
+
+def get_config() -> ConfigDict:
+  """BigGAN-256 on the mixture."""
+  config = biggan.get_config("256")
+  config.model.num_classes = len(SOURCES)
+  config.data = {
+    "mixture": tuple({"source": f"data/{name}256"} for name in SOURCES),
+    "mixture_labels": "source",
+    "temperature": 2.0,
+    "flip": False,
+    "fake_labels": "empirical",
+    "threads": 16,
+    "prefetch": 16,
+  }
+  return config
+
+
+def get_test_config() -> ConfigDict:
+  """The same shape of run in a few seconds, on the embedded sets."""
+  config = biggan.shrink(get_config())
+  config.model.num_classes = 2
+  config.data = {
+    "mixture": ({"source": "emoji"}, {"source": "fashion_mnist"}),
+    "mixture_labels": "source",
+    "temperature": 2.0,
+    "fake_labels": "empirical",
+  }
+  return config

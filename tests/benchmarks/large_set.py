@@ -1,0 +1,109 @@
+r"""Start, memory and speed of a stream over a set of hundreds of millions.
+
+  python -m tests.benchmarks.large_set --out=DIR --shards=3000
+
+One shard of 100,000 small records is written, and linked under as many names
+as asked: its content repeats, but each name is opened, indexed and read as a
+file of its own. Prints the seconds until a stream stands, the first batch, the
+time of an index, and the growth of this process's memory, with windows of
+shards as the stream chooses them and, for comparison, with all at once.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+
+import numpy as np
+
+from bigscale.data import ingest, manifest, pipeline
+from bigscale.data.manifest import Schema
+from bigscale.data.order import order_of
+from bigscale.data.shards import ShardSource
+from bigscale.spec import DataSpec
+
+RECORDS, BATCH = 100_000, 256
+
+
+def make_set(directory: str, shards: int) -> None:
+  """One real shard under many names."""
+  if os.path.exists(os.path.join(directory, manifest.FILE_NAME)):
+    return
+  image = np.zeros((4, 8, 3), np.uint8)
+  built = ingest.write(
+    directory,
+    {"train": ((image + i % 250, 0) for i in range(RECORDS))},
+    name="large",
+    schema=Schema(encoding="raw", image_shape=image.shape),
+    class_names=(),
+    source="made",
+    licence="none",
+    records_per_shard=RECORDS,
+  )
+  (real,) = built.shards
+  names = [f"train-{i:05d}-of-{shards:05d}.array_record" for i in range(shards)]
+  for name in names:
+    os.link(os.path.join(directory, real.file), os.path.join(directory, name))
+  many = tuple(dataclasses.replace(real, file=name) for name in names)
+  manifest.save(dataclasses.replace(built, shards=many), directory)
+
+
+def rss_mb() -> float:
+  """Of this process, now."""
+  with open("/proc/self/statm", encoding="ascii") as file:
+    return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def measure(directory: str, batches: int, files: int) -> dict[str, float]:
+  """Of one stream; `files` as `DataSpec.shuffle_files`."""
+  before, start = rss_mb(), time.perf_counter()
+  stream = pipeline.make(
+    DataSpec(source=directory, shuffle_files=files, prefetch=2),
+    resolution=8,
+    channels=3,
+    num_classes=0,
+    global_batch_size=BATCH,
+    batches_per_step=1,
+    seed=0,
+  )
+  stood = time.perf_counter()
+  next(stream)
+  first = time.perf_counter()
+  for _ in range(batches):
+    next(stream)
+  rate = batches * BATCH / (time.perf_counter() - first)
+  grown = rss_mb() - before
+  stream.close()
+  source = ShardSource(directory, "train")
+  order = order_of(source, files, 0, shuffle=True)
+  places = np.arange(10**10, 10**10 + BATCH)
+  order.indices(places)
+  clock = time.perf_counter()
+  for turn in range(50):
+    order.indices(places + turn * BATCH)
+  return {
+    "records": len(source),
+    "files_together": order.together,
+    "stream_stands_ms": round(1e3 * (stood - start), 1),
+    "first_batch_ms": round(1e3 * (first - stood), 1),
+    "index_us": round(1e6 * (time.perf_counter() - clock) / 50 / BATCH, 2),
+    "images_per_second": round(rate),
+    "memory_mb": round(grown),
+  }
+
+
+def main() -> None:
+  """Measures windows, then all shards at once if asked."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--out", required=True)
+  parser.add_argument("--shards", type=int, default=3000)
+  parser.add_argument("--batches", type=int, default=200)
+  parser.add_argument("--files", type=int, default=0)
+  arguments = parser.parse_args()
+  make_set(arguments.out, arguments.shards)
+  print(json.dumps(measure(arguments.out, arguments.batches, arguments.files)))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,76 @@
+"""Sources and folders of images to build sets from."""
+
+import io
+import os
+import signal
+import time
+
+import numpy as np
+from PIL import Image
+
+from bigscale.data.sources import BadRecordError, Sample
+
+
+class NoiseSource:
+  """Records told apart by their pixels; the same in every process."""
+
+  def __init__(self, records, side=8, classes=3, bad=(), seconds=0.0, seed=0):
+    self.class_names = tuple("abcdefgh"[:classes])
+    self.num_classes = classes
+    self.identity = f"noise:{records}:{side}:{classes}:{sorted(bad)}:{seed}"
+    self.file_records = (records,)
+    self._side, self._bad, self._seconds, self._seed = side, bad, seconds, seed
+
+  def __len__(self):
+    return self.file_records[0]
+
+  def read(self, index):
+    time.sleep(self._seconds)
+    if index in self._bad:
+      raise BadRecordError(self.identity, index, "it is spoiled", "nowhere")
+    rng = np.random.default_rng((self._seed, index))
+    image = rng.integers(0, 256, (self._side, self._side, 3), np.uint8)
+    return Sample(
+      image, (index % self.num_classes,) if self.num_classes else ()
+    )
+
+  def labels(self):
+    return np.arange(len(self), dtype=np.int32) % max(1, self.num_classes)
+
+
+def encoded(image, kind, **settings):
+  """The bytes of an image [H, W, C] uint8, or of a Pillow one, as a file."""
+  if isinstance(image, np.ndarray):
+    image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  file = io.BytesIO()
+  image.save(file, kind, **settings)
+  return file.getvalue()
+
+
+def noise(side, seed, channels=3, width=None):
+  shape = (side, width or side, channels)
+  return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def save(folder, files):
+  """Writes {name: bytes} under a folder, and returns its path."""
+  for name, data in files.items():
+    path = os.path.join(folder, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+      file.write(data)
+  return str(folder)
+
+
+def contents(directory):
+  """{name: bytes} of a directory."""
+  found = {}
+  for name in sorted(os.listdir(directory)):
+    with open(os.path.join(directory, name), "rb") as file:
+      found[name] = file.read()
+  return found
+
+
+def die(shared, task):
+  """Ends the process it is called in, as the kernel does without memory."""
+  os.kill(os.getpid(), signal.SIGKILL)

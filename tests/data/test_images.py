@@ -1,0 +1,190 @@
+"""Images of every kind that is met become [H, W, 1 or 3] uint8, or an error."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigscale.data import images
+
+SIDE = 16
+
+
+def photo(channels=3):
+  """A smooth image: what JPEG keeps, in colours that are all different."""
+  y, x = np.mgrid[0:SIDE, 0:SIDE]
+  planes = [8 * x + 4 * y, 255 - 12 * x, 10 * y + 30, 255 - 15 * y]
+  return np.stack(planes[:channels], axis=-1).astype(np.uint8)
+
+
+def file_of(image, kind, **options):
+  file = io.BytesIO()
+  image.save(file, kind, **options)
+  return file.getvalue()
+
+
+def pillow(data, mode):
+  with Image.open(io.BytesIO(data)) as image:
+    return np.asarray(image.convert(mode))
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"quality": 90},
+    {"quality": 75, "subsampling": "4:2:0"},
+    {"quality": 95, "subsampling": "4:4:4", "progressive": True},
+  ],
+)
+def test_jpeg_has_the_pixels_that_pillow_gives(options):
+  data = file_of(Image.fromarray(photo()), "JPEG", **options)
+  decoded = images.decode(data)
+  assert decoded.shape == (SIDE, SIDE, 3)
+  np.testing.assert_array_equal(decoded, pillow(data, "RGB"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP"])
+def test_gray_stays_gray(kind):
+  data = file_of(Image.fromarray(photo(1)[..., 0]), kind)
+  decoded = images.decode(data)
+  assert decoded.shape == (SIDE, SIDE, 1)
+  np.testing.assert_array_equal(decoded[..., 0], pillow(data, "L"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_keep_every_pixel(kind):
+  data = file_of(Image.fromarray(photo()), kind)
+  np.testing.assert_array_equal(images.decode(data), photo())
+
+
+def test_lossless_webp_keeps_every_pixel():
+  data = file_of(Image.fromarray(photo()), "WEBP", lossless=True)
+  np.testing.assert_array_equal(images.decode(data), photo())
+
+
+def test_cmyk_becomes_rgb():
+  data = file_of(Image.fromarray(photo(4), "CMYK"), "TIFF")
+  decoded = images.decode(data)
+  ink, black = photo(4)[..., :3].astype(int), photo(4)[..., 3:].astype(int)
+  expected = (255 - ink) * (255 - black) / 255
+  np.testing.assert_allclose(decoded, expected, atol=1)
+
+
+def test_cmyk_jpeg_is_as_pillow_has_it():
+  data = file_of(Image.fromarray(photo(4), "CMYK"), "JPEG", quality=95)
+  np.testing.assert_array_equal(images.decode(data), pillow(data, "RGB"))
+
+
+def test_what_is_transparent_lies_on_white():
+  image = photo(4)
+  image[..., 3] = 255
+  image[:4, :, 3] = 0
+  image[4, :, 3] = 128
+  decoded = images.decode(file_of(Image.fromarray(image), "PNG"))
+  assert (decoded[:4] == 255).all()
+  np.testing.assert_allclose(
+    decoded[4], image[4, :, :3] * (128 / 255) + 127, atol=1
+  )
+  np.testing.assert_array_equal(decoded[5:], image[5:, :, :3])
+
+
+def test_transparent_gray_lies_on_white_and_stays_gray():
+  image = photo(2)
+  image[..., 1] = 255
+  image[:4, :, 1] = 0
+  decoded = images.decode(file_of(Image.fromarray(image, "LA"), "PNG"))
+  assert decoded.shape == (SIDE, SIDE, 1)
+  assert (decoded[:4] == 255).all()
+  np.testing.assert_array_equal(decoded[5:, :, 0], image[5:, :, 0])
+
+
+def palette_image():
+  image = Image.new("P", (2, 1))
+  image.putpalette([10, 20, 30, 200, 100, 50])
+  image.putdata([0, 1])
+  return image
+
+
+def test_palettes_become_their_colours():
+  decoded = images.decode(file_of(palette_image(), "PNG"))
+  np.testing.assert_array_equal(decoded, [[[10, 20, 30], [200, 100, 50]]])
+
+
+def test_a_palette_with_transparency_lies_on_white():
+  data = file_of(palette_image(), "PNG", transparency=b"\x00\xff")
+  decoded = images.decode(data)
+  np.testing.assert_array_equal(decoded, [[[255] * 3, [200, 100, 50]]])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_upper_eight(kind):
+  wide = np.array([[0, 255, 256, 40000, 65535]], np.uint16)
+  decoded = images.decode(file_of(Image.fromarray(wide), kind))
+  np.testing.assert_array_equal(decoded[..., 0], [[0, 0, 1, 156, 255]])
+  assert decoded.dtype == np.uint8
+
+
+def test_one_bit_is_black_and_white():
+  data = file_of(Image.fromarray(np.array([[True, False]])), "PNG")
+  np.testing.assert_array_equal(images.decode(data), [[[255], [0]]])
+
+
+def test_an_animation_is_its_first_frame():
+  first, second = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4))
+  data = file_of(first, "GIF", save_all=True, append_images=[second])
+  np.testing.assert_array_equal(
+    images.decode(data), np.broadcast_to([255, 0, 0], (4, 4, 3))
+  )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.9])
+def test_half_a_file_is_an_error(kind, share):
+  noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+  data = file_of(Image.fromarray(noise), kind)
+  assert images.decode(data).shape == noise.shape
+  with pytest.raises(ValueError, match="it does not decode"):
+    images.decode(data[: int(share * len(data))])
+
+
+def test_a_truncated_progressive_or_cmyk_jpeg_is_an_error():
+  colour = file_of(Image.fromarray(photo()), "JPEG", progressive=True)
+  ink = file_of(Image.fromarray(photo(4), "CMYK"), "JPEG")
+  for data in (colour, ink):
+    with pytest.raises(ValueError, match="it does not decode"):
+      images.decode(data[: len(data) * 3 // 4])
+
+
+def test_no_bytes_are_an_error():
+  with pytest.raises(ValueError, match="it has 0 bytes"):
+    images.decode(b"")
+
+
+@pytest.mark.parametrize(
+  "data",
+  [b"<html>404</html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\0" * 99],
+)
+def test_what_is_no_image_is_an_error(data):
+  with pytest.raises(ValueError, match="it does not decode"):
+    images.decode(data)
+
+
+def test_floating_point_images_are_an_error():
+  data = file_of(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF")
+  with pytest.raises(ValueError, match="kind F"):
+    images.decode(data)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_comes_back_as_it_was(channels):
+  data = images.encode(photo(channels), "png")
+  np.testing.assert_array_equal(images.decode(data), photo(channels))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_comes_back_nearly_as_it_was(channels):
+  data = images.encode(photo(channels), "jpeg", quality=98)
+  decoded = images.decode(data).astype(int)
+  assert decoded.shape == (SIDE, SIDE, channels)
+  assert np.abs(decoded - photo(channels)).mean() < 2

@@ -1,0 +1,84 @@
+"""Permutations without tables, and orders that open few shards at a time."""
+
+import numpy as np
+import pytest
+
+from bigscale.data import order as orders
+from bigscale.data.order import Order, order_of
+from bigscale.data.permutation import Permutation
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 1000, 65536, 65537, 100_003])
+def test_every_number_comes_once(length):
+  found = Permutation(length, 5)(np.arange(length))
+  np.testing.assert_array_equal(np.sort(found), np.arange(length))
+
+
+def test_keys_give_unrelated_permutations():
+  length = 100_000
+  a, b = (Permutation(length, key)(np.arange(length)) for key in (0, 1))
+  # Five standard deviations of independent draws.
+  assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(length)
+  assert abs(np.corrcoef(a[1:], a[:-1])[0, 1]) < 5 / np.sqrt(length)
+  assert np.sum(a == b) < 10
+
+
+@pytest.mark.parametrize("length", [1 << 17, 300_000_000, 5_000_000_000])
+def test_large_permutations_spread_evenly(length):
+  found = Permutation(length, 3)(np.arange(64_000))
+  assert len(np.unique(found)) == 64_000
+  counts = np.bincount(found * 64 // length, minlength=64)
+  # Chi-squared of 63 degrees of freedom: 5 standard deviations above its mean.
+  assert np.sum((counts - 1000) ** 2 / 1000) < 63 + 5 * np.sqrt(126)
+
+
+def test_places_may_come_in_any_order_and_again():
+  places = np.array([7, 70_000, 7, 0])
+  permutation = Permutation(100_000, 1)
+  whole = permutation(np.arange(100_000))
+  np.testing.assert_array_equal(permutation(places), whole[places])
+
+
+def test_windows_of_files_hold_every_record_once():
+  counts = (50, 7, 30, 41, 13, 60, 2)
+  order = Order(counts, together=3, seed=4, shuffle=True)
+  length = sum(counts)
+  file_of = np.repeat(np.arange(len(counts)), counts)
+  epochs = order.indices(np.arange(3 * length)).reshape(3, length)
+  for epoch in epochs:
+    np.testing.assert_array_equal(np.sort(epoch), np.arange(length))
+    files = file_of[epoch]
+    # Three files at a time, each finished before the next three.
+    starts = [np.flatnonzero(files == f)[[0, -1]] for f in range(len(counts))]
+    open_at = [
+      sum(first <= place <= last for first, last in starts)
+      for place in range(length)
+    ]
+    assert max(open_at) <= 3
+    # And mixed within.
+    assert np.count_nonzero(np.diff(files)) > length / 3
+  assert (epochs[0] != epochs[1]).any()
+  assert {tuple(file_of[e[:3]]) for e in epochs} != {
+    tuple(file_of[epochs[0][:3]])
+  }
+
+
+def test_any_piece_of_an_epoch_can_be_asked_for():
+  order = Order((50, 7, 30), together=2, seed=4, shuffle=True)
+  whole = order.indices(np.arange(200))
+  pieces = [order.indices(np.arange(i, i + 10)) for i in range(0, 200, 10)]
+  np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+class _Sized:
+  def __init__(self, *file_records):
+    self.file_records = file_records
+
+
+def test_as_many_files_together_as_their_index_allows(monkeypatch):
+  monkeypatch.setattr(orders, "MAX_OPEN_RECORDS", 100)
+  assert order_of(_Sized(40, 60), 0, 0, True).together == 2
+  # Room for the next window beside this one.
+  assert order_of(_Sized(*[10] * 11), 0, 0, True).together == 5
+  assert order_of(_Sized(200, 200), 0, 0, True).together == 1
+  assert order_of(_Sized(40, 60), 1, 0, True).together == 1

@@ -1,0 +1,104 @@
+"""A training on a set with records that do not decode: listed, or stopped."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bigscale.data import ingest, manifest, records
+from bigscale.data.manifest import Schema
+from tests.e2e import tiny
+from tests.fast_compile import FLAGS
+
+_BAD = {5: b"", 40: b"no image at all"}
+
+
+def config_of(source: str):
+  """For `bigscale train --config`: the run of `tiny`, on that source."""
+  config = tiny.get_config()
+  config.data.source = source
+  # The first batch meets one, before a step is compiled.
+  config.data.shuffle = False
+  config.data.max_bad_fraction = 0.001
+  config.global_batch_size = 16
+  config.evaluate.num_samples = 100
+  return config
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+  """2,000 images, two of which are not."""
+  path = tmp_path_factory.mktemp("data") / "set"
+  random = np.random.default_rng(0)
+  schema = Schema(encoding="png", image_shape=(8, 8, 1))
+  samples = [
+    (random.integers(0, 256, (8, 8, 1), np.uint8), i % 10) for i in range(2000)
+  ]
+  arguments = {
+    "name": "damaged",
+    "schema": schema,
+    "class_names": tuple("0123456789"),
+    "source": "noise",
+    "licence": "none",
+  }
+  built = ingest.write(
+    str(path), {"train": samples, "heldout": samples[:200]}, **arguments
+  )
+  shard = built.of("train")[0]
+  encoded = [records.encode(i, (label,), schema) for i, label in samples]
+  for index, data in _BAD.items():
+    encoded[index] = encoded[index][:4] + data
+  file = path / shard.file
+  file.unlink()
+  ingest.write_records(str(file), encoded, "group_size:1,uncompressed")
+  size, digest = file.stat().st_size, ingest.sha256(str(file))
+  tree = json.loads((path / manifest.FILE_NAME).read_text())
+  tree["shards"][0] |= {"bytes": size, "sha256": digest}
+  (path / manifest.FILE_NAME).write_text(json.dumps(tree))
+  return path
+
+
+def train(tmp_path, damaged, *options):
+  config = tmp_path / "config.py"
+  config.write_text(
+    "from tests.e2e.test_bad_records import config_of\n"
+    f"get_config = lambda: config_of({str(damaged)!r})\n"
+  )
+  root = str(pathlib.Path(__file__).parents[2])
+  return subprocess.run(
+    [
+      *(sys.executable, "-m", "bigscale.cli.main", "train"),
+      *(f"--config={config}", f"--workdir={tmp_path / 'run'}", *options),
+    ],
+    env=os.environ
+    | {"XLA_FLAGS": FLAGS, "BIGSCALE_CACHE": str(tmp_path), "PYTHONPATH": root},
+    capture_output=True,
+    text=True,
+  )
+
+
+def events(tmp_path):
+  lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_replaced_records_are_listed(tmp_path, damaged):
+  done = train(tmp_path, damaged)
+  assert done.returncode == 0, done.stderr[-3000:]
+  listed = [e for e in events(tmp_path) if e["event"] == "bad_record"]
+  assert {event["index"] for event in listed} == set(_BAD)
+  for event in listed:
+    assert event["source"].startswith("damaged/train@")
+    assert event["reason"]
+
+
+def test_more_than_allowed_end_the_run(tmp_path, damaged):
+  done = train(tmp_path, damaged, "--config.data.max_bad_fraction=0.0")
+  assert done.returncode == 2, done.stderr[-3000:]
+  assert "data.max_bad_fraction=0.0" in done.stderr
+  assert "Traceback" not in done.stderr
+  assert [e for e in events(tmp_path) if e["event"] == "bad_record"]
