@@ -87,10 +87,11 @@ class BadRecordError(DataError):
     source: `identity` of the source.
     index: of the record.
     reason: what is wrong, to be read after "it".
+    where: the file that holds it, for who mends it.
   """
 
   def __init__(self, source: str, index: int, reason: str, where: str) -> None:
-    """`where` names the file, for who mends it."""
+    """See the attributes."""
     super().__init__(
       f"record {index} of {source} ({where}) cannot be used: {reason}; mend or "
       "remove it, or set data.bad_records='skip'"
@@ -98,6 +99,11 @@ class BadRecordError(DataError):
     self.source = source
     self.index = index
     self.reason = reason
+    self.where = where
+
+  def __reduce__(self) -> tuple[type, tuple[str, int, str, str]]:
+    # Workers send it to who asked them.
+    return type(self), (self.source, self.index, self.reason, self.where)
 
 
 def open_source(source: str, split: Split) -> Source:

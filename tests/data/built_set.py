@@ -1,6 +1,7 @@
 """Sources and folders of images to build sets from."""
 
 import io
+import json
 import os
 import signal
 import time
@@ -8,7 +9,12 @@ import time
 import numpy as np
 from PIL import Image
 
-from bigscale.data.sources import BadRecordError, Sample
+from bigscale.data import manifest
+from bigscale.data.folders import FolderSource
+from bigscale.data.recipe import BuildOptions
+from bigscale.data.sources import BadRecordError, Sample, open_source
+
+OPTIONS = {"name": "set", "encoding": "raw", "records_per_shard": 10}
 
 
 class NoiseSource:
@@ -74,3 +80,33 @@ def contents(directory):
 def die(shared, task):
   """Ends the process it is called in, as the kernel does without memory."""
   os.kill(os.getpid(), signal.SIGKILL)
+
+
+def options(**changes):
+  return BuildOptions(**(OPTIONS | changes))
+
+
+def pixels(path, split="train"):
+  source = open_source(str(path), split)
+  return [source.read(i).image.tobytes() for i in range(len(source))]
+
+
+def folder_of(tmp_path, files):
+  """A folder of one class more than the images, so that it has labels."""
+  files = {f"a/{name}": data for name, data in files.items()}
+  files["b/last.png"] = encoded(noise(8, 99), "PNG")
+  folder = save(tmp_path / "folder", files)
+  return FolderSource(folder, "train", 0.0)
+
+
+def rejects(path):
+  with open(os.path.join(path, "rejects.jsonl")) as file:
+    return [json.loads(line) for line in file]
+
+
+def records_of(path):
+  from array_record.python.array_record_module import ArrayRecordReader
+
+  built = manifest.load(str(path))
+  reader = ArrayRecordReader(str(path / built.shards[0].file), "")
+  return reader.read(0, built.shards[0].records)

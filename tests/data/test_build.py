@@ -1,48 +1,25 @@
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from built_set import NoiseSource, contents, encoded, noise, save
+from built_set import (
+  NoiseSource,
+  contents,
+  encoded,
+  folder_of,
+  noise,
+  options,
+  pixels,
+  rejects,
+  save,
+)
 from PIL import Image
 
-from bigscale.data import images, manifest, recipe
 from bigscale.data.build import build
 from bigscale.data.folders import FolderSource
 from bigscale.data.manifest import DataError
-from bigscale.data.recipe import BuildOptions
 from bigscale.data.sources import open_source
 from bigscale.data.verify import verify
-
-HERE = os.path.dirname(__file__)
-ROOT = os.path.dirname(os.path.dirname(HERE))
-OPTIONS = {"name": "set", "encoding": "raw", "records_per_shard": 10}
-
-
-def options(**changes):
-  return BuildOptions(**(OPTIONS | changes))
-
-
-def pixels(path, split="train"):
-  source = open_source(str(path), split)
-  return [source.read(i).image.tobytes() for i in range(len(source))]
-
-
-def folder_of(tmp_path, files):
-  """A folder of one class more than the images, so that it has labels."""
-  files = {f"a/{name}": data for name, data in files.items()}
-  files["b/last.png"] = encoded(noise(8, 99), "PNG")
-  folder = save(tmp_path / "folder", files)
-  return FolderSource(folder, "train", 0.0)
-
-
-def rejects(path):
-  with open(os.path.join(path, "rejects.jsonl")) as file:
-    return [json.loads(line) for line in file]
 
 
 def test_every_record_once_in_hashed_order(tmp_path):
@@ -106,131 +83,6 @@ def test_two_workers_make_the_same_bytes(tmp_path):
   assert one == two
   # The eleven are among the 43; one of them is spoiled there.
   assert len(pixels(tmp_path / "1")) == 43 - 11
-
-
-KILLED = """
-import sys
-sys.path.insert(0, {here!r})
-from built_set import NoiseSource
-from bigscale.data.build import build
-from bigscale.data.recipe import BuildOptions
-if __name__ == "__main__":
-  build(
-    {{"train": NoiseSource(120, bad=(3,), seconds=0.02)}},
-    {path!r},
-    BuildOptions(name="set", encoding="raw", records_per_shard=10,
-      max_bad_fraction=0.1, dedup={dedup!r}, workers={workers}),
-  )
-"""
-
-
-def finished(path):
-  if not os.path.isdir(path):
-    return []
-  return [name for name in os.listdir(path) if name.endswith("record.done")]
-
-
-@pytest.mark.parametrize(("dedup", "workers"), [("none", 1), ("exact", 2)])
-def test_killed_and_started_again(tmp_path, dedup, workers):
-  path = str(tmp_path / "killed")
-  script = tmp_path / "script.py"
-  script.write_text(
-    KILLED.format(here=HERE, path=path, dedup=dedup, workers=workers)
-  )
-  process = subprocess.Popen(
-    [sys.executable, str(script)],
-    stdout=subprocess.PIPE,
-    env=os.environ | {"PYTHONPATH": ROOT},
-  )
-  deadline = time.monotonic() + 60
-  while not finished(path) and time.monotonic() < deadline:
-    time.sleep(0.01)
-  process.send_signal(signal.SIGKILL)
-  # Ends when nobody holds the pipe any more: its workers follow it.
-  process.communicate(timeout=30)
-  assert process.returncode == -signal.SIGKILL
-  before = set(finished(path))
-  assert 1 <= len(before) < 12
-  assert not os.path.exists(os.path.join(path, "manifest.json"))
-  times = {
-    name: os.stat(os.path.join(path, name.removesuffix(".done"))).st_mtime_ns
-    for name in before
-  }
-  # Where the first run and this one differ, so would the identity.
-  source = NoiseSource(120, bad=(3,))
-  settings = options(dedup=dedup, max_bad_fraction=0.1)
-  report = build({"train": source}, path, settings)
-  assert report.shards_kept == len(before) == 12 - report.shards_written
-  build({"train": source}, str(tmp_path / "whole"), settings)
-  assert contents(path) == contents(tmp_path / "whole")
-  assert [row["index"] for row in rejects(path)] == [3]
-  for name, when in times.items():
-    shard = os.path.join(path, name.removesuffix(".done"))
-    assert os.stat(shard).st_mtime_ns == when
-
-
-def interrupt(path, source, made):
-  """Ends a build after its second shard."""
-
-  def stop(done, total):
-    if done >= 20:
-      raise KeyboardInterrupt
-
-  with pytest.raises(KeyboardInterrupt):
-    build({"train": source}, path, made, stop)
-
-
-def test_torn_files_are_made_again(tmp_path):
-  path, source = str(tmp_path / "set"), NoiseSource(40)
-  interrupt(path, source, options())
-  shards = sorted(n.removesuffix(".done") for n in finished(path))
-  os.truncate(os.path.join(path, shards[0]), 100)
-  with open(os.path.join(path, f"{shards[1]}.done"), "w") as file:
-    file.write('{"file": ')
-  with open(os.path.join(path, "train-00003.partial"), "w") as file:
-    file.write("torn")
-  report = build({"train": source}, path, options())
-  assert (report.shards_written, report.shards_kept) == (4, 0)
-  build({"train": source}, str(tmp_path / "whole"), options())
-  assert contents(path) == contents(tmp_path / "whole")
-
-
-def test_another_build_does_not_go_on_with_it(tmp_path):
-  path = str(tmp_path / "set")
-  interrupt(path, NoiseSource(40), options())
-  with pytest.raises(DataError, match=r"crop was 'center', is 'none'.*remove"):
-    build({"train": NoiseSource(40)}, path, options(crop="none"))
-  with pytest.raises(DataError, match=r"train was 'noise:40.*is 'noise:41"):
-    build({"train": NoiseSource(41)}, path, options())
-  free = options(workers=2, max_bad_fraction=0.5)
-  assert build({"train": NoiseSource(40)}, path, free).shards_kept == 2
-  with pytest.raises(DataError, match="already holds a data set"):
-    build({"train": NoiseSource(40)}, path, options())
-
-
-def test_stopped_before_tidying_up(tmp_path, monkeypatch):
-  path, source = str(tmp_path / "set"), NoiseSource(30)
-
-  def stop(directory):
-    raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch:
-    patch.setattr("bigscale.data.build._remove_helpers", stop)
-    with pytest.raises(KeyboardInterrupt):
-      build({"train": source}, path, options())
-  assert finished(path)
-  assert build({"train": source}, path, options()).shards_kept == 3
-  assert len(os.listdir(path)) == 4
-
-
-def test_a_second_build_at_once_is_refused(tmp_path):
-  path, source = str(tmp_path / "set"), NoiseSource(20)
-
-  def again(done, total):
-    with pytest.raises(DataError, match="another build is writing"):
-      build({"train": source}, path, options())
-
-  build({"train": source}, path, options(), again)
 
 
 def test_bad_files_are_listed_and_odd_ones_converted(tmp_path):
@@ -341,61 +193,6 @@ def test_duplicates(tmp_path):
   assert len(pixels(tmp_path / "all")) == 9
 
 
-def records_of(path):
-  from array_record.python.array_record_module import ArrayRecordReader
-
-  built = manifest.load(str(path))
-  reader = ArrayRecordReader(str(path / built.shards[0].file), "")
-  return reader.read(0, built.shards[0].records)
-
-
-@pytest.mark.parametrize("kind", ["jpeg", "png"])
-def test_files_that_fit_are_kept_byte_for_byte(tmp_path, kind):
-  ending = {"jpeg": "jpg", "png": "png"}[kind]
-  other = {"jpeg": "png", "png": "jpg"}[kind]
-  color, gray = noise(8, 0), noise(8, 1, 1)
-  palette = Image.fromarray(color).quantize(8)
-  files = {
-    f"0.{ending}": encoded(color, kind.upper()),
-    f"1.{ending}": encoded(gray, kind.upper()),
-    f"2.{ending}": encoded(noise(9, 2), kind.upper()),
-    f"3.{other}": encoded(color, {"jpg": "JPEG", "png": "PNG"}[other]),
-    "4.gif": encoded(palette, "GIF"),
-  }
-  if kind == "png":
-    files["5.png"] = encoded(palette, "PNG")
-    files["6.png"] = encoded(Image.fromarray(color).convert("RGBA"), "PNG")
-    files["7.png"] = encoded(
-      Image.fromarray(color), "PNG", transparency=(1,) * 3
-    )
-  source = folder_of(tmp_path, files)
-  made = options(resolution=8, encoding=kind, quality=80, shuffle=False)
-  build({"train": source}, str(tmp_path / "set"), made)
-  written = [record[4:] for record in records_of(tmp_path / "set")]
-  kept = [
-    name
-    for name, data in zip(files, written[: len(files)], strict=True)
-    if data == files[name]
-  ]
-  assert kept == [f"0.{ending}"]
-  for index, data in enumerate(written):
-    fitted = recipe.fit(source.read(index).image, made)
-    if kind == "png":
-      np.testing.assert_array_equal(images.decode(data), fitted)
-    elif index:
-      assert data == images.encode(fitted, "jpeg", 80)
-
-
-def test_quality_counts(tmp_path):
-  sizes = []
-  for quality in (30, 95):
-    path = str(tmp_path / str(quality))
-    made = options(encoding="jpeg", quality=quality)
-    build({"train": NoiseSource(10, side=32)}, path, made)
-    sizes.append(sum(map(len, records_of(tmp_path / str(quality)))))
-  assert 2 * sizes[0] < sizes[1]
-
-
 def test_sizes_must_agree_where_no_resolution_is_given(tmp_path):
   files = {f"{i}.png": encoded(noise(8, i), "PNG") for i in range(3)}
   files |= {"5.png": encoded(noise(8, 9, width=9), "PNG")}
@@ -405,37 +202,6 @@ def test_sizes_must_agree_where_no_resolution_is_given(tmp_path):
   assert report.manifest.schema.image_shape == (8, 8, 3)
   (row,) = rejects(path)
   assert row["reason"].startswith("it is 8 x 9 pixels, not 8 x 8")
-
-
-def test_gray(tmp_path):
-  path, source = str(tmp_path / "set"), NoiseSource(3)
-  build({"train": source}, path, options(channels=1, shuffle=False))
-  expected = Image.fromarray(source.read(1).image).convert("L")
-  got = open_source(path, "train").read(1).image
-  np.testing.assert_array_equal(got[..., 0], np.asarray(expected))
-
-
-def test_group_size(tmp_path):
-  sizes = {}
-  for group in (0, 1, 16):
-    path = tmp_path / str(group)
-    made = options(group_size=group, shuffle=False, records_per_shard=16)
-    manifest_of = build({"train": Flat(16)}, str(path), made).manifest
-    sizes[group] = manifest_of.made["compression"]
-    assert pixels(path) == [np.full((8, 8, 3), 5, np.uint8).tobytes()] * 16
-  assert sizes == {
-    0: "group_size:4,zstd",
-    1: "group_size:1,zstd",
-    16: "group_size:16,zstd",
-  }
-  encoded_set = options(encoding="png", group_size=8)
-  assert encoded_set.compression == "group_size:8,uncompressed"
-
-
-class Flat(NoiseSource):
-  def read(self, index):
-    sample = super().read(index)
-    return sample._replace(image=np.full_like(sample.image, 5))
 
 
 class Labelled(NoiseSource):
@@ -512,73 +278,3 @@ def test_directories_that_cannot_be_used(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match="cannot be made"):
     build({"train": NoiseSource(5)}, str(tmp_path / "file"), options())
-
-
-@pytest.mark.parametrize(
-  ("change", "message"),
-  [
-    ({"crop": "middle"}, "crop='middle' is not one of center, random, none"),
-    ({"encoding": "bmp"}, "encoding='bmp'"),
-    ({"channels": 4}, "channels=4 is not one of 1, 3"),
-    ({"dedup": "near"}, "dedup='near'"),
-    ({"quality": 0}, r"quality=0 must lie in \[1, 100\]"),
-    ({"resolution": -1}, "resolution=-1"),
-    ({"records_per_shard": 0}, "records_per_shard=0"),
-    ({"workers": 0}, "workers=0"),
-    ({"max_bad_fraction": 1.5}, "max_bad_fraction=1.5"),
-    ({"name": ""}, "name='' must not be empty"),
-  ],
-)
-def test_options_are_checked(change, message):
-  with pytest.raises(DataError, match=message):
-    options(**change)
-
-
-def fit(image, **changes):
-  return recipe.fit(image, options(**changes))
-
-
-def test_center_crop_and_area():
-  image = noise(8, 0, width=14)
-  np.testing.assert_array_equal(fit(image, resolution=8), image[:, 3:11])
-  tall = image.transpose(1, 0, 2)
-  np.testing.assert_array_equal(fit(tall, resolution=8), tall[3:11])
-  square = noise(12, 1)
-  blocks = square.reshape(4, 3, 4, 3, 3).mean((1, 3))
-  # Pillow rounds twice: after each axis.
-  assert np.abs(fit(square, resolution=4) - blocks).max() < 1
-  flat = np.full((5, 5, 1), 77, np.uint8)
-  assert (fit(flat, resolution=16) == 77).all()
-  assert fit(flat, resolution=16).shape == (16, 16, 3)
-  larger = np.asarray(
-    Image.fromarray(square).resize((16, 16), Image.Resampling.LANCZOS)
-  )
-  np.testing.assert_array_equal(fit(square, resolution=16), larger)
-
-
-def test_random_crop_depends_on_pixels_and_seed():
-  found = set()
-  for seed in range(40):
-    image = noise(8, seed, width=11)
-    got = fit(image, resolution=8, crop="random")
-    again = fit(image.copy(), resolution=8, crop="random")
-    np.testing.assert_array_equal(got, again)
-    (start,) = (i for i in range(4) if (image[:, i : i + 8] == got).all())
-    found.add(start)
-  assert found == {0, 1, 2, 3}
-  image = noise(8, 0, width=64)
-  crops = {
-    fit(image, resolution=8, crop="random", seed=seed).tobytes()
-    for seed in range(8)
-  }
-  assert len(crops) > 3
-
-
-def test_no_crop_squeezes():
-  image = np.zeros((8, 16, 3), np.uint8)
-  image[:, 8:] = 200
-  got = fit(image, resolution=8, crop="none")
-  np.testing.assert_array_equal(got, image[:, ::2])
-  mixed = fit(image, resolution=12, crop="none")
-  assert mixed.shape == (12, 12, 3)
-  np.testing.assert_array_equal(mixed[6, :, 0], [0] * 6 + [200] * 6)

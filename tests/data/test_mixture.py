@@ -100,6 +100,17 @@ def test_a_mixture_trains_on_all_with_epochs_of_their_own(sets):
     np.testing.assert_array_equal(once, np.arange(23))
 
 
+def test_sources_of_one_size_have_orders_of_their_own(tmp_path):
+  paths = [str(tmp_path / name) for name in "ab"]
+  write(paths[0], marked(40, 0))
+  write(paths[1], marked(40, 100))
+  spec = mixed(paths, (0.5, 0.5), mixture_labels="none")
+  images, _ = take(stream(spec), 20)
+  a, b = images[images < 100][:40], images[images >= 100][:40] - 100
+  assert sorted(a) == sorted(b)
+  assert (a != b).any()
+
+
 def test_mixtures_resume_with_other_batches(sets):
   spec = mixed(sets, (0.5, 0.25, 0.25), mixture_labels="source", flip=True)
   whole, whole_labels = take(stream(spec, num_classes=3), 40)

@@ -63,6 +63,17 @@ def test_windows_of_files_hold_every_record_once():
   }
 
 
+def test_windows_and_epochs_are_shuffled_each_in_its_own_way():
+  order = Order((50,) * 8, together=2, seed=4, shuffle=True)
+  epochs = order.indices(np.arange(1200)).reshape(3, 4, 100)
+  files = epochs // 50
+  first = {tuple(sorted(set(window.tolist()))) for window in files[:, 0]}
+  assert len(first) > 1
+  # The same files in one epoch's windows, told apart by rank alone.
+  ranks = {tuple(np.argsort(window)) for epoch in epochs for window in epoch}
+  assert len(ranks) == 12
+
+
 def test_any_piece_of_an_epoch_can_be_asked_for():
   order = Order((50, 7, 30), together=2, seed=4, shuffle=True)
   whole = order.indices(np.arange(200))

@@ -82,6 +82,12 @@ def test_many_threads_read_alike(directory, marked):
       np.testing.assert_array_equal(got, marked[order])
 
 
+def test_what_is_wrong_with_a_record_can_be_sent(directory):
+  error = BadRecordError("set/train", 3, "it is empty", "3 of file")
+  copy = pickle.loads(pickle.dumps(error))
+  assert (str(copy), copy.index, copy.where) == (str(error), 3, "3 of file")
+
+
 def test_identity_follows_content_not_place(directory, marked, tmp_path):
   moved = str(tmp_path / "moved")
   shutil.copytree(directory, moved)
