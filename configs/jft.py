@@ -12,7 +12,7 @@ so the generated ones are drawn as the real ones are; the paper does not say.
 JFT is not public. A set of the same layout, to try the machinery on:
 
   bigscale data build --input=synthetic:20000:256:8500:3 --out=/data/jft256 \
-      --encoding=jpeg --resolution=256
+      --encoding=jpeg --resolution=256 --multilabel
 
 | argument | parameters here | in the paper, Table 3 | IS, FID there |
 |---|---|---|---|

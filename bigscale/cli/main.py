@@ -71,6 +71,12 @@ def _answer(name: str, argv: list[str]) -> int:
     rest = command.FLAGS(argv)
   except flags.Error as error:
     return _refuse(_flag_error(error, argv))
+  except ImportError as error:
+    return _refuse(
+      f"--config: {error}; start where it can be imported from (the shipped "
+      f"configs: the folder above configs/, not {os.getcwd()}), or set "
+      "PYTHONPATH"
+    )
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     # How ml_collections answers an override of what is not in the config.
     return _refuse(

@@ -132,6 +132,15 @@ def test_impossible_values(override, words, tmp_path, capsys):
   assert not workdir.exists(), "a refused run leaves nothing behind"
 
 
+def test_a_config_that_cannot_import_what_it_builds_on(tmp_path, capsys):
+  path = tmp_path / "config.py"
+  path.write_text("from elsewhere import base\n")
+  where = f"--workdir={tmp_path / 'run'}"
+  message = refused(capsys, "train", f"--config={path}", where)
+  assert "No module named 'elsewhere'" in message
+  assert "PYTHONPATH" in message
+
+
 def config_file(tmp_path: pathlib.Path, change: str) -> str:
   path = tmp_path / "config.py"
   path.write_text(

@@ -94,6 +94,12 @@ def main() -> None:
     raise SpecError(f"process {index} does not like it")
 
   told["refused"] = refusal(lambda: multihost.decide("b", fail))
+  told["gathered"] = [
+    multihost.gather("items", [{"from": index}] * (index + 1)),
+    # Of two, the one that has nothing to tell comes first.
+    multihost.gather("items", ["late"] if index else []),
+    multihost.gather("items", []),
+  ]
   multihost.assert_same("equals", {"a": {"b": 1.5, "c": [1, 2]}})
   told["differs"] = refusal(
     lambda: multihost.assert_same("config", {"model": {"width": 64 * index}})

@@ -29,6 +29,14 @@ def test_all_hear_process_0(told):
     assert words["refused"] == "process 0 does not like it"
 
 
+def test_process_0_hears_all(told):
+  _, first, second = told
+  each = [{"from": 0}, {"from": 1}, {"from": 1}]
+  assert first["gathered"] == [each, ["late"], []]
+  assert second["gathered"] == [[], [], []]
+  assert told[0]["gathered"] == [[{"from": 0}], [], []]
+
+
 def test_a_difference_is_named_on_every_process(told):
   for words in told[1:]:
     assert "do not agree on config" in words["differs"]
