@@ -27,6 +27,7 @@ from bigscale.train.init_from import (
   read_start,
 )
 from bigscale.train.state import GanState
+from bigscale.train.step import Scalars
 from bigscale.types import Batch
 
 
@@ -175,11 +176,16 @@ class _Run:
         "d": _count(state.d.params),
       },
     )
+    running: Scalars | None = None
     for step in range(first_step + 1, spec.total_steps + 1):
       waited = time.perf_counter()
       batch = multihost.to_global(self._next_batch(step), where)
       waited = time.perf_counter() - waited
       state, scalars = self._built.step(state, batch)
+      # Two steps in flight: further ahead, batches would fill the devices, and
+      # what the host waits for data would say nothing of what they wait.
+      jax.block_until_ready(running)
+      running = scalars
       self._recorder.step(step, scalars, waited)
       self._after(step, state)
     if first_step >= spec.total_steps:
