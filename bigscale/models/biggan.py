@@ -238,9 +238,7 @@ def make(
     gather: of parameters that are split over devices; see `models.blocks`.
   """
   return wrap(
-    Generator(
-      spec, platform, Moments(spec.batch_norm_group_size, split, platform)
-    ),
+    Generator(spec, platform, Moments(spec.batch_norm_group_size, split)),
     Discriminator(spec, platform),
     spec,
     gather,

@@ -252,9 +252,7 @@ def make(
     gather: of parameters that are split over devices; see `models.blocks`.
   """
   return biggan.wrap(
-    Generator(
-      spec, platform, Moments(spec.batch_norm_group_size, split, platform)
-    ),
+    Generator(spec, platform, Moments(spec.batch_norm_group_size, split)),
     Discriminator(spec),
     spec,
     gather,

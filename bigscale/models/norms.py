@@ -27,12 +27,10 @@ class Moments:
   Attributes:
     group_size: samples; consecutive ones make a group. 0 is the whole batch.
     split: where the batch lies.
-    platform: of the devices.
   """
 
   group_size: int = 0
   split: BatchSplit = BatchSplit()
-  platform: str = ""
 
   def __call__(self, x_bhwc: Array) -> tuple[Array, Array]:
     """Means and biased variances, [G, C] of the G groups that lie here.
@@ -42,10 +40,10 @@ class Moments:
     """
     b, h, w, c = x_bhwc.shape
     here, spanned = self._groups(b)
-    x_gnc = x_bhwc.reshape(here, b // here * h * w, c)
-    means = _row_products if self.platform == "cpu" else _row_means
+    x_gnhwc = x_bhwc.reshape(here, b // here, h, w, c)
     # One pass, so that both sums cross the devices in one all-reduce.
-    mean_gc, square_gc = means(x_gnc), means(jnp.square(x_gnc))
+    mean_gc = jnp.mean(x_gnhwc, axis=(1, 2, 3))
+    square_gc = jnp.mean(jnp.square(x_gnhwc), axis=(1, 2, 3))
     if spanned > 1:
       groups = None
       if spanned < self.split.devices:
@@ -77,21 +75,6 @@ class Moments:
         "whole batch)"
       )
     return here, spanned
-
-
-def _row_means(x_gnc: Array) -> Array:
-  return jnp.mean(x_gnc, axis=1)
-
-
-def _row_products(x_gnc: Array) -> Array:
-  """Means as products of matrices.
-
-  XLA's CPU backend sums the rows of a map at a quarter of that speed: 93 for
-  23 ms of processor time for both moments of 64 maps of 32 px, 64 channels.
-  """
-  groups, rows, _ = x_gnc.shape
-  share_g1n = jnp.full((groups, 1, rows), 1 / rows, x_gnc.dtype)
-  return (share_g1n @ x_gnc)[:, 0]
 
 
 class BatchNorm(nn.Module):
