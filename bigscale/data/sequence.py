@@ -84,7 +84,7 @@ class Records:
       place = int(positions[row])
       sample = self._read(number, index, place, images[row], faults)
       if self.spec.flip and flips[row]:
-        images[row] = images[row][:, ::-1].copy()
+        transforms.mirror(images[row])
       found = self.parts.labels.of(number, sample.labels)
       if found:
         labels[row] = found[int(choices[row]) % len(found)]

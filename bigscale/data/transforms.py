@@ -49,6 +49,13 @@ def fit_into(image_hwc: np.ndarray, out_hwc: np.ndarray) -> None:
   out_hwc[...] = fit(image_hwc, side, channels)
 
 
+def mirror(image_hwc: np.ndarray) -> None:
+  """Turns left into right, in place."""
+  # Channel by channel: numpy turns rows of 3-byte pixels four times slower.
+  for channel in range(image_hwc.shape[-1]):
+    image_hwc[..., channel] = image_hwc[:, ::-1, channel]
+
+
 def check_channels(found: int, wanted: int) -> None:
   """Raises `DataError` unless `fit` can make `wanted` channels of `found`."""
   if found not in (1, 3) or wanted not in (1, 3):

@@ -27,6 +27,14 @@ def test_into_a_row_of_a_batch(side):
   np.testing.assert_array_equal(batch, fit(images, 8, 3))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mirror(channels):
+  image = noise(6, 5, channels)
+  turned = image.copy()
+  transforms.mirror(turned)
+  np.testing.assert_array_equal(turned, image[:, ::-1])
+
+
 def test_28_is_framed_to_32():
   images = noise(3, 28, 28, 1)
   framed = fit(images, 32, 1)
