@@ -1,5 +1,6 @@
 """What sources of encoded image files share, in a folder or in an archive."""
 
+import abc
 import hashlib
 import json
 import os
@@ -100,7 +101,7 @@ class RangeFile:
     return os.pread(self._file.fileno(), size, offset)
 
 
-class EncodedSource:
+class EncodedSource(abc.ABC):
   """One split of image files whose names, places and labels are known.
 
   Who extends it says how one is read (`_encoded`), and where it lies.
@@ -133,19 +134,19 @@ class EncodedSource:
       digest.update(label_ends.astype("<i8").tobytes())
     self._identity = f"{name}/{split}@{digest.hexdigest()[:16]}"
 
+  @abc.abstractmethod
   def _encoded(self, index: int) -> bytes:
     """The file of a record; OSError or ValueError where it is not to be had."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def _where(self, index: int) -> str:
     """The name of a record's file."""
-    raise NotImplementedError
 
   def __repr__(self) -> str:
     return f"{type(self).__name__}({self.identity})"
 
-  def __len__(self) -> int:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def __len__(self) -> int: ...
 
   @property
   def num_classes(self) -> int:

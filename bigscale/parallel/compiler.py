@@ -5,6 +5,10 @@ Eigen going forward and five times slower for the gradient of the weights, where
 the kernel is as large as the map: 390 ms of processor time for 73 (3x3, 128
 maps of 16 px and 64 channels, float32). It can also crash where it sums over
 several axes. Matrix products stay with it.
+
+That is so for the steps of our models, and need not be elsewhere: 40 steps of
+the classifier that `metrics` trains took 23.5 s of processor time with the
+option and 9.4 s without, on a busy machine.
 """
 
 import functools
