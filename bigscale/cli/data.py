@@ -77,7 +77,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
   "group_size",
   0,
-  "build: records compressed and read together; 0 is 4 raw or 1 encoded",
+  "build: records that lie together, raw ones packed; 0 is each by itself",
   flag_values=FLAGS,
 )
 flags.DEFINE_bool(

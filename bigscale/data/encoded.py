@@ -13,7 +13,7 @@ from etils import epath
 
 from bigscale.data import images
 from bigscale.data.manifest import Split
-from bigscale.data.sources import BadRecordError, Missing, Sample
+from bigscale.data.sources import BadRecordError, Missing, Sample, Source
 from bigscale.data.splits import check_index
 
 IMAGE_EXTENSIONS = (
@@ -101,7 +101,7 @@ class RangeFile:
     return os.pread(self._file.fileno(), size, offset)
 
 
-class EncodedSource(abc.ABC):
+class EncodedSource(Source):
   """One split of image files whose names, places and labels are known.
 
   Who extends it says how one is read (`_encoded`), and where it lies.
@@ -125,14 +125,14 @@ class EncodedSource(abc.ABC):
     label_ends: np.ndarray | None,
     content: bytes,
   ) -> None:
-    self._class_names = class_names
+    self.class_names = class_names
     self._labels = labels
     self._label_ends = label_ends
     digest = hashlib.sha256(json.dumps(class_names).encode() + content)
     digest.update(labels.astype("<i4").tobytes())
     if label_ends is not None:
       digest.update(label_ends.astype("<i8").tobytes())
-    self._identity = f"{name}/{split}@{digest.hexdigest()[:16]}"
+    self.identity = f"{name}/{split}@{digest.hexdigest()[:16]}"
 
   @abc.abstractmethod
   def _encoded(self, index: int) -> bytes:
@@ -141,32 +141,6 @@ class EncodedSource(abc.ABC):
   @abc.abstractmethod
   def _where(self, index: int) -> str:
     """The name of a record's file."""
-
-  def __repr__(self) -> str:
-    return f"{type(self).__name__}({self.identity})"
-
-  @abc.abstractmethod
-  def __len__(self) -> int: ...
-
-  @property
-  def num_classes(self) -> int:
-    """See `Source`."""
-    return len(self._class_names)
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """See `Source`."""
-    return self._class_names
-
-  @property
-  def identity(self) -> str:
-    """See `Source`."""
-    return self._identity
-
-  @property
-  def file_records(self) -> tuple[int, ...]:
-    """See `Source`: files do not matter here."""
-    return (len(self),)
 
   def read_bytes(self, index: int) -> tuple[bytes, tuple[int, ...]]:
     """A record's image file as it is, and its labels.
@@ -190,14 +164,14 @@ class EncodedSource(abc.ABC):
 
   def labels(self) -> np.ndarray:
     """See `Source`."""
-    if not self._class_names:
+    if not self.class_names:
       return np.zeros(len(self), np.int32)
     if self._label_ends is None:
       return self._labels
     return self._labels[np.concatenate([[0], self._label_ends[:-1]])]
 
   def _labels_of(self, index: int) -> tuple[int, ...]:
-    if not self._class_names:
+    if not self.class_names:
       return ()
     if self._label_ends is None:
       return (int(self._labels[index]),)

@@ -12,7 +12,7 @@ from etils import epath
 
 from bigscale.data import hashing
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import Missing, Sample
+from bigscale.data.sources import Sample, Source
 from bigscale.data.splits import (
   HELDOUT_FRACTION,
   check_index,
@@ -34,7 +34,7 @@ _LABELS_AT_ONCE = 1 << 20
 _SYNTAX = "synthetic:RECORDS:SIDE:CLASSES or ...:CLASSES:LABELS_PER_RECORD"
 
 
-class ArraySource:
+class ArraySource(Source):
   """A split of images held in memory.
 
   Images are held out by their place, about 5% of every class.
@@ -62,23 +62,23 @@ class ArraySource:
     heldout_fraction: float = HELDOUT_FRACTION,
   ) -> None:
     self._images = _check_images(np.asarray(images), name)
-    self._names = tuple(str(each) for each in class_names)
+    self.class_names = tuple(str(each) for each in class_names)
     self._labels = None
     if labels is not None:
       self._labels = _check_labels(np.asarray(labels), len(images), name)
       classes = int(self._labels.max()) + 1
-      self._names = self._names or number_names(classes)
-      if len(self._names) < classes:
+      self.class_names = self.class_names or number_names(classes)
+      if len(self.class_names) < classes:
         raise DataError(
-          f"{name} has label {classes - 1}, but names of {len(self._names)} "
-          "classes; name them all or none"
+          f"{name} has label {classes - 1}, but names of "
+          f"{len(self.class_names)} classes; name them all or none"
         )
-    elif self._names:
+    elif self.class_names:
       raise DataError(f"{name} has class names but no labels; give both")
     heldout = held_out(np.arange(len(images)), heldout_fraction)
     self._rows = rows_of(split, heldout, name)
     digest = self._digest()
-    self._identity = f"{name}/{split}@{digest[:16]}"
+    self.identity = f"{name}/{split}@{digest[:16]}"
 
   @classmethod
   def load(cls, path: str, split: Split = "train") -> "ArraySource":
@@ -113,7 +113,7 @@ class ArraySource:
 
   def _digest(self) -> str:
     digest = hashlib.sha256()
-    about = [self._images.shape[1:], self._names]
+    about = [self._images.shape[1:], self.class_names]
     digest.update(json.dumps(about).encode())
     for start in range(0, len(self._rows), 4096):
       digest.update(self._images[self._rows[start : start + 4096]].tobytes())
@@ -121,35 +121,8 @@ class ArraySource:
       digest.update(self._labels[self._rows].astype("<i4").tobytes())
     return digest.hexdigest()
 
-  def __repr__(self) -> str:
-    return f"{type(self).__name__}({self.identity})"
-
   def __len__(self) -> int:
     return len(self._rows)
-
-  @property
-  def num_classes(self) -> int:
-    """See `Source`."""
-    return len(self._names)
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """See `Source`."""
-    return self._names
-
-  @property
-  def identity(self) -> str:
-    """See `Source`; it is a digest of images, labels and names."""
-    return self._identity
-
-  @property
-  def file_records(self) -> tuple[int, ...]:
-    """See `Source`."""
-    return (len(self),)
-
-  def check(self) -> tuple[Missing, ...]:
-    """See `Source`: there is no file to miss."""
-    return ()
 
   def read(self, index: int) -> Sample:
     """See `Source`. The image is a view, not to be written to."""
@@ -200,7 +173,7 @@ def _check_labels(labels: np.ndarray, records: int, name: str) -> np.ndarray:
   return labels.astype(np.int32)
 
 
-class SyntheticSource:
+class SyntheticSource(Source):
   """Made-up images: a disc in the colour of each label, on gray.
 
   Any number of them, in no memory: place, size, shade and labels are a
@@ -240,7 +213,8 @@ class SyntheticSource:
     self._first = records if heldout else 0
     self._records = max(1, records // 20) if heldout else records
     numbers = f"{records}:{side}:{classes}:{labels_per_record}"
-    self._identity = f"synthetic:{numbers}/{split}@v{_VERSION}"
+    self.class_names = number_names(classes)
+    self.identity = f"synthetic:{numbers}/{split}@v{_VERSION}"
 
   @classmethod
   def parse(cls, text: str, split: Split = "train") -> "SyntheticSource":
@@ -260,35 +234,8 @@ class SyntheticSource:
       )
     return cls(*numbers, split=split)
 
-  def __repr__(self) -> str:
-    return f"SyntheticSource({self.identity})"
-
   def __len__(self) -> int:
     return self._records
-
-  @property
-  def num_classes(self) -> int:
-    """See `Source`."""
-    return self._classes
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """See `Source`."""
-    return number_names(self._classes)
-
-  @property
-  def identity(self) -> str:
-    """See `Source`."""
-    return self._identity
-
-  @property
-  def file_records(self) -> tuple[int, ...]:
-    """See `Source`."""
-    return (len(self),)
-
-  def check(self) -> tuple[Missing, ...]:
-    """See `Source`: there is no file to miss."""
-    return ()
 
   def read(self, index: int) -> Sample:
     """See `Source`."""

@@ -185,7 +185,7 @@ def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
   return Labels(tuple(tables), tuple(found[i] for i in sorted(found)))
 
 
-class Mixed:
+class Mixed(Source):
   """A mixture as one source of finite length: for statistics, not training.
 
   So many records that none comes twice, in the mixture's proportions.
@@ -196,6 +196,8 @@ class Mixed:
   ) -> None:
     """`sources` with their shares and labels."""
     self._sources, self._deal, self._labels = tuple(sources), deal, labels
+    self.class_names = labels.class_names
+    self.identity = identity_of(sources, deal, labels)
     rounds = 1
     while all(
       count <= len(source)
@@ -210,31 +212,8 @@ class Mixed:
       step //= 2
     self._length = rounds * deal.round_length
 
-  def __repr__(self) -> str:
-    return f"Mixed({self.identity})"
-
   def __len__(self) -> int:
     return self._length
-
-  @property
-  def num_classes(self) -> int:
-    """See `Source`."""
-    return len(self._labels.class_names)
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """See `Source`."""
-    return self._labels.class_names
-
-  @property
-  def identity(self) -> str:
-    """See `Source`."""
-    return identity_of(self._sources, self._deal, self._labels)
-
-  @property
-  def file_records(self) -> tuple[int, ...]:
-    """See `Source`."""
-    return (self._length,)
 
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""

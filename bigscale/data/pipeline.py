@@ -33,6 +33,8 @@ from bigscale.spec import DataSpec
 from bigscale.types import Batch
 
 _log = logging.getLogger(__name__)
+# Of bad records, in a message.
+_MOST_LISTED = 100
 
 
 class _Element(NamedTuple):
@@ -98,10 +100,8 @@ class Stream:
     self._batches = batches
     self._spec = spec
     self._faults: list[Fault] = []
-    self._bad: dict[str, set[int]] = {}
-    self._sizes = {
-      source.identity: len(source) for source in batches.records.parts.sources
-    }
+    # Records that could not be used, of each source of the mixture.
+    self._bad = [set[int]() for _ in batches.records.parts.sources]
     self._start_at(batches.start)
 
   @property
@@ -133,22 +133,22 @@ class Stream:
 
   def _count(self, faults: Sequence[Fault]) -> None:
     for fault in faults:
-      self._bad.setdefault(fault.source, set()).add(fault.index)
-      bad, size = len(self._bad[fault.source]), self._size(fault.source)
+      bad = self._bad[fault.part]
+      bad.add(fault.index)
+      size = len(self._batches.records.parts.sources[fault.part])
       allowed = _allowed(self._spec, size)
-      if bad > allowed:
+      if len(bad) > allowed:
+        # Every process lists its own here: at a sudden end of many, only
+        # process 0's come into events.jsonl.
+        listed = ", ".join(map(str, sorted(bad)[:_MOST_LISTED]))
+        more = ", ..." if len(bad) > _MOST_LISTED else ""
         raise DataError(
-          f"{bad} records of {fault.source} could not be used, the last of "
-          f"them record {fault.index}: {fault.reason}; "
+          f"{len(bad)} records of {fault.source} could not be used, the last "
+          f"of them record {fault.index}: {fault.reason}; "
           f"data.max_bad_fraction={self._spec.max_bad_fraction} allows "
-          f"{allowed} of {size}; mend the set ('bigscale data verify' lists "
-          "what is wrong), or allow more"
+          f"{allowed} of {size}; mend records {listed}{more} ('bigscale data "
+          "verify' lists what is wrong), or allow more"
         )
-
-  def _size(self, identity: str) -> int:
-    # A subset reports the faults of the source it is part of.
-    whole = [n for name, n in self._sizes.items() if name.startswith(identity)]
-    return whole[0] if whole else max(self._sizes.values())
 
   def take_faults(self) -> tuple[Fault, ...]:
     """What was replaced in the batches since the last call, by this process."""
@@ -214,6 +214,7 @@ def make(
   batches_per_step: int,
   seed: int,
   rows: Sequence[int] | None = None,
+  processes: int = 1,
 ) -> Stream:
   """Opens this process's stream of training images.
 
@@ -226,14 +227,15 @@ def make(
     batches_per_step: K, see `RunSpec.batches_per_step`.
     seed: of the order and the flips.
     rows: which of the B this process reads, in order; all where None.
+    processes: that read the stream together.
 
   Returns:
     A stream of `Batch`: images [K, len(rows), R, R, C] uint8 and labels
     [K, len(rows)] int32, numpy arrays.
 
   Raises:
-    DataError: a source cannot be opened or does not fit the model, or there
-      are no such rows.
+    DataError: a source cannot be opened or does not fit the model, there are
+      no such rows, or fewer records than processes.
   """
   rows = tuple(range(global_batch_size) if rows is None else map(int, rows))
   if not rows or min(rows) < 0 or max(rows) >= global_batch_size:
@@ -245,6 +247,7 @@ def make(
     raise DataError(f"batches_per_step={batches_per_step} must be 1 or more")
   transforms.check_channels(3, channels)
   parts = open_parts(spec, "train", seed)
+  _check_count(parts, processes)
   for source in parts.sources:
     _check_files(source, spec)
   _check_labels(parts, num_classes)
@@ -262,6 +265,19 @@ def make(
     labelled=num_classes > 0,
   )
   return Stream(batches, spec)
+
+
+def _check_count(parts: Parts, processes: int) -> None:
+  """Raises `DataError` where a process would have no record of its own."""
+  records = sum(len(source) for source in parts.sources)
+  if records < processes:
+    names = " and ".join(map(repr, parts.sources))
+    raise DataError(
+      f"{names} has {records} records to train on, but {processes} processes "
+      "share them, and each must have one of its own; start on at most "
+      f"{records} hosts, or give the run more data (data.source, data.subset, "
+      "data.classes)"
+    )
 
 
 def _check_files(source: Source, spec: DataSpec) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bigscale.data import hashing, images, records
+from bigscale.data import hashing, images, ingest, records
 from bigscale.data.manifest import DataError, Encoding, Schema
 from bigscale.data.sources import BadRecordError, Source
 
@@ -45,8 +45,8 @@ class BuildOptions:
     quality: of JPEGs encoded here, 1 to 100.
     multilabel: records may carry several labels.
     records_per_shard: at most.
-    group_size: records compressed together; a read decodes them all. 0: 4 raw
-      images, 1 encoded one.
+    group_size: records that lie together, raw ones packed by zstd; a read
+      unpacks them all. 0: each by itself and as it is, the fastest to read.
     shuffle: records go to shards in an order hashed from `seed`.
     dedup: `exact` keeps the first of the images that have the same pixels
       after fitting; one in both splits stays in the held-out split.
@@ -96,9 +96,10 @@ class BuildOptions:
   @property
   def compression(self) -> str:
     """Options of the ArrayRecord writer."""
-    if self.encoding == "raw":
-      return f"group_size:{self.group_size or 4},zstd"
-    return f"group_size:{self.group_size or 1},uncompressed"
+    if not self.group_size:
+      return ingest.FASTEST
+    packed = "zstd" if self.encoding == "raw" else "uncompressed"
+    return f"group_size:{self.group_size},{packed}"
 
   @property
   def fingerprint(self) -> dict[str, object]:

@@ -29,11 +29,13 @@ class Fault(NamedTuple):
     source: `identity` of its source.
     index: of the record in it.
     reason: what is wrong with it.
+    part: number of the source in the run's mixture; 0 where there is none.
   """
 
   source: str
   index: int
   reason: str
+  part: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,40 +78,33 @@ class Records:
     """
     which, indices = self.locate(positions)
     flips = self._bits(_FLIP, positions) >> np.uint64(63)
+    flips = (flips > 0) & self.spec.flip
     choices = self._bits(_LABEL, positions)
+    # Lists: to take an element of an array costs several times as much.
+    columns = (which, indices, positions, flips, choices)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     faults: list[Fault] = []
-    for row, (number, index) in enumerate(
-      zip(which.tolist(), indices.tolist(), strict=True)
-    ):
-      place = int(positions[row])
-      sample = self._read(number, index, place, images[row], faults)
-      if self.spec.flip and flips[row]:
-        transforms.mirror(images[row])
+    for row, (number, index, position, flip, choice) in enumerate(rows):
+      sample = self._read(number, index, position, faults)
+      transforms.fit_into(sample.image, images[row], mirrored=flip)
       found = self.parts.labels.of(number, sample.labels)
       if found:
-        labels[row] = found[int(choices[row]) % len(found)]
+        labels[row] = found[choice % len(found)]
     return tuple(faults)
 
   def _read(
-    self,
-    number: int,
-    index: int,
-    position: int,
-    out: np.ndarray,
-    faults: list[Fault],
+    self, number: int, index: int, position: int, faults: list[Fault]
   ) -> Sample:
-    """Reads a record, or one in its place, into `out`."""
+    """Reads a record, or one in its place."""
     source = self.parts.sources[number]
     tried = [index]
     for turn in range(_REPLACEMENTS):
       try:
-        sample = source.read(tried[-1])
-        transforms.fit_into(sample.image, out)
-        return sample
+        return source.read(tried[-1])
       except BadRecordError as error:
         if self.spec.bad_records == "error":
           raise
-        faults.append(Fault(error.source, error.index, error.reason))
+        faults.append(Fault(error.source, error.index, error.reason, number))
         bits = self._bits(_REPLACE + turn, np.array([position]))
         tried.append(int(bits[0] % np.uint64(len(source))))
     raise DataError(

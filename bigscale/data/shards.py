@@ -21,7 +21,8 @@ import numpy as np
 from bigscale.data import manifest as manifests
 from bigscale.data import records
 from bigscale.data.manifest import DataError, Manifest, Shard
-from bigscale.data.sources import BadRecordError, Missing, Sample
+from bigscale.data.sources import BadRecordError, Missing, Sample, Source
+from bigscale.data.splits import check_index
 
 MAX_OPEN_RECORDS = 32_000_000
 
@@ -30,11 +31,8 @@ _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _LABELS_AT_ONCE = 4096
 
 
-class ShardSource:
-  """A split in ArrayRecord shards, described by a manifest.
-
-  `identity` and `repr` do not change between processes.
-  """
+class ShardSource(Source):
+  """A split in ArrayRecord shards, described by a manifest."""
 
   def __init__(
     self,
@@ -43,10 +41,10 @@ class ShardSource:
     max_open_records: int = MAX_OPEN_RECORDS,
   ) -> None:
     self._directory = directory
-    self._split = split
     self._manifest: Manifest = manifests.load(directory)
     self._shards = self._manifest.of(split)
-    self._identity = self._manifest.identity(split)
+    self.class_names = self._manifest.class_names
+    self.identity = self._manifest.identity(split)
     self._max_open = max_open_records
     if not self._shards:
       raise DataError(
@@ -70,26 +68,8 @@ class ShardSource:
     self.__dict__.update(state)
     self._start_readers()
 
-  def __repr__(self) -> str:
-    return f"ShardSource({self.identity})"
-
   def __len__(self) -> int:
     return self._offsets[-1]
-
-  @property
-  def num_classes(self) -> int:
-    """See `Source`."""
-    return len(self._manifest.class_names)
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """See `Source`."""
-    return self._manifest.class_names
-
-  @property
-  def identity(self) -> str:
-    """See `Source`."""
-    return self._identity
 
   @property
   def file_records(self) -> tuple[int, ...]:
@@ -113,11 +93,11 @@ class ShardSource:
 
   def read(self, index: int) -> Sample:
     """See `Source`."""
-    if not 0 <= index < len(self):
-      raise IndexError(f"index {index} does not lie in [0, {len(self)})")
+    check_index(index, len(self))
     shard = bisect.bisect_right(self._offsets, index) - 1
     record = index - self._offsets[shard]
-    limit = max(1, self.num_classes)
+    classes = len(self.class_names)
+    limit = max(1, classes)
     try:
       data = self._reader(shard).read(record, record + 1)[0]
       image, labels = records.decode(data, self._manifest.schema)
@@ -126,7 +106,7 @@ class ShardSource:
     except (ValueError, RuntimeError, IndexError, DataError) as error:
       where = f"{record} of {self._path(shard)}"
       raise BadRecordError(self.identity, index, str(error), where) from error
-    return Sample(image, labels if self.num_classes else ())
+    return Sample(image, labels if classes else ())
 
   def labels(self) -> np.ndarray:
     """See `Source`."""

@@ -1,5 +1,6 @@
 """Images with labels, read by index: what a source is, and which there are."""
 
+import abc
 import difflib
 import os
 from typing import Literal, NamedTuple, Protocol
@@ -43,29 +44,38 @@ class Missing(NamedTuple):
 
 
 class Source(Protocol):
-  """One split of a data set. Safe to read from many threads; picklable."""
+  """One split of a data set. Safe to read from many threads; picklable.
+
+  Attributes:
+    class_names: name of label i at i; () in an unlabelled source.
+    identity: names the content, the same in every process: equal identities
+      mean equal records.
+  """
+
+  class_names: tuple[str, ...]
+  identity: str
+
+  def __repr__(self) -> str:
+    return f"{type(self).__name__}({self.identity})"
 
   @property
   def num_classes(self) -> int:
     """How many labels there are; 0 in an unlabelled source."""
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """The name of label i at i."""
-
-  @property
-  def identity(self) -> str:
-    """Names the content: equal identities mean equal records."""
+    return len(self.class_names)
 
   @property
   def file_records(self) -> tuple[int, ...]:
     """Records in each file, by index; one number where files do not matter."""
+    return (len(self),)
 
+  @abc.abstractmethod
   def __len__(self) -> int: ...
 
   def check(self) -> tuple[Missing, ...]:
     """Looks, fast, for files that are missing or are not what they were."""
+    return ()
 
+  @abc.abstractmethod
   def read(self, index: int) -> Sample:
     """Reads a record, `index` in [0, len(self)).
 
@@ -73,6 +83,7 @@ class Source(Protocol):
       BadRecordError: it cannot be used.
     """
 
+  @abc.abstractmethod
   def labels(self) -> np.ndarray:
     """First label of every record: [len(self)] int32, 0 where unlabelled.
 

@@ -17,7 +17,7 @@ _RECORDS_KEY = 0x53554253
 _CLASSES_KEY = 0x434C4153
 
 
-class Subset:
+class Subset(Source):
   """Some records of a source, itself a source."""
 
   def __init__(self, source: Source, size: int = 0, classes: int = 0) -> None:
@@ -49,6 +49,13 @@ class Subset:
       )
     self._available = available
     self._length = size or available
+    self.class_names = source.class_names
+    parts = [f"{size} images"] if size else []
+    if self._classes is not None:
+      names = source.class_names
+      self.class_names = tuple(names[old] for old in self._classes)
+      parts.append(f"{classes} classes")
+    self.identity = f"{source.identity}[{', '.join(parts)}]"
 
   def _keep_classes(self, classes: int) -> None:
     source = self._source
@@ -66,37 +73,8 @@ class Subset:
     of_class[self._classes] = True
     self._kept = np.flatnonzero(of_class[source.labels()])
 
-  def __repr__(self) -> str:
-    return f"Subset({self.identity})"
-
   def __len__(self) -> int:
     return self._length
-
-  @property
-  def num_classes(self) -> int:
-    """See `Source`."""
-    return len(self.class_names)
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """See `Source`."""
-    names = self._source.class_names
-    if self._classes is None:
-      return names
-    return tuple(names[old] for old in self._classes)
-
-  @property
-  def identity(self) -> str:
-    """See `Source`."""
-    parts = [f"{self._length} images"] if self._size else []
-    if self._classes is not None:
-      parts.append(f"{len(self._classes)} classes")
-    return f"{self._source.identity}[{', '.join(parts)}]"
-
-  @property
-  def file_records(self) -> tuple[int, ...]:
-    """See `Source`: places in files are lost."""
-    return (self._length,)
 
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""

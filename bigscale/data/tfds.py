@@ -21,7 +21,7 @@ import numpy as np
 
 from bigscale.data import images
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import BadRecordError, Missing, Sample
+from bigscale.data.sources import BadRecordError, Missing, Sample, Source
 from bigscale.data.splits import check_index, check_split, number_names
 
 MAX_OPEN_FILES = 256
@@ -41,7 +41,7 @@ class _File(NamedTuple):
   records: int
 
 
-class TfdsSource:
+class TfdsSource(Source):
   """A split of a prepared TFDS data set.
 
   `heldout` is its `validation`, or its `test`, or the last 5% of its `train`,
@@ -64,14 +64,13 @@ class TfdsSource:
   def __init__(self, name: str, split: Split = "train") -> None:
     check_split(split)
     self._name = name
-    self._split = split
     info = _open(name)
     self._image, label = _choose_features(info, name)
     self._label = label
-    self._class_names: tuple[str, ...] = ()
+    self.class_names: tuple[str, ...] = ()
     if label is not None:
       feature = info.features[label]
-      self._class_names = tuple(
+      self.class_names = tuple(
         feature.names or number_names(feature.num_classes)
       )
     own = _choose_split(info, split, name)
@@ -86,9 +85,9 @@ class TfdsSource:
         f"the {own} split of TFDS set {name!r} is empty; prepare it again"
       )
     whole = info.splits[own.partition("[")[0]]
-    content = [counts, whole.num_bytes, self._class_names]
+    content = [counts, whole.num_bytes, self.class_names]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    self._identity = f"{info.full_name}/{own}@{digest[:16]}"
+    self.identity = f"{info.full_name}/{own}@{digest[:16]}"
     self._start(info)
 
   def _start(self, info: Any) -> None:
@@ -115,26 +114,8 @@ class TfdsSource:
     self.__dict__.update(state)
     self._start(_open(self._name))
 
-  def __repr__(self) -> str:
-    return f"TfdsSource({self.identity})"
-
   def __len__(self) -> int:
     return int(self._ends[-1])
-
-  @property
-  def num_classes(self) -> int:
-    """See `Source`."""
-    return len(self._class_names)
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """See `Source`."""
-    return self._class_names
-
-  @property
-  def identity(self) -> str:
-    """See `Source`."""
-    return self._identity
 
   @property
   def file_records(self) -> tuple[int, ...]:

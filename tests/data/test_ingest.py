@@ -114,11 +114,11 @@ def test_empty_split(tmp_path, marked):
 
 def test_heldout_is_the_same_share_of_every_class():
   labels = np.repeat([0, 1, 2, 3], [100, 40, 7, 3])
-  mask = ingest.heldout_mask(labels, 0.1, seed=0)
+  mask = embed.heldout_mask(labels, 0.1, seed=0)
   assert np.bincount(labels[mask], minlength=4).tolist() == [10, 4, 1, 0]
-  again = ingest.heldout_mask(labels, 0.1, seed=0)
+  again = embed.heldout_mask(labels, 0.1, seed=0)
   np.testing.assert_array_equal(mask, again)
-  assert (mask != ingest.heldout_mask(labels, 0.1, seed=1)).any()
+  assert (mask != embed.heldout_mask(labels, 0.1, seed=1)).any()
 
 
 def test_emoji_on_white_once_and_without_components():

@@ -8,7 +8,7 @@ from marked_set import RECORDS, write
 
 from bigscale.data import pipeline
 from bigscale.data.manifest import DataError
-from bigscale.data.mixture import deal_of, labels_of
+from bigscale.data.mixture import Labels, deal_of, labels_of
 from bigscale.data.order import order_of
 from bigscale.data.position import Position
 from bigscale.data.reading import Parts
@@ -18,7 +18,7 @@ from bigscale.spec import DataSpec, SpecError
 
 
 def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
-  model = {"resolution": 4, "channels": 1, "num_classes": 3}
+  model = {"resolution": 4, "channels": 1, "num_classes": 3, "processes": 1}
   model.update(
     {key: settings.pop(key) for key in tuple(settings) if key in model}
   )
@@ -206,11 +206,21 @@ def test_model_without_classes_gets_zeros(directory):
     ({"batch": 8, "rows": [7, 8]}, "of a batch of 8: name .* from 0 to 7"),
     ({"batch": 8, "rows": []}, "name at least one"),
     ({"batches": 0}, "batches_per_step=0"),
+    (
+      {"processes": RECORDS + 1},
+      "has 23 records to train on, but 24 processes .* at most 23 hosts",
+    ),
+    ({"processes": 4, "subset": 3}, "has 3 records .* 4 processes"),
   ],
 )
 def test_what_does_not_fit(directory, settings, message):
   with pytest.raises(SpecError, match=message):
     make(directory, **settings)
+
+
+def test_as_many_processes_as_records(directory):
+  (batch,) = take(make(directory, batch=3, subset=3, processes=3), 1)
+  assert len(set(records([batch]))) == 3
 
 
 def test_conditional_model_on_an_unlabelled_source(tmp_path, marked):
@@ -268,11 +278,14 @@ class FakeSource:
     return Sample(image, (0,))
 
 
-def stream_of(source, batch=4, rows=None, **settings):
+def stream_of(*sources, batch=4, rows=None, **settings):
   settings = {"shuffle": False, "prefetch": 3, **settings}
   spec = DataSpec(source="fake", **settings)
-  parts = Parts((source,), deal_of([1.0], 0), labels_of(spec, [source]))
-  orders = (order_of(source, 0, 0, spec.shuffle),)
+  shares = [1 / len(sources)] * len(sources)
+  labels = labels_of(spec, sources[:1])
+  labels = Labels(labels.tables * len(sources), labels.class_names)
+  parts = Parts(sources, deal_of(shares, 0), labels)
+  orders = tuple(order_of(source, 0, 0, spec.shuffle) for source in sources)
   sequence = Records(parts, orders, 0, spec)
   rows = range(batch) if rows is None else rows
   return pipeline.Stream(
@@ -307,12 +320,12 @@ def test_only_own_rows_are_read():
 def test_bad_records_are_replaced_alike_on_any_process():
   def run(rows, batch=10):
     source = FakeSource(5000, broken={3, 17})
-    stream = stream_of(source, batch, rows)
+    stream = stream_of(source, batch=batch, rows=rows)
     return indices(take(stream, 4)), stream.take_faults()
 
   whole, faults = run(range(10))
   assert [fault.index for fault in faults] == [3, 17]
-  assert faults[0] == ("fake/5000", 3, "it is broken")
+  assert faults[0] == ("fake/5000", 3, "it is broken", 0)
   good = [i for i in range(40) if i not in (3, 17)]
   assert [whole[i] for i in good] == good
   assert whole[3] != 3
@@ -337,10 +350,21 @@ def test_more_bad_records_than_allowed_stop_the_run():
   source = FakeSource(1000, broken={1, 6, 9})
   stream = stream_of(source, batch=4, max_bad_fraction=0.002)
   take(stream, 2)
-  with pytest.raises(DataError, match=r"3 records.*record 9.*allows 2 of 1000"):
+  with pytest.raises(
+    DataError,
+    match=r"3 records.*record 9.*allows 2 of 1000; mend records 1, 6, 9 \(",
+  ):
     next(stream)
   # What led to it can still be listed.
   assert [fault.index for fault in stream.take_faults()] == [1, 6, 9]
+
+
+def test_bad_records_count_for_their_own_source():
+  small = FakeSource(10, broken={2, 3})
+  stream = stream_of(FakeSource(1000), small, batch=64, max_bad_fraction=0.1)
+  with pytest.raises(DataError, match=r"2 records of fake/10 .*1 of 10;"):
+    next(stream)
+  assert {fault.part for fault in stream.take_faults()} == {1}
 
 
 def test_one_record_met_again_counts_once():
@@ -370,7 +394,7 @@ def test_skipped_steps_never_come_again():
   later = json.loads(json.dumps(stream.get_state()))
   assert later["skipped"] == [[8, 20]]
   for batch in (4, 7):
-    resumed = stream_of(FakeSource(200), batch)
+    resumed = stream_of(FakeSource(200), batch=batch)
     resumed.set_state(later)
     assert indices(take(resumed, 2)) == plain[28 : 28 + 2 * batch]
 
@@ -410,7 +434,9 @@ def test_one_of_several_labels_is_drawn_by_position():
   read = source.read
   source.read = lambda index: Sample(read(index).image, (0, 2))
   labels = [
-    np.concatenate([b.labels[0] for b in take(stream_of(source, n), 120 // n)])
+    np.concatenate(
+      [b.labels[0] for b in take(stream_of(source, batch=n), 120 // n)]
+    )
     for n in (4, 10)
   ]
   np.testing.assert_array_equal(*labels)

@@ -87,7 +87,7 @@ def test_group_size(tmp_path):
     sizes[group] = manifest_of.made["compression"]
     assert pixels(path) == [np.full((8, 8, 3), 5, np.uint8).tobytes()] * 16
   assert sizes == {
-    0: "group_size:4,zstd",
+    0: "group_size:1,uncompressed",
     1: "group_size:1,zstd",
     16: "group_size:16,zstd",
   }

@@ -240,7 +240,7 @@ def test_a_bad_image_is_a_bad_record_that_says_which(prepare, monkeypatch):
 
 def test_a_label_out_of_range_is_a_bad_record(prepare):
   source = ours.TfdsSource(prepare())
-  source._class_names = ("one",)
+  source.class_names = ("one",)
   index = int(np.flatnonzero(source.labels() == 2)[0])
   with pytest.raises(BadRecordError, match=r"its label 2 is not in \[0, 1\)"):
     source.read(index)

@@ -28,11 +28,12 @@ def test_into_a_row_of_a_batch(side):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mirror(channels):
-  image = noise(6, 5, channels)
-  turned = image.copy()
-  transforms.mirror(turned)
-  np.testing.assert_array_equal(turned, image[:, ::-1])
+@pytest.mark.parametrize("side", [8, 16])
+def test_mirrored(side, channels):
+  image, turned = noise(side, side, channels), np.empty((8, 8, 3), np.uint8)
+  transforms.fit_into(image, turned, mirrored=True)
+  expected = transforms.fit(image, 8, 3)[:, ::-1]
+  np.testing.assert_array_equal(turned, expected)
 
 
 def test_28_is_framed_to_32():
