@@ -75,6 +75,8 @@ class Network(NamedTuple):
       covers it. Embeddings are left out.
     half: `half(path) -> bool`: whether it is cast to bfloat16 where it is
       used, so that it may as well travel in that dtype.
+    features: D's alone: `features(variables, images, labels)` gives logits [B]
+      and what its last layer sees, [B, F].
   """
 
   init: Callable[[Array], Variables]
@@ -83,6 +85,7 @@ class Network(NamedTuple):
   tracked: Callable[[str], bool]
   orthogonal: Callable[[str], bool]
   half: Callable[[str], bool] = lambda path: False
+  features: Callable[..., tuple[Array, Array]] | None = None
 
 
 class GanModel(NamedTuple):

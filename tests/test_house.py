@@ -37,6 +37,16 @@ RULES = (
   ),
   (r"metrics/.*", ("metrics", "ops")),
   (r"report/.*", ("report",)),
+  # The verdict is pure Python: it may be run on anybody's numbers.
+  (r"monitor/(verdict|signals|trace)", ("monitor/verdict", "monitor/signals")),
+  (r"monitor/probes", ("ops",)),
+  (r"monitor/snapshots", ("train/state", "parallel")),
+  (r"monitor/scoring", ()),
+  (r"monitor/faults", ("train/disturb", "train/state")),
+  (
+    r"monitor/(drills|drill_stages)",
+    ("monitor", "train", "metrics", "sampling", "parallel"),
+  ),
   # What makes or reads a whole run.
   (r"interop/(assemble|export)", ("interop", "models", "train", "ops")),
   (
@@ -45,8 +55,10 @@ RULES = (
   ),
   (
     r"train/(state|optim|augmentation|judge|tracking|weights|microbatches|"
-    r"objective|step|build)",
+    r"objective|step|probe|build)",
     (
+      "monitor/probes",
+      "train/probe",
       "train/state",
       "train/optim",
       "train/augmentation",
@@ -65,13 +77,24 @@ RULES = (
   ),
   (r"train/checkpoint", ("train/state", "parallel")),
   (r"train/(folder|logging)", ()),
+  (r"train/disturb", ("train/state", "train/step")),
+  (r"train/interventions", ("train/state",)),
   (
     r"train/init_from",
     ("train/folder", "train/build", "train/checkpoint", "train/state"),
   ),
   (
-    r"train/(hooks|loop)",
-    ("train", "metrics", "sampling", "data", "parallel", "report"),
+    r"train/(hooks|guard|loop)",
+    (
+      "train",
+      "monitor/verdict",
+      "monitor/snapshots",
+      "metrics",
+      "sampling",
+      "data",
+      "parallel",
+      "report",
+    ),
   ),
   (r"plan/.*", ("plan", "train/build", "parallel")),
   (r"bench/data", ("data",)),

@@ -19,6 +19,7 @@ COMMANDS = {
   "evaluate": "score a trained generator",
   "report": "write a run's report.html",
   "data": "build, inspect or verify a data set in shards",
+  "monitor": "judge a recorded training, or drill the collapse monitor",
   "plan": "what a run would cost on a TPU slice, without a TPU",
   "bench": "time a run's step on the devices here",
   "import": "make a run of another implementation's weights",

@@ -15,6 +15,9 @@ from bigscale.types import Array, GanModel, Network, Variables
 
 Select = Callable[[str], bool]
 
+# A discriminator's last layer has one of these names.
+_HEADS = (("linear",), ("logit",))
+
 
 def is_kernel(path: str) -> bool:
   """Convolutions and matrices, not embeddings, bases, gains and biases."""
@@ -52,19 +55,14 @@ def gan_model(
     g_orthogonal: parameters that orthogonal regularization covers.
     d_orthogonal: those of D.
   """
-  labels = jnp.zeros(1, jnp.int32)
-  latents = jnp.zeros((1, spec.latent_dim), spec.dtype)
-  image = (1, spec.resolution, spec.resolution, spec.image_channels)
-  images = jnp.zeros(image, spec.dtype)
+  latents, labels, images = _examples(spec)
   first_g, first_d = g, d  # At the start weights are whole.
   g, d = g.clone(gather=gather), d.clone(gather=gather)
 
   def init_g(key: Array) -> Variables:
     variables = first_g.init(key, latents, labels, train=True)
-    return {
-      "params": variables["params"],
-      "batch_stats": variables.get("batch_stats", {}),
-    }
+    stats = variables.get("batch_stats", {})
+    return {"params": variables["params"], "batch_stats": stats}
 
   def init_d(key: Array) -> Variables:
     variables = first_d.init(key, images, labels)
@@ -87,19 +85,62 @@ def gan_model(
     params = gather_rest(gather, variables["params"])
     return d.apply({"params": params}, images, labels)
 
-  g_half = _half(lambda: init_g(jax.random.key(0)), spec)
-  d_half = _half(lambda: init_d(jax.random.key(0)), spec)
+  halves = [_half(init, spec) for init in (init_g, init_d)]
   return GanModel(
     g=Network(
-      init_g, apply_g, g_spectral, _tracked(g_spectral), g_orthogonal, g_half
+      init_g, apply_g, g_spectral, _tracked(g_spectral), g_orthogonal, halves[0]
     ),
     d=Network(
-      init_d, apply_d, d_spectral, _tracked(d_spectral), d_orthogonal, d_half
+      init_d,
+      apply_d,
+      d_spectral,
+      _tracked(d_spectral),
+      d_orthogonal,
+      halves[1],
+      _with_features(apply_d),
     ),
   )
 
 
-def _half(init: Callable[[], Variables], spec: ModelSpec) -> Select:
+def _examples(spec: ModelSpec) -> tuple[Array, Array, Array]:
+  """Latents, labels and images, one each."""
+  image = (1, spec.resolution, spec.resolution, spec.image_channels)
+  return (
+    jnp.zeros((1, spec.latent_dim), spec.dtype),
+    jnp.zeros(1, jnp.int32),
+    jnp.zeros(image, spec.dtype),
+  )
+
+
+def _with_features(
+  apply: Callable[[Variables, Array, Array], Array],
+) -> Callable[[Variables, Array, Array], tuple[Array, Array]]:
+  """D's pass that also gives what its last layer sees."""
+
+  def features(
+    variables: Variables, images: Array, labels: Array
+  ) -> tuple[Array, Array]:
+    seen: list[Array] = []
+
+    def watch(
+      call: Callable[..., Any],
+      inputs: Sequence[Array],
+      options: Mapping[str, Any],
+      context: nn.module.InterceptorContext,
+    ) -> Any:
+      if context.module.path in _HEADS and context.method_name == "__call__":
+        seen.append(inputs[0])
+      return call(*inputs, **options)
+
+    with nn.intercept_methods(watch):
+      logits = apply(variables, images, labels)
+    (features_bf,) = seen
+    return logits, features_bf
+
+  return features
+
+
+def _half(init: Callable[[Array], Variables], spec: ModelSpec) -> Select:
   """Kernels of the convolutions that see half-precision maps."""
 
   @functools.cache
@@ -119,7 +160,7 @@ def _half(init: Callable[[], Variables], spec: ModelSpec) -> Select:
       return call(*inputs, **options)
 
     with nn.intercept_methods(watch):
-      jax.eval_shape(init)
+      jax.eval_shape(init, jax.random.key(0))
     return frozenset(found)
 
   return (lambda path: path in kernels()) if spec.bf16_stages else never

@@ -175,7 +175,10 @@ def track(
 
 
 def clamp(
-  params: PyTree, spectra: Spectra, bound: float, epsilon: float
+  params: PyTree,
+  spectra: Spectra,
+  bounds: Mapping[str, float | Array],
+  epsilon: float,
 ) -> PyTree:
   """Takes what exceeds `bound` off the largest singular value.
 
@@ -186,7 +189,7 @@ def clamp(
   Args:
     params: nested dictionary of weights.
     spectra: power iterations of those to clamp.
-    bound: of the largest singular value.
+    bounds: by path, of the largest singular value.
     epsilon: floor of the norm of W^T u0.
 
   Returns:
@@ -197,7 +200,7 @@ def clamp(
     weight, axis = flat[path], output_axis(path)
     u = spectrum.u[0]
     sigma0, v = leading_value(weight.astype(u.dtype), u, axis, epsilon)
-    excess = jnp.maximum(sigma0 - bound, 0)
+    excess = jnp.maximum(sigma0 - bounds[path], 0)
     flat[path] = (weight - _outer(excess * u, v, axis)).astype(weight.dtype)
   return unflatten(flat)
 

@@ -188,6 +188,17 @@ def gather(name: str, items: Sequence[Any]) -> list[Any]:
   return [item for _, text in told for item in json.loads(text)]
 
 
+def all_true(name: str, mine: bool) -> bool:
+  """Whether it is true on every process.
+
+  Args:
+    name: of what is asked.
+    mine: this process's answer.
+  """
+  doubts = gather(name, [] if mine else [jax.process_index()])
+  return decide(name, lambda: not doubts)
+
+
 def assert_same(name: str, values: dict[str, Any]) -> None:
   """Checks that all processes hold the same.
 

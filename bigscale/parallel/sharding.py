@@ -44,7 +44,7 @@ _SPLIT: Rules = (
   (r"(.*/)?embedding", (-1, 0)),
   (r"(.*/)?(bias|gain|gamma|basis)", ()),
   # Counters, schedules, what augmentation remembers.
-  (r"step|attempt|augment/.*|.*/count", ()),
+  (r"seed|step|attempt|augment/.*|dials/.*|.*/count", ()),
 )
 RULES: dict[str, Rules] = {
   "replicated": ((r".*", ()),),

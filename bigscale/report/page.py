@@ -19,9 +19,11 @@ from bigscale.report.curves import (
   class_share_chart,
   distance_chart,
   other_charts,
+  signal_charts,
   singular_value_charts,
   training_charts,
 )
+from bigscale.report.decisions import Decision, decisions, summary
 from bigscale.report.facts import (
   best_evaluation,
   cards,
@@ -38,6 +40,8 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _EARLIER_SAMPLES = 6
 _EMBEDDED_BYTES = 600_000
 _MOST_EVENTS = 200
+_MOST_DECISIONS = 100
+_MOST_REASONS = 6
 _MANY = 8
 
 
@@ -59,6 +63,7 @@ def render(run: Run) -> str:
       _samples(run),
       _evaluation(run),
       _section("Training", _charts(training_charts(run))),
+      _monitor(run),
       _section("Singular values", _charts(singular_value_charts(run))),
       _section("Speed", _charts(other_charts(run, _is_speed))),
       _section("Other signals", _charts(other_charts(run, _is_other))),
@@ -228,6 +233,62 @@ def _table(
   return (
     f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
     f"<tbody>{body}</tbody></table></div>"
+  )
+
+
+def _monitor(run: Run) -> str:
+  """What the monitor decided and why, and the signals it alone has."""
+  made = decisions(run)
+  if not (run.rows or made):
+    return ""
+  facts = _facts(summary(run))
+  table = _decisions(made)
+  return _section("Monitor", facts + table + _charts(signal_charts(run)))
+
+
+def _decisions(made: list[Decision]) -> str:
+  if not made:
+    return ""
+  shown = made[-_MOST_DECISIONS:]
+  left_out = len(made) - len(shown)
+  remark = (
+    f'<p class="remark">{left_out} earlier decisions are in events.jsonl.</p>'
+    if left_out
+    else ""
+  )
+  return (
+    '<div class="scroll"><table class="decisions"><thead><tr>'
+    '<th class="number">step</th><th class="number">attempt</th>'
+    '<th>decision</th><th>signal</th><th class="number">value</th>'
+    '<th class="number">reference</th><th>rule</th></tr></thead>'
+    f"<tbody>{''.join(map(_decision, shown))}</tbody></table></div>{remark}"
+  )
+
+
+def _decision(decision: Decision) -> str:
+  """A row for each reason; without reasons, one row that tells all."""
+  reasons = decision.reasons[:_MOST_REASONS]
+  more = len(decision.reasons) - len(reasons)
+  bodies = [
+    f"<td>{escape(reason.signal)}</td>"
+    f'<td class="number">{escape(reason.value)}</td>'
+    f'<td class="number">{escape(reason.reference)}</td>'
+    f"<td>{escape(reason.rule)}</td>"
+    for reason in reasons
+  ]
+  texts = [decision.text] * bool(decision.text) + [f"{more} more"] * (more > 0)
+  bodies += [f'<td colspan="4">{escape(text)}</td>' for text in texts]
+  bodies = bodies or ['<td colspan="4"></td>']
+  span = f' rowspan="{len(bodies)}"'
+  kind = decision.kind if decision.is_level else "act"
+  first = (
+    f'<td class="number"{span}>{escape(decision.step)}</td>'
+    f'<td class="number"{span}>{decision.attempt}</td>'
+    f'<td{span}><b class="level {escape(kind)}">{escape(decision.kind)}</b>'
+    "</td>"
+  )
+  return "".join(
+    f"<tr>{first if i == 0 else ''}{body}</tr>" for i, body in enumerate(bodies)
   )
 
 

@@ -52,6 +52,10 @@ class Run:
       that a later attempt went back to.
     seconds: wall time of all attempts together; None where unknown.
     events: of events.jsonl, in order.
+    history: of events, those that led to the latest state or to what a
+      rollback gave up: not those that a restart lived again.
+    kimg_per_step: thousand real images shown to D in a step; None where
+      unknown.
     samples: grids by step.
     notes: what could not be read, one sentence each.
   """
@@ -64,6 +68,8 @@ class Run:
   abandoned: list[list[dict[str, Any]]]
   seconds: float | None
   events: list[dict[str, Any]]
+  history: list[dict[str, Any]]
+  kimg_per_step: float | None
   samples: list[Sample]
   notes: list[str]
 
@@ -104,7 +110,8 @@ def is_number(value: Any) -> bool:
   return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+  """Whether a value read from JSON is a finite number."""
   return is_number(value) and math.isfinite(value)
 
 
@@ -145,12 +152,14 @@ def read_run(directory: pathlib.Path) -> Run:
   spec = _mapping(description.get("spec"))
   images_per_step = _images_per_step(spec)
   rows = _read_lines(directory / "metrics.jsonl", notes)
-  rows = [row for row in rows if _is_finite(row.get("step"))]
+  rows = [row for row in rows if is_finite(row.get("step"))]
   for row in rows:
-    if not _is_finite(row.get("kimg")) and images_per_step:
+    if not is_finite(row.get("kimg")) and images_per_step:
       row["kimg"] = row["step"] * images_per_step / 1000
-  rows = [row for row in rows if _is_finite(row.get("kimg"))]
-  kept, abandoned = _split_attempts(rows)
+  rows = [row for row in rows if is_finite(row.get("kimg"))]
+  events = _read_lines(directory / "events.jsonl", notes)
+  history = _standing(events)
+  kept, abandoned = _split_attempts(rows, history)
   command = description.get("command")
   return Run(
     directory=directory,
@@ -160,7 +169,9 @@ def read_run(directory: pathlib.Path) -> Run:
     rows=kept,
     abandoned=abandoned,
     seconds=_wall_time(rows),
-    events=_read_lines(directory / "events.jsonl", notes),
+    events=events,
+    history=history,
+    kimg_per_step=_kimg_per_step(images_per_step, kept),
     samples=_find_samples(directory / "samples", kept, images_per_step, notes),
     notes=notes,
   )
@@ -220,19 +231,55 @@ def _images_per_step(spec: dict[str, Any]) -> int | None:
   return None
 
 
-def _attempt(row: dict[str, Any]) -> float:
+def _kimg_per_step(
+  images_per_step: int | None, rows: list[dict[str, Any]]
+) -> float | None:
+  if images_per_step:
+    return images_per_step / 1000
+  steps = [row for row in rows if row["step"] > 0]
+  return steps[-1]["kimg"] / steps[-1]["step"] if steps else None
+
+
+def attempt_of(row: dict[str, Any]) -> int:
+  """The attempt that a row or an event belongs to."""
   attempt = row.get("attempt")
-  return attempt if is_number(attempt) else 0
+  return int(attempt) if is_finite(attempt) else 0
+
+
+def _standing(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Leaves out what came after the state that a restart went on from.
+
+  Rows of metrics are cut at a restart, events are not.
+  """
+  standing: list[dict[str, Any]] = []
+  for event in events:
+    if event.get("event") == "start" and is_finite(event.get("step")):
+      moment = _moment(event)
+      standing = [known for known in standing if _moment(known) <= moment]
+    standing.append(event)
+  return standing
+
+
+def _moment(event: dict[str, Any]) -> tuple[int, float]:
+  # A rollback stands if the state that it went back to does.
+  step = event.get("to_step" if event.get("event") == "rollback" else "step")
+  return attempt_of(event), step if is_finite(step) else 0
 
 
 def _split_attempts(
-  rows: list[dict[str, Any]],
+  rows: list[dict[str, Any]], history: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
   """Parts the rows that led to the latest state from those given up."""
-  first: dict[float, float] = {}
+  first: dict[int, float] = {}
   for row in rows:
-    attempt = _attempt(row)
+    attempt = attempt_of(row)
     first[attempt] = min(row["step"], first.get(attempt, math.inf))
+  # Its first row may be long in coming.
+  for event in history:
+    if event.get("event") == "rollback" and is_finite(event.get("to_step")):
+      attempt = attempt_of(event)
+      start = event["to_step"] + 1
+      first[attempt] = min(start, first.get(attempt, math.inf))
   # A rollback gives up all earlier attempts from its own first step on.
   limit, limits = math.inf, {}
   for attempt in sorted(first, reverse=True):
@@ -240,7 +287,7 @@ def _split_attempts(
     limit = min(limit, first[attempt])
   kept, abandoned = [], collections.defaultdict(list)
   for row in rows:
-    attempt = _attempt(row)
+    attempt = attempt_of(row)
     if row["step"] < limits[attempt]:
       kept.append(row)
     else:
@@ -251,7 +298,7 @@ def _split_attempts(
 
 def _wall_time(rows: list[dict[str, Any]]) -> float | None:
   """Adds up clocks that start anew whenever the run is started again."""
-  clock = [row["seconds"] for row in rows if _is_finite(row.get("seconds"))]
+  clock = [row["seconds"] for row in rows if is_finite(row.get("seconds"))]
   if not clock:
     return None
   ends = [

@@ -93,6 +93,13 @@ td.number, th.number {
   text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
 }
 tr.best td { color: var(--accent); font-weight: 600; }
+table.decisions td { overflow-wrap: anywhere; }
+.level { border-left: .6em solid var(--soft); padding-left: .45em; }
+.level { font-weight: 600; white-space: nowrap; }
+.level.ok { border-color: #4cae6e; }
+.level.warn { border-color: #d9a02b; }
+.level.rollback { border-color: #d6453d; }
+.level.stop { border-color: #8c2f39; }
 table.facts th { width: 17rem; }
 details { margin: .8rem 0; }
 summary { cursor: pointer; color: var(--accent); }

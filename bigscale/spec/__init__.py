@@ -15,6 +15,7 @@ from bigscale.spec.biggan_deep import BigganDeepSpec
 from bigscale.spec.data import DataSpec, SourceSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
 from bigscale.spec.models import ModelSpec
+from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec
 from bigscale.spec.r3gan import R3ganSpec
 from bigscale.spec.run import (
@@ -26,6 +27,7 @@ from bigscale.spec.run import (
   RunSpec,
 )
 from bigscale.spec.stripped import StrippedSpec
+from bigscale.spec.verdict import VerdictSpec
 
 __all__ = [
   "AugmentSpec",
@@ -38,6 +40,7 @@ __all__ = [
   "LossSpec",
   "MeshSpec",
   "ModelSpec",
+  "MonitorSpec",
   "OptimSpec",
   "R3ganSpec",
   "RunSpec",
@@ -46,6 +49,7 @@ __all__ = [
   "SourceSpec",
   "SpecError",
   "StrippedSpec",
+  "VerdictSpec",
   "choose_preset",
   "from_config",
   "from_json",

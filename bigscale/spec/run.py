@@ -7,6 +7,7 @@ from typing import Literal
 from bigscale.spec.base import Schedule, require
 from bigscale.spec.data import DataSpec
 from bigscale.spec.models import ModelSpec
+from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
 
 
@@ -199,6 +200,7 @@ class RunSpec:
   evaluate: EvalSpec = EvalSpec()
   log: LogSpec = LogSpec()
   checkpoint: CheckpointSpec = CheckpointSpec()
+  monitor: MonitorSpec = MonitorSpec()
 
   def __post_init__(self) -> None:
     require(
@@ -219,8 +221,15 @@ class RunSpec:
       f"augment.target={self.augment.target} drives no augmentation; set "
       "augment.pipe to 'ada' or 'diffaugment', or augment.target to None",
     )
+    gammas = (self.loss.r1_gamma, self.loss.r2_gamma)
+    require(
+      "raise_gamma" not in self.monitor.interventions
+      or any(gamma.ever_positive for gamma in gammas),
+      "monitor.interventions names raise_gamma, and loss.r1_gamma and "
+      "loss.r2_gamma are 0; leave it out, or train with R1 or R2",
+    )
     sigma, model = self.loss.g_sigma, self.model
-    if not (sigma.clamp or sigma.strength):
+    if not (sigma.clamp or sigma.strength or self.clamps_sigma):
       return
     require(
       not sigma.strength or sigma.goal > 0 or model.num_singular_values >= 2,
@@ -231,8 +240,9 @@ class RunSpec:
     has_norm = getattr(model, "g_spectral", model.name == "biggan_deep")
     require(
       has_norm or model.spectra_interval == 1,
-      "loss.g_sigma needs the singular values of every step, and G has no "
-      f"spectral norm; set model.spectra_interval from "
+      "loss.g_sigma and clamp_sigma of monitor.interventions need the singular "
+      "values of every step, and G has no spectral norm; set "
+      "model.spectra_interval from "
       f"{getattr(model, 'spectra_interval', 0)} to 1",
     )
 
@@ -249,6 +259,11 @@ class RunSpec:
       + (f" x model.batch_norm_group_size={group}" if group else "")
       + f"; use global_batch_size={nearest}",
     )
+
+  @property
+  def clamps_sigma(self) -> bool:
+    """Whether the step can bound G's spectra; see `MonitorSpec`."""
+    return "clamp_sigma" in self.monitor.interventions
 
   @property
   def images_per_step(self) -> int:

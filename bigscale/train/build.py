@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from bigscale.models.norms import Moments
@@ -19,6 +20,7 @@ from bigscale.parallel import compiler, sharding
 from bigscale.parallel.mesh import AXES, check_batch
 from bigscale.parallel.sharding import Placement
 from bigscale.spec import RunSpec, require
+from bigscale.train.probe import Probe
 from bigscale.train.state import Average, GanState, init_state
 from bigscale.train.step import Codes, GanStep, Scalars, generate
 from bigscale.types import Array, Batch, BatchSplit, GanModel, PyTree
@@ -33,8 +35,12 @@ class Built(NamedTuple):
     model: its networks.
     abstract_state: shapes, dtypes and shardings of the state.
     abstract_batch: the same of a batch.
-    init: `init() -> GanState`.
+    init: `init(seed) -> GanState`, a numpy int32; the spec's own without. No
+      program depends on it: runs that differ in it alone may share a `Built`.
     step: `step(state, batch) -> (state, scalars)`; donates the state.
+    abstract_heldout: shapes of the held-out images that `probe` takes.
+    probe: `probe(state, batch, heldout) -> scalars`, the monitor's look at
+      samples (`train/probe`).
     sample: `sample(ema, latents, labels) -> uint8 [B, H, W, C]`, whole on
       every device.
   """
@@ -44,8 +50,10 @@ class Built(NamedTuple):
   model: GanModel
   abstract_state: GanState
   abstract_batch: Batch
-  init: Callable[[], GanState]
+  init: Callable[..., GanState]
   step: Callable[[GanState, Batch], tuple[GanState, Scalars]]
+  abstract_heldout: Batch
+  probe: Callable[[GanState, Batch, Batch], Scalars]
   sample: Callable[[Average, Array, Array], Array]
 
 
@@ -66,9 +74,11 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
   )
   init = functools.partial(init_state, model, spec)
   placement = Placement(mesh, spec.mesh.weights, spec.mesh.min_split_elements)
-  shapes = jax.eval_shape(init)
+  shapes = jax.eval_shape(init, np.int32(0))
   shardings = placement.shardings(shapes)
   whole = sharding.replicated(mesh)
+  probe = Probe(model, spec, placement)
+  options = compiler.options(platform)
 
   def sample(ema: Average, latents: Array, labels: Array) -> Array:
     codes = Codes(latents, labels)
@@ -79,18 +89,22 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
     mesh=mesh,
     model=model,
     abstract_state=_with_shardings(shapes, shardings),
-    abstract_batch=_abstract_batch(spec, mesh),
+    abstract_batch=_abstract_batch(
+      spec, mesh, (spec.batches_per_step, spec.global_batch_size)
+    ),
     init=jax.jit(init, out_shardings=shardings),
     step=jax.jit(
       GanStep(model, spec, placement),
       out_shardings=(shardings, whole),
       donate_argnums=0,
-      compiler_options=compiler.options(platform),
+      compiler_options=options,
     ),
+    abstract_heldout=_abstract_batch(spec, mesh, (1, probe.count)),
+    probe=jax.jit(probe, out_shardings=whole, compiler_options=options),
     sample=jax.jit(
       sample,
       out_shardings=whole,
-      compiler_options=compiler.options(platform),
+      compiler_options=options,
     ),
   )
 
@@ -116,9 +130,10 @@ def _check_microbatches(spec: RunSpec, mesh: Mesh) -> None:
   Moments(group, BatchSplit(AXES, mesh.size)).samples(here // parts)
 
 
-def _abstract_batch(spec: RunSpec, mesh: Mesh) -> Batch:
+def _abstract_batch(
+  spec: RunSpec, mesh: Mesh, leading: tuple[int, int]
+) -> Batch:
   side, channels = spec.model.resolution, spec.model.image_channels
-  leading = (spec.batches_per_step, spec.global_batch_size)
   where = sharding.batch_sharding(mesh)
   return Batch(
     images=jax.ShapeDtypeStruct(

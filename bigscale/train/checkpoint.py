@@ -4,12 +4,14 @@ Saves are asynchronous and atomic: a step either is complete or is not there.
 """
 
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 from absl import logging
 
+from bigscale.parallel import multihost
 from bigscale.spec import CheckpointSpec, SpecError
 from bigscale.train.state import GanState
 
@@ -34,11 +36,32 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """The checkpoints of one run folder."""
+  """The checkpoints of one run folder.
 
-  def __init__(self, directory: pathlib.Path, spec: CheckpointSpec) -> None:
-    """Opens `directory`/checkpoints, clearing leftovers of broken saves."""
-    policies = ocp.checkpoint_managers
+  Attributes:
+    directory: of the run.
+  """
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    spec: CheckpointSpec,
+    name: str = "checkpoints",
+  ) -> None:
+    """Opens `directory`/`name`, clearing leftovers of broken saves.
+
+    Args:
+      directory: of the run.
+      spec: which steps are kept.
+      name: of the folder in it.
+    """
+    self.directory = directory
+    self._path = directory.absolute() / name
+    self._spec = spec
+    self._open()
+
+  def _open(self) -> None:
+    policies, spec = ocp.checkpoint_managers, self._spec
     keep: list[Any] = [policies.LatestN(spec.keep)]
     if spec.keep_best:
       keep.append(
@@ -50,7 +73,7 @@ class Checkpoints:
         )
       )
     self._manager = ocp.CheckpointManager(
-      directory.absolute() / "checkpoints",
+      self._path,
       item_names=("state", "data", "meta"),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(keep),
@@ -123,6 +146,44 @@ class Checkpoints:
       ),
     )
     return Restored(step, restored.state, restored.data, restored.meta)
+
+  def set_aside(self, after: int, attempt: int) -> list[int]:
+    """Moves later steps out of the way of an attempt that starts before them.
+
+    Orbax does not save a step that is older than its newest one. They go to
+    `abandoned/attempt-N/NAME` beside this folder, where nobody looks for
+    checkpoints and nobody deletes them.
+
+    Args:
+      after: steps above this one go.
+      attempt: that made them.
+
+    Returns:
+      The steps that went.
+    """
+    self.wait()
+    later = [step for step in self.steps() if step > after]
+    if not later:
+      return []
+    self._manager.close()
+    multihost.decide("set aside", lambda: self._move(later, attempt))
+    self._open()
+    return later
+
+  def _move(self, steps: Sequence[int], attempt: int) -> None:
+    aside = self._path.parent / "abandoned" / f"attempt-{attempt}"
+    aside = aside / self._path.name
+    aside.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+      place = aside / str(step)
+      if place.exists():
+        # Left by a process that was killed as it went back here.
+        shutil.rmtree(place)
+      (self._path / str(step)).rename(place)
+
+  def wait(self) -> None:
+    """Waits until what was saved is on disk."""
+    self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits until the last save is complete; without it, it may be lost."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 
@@ -19,7 +18,6 @@ from bigscale.train.build import Built
 from bigscale.train.folder import RunFolder
 from bigscale.train.logging import JsonLines, Progress, TensorBoard
 from bigscale.train.state import Average
-from bigscale.train.step import Scalars
 
 # Fixed latents of the grids and of evaluations, apart from those of training.
 GRID_SEED = 1
@@ -31,12 +29,22 @@ class DivergedError(RuntimeError):
 
 
 class Recorder:
-  """Writes rows of metrics, one step late so that nobody waits for a step."""
+  """Writes rows of metrics and events."""
 
-  def __init__(self, folder: RunFolder, spec: RunSpec, first_step: int) -> None:
+  def __init__(
+    self, folder: RunFolder, spec: RunSpec, first_step: int, attempt: int = 0
+  ) -> None:
+    """Opens the files, and cuts what this start will write again.
+
+    Args:
+      folder: of the run.
+      spec: of the run.
+      first_step: steps done.
+      attempt: of the state that the run goes on from.
+    """
     self._spec = spec
     self._main = multihost.is_main()
-    self._pending: tuple[int, Scalars] | None = None
+    self._attempt = attempt
     self._data_wait = 0.0
     self._clock = time.perf_counter()
     self._clock_step = first_step
@@ -45,46 +53,40 @@ class Recorder:
       return
     self._metrics = JsonLines(folder.metrics)
     self._events = JsonLines(folder.events)
-    self._metrics.truncate_after(first_step)
+    self._metrics.truncate_after(first_step, attempt)
     self._progress = Progress(spec.total_steps, first_step)
     self._tensorboard = (
       TensorBoard(folder.path / "tensorboard") if spec.log.tensorboard else None
     )
 
-  def step(self, step: int, scalars: Scalars, data_wait: float) -> None:
-    """Takes the scalars of the step just dispatched; writes the last ones."""
-    self.flush()
-    self._data_wait += data_wait
-    if step % self._spec.log.steps == 0 or step == self._spec.total_steps:
-      self._pending = (step, scalars)
+  def waited(self, seconds: float) -> None:
+    """Counts time spent waiting for data."""
+    self._data_wait += seconds
 
-  def flush(self) -> None:
-    """Writes what is pending.
+  def is_due(self, step: int) -> bool:
+    """Whether a step's scalars are written."""
+    return step % self._spec.log.steps == 0 or step == self._spec.total_steps
 
-    Raises:
-      DivergedError: a loss is not finite.
-    """
-    if self._pending is None:
-      return
-    step, scalars = self._pending
-    self._pending = None
-    values = {name: float(x) for name, x in jax.device_get(scalars).items()}
+  def step(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes the scalars of a step, with its pace."""
     now = time.perf_counter()
     steps, seconds = step - self._clock_step, now - self._clock
-    values["perf/images_per_second"] = (
-      steps * self._spec.images_per_step / seconds
-    )
-    values["perf/data_wait"] = self._data_wait / seconds
+    pace = {
+      "perf/images_per_second": steps * self._spec.images_per_step / seconds,
+      "perf/data_wait": self._data_wait / seconds,
+    }
     self._clock, self._clock_step, self._data_wait = now, step, 0.0
-    self.row(step, values)
+    self.row(step, {**values, **pace})
     if self._main:
-      self._progress.update(step, values)
-    bad = [k for k in ("d/loss", "g/loss") if not math.isfinite(values[k])]
-    if bad:
-      raise DivergedError(
-        f"{bad[0]} is {values[bad[0]]} at step {step}; the newest checkpoint "
-        "is from before it"
-      )
+      self._progress.update(step, {**values, **pace})
+
+  def start_attempt(self, attempt: int, step: int) -> None:
+    """Goes back to a step; what is written from now on says so."""
+    self._attempt = attempt
+    self._clock, self._clock_step = time.perf_counter(), step
+    self._data_wait = 0.0
+    if self._main:
+      self._progress.go_back(step)
 
   def row(self, step: int, values: Mapping[str, float]) -> None:
     """Writes one row to every log."""
@@ -95,7 +97,7 @@ class Recorder:
         "step": step,
         "kimg": step * self._spec.images_per_step / 1000,
         "seconds": round(time.time() - self._started, 3),
-        "attempt": 0,
+        "attempt": self._attempt,
         **values,
       }
     )
@@ -106,7 +108,13 @@ class Recorder:
     """Writes what is not a step's number."""
     if self._main:
       self._events.write(
-        {"event": kind, "step": step, "time": time.time(), **fields}
+        {
+          "event": kind,
+          "step": step,
+          "attempt": self._attempt,
+          "time": time.time(),
+          **fields,
+        }
       )
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -124,7 +132,7 @@ class Recorder:
     self._clock += seconds
 
   def close(self) -> None:
-    """Flushes files. Pending rows are dropped: they belong to a lost step."""
+    """Flushes files."""
     if self._main:
       self._progress.close()
       if self._tensorboard:
@@ -156,10 +164,12 @@ def draw_grid(
 class Evaluation:
   """Scores the moving average against the run's own data."""
 
-  def __init__(self, built: Built, recorder: Recorder) -> None:
+  def __init__(
+    self, built: Built, recorder: Recorder, evaluator: Evaluator | None = None
+  ) -> None:
     self._built = built
     self._recorder = recorder
-    self._evaluator: Evaluator | None = None
+    self._evaluator = evaluator
     self._reference: dict[str, Any] | None = None
 
   def run(self, step: int, ema: Average) -> dict[str, float]:
@@ -193,7 +203,8 @@ class Evaluation:
 
   def _prepare(self) -> dict[str, Any]:
     """Makes the evaluator, and gives what it compares with."""
-    self._evaluator = evaluator_of(self._built.spec)
+    if self._evaluator is None:
+      self._evaluator = evaluator_of(self._built.spec)
     return self._evaluator.reference
 
 

@@ -273,6 +273,14 @@ class Progress:
     if now - self._last_line >= _SECONDS_BETWEEN_LINES:
       self._print_line(now)
 
+  def go_back(self, step: int) -> None:
+    """Moves back to a step from which the run starts again."""
+    if self._bar is not None:
+      self._bar.update(step - self._step)
+    self._step = self._line_step = step
+    # The pace is taken anew.
+    self._first = None
+
   def note(self, text: str) -> None:
     """Prints a line of its own without breaking the bar."""
     if self._bar is not None:

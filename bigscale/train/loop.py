@@ -1,17 +1,20 @@
 """The walk of one run: build, resume, step, look, save."""
 
+import collections
 import os
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import logging
 
 from bigscale.data import pipeline
 from bigscale.data.manifest import DataError
 from bigscale.data.pipeline import Stream
+from bigscale.metrics.evaluate import Evaluator
 from bigscale.parallel import multihost
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
@@ -20,6 +23,8 @@ from bigscale.train import folder as folders
 from bigscale.train import hooks
 from bigscale.train.build import Built, build
 from bigscale.train.checkpoint import BEST_SCORE, Checkpoints
+from bigscale.train.disturb import Disturbance
+from bigscale.train.guard import Guard
 from bigscale.train.init_from import (
   Start,
   apply_start,
@@ -45,11 +50,26 @@ class Result(NamedTuple):
   scores: dict[str, float]
 
 
+class Prepared(NamedTuple):
+  """What many short trainings share, and what is done to them.
+
+  Attributes:
+    built: of the spec; None builds it.
+    evaluator: of the spec's data; None makes it.
+    disturbance: of the steps.
+  """
+
+  built: Built | None = None
+  evaluator: Evaluator | None = None
+  disturbance: Disturbance = Disturbance()
+
+
 def train(
   spec: RunSpec,
   workdir: str | os.PathLike[str],
   command: Sequence[str] = (),
   init_from: str | os.PathLike[str] | None = None,
+  prepared: Prepared | None = None,
 ) -> Result:
   """Trains until `spec.total_kimg`, resuming where `workdir` stands.
 
@@ -59,15 +79,17 @@ def train(
     command: recorded in the folder.
     init_from: folder of another run of the same model, whose newest weights
       and average a new run starts from. A run that resumes has its own.
+    prepared: what the caller has made already.
 
   Raises:
     SpecError: the spec cannot run here, the folder is another run's, or
       `init_from` has no weights for this model.
-    hooks.DivergedError: a loss became NaN or infinite.
+    hooks.DivergedError: the run is lost, and the monitor could not save it.
   """
   multihost.assert_same("config", to_json(spec))
   multihost.assert_same("versions", folders.versions())
-  built = build(spec, make_mesh(spec.mesh))
+  prepared = prepared or Prepared()
+  built = prepared.built or build(spec, make_mesh(spec.mesh))
   stream = open_stream(built)
   multihost.assert_same("data", {"identity": stream.identity})
   start = None
@@ -77,14 +99,21 @@ def train(
   folder = _open_folder(workdir, spec, command)
   checkpoints = Checkpoints(folder.path, spec.checkpoint)
   try:
-    state, first_step = _restore_or_init(built, stream, checkpoints, start)
-    recorder = hooks.Recorder(folder, spec, first_step)
+    state, first_step, watched = _restore_or_init(
+      built, stream, checkpoints, start
+    )
+    attempt = int(jax.device_get(state.attempt))
+    recorder = hooks.Recorder(folder, spec, first_step, attempt)
+    guard = Guard(built, stream, checkpoints, recorder, attempt)
     try:
       if start:
         recorder.event("init_from", 0, run=str(start.path), of_step=start.step)
-      run = _Run(built, stream, checkpoints, folder, recorder)
+      if watched:
+        guard.set_state(watched)
+      run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(state, first_step)
     finally:
+      guard.close()
       recorder.close()
   finally:
     # Without this the last asynchronous save could be lost.
@@ -106,6 +135,7 @@ def open_stream(built: Built) -> Stream:
     rows=multihost.local_rows(
       batch_sharding(built.mesh), spec.global_batch_size
     ),
+    processes=jax.process_count(),
   )
 
 
@@ -128,19 +158,27 @@ def _open_folder(
 
 def _restore_or_init(
   built: Built, stream: Stream, checkpoints: Checkpoints, start: Start | None
-) -> tuple[GanState, int]:
+) -> tuple[GanState, int, dict[str, Any]]:
+  """State, steps done, and what the monitor knew."""
   latest = multihost.decide("latest step", checkpoints.latest_step)
   if latest is None:
-    state = built.init()
+    state = built.init(np.int32(built.spec.seed))
     if start:
       state = apply_start(state, start)
       # Saved at once: who resumes need not find the other run again.
       checkpoints.save(0, state, stream.get_state(), {"kimg": 0.0})
-    return state, 0
+    return state, 0, {}
   restored = checkpoints.restore(built.abstract_state, latest)
   stream.set_state(restored.data)
   logging.info("resuming after step %d", restored.step)
-  return restored.state, restored.step
+  return restored.state, restored.step, restored.meta.get("monitor", {})
+
+
+class _Pending(NamedTuple):
+  """A step whose numbers are on their way."""
+
+  step: int
+  scalars: Scalars
 
 
 class _Run:
@@ -153,19 +191,23 @@ class _Run:
     checkpoints: Checkpoints,
     folder: folders.RunFolder,
     recorder: hooks.Recorder,
+    guard: Guard,
+    prepared: Prepared,
   ) -> None:
     self._built = built
     self._stream = stream
     self._checkpoints = checkpoints
     self._folder = folder
     self._recorder = recorder
-    self._evaluation = hooks.Evaluation(built, recorder)
+    self._guard = guard
+    self._disturbance = prepared.disturbance
+    self._pending: collections.deque[_Pending] = collections.deque()
+    self._evaluation = hooks.Evaluation(built, recorder, prepared.evaluator)
     self._scores: dict[str, float] = {}
 
   def until_the_end(self, state: GanState, first_step: int) -> Result:
     """Steps from `first_step` to the last."""
     spec = self._built.spec
-    where = batch_sharding(self._built.mesh)
     self._recorder.event(
       "start",
       first_step,
@@ -176,58 +218,103 @@ class _Run:
         "d": _count(state.d.params),
       },
     )
-    running: Scalars | None = None
-    for step in range(first_step + 1, spec.total_steps + 1):
-      waited = time.perf_counter()
-      batch = multihost.to_global(self._next_batch(step), where)
-      waited = time.perf_counter() - waited
-      state, scalars = self._built.step(state, batch)
-      # Two steps in flight: further ahead, batches would fill the devices, and
-      # what the host waits for data would say nothing of what they wait.
-      jax.block_until_ready(running)
-      running = scalars
-      self._recorder.step(step, scalars, waited)
-      self._after(step, state)
     if first_step >= spec.total_steps:
       logging.info("nothing to do: %d steps are done", first_step)
-    self._recorder.event("done", spec.total_steps)
+    self._guard.start(first_step, state)
+    step = first_step
+    while step < spec.total_steps:
+      step += 1
+      state = self._one_step(step, state)
+      # Two steps in flight: further ahead, batches would fill the devices, and
+      # what the host waits for data would say nothing of what they wait.
+      ill = self._judge(all_but=step)
+      if not ill and self._is_due(step):
+        ill = self._judge()
+      if ill:
+        state, step = self._guard.go_back(step)
+        self._pending.clear()
+        self._save(step, state)
+        continue
+      self._after(step, state)
+    self._guard.finish(step, state)
+    self._recorder.event("done", step)
     return Result(self._folder, state, self._scores)
+
+  def _one_step(self, step: int, state: GanState) -> GanState:
+    """Dispatches a step, and what the monitor wants of it."""
+    attempt, disturb = self._guard.attempt, self._disturbance
+    waited = time.perf_counter()
+    batch = disturb.batch(step, attempt, self._next_batch(step))
+    batch = multihost.to_global(batch, batch_sharding(self._built.mesh))
+    self._recorder.waited(time.perf_counter() - waited)
+    state = disturb.state(step, attempt, state)
+    program = disturb.program(step, attempt, self._built.step)
+    state, scalars = program(state, batch)
+    scalars = scalars | self._guard.look(step, state, batch)
+    self._guard.keep(step, state)
+    self._pending.append(_Pending(step, scalars))
+    return state
+
+  def _judge(self, all_but: int | None = None) -> bool:
+    """Writes and judges the steps that are done: whether to go back.
+
+    Args:
+      all_but: a step that may still be running.
+    """
+    while self._pending and self._pending[0].step != all_but:
+      step, scalars = self._pending.popleft()
+      written = self._recorder.is_due(step)
+      if not (written or self._guard.looks_at(step)):
+        # There are hundreds of singular values, and they change slowly.
+        scalars = {k: x for k, x in scalars.items() if "/sigma" not in k}
+      row = {k: float(x) for k, x in jax.device_get(scalars).items()}
+      if written:
+        self._recorder.step(step, row)
+      if self._guard.judge(step, row):
+        return True
+    return False
+
+  def _is_due(self, step: int) -> bool:
+    """Whether grids, scores or checkpoints follow a step."""
+    log, spec = self._built.spec.log, self._built.spec
+    kimgs = (spec.evaluate.kimg, log.samples_kimg, spec.checkpoint.kimg)
+    return any(self._every(kimg, step) for kimg in kimgs)
+
+  def _every(self, kimg: float, step: int) -> bool:
+    every = self._built.spec.every(kimg)
+    last = step == self._built.spec.total_steps
+    return last or (every > 0 and step % every == 0)
 
   def _after(self, step: int, state: GanState) -> None:
     """Grids, scores and checkpoints that are due after this step."""
-    spec = self._built.spec
-    last = step == spec.total_steps
-
-    def due(kimg: float) -> bool:
-      every = spec.every(kimg)
-      return last or (every > 0 and step % every == 0)
-
-    evaluate = due(spec.evaluate.kimg)
-    if not (
-      evaluate or due(spec.log.samples_kimg) or due(spec.checkpoint.kimg)
-    ):
+    if not self._is_due(step):
       return
-    self._recorder.flush()
+    spec = self._built.spec
     started = time.perf_counter()
     self._report_faults(step)
-    if due(spec.log.samples_kimg):
+    if self._every(spec.log.samples_kimg, step):
       hooks.draw_grid(
         self._built, self._folder, self._recorder, step, state.ema
       )
-    if evaluate:
-      self._scores = self._evaluation.run(step, state.ema)
-      self._recorder.note(
-        f"step {step}: {BEST_SCORE} {self._scores[BEST_SCORE]:.4g}"
-      )
-    if evaluate or due(spec.checkpoint.kimg):
-      self._checkpoints.save(
-        step,
-        state,
-        self._stream.get_state(),
-        {"kimg": step * spec.images_per_step / 1000},
-        {BEST_SCORE: self._scores[BEST_SCORE]} if evaluate else None,
-      )
+    scores = None
+    if self._every(spec.evaluate.kimg, step):
+      scores = self._scores = self._evaluation.run(step, state.ema)
+      self._recorder.note(f"step {step}: {BEST_SCORE} {scores[BEST_SCORE]:.4g}")
+    if scores or self._every(spec.checkpoint.kimg, step):
+      self._save(step, state, scores)
     self._recorder.pause(time.perf_counter() - started)
+
+  def _save(
+    self, step: int, state: GanState, scores: dict[str, float] | None = None
+  ) -> None:
+    kimg = step * self._built.spec.images_per_step / 1000
+    self._checkpoints.save(
+      step,
+      state,
+      self._stream.get_state(),
+      {"kimg": kimg, "monitor": self._guard.get_state()},
+      {BEST_SCORE: scores[BEST_SCORE]} if scores else None,
+    )
 
   def _next_batch(self, step: int) -> Batch:
     try:

@@ -18,7 +18,6 @@ from bigscale.ops.images import to_float
 from bigscale.sampling import latents as sampling
 from bigscale.spec import RunSpec
 from bigscale.train import augmentation, optim
-from bigscale.train.augmentation import AugmentState
 from bigscale.train.judge import (
   BOTH,
   FAKE,
@@ -30,6 +29,7 @@ from bigscale.train.judge import (
   See,
   judge,
 )
+from bigscale.train.state import GanState
 from bigscale.types import Array, GanModel, PyTree
 
 Scalars = dict[str, Array]
@@ -125,15 +125,15 @@ class Objective:
       mix = jax.random.uniform(jax.random.fold_in(key, _MIX), (count,), dtype)
     return Samples(reals, codes, drawn, mix)
 
-  def shared(self, state: AugmentState, step: Array, images: Array) -> Shared:
-    """The schedules' values after so many images."""
+  def shared(self, state: GanState, images: Array) -> Shared:
+    """The schedules' values after so many images, and what turned them."""
     loss = self._spec.loss
     interval = loss.penalty_interval
     return Shared(
-      augmentation.probability(self._spec, state, images),
-      optim.value(loss.r1_gamma, images),
-      optim.value(loss.r2_gamma, images),
-      step % interval == 0 if interval > 1 else None,
+      augmentation.probability(self._spec, state.augment, images),
+      optim.value(loss.r1_gamma, images) * state.dials.r1_gamma,
+      optim.value(loss.r2_gamma, images) * state.dials.r2_gamma,
+      state.step % interval == 0 if interval > 1 else None,
     )
 
   def d_loss(
@@ -240,14 +240,23 @@ class Objective:
     return {name: jnp.mean(values) for name, values in scalars.items()}
 
 
-def fresh_codes(key: Array, spec: RunSpec, reals: Reals) -> Codes:
-  """Of a global batch. RpGAN pairs a fake with a real of the same class."""
-  model, count = spec.model, spec.global_batch_size
+def draw_codes(
+  key: Array, spec: RunSpec, real_labels: Array, count: int
+) -> Codes:
+  """Of `count` fakes. RpGAN pairs a fake with a real of the same class.
+
+  Args:
+    key: of this use.
+    spec: of the run.
+    real_labels: [count] int32.
+    count: of fakes.
+  """
+  model = spec.model
   latents = sampling.normal(
     jax.random.fold_in(key, _LATENTS), count, model.latent_dim, model.dtype
   )
   if spec.loss.paired or spec.data.fake_labels == "empirical":
-    return Codes(latents, reals.labels)
+    return Codes(latents, real_labels)
   labels = sampling.uniform_labels(
     jax.random.fold_in(key, _LABELS), count, model.num_classes
   )

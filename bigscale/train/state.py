@@ -39,35 +39,72 @@ class Average(NamedTuple):
   spectra: spectral.Spectra
 
 
+class Dials(NamedTuple):
+  """What may be turned while a run goes on, without another program.
+
+  The monitor's interventions turn them. Factors are [] float32, 1 in a run
+  that nobody touched.
+
+  Attributes:
+    g_lr: of G's learning rate.
+    d_lr: of D's.
+    r1_gamma: of the weight of R1.
+    r2_gamma: of that of R2.
+    g_sigma_bound: by path of G's tracked weights, [] the bound of sigma0 that
+      `clamp_sigma` holds; infinite at first.
+  """
+
+  g_lr: Array
+  d_lr: Array
+  r1_gamma: Array
+  r2_gamma: Array
+  g_sigma_bound: dict[str, Array]
+
+
 class GanState(NamedTuple):
   """The state of a run.
 
   Attributes:
+    seed: [] int32, of everything that is drawn. Here, so that runs that differ
+      in it alone share one compiled program.
     step: [] int32, steps done.
     attempt: [] int32, rises at each rollback and changes the noise.
     g: the generator.
     d: the discriminator.
     ema: G's moving average, which is what gets sampled and measured.
     augment: of the adaptive augmentation.
+    dials: of interventions.
   """
 
+  seed: Array
   step: Array
   attempt: Array
   g: Player
   d: Player
   ema: Average
   augment: AugmentState
+  dials: Dials
 
 
-def init_state(model: GanModel, spec: RunSpec) -> GanState:
-  """The state before the first step, a function of `spec.seed` alone."""
-  key = jax.random.key(spec.seed)
+def init_state(
+  model: GanModel, spec: RunSpec, seed: Array | None = None
+) -> GanState:
+  """The state before the first step, a function of the seed alone.
+
+  Args:
+    model: of the run.
+    spec: of the run.
+    seed: [] int32; `spec.seed` where None.
+  """
+  seed = jnp.asarray(spec.seed if seed is None else seed, jnp.int32)
+  key = jax.random.key(seed)
   g = _init_player(model.g, spec, jax.random.fold_in(key, 0))
   d = _init_player(model.d, spec, jax.random.fold_in(key, 1))
   # A copy: two leaves that share a buffer cannot both be donated.
   ema = jax.tree.map(jnp.copy, average_of(g))
   zero = jnp.zeros((), jnp.int32)
   return GanState(
+    seed=seed,
     step=zero,
     # A copy, too.
     attempt=jnp.copy(zero),
@@ -75,12 +112,35 @@ def init_state(model: GanModel, spec: RunSpec) -> GanState:
     d=d,
     ema=ema,
     augment=augmentation.init(spec),
+    dials=init_dials(g.spectra),
+  )
+
+
+def init_dials(g_spectra: spectral.Spectra) -> Dials:
+  """All as the spec has it."""
+
+  def filled(value: float) -> Array:
+    # An array of its own each: they are donated.
+    return jnp.full((), value, jnp.float32)
+
+  return Dials(
+    g_lr=filled(1),
+    d_lr=filled(1),
+    r1_gamma=filled(1),
+    r2_gamma=filled(1),
+    g_sigma_bound={path: filled(jnp.inf) for path in g_spectra},
   )
 
 
 def average_of(player: Player) -> Average:
   """The part of a player that its moving average covers."""
   return Average(player.params, player.batch_stats, player.spectra)
+
+
+def step_key(state: GanState) -> Array:
+  """The key of all that this step draws."""
+  key = jax.random.fold_in(jax.random.key(state.seed), state.attempt)
+  return jax.random.fold_in(key, state.step)
 
 
 def _init_player(network: Network, spec: RunSpec, key: Array) -> Player:

@@ -17,15 +17,16 @@ from jax import lax
 from jax.sharding import Mesh
 
 from bigscale.losses import regularizers
+from bigscale.monitor import probes
 from bigscale.ops import spectral
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import Placement
-from bigscale.spec import MeshSpec, RunSpec, Schedule
+from bigscale.spec import MeshSpec, RunSpec
 from bigscale.train import augmentation, optim, tracking
 from bigscale.train.judge import Reals
 from bigscale.train.microbatches import SampleGradient
-from bigscale.train.objective import Codes, Objective, Scalars, fresh_codes
-from bigscale.train.state import Average, GanState, Player, average_of
+from bigscale.train.objective import Codes, Objective, Scalars, draw_codes
+from bigscale.train.state import Average, GanState, Player, average_of, step_key
 from bigscale.train.weights import Preparation, Pullback, Ready, iteration
 from bigscale.types import Array, Batch, GanModel, PyTree
 
@@ -69,8 +70,7 @@ class GanStep:
       The state after it and scalars [] of what happened in it.
     """
     spec = self.spec
-    key = jax.random.key(spec.seed)
-    key = jax.random.fold_in(jax.random.fold_in(key, state.attempt), state.step)
+    key = step_key(state)
     d_key, g_key = jax.random.fold_in(key, _D), jax.random.fold_in(key, _G)
     images = optim.images_seen(spec, state.step)
     prepared = None
@@ -147,18 +147,18 @@ class GanStep:
         ready_g,
         g.batch_stats,
         self._samples(key, reals, codes, self._objective.d_uses),
-        self._objective.shared(state.augment, state.step, images),
+        self._objective.shared(state, images),
       )
-    d, norm = self._adam_step(
+    d, norms = self._adam_step(
       d._replace(spectra=d_spectra),
       back(outcome.gradients),
-      self.spec.optim.d_lr,
+      optim.value(self.spec.optim.d_lr, images) * state.dials.d_lr,
       images,
     )
     if self.spec.loss.weight_clip:
       params = regularizers.clip(d.params, self.spec.loss.weight_clip)
       d = d._replace(params=params)
-    scalars = outcome.scalars | {"d/grad_norm": norm}
+    scalars = outcome.scalars | {f"d/{k}": x for k, x in norms.items()}
     g = g._replace(batch_stats=outcome.batch_stats)
     seen = augmentation.observe(state.augment, scalars["d/sign_real"])
     return state._replace(g=g, d=d, augment=seen), scalars
@@ -187,7 +187,7 @@ class GanStep:
         ready_d,
         g.batch_stats,
         self._samples(key, reals, codes, self._objective.g_uses),
-        self._objective.shared(state.augment, state.step, images),
+        self._objective.shared(state, images),
       )
     gradients = back(outcome.gradients)
     scalars = outcome.scalars
@@ -195,16 +195,10 @@ class GanStep:
     if penalized is not None:
       gradients = jax.tree.map(jnp.add, gradients, penalized)
     g = g._replace(batch_stats=outcome.batch_stats, spectra=g_spectra)
-    g, norm = self._adam_step(g, gradients, self.spec.optim.g_lr, images)
-    if self.spec.loss.g_sigma.clamp:
-      clamped = spectral.clamp(
-        g.params,
-        g.spectra,
-        self.spec.loss.g_sigma.clamp,
-        tracking.epsilon(self.spec),
-      )
-      g = g._replace(params=clamped)
-    scalars |= penalties | {"g/grad_norm": norm}
+    lr = optim.value(self.spec.optim.g_lr, images) * state.dials.g_lr
+    g, norms = self._adam_step(g, gradients, lr, images)
+    g = self._clamped(g, state.dials.g_sigma_bound)
+    scalars |= penalties | {f"g/{k}": x for k, x in norms.items()}
     return state._replace(g=g, d=d), scalars
 
   def update_average(
@@ -219,10 +213,15 @@ class GanStep:
 
     with jax.named_scope("ema"):
       ema = jax.tree.map(mix, state.ema, average_of(state.g))
-    return state._replace(ema=ema), {"ema/decay": decay}
+    return state._replace(ema=ema), {
+      "ema/decay": decay,
+      "ema/distance": probes.distance(ema.params, state.g.params),
+    }
 
   def _codes(self, key: Array, reals: Reals) -> Codes:
-    codes = fresh_codes(key, self.spec, reals)
+    codes = draw_codes(
+      key, self.spec, reals.labels, self.spec.global_batch_size
+    )
     return self._placement.by_sample(codes)
 
   def _samples(
@@ -283,22 +282,31 @@ class GanStep:
       g=tracked(state.g, self.model.g), d=tracked(state.d, self.model.d)
     )
 
-  def _adam_step(
-    self, player: Player, gradients: PyTree, lr: Schedule, images: Array
-  ) -> tuple[Player, Array]:
-    """The player after Adam, and the gradient's norm."""
-    transformation = optim.adam(
-      self.spec.optim,
-      optim.value(lr, images),
-      optim.value(self.spec.optim.beta2, images),
+  def _clamped(self, g: Player, bounds: dict[str, Array]) -> Player:
+    """G with its spectra below the spec's bound and those of the dials."""
+    fixed = self.spec.loss.g_sigma.clamp
+    if not (fixed or self.spec.clamps_sigma):
+      return g
+    if fixed:
+      bounds = {path: jnp.minimum(b, fixed) for path, b in bounds.items()}
+    clamped = spectral.clamp(
+      g.params, g.spectra, bounds, tracking.epsilon(self.spec)
     )
+    return g._replace(params=clamped)
+
+  def _adam_step(
+    self, player: Player, gradients: PyTree, lr: Array, images: Array
+  ) -> tuple[Player, Scalars]:
+    """The player after Adam, and what `probes.movement` says of it."""
+    beta2 = optim.value(self.spec.optim.beta2, images)
+    transformation = optim.adam(self.spec.optim, lr, beta2)
     with jax.named_scope("adam"):
       updates, optimizer = transformation.update(
         gradients, player.optimizer, player.params
       )
       params = optax.apply_updates(player.params, updates)
-      norm = optax.tree.norm(gradients)
-    return player._replace(params=params, optimizer=optimizer), norm
+    moved = player._replace(params=params, optimizer=optimizer)
+    return moved, probes.movement(gradients, updates, params)
 
 
 def generate(

@@ -95,7 +95,8 @@ def test_a_run_leaves_what_the_design_says(trained):
     json.loads(line)
     for line in (run_dir / "events.jsonl").read_text().splitlines()
   ]
-  assert [e["event"] for e in events] == ["start", "reference", "done"]
+  kinds = [e["event"] for e in events]
+  assert kinds == ["start", "reference", "healthy", "done"]
   assert not list(run_dir.rglob("*tmp*"))
 
 

@@ -20,7 +20,7 @@ from bigscale.ops import spectral
 from bigscale.spec import from_config
 from bigscale.train import augmentation
 from bigscale.train.optim import adam
-from bigscale.train.state import GanState, Player, average_of
+from bigscale.train.state import GanState, Player, average_of, init_dials
 from bigscale.train.step import Codes, GanStep, Reals, generate
 from tests.fast_compile import OPTIONS
 
@@ -110,7 +110,14 @@ class Port:
       for weights in (self.g, self.d)
     )
     return GanState(
-      zero, zero, g, d, average_of(g), augmentation.init(self.spec)
+      zero,
+      zero,
+      zero,
+      g,
+      d,
+      average_of(g),
+      augmentation.init(self.spec),
+      init_dials(g.spectra),
     )
 
   def answer(self, quantity, draw):

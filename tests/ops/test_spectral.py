@@ -21,7 +21,13 @@ _jit = functools.partial(
   },
 )
 _normalize = _jit(spectral.normalize, static_argnums=2)
-_clamp = _jit(spectral.clamp, static_argnums=(2, 3))
+
+
+@_jit
+def _clamp(params, spectra, bound, epsilon):
+  return spectral.clamp(
+    params, spectra, {path: bound for path in spectra}, epsilon
+  )
 
 
 def _weight(shape, seed=0):
@@ -327,7 +333,10 @@ def _normalize_and_pull_back(params, spectra):
   [
     _normalize_and_pull_back,
     lambda params, spectra: ({}, spectral.track(params, spectra, 1e-6)),
-    lambda params, spectra: (spectral.clamp(params, spectra, 9.0, 1e-6), {}),
+    lambda params, spectra: (
+      spectral.clamp(params, spectra, dict.fromkeys(spectra, 9.0), 1e-6),
+      {},
+    ),
   ],
   ids=["normalize", "track", "clamp"],
 )

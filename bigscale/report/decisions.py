@@ -1,0 +1,173 @@
+"""What the monitor decided, and the reasons that it wrote down."""
+
+import dataclasses
+import json
+from typing import Any
+
+from bigscale.report.facts import number
+from bigscale.report.read import Run, attempt_of
+from bigscale.report.timeline import ALARMS
+
+_LEVELS = ("ok", "warn", *ALARMS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reason:
+  """One signal's part, as text: see `monitor.verdict.Reason`."""
+
+  signal: str
+  value: str
+  reference: str
+  rule: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+  """One event of the monitor.
+
+  Attributes:
+    step: at which it was made, as text.
+    attempt: in which.
+    kind: a level of the verdict, or what was done.
+    is_level: which of both.
+    text: what belongs to it besides its reasons.
+    reasons: the strongest first.
+  """
+
+  step: str
+  attempt: int
+  kind: str
+  is_level: bool
+  text: str
+  reasons: list[Reason]
+
+
+def decisions(run: Run) -> list[Decision]:
+  """All that led to the latest state or was given up, in order."""
+  found = []
+  for event in run.history:
+    attempt = attempt_of(event)
+    kind, is_level = str(event.get("event")), False
+    reasons: list[Reason] = []
+    if kind == "verdict":
+      kind, is_level = str(event.get("level")), True
+      text = _since(event)
+      reasons = _reasons(event.get("reasons"))
+    elif kind == "rollback":
+      kind = "went back"
+      text = _return(event)
+      # Made in the attempt that it ended.
+      attempt -= 1
+    elif kind == "healthy":
+      kind = "saved"
+      text = f"healthy/{event.get('of_step')}" + _before(event)
+    elif kind == "no_healthy_state":
+      kind = "saved nothing"
+      text = "no healthy state is kept" + _before(event)
+    elif kind == "monitor_failed":
+      kind = "failed"
+      text = "the monitor had an error of its own; training went on"
+    else:
+      continue
+    found.append(
+      Decision(
+        step=number(event.get("step", "")),
+        attempt=attempt,
+        kind=kind,
+        is_level=is_level and kind in _LEVELS,
+        text=text,
+        reasons=reasons,
+      )
+    )
+  return found
+
+
+def _since(event: dict[str, Any]) -> str:
+  onset = event.get("onset")
+  return "" if onset is None else f"onset at step {number(onset)}"
+
+
+def _before(event: dict[str, Any]) -> str:
+  onset = event.get("onset")
+  return "" if onset is None else f", of step {number(onset)} or before"
+
+
+def _reasons(found: Any) -> list[Reason]:
+  if not isinstance(found, list):
+    return []
+  return [
+    Reason(
+      signal=str(reason.get("signal", "")),
+      value=_number(reason.get("value")),
+      reference=_number(reason.get("reference")),
+      rule=str(reason.get("rule", "")),
+    )
+    for reason in found
+    if isinstance(reason, dict)
+  ]
+
+
+def _number(value: Any) -> str:
+  """A number in a narrow column; "unknown" where there is none."""
+  if value is None:
+    return "unknown"
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _return(event: dict[str, Any]) -> str:
+  """Where a rollback went and what it changed."""
+  parts = [
+    f"to step {number(event.get('to_step'))} as attempt {attempt_of(event)}",
+    f"retry {event.get('retry')}",
+  ]
+  skipped = event.get("skipped")
+  if isinstance(skipped, list) and len(skipped) == 2:
+    first, last = map(number, skipped)
+    parts.append(f"records {first} to {last} skipped")
+  else:
+    parts.append("the same data again")
+  turned = event.get("turned")
+  if isinstance(turned, dict):
+    parts += [f"{name}: {_turned(value)}" for name, value in turned.items()]
+  return "; ".join(parts)
+
+
+def _turned(value: Any) -> str:
+  if isinstance(value, (dict, list)):
+    return json.dumps(value, ensure_ascii=False)
+  return _number(value)
+
+
+def summary(run: Run) -> list[tuple[str, str]]:
+  """What was watched for and what came of it, in a few lines."""
+  made = decisions(run)
+  action = run.setting("monitor.action")
+  facts = []
+  if action:
+    facts.append(("At an alarm", _ACTIONS.get(action, str(action))))
+  if made:
+    alarms = [a for a in made if a.is_level and a.kind in ALARMS]
+    levels = [a.kind for a in made if a.is_level]
+    text = f"{len(alarms)}"
+    if alarms:
+      text += f", the first at step {alarms[0].step}"
+    facts.append(("Alarms", text))
+    facts.append(("Warnings", str(levels.count("warn"))))
+    backs = sum(a.kind == "went back" for a in made)
+    facts.append(("Rollbacks", str(backs)))
+  kept, interval = (
+    run.setting(f"monitor.{name}")
+    for name in ("snapshots", "snapshot_interval")
+  )
+  if action in ("checkpoint", "rollback") and kept and interval:
+    text = f"every {number(interval)} steps, the newest {number(kept)} kept"
+    facts.append(("Snapshots in memory", text))
+  return facts
+
+
+_ACTIONS = {
+  "off": "nothing: the monitor is off",
+  "log": "it is written down",
+  "checkpoint": "a healthy state is saved",
+  "rollback": "a healthy state is saved, and the run goes back to it",
+}

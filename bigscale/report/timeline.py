@@ -1,0 +1,194 @@
+"""What the monitor saw and did, over kimg.
+
+A run that was rolled back lived some steps more than once. Each attempt has a
+row of its own, and what a later attempt gave up is marked.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from bigscale.report.read import Run, attempt_of, is_finite
+
+ALARMS = ("rollback", "stop")
+_KINDS = ("verdict", "healthy", "no_healthy_state", "rollback")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stretch:
+  """A part of an attempt at one level.
+
+  Attributes:
+    attempt: 0 for the first.
+    first: kimg at which it begins.
+    last: kimg at which it ends.
+    level: the verdict: "ok", "warn", "rollback" or "stop".
+    given_up: whether a later attempt went back to before it.
+  """
+
+  attempt: int
+  first: float
+  last: float
+  level: str
+  given_up: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mark:
+  """A moment.
+
+  Attributes:
+    kind: "alarm", or "healthy": the state that was saved.
+    attempt: in which it was.
+    x: kimg; of "healthy" that of the state, not of the saving.
+  """
+
+  kind: str
+  attempt: int
+  x: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Return:
+  """A rollback.
+
+  Attributes:
+    attempt: that it began.
+    start: kimg at which the attempt before ended.
+    target: kimg that it went back to.
+  """
+
+  attempt: int
+  start: float
+  target: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timeline:
+  """All of it.
+
+  Attributes:
+    stretches: by attempt and kimg.
+    marks: in the order in which they happened.
+    returns: by attempt.
+  """
+
+  stretches: list[Stretch]
+  marks: list[Mark]
+  returns: list[Return]
+
+  @property
+  def attempts(self) -> list[int]:
+    """Those that have a stretch, in order."""
+    return sorted({stretch.attempt for stretch in self.stretches})
+
+
+def timeline(run: Run) -> Timeline | None:
+  """The levels, alarms, healthy states and rollbacks of a run.
+
+  Args:
+    run: what its folder says.
+
+  Returns:
+    None where no monitor watched, or where steps cannot be put on the axis.
+  """
+  seen = [
+    event
+    for event in run.history
+    if event.get("event") in _KINDS and is_finite(event.get("step"))
+  ]
+  if run.kimg_per_step is None or not (seen or _is_watched(run)):
+    return None
+  returns = [
+    Return(
+      attempt=attempt_of(event),
+      start=event["step"] * run.kimg_per_step,
+      target=event["to_step"] * run.kimg_per_step,
+    )
+    for event in seen
+    if event["event"] == "rollback" and is_finite(event.get("to_step"))
+  ]
+  returns.sort(key=lambda back: back.attempt)
+  return Timeline(
+    stretches=_stretches(run, seen, returns, run.kimg_per_step),
+    marks=_marks(seen, run.kimg_per_step),
+    returns=returns,
+  )
+
+
+def _is_watched(run: Run) -> bool:
+  return run.setting("monitor.action") in ("log", "checkpoint", "rollback")
+
+
+def _stretches(
+  run: Run,
+  seen: list[dict[str, Any]],
+  returns: list[Return],
+  kimg_per_step: float,
+) -> list[Stretch]:
+  ends = _ends(run, seen, kimg_per_step)
+  starts = {back.attempt: back.target for back in returns}
+  found = []
+  for attempt in sorted({*ends, *starts}):
+    later = [back for back in returns if back.attempt > attempt]
+    end = later[0].start if later else ends.get(attempt, starts.get(attempt))
+    limit = min((back.target for back in later), default=math.inf)
+    changes = [(starts.get(attempt, 0.0), "ok")]
+    changes += [
+      (event["step"] * kimg_per_step, str(event.get("level")))
+      for event in seen
+      if event["event"] == "verdict" and attempt_of(event) == attempt
+    ]
+    for (first, level), (last, _) in zip(
+      changes, [*changes[1:], (end, "")], strict=True
+    ):
+      found += _parted(attempt, first, last, level, limit)
+  return found
+
+
+def _ends(
+  run: Run, seen: list[dict[str, Any]], kimg_per_step: float
+) -> dict[int, float]:
+  """The last kimg that is known of each attempt."""
+  ends: dict[int, float] = {}
+  rows = [*run.rows, *(row for rows in run.abandoned for row in rows)]
+  moments = [(attempt_of(row), row["kimg"]) for row in rows]
+  moments += [
+    (attempt_of(event), event["step"] * kimg_per_step)
+    for event in seen
+    # Of the attempt that it ended, though it bears the new one's number.
+    if event["event"] != "rollback"
+  ]
+  for attempt, x in moments:
+    ends[attempt] = max(x, ends.get(attempt, x))
+  return ends
+
+
+def _parted(
+  attempt: int, first: float, last: float, level: str, limit: float
+) -> list[Stretch]:
+  """One stretch, or two where it was given up from `limit` on."""
+  parts = [
+    (first, min(last, limit), False),
+    (max(first, limit), last, True),
+  ]
+  return [
+    Stretch(attempt=attempt, first=a, last=b, level=level, given_up=given_up)
+    for a, b, given_up in parts
+    if a < b
+  ]
+
+
+def _marks(seen: list[dict[str, Any]], kimg_per_step: float) -> list[Mark]:
+  found = []
+  for event in seen:
+    kind, step = None, event["step"]
+    if event["event"] == "verdict" and event.get("level") in ALARMS:
+      kind = "alarm"
+    if event["event"] == "healthy" and is_finite(event.get("of_step")):
+      kind, step = "healthy", event["of_step"]
+    if kind:
+      found.append(
+        Mark(kind=kind, attempt=attempt_of(event), x=step * kimg_per_step)
+      )
+  return found

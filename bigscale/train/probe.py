@@ -1,0 +1,143 @@
+"""The monitor's dear look: samples, at an interval, in a program of its own.
+
+Its own, so that the steps in between pay nothing and carry no held-out images.
+It reads the state and changes nothing.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from bigscale.monitor import probes
+from bigscale.ops.images import to_float
+from bigscale.parallel.mesh import AXES
+from bigscale.parallel.sharding import Placement
+from bigscale.spec import RunSpec
+from bigscale.train import tracking
+from bigscale.train.judge import Reals
+from bigscale.train.objective import Scalars, draw_codes
+from bigscale.train.state import GanState, step_key
+from bigscale.types import Array, Batch, GanModel, PyTree
+
+# What the step's key is folded with; its own uses are 0 and 1.
+_PROBE = 2
+
+
+class Probe:
+  """Compares reals of the last batch, held-out reals and fresh fakes."""
+
+  def __init__(
+    self, model: GanModel, spec: RunSpec, placement: Placement
+  ) -> None:
+    """Makes the function; computes nothing."""
+    self._model = model
+    self._spec = spec
+    self._placement = placement
+    self.count = probe_size(spec, placement.devices)
+
+  def __call__(self, state: GanState, batch: Batch, heldout: Batch) -> Scalars:
+    """Scalars [] of the state as it stands.
+
+    Args:
+      state: after a step.
+      batch: of that step, [K, B, ...].
+      heldout: [1, count, ...] reals that D never trained on.
+    """
+    spec = self._spec
+    reals = Reals(*(_spread(x[0], self.count) for x in batch))
+    unseen = Reals(heldout.images[0], heldout.labels[0])
+    codes = draw_codes(
+      jax.random.fold_in(step_key(state), _PROBE),
+      spec,
+      reals.labels,
+      self.count,
+    )
+    g_params, _ = tracking.normalized(
+      state.g.params, state.g.spectra, self._model.g, spec
+    )
+    d_params, _ = tracking.normalized(
+      state.d.params, state.d.spectra, self._model.d, spec
+    )
+
+    def here(
+      g_params: PyTree, d_params: PyTree, stats: PyTree, samples: PyTree
+    ) -> dict[str, dict[str, Array]]:
+      reals, unseen, codes = samples
+      g_variables = {"params": g_params, "batch_stats": stats}
+      fakes, _ = self._model.g.apply(
+        g_variables, codes.latents, codes.labels, train=True
+      )
+      d_variables = {"params": d_params, "batch_stats": {}}
+
+      def look(images: Array, labels: Array) -> dict[str, Array]:
+        logits, features = self._model.d.features(d_variables, images, labels)
+        return {
+          "logits": logits,
+          "features": features,
+          "pixels": probes.pixel_statistics(images),
+        }
+
+      return {
+        "fake": look(fakes, codes.labels),
+        "real": look(self._float(reals.images), reals.labels),
+        "heldout": look(self._float(unseen.images), unseen.labels),
+      }
+
+    with jax.named_scope("probe"):
+      seen = self._placement.map_devices(
+        here, in_specs=(P(), P(), P(), P(AXES)), out_specs=P(AXES)
+      )(
+        self._placement.whole(g_params),
+        self._placement.whole(d_params),
+        state.g.batch_stats,
+        self._placement.by_sample((reals, unseen, codes)),
+      )
+      # Small, and taken together: every device has them whole.
+      return _compare(**self._placement.whole(seen))
+
+  def _float(self, images: Array) -> Array:
+    return to_float(images, jnp.dtype(self._spec.model.dtype))
+
+
+def probe_size(spec: RunSpec, devices: int) -> int:
+  """Samples of a probe: the least part of a batch that is enough.
+
+  It divides the batch, is divided by the devices and by groups of batch norm,
+  and has at least `monitor.num_samples` of them, or is the whole batch.
+  """
+  batch, wanted = spec.global_batch_size, spec.monitor.num_samples
+  group = getattr(spec.model, "batch_norm_group_size", 0) or 1
+
+  def fits(n: int) -> bool:
+    here = n // devices
+    together = n % devices == 0 and n % group == 0
+    return together and (here % group == 0 or group % here == 0)
+
+  return min(
+    n
+    for n in range(1, batch + 1)
+    if batch % n == 0 and fits(n) and (n >= wanted or n == batch)
+  )
+
+
+def _spread(x: Array, count: int) -> Array:
+  """`count` rows of [B, ...] evenly, so that every device gives as many."""
+  return x.reshape(count, -1, *x.shape[1:])[:, 0]
+
+
+def _compare(
+  fake: dict[str, Array], real: dict[str, Array], heldout: dict[str, Array]
+) -> Scalars:
+  def ratio(of: object) -> Array:
+    scale = of(real["features"])
+    return of(fake["features"]) / jnp.maximum(scale, 1e-12)
+
+  return {
+    "d/logit_heldout": jnp.mean(heldout["logits"]),
+    "d/heldout_gap": probes.heldout_gap(
+      real["logits"], heldout["logits"], fake["logits"]
+    ),
+    "g/diversity": ratio(probes.mean_pairwise_distance),
+    "g/effective_rank": ratio(probes.effective_rank),
+    "g/pixel_distance": probes.moment_distance(fake["pixels"], real["pixels"]),
+  }

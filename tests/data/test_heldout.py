@@ -1,0 +1,88 @@
+"""Held-out batches: the same wherever and whenever they are asked for."""
+
+import numpy as np
+import pytest
+
+from bigscale.data.heldout import Heldout
+from bigscale.data.reading import open_data
+from bigscale.spec import DataSpec
+
+SPEC = DataSpec(source="fashion_mnist")
+COUNT = 12
+
+
+def heldout(rows=None, *, seed=3, num_classes=10, count=COUNT, spec=SPEC):
+  rows = np.arange(count) if rows is None else np.array(rows)
+  return Heldout(
+    spec,
+    resolution=28,
+    channels=1,
+    num_classes=num_classes,
+    count=count,
+    rows=rows,
+    seed=seed,
+  )
+
+
+def same(a, b):
+  return np.array_equal(a.images, b.images) and np.array_equal(
+    a.labels, b.labels
+  )
+
+
+def test_shapes_and_dtypes():
+  batch = heldout().batch(0)
+  assert batch.images.shape == (1, COUNT, 28, 28, 1)
+  assert batch.images.dtype == np.uint8
+  assert batch.labels.shape == (1, COUNT)
+  assert batch.labels.dtype == np.int32
+  assert len(set(batch.labels.ravel().tolist())) > 3
+
+
+def test_a_batch_is_a_function_of_seed_and_number():
+  one, other = heldout(), heldout()
+  # Asked for in another order, and again.
+  batches = [one.batch(n) for n in range(4)]
+  for number in (2, 0, 3, 1, 2):
+    assert same(other.batch(number), batches[number])
+  assert not same(batches[0], batches[1])
+  assert not same(heldout(seed=4).batch(0), batches[0])
+
+
+def test_a_few_batches_are_taken_in_turn():
+  batches = heldout()
+  assert same(batches.batch(1), batches.batch(5))
+  assert same(batches.batch(1), batches.batch(1_000_001))
+  assert not same(batches.batch(1), batches.batch(6))
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_rows_of_processes_make_the_whole(number):
+  whole = heldout().batch(number)
+  # Not neighbours: as `multihost.local_rows` deals them.
+  parts = [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+  for rows in parts:
+    part = heldout(rows).batch(number)
+    np.testing.assert_array_equal(part.images, whole.images[:, rows])
+    np.testing.assert_array_equal(part.labels, whole.labels[:, rows])
+
+
+def test_no_record_is_one_that_d_trains_on():
+  """Exact copies within the set itself, a handful, are the set's own."""
+  batches = heldout(count=100)
+  pixels = np.concatenate(
+    [batches.batch(n).images.reshape(100, -1) for n in range(4)]
+  )
+  train = open_data(SPEC, "train")
+  seen = {train.read(i).image.tobytes() for i in range(len(train))}
+  held = open_data(SPEC, "heldout")
+  unseen = {held.read(i).image.tobytes() for i in range(len(held))}
+  drawn = [image.tobytes() for image in pixels]
+  assert all(image in unseen for image in drawn)
+  assert not any(image in seen for image in drawn)
+
+
+def test_labels_are_0_without_classes():
+  batch = heldout(num_classes=0).batch(0)
+  np.testing.assert_array_equal(batch.labels, 0)
+  np.testing.assert_array_equal(batch.images, heldout().batch(0).images)

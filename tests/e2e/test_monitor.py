@@ -1,0 +1,335 @@
+"""A run that is watched: what it does when its numbers are lost."""
+
+import itertools
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from bigscale.cli import main as cli
+from bigscale.monitor.verdict import Decision, Verdict
+from bigscale.train import loop
+from bigscale.train.hooks import DivergedError
+from tests.e2e import monitored
+from tests.e2e.monitored import FAULT, READ, STEPS, Ended, KilledError, run
+
+# The newest snapshot before the onset, the fault's own step, less `rewind`.
+REWIND, TARGET = 3, 6
+# The loop is a step ahead of its judgement.
+DISPATCHED = FAULT + 1
+ROLLBACK = {"action": "rollback", "rewind": REWIND}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp("monitored")
+
+
+@pytest.fixture(scope="module")
+def off(folder):
+  return run(folder / "off", action="off")
+
+
+@pytest.fixture(scope="module")
+def clean(folder):
+  return run(folder / "clean", action="checkpoint")
+
+
+@pytest.fixture(scope="module")
+def skipped(folder):
+  return run(folder / "skip", faults={0: FAULT}, **ROLLBACK)
+
+
+@pytest.fixture(scope="module")
+def replayed(folder):
+  faults = {0: FAULT}
+  return run(folder / "replay", faults=faults, data="replay", **ROLLBACK)
+
+
+def assert_same(one, other):
+  assert jax.tree.structure(one) == jax.tree.structure(other)
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def is_finite(state):
+  leaves = jax.tree.leaves(state._replace(dials=None))
+  return all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_off_leaves_nothing_and_looks_at_nothing(off):
+  assert not (off.path / "healthy").exists()
+  assert off.kinds() == ["start", "reference", "done"]
+  rows = off.rows(0)
+  assert list(rows) == list(range(1, STEPS + 1))
+  assert not any("g/diversity" in row for row in rows.values())
+
+
+def test_watching_does_not_touch_the_training(off, clean):
+  assert_same(off.state, clean.state)
+  assert clean.batches == off.batches
+  plain = clean.rows(0)
+  for step, row in off.rows(0).items():
+    assert row.items() <= plain[step].items()
+
+
+def test_probes_come_at_their_interval(clean):
+  rows = clean.rows(0)
+  looked = [step for step, row in rows.items() if "g/diversity" in row]
+  assert looked == list(range(2, STEPS + 1, 2))
+  with_spectra = [
+    step for step, row in rows.items() if any("sigma" in name for name in row)
+  ]
+  # Rows that are written have them all.
+  assert with_spectra == list(rows)
+
+
+def test_a_sound_run_ends_with_its_last_state_as_healthy(clean):
+  assert clean.kinds() == ["start", "reference", "healthy", "done"]
+  assert clean.saved("healthy") == [STEPS]
+  restored = clean.restored(STEPS, "healthy")
+  assert_same(restored.state, clean.state)
+  assert restored.data == clean.restored(STEPS).data
+
+
+def test_a_rollback_in_order(skipped):
+  kinds = skipped.kinds()
+  assert kinds == [
+    "start", "verdict", "healthy", "rollback", "reference", "healthy", "done",
+  ]  # fmt: skip
+  (verdict,) = skipped.events("verdict")
+  assert verdict["step"] == verdict["onset"] == FAULT
+  assert verdict["level"] == "rollback"
+  assert {reason["signal"] for reason in verdict["reasons"]} >= {"d/loss"}
+  first, _ = skipped.events("healthy")
+  assert first["of_step"] == TARGET
+  (rollback,) = skipped.events("rollback")
+  assert rollback["step"] == DISPATCHED
+  assert rollback["to_step"] == TARGET
+  assert rollback["retry"] == rollback["attempt"] == 1
+  assert rollback["turned"] == {}
+
+
+def test_after_a_rollback_the_run_ends_well(skipped):
+  assert int(skipped.state.attempt) == 1
+  assert int(skipped.state.step) == STEPS
+  assert is_finite(skipped.state)
+  # The state gone back to, and the last one.
+  assert skipped.saved("healthy") == [TARGET, STEPS]
+  healthy = skipped.restored(TARGET, "healthy")
+  assert is_finite(healthy.state)
+  assert int(healthy.state.step) == TARGET < FAULT
+  assert int(healthy.state.attempt) == 0
+
+
+def test_steps_are_never_reused_in_silence(skipped):
+  assert list(skipped.rows(0)) == list(range(1, FAULT + 1))
+  assert list(skipped.rows(1)) == list(range(TARGET + 1, STEPS + 1))
+  assert skipped.rows(0)[FAULT]["d/loss"] == "NaN"
+  assert all(np.isfinite(r["d/loss"]) for r in skipped.rows(1).values())
+
+
+def test_later_checkpoints_are_moved_aside(skipped):
+  aside = skipped.path / "abandoned" / "attempt-0" / "checkpoints"
+  assert [x.name for x in aside.iterdir()] == ["8"]
+  assert skipped.saved()[-2:] == [12, STEPS]
+  assert int(skipped.restored(12).state.attempt) == 1
+
+
+def test_skip_reads_what_nobody_has_read(skipped, off):
+  (rollback,) = skipped.events("rollback")
+  assert rollback["skipped"] == [TARGET * READ, DISPATCHED * READ]
+  for step in range(TARGET + 1, STEPS + 1):
+    shifted = step + DISPATCHED - TARGET
+    if shifted <= STEPS:
+      assert skipped.batches[1, step] == off.batches[0, shifted]
+  known = set(off.batches.values())
+  assert skipped.batches[1, STEPS] not in known
+  assert skipped.restored().data["skipped"] == [rollback["skipped"]]
+
+
+def test_replay_reads_the_same_again_with_other_noise(replayed, off):
+  (rollback,) = replayed.events("rollback")
+  assert rollback["skipped"] is None
+  for step in range(TARGET + 1, STEPS + 1):
+    assert replayed.batches[1, step] == off.batches[0, step]
+  again, first = replayed.rows(1)[TARGET + 1], replayed.rows(0)[TARGET + 1]
+  assert again["g/loss"] != first["g/loss"]
+  # From the same weights: of one step, noise is all that differs.
+  assert again["g/loss"] == pytest.approx(first["g/loss"], rel=0.5)
+
+
+def test_what_came_before_the_fault_is_that_of_an_undisturbed_run(skipped, off):
+  for step in range(1, FAULT):
+    undisturbed = off.rows(0)[step]
+    assert undisturbed.items() <= skipped.rows(0)[step].items()
+
+
+def test_a_second_rollback_passes_what_the_first_attempt_after_it_read(
+  folder, off
+):
+  """Its target knows of no skip; what is skipped stays so all the same."""
+  twice = run(folder / "twice", faults={0: FAULT, 1: FAULT}, action="rollback")
+  first, second = twice.events("rollback")
+  assert (first["to_step"], second["to_step"]) == (8, 8)
+  assert (first["retry"], second["retry"]) == (1, 2)
+  assert first["skipped"] == [8 * READ, 11 * READ]
+  assert second["skipped"] == [11 * READ, 14 * READ]
+  assert twice.restored().data["skipped"] == [[8 * READ, 14 * READ]]
+  read = [set(), set(), set()]
+  for (attempt, step), digest in twice.batches.items():
+    if step > 8:
+      read[attempt].add(digest)
+  for one, other in itertools.combinations(read, 2):
+    assert not one & other
+  assert twice.batches[2, 9] == off.batches[0, 15]
+  assert int(twice.state.attempt) == 2
+
+
+def test_checkpoint_saves_a_healthy_state_and_ends(folder):
+  path = folder / "saved"
+  with pytest.raises(DivergedError, match=r"step 10: d/loss is nan.*healthy/8"):
+    run(path, faults={0: FAULT}, action="checkpoint")
+  ended = Ended(path, None, {})
+  assert ended.kinds() == ["start", "verdict", "healthy"]
+  assert ended.saved("healthy") == [8]
+  healthy = ended.restored(8, "healthy")
+  assert is_finite(healthy.state)
+  assert healthy.data["records_consumed"] == 8 * READ
+
+
+@pytest.mark.parametrize("action", ["off", "log"])
+def test_a_lost_run_ends_whoever_watches(folder, action):
+  path = folder / f"lost_{action}"
+  with pytest.raises(DivergedError, match="step 10: d/loss is nan"):
+    run(path, faults={0: FAULT}, action=action)
+  ended = Ended(path, None, {})
+  assert ended.kinds() == ["start", "verdict"][: 1 + (action == "log")]
+  assert not (path / "healthy").exists()
+
+
+def test_a_run_that_no_rollback_helps_ends_with_code_3(
+  folder, monkeypatch, capsys
+):
+  """Through the command, whose exit code is part of its interface."""
+  path = folder / "hopeless"
+  faults = {attempt: FAULT for attempt in range(9)}
+  plain = loop.train
+
+  def disturbed(spec, workdir, command, init_from):
+    del command, init_from
+    watched = monitored.Watched(faults)
+    return plain(spec, workdir, prepared=monitored.prepared(spec, watched))
+
+  monkeypatch.setattr(loop, "train", disturbed)
+  settings = path.with_suffix(".py")
+  settings.write_text(
+    "from tests.e2e import monitored\n"
+    "def get_config():\n"
+    "  return monitored.config(action='rollback', retries=2)\n"
+  )
+  # Flags start fresh.
+  sys.modules.pop("bigscale.cli.train", None)
+  program = ["bigscale", "train", f"--config={settings}"]
+  assert cli.main([*program, f"--workdir={path}"]) == 3
+  said = capsys.readouterr().err
+  assert "2 rollbacks did not help" in said
+  assert "healthy/8" in said
+  ended = Ended(path, None, {})
+  assert [e["retry"] for e in ended.events("rollback")] == [1, 2]
+  assert ended.saved("healthy") == [8]
+  assert "done" not in ended.kinds()
+
+
+def test_a_widening_rewind_ends_at_the_start(folder):
+  """Better the whole way again than no run at all."""
+  early = run(folder / "early", faults={0: 4}, action="rollback", rewind=100)
+  (rollback,) = early.events("rollback")
+  assert rollback["to_step"] == 0
+  assert list(early.rows(1)) == list(range(1, STEPS + 1))
+
+
+def test_killed_after_a_rollback_it_resumes_as_if_nothing_had_happened(
+  folder, skipped
+):
+  """Twice, the first time before the new attempt's first checkpoint."""
+  path = folder / "killed"
+  for killed_at in [(1, 8), (1, 14)]:
+    with pytest.raises(KilledError):
+      run(path, faults={0: FAULT}, killed_at=killed_at, **ROLLBACK)
+  resumed = run(path, faults={0: FAULT}, **ROLLBACK)
+  # The state gone back to was saved at once, under its new attempt.
+  assert [e["step"] for e in resumed.events("start")] == [0, TARGET, 12]
+  assert [e["attempt"] for e in resumed.events("start")] == [0, 1, 1]
+  assert_same(resumed.state, skipped.state)
+  assert resumed.rows(0) == skipped.rows(0)
+  assert resumed.rows(1) == skipped.rows(1)
+  one, other = resumed.restored(), skipped.restored()
+  assert one.meta["monitor"]["retries"] == 1
+  assert one.meta == other.meta
+  assert one.data == other.data
+
+
+def test_a_monitor_that_fails_takes_no_run_with_it(folder, off, monkeypatch):
+  def broken(self, step, row):
+    raise ZeroDivisionError(step)
+
+  monkeypatch.setattr(Verdict, "update", broken)
+  ended = run(folder / "broken", action="rollback")
+  assert_same(ended.state, off.state)
+  (failed,) = ended.events("monitor_failed")
+  assert failed["step"] == 1
+  assert ended.saved("healthy") == [STEPS]
+
+
+def test_a_verdict_that_fails_hides_no_lost_run(folder, monkeypatch):
+  def broken(self, step, row):
+    raise ZeroDivisionError(step)
+
+  monkeypatch.setattr(Verdict, "update", broken)
+  with pytest.raises(DivergedError, match="step 10: d/loss is nan"):
+    run(folder / "broken_and_lost", faults={0: FAULT}, action="rollback")
+
+
+@pytest.fixture
+def alarm(monkeypatch):
+  """A verdict that changes its mind once: how it comes to it is no matter."""
+
+  def script(level, *, at, onset):
+    def update(self, step, row):
+      self._last = step
+      self._decision = Decision(step, "ok")
+      if step >= at:
+        self._decision = Decision(step, level, onset, (), step == at)
+      return self._decision
+
+    monkeypatch.setattr(Verdict, "update", update)
+
+  return script
+
+
+def test_a_run_that_ends_in_doubt_keeps_what_was_before_it(folder, alarm):
+  alarm("warn", at=12, onset=9)
+  ended = run(folder / "doubt", action="checkpoint")
+  assert ended.saved("healthy") == [8]
+  (verdict,) = ended.events("verdict")
+  assert (verdict["level"], verdict["onset"]) == ("warn", 9)
+
+
+def test_numbers_lost_after_an_alarm_end_the_run(folder, alarm):
+  """The first alarm did not stop it; the verdict has nothing new to say."""
+  alarm("rollback", at=6, onset=5)
+  with pytest.raises(DivergedError, match=r"step 10: d/loss is nan.*healthy/4"):
+    run(folder / "after", faults={0: FAULT}, action="checkpoint")
+
+
+def test_an_alarm_outlives_a_kill(folder, alarm):
+  """What follows it is no healthy state, for the resumed run either."""
+  alarm("rollback", at=6, onset=5)
+  path = folder / "ill"
+  with pytest.raises(KilledError):
+    run(path, killed_at=(0, 10), action="checkpoint")
+  resumed = run(path, action="checkpoint")
+  assert [e["step"] for e in resumed.events("start")] == [0, 8]
+  assert [e["of_step"] for e in resumed.events("healthy")] == [4, 4]
+  assert resumed.saved("healthy") == [4]

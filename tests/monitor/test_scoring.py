@@ -1,0 +1,144 @@
+import math
+
+import pytest
+
+from bigscale.monitor import scoring
+from bigscale.monitor.drills import Drill, lost_step, plan
+from bigscale.monitor.faults import CONTROLS, FAULTS
+
+
+def _row(what="lr_both_10", *, fault=True, lost=None, alarm=None, **fields):
+  return {
+    "name": f"{what}-0",
+    "what": what,
+    "stage": "r3gan_8",
+    "seed": 0,
+    "fault": fault,
+    "start": 500,
+    "total_steps": 1000,
+    "last_step": 1000,
+    "lost_step": lost,
+    "alarm": None if alarm is None else {"step": alarm, "reasons": []},
+    "scores": [[400, 10.0], [1000, 8.0]],
+    **fields,
+  }
+
+
+def test_wilson_is_the_textbook_interval():
+  # Newcombe 1998, table I, case 81 of 263: 0.2553 to 0.3662.
+  found = scoring.wilson(81, 263)
+  assert found["interval95"] == pytest.approx([0.2553, 0.3662], abs=1e-4)
+  assert scoring.wilson(5, 5)["interval95"][1] == 1.0
+  assert scoring.wilson(0, 0)["share"] is None
+
+
+def test_no_alarm_in_30000_steps_bounds_the_rate():
+  found = scoring.poisson(0, 30_000)
+  assert found["per_10000"] == 0
+  # 3.689 is half the 97.5% quantile of chi squared with two degrees.
+  assert found["interval95"] == pytest.approx([0, 3.689 / 3], abs=1e-3)
+  low, high = scoring.poisson(4, 10_000)["interval95"]
+  assert (low, high) == pytest.approx((1.090, 10.242), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("scores", "ended", "expected"),
+  [
+    ([(10, 8.0), (20, 4.0), (30, 7.9)], None, None),
+    ([(10, 8.0), (20, 4.0), (30, 8.1), (40, 9.0)], None, 30),
+    # It came back.
+    ([(10, 4.0), (20, 9.0), (30, 7.0), (40, 3.0)], None, None),
+    # And was lost again.
+    ([(10, 4.0), (20, 9.0), (30, 7.0), (40, 8.5)], None, 40),
+    ([(10, 4.0), (20, math.nan)], None, 20),
+    ([(10, 4.0)], 17, 17),
+    ([(10, 4.0), (20, 12.0)], 27, 20),
+    ([], None, None),
+  ],
+)
+def test_a_run_is_lost_where_it_stays_twice_as_bad(scores, ended, expected):
+  assert lost_step(scores, ended) == expected
+
+
+def test_alarms_are_counted_where_they_belong():
+  rows = [
+    _row(lost=640, alarm=600),
+    _row(lost=640, alarm=700),
+    _row(lost=640),
+    # Before the fault: false, and the fault was not seen.
+    _row(lost=640, alarm=300),
+    # A fault without harm: its alarm is neither right nor wrong.
+    _row(alarm=600),
+    _row("undisturbed", fault=False),
+    _row("d_spikes", fault=False, alarm=700),
+    # Lost by itself: no healthy steps.
+    _row("small_batch", fault=False, lost=800, alarm=700),
+  ]
+  found = scoring.score(rows, warmup=100)
+  assert found["runs"] == {"faulty": 4, "harmless": 1, "healthy": 2, "ill": 1}
+  assert (found["recall"]["count"], found["recall"]["of"]) == (2, 4)
+  assert (found["in_time"]["count"], found["in_time"]["of"]) == (1, 4)
+  assert found["lead"]["steps"] == {"median": -10, "percentile10": -60}
+  assert found["false_alarms"]["count"] == 2
+  assert found["false_alarms"]["steps"] == 5 * 400 + 2 * 900
+  assert found["by_fault"]["d_spikes"]["alarms"] == 1
+  assert "2 of 4, 50.0%" in scoring.as_text(found)
+
+
+def test_a_healthy_checkpoint_is_as_good_as_the_best_before_the_alarm():
+  rows = [
+    _row(lost=640, alarm=600, healthy={"step": 560, "score": 10.9}),
+    _row(lost=640, alarm=600, healthy={"step": 560, "score": 11.1}),
+    _row(lost=640, alarm=600, healthy={"step": 560, "score": None}),
+    # None was there.
+    _row(lost=640, alarm=600, healthy=None),
+  ]
+  found = scoring.score(rows, warmup=100)["healthy_good"]
+  assert (found["count"], found["of"]) == (1, 4)
+
+
+def test_recovered_is_as_good_as_the_undisturbed_twin_at_its_end():
+  def recovery(last, ended=None, rollbacks=1):
+    scores = [[400, 1.0], [600, 50.0], [1000, last]]
+    return {"scores": scores, "ended": ended, "rollbacks": rollbacks}
+
+  twin = _row(
+    "undisturbed",
+    fault=False,
+    scores=[[400, 20.0], [600, 9.0], [800, 10.0], [1000, 11.0]],
+  )
+  seen = {"lost": 640, "alarm": 600}
+  rows = [
+    twin,
+    _row(**seen, recovery=recovery(10.9)),
+    _row(**seen, recovery=recovery(11.1)),
+    _row(**seen, recovery=recovery(5.0, ended=900)),
+    _row(**seen, recovery=recovery(5.0, rollbacks=0)),
+    # Nobody to compare with: not counted.
+    _row(**seen, recovery=recovery(5.0)) | {"seed": 1},
+  ]
+  found = scoring.score(rows, warmup=100)["recovered"]
+  assert (found["count"], found["of"]) == (1, 4)
+
+
+def test_tuning_and_test_share_no_run():
+  drills = plan(("tuning", "test"), 2, 3)
+  assert len({drill.name for drill in drills}) == len(drills)
+  tuning, test = (
+    {(d.stage, d.seed) for d in drills if d.group == group}
+    for group in ("tuning", "test")
+  )
+  assert not {s for s, _ in tuning} & {s for s, _ in test}
+  assert not {s for _, s in tuning} & {s for _, s in test}
+  # As many as the table asks for.
+  assert sum(d.is_fault for d in drills if d.group == "test") >= 60
+  assert sum(not d.is_fault for d in drills if d.group == "test") >= 40
+  assert {d.what for d in drills} == set(FAULTS) | set(CONTROLS)
+
+
+def test_a_drill_is_disturbed_at_a_moment_of_its_own():
+  starts = {Drill("test", "r3gan_16", "d_frozen", s).start for s in range(9)}
+  assert len(starts) > 5
+  assert starts == {
+    Drill("test", "r3gan_16", "d_frozen", s).start for s in range(9)
+  }

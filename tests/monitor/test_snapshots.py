@@ -1,0 +1,268 @@
+"""The ring of states in host memory."""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigscale.monitor import snapshots
+from bigscale.monitor.snapshots import Ring
+from bigscale.parallel.mesh import make_mesh
+from bigscale.spec import MeshSpec, MonitorSpec, SpecError, from_config
+from bigscale.train.build import build
+from tests.parallel.tiny_gans import Case, r3gan
+
+ALONE = MeshSpec(data=1)
+SPLIT = MeshSpec(data=4, fsdp=2, weights="zero", min_split_elements=2)
+_numbers = itertools.count()
+
+
+@functools.cache
+def built(mesh=ALONE):
+  """Shapes and shardings of a real state; nothing is compiled."""
+  spec = from_config(
+    {
+      "global_batch_size": 16,
+      "total_kimg": 1.0,
+      "data": {"source": "emoji"},
+      **r3gan(Case("r3gan", "float32")),
+    }
+  )
+  spec = dataclasses.replace(spec, mesh=mesh)
+  return build(spec, make_mesh(mesh, jax.devices()[: mesh.data * mesh.fsdp]))
+
+
+def random_state(abstract):
+  """On the devices, different each time."""
+  rng = np.random.default_rng(next(_numbers))
+
+  def draw(leaf):
+    whole = (100 * rng.normal(size=leaf.shape)).astype(leaf.dtype)
+    # A copy: JAX may take the memory itself, and these states are donated.
+    return jax.make_array_from_callback(
+      leaf.shape, leaf.sharding, lambda index: np.array(whole[index])
+    )
+
+  return jax.tree.map(draw, abstract)
+
+
+# What a step does to its state, as far as memory goes.
+consume = jax.jit(
+  lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0
+)
+
+
+def ring(mesh=ALONE, **settings):
+  return Ring(built(mesh).abstract_state, MonitorSpec(**settings))
+
+
+def fetched(state):
+  return jax.tree.map(lambda x: np.array(x), state)
+
+
+def assert_same(state, wanted):
+  assert jax.tree.structure(state) == jax.tree.structure(wanted)
+  jax.tree.map(np.testing.assert_array_equal, state, wanted)
+
+
+def test_the_newest_are_kept():
+  abstract = built().abstract_state
+  states = {step: random_state(abstract) for step in (0, 10, 20, 30)}
+  wanted = fetched(states)
+  kept = ring(snapshots=2)
+  assert kept.newest(100) is None
+  for step, state in states.items():
+    kept.take(step, state, {"at": step})
+  assert kept.newest(31).step == 30
+  assert kept.held == [20, 30]
+  for before, step in [(100, 30), (31, 30), (30, 20), (21, 20)]:
+    found = kept.newest(before)
+    assert (found.step, found.data) == (step, {"at": step})
+  assert kept.newest(20) is None
+  assert_same(kept.restore(kept.newest(30)), wanted[20])
+  assert_same(kept.restore(kept.newest(31)), wanted[30])
+
+
+def test_one_on_its_way_counts_as_held():
+  kept = ring(snapshots=2)
+  kept.take(5, random_state(built().abstract_state), {})
+  assert kept.held == [5]
+
+
+def test_a_snapshot_outlives_the_donated_state_and_its_own_restored_copy():
+  state = random_state(built().abstract_state)
+  wanted = fetched(state)
+  kept = ring()
+  kept.take(3, state, {})
+  # At once: the copy to the host is under way.
+  moved = consume(state)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+  kept.take(4, moved, {})
+  for _ in range(2):
+    restored = kept.restore(kept.newest(4))
+    assert_same(fetched(restored), wanted)
+    consume(restored)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(restored))
+  assert_same(
+    fetched(kept.restore(kept.newest(5))),
+    jax.tree.map(lambda x: x + x.dtype.type(1), wanted),
+  )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_states_with_lost_numbers_are_dropped(value):
+  abstract = built().abstract_state
+  sound, lost = random_state(abstract), random_state(abstract)
+  kernel = lost.d.params["logit"]["kernel"]
+  params = lost.d.params | {"logit": {"kernel": kernel.at[0, 0].set(value)}}
+  kept = ring()
+  kept.take(1, sound, {})
+  kept.take(2, lost._replace(d=lost.d._replace(params=params)), {})
+  assert kept.held == [1, 2]
+  assert kept.newest(9).step == 1
+  assert kept.held == [1]
+
+
+def test_lost_numbers_are_looked_for_everywhere():
+  """In Adam's moments, the average and the spectra, too; not in dials."""
+  abstract = built().abstract_state
+
+  def spoilt(path):
+    state = random_state(abstract)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
+    names = [
+      jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in leaves
+    ]
+    (index, *_) = [i for i, name in enumerate(names) if path in name]
+    values = [leaf for _, leaf in leaves]
+    values[index] = values[index] * jnp.nan
+    return jax.tree.unflatten(structure, values)
+
+  for path, finite in [
+    ("g/optimizer/0/nu", False),
+    ("ema/params", False),
+    ("d/spectra", False),
+    ("dials/g_sigma_bound", True),
+  ]:
+    kept = ring(snapshots=1)
+    kept.take(1, spoilt(path), {})
+    assert (kept.newest(2) is not None) == finite, path
+
+
+def test_an_untouched_bound_is_infinite_and_the_state_sound():
+  state = random_state(built().abstract_state)
+  bounds = jax.tree.map(lambda x: x + jnp.inf, state.dials.g_sigma_bound)
+  dials = state.dials._replace(g_sigma_bound=bounds)
+  kept = ring()
+  kept.take(1, state._replace(dials=dials), {})
+  assert kept.newest(2).step == 1
+
+
+def test_later_ones_are_forgotten_at_a_rollback():
+  kept = ring()
+  for step in (2, 4, 6):
+    kept.take(step, random_state(built().abstract_state), {})
+  kept.forget_after(4)
+  assert kept.held == [2, 4]
+  kept.take(6, random_state(built().abstract_state), {"new": True})
+  assert kept.newest(9).data == {"new": True}
+
+
+def test_split_states_are_held_once_and_go_back_where_they_were():
+  abstract = built(SPLIT).abstract_state
+  kept = ring(SPLIT)
+  # 8 devices here, and no part twice.
+  whole = sum(
+    leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)
+  )
+  assert kept.bytes_each == whole
+  split = [
+    leaf
+    for leaf in jax.tree.leaves(abstract)
+    if not leaf.sharding.is_fully_replicated
+  ]
+  assert len(split) > 20
+  state = random_state(abstract)
+  wanted = fetched(state)
+  kept.take(1, state, {})
+  consume(state)
+  snapshot = kept.newest(2)
+  held = sum(
+    part.nbytes for parts in snapshot.leaves for part in parts.values()
+  )
+  assert held == whole
+  counts = {len(parts) for parts in snapshot.leaves}
+  assert counts == {1, 2}
+  restored = kept.restore(snapshot)
+  assert_same(fetched(restored), wanted)
+  for leaf, like in zip(
+    jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True
+  ):
+    assert leaf.sharding == like.sharding
+    assert leaf.dtype == like.dtype
+
+
+def test_too_little_memory_is_refused_with_the_numbers():
+  each = ring().bytes_each
+  gib = 2.5 * each / 2**30
+  assert ring(snapshots=2, max_host_gib=gib)
+  with pytest.raises(SpecError) as refusal:
+    ring(snapshots=3, max_host_gib=gib)
+  text = str(refusal.value)
+  for words in (
+    "monitor.snapshots=3",
+    f"{each / 2**30:.3g} GiB",
+    f"{3 * each / 2**30:.3g} GiB",
+    f"monitor.max_host_gib={gib}",
+    "set monitor.snapshots to 2 or less",
+  ):
+    assert words in text
+
+
+def test_where_not_even_one_fits_the_remedy_is_another():
+  gib = 0.5 * ring().bytes_each / 2**30
+  with pytest.raises(SpecError, match=r"mesh.weights.*monitor.action to 'log'"):
+    ring(snapshots=1, max_host_gib=gib)
+
+
+def test_half_of_the_free_memory_is_the_default(monkeypatch):
+  each = ring().bytes_each
+  monkeypatch.setattr(snapshots, "free_bytes", lambda: 9.0 * each)
+  assert ring(snapshots=4)
+  with pytest.raises(SpecError, match="half of the memory that is free here"):
+    ring(snapshots=5)
+
+
+def test_free_bytes_is_what_the_system_says():
+  free = snapshots.free_bytes()
+  with open("/proc/meminfo") as file:
+    total = re.search(r"MemTotal: +(\d+) kB", file.read())
+  assert 2**20 < free <= int(total[1]) * 1024
+
+
+def test_a_control_group_counts_where_it_has_less(tmp_path, monkeypatch):
+  files = {
+    "/proc/meminfo": "MemTotal: 900 kB\nMemAvailable:     800 kB\n",
+    "/sys/fs/cgroup/memory.max": "500000\n",
+    "/sys/fs/cgroup/memory.current": "100000\n",
+  }
+
+  def redirected(path):
+    return pathlib.Path(f"{tmp_path}{path}")
+
+  for path, text in files.items():
+    place = redirected(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+  here = types.SimpleNamespace(Path=redirected)
+  monkeypatch.setattr(snapshots, "pathlib", here)
+  assert snapshots.free_bytes() == 400_000
+  redirected("/sys/fs/cgroup/memory.max").write_text("max\n")
+  assert snapshots.free_bytes() == 800 * 1024

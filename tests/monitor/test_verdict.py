@@ -1,0 +1,348 @@
+"""The verdict: what it sees, what leaves it cold, and that it explains."""
+
+import json
+import math
+import random
+import time
+
+import pytest
+
+from bigscale.monitor.signals import GROUPS, kind_of
+from bigscale.monitor.verdict import Verdict
+from bigscale.spec import SpecError
+from bigscale.spec.verdict import VerdictSpec
+
+STEPS = 1200
+AT = 700
+INTERVAL = 10
+# By signal: level, noise (of its logarithm), drift over the run.
+SIGNALS = {
+  "d/loss": (0.62, 0.1, -0.1),
+  "g/loss": (0.95, 0.1, 0.1),
+  "d/r1": (0.05, 0.3, 1.5),
+  "d/grad_norm": (1.5, 0.35, 0.7),
+  "g/grad_norm": (1.5, 0.4, 0.5),
+  "d/update_norm": (0.1, 0.08, -0.2),
+  "g/update_norm": (0.1, 0.08, -0.2),
+  "d/weight_norm": (20.0, 0.001, 0.3),
+  "g/weight_norm": (20.0, 0.001, 0.3),
+  "ema/distance": (0.03, 0.05, 0.3),
+}
+DEAR = {
+  "g/diversity": (0.8, 0.08, 0.0),
+  "g/effective_rank": (0.6, 0.15, 0.1),
+  "g/pixel_distance": (1.0, 0.25, -2.0),
+  "d/heldout_gap": (0.2, 0.3, 0.5),
+  **{f"g/sigma0/layer{i}": (2.0, 0.02, 0.4) for i in range(20)},
+  **{f"d/sigma0/layer{i}": (2.0, 0.05, 0.4) for i in range(20)},
+}
+
+
+def rows(effects=None, seed=0, steps=STEPS, at=AT, tau=40.0, end=None):
+  """A run; effects: by signal, a change of its logarithm from `at` on."""
+  rng = random.Random(seed)
+  correlated = {}
+  for step in range(steps):
+    drift = math.log1p(30 * step / steps) / math.log(31)
+    row = {"g/nonfinite": 0.0, "perf/mfu": rng.random(), "aug/p": step / steps}
+    shown = SIGNALS | (DEAR if step % INTERVAL == 0 else {})
+    for name, (level, noise, slope) in shown.items():
+      last = correlated.get(name, 0.0)
+      correlated[name] = 0.5 * last + math.sqrt(0.75) * rng.gauss(0, 1)
+      change = 0.0
+      if effects and at <= step < (end or steps):
+        change = effects.get(name, 0.0) * (1 - math.exp((at - step) / tau))
+      exponent = slope * drift + noise * correlated[name] + change
+      row[name] = level * math.exp(exponent)
+    yield step, row
+
+
+def judge(run, spec=None, kinks=()):
+  verdict = Verdict(spec or VerdictSpec(), kinks)
+  decisions = [verdict.update(step, row) for step, row in run]
+  return [d for d in decisions if d.new], verdict
+
+
+def first(decisions, level):
+  return next((d for d in decisions if d.level == level), None)
+
+
+FAULTS = {
+  "g_lr": {"g/update_norm": 2.3, "g/loss": 1.0, "g/pixel_distance": 1.2},
+  "d_frozen": {"d/update_norm": -30.0, "d/loss": 2.0, "g/diversity": -1.0},
+  "repeated_image": {"g/loss": 1.5, "d/loss": -3.0, "g/diversity": -1.5},
+  "mode_collapse": {"g/diversity": -1.5, "g/effective_rank": -2.0},
+  "one_layer": {"g/sigma0/layer7": 2.0},
+  "ema": {"ema/distance": 2.0},
+  "overfit_slowly": {"d/loss": -4.0, "d/heldout_gap": 2.0, "g/diversity": -0.9},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_faults_ask_for_a_rollback(fault, seed):
+  decisions, _ = judge(rows(FAULTS[fault], seed))
+  alarm = first(decisions, "rollback")
+  assert alarm is not None
+  assert AT < alarm.step <= AT + 200
+  assert AT - 3 * INTERVAL <= alarm.onset <= AT + 100
+  assert all(d.step >= AT for d in decisions)
+  assert {reason.signal for reason in alarm.reasons} <= set(FAULTS[fault]) | {
+    "d/logit_gap"
+  }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_healthy_run_says_nothing(seed):
+  decisions, verdict = judge(rows(seed=seed))
+  assert decisions == []
+  assert verdict.judged
+  assert verdict.notes == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_spike_of_d_that_recovers_is_no_collapse(seed):
+  spike = {
+    "d/loss": 1.5,
+    "d/grad_norm": 2.0,
+    "g/grad_norm": 1.5,
+    "d/r1": 3.0,
+    "d/heldout_gap": 1.0,
+    **{f"d/sigma0/layer{i}": 1.3 for i in range(20)},
+  }
+  decisions, _ = judge(rows(spike, seed, tau=3.0, end=AT + 60))
+  assert first(decisions, "rollback") is None
+  assert first(decisions, "warn") is not None
+  assert decisions[-1].level == "ok"
+
+
+def test_a_kink_that_is_announced_is_no_alarm():
+  change = {"g/update_norm": -2.3, "d/update_norm": -2.3, "d/loss": 0.8}
+  assert judge(rows(change, tau=5.0))[0]
+  decisions, _ = judge(rows(change, tau=5.0), kinks=[AT])
+  assert decisions == []
+
+
+def test_a_fault_after_a_kink_is_seen():
+  decisions, _ = judge(rows(FAULTS["g_lr"]), kinks=[400])
+  assert first(decisions, "rollback").step <= AT + 100
+
+
+def test_a_change_in_the_warm_up_is_not_judged():
+  decisions, _ = judge(rows(FAULTS["g_lr"], at=50, steps=400))
+  assert decisions == []
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("signal", ["d/loss", "g/grad_norm", "g/update_norm"])
+def test_not_finite_is_an_immediate_rollback_even_in_the_warm_up(signal, bad):
+  verdict = Verdict(VerdictSpec())
+  for step, row in rows(steps=21):
+    decision = verdict.update(step, row | ({signal: bad} if step == 20 else {}))
+  assert (decision.level, decision.new, decision.onset) == (
+    "rollback",
+    True,
+    20,
+  )
+  reason = decision.reasons[0]
+  assert (reason.signal, reason.rule) == (signal, "not finite")
+  json.dumps(verdict.get_state(), allow_nan=False)
+
+
+def test_a_count_of_what_is_not_finite_is_an_immediate_rollback():
+  verdict = Verdict(VerdictSpec())
+  decision = verdict.update(3, {"d/loss": 1.0, "g/nonfinite": 2.0})
+  assert decision.level == "rollback"
+  assert decision.reasons[0].signal == "g/nonfinite"
+
+
+def test_not_finite_for_long_is_a_stop():
+  spec = VerdictSpec(stop_after_nonfinite=50)
+  decisions, _ = judge(
+    ((step, {"d/loss": math.nan}) for step in range(99)), spec
+  )
+  assert [(d.step, d.level) for d in decisions] == [
+    (0, "rollback"),
+    (50, "stop"),
+  ]
+
+
+def test_a_rollback_that_nobody_makes_is_raised_once_and_becomes_a_stop():
+  spec = VerdictSpec(stop_after=200)
+  decisions, _ = judge(rows(FAULTS["mode_collapse"]), spec)
+  levels = [d.level for d in decisions]
+  assert levels.count("rollback") == 1
+  assert levels[-1] == "stop"
+  assert decisions[-1].step - first(decisions, "rollback").step >= 200
+
+
+def test_a_probe_that_fails_by_itself_is_said_once():
+  broken = ((s, r | {"g/diversity": math.nan}) for s, r in rows())
+  decisions, verdict = judge(broken)
+  assert decisions == []
+  assert verdict.notes == [
+    "g/diversity is not always finite: passed over there"
+  ]
+
+
+def test_a_single_signal_that_stays_not_finite_is_a_rollback():
+  values = [1.0] * 20 + [math.inf] * 5
+  decisions, _ = judge((s, {"g/sigma0/fc": v}) for s, v in enumerate(values))
+  assert [(d.step, d.level) for d in decisions] == [(22, "rollback")]
+
+
+def test_what_is_no_number_is_missing_and_said():
+  odd = ["text", None, True, [1.0], {"a": 1}, 1 + 2j]
+  run = ((s, r | {"g/diversity": odd[s % 6]}) for s, r in rows(steps=400))
+  decisions, verdict = judge(run)
+  assert decisions == []
+  assert len(verdict.notes) == 1
+
+
+def test_steps_that_do_not_advance_are_passed_over():
+  verdict = Verdict(VerdictSpec())
+  verdict.update(10, {"d/loss": 1.0})
+  assert verdict.update(10, {"d/loss": math.nan}).level == "ok"
+  assert verdict.update(9, {"d/loss": math.nan}).level == "ok"
+  assert verdict.ignored == 2
+  assert verdict.update(10, {"g/loss": math.nan}).level == "rollback"
+  assert verdict.ignored == 2
+
+
+def test_scores_that_come_later_in_the_same_step_count():
+  verdict = Verdict(VerdictSpec())
+  levels = []
+  scores = [40.0, 20.0, 10.0, 8.0, 9.0, 8.0, 30.0, 35.0]
+  for index, score in enumerate(scores):
+    step = 500 + 100 * index
+    verdict.update(step, {"d/loss": 0.6})
+    levels.append(verdict.update(step, {"eval/fd_classifier": score}).level)
+  assert levels[:6] == ["ok"] * 6
+  assert levels[7] == "rollback"
+
+
+@pytest.mark.parametrize("fault", ["g_lr", "mode_collapse", "one_layer"])
+@pytest.mark.parametrize("cut", [150, AT + 35, AT + 95])
+def test_a_resumed_verdict_decides_as_an_undisturbed_one(fault, cut):
+  run = list(rows(FAULTS[fault]))
+  verdict = Verdict(VerdictSpec(), [400])
+  straight = [verdict.update(*item) for item in run]
+  before = Verdict(VerdictSpec(), [400])
+  for item in run[:cut]:
+    before.update(*item)
+  state = json.loads(json.dumps(before.get_state(), allow_nan=False))
+  after = Verdict(VerdictSpec(), [400])
+  after.set_state(state)
+  assert [after.update(*item) for item in run[cut:]] == straight[cut:]
+  assert after.get_state() == verdict.get_state()
+
+
+def test_quiet_forgets_and_learns_anew():
+  verdict = Verdict(VerdictSpec())
+  levels = {}
+  for step, row in rows(FAULTS["g_lr"], tau=5.0):
+    if step == AT + 70:
+      assert verdict.update(step, row).level == "rollback"
+      verdict.quiet_until(step + 50)
+    levels[step] = verdict.update(step, row).level
+  assert set(list(levels.values())[AT + 70 :]) == {"ok"}
+
+
+def test_slow_changes_are_seen_in_long_runs():
+  change = {"g/diversity": -1.2, "g/sigma0/layer7": 1.2}
+
+  def long():
+    for step, row in rows(change, at=AT, tau=80.0, steps=STEPS):
+      yield 100 * step, row
+
+  alarm = first(judge(long())[0], "rollback")
+  assert 100 * AT < alarm.step <= 100 * (AT + 300)
+
+
+def test_single_columns_warn_and_roll_back_by_themselves():
+  explosion = {"g/sigma0/layer7": 3.0}
+  run = (
+    (s, {"G_linear.sv0": r["g/sigma0/layer7"]})
+    for s, r in rows(explosion)
+    if "g/sigma0/layer7" in r
+  )
+  assert first(judge(run)[0], "rollback").onset >= AT - INTERVAL
+  loss = ((s, {"D_loss": r["d/loss"]}) for s, r in rows({"d/loss": 5.0}))
+  assert first(judge(loss)[0], "rollback").onset >= AT - INTERVAL
+
+
+def test_the_directions_that_are_good_are_no_evidence():
+  better = {
+    "g/pixel_distance": -3.0,
+    "g/diversity": 1.0,
+    "g/effective_rank": 2.0,
+    "d/heldout_gap": -3.0,
+  }
+  assert judge(rows(better))[0] == []
+
+
+def test_a_spike_of_d_stays_below_a_rollback():
+  spiking = ("game", "d_weights", "heldout", "ema")
+  assert sum(GROUPS[group] for group in spiking) < VerdictSpec().rollback
+  assert GROUPS["game"] + GROUPS["samples"] >= VerdictSpec().rollback
+  assert GROUPS["game"] + GROUPS["g_weights"] >= VerdictSpec().rollback
+
+
+@pytest.mark.parametrize(
+  ("name", "group"),
+  [
+    ("d/loss", "game"),
+    ("g/grad_norm", "game"),
+    ("d/sigma2/stage4_block0.expand", "d_weights"),
+    ("g/sigma0/linear", "g_weights"),
+    ("d/update_norm", "d_weights"),
+    ("g/update_norm", "g_weights"),
+    ("g/pixel_distance", "samples"),
+    ("ema/distance", "ema"),
+    ("eval/fd_classifier", "samples"),
+    ("D_blocks.0.0.conv1.sv0", "d_weights"),
+    ("G_blocks.0.0.conv1.sv0", "g_weights"),
+    ("Loss/D/loss", "game"),
+    ("Loss/scores/fake", "game"),
+    ("metrics/fid50k", "samples"),
+    ("temperature", "other"),
+  ],
+)
+def test_names_decide_the_group(name, group):
+  assert kind_of(name).group == group
+
+
+@pytest.mark.parametrize(
+  "name", ["perf/mfu", "aug/p", "ema/decay", "eval/classes_present", "G_lr"]
+)
+def test_some_names_are_not_judged(name):
+  assert kind_of(name) is None
+
+
+def test_a_step_costs_little():
+  verdict = Verdict(VerdictSpec())
+  run = list(rows())
+  start = time.process_time()
+  for item in run:
+    verdict.update(*item)
+  # Four times what is measured on one slow core.
+  assert (time.process_time() - start) / STEPS < 1.2e-3
+
+
+@pytest.mark.parametrize(
+  "broken",
+  [
+    {"block": 0},
+    {"warmup": -1},
+    {"limit": 0.0},
+    {"min_values": 2},
+    {"min_values": 40},
+    {"clip": 1.0},
+    {"rollback": 0.5},
+    {"recovery": 1.0},
+    {"leave": 0.0},
+  ],
+)
+def test_a_spec_that_cannot_work_is_refused(broken):
+  with pytest.raises(SpecError, match=rf"monitor.verdict.{next(iter(broken))}"):
+    VerdictSpec(**broken)

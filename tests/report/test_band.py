@@ -1,0 +1,48 @@
+import dataclasses
+import xml.etree.ElementTree as ElementTree
+
+from bigscale.report.band import LEVEL_COLORS
+from bigscale.report.charts import Line, draw
+from bigscale.report.read import read_run
+from bigscale.report.timeline import timeline
+
+_LINE = Line(label="loss", color="#3987d6", x=[0.0, 10.0], y=[1.0, 2.0])
+
+
+def test_the_band_shows_all_levels_below_the_curves(rolled_back):
+  seen = timeline(read_run(rolled_back))
+  banded = draw("Losses", [_LINE], timeline=seen, band=True)
+  marked = draw("Losses", [_LINE], timeline=seen)
+  bare = draw("Losses", [_LINE])
+  for level in ("ok", "warn", "rollback"):
+    assert LEVEL_COLORS[level] in banded.svg
+  assert LEVEL_COLORS["warn"] not in marked.svg
+  assert LEVEL_COLORS["rollback"] in marked.svg
+  assert LEVEL_COLORS["rollback"] not in bare.svg
+  height = {
+    name: float(ElementTree.fromstring(chart.svg).get("height")[:-2])
+    for name, chart in (("banded", banded), ("marked", marked))
+  }
+  assert height["banded"] > height["marked"]
+
+
+def test_the_legend_names_what_is_drawn(rolled_back):
+  seen = timeline(read_run(rolled_back))
+  labels = [a for a, _, _ in draw("a", [_LINE], timeline=seen).legend]
+  assert labels == ["loss", "alarm", "healthy state saved"]
+  banded = draw("a", [_LINE], timeline=seen, band=True).legend
+  assert [label for label, _, _ in banded[3:]] == [
+    "verdict: ok",
+    "verdict: warn",
+    "verdict: rollback",
+    "rollback to the next attempt",
+  ]
+
+
+def test_attempts_are_numbered_where_there_are_several(rolled_back):
+  seen = timeline(read_run(rolled_back))
+  several = draw("a", [_LINE], timeline=seen, band=True).svg
+  first = [a for a in seen.stretches if a.attempt == 0]
+  alone = dataclasses.replace(seen, stretches=first, returns=[])
+  one = draw("a", [_LINE], timeline=alone, band=True).svg
+  assert several.count("<text") - one.count("<text") == 2

@@ -1,0 +1,69 @@
+import json
+
+import pytest
+
+from bigscale.report.read import read_run
+from bigscale.report.timeline import timeline
+from bigscale.train.logging import JsonLines
+
+
+def _stretches(run_dir):
+  return [
+    (a.attempt, round(a.first, 6), round(a.last, 6), a.level, a.given_up)
+    for a in timeline(read_run(run_dir)).stretches
+  ]
+
+
+def test_a_rollback_parts_an_attempt_where_the_next_one_began(rolled_back):
+  assert _stretches(rolled_back) == [
+    (0, 0.0, 5.0, "ok", False),
+    (0, 5.0, 7.0, "ok", True),
+    (0, 7.0, 8.0, "warn", True),
+    (0, 8.0, 8.1, "rollback", True),
+    (1, 5.0, 7.0, "ok", False),
+  ]
+
+
+def test_alarms_and_healthy_states_are_marked_where_they_belong(rolled_back):
+  seen = timeline(read_run(rolled_back))
+  marks = [(mark.kind, mark.attempt, mark.x) for mark in seen.marks]
+  assert marks == [("alarm", 0, 8.0), ("healthy", 0, 5.0)]
+  (back,) = seen.returns
+  assert (back.attempt, back.start, back.target) == (1, 8.1, 5.0)
+  assert seen.attempts == [0, 1]
+
+
+def test_a_second_rollback_to_earlier_gives_up_more_of_the_first(rolled_back):
+  JsonLines(rolled_back / "events.jsonl").write(
+    {"event": "rollback", "step": 75, "attempt": 2, "to_step": 40}
+  )
+  assert _stretches(rolled_back) == [
+    (0, 0.0, 4.0, "ok", False),
+    (0, 4.0, 7.0, "ok", True),
+    (0, 7.0, 8.0, "warn", True),
+    (0, 8.0, 8.1, "rollback", True),
+    (1, 5.0, 7.5, "ok", True),
+  ]
+
+
+def test_a_level_lasts_until_the_next(run_dir):
+  events = JsonLines(run_dir / "events.jsonl")
+  for step, level in ((30, "warn"), (60, "ok")):
+    events.write({"event": "verdict", "step": step, "level": level})
+  assert _stretches(run_dir) == [
+    (0, 0.0, 3.0, "ok", False),
+    (0, 3.0, 6.0, "warn", False),
+    (0, 6.0, 10.0, "ok", False),
+  ]
+
+
+def test_a_quiet_run_was_watched_all_along(run_dir):
+  assert _stretches(run_dir) == [(0, 0.0, 10.0, "ok", False)]
+
+
+@pytest.mark.parametrize("action", ["off", None])
+def test_a_run_that_nobody_watched_has_none(run_dir, action):
+  spec = json.loads((run_dir / "spec.json").read_text())
+  spec["spec"]["monitor"] = {"action": action} if action else {}
+  (run_dir / "spec.json").write_text(json.dumps(spec))
+  assert timeline(read_run(run_dir)) is None
