@@ -77,6 +77,7 @@ RULES = (
   ),
   (r"train/checkpoint", ("train/state", "parallel")),
   (r"train/(folder|logging)", ()),
+  (r"train/preemption", ()),
   (r"train/disturb", ("train/state", "train/step")),
   (r"train/interventions", ("train/state",)),
   (

@@ -26,7 +26,9 @@ COMMANDS = {
   "export": "write a trained generator as a StableHLO program",
 }
 
-DONE, BUG, USAGE, DIVERGED = 0, 1, 2, 3
+DONE, BUG, USAGE, DIVERGED, PREEMPTED = 0, 1, 2, 3, 75
+# By the name of an exception: importing its module would load JAX.
+_ENDINGS = {"DivergedError": DIVERGED, "PreemptedError": PREEMPTED}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     0 done; 1 an unexpected exception; 2 bad usage, config or input; 3 a
-    training that diverged. See the README.
+    training that is lost; 75 one that was asked to end and has saved itself.
+    See the README.
   """
   argv = list(sys.argv if argv is None else argv)
   name = argv[1] if len(argv) > 1 else "--help"
@@ -98,9 +101,9 @@ def _answer(name: str, argv: list[str]) -> int:
     print("bigscale: interrupted", file=sys.stderr)
     return 130
   except Exception as error:
-    if type(error).__name__ == "DivergedError":
+    if type(error).__name__ in _ENDINGS:
       print(f"bigscale: {error}", file=sys.stderr)
-      return DIVERGED
+      return _ENDINGS[type(error).__name__]
     traceback.print_exc()
     return BUG
 

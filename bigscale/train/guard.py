@@ -195,7 +195,7 @@ class Guard:
 
   def secure(self, step: int) -> None:
     """Saves the newest healthy state, of a run that is about to be ended."""
-    if self._ring is not None:
+    if self._ring is not None and not self._unresolved:
       self._secure(step, step if self._level == "ok" else self._onset)
 
   def finish(self, step: int, state: GanState) -> None:

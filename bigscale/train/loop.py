@@ -31,6 +31,7 @@ from bigscale.train.init_from import (
   has_checkpoint,
   read_start,
 )
+from bigscale.train.preemption import PreemptedError, Preemption
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
 from bigscale.types import Batch
@@ -85,6 +86,7 @@ def train(
     SpecError: the spec cannot run here, the folder is another run's, or
       `init_from` has no weights for this model.
     hooks.DivergedError: the run is lost, and the monitor could not save it.
+    PreemptedError: SIGTERM came; the run is saved.
   """
   multihost.assert_same("config", to_json(spec))
   multihost.assert_same("versions", folders.versions())
@@ -110,8 +112,19 @@ def train(
         recorder.event("init_from", 0, run=str(start.path), of_step=start.step)
       if watched:
         guard.set_state(watched)
-      run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
-      return run.until_the_end(state, first_step)
+      preemption = Preemption()
+      run = _Run(
+        built,
+        stream,
+        checkpoints,
+        folder,
+        recorder,
+        guard,
+        prepared,
+        preemption,
+      )
+      with preemption.watching():
+        return run.until_the_end(state, first_step)
     finally:
       guard.close()
       recorder.close()
@@ -193,6 +206,7 @@ class _Run:
     recorder: hooks.Recorder,
     guard: Guard,
     prepared: Prepared,
+    preemption: Preemption,
   ) -> None:
     self._built = built
     self._stream = stream
@@ -201,6 +215,7 @@ class _Run:
     self._recorder = recorder
     self._guard = guard
     self._disturbance = prepared.disturbance
+    self._preemption = preemption
     self._pending: collections.deque[_Pending] = collections.deque()
     self._evaluation = hooks.Evaluation(built, recorder, prepared.evaluator)
     self._scores: dict[str, float] = {}
@@ -221,14 +236,15 @@ class _Run:
     if first_step >= spec.total_steps:
       logging.info("nothing to do: %d steps are done", first_step)
     self._guard.start(first_step, state)
-    step = first_step
+    step, leaving = first_step, False
     while step < spec.total_steps:
       step += 1
       state = self._one_step(step, state)
       # Two steps in flight: further ahead, batches would fill the devices, and
       # what the host waits for data would say nothing of what they wait.
       ill = self._judge(all_but=step)
-      if not ill and self._is_due(step):
+      leaving = leaving or self._preemption.asked(step)
+      if not ill and (leaving or self._is_due(step)):
         ill = self._judge()
       if ill:
         state, step = self._guard.go_back(step)
@@ -236,9 +252,21 @@ class _Run:
         self._save(step, state)
         continue
       self._after(step, state)
+      if leaving:
+        self._leave(step, state)
     self._guard.finish(step, state)
     self._recorder.event("done", step)
     return Result(self._folder, state, self._scores)
+
+  def _leave(self, step: int, state: GanState) -> None:
+    """Ends a run that is to be resumed elsewhere."""
+    self._save(step, state)
+    self._checkpoints.wait()
+    self._guard.secure(step)
+    self._recorder.event("preempted", step)
+    raise PreemptedError(
+      f"asked to end (SIGTERM): step {step} is saved; start it again to go on"
+    )
 
   def _one_step(self, step: int, state: GanState) -> GanState:
     """Dispatches a step, and what the monitor wants of it."""
