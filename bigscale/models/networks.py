@@ -160,7 +160,8 @@ def _half(init: Callable[[Array], Variables], spec: ModelSpec) -> Select:
       return call(*inputs, **options)
 
     with nn.intercept_methods(watch):
-      jax.eval_shape(init, jax.random.key(0))
+      # A function of its own: JAX remembers traces, and would not call again.
+      jax.eval_shape(lambda: init(jax.random.key(0)))
     return frozenset(found)
 
   return (lambda path: path in kernels()) if spec.bf16_stages else never

@@ -278,7 +278,9 @@ class RunSpec:
   @property
   def total_steps(self) -> int:
     """Steps that make at least `total_kimg`."""
-    return math.ceil(self.total_kimg * 1000 / self.images_per_step)
+    # 22.4 kimg are 700 steps of 32, not 700.0000000000001.
+    steps = self.total_kimg * 1000 / self.images_per_step
+    return math.ceil(round(steps, 6))
 
   def every(self, kimg: float) -> int:
     """Steps in `kimg` thousand images, at least 1; 0 stays 0 (never)."""

@@ -39,6 +39,10 @@ class Average(NamedTuple):
   spectra: spectral.Spectra
 
 
+# Not infinite: whoever compares two states may subtract them.
+NO_BOUND = float(jnp.finfo(jnp.float32).max)
+
+
 class Dials(NamedTuple):
   """What may be turned while a run goes on, without another program.
 
@@ -51,7 +55,7 @@ class Dials(NamedTuple):
     r1_gamma: of the weight of R1.
     r2_gamma: of that of R2.
     g_sigma_bound: by path of G's tracked weights, [] the bound of sigma0 that
-      `clamp_sigma` holds; infinite at first.
+      `clamp_sigma` holds; out of reach at first.
   """
 
   g_lr: Array
@@ -128,7 +132,7 @@ def init_dials(g_spectra: spectral.Spectra) -> Dials:
     d_lr=filled(1),
     r1_gamma=filled(1),
     r2_gamma=filled(1),
-    g_sigma_bound={path: filled(jnp.inf) for path in g_spectra},
+    g_sigma_bound={path: filled(NO_BOUND) for path in g_spectra},
   )
 
 

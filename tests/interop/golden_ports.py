@@ -33,7 +33,7 @@ class RecordingStep(GanStep):
 
   def _adam_step(self, player, gradients, lr, images):
     player, _ = super()._adam_step(player, gradients, lr, images)
-    return player, gradients
+    return player, {"grad_norm": gradients}
 
 
 def nhwc(images):

@@ -263,7 +263,16 @@ def small_run(monkeypatch, tmp_path):
     builds.append(mesh.shape)
     player = Player({"w": abstract(mesh, (WIDTH, WIDTH))})
     return Built(
-      spec, mesh, None, State(player, player), None, None, Step(mesh), None
+      spec=spec,
+      mesh=mesh,
+      model=None,
+      abstract_state=State(player, player),
+      abstract_batch=None,
+      init=None,
+      step=Step(mesh),
+      abstract_heldout=None,
+      probe=None,
+      sample=None,
     )
 
   monkeypatch.setattr(compiling, "build", build)

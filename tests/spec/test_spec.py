@@ -163,4 +163,7 @@ def test_steps_follow_from_images():
   assert paper.batches_per_step == 2
   assert paper.total_steps == 150_000
   assert paper.every(4096.0) == 1000
+  # In floats 22.4 * 1000 / 32 is a little more than 700.
+  small = dataclasses.replace(paper, total_kimg=22.4, global_batch_size=16)
+  assert small.total_steps == 700
   assert from_config(fashion_r3gan.get_config()).batches_per_step == 2

@@ -237,7 +237,7 @@ def test_the_bound_holds_sigma0_of_g():
   assert not same(held.g.params, state.g.params)
 
 
-def test_an_infinite_bound_is_no_bound():
+def test_an_untouched_bound_is_no_bound():
   """What follows compiles the clamp or not: the numbers are the same."""
   spec = spec_with(watched=monitor("clamp_sigma"))
   with_clamp, _ = one_step(spec, g_lr=5)

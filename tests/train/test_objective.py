@@ -83,7 +83,7 @@ class Recorder(GanStep):
 
   def _adam_step(self, player, gradients, lr, images):
     player, _ = super()._adam_step(player, gradients, lr, images)
-    return player, gradients
+    return player, {"grad_norm": gradients}
 
 
 def inputs():
