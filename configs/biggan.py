@@ -75,14 +75,6 @@ def recipe(model: ModelSpec) -> ConfigDict:
       "evaluate": {"kimg": 8192.0, "num_samples": 50_000, "batch_size": 1024},
       "log": {"steps": 50, "samples_kimg": 2048.0},
       "checkpoint": {"kimg": 2048.0},
-      # Near a collapse a lower learning rate of G bought the authors time,
-      # and a higher one of either network none (sec. 4.2).
-      "monitor": {
-        "action": "rollback",
-        "snapshot_interval": 250,
-        "interventions": ("lower_lr",),
-        "rewind": 500,
-      },
     }
   )
 

@@ -44,7 +44,6 @@ def get_config() -> ConfigDict:
       "evaluate": {"kimg": 10.0, "num_samples": 5000},
       "log": {"steps": 10, "samples_kimg": 10.0, "num_samples": 100},
       "checkpoint": {"kimg": 10.0},
-      "monitor": {"action": "rollback"},
     }
   )
 

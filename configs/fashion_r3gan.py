@@ -40,7 +40,6 @@ def get_config() -> ConfigDict:
       "evaluate": {"kimg": 3.2, "num_samples": 5000},
       "log": {"steps": 10, "samples_kimg": 3.2, "num_samples": 100},
       "checkpoint": {"kimg": 3.2},
-      "monitor": {"action": "rollback"},
     }
   )
 

@@ -107,11 +107,6 @@ def get_config(arg: str = ARGS[0]) -> ConfigDict:
       },
       "log": {"steps": 50, "samples_kimg": 500.0},
       "checkpoint": {"kimg": 500.0},
-      # Where R3GAN diverges its gamma is too small (Huang et al. 2024, sec. 3).
-      "monitor": {
-        "action": "rollback",
-        "interventions": ("raise_gamma",),
-      },
     }
   )
 
