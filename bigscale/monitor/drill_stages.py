@@ -22,6 +22,8 @@ from bigscale.train.hooks import evaluator_of
 SCORE_STEPS = 50
 LOOK_STEPS = 5
 WARMUP = 150
+# Of the batch, in the control of that name.
+SMALL = 4
 
 
 def _r3gan(
@@ -114,17 +116,24 @@ class Stage:
     self.name = name
 
   def spec(
-    self, steps: int | None = None, *, seed: int = 0, **monitor: Any
+    self,
+    steps: int | None = None,
+    *,
+    seed: int = 0,
+    divisor: int = 1,
+    **monitor: Any,
   ) -> RunSpec:
     """A drill's run.
 
     Args:
       steps: of it; None for the stage's own.
       seed: of it.
+      divisor: of the stage's batch.
       **monitor: of `MonitorSpec`.
     """
     settings, batch, usual_steps = STAGES[self.name]
     steps = usual_steps if steps is None else steps
+    batch //= divisor
     kimg = batch / 1000
     config = {
       **settings,
@@ -160,10 +169,7 @@ class Stage:
   @functools.cached_property
   def small_batch(self) -> Built:
     """The same at a quarter of the batch."""
-    spec = self.spec()
-    spec = dataclasses.replace(
-      spec, global_batch_size=spec.global_batch_size // 4
-    )
+    spec = self.spec(divisor=SMALL)
     return build(spec, make_mesh(spec.mesh))
 
   @functools.cached_property

@@ -19,6 +19,7 @@ import numpy as np
 
 from bigscale.monitor import faults
 from bigscale.monitor.drill_stages import (
+  SMALL,
   STAGES,
   TEST,
   TUNING,
@@ -104,7 +105,7 @@ def plan(
   return found
 
 
-class Interrupted(Exception):  # noqa: N818
+class InterruptionError(Exception):
   """A drill's own interruption, after which the run is started again."""
 
 
@@ -116,7 +117,7 @@ class _InterruptOnce(Disturbance):
     """See `Disturbance`."""
     if step == self._step:
       self._step = 0
-      raise Interrupted
+      raise InterruptionError
     return batch
 
 
@@ -172,15 +173,15 @@ class Drills:
     run = self._out / "runs" / f"{drill.name}-{action}"
     # A drill that was interrupted starts over.
     shutil.rmtree(run, ignore_errors=True)
-    built = stage.built
+    small = drill.what == "small_batch"
+    built = stage.small_batch if small else stage.built
     spec = stage.spec(
-      drill.steps, seed=drill.seed, action=action, **_extra(action)
+      drill.steps,
+      seed=drill.seed,
+      divisor=SMALL if small else 1,
+      action=action,
+      **_extra(action),
     )
-    if drill.what == "small_batch":
-      built = stage.small_batch
-      spec = dataclasses.replace(
-        built.spec, seed=drill.seed, monitor=spec.monitor
-      )
     disturbance = faults.make(
       drill.what,
       faults.Scene(
@@ -194,7 +195,7 @@ class Drills:
     )
     ended = None
     try:
-      with contextlib.suppress(Interrupted):
+      with contextlib.suppress(InterruptionError):
         loop.train(spec, run, prepared=prepared)
       if drill.what == "resume":
         loop.train(spec, run, prepared=prepared)

@@ -137,18 +137,15 @@ class Weights(_From):
     self,
     scene: Scene,
     change: Callable[[GanState, Array, float], GanState],
-    once: bool = False,
   ) -> None:
     super().__init__(scene)
-    self._once = once
     self._change = jax.jit(
       lambda state, key: change(state, key, scene.size), donate_argnums=0
     )
 
   def state(self, step: int, attempt: int, state: GanState) -> GanState:
     """See `Disturbance`."""
-    due = self.at if self._once else self.on
-    if not due(step, attempt):
+    if not self.on(step, attempt):
       return state
     return self._change(state, jax.random.key(self.scene.seed * 65536 + step))
 

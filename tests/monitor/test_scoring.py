@@ -3,6 +3,7 @@ import math
 import pytest
 
 from bigscale.monitor import scoring
+from bigscale.monitor.drill_stages import SMALL, Stage
 from bigscale.monitor.drills import Drill, lost_step, plan
 from bigscale.monitor.faults import CONTROLS, FAULTS
 
@@ -134,6 +135,14 @@ def test_tuning_and_test_share_no_run():
   assert sum(d.is_fault for d in drills if d.group == "test") >= 60
   assert sum(not d.is_fault for d in drills if d.group == "test") >= 40
   assert {d.what for d in drills} == set(FAULTS) | set(CONTROLS)
+
+
+def test_a_small_batch_takes_as_many_steps():
+  stage = Stage("r3gan_8")
+  small, usual = stage.spec(divisor=SMALL), stage.spec()
+  assert small.total_steps == usual.total_steps == 700
+  assert small.global_batch_size == usual.global_batch_size // SMALL
+  assert small.every(small.evaluate.kimg) == usual.every(usual.evaluate.kimg)
 
 
 def test_a_drill_is_disturbed_at_a_moment_of_its_own():
