@@ -133,7 +133,7 @@ def _drill(path: str) -> int:
   share, parts = _part(FLAGS.part)
   planned = drills.plan((FLAGS.group,), FLAGS.fault_seeds, FLAGS.control_seeds)
   wanted = FLAGS.only or known
-  chosen = [d for d in planned if d.what in wanted][share - 1 :: parts]
+  chosen = drills.part([d for d in planned if d.what in wanted], share, parts)
   # Several parts, and the next start, find the programs compiled.
   jax.config.update("jax_compilation_cache_dir", str(out / "programs"))
   runner = drills.Drills(out, FLAGS.keep_runs)

@@ -26,7 +26,7 @@ class Heldout:
     rows: np.ndarray,
     seed: int,
   ) -> None:
-    """Opens the split; reads nothing yet.
+    """Opens the split and reads the first batch.
 
     Args:
       spec: of the run's data.
@@ -38,7 +38,7 @@ class Heldout:
       seed: of the choice.
 
     Raises:
-      DataError: there is no such split.
+      DataError: there is no such split, or it cannot be read.
     """
     self._source = open_data(spec, "heldout")
     self._shape = (resolution, channels)
@@ -47,6 +47,8 @@ class Heldout:
     self._rows = rows
     self._seed = seed
     self._read: dict[int, Batch] = {}
+    # Now, not in the middle of a run, is the time to find it unreadable.
+    self.batch(0)
 
   def batch(self, number: int) -> Batch:
     """The batch of a look: images [1, rows, R, R, C] uint8, labels [1, rows].

@@ -121,6 +121,11 @@ class ArraySource(Source):
       digest.update(self._labels[self._rows].astype("<i4").tobytes())
     return digest.hexdigest()
 
+  @property
+  def decodes(self) -> bool:
+    """See `Source`."""
+    return False
+
   def __len__(self) -> int:
     return len(self._rows)
 
@@ -233,6 +238,11 @@ class SyntheticSource(Source):
         "synthetic:1_000_000:64:1000"
       )
     return cls(*numbers, split=split)
+
+  @property
+  def decodes(self) -> bool:
+    """See `Source`."""
+    return False
 
   def __len__(self) -> int:
     return self._records

@@ -196,8 +196,10 @@ class Stream:
     self._closed = False
     self._position = position
     batches = dataclasses.replace(self._batches, start=position)
+    sources = batches.records.parts.sources
+    usual = 2 if any(source.decodes for source in sources) else 1
     options = grain.ReadOptions(
-      num_threads=min(self._spec.threads, self._spec.prefetch),
+      num_threads=min(self._spec.threads or usual, self._spec.prefetch),
       prefetch_buffer_size=self._spec.prefetch,
     )
     dataset = grain.MapDataset.source(batches).to_iter_dataset(options)

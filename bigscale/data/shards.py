@@ -77,6 +77,11 @@ class ShardSource(Source):
     return tuple(shard.records for shard in self._shards)
 
   @property
+  def decodes(self) -> bool:
+    """See `Source`."""
+    return self._manifest.schema.encoding != "raw"
+
+  @property
   def open_shards(self) -> int:
     """How many are open now."""
     return len(self._readers)

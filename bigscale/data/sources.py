@@ -68,6 +68,11 @@ class Source(Protocol):
     """Records in each file, by index; one number where files do not matter."""
     return (len(self),)
 
+  @property
+  def decodes(self) -> bool:
+    """Whether reading takes work that threads can share: decoding."""
+    return True
+
   @abc.abstractmethod
   def __len__(self) -> int: ...
 

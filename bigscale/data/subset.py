@@ -76,6 +76,11 @@ class Subset(Source):
   def __len__(self) -> int:
     return self._length
 
+  @property
+  def decodes(self) -> bool:
+    """See `Source`."""
+    return self._source.decodes
+
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""
     return self._source.check()

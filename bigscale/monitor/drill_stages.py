@@ -148,7 +148,8 @@ class Stage:
         "batch_size": 250,
       },
       "log": {"steps": 1, "num_samples": 100, "tensorboard": False},
-      "checkpoint": {"kimg": 4 * SCORE_STEPS * kimg},
+      # All of them: other drills branch off at any.
+      "checkpoint": {"keep": steps // SCORE_STEPS + 1},
       "monitor": {
         "interval": LOOK_STEPS,
         "num_samples": 64,

@@ -4,6 +4,9 @@ Every drill trains once with a monitor that watches, saves and does not
 intervene, so that its scores say what the fault does by itself. Where it did
 harm and was seen, the drill trains again with rollback. A row a drill goes to
 `drills.jsonl`; drills that have one are not run again.
+
+Drills of one model and seed are the same run until they are disturbed, so they
+branch off the undisturbed one, shortly before. What they share is counted once.
 """
 
 import contextlib
@@ -38,6 +41,10 @@ from bigscale.types import Batch
 _SCORE = f"eval/{BEST_SCORE}"
 # Lost: this many times the best score so far, and no better at the end.
 LOST = 2.0
+# Steps before its disturbance that a drill branches off at least.
+_LEAD_IN = 60
+# Not the undisturbed run's beginning: itself, and another program.
+_OWN_START = ("undisturbed", "small_batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +78,13 @@ class Drill:
     return STAGES[self.stage][2] if self.steps is None else self.steps
 
   @property
+  def trunk(self) -> "Drill | None":
+    """The undisturbed run that this one branches off; None of its own."""
+    if self.what in _OWN_START:
+      return None
+    return dataclasses.replace(self, what="undisturbed")
+
+  @property
   def is_fault(self) -> bool:
     """Whether harm is intended."""
     return self.what in faults.FAULTS
@@ -99,10 +113,17 @@ def plan(
   for turn in range(max(fault_seeds, control_seeds)):
     for group in groups:
       for stage in {"tuning": TUNING, "test": TEST}[group]:
-        names = list(faults.FAULTS) if turn < fault_seeds else []
-        names += list(faults.CONTROLS) if turn < control_seeds else []
+        names = list(faults.CONTROLS) if turn < control_seeds else []
+        names += list(faults.FAULTS) if turn < fault_seeds else []
         found += [Drill(group, stage, w, seeds[group] + turn) for w in names]
   return found
+
+
+def part(drills: Sequence[Drill], share: int, parts: int) -> list[Drill]:
+  """The `share`-th of `parts`, from 1; drills of one trunk stay together."""
+  trunks = dict.fromkeys((d.group, d.stage, d.seed) for d in drills)
+  mine = set(list(trunks)[share - 1 :: parts])
+  return [d for d in drills if (d.group, d.stage, d.seed) in mine]
 
 
 class InterruptionError(Exception):
@@ -141,13 +162,25 @@ class Drills:
     return self._rows.rows()
 
   def run(self, drills: Iterable[Drill]) -> Iterable[dict[str, Any]]:
-    """Runs those that are not done; yields each one's row."""
+    """Runs those that are not done, and their trunks; yields each one's row."""
     for drill in drills:
-      if any(row["name"] == drill.name for row in self.rows()):
+      if self._is_done(drill):
         continue
-      row = self._run_one(drill)
-      self._rows.write(row)
-      yield row
+      trunk = drill.trunk
+      if trunk and not self._is_done(trunk):
+        yield self._run_and_write(trunk)
+      yield self._run_and_write(drill)
+
+  def _is_done(self, drill: Drill) -> bool:
+    return any(row["name"] == drill.name for row in self.rows())
+
+  def _run_and_write(self, drill: Drill) -> dict[str, Any]:
+    row = self._run_one(drill)
+    self._rows.write(row)
+    return row
+
+  def _folder(self, drill: Drill, action: str) -> pathlib.Path:
+    return self._out / "runs" / f"{drill.name}-{action}"
 
   def _run_one(self, drill: Drill) -> dict[str, Any]:
     started = time.time()
@@ -162,6 +195,8 @@ class Drills:
       "total_steps": drill.total_steps,
       **seen,
     }
+    # What others have seen too is theirs.
+    row["shared_steps"] = drill.start if drill.trunk else 0
     row["lost_step"] = lost_step(row["scores"], row["ended"])
     if drill.is_fault and row["lost_step"] and row["alarm"]:
       row["recovery"] = self._train(drill, stage, action="rollback")
@@ -170,9 +205,13 @@ class Drills:
 
   def _train(self, drill: Drill, stage: Stage, action: str) -> dict[str, Any]:
     """Trains once, and what came of it."""
-    run = self._out / "runs" / f"{drill.name}-{action}"
+    run = self._folder(drill, action)
     # A drill that was interrupted starts over.
     shutil.rmtree(run, ignore_errors=True)
+    if drill.trunk:
+      branch(
+        self._folder(drill.trunk, "checkpoint"), run, drill.start - _LEAD_IN
+      )
     small = drill.what == "small_batch"
     built = stage.small_batch if small else stage.built
     spec = stage.spec(
@@ -201,19 +240,23 @@ class Drills:
         loop.train(spec, run, prepared=prepared)
     except DivergedError:
       ended = _last_step(run)
-    found = read(run) | {"ended": ended}
+    first = drill.start if drill.trunk else 0
+    found = read(run, first) | {"ended": ended}
     if found["alarm"] and action == "checkpoint":
-      found["healthy"] = self._score_healthy(run, prepared)
-    if not self._keep_runs:
+      alarm = found["alarm"]["step"]
+      found["healthy"] = self._score_healthy(run, prepared, alarm)
+    if not self._keep_runs and drill.what != "undisturbed":
       for name in ("checkpoints", "healthy", "abandoned"):
         shutil.rmtree(run / name, ignore_errors=True)
     return found
 
   def _score_healthy(
-    self, run: pathlib.Path, prepared: loop.Prepared
+    self, run: pathlib.Path, prepared: loop.Prepared, alarm: int
   ) -> dict[str, Any] | None:
-    """Step and score of the checkpoint that the first alarm saved."""
-    saved = [e for e in _events(run) if e["event"] == "healthy"]
+    """Step and score of the checkpoint that the alarm saved."""
+    saved = [
+      e for e in _events(run) if e["event"] == "healthy" and e["step"] >= alarm
+    ]
     if not saved:
       return None
     step = saved[0]["of_step"]
@@ -259,8 +302,34 @@ def as_line(row: dict[str, Any]) -> str:
   return "; ".join([*parts, f"{row['seconds']} s"])
 
 
-def read(run: pathlib.Path) -> dict[str, Any]:
+def branch(trunk: pathlib.Path, run: pathlib.Path, before: int) -> int:
+  """Makes the folder of a run that goes on where another stood.
+
+  Args:
+    trunk: folder of the other run.
+    run: to be made.
+    before: the newest checkpoint up to this step is the one.
+
+  Returns:
+    Its step; 0 where there is none, and the run starts anew.
+  """
+  kept = trunk / "checkpoints"
+  steps = [int(p.name) for p in kept.glob("*") if p.name.isdigit()]
+  step = max((s for s in steps if s <= before), default=0)
+  if step:
+    name = str(step)
+    shutil.copytree(kept / name, run / "checkpoints" / name)
+    # The rows after it are cut as the run goes on.
+    shutil.copy(trunk / "metrics.jsonl", run / "metrics.jsonl")
+  return step
+
+
+def read(run: pathlib.Path, first: int = 0) -> dict[str, Any]:
   """What the folder of a drill's run says.
+
+  Args:
+    run: the folder.
+    first: step from which on alarms are its own.
 
   Returns:
     scores: [step, Frechet distance] of the last attempt.
@@ -273,7 +342,9 @@ def read(run: pathlib.Path) -> dict[str, Any]:
   events = _events(run)
   attempt = max((row["attempt"] for row in rows), default=0)
   scores = [[r["step"], r[_SCORE]] for r in rows if _SCORE in r]
-  verdicts = [e for e in events if e["event"] == "verdict"]
+  verdicts = [
+    e for e in events if e["event"] == "verdict" and e["step"] >= first
+  ]
   alarms = [e for e in verdicts if e["level"] in ("rollback", "stop")]
   return {
     "scores": scores,

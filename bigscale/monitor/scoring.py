@@ -119,11 +119,16 @@ def _false_alarms(
   count, steps = 0, 0
   for row in kinds["healthy"]:
     count += bool(row["alarm"])
-    steps += max(0, row["last_step"] - warmup)
+    steps += max(0, row["last_step"] - _judged_from(row, warmup))
   for row in (*kinds["faulty"], *kinds["harmless"]):
     count += bool(row["alarm"]) and not _alarm_after_start(row)
-    steps += max(0, row["start"] - warmup)
+    steps += max(0, row["start"] - _judged_from(row, warmup))
   return count, steps
+
+
+def _judged_from(row: Row, warmup: int) -> int:
+  """Last step of a run that is not judged, or is counted with its trunk's."""
+  return max(warmup, row.get("shared_steps", 0))
 
 
 def _healthy_is_good(row: Row) -> bool:

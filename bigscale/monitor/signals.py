@@ -16,12 +16,14 @@ from bigscale.spec.verdict import VerdictSpec
 # The most evidence a group of signals gives. Signals of one group move
 # together and count once. D's weights and the gap to held-out images move with
 # the losses in a spike that recovers, of which a BigGAN run has about 25:
-# together these three stay below the 2 that a rollback takes.
+# together these three stay below what a rollback takes, and so does any one
+# whole group with all that have a small part.
 GROUPS = {
   "game": 1.0,
   "d_weights": 0.4,
   "heldout": 0.15,
   "g_weights": 1.0,
+  "g_tail": 0.15,
   "samples": 1.0,
   "ema": 0.15,
   "other": 0.7,
@@ -51,6 +53,7 @@ class Kind(NamedTuple):
     direction: 1 where only a rise is bad, -1 a fall, 0 either.
     spikes: whether healthy runs show it far away for a while; twice as far is
       too far for that.
+    falls_alone: whether a fall, too, may be believed alone.
     vital: whether not being finite means that the run is broken.
     best: compared with the lowest so far, not with the recent; for scores,
       which are few: `limit` is a quarter.
@@ -63,13 +66,21 @@ class Kind(NamedTuple):
   far: float = math.inf
   direction: int = 0
   spikes: bool = False
+  falls_alone: bool = True
   vital: bool = False
   best: bool = False
   skip_zero: bool = False
 
 
 _PENALTY = Kind(
-  "game", "log", 0.3, far=2.3, spikes=True, vital=True, skip_zero=True
+  "game",
+  "log",
+  0.3,
+  far=2.3,
+  spikes=True,
+  falls_alone=False,
+  vital=True,
+  skip_zero=True,
 )
 _LOSS = Kind("game", "asinh", 0.1, far=1.5, spikes=True, vital=True)
 _GRADIENT = Kind("game", "log", 0.3, far=2.3, spikes=True, vital=True)
@@ -78,7 +89,7 @@ _SCORE = Kind("samples", "log", 0.12, far=0.69, direction=1, best=True)
 # those are estimates that lag, and in layers that start from 0 they double
 # within a window of a healthy run.
 _G_SIGMA0 = Kind("g_weights", "log", 0.1, far=0.7)
-_G_SIGMA = Kind("g_weights", "log", 0.1, far=1.4)
+_G_SIGMA = Kind("g_tail", "log", 0.1, far=1.4)
 _D_SIGMA0 = Kind("d_weights", "log", 0.12, far=1.4, spikes=True)
 _D_SIGMA = Kind("d_weights", "log", 0.12, far=2.1, spikes=True)
 _OTHER = Kind("other", "relative", 0.1, far=2.0, spikes=True)
@@ -317,7 +328,8 @@ class Tracker:
 
   def _measure_far(self, shift: float, step: int) -> None:
     kind, spec = self.kind, self._spec
-    size = shift * kind.direction if kind.direction else abs(shift)
+    way = kind.direction or (0 if kind.falls_alone else 1)
+    size = shift * way if way else abs(shift)
     far = kind.far * spec.tolerance * self._magnitude
     far = max(far, _NEAR * self._unit)
     self._very_far = self._very_far + 1 if size >= 2 * far else 0

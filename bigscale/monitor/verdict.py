@@ -43,6 +43,12 @@ class Reason(NamedTuple):
   reference: float | None
   rule: str
 
+  def as_text(self) -> str:
+    """For a terminal."""
+    known = self.reference is not None
+    usual = f"{self.reference:.4g}" if known else "unknown"
+    return f"{self.signal} {self.value:.4g}, reference {usual} ({self.rule})"
+
 
 class Decision(NamedTuple):
   """What the verdict says at a step.

@@ -68,7 +68,9 @@ class DataSpec:
       read, `error` stops at the first.
     max_bad_fraction: of a source's records; more, and the run stops.
     prefetch: batches read ahead of the step.
-    threads: that read and decode.
+    threads: that read and decode; 0 takes one where records are plain pixels
+      (two would wait for each other at Python's lock) and two elsewhere.
+      Storage that is far away wants more.
   """
 
   source: str = ""
@@ -84,7 +86,7 @@ class DataSpec:
   bad_records: Literal["skip", "error"] = "skip"
   max_bad_fraction: float = 0.001
   prefetch: int = 2
-  threads: int = 2
+  threads: int = 0
 
   def __post_init__(self) -> None:
     require(
@@ -92,7 +94,7 @@ class DataSpec:
       f"data.source={self.source!r} and data.mixture of {len(self.mixture)} "
       "sources: set one of them",
     )
-    for name, least in (("prefetch", 1), ("threads", 1), ("shuffle_files", 0)):
+    for name, least in (("prefetch", 1), ("threads", 0), ("shuffle_files", 0)):
       value = getattr(self, name)
       require(value >= least, f"data.{name}={value} must be {least} or more")
     require(

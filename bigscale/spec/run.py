@@ -282,6 +282,26 @@ class RunSpec:
     steps = self.total_kimg * 1000 / self.images_per_step
     return math.ceil(round(steps, 6))
 
+  @property
+  def kinks(self) -> tuple[int, ...]:
+    """Steps at which something that is scheduled begins or ends."""
+    schedules = (
+      self.optim.g_lr,
+      self.optim.d_lr,
+      self.optim.beta2,
+      self.optim.ema_half_life_kimg,
+      self.loss.r1_gamma,
+      self.loss.r2_gamma,
+      self.augment.probability,
+    )
+    ends = {self.optim.ema_start_kimg} | {
+      schedule.kimg
+      for schedule in schedules
+      if schedule is not None and schedule.first != schedule.last
+    }
+    kimg_a_step = self.images_per_step / 1000
+    return tuple(sorted(math.ceil(k / kimg_a_step) for k in ends if k))
+
   def every(self, kimg: float) -> int:
     """Steps in `kimg` thousand images, at least 1; 0 stays 0 (never)."""
     return max(1, round(kimg * 1000 / self.images_per_step)) if kimg else 0

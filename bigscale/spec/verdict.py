@@ -53,7 +53,7 @@ class VerdictSpec:
   clip: float = 8.0
   limit: float = 16.0
   warn: float = 1.0
-  rollback: float = 1.75
+  rollback: float = 1.9
   leave: float = 0.5
   patience: int = 4
   recovery: float = 0.02

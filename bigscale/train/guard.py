@@ -16,7 +16,7 @@ from bigscale.monitor.snapshots import Ring
 from bigscale.monitor.verdict import Decision, Verdict
 from bigscale.parallel import multihost
 from bigscale.parallel.sharding import batch_sharding
-from bigscale.spec import CheckpointSpec, RunSpec
+from bigscale.spec import CheckpointSpec
 from bigscale.train import interventions
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints
@@ -55,12 +55,14 @@ class Guard:
     self._checkpoints = checkpoints
     self._recorder = recorder
     self.attempt = attempt
-    self._verdict = Verdict(spec.monitor.verdict, kinks=kinks(spec))
+    self._verdict = Verdict(spec.monitor.verdict, kinks=spec.kinks)
     self._retries = 0
     self._failed = False
     self._unresolved = False
     self._level = "ok"
     self._onset = 0
+    # Where to go back to; None where nothing is kept from before.
+    self._target: int | None = None
     # By step, the verdict's state after it, for the snapshots there are.
     self._verdicts: dict[int, dict[str, Any]] = {}
     self._ring = self._healthy = self._heldout = None
@@ -76,13 +78,18 @@ class Guard:
 
   def get_state(self) -> dict[str, Any]:
     """What a checkpoint keeps, as plain JSON."""
-    return {"verdict": self._verdict.get_state(), "retries": self._retries}
+    return {
+      "verdict": self._verdict.get_state(),
+      "retries": self._retries,
+      "unresolved": self._unresolved,
+    }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Goes on where `get_state` was called."""
     verdict = state["verdict"]
     self._verdict.set_state(verdict)
     self._retries = state["retries"]
+    self._unresolved = state["unresolved"]
     # An alarm that is still on: what follows is not kept as healthy.
     self._level = verdict["level"]
     self._onset = verdict["onset"] or 0
@@ -92,7 +99,12 @@ class Guard:
     if self._heldout is None or not self.looks_at(step):
       return {}
     where = batch_sharding(self._built.mesh)
-    heldout = self._heldout.batch(step // self._spec.interval)
+    try:
+      heldout = self._heldout.batch(step // self._spec.interval)
+    except Exception:
+      # The others look at this step, too, and wait for this process.
+      self._report_failure(step)
+      heldout = self._heldout.batch(0)
     return self._built.probe(state, batch, multihost.to_global(heldout, where))
 
   def start(self, step: int, state: GanState) -> None:
@@ -138,17 +150,26 @@ class Guard:
     lost = _lost(row)
     if not (decision.new or lost):
       return False
-    if self._spec.action == "rollback":
-      return True
+    back = self._spec.action == "rollback"
     # What follows may look calm again because ill has become usual.
-    self._unresolved = True
-    target = self._secure(step, self._onset)
+    self._unresolved = not back
+    # Each retry goes further: the seed of it may be older than what it shows.
+    rewind = self._spec.rewind * 2**self._retries if back else 0
+    target, failed = None, False
+    try:
+      target = self._secure(step, max(0, self._onset - rewind))
+    except Exception:
+      self._report_failure(step)
+      failed = True
+    if back and not failed:
+      self._target = target
+      return True
     if lost:
       raise DivergedError(_ending(step, lost, target))
     return False
 
   def go_back(self, step: int) -> tuple[GanState, int]:
-    """Returns to the newest healthy state, saved first.
+    """Returns to the healthy state that `judge` has saved.
 
     Args:
       step: the last one that was dispatched.
@@ -159,9 +180,7 @@ class Guard:
     Raises:
       DivergedError: there is none, or it was tried often enough.
     """
-    # Each retry goes further: the seed of it may be older than what it shows.
-    onset = max(0, self._onset - self._spec.rewind * 2**self._retries)
-    target = self._secure(step, onset)
+    target = self._target
     if target is None or self._retries >= self._spec.retries:
       why = "no state is kept from before it"
       if target is not None:
@@ -195,8 +214,12 @@ class Guard:
 
   def secure(self, step: int) -> None:
     """Saves the newest healthy state, of a run that is about to be ended."""
-    if self._ring is not None and not self._unresolved:
+    if self._ring is None or self._unresolved:
+      return
+    try:
       self._secure(step, step if self._level == "ok" else self._onset)
+    except Exception:
+      self._report_failure(step)
 
   def finish(self, step: int, state: GanState) -> None:
     """Saves the newest healthy state, the last one if all is well.
@@ -267,7 +290,7 @@ class Guard:
     # Orbax would not save a step older than one that turned out ill.
     self._healthy.set_aside(step, self.attempt)
     kimg = step * self._built.spec.images_per_step / 1000
-    watched = {"verdict": verdict, "retries": self._retries}
+    watched = self.get_state() | {"verdict": verdict, "unresolved": False}
     meta = {"kimg": kimg, "monitor": watched}
     self._healthy.save(step, state, data, meta)
     self._healthy.wait()
@@ -321,12 +344,7 @@ class Guard:
     )
     if decision.level == "ok":
       return
-    what = "; ".join(
-      f"{r.signal} {r.value:.4g}, reference "
-      f"{'unknown' if r.reference is None else format(r.reference, '.4g')} "
-      f"({r.rule})"
-      for r in decision.reasons[:3]
-    )
+    what = "; ".join(reason.as_text() for reason in decision.reasons[:3])
     self._recorder.note(f"step {decision.step}: {decision.level}: {what}")
 
   def _report_failure(self, step: int) -> None:
@@ -335,28 +353,6 @@ class Guard:
       _log.exception("the monitor failed at step %d; training goes on", step)
       self._recorder.event("monitor_failed", step)
     self._failed = True
-
-
-def kinks(spec: RunSpec) -> list[int]:
-  """Steps at which something that is scheduled begins or ends."""
-  optim, loss = spec.optim, spec.loss
-  schedules = (
-    optim.g_lr,
-    optim.d_lr,
-    optim.beta2,
-    optim.ema_half_life_kimg,
-    loss.r1_gamma,
-    loss.r2_gamma,
-    spec.augment.probability,
-  )
-  ends = {optim.ema_start_kimg} | {
-    schedule.kimg
-    for schedule in schedules
-    if schedule is not None and schedule.first != schedule.last
-  }
-  return sorted(
-    math.ceil(kimg * 1000 / spec.images_per_step) for kimg in ends if kimg
-  )
 
 
 def _open_heldout(built: Built) -> Heldout:

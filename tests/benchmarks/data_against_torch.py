@@ -58,7 +58,7 @@ def ours(directory: str) -> Iterator[np.ndarray]:
   from bigscale.spec import DataSpec
 
   stream = pipeline.make(
-    DataSpec(source=directory, flip=True, prefetch=4, threads=2),
+    DataSpec(source=directory, flip=True, prefetch=4),
     resolution=SIDE,
     channels=3,
     num_classes=10,

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from bigscale.cli import main as cli
+from bigscale.data.heldout import Heldout
 from bigscale.monitor.verdict import Decision, Verdict
 from bigscale.train import loop
+from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.hooks import DivergedError
 from tests.e2e import monitored
 from tests.e2e.monitored import FAULT, READ, STEPS, Ended, KilledError, run
@@ -331,5 +333,61 @@ def test_an_alarm_outlives_a_kill(folder, alarm):
     run(path, killed_at=(0, 10), action="checkpoint")
   resumed = run(path, action="checkpoint")
   assert [e["step"] for e in resumed.events("start")] == [0, 8]
-  assert [e["of_step"] for e in resumed.events("healthy")] == [4, 4]
+  assert [e["of_step"] for e in resumed.events("healthy")] == [4]
   assert resumed.saved("healthy") == [4]
+
+
+def test_an_alarm_that_nobody_acted_on_is_not_forgotten(folder, monkeypatch):
+  """All is calm again when the run is killed; yet ill may have become usual."""
+
+  def update(self, step, row):
+    ill = step in (6, 7)
+    level, onset = ("rollback", 5) if ill else ("ok", None)
+    self._decision = Decision(step, level, onset, (), step in (6, 8))
+    return self._decision
+
+  monkeypatch.setattr(Verdict, "update", update)
+  path = folder / "calm"
+  with pytest.raises(KilledError):
+    run(path, killed_at=(0, 14), action="checkpoint")
+  resumed = run(path, action="checkpoint")
+  assert [e["step"] for e in resumed.events("start")] == [0, 12]
+  assert resumed.saved("healthy") == [4]
+
+
+def test_unreadable_heldout_images_take_no_run_with_them(
+  folder, off, monkeypatch
+):
+  usual = Heldout.batch
+
+  def torn(self, number):
+    if number == 2:
+      raise OSError("the disk is gone")
+    return usual(self, number)
+
+  monkeypatch.setattr(Heldout, "batch", torn)
+  ended = run(folder / "torn", action="log")
+  assert_same(ended.state, off.state)
+  (failed,) = ended.events("monitor_failed")
+  assert failed["step"] == 4
+  assert "d/heldout_gap" in ended.rows(0)[4]
+
+
+@pytest.mark.parametrize("action", ["checkpoint", "rollback"])
+def test_a_full_disk_at_an_alarm_takes_no_run_with_it(
+  folder, off, alarm, monkeypatch, action
+):
+  usual = Checkpoints.save
+
+  def full(self, step, state, *rest):
+    if self._path.name == "healthy":
+      raise OSError("no space left on device")
+    return usual(self, step, state, *rest)
+
+  alarm("rollback", at=6, onset=5)
+  monkeypatch.setattr(Checkpoints, "save", full)
+  ended = run(folder / f"full_{action}", action=action)
+  assert_same(ended.state, off.state)
+  (failed,) = ended.events("monitor_failed")
+  assert failed["step"] == 6
+  assert not ended.saved("healthy")

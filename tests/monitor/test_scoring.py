@@ -4,7 +4,7 @@ import pytest
 
 from bigscale.monitor import scoring
 from bigscale.monitor.drill_stages import SMALL, Stage
-from bigscale.monitor.drills import Drill, lost_step, plan
+from bigscale.monitor.drills import Drill, branch, lost_step, part, plan
 from bigscale.monitor.faults import CONTROLS, FAULTS
 
 
@@ -86,6 +86,16 @@ def test_alarms_are_counted_where_they_belong():
   assert "2 of 4, 50.0%" in scoring.as_text(found)
 
 
+def test_steps_that_drills_share_are_counted_once():
+  rows = [
+    _row("undisturbed", fault=False),
+    _row("d_spikes", fault=False, shared_steps=500),
+    _row(lost=640, alarm=600, shared_steps=500),
+  ]
+  found = scoring.score(rows, warmup=100)
+  assert found["false_alarms"]["steps"] == 900 + 500
+
+
 def test_a_healthy_checkpoint_is_as_good_as_the_best_before_the_alarm():
   rows = [
     _row(lost=640, alarm=600, healthy={"step": 560, "score": 10.9}),
@@ -151,3 +161,40 @@ def test_a_drill_is_disturbed_at_a_moment_of_its_own():
   assert starts == {
     Drill("test", "r3gan_16", "d_frozen", s).start for s in range(9)
   }
+
+
+def test_parts_are_all_drills_and_keep_a_trunk_together():
+  drills = plan(("test",), 1, 2)
+  parts = [part(drills, share, 2) for share in (1, 2)]
+  assert sorted(d.name for p in parts for d in p) == sorted(
+    d.name for d in drills
+  )
+  one, other = ({(d.stage, d.seed) for d in p} for p in parts)
+  assert one
+  assert other
+  assert not one & other
+
+
+def test_only_what_begins_alike_has_a_trunk():
+  drills = [Drill("test", "r3gan_16", what, 7) for what in FAULTS | CONTROLS]
+  own = {d.what for d in drills if d.trunk is None}
+  assert own == {"undisturbed", "small_batch"}
+  trunks = {d.trunk for d in drills if d.trunk}
+  assert trunks == {Drill("test", "r3gan_16", "undisturbed", 7)}
+
+
+@pytest.mark.parametrize(
+  ("before", "step"), [(250, 200), (200, 200), (199, 100), (99, 0)]
+)
+def test_a_branch_goes_on_from_the_newest_checkpoint_before(
+  tmp_path, before, step
+):
+  trunk, run = tmp_path / "trunk", tmp_path / "run"
+  for saved in ("100", "200", "300", "300.orbax-checkpoint-tmp-0"):
+    (trunk / "checkpoints" / saved).mkdir(parents=True)
+  (trunk / "metrics.jsonl").write_text('{"step": 100}\n')
+  run.mkdir()
+  assert branch(trunk, run, before) == step
+  copied = [path.name for path in (run / "checkpoints").glob("*")]
+  assert copied == ([str(step)] if step else [])
+  assert (run / "metrics.jsonl").exists() == bool(step)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bigscale.monitor.signals import Tracker, kind_of
+from bigscale.monitor.signals import GROUPS, Tracker, kind_of
 from bigscale.monitor.verdict import Verdict
 from bigscale.spec.verdict import VerdictSpec
 
@@ -59,6 +59,23 @@ def test_a_spike_that_outlasts_all_recoveries_is_believed_alone():
   tracker, _ = follow("d/loss", values, spacing=50, start=50_000)
   assert tracker.alone
   assert tracker.onset == 50_000 + 200 * 50
+
+
+@pytest.mark.parametrize(("level", "alone"), [(6e4, True), (6e-6, False)])
+def test_a_penalty_that_falls_is_not_believed_alone(level, alone):
+  """After a spike of D it may stay low, and the run be well."""
+  values = [0.6] * 200 + [level] * 30
+  tracker, evidence = follow("d/r1", values, spacing=50, start=50_000)
+  assert evidence[-1] == 1.0
+  assert tracker.alone == alone
+
+
+def test_the_second_singular_value_adds_little_to_one_group():
+  assert kind_of("g/sigma1/fc").group == kind_of("g/sigma2/fc").group
+  assert kind_of("g/sigma0/fc").group == "g_weights"
+  small = GROUPS[kind_of("g/sigma1/fc").group]
+  assert GROUPS["game"] + GROUPS["d_weights"] + 3 * small < SPEC.rollback
+  assert GROUPS["game"] + GROUPS["g_weights"] >= SPEC.rollback
 
 
 def test_trends_are_harmless():
