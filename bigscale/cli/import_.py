@@ -5,6 +5,7 @@ r"""Turn weights of another implementation into a run of ours.
   bigscale import --format=r3gan weights.npz --out=runs/r3gan \
       --config=configs/r3gan.py:cifar10 --config.data.source=/data/cifar10
   bigscale import --format=stats fid_stats.npz --out=stats/imagenet128
+  bigscale import --format=inception pt_inception-2015-12-05-6726825d.pth
 
 Files: .npz, .safetensors, .pth, .pt, .bin (the last three need PyTorch), and
 .pkl with --unsafe_pickle. The first holds the generator's state dict, or
@@ -17,6 +18,10 @@ same config; from any of them, `bigscale train --init_from` starts a new run.
 
 --format=stats reads statistics for the FID and writes them as mean and
 covariance in float64, with their provenance.
+
+--format=inception reads the network of the FID, as pytorch-fid and
+torch-fidelity publish it, and keeps it where `evaluate` looks for it: in
+$BIGSCALE_CACHE, else ~/.cache/bigscale, or in --out.
 """
 
 import sys
@@ -27,15 +32,21 @@ from ml_collections import config_flags
 # FILE and D_FILE.
 MAX_ARGUMENTS = 2
 _STATISTICS = "stats"
+_INCEPTION = "inception"
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
   "format",
   None,
-  "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan or stats",
+  "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan, stats or inception",
   flag_values=FLAGS,
 )
-flags.DEFINE_string("out", None, "folder to make", flag_values=FLAGS)
+flags.DEFINE_string(
+  "out",
+  None,
+  "folder to make; of inception, that keeps it in place of the cache",
+  flag_values=FLAGS,
+)
 flags.DEFINE_string(
   "ema", None, "file of the generator's moving average", flag_values=FLAGS
 )
@@ -57,18 +68,21 @@ flags.DEFINE_boolean(
 
 
 def run(file: str | None = None, d_file: str | None = None) -> int:
-  """Reads, checks, then writes one folder."""
+  """Reads, checks, then writes one folder, or one file in the cache."""
   from bigscale.cli.common import require_flag
   from bigscale.interop.formats import FORMATS
   from bigscale.spec import require
 
   name = require_flag(FLAGS, "format", "biggan-pytorch")
-  known = (*FORMATS, _STATISTICS)
+  known = (*FORMATS, _STATISTICS, _INCEPTION)
   require(name in known, f"--format={name} must be one of {', '.join(known)}")
   require(
     file is not None,
-    f"no file was named; write bigscale import --format={name} FILE --out=DIR",
+    f"no file was named; write bigscale import --format={name} FILE"
+    f"{' --out=DIR' if name != _INCEPTION else ''}",
   )
+  if name == _INCEPTION:
+    return _inception(file, d_file)
   out = require_flag(FLAGS, "out", "runs/imported")
   if name == _STATISTICS:
     return _statistics(file, d_file, out)
@@ -116,6 +130,34 @@ def _weights(name: str, file: str, d_file: str | None, out: str) -> int:
 def _statistics(file: str, d_file: str | None, out: str) -> int:
   from bigscale.interop.files import require_new
   from bigscale.interop.statistics import read_statistics, write_statistics
+
+  _require_alone(d_file, _STATISTICS)
+  require_new(out)
+  statistics = read_statistics(file, unsafe_pickle=FLAGS.unsafe_pickle)
+  write_statistics(out, statistics, file)
+  count = statistics.count or "an unknown number of"
+  print(
+    f"mean and covariance of {len(statistics.mean)} features over {count} "
+    f"images: {out}/statistics.npz"
+  )
+  return 0
+
+
+def _inception(file: str, d_file: str | None) -> int:
+  from bigscale.interop.inception import read_weights
+  from bigscale.metrics import inception_store
+
+  _require_alone(d_file, _INCEPTION)
+  weights = read_weights(file, unsafe_pickle=FLAGS.unsafe_pickle)
+  path = inception_store.save(weights, FLAGS.out)
+  print(f"read:          {weights.source}")
+  print(f"fingerprint:   {weights.fingerprint}")
+  print(f"weights:       {path}")
+  return 0
+
+
+def _require_alone(d_file: str | None, name: str) -> None:
+  """Raises `SpecError` where something is given that makes runs only."""
   from bigscale.spec import require
 
   for option, value in (
@@ -126,14 +168,5 @@ def _statistics(file: str, d_file: str | None, out: str) -> int:
   ):
     require(
       value is None,
-      f"{option} has no meaning with --format=stats; leave it out",
+      f"{option} has no meaning with --format={name}; leave it out",
     )
-  require_new(out)
-  statistics = read_statistics(file, unsafe_pickle=FLAGS.unsafe_pickle)
-  write_statistics(out, statistics, file)
-  count = statistics.count or "an unknown number of"
-  print(
-    f"mean and covariance of {len(statistics.mean)} features over {count} "
-    f"images: {out}/statistics.npz"
-  )
-  return 0

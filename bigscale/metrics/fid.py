@@ -1,14 +1,15 @@
 """Fréchet distance between features (Heusel et al. 2017, eq. 6).
 
 Plain numpy in float64. The distance of N samples lies above that of infinitely
-many by about a constant over N, so only distances of equal counts compare.
+many by about a constant over N, so only distances of equal counts compare;
+`frechet_distance_infinity` extrapolates to where they all do.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from bigscale.spec import SpecError, require
+from bigscale.spec import require
 
 
 class Moments(NamedTuple):
@@ -44,12 +45,7 @@ class Moments(NamedTuple):
     count, dimension = rows.shape
     if count == 0:
       return cls.empty(dimension)
-    require(
-      bool(np.isfinite(rows).all()),
-      f"{int((~np.isfinite(rows)).any(1).sum())} of {count} samples have "
-      "features that are not finite; the images or the feature network have "
-      "diverged: score an earlier checkpoint",
-    )
+    require_finite(rows)
     mean = rows.mean(0)
     centred = rows - mean[None]
     return cls(count, mean, centred.T @ centred / max(count - 1, 1))
@@ -71,6 +67,26 @@ class Moments(NamedTuple):
       + np.outer(delta, delta) * (self.count * other.count / count)
     )
     return Moments(count, mean, scatter / max(count - 1, 1))
+
+
+def require_finite(features_nd: np.ndarray) -> None:
+  """Raises `SpecError` unless all of [N, D] features are finite."""
+  finite = np.isfinite(features_nd).all(1)
+  require(
+    bool(finite.all()),
+    f"{int((~finite).sum())} of {len(finite)} samples have "
+    "features that are not finite; the images or the feature network have "
+    "diverged: score an earlier checkpoint",
+  )
+
+
+def require_comparable(dimension: int, other: int) -> None:
+  """Raises `SpecError` unless features of two sets have one length."""
+  require(
+    dimension == other,
+    f"features of length {dimension} and {other} cannot be compared; "
+    "use one feature network for both",
+  )
 
 
 def require_enough(count: int, dimension: int, what: str, remedy: str) -> None:
@@ -109,11 +125,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
       samples than features.
   """
   dimension = len(a.mean)
-  if len(b.mean) != dimension:
-    raise SpecError(
-      f"features of length {dimension} and {len(b.mean)} cannot be compared; "
-      "use one feature network for both"
-    )
+  require_comparable(dimension, len(b.mean))
   for moments in (a, b):
     require_enough(moments.count, dimension, "these", "give more samples")
   cross = np.linalg.svd(_factor(a).T @ _factor(b), compute_uv=False).sum()
@@ -126,3 +138,72 @@ def _factor(moments: Moments) -> np.ndarray:
   """A with A A^T = covariance; rounding below zero counts as zero."""
   values, vectors = np.linalg.eigh(moments.covariance)
   return vectors * np.sqrt(np.maximum(values, 0.0))[None]
+
+
+class InfiniteDistance(NamedTuple):
+  """A line fitted to distances over 1/N.
+
+  Attributes:
+    distance: at 1/N = 0. May be negative where the true one is near 0.
+    standard_error: of `distance`, from the scatter about the line. The
+      subsets share samples, so it leaves out what another draw of all
+      samples would change.
+    slope: of the line: the bias of N samples is about slope / N.
+    slope_standard_error: of `slope`.
+  """
+
+  distance: float
+  standard_error: float
+  slope: float
+  slope_standard_error: float
+
+
+def frechet_distance_infinity(
+  features_nd: np.ndarray,
+  reference: Moments,
+  *,
+  points: int = 15,
+  seed: int = 0,
+) -> InfiniteDistance:
+  """The distance that infinitely many samples would have.
+
+  Chong and Forsyth 2020: distances of random subsets of N/10 up to all N
+  samples, evenly spaced, lie on a line over 1/N. The bias that the
+  reference's own size causes stays.
+
+  Args:
+    features_nd: [N, D] of the samples.
+    reference: moments of the reals.
+    points: subsets, 3 or more.
+    seed: of the subsets.
+
+  Raises:
+    SpecError: too few points for a line with an error, too few samples for a
+      distance of the smallest subset, features of different length or not
+      finite.
+  """
+  count, dimension = features_nd.shape
+  require(
+    points >= 3,
+    f"points={points} leave no scatter about a line; use 3 or more",
+  )
+  require(
+    count // 10 > dimension,
+    f"{count} samples are too few to extrapolate over {dimension} features: "
+    f"a tenth of them must exceed {dimension}; give at least "
+    f"{10 * (dimension + 1)}",
+  )
+  sizes = np.linspace(count // 10, count, points).astype(int)
+  rng = np.random.default_rng(seed)
+  distances = [
+    frechet_distance(
+      Moments.of(features_nd[rng.choice(count, size, replace=False)]),
+      reference,
+    )
+    for size in sizes
+  ]
+  (slope, distance), covariance = np.polyfit(1 / sizes, distances, 1, cov=True)
+  slope_error, error = np.sqrt(np.diag(covariance))
+  return InfiniteDistance(
+    float(distance), float(error), float(slope), float(slope_error)
+  )

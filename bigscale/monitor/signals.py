@@ -85,11 +85,11 @@ _PENALTY = Kind(
 _LOSS = Kind("game", "asinh", 0.1, far=1.5, spikes=True, vital=True)
 _GRADIENT = Kind("game", "log", 0.3, far=2.3, spikes=True, vital=True)
 _SCORE = Kind("samples", "log", 0.12, far=0.69, direction=1, best=True)
-# The largest singular value of a layer is believed alone before the next ones:
-# those are estimates that lag, and in layers that start from 0 they double
-# within a window of a healthy run.
+# Of G's singular values only the largest is believed alone, and counts much:
+# the next ones are estimates that lag, and in layers that start from 0 they
+# double within a window of a healthy run.
 _G_SIGMA0 = Kind("g_weights", "log", 0.1, far=0.7)
-_G_SIGMA = Kind("g_tail", "log", 0.1, far=1.4)
+_G_SIGMA = Kind("g_tail", "log", 0.1)
 _D_SIGMA0 = Kind("d_weights", "log", 0.12, far=1.4, spikes=True)
 _D_SIGMA = Kind("d_weights", "log", 0.12, far=2.1, spikes=True)
 _OTHER = Kind("other", "relative", 0.1, far=2.0, spikes=True)

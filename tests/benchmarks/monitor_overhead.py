@@ -1,6 +1,8 @@
 """What the collapse monitor costs a step.
 
-On this machine, a whole training with it and without, by turns:
+On this machine, part by part, by turns: the step as it is, the step without the
+norms and singular values that only the monitor wants, and what runs beside it,
+each divided by how often it does:
 
   python -m tests.benchmarks.monitor_overhead --config=configs/fashion_r3gan.py
 
@@ -14,9 +16,7 @@ without the norms that the monitor takes in it, and of the probe:
 import argparse
 import dataclasses
 import json
-import pathlib
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +33,7 @@ def main() -> None:
   parser.add_argument("--topology")
   parser.add_argument("--effort", default="O1")
   parser.add_argument("--weights", default="zero:16")
-  parser.add_argument("--steps", type=int, default=400)
-  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--rounds", type=int, default=6)
   parser.add_argument("--batch", type=int, default=0)
   flags = parser.parse_args()
   prepare_cpu()
@@ -58,52 +57,108 @@ def _spec(flags: argparse.Namespace) -> Any:
 
 
 def _here(flags: argparse.Namespace) -> dict[str, Any]:
-  """Medians over rounds of the seconds of `steps` steps."""
+  """Medians over rounds of what each part takes, by turns."""
+  import jax
+  import numpy as np
+
+  from bigscale.monitor.snapshots import Ring
+  from bigscale.monitor.verdict import Verdict
   from bigscale.parallel.mesh import make_mesh
   from bigscale.train import loop
   from bigscale.train.build import build
-  from bigscale.train.hooks import evaluator_of
 
   spec = _spec(flags)
-  kimg = flags.steps * spec.images_per_step / 1000
-  spec = dataclasses.replace(
-    spec,
-    total_kimg=kimg,
-    evaluate=dataclasses.replace(spec.evaluate, kimg=0, num_samples=100),
-    checkpoint=dataclasses.replace(spec.checkpoint, kimg=0),
-    log=dataclasses.replace(spec.log, samples_kimg=0, tensorboard=False),
+  mesh = make_mesh(spec.mesh)
+  built = build(spec, mesh)
+  with _no_norms():
+    plain = build(_without_spectra(spec), mesh)
+  state = built.init(np.int32(0))
+  stream = loop.open_stream(built)
+  batch = jax.device_put(
+    next(stream), jax.tree.map(lambda x: x.sharding, built.abstract_batch)
   )
-  built = build(spec, make_mesh(spec.mesh))
-  evaluator = evaluator_of(spec)
-  seconds: dict[str, list[float]] = {"off": [], "checkpoint": []}
+  stream.close()
+  heldout = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), built.abstract_heldout
+  )
+  ring = Ring(built.abstract_state, spec.monitor)
+  verdict = Verdict(spec.monitor.verdict, kinks=spec.kinks)
+  row: dict[str, float] = {}
+  number = 0
+
+  # As many as have one look at singular values among them.
+  together = getattr(spec.model, "spectra_interval", 1) or 1
+
+  def step() -> None:
+    nonlocal state, row
+    for _ in range(together):
+      state, scalars = built.step(state, batch)
+    jax.block_until_ready(state)
+    row = {k: float(x) for k, x in jax.device_get(scalars).items()}
+
+  def bare() -> None:
+    nonlocal state
+    for _ in range(together):
+      state, _ = plain.step(state, batch)
+    jax.block_until_ready(state)
+
+  def probe() -> None:
+    jax.block_until_ready(built.probe(state, batch, heldout))
+
+  def snapshot() -> None:
+    ring.take(number, state, {})
+    ring.newest(number + 1)
+
+  def judge(values: dict[str, float]) -> None:
+    nonlocal number
+    number += 1
+    verdict.update(number, values)
+
+  parts = {
+    "step": step,
+    "bare": bare,
+    "probe": probe,
+    "snapshot": snapshot,
+    "verdict_all": lambda: judge(row),
+    "verdict": lambda: judge(
+      {k: x for k, x in row.items() if "/sigma" not in k}
+    ),
+  }
+  times: dict[str, list[float]] = {name: [] for name in parts}
   for turn in range(flags.rounds + 1):
-    for action, times in seconds.items():
-      monitor = dataclasses.replace(spec.monitor, action=action)
-      mine = dataclasses.replace(spec, monitor=monitor)
-      with tempfile.TemporaryDirectory() as run:
-        loop.train(
-          mine,
-          run,
-          prepared=loop.Prepared(built._replace(spec=mine), evaluator),
-        )
-        spent = _seconds(pathlib.Path(run) / "metrics.jsonl")
+    for name, part in parts.items():
+      started = time.perf_counter()
+      part()
       if turn:  # The first compiles.
-        times.append(spent)
-  off, on = (statistics.median(times) for times in seconds.values())
-  pairs = zip(seconds["checkpoint"], seconds["off"], strict=True)
+        spent = time.perf_counter() - started
+        calls = together if name in ("step", "bare") else 1
+        times[name].append(spent / calls)
+  found = {name: statistics.median(each) for name, each in times.items()}
+  monitor = spec.monitor
+  every_step = statistics.median(
+    a - b for a, b in zip(times["step"], times["bare"], strict=True)
+  )
+  each = (
+    every_step
+    + found["verdict"]
+    + (found["probe"] + found["verdict_all"]) / monitor.interval
+    + found["snapshot"] / monitor.snapshot_interval
+  )
   return {
-    "steps": flags.steps,
-    "milliseconds_a_step": 1000 * off / flags.steps,
-    "overhead": on / off - 1,
-    "overhead_of_pairs": [a / b - 1 for a, b in pairs],
+    "rounds": flags.rounds,
+    "milliseconds": {name: 1000 * value for name, value in found.items()},
+    "in_the_step": every_step / found["bare"],
+    "beside_it": (each - every_step) / found["bare"],
+    "overhead": each / found["bare"],
   }
 
 
-def _seconds(metrics: pathlib.Path) -> float:
-  """From the second row to the last row of steps."""
-  rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-  steps = [row for row in rows if "d/loss" in row]
-  return steps[-1]["seconds"] - steps[1]["seconds"]
+def _without_spectra(spec: Any) -> Any:
+  """Looks at no singular value, unless the model divides by them."""
+  if getattr(spec.model, "spectra_interval", 1) == 1:
+    return spec
+  never = dataclasses.replace(spec.model, spectra_interval=10**9)
+  return dataclasses.replace(spec, model=never)
 
 
 def _on_tpu(flags: argparse.Namespace) -> dict[str, Any]:

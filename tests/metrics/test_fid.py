@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
-from bigscale.metrics.fid import Moments, frechet_distance
+from bigscale.metrics.fid import (
+  Moments,
+  frechet_distance,
+  frechet_distance_infinity,
+)
 from bigscale.spec import SpecError
 
 
@@ -87,3 +92,65 @@ def test_features_that_are_not_finite_are_refused():
   rows[3, 1] = np.nan
   with pytest.raises(SpecError, match="1 of 5 samples"):
     Moments.of(rows)
+
+
+def test_infinity_has_no_bias_of_the_samples_number():
+  rng = np.random.default_rng(0)
+  samples = rng.normal(0, 1, (2000, 16))
+  reference = Moments(10**6, np.full(16, 0.1), np.eye(16))
+  result = frechet_distance_infinity(samples, reference)
+  biased = frechet_distance(Moments.of(samples[:200]), reference)
+  assert biased > 3 * 0.16
+  assert result.distance == pytest.approx(0.16, abs=0.05)
+  # For D = 16 features the bias is about (D + D (D + 1) / 4) / N.
+  assert result.slope == pytest.approx(84, rel=0.3)
+  assert 0 < result.standard_error < 0.05
+  assert 0 < result.slope_standard_error < 0.2 * result.slope
+
+
+def test_infinity_is_the_fitted_line(monkeypatch):
+  counts = []
+
+  def on_a_line(moments, reference):
+    counts.append(moments.count)
+    return 3 + 40 / moments.count + 0.01 * (-1) ** len(counts)
+
+  monkeypatch.setattr("bigscale.metrics.fid.frechet_distance", on_a_line)
+  samples = np.random.default_rng(0).normal(size=(1500, 2))
+  result = frechet_distance_infinity(samples, Moments.of(samples))
+  assert counts == list(np.linspace(150, 1500, 15).astype(int))
+  expected = scipy.stats.linregress(
+    1 / np.array(counts),
+    [
+      3 + 40 / count + 0.01 * (-1) ** index
+      for index, count in enumerate(counts, 1)
+    ],
+  )
+  assert result == pytest.approx(
+    (
+      expected.intercept,
+      expected.intercept_stderr,
+      expected.slope,
+      expected.stderr,
+    ),
+    rel=1e-6,
+  )
+  assert result.distance == pytest.approx(3, abs=0.02)
+
+
+def test_infinity_is_that_of_the_seed():
+  rows = np.random.default_rng(0).normal(size=(100, 3))
+  runs = [
+    frechet_distance_infinity(rows, Moments.of(rows), seed=seed)
+    for seed in (0, 0, 1)
+  ]
+  assert runs[0] == runs[1]
+  assert runs[0].distance != runs[2].distance
+
+
+def test_infinity_of_too_few_samples_is_refused():
+  rows = np.random.default_rng(0).normal(size=(49, 4))
+  with pytest.raises(SpecError, match=r"49 samples .* give at least 50"):
+    frechet_distance_infinity(rows, Moments.of(rows))
+  with pytest.raises(SpecError, match="points=2"):
+    frechet_distance_infinity(rows, Moments.of(rows), points=2)

@@ -73,6 +73,8 @@ def test_a_penalty_that_falls_is_not_believed_alone(level, alone):
 def test_the_second_singular_value_adds_little_to_one_group():
   assert kind_of("g/sigma1/fc").group == kind_of("g/sigma2/fc").group
   assert kind_of("g/sigma0/fc").group == "g_weights"
+  tracker, _ = follow("g/sigma1/fc", [0.6] * 40 + [60.0] * 20)
+  assert not tracker.alone
   small = GROUPS[kind_of("g/sigma1/fc").group]
   assert GROUPS["game"] + GROUPS["d_weights"] + 3 * small < SPEC.rollback
   assert GROUPS["game"] + GROUPS["g_weights"] >= SPEC.rollback
