@@ -35,6 +35,7 @@ RULES = (
     r"metrics/(evaluate|reference)",
     ("metrics", "sampling", "data", "parallel"),
   ),
+  (r"metrics/inception", ("metrics", "parallel")),
   (r"metrics/.*", ("metrics", "ops")),
   (r"report/.*", ("report",)),
   # The verdict is pure Python: it may be run on anybody's numbers.
@@ -49,6 +50,10 @@ RULES = (
   ),
   # What makes or reads a whole run.
   (r"interop/(assemble|export)", ("interop", "models", "train", "ops")),
+  (
+    r"interop/inception",
+    ("interop", "metrics/inception", "metrics/inception_store"),
+  ),
   (
     r"interop/.*",
     ("interop", "models", "train/state", "train/checkpoint", "ops"),

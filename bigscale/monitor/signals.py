@@ -88,8 +88,8 @@ _SCORE = Kind("samples", "log", 0.12, far=0.69, direction=1, best=True)
 # Of G's singular values only the largest is believed alone, and counts much:
 # the next ones are estimates that lag, and in layers that start from 0 they
 # double within a window of a healthy run.
-_G_SIGMA0 = Kind("g_weights", "log", 0.1, far=0.7)
-_G_SIGMA = Kind("g_tail", "log", 0.1)
+_G_SIGMA0 = Kind("g_weights", "asinh", 0.1, far=0.7)
+_G_SIGMA = Kind("g_tail", "asinh", 0.1)
 _D_SIGMA0 = Kind("d_weights", "log", 0.12, far=1.4, spikes=True)
 _D_SIGMA = Kind("d_weights", "log", 0.12, far=2.1, spikes=True)
 _OTHER = Kind("other", "relative", 0.1, far=2.0, spikes=True)
@@ -115,12 +115,15 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   (r"(^|[/_])(r1|r2)\b|penalty", _PENALTY),
   (r"loss|adversarial", _LOSS),
   (r"grad\w*norm|^[gd]\w*[_/]grad", _GRADIENT),
-  (r"sign", Kind("game", "plain", 0.1)),
+  # The share of reals that D likes: how well it knows them (ADA), or, under a
+  # relativistic loss, where its logits happen to lie.
+  (r"sign", Kind("heldout", "plain", 0.1)),
+  # What Adam makes of the gradients, and so no further evidence.
   (
     rf"{_OF_D}.*update_norm",
-    Kind("d_weights", "log", 0.3, far=1.6, spikes=True, vital=True),
+    Kind("game", "log", 0.3, far=1.6, spikes=True, vital=True),
   ),
-  (r"update_norm", Kind("g_weights", "log", 0.3, far=1.6, vital=True)),
+  (r"update_norm", Kind("game", "log", 0.3, far=1.6, vital=True)),
   (
     rf"{_OF_D}.*(weight|param)\w*_norm",
     Kind("d_weights", "log", 0.03, far=0.5, vital=True),

@@ -1,0 +1,100 @@
+"""The FID's Inception-v3 from PyTorch's files, for `metrics.inception`.
+
+pytorch-fid and torch-fidelity publish the same state dict, whose file carries
+the first digits of its own SHA-256 in its name, as PyTorch's hub has it.
+"""
+
+import os
+import pathlib
+import re
+
+from bigscale.interop import tensors as layouts
+from bigscale.interop.files import (
+  FileError,
+  existing_file,
+  read_tensors,
+  sha256,
+)
+from bigscale.interop.tensors import Source, Tensors, TensorsError
+from bigscale.metrics.inception import InceptionWeights, leaves
+from bigscale.metrics.inception_store import make_weights
+
+FORMAT = "pytorch-fid's and torch-fidelity's Inception-v3 of 2015"
+
+_DIGEST_IN_NAME = re.compile(r".*-([0-9a-f]{8})\.(pth|pt)")
+_NAMES = {
+  "conv/kernel": ("conv.weight", layouts.CONV),
+  "bn/scale": ("bn.weight", layouts.SAME),
+  "bn/bias": ("bn.bias", layouts.SAME),
+  "bn/mean": ("bn.running_mean", layouts.SAME),
+  "bn/var": ("bn.running_var", layouts.SAME),
+  "fc/kernel": ("fc.weight", layouts.DENSE),
+  "fc/bias": ("fc.bias", layouts.SAME),
+}
+
+
+def read_weights(
+  path: str | os.PathLike[str], *, unsafe_pickle: bool = False
+) -> InceptionWeights:
+  """Reads the weights from a state dict in a file.
+
+  Args:
+    path: of any kind that `files.read_tensors` reads. A `.pth` or `.pt` whose
+      name ends in eight hexadecimal digits must have them in its SHA-256.
+    unsafe_pickle: see `files.read_tensors`.
+
+  Raises:
+    FileError: the file cannot be read, or is not the one its name says.
+    TensorsError: names every missing, extra and misshaped tensor.
+    SpecError: values are not finite.
+  """
+  path = existing_file(path)
+  digest = _checked_digest(path)
+  found = read_tensors(path, unsafe_pickle=unsafe_pickle)
+  try:
+    return weights(found, f"{path.name}, SHA-256 {digest}")
+  except TensorsError as error:
+    raise TensorsError(
+      f"{path} does not hold the Inception-v3 of the FID, which has 1008 "
+      f"outputs and is not torchvision's: {error}"
+    ) from error
+
+
+def weights(tensors: Tensors, source: str = "") -> InceptionWeights:
+  """A `FeatureExtractorInceptionV3.state_dict()` as ours.
+
+  Args:
+    tensors: by PyTorch's names; `num_batches_tracked` may be left out.
+    source: see `InceptionWeights`.
+
+  Raises:
+    TensorsError: names every missing, extra and misshaped tensor.
+    SpecError: values are not finite.
+  """
+  counters = {n for n in tensors if n.endswith(".bn.num_batches_tracked")}
+  shapes = leaves()
+  arrays = layouts.fetch(tensors, sources(), shapes, ignored=counters)
+  return make_weights(arrays, source)
+
+
+def sources() -> dict[str, Source]:
+  """Where each of our arrays lies in their file, by path."""
+  found = {}
+  for path in leaves():
+    # "params/Mixed_5b/branch1x1/conv/kernel": a collection, then their names.
+    *modules, kind, leaf = path.split("/")[1:]
+    name, layout = _NAMES[f"{kind}/{leaf}"]
+    found[path] = Source(".".join([*modules, name]), layout)
+  return found
+
+
+def _checked_digest(path: pathlib.Path) -> str:
+  digest = sha256(path)
+  named = _DIGEST_IN_NAME.fullmatch(path.name)
+  if named and not digest.startswith(named[1]):
+    raise FileError(
+      f"{path} says in its name that its SHA-256 begins with {named[1]}, and "
+      f"it begins with {digest[:8]}: the file is cut short or was changed; get "
+      "it from its source again, or rename it if you changed it yourself"
+    )
+  return digest

@@ -1,0 +1,397 @@
+"""Inception-v3 of 2015, whose features the FID is defined on.
+
+The network of TensorFlow's `inception-2015-12-05` graph as pytorch-fid and
+torch-fidelity rebuilt it. It differs from the published architecture: average
+pooling leaves out the padding, the last block pools by maximum, and there are
+1008 outputs. Torchvision's own weights give other features.
+
+Images come to 299 px in one of two ways (`inception_resize`), and scores of
+one do not compare with scores of the other.
+"""
+
+import functools
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from bigscale.metrics import inception_resize
+from bigscale.metrics.inception_resize import RULES, SIDE, Resize
+from bigscale.parallel.mesh import make_mesh
+from bigscale.parallel.sharding import replicated, sample_sharding
+from bigscale.spec import MeshSpec, require
+from bigscale.types import Array, PyTree
+
+FEATURES = 2048
+CLASSES = 1008
+# Values per image of all that can be asked for.
+TAPS: dict[str, int] = {
+  "64": 64,
+  "192": 192,
+  "768": 768,
+  "2048": FEATURES,
+  "logits_unbiased": CLASSES,
+  "logits": CLASSES,
+  "probabilities": CLASSES,
+}
+
+_WIDE, _TALL = (1, 7), (7, 1)
+
+
+class Embedding(NamedTuple):
+  """What the network makes of N images.
+
+  Attributes:
+    features: [N, 2048] float32, after the last pooling.
+    probabilities: [N, 1008] float32; rows add up to 1.
+  """
+
+  features: np.ndarray
+  probabilities: np.ndarray
+
+
+class InceptionWeights(NamedTuple):
+  """Weights that fit the network; see `inception_store.make_weights`.
+
+  Attributes:
+    variables: parameters and running statistics, float32.
+    fingerprint: SHA-256 over all of them, in hexadecimal.
+    source: where they were read; "" where nobody said.
+  """
+
+  variables: PyTree
+  fingerprint: str
+  source: str = ""
+
+
+@functools.cache
+def leaves() -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of the network's variables, by path."""
+  images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
+  variables = jax.eval_shape(_Network().init, jax.random.key(0), images)
+  return traverse_util.flatten_dict(variables, sep="/")
+
+
+class Inception:
+  """The network on the devices of a mesh.
+
+  Attributes:
+    protocol: JSON values that scores depend on: `feature`, `feature_length`,
+      `weights` (fingerprint), `weights_source`, `resize` (mode),
+      `resize_rule`, `probabilities`.
+  """
+
+  def __init__(
+    self,
+    weights: InceptionWeights,
+    mesh: Mesh | None = None,
+    resize: Resize = "tf1",
+    images_per_device: int = 32,
+  ) -> None:
+    """Places the weights.
+
+    Args:
+      weights: see `inception_store.load`.
+      mesh: over all of whose devices a chunk of images is split. Its
+        processes must ask for the same images together. None takes this
+        process's devices.
+      resize: mode, see this module.
+      images_per_device: in a chunk, the one shape that is compiled.
+
+    Raises:
+      SpecError: there is no such mode, or no image per device.
+    """
+    modes = ", ".join(RULES)
+    require(resize in RULES, f"resize={resize!r} must be one of {modes}")
+    require(
+      images_per_device >= 1,
+      f"images_per_device={images_per_device} must be 1 or more",
+    )
+    self._mesh = mesh or make_mesh(MeshSpec(), jax.local_devices())
+    self._chunk = images_per_device * self._mesh.size
+    self._resize = resize
+    self._variables = jax.device_put(weights.variables, replicated(self._mesh))
+    # Whole results everywhere: a process reads those of all images.
+    self._infer = jax.jit(_infer, out_shardings=replicated(self._mesh))
+    self.protocol: dict[str, Any] = {
+      "feature": "inception_v3_2015_12_05",
+      "feature_length": FEATURES,
+      "weights": weights.fingerprint,
+      "weights_source": weights.source,
+      "resize": resize,
+      "resize_rule": RULES[resize],
+      "probabilities": "softmax of the 1008 logits without their bias",
+    }
+
+  def taps(
+    self, images: np.ndarray, names: Collection[str] = tuple(TAPS)
+  ) -> dict[str, np.ndarray]:
+    """Several layers' values in one pass.
+
+    Args:
+      images: [N, H, W, 1 or 3] uint8; gray ones are taken as three equal
+        channels.
+      names: of `TAPS`. "64" and "192" are means over positions after the
+        first and the second max-pooling, "768" after Mixed_6e.
+
+    Returns:
+      [N, TAPS[name]] float32 by name.
+
+    Raises:
+      SpecError: images of another shape or type, or an unknown name.
+    """
+    _check_images(images)
+    for name in names:
+      require(name in TAPS, f"tap {name!r} is not one of {', '.join(TAPS)}")
+    found = {
+      name: np.empty((len(images), TAPS[name]), np.float32) for name in names
+    }
+    for rows, values in self._chunks(images):
+      for name, into in found.items():
+        into[rows] = np.asarray(values[name])[: rows.stop - rows.start]
+    return found
+
+  def embed(self, images: np.ndarray) -> Embedding:
+    """Features and probabilities in one pass; see `taps`."""
+    found = self.taps(images, ("2048", "probabilities"))
+    return Embedding(found["2048"], found["probabilities"])
+
+  def features(self, images: np.ndarray) -> np.ndarray:
+    """[N, 2048] float32 of [N, H, W, 1 or 3] uint8; see `taps`."""
+    return self.taps(images, ("2048",))["2048"]
+
+  def probabilities(self, images: np.ndarray) -> np.ndarray:
+    """[N, 1008] float32, for the Inception score; see `taps`.
+
+    Of logits without their bias, as in the score's first code (Salimans et al.
+    2016) and in torch-fidelity.
+    """
+    return self.taps(images, ("probabilities",))["probabilities"]
+
+  def _chunks(
+    self, images: np.ndarray
+  ) -> Iterator[tuple[slice, dict[str, Array]]]:
+    """Rows and what their chunk gives, padding included."""
+    sharding = sample_sharding(self._mesh)
+    before = None
+    for start in range(0, len(images), self._chunk):
+      rows = slice(start, min(start + self._chunk, len(images)))
+      chunk = images[rows]
+      if self._resize == "clean":
+        chunk = inception_resize.resize_clean(chunk)
+      missing = self._chunk - len(chunk)
+      chunk = np.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
+      placed = jax.make_array_from_callback(
+        chunk.shape, sharding, chunk.__getitem__
+      )
+      current = rows, self._infer(self._variables, placed)
+      # Devices work on this one while the host reads the one before.
+      if before is not None:
+        yield before
+      before = current
+    if before is not None:
+      yield before
+
+
+def _check_images(images: np.ndarray) -> None:
+  require(
+    images.dtype == np.uint8
+    and images.ndim == 4
+    and images.shape[-1] in (1, 3)
+    and min(images.shape[1:]) >= 1,
+    f"images are {images.dtype} {list(images.shape)}, but Inception takes "
+    "uint8 [N, H, W, 1 or 3]; convert them first",
+  )
+
+
+def _infer(variables: PyTree, images: Array) -> dict[str, Array]:
+  """All taps of images [B, H, W, 1 or 3] with values in [0, 255]."""
+  x = images.astype(jnp.float32)
+  # Those of mode `clean` have come to this size before.
+  if x.shape[1:3] != (SIDE, SIDE):
+    x = inception_resize.resize_tf1(x)
+  if x.shape[-1] == 1:
+    x = jnp.repeat(x, 3, axis=-1)
+  return _Network().apply(variables, (x - 128) / 128)
+
+
+class _Network(nn.Module):
+  """Images [B, 299, 299, 3] in [-1, 1] to all `TAPS`."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> dict[str, Array]:
+    taps = {}
+    x = _conv(x, "Conv2d_1a_3x3", 32, 3, strides=2, padding="VALID")
+    x = _conv(x, "Conv2d_2a_3x3", 32, 3, padding="VALID")
+    x = _conv(x, "Conv2d_2b_3x3", 64, 3)
+    x = _shrink(x)
+    taps["64"] = x.mean((1, 2))
+    x = _conv(x, "Conv2d_3b_1x1", 80, 1)
+    x = _conv(x, "Conv2d_4a_3x3", 192, 3, padding="VALID")
+    x = _shrink(x)
+    taps["192"] = x.mean((1, 2))
+    for letter, width in zip("bcd", (32, 64, 64), strict=True):
+      x = _Block5(width, name=f"Mixed_5{letter}")(x)
+    x = _Reduction6(name="Mixed_6a")(x)
+    for letter, width in zip("bcde", (128, 160, 160, 192), strict=True):
+      x = _Block6(width, name=f"Mixed_6{letter}")(x)
+    taps["768"] = x.mean((1, 2))
+    x = _Reduction7(name="Mixed_7a")(x)
+    x = _Block7(_average, name="Mixed_7b")(x)
+    x = _Block7(_maximum, name="Mixed_7c")(x)
+    x = taps["2048"] = x.mean((1, 2))
+    taps["logits_unbiased"], taps["logits"] = _Logits(name="fc")(x)
+    taps["probabilities"] = jax.nn.softmax(taps["logits_unbiased"])
+    return taps
+
+
+class _Block5(nn.Module):
+  """At 35 px; `pool_width` channels after the pooling."""
+
+  pool_width: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    return _join(
+      _conv(x, "branch1x1", 64, 1),
+      _chain(x, "branch5x5", (48, 1), (64, 5)),
+      _chain(x, "branch3x3dbl", (64, 1), (96, 3), (96, 3)),
+      _conv(_average(x), "branch_pool", self.pool_width, 1),
+    )
+
+
+class _Reduction6(nn.Module):
+  """35 px to 17."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    double = _chain(x, "branch3x3dbl", (64, 1), (96, 3))
+    return _join(
+      _halve(x, "branch3x3", 384),
+      _halve(double, "branch3x3dbl_3", 96),
+      _shrink(x),
+    )
+
+
+class _Block6(nn.Module):
+  """At 17 px; `width` channels between the 7x7 convolutions' factors."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    w = self.width
+    double = ((w, 1), (w, _TALL), (w, _WIDE), (w, _TALL))
+    return _join(
+      _conv(x, "branch1x1", 192, 1),
+      _chain(x, "branch7x7", (w, 1), (w, _WIDE), (192, _TALL)),
+      _chain(x, "branch7x7dbl", *double, (192, _WIDE)),
+      _conv(_average(x), "branch_pool", 192, 1),
+    )
+
+
+class _Reduction7(nn.Module):
+  """17 px to 8."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    seven = _chain(x, "branch7x7x3", (192, 1), (192, _WIDE), (192, _TALL))
+    return _join(
+      _halve(_conv(x, "branch3x3_1", 192, 1), "branch3x3_2", 320),
+      _halve(seven, "branch7x7x3_4", 192),
+      _shrink(x),
+    )
+
+
+class _Block7(nn.Module):
+  """At 8 px; the two of them pool differently."""
+
+  pool: Any
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    single = _conv(x, "branch3x3_1", 384, 1)
+    double = _chain(x, "branch3x3dbl", (448, 1), (384, 3))
+    return _join(
+      _conv(x, "branch1x1", 320, 1),
+      _conv(single, "branch3x3_2a", 384, (1, 3)),
+      _conv(single, "branch3x3_2b", 384, (3, 1)),
+      _conv(double, "branch3x3dbl_3a", 384, (1, 3)),
+      _conv(double, "branch3x3dbl_3b", 384, (3, 1)),
+      _conv(self.pool(x), "branch_pool", 192, 1),
+    )
+
+
+class _ConvNorm(nn.Module):
+  """Convolution, batch norm with running statistics, ReLU."""
+
+  width: int
+  kernel: tuple[int, int]
+  strides: int
+  padding: str
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    x = nn.Conv(
+      self.width,
+      self.kernel,
+      self.strides,
+      self.padding,
+      use_bias=False,
+      precision=jax.lax.Precision.HIGHEST,
+      name="conv",
+    )(x)
+    norm = nn.BatchNorm(use_running_average=True, epsilon=1e-3, name="bn")
+    return nn.relu(norm(x))
+
+
+class _Logits(nn.Module):
+  """[B, 2048] to logits without and with their bias."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> tuple[Array, Array]:
+    init = nn.initializers.zeros_init()
+    kernel = self.param("kernel", init, (FEATURES, CLASSES))
+    bias = self.param("bias", init, (CLASSES,))
+    unbiased = jnp.dot(x, kernel, precision=jax.lax.Precision.HIGHEST)
+    return unbiased, unbiased + bias[None]
+
+
+def _conv(
+  x: Array,
+  name: str,
+  width: int,
+  kernel: int | tuple[int, int],
+  strides: int = 1,
+  padding: str = "SAME",
+) -> Array:
+  sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+  return _ConvNorm(width, sides, strides, padding, name=name)(x)
+
+
+_halve = functools.partial(_conv, kernel=3, strides=2, padding="VALID")
+
+
+def _chain(
+  x: Array, name: str, *layers: tuple[int, int | tuple[int, int]]
+) -> Array:
+  """Convolutions NAME_1, NAME_2, ... of (width, kernel)."""
+  for i, (width, kernel) in enumerate(layers, 1):
+    x = _conv(x, f"{name}_{i}", width, kernel)
+  return x
+
+
+def _join(*branches: Array) -> Array:
+  return jnp.concatenate(branches, axis=-1)
+
+
+_shrink = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
+_maximum = functools.partial(nn.max_pool, window_shape=(3, 3), padding="SAME")
+_average = functools.partial(
+  nn.avg_pool, window_shape=(3, 3), padding="SAME", count_include_pad=False
+)
