@@ -34,6 +34,8 @@ _REFRESH = 4
 # A signal among many in its group needs a bit more, or many would alarm more
 # often than one; per natural logarithm of their number.
 _PER_MEMBERS = 2.0
+# Levels that were normal once and are remembered.
+_FORMER = 4
 # Deviations that are never far, whatever their size.
 _NEAR = 3.0
 # Makes a median absolute deviation a standard deviation, if values are normal.
@@ -158,7 +160,7 @@ class Tracker:
   median absolute deviation. Deviations beyond the allowance accumulate, each
   way by itself (CUSUM, Page 1954). While there is a suspicion values are kept
   out of the reference, until they have been there for so long that they are
-  the new normal.
+  the new normal. A return to the old one is harmless then.
 
   Attributes:
     kind: how the signal is judged.
@@ -178,6 +180,7 @@ class Tracker:
     self.last = math.nan
     self.calm = True
     self._values: list[float] = []
+    self._former: list[float] = []
     self._held: list[float] = []
     self._held_since = 0
     self._accepted = 0
@@ -208,7 +211,7 @@ class Tracker:
     if not judge or len(self._values) < self._needed:
       self._accept(x, step)
       return False
-    shift = x - self._median
+    shift = min((x - m for m in (self._median, *self._former)), key=abs)
     deviations = shift / self._unit
     if self.calm and abs(deviations) <= min(self._spec.allowance, _NEAR):
       # Nothing can change below; most values of most signals end here.
@@ -360,8 +363,8 @@ class Tracker:
     del self._held[: -spec.window]
     enough = step - self._held_since >= 2 * spec.recovery * step
     if len(self._held) == spec.window and enough and not self.kind.best:
-      self._values, last = self._held, self.last
-      values = self._values
+      values, last = self._held, self.last
+      former = [*self._former, self._median][-_FORMER:]
       self.forget()
-      self._values, self.last = values, last
+      self._values, self.last, self._former = values, last, former
       self._refresh()

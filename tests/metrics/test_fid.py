@@ -109,16 +109,20 @@ def test_infinity_has_no_bias_of_the_samples_number():
 
 
 def test_infinity_is_the_fitted_line(monkeypatch):
-  counts = []
+  counts, means = [], []
 
   def on_a_line(moments, reference):
     counts.append(moments.count)
+    means.append(moments.mean)
     return 3 + 40 / moments.count + 0.01 * (-1) ** len(counts)
 
   monkeypatch.setattr("bigscale.metrics.fid.frechet_distance", on_a_line)
   samples = np.random.default_rng(0).normal(size=(1500, 2))
   result = frechet_distance_infinity(samples, Moments.of(samples))
   assert counts == list(np.linspace(150, 1500, 15).astype(int))
+  # Without replacement: the last subset is the whole, the others are not.
+  np.testing.assert_allclose(means[-1], samples.mean(0), atol=1e-12)
+  assert len({tuple(mean) for mean in means}) == 15
   expected = scipy.stats.linregress(
     1 / np.array(counts),
     [

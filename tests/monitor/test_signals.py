@@ -37,6 +37,15 @@ def test_what_has_recovered_is_forgiven_soon_however_bad_it_was():
   assert evidence[-1] < 0.1
 
 
+def test_a_return_to_what_was_normal_is_harmless():
+  there = [1.0] * 40 + [0.05] * 100
+  _, evidence = follow("d/grad_norm", there + [1.0] * 40)
+  assert max(evidence[40:60]) == 1.0
+  assert max(evidence[-38:]) < 0.1
+  _, evidence = follow("d/grad_norm", [*there, *[30.0] * 40])
+  assert evidence[-20] == 1.0
+
+
 @pytest.mark.parametrize(
   ("name", "level", "alone"),
   [

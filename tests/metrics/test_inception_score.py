@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from bigscale.metrics.inception_score import inception_score
+from bigscale.spec import SpecError
+
+
+def test_opinions_that_do_not_differ_score_one():
+  row = np.array([0.5, 0.3, 0.2, 0.0])
+  for probabilities in (np.full((100, 4), 0.25), np.tile(row, (100, 1))):
+    scores = inception_score(probabilities)
+    assert scores["is"] == pytest.approx(1.0, rel=1e-12)
+    assert scores["is_std"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_sure_and_balanced_opinions_score_the_number_of_classes():
+  probabilities = np.tile(np.eye(4, dtype=np.float32), (25, 1))
+  scores = inception_score(probabilities, splits=5)
+  assert scores["is"] == pytest.approx(4.0, rel=1e-12)
+  assert scores["is_std"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_score_is_the_definition_in_each_split():
+  p = np.random.default_rng(0).dirichlet(np.ones(3), 32)
+  # 32 / 3 samples: splits of 10, 11 and 11, as the authors' code cuts them.
+  scores = []
+  for part in (p[:10], p[10:21], p[21:]):
+    kl = (part * np.log(part / part.mean(0)[None])).sum(1)
+    scores.append(np.exp(kl.mean()))
+  result = inception_score(p, splits=3)
+  assert result["is"] == pytest.approx(np.mean(scores), rel=1e-12)
+  assert result["is_std"] == pytest.approx(np.std(scores), rel=1e-12)
+  assert result["is_std"] > 0.01
+
+
+def test_splits_are_consecutive():
+  # Sorted by class, each split knows one class alone.
+  sure = np.eye(4)[np.arange(64) // 16]
+  assert inception_score(sure, splits=4)["is"] == pytest.approx(1.0)
+  assert inception_score(sure, splits=1)["is"] == pytest.approx(4.0)
+  halves = inception_score(sure[:48], splits=2)
+  # One split of two classes, 16 and 8 samples of 24: exp(H(2/3)) twice.
+  expected = np.exp(-(2 * np.log(2 / 3) + np.log(1 / 3)) / 3)
+  assert halves["is"] == pytest.approx(expected)
+
+
+def test_splits_with_fewer_samples_than_classes_are_refused():
+  probabilities = np.full((39, 4), 0.25)
+  with pytest.raises(
+    SpecError, match=r"39 samples .* at least 40 or use fewer"
+  ):
+    inception_score(probabilities)
+  assert inception_score(probabilities, splits=9)["is"] == pytest.approx(1.0)
+  with pytest.raises(SpecError, match="splits=0"):
+    inception_score(probabilities, splits=0)
+
+
+@pytest.mark.parametrize("row", [[0.7, 0.7], [1.5, -0.5], [np.nan, 1.0]])
+def test_what_is_no_probability_is_refused(row):
+  probabilities = np.full((40, 2), 0.5)
+  probabilities[7] = row
+  with pytest.raises(SpecError, match="1 of 40 rows"):
+    inception_score(probabilities)
