@@ -68,8 +68,8 @@ def _biggan() -> dict[str, Any]:
     },
     "loss": {"adversarial": "hinge"},
     "optim": {
-      "g_lr": 1e-3,
-      "d_lr": 1e-3,
+      "g_lr": 4e-4,
+      "d_lr": 4e-4,
       "beta2": 0.99,
       "ema_decay": 0.98,
     },
