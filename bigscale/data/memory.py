@@ -84,17 +84,21 @@ class ArraySource(Source):
   def load(cls, path: str, split: Split = "train") -> "ArraySource":
     """Reads an .npz: `images`, and `labels` and `class_names` if it has them.
 
+    Samples of many systems are an array without a name: `arr_0`.
+
     Raises:
       DataError: it is no such file, or the arrays are not as the class says.
     """
     try:
       with epath.Path(path).open("rb") as file, np.load(file) as arrays:
-        if "images" not in arrays:
+        # The second is what numpy calls an array that was given no name.
+        key = "images" if "images" in arrays else "arr_0"
+        if key not in arrays:
           raise DataError(
             f"{path} holds {', '.join(arrays) or 'nothing'}, but no 'images'; "
             "save with numpy.savez(path, images=..., labels=...)"
           )
-        images = arrays["images"]
+        images = arrays[key]
         labels = arrays.get("labels")
         names = arrays.get("class_names", ())
         names = tuple(str(name) for name in np.atleast_1d(names))

@@ -7,8 +7,9 @@ gradient costs XLA's CPU compiler four times the arithmetic.
 """
 
 import functools
+import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
+from bigscale.metrics.features import Embedding
 from bigscale.ops.images import to_float
 from bigscale.spec import require
 from bigscale.types import Array, PyTree
@@ -32,18 +34,6 @@ _EPOCHS, _MAX_EPOCHS = 20, 50
 _MIN_STEPS, _MAX_STEPS = 3_000, 20_000
 _PEAK_LR = 1e-2
 _CHUNK = 256
-
-
-class Embedding(NamedTuple):
-  """What the classifier makes of N images.
-
-  Attributes:
-    features: [N, FEATURES] float32.
-    probabilities: [N, num_classes] float32; rows add up to 1.
-  """
-
-  features: np.ndarray
-  probabilities: np.ndarray
 
 
 class _Network(nn.Module):
@@ -84,7 +74,7 @@ def _fold(x_bhwc: Array, factor: int) -> Array:
 
 
 class Classifier:
-  """A trained network.
+  """A trained network, a `metrics.features.Features`.
 
   Attributes:
     variables: its parameters and batch statistics.
@@ -92,12 +82,34 @@ class Classifier:
     image_shape: (R, R, C) of the images it takes.
   """
 
+  name = "classifier"
+  dimension = FEATURES
+
   def __init__(
     self, variables: PyTree, num_classes: int, image_shape: tuple[int, int, int]
   ) -> None:
     self.variables = variables
     self.num_classes = num_classes
     self.image_shape = image_shape
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Of the weights, not of how they came about."""
+    digest = hashlib.sha256()
+    for name, value in sorted(self.to_arrays().items()):
+      digest.update(name.encode())
+      digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()[:16]
+
+  @property
+  def protocol(self) -> dict[str, Any]:
+    """What its scores depend on besides, as JSON values."""
+    height, width, channels = self.image_shape
+    return {
+      "feature": f"classifier_v{VERSION}",
+      "feature_length": FEATURES,
+      "resize": f"transforms.fit to {height}x{width}x{channels}, uint8",
+    }
 
   def embed(self, images: np.ndarray) -> Embedding:
     """Features and probabilities in one pass.

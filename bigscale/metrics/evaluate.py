@@ -1,44 +1,55 @@
-"""Scores samples with the classifier of the data source.
+"""Scores samples against a data source, by whatever networks are asked for.
 
 Who samples, with which weights and on which devices, is the caller's matter:
 an `Evaluator` takes batches of uint8 images with the labels asked for.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bigscale.data.reading import open_data
-from bigscale.metrics import classifier as classifiers
-from bigscale.metrics.classifier import FEATURES, Classifier
-from bigscale.metrics.classifier_store import Trained, load_or_train
-from bigscale.metrics.fid import Moments, frechet_distance
-from bigscale.metrics.reference import Reference, load_or_compute
+from bigscale.data.sources import Source
+from bigscale.metrics.classifier_store import load_or_train
+from bigscale.metrics.features import Embedding, Features
+from bigscale.metrics.panel import Collector, compare
+from bigscale.metrics.reference import Reference, Request, load_or_compute
 from bigscale.spec import DataSpec, SpecError, require
+from bigscale.spec.scores import Score, column
 
 # A prediction counts towards a class's presence from this probability on, and
 # a class is present from this share of its share among the reals.
 CONFIDENT = 0.5
 PRESENT_SHARE = 0.1
 
+# Of EfficientNet-Lite0's input: half of what it was trained at costs a fifth.
+_EFFLITE0_SIDE = 96
+
 _log = logging.getLogger(__name__)
+
+
+class Panel(NamedTuple):
+  """A network, what it makes of the reals, and the scores asked of both."""
+
+  network: Features
+  reference: Reference
+  kinds: tuple[str, ...]
 
 
 class Evaluator:
   """Scores samples of one source at one size.
 
   Attributes:
-    reference: JSON values, the same at every score: `classifier_accuracy` on
-      the held-out split, the floors and baselines of
-      `bigscale.metrics.reference`, the counts and the `protocol`.
+    reference: JSON values, the same at every score: the floors and baselines
+      of `bigscale.metrics.reference`, the counts, the `protocol`, and
+      `classifier_accuracy` on the held-out split where there is a classifier.
   """
 
   def __init__(
     self,
-    classifier: Classifier,
-    reals: Reference,
+    panels: Sequence[Panel],
     class_names: tuple[str, ...],
     reference: dict[str, Any],
     *,
@@ -46,8 +57,7 @@ class Evaluator:
     num_samples: int,
   ) -> None:
     self.reference = reference
-    self._classifier = classifier
-    self._reals = reals
+    self._panels = tuple(panels)
     self._class_names = class_names
     self._conditional = conditional
     self._num_samples = num_samples
@@ -63,8 +73,9 @@ class Evaluator:
         asked for beyond the last one needed.
 
     Returns:
-      fd_classifier: Fréchet distance of the classifier's features to those of
-        the train split; compare it with `reference`.
+      The columns of the scores asked for (`bigscale.spec.scores`); compare
+      them with those of `reference`. With a classifier also:
+
       classes_present: classes with at least a tenth of their share among the
         reals in predictions of probability 0.5 or more.
       label_agreement: share of samples classified as the label they were
@@ -75,27 +86,63 @@ class Evaluator:
     Raises:
       SpecError: there are fewer samples, or of another shape or type.
     """
-    moments = Moments.empty(FEATURES)
-    predicted = np.zeros(len(self._class_names), np.int64)
-    confident = np.zeros(len(self._class_names), np.int64)
-    agreed = 0
+    collectors = [Collector(p.network, p.kinds) for p in self._panels]
+    tallies = [
+      _Tally(len(self._class_names)) if p.network.name == "classifier" else None
+      for p in self._panels
+    ]
     for images, labels in _first(sample_batches, self._num_samples):
-      embedding = self._classifier.embed(images)
-      moments = moments.update(embedding.features)
-      classes = embedding.probabilities.argmax(-1)
-      predicted += np.bincount(classes, minlength=len(predicted))
-      confident += _count_confident(embedding.probabilities)
-      agreed += int((classes == labels).sum()) if self._conditional else 0
-    present = _count_present(confident, moments.count, self._reals.label_counts)
-    scores = {
-      "fd_classifier": frechet_distance(moments, self._reals.moments),
-      "classes_present": float(present),
-    }
-    if self._conditional:
-      scores["label_agreement"] = agreed / moments.count
-    for name, count in zip(self._class_names, predicted, strict=True):
-      scores[f"class_share/{name}"] = float(count / moments.count)
+      for collector, tally in zip(collectors, tallies, strict=True):
+        embedding = collector.add(images, labels)
+        if tally:
+          tally.add(embedding, labels)
+    scores: dict[str, float] = {}
+    for panel, collector, tally in zip(
+      self._panels, collectors, tallies, strict=True
+    ):
+      name, reals = panel.network.name, panel.reference.reals
+      scores |= compare(
+        collector.seen(), reals, panel.kinds, name, self._class_names
+      )
+      if tally:
+        scores |= tally.scores(
+          panel.reference.label_counts, self._class_names, self._conditional
+        )
     return scores
+
+
+class _Tally:
+  """Counts what a classifier takes samples for."""
+
+  def __init__(self, num_classes: int) -> None:
+    self._predicted = np.zeros(num_classes, np.int64)
+    self._confident = np.zeros(num_classes, np.int64)
+    self._agreed = 0
+
+  def add(self, embedding: Embedding, labels: np.ndarray) -> None:
+    """Takes a batch and the labels [N] it was drawn for."""
+    size = len(self._predicted)
+    classes = embedding.probabilities.argmax(-1)
+    sure = embedding.probabilities.max(-1) >= CONFIDENT
+    self._predicted += np.bincount(classes, minlength=size)
+    self._confident += np.bincount(classes[sure], minlength=size)
+    self._agreed += int((classes == labels).sum())
+
+  def scores(
+    self,
+    label_counts: np.ndarray,
+    class_names: tuple[str, ...],
+    conditional: bool,
+  ) -> dict[str, float]:
+    """See `Evaluator.score`."""
+    count = int(self._predicted.sum())
+    expected = count * label_counts / label_counts.sum()
+    present = self._confident >= np.maximum(PRESENT_SHARE * expected, 1)
+    found = {"classes_present": float(present.sum())}
+    if conditional:
+      found["label_agreement"] = self._agreed / count
+    shares = zip(class_names, self._predicted, strict=True)
+    return found | {f"class_share/{n}": float(c / count) for n, c in shares}
 
 
 def make_evaluator(
@@ -105,61 +152,64 @@ def make_evaluator(
   channels: int,
   num_classes: int,
   num_samples: int,
+  scores: Sequence[str] = ("fd_classifier",),
+  num_reals: int = 0,
   seed: int = 0,
   cache_dir: str | None = None,
   classifier_steps: int | None = None,
 ) -> Evaluator:
-  """Trains or loads the classifier and measures the reals.
+  """Opens the networks and measures the reals.
 
   Args:
-    data: of the run; with labels, also for unconditional models.
+    data: of the run; for scores of the classifier with labels, also for
+      unconditional models.
     resolution: side of the samples, pixels.
     channels: 1 or 3.
     num_classes: of the model, 0 if it is unconditional.
     num_samples: images that each score takes.
+    scores: names, see `bigscale.spec.scores`.
+    num_reals: train records to compare with; 0 takes all.
     seed: of the classifier, the halves and the baselines.
     cache_dir: None takes $BIGSCALE_CACHE, else ~/.cache/bigscale.
     classifier_steps: None trains as long as `train_classifier` advises; fewer
       give other features, so scores that compare with no others.
 
   Raises:
-    SpecError: the source has no labels or other classes than the model, or
-      there are too few images or samples.
+    SpecError: a score is unknown or its network's weights are missing, the
+      source has no labels or other classes than the model, or there are too
+      few images or samples.
     DataError: the source cannot be read.
   """
   train, heldout = open_data(data, "train"), open_data(data, "heldout")
-  require(
-    num_classes in (0, train.num_classes),
-    f"model.num_classes={num_classes}, but {train!r} has "
-    f"{train.num_classes} classes; use {train.num_classes}, or 0 for a model "
-    "without labels",
-  )
-  trained = load_or_train(
-    train,
-    heldout,
-    resolution=resolution,
-    channels=channels,
-    seed=seed,
-    cache_dir=cache_dir,
-    steps=classifier_steps,
-  )
-  reals = load_or_compute(
-    trained.classifier,
-    train,
-    heldout,
-    num_samples=num_samples,
-    seed=seed,
-    cache_dir=cache_dir,
-  )
-  reference = _describe(trained, reals, num_samples, len(heldout))
-  reference["protocol"] |= {
-    "train": train.identity,
-    "heldout": heldout.identity,
-    "seed": seed,
-  }
+  _check_classes(train, num_classes)
+  shape = (resolution, resolution, channels)
+  reference: dict[str, Any] = {}
+
+  def network(feature: str) -> Features:
+    if feature != "classifier":
+      return _open(feature, cache_dir)
+    trained = load_or_train(
+      train,
+      heldout,
+      resolution=resolution,
+      channels=channels,
+      seed=seed,
+      cache_dir=cache_dir,
+      steps=classifier_steps,
+    )
+    reference["classifier_accuracy"] = trained.accuracy
+    return trained.classifier
+
+  panels = []
+  for feature, kinds in _by_feature(scores).items():
+    opened = network(feature)
+    request = Request(kinds, shape, num_samples, num_reals, seed)
+    reals = load_or_compute(opened, train, heldout, request, cache_dir)
+    panels.append(Panel(opened, reals, kinds))
+    _warn_if_blind(feature, reals)
+  reference |= _describe(panels, train, heldout, num_samples, seed)
   return Evaluator(
-    trained.classifier,
-    reals,
+    panels,
     train.class_names,
     reference,
     conditional=num_classes > 0,
@@ -167,33 +217,81 @@ def make_evaluator(
   )
 
 
-def _describe(
-  trained: Trained, reals: Reference, num_samples: int, num_heldout: int
-) -> dict[str, Any]:
-  distances = reals.distances
-  baselines = [distances["fd_class_means_noise"], distances["fd_blurred_reals"]]
-  if distances["fd_classifier_floor"] >= min(baselines):
+def _check_classes(train: Source, num_classes: int) -> None:
+  require(
+    num_classes in (0, train.num_classes),
+    f"model.num_classes={num_classes}, but {train!r} has "
+    f"{train.num_classes} classes; use {train.num_classes}, or 0 for a model "
+    "without labels",
+  )
+
+
+def _by_feature(scores: Sequence[str]) -> dict[str, tuple[str, ...]]:
+  """Kinds of scores asked of each network."""
+  found: dict[str, tuple[str, ...]] = {}
+  for score in map(Score.parse, scores):
+    found[score.feature] = (*found.get(score.feature, ()), score.kind)
+  return found
+
+
+def _open(feature: str, cache_dir: str | None) -> Features:
+  """A network whose weights others have trained."""
+  if feature == "inception":
+    from bigscale.metrics import inception, inception_store
+
+    return inception.Inception(inception_store.load(cache_dir=cache_dir))
+  from bigscale.metrics import efficientnet, efficientnet_store
+
+  return efficientnet.EfficientNetLite0(
+    efficientnet_store.load(), side=_EFFLITE0_SIDE
+  )
+
+
+def _warn_if_blind(name: str, reals: Reference) -> None:
+  distance = column("fd", name)
+  floor = reals.distances.get(f"{distance}_floor")
+  baselines = [
+    reals.distances.get(f"{distance}_{baseline}", np.inf)
+    for baseline in ("class_means_noise", "blurred_reals")
+  ]
+  if floor is not None and floor >= min(baselines):
     _log.warning(
-      "the classifier (held-out accuracy %.2f) puts held-out reals no nearer "
-      "to the train split than a baseline: %s; its distances say little here",
-      trained.accuracy,
-      distances,
+      "%s puts held-out reals no nearer to the train split than a baseline: "
+      "%s; its distances say little here",
+      name,
+      reals.distances,
     )
-  height, width, channels = trained.classifier.image_shape
-  return {
-    "classifier_accuracy": trained.accuracy,
-    **distances,
-    "num_classes": len(reals.label_counts),
+
+
+def _describe(
+  panels: Sequence[Panel],
+  train: Source,
+  heldout: Source,
+  num_samples: int,
+  seed: int,
+) -> dict[str, Any]:
+  found: dict[str, Any] = {}
+  for panel in panels:
+    found |= panel.reference.distances
+  return found | {
+    "num_classes": train.num_classes,
     "num_samples": num_samples,
-    "num_train": reals.moments.count,
-    "num_heldout": num_heldout,
+    "num_train": panels[0].reference.reals.moments.count,
+    "num_heldout": len(heldout),
     "protocol": {
-      "feature": f"classifier_v{classifiers.VERSION}",
-      "feature_length": FEATURES,
+      "networks": {
+        panel.network.name: {
+          **panel.network.protocol,
+          "fingerprint": panel.network.fingerprint,
+        }
+        for panel in panels
+      },
       "reference_split": "train",
-      "resize": f"transforms.fit to {height}x{width}x{channels}, uint8",
       "confident": CONFIDENT,
       "present_share": PRESENT_SHARE,
+      "train": train.identity,
+      "heldout": heldout.identity,
+      "seed": seed,
     },
   }
 
@@ -218,18 +316,3 @@ def _first(
     f"{num_samples}, as many as its baselines; sample more or lower "
     "evaluate.num_samples"
   )
-
-
-def _count_confident(probabilities: np.ndarray) -> np.ndarray:
-  """[K] int64: rows of [N, K] whose largest value is K's and confident."""
-  sure = probabilities.max(-1) >= CONFIDENT
-  classes = probabilities[sure].argmax(-1)
-  return np.bincount(classes, minlength=probabilities.shape[-1])
-
-
-def _count_present(
-  confident: np.ndarray, count: int, label_counts: np.ndarray
-) -> int:
-  """Classes with enough confident predictions among `count` samples."""
-  expected = count * label_counts / label_counts.sum()
-  return int((confident >= np.maximum(PRESENT_SHARE * expected, 1)).sum())

@@ -10,7 +10,7 @@ one do not compare with scores of the other.
 """
 
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +20,11 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from bigscale.metrics import inception_resize
+from bigscale.metrics import chunks, inception_resize
+from bigscale.metrics.features import Embedding
 from bigscale.metrics.inception_resize import RULES, SIDE, Resize
 from bigscale.parallel.mesh import make_mesh
-from bigscale.parallel.sharding import replicated, sample_sharding
+from bigscale.parallel.sharding import replicated
 from bigscale.spec import MeshSpec, require
 from bigscale.types import Array, PyTree
 
@@ -41,18 +42,6 @@ TAPS: dict[str, int] = {
 }
 
 _WIDE, _TALL = (1, 7), (7, 1)
-
-
-class Embedding(NamedTuple):
-  """What the network makes of N images.
-
-  Attributes:
-    features: [N, 2048] float32, after the last pooling.
-    probabilities: [N, 1008] float32; rows add up to 1.
-  """
-
-  features: np.ndarray
-  probabilities: np.ndarray
 
 
 class InceptionWeights(NamedTuple):
@@ -78,13 +67,17 @@ def leaves() -> dict[str, jax.ShapeDtypeStruct]:
 
 
 class Inception:
-  """The network on the devices of a mesh.
+  """The network on the devices of a mesh, a `metrics.features.Features`.
 
   Attributes:
+    fingerprint: of its weights.
     protocol: JSON values that scores depend on: `feature`, `feature_length`,
       `weights` (fingerprint), `weights_source`, `resize` (mode),
       `resize_rule`, `probabilities`.
   """
+
+  name = "inception"
+  dimension = FEATURES
 
   def __init__(
     self,
@@ -115,6 +108,7 @@ class Inception:
     self._mesh = mesh or make_mesh(MeshSpec(), jax.local_devices())
     self._chunk = images_per_device * self._mesh.size
     self._resize = resize
+    self.fingerprint = weights.fingerprint
     self._variables = jax.device_put(weights.variables, replicated(self._mesh))
     # Whole results everywhere: a process reads those of all images.
     self._infer = jax.jit(_infer, out_shardings=replicated(self._mesh))
@@ -145,13 +139,18 @@ class Inception:
     Raises:
       SpecError: images of another shape or type, or an unknown name.
     """
-    _check_images(images)
+    chunks.check(images, "Inception")
     for name in names:
       require(name in TAPS, f"tap {name!r} is not one of {', '.join(TAPS)}")
     found = {
       name: np.empty((len(images), TAPS[name]), np.float32) for name in names
     }
-    for rows, values in self._chunks(images):
+    clean = self._resize == "clean"
+    prepare = inception_resize.resize_clean if clean else np.asarray
+    network = functools.partial(self._infer, self._variables)
+    for rows, values in chunks.run(
+      network, images, self._chunk, self._mesh, prepare
+    ):
       for name, into in found.items():
         into[rows] = np.asarray(values[name])[: rows.stop - rows.start]
     return found
@@ -172,41 +171,6 @@ class Inception:
     2016) and in torch-fidelity.
     """
     return self.taps(images, ("probabilities",))["probabilities"]
-
-  def _chunks(
-    self, images: np.ndarray
-  ) -> Iterator[tuple[slice, dict[str, Array]]]:
-    """Rows and what their chunk gives, padding included."""
-    sharding = sample_sharding(self._mesh)
-    before = None
-    for start in range(0, len(images), self._chunk):
-      rows = slice(start, min(start + self._chunk, len(images)))
-      chunk = images[rows]
-      if self._resize == "clean":
-        chunk = inception_resize.resize_clean(chunk)
-      missing = self._chunk - len(chunk)
-      chunk = np.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
-      placed = jax.make_array_from_callback(
-        chunk.shape, sharding, chunk.__getitem__
-      )
-      current = rows, self._infer(self._variables, placed)
-      # Devices work on this one while the host reads the one before.
-      if before is not None:
-        yield before
-      before = current
-    if before is not None:
-      yield before
-
-
-def _check_images(images: np.ndarray) -> None:
-  require(
-    images.dtype == np.uint8
-    and images.ndim == 4
-    and images.shape[-1] in (1, 3)
-    and min(images.shape[1:]) >= 1,
-    f"images are {images.dtype} {list(images.shape)}, but Inception takes "
-    "uint8 [N, H, W, 1 or 3]; convert them first",
-  )
 
 
 def _infer(variables: PyTree, images: Array) -> dict[str, Array]:

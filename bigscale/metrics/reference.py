@@ -1,19 +1,20 @@
-"""What samples are scored against: moments of the reals, floor and baselines.
+"""What samples are scored against: features of the reals, floors, baselines.
 
-Every distance is to the moments of the whole train split, all of it, with
-images fitted as for training and not mirrored.
+Scores are against the whole train split, or so many of it as are asked for,
+with images fitted as for training and not mirrored. Named after the network,
+here NAME:
 
-*   `fd_classifier_floor`: the held-out reals. A distance of few images is too
-    large by about a constant over their number, and the classifier has seen
-    the train split and not these: a generator can come below this floor.
-*   `fd_classifier_floor_halves`: one random half of the train split against
-    the other; both effects are gone but for the bias of the halves' size.
-*   `fd_class_means_noise`, `fd_blurred_reals`: what a generator that has
-    learned no more than each class's mean and spread of every pixel, or
+*   `SCORE_floor`, of every score: what the held-out reals get. A distance of
+    few images is too large by about a constant over their number, and a
+    classifier of the source has seen the train split and not these: a
+    generator can come below this floor.
+*   `fd_NAME_floor_halves`: one random half of the reals against the other;
+    both effects are gone but for the bias of the halves' size.
+*   `fd_NAME_class_means_noise`, `fd_NAME_blurred_reals`: what a generator that
+    has learned no more than each class's mean and spread of every pixel, or
     nothing finer than a blur, would get with as many samples.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -22,142 +23,189 @@ import numpy as np
 from bigscale.data.reading import read_many
 from bigscale.data.sources import Source
 from bigscale.metrics import cache
-from bigscale.metrics.classifier import FEATURES, Classifier
-from bigscale.metrics.classifier_store import name_of
+from bigscale.metrics.features import Features
 from bigscale.metrics.fid import Moments, frechet_distance, require_enough
+from bigscale.metrics.panel import Collector, Seen, compare
+from bigscale.spec import require
+from bigscale.spec.scores import column
 
-VERSION = 1
+VERSION = 2
 # A sixteenth of the side: 1 px at 16 px, 2 px at 32 px.
 BLUR_SIGMA_PER_PIXEL = 1 / 16
+# Of reals of which single features are kept: k-NN of more takes hours.
+MOST_KEPT = 50_000
 
 _CHUNK = 250
-_DISTANCES = (
-  "fd_classifier_floor",
-  "fd_classifier_floor_halves",
-  "fd_class_means_noise",
-  "fd_blurred_reals",
-)
 
 
 class Reference(NamedTuple):
-  """Of one source and classifier.
+  """Of one source and network.
 
   Attributes:
-    moments: of the features of the train split.
+    reals: what the network makes of the train split.
     label_counts: [K] int64, train records of each class.
     distances: floors and baselines, named as in the module's docstring.
   """
 
-  moments: Moments
+  reals: Seen
   label_counts: np.ndarray
   distances: dict[str, float]
+
+
+class Request(NamedTuple):
+  """What is to be compared, and how.
+
+  Attributes:
+    kinds: of scores, see `bigscale.spec.scores`.
+    image_shape: (R, R, C) that images are fitted to.
+    num_samples: images in each baseline: as many as will be scored.
+    num_reals: train records to compare with, random ones; 0 takes all.
+    seed: of choices, halves and baselines.
+  """
+
+  kinds: tuple[str, ...]
+  image_shape: tuple[int, int, int]
+  num_samples: int
+  num_reals: int = 0
+  seed: int = 0
 
 
 class _Reals(NamedTuple):
   """One pass over the train split.
 
   Attributes:
+    seen: all of it.
     halves: moments of the two halves.
     counts: [K] int64.
     mean: [K, R, R, C] float64, mean image of each class.
     std: [K, R, R, C] float64, spread of each pixel within the class.
   """
 
-  halves: list[Moments]
+  seen: Seen
+  halves: tuple[Moments, Moments]
   counts: np.ndarray
   mean: np.ndarray
   std: np.ndarray
 
 
 def load_or_compute(
-  classifier: Classifier,
+  network: Features,
   train: Source,
   heldout: Source,
-  *,
-  num_samples: int,
-  seed: int,
+  request: Request,
   cache_dir: str | None = None,
 ) -> Reference:
   """The reference of a source, from the cache where it lies there.
 
   Args:
-    classifier: gives the features, and the size of the images.
+    network: gives the features.
     train: split to compare with.
-    heldout: split for the floor.
-    num_samples: images in each baseline: as many as will be scored.
-    seed: of the halves and the baselines.
+    heldout: split for the floors.
+    request: which scores, of how many images.
     cache_dir: see `bigscale.metrics.cache.directory`.
 
   Raises:
-    SpecError: a split, or num_samples, is too small for the features.
+    SpecError: a split, or the number of samples, is too small for a score.
   """
-  _check_counts(train, heldout, num_samples)
+  _check_counts(network, train, heldout, request)
   content = {
     "reference_version": VERSION,
-    # Of the weights, not of how they came about: other weights, other moments.
-    "classifier": _digest(classifier),
+    # Other weights or resizing, other features.
+    "network": [network.name, network.fingerprint, dict(network.protocol)],
     "train": train.identity,
     "heldout": heldout.identity,
-    "num_samples": num_samples,
-    "seed": seed,
+    **request._asdict(),
+    "kinds": sorted(request.kinds),
   }
-  label = name_of(train, classifier.image_shape)
+  side, _, channels = request.image_shape
+  label = f"{train.identity.split('/')[0]} {side}x{channels} {network.name}"
   path = cache.path_of(cache_dir, "reference", label, content)
   arrays = cache.read(path)
   if arrays is not None:
     try:
-      return _unpack(arrays, train.num_classes)
+      return _unpack(arrays, max(train.num_classes, 1), network)
     except (KeyError, ValueError, TypeError) as error:
       cache.discard(path, str(error))
-  reference = _compute(classifier, train, heldout, num_samples, seed)
+  reference = _compute(network, train, heldout, request)
   cache.write(path, _pack(reference))
   return reference
 
 
-def _check_counts(train: Source, heldout: Source, num_samples: int) -> None:
-  require_enough(
-    num_samples, FEATURES, "evaluate.num_samples", "raise evaluate.num_samples"
-  )
-  require_enough(
-    len(heldout), FEATURES, "the held-out split", "hold out more records"
-  )
-  require_enough(
-    len(train) // 2, FEATURES, "half of the train split", "use a larger set"
-  )
+def _check_counts(
+  network: Features, train: Source, heldout: Source, request: Request
+) -> None:
+  if "fd" not in request.kinds:
+    return
+  reals = request.num_reals or len(train)
+  for count, what, remedy in (
+    (
+      request.num_samples,
+      "evaluate.num_samples",
+      "raise evaluate.num_samples",
+    ),
+    (len(heldout), "the held-out split", "hold out more records"),
+    (reals // 2, "half of the reals", "use a larger set, or more of it"),
+  ):
+    require_enough(count, network.dimension, what, remedy)
 
 
 def _compute(
-  classifier: Classifier,
-  train: Source,
-  heldout: Source,
-  num_samples: int,
-  seed: int,
+  network: Features, train: Source, heldout: Source, request: Request
 ) -> Reference:
-  reals = _read_reals(classifier, train, seed)
-  moments = reals.halves[0].merge(reals.halves[1])
-  # Both baselines stand for the same draw of reals.
-  rng = np.random.default_rng((seed, 1))
-  drawn = rng.choice(len(train), num_samples, replace=num_samples > len(train))
+  rng = np.random.default_rng((request.seed, 2))
+  rows = np.arange(len(train))
+  if request.num_reals:
+    require(
+      request.num_reals <= len(train),
+      f"evaluate.num_reals={request.num_reals}, but {train!r} has "
+      f"{len(train)} records; use as many or fewer, or 0 for all",
+    )
+    rows = np.sort(rng.choice(rows, request.num_reals, replace=False))
+  reals = _read_reals(network, train, rows, request)
+  name = network.name
+  collector = Collector(network, request.kinds)
+  for images, labels in _chunks(
+    heldout, np.arange(len(heldout)), request.image_shape
+  ):
+    collector.add(images, labels)
+  # Classes of which few are held out have no distance of their own.
+  kinds = [kind for kind in request.kinds if kind != "intra_fd"]
+  floors = compare(collector.seen(), reals.seen, kinds, name)
+  distances = {f"{key}_floor": value for key, value in floors.items()}
+  if "fd" in request.kinds:
+    halves = column("fd", name)
+    distances[f"{halves}_floor_halves"] = frechet_distance(*reals.halves)
+    distances |= _baselines(network, train, reals, rows, request)
+  return Reference(reals.seen, reals.counts, distances)
+
+
+def _baselines(
+  network: Features,
+  train: Source,
+  reals: _Reals,
+  rows: np.ndarray,
+  request: Request,
+) -> dict[str, float]:
+  # Both stand for the same draw of reals.
+  rng = np.random.default_rng((request.seed, 1))
+  count = request.num_samples
+  drawn = rng.choice(rows, count, replace=count > len(rows))
 
   def noise(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     draw = rng.normal(reals.mean[labels], reals.std[labels], images.shape)
     return _to_uint8(draw)
 
-  def distance(source: Source, rows: np.ndarray, change: _Change) -> float:
-    scored = Moments.empty(FEATURES)
-    for images, labels in _chunks(source, rows, classifier.image_shape):
-      scored = scored.update(classifier.features(change(images, labels)))
-    return frechet_distance(scored, moments)
+  def distance(change: _Change) -> float:
+    scored = Moments.empty(network.dimension)
+    for images, labels in _chunks(train, drawn, request.image_shape):
+      scored = scored.update(network.embed(change(images, labels)).features)
+    return frechet_distance(scored, reals.seen.moments)
 
-  everything = np.arange(len(heldout))
-  distances = (
-    distance(heldout, everything, lambda images, labels: images),
-    frechet_distance(*reals.halves),
-    distance(train, drawn, noise),
-    distance(train, drawn, lambda images, labels: blur(images)),
-  )
-  named = dict(zip(_DISTANCES, distances, strict=True))
-  return Reference(moments, reals.counts, named)
+  name = column("fd", network.name)
+  return {
+    f"{name}_class_means_noise": distance(noise),
+    f"{name}_blurred_reals": distance(lambda images, labels: blur(images)),
+  }
 
 
 _Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -174,24 +222,34 @@ def blur(images_bhwc: np.ndarray) -> np.ndarray:
   return _to_uint8(blurred)
 
 
-def _read_reals(classifier: Classifier, train: Source, seed: int) -> _Reals:
-  shape = (train.num_classes, *classifier.image_shape)
-  counts = np.zeros(train.num_classes, np.int64)
+def _read_reals(
+  network: Features, train: Source, rows: np.ndarray, request: Request
+) -> _Reals:
+  shape = (max(train.num_classes, 1), *request.image_shape)
+  counts = np.zeros(shape[0], np.int64)
   totals, squares = np.zeros(shape), np.zeros(shape)
-  halves = []
+  halves, kept = [], []
   # Records may lie sorted by class: cut a shuffled order.
-  order = np.random.default_rng((seed, 0)).permutation(len(train))
-  for rows in np.array_split(order, 2):
-    moments = Moments.empty(FEATURES)
-    for images, labels in _chunks(train, np.sort(rows), classifier.image_shape):
-      moments = moments.update(classifier.features(images))
-      counts += np.bincount(labels, minlength=len(counts))
-      np.add.at(totals, labels, images)
-      np.add.at(squares, labels, images.astype(np.float64) ** 2)
-    halves.append(moments)
+  order = np.random.default_rng((request.seed, 0)).permutation(rows)
+  for part in np.array_split(order, 2):
+    collector = Collector(network, request.kinds, MOST_KEPT // 2)
+    # Sorted, a chunk lies close on disk; what is kept are the first of these.
+    keep = np.sort(part[: MOST_KEPT // 2])
+    rest = np.sort(part[MOST_KEPT // 2 :])
+    for some in (keep, rest):
+      for images, labels in _chunks(train, some, request.image_shape):
+        collector.add(images, labels)
+        counts += np.bincount(labels, minlength=len(counts))
+        np.add.at(totals, labels, images)
+        np.add.at(squares, labels, images.astype(np.float64) ** 2)
+    kept.append(collector.seen())
+    halves.append(kept[-1].moments)
   mean = totals / np.maximum(counts, 1)[:, None, None, None]
   variance = squares / np.maximum(counts, 1)[:, None, None, None] - mean**2
-  return _Reals(halves, counts, mean, np.sqrt(np.maximum(variance, 0)))
+  arrays = zip(*(each[1:] for each in kept), strict=True)
+  seen = Seen(halves[0].merge(halves[1]), *map(np.concatenate, arrays))
+  std = np.sqrt(np.maximum(variance, 0))
+  return _Reals(seen, (halves[0], halves[1]), counts, mean, std)
 
 
 def _chunks(
@@ -206,32 +264,43 @@ def _to_uint8(images: np.ndarray) -> np.ndarray:
   return np.clip(np.round(images), 0, 255).astype(np.uint8)
 
 
-def _digest(classifier: Classifier) -> str:
-  digest = hashlib.sha256()
-  for name, value in sorted(classifier.to_arrays().items()):
-    digest.update(name.encode())
-    digest.update(np.ascontiguousarray(value).tobytes())
-  return digest.hexdigest()[:16]
-
-
 def _pack(reference: Reference) -> dict[str, np.ndarray]:
+  reals = reference.reals
   return {
-    "count": np.int64(reference.moments.count),
-    "mean": reference.moments.mean,
-    "covariance": reference.moments.covariance,
+    "count": np.int64(reals.moments.count),
+    "mean": reals.moments.mean,
+    "covariance": reals.moments.covariance,
+    "features": reals.features,
+    "probabilities": reals.probabilities,
+    "labels": reals.labels,
     "label_counts": reference.label_counts,
-    **{name: np.float64(reference.distances[name]) for name in _DISTANCES},
+    **{
+      f"distance/{name}": np.float64(value)
+      for name, value in reference.distances.items()
+    },
   }
 
 
-def _unpack(arrays: dict[str, np.ndarray], num_classes: int) -> Reference:
+def _unpack(
+  arrays: dict[str, np.ndarray], num_classes: int, network: Features
+) -> Reference:
   """Raises `KeyError` or `ValueError` where these are not a reference's."""
+  size = network.dimension
   moments = Moments(int(arrays["count"]), arrays["mean"], arrays["covariance"])
   shapes = moments.mean.shape, moments.covariance.shape
-  if shapes != ((FEATURES,), (FEATURES, FEATURES)):
+  if shapes != ((size,), (size, size)):
     raise ValueError(f"moments have shapes {shapes}")
+  seen = Seen(
+    moments, arrays["features"], arrays["probabilities"], arrays["labels"]
+  )
+  if seen.features.shape[1] != size or len(seen.labels) != len(seen.features):
+    raise ValueError(f"features have shape {seen.features.shape}")
   counts = arrays["label_counts"]
   if counts.shape != (num_classes,):
     raise ValueError(f"label_counts has shape {counts.shape}")
-  distances = {name: float(arrays[name]) for name in _DISTANCES}
-  return Reference(moments, counts, distances)
+  found = {
+    name.removeprefix("distance/"): float(value)
+    for name, value in arrays.items()
+    if name.startswith("distance/")
+  }
+  return Reference(seen, counts, found)

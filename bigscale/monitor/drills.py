@@ -32,13 +32,13 @@ from bigscale.sampling import sample
 from bigscale.spec import CheckpointSpec
 from bigscale.train import loop
 from bigscale.train.build import Built
-from bigscale.train.checkpoint import BEST_SCORE, Checkpoints
+from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.disturb import Disturbance
 from bigscale.train.hooks import EVAL_SEED, DivergedError
 from bigscale.train.logging import JsonLines
 from bigscale.types import Batch
 
-_SCORE = f"eval/{BEST_SCORE}"
+_SCORE = "fd_classifier"
 # Lost: this many times the best score so far, and no better at the end.
 LOST = 2.0
 # Steps before its disturbance that a drill branches off at least.
@@ -277,7 +277,7 @@ class Drills:
       batch_size=evaluation.batch_size,
       seed=EVAL_SEED,
     )
-    score = prepared.evaluator.score(drawn)[BEST_SCORE]
+    score = prepared.evaluator.score(drawn)[_SCORE]
     return {"step": step, "score": score}
 
 
@@ -308,7 +308,8 @@ def branch(trunk: pathlib.Path, run: pathlib.Path, before: int) -> int:
   Args:
     trunk: folder of the other run.
     run: to be made.
-    before: the newest checkpoint up to this step is the one.
+    before: the newest checkpoint up to this step is the one; it takes those
+      before it along.
 
   Returns:
     Its step; 0 where there is none, and the run starts anew.
@@ -317,8 +318,9 @@ def branch(trunk: pathlib.Path, run: pathlib.Path, before: int) -> int:
   steps = [int(p.name) for p in kept.glob("*") if p.name.isdigit()]
   step = max((s for s in steps if s <= before), default=0)
   if step:
-    name = str(step)
-    shutil.copytree(kept / name, run / "checkpoints" / name)
+    # Earlier ones, too: an alarm may go back to them.
+    for name in (str(s) for s in steps if s <= step):
+      shutil.copytree(kept / name, run / "checkpoints" / name)
     # The rows after it are cut as the run goes on.
     shutil.copy(trunk / "metrics.jsonl", run / "metrics.jsonl")
   return step
@@ -341,7 +343,8 @@ def read(run: pathlib.Path, first: int = 0) -> dict[str, Any]:
   rows = JsonLines(run / "metrics.jsonl").rows()
   events = _events(run)
   attempt = max((row["attempt"] for row in rows), default=0)
-  scores = [[r["step"], r[_SCORE]] for r in rows if _SCORE in r]
+  score = f"eval/{_SCORE}"
+  scores = [[r["step"], r[score]] for r in rows if score in r]
   verdicts = [
     e for e in events if e["event"] == "verdict" and e["step"] >= first
   ]

@@ -104,10 +104,10 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   (r"^(perf|optim|aug|time|kimg|seconds|attempt|epoch)\b", None),
   (r"^ema/decay$|(^|[/_])(lr|learning_rate|steps?|itr|iter|iteration)$", None),
   # A relativistic loss leaves the level of the logits free: it may wander.
-  (r"^d/logit_(real|fake)$", Kind("game", "asinh", 0.5, far=3.0, spikes=True)),
+  (r"^d/logit_(real|fake)$", Kind("heldout", "asinh", 0.5, spikes=True)),
   (r"^d/logit_heldout$", Kind("heldout", "asinh", 0.5)),
   (r"^d/logit_gap$", Kind("game", "asinh", 0.15, far=2.0, spikes=True)),
-  (r"^ema/distance$", Kind("ema", "log", 0.25, far=0.9)),
+  (r"^ema/distance$", Kind("ema", "log", 0.25, far=0.9, falls_alone=False)),
   (r"heldout|overfit", Kind("heldout", "plain", 0.1, direction=1)),
   (r"diversity|lpips", Kind("samples", "log", 0.1, far=0.69, direction=-1)),
   (r"rank$", Kind("samples", "log", 0.2, far=1.1, direction=-1)),
@@ -122,10 +122,9 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   (r"sign", Kind("heldout", "plain", 0.1)),
   # What Adam makes of the gradients, and so no further evidence.
   (
-    rf"{_OF_D}.*update_norm",
-    Kind("game", "log", 0.3, far=1.6, spikes=True, vital=True),
+    r"update_norm",
+    Kind("game", "log", 0.3, far=1.6, falls_alone=False, vital=True),
   ),
-  (r"update_norm", Kind("game", "log", 0.3, far=1.6, vital=True)),
   (
     rf"{_OF_D}.*(weight|param)\w*_norm",
     Kind("d_weights", "log", 0.03, far=0.5, vital=True),

@@ -23,6 +23,8 @@ Level = Literal["ok", "warn", "rollback", "stop"]
 
 # Part of a group's evidence with which it is named as a reason.
 _WORTH_NAMING = 0.25
+# Units of evidence from which on a reason has a say in the onset.
+_DECIDES_ONSET = 0.5
 # Values after which a signal in a run without losses is believed to be broken.
 _BROKEN = 3
 _NOT_FINITE = "not finite"
@@ -335,10 +337,13 @@ class Verdict:
       reverse=True,
     )
     trackers = [(name, self._trackers[name]) for _, name in named]
+    # A small part of the evidence may have crept along for long before.
+    large = [n for strength, n in named if strength >= _DECIDES_ONSET]
+    onsets = [self._trackers[name].onset for name in large]
     return Decision(
       self._last,
       "ok",
-      min((t.onset for _, t in trackers), default=None),
+      min(onsets or [t.onset for _, t in trackers], default=None),
       tuple(Reason(n, t.last, t.reference, t.rule) for n, t in trackers),
     )
 

@@ -23,8 +23,8 @@ DISTANCE = "eval/fd_classifier"
 REFERENCE_LABELS = {
   "fd_classifier_floor": "held-out reals (floor)",
   "fd_classifier_floor_halves": "two halves of the reals",
-  "fd_class_means_noise": "baseline: class means + noise",
-  "fd_blurred_reals": "baseline: blurred reals",
+  "fd_classifier_class_means_noise": "baseline: class means + noise",
+  "fd_classifier_blurred_reals": "baseline: blurred reals",
 }
 NETWORKS = {"g": "generator", "d": "discriminator"}
 

@@ -9,6 +9,7 @@ from bigscale.spec.data import DataSpec
 from bigscale.spec.models import ModelSpec
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
+from bigscale.spec.scores import Score
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,9 @@ class EvalSpec:
     kimg: thousand images between measurements; 0 measures only at the end.
     num_samples: generated images a measurement.
     batch_size: images generated at a time.
+    scores: what is measured, as `fd_classifier` or `fid_inception`; see
+      `bigscale.spec.scores`.
+    num_reals: train records to compare with, random ones; 0 takes all.
     classifier_steps: of the classifier whose features are compared; None
       takes enough of them for the source.
   """
@@ -122,6 +126,8 @@ class EvalSpec:
   kimg: float = 0.0
   num_samples: int = 5000
   batch_size: int = 250
+  scores: tuple[str, ...] = ("fd_classifier",)
+  num_reals: int = 0
   classifier_steps: int | None = None
 
   def __post_init__(self) -> None:
@@ -130,6 +136,21 @@ class EvalSpec:
       f"evaluate.num_samples={self.num_samples} must be 2 or more and "
       f"evaluate.batch_size={self.batch_size} 1 or more",
     )
+    require(
+      self.num_reals >= 0,
+      f"evaluate.num_reals={self.num_reals} must be 1 or more, or 0 for all",
+    )
+    require(
+      len(self.scores) > 0,
+      "evaluate.scores is empty; name at least one, as fd_classifier",
+    )
+    for name in self.scores:
+      Score.parse(name)
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """Names of the numbers that the scores give."""
+    return tuple(c for name in self.scores for c in Score.parse(name).columns)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,12 +184,14 @@ class CheckpointSpec:
   Attributes:
     kimg: thousand images between checkpoints; 0 saves only the last.
     keep: newest checkpoints kept.
-    keep_best: best ones kept besides, by the run's evaluated distance.
+    keep_best: best ones kept besides.
+    best: by this column of the run's scores; "" takes the first.
   """
 
   kimg: float = 0.0
   keep: int = 2
   keep_best: int = 1
+  best: str = ""
 
   def __post_init__(self) -> None:
     require(
@@ -220,6 +243,11 @@ class RunSpec:
       self.augment.target is None or self.augment.pipe != "none",
       f"augment.target={self.augment.target} drives no augmentation; set "
       "augment.pipe to 'ada' or 'diffaugment', or augment.target to None",
+    )
+    require(
+      self.best_score in self.evaluate.columns,
+      f"checkpoint.best={self.checkpoint.best!r} is none of the columns of "
+      f"evaluate.scores: {', '.join(self.evaluate.columns)}",
     )
     gammas = (self.loss.r1_gamma, self.loss.r2_gamma)
     require(
@@ -281,6 +309,11 @@ class RunSpec:
     # 22.4 kimg are 700 steps of 32, not 700.0000000000001.
     steps = self.total_kimg * 1000 / self.images_per_step
     return math.ceil(round(steps, 6))
+
+  @property
+  def best_score(self) -> str:
+    """Column of the scores by which the best checkpoint is chosen."""
+    return self.checkpoint.best or self.evaluate.columns[0]
 
   @property
   def kinks(self) -> tuple[int, ...]:

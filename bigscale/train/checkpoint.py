@@ -15,8 +15,8 @@ from bigscale.parallel import multihost
 from bigscale.spec import CheckpointSpec, SpecError
 from bigscale.train.state import GanState
 
-# What is kept as best has the least of this evaluated score.
-BEST_SCORE = "fd_classifier"
+# Under which Orbax keeps what the best are chosen by.
+_SCORE = "score"
 
 
 class Restored(NamedTuple):
@@ -66,7 +66,7 @@ class Checkpoints:
     if spec.keep_best:
       keep.append(
         policies.BestN(
-          get_metric_fn=lambda metrics: metrics[BEST_SCORE],
+          get_metric_fn=lambda metrics: metrics[_SCORE],
           reverse=True,
           n=spec.keep_best,
           keep_checkpoints_without_metrics=False,
@@ -95,7 +95,7 @@ class Checkpoints:
     state: GanState,
     data: Mapping[str, Any],
     meta: Mapping[str, Any],
-    scores: Mapping[str, float] | None = None,
+    score: float | None = None,
   ) -> None:
     """Copies the state to the host and writes it behind the training's back.
 
@@ -104,7 +104,8 @@ class Checkpoints:
       state: device arrays; they may be donated as soon as this returns.
       data: state of the stream.
       meta: plain JSON.
-      scores: of an evaluation at this step, for the best-of policy.
+      score: of an evaluation at this step, for the best-of policy: less is
+        better.
     """
     if step in self._manager.all_steps():
       return
@@ -115,7 +116,7 @@ class Checkpoints:
         data=ocp.args.JsonSave(dict(data)),
         meta=ocp.args.JsonSave(dict(meta)),
       ),
-      metrics=dict(scores) if scores else None,
+      metrics=None if score is None else {_SCORE: score},
       force=True,
     )
     if not saved:

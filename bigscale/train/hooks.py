@@ -216,5 +216,7 @@ def evaluator_of(spec: RunSpec) -> Evaluator:
     channels=spec.model.image_channels,
     num_classes=spec.model.num_classes,
     num_samples=spec.evaluate.num_samples,
+    scores=spec.evaluate.scores,
+    num_reals=spec.evaluate.num_reals,
     classifier_steps=spec.evaluate.classifier_steps,
   )

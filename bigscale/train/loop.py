@@ -19,10 +19,11 @@ from bigscale.parallel import multihost
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import RunSpec, require, to_json
+from bigscale.spec.scores import rises
 from bigscale.train import folder as folders
 from bigscale.train import hooks
 from bigscale.train.build import Built, build
-from bigscale.train.checkpoint import BEST_SCORE, Checkpoints
+from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.disturb import Disturbance
 from bigscale.train.guard import Guard
 from bigscale.train.init_from import (
@@ -327,7 +328,8 @@ class _Run:
     scores = None
     if self._every(spec.evaluate.kimg, step):
       scores = self._scores = self._evaluation.run(step, state.ema)
-      self._recorder.note(f"step {step}: {BEST_SCORE} {scores[BEST_SCORE]:.4g}")
+      best = spec.best_score
+      self._recorder.note(f"step {step}: {best} {scores[best]:.4g}")
     if scores or self._every(spec.checkpoint.kimg, step):
       self._save(step, state, scores)
     self._recorder.pause(time.perf_counter() - started)
@@ -341,8 +343,12 @@ class _Run:
       state,
       self._stream.get_state(),
       {"kimg": kimg, "monitor": self._guard.get_state()},
-      {BEST_SCORE: scores[BEST_SCORE]} if scores else None,
+      self._less_is_better(scores) if scores else None,
     )
+
+  def _less_is_better(self, scores: dict[str, float]) -> float:
+    name = self._built.spec.best_score
+    return -scores[name] if rises(name) else scores[name]
 
   def _next_batch(self, step: int) -> Batch:
     try:

@@ -45,7 +45,10 @@ def test_floors_lie_below_baselines(evaluator):
     reference["fd_classifier_floor"],
     reference["fd_classifier_floor_halves"],
   )
-  for baseline in ("fd_class_means_noise", "fd_blurred_reals"):
+  for baseline in (
+    "fd_classifier_class_means_noise",
+    "fd_classifier_blurred_reals",
+  ):
     assert 0 < 2 * max(floors) < reference[baseline]
   assert reference["classifier_accuracy"] > 0.9
 
@@ -57,14 +60,18 @@ def test_the_reference_says_how_it_was_made(evaluator, textures):
   assert reference["num_samples"] == NUM_SAMPLES
   protocol = reference["protocol"]
   assert protocol["train"] == open_source(textures, "train").identity
-  assert protocol["feature"].startswith("classifier_v")
-  assert "8x8x1" in protocol["resize"]
+  network = protocol["networks"]["classifier"]
+  assert network["feature"].startswith("classifier_v")
+  assert "8x8x1" in network["resize"]
 
 
 def test_reals_score_near_the_floor_and_noise_does_not(evaluator, samples):
   images, labels = samples
   reals = evaluator.score([samples])
-  assert reals["fd_classifier"] < evaluator.reference["fd_blurred_reals"] / 2
+  assert (
+    reals["fd_classifier"]
+    < evaluator.reference["fd_classifier_blurred_reals"] / 2
+  )
   assert reals["classes_present"] == NUM_CLASSES
   assert reals["label_agreement"] > 0.9
   for index, name in enumerate(("rows", "columns", "checks")):

@@ -241,11 +241,11 @@ def test_quiet_forgets_and_learns_anew():
   verdict = Verdict(VerdictSpec())
   levels = {}
   for step, row in rows(FAULTS["g_lr"], tau=5.0):
-    if step == AT + 70:
+    if step == AT + 120:
       assert verdict.update(step, row).level == "rollback"
       verdict.quiet_until(step + 50)
     levels[step] = verdict.update(step, row).level
-  assert set(list(levels.values())[AT + 70 :]) == {"ok"}
+  assert set(list(levels.values())[AT + 120 :]) == {"ok"}
 
 
 def test_slow_changes_are_seen_in_long_runs():

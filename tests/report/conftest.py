@@ -23,8 +23,8 @@ _REFERENCE = {
   "time": 1.8e9,
   "classifier_accuracy": 0.914,
   "fd_classifier_floor": 2.0,
-  "fd_class_means_noise": 60.0,
-  "fd_blurred_reals": 45.0,
+  "fd_classifier_class_means_noise": 60.0,
+  "fd_classifier_blurred_reals": 45.0,
 }
 
 

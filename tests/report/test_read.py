@@ -22,7 +22,7 @@ def test_a_whole_run_is_read(run_dir):
   assert run.setting("optim.d_steps") == 2
   assert run.setting("model.nonsense.deeper") is None
   assert run.series("eval/fd_classifier") == ([2.0, 10.0], [40.0, 8.0])
-  assert run.reference["fd_blurred_reals"] == 45.0
+  assert run.reference["fd_classifier_blurred_reals"] == 45.0
   assert [sample.step for sample in run.samples] == [10, 50, 100]
   assert [sample.kimg for sample in run.samples] == [1.0, 5.0, 10.0]
   assert run.seconds == 201.0

@@ -1,0 +1,126 @@
+"""Several scores of one set of samples over one network's features."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+
+from bigscale.metrics.features import Embedding, Features
+from bigscale.metrics.fid import Moments, frechet_distance
+from bigscale.metrics.inception_score import inception_score
+from bigscale.metrics.intra_class import intra_class_distance
+from bigscale.metrics.kid import kid
+from bigscale.metrics.precision_recall import precision_recall
+from bigscale.spec.scores import column
+
+# Scores that look at single features, and so need them all at once.
+KEEP_FEATURES = ("kid", "pr", "dc", "intra_fd")
+_SPLITS, _BLOCK = 10, 1000
+
+
+class Seen(NamedTuple):
+  """What a network made of a set of images.
+
+  Attributes:
+    moments: of all features.
+    features: [N, D] float32, of those that are kept; N may be 0.
+    probabilities: [N, K] float32, the same.
+    labels: [N] int32, the same.
+  """
+
+  moments: Moments
+  features: np.ndarray
+  probabilities: np.ndarray
+  labels: np.ndarray
+
+
+class Collector:
+  """Embeds images, and keeps what the scores need of them."""
+
+  def __init__(
+    self, network: Features, kinds: Collection[str], keep: int | None = None
+  ) -> None:
+    """Has seen nothing.
+
+    Args:
+      network: embeds.
+      kinds: of scores that will be asked for.
+      keep: images of which features are kept, the first; None keeps all.
+    """
+    self._network = network
+    self._moments = Moments.empty(network.dimension)
+    self._features = any(kind in KEEP_FEATURES for kind in kinds)
+    self._probabilities = "is" in kinds
+    self._left = keep
+    self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+  def add(self, images: np.ndarray, labels: np.ndarray) -> Embedding:
+    """Takes [N, H, W, C] uint8 images and their labels [N]."""
+    embedding = self._network.embed(images)
+    self._moments = self._moments.update(embedding.features)
+    count = len(images) if self._left is None else min(self._left, len(images))
+    self._left = None if self._left is None else self._left - count
+    self._kept.append(
+      (
+        embedding.features[: count if self._features else 0],
+        embedding.probabilities[: count if self._probabilities else 0],
+        np.asarray(labels[: count if self._features else 0], np.int32),
+      )
+    )
+    return embedding
+
+  def seen(self) -> Seen:
+    """All of it."""
+    if not self._kept:
+      empty = np.zeros((0, self._network.dimension), np.float32)
+      return Seen(self._moments, empty, empty, np.zeros(0, np.int32))
+    columns = zip(*self._kept, strict=True)
+    return Seen(self._moments, *(np.concatenate(rows) for rows in columns))
+
+
+def compare(
+  samples: Seen,
+  reals: Seen,
+  kinds: Collection[str],
+  feature: str,
+  class_names: tuple[str, ...] = (),
+) -> dict[str, float]:
+  """The scores of samples against reals.
+
+  Args:
+    samples: to score.
+    reals: to compare with.
+    kinds: of `bigscale.spec.scores.KINDS`.
+    feature: name of the network, the last part of the scores' names.
+    class_names: for messages.
+
+  Raises:
+    SpecError: there are too few of either for a score.
+  """
+  found: dict[str, float] = {}
+  if "fd" in kinds:
+    found["fd"] = frechet_distance(samples.moments, reals.moments)
+  if "is" in kinds:
+    count, classes = samples.probabilities.shape
+    splits = max(1, min(_SPLITS, count // max(classes, 1)))
+    found |= inception_score(samples.probabilities, splits=splits)
+  if "kid" in kinds:
+    smaller = min(len(samples.features), len(reals.features))
+    block = max(2, min(_BLOCK, smaller // 2))
+    found |= kid(samples.features, reals.features, subset_size=block)
+  if "pr" in kinds or "dc" in kinds:
+    every = precision_recall(samples.features, reals.features)._asdict()
+    wanted = ("precision", "recall") if "pr" in kinds else ()
+    wanted += ("density", "coverage") if "dc" in kinds else ()
+    found |= {name: every[name] for name in wanted}
+  if "intra_fd" in kinds:
+    within = intra_class_distance(
+      samples.features,
+      samples.labels,
+      reals.features,
+      reals.labels,
+      class_names=class_names or None,
+    )
+    found["intra_fd"] = within.mean
+    found["intra_fd_worst"] = float(within.distances.max())
+  return {column(name, feature): value for name, value in found.items()}

@@ -1,0 +1,75 @@
+"""Names of scores, and what they are checked for at the door."""
+
+import dataclasses
+
+import pytest
+
+from bigscale.spec import CheckpointSpec, EvalSpec, SpecError
+from bigscale.spec.scores import FEATURES, KINDS, Score, rises
+
+
+def test_every_score_has_columns_of_its_own():
+  names = [f"{kind}_{feature}" for kind in KINDS for feature in FEATURES]
+  columns = [c for name in names for c in Score.parse(name).columns]
+  assert len(set(columns)) == len(columns)
+
+
+def test_the_published_distance_keeps_its_name():
+  assert Score.parse("fid_inception") == Score.parse("fd_inception")
+  assert Score.parse("fid_inception").columns == ("fid_inception",)
+  assert Score.parse("fd_classifier").columns == ("fd_classifier",)
+  assert Score.parse("pr_inception").columns == (
+    "precision_inception",
+    "recall_inception",
+  )
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["fid", "fid_classifier", "classifier", "fd_", "fd_vgg", "x_inception"],
+)
+def test_an_unknown_score_is_refused_by_name(name):
+  with pytest.raises(SpecError, match=f"'{name}'.*KIND_FEATURE"):
+    EvalSpec(scores=(name,))
+
+
+def test_no_score_at_all_is_refused():
+  with pytest.raises(SpecError, match=r"evaluate\.scores is empty"):
+    EvalSpec(scores=())
+
+
+@pytest.mark.parametrize(
+  ("column", "more"),
+  [
+    ("is_inception", True),
+    ("recall_classifier", True),
+    ("coverage_classifier", True),
+    ("fid_inception", False),
+    ("kid_classifier", False),
+    ("intra_fd_worst_classifier", False),
+  ],
+)
+def test_which_scores_are_better_when_higher(column, more):
+  assert rises(column) == more
+
+
+def test_the_best_is_chosen_by_a_column_that_is_measured(tiny_spec):
+  assert tiny_spec.best_score == "fd_classifier"
+  evaluate = EvalSpec(scores=("kid_classifier", "pr_classifier"))
+  measured = dataclasses.replace(tiny_spec, evaluate=evaluate)
+  assert measured.best_score == "kid_classifier"
+  best = CheckpointSpec(best="recall_classifier")
+  chosen = dataclasses.replace(measured, checkpoint=best)
+  assert chosen.best_score == "recall_classifier"
+  with pytest.raises(SpecError, match=r"checkpoint.best='fd_classifier'"):
+    dataclasses.replace(
+      measured, checkpoint=CheckpointSpec(best="fd_classifier")
+    )
+
+
+@pytest.fixture
+def tiny_spec():
+  from bigscale.spec import from_config
+  from tests.e2e import tiny
+
+  return from_config(tiny.get_config())
