@@ -85,7 +85,9 @@ _PENALTY = Kind(
   skip_zero=True,
 )
 _LOSS = Kind("game", "asinh", 0.1, far=1.5, spikes=True, vital=True)
-_GRADIENT = Kind("game", "log", 0.3, far=2.3, spikes=True, vital=True)
+_GRADIENT = Kind(
+  "game", "log", 0.3, far=2.3, spikes=True, falls_alone=False, vital=True
+)
 _SCORE = Kind("samples", "log", 0.12, far=0.69, direction=1, best=True)
 # Of G's singular values only the largest is believed alone, and counts much:
 # the next ones are estimates that lag, and in layers that start from 0 they
