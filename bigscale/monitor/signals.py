@@ -104,6 +104,7 @@ _OF_D = r"(^|[/_. ])(d|dis\w*|critic)\d*([/_. ]|$)"
 # The first pattern found in a name, in lower case, decides; None: not judged.
 _KINDS: tuple[tuple[str, Kind | None], ...] = (
   (r"^(perf|optim|aug|time|kimg|seconds|attempt|epoch)\b", None),
+  (r"standard_error", None),
   (r"^ema/decay$|(^|[/_])(lr|learning_rate|steps?|itr|iter|iteration)$", None),
   # A relativistic loss leaves the level of the logits free: it may wander.
   (r"^d/logit_(real|fake)$", Kind("heldout", "asinh", 0.5, spikes=True)),

@@ -16,16 +16,10 @@ from bigscale.report.charts import (
   draw,
   spread,
 )
+from bigscale.report.distance import distance_of
 from bigscale.report.read import Run, series
 from bigscale.report.timeline import Timeline, timeline
 
-DISTANCE = "eval/fd_classifier"
-REFERENCE_LABELS = {
-  "fd_classifier_floor": "held-out reals (floor)",
-  "fd_classifier_floor_halves": "two halves of the reals",
-  "fd_classifier_class_means_noise": "baseline: class means + noise",
-  "fd_classifier_blurred_reals": "baseline: blurred reals",
-}
 NETWORKS = {"g": "generator", "d": "discriminator"}
 
 # Title, scale of the vertical axis, scalars.
@@ -64,19 +58,18 @@ _SIGMA = re.compile(r"([gd])/sigma(\d+)/(.+)")
 
 
 def distance_chart(run: Run) -> Chart | None:
-  """The Fréchet classifier distance among the numbers to compare it with."""
-  lines = _lines(run, [DISTANCE], ["generated samples"], PALETTE)
+  """The run's Fréchet distance among the numbers to compare it with."""
+  distance = distance_of(run)
+  lines = _lines(run, [distance.scalar], ["generated samples"], PALETTE)
   if not lines:
     return None
-  found = {k: v for k, v in run.reference.items() if k.startswith("fd_")}
-  known = [name for name in REFERENCE_LABELS if name in found]
-  others = [name for name in found if name not in REFERENCE_LABELS]
+  found = distance.levels
   colors = REFERENCE_COLORS * (1 + len(found) // len(REFERENCE_COLORS))
   levels = [
-    Level(label=REFERENCE_LABELS.get(name, name), color=color, y=found[name])
-    for name, color in zip([*known, *others], colors, strict=False)
+    Level(label=label, color=color, y=value)
+    for (label, value), color in zip(found.items(), colors, strict=False)
   ]
-  return draw("Fréchet classifier distance", lines, levels, scale="log")
+  return draw(distance.title, lines, levels, scale="log")
 
 
 def class_share_chart(run: Run) -> Chart | None:
@@ -172,7 +165,8 @@ def _growth(run: Run, name: str) -> float:
 def other_charts(run: Run, belongs: Callable[[str], bool]) -> Iterator[Chart]:
   """One panel for each scalar that `belongs` and no other panel shows."""
   panels = (*_PANELS, *_SIGNALS)
-  shown = {name for _, _, names in panels for name in names} | {DISTANCE}
+  shown = {name for _, _, names in panels for name in names}
+  shown.add(distance_of(run).scalar)
   for name in run.names():
     if name in shown or _SIGMA.fullmatch(name) or name.startswith(_SHARE):
       continue

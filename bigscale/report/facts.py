@@ -6,7 +6,8 @@ import pathlib
 import statistics
 from typing import Any
 
-from bigscale.report.curves import DISTANCE, NETWORKS, REFERENCE_LABELS
+from bigscale.report.curves import NETWORKS
+from bigscale.report.distance import distance_of
 from bigscale.report.read import Run, is_number
 
 _MODELS = {"r3gan": "R3GAN", "biggan": "BigGAN"}
@@ -93,18 +94,19 @@ def _parameters(run: Run) -> dict[str, Any]:
 def cards(run: Run) -> list[Card]:
   """The few numbers to be seen first, those that are known."""
   found = []
-  kimg, distances = _finite(run, DISTANCE)
+  distance = distance_of(run)
+  kimg, distances = _finite(run, distance.scalar)
   if distances:
     best = min(distances)
     at = kimg[distances.index(best)]
     found.append(
       Card(
-        label="Fréchet classifier distance",
+        label=distance.title,
         value=number(distances[-1]),
         remark=f"best {number(best)} at {number(at)} kimg",
       )
     )
-  floor = run.reference.get("fd_classifier_floor")
+  floor = distance.floor
   if floor is not None:
     remark = ""
     if distances and floor > 0:
@@ -140,7 +142,8 @@ def cards(run: Run) -> list[Card]:
 def headline(run: Run) -> list[tuple[str, str]]:
   """What the cards leave out: the way here, the comparisons, the judge."""
   facts = []
-  kimg, distances = _finite(run, DISTANCE)
+  distance = distance_of(run)
+  kimg, distances = _finite(run, distance.scalar)
   if len(distances) > 1:
     facts.append(
       (
@@ -149,9 +152,8 @@ def headline(run: Run) -> list[tuple[str, str]]:
         + _times(distances[0], distances[-1], "the last"),
       )
     )
-  for name, value in run.reference.items():
-    if name.startswith("fd_") and name != "fd_classifier_floor":
-      label = REFERENCE_LABELS.get(name, name)
+  for label, value in distance.levels.items():
+    if value != distance.floor:
       last = distances[-1] if distances else 0.0
       text = number(value) + _times(value, last, "the samples' distance")
       facts.append((label[0].upper() + label[1:], text))
@@ -184,7 +186,8 @@ def evaluations(run: Run) -> Table:
 
 def best_evaluation(run: Run) -> int | None:
   """Which row of `evaluations` has the least distance."""
-  distances = [row.get(DISTANCE) for row in _evaluated(run)]
+  name = distance_of(run).scalar
+  distances = [row.get(name) for row in _evaluated(run)]
   finite = [d for d in distances if is_number(d) and math.isfinite(d)]
   return distances.index(min(finite)) if finite else None
 

@@ -1,0 +1,39 @@
+"""Which distance a report leads with."""
+
+from bigscale.report.distance import distance_of
+from bigscale.report.facts import best_evaluation, cards
+from bigscale.report.read import read_run
+from bigscale.train.logging import JsonLines
+
+
+def evaluated(run_dir, step, **scores):
+  row = {"step": step, "kimg": step / 10, "seconds": 900.0, "attempt": 0}
+  JsonLines(run_dir / "metrics.jsonl").write(
+    row | {f"eval/{name}": value for name, value in scores.items()}
+  )
+
+
+def test_the_classifier_s_with_what_it_is_compared_with(run_dir):
+  distance = distance_of(read_run(run_dir))
+  assert distance.scalar == "eval/fd_classifier"
+  assert distance.floor == 2.0
+  assert list(distance.levels.values()) == [2.0, 60.0, 45.0]
+  assert all("fd_" not in label for label in distance.levels)
+
+
+def test_a_run_without_a_classifier_leads_with_what_it_has(run_dir):
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  kept = [line for line in lines if "fd_classifier" not in line]
+  (run_dir / "metrics.jsonl").write_text("\n".join([*kept, ""]))
+  for step, score in ((110, 31.0), (120, 30.0), (130, 33.0)):
+    evaluated(run_dir, step, kid_inception=0.1, fid_inception=score)
+  JsonLines(run_dir / "events.jsonl").write(
+    {"event": "reference", "step": 110, "fid_inception_floor": 3.0}
+  )
+  run = read_run(run_dir)
+  assert distance_of(run).scalar == "eval/fid_inception"
+  assert distance_of(run).floor == 3.0
+  (card,) = [card for card in cards(run) if card.label == "FID"]
+  assert card.value == "33"
+  assert "best 30" in card.remark
+  assert best_evaluation(run) == 1
