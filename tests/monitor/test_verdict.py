@@ -313,7 +313,15 @@ def test_names_decide_the_group(name, group):
 
 
 @pytest.mark.parametrize(
-  "name", ["perf/mfu", "aug/p", "ema/decay", "eval/classes_present", "G_lr"]
+  "name",
+  [
+    "perf/mfu",
+    "aug/p",
+    "ema/decay",
+    "eval/classes_present",
+    "eval/kid_standard_error_classifier",
+    "G_lr",
+  ],
 )
 def test_some_names_are_not_judged(name):
   assert kind_of(name) is None
