@@ -260,6 +260,8 @@ def test_closed_stream_gives_nothing_until_set(directory):
 class FakeSource:
   """Records that tell their index; refuses what is in `broken`."""
 
+  decodes = True
+
   def __init__(self, length, broken=()):
     self.length, self.broken, self.asked = length, set(broken), []
     self.class_names = ("any",)
@@ -292,6 +294,28 @@ def stream_of(*sources, batch=4, rows=None, **settings):
     pipeline.StepBatches(sequence, Position(), 1, batch, rows, (2, 2, 1), True),
     spec,
   )
+
+
+@pytest.mark.parametrize(
+  ("decodes", "asked", "threads"),
+  [((False, False), 0, 1), ((False, True), 0, 2), ((False, False), 3, 3)],
+)
+def test_plain_pixels_are_read_by_one_thread_unless_more_are_asked_for(
+  monkeypatch, decodes, asked, threads
+):
+  sources = [FakeSource(8), FakeSource(8)]
+  for source, value in zip(sources, decodes, strict=True):
+    source.decodes = value
+  seen = []
+  usual = pipeline.grain.ReadOptions
+
+  def options(**settings):
+    seen.append(settings["num_threads"])
+    return usual(**settings)
+
+  monkeypatch.setattr(pipeline.grain, "ReadOptions", options)
+  stream_of(*sources, threads=asked).close()
+  assert seen == [threads]
 
 
 def indices(batches):
