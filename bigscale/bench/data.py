@@ -94,7 +94,7 @@ def measure(spec: RunSpec, steps: int) -> DataTiming:
     processor_us_per_image=1e6 * busy / (steps * images),
     start_seconds=started,
     read_images_per_second=_read_alone(spec),
-    threads=min(spec.data.threads, spec.data.prefetch),
+    threads=stream.threads,
     peak_rss_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
   )
 

@@ -109,6 +109,13 @@ class Stream:
     """Names the content, order and mixture of what is read."""
     return mixture.identity_of(*self._batches.records.parts)
 
+  @property
+  def threads(self) -> int:
+    """How many read; see `DataSpec.threads`."""
+    sources = self._batches.records.parts.sources
+    usual = 2 if any(source.decodes for source in sources) else 1
+    return min(self._spec.threads or usual, self._spec.prefetch)
+
   def __iter__(self) -> Iterator[Batch]:
     return self
 
@@ -196,10 +203,8 @@ class Stream:
     self._closed = False
     self._position = position
     batches = dataclasses.replace(self._batches, start=position)
-    sources = batches.records.parts.sources
-    usual = 2 if any(source.decodes for source in sources) else 1
     options = grain.ReadOptions(
-      num_threads=min(self._spec.threads or usual, self._spec.prefetch),
+      num_threads=self.threads,
       prefetch_buffer_size=self._spec.prefetch,
     )
     dataset = grain.MapDataset.source(batches).to_iter_dataset(options)
