@@ -108,7 +108,7 @@ def plan(
   groups: Sequence[str], fault_seeds: int, control_seeds: int
 ) -> list[Drill]:
   """All drills, by turns over models and kinds, so that a part is a sample."""
-  seeds = {"tuning": 1000, "test": 5000}
+  seeds = {"tuning": 1000, "test": 6000}
   found = []
   for turn in range(max(fault_seeds, control_seeds)):
     for group in groups:
