@@ -78,8 +78,8 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
   "resolution",
   None,
-  "with --images: side that all images are fitted to; that of the first of "
-  "them by default",
+  "with --images: side that all images are fitted to, a power of two for "
+  "scores of the classifier; that of the first of them by default",
   flag_values=FLAGS,
 )
 define_process_flags(FLAGS)
