@@ -52,7 +52,12 @@ RULES = (
   (r"interop/(assemble|export)", ("interop", "models", "train", "ops")),
   (
     r"interop/inception",
-    ("interop", "metrics/inception", "metrics/inception_store"),
+    (
+      "interop",
+      "metrics/features",
+      "metrics/inception",
+      "metrics/inception_store",
+    ),
   ),
   (
     r"interop/.*",

@@ -16,7 +16,8 @@ from bigscale.interop.files import (
   sha256,
 )
 from bigscale.interop.tensors import Source, Tensors, TensorsError
-from bigscale.metrics.inception import InceptionWeights, leaves
+from bigscale.metrics.features import Weights
+from bigscale.metrics.inception import leaves
 from bigscale.metrics.inception_store import make_weights
 
 FORMAT = "pytorch-fid's and torch-fidelity's Inception-v3 of 2015"
@@ -35,7 +36,7 @@ _NAMES = {
 
 def read_weights(
   path: str | os.PathLike[str], *, unsafe_pickle: bool = False
-) -> InceptionWeights:
+) -> Weights:
   """Reads the weights from a state dict in a file.
 
   Args:
@@ -60,12 +61,12 @@ def read_weights(
     ) from error
 
 
-def weights(tensors: Tensors, source: str = "") -> InceptionWeights:
+def weights(tensors: Tensors, source: str = "") -> Weights:
   """A `FeatureExtractorInceptionV3.state_dict()` as ours.
 
   Args:
     tensors: by PyTorch's names; `num_batches_tracked` may be left out.
-    source: see `InceptionWeights`.
+    source: see `Weights`.
 
   Raises:
     TensorsError: names every missing, extra and misshaped tensor.

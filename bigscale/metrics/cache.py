@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 ENVIRONMENT = "BIGSCALE_CACHE"
+# What an .npz that is cut short, damaged or none at all may raise.
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 _log = logging.getLogger(__name__)
 
@@ -53,16 +55,21 @@ def read(path: str) -> dict[str, np.ndarray] | None:
   if not os.path.exists(path):
     return None
   try:
-    # Opened here: numpy leaves a file open that proves to be no archive.
-    with open(path, "rb") as file:
-      if file.read(2) != b"PK":
-        raise ValueError("it is no zip archive")
-      file.seek(0)
-      with np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    return load(path)
+  except UNREADABLE as error:
     discard(path, str(error))
     return None
+
+
+def load(path: str) -> dict[str, np.ndarray]:
+  """The arrays of a file; raises one of `UNREADABLE` where it is none."""
+  # Opened here: numpy leaves a file open that proves to be no archive.
+  with open(path, "rb") as file:
+    if file.read(2) != b"PK":
+      raise ValueError("it is no zip archive")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as archive:
+      return {name: archive[name] for name in archive.files}
 
 
 def discard(path: str, reason: str) -> None:

@@ -9,7 +9,7 @@ compare with FIDs, nor those at one side with those at another.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from bigscale.metrics import chunks
-from bigscale.metrics.features import Embedding
+from bigscale.metrics.features import Embedding, Weights
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import replicated
 from bigscale.spec import MeshSpec, require
@@ -49,20 +49,6 @@ _PRECISION = jax.lax.Precision.HIGHEST
 Depthwise = Callable[[Array, Array, int], Array]
 
 
-class EfficientNetWeights(NamedTuple):
-  """Weights that fit the network; see `efficientnet_store.make_weights`.
-
-  Attributes:
-    variables: parameters and running statistics, float32.
-    fingerprint: SHA-256 over all of them, in hexadecimal.
-    source: where they were read; "" where nobody said.
-  """
-
-  variables: PyTree
-  fingerprint: str
-  source: str = ""
-
-
 @functools.cache
 def leaves() -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and dtypes of the network's variables, by path."""
@@ -86,7 +72,7 @@ class EfficientNetLite0:
 
   def __init__(
     self,
-    weights: EfficientNetWeights,
+    weights: Weights,
     mesh: Mesh | None = None,
     side: int = SIDE,
     images_per_device: int = 32,

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from flax import traverse_util
 
-from bigscale.metrics.efficientnet import EfficientNetWeights, leaves
+from bigscale.metrics.efficientnet import leaves
+from bigscale.metrics.features import Weights
 from bigscale.metrics.inception_store import fingerprint
 from bigscale.spec import SpecError, require
 
@@ -49,7 +50,7 @@ _UNUSED = "num_batches_tracked"
 _AXES = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
-def load(path: str | os.PathLike[str] | None = None) -> EfficientNetWeights:
+def load(path: str | os.PathLike[str] | None = None) -> Weights:
   """Reads and checks the weights.
 
   Args:
@@ -74,7 +75,7 @@ def load(path: str | os.PathLike[str] | None = None) -> EfficientNetWeights:
 
 def make_weights(
   tensors: Mapping[str, np.ndarray], source: str = ""
-) -> EfficientNetWeights:
+) -> Weights:
   """Takes tensors of the PyTorch network as ours.
 
   Args:
@@ -116,7 +117,7 @@ def make_weights(
     for path, name in names.items()
   }
   variables = traverse_util.unflatten_dict(arrays, sep="/")
-  return EfficientNetWeights(variables, fingerprint(arrays), source)
+  return Weights(variables, fingerprint(arrays), source)
 
 
 def _their_name(path: str) -> str:

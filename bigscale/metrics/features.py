@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from bigscale.types import PyTree
+
 
 class Embedding(NamedTuple):
   """What a network makes of N images.
@@ -16,6 +18,20 @@ class Embedding(NamedTuple):
 
   features: np.ndarray
   probabilities: np.ndarray
+
+
+class Weights(NamedTuple):
+  """Weights that others have trained, and that fit their network.
+
+  Attributes:
+    variables: parameters and running statistics, float32.
+    fingerprint: SHA-256 over all of them, in hexadecimal.
+    source: where they were read; "" where nobody said.
+  """
+
+  variables: PyTree
+  fingerprint: str
+  source: str = ""
 
 
 class Features(Protocol):

@@ -11,7 +11,7 @@ one do not compare with scores of the other.
 
 import functools
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from bigscale.metrics import chunks, inception_resize
-from bigscale.metrics.features import Embedding
+from bigscale.metrics.features import Embedding, Weights
 from bigscale.metrics.inception_resize import RULES, SIDE, Resize
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import replicated
@@ -42,20 +42,6 @@ TAPS: dict[str, int] = {
 }
 
 _WIDE, _TALL = (1, 7), (7, 1)
-
-
-class InceptionWeights(NamedTuple):
-  """Weights that fit the network; see `inception_store.make_weights`.
-
-  Attributes:
-    variables: parameters and running statistics, float32.
-    fingerprint: SHA-256 over all of them, in hexadecimal.
-    source: where they were read; "" where nobody said.
-  """
-
-  variables: PyTree
-  fingerprint: str
-  source: str = ""
 
 
 @functools.cache
@@ -81,7 +67,7 @@ class Inception:
 
   def __init__(
     self,
-    weights: InceptionWeights,
+    weights: Weights,
     mesh: Mesh | None = None,
     resize: Resize = "tf1",
     images_per_device: int = 32,

@@ -9,14 +9,14 @@ import contextlib
 import hashlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 from flax import traverse_util
 
 from bigscale.metrics import cache
-from bigscale.metrics.inception import InceptionWeights, leaves
+from bigscale.metrics.features import Weights
+from bigscale.metrics.inception import leaves
 from bigscale.spec import SpecError, require
 
 FILE = "inception-v3-fid.npz"
@@ -34,9 +34,7 @@ _MISSING = (
 )
 
 
-def make_weights(
-  arrays: Mapping[str, np.ndarray], source: str = ""
-) -> InceptionWeights:
+def make_weights(arrays: Mapping[str, np.ndarray], source: str = "") -> Weights:
   """Takes arrays as the network's weights.
 
   Args:
@@ -66,7 +64,7 @@ def make_weights(
     f"  {lines}\nTake the published file from its source again",
   )
   variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
-  return InceptionWeights(variables, fingerprint(arrays), source)
+  return Weights(variables, fingerprint(arrays), source)
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
@@ -78,7 +76,7 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
   return digest.hexdigest()
 
 
-def save(weights: InceptionWeights, cache_dir: str | None = None) -> str:
+def save(weights: Weights, cache_dir: str | None = None) -> str:
   """Writes the file, whole or not at all, in the place of an older one.
 
   Args:
@@ -117,9 +115,7 @@ def save(weights: InceptionWeights, cache_dir: str | None = None) -> str:
   return path
 
 
-def load(
-  path: str | None = None, *, cache_dir: str | None = None
-) -> InceptionWeights:
+def load(path: str | None = None, *, cache_dir: str | None = None) -> Weights:
   """Reads what `save` wrote, and checks all of it.
 
   Args:
@@ -156,14 +152,8 @@ def load(
 
 def _read(path: str) -> dict[str, np.ndarray]:
   try:
-    # Opened here: numpy leaves a file open that proves to be no archive.
-    with open(path, "rb") as file:
-      if file.read(2) != b"PK":
-        raise ValueError("it is no zip archive")
-      file.seek(0)
-      with np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    return cache.load(path)
+  except cache.UNREADABLE as error:
     raise SpecError(
       f"{path} cannot be read ({error}): it is cut short, damaged or of "
       f"another kind; {_REMEDY}"

@@ -60,11 +60,14 @@ class Collector:
     self._moments = self._moments.update(embedding.features)
     count = len(images) if self._left is None else min(self._left, len(images))
     self._left = None if self._left is None else self._left - count
+    features = slice(count if self._features else 0)
+    probabilities = slice(count if self._probabilities else 0)
+    # Copies: an empty view would hold what it is a view of.
     self._kept.append(
       (
-        embedding.features[: count if self._features else 0],
-        embedding.probabilities[: count if self._probabilities else 0],
-        np.asarray(labels[: count if self._features else 0], np.int32),
+        embedding.features[features].copy(),
+        embedding.probabilities[probabilities].copy(),
+        np.array(labels[features], np.int32),
       )
     )
     return embedding

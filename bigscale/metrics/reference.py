@@ -229,10 +229,12 @@ def _read_reals(
   counts = np.zeros(shape[0], np.int64)
   totals, squares = np.zeros(shape), np.zeros(shape)
   halves, kept = [], []
+  # No score looks at what the network takes the reals for.
+  kinds = [kind for kind in request.kinds if kind != "is"]
   # Records may lie sorted by class: cut a shuffled order.
   order = np.random.default_rng((request.seed, 0)).permutation(rows)
   for part in np.array_split(order, 2):
-    collector = Collector(network, request.kinds, MOST_KEPT // 2)
+    collector = Collector(network, kinds, MOST_KEPT // 2)
     # Sorted, a chunk lies close on disk; what is kept are the first of these.
     keep = np.sort(part[: MOST_KEPT // 2])
     rest = np.sort(part[MOST_KEPT // 2 :])
