@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from bigscale.parallel.environment import prepare_cpu
 from bigscale.spec import SpecError
@@ -20,7 +21,7 @@ COMMANDS = {
   "report": "write a run's report.html",
   "data": "build, inspect or verify a data set in shards",
   "monitor": "judge a recorded training, or drill the collapse monitor",
-  "scaling": "run a sweep, or fit scaling laws to a table of runs",
+  "scaling": "run a sweep, fit scaling laws, measure gradient noise",
   "plan": "what a run would cost on a TPU slice, without a TPU",
   "bench": "time a run's step on the devices here",
   "import": "make a run of another implementation's weights",
@@ -76,6 +77,7 @@ def _answer(name: str, argv: list[str]) -> int:
   sys.argv = argv
   # Shipped configs build on each other: `from configs import ...`.
   sys.path.append(os.getcwd())
+  _forget(command.FLAGS)
   try:
     rest = command.FLAGS(argv)
   except flags.Error as error:
@@ -114,6 +116,14 @@ def _answer(name: str, argv: list[str]) -> int:
     if not code:
       traceback.print_exc()
     return code or BUG
+
+
+def _forget(values: Any) -> None:
+  """Drops what an earlier call in this process was told (`FlagValues`)."""
+  for name in values:
+    # Those with a dot are the config's, which a config file defines anew.
+    if "." not in name:
+      values[name].unparse()
 
 
 def _failed(error: Exception, code: int) -> int:
