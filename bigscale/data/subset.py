@@ -18,7 +18,11 @@ _CLASSES_KEY = 0x434C4153
 
 
 class Subset(Source):
-  """Some records of a source, itself a source."""
+  """Some records of a source, itself a source.
+
+  Attributes:
+    whole: the source of all records.
+  """
 
   def __init__(self, source: Source, size: int = 0, classes: int = 0) -> None:
     """Takes the first of a fixed random order.
@@ -31,7 +35,7 @@ class Subset(Source):
     Raises:
       DataError: there are not so many, or no labels.
     """
-    self._source = source
+    self.whole = source
     self._size = size
     self._classes: np.ndarray | None = None
     self._kept: np.ndarray | None = None
@@ -58,7 +62,7 @@ class Subset(Source):
     self.identity = f"{source.identity}[{', '.join(parts)}]"
 
   def _keep_classes(self, classes: int) -> None:
-    source = self._source
+    source = self.whole
     if classes > source.num_classes:
       raise DataError(
         f"data.classes={classes}, but {source!r} has {source.num_classes}; "
@@ -77,17 +81,22 @@ class Subset(Source):
     return self._length
 
   @property
+  def kept_classes(self) -> tuple[int, ...]:
+    """Classes of the whole source by their new number; () where all stay."""
+    return () if self._classes is None else tuple(self._classes.tolist())
+
+  @property
   def decodes(self) -> bool:
     """See `Source`."""
-    return self._source.decodes
+    return self.whole.decodes
 
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""
-    return self._source.check()
+    return self.whole.check()
 
   def read(self, index: int) -> Sample:
     """See `Source`."""
-    image, labels = self._source.read(int(self._outer(np.array([index]))[0]))
+    image, labels = self.whole.read(int(self._outer(np.array([index]))[0]))
     if self._classes is None:
       return Sample(image, labels)
     kept = tuple(self._new_label[i] for i in labels if i in self._new_label)
@@ -95,10 +104,10 @@ class Subset(Source):
 
   def labels(self) -> np.ndarray:
     """See `Source`."""
-    labels = self._source.labels()[self._outer(np.arange(self._length))]
+    labels = self.whole.labels()[self._outer(np.arange(self._length))]
     if self._classes is None:
       return labels
-    table = np.zeros(self._source.num_classes, np.int32)
+    table = np.zeros(self.whole.num_classes, np.int32)
     table[self._classes] = np.arange(len(self._classes))
     return table[labels]
 

@@ -8,7 +8,7 @@ gradient costs XLA's CPU compiler four times the arithmetic.
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +17,14 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import traverse_util
+from jax.sharding import Mesh
 
+from bigscale.metrics import chunks
 from bigscale.metrics.features import Embedding
 from bigscale.ops.images import to_float
-from bigscale.spec import require
+from bigscale.parallel.mesh import make_mesh
+from bigscale.parallel.sharding import replicated
+from bigscale.spec import MeshSpec, require
 from bigscale.types import Array, PyTree
 
 # Raise it with every change that makes other features of the same images.
@@ -86,11 +90,27 @@ class Classifier:
   dimension = FEATURES
 
   def __init__(
-    self, variables: PyTree, num_classes: int, image_shape: tuple[int, int, int]
+    self,
+    variables: PyTree,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    mesh: Mesh | None = None,
   ) -> None:
+    """Places the variables.
+
+    Args:
+      variables: parameters and batch statistics.
+      num_classes: K.
+      image_shape: (R, R, C).
+      mesh: over all of whose devices a chunk of images is split. Its
+        processes must ask for the same images together. None takes this
+        process's devices.
+    """
     self.variables = variables
     self.num_classes = num_classes
     self.image_shape = image_shape
+    self._mesh = mesh or make_mesh(MeshSpec(), jax.local_devices())
+    self._placed = jax.device_put(variables, replicated(self._mesh))
 
   @functools.cached_property
   def fingerprint(self) -> str:
@@ -123,16 +143,16 @@ class Classifier:
     _check_images(images, self.image_shape)
     features = np.empty((len(images), FEATURES), np.float32)
     probabilities = np.empty((len(images), self.num_classes), np.float32)
-    network = _Network(self.num_classes)
-    for start in range(0, len(images), _CHUNK):
-      chunk = images[start : start + _CHUNK]
-      rows = slice(start, start + len(chunk))
-      # One shape for all chunks: one compilation.
-      missing = _CHUNK - len(chunk)
-      padded = np.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
-      out = _infer(network, self.variables, padded)
-      features[rows] = np.asarray(out[0])[: len(chunk)]
-      probabilities[rows] = np.asarray(out[1])[: len(chunk)]
+    infer = _inference(self.num_classes, self._mesh)
+    found = chunks.run(
+      functools.partial(infer, self._placed),
+      images,
+      -(-_CHUNK // self._mesh.size) * self._mesh.size,
+      self._mesh,
+    )
+    for rows, values in found:
+      for into, value in zip((features, probabilities), values, strict=True):
+        into[rows] = np.asarray(value)[: rows.stop - rows.start]
     return Embedding(features, probabilities)
 
   def features(self, images: np.ndarray) -> np.ndarray:
@@ -283,12 +303,18 @@ def _update(
   return _State({"params": params, **statistics}, optimizer)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _infer(
-  network: _Network, variables: PyTree, images: Array
-) -> tuple[Array, Array]:
-  features, logits = network.apply(variables, images, train=False)
-  return features, jax.nn.softmax(logits)
+@functools.cache
+def _inference(
+  num_classes: int, mesh: Mesh
+) -> Callable[[PyTree, Array], tuple[Array, Array]]:
+  """Features and probabilities of a chunk, whole results on every device."""
+  network = _Network(num_classes)
+
+  def infer(variables: PyTree, images: Array) -> tuple[Array, Array]:
+    features, logits = network.apply(variables, images, train=False)
+    return features, jax.nn.softmax(logits)
+
+  return jax.jit(infer, out_shardings=replicated(mesh))
 
 
 def _augment(key: Array, images_bhwc: Array) -> Array:

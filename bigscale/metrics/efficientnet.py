@@ -62,6 +62,7 @@ class EfficientNetLite0:
   """The network on the devices of a mesh, a `metrics.features.Features`.
 
   Attributes:
+    variables: its weights, on every device.
     fingerprint: SHA-256 of the weights.
     protocol: JSON values that scores depend on: `feature`, `feature_length`,
       `weights_source`, `side`, `resize_rule`, `input_rule`, `probabilities`.
@@ -102,7 +103,7 @@ class EfficientNetLite0:
     )
     self._mesh = mesh or make_mesh(MeshSpec(), jax.local_devices())
     self._chunk = images_per_device * self._mesh.size
-    self._variables = jax.device_put(weights.variables, replicated(self._mesh))
+    self.variables = jax.device_put(weights.variables, replicated(self._mesh))
     network = _Network(_depthwise_of(self._mesh))
 
     def infer(variables: PyTree, images: Array) -> tuple[Array, Array]:
@@ -140,7 +141,7 @@ class EfficientNetLite0:
     chunks.check(images, "EfficientNet-Lite0")
     features = np.empty((len(images), FEATURES), np.float32)
     probabilities = np.empty((len(images), CLASSES), np.float32)
-    network = functools.partial(self._infer, self._variables)
+    network = functools.partial(self._infer, self.variables)
     found = chunks.run(network, images, self._chunk, self._mesh)
     for rows, values in found:
       for into, value in zip((features, probabilities), values, strict=True):

@@ -6,7 +6,7 @@ an `Evaluator` takes batches of uint8 images with the labels asked for.
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +14,21 @@ import numpy as np
 from bigscale.data.reading import open_data
 from bigscale.data.sources import Source
 from bigscale.data.stacked import StackedSource
+from bigscale.data.subset import Subset
 from bigscale.metrics.classifier_store import load_or_train
-from bigscale.metrics.features import Embedding, Features
+from bigscale.metrics.features import Features
+from bigscale.metrics.kept_classes import KeptClasses
+from bigscale.metrics.looking import (
+  CONFIDENT,
+  PRESENT_SHARE,
+  Asked,
+  Looked,
+  look,
+)
 from bigscale.metrics.networks import open_network
 from bigscale.metrics.pace import Pace
-from bigscale.metrics.pairs import Pairing, Pairs
-from bigscale.metrics.panel import Collector, compare
+from bigscale.metrics.pairs import Pairing
+from bigscale.metrics.panel import compare
 from bigscale.metrics.reference import (
   Reference,
   Request,
@@ -27,15 +36,8 @@ from bigscale.metrics.reference import (
   pair_floor,
 )
 from bigscale.metrics.stacked import StackedClassifier
-from bigscale.spec import DataSpec, SpecError, require
+from bigscale.spec import DataSpec, require
 from bigscale.spec.scores import by_feature, column
-
-# A prediction counts towards a class's presence from this probability on, and
-# a class is present from this share of its share among the reals.
-CONFIDENT = 0.5
-PRESENT_SHARE = 0.1
-# Of classes whose shares are told, each in a column of its own.
-MOST_SHARES = 100
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +56,9 @@ class Evaluator:
   Attributes:
     reference: JSON values, the same at every score: the floors and baselines
       of `bigscale.metrics.reference`, the counts, the `protocol`, and
-      `classifier_accuracy` on the held-out split where there is a classifier.
+      `classifier_accuracy` on the held-out split where there is a classifier,
+      of all classes of the source even where a run has some of them.
+    asked: what samples are looked at with.
     panels: networks, reals and scores.
     throughput: JSON values of the newest score: of `drawing` samples and of
       each network's embedding `seconds` and `images_per_second`
@@ -74,10 +78,15 @@ class Evaluator:
     self.reference = reference
     self.panels = tuple(panels)
     self.throughput: dict[str, dict[str, float]] = {}
-    self._pairing = pairing
+    self.asked = Asked(
+      tuple(panel.network for panel in panels),
+      tuple(panel.kinds for panel in panels),
+      num_samples,
+      len(class_names),
+      pairing,
+    )
     self._class_names = class_names
     self._conditional = conditional
-    self._num_samples = num_samples
 
   def score(
     self, sample_batches: Iterable[tuple[np.ndarray, np.ndarray]]
@@ -104,103 +113,30 @@ class Evaluator:
     Raises:
       SpecError: there are fewer samples, or of another shape or type.
     """
-    looks = [_Look(panel, len(self._class_names)) for panel in self.panels]
-    pairs = Pairs(self._pairing) if self._pairing else None
-    drawing, scoring = Pace(), Pace()
-    for images, labels in drawing.over(
-      _first(sample_batches, self._num_samples)
-    ):
-      for look in looks:
-        look.add(images, labels)
-      if pairs:
-        pairs.add(images, labels)
+    return self.compare(look(self.asked, sample_batches))
 
-    def compared() -> dict[str, float]:
-      scores: dict[str, float] = {}
-      for look in looks:
-        scores |= look.scores(self._class_names, self._conditional)
-      return scores | (pairs.scores() if pairs else {})
-
-    scores = scoring.of(self._num_samples, compared)
+  def compare(self, looked: Looked) -> dict[str, float]:
+    """Scores what was seen of samples; see `score`."""
+    scoring = Pace()
+    scores = scoring.of(self.asked.num_samples, lambda: self._scores(looked))
     self.throughput = {
-      "drawing": drawing.summary(),
-      **{look.panel.network.name: look.pace.summary() for look in looks},
+      **looked.throughput,
       "scoring": {"seconds": scoring.summary()["seconds"]},
     }
     return scores
 
-
-class _Look:
-  """One panel's look at samples."""
-
-  def __init__(self, panel: Panel, num_classes: int) -> None:
-    self.panel = panel
-    self.pace = Pace()
-    self._collector = Collector(panel.network, panel.kinds)
-    is_classifier = panel.network.name == "classifier"
-    self._tally = _Tally(num_classes) if is_classifier else None
-
-  def add(self, images: np.ndarray, labels: np.ndarray) -> None:
-    """Takes a batch and the labels [N] it was drawn for."""
-    embedding = self.pace.of(
-      len(images), lambda: self._collector.add(images, labels)
-    )
-    if self._tally:
-      self._tally.add(embedding, labels)
-
-  def scores(
-    self, class_names: tuple[str, ...], conditional: bool
-  ) -> dict[str, float]:
-    """See `Evaluator.score`."""
-    name, reference = self.panel.network.name, self.panel.reference
-    found = compare(
-      self._collector.seen(),
-      reference.reals,
-      self.panel.kinds,
-      name,
-      class_names,
-    )
-    if self._tally:
-      found |= self._tally.scores(
-        reference.label_counts, class_names, conditional
+  def _scores(self, looked: Looked) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    for panel, seen in zip(self.panels, looked.seen, strict=True):
+      name, reference = panel.network.name, panel.reference
+      scores |= compare(
+        seen, reference.reals, panel.kinds, name, self._class_names
       )
-    return found
-
-
-class _Tally:
-  """Counts what a classifier takes samples for."""
-
-  def __init__(self, num_classes: int) -> None:
-    self._predicted = np.zeros(num_classes, np.int64)
-    self._confident = np.zeros(num_classes, np.int64)
-    self._agreed = 0
-
-  def add(self, embedding: Embedding, labels: np.ndarray) -> None:
-    """Takes a batch and the labels [N] it was drawn for."""
-    size = len(self._predicted)
-    classes = embedding.probabilities.argmax(-1)
-    sure = embedding.probabilities.max(-1) >= CONFIDENT
-    self._predicted += np.bincount(classes, minlength=size)
-    self._confident += np.bincount(classes[sure], minlength=size)
-    self._agreed += int((classes == labels).sum())
-
-  def scores(
-    self,
-    label_counts: np.ndarray,
-    class_names: tuple[str, ...],
-    conditional: bool,
-  ) -> dict[str, float]:
-    """See `Evaluator.score`."""
-    count = int(self._predicted.sum())
-    expected = count * label_counts / label_counts.sum()
-    present = self._confident >= np.maximum(PRESENT_SHARE * expected, 1)
-    found = {"classes_present": float(present.sum())}
-    if conditional:
-      found["label_agreement"] = self._agreed / count
-    if len(class_names) > MOST_SHARES:
-      return found
-    shares = zip(class_names, self._predicted, strict=True)
-    return found | {f"class_share/{n}": float(c / count) for n, c in shares}
+      if name == "classifier":
+        scores |= looked.tally.scores(
+          reference.label_counts, self._class_names, self._conditional
+        )
+    return scores | (looked.pairs.scores() if looked.pairs else {})
 
 
 def make_evaluator(
@@ -284,6 +220,9 @@ def _open(
   if feature != "classifier":
     return open_network(feature, cache_dir), {}
   side, _, channels = request.image_shape
+  kept: tuple[int, ...] = ()
+  if isinstance(train, Subset):
+    kept, train, heldout = train.kept_classes, train.whole, heldout.whole
   stacked = isinstance(train, StackedSource)
   trained = load_or_train(
     train.digits if stacked else train,
@@ -294,11 +233,12 @@ def _open(
     cache_dir=cache_dir,
     steps=classifier_steps,
   )
-  network = trained.classifier
-  return (
-    StackedClassifier(network) if stacked else network,
-    {"classifier_accuracy": trained.accuracy},
-  )
+  network: Features = trained.classifier
+  if stacked:
+    network = StackedClassifier(trained.classifier)
+  if kept:
+    network = KeptClasses(network, kept)
+  return network, {"classifier_accuracy": trained.accuracy}
 
 
 def _check_classes(train: Source, num_classes: int) -> None:
@@ -364,25 +304,3 @@ def describe_networks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
     }
     for panel in panels
   }
-
-
-def _first(
-  sample_batches: Iterable[tuple[np.ndarray, np.ndarray]], num_samples: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Batches that make exactly `num_samples`; the last one is cut."""
-  missing = num_samples
-  for images, labels in sample_batches:
-    if len(images) != len(labels):
-      raise SpecError(
-        f"a batch has {len(images)} images and {len(labels)} labels; give "
-        "each image one label (any label where the model takes none)"
-      )
-    yield images[:missing], labels[:missing]
-    missing -= min(missing, len(images))
-    if missing == 0:
-      return
-  raise SpecError(
-    f"{num_samples - missing} samples were given, but this score takes "
-    f"{num_samples}, as many as its baselines; sample more or lower "
-    "evaluate.num_samples"
-  )

@@ -56,6 +56,7 @@ class Inception:
   """The network on the devices of a mesh, a `metrics.features.Features`.
 
   Attributes:
+    variables: its weights, on every device.
     name: `inception`, or `inception_clean` where it resizes so.
     fingerprint: of its weights.
     protocol: JSON values that scores depend on: `feature`, `feature_length`,
@@ -96,7 +97,7 @@ class Inception:
     self._resize = resize
     self.name = "inception_clean" if resize == "clean" else "inception"
     self.fingerprint = weights.fingerprint
-    self._variables = jax.device_put(weights.variables, replicated(self._mesh))
+    self.variables = jax.device_put(weights.variables, replicated(self._mesh))
     # Whole results everywhere: a process reads those of all images.
     self._infer = jax.jit(_infer, out_shardings=replicated(self._mesh))
     self.protocol: dict[str, Any] = {
@@ -134,7 +135,7 @@ class Inception:
     }
     clean = self._resize == "clean"
     prepare = inception_resize.resize_clean if clean else np.asarray
-    network = functools.partial(self._infer, self._variables)
+    network = functools.partial(self._infer, self.variables)
     for rows, values in chunks.run(
       network, images, self._chunk, self._mesh, prepare
     ):

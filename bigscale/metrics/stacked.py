@@ -17,6 +17,7 @@ class StackedClassifier:
   in `data.stacked`.
 
   Attributes:
+    classifier: of one channel.
     dimension: three times that of the classifier.
     num_classes: K^3.
   """
@@ -24,7 +25,7 @@ class StackedClassifier:
   name = "classifier"
 
   def __init__(self, classifier: Classifier) -> None:
-    self._classifier = classifier
+    self.classifier = classifier
     self.dimension = 3 * classifier.dimension
     self.num_classes = classifier.num_classes**3
     self.fingerprint = f"stacked {classifier.fingerprint}"
@@ -33,7 +34,7 @@ class StackedClassifier:
   def protocol(self) -> dict[str, Any]:
     """See `metrics.features.Features`."""
     return {
-      **self._classifier.protocol,
+      **self.classifier.protocol,
       "feature_length": self.dimension,
       "channels": "one by one",
     }
@@ -50,7 +51,7 @@ class StackedClassifier:
       "model.image_channels=3",
     )
     parts = [
-      self._classifier.embed(images[..., channel : channel + 1])
+      self.classifier.embed(images[..., channel : channel + 1])
       for channel in range(3)
     ]
     joint_nk = functools.reduce(

@@ -8,9 +8,14 @@ from bigscale.report.read import Run
 _TITLES = {
   "fd_classifier": "Fréchet classifier distance",
   "fid_inception": "FID",
+  "fid_inception_clean": "FID, clean resizing",
   "fd_efflite0": "Fréchet distance, EfficientNet-Lite0",
+  "fd_infinity_classifier": "Fréchet classifier distance, extrapolated",
+  "fd_infinity_inception": "FID-infinity",
+  "fd_infinity_inception_clean": "FID-infinity, clean resizing",
+  "fd_infinity_efflite0": "Fréchet distance, EfficientNet-Lite0, extrapolated",
 }
-_FRECHET = re.compile(r"eval/(f(?:i)?d_.+)")
+_FRECHET = re.compile(r"eval/(fi?d_(?!infinity_standard_error).+)")
 FLOOR = "floor"
 # What follows the score's name in the reference.
 _LABELS = {
@@ -42,10 +47,13 @@ def distance_of(run: Run) -> Distance:
   logged = [m[1] for m in map(_FRECHET.fullmatch, run.names()) if m]
   known = [name for name in _TITLES if name in logged]
   name = (*known, *logged, "fd_classifier")[0]
+  others = {f"{other}_" for other in (*_TITLES, *logged)} - {f"{name}_"}
+  # Of another score whose name begins with this one's.
+  longer = tuple(other for other in others if other.startswith(f"{name}_"))
   mine = {
     key.removeprefix(f"{name}_"): value
     for key, value in run.reference.items()
-    if key.startswith(f"{name}_")
+    if key.startswith(f"{name}_") and not key.startswith(longer)
   }
   ordered = [key for key in _LABELS if key in mine]
   ordered += [key for key in mine if key not in _LABELS]

@@ -89,7 +89,10 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
     "dataset_images": run.spec.data.subset or record.reference.get("num_train"),
     **{name: last.get(name) for name in run.spec.evaluate.columns},
     f"best_{watched}": best,
-    f"floor_{watched}": record.reference.get(f"{watched}_floor"),
+    **{
+      f"floor_{name}": record.reference.get(f"{name}_floor")
+      for name in run.spec.evaluate.columns
+    },
     **_protocol(run, record),
     "seconds": record.seconds,
   }

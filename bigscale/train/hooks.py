@@ -1,6 +1,5 @@
 """What happens beside the steps: rows, grids, scores, checkpoints."""
 
-import collections
 import json
 import math
 import time
@@ -11,6 +10,8 @@ import numpy as np
 from absl import logging
 
 from bigscale.metrics.evaluate import Evaluator, make_evaluator
+from bigscale.metrics.looking import Asked, look
+from bigscale.metrics.share import share
 from bigscale.parallel import multihost
 from bigscale.sampling import grid, sample
 from bigscale.spec import RunSpec
@@ -206,12 +207,13 @@ class Evaluation:
     self._recorder = recorder
     self._evaluator = evaluator
     self._reference: dict[str, Any] | None = None
+    self._asked: Asked | None = None
 
   def run(self, step: int, ema: Average) -> dict[str, float]:
     """Draws, scores and writes one row, and how fast in an event.
 
-    All processes draw, since the weights may lie on all of them; process 0
-    alone has features, reads the reals and scores.
+    All processes draw and embed, each its share; process 0 alone reads the
+    reals and compares.
 
     Returns:
       Scores by name, without the prefix `eval/`.
@@ -220,6 +222,8 @@ class Evaluation:
     if self._reference is None:
       # Before the first draw: who waits in a collective may time out.
       self._reference = multihost.decide("reference", self._prepare)
+      mine = self._evaluator.asked if multihost.is_main() else None
+      self._asked = share(mine, self._built.mesh)
       self._recorder.event("reference", step, **self._reference)
     drawn = sample.sample(
       self._built.sample,
@@ -229,9 +233,8 @@ class Evaluation:
       batch_size=spec.evaluate.batch_size,
       seed=EVAL_SEED,
     )
-    if not multihost.is_main():
-      collections.deque(drawn, maxlen=0)
-    scores = multihost.decide("scores", lambda: self._evaluator.score(drawn))
+    looked = look(self._asked, drawn)
+    scores = multihost.decide("scores", lambda: self._evaluator.compare(looked))
     if multihost.is_main():
       self._recorder.event("evaluation", step, **self._evaluator.throughput)
     self._recorder.row(step, {f"eval/{k}": v for k, v in scores.items()})

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from bigscale.data.reading import open_data, read_many
 from bigscale.data.sources import open_source
 from bigscale.metrics.evaluate import make_evaluator
 from bigscale.metrics.reference import blur
@@ -26,7 +27,8 @@ def _make(source, cache_dir, **changes):
     "classifier_steps": 60,
     **changes,
   }
-  return make_evaluator(DataSpec(source=source), **arguments)
+  data = DataSpec(source=source, classes=arguments.pop("classes", 0))
+  return make_evaluator(data, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +253,34 @@ def test_blur_spreads_a_point_and_keeps_its_sum():
   assert blurred[16, 16] == pytest.approx(255 / (8 * np.pi), abs=1)
   assert blurred.sum() == pytest.approx(255, rel=0.15)
   np.testing.assert_array_equal(blurred, blurred.T)
+
+
+def test_few_classes_are_measured_by_the_classifier_of_all(
+  evaluator, textures, cache_dir
+):
+  few = _make(textures, cache_dir, classes=2, num_classes=2)
+  (network,), (whole,) = few.asked.networks, evaluator.asked.networks
+  assert network.fingerprint == whole.fingerprint
+  assert network.num_classes == 2
+  assert (
+    few.reference["classifier_accuracy"]
+    == (evaluator.reference["classifier_accuracy"])
+  )
+  subset = open_data(DataSpec(source=textures, classes=2), "train")
+  read = read_many(subset, range(len(subset)), SIDE, 1)
+  np.testing.assert_array_equal(
+    network.embed(read.images).features, whole.embed(read.images).features
+  )
+  # Its classes are the run's, by the run's numbers, of which the kept ones
+  # have others.
+  assert subset.kept_classes != (0, 1)
+  said = network.embed(read.images).probabilities
+  np.testing.assert_allclose(said.sum(-1), 1, rtol=1e-5)
+  assert (said.argmax(-1) == read.labels).mean() > 0.9
+  # Reals of the kept classes are compared with, and no others.
+  scores = few.score([(read.images[:NUM_SAMPLES], read.labels[:NUM_SAMPLES])])
+  assert (
+    scores["fd_classifier"]
+    < 0.2 * (few.reference["fd_classifier_class_means_noise"])
+  )
+  assert scores["classes_present"] == 2

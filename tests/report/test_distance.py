@@ -13,6 +13,13 @@ def evaluated(run_dir, step, **scores):
   )
 
 
+def forget_classifier(run_dir):
+  """Takes the scores of a run that it was made with."""
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  kept = [line for line in lines if "fd_classifier" not in line]
+  (run_dir / "metrics.jsonl").write_text("\n".join([*kept, ""]))
+
+
 def test_the_classifier_s_with_what_it_is_compared_with(run_dir):
   distance = distance_of(read_run(run_dir))
   assert distance.scalar == "eval/fd_classifier"
@@ -22,9 +29,7 @@ def test_the_classifier_s_with_what_it_is_compared_with(run_dir):
 
 
 def test_a_run_without_a_classifier_leads_with_what_it_has(run_dir):
-  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-  kept = [line for line in lines if "fd_classifier" not in line]
-  (run_dir / "metrics.jsonl").write_text("\n".join([*kept, ""]))
+  forget_classifier(run_dir)
   for step, score in ((110, 31.0), (120, 30.0), (130, 33.0)):
     evaluated(run_dir, step, kid_inception=0.1, fid_inception=score)
   JsonLines(run_dir / "events.jsonl").write(
@@ -37,3 +42,39 @@ def test_a_run_without_a_classifier_leads_with_what_it_has(run_dir):
   assert card.value == "33"
   assert "best 30" in card.remark
   assert best_evaluation(run) == 1
+
+
+def test_scores_whose_names_begin_alike_are_told_apart(run_dir):
+  forget_classifier(run_dir)
+  evaluated(
+    run_dir,
+    110,
+    fd_infinity_standard_error_inception=0.1,
+    fd_infinity_inception=20.0,
+    fid_inception_clean=32.0,
+    fid_inception=31.0,
+  )
+  floors = {
+    "fid_inception_floor": 3.0,
+    "fid_inception_clean_floor": 4.0,
+    "fd_infinity_inception_floor": 1.0,
+  }
+  JsonLines(run_dir / "events.jsonl").write(
+    {"event": "reference", "step": 110, **floors}
+  )
+  distance = distance_of(read_run(run_dir))
+  assert distance.scalar == "eval/fid_inception"
+  assert list(distance.levels.values()) == [3.0]
+
+
+def test_no_standard_error_is_a_distance(run_dir):
+  forget_classifier(run_dir)
+  evaluated(
+    run_dir,
+    110,
+    fd_infinity_standard_error_inception=0.1,
+    fd_infinity_inception=20.0,
+  )
+  distance = distance_of(read_run(run_dir))
+  assert distance.scalar == "eval/fd_infinity_inception"
+  assert distance.title == "FID-infinity"

@@ -1,0 +1,136 @@
+"""One set of networks for all processes of a training.
+
+Process 0 alone finds or trains networks and reads the reals. What it looks at
+samples with is sent to the others, and put on a mesh over the devices of all:
+a pod of many hosts embeds on all of its chips.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from bigscale.metrics.classifier import Classifier
+from bigscale.metrics.efficientnet import EfficientNetLite0
+from bigscale.metrics.features import Features, Weights
+from bigscale.metrics.inception import Inception
+from bigscale.metrics.kept_classes import KeptClasses
+from bigscale.metrics.looking import Asked
+from bigscale.metrics.stacked import StackedClassifier
+from bigscale.parallel import multihost
+from bigscale.types import PyTree
+
+
+def share(asked: Asked | None, mesh: Mesh) -> Asked:
+  """What process 0 looks at samples with, for all processes together.
+
+  All processes call it; afterwards `looking.look` of all of them must be given
+  the same samples.
+
+  Args:
+    asked: of process 0; not looked at on the others.
+    mesh: over devices of all processes.
+
+  Returns:
+    On process 0 the same with its networks on the mesh. On the others what
+    embeds with it, and keeps nothing for scores but moments.
+  """
+  if jax.process_count() == 1:
+    return asked
+  told = multihost.decide("networks", lambda: _tell(asked))
+  networks = []
+  for place, one in enumerate(told["networks"]):
+    sent = _variables(asked.networks[place]) if multihost.is_main() else None
+    networks.append(_receive(one, sent, mesh))
+  if multihost.is_main():
+    return asked._replace(networks=tuple(networks))
+  return Asked(
+    tuple(networks),
+    ((),) * len(networks),
+    told["num_samples"],
+    told["num_classes"],
+  )
+
+
+def _tell(asked: Asked) -> dict[str, Any]:
+  """All but the weights, as JSON values."""
+  return {
+    "num_samples": asked.num_samples,
+    "num_classes": asked.num_classes,
+    "networks": [
+      {
+        **_settings(network),
+        "leaves": {
+          name: [list(leaf.shape), leaf.dtype.name]
+          for name, leaf in _flat(_variables(network)).items()
+        },
+      }
+      for network in asked.networks
+    ],
+  }
+
+
+def _settings(network: Features) -> dict[str, Any]:
+  """How a network is made, besides its weights."""
+  match network:
+    case KeptClasses():
+      return {**_settings(network.classifier), "kept": list(network.kept)}
+    case StackedClassifier():
+      return {**_settings(network.classifier), "kind": "stacked"}
+    case Classifier():
+      return {
+        "kind": "classifier",
+        "num_classes": network.num_classes,
+        "image_shape": list(network.image_shape),
+      }
+    case Inception():
+      said = {"kind": "inception", "resize": network.protocol["resize"]}
+    case EfficientNetLite0():
+      said = {"kind": "efflite0", "side": network.protocol["side"]}
+    case _:
+      raise TypeError(f"{network!r} cannot be sent to other processes")
+  source = network.protocol["weights_source"]
+  return {**said, "fingerprint": network.fingerprint, "source": source}
+
+
+def _variables(network: Features) -> PyTree:
+  while isinstance(network, KeptClasses | StackedClassifier):
+    network = network.classifier
+  return network.variables
+
+
+def _receive(told: dict[str, Any], sent: PyTree | None, mesh: Mesh) -> Features:
+  """A network of process 0, on the mesh.
+
+  Args:
+    told: of it, by `_tell`.
+    sent: its variables, on process 0.
+    mesh: to put it on.
+  """
+  if sent is None:
+    leaves = {
+      name: np.zeros(shape, dtype)
+      for name, (shape, dtype) in told["leaves"].items()
+    }
+  else:
+    leaves = jax.device_get(_flat(sent))
+  variables = traverse_util.unflatten_dict(
+    jax.tree.map(np.asarray, multihost.broadcast(leaves)), sep="/"
+  )
+  if told["kind"] in ("classifier", "stacked"):
+    shape = tuple(told["image_shape"])
+    network = Classifier(variables, told["num_classes"], shape, mesh)
+    if told["kind"] == "stacked":
+      network = StackedClassifier(network)
+    kept = tuple(told.get("kept", ()))
+    return KeptClasses(network, kept) if kept else network
+  weights = Weights(variables, told["fingerprint"], told["source"])
+  if told["kind"] == "inception":
+    return Inception(weights, mesh, told["resize"])
+  return EfficientNetLite0(weights, mesh, told["side"])
+
+
+def _flat(variables: PyTree) -> dict[str, Any]:
+  return traverse_util.flatten_dict(variables, sep="/")

@@ -1,0 +1,73 @@
+"""Networks sent from process 0 to others.
+
+That several processes embed as one does is `tests/parallel/test_processes.py`'s
+matter; here each kind of network is told and made again.
+"""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from bigscale.metrics import efficientnet, inception, share
+from bigscale.metrics.classifier import train_classifier
+from bigscale.metrics.features import Weights
+from bigscale.metrics.kept_classes import KeptClasses
+from bigscale.metrics.looking import Asked
+from bigscale.metrics.stacked import StackedClassifier
+from bigscale.parallel.mesh import make_mesh
+from bigscale.spec import MeshSpec
+
+
+def weights(leaves):
+  rng = np.random.default_rng(0)
+  flat = {
+    name: rng.normal(size=leaf.shape).astype(leaf.dtype)
+    for name, leaf in leaves.items()
+  }
+  return Weights(traverse_util.unflatten_dict(flat, sep="/"), "abc", "a file")
+
+
+def classifier():
+  images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
+  return train_classifier(images, np.arange(2), 2, seed=0, steps=1)
+
+
+NETWORKS = {
+  "classifier": classifier,
+  "stacked": lambda: StackedClassifier(classifier()),
+  "kept": lambda: KeptClasses(StackedClassifier(classifier()), (5, 3)),
+  "inception": lambda: inception.Inception(weights(inception.leaves())),
+  "inception_clean": lambda: inception.Inception(
+    weights(inception.leaves()), resize="clean"
+  ),
+  "efflite0": lambda: efficientnet.EfficientNetLite0(
+    weights(efficientnet.leaves()), side=96
+  ),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_network_is_made_again_from_what_is_sent(kind):
+  network = NETWORKS[kind]()
+  mesh = make_mesh(MeshSpec(data=4), jax.devices()[:4])
+  asked = Asked((network,), (("fd",),), 100, 10)
+  told = json.loads(json.dumps(share._tell(asked)))
+  (one,) = told["networks"]
+  sent = share._variables(network)
+  again = share._receive(one, sent, mesh)
+  for name in ("name", "dimension", "fingerprint", "protocol"):
+    assert getattr(again, name) == getattr(network, name)
+  same = jax.tree.map(np.array_equal, share._variables(again), sent)
+  assert jax.tree.all(same)
+  # What others offer in its place has the same shapes, and no number of it.
+  empty = share._variables(share._receive(one, None, mesh))
+  assert jax.tree.map(np.shape, empty) == jax.tree.map(np.shape, sent)
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
+
+
+def test_one_process_keeps_what_it_has():
+  asked = Asked((classifier(),), (("fd",),), 100, 10)
+  assert share.share(asked, make_mesh(MeshSpec())) is asked
