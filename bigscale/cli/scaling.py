@@ -1,4 +1,4 @@
-r"""Run sweeps, and fit scaling laws to the table of their runs.
+r"""Run sweeps, fit scaling laws to their table, and measure gradient noise.
 
   bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py --out=DIR
   bigscale scaling sweep --config=FILE --out=DIR --part=1/2
@@ -22,9 +22,15 @@ and fits y = E + A x^-alpha, with --x2 also + B x2^-beta. It prints parameters
 with standard errors and 95% intervals, the compute-optimal split, how well
 forms of law fitted to smaller runs predict larger ones, and every row that was
 left out or is a bound. See docs/scaling.md.
+
+  bigscale scaling noise runs/first --windows=4
+
+`noise` prints the gradient noise scale of D and of G, in images, over parts of
+a run with log.noise_scale=True.
 """
 
 import json
+import math
 import pathlib
 import shlex
 import sys
@@ -111,9 +117,11 @@ flags.DEFINE_string(
   flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-  "resamples", 4000, "fit: resamples of the bootstrap", flag_values=FLAGS
+  "resamples", 4000, "fit, noise: resamples of the bootstrap", flag_values=FLAGS
 )
-flags.DEFINE_integer("seed", 0, "fit: of the bootstrap", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "seed", 0, "fit, noise: of the bootstrap", flag_values=FLAGS
+)
 flags.DEFINE_float(
   "delta", 1e-3, "fit: of the Huber loss, in --delta_unit", flag_values=FLAGS
 )
@@ -124,13 +132,14 @@ flags.DEFINE_enum(
   "fit: scale, the mean absolute log residual; or log, of log y",
   flag_values=FLAGS,
 )
+flags.DEFINE_integer("windows", 1, "noise: parts of the run", flag_values=FLAGS)
 
 
 def run(what: str = "", path: str = "") -> int:
-  """Runs a sweep, or fits a law."""
+  """Runs a sweep, fits a law, or measures gradient noise."""
   from bigscale.spec import require
 
-  commands = {"fit": _fit, "sweep": _sweep}
+  commands = {"fit": _fit, "sweep": _sweep, "noise": _noise}
   require(
     what in commands,
     f"scaling {what!r} is unknown; use: bigscale scaling "
@@ -202,6 +211,36 @@ def _sweep(path: str) -> int:
     _run(out, chosen)
   rows = collect.write_tables(out, planned)
   _report(rows, len(planned), out)
+  return 0
+
+
+def _noise(path: str) -> int:
+  from bigscale.report.read import read_run
+  from bigscale.scaling.noise_scale import noise_scales
+  from bigscale.spec import require
+
+  require(
+    bool(path), "scaling noise of what? Use: bigscale scaling noise runs/first"
+  )
+  found = noise_scales(
+    read_run(pathlib.Path(path)).rows,
+    windows=FLAGS.windows,
+    resamples=FLAGS.resamples,
+    seed=FLAGS.seed,
+  )
+  if FLAGS.json:
+    # JSON has no infinity.
+    finite = [
+      {k: None if v == math.inf else v for k, v in one._asdict().items()}
+      for one in found
+    ]
+    print(json.dumps(finite, indent=2))
+    return 0
+  print("     kimg         rows  noise scale, images (95% interval)")
+  for one in found:
+    span = f"{one.first_kimg:g} to {one.last_kimg:g}"
+    scale = f"{one.noise_scale:.0f} ({one.low:.0f} to {one.high:.0f})"
+    print(f"{one.player}    {span:12} {one.rows:4}  {scale}")
   return 0
 
 

@@ -41,8 +41,38 @@ def movement(
 
 def norm(tree: PyTree) -> Array:
   """[] Euclidean norm of all leaves together."""
+  return jnp.sqrt(square(tree))
+
+
+def square(tree: PyTree) -> Array:
+  """[] sum of the squares of all entries."""
   squares = (jnp.sum(jnp.square(_wide(x))) for x in jax.tree.leaves(tree))
-  return jnp.sqrt(sum(squares))
+  return sum(squares)
+
+
+def gradient_noise(
+  part_square: Array, whole_square: Array, parts: int, batch_size: int
+) -> dict[str, Array]:
+  """What the gradient noise scale is made of, from one batch.
+
+  Unbiased where samples are independent (McCandlish et al. 2018, eq. A.2).
+  Their quotient is not: take it of means over many steps.
+
+  Args:
+    part_square: [] mean of ||gradient||^2 over equal parts of the batch.
+    whole_square: [] ||gradient||^2 of the whole batch.
+    parts: how many, 2 or more.
+    batch_size: samples in all.
+
+  Returns:
+    `gradient_signal` [], the square of the true gradient's norm, and
+    `gradient_noise` [], the trace of a single sample's covariance.
+  """
+  apart = (part_square - whole_square) / (parts - 1)
+  return {
+    "gradient_signal": whole_square - apart,
+    "gradient_noise": apart * batch_size,
+  }
 
 
 def distance(a: PyTree, b: PyTree) -> Array:

@@ -162,12 +162,16 @@ class LogSpec:
     samples_kimg: thousand images between sample grids; 0 draws only the last.
     num_samples: images in a grid.
     tensorboard: also write TensorBoard events.
+    noise_scale: also write what the gradient noise scale is made of
+      (`bigscale.scaling.noise_scale`), from the gradients of all devices and
+      microbatches.
   """
 
   steps: int = 10
   samples_kimg: float = 0.0
   num_samples: int = 100
   tensorboard: bool = True
+  noise_scale: bool = False
 
   def __post_init__(self) -> None:
     require(
@@ -266,6 +270,7 @@ class RunSpec:
       self.total_kimg > 0, f"total_kimg={self.total_kimg} must be positive"
     )
     self._check_together()
+    self._check_noise_scale()
     self._check_microbatches()
     require(0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2^31)")
 
@@ -304,6 +309,13 @@ class RunSpec:
       "values of every step, and G has no spectral norm; set "
       "model.spectra_interval from "
       f"{getattr(model, 'spectra_interval', 0)} to 1",
+    )
+
+  def _check_noise_scale(self) -> None:
+    require(
+      not (self.log.noise_scale and self.mesh.weights == "fsdp"),
+      "log.noise_scale needs whole gradients of parts of a batch, which "
+      "mesh.weights=fsdp never has; use zero or replicated",
     )
 
   def _check_microbatches(self) -> None:

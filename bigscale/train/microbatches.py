@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from bigscale.monitor import probes
 from bigscale.parallel.mesh import AXES
 from bigscale.parallel.sharding import Placement
-from bigscale.spec import RunSpec
+from bigscale.spec import RunSpec, require
 from bigscale.train.weights import Ready, scaled
 from bigscale.types import Array, PyTree
 
@@ -38,19 +39,39 @@ class Outcome(NamedTuple):
     gradients: of the mean loss, in the own weights.
     batch_stats: of G, moved.
     scalars: means over the global batch.
+    noise: `probes.gradient_noise`, {} where nobody asked. In the weights as
+      samples meet them, after spectral norm.
   """
 
   gradients: Ready
   batch_stats: PyTree
   scalars: dict[str, Array]
+  noise: dict[str, Array]
+
+
+# Of the scalars, while an update is under way.
+_PART_SQUARE = "part_square"
 
 
 class SampleGradient:
   """Differentiates means over the samples of a global batch."""
 
   def __init__(self, spec: RunSpec, placement: Placement) -> None:
+    """Takes what the spec says of batches.
+
+    Raises:
+      SpecError: the noise scale is asked for, and a batch has no parts.
+    """
     self._placement = placement
     self._parts = spec.optim.microbatches
+    self._batch_size = spec.global_batch_size
+    self._noise_scale = spec.log.noise_scale
+    require(
+      not self._noise_scale or self._parts * placement.devices > 1,
+      "log.noise_scale compares the gradients of parts of a batch, but one "
+      "device takes all of it at once; use optim.microbatches=2 or more, or "
+      "more devices",
+    )
     self._half = jnp.dtype(spec.mesh.gradient_dtype)
     # Of one batch norm group, which stays in one microbatch.
     self._group = max(getattr(spec.model, "batch_norm_group_size", 0), 1)
@@ -99,7 +120,9 @@ class SampleGradient:
         gradients, (stats, scalars) = jax.grad(
           of_weights, argnums=(0, 1), has_aux=True
         )(own.weights, own_factors)
-        return Outcome(Ready(*gradients), stats, scalars)
+        if self._noise_scale:
+          scalars = {**scalars, _PART_SQUARE: probes.square(gradients[0])}
+        return Outcome(Ready(*gradients), stats, scalars, {})
 
       if self._parts == 1:
         outcome = microbatch(stats, ({}, {}, samples))
@@ -109,7 +132,7 @@ class SampleGradient:
         )
       return self._over_devices(outcome, own.weights, own_axes)
 
-    return placement.map_devices(
+    outcome = placement.map_devices(
       here,
       in_specs=(
         Ready(placement.compute_specs(own.weights), P()),
@@ -118,8 +141,22 @@ class SampleGradient:
         P(AXES),
         P(),
       ),
-      out_specs=Outcome(Ready(placement.specs(own.weights), P()), P(), P()),
+      out_specs=Outcome(
+        Ready(placement.specs(own.weights), P()), P(), P(), P()
+      ),
     )(own, other, batch_stats, samples, shared)
+    return self._with_noise(outcome) if self._noise_scale else outcome
+
+  def _with_noise(self, outcome: Outcome) -> Outcome:
+    """Puts `probes.gradient_noise` in place of the parts' squares."""
+    scalars = dict(outcome.scalars)
+    noise = probes.gradient_noise(
+      scalars.pop(_PART_SQUARE),
+      probes.square(outcome.gradients.weights),
+      self._parts * self._placement.devices,
+      self._batch_size,
+    )
+    return outcome._replace(scalars=scalars, noise=noise)
 
   def _one_after_the_other(
     self,
@@ -157,6 +194,7 @@ class SampleGradient:
       ),
       batch_stats=last if self._chain_stats else _means(stats_t),
       scalars=_means(scalars_t),
+      noise={},
     )
 
   def _over_devices(
@@ -181,6 +219,7 @@ class SampleGradient:
       ),
       batch_stats=stats,
       scalars=lax.pmean(outcome.scalars, AXES),
+      noise={},
     )
 
   def _split(self, x: Array) -> Array:

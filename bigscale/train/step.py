@@ -158,7 +158,8 @@ class GanStep:
     if self.spec.loss.weight_clip:
       params = regularizers.clip(d.params, self.spec.loss.weight_clip)
       d = d._replace(params=params)
-    scalars = outcome.scalars | {f"d/{k}": x for k, x in norms.items()}
+    told = norms | outcome.noise
+    scalars = outcome.scalars | {f"d/{k}": x for k, x in told.items()}
     g = g._replace(batch_stats=outcome.batch_stats)
     seen = augmentation.observe(state.augment, scalars["d/sign_real"])
     return state._replace(g=g, d=d, augment=seen), scalars
@@ -198,7 +199,8 @@ class GanStep:
     lr = optim.value(self.spec.optim.g_lr, images) * state.dials.g_lr
     g, norms = self._adam_step(g, gradients, lr, images)
     g = self._clamped(g, state.dials.g_sigma_bound)
-    scalars |= penalties | {f"g/{k}": x for k, x in norms.items()}
+    told = norms | outcome.noise
+    scalars |= penalties | {f"g/{k}": x for k, x in told.items()}
     return state._replace(g=g, d=d), scalars
 
   def update_average(

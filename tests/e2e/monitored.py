@@ -1,6 +1,5 @@
 """Short real trainings that share what they compile, and what goes wrong."""
 
-import collections
 import dataclasses
 import functools
 import hashlib
@@ -10,6 +9,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
+from bigscale.metrics.looking import Asked
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import from_config
 from bigscale.train import loop
@@ -51,9 +51,9 @@ class Scores:
   def __init__(self):
     self.reference = {"images": 0}
     self.throughput = {}
+    self.asked = Asked((), (), num_samples=4, num_classes=0)
 
-  def score(self, drawn):
-    collections.deque(drawn, maxlen=0)
+  def compare(self, looked):
     return {"fd_classifier": 1.0}
 
 

@@ -14,6 +14,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bigscale.data import pipeline
+from bigscale.metrics.classifier import train_classifier
+from bigscale.metrics.looking import Asked, look
+from bigscale.metrics.share import share
 from bigscale.parallel import multihost
 from bigscale.parallel.mesh import AXES, make_mesh
 from bigscale.parallel.rows import local_rows, to_global
@@ -79,6 +82,29 @@ def latents_of(mesh: Mesh) -> list:
   return drawn.tolist()
 
 
+def looked_at() -> dict:
+  """Samples, through a classifier that process 0 alone brings."""
+  mesh, asked = make_mesh(MeshSpec()), None
+  if multihost.is_main():
+    # Nobody else could make it: it does not come from a seed alone.
+    images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
+    network = train_classifier(images, np.arange(2), 2, seed=3, steps=1)
+    asked = Asked((network,), (("fd", "kid"),), 20, 2)
+  shared = share(asked, mesh)
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (24, 8, 8, 1), np.uint8)
+  looked = look(shared, [(images, np.zeros(24, np.int32))])
+  (seen,) = looked.seen
+  counted = looked.tally.scores(np.ones(2), ("a", "b"), True)
+  return {
+    "mean": seen.moments.mean.tolist(),
+    "covariance": np.diag(seen.moments.covariance).tolist(),
+    "kept": len(seen.features),
+    "counted": counted,
+    "fingerprint": shared.networks[0].fingerprint,
+  }
+
+
 def main() -> None:
   (source,) = sys.argv[1:]
   multihost.initialize()
@@ -106,6 +132,7 @@ def main() -> None:
     lambda: multihost.assert_same("config", {"model": {"width": 64 * index}})
   )
   multihost.barrier("here")
+  told["looked"] = looked_at()
   meshes = (make_mesh(MeshSpec()), interleaved())
   told["rows"] = [rows_of(mesh, source) for mesh in meshes]
   told["latents"] = [latents_of(mesh) for mesh in meshes]

@@ -58,6 +58,17 @@ def test_latents_do_not_depend_on_processes_nor_on_the_mesh(told):
     assert words["latents"] == [expected, expected]
 
 
+def test_all_embed_with_what_process_0_brought(told):
+  alone, first, second = [words["looked"] for words in told]
+  for looked in (first, second):
+    for name in ("mean", "covariance"):
+      np.testing.assert_allclose(looked[name], alone[name], rtol=1e-5)
+    for name in ("counted", "fingerprint"):
+      assert looked[name] == alone[name]
+  # Features themselves are process 0's to score.
+  assert [looked["kept"] for looked in (alone, first, second)] == [20, 20, 0]
+
+
 def test_processes_stand_in_for_slices(told):
   for words in told[1:]:
     assert words["slices"] == [[0, 0], [1, 1]]

@@ -1,0 +1,122 @@
+"""The gradient noise scale from rows of metrics."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from bigscale.cli import main as program
+from bigscale.scaling.noise_scale import noise_scales
+from bigscale.spec import SpecError
+
+
+def rows(scale, count=400, *, spread=3.0, seed=0):
+  """Rows of D and G, each noisier than it is large; G's scale is ten times."""
+  rng = np.random.default_rng(seed)
+
+  def row(step):
+    return {
+      "step": step,
+      "kimg": step / 10,
+      "d/gradient_signal": 1.0 + spread * rng.normal(),
+      "d/gradient_noise": scale * (1 + 0.1 * rng.normal()),
+      "g/gradient_signal": 0.1 + 0.1 * spread * rng.normal(),
+      "g/gradient_noise": scale * (1 + 0.1 * rng.normal()),
+    }
+
+  return [row(step) for step in range(1, count + 1)]
+
+
+def test_both_players_in_images():
+  d, g = noise_scales(rows(250.0))
+  assert (d.player, d.rows, d.first_kimg, d.last_kimg) == ("d", 400, 0.1, 40.0)
+  assert d.low < 250 < d.high
+  assert g.low < 2500 < g.high
+  # A mean of each row's quotient is nowhere near.
+  assert d.noise_scale == pytest.approx(d.noise / d.signal)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+  held = [
+    one.low < 250 < one.high
+    for seed in range(100)
+    for one in noise_scales(rows(250.0, 200, seed=seed), resamples=200)[:1]
+  ]
+  assert 0.88 <= np.mean(held) <= 1.0
+
+
+def test_windows_tell_early_from_late():
+  early, late = rows(100.0, 400, spread=1.0), rows(1000.0, 800, spread=1.0)
+  found = noise_scales(early + late[400:], windows=2)
+  d_early, d_late, *_ = found
+  assert (d_early.rows, d_late.rows) == (400, 400)
+  assert d_early.high < d_late.low
+
+
+def test_where_noise_hides_the_gradient_the_scale_has_no_bound():
+  d, _ = noise_scales(rows(1e4, 20, spread=100.0))
+  assert math.isinf(d.high)
+
+
+def test_rows_without_terms_are_passed_over():
+  table = rows(250.0)
+  evaluations = [{"kimg": 1.0, "eval/fd_classifier": 3.0}]
+  lost = [{**table[0], "d/gradient_noise": math.nan}]
+  d, _ = noise_scales(table + evaluations + lost)
+  assert d == noise_scales(table)[0]
+
+
+@pytest.mark.parametrize(
+  ("table", "windows", "message"),
+  [
+    ([{"kimg": 1.0, "d/loss": 1.0}], 1, r"log\.noise_scale=True"),
+    ([], 1, "no row has d/gradient_signal"),
+    (rows(250.0, 8), 4, "use fewer windows"),
+    (rows(250.0), 0, "must be 1 or more"),
+  ],
+)
+def test_what_cannot_be_measured(table, windows, message):
+  with pytest.raises(SpecError, match=message):
+    noise_scales(table, windows=windows)
+
+
+@pytest.fixture
+def noise(tmp_path, capsys):
+  """Runs the command on rows, as a user would."""
+
+  def call(table, *flags):
+    sys.modules.pop("bigscale.cli.scaling", None)
+    lines = "".join(f"{json.dumps(row)}\n" for row in table)
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    (tmp_path / "spec.json").write_text("{}")
+    command = ["bigscale", "scaling", "noise", str(tmp_path), *flags]
+    code = program.main(command)
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+  return call
+
+
+def test_the_command_prints_a_row_a_player_and_window(noise):
+  code, printed, _ = noise(rows(250.0), "--windows=2")
+  assert code == 0
+  assert [line[:1] for line in printed.splitlines()[1:]] == list("ddgg")
+
+
+def test_json_has_no_infinity(noise):
+  _, printed, _ = noise(rows(1e4, 20, spread=100.0), "--json")
+  d, g = json.loads(printed)
+  assert (d["player"], g["player"]) == ("d", "g")
+  assert d["high"] is None
+
+
+def test_a_folder_that_is_no_run_is_refused(noise, tmp_path):
+  sys.modules.pop("bigscale.cli.scaling", None)
+  command = ["bigscale", "scaling", "noise", str(tmp_path / "absent")]
+  assert program.main(command) == 2
+  code, _, printed = noise([{"step": 1, "kimg": 0.1}])
+  assert code == 2
+  assert "log.noise_scale=True" in printed
