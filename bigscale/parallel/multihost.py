@@ -38,7 +38,6 @@ _HEARTBEAT_SECONDS = 100
 # An evaluation on CPUs takes hours; a process that dies is noticed apart from
 # this, by its missing heartbeat.
 _DECISION_SECONDS = 24 * 3600
-_LEAVE_SECONDS = 5
 
 # How jax.distributed calls those who know the processes.
 _METHODS = {
@@ -298,14 +297,16 @@ def leave(code: int) -> None:
   """Ends a process of many that failed, with its exit code.
 
   Leaving as usual would wait for the others, who wait for this one, and end
-  in an abort minutes later, whose code says nothing. Where all leave for the
-  same reason, the first to go must not cut the others short.
+  in an abort minutes later, whose code says nothing. The first to go must not
+  cut the others short: with process 0 the coordinator goes, and JAX aborts who
+  is left.
   """
   if code and jax.distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
+    seconds = watch().farewell_seconds
     with contextlib.suppress(Exception):
-      _client().wait_at_barrier("bigscale/leave", _LEAVE_SECONDS * 1000)
+      _client().wait_at_barrier("bigscale/leave", int(seconds * 1000))
     os._exit(code)
 
 

@@ -196,6 +196,11 @@ class Watch:
     return BUG
 
   @property
+  def farewell_seconds(self) -> float:
+    """Within which the others have ended, once one has told them to."""
+    return _GRACE_SECONDS + self._pause * (1 + _LAST_LOOKS)
+
+  @property
   def _pause(self) -> float:
     return _LOOK_SECONDS + _LOOK_SECONDS_PER_PROCESS * self._count
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bigscale.spec import RunSpec, SpecError, from_json, to_json
+from bigscale.train.claim import Claim
 
 # What may change between two starts of one run: where it runs, how long, and
 # what it writes down. Everything else would change its numbers.
@@ -46,17 +47,28 @@ class RunFolder:
 
 
 def create(
-  workdir: str | os.PathLike[str], spec: RunSpec, command: Sequence[str]
+  workdir: str | os.PathLike[str],
+  spec: RunSpec,
+  command: Sequence[str],
+  claim: Claim | None = None,
 ) -> RunFolder:
   """Makes the folder of a new run, or opens that of the same run.
 
+  Args:
+    workdir: the folder.
+    spec: of the run.
+    command: recorded.
+    claim: taken on the folder; None where nobody else can know of it.
+
   Raises:
-    SpecError: it holds another run (the difference is named), or cannot be
-      written.
+    SpecError: it holds another run (the difference is named), is in use, or
+      cannot be written.
   """
   folder = RunFolder(_local(workdir))
   try:
     folder.path.mkdir(parents=True, exist_ok=True)
+    if claim:
+      claim.take(folder.path)
     if folder.spec.exists():
       _check_same(folder, spec)
     write_whole(

@@ -1,6 +1,7 @@
 """The walk of one run: build, resume, step, look, save."""
 
 import collections
+import contextlib
 import os
 import pathlib
 import time
@@ -24,6 +25,7 @@ from bigscale.train import folder as folders
 from bigscale.train import hooks
 from bigscale.train.build import Built, build
 from bigscale.train.checkpoint import Checkpoints, Restored
+from bigscale.train.claim import Claim
 from bigscale.train.disturb import Disturbance
 from bigscale.train.guard import Guard
 from bigscale.train.init_from import (
@@ -101,7 +103,8 @@ def train(
   new = multihost.decide("new", lambda: not has_checkpoint(workdir))
   if init_from and new:
     start = read_start(built, init_from)
-  folder = _open_folder(workdir, spec, command)
+  claim = Claim()
+  folder = _open_folder(workdir, spec, command, claim)
   checkpoints = Checkpoints(folder.path, spec.checkpoint)
   try:
     found = _restore_or_init(built, stream, checkpoints, start)
@@ -125,6 +128,7 @@ def train(
     # Without this the last asynchronous save could be lost.
     checkpoints.close()
     stream.close()
+    claim.release()
 
 
 def open_stream(built: Built) -> Stream:
@@ -144,19 +148,26 @@ def open_stream(built: Built) -> Stream:
 
 
 def _open_folder(
-  workdir: str | os.PathLike[str], spec: RunSpec, command: Sequence[str]
+  workdir: str | os.PathLike[str],
+  spec: RunSpec,
+  command: Sequence[str],
+  claim: Claim,
 ) -> folders.RunFolder:
-  """Process 0 makes the folder, and all see it."""
+  """Process 0 makes and claims the folder, and all see it."""
   folder = folders.RunFolder(pathlib.Path(workdir))
-  multihost.decide(
-    "folder", lambda: str(folders.create(workdir, spec, command).path)
-  )
-  require(
-    folder.spec.is_file(),
-    f"--workdir={workdir} is not the same folder on process "
-    f"{jax.process_index()} as on process 0; name one on a file system that "
-    "all of them share",
-  )
+  with contextlib.ExitStack() as undo:
+    undo.callback(claim.release)
+    multihost.decide(
+      "folder",
+      lambda: str(folders.create(workdir, spec, command, claim).path),
+    )
+    require(
+      folder.spec.is_file(),
+      f"--workdir={workdir} is not the same folder on process "
+      f"{jax.process_index()} as on process 0; name one on a file system that "
+      "all of them share",
+    )
+    undo.pop_all()
   return folder
 
 

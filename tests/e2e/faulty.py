@@ -1,10 +1,13 @@
 """A tiny run of several processes in which one of them meets a fault.
 
-faulty.py WORKDIR FAULT PROCESS STEP: as the batch of that step is read.
+faulty.py WORKDIR FAULT PROCESS STEP: as the batch of that step is read, or, of
+what goes on from there, every batch.
 """
 
 import os
+import pathlib
 import signal
+import subprocess
 import sys
 import time
 
@@ -34,15 +37,45 @@ def _bad_input() -> None:
   raise SpecError("a file of one process is gone")
 
 
-def _fill_disk() -> None:
+def _no_room() -> None:
   raise OSError(28, "No space left on device")
 
 
+def _fill_disk() -> None:
+  """All that is left of the folder's own file system, but a few pages."""
+  workdir = pathlib.Path(sys.argv[-1].partition("=")[2])
+  with (workdir / FILLER).open("wb") as file:
+    try:
+      while True:
+        file.write(bytes(2**16))
+        file.flush()
+    except OSError:
+      pass
+
+
+def _stop() -> None:
+  """Stands still until process 0 is gone, or for a minute; then dies."""
+  workdir = pathlib.Path(sys.argv[-1].partition("=")[2])
+  first = (workdir / "pid").read_text()
+  watcher = (
+    f"for turn in $(seq 120); do kill -0 {first} 2>/dev/null || break; "
+    f"sleep 0.5; done; echo $turn > {workdir}/waited; kill -9 {os.getpid()}"
+  )
+  subprocess.Popen(["bash", "-c", watcher])
+  os.kill(os.getpid(), signal.SIGSTOP)
+
+
+FILLER = "filler"
+# Goes on from its step to the end.
+LASTING = ("slow",)
 FAULTS = {
   "none": lambda: None,
   "raise": _raise,
   "bad_input": _bad_input,
-  "disk_full": _fill_disk,
+  "disk_full": _no_room,
+  "disk_fills_up": _fill_disk,
+  "stop": _stop,
+  "slow": lambda: time.sleep(3),
   "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
   "terminate": lambda: os.kill(os.getpid(), signal.SIGTERM),
   "hang": lambda: time.sleep(600),
@@ -58,7 +91,10 @@ def main() -> None:
   next_batch = loop._Run._next_batch
 
   def next_batch_or_fault(self: loop._Run, step: int) -> object:
-    if step == int(at) and jax.process_index() == int(process):
+    if jax.process_index() == 0 and step == 1:
+      pathlib.Path(workdir, "pid").write_text(str(os.getpid()))
+    due = step == int(at) or (fault in LASTING and step > int(at))
+    if due and jax.process_index() == int(process):
       FAULTS[fault]()
     return next_batch(self, step)
 

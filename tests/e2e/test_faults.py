@@ -1,6 +1,8 @@
 """Real processes meet real faults: all end soon, with a code that is true."""
 
+import itertools
 import json
+import subprocess
 import time
 
 import pytest
@@ -45,9 +47,25 @@ def meet(tmp_path, programs):
   return run
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 64 MiB at `run`."""
+  place = tmp_path / "run"
+  place.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
+  if subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip("no file system can be mounted here")
+  yield place
+  subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def rows_of(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
 def steps(workdir):
-  rows = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [json.loads(row)["step"] for row in rows]
+  return [row["step"] for row in rows_of(workdir)]
 
 
 def codes(finished):
@@ -55,19 +73,21 @@ def codes(finished):
 
 
 @pytest.mark.parametrize(
-  ("fault", "code", "words"),
+  ("fault", "process", "code", "words"),
   [
-    ("raise", 1, "ValueError: a bug of one process"),
-    ("disk_full", 1, "No space left on device"),
-    ("bad_input", 2, "a file of one process is gone"),
+    ("raise", 1, 1, "ValueError: a bug of one process"),
+    # With which the coordinator would go.
+    ("raise", 0, 1, "ValueError: a bug of one process"),
+    ("disk_full", 1, 1, "No space left on device"),
+    ("bad_input", 1, 2, "a file of one process is gone"),
   ],
 )
-def test_a_failure_of_one_is_the_code_of_all(meet, fault, code, words):
-  finished = meet(fault)
+def test_a_failure_of_one_is_the_code_of_all(meet, fault, process, code, words):
+  finished = meet(fault, process)
   assert codes(finished) == [code, code], finished
-  assert words in finished[1].stderr
   # The other says why it ended.
-  assert words in finished[0].stderr
+  for each in finished:
+    assert words in each.stderr
 
 
 @pytest.mark.parametrize("process", [0, 1])
@@ -106,9 +126,65 @@ def test_sigterm_to_one_saves_one_step_of_all(meet, tmp_path):
   assert codes(again) == [0, 0], again
   straight = meet("none", name="straight")
   assert codes(straight) == [0, 0]
-  resumed = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-  whole = (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()
+  resumed, whole = rows_of(tmp_path / "run"), rows_of(tmp_path / "straight")
   for one, other in zip(resumed, whole, strict=True):
-    one, other = json.loads(one), json.loads(other)
     assert one["step"] == other["step"]
     assert one.get("d/loss") == other.get("d/loss")
+
+
+def test_a_process_that_stands_still_takes_the_others_along(meet, tmp_path):
+  """As SIGSTOP does, or a machine that is frozen."""
+  finished = meet("stop")
+  assert finished[0].code in (76, ABORTED), finished
+  assert finished[1].code == -9
+  # Half seconds until process 0 was gone: the heartbeat's ten, and some.
+  assert int((tmp_path / "run" / "waited").read_text()) < 70
+  again = meet("none")
+  assert codes(again) == [0, 0], again
+
+
+def test_a_disk_that_fills_up_is_told_and_hurts_no_checkpoint(meet, small_disk):
+  finished = meet("disk_fills_up", process=0)
+  assert codes(finished) == [1, 1], finished
+  assert any(
+    "disk" in each.stderr or "No space left" in each.stderr for each in finished
+  )
+  kept = small_disk / "checkpoints"
+  before = {p.name for p in kept.iterdir() if p.name.isdigit()}
+  assert before
+  (small_disk / "filler").unlink()
+  again = meet("none")
+  assert codes(again) == [0, 0], again
+  assert steps(small_disk)[-1] == STEPS
+  assert not list(kept.glob("*tmp*"))
+
+
+def test_other_numbers_of_processes_go_on_with_the_same_batches(meet, tmp_path):
+  for processes, at in ((2, 7), (4, 15)):
+    finished = meet("terminate", at=at, processes=processes)
+    assert codes(finished) == [75] * processes, finished
+  (last,) = meet("none", processes=1)
+  assert last.code == 0, last
+  straight = meet("none", name="straight")
+  assert codes(straight) == [0, 0]
+  losses = [
+    [row["d/loss"] for row in rows_of(tmp_path / name) if "d/loss" in row]
+    for name in ("run", "straight")
+  ]
+  # Sums over other parts of a batch round otherwise; another batch differs by
+  # far more.
+  assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+  different = [abs(a - b) / b for a, b in zip(*losses, strict=True)]
+  moved = [abs(a - b) / b for a, b in itertools.pairwise(losses[1])]
+  assert max(different) < 0.1 * min(moved)
+
+
+def test_a_slow_host_is_named(meet, tmp_path):
+  finished = meet("slow", at=2)
+  assert codes(finished) == [0, 0], finished
+  found = [row for row in rows_of(tmp_path / "run") if "hosts/busiest" in row]
+  assert found
+  assert {row["hosts/busiest"] for row in found} == {1.0}
+  for row in found:
+    # Of two hosts the median is their mean.
+    assert row["hosts/busy_max"] > 1.3 * row["hosts/busy_median"] > 1.0

@@ -52,14 +52,15 @@ def rows(workdir: pathlib.Path) -> list[dict]:
   ]
 
 
-def test_killed_three_times_ends_bit_equal(tmp_path):
+def test_killed_twice_ends_bit_equal(tmp_path):
   spec = from_config(tiny.get_config())
   undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
   assert run(undisturbed, 0, tmp_path / "cache") == 0
-  # One kill in each third of the run, wherever the seed of the day falls.
+  # One kill in each half of the run, wherever the seed of the day falls;
+  # `tests/e2e/soak.py` kills hundreds of times.
   seed = random.randrange(2**31)
-  thirds = np.linspace(1, spec.total_steps, 4).astype(int)
-  for low, high in itertools.pairwise(thirds):
+  halves = np.linspace(1, spec.total_steps, 3).astype(int)
+  for low, high in itertools.pairwise(halves):
     kill_at = random.Random(seed + int(low)).randrange(low, high)
     code = run(disturbed, kill_at, tmp_path / "cache")
     assert code == -signal.SIGKILL, f"seed {seed}: not killed at {kill_at}"

@@ -1,0 +1,269 @@
+r"""A training that is killed hundreds of times, beside one left alone.
+
+  python -m tests.e2e.soak --out=DIR --lives=200
+  python -m tests.e2e.soak --out=DIR --lives=40 --processes=2
+
+Every life of the run ends by SIGKILL, by SIGTERM, or by SIGTERM and SIGKILL 50
+ms after it, at a random moment: of its start, of its steps, of a save. Then it
+is started again. At its end its state must be that of the undisturbed run, bit
+by bit, and so must its losses; no life may begin before the newest checkpoint
+that the one before it had committed. With several processes the signal meets
+one of them at random. Prints JSON; the exit code is 1 where a rule is broken.
+"""
+
+import argparse
+import collections
+import json
+import math
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from tests.e2e import tiny
+
+COMMAND = "from bigscale.cli.main import entry_point; entry_point()"
+WAYS = {
+  "SIGKILL": (signal.SIGKILL,),
+  "SIGTERM": (signal.SIGTERM,),
+  "SIGTERM, SIGKILL": (signal.SIGTERM, signal.SIGKILL),
+}
+# Of one process; of several, as their supervisor says it. A signal may come
+# before anybody listens, or after the last step.
+CODES = {
+  (1, "SIGKILL"): {-signal.SIGKILL},
+  (1, "SIGTERM"): {75, -signal.SIGTERM, 0},
+  (1, "SIGTERM, SIGKILL"): {75, -signal.SIGTERM, -signal.SIGKILL, 0},
+  (2, "SIGKILL"): {76},
+  (2, "SIGTERM"): {75, 76, 0},
+  (2, "SIGTERM, SIGKILL"): {75, 76, 0},
+}
+_BETWEEN_SECONDS = 0.05
+_START_SECONDS = 120.0
+# Of lives that end while they begin.
+_EARLY = 0.2
+
+
+class Soak:
+  """One run, over many lives."""
+
+  def __init__(
+    self, out: pathlib.Path, steps: int, processes: int, seed: int
+  ) -> None:
+    self.out, self.steps, self.processes = out, steps, processes
+    self.random = random.Random(seed)
+    self.broken: list[str] = []
+    self.ways: collections.Counter[str] = collections.Counter()
+    self.codes: collections.Counter[str] = collections.Counter()
+    self.lost: list[int] = []
+    self.starts = 0
+
+  def start(self, name: str) -> subprocess.Popen:
+    """Starts the run of that name, or goes on with it."""
+    command = [
+      *(sys.executable, "-c", COMMAND, "train"),
+      f"--config={tiny.__file__}",
+      f"--workdir={self.out / name}",
+      f"--config.total_kimg={self.steps * 8 / 1000}",
+      "--config.log.steps=1",
+      "--config.log.samples_kimg=0.0",
+      "--config.evaluate.num_samples=100",
+    ]
+    if self.processes > 1:
+      command += [
+        f"--local_processes={self.processes}",
+        "--config.mesh.data=-1",
+      ]
+    environ = {
+      **os.environ,
+      "BIGSCALE_CACHE": str(self.out / "cache"),
+      "JAX_COMPILATION_CACHE_DIR": str(self.out / "programs"),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+      "BIGSCALE_HEARTBEAT_TIMEOUT": "10",
+    }
+    with (self.out / f"{name}.log").open("ab") as log:
+      return subprocess.Popen(command, env=environ, stdout=log, stderr=log)
+
+  def live(self) -> bool:
+    """One life and its end; whether the run itself ended instead."""
+    folder = self.out / "killed"
+    before, begun = committed(folder), last_step(folder)
+    way = self.random.choice(list(WAYS))
+    child = self.start("killed")
+    started = time.monotonic()
+    if self.random.random() < _EARLY and begun:
+      time.sleep(self.random.uniform(0, 10))
+    else:
+      self.wait_for_steps(child, folder, begun)
+      time.sleep(self.random.uniform(0, 0.5))
+    target = self.random.choice(members(child.pid, self.processes))
+    for number, what in enumerate(WAYS[way]):
+      if number:
+        time.sleep(_BETWEEN_SECONDS)
+      try:
+        os.kill(target, what)
+      except ProcessLookupError:
+        break
+    code = child.wait(timeout=_START_SECONDS)
+    self.ways[way] += 1
+    self.codes[f"{way}: {code}"] += 1
+    self.check(folder, way, code, before, time.monotonic() - started)
+    return code == 0
+
+  def wait_for_steps(
+    self, child: subprocess.Popen, folder: pathlib.Path, begun: int
+  ) -> None:
+    """Until the run is a step further than it ever was, or over."""
+    limit = time.monotonic() + _START_SECONDS
+    while child.poll() is None and last_step(folder) <= begun:
+      if time.monotonic() > limit:
+        raise TimeoutError(f"no step in {_START_SECONDS} s; see {folder}.log")
+      time.sleep(0.02)
+
+  def check(
+    self,
+    folder: pathlib.Path,
+    way: str,
+    code: int,
+    before: int,
+    seconds: float,
+  ) -> None:
+    """What must be true after a life."""
+    life = f"life {sum(self.ways.values())} ({way}, {seconds:.1f} s)"
+    if code not in CODES[min(self.processes, 2), way]:
+      self.broken.append(f"{life} ended with {code}")
+    starts = [e["step"] for e in events(folder) if e["event"] == "start"]
+    after, reached = committed(folder), last_step(folder)
+    if after < before:
+      self.broken.append(f"{life}: checkpoint {before} is gone")
+    if len(starts) > self.starts:
+      self.starts = len(starts)
+      if starts[-1] != before:
+        self.broken.append(f"{life} began at {starts[-1]}, not at {before}")
+    if code == 75 and after < reached:
+      self.broken.append(f"{life} saved {after} of {reached} steps")
+    if code != 0:
+      self.lost.append(max(0, reached - after))
+
+  def run(self, lives: int, minutes: float = math.inf) -> dict[str, Any]:
+    """So many lives, fewer if time is up, and an undisturbed one; a summary."""
+    began = time.monotonic()
+    alone = self.start("alone")
+    if alone.wait() != 0:
+      raise RuntimeError(
+        f"the undisturbed run failed; see {self.out}/alone.log"
+      )
+    undisturbed_seconds = time.monotonic() - began
+    for _ in range(lives):
+      if time.monotonic() - began > 60 * minutes or self.live():
+        break
+    code = self.start("killed").wait()
+    if code != 0:
+      self.broken.append(f"the last life ended with {code}")
+    one, other = self.out / "alone", self.out / "killed"
+    if fingerprints(one, self.steps) != fingerprints(other, self.steps):
+      self.broken.append("the final states differ")
+    if losses(one) != losses(other):
+      self.broken.append("the losses differ")
+    return {
+      "steps": self.steps,
+      "processes": self.processes,
+      "lives": sum(self.ways.values()),
+      "ways": dict(self.ways),
+      "codes": dict(sorted(self.codes.items())),
+      "steps_lost": {
+        "total": sum(self.lost),
+        "most": max(self.lost, default=0),
+        "lives_without_loss": self.lost.count(0),
+      },
+      "final_state_equal": "the final states differ" not in self.broken,
+      "losses_equal": "the losses differ" not in self.broken,
+      "broken": self.broken,
+      "undisturbed_seconds": round(undisturbed_seconds),
+      "seconds": round(time.monotonic() - began),
+    }
+
+
+def members(pid: int, processes: int) -> list[int]:
+  """The run's processes: the command itself, or what it started."""
+  if processes == 1:
+    return [pid]
+  path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+  children = [int(child) for child in path.read_text().split()]
+  return children or [pid]
+
+
+def committed(folder: pathlib.Path) -> int:
+  """The newest checkpoint; 0 without."""
+  kept = folder / "checkpoints"
+  steps = [int(p.name) for p in kept.glob("*") if p.name.isdigit()]
+  return max(steps, default=0)
+
+
+def lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Whole lines of a file that may be cut."""
+  found = []
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      found.append(json.loads(line))
+    except json.JSONDecodeError:
+      continue
+  return found
+
+
+def events(folder: pathlib.Path) -> list[dict[str, Any]]:
+  return lines(folder / "events.jsonl")
+
+
+def last_step(folder: pathlib.Path) -> int:
+  """The furthest step told; 0 without."""
+  return max(
+    (row["step"] for row in lines(folder / "metrics.jsonl")), default=0
+  )
+
+
+def fingerprints(folder: pathlib.Path, step: int) -> Any:
+  """Of every array of a checkpoint."""
+  path = folder / "checkpoints" / str(step) / "meta" / "metadata"
+  found = json.loads(path.read_text())
+  return found["fingerprints"]
+
+
+def losses(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Rows without what depends on clocks."""
+  return [
+    {
+      name: value
+      for name, value in row.items()
+      if name != "seconds" and not name.startswith("perf/")
+    }
+    for row in lines(folder / "metrics.jsonl")
+  ]
+
+
+def main() -> None:
+  """See the module's docstring."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--out", required=True, type=pathlib.Path)
+  parser.add_argument("--lives", type=int, default=200)
+  parser.add_argument("--processes", type=int, default=1)
+  parser.add_argument("--steps", type=int, default=0, help="12 a life if 0")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--minutes", type=float, default=math.inf, help="no more kills after"
+  )
+  asked = parser.parse_args()
+  asked.out.mkdir(parents=True, exist_ok=True)
+  steps = asked.steps or 12 * asked.lives
+  soak = Soak(asked.out, steps, asked.processes, asked.seed)
+  found = soak.run(asked.lives, asked.minutes)
+  print(json.dumps(found, indent=2))
+  sys.exit(1 if found["broken"] else 0)
+
+
+if __name__ == "__main__":
+  main()

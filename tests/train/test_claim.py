@@ -1,0 +1,115 @@
+"""A folder belongs to one run at a time, for as long as that lives."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bigscale.cli.main import main
+from bigscale.spec import SpecError
+from bigscale.train import claim
+from bigscale.train.claim import FILE, Claim
+from tests.e2e import tiny
+
+HOLD = """
+import pathlib, sys, time
+from bigscale.train.claim import Claim
+claim = Claim()
+claim.take(pathlib.Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+  """Another process that holds the folder."""
+  process = subprocess.Popen(
+    [sys.executable, "-c", HOLD, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == "held\n"
+  yield process
+  process.kill()
+  process.wait()
+  process.stdout.close()
+
+
+def test_a_folder_in_use_is_refused_and_its_holder_named(tmp_path, holder):
+  with pytest.raises(SpecError, match=f"in use .*process {holder.pid} on "):
+    Claim().take(tmp_path)
+
+
+def test_the_command_says_so_before_it_does_anything(tmp_path, holder, capsys):
+  started = time.monotonic()
+  code = main(
+    [
+      *("bigscale", "train"),
+      f"--config={tiny.__file__}",
+      f"--workdir={tmp_path}",
+    ]
+  )
+  assert code == 2
+  assert "is in use by another run" in capsys.readouterr().err
+  assert time.monotonic() - started < 60
+  assert not (tmp_path / "spec.json").exists()
+
+
+def test_a_killed_process_holds_nothing(tmp_path, holder):
+  holder.send_signal(signal.SIGKILL)
+  holder.wait()
+  mine = Claim()
+  mine.take(tmp_path)
+  assert (tmp_path / FILE).read_text().startswith(f"process {os.getpid()} on")
+  mine.release()
+
+
+def elsewhere(folder):
+  (folder / FILE).write_text("process 7 on another-machine\n")
+
+
+def test_another_machine_that_holds_it_is_waited_for(
+  tmp_path, holder, monkeypatch
+):
+  elsewhere(tmp_path)
+
+  def and_then_it_is_gone(_):
+    holder.kill()
+    holder.wait()
+
+  monkeypatch.setattr(claim.time, "sleep", and_then_it_is_gone)
+  mine = Claim()
+  mine.take(tmp_path)
+  mine.release()
+
+
+def test_but_not_for_ever(tmp_path, holder, monkeypatch):
+  elsewhere(tmp_path)
+  monkeypatch.setattr(claim, "_LEASE_SECONDS", 0.2)
+  monkeypatch.setattr(claim, "_LOOK_SECONDS", 0.05)
+  with pytest.raises(SpecError, match="process 7 on another-machine"):
+    Claim().take(tmp_path)
+
+
+def test_what_is_released_may_be_taken(tmp_path):
+  mine = Claim()
+  for _ in range(2):
+    mine.take(tmp_path)
+    mine.release()
+  assert (tmp_path / FILE).read_text() == ""
+
+
+def test_where_there_are_no_locks_a_warning_is_all(
+  tmp_path, monkeypatch, caplog
+):
+  def refuse(*_):
+    raise OSError(95, "Operation not supported")
+
+  monkeypatch.setattr(fcntl, "flock", refuse)
+  Claim().take(tmp_path)
+  assert "cannot be locked (Operation not supported)" in caplog.text
