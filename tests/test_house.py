@@ -35,7 +35,7 @@ RULES = (
     r"metrics/(evaluate|reference|memorization)",
     ("metrics", "sampling", "data", "parallel"),
   ),
-  (r"metrics/(inception|efficientnet|chunks)", ("metrics", "parallel")),
+  (r"metrics/(inception|efficientnet|chunks|share)", ("metrics", "parallel")),
   (r"metrics/.*", ("metrics", "ops")),
   (r"report/.*", ("report",)),
   # The verdict is pure Python: it may be run on anybody's numbers.
@@ -86,7 +86,8 @@ RULES = (
     ),
   ),
   (r"train/checkpoint", ("train/state", "parallel")),
-  (r"train/(folder|logging)", ()),
+  (r"train/(claim|logging)", ()),
+  (r"train/folder", ("train/claim",)),
   (r"train/preemption", ()),
   (r"train/disturb", ("train/state", "train/step")),
   (

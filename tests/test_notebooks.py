@@ -19,6 +19,7 @@ SHORT = {
   "collapse": ({"COLLAPSE_STEPS": "600"}, 4),
   "quickstart": ({"QUICKSTART_STEPS": "6", "XLA_FLAGS": FLAGS}, 3),
 }
+LONG = ("collapse",)
 # Saved with what a long run of it showed, to be read without running it.
 SHOWN = ("collapse",)
 
@@ -32,7 +33,14 @@ def _pictures(notebook):
   ]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def _notebooks():
+  """Those that train for minutes are slow."""
+  for path in NOTEBOOKS:
+    marks = pytest.mark.slow if path.stem in LONG else ()
+    yield pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", list(_notebooks()))
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own plumbing
 def test_notebook_runs(path, tmp_path, monkeypatch):
   settings, pictures = SHORT[path.stem]
