@@ -116,7 +116,7 @@ RULES = (
   ),
   # Fits of anybody's numbers, and costs from shapes.
   (
-    r"scaling/(collect|runs)",
+    r"scaling/(collect|jobs|runs)",
     (
       "scaling",
       "train",

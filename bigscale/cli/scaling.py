@@ -2,14 +2,15 @@ r"""Run sweeps, fit scaling laws to their table, and measure gradient noise.
 
   bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py --out=DIR
   bigscale scaling sweep --config=FILE --out=DIR --part=1/2
-  bigscale scaling sweep --config=FILE --out=DIR --jobs > jobs.sh
+  bigscale scaling sweep --config=FILE --out=DIR --jobs=my.env
 
 `sweep` runs what its config spans (`bigscale.scaling.sweep`), one run after
 the other, each in DIR/runs, and writes DIR/runs.csv, a row a run, and
 DIR/curves.csv, a row an evaluation. Runs that are done or collapsed are not run
 again, others go on: stop it and start it at will, or start several with
-`--part`. `--jobs` prints a command for every run that is left, in place of
-running it; `--collect` only writes the tables.
+`--part`. `--jobs` runs nothing: for each run that is left it writes its config
+and an env file to be started by launch/*.sh, and prints that file's name;
+my.env is like launch/example.env. `--collect` only writes the tables.
 
   bigscale scaling fit runs.csv --x=params --x2=images --y=fid --group=run \
       --status=status --floor=1.87
@@ -32,7 +33,6 @@ a run with log.noise_scale=True.
 import json
 import math
 import pathlib
-import shlex
 import sys
 
 from absl import flags
@@ -56,8 +56,11 @@ flags.DEFINE_list(
 flags.DEFINE_string(
   "part", "1/1", "sweep: K/N runs the K-th of N parts", flag_values=FLAGS
 )
-flags.DEFINE_bool(
-  "jobs", False, "sweep: print a command for each run", flag_values=FLAGS
+flags.DEFINE_string(
+  "jobs",
+  None,
+  "sweep: env file for launch/*.sh; write such a file for each run, run none",
+  flag_values=FLAGS,
 )
 flags.DEFINE_bool(
   "collect", False, "sweep: run nothing, write the tables", flag_values=FLAGS
@@ -197,15 +200,14 @@ def _sweep(path: str) -> int:
     require(name in names, f"--only={name} is no run; there are: {names}")
   share, parts = part_of(FLAGS.part)
 
-  from bigscale.scaling import collect, runs
+  from bigscale.scaling import collect, jobs, runs
 
   chosen = [run for run in planned if not FLAGS.only or run.name in FLAGS.only]
   chosen = runs.part(chosen, share, parts)
-  if FLAGS.jobs:
-    for run in chosen:
-      if not runs.is_over(out, run):
-        words = [*sys.argv, "--nojobs", "--part=1/1", f"--only={run.name}"]
-        print(shlex.join(["bigscale", *words]))
+  if FLAGS.jobs is not None:
+    left = [run for run in chosen if not runs.is_over(out, run)]
+    for env in jobs.write_jobs(out, left, pathlib.Path(FLAGS.jobs)):
+      print(env)
     return 0
   if not FLAGS.collect:
     _run(out, chosen)
@@ -252,11 +254,8 @@ def _run(out: pathlib.Path, chosen: list) -> None:
   # Several parts, and the next start, find the programs compiled.
   jax.config.update("jax_compilation_cache_dir", str(out / "programs"))
   for run, outcome in runs.Runner(out).run(chosen):
-    print(
-      f"{run.name}: {outcome.status} {outcome.error} ({outcome.seconds:.0f} s)",
-      file=sys.stderr,
-      flush=True,
-    )
+    said = f"{run.name}: {outcome.status} {outcome.why}".rstrip()
+    print(said, file=sys.stderr, flush=True)
 
 
 def _report(rows: list, planned: int, out: pathlib.Path) -> None:

@@ -236,8 +236,8 @@ class Drills:
         loop.train(spec, run, prepared=prepared)
       if drill.what == "resume":
         loop.train(spec, run, prepared=prepared)
-    except DivergedError:
-      ended = _last_step(run)
+    except DivergedError as error:
+      ended = error.step
     first = drill.start if drill.trunk else 0
     found = read(run, first) | {"ended": ended}
     if found["alarm"] and action == "checkpoint":
@@ -360,7 +360,3 @@ def read(run: pathlib.Path, first: int = 0) -> dict[str, Any]:
 
 def _events(run: pathlib.Path) -> list[dict[str, Any]]:
   return JsonLines(run / "events.jsonl").rows()
-
-
-def _last_step(run: pathlib.Path) -> int:
-  return max(row["step"] for row in JsonLines(run / "metrics.jsonl").rows())

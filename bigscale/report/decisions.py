@@ -67,6 +67,8 @@ def decisions(run: Run) -> list[Decision]:
     elif kind == "monitor_failed":
       kind = "failed"
       text = "the monitor had an error of its own; training went on"
+    elif kind == "lost":
+      text = str(event.get("why", ""))
     else:
       continue
     found.append(

@@ -151,13 +151,13 @@ def read_run(directory: pathlib.Path) -> Run:
   description = _read_description(directory / "spec.json", notes)
   spec = _mapping(description.get("spec"))
   images_per_step = _images_per_step(spec)
-  rows = _read_lines(directory / "metrics.jsonl", notes)
+  rows = read_lines(directory / "metrics.jsonl", notes)
   rows = [row for row in rows if is_finite(row.get("step"))]
   for row in rows:
     if not is_finite(row.get("kimg")) and images_per_step:
       row["kimg"] = row["step"] * images_per_step / 1000
   rows = [row for row in rows if is_finite(row.get("kimg"))]
-  events = _read_lines(directory / "events.jsonl", notes)
+  events = read_lines(directory / "events.jsonl", notes)
   history = _standing(events)
   kept, abandoned = _split_attempts(rows, history)
   command = description.get("command")
@@ -193,8 +193,12 @@ def _mapping(value: Any) -> dict[str, Any]:
   return value if isinstance(value, dict) else {}
 
 
-def _read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
-  """The rows of a .jsonl file; a torn last line is passed over in silence."""
+def read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
+  """The rows of a .jsonl file, none where there is no file.
+
+  A torn last line is passed over in silence; of other lines that cannot be
+  read, `notes` is told.
+  """
   if not path.is_file():
     return []
   try:

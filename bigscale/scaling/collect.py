@@ -62,13 +62,13 @@ def write_tables(out: pathlib.Path, runs: Sequence[Run]) -> list[Row]:
 def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
   """A run's row of runs.csv; see the module's docstring."""
   scored, watched = _scored(run, record), run.spec.best_score
-  outcome = outcome_of(folder_of(out, run))
+  outcome = outcome_of(out, run)
   status = outcome.status if outcome else "running"
   collapsed = None
-  if status in ("done", "diverged"):
+  if status in ("done", "lost"):
     # Of what rises, the inverse falls.
     series = [(row["step"], _falling(watched, row[watched])) for row in scored]
-    ended = outcome.step if status == "diverged" else None
+    ended = outcome.step if status == "lost" else None
     collapsed = lost_step(series, ended)
     status = "done" if collapsed is None else "collapsed"
   if collapsed is not None:

@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import json
 import pathlib
-import time
 import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from absl import logging
 
 from bigscale.metrics.evaluate import Evaluator
 from bigscale.parallel.mesh import make_mesh
+from bigscale.report.read import read_lines
 from bigscale.scaling.sweep import Run
 from bigscale.spec import RunSpec, SpecError, to_json
 from bigscale.train import loop
@@ -27,28 +27,28 @@ from bigscale.train.preemption import PreemptedError
 
 # Compiled steps, and evaluators with their reals, that are kept for the next.
 _KEPT = 4
+# In a run's folder: why its last start failed.
+_FAILED = "failed.txt"
 
 
 class Outcome(NamedTuple):
   """How a run ended.
 
   Attributes:
-    status: `done`; `diverged`, lost to numbers that are not finite or stopped
-      by the monitor; `failed`, for any other reason.
+    status: `done`; `lost`, to numbers that are not finite or stopped by the
+      monitor; `failed`, for any other reason.
     step: steps taken; None where it failed.
-    seconds: of this start.
-    error: why, "" where done.
+    why: "" where done.
   """
 
   status: str
-  step: int | None
-  seconds: float
-  error: str
+  step: int | None = None
+  why: str = ""
 
   @property
   def is_final(self) -> bool:
     """Whether to run it again would change nothing."""
-    return self.status in ("done", "diverged")
+    return self.status in ("done", "lost")
 
 
 def folder_of(out: pathlib.Path, run: Run) -> pathlib.Path:
@@ -56,22 +56,24 @@ def folder_of(out: pathlib.Path, run: Run) -> pathlib.Path:
   return out / "runs" / run.name
 
 
-def outcome_of(folder: pathlib.Path) -> Outcome | None:
-  """How a run ended, None where it has not."""
+def outcome_of(out: pathlib.Path, run: Run) -> Outcome | None:
+  """How a run ended, whoever ran it; None where it has not."""
+  folder = folder_of(out, run)
+  for event in reversed(read_lines(folder / "events.jsonl", [])):
+    kind, step = event.get("event"), event.get("step", 0)
+    if kind == "done" and step >= run.spec.total_steps:
+      return Outcome("done", step)
+    if kind == "lost":
+      return Outcome("lost", step, event.get("why", ""))
   try:
-    return Outcome(**json.loads((folder / "outcome.json").read_text()))
+    return Outcome("failed", None, (folder / _FAILED).read_text())
   except FileNotFoundError:
     return None
-  except (ValueError, TypeError) as error:
-    raise SpecError(
-      f"{folder / 'outcome.json'} is damaged ({error}); remove it, and the run "
-      "is looked at again"
-    ) from error
 
 
 def is_over(out: pathlib.Path, run: Run) -> bool:
   """Whether a run has come to its end."""
-  known = outcome_of(folder_of(out, run))
+  known = outcome_of(out, run)
   return known is not None and known.is_final
 
 
@@ -100,19 +102,11 @@ class Runner:
       PreemptedError: SIGTERM came; the run at hand is saved.
     """
     for run in runs:
-      if is_over(self._out, run):
-        continue
-      folder = folder_of(self._out, run)
-      outcome = self._run_one(run, folder)
-      write_whole(folder / "outcome.json", json.dumps(outcome._asdict()))
-      yield run, outcome
+      if not is_over(self._out, run):
+        yield run, self._run_one(run, folder_of(self._out, run))
 
   def _run_one(self, run: Run, folder: pathlib.Path) -> Outcome:
-    started = time.monotonic()
-
-    def ended(status: str, step: int | None, error: str = "") -> Outcome:
-      return Outcome(status, step, round(time.monotonic() - started, 1), error)
-
+    (folder / _FAILED).unlink(missing_ok=True)
     try:
       loop.train(
         run.spec,
@@ -121,13 +115,15 @@ class Runner:
         prepared=self._prepare(run.spec),
       )
     except DivergedError as error:
-      return ended("diverged", _last_step(folder), str(error))
+      return Outcome("lost", error.step, str(error))
     except (SpecError, PreemptedError):
       raise
     except Exception as error:
       logging.error("run %s:\n%s", run.name, traceback.format_exc())
-      return ended("failed", None, f"{type(error).__name__}: {error}")
-    return ended("done", run.spec.total_steps)
+      failed = Outcome("failed", None, f"{type(error).__name__}: {error}")
+      write_whole(folder / _FAILED, failed.why)
+      return failed
+    return Outcome("done", run.spec.total_steps)
 
   def _prepare(self, spec: RunSpec) -> loop.Prepared:
     """What runs that differ in seed or data alone have in common."""
@@ -158,10 +154,3 @@ def _key(specs: Any) -> str:
 def _make_room(kept: collections.OrderedDict[str, Any]) -> None:
   while len(kept) >= _KEPT:
     kept.popitem(last=False)
-
-
-def _last_step(folder: pathlib.Path) -> int:
-  from bigscale.train.logging import JsonLines
-
-  rows = JsonLines(folder / "metrics.jsonl").rows()
-  return max((row["step"] for row in rows), default=0)

@@ -165,7 +165,7 @@ class Guard:
       self._target = target
       return True
     if lost:
-      raise DivergedError(_ending(step, lost, target))
+      raise DivergedError(step, lost, target)
     return False
 
   def go_back(self, step: int) -> tuple[GanState, int]:
@@ -185,7 +185,7 @@ class Guard:
       why = "no state is kept from before it"
       if target is not None:
         why = f"{self._retries} rollbacks did not help"
-      raise DivergedError(_ending(step, why, target))
+      raise DivergedError(step, why, target)
     self._retries += 1
     self.attempt += 1
     # From disk: what cannot be read there is no healthy checkpoint.
@@ -372,7 +372,7 @@ def _refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:
   """Raises `DivergedError` where a loss is no number: nothing can go on."""
   lost = _lost(row)
   if lost:
-    raise DivergedError(_ending(step, lost, None))
+    raise DivergedError(step, lost)
 
 
 def _lost(row: Mapping[str, float]) -> str:
@@ -385,10 +385,3 @@ def _lost(row: Mapping[str, float]) -> str:
     ),
     "",
   )
-
-
-def _ending(step: int, why: str, target: int | None) -> str:
-  where = "the newest checkpoint may be from before it"
-  if target is not None:
-    where = f"the newest healthy state is healthy/{target}"
-  return f"lost at step {step}: {why}; {where}"

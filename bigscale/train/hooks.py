@@ -29,7 +29,19 @@ _SECONDS_BETWEEN_TIMES = 60.0
 
 
 class DivergedError(RuntimeError):
-  """A loss is no longer a finite number."""
+  """A run is lost, and the monitor could not save it.
+
+  Attributes:
+    step: at which it was lost.
+  """
+
+  def __init__(self, step: int, why: str, healthy: int | None = None) -> None:
+    """Says what is left: the healthy state of that step, if there is one."""
+    left = "the newest checkpoint may be from before it"
+    if healthy is not None:
+      left = f"the newest healthy state is healthy/{healthy}"
+    super().__init__(f"lost at step {step}: {why}; {left}")
+    self.step = step
 
 
 class Recorder:

@@ -121,6 +121,9 @@ def train(
         guard.set_state(found.meta["monitor"])
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step)
+    except hooks.DivergedError as error:
+      recorder.event("lost", error.step, why=str(error))
+      raise
     finally:
       guard.close()
       recorder.close()

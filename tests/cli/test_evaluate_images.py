@@ -2,7 +2,6 @@
 
 import functools
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -27,8 +26,6 @@ def quick(monkeypatch, tmp_path_factory):
 @pytest.fixture
 def bare(capsys):
   def run(*options):
-    # Flags start fresh every time.
-    sys.modules.pop("bigscale.cli.evaluate", None)
     code = main(["bigscale", "evaluate", *options])
     out, err = capsys.readouterr()
     return code, out, err

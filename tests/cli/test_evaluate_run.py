@@ -2,7 +2,6 @@
 
 import functools
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -48,7 +47,6 @@ def scored(run_dir, monkeypatch, capsys, tmp_path):
     )
 
   def run(*options):
-    sys.modules.pop("bigscale.cli.evaluate", None)
     common = [f"--workdir={run_dir}", "--metrics=fid_inception"]
     code = main(["bigscale", "evaluate", *common, *options])
     out, err = capsys.readouterr()

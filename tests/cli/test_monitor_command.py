@@ -4,7 +4,6 @@ import json
 import math
 import pathlib
 import random
-import sys
 
 import pytest
 
@@ -26,13 +25,10 @@ def trace(tmp_path):
 
 
 @pytest.fixture
-def monitor(monkeypatch, capsys):
+def monitor(capsys):
   """Runs the command as a user would; returns exit code, stdout, stderr."""
-  monkeypatch.setitem(program.COMMANDS, "monitor", "judge a training")
 
   def call(*arguments):
-    # Flags start fresh every time.
-    sys.modules.pop("bigscale.cli.monitor", None)
     code = program.main(["bigscale", "monitor", *arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
@@ -57,6 +53,14 @@ def test_replay_prints_text(monitor, trace):
   assert "rollback since 600" in out
   assert "g/diversity" in out
   assert "last healthy step: 595" in out
+
+
+def test_a_call_knows_nothing_of_the_one_before(monitor, trace):
+  code, _, _ = monitor("replay", trace, "--json", "--set=nonsense=1")
+  assert code == 2
+  code, out, _ = monitor("replay", trace)
+  assert code == 0
+  assert "last healthy step" in out
 
 
 def test_thresholds_are_options(monitor, trace):

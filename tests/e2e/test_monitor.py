@@ -197,7 +197,7 @@ def test_checkpoint_saves_a_healthy_state_and_ends(folder):
   with pytest.raises(DivergedError, match=r"step 10: d/loss is nan.*healthy/8"):
     run(path, faults={0: FAULT}, action="checkpoint")
   ended = Ended(path, None, {})
-  assert ended.kinds() == ["start", "verdict", "healthy"]
+  assert ended.kinds() == ["start", "verdict", "healthy", "lost"]
   assert ended.saved("healthy") == [8]
   healthy = ended.restored(8, "healthy")
   assert is_finite(healthy.state)
@@ -210,7 +210,8 @@ def test_a_lost_run_ends_whoever_watches(folder, action):
   with pytest.raises(DivergedError, match="step 10: d/loss is nan"):
     run(path, faults={0: FAULT}, action=action)
   ended = Ended(path, None, {})
-  assert ended.kinds() == ["start", "verdict"][: 1 + (action == "log")]
+  verdict = ["verdict"] if action == "log" else []
+  assert ended.kinds() == ["start", *verdict, "lost"]
   assert not (path / "healthy").exists()
 
 

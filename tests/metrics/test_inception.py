@@ -6,7 +6,6 @@ That its numbers are the authors' is `tests/interop/test_golden.py`'s matter.
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import jax
@@ -299,8 +298,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(weights, tmp_path):
 
 
 def bigscale(*args: object) -> int:
-  """Runs the program in this process; flags start fresh every time."""
-  sys.modules.pop("bigscale.cli.import_", None)
+  """Runs the program in this process."""
   return main(["bigscale", "import", "--format=inception", *map(str, args)])
 
 

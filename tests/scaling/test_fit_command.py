@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -42,8 +41,6 @@ def fit(capsys):
   """Runs the command as a user would; returns exit code, stdout, stderr."""
 
   def call(path, *flags):
-    # Flags start fresh every time.
-    sys.modules.pop("bigscale.cli.scaling", None)
     defaults = ("--x=flops", "--y=fid", "--resamples=60")
     code = program.main(["bigscale", "scaling", "fit", path, *defaults, *flags])
     captured = capsys.readouterr()
@@ -285,7 +282,6 @@ def test_damaged_table_is_refused(fit, tmp_path, content, said):
   ],
 )
 def test_bad_usage_is_refused(capsys, arguments, said):
-  sys.modules.pop("bigscale.cli.scaling", None)
   command = ["bigscale", "scaling", *arguments, "--x=a", "--y=b"]
   assert program.main(command) == 2
   assert said in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -87,7 +86,6 @@ def noise(tmp_path, capsys):
   """Runs the command on rows, as a user would."""
 
   def call(table, *flags):
-    sys.modules.pop("bigscale.cli.scaling", None)
     lines = "".join(f"{json.dumps(row)}\n" for row in table)
     (tmp_path / "metrics.jsonl").write_text(lines)
     (tmp_path / "spec.json").write_text("{}")
@@ -114,7 +112,6 @@ def test_json_has_no_infinity(noise):
 
 
 def test_a_folder_that_is_no_run_is_refused(noise, tmp_path):
-  sys.modules.pop("bigscale.cli.scaling", None)
   command = ["bigscale", "scaling", "noise", str(tmp_path / "absent")]
   assert program.main(command) == 2
   code, _, printed = noise([{"step": 1, "kimg": 0.1}])

@@ -120,13 +120,20 @@ def recorded(scores, floor=1.5):
   return Record(**{**blank, "rows": rows, "events": [reference]})
 
 
+def say(folder, event, step):
+  """As the loop does."""
+  with (folder / "events.jsonl").open("a") as file:
+    file.write(json.dumps({"event": event, "step": step, "why": "x"}) + "\n")
+
+
 def row(tmp_path, scores, outcome=("done", 24)):
   (run,) = sweep.expand(settings(a={"seed": [4]}))
   folder = runs.folder_of(tmp_path, run)
   folder.mkdir(parents=True)
-  if outcome:
-    found = runs.Outcome(*outcome, seconds=1.0, error="")
-    (folder / "outcome.json").write_text(json.dumps(found._asdict()))
+  if outcome == "failed":
+    (folder / "failed.txt").write_text("OSError: disk on fire")
+  elif outcome:
+    say(folder, *outcome)
   return collect.row_of(tmp_path, run, recorded(scores))
 
 
@@ -153,25 +160,28 @@ def test_a_run_that_comes_back_has_not_collapsed(tmp_path):
 
 
 def test_a_run_that_ended_early_collapsed_where_it_ended(tmp_path):
-  found = row(tmp_path, [(8, 4.0)], ("diverged", 11))
+  found = row(tmp_path, [(8, 4.0)], ("lost", 11))
   assert (found["status"], found["collapsed_step"]) == ("collapsed", 11)
   assert found["fd_classifier"] == 4.0
 
 
 @pytest.mark.parametrize(
-  ("outcome", "status"), [(("failed", None), "failed"), (None, "running")]
+  ("outcome", "status"),
+  [("failed", "failed"), (None, "running"), (("done", 16), "running")],
 )
 def test_other_ends_are_told_apart(tmp_path, outcome, status):
   assert row(tmp_path, [(8, 4.0), (16, 90.0)], outcome)["status"] == status
 
 
-def test_a_damaged_outcome_is_named(tmp_path):
+def test_a_run_that_was_lost_and_then_done_is_done(tmp_path):
   (run,) = sweep.expand(settings(a={"seed": [4]}))
   folder = runs.folder_of(tmp_path, run)
   folder.mkdir(parents=True)
-  (folder / "outcome.json").write_text("{")
-  with pytest.raises(SpecError, match=r"outcome\.json is damaged"):
-    runs.outcome_of(folder)
+  say(folder, "lost", 9)
+  assert runs.outcome_of(tmp_path, run) == ("lost", 9, "x")
+  assert runs.is_over(tmp_path, run)
+  say(folder, "done", 24)
+  assert runs.outcome_of(tmp_path, run).status == "done"
 
 
 def test_tables_have_all_columns_and_empty_cells():
@@ -194,8 +204,9 @@ def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
     if spec.seed == 1 and tried.count(1) == 1:
       raise OSError("disk on fire")
     if spec.seed == 2:
-      (folder / "metrics.jsonl").write_text('{"step": 7}\n')
-      raise runs.DivergedError("d/loss is nan")
+      say(folder, "lost", 7)
+      raise runs.DivergedError(7, "d/loss is nan")
+    say(folder, "done", spec.total_steps)
 
   monkeypatch.setattr(runs.loop, "train", train)
   monkeypatch.setattr(runs, "evaluator_of", lambda spec: object())
@@ -203,9 +214,10 @@ def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
   assert [(o.status, o.step) for _, o in ended] == [
     ("done", 24),
     ("failed", None),
-    ("diverged", 7),
+    ("lost", 7),
   ]
-  assert "disk on fire" in ended[1][1].error
+  assert "disk on fire" in ended[1][1].why
+  assert runs.outcome_of(tmp_path, planned[1]).status == "failed"
   again = list(runs.Runner(tmp_path).run(planned))
   assert [(run.name, o.status) for run, o in again] == [("seed-1", "done")]
   assert tried == [0, 1, 2, 1]

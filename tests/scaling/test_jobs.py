@@ -1,0 +1,85 @@
+"""Runs of a sweep as jobs of a cluster."""
+
+import importlib.util
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+from bigscale.cli.main import main
+from bigscale.scaling import jobs, sweep
+from bigscale.spec import from_config
+from tests.scaling.test_sweep import say, settings
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def base(tmp_path):
+  """An env file of somebody's, in a folder with a space in its name."""
+  folder = tmp_path / "my files"
+  folder.mkdir()
+  path = folder / "base.env"
+  example = (ROOT / "launch" / "example.env").read_text()
+  path.write_text(f"{example}\nNUM_PROCESSES=3\n")
+  return path
+
+
+def load(path):
+  found = importlib.util.spec_from_file_location("job", path)
+  module = importlib.util.module_from_spec(found)
+  found.loader.exec_module(module)
+  return module.get_config()
+
+
+def test_a_job_is_the_sweep_s_own_run(base, tmp_path):
+  planned = sweep.expand(settings(a={"seed": [0, 1], "optim.g_lr": [3e-4]}))
+  envs = jobs.write_jobs(tmp_path / "out", planned, base)
+  assert [env.stem for env in envs] == [run.name for run in planned]
+  for env, run in zip(envs, planned, strict=True):
+    assert from_config(load(env.with_suffix(".py"))) == run.spec
+
+
+def test_the_launcher_takes_it(base, tmp_path):
+  planned = sweep.expand(settings(a={"seed": [7]}))
+  (env,) = jobs.write_jobs(tmp_path / "out", planned, base)
+  shown = subprocess.run(
+    ["bash", ROOT / "launch" / "local.sh", f"--env={env}"],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  assert f"--config={tmp_path}/out/jobs/seed-7.py" in shown
+  assert f"--workdir={tmp_path}/out/runs/seed-7" in shown
+  # What the runs have in common.
+  assert "--local_processes=3" in shown
+
+
+@pytest.mark.parametrize(
+  "name", ["seed-1", "width-32+16_seed-1", "9", "A" * 90, "x-" * 40]
+)
+def test_job_names_are_what_clusters_allow(name):
+  found = jobs.job_name(name)
+  # What launch/common.sh asks.
+  assert re.fullmatch("[a-z]([a-z0-9-]{0,38}[a-z0-9])?", found)
+  assert found != jobs.job_name(name.replace("-", "_") + "_")
+
+
+SWEEP = """
+def get_config():
+  return {"base": BASE, "blocks": {"a": {"seed": [0, 1]}}}
+"""
+
+
+def test_the_command_writes_what_is_left(base, tmp_path, capsys):
+  config, out = tmp_path / "swept.py", tmp_path / "out"
+  config.write_text(f"BASE = {settings(a={})['base'].to_dict()!r}\n{SWEEP}")
+  folder = out / "runs" / "seed-0"
+  folder.mkdir(parents=True)
+  say(folder, "done", 24)
+  command = ["bigscale", "scaling", "sweep", f"--config={config}"]
+  assert main([*command, f"--out={out}", f"--jobs={base}"]) == 0
+  assert capsys.readouterr().out == f"{out}/jobs/seed-1.env\n"
+  assert main([*command, f"--out={out}", f"--jobs={tmp_path}/no.env"]) == 2
+  assert "copy launch/example.env" in capsys.readouterr().err
