@@ -21,7 +21,7 @@ COMMANDS = {
   "report": "write a run's report.html",
   "data": "build, inspect or verify a data set in shards",
   "monitor": "judge a recorded training, or drill the collapse monitor",
-  "scaling": "run a sweep, fit scaling laws, measure gradient noise",
+  "scaling": "run a sweep, fit and draw scaling laws, measure gradient noise",
   "plan": "what a run would cost on a TPU slice, without a TPU",
   "bench": "time a run's step on the devices here",
   "import": "make a run of another implementation's weights",

@@ -1,4 +1,4 @@
-r"""Run sweeps, fit scaling laws to their table, and measure gradient noise.
+r"""Run sweeps, fit and draw scaling laws, and measure gradient noise.
 
   bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py --out=DIR
   bigscale scaling sweep --config=FILE --out=DIR --part=1/2
@@ -24,6 +24,11 @@ with standard errors and 95% intervals, the compute-optimal split, how well
 forms of law fitted to smaller runs predict larger ones, and every row that was
 left out or is a bound. See docs/scaling.md.
 
+  bigscale scaling report runs.csv --x=params --x2=images --y=fid --group=run \
+      --out=law.png
+
+`report` takes what `fit` takes and draws the law over its runs.
+
   bigscale scaling noise runs/first --windows=4
 
 `noise` prints the gradient noise scale of D and of G, in images, over parts of
@@ -34,9 +39,13 @@ import json
 import math
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
+
+if TYPE_CHECKING:
+  from bigscale.scaling.analysis import Study
 
 FLAGS = flags.FlagValues()
 MAX_ARGUMENTS = 2
@@ -44,7 +53,8 @@ flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
 flags.DEFINE_string(
   "out",
   None,
-  "fit: also write the JSON to this file; sweep: folder of the runs",
+  "fit: also write the JSON to this file; report: the drawing; sweep: folder "
+  "of the runs",
   flag_values=FLAGS,
 )
 config_flags.DEFINE_config_file(
@@ -120,13 +130,19 @@ flags.DEFINE_string(
   flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-  "resamples", 4000, "fit, noise: resamples of the bootstrap", flag_values=FLAGS
+  "resamples",
+  4000,
+  "fit, noise: resamples of the bootstrap",
+  flag_values=FLAGS,
 )
 flags.DEFINE_integer(
   "seed", 0, "fit, noise: of the bootstrap", flag_values=FLAGS
 )
 flags.DEFINE_float(
-  "delta", 1e-3, "fit: of the Huber loss, in --delta_unit", flag_values=FLAGS
+  "delta",
+  1e-3,
+  "fit: of the Huber loss, in --delta_unit",
+  flag_values=FLAGS,
 )
 flags.DEFINE_enum(
   "delta_unit",
@@ -139,10 +155,10 @@ flags.DEFINE_integer("windows", 1, "noise: parts of the run", flag_values=FLAGS)
 
 
 def run(what: str = "", path: str = "") -> int:
-  """Runs a sweep, fits a law, or measures gradient noise."""
+  """Runs a sweep, fits a law, draws one, or measures gradient noise."""
   from bigscale.spec import require
 
-  commands = {"fit": _fit, "sweep": _sweep, "noise": _noise}
+  commands = {"fit": _fit, "report": _draw, "sweep": _sweep, "noise": _noise}
   require(
     what in commands,
     f"scaling {what!r} is unknown; use: bigscale scaling "
@@ -152,14 +168,36 @@ def run(what: str = "", path: str = "") -> int:
 
 
 def _fit(path: str) -> int:
+  from bigscale.scaling import analysis, text
+
+  found = {"table": path, **analysis.record(_study(path, "fit"))}
+  if FLAGS.out:
+    _write(FLAGS.out, found)
+  print(json.dumps(found, indent=2) if FLAGS.json else text.as_text(found))
+  return 0
+
+
+def _draw(path: str) -> int:
   from bigscale.cli.common import require_flag
-  from bigscale.scaling import analysis, table, text
+  from bigscale.scaling import figures
+
+  out = pathlib.Path(require_flag(FLAGS, "out", "law.png"))
+  figures.save(_study(path, "report"), out)
+  print(out)
+  return 0
+
+
+def _study(path: str, what: str) -> "Study":
+  """The law that the flags ask for."""
+  from bigscale.cli.common import require_flag
+  from bigscale.scaling import analysis, table
   from bigscale.scaling.fit import Loss
   from bigscale.spec import require
 
   require(
     bool(path),
-    "scaling fit of what? Use: bigscale scaling fit RUNS.csv --x=... --y=...",
+    f"scaling {what} of what? Use: bigscale scaling {what} RUNS.csv --x=... "
+    "--y=...",
   )
   columns = table.Columns(
     x=require_flag(FLAGS, "x", "params"),
@@ -178,12 +216,7 @@ def _fit(path: str) -> int:
     seed=FLAGS.seed,
     loss=Loss(FLAGS.delta, FLAGS.delta_unit),
   )
-  found = analysis.analyse(table.select(path, columns), settings)
-  found = {"table": path, **found}
-  if FLAGS.out:
-    _write(FLAGS.out, found)
-  print(json.dumps(found, indent=2) if FLAGS.json else text.as_text(found))
-  return 0
+  return analysis.study(table.select(path, columns), settings)
 
 
 def _sweep(path: str) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,15 +49,21 @@ class Settings:
     require(self.seed >= 0, f"--seed={self.seed} must not be negative")
 
 
-def analyse(selection: Selection, settings: Settings) -> dict[str, Any]:
-  """Fits a law to runs and says how far it can be believed.
+class Study(NamedTuple):
+  """A law fitted to runs, and again to resamples of them."""
+
+  selection: Selection
+  settings: Settings
+  fitted: Fit
+  drawn: bootstrap.Resampled
+
+
+def study(selection: Selection, settings: Settings) -> Study:
+  """Fits a law to runs.
 
   Args:
     selection: of a runs table.
     settings: how.
-
-  Returns:
-    What `bigscale scaling fit --json` prints; see docs/scaling.md.
 
   Raises:
     SpecError: the runs cannot tell the law's parameters.
@@ -76,8 +82,31 @@ def analyse(selection: Selection, settings: Settings) -> dict[str, Any]:
   drawn = bootstrap.resample(
     fitted, points, settings.resamples, (settings.seed, _PARAMETERS)
   )
+  return Study(selection, settings, fitted, drawn)
+
+
+def analyse(selection: Selection, settings: Settings) -> dict[str, Any]:
+  """Fits a law to runs and says how far it can be believed.
+
+  Args:
+    selection: of a runs table.
+    settings: how.
+
+  Returns:
+    What `bigscale scaling fit --json` prints; see docs/scaling.md.
+
+  Raises:
+    SpecError: the runs cannot tell the law's parameters.
+  """
+  return record(study(selection, settings))
+
+
+def record(made: Study) -> dict[str, Any]:
+  """What `bigscale scaling fit --json` prints; see docs/scaling.md."""
+  selection, settings, fitted, drawn = made
+  points = selection.points
   found = {
-    "law": f"y = {law.formula}",
+    "law": f"y = {fitted.law.formula}",
     "names": dict(selection.names),
     "parameters": bootstrap.parameters(fitted, drawn),
     "split": _split(fitted, drawn, selection),
@@ -117,17 +146,17 @@ def _split(
     return None
   factor = selection.compute_factor or 1.0
 
-  def shares(values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  def shares(values: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     alpha, beta = values["alpha"], values["beta"]
     with np.errstate(all="ignore"):
       p = beta / (alpha + beta)
       ratio = alpha * values["A"] / (beta * values["B"])
-      return p, ratio ** (1 / (alpha + beta)) * factor**-p
+      return p, ratio ** (1 / (alpha + beta)) * factor**-p, alpha * p
 
   centre = fitted.design.centre
   best = shares(laws.values_of(fitted.law, centre, fitted.theta[None]))
   others = shares(laws.values_of(fitted.law, centre, drawn.theta))
-  p, coefficient = (
+  p, coefficient, exponent = (
     bootstrap.estimate(float(value[0]), resampled)
     for value, resampled in zip(best, others, strict=True)
   )
@@ -135,6 +164,8 @@ def _split(
   return {
     "p": p,
     "coefficient": coefficient,
+    # Along the best split both terms fall as compute to the power of this.
+    "exponent": exponent,
     "assumes": f"compute = {factor:g} x x2 with x = {names['x']}, "
     f"x2 = {names['x2']}; best x = coefficient compute^p, x2 the rest",
   }

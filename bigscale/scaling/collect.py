@@ -14,7 +14,9 @@
     `floor_NAME`, that of held-out reals;
 *   the protocol: `num_samples`, `features`, a fingerprint of each network.
 
-`curves.csv` has a row an evaluation.
+`curves.csv` has a row an evaluation: what a run had cost by then, and its
+scores. From the step on where a run had collapsed its rows say so: a score of
+then is a bound, too, if a weak one.
 """
 
 import csv
@@ -35,6 +37,18 @@ from bigscale.spec.scores import rises
 from bigscale.train.folder import write_whole
 
 Row = dict[str, Any]
+# Columns of runs.csv that rows of curves.csv have, too.
+_ABOUT = (
+  "run",
+  "blocks",
+  "parameters",
+  "parameters_g",
+  "parameters_d",
+  "global_batch_size",
+  "dataset_images",
+  "classes",
+  "seed",
+)
 
 
 def write_tables(out: pathlib.Path, runs: Sequence[Run]) -> list[Row]:
@@ -53,7 +67,11 @@ def write_tables(out: pathlib.Path, runs: Sequence[Run]) -> list[Row]:
     if (folder := folder_of(out, run)).joinpath("spec.json").is_file()
   ]
   rows = [row_of(out, run, record) for run, record in begun]
-  curves = [row for run, record in begun for row in curve_of(run, record)]
+  curves = [
+    row
+    for (run, record), ended in zip(begun, rows, strict=True)
+    for row in curve_of(run, record, ended)
+  ]
   write_whole(out / "runs.csv", as_csv(rows))
   write_whole(out / "curves.csv", as_csv(curves))
   return rows
@@ -98,14 +116,24 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
   }
 
 
-def curve_of(run: Run, record: Record) -> list[Row]:
-  """A run's rows of curves.csv, in the order of steps."""
+def curve_of(run: Run, record: Record, ended: Row) -> list[Row]:
+  """A run's rows of curves.csv, in the order of steps.
+
+  Args:
+    run: of the sweep.
+    record: its folder.
+    ended: its row of runs.csv.
+  """
   cost = training_flops(run.spec).per_step
+  collapsed = ended["collapsed_step"]
+  about = {k: v for k, v in ended.items() if k in (*_ABOUT, *run.values)}
   return [
     {
-      "run": run.name,
-      **run.values,
+      **about,
       **row,
+      "status": "done"
+      if collapsed is None or row["step"] < collapsed
+      else "collapsed",
       "images": row["step"] * run.spec.images_per_step,
       "flops": row["step"] * cost,
     }

@@ -15,7 +15,8 @@ def as_text(found: dict[str, Any]) -> str:
   lines += [_row(name, entry) for name, entry in found["parameters"].items()]
   if found["split"]:
     split = found["split"]
-    lines += [_row("p", split["p"]), "", f"split: {split['assumes']}"]
+    lines += [_row("p", split["p"]), _row("of C", split["exponent"])]
+    lines += ["", f"split: {split['assumes']}; y - E falls as C^-(of C)"]
   return "\n".join(
     [*lines, "", *_runs(found), "", *_heldout(found["heldout"]), *_rest(found)]
   )

@@ -68,6 +68,17 @@ def test_json_has_the_agreed_form(fit, write, tmp_path):
   assert found["split"] is None
 
 
+def test_report_draws_what_fit_finds(write, tmp_path, capsys):
+  out = tmp_path / "law.svg"
+  flags = ["--x=params", "--x2=images", "--y=fid", "--resamples=60"]
+  command = ["bigscale", "scaling", "report", write(good_rows()), *flags]
+  assert program.main([*command, f"--out={out}"]) == 0
+  assert capsys.readouterr().out == f"{out}\n"
+  assert out.read_text().lstrip().startswith("<?xml")
+  assert program.main(command) == 2
+  assert "--out is missing" in capsys.readouterr().err
+
+
 def test_text_says_what_matters(fit, write):
   rows = good_rows()
   rows[3][-1] = "failed"

@@ -155,6 +155,21 @@ def test_a_run_that_stays_lost_has_collapsed_and_keeps_its_bound(tmp_path):
   assert found["fd_classifier"] == found["best_fd_classifier"] == 4.0
 
 
+def test_curves_say_what_was_reached_by_when(tmp_path):
+  (run,) = sweep.expand(settings(a={"seed": [4]}))
+  scores = [(8, 4.0), (16, 9.0), (24, 30.0)]
+  ended = row(tmp_path, scores)
+  curve = collect.curve_of(run, recorded(scores), ended)
+  assert [(r["step"], r["images"], r["status"]) for r in curve] == [
+    (8, 64, "done"),
+    (16, 128, "collapsed"),
+    (24, 192, "collapsed"),
+  ]
+  assert curve[0]["flops"] == pytest.approx(ended["flops"] / 3)
+  for name in ("run", "seed", "parameters", "dataset_images"):
+    assert {r[name] for r in curve} == {ended[name]}
+
+
 def test_a_run_that_comes_back_has_not_collapsed(tmp_path):
   assert row(tmp_path, [(8, 4.0), (16, 9.0), (24, 5.0)])["status"] == "done"
 

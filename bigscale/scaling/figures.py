@@ -1,0 +1,120 @@
+"""A fitted law, drawn over its runs."""
+
+import pathlib
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bigscale.scaling import laws
+from bigscale.scaling.analysis import Study
+from bigscale.spec import SpecError, require
+
+# What matplotlib can write of a drawing.
+_ENDINGS = (".png", ".svg", ".pdf")
+# More levels of the other variable than this share a line with a neighbour.
+_MOST_LINES = 6
+_STEPS = 100
+
+
+def save(made: Study, out: pathlib.Path) -> None:
+  """Writes a drawing of a law.
+
+  Args:
+    made: the law.
+    out: .png, .svg or .pdf.
+
+  Raises:
+    SpecError: another ending, or the file cannot be written.
+  """
+  require(
+    out.suffix in _ENDINGS,
+    f"--out={out} must end with {', '.join(_ENDINGS)}",
+  )
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw(made).savefig(out, dpi=150)
+  except OSError as error:
+    raise SpecError(
+      f"--out={out} cannot be written ({error.strerror}); name a file"
+    ) from None
+
+
+def draw(made: Study) -> Figure:
+  """Draws y over each variable of a law: runs, law, 95% band, floor.
+
+  Of a law of two variables each panel has a line for every level of the other
+  one, in its color. Collapsed runs are hollow triangles that point down: they
+  would have come at most that high.
+  """
+  variables = made.fitted.law.variables
+  figure = Figure(figsize=(5.4 * len(variables), 4.2), layout="constrained")
+  panels = figure.subplots(1, len(variables), squeeze=False, sharey=True)[0]
+  for axes, name in zip(panels, variables, strict=True):
+    other = next((one for one in variables if one != name), None)
+    _draw_panel(axes, made, name, other)
+    axes.set_xlabel(made.selection.names[name])
+    if other:
+      axes.legend(title=made.selection.names[other], fontsize=7)
+  panels[0].set_ylabel(made.selection.names["y"])
+  return figure
+
+
+def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
+  points = made.selection.points
+  x = points.variables[name]
+  along = np.geomspace(x.min(), x.max(), _STEPS)
+  levels, belongs = _levels(points.variables[other] if other else None, len(x))
+  for index, level in enumerate(levels):
+    color = f"C{index}"
+    fixed = {name: along} | ({other: np.full(_STEPS, level)} if other else {})
+    middle, low, high = _predict(made, fixed)
+    label = f"{level:.4g}" if other else None
+    axes.plot(along, middle, color=color, linewidth=1.2, label=label)
+    axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
+    mine = belongs == index
+    for shown, marker, face in (
+      (mine & ~points.censored, "o", color),
+      (mine & points.censored, "v", "none"),
+    ):
+      axes.scatter(
+        x[shown], points.y[shown], 14, marker=marker, facecolors=face,
+        edgecolors=color, linewidths=0.8, alpha=0.8,
+      )  # fmt: skip
+  floor = made.fitted.values["E"]
+  if floor > 0:
+    axes.axhline(floor, color="gray", linestyle=":", linewidth=1)
+  axes.set_xscale("log")
+  axes.set_yscale("log")
+
+
+def _levels(
+  values: np.ndarray | None, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Levels of a variable, and to which of them each point is nearest."""
+  if values is None:
+    return np.ones(1), np.zeros(count, int)
+  levels = np.unique(values)
+  if len(levels) > _MOST_LINES:
+    levels = np.geomspace(levels[0], levels[-1], _MOST_LINES)
+  distance = np.abs(np.log(values)[:, None] - np.log(levels))
+  return levels, distance.argmin(axis=1)
+
+
+def _predict(
+  made: Study, variables: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The law along a line, and the 95% band of its resamples, each [n]."""
+  fitted, count = made.fitted, _STEPS
+  design = laws.design_of(
+    fitted.law,
+    variables,
+    np.ones(count),
+    np.zeros(count, bool),
+    fitted.design.centre,
+  )
+  offset = fitted.design.centre.log_y
+  middle = laws.predict(design, fitted.theta[None]).log_y[0]
+  drawn = laws.predict(design, made.drawn.theta).log_y
+  low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+  return tuple(np.exp(log_y + offset) for log_y in (middle, low, high))
