@@ -61,7 +61,7 @@ config_flags.DEFINE_config_file(
   "config", help_string="sweep: its config file", flag_values=FLAGS
 )
 flags.DEFINE_list(
-  "only", [], "sweep: names of runs; the others wait", flag_values=FLAGS
+  "only", [], "sweep: names of runs or blocks; others wait", flag_values=FLAGS
 )
 flags.DEFINE_string(
   "part", "1/1", "sweep: K/N runs the K-th of N parts", flag_values=FLAGS
@@ -228,14 +228,20 @@ def _sweep(path: str) -> int:
   config = require_flag(FLAGS, "config", "configs/sweeps/stacked_mnist.py")
   out = pathlib.Path(require_flag(FLAGS, "out", "runs/sweep"))
   planned = sweep.expand(config)
+  blocks = {block for run in planned for block in run.blocks}
   names = {run.name for run in planned}
   for name in FLAGS.only:
-    require(name in names, f"--only={name} is no run; there are: {names}")
+    require(
+      name in names | blocks,
+      f"--only={name} is no run and no block; blocks: "
+      f"{', '.join(sorted(blocks))}; runs: {', '.join(sorted(names))}",
+    )
   share, parts = part_of(FLAGS.part)
 
   from bigscale.scaling import collect, jobs, runs
 
-  chosen = [run for run in planned if not FLAGS.only or run.name in FLAGS.only]
+  wanted = set(FLAGS.only) or blocks
+  chosen = [run for run in planned if wanted & {run.name, *run.blocks}]
   chosen = runs.part(chosen, share, parts)
   if FLAGS.jobs is not None:
     left = [run for run in chosen if not runs.is_over(out, run)]

@@ -68,18 +68,53 @@ def test_job_names_are_what_clusters_allow(name):
 
 SWEEP = """
 def get_config():
-  return {"base": BASE, "blocks": {"a": {"seed": [0, 1]}}}
+  return {"base": BASE, "blocks": {"a": {"seed": [0, 1]}, "b": {"seed": [2]}}}
 """
 
 
+def swept(folder):
+  """A sweep's config file."""
+  path = folder / "swept.py"
+  path.write_text(f"BASE = {settings(a={})['base'].to_dict()!r}\n{SWEEP}")
+  return path
+
+
 def test_the_command_writes_what_is_left(base, tmp_path, capsys):
-  config, out = tmp_path / "swept.py", tmp_path / "out"
-  config.write_text(f"BASE = {settings(a={})['base'].to_dict()!r}\n{SWEEP}")
+  config, out = swept(tmp_path), tmp_path / "out"
   folder = out / "runs" / "seed-0"
   folder.mkdir(parents=True)
   say(folder, "done", 24)
   command = ["bigscale", "scaling", "sweep", f"--config={config}"]
   assert main([*command, f"--out={out}", f"--jobs={base}"]) == 0
-  assert capsys.readouterr().out == f"{out}/jobs/seed-1.env\n"
+  left = [f"{out}/jobs/seed-{seed}.env" for seed in (1, 2)]
+  assert capsys.readouterr().out.splitlines() == left
   assert main([*command, f"--out={out}", f"--jobs={tmp_path}/no.env"]) == 2
   assert "copy launch/example.env" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("only", "left"),
+  [
+    ("b", ["seed-2"]),
+    ("seed-1", ["seed-1"]),
+    ("b,seed-0", ["seed-0", "seed-2"]),
+    ("", ["seed-0", "seed-1", "seed-2"]),
+  ],
+)
+def test_runs_are_chosen_by_their_names_or_blocks(
+  only, left, base, tmp_path, capsys
+):
+  config = swept(tmp_path)
+  command = ["bigscale", "scaling", "sweep", f"--config={config}"]
+  flags = [f"--out={tmp_path / 'out'}", f"--jobs={base}", f"--only={only}"]
+  assert main([*command, *flags]) == 0
+  printed = capsys.readouterr().out.splitlines()
+  assert [pathlib.Path(line).stem for line in printed] == left
+
+
+def test_what_is_neither_run_nor_block_is_refused(tmp_path, capsys):
+  command = ["bigscale", "scaling", "sweep", f"--config={swept(tmp_path)}"]
+  assert main([*command, f"--out={tmp_path}", "--only=c"]) == 2
+  assert "no run and no block; blocks: a, b; runs: seed-0" in (
+    capsys.readouterr().err
+  )

@@ -1,0 +1,167 @@
+r"""How small GANs improve with parameters, images, batch and data.
+
+  bigscale scaling sweep --config=configs/sweeps/first_law.py:r3gan \
+      --out=runs/law_r3gan
+  bigscale scaling sweep --out=runs/law_biggan \
+      --config=configs/sweeps/first_law.py:biggan,data/fashion
+  bigscale scaling sweep --out=runs/law_cifar10 --only=size \
+      --config=configs/sweeps/first_law.py:r3gan,tfds:cifar10,3
+
+The argument is MODEL[,SOURCE[,CHANNELS]]: r3gan (8 px) or biggan (32 px), the
+source of images (`tfds:fashion_mnist`) and their channels (1). Blocks, with
+three seeds each:
+
+| block | varies |
+|---|---|
+| `size` | the width; with the scores along a run, parameters by images |
+| `batch` | the batch, over as many images, learning rates by its square root |
+| `images` | how many images there are to learn from |
+| `classes` | of how many classes they are |
+
+Learning rates, penalties and the average's half-life stay the same along a run:
+each of its scores is that of a run of that length. What came out is in
+docs/first_law.md.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+_SEEDS = [0, 1, 2]
+
+
+def get_config(what: str = "r3gan") -> dict[str, Any]:
+  """The sweep of one model on one source."""
+  model, _, rest = what.partition(",")
+  source, _, channels = rest.partition(",")
+  base, widths, batches = {"r3gan": _r3gan, "biggan": _biggan}[model]()
+  base["model"]["image_channels"] = int(channels or 1)
+  base["data"] = {
+    "source": source or "tfds:fashion_mnist",
+    "flip": True,
+    "subset": 0,
+    "classes": 0,
+  }
+  blocks = {
+    "size": {"width": widths},
+    "batch": {"batch": {str(b): _batch(base, b) for b in batches}},
+    "images": {"data.subset": [500, 2000, 8000, 0]},
+    "classes": {"data.classes": [2, 5, 0]},
+  }
+  return {
+    "base": ConfigDict(base | _COMMON),
+    "blocks": {name: axes | {"seed": _SEEDS} for name, axes in blocks.items()},
+  }
+
+
+_COMMON = {
+  "seed": 0,
+  "mesh": {"data": 1},
+  # A run that is lost is a finding here: nobody turns it back.
+  "monitor": {"action": "off"},
+}
+
+
+def _r3gan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
+  """A small R3GAN, widths of its stages, batches."""
+  kimg = 48.0
+  base = {
+    "global_batch_size": 32,
+    "total_kimg": kimg,
+    "model": {
+      "name": "r3gan",
+      "resolution": 8,
+      "num_classes": 10,
+      "latent_dim": 16,
+      "widths": (32, 16),
+      "blocks": (1, 1),
+      "cardinality": (4, 2),
+      "class_embedding_dim": 8,
+      "spectra_interval": 100,
+    },
+    "loss": {"adversarial": "rpgan", "r1_gamma": 0.1, "r2_gamma": 0.1},
+    "optim": {
+      "g_lr": 1e-3,
+      "d_lr": 1e-3,
+      "beta2": 0.95,
+      "ema_half_life_kimg": 1.0,
+    },
+    **_looks(kimg),
+  }
+  widths = {
+    str(width): {
+      "model.widths": (width, width // 2),
+      "model.cardinality": (width // 8, width // 16),
+    }
+    for width in (16, 32, 48, 64)
+  }
+  return base, widths, [16, 32, 64, 128]
+
+
+def _biggan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
+  """A small BigGAN, its channel multipliers, batches."""
+  kimg = 16.0
+  base = {
+    "global_batch_size": 16,
+    "total_kimg": kimg,
+    "model": {
+      "name": "biggan",
+      "resolution": 32,
+      "num_classes": 10,
+      "latent_dim": 32,
+      "g_width": 4,
+      "d_width": 4,
+      "hierarchical": False,
+      "shared_dim": 16,
+      "spectra_interval": 100,
+    },
+    "loss": {"adversarial": "hinge"},
+    "optim": {
+      "g_lr": 4e-4,
+      "d_lr": 4e-4,
+      "beta2": 0.99,
+      "ema_half_life_kimg": 1.0,
+    },
+    **_looks(kimg),
+  }
+  widths = {
+    str(width): {"model.g_width": width, "model.d_width": width}
+    for width in (2, 3, 4, 6)
+  }
+  return base, widths, [8, 16, 32, 64]
+
+
+def _looks(kimg: float) -> dict[str, Any]:
+  """Eight scores a run, and little else."""
+  return {
+    "evaluate": {
+      "kimg": kimg / 8,
+      "num_samples": 5000,
+      "batch_size": 500,
+      "num_reals": 5000,
+    },
+    "log": {"steps": 50, "samples_kimg": kimg, "tensorboard": False},
+    "checkpoint": {"kimg": kimg / 2, "keep": 1},
+  }
+
+
+def _batch(base: dict[str, Any], size: int) -> dict[str, Any]:
+  """Settings of another batch: Adam's rates go with its square root."""
+  factor = (size / base["global_batch_size"]) ** 0.5
+  return {
+    "global_batch_size": size,
+    "optim.g_lr": base["optim"]["g_lr"] * factor,
+    "optim.d_lr": base["optim"]["d_lr"] * factor,
+  }
+
+
+def get_test_config() -> dict[str, Any]:
+  """The same in a few seconds, with the embedded images."""
+  config = get_config("r3gan,fashion_mnist")
+  base = config["base"]
+  base.total_kimg = 0.128
+  base.evaluate.kimg = 0.0
+  base.evaluate.num_samples = base.evaluate.num_reals = 200
+  base.evaluate.batch_size = 100
+  base.evaluate.classifier_steps = 20
+  return config
