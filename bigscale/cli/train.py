@@ -70,9 +70,11 @@ define_process_flags(FLAGS)
 def run() -> int:
   """Trains, then writes the report."""
   from bigscale.parallel.environment import prepare_cpu
+  from bigscale.parallel.local import heed_supervisor
 
   if FLAGS.local_processes:
     return _run_locally(FLAGS.local_processes)
+  heed_supervisor()
   if FLAGS.virtual_devices:
     prepare_cpu(FLAGS.virtual_devices)
   spec = spec_of(FLAGS)

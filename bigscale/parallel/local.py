@@ -10,10 +10,13 @@ code of theirs that says what happened:
     start again;
 *   else 75, where they were preempted; else 0.
 
-With one process it changes no environment: a host's process of a run of many
-hosts is supervised like any other.
+A supervisor that is killed takes the processes along: to them it is SIGTERM.
+
+With one process no meeting is arranged: a host's process of a run of many hosts
+is supervised like any other.
 """
 
+import ctypes
 import os
 import signal
 import socket
@@ -33,6 +36,10 @@ _TELLING = (2, 1, 3, 130, LOST, PREEMPTED, DONE)
 # For the others, once one has ended and not well.
 _GRACE_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
+# Tells a process who watches over it.
+_SUPERVISOR = "BIGSCALE_SUPERVISOR"
+# Of Linux's prctl: the signal that a process gets when its parent dies.
+_PR_SET_PDEATHSIG = 1
 
 
 def run_locally(
@@ -100,6 +107,21 @@ def run_locally(
   return one_code([process.returncode for process in started])
 
 
+def heed_supervisor() -> None:
+  """Has this process sent SIGTERM when its supervisor dies, if it has one.
+
+  On Linux. It asks for it itself: to ask between fork and exec would run
+  Python in a forked process that may have threads.
+  """
+  supervisor = os.environ.get(_SUPERVISOR)
+  if supervisor is None or not sys.platform.startswith("linux"):
+    return
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+  if os.getppid() != int(supervisor):
+    # It died before.
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def one_code(codes: Sequence[int]) -> int:
   """What the codes of processes come to; negative ones are signals."""
   plain = {
@@ -111,9 +133,10 @@ def one_code(codes: Sequence[int]) -> int:
 
 
 def _place(index: int, processes: int, port: int) -> dict[str, str]:
+  supervised = {_SUPERVISOR: str(os.getpid())}
   if processes == 1:
-    return {}
-  return {
+    return supervised
+  return supervised | {
     cluster.COORDINATOR: f"127.0.0.1:{port}",
     cluster.NUM_PROCESSES: str(processes),
     cluster.PROCESS_ID: str(index),

@@ -63,13 +63,13 @@ def test_processes_know_each_other_and_their_lines_are_marked(capfd):
   assert places.pop().startswith("127.0.0.1:")
 
 
-def test_one_process_is_told_nothing(capfd):
+def test_one_process_is_told_of_its_supervisor_alone(capfd):
   code = run_locally(
     program("import os; print([k for k in os.environ if 'BIGSCALE' in k])"),
     1,
     ENVIRON,
   )
-  assert (code, capfd.readouterr().out) == (0, "[]\n")
+  assert (code, capfd.readouterr().out) == (0, "['BIGSCALE_SUPERVISOR']\n")
 
 
 def test_the_others_of_one_that_failed_are_ended():
@@ -91,16 +91,20 @@ def test_the_others_of_one_that_failed_are_ended():
   assert time.monotonic() - started < 30
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_reaches_all_and_their_code_is_kept(processes, tmp_path):
+def supervised(processes, folder):
+  """A supervisor; its processes leave a file each, and one when told to end."""
   child = textwrap.dedent(
     f"""
     import os, pathlib, signal, sys, time
+    from bigscale.parallel.local import heed_supervisor
+    name = os.environ.get("BIGSCALE_PROCESS_ID", "0")
+    here = pathlib.Path({str(folder)!r})
     def told(*_):
+      (here / f"told{{name}}").touch()
       sys.exit(75)
     signal.signal(signal.SIGTERM, told)
-    name = os.environ.get("BIGSCALE_PROCESS_ID", "0")
-    pathlib.Path({str(tmp_path)!r}, name).touch()
+    heed_supervisor()
+    (here / f"begun{{name}}").touch()
     time.sleep(60)
     """
   )
@@ -113,9 +117,36 @@ def test_sigterm_reaches_all_and_their_code_is_kept(processes, tmp_path):
       """
     )
   )
+  wait_for(folder, "begun*", processes)
+  return supervisor
+
+
+def wait_for(folder, files, count):
   until = time.monotonic() + 30
-  while len(list(tmp_path.iterdir())) < processes:
+  while len(list(folder.glob(files))) < count:
     assert time.monotonic() < until
     time.sleep(0.05)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_reaches_all_and_their_code_is_kept(processes, tmp_path):
+  supervisor = supervised(processes, tmp_path)
   supervisor.send_signal(signal.SIGTERM)
   assert supervisor.wait(timeout=20) == 75
+  wait_for(tmp_path, "told*", processes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_supervisor_leaves_nobody_behind(processes, tmp_path):
+  supervisor = supervised(processes, tmp_path)
+  supervisor.kill()
+  assert supervisor.wait(timeout=20) == -signal.SIGKILL
+  wait_for(tmp_path, "told*", processes)
+
+
+def test_who_comes_after_the_supervisor_ends_too(monkeypatch):
+  monkeypatch.setenv("BIGSCALE_SUPERVISOR", "1")
+  child = "from bigscale.parallel.local import heed_supervisor as h; h(); 1 / 0"
+  ended = subprocess.run(program(child), capture_output=True)
+  assert ended.returncode == -signal.SIGTERM
