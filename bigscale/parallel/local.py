@@ -113,7 +113,8 @@ def heed_supervisor() -> None:
   On Linux. It asks for it itself: to ask between fork and exec would run
   Python in a forked process that may have threads.
   """
-  supervisor = os.environ.get(_SUPERVISOR)
+  # Not told any further: who is started by this one has another parent.
+  supervisor = os.environ.pop(_SUPERVISOR, None)
   if supervisor is None or not sys.platform.startswith("linux"):
     return
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
