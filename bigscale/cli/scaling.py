@@ -108,7 +108,8 @@ flags.DEFINE_string(
 flags.DEFINE_multi_string(
   "where",
   [],
-  "fit: COLUMN=VALUE, or with != < <= > >=; may be repeated, all must hold",
+  "fit: COLUMN=VALUE, or with != < <= > >=, or COLUMN~WORD of several; may be "
+  "repeated, all must hold",
   flag_values=FLAGS,
 )
 flags.DEFINE_integer(

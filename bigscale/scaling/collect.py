@@ -182,7 +182,7 @@ def _costs(run: Run) -> Row:
     "parameters_d": learned.d,
     "global_batch_size": spec.global_batch_size,
     "d_steps": spec.optim.d_steps,
-    "classes": spec.data.classes or None,
+    "classes": spec.data.classes or spec.model.num_classes or None,
     "seed": spec.seed,
   }
 

@@ -24,8 +24,10 @@ _COMPARE = {
   "=": operator.eq,
   "<": operator.lt,
   ">": operator.gt,
+  # A word of several, as blocks of a sweep are written.
+  "~": lambda cell, word: word in cell.split("+"),
 }
-_WHERE = re.compile(r"(.+?)(<=|>=|!=|=|<|>)(.*)")
+_WHERE = re.compile(r"(.+?)(<=|>=|!=|=|<|>|~)(.*)")
 _DERIVED = re.compile(r"flops/(\d*\.?\d*)x")
 
 
@@ -228,7 +230,7 @@ def _filter(header: list[str], rows: list[_Row], condition: str) -> list[_Row]:
   def holds(row: _Row) -> bool:
     cell = row.cells[name]
     numbers = _number(cell), _number(wanted)
-    if None not in numbers:
+    if None not in numbers and sign != "~":
       return _COMPARE[sign](*numbers)
     return not order and _COMPARE[sign](cell, wanted)
 

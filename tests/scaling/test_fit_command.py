@@ -128,6 +128,19 @@ def test_rows_are_accounted_for(fit, write):
   assert found["filtered"] == 2
 
 
+def test_runs_are_found_by_a_word_of_several(write):
+  rows = good_rows()
+  for index, row in enumerate(rows):
+    row[1] = ("size", "size+batch", "batch", "batches", "3", "4+3")[index % 6]
+
+  def found(condition):
+    columns = table.Columns(x="params", y="fid", where=(condition,))
+    return table.select(write(rows), columns).points.rows.tolist()
+
+  assert found("model~batch") == [2, 3, 8, 9]
+  assert found("model~3") == [5, 6, 11, 12]
+
+
 def test_second_variable_is_derived(write):
   rows = good_rows()
   for row in rows:
