@@ -30,7 +30,7 @@ class DataTiming:
     processor_us_per_image: processor time of an image, all threads together.
     start_seconds: until the first batch was there.
     read_images_per_second: records read and decoded on one thread.
-    threads: that the stream read with.
+    readers: of the stream: how many threads or processes.
     peak_rss_gib: memory of this process, at its peak.
   """
 
@@ -38,7 +38,7 @@ class DataTiming:
   processor_us_per_image: float
   start_seconds: float
   read_images_per_second: float
-  threads: int
+  readers: str
   peak_rss_gib: float
 
   def __str__(self) -> str:
@@ -47,7 +47,7 @@ class DataTiming:
       "processor": f"{self.processor_us_per_image:.1f} us an image",
       "start": f"{1e3 * self.start_seconds:.0f} ms to the first batch",
       "reading": f"{self.read_images_per_second:.0f} /s on one thread, alone",
-      "threads": str(self.threads),
+      "readers": self.readers,
       "peak memory": f"{self.peak_rss_gib:.2f} GiB",
     }
     width = max(map(len, rows))
@@ -94,7 +94,7 @@ def measure(spec: RunSpec, steps: int) -> DataTiming:
     processor_us_per_image=1e6 * busy / (steps * images),
     start_seconds=started,
     read_images_per_second=_read_alone(spec),
-    threads=stream.threads,
+    readers=stream.readers,
     peak_rss_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
   )
 

@@ -10,19 +10,17 @@ may span epochs; each process computes its own rows of it. So the state of a
 stream is one number and the ranges that were skipped, the same on every
 process, and any number of processes resumes it.
 
-One Grain element is a whole step's batch: reading record by record through
-Grain costs several times as much.
+Whole batches are read ahead (`ahead`), in threads or in processes.
 """
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import grain
 import numpy as np
 
-from bigscale.data import mixture, transforms
+from bigscale.data import ahead, mixture, transforms
+from bigscale.data.batches import StepBatches
 from bigscale.data.manifest import DataError
 from bigscale.data.order import order_of
 from bigscale.data.position import Position
@@ -37,59 +35,6 @@ _log = logging.getLogger(__name__)
 _MOST_LISTED = 100
 
 
-class _Element(NamedTuple):
-  batch: Batch
-  faults: tuple[Fault, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class StepBatches:
-  """A Grain source whose element i is the batch of the i-th step.
-
-  Attributes:
-    records: what the steps consume.
-    start: where the first step's first record lies.
-    batches: K, batches a step.
-    batch_size: B, of the whole run.
-    rows: the rows of each batch that this process computes.
-    image_shape: (R, R, C).
-    labelled: else all labels are 0.
-  """
-
-  records: Records
-  start: Position
-  batches: int
-  batch_size: int
-  rows: Sequence[int]
-  image_shape: tuple[int, int, int]
-  labelled: bool
-
-  @property
-  def records_a_step(self) -> int:
-    """Over all processes."""
-    return self.batches * self.batch_size
-
-  def __len__(self) -> int:
-    return (Position.END - self.start.consumed) // self.records_a_step
-
-  def __getitem__(self, step: int) -> _Element:
-    first = self.start.consumed + step * self.records_a_step
-    offsets = np.arange(self.batches)[:, None] * self.batch_size
-    consumed = first + offsets + np.array(self.rows)
-    shape = consumed.shape
-    images = np.empty((consumed.size, *self.image_shape), np.uint8)
-    labels = np.zeros(consumed.size, np.int32)
-    faults = self.records.read_into(
-      self.start.of(consumed.ravel()), images, labels
-    )
-    if not self.labelled:
-      labels = np.zeros_like(labels)
-    batch = Batch(
-      images.reshape(*shape, *self.image_shape), labels.reshape(shape)
-    )
-    return _Element(batch, faults)
-
-
 class Stream:
   """An endless iterator of one process's batches (see `make`).
 
@@ -99,10 +44,11 @@ class Stream:
   def __init__(self, batches: StepBatches, spec: DataSpec) -> None:
     self._batches = batches
     self._spec = spec
+    self._reader = ahead.open_reader(batches, spec)
     self._faults: list[Fault] = []
     # Records that could not be used, of each source of the mixture.
     self._bad = [set[int]() for _ in batches.records.parts.sources]
-    self._start_at(batches.start)
+    self._start_at(Position())
 
   @property
   def identity(self) -> str:
@@ -110,11 +56,9 @@ class Stream:
     return mixture.identity_of(*self._batches.records.parts)
 
   @property
-  def threads(self) -> int:
-    """How many read; see `DataSpec.threads`."""
-    sources = self._batches.records.parts.sources
-    usual = 2 if any(source.decodes for source in sources) else 1
-    return min(self._spec.threads or usual, self._spec.prefetch)
+  def readers(self) -> str:
+    """Who reads: `2 threads`, say; see `DataSpec`."""
+    return str(self._reader)
 
   def __iter__(self) -> Iterator[Batch]:
     return self
@@ -126,14 +70,15 @@ class Stream:
       DataError: a record cannot be read, or too many could not.
       ValueError: the stream is closed.
     """
+    if self._closed:
+      raise ValueError("the stream is closed; `set_state` opens it again")
     try:
       element = next(self._elements)
       self._faults += element.faults
       self._count(element.faults)
     except Exception:
-      # Grain drops the failed element and would return the one after it.
-      if not self._closed:
-        self._start_at(self._position)
+      # Who reads ahead drops the failed element, and would go on after it.
+      self._start_at(self._position)
       raise
     self._position = self._position.after(self._batches.records_a_step)
     return element.batch
@@ -198,17 +143,12 @@ class Stream:
     """Stops reading ahead; no more batches until `set_state`."""
     self._closed = True
     self._elements.close()
+    self._reader.close()
 
   def _start_at(self, position: Position) -> None:
     self._closed = False
     self._position = position
-    batches = dataclasses.replace(self._batches, start=position)
-    options = grain.ReadOptions(
-      num_threads=self.threads,
-      prefetch_buffer_size=self._spec.prefetch,
-    )
-    dataset = grain.MapDataset.source(batches).to_iter_dataset(options)
-    self._elements = iter(dataset)
+    self._elements = self._reader.read_from(position)
 
 
 def make(
@@ -264,7 +204,6 @@ def make(
   )
   batches = StepBatches(
     records=Records(parts, orders, seed, spec),
-    start=Position(),
     batches=batches_per_step,
     batch_size=global_batch_size,
     rows=rows,

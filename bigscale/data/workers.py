@@ -47,18 +47,16 @@ def each(
       yield function(shared, task)
     return
   tasks = iter(tasks)
-  pool = ProcessPoolExecutor(
-    workers, multiprocessing.get_context("spawn"), _start, (shared,)
-  )
+  pool = open_pool(shared, workers)
   waiting: set[Future] = set()
   try:
     # Few at a time: a million tasks are not held in memory.
     for task in itertools.islice(tasks, 2 * workers):
-      waiting.add(pool.submit(_call, function, task))
+      waiting.add(submit(pool, function, task))
     while waiting:
       done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
       for task in itertools.islice(tasks, len(done)):
-        waiting.add(pool.submit(_call, function, task))
+        waiting.add(submit(pool, function, task))
       for future in done:
         yield future.result()
   except BrokenProcessPool as error:
@@ -68,6 +66,19 @@ def each(
     ) from error
   finally:
     pool.shutdown(cancel_futures=True)
+
+
+def open_pool(shared: Any, workers: int) -> ProcessPoolExecutor:
+  """Processes for `submit`, spawned as they are needed; see `each`."""
+  context = multiprocessing.get_context("spawn")
+  return ProcessPoolExecutor(workers, context, _start, (shared,))
+
+
+def submit(
+  pool: ProcessPoolExecutor, function: Callable[[Any, Any], Any], task: Any
+) -> Future:
+  """Has `function(shared, task)` called in one of a pool's processes."""
+  return pool.submit(_call, function, task)
 
 
 def _start(shared: Any) -> None:

@@ -71,6 +71,9 @@ class DataSpec:
     threads: that read and decode; 0 takes one where records are plain pixels
       (two would wait for each other at Python's lock) and two elsewhere.
       Storage that is far away wants more.
+    workers: processes that read and decode in place of threads, where one
+      process's threads decode too little: they wait for each other at Python's
+      lock. On Linux.
   """
 
   source: str = ""
@@ -87,6 +90,7 @@ class DataSpec:
   max_bad_fraction: float = 0.001
   prefetch: int = 2
   threads: int = 0
+  workers: int = 0
 
   def __post_init__(self) -> None:
     require(
@@ -94,12 +98,17 @@ class DataSpec:
       f"data.source={self.source!r} and data.mixture of {len(self.mixture)} "
       "sources: set one of them",
     )
-    for name, least in (("prefetch", 1), ("threads", 0), ("shuffle_files", 0)):
-      value = getattr(self, name)
+    for name in ("prefetch", "threads", "workers", "shuffle_files"):
+      value, least = getattr(self, name), int(name == "prefetch")
       require(value >= least, f"data.{name}={value} must be {least} or more")
     require(
       0 <= self.max_bad_fraction <= 1,
       f"data.max_bad_fraction={self.max_bad_fraction} must lie in [0, 1]",
+    )
+    require(
+      not (self.threads and self.workers),
+      f"data.threads={self.threads} and data.workers={self.workers}: threads "
+      "or processes read, not both; set one of them to 0",
     )
     _check_subset(self.subset, self.classes)
     if self.mixture:

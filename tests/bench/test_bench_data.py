@@ -18,7 +18,7 @@ def test_what_a_stream_costs():
   assert 0 < timing.start_seconds < 60
   assert 50 < timing.read_images_per_second < 1e6
   # Plain pixels in memory: a second thread would wait for the first.
-  assert timing.threads == 1
+  assert timing.readers == "1 thread"
   for word in ("/s", "us an image", "ms to the first", "GiB"):
     assert word in str(timing)
 

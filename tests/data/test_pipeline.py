@@ -7,10 +7,10 @@ import pytest
 from marked_set import RECORDS, write
 
 from bigscale.data import pipeline
+from bigscale.data.batches import StepBatches
 from bigscale.data.manifest import DataError
 from bigscale.data.mixture import Labels, deal_of, labels_of
 from bigscale.data.order import order_of
-from bigscale.data.position import Position
 from bigscale.data.reading import Parts
 from bigscale.data.sequence import Records
 from bigscale.data.sources import BadRecordError, Sample
@@ -291,31 +291,26 @@ def stream_of(*sources, batch=4, rows=None, **settings):
   sequence = Records(parts, orders, 0, spec)
   rows = range(batch) if rows is None else rows
   return pipeline.Stream(
-    pipeline.StepBatches(sequence, Position(), 1, batch, rows, (2, 2, 1), True),
-    spec,
+    StepBatches(sequence, 1, batch, rows, (2, 2, 1), True), spec
   )
 
 
 @pytest.mark.parametrize(
   ("decodes", "asked", "threads"),
-  [((False, False), 0, 1), ((False, True), 0, 2), ((False, False), 3, 3)],
+  [
+    ((False, False), 0, "1 thread"),
+    ((False, True), 0, "2 threads"),
+    ((False, False), 3, "3 threads"),
+  ],
 )
 def test_plain_pixels_are_read_by_one_thread_unless_more_are_asked_for(
-  monkeypatch, decodes, asked, threads
+  decodes, asked, threads
 ):
   sources = [FakeSource(8), FakeSource(8)]
   for source, value in zip(sources, decodes, strict=True):
     source.decodes = value
-  seen = []
-  usual = pipeline.grain.ReadOptions
-
-  def options(**settings):
-    seen.append(settings["num_threads"])
-    return usual(**settings)
-
-  monkeypatch.setattr(pipeline.grain, "ReadOptions", options)
-  stream_of(*sources, threads=asked).close()
-  assert seen == [threads]
+  stream = stream_of(*sources, threads=asked)
+  assert stream.readers == threads
 
 
 def indices(batches):
