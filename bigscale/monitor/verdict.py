@@ -372,7 +372,8 @@ class Verdict:
     if level == "rollback":
       return self._keep(step)
     suspected = self._reasons(self._strongest())
-    onset = step if suspected.onset is None else min(step, suspected.onset)
+    # What is no more than noise in some signal may be hundreds of steps old.
+    onset = step if level == "ok" else min(step, self._decision.onset)
     why = Decision(step, level, onset, (*reasons, *suspected.reasons))
     return self._enter(step, "rollback", why)
 

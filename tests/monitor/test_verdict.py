@@ -149,6 +149,30 @@ def test_not_finite_is_an_immediate_rollback_even_in_the_warm_up(signal, bad):
   json.dumps(verdict.get_state(), allow_nan=False)
 
 
+def test_not_finite_out_of_nothing_began_where_it_is():
+  """What crept along in some signal, and was no warning, has no say in it."""
+  verdict = Verdict(VerdictSpec())
+  crept = {"d/sigma0/layer3": 0.6}
+  for step, row in rows(crept, at=400, steps=AT):
+    assert verdict.update(step, row).level == "ok"
+  decision = verdict.update(AT, {"d/loss": math.nan})
+  assert (decision.level, decision.onset) == ("rollback", AT)
+  assert "d/sigma0/layer3" in {reason.signal for reason in decision.reasons}
+
+
+def test_not_finite_after_a_warning_began_where_that_did():
+  verdict = Verdict(VerdictSpec())
+  spike = {"d/loss": 1.5, "d/grad_norm": 2.0, "g/grad_norm": 1.5, "d/r1": 3.0}
+  for step, row in rows(spike, tau=3.0):
+    warned = verdict.update(step, row)
+    if warned.level != "ok":
+      break
+  assert warned.level == "warn"
+  decision = verdict.update(step + 1, {"d/loss": math.nan})
+  assert (decision.level, decision.onset) == ("rollback", warned.onset)
+  assert AT - 3 * INTERVAL <= decision.onset < step
+
+
 def test_a_count_of_what_is_not_finite_is_an_immediate_rollback():
   verdict = Verdict(VerdictSpec())
   decision = verdict.update(3, {"d/loss": 1.0, "g/nonfinite": 2.0})
