@@ -81,6 +81,8 @@ def score(rows: Iterable[Row], warmup: int) -> dict[str, Any]:
     false_alarms: alarms in healthy runs, and before the fault in others.
     healthy_good: checkpoints saved at an alarm that score within 10% of the
       best until then.
+    run_good: of the same runs, those that were so good themselves at their last
+      score before the fault: what no monitor can better.
     recovered: runs rolled back that came to within 10% of what the undisturbed
       run of the same seed had at its end.
   """
@@ -95,6 +97,7 @@ def score(rows: Iterable[Row], warmup: int) -> dict[str, Any]:
     lead / row["total_steps"] for lead, row in zip(leads, seen, strict=True)
   ]
   good = [_healthy_is_good(row) for row in seen]
+  able = [_run_was_good(row) for row in seen]
   recovered = [_recovered(row, rows) for row in seen]
   recovered = [r for r in recovered if r is not None]
   false, steps = _false_alarms(kinds, warmup)
@@ -105,6 +108,7 @@ def score(rows: Iterable[Row], warmup: int) -> dict[str, Any]:
     "lead": {"steps": _spread(leads), "share_of_run": _spread(parts)},
     "false_alarms": poisson(false, steps),
     "healthy_good": wilson(sum(good), len(good)),
+    "run_good": wilson(sum(able), len(able)),
     "recovered": wilson(sum(recovered), len(recovered)),
     "by_fault": _by_fault(rows),
   }
@@ -155,8 +159,18 @@ def _healthy_is_good(row: Row) -> bool:
   healthy = row.get("healthy")
   if not healthy or healthy["score"] is None:
     return False
+  return healthy["score"] <= AS_GOOD * _best_until_alarm(row)
+
+
+def _run_was_good(row: Row) -> bool:
+  """Whether a run was as good as its best when its fault began."""
+  before = [s for step, s in row["scores"] if step <= row["start"]]
+  return not before or before[-1] <= AS_GOOD * _best_until_alarm(row)
+
+
+def _best_until_alarm(row: Row) -> float:
   before = [s for step, s in row["scores"] if step <= row["alarm"]["step"]]
-  return not before or healthy["score"] <= AS_GOOD * min(before)
+  return min(before, default=math.inf)
 
 
 def _recovered(row: Row, rows: Sequence[Row]) -> bool | None:
@@ -214,7 +228,7 @@ def as_text(scored: Mapping[str, Any]) -> str:
   """The marks as lines for a terminal."""
   runs = ", ".join(f"{n} {kind}" for kind, n in scored["runs"].items())
   lines = [f"runs: {runs}"]
-  for name in ("recall", "in_time", "healthy_good", "recovered"):
+  for name in ("recall", "in_time", "healthy_good", "run_good", "recovered"):
     lines.append(f"{name}: {_share_text(scored[name])}")
   lead = scored["lead"]["steps"]
   lines.append(

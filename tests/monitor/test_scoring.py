@@ -109,6 +109,22 @@ def test_a_healthy_checkpoint_is_as_good_as_the_best_before_the_alarm():
   assert (found["count"], found["of"]) == (1, 4)
 
 
+def test_a_run_that_was_past_its_best_has_no_better_state_to_save():
+  def scores(*found):
+    return [[400, 10.0], *found, [1000, 30.0]]
+
+  rows = [
+    _row(lost=640, alarm=600, scores=scores([480, 10.9])),
+    _row(lost=640, alarm=600, scores=scores([480, 11.1])),
+    # The best is of after the fault had begun.
+    _row(lost=640, alarm=600, scores=scores([480, 10.0], [560, 8.0])),
+    # Not seen: nothing was saved.
+    _row(lost=640, scores=scores([480, 10.0])),
+  ]
+  found = scoring.score(rows, warmup=100)["run_good"]
+  assert (found["count"], found["of"]) == (1, 3)
+
+
 def test_recovered_is_as_good_as_the_undisturbed_twin_at_its_end():
   def recovery(last, ended=None, rollbacks=1):
     scores = [[400, 1.0], [600, 50.0], [1000, last]]
