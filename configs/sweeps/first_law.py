@@ -81,8 +81,8 @@ def _r3gan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
     },
     "loss": {"adversarial": "rpgan", "r1_gamma": 0.1, "r2_gamma": 0.1},
     "optim": {
-      "g_lr": 1e-3,
-      "d_lr": 1e-3,
+      "g_lr": 2e-3,
+      "d_lr": 2e-3,
       "beta2": 0.95,
       "ema_half_life_kimg": 1.0,
     },
@@ -117,8 +117,8 @@ def _biggan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
     },
     "loss": {"adversarial": "hinge"},
     "optim": {
-      "g_lr": 4e-4,
-      "d_lr": 4e-4,
+      "g_lr": 1e-3,
+      "d_lr": 1e-3,
       "beta2": 0.99,
       "ema_half_life_kimg": 1.0,
     },
