@@ -35,6 +35,8 @@ _LOOK_SECONDS_PER_PROCESS = 0.005
 # the one that failed.
 _GRACE_SECONDS = 6.0
 _OWN_GRACE_SECONDS = 15.0
+# Of a process other than 0 that failed: less than process 0 is given.
+_FAREWELL_SECONDS = 5.0
 # Without a sign of life for so many looks, a process is gone.
 _MISSED_LOOKS = 4
 # Which the others get to end before the coordinator does.
@@ -197,7 +199,13 @@ class Watch:
 
   @property
   def farewell_seconds(self) -> float:
-    """Within which the others have ended, once one has told them to."""
+    """How long a process that has told the others to end waits for them.
+
+    Process 0, with which the coordinator goes, until they have ended; any other
+    for less than process 0 gives it, or JAX aborts it.
+    """
+    if self._index:
+      return _FAREWELL_SECONDS
     return _GRACE_SECONDS + self._pause * (1 + _LAST_LOOKS)
 
   @property

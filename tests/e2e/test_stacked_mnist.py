@@ -37,6 +37,8 @@ def out(tmp_path_factory):
   out = tmp_path_factory.mktemp("study")
   environ = {
     **os.environ,
+    # Its config is one of the tests'.
+    "PYTHONPATH": str(ROOT),
     "BIGSCALE_CACHE": str(tmp_path_factory.mktemp("cache")),
   }
   first = subprocess.Popen(command(out), env=environ, cwd=out)

@@ -7,6 +7,8 @@ import pytest
 from bigscale.parallel import watch as watches
 from bigscale.parallel.watch import BUG, HUNG, Watch
 
+GRACE_SECONDS = watches._GRACE_SECONDS
+
 
 class Service:
   """JAX's coordination service, in one process."""
@@ -235,6 +237,16 @@ def test_what_is_no_talk_is_told_at_once_and_printed_once(capfd):
   assert capfd.readouterr().err.count("ValueError: no") == 1
   assert watch.fail(KeyError("bad input"), 2, is_talk=False) == 2
   assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("count", [2, 1000])
+def test_process_0_is_the_last_to_leave(count, monkeypatch):
+  """With it the coordinator goes, and JAX aborts who is left."""
+  monkeypatch.setattr(watches, "_GRACE_SECONDS", GRACE_SECONDS)
+  first, other = (Watch(Service(), n, count) for n in (0, 1))
+  # Told at the next look, the others have a grace: process 0 as the others.
+  assert other.farewell_seconds < watches._GRACE_SECONDS
+  assert first.farewell_seconds > watches._GRACE_SECONDS + first._pause
 
 
 def test_hosts_tell_how_busy_they_are(clock):
