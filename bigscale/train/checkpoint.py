@@ -61,6 +61,20 @@ class Restored(NamedTuple):
   damaged: tuple[Damage, ...] = ()
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, which leaves it to the loop to ask whether the run is preempted.
+
+  JAX agrees on a step by counting who has asked how often. Orbax asks from a
+  thread of process 0 alone as well, and processes would leave at different
+  steps.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """Never: the loop saves when it is asked to end."""
+    del step
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one run folder.
 
@@ -98,7 +112,7 @@ class Checkpoints:
           keep_checkpoints_without_metrics=False,
         )
       )
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self._path,
       item_names=("state", "data", "meta"),
       options=ocp.CheckpointManagerOptions(

@@ -65,9 +65,19 @@ def _stop() -> None:
   os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def _terminate() -> None:
+  """Told to end; steps after it are slow, or the run could be over before."""
+  if _told:
+    time.sleep(1)
+  else:
+    _told.append(True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+_told: list[bool] = []
 FILLER = "filler"
 # Goes on from its step to the end.
-LASTING = ("slow",)
+LASTING = ("slow", "terminate")
 FAULTS = {
   "none": lambda: None,
   "raise": _raise,
@@ -77,7 +87,7 @@ FAULTS = {
   "stop": _stop,
   "slow": lambda: time.sleep(3),
   "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-  "terminate": lambda: os.kill(os.getpid(), signal.SIGTERM),
+  "terminate": _terminate,
   "hang": lambda: time.sleep(600),
 }
 

@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bigscale.parallel.fingerprint import ReplicaError
@@ -151,6 +152,22 @@ def test_replicas_that_disagree_are_not_saved(tmp_path):
     checkpoints.save(1, {"w": torn}, {}, {})
   assert checkpoints.steps() == []
   checkpoints.close()
+
+
+def test_a_save_does_not_ask_whether_the_run_is_preempted(
+  tmp_path, monkeypatch
+):
+  """JAX counts who asks how often: processes must do so alike, in the loop."""
+  asked = []
+  monkeypatch.setattr(
+    multihost_utils, "reached_preemption_sync_point", asked.append
+  )
+  checkpoints = opened(tmp_path)
+  for step in (1, 2):
+    checkpoints.save(step, state(step), {"next": step}, {"kimg": 1.0})
+  checkpoints.close()
+  assert checkpoints.steps() == [1, 2]
+  assert asked == []
 
 
 def test_a_full_disk_is_said_before_anything_is_written(saved, monkeypatch):
