@@ -19,8 +19,8 @@ three seeds each:
 | `classes` | of how many classes they are |
 
 Learning rates, penalties and the average's half-life stay the same along a run:
-each of its scores is that of a run of that length. What came out is in
-docs/first_law.md.
+each of its scores is that of a run of that length. It has not been run to its
+end yet.
 """
 
 from typing import Any
