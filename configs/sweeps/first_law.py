@@ -27,6 +27,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bigscale.scaling.rules import sqrt
+from bigscale.spec import choose_preset
+
 _SEEDS = [0, 1, 2]
 
 
@@ -34,7 +37,8 @@ def get_config(what: str = "r3gan") -> dict[str, Any]:
   """The sweep of one model on one source."""
   model, _, rest = what.partition(",")
   source, _, channels = rest.partition(",")
-  base, widths, batches = {"r3gan": _r3gan, "biggan": _biggan}[model]()
+  models = {"r3gan": _r3gan, "biggan": _biggan}
+  base, widths, batches = choose_preset(models, model, "first_law")()
   base["model"]["image_channels"] = int(channels or 1)
   base["data"] = {
     "source": source or "tfds:fashion_mnist",
@@ -147,7 +151,7 @@ def _looks(kimg: float) -> dict[str, Any]:
 
 def _batch(base: dict[str, Any], size: int) -> dict[str, Any]:
   """Settings of another batch: Adam's rates go with its square root."""
-  factor = (size / base["global_batch_size"]) ** 0.5
+  factor = sqrt(size / base["global_batch_size"])
   return {
     "global_batch_size": size,
     "optim.g_lr": base["optim"]["g_lr"] * factor,
