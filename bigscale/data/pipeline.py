@@ -56,6 +56,11 @@ class Stream:
     return mixture.identity_of(*self._batches.records.parts)
 
   @property
+  def images(self) -> int:
+    """How many different ones there are: an epoch of every source."""
+    return sum(map(len, self._batches.records.parts.sources))
+
+  @property
   def readers(self) -> str:
     """Who reads: `2 threads`, say; see `DataSpec`."""
     return str(self._reader)

@@ -8,7 +8,7 @@
     `running`. `collapsed_step` where it did;
 *   what it was to cost: `steps`, `images`, `flops`, and what it is:
     `parameters` (also `_g`, `_d`), `global_batch_size`, `d_steps`,
-    `dataset_images`, `classes`, `seed`;
+    `dataset_images` (in an epoch), `classes`, `seed`;
 *   every score: the last one, of a collapsed run the one before it collapsed;
     `best_NAME`, the best of all evaluations of the score that is watched, and
     `floor_NAME`, that of held-out reals;
@@ -104,7 +104,7 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
     "status": status,
     "collapsed_step": collapsed,
     **_costs(run),
-    "dataset_images": run.spec.data.subset or record.reference.get("num_train"),
+    "dataset_images": _last(record, "start").get("dataset_images"),
     **{name: last.get(name) for name in run.spec.evaluate.columns},
     f"best_{watched}": best,
     **{
@@ -164,6 +164,12 @@ def _scored(run: Run, record: Record) -> list[Row]:
   ]
 
 
+def _last(record: Record, kind: str) -> Row:
+  """The last event of a kind; {} where there is none."""
+  found = [event for event in record.events if event.get("event") == kind]
+  return found[-1] if found else {}
+
+
 def _falling(name: str, value: float) -> float:
   if not rises(name):
     return value
@@ -188,10 +194,10 @@ def _costs(run: Run) -> Row:
 
 
 def _protocol(run: Run, record: Record) -> Row:
-  networks: Mapping[str, Any] = {}
-  for event in record.events:
-    if event.get("event") == "reference":
-      networks = event.get("protocol", {}).get("networks", {})
+  reference = _last(record, "reference")
+  networks: Mapping[str, Any] = reference.get("protocol", {}).get(
+    "networks", {}
+  )
   return {
     "num_samples": run.spec.evaluate.num_samples,
     "features": "+".join(

@@ -243,6 +243,7 @@ class _Run:
       first_step,
       devices=self._built.mesh.size,
       processes=jax.process_count(),
+      dataset_images=self._stream.images,
       parameters={
         "g": _count(state.g.params),
         "d": _count(state.d.params),

@@ -68,7 +68,7 @@ _COMMON = {
 
 def _r3gan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
   """A small R3GAN, widths of its stages, batches."""
-  kimg = 48.0
+  kimg = 36.0
   base = {
     "global_batch_size": 32,
     "total_kimg": kimg,

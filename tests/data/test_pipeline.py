@@ -313,6 +313,16 @@ def test_plain_pixels_are_read_by_one_thread_unless_more_are_asked_for(
   assert stream.readers == threads
 
 
+def test_an_epoch_is_of_every_source():
+  assert stream_of(FakeSource(8), FakeSource(5)).images == 13
+
+
+def test_an_epoch_of_a_subset(directory):
+  stream = make(directory, subset=10)
+  assert stream.images == 10
+  stream.close()
+
+
 def indices(batches):
   return np.concatenate([b.images[0, :, 0, 0, 0] for b in batches]).tolist()
 

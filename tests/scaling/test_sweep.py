@@ -110,14 +110,16 @@ def recorded(scores, floor=1.5):
     {"step": step, "kimg": step / 100, "eval/fd_classifier": score}
     for step, score in scores
   ]
+  start = {"event": "start", "dataset_images": 777}
   reference = {
     "event": "reference",
     "fd_classifier_floor": floor,
-    "num_train": 777,
+    # Of which the reference is made.
+    "num_train": 500,
     "protocol": {"networks": {"classifier": {"fingerprint": "abc"}}},
   }
   blank = {field.name: None for field in dataclasses.fields(Record)}
-  return Record(**{**blank, "rows": rows, "events": [reference]})
+  return Record(**{**blank, "rows": rows, "events": [start, reference]})
 
 
 def say(folder, event, step):
