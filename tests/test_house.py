@@ -126,6 +126,7 @@ RULES = (
       "monitor/scoring",
     ),
   ),
+  (r"scaling/shares", ("scaling/table", "monitor/scoring")),
   (r"scaling/.*", ("scaling",)),
   (r"plan/.*", ("plan", "train/build", "parallel")),
   (r"bench/data", ("data",)),

@@ -3,6 +3,8 @@
 import importlib
 import keyword
 import os
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -109,6 +111,8 @@ def _answer(name: str, argv: list[str]) -> int:
     print("bigscale: interrupted", file=sys.stderr)
     return 130
   except Exception as error:
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+      return 128 + signal.SIGPIPE
     if type(error).__name__ in _ENDINGS:
       print(f"bigscale: {error}", file=sys.stderr)
       return _ENDINGS[type(error).__name__]
@@ -124,6 +128,17 @@ def _forget(values: Any) -> None:
     # Those with a dot are the config's, which a config file defines anew.
     if "." not in name:
       values[name].unparse()
+
+
+def _nobody_reads() -> bool:
+  """Whether what is printed goes nowhere: `head` has seen enough and left."""
+  pipe = select.poll()
+  pipe.register(sys.stdout.fileno(), 0)
+  if not any(found & select.POLLERR for _, found in pipe.poll(0)):
+    return False
+  # Python would find it broken once more on its way out.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return True
 
 
 def _failed(error: Exception, code: int) -> int:

@@ -1,4 +1,4 @@
-r"""Run sweeps, fit and draw scaling laws, and measure gradient noise.
+r"""Run sweeps, fit and draw scaling laws, count collapses, measure noise.
 
   bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py --out=DIR
   bigscale scaling sweep --config=FILE --out=DIR --part=1/2
@@ -28,6 +28,11 @@ left out or is a bound. See docs/scaling.md.
       --out=law.png
 
 `report` takes what `fit` takes and draws the law over its runs.
+
+  bigscale scaling shares runs.csv --x=dataset_images --where=blocks~images
+
+`shares` counts the runs that collapsed at each value of a column, with 95%
+intervals; runs that failed or still run are named and not counted.
 
   bigscale scaling noise runs/first --windows=4
 
@@ -76,7 +81,10 @@ flags.DEFINE_bool(
   "collect", False, "sweep: run nothing, write the tables", flag_values=FLAGS
 )
 flags.DEFINE_string(
-  "x", None, "fit: column of the first variable", flag_values=FLAGS
+  "x",
+  None,
+  "fit: column of the first variable; shares: column",
+  flag_values=FLAGS,
 )
 flags.DEFINE_string(
   "x2",
@@ -133,11 +141,11 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
   "resamples",
   4000,
-  "fit, noise: resamples of the bootstrap",
+  "fit, noise: resamples of the bootstrap; shares: permutations",
   flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-  "seed", 0, "fit, noise: of the bootstrap", flag_values=FLAGS
+  "seed", 0, "fit, noise, shares: of the resamples", flag_values=FLAGS
 )
 flags.DEFINE_float(
   "delta",
@@ -156,10 +164,16 @@ flags.DEFINE_integer("windows", 1, "noise: parts of the run", flag_values=FLAGS)
 
 
 def run(what: str = "", path: str = "") -> int:
-  """Runs a sweep, fits a law, draws one, or measures gradient noise."""
+  """Runs a sweep, or says what came of one."""
   from bigscale.spec import require
 
-  commands = {"fit": _fit, "report": _draw, "sweep": _sweep, "noise": _noise}
+  commands = {
+    "sweep": _sweep,
+    "fit": _fit,
+    "report": _draw,
+    "shares": _shares,
+    "noise": _noise,
+  }
   require(
     what in commands,
     f"scaling {what!r} is unknown; use: bigscale scaling "
@@ -218,6 +232,31 @@ def _study(path: str, what: str) -> "Study":
     loss=Loss(FLAGS.delta, FLAGS.delta_unit),
   )
   return analysis.study(table.select(path, columns), settings)
+
+
+def _shares(path: str) -> int:
+  from bigscale.cli.common import require_flag
+  from bigscale.scaling import shares
+  from bigscale.spec import require
+
+  require(
+    bool(path),
+    "scaling shares of what? Use: bigscale scaling shares RUNS.csv --x=...",
+  )
+  found = shares.shares(
+    path,
+    require_flag(FLAGS, "x", "dataset_images"),
+    status=FLAGS.status or "status",
+    where=FLAGS.where,
+    permutations=FLAGS.resamples,
+    seed=FLAGS.seed,
+  )
+  if FLAGS.json:
+    levels = [one._asdict() for one in found.levels]
+    print(json.dumps(found._asdict() | {"levels": levels}, indent=2))
+    return 0
+  print(shares.as_text(found))
+  return 0
 
 
 def _sweep(path: str) -> int:

@@ -6,6 +6,7 @@ import math
 import operator
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,9 @@ from bigscale.scaling.points import Points, Selection
 from bigscale.spec import SpecError, require
 
 # A run that diverged has collapsed, by another name.
-_CENSORED = ("collapsed", "diverged")
-_COUNTED = ("done", *_CENSORED)
-_LEFT_OUT = ("failed", "running")
+CENSORED = ("collapsed", "diverged")
+_COUNTED = ("done", *CENSORED)
+LEFT_OUT = ("failed", "running")
 _COMPARE = {
   "<=": operator.le,
   ">=": operator.ge,
@@ -58,16 +59,20 @@ class Columns:
   protocol: tuple[str, ...] = ()
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+  """A row with the number and the line that a reader would look for."""
+
   number: int
   line: int
   cells: dict[str, str]
 
   @property
   def place(self) -> str:
+    """For messages."""
     return f"row {self.number} (line {self.line})"
 
   def left_out(self, reason: str, y: str) -> dict[str, Any]:
+    """Says so, and its y where that is a number."""
     # What a failed run has in that cell is anybody's guess.
     try:
       value = float(self.cells[y])
@@ -97,12 +102,12 @@ def select(path: str, columns: Columns) -> Selection:
     columns.drop_worst >= 0,
     f"--drop_worst={columns.drop_worst} is negative; use 0 or more rows",
   )
-  header, rows = _read(path)
+  header, rows = read(path)
   factor = _factor(columns)
   _check_columns(header, columns, factor)
   total = len(rows)
   for condition in columns.where:
-    rows = _filter(header, rows, condition)
+    rows = matching(header, rows, condition)
   filtered = total - len(rows)
   rows, excluded = _by_status(rows, columns)
   rows, worst = _drop_worst(rows, columns)
@@ -125,7 +130,12 @@ def select(path: str, columns: Columns) -> Selection:
   )
 
 
-def _read(path: str) -> tuple[list[str], list[_Row]]:
+def read(path: str) -> tuple[list[str], list[Row]]:
+  """Names of the columns, and the rows, of a table.
+
+  Raises:
+    SpecError: it cannot be read or has none.
+  """
   try:
     with pathlib.Path(path).open(newline="", encoding="utf-8-sig") as file:
       reader = csv.reader(file)
@@ -152,7 +162,7 @@ def _read(path: str) -> tuple[list[str], list[_Row]]:
       f"{len(header)}; quote cells with commas in them",
     )
     stripped = (cell.strip() for cell in cells)
-    rows.append(_Row(number, line, dict(zip(header, stripped, strict=True))))
+    rows.append(Row(number, line, dict(zip(header, stripped, strict=True))))
   return header, rows
 
 
@@ -185,19 +195,10 @@ def _check_columns(
     "group": columns.group,
     "status": columns.status,
   }
-  flags = [*wanted.items(), *(("protocol", name) for name in columns.protocol)]
-  for flag, name in flags:
-    if not name and flag not in ("x", "y"):
-      continue
-    require(
-      name in header,
-      f"--{flag}={name} is no column of the table; it has {', '.join(header)}",
-    )
-    require(
-      header.count(name) == 1,
-      f"--{flag}={name} is the name of {header.count(name)} columns; rename "
-      "all but one",
-    )
+  given = {k: v for k, v in wanted.items() if v or k in ("x", "y")}
+  check_names(header, given)
+  for name in columns.protocol:
+    check_names(header, {"protocol": name})
   require(
     columns.y not in (columns.x, columns.x2),
     f"--y={columns.y} is a variable too; y falls with another column",
@@ -208,7 +209,27 @@ def _check_columns(
   )
 
 
-def _filter(header: list[str], rows: list[_Row], condition: str) -> list[_Row]:
+def check_names(header: list[str], flags: Mapping[str, str]) -> None:
+  """Refuses what is no column, or several.
+
+  Args:
+    header: names of the columns.
+    flags: by flag, the column that it names.
+  """
+  for flag, name in flags.items():
+    require(
+      name in header,
+      f"--{flag}={name} is no column of the table; it has {', '.join(header)}",
+    )
+    require(
+      header.count(name) == 1,
+      f"--{flag}={name} is the name of {header.count(name)} columns; rename "
+      "all but one",
+    )
+
+
+def matching(header: list[str], rows: list[Row], condition: str) -> list[Row]:
+  """The rows that meet a condition of `Columns.where`."""
   found = _WHERE.fullmatch(condition)
   require(
     found is not None,
@@ -223,13 +244,13 @@ def _filter(header: list[str], rows: list[_Row], condition: str) -> list[_Row]:
   )
   order = sign in ("<", ">", "<=", ">=")
   require(
-    not order or _number(wanted) is not None,
+    not order or number(wanted) is not None,
     f"--where={condition}: {wanted!r} is no number to compare with",
   )
 
-  def holds(row: _Row) -> bool:
+  def holds(row: Row) -> bool:
     cell = row.cells[name]
-    numbers = _number(cell), _number(wanted)
+    numbers = number(cell), number(wanted)
     if None not in numbers and sign != "~":
       return _COMPARE[sign](*numbers)
     return not order and _COMPARE[sign](cell, wanted)
@@ -238,38 +259,47 @@ def _filter(header: list[str], rows: list[_Row], condition: str) -> list[_Row]:
 
 
 def _by_status(
-  rows: list[_Row], columns: Columns
-) -> tuple[list[_Row], list[dict[str, Any]]]:
+  rows: list[Row], columns: Columns
+) -> tuple[list[Row], list[dict[str, Any]]]:
   kept, excluded = [], []
   for row in rows:
-    status = _status(row, columns)
-    require(
-      status in (*_COUNTED, *_LEFT_OUT),
-      f"{row.place}, column {columns.status!r}: {status!r} is no status; use "
-      f"{', '.join((*_COUNTED, *_LEFT_OUT))}",
-    )
-    if status in _LEFT_OUT:
+    status = status_of(row, columns.status)
+    if status in LEFT_OUT:
       excluded.append(row.left_out(status, columns.y))
-    elif status in _CENSORED and not row.cells[columns.y]:
+    elif status in CENSORED and not row.cells[columns.y]:
       excluded.append(row.left_out(f"{status} before any value", columns.y))
     else:
       kept.append(row)
   return kept, excluded
 
 
-def _status(row: _Row, columns: Columns) -> str:
-  """The first word of a row's status: it may go on as `collapsed at 4000`."""
-  if not columns.status:
+def status_of(row: Row, column: str) -> str:
+  """The first word of a row's status: it may go on as `collapsed at 4000`.
+
+  Args:
+    row: of a table.
+    column: of statuses; "" where all are done.
+
+  Raises:
+    SpecError: the word is none.
+  """
+  if not column:
     return "done"
-  return (row.cells[columns.status].lower().split() or ["done"])[0]
+  status = (row.cells[column].lower().split() or ["done"])[0]
+  require(
+    status in (*_COUNTED, *LEFT_OUT),
+    f"{row.place}, column {column!r}: {status!r} is no status; use "
+    f"{', '.join((*_COUNTED, *LEFT_OUT))}",
+  )
+  return status
 
 
 def _drop_worst(
-  rows: list[_Row], columns: Columns
-) -> tuple[list[_Row], list[dict[str, Any]]]:
+  rows: list[Row], columns: Columns
+) -> tuple[list[Row], list[dict[str, Any]]]:
   if not columns.drop_worst:
     return rows, []
-  done = [row for row in rows if _status(row, columns) not in _CENSORED]
+  done = [row for row in rows if status_of(row, columns.status) not in CENSORED]
   done.sort(key=lambda row: -_positive(row, columns.y))
   worst = {row.number for row in done[: columns.drop_worst]}
   reason = f"one of the {columns.drop_worst} highest"
@@ -279,7 +309,7 @@ def _drop_worst(
   )
 
 
-def _points(rows: list[_Row], columns: Columns, factor: float | None) -> Points:
+def _points(rows: list[Row], columns: Columns, factor: float | None) -> Points:
   def column(name: str) -> np.ndarray:
     return np.array([_positive(row, name) for row in rows])
 
@@ -303,7 +333,7 @@ def _points(rows: list[_Row], columns: Columns, factor: float | None) -> Points:
         "id of the run it is of",
       )
     group = np.unique(names, return_inverse=True)[1]
-  censored = [_status(row, columns) in _CENSORED for row in rows]
+  censored = [status_of(row, columns.status) in CENSORED for row in rows]
   return Points(
     variables,
     column(columns.y),
@@ -323,7 +353,7 @@ def _names(columns: Columns, factor: float | None) -> dict[str, str]:
   return names
 
 
-def _protocol(rows: list[_Row], columns: Columns) -> dict[str, str]:
+def _protocol(rows: list[Row], columns: Columns) -> dict[str, str]:
   found = {}
   for name in columns.protocol:
     first = rows[0]
@@ -338,16 +368,17 @@ def _protocol(rows: list[_Row], columns: Columns) -> dict[str, str]:
   return found
 
 
-def _number(text: str) -> float | None:
+def number(text: str) -> float | None:
+  """What a cell says; None where it is no number."""
   try:
     return float(text)
   except ValueError:
     return None
 
 
-def _positive(row: _Row, name: str) -> float:
+def _positive(row: Row, name: str) -> float:
   text = row.cells[name]
-  value = _number(text)
+  value = number(text)
   require(
     value is not None and math.isfinite(value) and value > 0,
     f"{row.place}, column {name!r}: {text!r} is no positive number, and a law "

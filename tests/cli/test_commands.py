@@ -3,7 +3,9 @@
 import json
 import os
 import pathlib
+import signal
 import stat
+import subprocess
 import sys
 
 import numpy as np
@@ -259,3 +261,22 @@ def test_a_loss_that_explodes_stops_the_run(tmp_path, capsys):
     capsys.readouterr().err
   )
   assert not [p for p in (workdir / "checkpoints").iterdir() if p.is_dir()]
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
+  table = tmp_path / "runs.csv"
+  rows = (f"r{n},done,{n}\n" for n in range(5000))
+  table.write_text("run,status,images\n" + "".join(rows))
+  words = ["scaling", "shares", str(table), "--x=images", "--json"]
+  code = "import sys; from bigscale.cli.main import main; sys.exit(main())"
+  program = subprocess.Popen(
+    [sys.executable, "-c", code, *words],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  with program.stdout, program.stderr:
+    assert program.stdout.readline() == "{\n"
+    program.stdout.close()
+    said = program.stderr.read()
+  assert (program.wait(), said) == (128 + signal.SIGPIPE, "")
