@@ -5,7 +5,7 @@ group speaks for the group; evidence of all groups is added up. One group alone
 warns, two ask for a rollback, and one alone only where it is far away for long:
 a GAN's losses spike often and recover, but samples, G's weights and the losses
 seldom change at once without a reason. Numbers that are not finite need no
-other evidence.
+other evidence, nor does a D that is dead.
 
 Pure Python, no arrays: a call costs microseconds, and the whole state is JSON.
 """
@@ -28,6 +28,8 @@ _DECIDES_ONSET = 0.5
 # Values after which a signal in a run without losses is believed to be broken.
 _BROKEN = 3
 _NOT_FINITE = "not finite"
+# Rows in which D neither learns nor tells anything apart: its ReLUs are dead.
+_DEAD = 3
 
 
 class Reason(NamedTuple):
@@ -103,7 +105,8 @@ class Verdict:
     self._quiet = spec.warmup
     self._seen_vital = False
     self._broken: dict[str, int] = {}
-    self._not_finite_since: int | None = None
+    self._dead = 0
+    self._hopeless_since: int | None = None
     self._entered = 0
     self._decision = Decision(-1, "ok")
     self.notes: list[str] = []
@@ -133,10 +136,10 @@ class Verdict:
     self._seen = self._seen.union(row) if step == self._last else set(row)
     self._last = step
     self._open_block(step)
-    broken = self._collect(row)
+    broken = self._collect(row) + self._weigh_dead(row)
     if broken:
-      return self._not_finite(step, broken)
-    self._not_finite_since = None
+      return self._give_up(step, broken)
+    self._hopeless_since = None
     # Rows may be sparse: the next one is not waited for.
     if step + self._spacing >= self._block_end:
       self._close_block()
@@ -150,7 +153,7 @@ class Verdict:
       tracker.forget()
     self._block = {}
     self._block_end = 0
-    self._not_finite_since = None
+    self._hopeless_since = None
     if self._decision.level != "stop":
       self._decision = Decision(self._last, "ok")
 
@@ -166,7 +169,8 @@ class Verdict:
       "trackers": {n: t.get_state() for n, t in self._trackers.items()},
       "seen_vital": self._seen_vital,
       "broken": dict(self._broken),
-      "not_finite_since": self._not_finite_since,
+      "dead": self._dead,
+      "hopeless_since": self._hopeless_since,
       "entered": self._entered,
       "level": self._decision.level,
       "onset": self._decision.onset,
@@ -193,7 +197,8 @@ class Verdict:
       self._tracker(name).set_state(learned)
     self._seen_vital = state["seen_vital"]
     self._broken = dict(state["broken"])
-    self._not_finite_since = state["not_finite_since"]
+    self._dead = state["dead"]
+    self._hopeless_since = state["hopeless_since"]
     self._entered = state["entered"]
     reasons = tuple(
       Reason(signal, float(value), reference, rule)
@@ -270,6 +275,16 @@ class Verdict:
     known = tracker is not None and not math.isnan(tracker.last)
     reference = tracker.last if known else None
     return [Reason(name, value, reference, _NOT_FINITE)]
+
+  def _weigh_dead(self, row: Mapping[str, Any]) -> list[Reason]:
+    if "d/grad_norm" not in row:
+      return []
+    fake = row.get("d/logit_fake")
+    still = row["d/grad_norm"] == 0 and row.get("d/logit_real", "") == fake
+    self._dead = self._dead + 1 if still else 0
+    if self._dead < _DEAD:
+      return []
+    return [Reason("d/grad_norm", 0.0, None, f"zero, every logit {fake:.4g}")]
 
   def _note(self, note: str) -> None:
     if note not in self.notes:
@@ -359,22 +374,23 @@ class Verdict:
     self._decision = self._decision._replace(step=step, new=False)
     return self._decision
 
-  def _not_finite(self, step: int, reasons: list[Reason]) -> Decision:
+  def _give_up(self, step: int, reasons: list[Reason]) -> Decision:
     """An immediate rollback; a stop where it lasts."""
-    if self._not_finite_since is None:
-      self._not_finite_since = step
-    lasted = step - self._not_finite_since
+    if self._hopeless_since is None:
+      self._hopeless_since = step
     level = self._decision.level
     if level == "stop":
       return self._keep(step)
-    if lasted >= self._spec.stop_after_nonfinite:
+    if step - self._hopeless_since >= self._spec.stop_after_nonfinite:
       return self._enter(step, "stop", self._decision)
     if level == "rollback":
       return self._keep(step)
     suspected = self._reasons(self._strongest())
     # What is no more than noise in some signal may be hundreds of steps old.
     onset = step if level == "ok" else min(step, self._decision.onset)
-    why = Decision(step, level, onset, (*reasons, *suspected.reasons))
+    told = {reason.signal for reason in reasons}
+    others = (one for one in suspected.reasons if one.signal not in told)
+    why = Decision(step, level, onset, (*reasons, *others))
     return self._enter(step, "rollback", why)
 
 

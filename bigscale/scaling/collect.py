@@ -48,6 +48,8 @@ _ABOUT = (
   "dataset_images",
   "classes",
   "seed",
+  "num_samples",
+  "features",
 )
 
 

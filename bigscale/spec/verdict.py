@@ -39,7 +39,8 @@ class VerdictSpec:
       to recover, those of the game and of D, must be far away besides.
     quiet: steps after a kink, of a schedule or another, that are not judged.
     stop_after: steps at the level of rollback after which to stop.
-    stop_after_nonfinite: the same while numbers are not finite.
+    stop_after_nonfinite: the same while numbers are not finite, or D is
+      dead.
   """
 
   warmup: int = 200

@@ -17,6 +17,7 @@ three seeds each:
 | `batch` | the batch, over as many images, learning rates by its square root |
 | `images` | how many images there are to learn from |
 | `classes` | of how many classes they are |
+| `noise` | nothing: its runs log what the gradient noise scale is made of |
 
 Learning rates, penalties and the average's half-life stay the same along a run:
 each of its scores is that of a run of that length. It has not been run to its
@@ -51,6 +52,10 @@ def get_config(what: str = "r3gan") -> dict[str, Any]:
     "batch": {"batch": {str(b): _batch(base, b) for b in batches}},
     "images": {"data.subset": [500, 2000, 8000, 0]},
     "classes": {"data.classes": [2, 5, 0]},
+    # It takes parts of a batch to see how gradients of images differ.
+    "noise": {
+      "parts": {"4": {"optim.microbatches": 4, "log.noise_scale": True}}
+    },
   }
   return {
     "base": ConfigDict(base | _COMMON),
@@ -85,6 +90,7 @@ def _r3gan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
     },
     "loss": {"adversarial": "rpgan", "r1_gamma": 0.1, "r2_gamma": 0.1},
     "optim": {
+      "microbatches": 1,
       "g_lr": 2e-3,
       "d_lr": 2e-3,
       "beta2": 0.95,
@@ -121,6 +127,7 @@ def _biggan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
     },
     "loss": {"adversarial": "hinge"},
     "optim": {
+      "microbatches": 1,
       "g_lr": 1e-3,
       "d_lr": 1e-3,
       "beta2": 0.99,
@@ -144,7 +151,12 @@ def _looks(kimg: float) -> dict[str, Any]:
       "batch_size": 500,
       "num_reals": 5000,
     },
-    "log": {"steps": 50, "samples_kimg": kimg, "tensorboard": False},
+    "log": {
+      "steps": 50,
+      "samples_kimg": kimg,
+      "tensorboard": False,
+      "noise_scale": False,
+    },
     "checkpoint": {"kimg": kimg / 2, "keep": 1},
   }
 

@@ -191,6 +191,47 @@ def test_not_finite_for_long_is_a_stop():
   ]
 
 
+DEAD = {"d/grad_norm": 0.0, "d/logit_real": 0.1, "d/logit_fake": 0.1}
+
+
+def test_a_dead_discriminator_is_a_rollback_after_three_rows():
+  decisions, _ = judge((step, DEAD) for step in range(0, 50, 10))
+  assert [(d.step, d.level) for d in decisions] == [(20, "rollback")]
+  (reason,) = decisions[-1].reasons
+  assert reason.as_text() == (
+    "d/grad_norm 0, reference unknown (zero, every logit 0.1)"
+  )
+
+
+@pytest.mark.parametrize(
+  "alive",
+  [
+    # A hinge loss has no gradient where D tells all apart.
+    DEAD | {"d/logit_real": 3.0, "d/logit_fake": -3.0},
+    DEAD | {"d/grad_norm": 1e-6},
+    {"d/grad_norm": 0.0},
+    {"d/logit_real": 0.1, "d/logit_fake": 0.1},
+  ],
+)
+def test_a_discriminator_that_is_not_dead(alive):
+  decisions, _ = judge((step, alive) for step in range(20))
+  assert not decisions
+
+
+def test_one_that_comes_back_to_life_was_not_dead():
+  rows_ = [DEAD, DEAD, DEAD | {"d/grad_norm": 0.3}, DEAD, DEAD]
+  decisions, _ = judge(enumerate(rows_))
+  assert not decisions
+
+
+def test_how_long_it_was_dead_survives_a_restart():
+  first, second = Verdict(VerdictSpec()), Verdict(VerdictSpec())
+  first.update(0, DEAD)
+  first.update(1, DEAD)
+  second.set_state(json.loads(json.dumps(first.get_state())))
+  assert second.update(2, DEAD).level == "rollback"
+
+
 def test_a_rollback_that_nobody_makes_is_raised_once_and_becomes_a_stop():
   spec = VerdictSpec(stop_after=200)
   decisions, _ = judge(rows(FAULTS["mode_collapse"]), spec)
