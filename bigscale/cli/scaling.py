@@ -288,11 +288,10 @@ def _sweep(path: str) -> int:
     for env in jobs.write_jobs(out, left, pathlib.Path(FLAGS.jobs)):
       print(env)
     return 0
-  if not FLAGS.collect:
-    _run(out, chosen)
+  failed = 0 if FLAGS.collect else _run(out, chosen)
   rows = collect.write_tables(out, planned)
   _report(rows, len(planned), out)
-  return 0
+  return 1 if failed else 0
 
 
 def _noise(path: str) -> int:
@@ -325,16 +324,20 @@ def _noise(path: str) -> int:
   return 0
 
 
-def _run(out: pathlib.Path, chosen: list) -> None:
+def _run(out: pathlib.Path, chosen: list) -> int:
+  """Runs them; says how many failed."""
   import jax
 
   from bigscale.scaling import runs
 
   # Several parts, and the next start, find the programs compiled.
   jax.config.update("jax_compilation_cache_dir", str(out / "programs"))
+  failed = 0
   for run, outcome in runs.Runner(out).run(chosen):
     said = f"{run.name}: {outcome.status} {outcome.why}".rstrip()
     print(said, file=sys.stderr, flush=True)
+    failed += outcome.status == "failed"
+  return failed
 
 
 def _report(rows: list, planned: int, out: pathlib.Path) -> None:

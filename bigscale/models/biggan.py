@@ -26,7 +26,13 @@ from bigscale.models.norms import (
 )
 from bigscale.ops import resample_conv
 from bigscale.spec import BigganSpec, ModelSpec
-from bigscale.spec.biggan import D_WIDTHS, G_WIDTHS, d_sides, g_sides
+from bigscale.spec.biggan import (
+  D_WIDTHS,
+  G_WIDTHS,
+  d_sides,
+  d_smallest_side,
+  g_sides,
+)
 from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
 
 _orthogonal = nn.initializers.orthogonal()
@@ -209,18 +215,13 @@ class Discriminator(nn.Module):
         multiplier * spec.d_width,
         self.platform,
         preactivation=i > 0,
-        downsample=x_bhwc.shape[1] > _smallest_side(spec),
+        downsample=x_bhwc.shape[1] > d_smallest_side(spec.resolution),
       )(x_bhwc.astype(stage_dtype(spec, x_bhwc.shape[1])))
       if side in spec.d_attention:
         x_bhwc = make_block(Attention, f"attention{i}")(spec.dtype)(x_bhwc)
     return projection_logits(
       x_bhwc, labels, spec.num_classes, _orthogonal, spec.dtype
     )
-
-
-def _smallest_side(spec: BigganSpec) -> int:
-  """Of D's maps, px."""
-  return 8 if spec.resolution == 32 else 4
 
 
 def make(

@@ -89,7 +89,7 @@ def biggan_g(spec: BigganSpec) -> Iterator[Layer]:
 def biggan_d(spec: BigganSpec) -> Iterator[Layer]:
   """BigGAN's discriminator."""
   side, channels = spec.resolution, spec.image_channels
-  smallest = 8 if side == 32 else 4
+  smallest = biggan_tables.d_smallest_side(side)
   for i, (multiplier, named) in enumerate(
     zip(
       biggan_tables.D_WIDTHS[spec.resolution],

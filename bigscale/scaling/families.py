@@ -30,9 +30,10 @@ from bigscale.spec import (
   R3ganSpec,
   RunSpec,
   SpecError,
+  biggan,
+  biggan_deep,
   require,
 )
-from bigscale.spec.biggan import G_WIDTHS
 
 # Of any family: wider ones would hold more than 10^15 parameters.
 _WIDEST = 2**24
@@ -211,10 +212,11 @@ def _biggan(
   base: BigganSpec | BigganDeepSpec, resolution: int, depth: int | None
 ) -> Callable[[int], ModelSpec]:
   deep = isinstance(base, BigganDeepSpec)
+  tables = biggan_deep.G_WIDTHS if deep else biggan.G_WIDTHS
   require(
-    resolution in G_WIDTHS and not (deep and resolution == 32),
-    f"resolution={resolution} has no {base.name}; use "
-    f"{'' if deep else '32, '}64, 128, 256 or 512",
+    resolution in tables,
+    f"resolution={resolution} has no {base.name}; use one of "
+    f"{', '.join(map(str, tables))}",
   )
   require(
     deep or depth is None,
@@ -227,20 +229,20 @@ def _biggan(
   if deep:
     unit = math.lcm(unit, _unit(ratio, 4))
   changes = {"resolution": resolution}
-  stages = len(G_WIDTHS[resolution])
+  stages = len(tables[resolution])
   changes["bf16_stages"] = min(base.bf16_stages, stages)
   if deep:
     changes["g_depth"] = depth or base.g_depth
     changes["d_depth"] = depth or base.d_depth
   else:
-    was = len(G_WIDTHS[base.resolution])
+    was = len(tables[base.resolution])
     changes["latent_dim"] = _latents(base, was, stages)
   for field in ("g_attention", "d_attention"):
     sides = getattr(base, field)
     if resolution != base.resolution:
       at_most = resolution // 2
       sides = tuple(sorted({min(side, at_most) for side in sides}))
-      changes[field] = () if resolution == 32 else sides
+      changes[field] = () if resolution <= 32 else sides
 
   def make(width: int) -> ModelSpec:
     g_width = width * unit

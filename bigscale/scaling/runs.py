@@ -96,9 +96,10 @@ class Runner:
   def run(self, runs: Iterable[Run]) -> Iterator[tuple[Run, Outcome]]:
     """Runs those that are not at their end; yields each as it ends.
 
+    What ails one, its settings for this data, say, need not ail the others:
+    they go on.
+
     Raises:
-      SpecError: a run's settings cannot be, here or anywhere; the others
-        would not fare better.
       PreemptedError: SIGTERM came; the run at hand is saved.
     """
     for run in runs:
@@ -116,13 +117,13 @@ class Runner:
       )
     except DivergedError as error:
       return Outcome("lost", error.step, str(error))
-    except (SpecError, PreemptedError):
+    except PreemptedError:
       raise
+    except SpecError as error:
+      return _fail(folder, str(error))
     except Exception as error:
       logging.error("run %s:\n%s", run.name, traceback.format_exc())
-      failed = Outcome("failed", None, f"{type(error).__name__}: {error}")
-      write_whole(folder / _FAILED, failed.why)
-      return failed
+      return _fail(folder, f"{type(error).__name__}: {error}")
     return Outcome("done", run.spec.total_steps)
 
   def _prepare(self, spec: RunSpec) -> loop.Prepared:
@@ -143,6 +144,12 @@ class Runner:
       self._evaluators[scores] = evaluator_of(spec)
     built = self._built[program]._replace(spec=spec)
     return loop.Prepared(built, self._evaluators[scores])
+
+
+def _fail(folder: pathlib.Path, why: str) -> Outcome:
+  folder.mkdir(parents=True, exist_ok=True)
+  write_whole(folder / _FAILED, why)
+  return Outcome("failed", None, why)
 
 
 def _key(specs: Any) -> str:

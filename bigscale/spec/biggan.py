@@ -15,8 +15,11 @@ from bigscale.spec.base import (
 
 # Channel multipliers: of the first map and of each block's output in G, and
 # of each block's output in D. Tables of the authors' PyTorch code; 512 px of
-# D, which is not there, of compare_gan (resnet_biggan.py).
+# D, which is not there, of compare_gan (resnet_biggan.py). 8 and 16 px are
+# 32 px cut short, and nobody's: for experiments that a CPU can make.
 G_WIDTHS = {
+  8: (4, 4),
+  16: (4, 4, 4),
   32: (4, 4, 4, 4),
   64: (16, 16, 8, 4, 2),
   128: (16, 16, 8, 4, 2, 1),
@@ -24,6 +27,8 @@ G_WIDTHS = {
   512: (16, 16, 8, 8, 4, 2, 1, 1),
 }
 D_WIDTHS = {
+  8: (4, 4),
+  16: (4, 4, 4),
   32: (4, 4, 4, 4),
   64: (1, 2, 4, 8, 16),
   128: (1, 2, 4, 8, 16, 16),
@@ -38,6 +43,11 @@ def g_sides(resolution: int) -> tuple[int, ...]:
   return tuple(4 * 2 ** (i + 1) for i in range(blocks))
 
 
+def d_smallest_side(resolution: int) -> int:
+  """Of D's maps, px."""
+  return {8: 4, 16: 8, 32: 8}.get(resolution, 4)
+
+
 def d_sides(resolution: int) -> tuple[int, ...]:
   """The side by which attention is asked for after each block of D, px.
 
@@ -47,7 +57,8 @@ def d_sides(resolution: int) -> tuple[int, ...]:
   blocks = len(D_WIDTHS[resolution])
   if resolution == 32:
     return (16,) * blocks
-  return tuple(max(4, resolution // 2 ** (i + 1)) for i in range(blocks))
+  smallest = d_smallest_side(resolution)
+  return tuple(max(smallest, resolution // 2 ** (i + 1)) for i in range(blocks))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +66,7 @@ class BigganSpec:
   """BigGAN (Brock et al. 2019, app. B).
 
   Attributes:
-    resolution: 32, 64, 128, 256 or 512.
+    resolution: 8, 16, 32, 64, 128, 256 or 512.
     image_channels: 1 or 3.
     num_classes: 0 trains without labels.
     latent_dim: length of z; with `hierarchical` it is split evenly between
@@ -121,7 +132,7 @@ class BigganSpec:
     require(
       self.resolution in G_WIDTHS,
       f"model.resolution={self.resolution} has no BigGAN; "
-      "use 32, 64, 128, 256 or 512",
+      "use 8, 16, 32, 64, 128, 256 or 512",
     )
     blocks = len(G_WIDTHS[self.resolution]) - 1
     if self.hierarchical:

@@ -7,7 +7,7 @@ r"""How small GANs improve with parameters, images, batch and data.
   bigscale scaling sweep --out=runs/law_cifar10 --only=size \
       --config=configs/sweeps/first_law.py:r3gan,tfds:cifar10,3
 
-The argument is MODEL[,SOURCE[,CHANNELS]]: r3gan (8 px) or biggan (32 px), the
+The argument is MODEL[,SOURCE[,CHANNELS]]: r3gan or biggan (8 px both), the
 source of images (`tfds:fashion_mnist`) and their channels (1). Blocks, with
 three seeds each:
 
@@ -51,7 +51,9 @@ def get_config(what: str = "r3gan") -> dict[str, Any]:
     "size": {"width": widths},
     "batch": {"batch": {str(b): _batch(base, b) for b in batches}},
     "images": {"data.subset": [500, 2000, 8000, 0]},
-    "classes": {"data.classes": [2, 5, 0]},
+    "classes": {
+      "classes": {str(count): _classes(count) for count in (2, 5, 10)}
+    },
     # It takes parts of a batch to see how gradients of images differ.
     "noise": {
       "parts": {"4": {"optim.microbatches": 4, "log.noise_scale": True}}
@@ -63,24 +65,38 @@ def get_config(what: str = "r3gan") -> dict[str, Any]:
   }
 
 
+_CLASSES = 10
+_KIMG = 36.0
 _COMMON = {
   "seed": 0,
   "mesh": {"data": 1},
   # A run that is lost is a finding here: nobody turns it back.
   "monitor": {"action": "off"},
+  "evaluate": {
+    "kimg": _KIMG / 8,
+    "num_samples": 5000,
+    "batch_size": 500,
+    "num_reals": 5000,
+  },
+  "log": {
+    "steps": 50,
+    "samples_kimg": _KIMG,
+    "tensorboard": False,
+    "noise_scale": False,
+  },
+  "checkpoint": {"kimg": _KIMG / 2, "keep": 1},
 }
 
 
 def _r3gan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
   """A small R3GAN, widths of its stages, batches."""
-  kimg = 36.0
   base = {
     "global_batch_size": 32,
-    "total_kimg": kimg,
+    "total_kimg": _KIMG,
     "model": {
       "name": "r3gan",
       "resolution": 8,
-      "num_classes": 10,
+      "num_classes": _CLASSES,
       "latent_dim": 16,
       "widths": (32, 16),
       "blocks": (1, 1),
@@ -96,7 +112,6 @@ def _r3gan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
       "beta2": 0.95,
       "ema_half_life_kimg": 1.0,
     },
-    **_looks(kimg),
   }
   widths = {
     str(width): {
@@ -110,17 +125,16 @@ def _r3gan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
 
 def _biggan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
   """A small BigGAN, its channel multipliers, batches."""
-  kimg = 16.0
   base = {
-    "global_batch_size": 16,
-    "total_kimg": kimg,
+    "global_batch_size": 32,
+    "total_kimg": _KIMG,
     "model": {
       "name": "biggan",
-      "resolution": 32,
-      "num_classes": 10,
+      "resolution": 8,
+      "num_classes": _CLASSES,
       "latent_dim": 32,
-      "g_width": 4,
-      "d_width": 4,
+      "g_width": 6,
+      "d_width": 6,
       "hierarchical": False,
       "shared_dim": 16,
       "spectra_interval": 100,
@@ -128,36 +142,24 @@ def _biggan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
     "loss": {"adversarial": "hinge"},
     "optim": {
       "microbatches": 1,
-      "g_lr": 1e-3,
-      "d_lr": 1e-3,
+      "g_lr": 5e-4,
+      "d_lr": 5e-4,
       "beta2": 0.99,
       "ema_half_life_kimg": 1.0,
     },
-    **_looks(kimg),
   }
   widths = {
     str(width): {"model.g_width": width, "model.d_width": width}
-    for width in (2, 3, 4, 6)
+    for width in (3, 6, 9, 12)
   }
-  return base, widths, [8, 16, 32, 64]
+  return base, widths, [16, 32, 64, 128]
 
 
-def _looks(kimg: float) -> dict[str, Any]:
-  """Eight scores a run, and little else."""
+def _classes(count: int) -> dict[str, Any]:
+  """Settings of so many classes of ten."""
   return {
-    "evaluate": {
-      "kimg": kimg / 8,
-      "num_samples": 5000,
-      "batch_size": 500,
-      "num_reals": 5000,
-    },
-    "log": {
-      "steps": 50,
-      "samples_kimg": kimg,
-      "tensorboard": False,
-      "noise_scale": False,
-    },
-    "checkpoint": {"kimg": kimg / 2, "keep": 1},
+    "data.classes": count if count < _CLASSES else 0,
+    "model.num_classes": count,
   }
 
 

@@ -79,9 +79,9 @@ def judge():
   return jax.jit(lambda x, y: d.apply(variables, x, y))
 
 
-@pytest.mark.parametrize("resolution", [32, 64, 128, 256, 512])
+@pytest.mark.parametrize("resolution", [8, 16, 32, 64, 128, 256, 512])
 def test_shapes_at_every_resolution(resolution):
-  blocks = {32: 3, 64: 4, 128: 5, 256: 6, 512: 7}[resolution]
+  blocks = {8: 1, 16: 2, 32: 3, 64: 4, 128: 5, 256: 6, 512: 7}[resolution]
   spec = dataclasses.replace(
     _SPEC,
     resolution=resolution,

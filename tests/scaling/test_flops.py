@@ -45,8 +45,14 @@ FAST = {
   ),
   "stripped": (STRIPPED, {"adversarial": "non_saturating"} | R1, {}),
   "biggan": (ATTENTIVE, HINGE | {"orthogonal": 1e-4}, {}),
+  "biggan_8": (BIGGAN | {"resolution": 8}, HINGE, {}),
 }
 SLOW = {
+  "biggan_16": (
+    ATTENTIVE | {"resolution": 16, "latent_dim": 15, "d_attention": (8,)},
+    HINGE,
+    {},
+  ),
   "biggan_penalized": (ATTENTIVE, HINGE | R1, {}),
   "biggan_mixtures": (ATTENTIVE, HINGE | GP, {}),
   "biggan_mixtures_plain": (BIGGAN, HINGE | GP, {}),

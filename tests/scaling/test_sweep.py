@@ -211,7 +211,7 @@ def test_tables_have_all_columns_and_empty_cells():
 
 
 def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
-  planned = sweep.expand(settings(a={"seed": [0, 1, 2]}))
+  planned = sweep.expand(settings(a={"seed": [0, 1, 2, 3]}))
   tried = []
 
   def train(spec, folder, command, prepared):
@@ -223,6 +223,8 @@ def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
     if spec.seed == 2:
       say(folder, "lost", 7)
       raise runs.DivergedError(7, "d/loss is nan")
+    if spec.seed == 3:
+      raise SpecError("not with this data")
     say(folder, "done", spec.total_steps)
 
   monkeypatch.setattr(runs.loop, "train", train)
@@ -232,12 +234,17 @@ def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
     ("done", 24),
     ("failed", None),
     ("lost", 7),
+    ("failed", None),
   ]
   assert "disk on fire" in ended[1][1].why
+  assert ended[3][1].why == "not with this data"
   assert runs.outcome_of(tmp_path, planned[1]).status == "failed"
   again = list(runs.Runner(tmp_path).run(planned))
-  assert [(run.name, o.status) for run, o in again] == [("seed-1", "done")]
-  assert tried == [0, 1, 2, 1]
+  assert [(run.name, o.status) for run, o in again] == [
+    ("seed-1", "done"),
+    ("seed-3", "failed"),
+  ]
+  assert tried == [0, 1, 2, 3, 1, 3]
 
 
 def test_runs_of_other_seeds_and_subsets_share_programs_and_scores(
