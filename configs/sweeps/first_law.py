@@ -50,7 +50,7 @@ def get_config(what: str = "r3gan") -> dict[str, Any]:
   blocks = {
     "size": {"width": widths},
     "batch": {"batch": {str(b): _batch(base, b) for b in batches}},
-    "images": {"data.subset": [500, 2000, 8000, 0]},
+    "images": {"data.subset": [30, 125, 500, 2000, 8000, 0]},
     "classes": {
       "classes": {str(count): _classes(count) for count in (2, 5, 10)}
     },
