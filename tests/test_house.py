@@ -39,7 +39,11 @@ RULES = (
   (r"metrics/.*", ("metrics", "ops")),
   (r"report/.*", ("report",)),
   # The verdict is pure Python: it may be run on anybody's numbers.
-  (r"monitor/(verdict|signals|trace)", ("monitor/verdict", "monitor/signals")),
+  (
+    r"monitor/(verdict|signals|trace)",
+    ("monitor/verdict", "monitor/signals", "monitor/dead"),
+  ),
+  (r"monitor/dead", ()),
   (r"monitor/probes", ("ops",)),
   (r"monitor/snapshots", ("train/state", "parallel")),
   (r"monitor/scoring", ()),
@@ -124,6 +128,7 @@ RULES = (
       "parallel",
       "report/read",
       "monitor/scoring",
+      "monitor/dead",
     ),
   ),
   (r"scaling/shares", ("scaling/table", "monitor/scoring")),

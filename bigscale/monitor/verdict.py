@@ -16,6 +16,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from bigscale.monitor import dead
 from bigscale.monitor.signals import GROUPS, Kind, Tracker, kind_of
 from bigscale.spec.verdict import VerdictSpec
 
@@ -28,8 +29,6 @@ _DECIDES_ONSET = 0.5
 # Values after which a signal in a run without losses is believed to be broken.
 _BROKEN = 3
 _NOT_FINITE = "not finite"
-# Rows in which D neither learns nor tells anything apart: its ReLUs are dead.
-_DEAD = 3
 
 
 class Reason(NamedTuple):
@@ -277,14 +276,12 @@ class Verdict:
     return [Reason(name, value, reference, _NOT_FINITE)]
 
   def _weigh_dead(self, row: Mapping[str, Any]) -> list[Reason]:
-    if "d/grad_norm" not in row:
+    if "d/grad_norm" in row:
+      self._dead = self._dead + 1 if dead.is_dead(row) else 0
+    if self._dead < dead.ROWS or "d/grad_norm" not in row:
       return []
-    fake = row.get("d/logit_fake")
-    still = row["d/grad_norm"] == 0 and row.get("d/logit_real", "") == fake
-    self._dead = self._dead + 1 if still else 0
-    if self._dead < _DEAD:
-      return []
-    return [Reason("d/grad_norm", 0.0, None, f"zero, every logit {fake:.4g}")]
+    rule = f"zero, every logit {row['d/logit_real']:.4g}"
+    return [Reason("d/grad_norm", 0.0, None, rule)]
 
   def _note(self, note: str) -> None:
     if note not in self.notes:

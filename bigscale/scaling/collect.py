@@ -4,8 +4,8 @@
 
 *   `run`, `blocks`, and a column for every axis;
 *   `status`: `done`; `collapsed`: not finite, stopped by the monitor, or its
-    score was more than twice the best before and stayed there; `failed`;
-    `running`. `collapsed_step` where it did;
+    score was more than twice the best before and stayed there, or D was dead
+    at the end; `failed`; `running`. `collapsed_step` where it did;
 *   what it was to cost: `steps`, `images`, `flops`, and what it is:
     `parameters` (also `_g`, `_d`), `global_batch_size`, `d_steps`,
     `dataset_images` (in an epoch), `classes`, `seed`;
@@ -26,6 +26,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bigscale.monitor.dead import dead_step
 from bigscale.monitor.scoring import lost_step
 from bigscale.report.read import Run as Record
 from bigscale.report.read import read_run
@@ -89,7 +90,8 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
     # Of what rises, the inverse falls.
     series = [(row["step"], _falling(watched, row[watched])) for row in scored]
     ended = outcome.step if status == "lost" else None
-    collapsed = lost_step(series, ended)
+    found = (lost_step(series, ended), dead_step(record.rows))
+    collapsed = min((step for step in found if step is not None), default=None)
     status = "done" if collapsed is None else "collapsed"
   if collapsed is not None:
     scored = [row for row in scored if row["step"] < collapsed]

@@ -130,7 +130,12 @@ def test_a_budget_ends_the_run():
     (CIFAR10, 100, {}, r"parameters=100; the nearest has 4.358e\+04 \(widths"),
     (BIGGAN, 1e3, {}, r"the nearest has .* \(g_width 8, d_width 8"),
     (BIGGAN, -1, {}, "must be positive"),
-    (BIGGAN, 1e7, {"resolution": 48}, "resolution=48 .* use one of 8, 16, 32, 64, 128"),
+    (
+      BIGGAN,
+      1e7,
+      {"resolution": 48},
+      "resolution=48 .* use one of 8, 16, 32, 64, 128",
+    ),
     (DEEP, 1e7, {"resolution": 32}, "resolution=32 .* use one of 64, 128"),
     (CIFAR10, 1e7, {"resolution": 48}, "resolution=48 .* as 32"),
     (CIFAR10, 1e7, {"resolution": 0}, "resolution=0 .* as 4"),

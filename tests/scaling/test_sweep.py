@@ -176,6 +176,19 @@ def test_a_run_that_comes_back_has_not_collapsed(tmp_path):
   assert row(tmp_path, [(8, 4.0), (16, 9.0), (24, 5.0)])["status"] == "done"
 
 
+def test_a_run_whose_discriminator_died_has_collapsed(tmp_path):
+  dead = {"d/grad_norm": 0.0, "d/logit_real": 0.1, "d/logit_fake": 0.1}
+  (run,) = sweep.expand(settings(a={"seed": [4]}))
+  folder = runs.folder_of(tmp_path, run)
+  folder.mkdir(parents=True)
+  say(folder, "done", 24)
+  record = recorded([(8, 4.0), (16, 3.0), (24, 3.5)])
+  record.rows.extend({"step": step, **dead} for step in (14, 18, 24))
+  found = collect.row_of(tmp_path, run, record)
+  assert (found["status"], found["collapsed_step"]) == ("collapsed", 14)
+  assert found["fd_classifier"] == 4.0
+
+
 def test_a_run_that_ended_early_collapsed_where_it_ended(tmp_path):
   found = row(tmp_path, [(8, 4.0)], ("lost", 11))
   assert (found["status"], found["collapsed_step"]) == ("collapsed", 11)
