@@ -52,7 +52,7 @@ def get_config(what: str = "r3gan") -> dict[str, Any]:
     "batch": {"batch": {str(b): _batch(base, b) for b in batches}},
     "images": {"data.subset": [30, 125, 500, 2000, 8000, 0]},
     "classes": {
-      "classes": {str(count): _classes(count) for count in (2, 5, 10)}
+      "classes": {str(count): of_classes(count) for count in (2, 5, 10)}
     },
     # It takes parts of a batch to see how gradients of images differ.
     "noise": {
@@ -155,7 +155,7 @@ def _biggan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
   return base, widths, [16, 32, 64, 128]
 
 
-def _classes(count: int) -> dict[str, Any]:
+def of_classes(count: int) -> dict[str, Any]:
   """Settings of so many classes of ten."""
   return {
     "data.classes": count if count < _CLASSES else 0,

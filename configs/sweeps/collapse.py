@@ -1,0 +1,56 @@
+r"""Whether more data, or more diverse data, keeps a GAN from collapsing.
+
+  bigscale scaling sweep --config=configs/sweeps/collapse.py --out=runs/collapse
+  bigscale scaling shares runs/collapse/runs.csv --x=dataset_images \
+      --where=blocks~images
+  bigscale scaling shares runs/collapse/runs.csv --x=classes \
+      --where=blocks~classes
+
+Brock et al. 2019 (sec. 4.3) saw BigGAN grow more stable from 1 to 300 million
+images. Here a small BigGAN is trained at a learning rate just too large for it,
+on so many images, or on a hundred of so many classes, with eight seeds each.
+The argument names the source of images (`tfds:fashion_mnist`). What came of it:
+`docs/first_law.md`.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.sweeps import first_law
+
+_SEEDS = list(range(8))
+_FEW = 100
+_KIMG = 72.0
+
+
+def get_config(source: str = "tfds:fashion_mnist") -> dict[str, Any]:
+  """The sweep on one source of ten classes."""
+  base = first_law.get_config(f"biggan,{source}")["base"]
+  base.model.g_width = base.model.d_width = 4
+  base.optim.g_lr = base.optim.d_lr = 5e-3
+  base.total_kimg = _KIMG
+  base.data.subset = _FEW
+  base.evaluate.kimg = _KIMG / 12
+  base.evaluate.num_samples = 2000
+  base.checkpoint.kimg = base.log.samples_kimg = _KIMG
+  classes = {str(count): first_law.of_classes(count) for count in (2, 5, 10)}
+  return {
+    "base": ConfigDict(base),
+    "blocks": {
+      "images": {"data.subset": [_FEW, 1000, 0], "seed": _SEEDS},
+      "classes": {"classes": classes, "seed": _SEEDS},
+    },
+  }
+
+
+def get_test_config() -> dict[str, Any]:
+  """The same in a few seconds, with the embedded images."""
+  config = get_config("fashion_mnist")
+  base = config["base"]
+  base.total_kimg = 0.128
+  base.evaluate.kimg = 0.0
+  base.evaluate.num_samples = base.evaluate.num_reals = 200
+  base.evaluate.batch_size = 100
+  base.evaluate.classifier_steps = 20
+  return config
