@@ -9,6 +9,8 @@ from typing import Any
 
 # In a row before it is believed: a few images may all lie where D is flat.
 ROWS = 3
+# Part of the rows of a dead D.
+_MOST = 0.75
 
 
 def is_dead(row: Mapping[str, Any]) -> bool:
@@ -23,10 +25,15 @@ def is_dead(row: Mapping[str, Any]) -> bool:
 def dead_step(rows: Sequence[Mapping[str, Any]]) -> int | None:
   """Step from which on D was dead to the end; None where it was not.
 
+  A few ReLUs that flicker do not bring it back: some rows may be alive.
+
   Args:
     rows: of metrics.jsonl, in the order of steps.
   """
-  rows = [row for row in rows if "d/grad_norm" in row]
-  last = [row["step"] for row in rows if not is_dead(row)][-1:]
-  dead = [row["step"] for row in rows if not last or row["step"] > last[0]]
-  return dead[0] if len(dead) >= ROWS else None
+  known = [(row["step"], is_dead(row)) for row in rows if "d/grad_norm" in row]
+  count, dead, found = 0, 0, None
+  for step, is_it in reversed(known):
+    count, dead = count + 1, dead + is_it
+    if is_it and dead >= ROWS and dead >= _MOST * count:
+      found = step
+  return found

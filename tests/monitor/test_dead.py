@@ -26,7 +26,10 @@ def test_one_without_gradient_that_says_the_same_of_all():
     ((ALIVE, DEAD, DEAD, DEAD), 10),
     ((DEAD, DEAD, DEAD), 0),
     ((ALIVE, DEAD, DEAD, {"eval/fid": 3.0}, DEAD), 10),
-    ((DEAD, DEAD, DEAD, ALIVE), None),
+    # Flickers.
+    ((ALIVE, DEAD, ALIVE, DEAD, DEAD, DEAD, ALIVE, DEAD, DEAD), 10),
+    ((DEAD, ALIVE, ALIVE, DEAD, DEAD, DEAD), 30),
+    ((DEAD, DEAD, DEAD, ALIVE, ALIVE), None),
     ((ALIVE, DEAD, DEAD), None),
     ((), None),
   ],
