@@ -69,7 +69,7 @@ def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
     color = f"C{index}"
     fixed = {name: along} | ({other: np.full(_STEPS, level)} if other else {})
     middle, low, high = _predict(made, fixed)
-    label = f"{level:.4g}" if other else None
+    label = _short(level) if other else None
     axes.plot(along, middle, color=color, linewidth=1.2, label=label)
     axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
     mine = belongs == index
@@ -86,6 +86,10 @@ def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
     axes.axhline(floor, color="gray", linestyle=":", linewidth=1)
   axes.set_xscale("log")
   axes.set_yscale("log")
+
+
+def _short(level: float) -> str:
+  return f"{level:,.0f}" if 100 <= level < 1e7 else f"{level:.3g}"
 
 
 def _levels(
