@@ -147,6 +147,11 @@ def read_run(directory: pathlib.Path) -> Run:
       f"{directory} holds no run: it has neither spec.json nor "
       "metrics.jsonl; give the --workdir of a `bigscale train` run"
     )
+  return read_whatever(directory)
+
+
+def read_whatever(directory: pathlib.Path) -> Run:
+  """As `read_run`, of a folder that may not hold a run yet."""
   notes: list[str] = []
   description = _read_description(directory / "spec.json", notes)
   spec = _mapping(description.get("spec"))

@@ -5,7 +5,8 @@
 *   `run`, `blocks`, and a column for every axis;
 *   `status`: `done`; `collapsed`: not finite, stopped by the monitor, or its
     score was more than twice the best before and stayed there, or D was dead
-    at the end; `failed`; `running`. `collapsed_step` where it did;
+    at the end; `failed`; `running`. `collapsed_step` where it did, and
+    `collapsed_by` what: `end`, `score` or `dead D`, the first;
 *   what it was to cost: `steps`, `images`, `flops`, and what it is:
     `parameters` (also `_g`, `_d`), `global_batch_size`, `d_steps`,
     `dataset_images` (in an epoch), `classes`, `seed`;
@@ -29,7 +30,7 @@ from typing import Any
 from bigscale.monitor.dead import dead_step
 from bigscale.monitor.scoring import lost_step
 from bigscale.report.read import Run as Record
-from bigscale.report.read import read_run
+from bigscale.report.read import read_whatever
 from bigscale.scaling.flops import training_flops
 from bigscale.scaling.networks import parameters
 from bigscale.scaling.runs import folder_of, outcome_of
@@ -65,9 +66,11 @@ def write_tables(out: pathlib.Path, runs: Sequence[Run]) -> list[Row]:
     The rows of runs.csv.
   """
   begun = [
-    (run, read_run(folder))
+    (run, read_whatever(folder))
     for run in runs
     if (folder := folder_of(out, run)).joinpath("spec.json").is_file()
+    # It may have failed before it began.
+    or outcome_of(out, run)
   ]
   rows = [row_of(out, run, record) for run, record in begun]
   curves = [
@@ -85,13 +88,17 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
   scored, watched = _scored(run, record), run.spec.best_score
   outcome = outcome_of(out, run)
   status = outcome.status if outcome else "running"
-  collapsed = None
+  collapsed, why = None, None
   if status in ("done", "lost"):
     # Of what rises, the inverse falls.
     series = [(row["step"], _falling(watched, row[watched])) for row in scored]
-    ended = outcome.step if status == "lost" else None
-    found = (lost_step(series, ended), dead_step(record.rows))
-    collapsed = min((step for step in found if step is not None), default=None)
+    found = {
+      "end": outcome.step if status == "lost" else None,
+      "score": lost_step(series, None),
+      "dead D": dead_step(record.rows),
+    }
+    known = [(step, cause) for cause, step in found.items() if step is not None]
+    collapsed, why = min(known, default=(None, None))
     status = "done" if collapsed is None else "collapsed"
   if collapsed is not None:
     scored = [row for row in scored if row["step"] < collapsed]
@@ -107,6 +114,7 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
     **run.values,
     "status": status,
     "collapsed_step": collapsed,
+    "collapsed_by": why,
     **_costs(run),
     "dataset_images": _last(record, "start").get("dataset_images"),
     **{name: last.get(name) for name in run.spec.evaluate.columns},

@@ -154,6 +154,7 @@ def test_a_row_says_what_the_run_was_and_what_it_reached(tmp_path):
 def test_a_run_that_stays_lost_has_collapsed_and_keeps_its_bound(tmp_path):
   found = row(tmp_path, [(8, 4.0), (16, 9.0), (24, 30.0)])
   assert (found["status"], found["collapsed_step"]) == ("collapsed", 16)
+  assert found["collapsed_by"] == "score"
   assert found["fd_classifier"] == found["best_fd_classifier"] == 4.0
 
 
@@ -186,12 +187,14 @@ def test_a_run_whose_discriminator_died_has_collapsed(tmp_path):
   record.rows.extend({"step": step, **dead} for step in (14, 18, 24))
   found = collect.row_of(tmp_path, run, record)
   assert (found["status"], found["collapsed_step"]) == ("collapsed", 14)
+  assert found["collapsed_by"] == "dead D"
   assert found["fd_classifier"] == 4.0
 
 
 def test_a_run_that_ended_early_collapsed_where_it_ended(tmp_path):
   found = row(tmp_path, [(8, 4.0)], ("lost", 11))
   assert (found["status"], found["collapsed_step"]) == ("collapsed", 11)
+  assert found["collapsed_by"] == "end"
   assert found["fd_classifier"] == 4.0
 
 
@@ -251,6 +254,10 @@ def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
   ]
   assert "disk on fire" in ended[1][1].why
   assert ended[3][1].why == "not with this data"
+  told = collect.write_tables(tmp_path, planned)
+  assert [row["status"] for row in told] == [
+    "done", "failed", "collapsed", "failed"
+  ]  # fmt: skip
   assert runs.outcome_of(tmp_path, planned[1]).status == "failed"
   again = list(runs.Runner(tmp_path).run(planned))
   assert [(run.name, o.status) for run, o in again] == [
