@@ -17,7 +17,7 @@ three seeds each:
 | `batch` | the batch, over as many images, learning rates by its square root |
 | `images` | how many images there are to learn from |
 | `classes` | of how many classes they are |
-| `noise` | nothing: short runs that log the gradient noise scale |
+| `noise` | nothing: these runs log the gradient noise scale |
 
 Learning rates, penalties and the average's half-life stay the same along a run:
 each of its scores is that of a run of that length. It has not been run to its
@@ -83,13 +83,11 @@ _COMMON = {
   },
   "checkpoint": {"kimg": _KIMG / 2, "keep": 1},
 }
-# It takes parts of a batch to see how gradients of images differ; a CPU is slow
-# at them.
+# It takes parts of a batch to see how gradients of images differ.
 _NOISE = {
   "optim.microbatches": 2,
   "log.noise_scale": True,
   "log.steps": 10,
-  "total_kimg": _KIMG / 2,
 }
 
 
