@@ -9,8 +9,9 @@ r"""Whether more data, or more diverse data, keeps a GAN from collapsing.
 Brock et al. 2019 (sec. 4.3) saw BigGAN grow more stable from 1 to 300 million
 images. Here a small BigGAN is trained at a learning rate just too large for it,
 on so many images, or on a hundred of so many classes, with eight seeds each.
-The argument, SOURCE[,RATE], names the source of images (`tfds:fashion_mnist`)
-and the learning rate (7e-3). What came of it: `docs/first_law.md`.
+The argument, SOURCE[,RATE[,KIMG]], names the source of images
+(`tfds:fashion_mnist`), the learning rate (1e-2) and the length (72). What came
+of it: `docs/first_law.md`.
 """
 
 from typing import Any
@@ -26,11 +27,11 @@ _KIMG = 72.0
 
 def get_config(what: str = "") -> dict[str, Any]:
   """The sweep on one source of ten classes."""
-  source, _, rate = what.partition(",")
+  source, rate, kimg = [*what.split(","), "", ""][:3]
   base = first_law.get_config(f"biggan,{source}")["base"]
   base.model.g_width = base.model.d_width = 4
-  base.optim.g_lr = base.optim.d_lr = float(rate or 7e-3)
-  base.total_kimg = _KIMG
+  base.optim.g_lr = base.optim.d_lr = float(rate or 1e-2)
+  base.total_kimg = float(kimg or _KIMG)
   base.data.subset = _FEW
   base.evaluate.kimg = _KIMG / 12
   base.evaluate.num_samples = 2000

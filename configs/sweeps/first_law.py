@@ -20,8 +20,8 @@ three seeds each:
 | `noise` | nothing: these runs log the gradient noise scale |
 
 Learning rates, penalties and the average's half-life stay the same along a run:
-each of its scores is that of a run of that length. It has not been run to its
-end yet.
+each of its scores is that of a run of that length. What came of it:
+`docs/first_law.md`.
 """
 
 from typing import Any
