@@ -32,9 +32,10 @@ _LOOK_SECONDS = 1.0
 # Each process more that looks is work for the coordinator.
 _LOOK_SECONDS_PER_PROCESS = 0.005
 # Before a process is ended that may be ending itself: one that was told, and
-# the one that failed.
+# the one that failed; it may wait for a save that others have left, and must be
+# gone before JAX misses their heartbeats and aborts it.
 _GRACE_SECONDS = 6.0
-_OWN_GRACE_SECONDS = 15.0
+_OWN_GRACE_SECONDS = 10.0
 # Of a process other than 0 that failed: less than process 0 is given.
 _FAREWELL_SECONDS = 5.0
 # Without a sign of life for so many looks, a process is gone.

@@ -4,6 +4,7 @@ faulty.py WORKDIR FAULT PROCESS STEP: as the batch of that step is read, or, of
 what goes on from there, every batch.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -44,13 +45,11 @@ def _no_room() -> None:
 def _fill_disk() -> None:
   """All that is left of the folder's own file system, but a few pages."""
   workdir = pathlib.Path(sys.argv[-1].partition("=")[2])
-  with (workdir / FILLER).open("wb") as file:
-    try:
-      while True:
-        file.write(bytes(2**16))
-        file.flush()
-    except OSError:
-      pass
+  with (workdir / FILLER).open("wb", buffering=0) as file:
+    with contextlib.suppress(OSError):
+      while file.write(bytes(2**16)):
+        pass
+    file.truncate(file.tell() - 2**16)
 
 
 def _stop() -> None:
