@@ -152,6 +152,7 @@ class Verdict:
       tracker.forget()
     self._block = {}
     self._block_end = 0
+    self._dead = 0
     self._hopeless_since = None
     if self._decision.level != "stop":
       self._decision = Decision(self._last, "ok")
@@ -383,8 +384,11 @@ class Verdict:
     if level == "rollback":
       return self._keep(step)
     suspected = self._reasons(self._strongest())
+    # It takes a D some steps to die.
+    dying = self._dead * self._spacing + self._spec.block if self._dead else 0
+    since = max(step - dying, 0)
     # What is no more than noise in some signal may be hundreds of steps old.
-    onset = step if level == "ok" else min(step, self._decision.onset)
+    onset = since if level == "ok" else min(since, self._decision.onset)
     told = {reason.signal for reason in reasons}
     others = (one for one in suspected.reasons if one.signal not in told)
     why = Decision(step, level, onset, (*reasons, *others))

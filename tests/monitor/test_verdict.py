@@ -198,9 +198,18 @@ def test_a_dead_discriminator_is_a_rollback_after_three_rows():
   decisions, _ = judge((step, DEAD) for step in range(0, 50, 10))
   assert [(d.step, d.level) for d in decisions] == [(20, "rollback")]
   (reason,) = decisions[-1].reasons
+  assert decisions[-1].onset == 0
   assert reason.as_text() == (
     "d/grad_norm 0, reference unknown (zero, every logit 0.1)"
   )
+
+
+def test_a_dead_discriminator_began_to_die_before():
+  spec = VerdictSpec(block=10)
+  verdict = Verdict(spec)
+  for step in range(100, 103):
+    decision = verdict.update(step, DEAD)
+  assert (decision.level, decision.onset) == ("rollback", 102 - 3 - 10)
 
 
 @pytest.mark.parametrize(
