@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -35,6 +36,8 @@ START_TIMEOUT = "BIGSCALE_START_TIMEOUT"
 _START_SECONDS = 300
 HEARTBEAT_TIMEOUT = "BIGSCALE_HEARTBEAT_TIMEOUT"
 _HEARTBEAT_SECONDS = 100
+# That process 0 outlives others that leave with it.
+_LAST_SECONDS = 1.0
 # An evaluation on CPUs takes hours; a process that dies is noticed apart from
 # this, by its missing heartbeat.
 _DECISION_SECONDS = 24 * 3600
@@ -307,6 +310,9 @@ def leave(code: int) -> None:
     seconds = watch().farewell_seconds
     with contextlib.suppress(Exception):
       _client().wait_at_barrier("bigscale/leave", int(seconds * 1000))
+      if jax.process_index() == 0:
+        # They are through the barrier, but not yet gone.
+        time.sleep(_LAST_SECONDS)
     os._exit(code)
 
 
