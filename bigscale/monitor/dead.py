@@ -4,6 +4,7 @@ It says the same of every image and gets no gradient. A hinge loss has none
 either where D tells all apart, but then its logits of reals and fakes differ.
 """
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,11 @@ _MOST = 0.75
 
 def is_dead(row: Mapping[str, Any]) -> bool:
   """Whether the scalars of a step are those of a dead D."""
-  if "d/grad_norm" not in row or "d/logit_real" not in row:
-    return False
-  return row["d/grad_norm"] == 0 and row["d/logit_real"] == row.get(
-    "d/logit_fake"
-  )
+  names = ("d/grad_norm", "d/logit_real", "d/logit_fake")
+  norm, real, fake = (row.get(name) for name in names)
+  # Anything may stand in a trace.
+  known = all(isinstance(x, numbers.Real) for x in (norm, real, fake))
+  return known and norm == 0 and real == fake
 
 
 def dead_step(rows: Sequence[Mapping[str, Any]]) -> int | None:

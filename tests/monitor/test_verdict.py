@@ -219,6 +219,8 @@ def test_a_dead_discriminator_began_to_die_before():
     DEAD | {"d/logit_real": 3.0, "d/logit_fake": -3.0},
     DEAD | {"d/grad_norm": 1e-6},
     {"d/grad_norm": 0.0},
+    {"d/grad_norm": 0.0, "d/logit_real": None, "d/logit_fake": None},
+    {"d/grad_norm": 0.0, "d/logit_real": "x", "d/logit_fake": "x"},
     {"d/logit_real": 0.1, "d/logit_fake": 0.1},
   ],
 )
