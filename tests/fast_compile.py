@@ -4,12 +4,13 @@ Not for tests that train or draw much: programs made so run several times
 slower.
 """
 
-OPTIONS = {
-  "xla_backend_optimization_level": 0,
-  "xla_llvm_disable_expensive_passes": True,
-  "xla_cpu_use_fusion_emitters": False,
-}
-# The same for a process of its own, as XLA_FLAGS.
+from bigscale.parallel import compiler
+
+OPTIONS = compiler.options_to_run_once("cpu")
+# The same for a process of its own, as XLA_FLAGS. XLA ends a process that gives
+# it a flag that it does not know.
 FLAGS = " ".join(
-  f"--{name}={str(value).lower()}" for name, value in OPTIONS.items()
+  f"--{name}={value}"
+  for name, value in compiler._CPU_ONCE.items()
+  if compiler._known(name, value)
 )

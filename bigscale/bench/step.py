@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigscale.bench import products
+from bigscale.parallel import compiler
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import RunSpec, require
 from bigscale.train.build import Built, build
@@ -22,12 +23,6 @@ from bigscale.types import Batch, PyTree
 
 # Steps that are not counted: the first allocate, and fill caches.
 _WARM_UP = 2
-# Orthogonal weights take XLA's CPU backend a minute to compile well.
-_HASTE = {
-  "xla_backend_optimization_level": 0,
-  "xla_llvm_disable_expensive_passes": True,
-  "xla_cpu_use_fusion_emitters": False,
-}
 # Side of the square matrices whose product bounds a device's speed.
 _BOUND_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
@@ -126,9 +121,10 @@ def random_batch(built: Built, seed: int = 0) -> Batch:
 
 
 def first_state(built: Built) -> PyTree:
-  """The state at the start; on CPUs compiled in haste, as it runs once."""
-  on_cpu = built.mesh.devices.flat[0].platform == "cpu"
-  return built.init.lower().compile(_HASTE if on_cpu else None)()
+  """Returns the state at the start."""
+  platform = built.mesh.devices.flat[0].platform
+  options = compiler.options_to_run_once(platform)
+  return built.init.lower().compile(options)()
 
 
 def _time_steps(

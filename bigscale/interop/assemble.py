@@ -14,6 +14,7 @@ from bigscale.interop.formats import Networks, convert, read_players
 from bigscale.interop.recipes import recipe
 from bigscale.interop.tensors import Weights
 from bigscale.models.registry import make_model
+from bigscale.parallel import compiler
 from bigscale.spec import RunSpec
 from bigscale.train import folder as folders
 from bigscale.train.checkpoint import Checkpoints
@@ -105,7 +106,10 @@ def assemble(spec: RunSpec, networks: Networks) -> GanState:
   init = functools.partial(init_state, model, spec)
   averaged = networks.ema or networks.g
 
-  @functools.partial(jax.jit, compiler_options=_compiler_options())
+  @functools.partial(
+    jax.jit,
+    compiler_options=compiler.options_to_run_once(jax.default_backend()),
+  )
   def unread() -> GanState:
     # What is dropped here is not even compiled.
     state = init()
@@ -150,17 +154,6 @@ def write_run(
       checkpoints.save(0, imported.state, _DATA_START, meta)
     finally:
       checkpoints.close()
-
-
-def _compiler_options() -> dict[str, bool | int]:
-  """To draw starting values once: compiling takes longer than running."""
-  if jax.default_backend() != "cpu":
-    return {}
-  return {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-  }
 
 
 def _without(part: Part, weights: Weights | None) -> Part:

@@ -7,6 +7,7 @@ from bigscale.interop.tensors import shapes_of
 from bigscale.models.registry import make_model
 from bigscale.ops import spectral
 from bigscale.ops.spectral import flatten
+from tests import fast_compile
 
 
 def leaves(spec, player="g", seed=0):
@@ -62,14 +63,5 @@ def images(spec, weights, latents, labels):
     return g.apply(variables, latents, labels, train=False)[0]
 
   # Compiling takes nearly all the time of this.
-  program = (
-    jax.jit(sample)
-    .lower(*weights)
-    .compile(
-      {
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
-      }
-    )
-  )
+  program = jax.jit(sample).lower(*weights).compile(fast_compile.OPTIONS)
   return np.asarray(program(*weights))

@@ -19,6 +19,7 @@ from bigscale.interop.recipes import recipe
 from bigscale.interop.tensors import TensorsError
 from bigscale.models.registry import make_model
 from bigscale.ops.spectral import flatten
+from bigscale.parallel import compiler
 from bigscale.spec import (
   R3ganSpec,
   SpecError,
@@ -260,7 +261,7 @@ def test_what_no_file_holds_is_as_before_any_training(imported):
   spec = imported.spec
   fresh = jax.jit(
     functools.partial(init_state, make_model(spec.model, "cpu"), spec),
-    compiler_options=assemble._compiler_options(),
+    compiler_options=compiler.options_to_run_once("cpu"),
   )()
   read = r3gan.generator(_SMALL, _random(_SMALL)).params
   wanted = fresh._replace(

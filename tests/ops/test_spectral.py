@@ -11,15 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bigscale.ops import spectral
+from tests import fast_compile
 
 # Compiling takes nearly all the time of these tests, and less of it so.
-_jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-  },
-)
+_jit = functools.partial(jax.jit, compiler_options=fast_compile.OPTIONS)
 _normalize = _jit(spectral.normalize, static_argnums=2)
 
 
