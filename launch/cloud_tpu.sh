@@ -70,16 +70,29 @@ host_start() {
     "${COMMAND[@]}"
 }
 
-# The queued resource's state; in a dry run, that of one that was preempted.
+# Sets `state` to the queued resource's state, or to GONE where there is none; in
+# a dry run to $1. A list tells "there is none" from "gcloud failed". gcloud may
+# fail for a moment, as where the network does: it is asked again.
 queued_state() {
-  local describe=("${QUEUED[@]}" describe "$RUN_NAME" "${WHERE[@]}"
-    '--format=value(state.state)')
-  if ((GO)); then
-    state=$("${describe[@]}")
-  else
-    run "${describe[@]}"
+  local list=("${QUEUED[@]}" list "${WHERE[@]}"
+    '--format=value(name.basename(),state.state)')
+  local found name value failures=0
+  if ((!GO)); then
+    run "${list[@]}"
     state=$1
+    return
   fi
+  until found=$("${list[@]}"); do
+    if ((++failures == 5)); then
+      note "gcloud failed $failures times; see above"
+      exit 1
+    fi
+    sleep "$POLL_SECONDS"
+  done
+  state=GONE
+  while read -r name value; do
+    if [[ $name == "$RUN_NAME" ]]; then state=${value:-UNKNOWN}; fi
+  done <<<"$found"
 }
 
 do_create() {
@@ -101,10 +114,11 @@ do_create() {
 do_wait() {
   local state
   note "until the state is ACTIVE, asked every $POLL_SECONDS s"
-  while queued_state ACTIVE; do
+  while :; do
+    queued_state ACTIVE
     case $state in
       ACTIVE) return ;;
-      SUSPEND* | FAILED | DELETING)
+      SUSPEND* | FAILED | DELETING | GONE)
         note "$RUN_NAME is $state; try resume, or delete"
         exit 1
         ;;
@@ -143,12 +157,18 @@ do_stop() { on_all "$(host stop "$RUN_NAME" "$GRACE_SECONDS")"; }
 do_resume() {
   local state
   queued_state SUSPENDED
+  while [[ $state == SUSPENDING || $state == DELETING ]]; do
+    note "$RUN_NAME is $state"
+    sleep "$POLL_SECONDS"
+    queued_state SUSPENDED
+  done
   note "$RUN_NAME is $state"
   case $state in
     SUSPENDED | FAILED)
       do_delete
       do_create
       ;;
+    GONE) do_create ;;
   esac
   do_wait
   # A slice of several that was replaced has new machines.

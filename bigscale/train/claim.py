@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import pathlib
+import re
 import socket
 import time
 from typing import IO
@@ -21,6 +22,7 @@ FILE = ".lock"
 # rule: a run that starts again elsewhere must not end over that.
 _LEASE_SECONDS = 120.0
 _LOOK_SECONDS = 1.0
+_HOLDER = "process {} with parent {} on {}\n"
 _log = logging.getLogger(__name__)
 
 
@@ -33,8 +35,10 @@ class Claim:
   def take(self, folder: pathlib.Path) -> None:
     """Claims the folder, which must exist.
 
-    A file system that knows no locks is warned of, and not guarded. Another
-    machine that holds it is waited for: it may be gone.
+    A file system that knows no locks is warned of, and not guarded. A holder on
+    another machine is waited for: that machine may be gone. So is a holder on
+    this machine that has lost its parent: a process whose supervisor was killed
+    saves the run and ends (`parallel.local.heed_supervisor`).
 
     Raises:
       SpecError: another process holds it.
@@ -44,8 +48,7 @@ class Claim:
     until, told = time.monotonic() + _LEASE_SECONDS, ""
     try:
       while (holder := _lock(file)) is not None:
-        here = holder.endswith(f" on {socket.gethostname()}")
-        if here or time.monotonic() > until:
+        if _stays(holder) or time.monotonic() > until:
           file.close()
           raise SpecError(
             f"--workdir={folder} is in use by another run ({holder}); wait "
@@ -65,7 +68,7 @@ class Claim:
       )
       return
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.write(_HOLDER.format(os.getpid(), os.getppid(), socket.gethostname()))
     file.flush()
     self._file = file
 
@@ -76,6 +79,20 @@ class Claim:
         self._file.truncate(0)
       self._file.close()
       self._file = None
+
+
+def _stays(holder: str) -> bool:
+  """Whether the holder is a process of this machine that is not orphaned."""
+  found = re.fullmatch(r"process \d+ with parent (\d+) on (.+)", holder)
+  if not found or found[2] != socket.gethostname():
+    return False
+  try:
+    os.kill(int(found[1]), 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:  # another user's process, and alive
+    pass
+  return True
 
 
 def _lock(file: IO[str]) -> str | None:

@@ -34,10 +34,18 @@ verb=${words[3]}
 case ${words[2]} in
   queued-resources)
     case $verb in
-      describe)
-        head -n 1 "$FAKE/states"
+      list)
+        # Others of the zone; one that failed has no state any more.
+        state=$(head -n 1 "$FAKE/states")
+        printf 'run-11\tFAILED\n'
+        case $state in
+          GONE) ;;
+          ERROR) code=1 ;;
+          *) printf 'run-1\t%s\n' "$state" ;;
+        esac
         # The last one stays.
         if (($(wc -l <"$FAKE/states") > 1)); then sed -i 1d "$FAKE/states"; fi
+        exit "${code-0}"
         ;;
       delete) rm -rf "$FAKE"/run-1* ;;
     esac
@@ -166,13 +174,30 @@ def test_after_a_preemption_everything_is_made_anew(tmp_path):
   cloud.until_ended()
   assert cloud.starts("run-1-0") == 1
   calls = [call[4] for call in recorded(cloud.record)]
-  assert calls[:6] == [
-    *("describe", "delete", "create", "describe", "describe", "describe")
-  ]
+  assert calls[:6] == [*("list", "delete", "create", "list", "list", "list")]
   assert calls[6:10] == ["ssh", "scp", "ssh", "ssh"]
 
 
-@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED", "DELETING"])
+def test_resume_creates_what_is_gone(tmp_path):
+  cloud = Cloud(tmp_path, "exit 0")
+  cloud.states("DELETING", "GONE", "PROVISIONING", "ACTIVE")
+  assert cloud.do("resume").count("started") == 2
+  calls = [call[4] for call in recorded(cloud.record)]
+  assert calls[:5] == ["list", "list", "create", "list", "list"]
+
+
+def test_waiting_outlasts_a_moment_without_gcloud(tmp_path):
+  cloud = Cloud(tmp_path, "exit 0")
+  cloud.states("PROVISIONING", "ERROR", "ERROR", "PROVISIONING", "ACTIVE")
+  cloud.do("wait")
+  assert len(recorded(cloud.record)) == 5
+  cloud.states("ERROR")
+  done = cloud("wait")
+  assert done.returncode == 1
+  assert "gcloud failed 5 times" in done.stderr
+
+
+@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED", "DELETING", "GONE"])
 def test_waiting_for_what_never_comes_ends(state, tmp_path):
   cloud = Cloud(tmp_path, "exit 0")
   cloud.states("WAITING_FOR_RESOURCES", state)

@@ -165,8 +165,7 @@ def test_resume_creates_anew(tmp_path):
   env_file = write_env(tmp_path / "e")
   done = [c[3:5] for c in commands(shown("cloud_tpu.sh", env_file, "resume"))]
   assert done[:4] == [
-    ["queued-resources", verb]
-    for verb in ("describe", "delete", "create", "describe")
+    ["queued-resources", verb] for verb in ("list", "delete", "create", "list")
   ]
   assert done[-1] == ["tpu-vm", "ssh"]
 

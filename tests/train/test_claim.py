@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def holder(tmp_path):
 
 
 def test_a_folder_in_use_is_refused_and_its_holder_named(tmp_path, holder):
-  with pytest.raises(SpecError, match=f"in use .*process {holder.pid} on "):
+  with pytest.raises(SpecError, match=f"in use .*process {holder.pid} with"):
     Claim().take(tmp_path)
 
 
@@ -65,7 +66,7 @@ def test_a_killed_process_holds_nothing(tmp_path, holder):
   holder.wait()
   mine = Claim()
   mine.take(tmp_path)
-  assert (tmp_path / FILE).read_text().startswith(f"process {os.getpid()} on")
+  assert (tmp_path / FILE).read_text().startswith(f"process {os.getpid()} ")
   mine.release()
 
 
@@ -86,6 +87,36 @@ def test_another_machine_that_holds_it_is_waited_for(
   mine = Claim()
   mine.take(tmp_path)
   mine.release()
+
+
+def test_a_holder_whose_supervisor_was_killed_is_waited_for(
+  tmp_path, monkeypatch
+):
+  hold = shlex.join([sys.executable, "-c", HOLD, str(tmp_path)])
+  shell = subprocess.Popen(
+    ["bash", "-c", f"{hold} & echo $!; wait"],
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  orphan = int(shell.stdout.readline())
+  assert shell.stdout.readline() == "held\n"
+  with pytest.raises(SpecError, match="in use"):
+    Claim().take(tmp_path)
+  shell.kill()
+  shell.wait()
+  waited = []
+
+  def and_then_it_has_saved(seconds):
+    waited.append(seconds)
+    os.kill(orphan, signal.SIGKILL)
+    shell.stdout.read()
+
+  monkeypatch.setattr(claim.time, "sleep", and_then_it_has_saved)
+  mine = Claim()
+  mine.take(tmp_path)
+  assert waited
+  mine.release()
+  shell.stdout.close()
 
 
 def test_but_not_for_ever(tmp_path, holder, monkeypatch):
