@@ -118,7 +118,7 @@ def study(values: flags.FlagValues, path: str, what: str) -> "Study":
 
 
 def _floor(given: str) -> float | None:
-  from bigscale.scaling.table import number
+  from bigscale.scaling.rows import number
   from bigscale.spec import SpecError
 
   named = {"free": None, "none": 0.0}

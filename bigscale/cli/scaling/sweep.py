@@ -11,6 +11,11 @@ on: stop it and start it at will, or start several with `--part`. `--jobs` runs
 nothing: for each run that is left it writes its config and an env file to be
 started by launch/*.sh, and prints that file's name; my.env is like
 launch/example.env. `--collect` only writes the tables.
+
+Tables say what each run was by its own spec.json. Where a folder holds a run of
+other settings than the config gives, nothing is run and the settings are named;
+`--anew` runs such a run again in a new folder and keeps the old one. Runs that
+the config does not name any more stay in the tables, marked in_config=no.
 """
 
 import json
@@ -42,6 +47,12 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
   "collect", False, "run nothing, write the tables", flag_values=FLAGS
 )
+flags.DEFINE_bool(
+  "anew",
+  False,
+  "run again, in a new folder, what was run with other settings",
+  flag_values=FLAGS,
+)
 flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
 
 
@@ -63,11 +74,19 @@ def run(path: str = "") -> int:
       f"{', '.join(sorted(blocks))}; runs: {', '.join(sorted(names))}",
     )
   share, parts = part_of(FLAGS.part)
+  require(
+    not FLAGS.collect or FLAGS.jobs is None,
+    "--collect writes tables and --jobs writes jobs; give one of them",
+  )
 
-  from bigscale.scaling import collect, jobs, runs
+  from bigscale.scaling import collect, folders, jobs, runs
 
+  placed = folders.place(out, planned, anew=FLAGS.anew)
+  for note in placed.notes:
+    print(note, file=sys.stderr, flush=True)
+  folders.remember(out, placed.runs)
   wanted = set(FLAGS.only) or blocks
-  chosen = [run for run in planned if wanted & {run.name, *run.blocks}]
+  chosen = [run for run in placed.runs if wanted & {run.name, *run.blocks}]
   chosen = runs.part(chosen, share, parts)
   if FLAGS.jobs is not None:
     left = [run for run in chosen if not runs.is_over(out, run)]
@@ -75,7 +94,7 @@ def run(path: str = "") -> int:
       print(env)
     return 0
   failed = 0 if FLAGS.collect else _run(out, chosen)
-  rows = collect.write_tables(out, planned)
+  rows = collect.write_tables(out, placed.runs, placed.dropped)
   _report(rows, len(planned), out)
   return 1 if failed else 0
 
@@ -98,11 +117,12 @@ def _run(out: pathlib.Path, chosen: list) -> int:
 
 def _report(rows: list, planned: int, out: pathlib.Path) -> None:
   """What came of the runs."""
-  ended: dict[str, int] = {}
-  for row in rows:
-    ended[row["status"]] = ended.get(row["status"], 0) + 1
   if FLAGS.json:
     print(json.dumps({"planned": planned, "runs": rows}, indent=2))
     return
-  told = ", ".join(f"{count} {status}" for status, count in ended.items())
-  print(f"{planned} runs: {told or 'none begun'}; {out / 'runs.csv'}")
+  named = [row["status"] for row in rows if row["in_config"] == "yes"]
+  counts = {status: named.count(status) for status in dict.fromkeys(named)}
+  told = ", ".join(f"{count} {status}" for status, count in counts.items())
+  dropped = len(rows) - len(named)
+  more = f"; {dropped} more with in_config=no" if dropped else ""
+  print(f"{planned} runs: {told or 'none begun'}{more}; {out / 'runs.csv'}")
