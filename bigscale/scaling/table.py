@@ -217,18 +217,21 @@ def _points(rows: list[Row], columns: Columns, factor: float | None) -> Points:
   x = column(columns.x)
   variables = {"x": x}
   compute = column(columns.flops) if columns.flops else x
-  if factor is not None:
-    variables["x2"] = compute / (factor * x)
-  elif columns.x2:
-    variables["x2"] = column(columns.x2)
-    if not columns.flops:
-      compute = x * variables["x2"]
+  # What is too large or too small is refused below, with its row.
+  with np.errstate(over="ignore", under="ignore"):
+    if factor is not None:
+      variables["x2"] = compute / (factor * x)
+    elif columns.x2:
+      variables["x2"] = column(columns.x2)
+      if not columns.flops:
+        compute = x * variables["x2"]
   variables["C"] = compute
   for row, *values in zip(rows, *variables.values(), strict=True):
     require(
       all(math.isfinite(value) and value > 0 for value in values),
-      f"{row.place}: {', '.join(variables)} are {values}; products and "
-      "quotients of the columns must be positive numbers, too",
+      f"{row.place}: {', '.join(variables)} are "
+      f"{', '.join(f'{value:g}' for value in values)}; products and quotients "
+      "of the columns must be positive numbers, too",
     )
   group = np.arange(len(rows))
   if columns.group:

@@ -57,10 +57,11 @@ def _runs(found: dict[str, Any]) -> list[str]:
     if found["runs"] is not None
     else "each taken for a run (no --group)"
   )
+  bounds, excluded = len(found["censored"]), len(found["excluded"])
   lines = [
-    f"{_count(found['rows'], 'row')} {of}, {len(found['censored'])} of them "
-    f"bounds of collapsed runs ({counting} below the law), {len(found['excluded'])} "
-    f"excluded, {found['filtered']} filtered out"
+    f"{_count(found['rows'], 'row')} {of}, {bounds} of them bounds of "
+    f"collapsed runs ({counting} below the law), {excluded} excluded, "
+    f"{found['filtered']} filtered out"
   ]
   lines += [
     f"  excluded: row {entry['row']}"
