@@ -21,8 +21,6 @@ _TWO, _ONE = (0.025, 0.975), (0.05, 0.95)
 _NOTHING = 1e-9
 # Beyond which an exponent is at its bound: the last steps to it are short.
 _LARGEST = 0.99 * laws.LARGEST_EXPONENT
-# Resamples that tell nothing of a number, at most, for an interval of it.
-_UNKNOWN = 0.025
 
 
 class Sides(NamedTuple):
@@ -39,10 +37,6 @@ class Sides(NamedTuple):
   of: np.ndarray
   bound: str
   hard: bool = False
-
-  def take(self, rows: Any) -> "Sides":
-    """Of some values."""
-    return self._replace(of=self.of[rows])
 
 
 def sides_of(
@@ -105,31 +99,34 @@ def estimate(
     "interval95": None,
   }
   if unsupported:
-    return entry | _bound(sides, at) | {"reason": unsupported}
+    bound = _bound(sides, at) if at else {}
+    return entry | bound | {"reason": unsupported}
+  # One that says nothing may lie anywhere: on either side it is the farthest.
   unknown = np.isnan(sides.of) | np.isnan(resampled)
-  if math.isnan(at) or not len(resampled) or unknown.mean() > _UNKNOWN:
+  if math.isnan(at) or unknown.all():
     share = unknown.mean() if len(resampled) else 1.0
     return entry | {"reason": f"{share:.0%} of resamples tell nothing of it"}
-  sides, resampled = sides.take(~unknown), resampled[~unknown]
+  of = np.where(unknown, 0.0, sides.of)
   if sides.hard and not at:
     # Zero may be an end; only where all of it is there, nothing is measured.
-    sides = sides._replace(of=np.zeros(len(resampled)))
+    of = np.zeros(len(resampled))
   with np.errstate(invalid="ignore"):
-    ends = np.where(sides.of == 0, resampled, sides.of * np.inf)
-  ends = np.sort(ends)
-  low, high = (_end(ends, level) for level in _TWO)
-  if at < 0 or low is None:
-    low, high = None, _end(ends, _ONE[1])
-    if at > 0:
-      high = None
-  elif at > 0 or high is None:
-    low, high = _end(ends, _ONE[0]), None
+    ends = np.where(of == 0, resampled, of * np.inf)
+  lows, highs = (
+    np.sort(np.where(unknown, far, ends)) for far in (-np.inf, np.inf)
+  )
+  low, high = _end(lows, _TWO[0]), _end(highs, _TWO[1])
+  if at < 0 or (low is None and high is not None):
+    low, high = None, _end(highs, _ONE[1])
+  elif at > 0 or (high is None and low is not None):
+    low, high = _end(lows, _ONE[0]), None
+  bound = _bound(sides._replace(of=of), at)
   if low is None and high is None:
-    return entry | _bound(sides, at) | {"reason": _no_end(sides)}
+    return entry | bound | {"reason": _no_end(of, unknown, sides.bound)}
   entry["interval95"] = [low, high]
-  if None in entry["interval95"]:
-    return entry | _bound(sides, at)
-  if not sides.of.any():
+  if low is None or high is None:
+    return entry | bound
+  if not of.any() and not unknown.any():
     entry["standard_error"] = float(resampled.std(ddof=1))
   return entry
 
@@ -145,16 +142,19 @@ def _end(ends: np.ndarray, level: float) -> float | None:
 
 
 def _bound(sides: Sides, at: float) -> Entry:
-  share = float((sides.of != 0).mean()) if len(sides.of) else 0.0
-  if not at and not share:
-    return {}
+  known = np.nan_to_num(sides.of)
+  share = float((known != 0).mean()) if len(known) else 0.0
   return {"bound": sides.bound, "is_bound": bool(at), "at_bound": share}
 
 
-def _no_end(sides: Sides) -> str:
-  share = float((sides.of != 0).mean())
-  who = "all" if share == 1 else f"{share:.0%} of"
-  return f"{who} resamples lie at the bound ({sides.bound})"
+def _no_end(of: np.ndarray, unknown: np.ndarray, bound: str) -> str:
+  """Why resamples leave both ends open."""
+  if (of != 0).all():
+    return f"all resamples lie at the bound ({bound})"
+  there = f"lie at the bound ({bound})"
+  shares = {there: (of != 0).mean(), "tell nothing of it": unknown.mean()}
+  said = [f"{share:.0%} {what}" for what, share in shares.items() if share]
+  return f"of the resamples {' and '.join(said)}"
 
 
 def parameters(
