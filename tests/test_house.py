@@ -123,7 +123,7 @@ RULES = (
   ),
   # Fits of anybody's numbers, and costs from shapes.
   (
-    r"scaling/(collect|jobs|runs)",
+    r"scaling/(collect|folders|jobs|runs)",
     (
       "scaling",
       "train",
@@ -134,7 +134,7 @@ RULES = (
       "monitor/dead",
     ),
   ),
-  (r"scaling/shares", ("scaling/table", "monitor/scoring")),
+  (r"scaling/shares", ("scaling/rows", "monitor/scoring")),
   (r"scaling/.*", ("scaling",)),
   (r"plan/.*", ("plan", "train/build", "parallel")),
   (r"bench/data", ("data",)),

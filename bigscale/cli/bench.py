@@ -12,41 +12,58 @@ processor time of one, and what reading alone reaches.
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 
 from absl import flags
 from ml_collections import config_flags
 
-FLAGS = flags.FlagValues()
-MAX_ARGUMENTS = 1
-config_flags.DEFINE_config_file(
-  "config",
-  help_string="the run's config file",
-  lock_config=True,
-  flag_values=FLAGS,
-)
-flags.DEFINE_integer(
-  "steps", 20, "steps to time, after two to warm up", flag_values=FLAGS
-)
-flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
+from bigscale.cli.common import Subcommand, spec_of
 
 
-def run(what: str = "") -> int:
+def _flags() -> flags.FlagValues:
+  """What both take."""
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    "config",
+    help_string="the run's config file",
+    lock_config=True,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "steps", 20, "steps to time, after two to warm up", flag_values=values
+  )
+  flags.DEFINE_bool("json", False, "print JSON", flag_values=values)
+  return values
+
+
+def _run(what: str, values: flags.FlagValues) -> int:
   """Measures and prints."""
-  from bigscale.cli.common import spec_of
-  from bigscale.spec import SpecError
-
-  if what not in ("step", "data"):
-    raise SpecError(
-      f"bench {what!r} is unknown; use: bigscale bench step --config=... or "
-      "bigscale bench data --config=..."
-    )
-  spec = spec_of(FLAGS)
+  spec = spec_of(values)
   measure = importlib.import_module(f"bigscale.bench.{what}").measure
-  timing = measure(spec, FLAGS.steps)
-  if FLAGS.json:
+  timing = measure(spec, values.steps)
+  if values.json:
     print(json.dumps(dataclasses.asdict(timing), indent=2))
   else:
     print(timing)
   return 0
+
+
+def _subcommand(what: str, text: str) -> Subcommand:
+  values = _flags()
+  return Subcommand(values, functools.partial(_run, what, values), text, 0)
+
+
+SUBCOMMANDS = {
+  "step": _subcommand(
+    "step",
+    "Time a run's training step on random images.\n\n"
+    "  bigscale bench step --config=configs/fashion_biggan.py --steps=20\n",
+  ),
+  "data": _subcommand(
+    "data",
+    "Time a run's stream of images, without training.\n\n"
+    "  bigscale bench data --config=configs/fashion_biggan.py --steps=100\n",
+  ),
+}

@@ -1,11 +1,28 @@
-"""What subcommands share: required flags, configs, checkpoints."""
+"""What commands share: parts of a command, flags, configs, checkpoints."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from bigscale.spec import RunSpec, SpecError, from_config
+
+
+class Subcommand(NamedTuple):
+  """One of the things that a command does: `bigscale COMMAND SUBCOMMAND`.
+
+  Attributes:
+    flags: its own, and no others.
+    run: takes up to `max_arguments` words and gives an exit code.
+    help: what `--help` prints above the flags.
+    max_arguments: words that are no flags.
+  """
+
+  flags: flags.FlagValues
+  run: Callable[..., int]
+  help: str
+  max_arguments: int = 1
 
 
 def require_flag(values: flags.FlagValues, name: str, example: str) -> Any:

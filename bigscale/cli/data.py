@@ -24,119 +24,112 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-FLAGS = flags.FlagValues()
-MAX_ARGUMENTS = 2
-flags.DEFINE_string(
-  "input", None, "build: what to read, see above", flag_values=FLAGS
-)
+from bigscale.cli.common import Subcommand, require_flag
+
+BUILD, INSPECT, VERIFY = (flags.FlagValues() for _ in range(3))
+flags.DEFINE_string("input", None, "what to read, see above", flag_values=BUILD)
 flags.DEFINE_string(
   "heldout_input",
   "",
-  "build: another input, all of it held out from training",
-  flag_values=FLAGS,
+  "another input, all of it held out from training",
+  flag_values=BUILD,
 )
 flags.DEFINE_float(
   "heldout",
   0.05,
-  "build: part of the input held out where it has no splits of its own",
-  flag_values=FLAGS,
+  "part of the input held out where it has no splits of its own",
+  flag_values=BUILD,
 )
-flags.DEFINE_string("out", None, "build: folder to make", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "folder to make", flag_values=BUILD)
 flags.DEFINE_integer(
   "resolution",
   0,
-  "build: side in pixels; 0 keeps that of the images, which must be the same",
-  flag_values=FLAGS,
+  "side in pixels; 0 keeps that of the images, which must be the same",
+  flag_values=BUILD,
 )
-flags.DEFINE_integer(
-  "channels", 3, "build: 1 (gray) or 3 (RGB)", flag_values=FLAGS
-)
+flags.DEFINE_integer("channels", 3, "1 (gray) or 3 (RGB)", flag_values=BUILD)
 flags.DEFINE_enum(
   "crop",
   "center",
   ["center", "random", "none"],
-  "build: of images that are not square; none squeezes them",
-  flag_values=FLAGS,
+  "of images that are not square; none squeezes them",
+  flag_values=BUILD,
 )
 flags.DEFINE_enum(
   "encoding",
   "jpeg",
   ["raw", "png", "jpeg"],
-  "build: of the records",
-  flag_values=FLAGS,
+  "of the records",
+  flag_values=BUILD,
 )
 flags.DEFINE_integer(
-  "quality", 95, "build: of JPEGs made here, 1 to 100", flag_values=FLAGS
+  "quality", 95, "of JPEGs made here, 1 to 100", flag_values=BUILD
 )
 flags.DEFINE_bool(
-  "multilabel", False, "build: records carry several labels", flag_values=FLAGS
+  "multilabel", False, "records carry several labels", flag_values=BUILD
 )
-flags.DEFINE_integer(
-  "records_per_shard", 10_000, "build: at most", flag_values=FLAGS
-)
+flags.DEFINE_integer("records_per_shard", 10_000, "at most", flag_values=BUILD)
 flags.DEFINE_integer(
   "group_size",
   0,
-  "build: records that lie together, raw ones packed; 0 is each by itself",
-  flag_values=FLAGS,
+  "records that lie together, raw ones packed; 0 is each by itself",
+  flag_values=BUILD,
 )
 flags.DEFINE_bool(
   "shuffle",
   True,
-  "build: records go to shards in a random order; --noshuffle keeps the "
+  "records go to shards in a random order; --noshuffle keeps the "
   "input's, which reads a tar in one go",
-  flag_values=FLAGS,
+  flag_values=BUILD,
 )
 flags.DEFINE_enum(
   "dedup",
   "none",
   ["none", "exact"],
-  "build: exact keeps one of the images with the same pixels",
-  flag_values=FLAGS,
+  "exact keeps one of the images with the same pixels",
+  flag_values=BUILD,
 )
 flags.DEFINE_integer(
-  "seed", 0, "build: of the order and of random crops", flag_values=FLAGS
+  "seed", 0, "of the order and of random crops", flag_values=BUILD
 )
 flags.DEFINE_float(
   "max_bad_fraction",
   0.001,
-  "build: of the images that may be unusable",
-  flag_values=FLAGS,
+  "of the images that may be unusable",
+  flag_values=BUILD,
 )
 flags.DEFINE_string(
-  "name", "", "build: of the set; that of --out if not given", flag_values=FLAGS
+  "name", "", "of the set; that of --out if not given", flag_values=BUILD
 )
-flags.DEFINE_string(
-  "licence", "not stated", "build: of the images", flag_values=FLAGS
-)
+flags.DEFINE_string("licence", "not stated", "of the images", flag_values=BUILD)
 flags.DEFINE_string(
   "source",
   "",
-  "build: where the images come from; --input if not given",
-  flag_values=FLAGS,
+  "where the images come from; --input if not given",
+  flag_values=BUILD,
 )
-flags.DEFINE_integer(
-  "workers",
-  os.cpu_count() or 1,
-  "build, verify: processes, each at a shard",
-  flag_values=FLAGS,
-)
+for _values in (BUILD, VERIFY):
+  flags.DEFINE_integer(
+    "workers",
+    os.cpu_count() or 1,
+    "processes, each at a shard",
+    flag_values=_values,
+  )
 flags.DEFINE_string(
-  "sheet", None, "inspect: PNG to write images to", flag_values=FLAGS
+  "sheet", None, "PNG to write images to", flag_values=INSPECT
 )
 flags.DEFINE_integer(
-  "num", 64, "inspect: images of the sheet, about", flag_values=FLAGS
+  "num", 64, "images of the sheet, about", flag_values=INSPECT
 )
 flags.DEFINE_enum(
   "split",
   "train",
   ["train", "heldout"],
-  "inspect: to take the sheet's images from",
-  flag_values=FLAGS,
+  "to take the sheet's images from",
+  flag_values=INSPECT,
 )
-flags.DEFINE_bool(
-  "json", False, "build, inspect: print JSON", flag_values=FLAGS
-)
+for _values in (BUILD, INSPECT):
+  flags.DEFINE_bool("json", False, "print JSON", flag_values=_values)
 
 # Options of `data build` that go into `BuildOptions` as they are.
 _OPTIONS = (
@@ -157,41 +150,27 @@ _OPTIONS = (
 )
 
 
-def run(what: str = "", path: str = "") -> int:
-  """Builds, inspects or verifies."""
-  from bigscale.spec import require
-
-  commands = {"build": _build, "inspect": _inspect, "verify": _verify}
-  require(
-    what in commands,
-    f"data {what!r} is unknown; use: bigscale data {' | '.join(commands)}",
-  )
-  if what == "build":
-    require(
-      not path, f"unexpected argument {path!r}; give --input={path} --out=DIR"
-    )
-    return _build()
-  require(bool(path), f"data {what} of what? Use: bigscale data {what} PATH")
-  return commands[what](path)
-
-
-def _build() -> int:
-  from bigscale.cli.common import require_flag
+def _build(path: str = "") -> int:
+  """Makes a set in shards."""
   from bigscale.data.build import build
   from bigscale.data.inputs import open_inputs
   from bigscale.data.recipe import BuildOptions
+  from bigscale.spec import require
 
-  source = require_flag(FLAGS, "input", "PHOTOS")
-  out = require_flag(FLAGS, "out", "SET")
-  options = BuildOptions(
-    name=FLAGS.name or os.path.basename(os.path.abspath(out)),
-    source=FLAGS.source or ", ".join(filter(None, _inputs())),
-    **{name: FLAGS[name].value for name in _OPTIONS},
+  require(
+    not path, f"unexpected argument {path!r}; give --input={path} --out=DIR"
   )
-  inputs = open_inputs(source, FLAGS.heldout_input, FLAGS.heldout)
+  source = require_flag(BUILD, "input", "PHOTOS")
+  out = require_flag(BUILD, "out", "SET")
+  options = BuildOptions(
+    name=BUILD.name or os.path.basename(os.path.abspath(out)),
+    source=BUILD.source or ", ".join(filter(None, _inputs())),
+    **{name: BUILD[name].value for name in _OPTIONS},
+  )
+  inputs = open_inputs(source, BUILD.heldout_input, BUILD.heldout)
   with _bar() as progress:
     report = build(inputs, out, options, progress)
-  if FLAGS.json:
+  if BUILD.json:
     summary = dataclasses.asdict(report)
     manifest = summary.pop("manifest")
     print(json.dumps(summary | {"made": manifest["made"]}, indent=2))
@@ -212,36 +191,46 @@ def _build() -> int:
 
 
 def _inputs() -> tuple[str, str]:
-  return FLAGS.input, FLAGS.heldout_input
+  return BUILD.input, BUILD.heldout_input
 
 
-def _inspect(path: str) -> int:
+def _inspect(path: str = "") -> int:
+  """Says what a set or an input of `build` holds."""
   from bigscale.data import inspect
   from bigscale.data.inputs import open_inputs
   from bigscale.spec import require
 
+  _require_path("inspect", path)
   found = inspect.facts(path)
-  if FLAGS.sheet:
+  if INSPECT.sheet:
     splits = open_inputs(path)
     require(
-      FLAGS.split in splits,
-      f"{path} has no {FLAGS.split} split; give --split=train",
+      INSPECT.split in splits,
+      f"{path} has no {INSPECT.split} split; give --split=train",
     )
-    inspect.contact_sheet(splits[FLAGS.split], FLAGS.sheet, FLAGS.num)
-  print(json.dumps(found, indent=2) if FLAGS.json else inspect.text(found))
+    inspect.contact_sheet(splits[INSPECT.split], INSPECT.sheet, INSPECT.num)
+  print(json.dumps(found, indent=2) if INSPECT.json else inspect.text(found))
   return 0
 
 
-def _verify(path: str) -> int:
+def _verify(path: str = "") -> int:
+  """Reads a set back."""
   from bigscale.data.verify import verify
   from bigscale.spec import SpecError
 
+  _require_path("verify", path)
   with _bar() as progress:
-    faults = verify(path, FLAGS.workers, progress)
+    faults = verify(path, VERIFY.workers, progress)
   if faults:
     raise SpecError("\n".join([f"{path} has faults:", *faults]))
   print(f"{path} is sound")
   return 0
+
+
+def _require_path(what: str, path: str) -> None:
+  from bigscale.spec import require
+
+  require(bool(path), f"data {what} of what? Use: bigscale data {what} PATH")
 
 
 @contextlib.contextmanager
@@ -259,3 +248,24 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
       bar.update(done - bar.n)
 
     yield progress
+
+
+SUBCOMMANDS = {
+  "build": Subcommand(
+    BUILD,
+    _build,
+    "Build a data set in shards.\n\n"
+    "  bigscale data build --input=PHOTOS --out=SET --resolution=64\n",
+  ),
+  "inspect": Subcommand(
+    INSPECT,
+    _inspect,
+    "Say what a set, or an input of build, holds.\n\n"
+    "  bigscale data inspect SET --sheet=sheet.png\n",
+  ),
+  "verify": Subcommand(
+    VERIFY,
+    _verify,
+    "Read a set back and check it.\n\n  bigscale data verify SET\n",
+  ),
+}

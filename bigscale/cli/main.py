@@ -1,5 +1,6 @@
 """The `bigscale` program: finds the subcommand and answers for its errors."""
 
+import difflib
 import importlib
 import keyword
 import os
@@ -10,12 +11,14 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from bigscale.cli.common import Subcommand
 from bigscale.parallel.environment import prepare_cpu
 from bigscale.spec import SpecError
 
 # In the order of a first visit. Each is a module `bigscale.cli.NAME` (`NAME_`
-# for a word of Python's own) with a docstring (the help), FLAGS and
-# `run(*arguments) -> int`, of which it takes MAX_ARGUMENTS, none by default.
+# for a word of Python's own) with a docstring (the help), and either FLAGS and
+# `run(*arguments) -> int`, of which it takes MAX_ARGUMENTS, none by default; or
+# SUBCOMMANDS, by name.
 COMMANDS = {
   "train": "train a GAN, or resume a training",
   "sample": "draw images from a trained generator",
@@ -72,16 +75,26 @@ def _answer(name: str, argv: list[str]) -> int:
   # Orbax alone says dozens of lines at INFO.
   logging.set_verbosity(logging.WARNING)
   logging.set_stderrthreshold("warning")
-  if any(arg in ("-h", "--help", "-help") for arg in argv):
-    print(_help(name, command))
+  for_help = any(arg in ("-h", "--help", "-help") for arg in argv)
+  if for_help and all(arg.startswith("-") for arg in argv[1:]):
+    print(_about(name, command))
+    return DONE
+  try:
+    title, chosen, argv = _choose(name, command, argv)
+  except SpecError as error:
+    return _refuse(str(error))
+  if for_help:
+    print(_help(title, chosen))
     return DONE
   # ml_collections looks for --config.NAME=VALUE there and nowhere else.
   sys.argv = argv
   # Shipped configs build on each other: `from configs import ...`.
   sys.path.append(os.getcwd())
-  _forget(command.FLAGS)
+  _forget(chosen.flags)
   try:
-    rest = command.FLAGS(argv)
+    rest = chosen.flags(argv)
+  except flags.UnrecognizedFlagError as error:
+    return _refuse(_unknown_flag(error.flagname, title, chosen, command))
   except flags.Error as error:
     return _refuse(_flag_error(error, argv))
   except ImportError as error:
@@ -96,14 +109,14 @@ def _answer(name: str, argv: list[str]) -> int:
       f"--config has no setting {error} of that kind; only what the config "
       "file sets can be overridden, with a value of the same type"
     )
-  arguments, extra = rest[1:], rest[1 + getattr(command, "MAX_ARGUMENTS", 0) :]
+  arguments, extra = rest[1:], rest[1 + chosen.max_arguments :]
   if extra:
     return _refuse(
       f"unexpected argument {extra[0]!r}; options are written --name=value "
-      f"(see bigscale {name} --help)"
+      f"(see bigscale {title} --help)"
     )
   try:
-    return command.run(*arguments)
+    return chosen.run(*arguments)
   except (SpecError, *_input_errors()) as error:
     _failed(error, USAGE)
     return _refuse(str(error))
@@ -120,6 +133,56 @@ def _answer(name: str, argv: list[str]) -> int:
     if not code:
       traceback.print_exc()
     return code or BUG
+
+
+def _choose(
+  name: str, command: Any, argv: list[str]
+) -> tuple[str, Subcommand, list[str]]:
+  """The part of a command that is asked for, and the words for it.
+
+  Args:
+    name: of the command.
+    command: its module.
+    argv: the command's name and its words.
+
+  Returns:
+    What the part is called, the part, and `argv` without its name.
+
+  Raises:
+    SpecError: the command has no such part.
+  """
+  parts = getattr(command, "SUBCOMMANDS", None)
+  if parts is None:
+    words = getattr(command, "MAX_ARGUMENTS", 0)
+    whole = Subcommand(command.FLAGS, command.run, command.__doc__, words)
+    return name, whole, argv
+  words = [word for word in argv[1:] if not word.startswith("-")]
+  part = words[0] if words else ""
+  if part not in parts:
+    raise SpecError(
+      f"{name} {part!r} is unknown; use: bigscale {name} {' | '.join(parts)}"
+    )
+  place = argv.index(part, 1)
+  return f"{name} {part}", parts[part], argv[:place] + argv[place + 1 :]
+
+
+def _unknown_flag(
+  flag: str, title: str, chosen: Subcommand, command: Any
+) -> str:
+  """Says so, and which other parts of the command have it."""
+  others = [
+    name
+    for name, part in getattr(command, "SUBCOMMANDS", {}).items()
+    if flag.partition(".")[0] in part.flags
+  ]
+  known = ", ".join(f"--{one}" for one in _names(chosen))
+  message = f"{title} has no option --{flag}"
+  if others:
+    message += f", which is one of {title.split()[0]} {', '.join(others)}"
+  close = difflib.get_close_matches(flag, _names(chosen), n=1)
+  if close:
+    message += f"; did you mean --{close[0]}?"
+  return f"{message}; its options: {known} (see bigscale {title} --help)"
 
 
 def _forget(values: Any) -> None:
@@ -200,16 +263,39 @@ def _overview() -> str:
   )
 
 
-def _help(name: str, command: object) -> str:
-  options = []
-  for flag in command.FLAGS._flags().values():
-    if flag.name in options or flag.short_name == "?":
-      continue
-    default = "" if flag.default is None else f" [{flag.default_as_str}]"
-    options.append(f"  --{flag.name}{default}\n      {flag.help}")
-  return "\n".join(
-    [command.__doc__.strip(), "", f"options of bigscale {name}:", *options]
+def _about(name: str, command: Any) -> str:
+  """The help of a command as a whole."""
+  parts = getattr(command, "SUBCOMMANDS", None)
+  if parts is None:
+    return _help(*_choose(name, command, [name])[:2])
+  width = max(map(len, parts))
+  rows = [
+    f"  {part:{width}}  {found.help.strip().splitlines()[0]}"
+    for part, found in parts.items()
+  ]
+  more = f"bigscale {name} {next(iter(parts))} --help lists its options."
+  return "\n".join([command.__doc__.strip(), "", *rows, "", more])
+
+
+def _names(command: Subcommand) -> list[str]:
+  """Its flags, in the order of their definition; not those of a config."""
+  return list(
+    dict.fromkeys(
+      flag.name
+      for flag in command.flags._flags().values()
+      if flag.short_name != "?" and "." not in flag.name
+    )
   )
+
+
+def _help(title: str, command: Subcommand) -> str:
+  options = []
+  for name in _names(command):
+    flag = command.flags[name]
+    default = "" if flag.default is None else f" [{flag.default_as_str}]"
+    options.append(f"  --{name}{default}\n      {flag.help}")
+  heading = ["", f"options of bigscale {title}:"] if options else []
+  return "\n".join([command.help.strip(), *heading, *options])
 
 
 def entry_point() -> None:

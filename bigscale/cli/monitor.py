@@ -27,126 +27,113 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from bigscale.cli.common import Subcommand, part_of, require_flag
+
 if TYPE_CHECKING:
   from bigscale.spec.verdict import VerdictSpec
 
-FLAGS = flags.FlagValues()
-MAX_ARGUMENTS = 2
-flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
+REPLAY, DRILL = flags.FlagValues(), flags.FlagValues()
+for _values in (REPLAY, DRILL):
+  flags.DEFINE_bool("json", False, "print JSON", flag_values=_values)
 flags.DEFINE_integer(
   "warmup",
   None,
-  "replay: steps from the first on in which only numbers that are not finite "
+  "steps from the first on in which only numbers that are not finite "
   "count; the run's setting if not given, at most a fifth of the trace",
-  flag_values=FLAGS,
+  flag_values=REPLAY,
 )
 flags.DEFINE_multi_string(
   "set",
   [],
-  "replay: KEY=VALUE of monitor.verdict; may be repeated",
-  flag_values=FLAGS,
+  "KEY=VALUE of monitor.verdict; may be repeated",
+  flag_values=REPLAY,
 )
 flags.DEFINE_list(
   "kinks",
   [],
-  "replay: steps at which a schedule bends or something else was changed on "
-  "purpose",
-  flag_values=FLAGS,
+  "steps at which a schedule bends or something else was changed on purpose",
+  flag_values=REPLAY,
 )
 flags.DEFINE_integer(
   "attempt",
   None,
-  "replay: of a run that was rolled back; the last if not given",
-  flag_values=FLAGS,
+  "of a run that was rolled back; the last if not given",
+  flag_values=REPLAY,
 )
-flags.DEFINE_string(
-  "out", None, "drill: folder of rows and runs", flag_values=FLAGS
-)
+flags.DEFINE_string("out", None, "folder of rows and runs", flag_values=DRILL)
 flags.DEFINE_list(
   "only",
   [],
-  "drill: faults and controls by name; all if empty",
-  flag_values=FLAGS,
+  "faults and controls by name; all if empty",
+  flag_values=DRILL,
 )
 flags.DEFINE_enum(
   "group",
   "test",
   ("test", "tuning"),
-  "drill: the runs that thresholds were chosen on, or others",
-  flag_values=FLAGS,
+  "the runs that thresholds were chosen on, or others",
+  flag_values=DRILL,
 )
 flags.DEFINE_integer(
-  "fault_seeds", 2, "drill: runs of each fault and model", flag_values=FLAGS
+  "fault_seeds", 2, "runs of each fault and model", flag_values=DRILL
 )
 flags.DEFINE_integer(
   "control_seeds",
   3,
-  "drill: runs of each control and model",
-  flag_values=FLAGS,
+  "runs of each control and model",
+  flag_values=DRILL,
 )
 flags.DEFINE_string(
   "part",
   "1/1",
-  "drill: K/N, the K-th of N shares of the runs",
-  flag_values=FLAGS,
+  "K/N, the K-th of N shares of the runs",
+  flag_values=DRILL,
 )
 flags.DEFINE_bool(
-  "keep_runs", False, "drill: keep the runs' checkpoints", flag_values=FLAGS
+  "keep_runs", False, "keep the runs' checkpoints", flag_values=DRILL
 )
 flags.DEFINE_bool(
   "score_only",
   False,
-  "drill: print the table of what is there",
-  flag_values=FLAGS,
+  "print the table of what is there",
+  flag_values=DRILL,
 )
 
 
-def run(what: str = "", path: str = "") -> int:
-  """Replays a trace."""
-  from bigscale.spec import require
-
-  commands = {"replay": _replay, "drill": _drill}
-  require(
-    what in commands,
-    f"monitor {what!r} is unknown; use: bigscale monitor "
-    f"{' | '.join(commands)}",
-  )
-  return commands[what](path)
-
-
-def _drill(path: str) -> int:
-  from bigscale.cli.common import part_of, require_flag
+def _drill(path: str = "") -> int:
+  """Puts faults into small real trainings."""
   from bigscale.spec import require
 
   require(not path, f"monitor drill takes no path; use --out={path}")
-  out = pathlib.Path(require_flag(FLAGS, "out", "runs/drills"))
+  out = pathlib.Path(require_flag(DRILL, "out", "runs/drills"))
   import jax
 
   from bigscale.monitor import drill_stages, drills, faults, scoring
 
   known = faults.FAULTS | faults.CONTROLS
-  for name in FLAGS.only:
+  for name in DRILL.only:
     require(
       name in known, f"--only={name} is no drill; use any of {', '.join(known)}"
     )
-  share, parts = part_of(FLAGS.part)
-  planned = drills.plan((FLAGS.group,), FLAGS.fault_seeds, FLAGS.control_seeds)
-  wanted = FLAGS.only or known
+  share, parts = part_of(DRILL.part)
+  planned = drills.plan((DRILL.group,), DRILL.fault_seeds, DRILL.control_seeds)
+  wanted = DRILL.only or known
   chosen = drills.part([d for d in planned if d.what in wanted], share, parts)
   # Several parts, and the next start, find the programs compiled.
   jax.config.update("jax_compilation_cache_dir", str(out / "programs"))
-  runner = drills.Drills(out, FLAGS.keep_runs)
-  if not FLAGS.score_only:
+  runner = drills.Drills(out, DRILL.keep_runs)
+  if not DRILL.score_only:
     for row in runner.run(chosen):
       print(drills.as_line(row), file=sys.stderr, flush=True)
-  rows = [row for row in runner.rows() if row["group"] == FLAGS.group]
-  require(bool(rows), f"--out={out} has no drills of --group={FLAGS.group}")
+  rows = [row for row in runner.rows() if row["group"] == DRILL.group]
+  require(bool(rows), f"--out={out} has no drills of --group={DRILL.group}")
   scored = scoring.score(rows, drill_stages.WARMUP)
-  print(json.dumps(scored, indent=2) if FLAGS.json else scoring.as_text(scored))
+  print(json.dumps(scored, indent=2) if DRILL.json else scoring.as_text(scored))
   return 0
 
 
-def _replay(path: str) -> int:
+def _replay(path: str = "") -> int:
+  """Judges a recorded training."""
   from bigscale.monitor import trace
   from bigscale.spec import require
 
@@ -154,13 +141,13 @@ def _replay(path: str) -> int:
     bool(path), "monitor replay of what? Use: bigscale monitor replay TRACE.csv"
   )
   require(
-    FLAGS.warmup is None or FLAGS.warmup >= 0,
-    f"--warmup={FLAGS.warmup} must not be negative",
+    REPLAY.warmup is None or REPLAY.warmup >= 0,
+    f"--warmup={REPLAY.warmup} must not be negative",
   )
-  spec = _set(_spec_of(path), FLAGS.set)
-  recorded = trace.read_trace(path, FLAGS.attempt)
-  found = trace.replay(recorded, spec, _kinks(FLAGS.kinks), FLAGS.warmup)
-  print(json.dumps(found, indent=2) if FLAGS.json else _text(found))
+  spec = _set(_spec_of(path), REPLAY.set)
+  recorded = trace.read_trace(path, REPLAY.attempt)
+  found = trace.replay(recorded, spec, _kinks(REPLAY.kinks), REPLAY.warmup)
+  print(json.dumps(found, indent=2) if REPLAY.json else _text(found))
   return 0
 
 
@@ -227,3 +214,20 @@ def _text(found: dict[str, Any]) -> str:
   known = "not known" if healthy is None else str(healthy)
   lines += [f"last healthy step: {known}", *found["notes"]]
   return "\n".join(lines)
+
+
+_REPLAY_HELP = """\
+Judge a recorded training as the collapse monitor would have.
+
+  bigscale monitor replay TRACE.csv --json
+  bigscale monitor replay RUN_DIR
+"""
+_DRILL_HELP = """\
+Put faults into small real trainings and score the monitor.
+
+  bigscale monitor drill --out=runs/drills --only=lr_both_100,d_spikes --json
+"""
+SUBCOMMANDS = {
+  "replay": Subcommand(REPLAY, _replay, _REPLAY_HELP),
+  "drill": Subcommand(DRILL, _drill, _DRILL_HELP),
+}

@@ -45,7 +45,14 @@ flags.DEFINE_integer(
   lower_bound=1,
   flag_values=FLAGS,
 )
-flags.DEFINE_integer("seed", 0, "of the latents", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "seed",
+  0,
+  "of the latents",
+  lower_bound=0,
+  upper_bound=2**31 - 1,
+  flag_values=FLAGS,
+)
 flags.DEFINE_list(
   "labels", None, "classes to draw in turn, like 3,7", flag_values=FLAGS
 )

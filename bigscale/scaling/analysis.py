@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.scaling import bootstrap, laws
+from bigscale.scaling import bootstrap, intervals, laws
 from bigscale.scaling.compare import compare, forms
 from bigscale.scaling.fit import Fit, Loss, fit
 from bigscale.scaling.points import Points, Selection
@@ -111,6 +111,8 @@ def record(made: Study) -> dict[str, Any]:
     "parameters": bootstrap.parameters(fitted, drawn),
     "split": _split(fitted, drawn, selection),
     "points": len(points.y),
+    "rows": len(points.y),
+    "runs": selection.runs,
     "excluded": selection.excluded,
     "filtered": selection.filtered,
     "censored": _censored(fitted, points),
@@ -119,6 +121,7 @@ def record(made: Study) -> dict[str, Any]:
       forms(points, settings.floor),
       settings.loss,
       (settings.seed, _HELDOUT),
+      grouped=selection.grouped is not None,
     ),
     "method": _method(fitted, drawn, selection, settings),
     "protocol": dict(selection.protocol),
@@ -151,14 +154,23 @@ def _split(
     with np.errstate(all="ignore"):
       p = beta / (alpha + beta)
       ratio = alpha * values["A"] / (beta * values["B"])
-      return p, ratio ** (1 / (alpha + beta)) * factor**-p, alpha * p
+      found = p, ratio ** (1 / (alpha + beta)) * factor**-p, alpha * p
+      # What does not fall has no best.
+      return tuple(np.where((alpha > 0) & (beta > 0), x, np.nan) for x in found)
 
-  centre = fitted.design.centre
-  best = shares(laws.values_of(fitted.law, centre, fitted.theta[None]))
-  others = shares(laws.values_of(fitted.law, centre, drawn.theta))
+  law, design = fitted.law, fitted.design
+  best, others = (
+    (
+      shares(laws.values_of(law, design.centre, theta)),
+      _sides_of_split(intervals.sides_of(law, design, theta)),
+    )
+    for theta in (fitted.theta[None], drawn.theta)
+  )
   p, coefficient, exponent = (
-    bootstrap.estimate(float(value[0]), resampled)
-    for value, resampled in zip(best, others, strict=True)
+    intervals.estimate(
+      float(value[0]), other, side, float(at.of[0]), drawn.unsupported
+    )
+    for value, at, other, side in zip(*best, *others, strict=True)
   )
   names = selection.names
   return {
@@ -171,8 +183,28 @@ def _split(
   }
 
 
+def _sides_of_split(
+  sides: dict[str, intervals.Sides],
+) -> tuple[intervals.Sides, ...]:
+  """Where p, its coefficient and the exponent of compute lie."""
+  alpha, beta = sides["alpha"].of, sides["beta"].of
+  name = "that of alpha or beta"
+  # A steeper alpha makes p smaller, a steeper beta larger; both together, or
+  # one that grows, leave it open. The exponent rises with either.
+  p = np.where(
+    (alpha < 0) | (beta < 0) | (alpha * beta != 0), np.nan, beta - alpha
+  )
+  either = np.where(np.isnan(p), np.nan, np.maximum(alpha, beta))
+  unknown = np.where(either == 0, 0.0, np.nan)
+  return (
+    intervals.Sides(p, name),
+    intervals.Sides(unknown, name),
+    intervals.Sides(either, name),
+  )
+
+
 def _censored(fitted: Fit, points: Points) -> list[dict[str, Any]]:
-  """Each collapsed run: its bound, and whether the law lies above it."""
+  """Each row of a collapsed run: its bound, and whether the law is above."""
   predicted = laws.predict(fitted.design, fitted.theta[None]).log_y[0]
   predicted = np.exp(predicted + fitted.design.centre.log_y)
   return [
@@ -225,7 +257,7 @@ def _warnings(
   drawn: bootstrap.Resampled,
   selection: Selection,
 ) -> list[str]:
-  said = []
+  said = list(selection.notes)
   points, values = selection.points, fitted.values
   seen = points.y[~points.censored]
   if not fitted.converged or fitted.agreeing < 2:
@@ -238,9 +270,12 @@ def _warnings(
       "without --group each row counts as a run of its own; where several are "
       "of one run, intervals are too narrow"
     )
-  if drawn.clusters < _FEW_CLUSTERS:
+  unit = "rows" if selection.grouped is None else "runs"
+  if drawn.unsupported:
+    said.append(f"no intervals: {drawn.unsupported}")
+  elif drawn.clusters < _FEW_CLUSTERS:
     said.append(
-      f"{drawn.clusters} clusters are few: intervals are narrower than they say"
+      f"{drawn.clusters} {unit} are few: intervals are narrower than they say"
     )
   if len(drawn.theta) < 0.95 * drawn.drawn:
     said.append(
@@ -271,12 +306,25 @@ def _about_values(
         f"the pinned floor {floor['value']:g} is not below {below} of the "
         "points"
       )
+  elif floor.get("is_bound"):
+    said.append(
+      "E lies at its bound, 0: these runs show no floor; one below all of them "
+      "may exist"
+    )
   elif floor["interval95"] and floor["interval95"][0] < 1e-3 * seen.min():
     said.append("the floor's interval reaches zero: there may be none")
   for name in (key for key in ("alpha", "beta") if key in values):
-    interval = parameters[name]["interval95"]
-    if values[name] <= 0:
+    entry = parameters[name]
+    low = (entry["interval95"] or [None])[0]
+    if entry.get("is_bound"):
+      said.append(
+        f"{name} lies at the bound of the search, {entry['value']:g}, and is "
+        "not measured: vary its variable more, or at other places"
+      )
+    elif entry["value"] is None:
+      said.append(f"the term of {name} comes to nothing: {name} is unknown")
+    elif values[name] <= 0:
       said.append(f"{name} is not positive: y does not fall with its variable")
-    elif interval and interval[0] <= 0:
+    elif low is not None and low <= 0:
       said.append(f"{name}'s interval reaches zero: no fall is shown")
   return said

@@ -2,18 +2,21 @@
 
 `runs.csv` has a row a run, and is what `bigscale scaling fit` takes:
 
-*   `run`, `blocks`, and a column for every axis;
+*   `run`, its folder; `blocks`, and a column for every axis;
 *   `status`: `done`; `collapsed`: not finite, stopped by the monitor, or its
     score was more than twice the best before and stayed there, or D was dead
     at the end; `failed`; `running`. `collapsed_step` where it did, and
     `collapsed_by` what: `end`, `score` or `dead D`, the first;
 *   what it was to cost: `steps`, `images`, `flops`, and what it is:
     `parameters` (also `_g`, `_d`), `global_batch_size`, `d_steps`,
-    `dataset_images` (in an epoch), `classes`, `seed`;
+    `dataset_images` (in an epoch), `classes`, `seed`: all by its own spec.json
+    and events, whatever the sweep's config says by now, and empty where it
+    failed before it had them;
 *   every score: the last one, of a collapsed run the one before it collapsed;
     `best_NAME`, the best of all evaluations of the score that is watched, and
     `floor_NAME`, that of held-out reals;
-*   the protocol: `num_samples`, `features`, a fingerprint of each network.
+*   the protocol: `num_samples`, `features`, a fingerprint of each network;
+*   `in_config`: `no` where the sweep's config does not name the run any more.
 
 `curves.csv` has a row an evaluation: what a run had cost by then, and its
 scores. From the step on where a run had collapsed its rows say so: a score of
@@ -32,9 +35,11 @@ from bigscale.monitor.scoring import lost_step
 from bigscale.report.read import Run as Record
 from bigscale.report.read import read_whatever
 from bigscale.scaling.flops import training_flops
+from bigscale.scaling.folders import folder_of
 from bigscale.scaling.networks import parameters
-from bigscale.scaling.runs import folder_of, outcome_of
+from bigscale.scaling.runs import Outcome, outcome_of
 from bigscale.scaling.sweep import Run
+from bigscale.spec import RunSpec, from_json
 from bigscale.spec.scores import rises
 from bigscale.train.folder import write_whole
 
@@ -52,30 +57,38 @@ _ABOUT = (
   "seed",
   "num_samples",
   "features",
+  "in_config",
 )
 
 
-def write_tables(out: pathlib.Path, runs: Sequence[Run]) -> list[Row]:
+def write_tables(
+  out: pathlib.Path, runs: Sequence[Run], dropped: Sequence[Run] = ()
+) -> list[Row]:
   """Writes runs.csv and curves.csv of the runs that were begun.
 
   Args:
     out: folder of the sweep.
     runs: of it.
+    dropped: that its config does not name any more.
 
   Returns:
     The rows of runs.csv.
   """
   begun = [
-    (run, read_whatever(folder))
-    for run in runs
+    (run, read_whatever(folder), named)
+    for of, named in ((runs, "yes"), (dropped, "no"))
+    for run in of
     if (folder := folder_of(out, run)).joinpath("spec.json").is_file()
     # It may have failed before it began.
     or outcome_of(out, run)
   ]
-  rows = [row_of(out, run, record) for run, record in begun]
+  rows = [
+    row_of(out, run, record) | {"in_config": named}
+    for run, record, named in begun
+  ]
   curves = [
     row
-    for (run, record), ended in zip(begun, rows, strict=True)
+    for (run, record, _), ended in zip(begun, rows, strict=True)
     for row in curve_of(run, record, ended)
   ]
   write_whole(out / "runs.csv", as_csv(rows))
@@ -85,45 +98,43 @@ def write_tables(out: pathlib.Path, runs: Sequence[Run]) -> list[Row]:
 
 def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
   """A run's row of runs.csv; see the module's docstring."""
-  scored, watched = _scored(run, record), run.spec.best_score
   outcome = outcome_of(out, run)
-  status = outcome.status if outcome else "running"
-  collapsed, why = None, None
-  if status in ("done", "lost"):
-    # Of what rises, the inverse falls.
-    series = [(row["step"], _falling(watched, row[watched])) for row in scored]
-    found = {
-      "end": outcome.step if status == "lost" else None,
-      "score": lost_step(series, None),
-      "dead D": dead_step(record.rows),
-    }
-    known = [(step, cause) for cause, step in found.items() if step is not None]
-    collapsed, why = min(known, default=(None, None))
-    status = "done" if collapsed is None else "collapsed"
-  if collapsed is not None:
-    scored = [row for row in scored if row["step"] < collapsed]
+  row = {
+    "run": run.folder or run.name,
+    "blocks": "+".join(run.blocks),
+    **run.values,
+    "status": outcome.status if outcome else "running",
+    "collapsed_step": None,
+    "collapsed_by": None,
+  }
+  # What it was is in its own spec.json, not in the sweep's config.
+  spec = _own_spec(record)
+  watched = spec.best_score if spec else ""
+  scored = _scored(spec, record) if spec else []
+  if outcome and outcome.is_final:
+    collapsed, why = _collapse(outcome, scored, watched, record)
+    row["status"] = "done" if collapsed is None else "collapsed"
+    row["collapsed_step"], row["collapsed_by"] = collapsed, why
+    if collapsed is not None:
+      scored = [score for score in scored if score["step"] < collapsed]
+  if spec is None:
+    return row
   last = scored[-1] if scored else {}
   best = min(
-    (row[watched] for row in scored),
+    (score[watched] for score in scored),
     key=lambda value: _falling(watched, value),
     default=None,
   )
-  return {
-    "run": run.name,
-    "blocks": "+".join(run.blocks),
-    **run.values,
-    "status": status,
-    "collapsed_step": collapsed,
-    "collapsed_by": why,
-    **_costs(run),
+  return row | {
+    **_costs(spec, record, outcome),
     "dataset_images": _last(record, "start").get("dataset_images"),
-    **{name: last.get(name) for name in run.spec.evaluate.columns},
+    **{name: last.get(name) for name in spec.evaluate.columns},
     f"best_{watched}": best,
     **{
       f"floor_{name}": record.reference.get(f"{name}_floor")
-      for name in run.spec.evaluate.columns
+      for name in spec.evaluate.columns
     },
-    **_protocol(run, record),
+    **_protocol(spec, record),
     "seconds": record.seconds,
   }
 
@@ -136,7 +147,10 @@ def curve_of(run: Run, record: Record, ended: Row) -> list[Row]:
     record: its folder.
     ended: its row of runs.csv.
   """
-  cost = training_flops(run.spec).per_step
+  spec = _own_spec(record)
+  if spec is None:
+    return []
+  cost = training_flops(spec).per_step
   collapsed = ended["collapsed_step"]
   about = {k: v for k, v in ended.items() if k in (*_ABOUT, *run.values)}
   return [
@@ -146,10 +160,10 @@ def curve_of(run: Run, record: Record, ended: Row) -> list[Row]:
       "status": "done"
       if collapsed is None or row["step"] < collapsed
       else "collapsed",
-      "images": row["step"] * run.spec.images_per_step,
+      "images": row["step"] * spec.images_per_step,
       "flops": row["step"] * cost,
     }
-    for row in _scored(run, record)
+    for row in _scored(spec, record)
   ]
 
 
@@ -166,9 +180,29 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
   return text.getvalue()
 
 
-def _scored(run: Run, record: Record) -> list[Row]:
+def _own_spec(record: Record) -> RunSpec | None:
+  """What a run was made with; None where it never began."""
+  return from_json(record.spec) if record.spec else None
+
+
+def _collapse(
+  outcome: Outcome, scored: list[Row], watched: str, record: Record
+) -> tuple[int | None, str | None]:
+  """The first step at which a run was lost, and to what."""
+  # Of what rises, the inverse falls.
+  series = [(row["step"], _falling(watched, row[watched])) for row in scored]
+  found = {
+    "end": outcome.step if outcome.status == "lost" else None,
+    "score": lost_step(series, None),
+    "dead D": dead_step(record.rows),
+  }
+  known = [(step, cause) for cause, step in found.items() if step is not None]
+  return min(known, default=(None, None))
+
+
+def _scored(spec: RunSpec, record: Record) -> list[Row]:
   """Steps with the scores of their evaluation."""
-  names = run.spec.evaluate.columns
+  names = spec.evaluate.columns
   return [
     {"step": row["step"], **{name: row[f"eval/{name}"] for name in names}}
     for row in record.rows
@@ -188,16 +222,19 @@ def _falling(name: str, value: float) -> float:
   return 1 / value if value else math.inf
 
 
-def _costs(run: Run) -> Row:
-  spec = run.spec
-  learned = parameters(spec.model)
+def _costs(spec: RunSpec, record: Record, outcome: Outcome | None) -> Row:
+  done = outcome is not None and outcome.status == "done"
+  steps = outcome.step if done else spec.total_steps
+  counted = parameters(spec.model)._asdict()
+  # The run's own count, if another version of the code made it.
+  counted |= _last(record, "start").get("parameters", {})
   return {
-    "steps": spec.total_steps,
-    "images": spec.total_steps * spec.images_per_step,
-    "flops": spec.total_steps * training_flops(spec).per_step,
-    "parameters": learned.total,
-    "parameters_g": learned.g,
-    "parameters_d": learned.d,
+    "steps": steps,
+    "images": steps * spec.images_per_step,
+    "flops": steps * training_flops(spec).per_step,
+    "parameters": counted["g"] + counted["d"],
+    "parameters_g": counted["g"],
+    "parameters_d": counted["d"],
     "global_batch_size": spec.global_batch_size,
     "d_steps": spec.optim.d_steps,
     "classes": spec.data.classes or spec.model.num_classes or None,
@@ -205,13 +242,13 @@ def _costs(run: Run) -> Row:
   }
 
 
-def _protocol(run: Run, record: Record) -> Row:
+def _protocol(spec: RunSpec, record: Record) -> Row:
   reference = _last(record, "reference")
   networks: Mapping[str, Any] = reference.get("protocol", {}).get(
     "networks", {}
   )
   return {
-    "num_samples": run.spec.evaluate.num_samples,
+    "num_samples": spec.evaluate.num_samples,
     "features": "+".join(
       f"{name}@{about.get('fingerprint', '')[:16]}"
       for name, about in networks.items()

@@ -1,9 +1,11 @@
 """Which form of law predicts runs that are larger than those it was fitted to.
 
-A law is fitted to the runs with at most 1/4, or 1/10, of the largest compute,
-and predicts the others: their mean absolute log error, and the share of them
-that lies within the 90% interval, of parameters (bootstrap) and runs
-(residuals) together.
+A law is fitted to the runs that took at most 1/4, or 1/10, of the largest
+compute, and predicts the others beyond it: their mean absolute log error, and
+the share of them that lies within the 90% interval, of parameters (bootstrap)
+and runs (residuals) together. A run is held out whole: what it had reached with
+less compute is of the same weights and data, and is neither fitted nor
+predicted.
 """
 
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bigscale.scaling import bootstrap, laws
+from bigscale.scaling import bootstrap, intervals, laws
 from bigscale.scaling.fit import Fit, Loss, fit, obstacle
 from bigscale.scaling.points import Points
 
@@ -48,6 +50,7 @@ def compare(
   candidates: Sequence[laws.Law],
   loss: Loss,
   seed: Sequence[int],
+  grouped: bool = False,
 ) -> dict[str, Any]:
   """Fits every form to all points, and to small runs to predict large ones.
 
@@ -56,10 +59,14 @@ def compare(
     candidates: forms.
     loss: to fit with.
     seed: of resamples.
+    grouped: whether a group of points is known to be a run.
 
   Returns:
-    `forms`: for each its `form`, `parameters`, `mean_abs_log_residual` and
-    `heldout` by horizon; `best`: by horizon, the form with the least error.
+    `forms`: for each its `form`, `parameters`, those of them `at_bound`,
+    `mean_abs_log_residual` and `heldout` by horizon; `best`: by horizon, the
+    form with the least error of those that could be fitted. `heldout` counts
+    rows that are `fitted`, `predicted` and `set_aside`, and `fitted_runs` and
+    `predicted_runs`, null where rows are not known to be of runs.
     What cannot be had is null, with a `reason`; those of `best` in `reasons`.
   """
   found = []
@@ -73,11 +80,15 @@ def compare(
     if reason is None:
       whole = fit(law, points, loss)
       entry["parameters"] = whole.values
+      sides = intervals.sides_of(law, whole.design, whole.theta[None])
+      entry["at_bound"] = [name for name, at in sides.items() if at.of[0] != 0]
       entry["mean_abs_log_residual"] = whole.scale
     else:
       entry["reason"] = reason
     entry["heldout"] = {
-      f"{times}x": _heldout(law, points, loss, times, (*seed, number, times))
+      f"{times}x": _heldout(
+        law, points, loss, times, (*seed, number, times), grouped
+      )
       for times in HORIZONS
     }
     found.append(entry)
@@ -88,7 +99,8 @@ def compare(
       for entry in found
       if entry["heldout"][horizon]["error"] is not None
     ]
-    predicted = found[0]["heldout"][horizon]["predicted"]
+    held = found[0]["heldout"][horizon]
+    predicted = held["predicted_runs"] if grouped else held["predicted"]
     best[horizon] = None
     if not scored:
       reasons[horizon] = "no form could be fitted to the smaller runs"
@@ -103,19 +115,33 @@ def compare(
 
 
 def _heldout(
-  law: laws.Law, points: Points, loss: Loss, times: int, seed: Sequence[int]
+  law: laws.Law,
+  points: Points,
+  loss: Loss,
+  times: int,
+  seed: Sequence[int],
+  grouped: bool,
 ) -> dict[str, Any]:
   compute = points.variables["C"]
   seen = ~points.censored
   limit = compute[seen].max() / times
-  small = compute <= limit
-  large = ~small & seen
+  most = np.zeros(points.group.max() + 1)
+  np.maximum.at(most, points.group, compute)
+  small = most[points.group] <= limit
+  large = ~small & seen & (compute > limit)
+
+  def runs(chosen: np.ndarray) -> int | None:
+    return len(np.unique(points.group[chosen])) if grouped else None
+
   entry: dict[str, Any] = {
     "error": None,
     "coverage90": None,
     "interval90_factor": None,
     "fitted": int((small & seen).sum()),
     "predicted": int(large.sum()),
+    "set_aside": int((~small & ~large & seen).sum()),
+    "fitted_runs": runs(small & seen),
+    "predicted_runs": runs(large),
   }
   if not small.any():
     return entry | {"reason": f"no run has at most 1/{times} of the compute"}
@@ -131,17 +157,9 @@ def _heldout(
   )
   error = laws.predict(design, fitted.theta[None]).log_y[0] - design.log_y
   entry["error"] = float(np.abs(error).mean())
-  if smaller.group.max() + 1 < bootstrap.LEAST_CLUSTERS:
-    return entry | {
-      "reason": f"no interval: the smaller runs are of fewer than "
-      f"{bootstrap.LEAST_CLUSTERS} groups"
-    }
   drawn = bootstrap.resample(fitted, smaller, _RESAMPLES, seed)
-  if len(drawn.theta) < _RESAMPLES // 4:
-    return entry | {
-      "reason": "no interval: of few values of the variables, most resamples "
-      "cannot tell the parameters"
-    }
+  if drawn.unsupported:
+    return entry | {"reason": f"no interval: {drawn.unsupported}"}
   low, high = _interval(fitted, smaller, design, drawn.theta, seed)
   inside = (low <= design.log_y) & (design.log_y <= high)
   entry["coverage90"] = float(inside.mean())

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from bigscale.scaling import laws
 from bigscale.scaling.analysis import Study
+from bigscale.scaling.intervals import sides_of
 from bigscale.spec import SpecError, require
 
 # What matplotlib can write of a drawing.
@@ -41,11 +42,12 @@ def save(made: Study, out: pathlib.Path) -> None:
 
 
 def draw(made: Study) -> Figure:
-  """Draws y over each variable of a law: runs, law, 95% band, floor.
+  """Draws y over each variable of a law: rows, law, 95% band, floor.
 
   Of a law of two variables each panel has a line for every level of the other
-  one, in its color. Collapsed runs are hollow triangles that point down: they
-  would have come at most that high.
+  one, in its color. Rows of collapsed runs are hollow triangles that point
+  down: they would have come at most that high. There is no band where there
+  can be no intervals.
   """
   variables = made.fitted.law.variables
   figure = Figure(figsize=(5.4 * len(variables), 4.2), layout="constrained")
@@ -57,7 +59,18 @@ def draw(made: Study) -> Figure:
     if other:
       axes.legend(title=made.selection.names[other], fontsize=7)
   panels[0].set_ylabel(made.selection.names["y"])
+  figure.suptitle(_title(made), fontsize=9)
   return figure
+
+
+def _title(made: Study) -> str:
+  """What is drawn, and which parameters lie at a bound."""
+  rows, runs = len(made.selection.points.y), made.selection.runs
+  title = f"{rows} rows" + ("" if runs is None else f" of {runs} runs")
+  fitted = made.fitted
+  sides = sides_of(fitted.law, fitted.design, fitted.theta[None])
+  stuck = [name for name, at in sides.items() if at.of[0] != 0]
+  return f"{title}; at a bound: {', '.join(stuck)}" if stuck else title
 
 
 def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
@@ -71,7 +84,8 @@ def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
     middle, low, high = _predict(made, fixed)
     label = _short(level) if other else None
     axes.plot(along, middle, color=color, linewidth=1.2, label=label)
-    axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
+    if made.drawn.unsupported is None:
+      axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
     mine = belongs == index
     for shown, marker, face in (
       (mine & ~points.censored, "o", color),

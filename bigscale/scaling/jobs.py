@@ -11,6 +11,7 @@ import shlex
 import zlib
 from collections.abc import Iterable
 
+from bigscale.scaling.folders import folder_of
 from bigscale.scaling.sweep import Run
 from bigscale.spec import require, to_json
 from bigscale.train.folder import write_whole
@@ -62,16 +63,17 @@ def write_jobs(
   out = out.absolute()
   written = []
   for run in runs:
-    config = out / "jobs" / f"{run.name}.py"
-    paths = {"config": config, "workdir": out / "runs" / run.name}
+    workdir = folder_of(out, run)
+    config = out / "jobs" / f"{workdir.name}.py"
+    paths = {"config": config, "workdir": workdir}
     words = {key: shlex.quote(str(path)) for key, path in paths.items()}
     settings = pprint.pformat(to_json(run.spec), sort_dicts=False, width=78)
     write_whole(
       config, _CONFIG.format(name=run.name, settings=settings, **words)
     )
-    env = config.with_suffix(".env")
+    env = config.with_name(f"{workdir.name}.env")
     words["base"] = shlex.quote(str(base.absolute()))
-    text = _ENV.format(name=run.name, job=job_name(run.name), **words)
+    text = _ENV.format(name=run.name, job=job_name(workdir.name), **words)
     write_whole(env, text)
     written.append(env)
   return written

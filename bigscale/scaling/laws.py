@@ -16,6 +16,8 @@ import numpy as np
 Values = dict[str, np.ndarray]
 # Of the first and the second term.
 COEFFICIENTS, EXPONENTS = ("A", "B"), ("alpha", "beta")
+# Beyond, A x^-alpha is a wall and no law: the solver goes no further.
+LARGEST_EXPONENT = 8.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Selection(NamedTuple):
     grouped: the column of clusters; None where each row is its own.
     compute_factor: k where x2 is compute / (k x), else None.
     protocol: columns that must not differ between runs, with their value.
+    notes: what a reader should know of the rows, a sentence each.
   """
 
   points: Points
@@ -56,3 +57,11 @@ class Selection(NamedTuple):
   grouped: str | None
   compute_factor: float | None
   protocol: Mapping[str, str]
+  notes: tuple[str, ...] = ()
+
+  @property
+  def runs(self) -> int | None:
+    """Trained runs that the points are of; None where no column says it."""
+    if self.grouped is None:
+      return None
+    return int(self.points.group.max()) + 1

@@ -17,6 +17,7 @@ from absl import logging
 from bigscale.metrics.evaluate import Evaluator
 from bigscale.parallel.mesh import make_mesh
 from bigscale.report.read import read_lines
+from bigscale.scaling.folders import folder_of
 from bigscale.scaling.sweep import Run
 from bigscale.spec import RunSpec, SpecError, to_json
 from bigscale.train import loop
@@ -49,11 +50,6 @@ class Outcome(NamedTuple):
   def is_final(self) -> bool:
     """Whether to run it again would change nothing."""
     return self.status in ("done", "lost")
-
-
-def folder_of(out: pathlib.Path, run: Run) -> pathlib.Path:
-  """Where a sweep keeps a run."""
-  return out / "runs" / run.name
 
 
 def outcome_of(out: pathlib.Path, run: Run) -> Outcome | None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigscale.monitor.scoring import wilson
-from bigscale.scaling import table
+from bigscale.scaling import rows as tables
 from bigscale.spec import require
 
 # Fewer would leave the p-value coarser than anybody reads it.
@@ -40,7 +40,8 @@ class Shares(NamedTuple):
     p: how often runs dealt out to the levels at random lean as much to one
       end, either one; None where values are no numbers or all runs ended alike.
       It says whether there is a trend, not how steep it is.
-    excluded: each run without an end: row, line, reason.
+    excluded: each row that is no run, or of none that ended: row, line,
+      reason.
     filtered: how many rows the conditions leave out.
   """
 
@@ -79,24 +80,30 @@ def shares(
     f"--resamples={permutations} must be {_LEAST_PERMUTATIONS} or more",
   )
   require(seed >= 0, f"--seed={seed} must not be negative")
-  header, rows = table.read(path)
-  table.check_names(header, {"x": column, "status": status})
+  header, rows = tables.read(path)
+  tables.check_names(header, {"x": column, "status": status})
   total = len(rows)
+  odd = tables.summaries(header, rows)
   for condition in where:
-    rows = table.matching(header, rows, condition)
+    rows = tables.matching(header, rows, condition)
+  # Without a name two runs may be alike in all that a table says.
+  if tables.names_runs(header):
+    odd |= tables.repeats(header, [r for r in rows if r.number not in odd])
+  _check_runs([row for row in rows if row.number not in odd])
   ended: list[tuple[str, bool]] = []
   excluded = []
   for row in rows:
-    said = table.status_of(row, status)
-    if said in table.LEFT_OUT:
+    said = odd.get(row.number) or tables.status_of(row, status)
+    if row.number in odd or said in tables.LEFT_OUT:
       reason = {"row": row.number, "line": row.line, "reason": said}
       excluded.append(reason)
     else:
-      ended.append((row.cells[column], said in table.CENSORED))
+      ended.append((row.cells[column], said in tables.CENSORED))
   require(
     bool(ended),
     f"{path} has no run that ended: of {total} rows, {total - len(rows)} do "
-    f"not meet --where and {len(excluded)} failed or are running",
+    f"not meet --where and {len(excluded)} failed, are "
+    "running or are no runs",
   )
   return Shares(
     column,
@@ -105,6 +112,20 @@ def shares(
     excluded,
     total - len(rows),
   )
+
+
+def _check_runs(rows: list[tables.Row]) -> None:
+  """Refuses several rows of one run: they would be counted as runs."""
+  seen: dict[str, tables.Row] = {}
+  for row in rows:
+    run = row.cells.get("run", "")
+    require(
+      not run or run not in seen,
+      f"run {run!r} has {seen[run].place if run in seen else ''} and "
+      f"{row.place}, and shares counts runs: give a table with a row a run, as "
+      "runs.csv of a sweep",
+    )
+    seen[run] = row
 
 
 def _levels(ended: list[tuple[str, bool]]) -> list[Level]:
@@ -122,7 +143,7 @@ def _levels(ended: list[tuple[str, bool]]) -> list[Level]:
 
 
 def _order(value: str) -> tuple[bool, float, str]:
-  number = table.number(value)
+  number = tables.number(value)
   return number is None, number or 0.0, value
 
 
@@ -130,7 +151,7 @@ def _trend(
   ended: list[tuple[str, bool]], permutations: int, seed: int
 ) -> float | None:
   """Permutation test of the mean rank of runs that collapsed."""
-  numbers = [table.number(value) for value, _ in ended]
+  numbers = [tables.number(value) for value, _ in ended]
   lost = np.array([collapsed for _, collapsed in ended])
   if None in numbers or lost.all() or not lost.any():
     return None

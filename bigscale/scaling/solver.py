@@ -21,8 +21,6 @@ from bigscale.scaling import laws
 # Steps of the logs of coefficients, of exponents, and of the floor in units of
 # the geometric mean of y.
 _LONGEST_STEP = 2.0
-# Beyond, A x^-alpha is a wall and no law.
-LARGEST_EXPONENT = 8.0
 # Stages before the last only lead the way.
 ROUGHLY, _FEW = 1e-3, 30
 # Numbers of [rows, P, n] held at a time: a few arrays of 8 MB.
@@ -230,6 +228,7 @@ def _confine(design: laws.Design, theta: np.ndarray) -> None:
   """Keeps the floor from falling below zero, exponents within reason."""
   terms = len(design.z_kn)
   exponents = theta[:, 1 : 2 * terms : 2]
-  np.clip(exponents, -LARGEST_EXPONENT, LARGEST_EXPONENT, out=exponents)
+  largest = laws.LARGEST_EXPONENT
+  np.clip(exponents, -largest, largest, out=exponents)
   if design.floor is None:
     np.maximum(theta[:, -1], 0.0, out=theta[:, -1])

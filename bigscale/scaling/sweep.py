@@ -31,12 +31,14 @@ class Run(NamedTuple):
     blocks: that it is in.
     values: along each axis, as text.
     spec: resolved.
+    folder: its name in the sweep's folder of runs; "" stands for `name`.
   """
 
   name: str
   blocks: tuple[str, ...]
   values: Mapping[str, str]
   spec: RunSpec
+  folder: str = ""
 
 
 def expand(config: Mapping[str, Any]) -> list[Run]:

@@ -1,34 +1,27 @@
-"""Reads a runs table: CSV with a header, one row a run or a checkpoint."""
+"""Selects what a law is fitted to: rows of runs, or of their checkpoints."""
 
-import csv
 import dataclasses
 import math
-import operator
-import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bigscale.scaling.points import Points, Selection
-from bigscale.spec import SpecError, require
+from bigscale.scaling.rows import (
+  CENSORED,
+  LEFT_OUT,
+  Row,
+  check_names,
+  matching,
+  number,
+  read,
+  repeats,
+  status_of,
+  summaries,
+)
+from bigscale.spec import require
 
-# A run that diverged has collapsed, by another name.
-CENSORED = ("collapsed", "diverged")
-_COUNTED = ("done", *CENSORED)
-LEFT_OUT = ("failed", "running")
-_COMPARE = {
-  "<=": operator.le,
-  ">=": operator.ge,
-  "!=": operator.ne,
-  "=": operator.eq,
-  "<": operator.lt,
-  ">": operator.gt,
-  # A word of several, as blocks of a sweep are written.
-  "~": lambda cell, word: word in cell.split("+"),
-}
-_WHERE = re.compile(r"(.+?)(<=|>=|!=|=|<|>|~)(.*)")
 _DERIVED = re.compile(r"flops/(\d*\.?\d*)x")
 
 
@@ -59,33 +52,6 @@ class Columns:
   protocol: tuple[str, ...] = ()
 
 
-class Row(NamedTuple):
-  """A row with the number and the line that a reader would look for."""
-
-  number: int
-  line: int
-  cells: dict[str, str]
-
-  @property
-  def place(self) -> str:
-    """For messages."""
-    return f"row {self.number} (line {self.line})"
-
-  def left_out(self, reason: str, y: str) -> dict[str, Any]:
-    """Says so, and its y where that is a number."""
-    # What a failed run has in that cell is anybody's guess.
-    try:
-      value = float(self.cells[y])
-    except ValueError:
-      value = math.nan
-    return {
-      "row": self.number,
-      "line": self.line,
-      "y": value if math.isfinite(value) else None,
-      "reason": reason,
-    }
-
-
 def select(path: str, columns: Columns) -> Selection:
   """Reads the runs that count from a table.
 
@@ -106,12 +72,17 @@ def select(path: str, columns: Columns) -> Selection:
   factor = _factor(columns)
   _check_columns(header, columns, factor)
   total = len(rows)
+  odd = summaries(header, rows, columns.group)
   for condition in columns.where:
     rows = matching(header, rows, condition)
   filtered = total - len(rows)
-  rows, excluded = _by_status(rows, columns)
+  rows, excluded = _without(rows, odd, columns)
+  rows, ended = _by_status(rows, columns)
+  rows, again = _without(rows, repeats(header, rows), columns)
   rows, worst = _drop_worst(rows, columns)
-  excluded = sorted([*excluded, *worst], key=lambda entry: entry["row"])
+  excluded = sorted(
+    [*excluded, *ended, *again, *worst], key=lambda entry: entry["row"]
+  )
   require(
     bool(rows),
     f"{path} has no run to fit: of {total} rows, {filtered} do not meet "
@@ -127,43 +98,43 @@ def select(path: str, columns: Columns) -> Selection:
     columns.group or None,
     factor,
     _protocol(rows, columns),
+    _notes(header, rows, columns),
   )
 
 
-def read(path: str) -> tuple[list[str], list[Row]]:
-  """Names of the columns, and the rows, of a table.
-
-  Raises:
-    SpecError: it cannot be read or has none.
-  """
-  try:
-    with pathlib.Path(path).open(newline="", encoding="utf-8-sig") as file:
-      reader = csv.reader(file)
-      header = [name.strip() for name in next(reader, [])]
-      lines = [(reader.line_num, cells) for cells in reader if any(cells)]
-  except OSError as error:
-    raise SpecError(
-      f"{path} cannot be read ({error.strerror}); give the path of a CSV file"
-    ) from None
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise SpecError(
-      f"{path} is no CSV file in UTF-8 ({error}); export the runs table as one"
-    ) from None
-  require(
-    bool(header) and bool(lines),
-    f"{path} has {'no rows below its header' if header else 'nothing in it'}; "
-    "a runs table has a header of column names and a row for each run",
+def _without(
+  rows: list[Row], reasons: dict[int, str], columns: Columns
+) -> tuple[list[Row], list[dict[str, Any]]]:
+  """The rows that there is nothing to say of, and the others."""
+  return (
+    [row for row in rows if row.number not in reasons],
+    [
+      row.left_out(reasons[row.number], columns.y)
+      for row in rows
+      if row.number in reasons
+    ],
   )
-  rows = []
-  for number, (line, cells) in enumerate(lines, start=1):
-    require(
-      len(cells) == len(header),
-      f"{path}, row {number} (line {line}) has {len(cells)} cells, the header "
-      f"{len(header)}; quote cells with commas in them",
+
+
+def _notes(
+  header: list[str], rows: list[Row], columns: Columns
+) -> tuple[str, ...]:
+  """What a reader should know of the rows that are fitted."""
+  said = []
+  # Column of a sweep's tables.
+  old = sum(row.cells.get("in_config") == "no" for row in rows)
+  if old:
+    said.append(
+      f"{old} rows are of runs that the sweep's config does not name any more; "
+      "--where=in_config=yes leaves them out"
     )
-    stripped = (cell.strip() for cell in cells)
-    rows.append(Row(number, line, dict(zip(header, stripped, strict=True))))
-  return header, rows
+  if not columns.group and "run" in header:
+    runs = len({row.cells["run"] for row in rows})
+    if runs < len(rows):
+      said.append(
+        f"column 'run' names {runs} runs in {len(rows)} rows: give --group=run"
+      )
+  return tuple(said)
 
 
 def _factor(columns: Columns) -> float | None:
@@ -209,55 +180,6 @@ def _check_columns(
   )
 
 
-def check_names(header: list[str], flags: Mapping[str, str]) -> None:
-  """Refuses what is no column, or several.
-
-  Args:
-    header: names of the columns.
-    flags: by flag, the column that it names.
-  """
-  for flag, name in flags.items():
-    require(
-      name in header,
-      f"--{flag}={name} is no column of the table; it has {', '.join(header)}",
-    )
-    require(
-      header.count(name) == 1,
-      f"--{flag}={name} is the name of {header.count(name)} columns; rename "
-      "all but one",
-    )
-
-
-def matching(header: list[str], rows: list[Row], condition: str) -> list[Row]:
-  """The rows that meet a condition of `Columns.where`."""
-  found = _WHERE.fullmatch(condition)
-  require(
-    found is not None,
-    f"--where={condition} must be COLUMN=VALUE, or with one of "
-    f"{' '.join(_COMPARE)}",
-  )
-  name, sign, wanted = (part.strip() for part in found.groups())
-  require(
-    name in header,
-    f"--where={condition}: {name!r} is no column of the table; it has "
-    f"{', '.join(header)}",
-  )
-  order = sign in ("<", ">", "<=", ">=")
-  require(
-    not order or number(wanted) is not None,
-    f"--where={condition}: {wanted!r} is no number to compare with",
-  )
-
-  def holds(row: Row) -> bool:
-    cell = row.cells[name]
-    numbers = number(cell), number(wanted)
-    if None not in numbers and sign != "~":
-      return _COMPARE[sign](*numbers)
-    return not order and _COMPARE[sign](cell, wanted)
-
-  return [row for row in rows if holds(row)]
-
-
 def _by_status(
   rows: list[Row], columns: Columns
 ) -> tuple[list[Row], list[dict[str, Any]]]:
@@ -271,27 +193,6 @@ def _by_status(
     else:
       kept.append(row)
   return kept, excluded
-
-
-def status_of(row: Row, column: str) -> str:
-  """The first word of a row's status: it may go on as `collapsed at 4000`.
-
-  Args:
-    row: of a table.
-    column: of statuses; "" where all are done.
-
-  Raises:
-    SpecError: the word is none.
-  """
-  if not column:
-    return "done"
-  status = (row.cells[column].lower().split() or ["done"])[0]
-  require(
-    status in (*_COUNTED, *LEFT_OUT),
-    f"{row.place}, column {column!r}: {status!r} is no status; use "
-    f"{', '.join((*_COUNTED, *LEFT_OUT))}",
-  )
-  return status
 
 
 def _drop_worst(
@@ -316,13 +217,22 @@ def _points(rows: list[Row], columns: Columns, factor: float | None) -> Points:
   x = column(columns.x)
   variables = {"x": x}
   compute = column(columns.flops) if columns.flops else x
-  if factor is not None:
-    variables["x2"] = compute / (factor * x)
-  elif columns.x2:
-    variables["x2"] = column(columns.x2)
-    if not columns.flops:
-      compute = x * variables["x2"]
+  # What is too large or too small is refused below, with its row.
+  with np.errstate(over="ignore", under="ignore"):
+    if factor is not None:
+      variables["x2"] = compute / (factor * x)
+    elif columns.x2:
+      variables["x2"] = column(columns.x2)
+      if not columns.flops:
+        compute = x * variables["x2"]
   variables["C"] = compute
+  for row, *values in zip(rows, *variables.values(), strict=True):
+    require(
+      all(math.isfinite(value) and value > 0 for value in values),
+      f"{row.place}: {', '.join(variables)} are "
+      f"{', '.join(f'{value:g}' for value in values)}; products and quotients "
+      "of the columns must be positive numbers, too",
+    )
   group = np.arange(len(rows))
   if columns.group:
     names = [row.cells[columns.group] for row in rows]
@@ -366,14 +276,6 @@ def _protocol(rows: list[Row], columns: Columns) -> dict[str, str]:
       )
     found[name] = first.cells[name]
   return found
-
-
-def number(text: str) -> float | None:
-  """What a cell says; None where it is no number."""
-  try:
-    return float(text)
-  except ValueError:
-    return None
 
 
 def _positive(row: Row, name: str) -> float:

@@ -23,23 +23,45 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def _row(name: str, entry: dict[str, Any]) -> str:
-  if entry["value"] is None:
-    return f"{name:8}{'unknown':>12}"
-  row = f"{name:8}{entry['value']:>12.5g}"
+  value = entry["value"]
+  row = f"{name:8}" + ("unknown" if value is None else f"{value:.5g}").rjust(12)
   if entry.get("pinned"):
-    return f"{row}{'pinned' if entry['value'] else 'none':>12}"
+    return f"{row}{'pinned' if value else 'none':>12}"
+  error = entry["standard_error"]
+  said = "-" if error is None else f"{error:.3g}"
+  if entry.get("is_bound"):
+    said = "at bound"
+  return f"{row}{said:>12}  {_interval(entry)}"
+
+
+def _interval(entry: dict[str, Any]) -> str:
   if entry["interval95"] is None:
-    return f"{row}{'unknown':>12}"
+    return f"none: {entry['reason']}"
   low, high = entry["interval95"]
-  return f"{row}{entry['standard_error']:>12.3g}  {low:.4g} to {high:.4g}"
+  if low is None:
+    said = f"at most {high:.4g}"
+  elif high is None:
+    said = f"at least {low:.4g}"
+  else:
+    return f"{low:.4g} to {high:.4g}"
+  return (
+    f"{said} (one-sided; {entry['at_bound']:.0%} of resamples at the bound: "
+    f"{entry['bound']})"
+  )
 
 
 def _runs(found: dict[str, Any]) -> list[str]:
   counting = sum(entry["counts"] for entry in found["censored"])
+  of = (
+    f"of {_count(found['runs'], 'run')}"
+    if found["runs"] is not None
+    else "each taken for a run (no --group)"
+  )
+  bounds, excluded = len(found["censored"]), len(found["excluded"])
   lines = [
-    f"{found['points']} points, {len(found['censored'])} of them bounds of "
-    f"collapsed runs ({counting} below the law), {len(found['excluded'])} "
-    f"excluded, {found['filtered']} filtered out"
+    f"{_count(found['rows'], 'row')} {of}, {bounds} of them bounds of "
+    f"collapsed runs ({counting} below the law), {excluded} excluded, "
+    f"{found['filtered']} filtered out"
   ]
   lines += [
     f"  excluded: row {entry['row']}"
@@ -60,9 +82,7 @@ def _heldout(compared: dict[str, Any]) -> list[str]:
   ]
   first = compared["forms"][0]["heldout"]
   lines += [
-    f"  {times:>4}: {held['predicted']} runs from {held['fitted']} with at "
-    f"most 1/{times[:-1]} of the largest compute"
-    for times, held in first.items()
+    f"  {times:>4}: {_of(times, held)}" for times, held in first.items()
   ]
   reasons = {}
   for entry in compared["forms"]:
@@ -77,12 +97,38 @@ def _heldout(compared: dict[str, Any]) -> list[str]:
         cells.append(f"{times:>4} {held['error']:.4f} {share}{mark}")
       if "reason" in held:
         reasons[f"{entry['form']}, {times}: {held['reason']}"] = None
-    lines.append(f"  {entry['form']:{width}}  {'  '.join(cells)}")
+    stuck = ", ".join(entry.get("at_bound", ()))
+    note = f"  at a bound: {stuck}" if stuck else ""
+    lines.append(f"  {entry['form']:{width}}  {'  '.join(cells)}{note}")
   lines += [f"  {reason}" for reason in reasons]
   lines += [f"  {times}: {why}" for times, why in compared["reasons"].items()]
   if any(compared["best"].values()):
-    lines.append("  * least error")
+    lines.append("  * least error of the forms that could be fitted")
   return lines
+
+
+def _of(times: str, held: dict[str, Any]) -> str:
+  """What was predicted from what."""
+
+  def counted(what: str) -> str:
+    runs = held[f"{what}_runs"]
+    rows = _count(held[what], "row")
+    return rows if runs is None else f"{rows} of {_count(runs, 'run')}"
+
+  aside = held["set_aside"]
+  more = (
+    f"; {_count(aside, 'earlier row')} of the larger runs not used"
+    if aside
+    else ""
+  )
+  return (
+    f"{counted('predicted')} from {counted('fitted')} with at most "
+    f"1/{times[:-1]} of the largest compute{more}"
+  )
+
+
+def _count(number: int, what: str) -> str:
+  return f"{number} {what}" + "s" * (number != 1)
 
 
 def _rest(found: dict[str, Any]) -> list[str]:
@@ -96,7 +142,7 @@ def _rest(found: dict[str, Any]) -> list[str]:
     f"{method['starts_agreeing']} of {method['starts']} starts agree, "
     f"{'' if method['converged'] else 'NOT '}converged",
     f"bootstrap by {drawn['unit']}: {drawn['used']} of {drawn['resamples']} "
-    f"resamples of {drawn['clusters']}, seed {drawn['seed']}, "
+    f"resamples of {drawn['clusters']} clusters, seed {drawn['seed']}, "
     f"{drawn['seconds']} s",
     *(f"warning: {text}" for text in found["warnings"]),
   ]

@@ -8,6 +8,8 @@ Dtype = Literal["float32", "float64"]
 # When something moves: in every forward pass in training, or once a step.
 Update = Literal["forward", "step"]
 T = TypeVar("T")
+# Images are counted exactly in float64 up to 2^53.
+MOST_KIMG = 1e12
 
 
 class SpecError(ValueError):
@@ -38,6 +40,14 @@ def choose_preset(presets: Mapping[str, T], name: str, what: str) -> T:
   return presets[name]
 
 
+def check_kimg(name: str, kimg: float) -> None:
+  """An interval or a length in thousand images: not negative, and countable."""
+  require(
+    0 <= kimg <= MOST_KIMG,
+    f"{name}={kimg} must lie between 0 and {MOST_KIMG:g} thousand images",
+  )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
   """A cosine from `first` to `last` over the first `kimg` thousand images.
@@ -53,6 +63,7 @@ class Schedule:
     require(
       self.kimg >= 0, f"schedule kimg={self.kimg} is negative; use 0 or more"
     )
+    check_kimg("schedule kimg", self.kimg)
 
   @property
   def ever_positive(self) -> bool:
@@ -80,6 +91,21 @@ def check_model(model: Any) -> None:
     f"model.num_singular_values={model.num_singular_values} must be 1 or "
     "more; 3 is usual, and the first normalizes a layer with spectral norm",
   )
+  interval = getattr(model, "spectra_interval", 1)
+  require(
+    interval >= 1,
+    f"model.spectra_interval={interval} must be 1 (every step) or more",
+  )
+  for field in ("batch_norm_epsilon", "spectral_epsilon"):
+    value = getattr(model, field, 0.0)
+    require(value >= 0, f"model.{field}={value} must not be negative")
+  momentum = getattr(model, "batch_norm_momentum", 0.0)
+  require(
+    0 <= momentum < 1,
+    f"model.batch_norm_momentum={momentum} must lie in [0, 1)",
+  )
+  expansion = getattr(model, "expansion", 1.0)
+  require(expansion > 0, f"model.expansion={expansion} must be positive")
   group_size = getattr(model, "batch_norm_group_size", 0)
   require(
     group_size == 0 or group_size >= 2,

@@ -7,6 +7,7 @@ write.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -94,13 +95,25 @@ def _coerce(kind: Any, value: Any, path: str) -> Any:
   if dataclasses.is_dataclass(kind):
     return value if isinstance(value, kind) else _freeze(kind, value, path)
   if kind is float and type(value) is int:
-    return float(value)
+    value = _as_float(value)
+  if type(value) is float and kind is float:
+    if not math.isfinite(value):
+      raise SpecError(f"{path}={value!r} must be a finite number")
+    return value
   if type(value) is not kind:
     raise SpecError(
       f"{path}={value!r} is {_article(type(value))}; it must be "
       f"{_article(kind)}"
     )
   return value
+
+
+def _as_float(value: int) -> float:
+  try:
+    return float(value)
+  except OverflowError:
+    # Said as what it comes to.
+    return math.inf if value > 0 else -math.inf
 
 
 def _coerce_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:

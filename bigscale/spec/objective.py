@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from bigscale.spec.base import Schedule, require
+from bigscale.spec.base import Schedule, check_kimg, require
 
 OFF = Schedule(first=0.0, last=0.0)
 
@@ -165,6 +165,7 @@ class AugmentSpec:
       f"augment.target_interval={self.target_interval} must be 1 or more and "
       f"augment.target_kimg={self.target_kimg} positive",
     )
+    check_kimg("augment.target_kimg", self.target_kimg)
 
   @property
   def chosen(self) -> tuple[str, ...]:

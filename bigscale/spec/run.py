@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from typing import Literal
 
-from bigscale.spec.base import Schedule, require
+from bigscale.spec.base import Schedule, check_kimg, require
 from bigscale.spec.data import DataSpec
+from bigscale.spec.mesh import MeshSpec
 from bigscale.spec.models import ModelSpec
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
@@ -63,49 +63,17 @@ class OptimSpec:
       "optim.beta1, optim.beta2 and optim.ema_decay must lie in [0, 1); "
       f"got {betas}",
     )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshSpec:
-  """How devices are arranged.
-
-  Attributes:
-    data: replicas; -1 takes all devices that `fsdp` leaves.
-    fsdp: devices that share one replica's state, all of one slice.
-    weights: `replicated` keeps the whole state on every device; `zero` splits
-      it over `fsdp` and gathers weights once a step; `fsdp` gathers them
-      block by block (`parallel/sharding`).
-    min_split_elements: smaller weights stay whole: a share would cost more to
-      send than to hold.
-    gradient_dtype: in which gradients of bfloat16 weights cross devices.
-    slices: groups of devices joined by a data-center network, which only
-      `data` crosses; -1 asks the devices. CPU devices, which know of none,
-      are dealt into as many equal groups as are named here.
-  """
-
-  data: int = -1
-  fsdp: int = 1
-  weights: Literal["replicated", "zero", "fsdp"] = "replicated"
-  min_split_elements: int = 2**14
-  gradient_dtype: Literal["float32", "bfloat16"] = "float32"
-  slices: int = -1
-
-  def __post_init__(self) -> None:
     require(
-      (self.data == -1 or self.data >= 1) and self.fsdp >= 1,
-      f"mesh.data={self.data}, mesh.fsdp={self.fsdp}: use positive numbers, "
-      "or -1 for mesh.data to take all devices",
+      self.epsilon > 0,
+      f"optim.epsilon={self.epsilon} must be positive; 1e-8 is usual",
     )
+    half_life = self.ema_half_life_kimg
     require(
-      self.slices == -1 or self.slices >= 1,
-      f"mesh.slices={self.slices}: use a positive number, or -1 to ask the "
-      "devices",
+      half_life is None or min(half_life.first, half_life.last) >= 0,
+      f"optim.ema_half_life_kimg={half_life} must not be negative; 0 has no "
+      "average, None takes optim.ema_decay",
     )
-    require(
-      -1 in (self.data, self.slices) or self.data % self.slices == 0,
-      f"mesh.data={self.data} does not split over mesh.slices={self.slices}; "
-      "use a multiple, or -1 for mesh.data to take all devices",
-    )
+    check_kimg("optim.ema_start_kimg", self.ema_start_kimg)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,6 +103,12 @@ class EvalSpec:
       self.num_samples >= 2 and self.batch_size >= 1,
       f"evaluate.num_samples={self.num_samples} must be 2 or more and "
       f"evaluate.batch_size={self.batch_size} 1 or more",
+    )
+    check_kimg("evaluate.kimg", self.kimg)
+    require(
+      self.classifier_steps is None or self.classifier_steps >= 1,
+      f"evaluate.classifier_steps={self.classifier_steps} must be 1 or more, "
+      "or None",
     )
     require(
       self.num_reals >= 0,
@@ -179,6 +153,7 @@ class LogSpec:
       f"log.steps={self.steps} and log.num_samples={self.num_samples} must "
       "be 1 or more",
     )
+    check_kimg("log.samples_kimg", self.samples_kimg)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,6 +178,7 @@ class CheckpointSpec:
       f"checkpoint.keep={self.keep} must be 1 or more and "
       f"checkpoint.keep_best={self.keep_best} 0 or more",
     )
+    check_kimg("checkpoint.kimg", self.kimg)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -268,6 +244,13 @@ class RunSpec:
     )
     require(
       self.total_kimg > 0, f"total_kimg={self.total_kimg} must be positive"
+    )
+    check_kimg("total_kimg", self.total_kimg)
+    require(
+      self.total_steps < 2**31,
+      f"total_kimg={self.total_kimg} is {self.total_steps} steps of "
+      f"{self.images_per_step} images, and steps are counted up to 2^31; use "
+      f"less than {2**31 * self.images_per_step / 1000:g}",
     )
     self._check_together()
     self._check_noise_scale()

@@ -15,7 +15,7 @@ from bigscale.train.claim import Claim
 
 # What may change between two starts of one run: where it runs, how long, and
 # what it writes down. Everything else would change its numbers.
-_MAY_CHANGE = ("mesh", "log", "checkpoint", "operations", "total_kimg")
+MAY_CHANGE = ("mesh", "log", "checkpoint", "operations", "total_kimg")
 
 _PACKAGES = ("bigscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
@@ -136,8 +136,8 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
   new = json.loads(json.dumps(to_json(spec)))
   changed = [
     f"  {key}: {before!r} there, {after!r} here"
-    for key, before, after in _differences(old, new, "")
-    if key.split(".")[0] not in _MAY_CHANGE
+    for key, before, after in differences(old, new, "")
+    if key.split(".")[0] not in MAY_CHANGE
   ]
   if changed:
     raise SpecError(
@@ -147,13 +147,14 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
     )
 
 
-def _differences(
+def differences(
   old: Any, new: Any, path: str
 ) -> Iterator[tuple[str, Any, Any]]:
+  """The leaves in which two trees differ: dotted name, old and new value."""
   if isinstance(old, Mapping) and isinstance(new, Mapping):
     for key in sorted(old.keys() | new.keys()):
       name = f"{path}.{key}" if path else key
-      yield from _differences(old.get(key), new.get(key), name)
+      yield from differences(old.get(key), new.get(key), name)
   elif old != new:
     yield path, old, new
 

@@ -10,7 +10,7 @@ import pytest
 
 from bigscale.report.read import Run as Record
 from bigscale.scaling import collect, runs, sweep
-from bigscale.spec import SpecError
+from bigscale.spec import SpecError, from_config, to_json
 from tests.e2e import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -105,7 +105,7 @@ def test_parts_share_all_runs_out():
   }
 
 
-def recorded(scores, floor=1.5):
+def recorded(scores, floor=1.5, spec=None):
   rows = [
     {"step": step, "kimg": step / 100, "eval/fd_classifier": score}
     for step, score in scores
@@ -119,7 +119,9 @@ def recorded(scores, floor=1.5):
     "protocol": {"networks": {"classifier": {"fingerprint": "abc"}}},
   }
   blank = {field.name: None for field in dataclasses.fields(Record)}
-  return Record(**{**blank, "rows": rows, "events": [start, reference]})
+  own = to_json(spec or from_config(tiny.get_config().to_dict() | {"seed": 4}))
+  about = {"spec": own, "rows": rows, "events": [start, reference]}
+  return Record(**{**blank, **about})
 
 
 def say(folder, event, step):

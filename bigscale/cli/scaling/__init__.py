@@ -1,0 +1,26 @@
+r"""Run sweeps, fit and draw scaling laws, count collapses, measure noise.
+
+  bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py --out=DIR
+  bigscale scaling fit DIR/curves.csv --x=parameters --x2=images \
+      --y=fd_classifier --group=run --status=status
+  bigscale scaling report DIR/curves.csv --x=parameters --x2=images \
+      --y=fd_classifier --group=run --status=status --out=law.png
+  bigscale scaling shares DIR/runs.csv --x=dataset_images
+  bigscale scaling noise runs/first --windows=4
+
+See docs/scaling.md.
+"""
+
+from bigscale.cli.common import Subcommand
+from bigscale.cli.scaling import fit, noise, report, shares, sweep
+
+SUBCOMMANDS = {
+  name: Subcommand(part.FLAGS, part.run, part.__doc__)
+  for name, part in {
+    "sweep": sweep,
+    "fit": fit,
+    "report": report,
+    "shares": shares,
+    "noise": noise,
+  }.items()
+}

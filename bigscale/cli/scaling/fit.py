@@ -1,0 +1,51 @@
+r"""Fit a scaling law to a table of runs.
+
+  bigscale scaling fit runs.csv --x=params --x2=images --y=fid --group=run \
+      --status=status --floor=1.87
+  bigscale scaling fit runs.csv --x=flops --y=fid --group=run --json
+  bigscale scaling fit chinchilla.csv --x='Model Size' --x2=flops/6x \
+      --flops='Training FLOP' --y=loss --drop_worst=5
+
+Reads a CSV file with a header, one row a run or a checkpoint of a run, and fits
+y = E + A x^-alpha, with --x2 also + B x2^-beta. It prints parameters with
+standard errors and 95% intervals, the compute-optimal split, how well forms of
+law fitted to smaller runs predict larger ones, and every row that was left out
+or is a bound. See docs/scaling.md.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from bigscale.cli.scaling import law
+
+FLAGS = flags.FlagValues()
+law.define_flags(FLAGS)
+flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
+flags.DEFINE_string(
+  "out", None, "also write the JSON to this file", flag_values=FLAGS
+)
+
+
+def run(path: str = "") -> int:
+  """Fits a law and prints it."""
+  from bigscale.scaling import analysis, text
+
+  found = {"table": path, **analysis.record(law.study(FLAGS, path, "fit"))}
+  if FLAGS.out:
+    _write(FLAGS.out, found)
+  print(json.dumps(found, indent=2) if FLAGS.json else text.as_text(found))
+  return 0
+
+
+def _write(out: str, found: dict) -> None:
+  from bigscale.spec import SpecError
+  from bigscale.train.folder import write_whole
+
+  try:
+    write_whole(pathlib.Path(out), json.dumps(found, indent=2) + "\n")
+  except OSError as error:
+    raise SpecError(
+      f"--out={out} cannot be written ({error.strerror}); name a file"
+    ) from None

@@ -1,0 +1,66 @@
+"""Measure the gradient noise scale of D and of G.
+
+  bigscale scaling noise runs/first --windows=4
+
+Prints it in images, over parts of a run with log.noise_scale=True.
+"""
+
+import json
+import math
+import pathlib
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+if TYPE_CHECKING:
+  from bigscale.scaling.noise_scale import NoiseScale
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_integer("windows", 1, "parts of the run", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "resamples", 4000, "resamples of the bootstrap", flag_values=FLAGS
+)
+flags.DEFINE_integer("seed", 0, "of the resamples", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
+
+
+def run(path: str = "") -> int:
+  """Measures and prints."""
+  from bigscale.report.read import read_run
+  from bigscale.scaling.noise_scale import noise_scales
+  from bigscale.spec import require
+
+  require(
+    bool(path), "scaling noise of what? Use: bigscale scaling noise runs/first"
+  )
+  found = noise_scales(
+    read_run(pathlib.Path(path)).rows,
+    windows=FLAGS.windows,
+    resamples=FLAGS.resamples,
+    seed=FLAGS.seed,
+  )
+  if FLAGS.json:
+    # JSON has no infinity.
+    finite = [
+      {k: None if v == math.inf else v for k, v in one._asdict().items()}
+      for one in found
+    ]
+    print(json.dumps(finite, indent=2))
+    return 0
+  print("     kimg         rows  noise scale, images (95% interval)")
+  for one in found:
+    print(_line(one))
+  return 0
+
+
+def _line(one: "NoiseScale") -> str:
+  span = f"{one.first_kimg:g} to {one.last_kimg:g}"
+  if math.isinf(one.low):
+    scale = "unknown: no gradient shows through the noise"
+  elif math.isinf(one.noise_scale):
+    scale = f"no gradient shows through the noise (at least {one.low:.0f})"
+  elif math.isinf(one.high):
+    scale = f"{one.noise_scale:.0f} (at least {one.low:.0f})"
+  else:
+    scale = f"{one.noise_scale:.0f} ({one.low:.0f} to {one.high:.0f})"
+  return f"{one.player}    {span:12} {one.rows:4}  {scale}"

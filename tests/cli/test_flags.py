@@ -1,0 +1,107 @@
+"""Every command, and every part of one, knows its own flags alone."""
+
+import importlib
+import keyword
+
+import pytest
+
+from bigscale.cli.main import COMMANDS, main
+
+
+def module_of(command):
+  name = f"{command}_" if keyword.iskeyword(command) else command
+  return importlib.import_module(f"bigscale.cli.{name}")
+
+
+def flags_of():
+  """The names of the flags of every `command`, or `command part`."""
+  found = {}
+  for command in COMMANDS:
+    module = module_of(command)
+    parts = getattr(module, "SUBCOMMANDS", None)
+    if parts is None:
+      found[command] = set(module.FLAGS)
+      continue
+    for name, part in parts.items():
+      found[f"{command} {name}"] = set(part.flags)
+  return found
+
+
+FLAGS = flags_of()
+SIBLINGS = [
+  (title, other, flag)
+  for title, known in FLAGS.items()
+  for other, others in FLAGS.items()
+  if title != other and title.split()[0] == other.split()[0]
+  for flag in sorted(others - known)
+]
+
+
+def refused(capsys, title, *words):
+  assert main(["bigscale", *title.split(), *words]) == 2
+  captured = capsys.readouterr()
+  assert captured.out == ""
+  assert captured.err.startswith("bigscale: ")
+  assert captured.err.count("\n") == 1
+  return captured.err
+
+
+def test_commands_have_parts():
+  """The tests below are of something."""
+  assert {title.split()[0] for title in FLAGS} == set(COMMANDS)
+  assert len({title for title, _, _ in SIBLINGS}) >= 8
+
+
+@pytest.mark.parametrize("title", FLAGS)
+@pytest.mark.parametrize("words", [("--nonsense=3",), ("x", "--nonsense")])
+def test_an_unknown_flag_is_refused(title, words, capsys):
+  said = refused(capsys, title, *words)
+  assert f"{title} has no option --nonsense" in said
+
+
+@pytest.mark.parametrize(("title", "other", "flag"), SIBLINGS)
+def test_a_flag_of_another_part_is_refused(title, other, flag, capsys):
+  said = refused(capsys, title, "x", f"--{flag}=abc")
+  assert f"{title} has no option --{flag}" in said
+  assert other.split()[1] in said.partition("which is one of ")[2]
+
+
+@pytest.mark.parametrize("title", FLAGS)
+def test_help_lists_its_own_flags_alone(title, capsys):
+  assert main(["bigscale", *title.split(), "--help"]) == 0
+  said = capsys.readouterr().out.partition(f"options of bigscale {title}:")[2]
+  shown = {
+    line.split()[0].removeprefix("--")
+    for line in said.splitlines()
+    if line.startswith("  --")
+  }
+  known = {name for name in FLAGS[title] if name not in ("?", "help")}
+  assert shown == known
+
+
+@pytest.mark.parametrize("command", ["scaling", "monitor", "data", "bench"])
+def test_help_of_a_command_names_its_parts(command, capsys):
+  assert main(["bigscale", command, "--help"]) == 0
+  said = capsys.readouterr().out
+  for name in module_of(command).SUBCOMMANDS:
+    assert f"\n  {name} " in said
+
+
+@pytest.mark.parametrize("command", ["scaling", "monitor", "data", "bench"])
+@pytest.mark.parametrize("words", [(), ("nonsense",), ("--json",)])
+def test_a_part_that_is_none_is_refused(command, words, capsys):
+  said = refused(capsys, command, *words)
+  assert f"is unknown; use: bigscale {command} " in said
+
+
+def test_flags_may_stand_before_the_part(tmp_path, capsys):
+  table = tmp_path / "runs.csv"
+  table.write_text("run,status,images\n" + "a,done,1\nb,collapsed,2\n")
+  words = ["--json", "shares", str(table), "--x=images"]
+  assert main(["bigscale", "scaling", *words]) == 0
+  assert '"column": "images"' in capsys.readouterr().out
+
+
+def test_a_close_flag_is_offered(capsys):
+  said = refused(capsys, "scaling fit", "x", "--flopps=3")
+  assert "did you mean --flops?" in said

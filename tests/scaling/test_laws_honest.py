@@ -1,0 +1,424 @@
+"""A law says what it counted, and prints no number that nothing supports."""
+
+import csv
+import json
+import math
+import tempfile
+
+import numpy as np
+import pytest
+
+from bigscale.cli import main as program
+from bigscale.scaling import (
+  analysis,
+  compare,
+  figures,
+  intervals,
+  laws,
+  table,
+  text,
+)
+from bigscale.scaling.fit import Loss, fit
+from bigscale.scaling.rows import number, repeats, summaries
+from bigscale.scaling.rows import read as read_rows
+
+HEADER = ["run", "params", "images", "fid"]
+
+
+def checkpoints():
+  """12 runs with 8 checkpoints each: 96 rows, which fall ever faster."""
+  rng = np.random.default_rng(3)
+  rows = []
+  for params in (1e5, 3e5, 1e6, 4e6):
+    for seed in range(3):
+      effect = 0.02 * rng.standard_normal()
+      for images in np.geomspace(1e4, 1e6, 8):
+        exact = 4e3 * params**-0.4 + 3e4 * images**-0.7
+        exact *= math.exp(-0.05 * math.log(images / 1e4) ** 2)
+        fid = exact * math.exp(effect + 0.02 * rng.standard_normal())
+        rows.append([f"{params:g}-{seed}", params, round(images), f"{fid:.6g}"])
+  return rows
+
+
+@pytest.fixture
+def write(tmp_path):
+  def call(rows, header=HEADER):
+    path = tmp_path / "runs.csv"
+    with path.open("w", newline="") as file:
+      csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+  return call
+
+
+@pytest.fixture
+def fitted(write, capsys):
+  """What the command prints of a table, as JSON and as text."""
+
+  def call(rows, *flags, header=HEADER):
+    path = write(rows, header)
+    words = ["bigscale", "scaling", "fit", path, "--y=fid", "--resamples=80"]
+    assert program.main([*words, *flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert program.main([*words, *flags]) == 0
+    return found, capsys.readouterr().out
+
+  return call
+
+
+TWO = ("--x=params", "--x2=images", "--group=run")
+
+
+@pytest.fixture(scope="module")
+def law_of_96_rows(tmp_path_factory):
+  """A law without a floor, fitted with one: JSON, text and drawing."""
+  path = tmp_path_factory.mktemp("law") / "runs.csv"
+  with path.open("w", newline="") as file:
+    csv.writer(file).writerows([HEADER, *checkpoints()])
+  columns = table.Columns(x="params", x2="images", y="fid", group="run")
+  settings = analysis.Settings(resamples=80)
+  made = analysis.study(table.select(str(path), columns), settings)
+  found = analysis.record(made)
+  return found, text.as_text(found), figures.draw(made)
+
+
+def test_rows_and_runs_are_told_apart(law_of_96_rows):
+  found, said, _ = law_of_96_rows
+  assert (found["rows"], found["points"], found["runs"]) == (96, 96, 12)
+  assert "96 rows of 12 runs" in said
+  assert "80 resamples of 12 clusters" in said
+
+
+def test_without_a_group_no_runs_are_claimed(fitted):
+  found, text = fitted(checkpoints()[::4], "--x=params")
+  assert (found["rows"], found["runs"]) == (24, None)
+  assert "24 rows each taken for a run (no --group)" in text
+  assert "column 'run' names 12 runs in 24 rows: give --group=run" in text
+  held = found["heldout"]["forms"][0]["heldout"]["4x"]
+  assert held["predicted_runs"] is held["fitted_runs"] is None
+
+
+@pytest.mark.parametrize("times", compare.HORIZONS)
+def test_whole_runs_are_held_out(write, times, monkeypatch):
+  columns = table.Columns(x="params", x2="images", y="fid", group="run")
+  selection = table.select(write(checkpoints()), columns)
+  points, used = selection.points, []
+  monkeypatch.setattr(
+    compare,
+    "fit",
+    lambda law, chosen, loss: used.append(chosen) or fit(law, chosen, loss),
+  )
+  found = compare.compare(
+    points, [laws.Law(("x2",), 0.0)], Loss(), (0,), grouped=True
+  )
+  held = found["forms"][0]["heldout"][f"{times}x"]
+  smaller = used[1 + compare.HORIZONS.index(times)]
+  run_of = dict(zip(points.rows, points.group, strict=True))
+  fitted = {run_of[row] for row in smaller.rows}
+  limit = points.variables["C"].max() / times
+  beyond = points.variables["C"] > limit
+  larger = set(points.group[beyond])
+  assert fitted
+  assert larger
+  assert not fitted & larger
+  assert held["fitted_runs"] == len(fitted)
+  assert held["predicted_runs"] == len(larger)
+  assert held["fitted"] == len(smaller.rows) == 8 * len(fitted)
+  assert held["predicted"] == beyond.sum()
+  assert held["fitted"] + held["predicted"] + held["set_aside"] == 96
+
+
+def test_few_held_out_runs_of_many_rows_choose_no_form(fitted):
+  rows = [row for row in checkpoints() if row[1] < 4e6 or row[0].endswith("-0")]
+  found, _ = fitted(rows, "--x=images", "--flops=params", "--group=run")
+  held = found["heldout"]["forms"][0]["heldout"]["4x"]
+  assert held["predicted"] >= compare.LEAST_PREDICTED
+  assert held["predicted_runs"] < compare.LEAST_PREDICTED
+  assert found["heldout"]["best"]["4x"] is None
+
+
+def test_a_floor_of_zero_is_a_bound_and_no_result(law_of_96_rows):
+  """E 0, std. error 0, 0 to 0."""
+  found, said, _ = law_of_96_rows
+  floor = found["parameters"]["E"]
+  assert floor["value"] == 0
+  assert floor["is_bound"]
+  assert floor["standard_error"] is None
+  low, high = floor["interval95"] or (None, 1)
+  assert low is None
+  assert high > 0
+  assert "0 to 0" not in said
+  assert "E                  0    at bound" in said
+  assert any("E lies at its bound" in one for one in found["warnings"])
+
+
+def wall(rows=12):
+  """A fall steeper than the largest exponent that is tried."""
+  x = np.geomspace(1e3, 2e3, rows)
+  y = 3 + 50 * (x / 1e3) ** -12
+  return [[f"r{i}", a, b] for i, (a, b) in enumerate(zip(x, y, strict=True))]
+
+
+def test_an_exponent_at_the_solver_s_bound_is_said_to_be_one(fitted):
+  header = ["run", "params", "fid"]
+  flags = ("--x=params", "--group=run", "--floor=3")
+  found, said = fitted(wall(), *flags, header=header)
+  alpha, coefficient = (found["parameters"][name] for name in ("alpha", "A"))
+  assert alpha["value"] == laws.LARGEST_EXPONENT
+  for entry in (alpha, coefficient):
+    assert entry["is_bound"]
+    assert entry["standard_error"] is None
+    if entry["interval95"] is None:
+      assert "resamples lie at the bound" in entry["reason"]
+    else:
+      assert entry["interval95"][1] is None
+  assert "alpha              8    at bound" in said
+  assert "8, the largest that is tried" in said
+  assert any("alpha lies at the bound" in one for one in found["warnings"])
+  (form,) = (
+    form
+    for form in found["heldout"]["forms"]
+    if form["form"] == "y = 3 + A x^-alpha"
+  )
+  assert form["at_bound"] == ["alpha", "A"]
+
+
+def entry(values, value=1.0, of=None, at=0.0, hard=False, unsupported=None):
+  of = np.zeros(len(values)) if of is None else np.array(of, float)
+  sides = intervals.Sides(of, "8", hard)
+  return intervals.estimate(value, np.array(values), sides, at, unsupported)
+
+
+HUNDRED = np.linspace(0.5, 1.5, 100)
+
+
+def test_an_interval_inside_is_that_of_percentiles():
+  found = entry(HUNDRED)
+  assert set(found) == {"value", "standard_error", "interval95"}
+  np.testing.assert_allclose(
+    found["interval95"], np.percentile(HUNDRED, [2.5, 97.5]), rtol=1e-12
+  )
+  assert found["standard_error"] == pytest.approx(HUNDRED.std(ddof=1))
+
+
+@pytest.mark.parametrize("share", [4, 50])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_an_end_at_a_bound_is_no_number(side, share):
+  of = np.where(np.arange(100) < share, side, 0)[::-side]
+  found = entry(HUNDRED, of=of)
+  low, high = found["interval95"]
+  known = low if side > 0 else high
+  assert (high if side > 0 else low) is None
+  level = 5 if side > 0 else 95
+  assert known == pytest.approx(np.percentile(HUNDRED, level), abs=0.02)
+  assert found["standard_error"] is None
+  assert found["at_bound"] == pytest.approx(share / 100)
+  assert not found["is_bound"]
+
+
+def test_a_few_resamples_at_a_bound_cost_the_standard_error_alone():
+  found = entry(HUNDRED, of=[*[0] * 99, 1])
+  assert None not in found["interval95"]
+  assert found["standard_error"] is None
+
+
+def test_where_all_resamples_lie_there_is_no_interval():
+  found = entry(np.zeros(100), 0.0, of=-np.ones(100), at=-1.0, hard=True)
+  assert found["interval95"] is None
+  assert found["reason"] == "all resamples lie at the bound (8)"
+
+
+def test_a_floor_above_zero_may_reach_it():
+  values = np.where(np.arange(100) < 10, 0.0, HUNDRED)
+  found = entry(values, of=np.where(values == 0, -1.0, 0.0), hard=True)
+  assert found["interval95"][0] == 0
+  assert found["interval95"][1] > 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_is_none(value):
+  found = entry(np.full(100, value), value)
+  assert found["value"] is None
+  assert found["interval95"] is None
+  assert found["reason"]
+
+
+def test_resamples_that_tell_nothing_make_no_interval():
+  found = entry(HUNDRED, of=np.where(np.arange(100) < 50, np.nan, 0.0))
+  assert found["interval95"] is None
+  assert found["reason"] == "of the resamples 50% tell nothing of it"
+  assert entry([], 1.0)["interval95"] is None
+
+
+def test_a_term_that_comes_to_nothing_leaves_its_exponent_open():
+  law = laws.Law(("x",))
+  x = np.geomspace(1, 100, 9)
+  design = laws.design_of(law, {"x": x}, np.ones(9), np.zeros(9, bool))
+  theta = np.array([[-60.0, 0.3, 1.0], [0.0, 0.3, 1.0]])
+  found = intervals.sides_of(law, design, theta)
+  np.testing.assert_array_equal(found["alpha"].of, [np.nan, 0])
+  np.testing.assert_array_equal(found["A"].of, [-1, 0])
+
+
+def test_too_few_runs_have_no_interval_and_no_band(fitted, write):
+  rows = [row for row in checkpoints() if row[0].endswith("-1")]
+  found, text = fitted(rows, "--x=images", "--group=run", "--floor=none")
+  for name in ("A", "alpha"):
+    assert found["parameters"][name]["interval95"] is None
+    assert found["parameters"][name]["standard_error"] is None
+    assert "4 runs are too few" in found["parameters"][name]["reason"]
+  assert "none: 4 runs are too few for an interval" in text
+  columns = table.Columns(x="images", y="fid", group="run")
+  settings = analysis.Settings(floor=0.0, resamples=40)
+  made = analysis.study(table.select(write(rows), columns), settings)
+  kinds = [type(one).__name__ for one in figures.draw(made).axes[0].collections]
+  assert kinds == ["PathCollection", "PathCollection"]
+
+
+def test_a_figure_says_what_it_shows(law_of_96_rows):
+  title = law_of_96_rows[2].get_suptitle()
+  assert title == "96 rows of 12 runs; at a bound: E"
+
+
+def few(rows=12):
+  return [
+    [f"r{i}", 1e3 * 2**i, 64, f"{3 + 50 * (1e3 * 2**i) ** -0.4:.6g}"]
+    for i in range(rows)
+  ]
+
+
+@pytest.fixture
+def selected(write):
+  def call(rows, group):
+    columns = table.Columns(x="params", y="fid", group=group)
+    return table.select(write(rows), columns)
+
+  return call
+
+
+@pytest.mark.parametrize("group", ["", "run"])
+def test_a_row_that_is_there_twice_counts_once(selected, group):
+  again = [*few()[3][:1], "8e3", "64.0", few()[3][3]]
+  found = selected([*few(), again], group)
+  assert len(found.points.y) == 12
+  assert [(e["row"], e["reason"]) for e in found.excluded] == [
+    (13, "the same as row 4")
+  ]
+
+
+def test_what_is_left_out_is_printed(fitted):
+  found, said = fitted([*few(), few()[3], ["mean", 1e5, 64, 5]], "--x=params")
+  assert found["rows"] == 12
+  assert "2 excluded" in said
+  y = float(few()[3][3])
+  assert f"row 13, y {y:.5g}: the same as row 4" in said
+  assert "row 14, y 5: a summary, no run: 'mean' in column 'run'" in said
+
+
+def test_when_a_row_was_written_makes_it_no_other():
+  header = ["x", "y", "seconds"]
+  assert repeats(header, rows_of(header, [[1, 2, 3], [1, 2, 4]])) == {
+    2: "the same as row 1"
+  }
+  assert repeats(header, rows_of(header, [[1, 2, 3], [1, 3, 3]])) == {}
+
+
+def rows_of(header, cells):
+  with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+    csv.writer(file).writerows([header, *cells])
+    file.flush()
+    return read_rows(file.name)[1]
+
+
+WORDS = ["mean", "Mean", "std", "average", "AVG", "total", "Total:", "median",
+         "mean of 3", "std. dev.", "mean ± std", "sum", "count", "50%",
+         "grand total", "standard error"]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("group", ["", "run"])
+def test_a_summary_row_is_no_run(selected, word, group):
+  found = selected([*few(), [word, 1e5, 64, 5.0]], group)
+  assert len(found.points.y) == 12
+  (left,) = found.excluded
+  assert left["row"] == 13
+  assert left["reason"] == f"a summary, no run: {word!r} in column 'run'"
+
+
+def test_a_summary_is_told_in_any_column_of_numbers():
+  header = ["size", "seed", "y"]
+  cells = [["a", 0, 1], ["a", 1, 2], ["a", "mean", 1.5]]
+  assert set(summaries(header, rows_of(header, cells))) == {3}
+
+
+@pytest.mark.parametrize("values", [("max", "mean"), ("max", "conv", "none")])
+def test_a_setting_by_such_a_name_is_none(values):
+  header = ["run", "pooling", "y"]
+  cells = [[f"r{i}", values[i % len(values)], i] for i in range(12)]
+  assert summaries(header, rows_of(header, cells)) == {}
+
+
+MALFORMED = ["1000000_000", "1_0", "infinity", "nan", "1e400", "0x10",
+             "\uff11\uff12", "1 000", "1,5", "1e", "--1", "5.2.1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", MALFORMED)
+@pytest.mark.parametrize("column", [1, 3])
+def test_a_malformed_number_is_refused_with_its_row(
+  write, cell, column, capsys
+):
+  rows = few()
+  rows[4][column] = cell
+  words = ["bigscale", "scaling", "fit", write(rows), "--x=params", "--y=fid"]
+  assert program.main(words) == 2
+  said = capsys.readouterr().err
+  assert f"row 5 (line 6), column {HEADER[column]!r}: {cell!r}" in said
+
+
+@pytest.mark.parametrize("text", ["3", "-3.", ".5", "1e-3", "+2E+05"])
+def test_numbers_are_read(text):
+  assert number(text) == float(text)
+
+
+def test_a_product_beyond_all_numbers_is_refused(write, capsys):
+  rows = [[run, f"{x:.0f}e200", "1e200", y] for run, x, _, y in few()]
+  words = ["bigscale", "scaling", "fit", write(rows), "--y=fid"]
+  assert program.main([*words, "--x=params", "--x2=images"]) == 2
+  assert "row 1 (line 2): x, x2, C are" in capsys.readouterr().err
+
+
+def test_a_floor_is_written_as_a_number(write, capsys):
+  words = ["bigscale", "scaling", "fit", write(few()), "--x=params", "--y=fid"]
+  assert program.main([*words, "--floor=1_0"]) == 2
+  assert "--floor=1_0 must be" in capsys.readouterr().err
+
+
+def shares_of(write, capsys, rows, header=("run", "images", "status")):
+  path = write(rows, header)
+  code = program.main(["bigscale", "scaling", "shares", path, "--x=images"])
+  captured = capsys.readouterr()
+  return code, captured.out, captured.err
+
+
+def test_shares_count_runs_and_nothing_else(write, capsys):
+  rows = [["a", 1, "done"], ["b", 1, "collapsed"], ["c", 2, "done"]]
+  more = [["mean", 1, "done"], ["a", 1, "done"]]
+  code, out, _ = shares_of(write, capsys, [*rows, *more])
+  assert code == 0
+  assert "1       1 of 2" in out
+  assert "left out: row 4 (line 5), a summary" in out
+  assert "left out: row 5 (line 6), the same as row 1" in out
+
+
+def test_shares_of_a_table_of_evaluations_are_refused(write, capsys):
+  rows = [["a", 1, "done"], ["a", 2, "done"], ["b", 1, "collapsed"]]
+  code, _, said = shares_of(write, capsys, rows)
+  assert code == 2
+  assert "run 'a' has row 1 (line 2) and row 2 (line 3)" in said
+
+
+def test_shares_of_runs_without_names_count_them_all(write, capsys):
+  rows = [[1, "done"], [1, "done"], [1, "collapsed"]]
+  code, out, _ = shares_of(write, capsys, rows, ("images", "status"))
+  assert code == 0
+  assert "1 of 3" in out
