@@ -92,9 +92,14 @@ RULES = (
       "sampling/latents",
     ),
   ),
-  (r"train/checkpoint", ("train/state", "parallel")),
-  (r"train/(claim|logging)", ()),
-  (r"train/folder", ("train/claim",)),
+  (r"train/(claim|logging|sealed)", ()),
+  (r"train/folder", ("train/claim", "train/sealed")),
+  (r"train/notes", ("train/sealed",)),
+  (r"train/best", ("train/folder", "train/sealed")),
+  (
+    r"train/checkpoint",
+    ("train/best", "train/notes", "train/sealed", "train/state", "parallel"),
+  ),
   (r"train/preemption", ()),
   (r"train/disturb", ("train/state", "train/step")),
   (
@@ -109,7 +114,7 @@ RULES = (
     ("train/folder", "train/build", "train/checkpoint", "train/state"),
   ),
   (
-    r"train/(hooks|guard|loop)",
+    r"train/(hooks|guard|scoring|loop)",
     (
       "train",
       "monitor/verdict",

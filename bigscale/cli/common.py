@@ -138,7 +138,7 @@ def load(
   from bigscale.spec import MeshSpec
   from bigscale.train import folder as folders
   from bigscale.train.build import build
-  from bigscale.train.checkpoint import Checkpoints
+  from bigscale.train.checkpoint import CheckpointReader
   from bigscale.train.state import average_of
 
   folder, spec = folders.open_existing(workdir)
@@ -153,7 +153,7 @@ def load(
     raise SpecError(
       f"{folder.path} has no checkpoint yet; train until the first one is saved"
     )
-  checkpoints = Checkpoints(folder.path, spec.checkpoint)
+  checkpoints = CheckpointReader(folder.path)
   try:
     restored = checkpoints.restore(built.abstract_state, step)
   finally:

@@ -29,10 +29,9 @@ from bigscale.monitor.drill_stages import (
 )
 from bigscale.monitor.scoring import lost_step
 from bigscale.sampling import sample
-from bigscale.spec import CheckpointSpec
 from bigscale.train import loop
 from bigscale.train.build import Built
-from bigscale.train.checkpoint import Checkpoints
+from bigscale.train.checkpoint import CheckpointReader
 from bigscale.train.disturb import Disturbance
 from bigscale.train.hooks import EVAL_SEED, DivergedError
 from bigscale.train.logging import JsonLines
@@ -259,7 +258,7 @@ class Drills:
       return None
     step = saved[0]["of_step"]
     built: Built = prepared.built
-    checkpoints = Checkpoints(run, CheckpointSpec(keep=2), "healthy")
+    checkpoints = CheckpointReader(run, "healthy")
     try:
       if step not in checkpoints.steps():
         return {"step": step, "score": None}

@@ -3,14 +3,15 @@
 Saves are asynchronous and atomic: a step either is complete or is not there.
 Orbax notices a file that is missing or cut short, but not a flipped bit in it.
 So every array's fingerprint (`parallel/fingerprint`) is noted with it and
-compared when it is read again, on whatever mesh.
+compared when it is read again, on whatever mesh; a digest covers the rest
+(`train/notes`).
 """
 
 import errno
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -18,10 +19,12 @@ from absl import logging
 
 from bigscale.parallel import fingerprint, multihost
 from bigscale.spec import CheckpointSpec, SpecError
+from bigscale.train import best, notes, sealed
 from bigscale.train.state import GanState
 
-# Under which Orbax keeps what the best are chosen by.
-_SCORE = "score"
+T = TypeVar("T")
+
+_ITEMS = ("state", "data", "meta")
 _FINGERPRINTS = "fingerprints"
 # Beyond its arrays a checkpoint has little.
 _ROOM = 1.05
@@ -75,50 +78,34 @@ class _Manager(ocp.CheckpointManager):
     return False
 
 
-class Checkpoints:
-  """The checkpoints of one run folder.
+class CheckpointReader:
+  """The checkpoints of a run folder that others may be writing; read only.
+
+  Nothing in the folder is made, changed or deleted, not even leftovers of
+  broken saves: they may be a save under way.
 
   Attributes:
     directory: of the run.
   """
 
   def __init__(
-    self,
-    directory: pathlib.Path,
-    spec: CheckpointSpec,
-    name: str = "checkpoints",
+    self, directory: pathlib.Path, name: str = "checkpoints"
   ) -> None:
-    """Opens `directory`/`name`, clearing leftovers of broken saves.
+    """Opens `directory`/`name`, which need not be there.
 
     Args:
       directory: of the run.
-      spec: which steps are kept.
       name: of the folder in it.
     """
     self.directory = directory
     self._path = directory.absolute() / name
-    self._spec = spec
     self._open()
 
   def _open(self) -> None:
-    policies, spec = ocp.checkpoint_managers, self._spec
-    keep: list[Any] = [policies.LatestN(spec.keep)]
-    if spec.keep_best:
-      keep.append(
-        policies.BestN(
-          get_metric_fn=lambda metrics: metrics[_SCORE],
-          reverse=True,
-          n=spec.keep_best,
-          keep_checkpoints_without_metrics=False,
-        )
-      )
     self._manager = _Manager(
       self._path,
-      item_names=("state", "data", "meta"),
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(keep),
-        cleanup_tmp_directories=True,
-      ),
+      item_names=_ITEMS,
+      options=ocp.CheckpointManagerOptions(read_only=True),
     )
 
   def latest_step(self) -> int | None:
@@ -128,48 +115,6 @@ class Checkpoints:
   def steps(self) -> list[int]:
     """All complete steps, in order."""
     return sorted(self._manager.all_steps())
-
-  def save(
-    self,
-    step: int,
-    state: GanState,
-    data: Mapping[str, Any],
-    meta: Mapping[str, Any],
-    score: float | None = None,
-  ) -> None:
-    """Copies the state to the host and writes it behind the training's back.
-
-    Args:
-      step: steps done. One that exists already is left as it is.
-      state: device arrays; they may be donated as soon as this returns.
-      data: state of the stream.
-      meta: plain JSON.
-      score: of an evaluation at this step, for the best-of policy: less is
-        better.
-
-    Raises:
-      fingerprint.ReplicaError: devices disagree on the state; nothing of it
-        is saved.
-      OSError: there is no room for it on the disk. Of a disk that fills up
-        while it is written, a later call tells.
-    """
-    if step in self._manager.all_steps():
-      return
-    _check_room(self._path, step, state)
-    noted = {**meta, _FINGERPRINTS: fingerprint.fingerprints(state)}
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        data=ocp.args.JsonSave(dict(data)),
-        meta=ocp.args.JsonSave(noted),
-      ),
-      metrics=None if score is None else {_SCORE: score},
-      force=True,
-    )
-    if not saved:
-      # Orbax refuses steps older than the newest one without a word.
-      logging.error("checkpoint of step %d was not saved", step)
 
   def restore(self, abstract: GanState, step: int | None = None) -> Restored:
     """Reads a step onto the devices of `abstract`.
@@ -184,7 +129,8 @@ class Checkpoints:
       DamagedError: it, or all of them, cannot be read, is not what was saved,
         or is the state of another model.
     """
-    steps = self.steps()
+    # Process 0's view of a shared disk, to which steps may be added just now.
+    steps = multihost.decide("steps", self.steps)
     if not steps or step not in (None, *steps):
       known = ", ".join(map(str, steps)) or "none"
       raise SpecError(
@@ -196,6 +142,8 @@ class Checkpoints:
       found, why = self._read(abstract, candidate)
       if found is not None:
         return found._replace(damaged=tuple(damaged))
+      if self._has_changed(steps):
+        return self.restore(abstract, step)
       logging.error("checkpoint %d is damaged: %s", candidate, why)
       damaged.append(Damage(candidate, why))
     raise DamagedError(
@@ -205,34 +153,156 @@ class Checkpoints:
       "healthy/"
     )
 
+  def _has_changed(self, steps: Sequence[int]) -> bool:
+    """Whether the run has saved, and so deleted, steps since these were listed.
+
+    Then what could not be read may have been going, and another is newest.
+    """
+    self._manager.reload()
+    return multihost.decide("steps", self.steps) != steps
+
   def _read(self, abstract: GanState, step: int) -> tuple[Restored | None, str]:
     """A step as it was saved, or why not; the same on all processes."""
-    restored, why = None, ""
-    try:
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(abstract),
-          data=ocp.args.JsonRestore(),
-          meta=ocp.args.JsonRestore(),
-        ),
-      )
-    except Exception as error:
-      # Whatever reading damaged files can end in.
-      why = f"it cannot be read ({type(error).__name__}: {_brief(error)})"
-    told = multihost.gather("damage", [why] if why else [])
-    why = multihost.decide("damage", lambda: told[0] if told else "")
+    found, why = _together(lambda: self._read_whole(abstract, step))
     if why:
       return None, why
-    meta = dict(restored.meta)
-    noted = meta.pop(_FINGERPRINTS, None)
-    if noted is not None:
-      wrong = fingerprint.differences(
-        noted, fingerprint.fingerprints(restored.state)
+    noted = found.meta.pop(_FINGERPRINTS, None)
+    if noted is None:
+      return found, ""
+    # All processes compute together: none may stop before.
+    wrong, why = _together(
+      lambda: fingerprint.differences(
+        noted, fingerprint.fingerprints(found.state)
       )
-      if wrong:
-        return None, f"not what was saved: {', '.join(wrong[:5])}"
-    return Restored(step, restored.state, restored.data, meta), ""
+    )
+    if wrong:
+      why = f"not what was saved: {', '.join(wrong[:5])}"
+    return (None, why) if why else (found, "")
+
+  def _read_whole(self, abstract: GanState, step: int) -> Restored:
+    """A step, its notes as they were saved, its arrays as they are there.
+
+    Raises:
+      sealed.SealError: the notes are not what was saved.
+    """
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract),
+        data=ocp.args.JsonRestore(),
+        meta=ocp.args.JsonRestore(),
+      ),
+    )
+    data, meta = notes.unseal(step, restored.data, restored.meta)
+    return Restored(step, restored.state, data, meta)
+
+  def close(self) -> None:
+    """Lets go of what Orbax holds."""
+    self._manager.close()
+
+
+class Checkpoints(CheckpointReader):
+  """The checkpoints of a run folder that this run alone writes."""
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    spec: CheckpointSpec,
+    name: str = "checkpoints",
+  ) -> None:
+    """Opens `directory`/`name`, clearing leftovers of broken saves.
+
+    Args:
+      directory: of the run.
+      spec: which steps are kept.
+      name: of the folder in it.
+    """
+    self._spec = spec
+    self._ranking = best.Ranking(spec.keep_best, spec.best)
+    super().__init__(directory, name)
+
+  def _open(self) -> None:
+    policies = ocp.checkpoint_managers
+    self._manager = _Manager(
+      self._path,
+      item_names=_ITEMS,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(
+          [policies.LatestN(self._spec.keep), self._ranking]
+        ),
+        cleanup_tmp_directories=True,
+      ),
+    )
+    # Processes that rank differently would disagree on which steps there are.
+    steps = self.steps()
+    self._ranking.take(
+      multihost.decide("scores", lambda: self._ranking.load(self._path, steps))
+    )
+
+  def _has_changed(self, steps: Sequence[int]) -> bool:
+    # Nobody else writes here.
+    del steps
+    return False
+
+  def save(
+    self,
+    step: int,
+    state: GanState,
+    data: Mapping[str, Any],
+    meta: Mapping[str, Any],
+  ) -> None:
+    """Copies the state to the host and writes it behind the training's back.
+
+    Args:
+      step: steps done. One that exists already is left as it is.
+      state: device arrays; they may be donated as soon as this returns.
+      data: state of the stream.
+      meta: plain JSON.
+
+    Raises:
+      fingerprint.ReplicaError: devices disagree on the state; nothing of it
+        is saved.
+      OSError: there is no room for it on the disk. Of a disk that fills up
+        while it is written, a later call tells.
+    """
+    if step in self._manager.all_steps():
+      return
+    _check_room(self._path, step, state)
+    noted = {**meta, _FINGERPRINTS: fingerprint.fingerprints(state)}
+    data, noted = notes.seal(step, data, noted)
+    saved = self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        data=ocp.args.JsonSave(data),
+        meta=ocp.args.JsonSave(noted),
+      ),
+      force=True,
+    )
+    if not saved:
+      # Orbax refuses steps older than the newest one without a word.
+      logging.error("checkpoint of step %d was not saved", step)
+
+  def set_scores(self, step: int, scores: Mapping[str, float]) -> None:
+    """Notes what a checkpoint scores, by which the best ones are kept.
+
+    Waits until the checkpoint is complete: its scores lie in its folder.
+
+    Args:
+      step: that was saved.
+      scores: by column, the same on all processes.
+    """
+    self.wait()
+    if step not in self.steps():
+      logging.error("checkpoint of step %d is not there to be scored", step)
+      return
+    self._ranking.put(step, scores)
+    if multihost.is_main():
+      best.write(self._path / str(step), step, scores)
+
+  def scores(self, step: int) -> dict[str, float] | None:
+    """What a checkpoint scores, None where it was not scored."""
+    return self._ranking.get(step)
 
   def set_aside(self, after: int, attempt: int) -> list[int]:
     """Moves later steps out of the way of an attempt that starts before them.
@@ -282,6 +352,21 @@ class Checkpoints:
     """Waits until the last save is complete; without it, it may be lost."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def _together(read: Callable[[], T]) -> tuple[T | None, str]:
+  """What a read gave, or why any process's failed; the latter on all alike."""
+  found, why = None, ""
+  try:
+    found = read()
+  except sealed.SealError as error:
+    why = str(error)
+  except Exception as error:
+    # Whatever reading damaged files can end in.
+    why = f"it cannot be read ({type(error).__name__}: {_brief(error)})"
+  told = multihost.gather("damage", [why] if why else [])
+  why = multihost.decide("damage", lambda: told[0] if told else "")
+  return (None, why) if why else (found, "")
 
 
 def _check_room(path: pathlib.Path, step: int, state: GanState) -> None:

@@ -11,11 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bigscale.spec import RunSpec, SpecError, from_json, to_json
+from bigscale.train import sealed
 from bigscale.train.claim import Claim
 
 # What may change between two starts of one run: where it runs, how long, and
 # what it writes down. Everything else would change its numbers.
 MAY_CHANGE = ("mesh", "log", "checkpoint", "operations", "total_kimg")
+
+# What spec.json holds, besides a digest of it.
+_UNSEALED = {"spec", "versions", "command"}
 
 _PACKAGES = ("bigscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
@@ -74,11 +78,13 @@ def create(
     write_whole(
       folder.spec,
       json.dumps(
-        {
-          "spec": to_json(spec),
-          "versions": versions(),
-          "command": list(command),
-        },
+        sealed.seal(
+          {
+            "spec": to_json(spec),
+            "versions": versions(),
+            "command": list(command),
+          }
+        ),
         indent=2,
       ),
     )
@@ -102,7 +108,7 @@ def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
       f"--workdir={folder.path} holds no run (no spec.json); name the folder "
       "that `bigscale train` wrote"
     )
-  return folder, _read_spec(folder)
+  return folder, from_json(_spec_there(folder))
 
 
 def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -115,24 +121,30 @@ def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
   return pathlib.Path(workdir)
 
 
-@contextlib.contextmanager
-def _reading(path: pathlib.Path) -> Iterator[None]:
+def _spec_there(folder: RunFolder) -> Mapping[str, Any]:
+  """The spec in a folder, as plain JSON.
+
+  Raises:
+    SpecError: it is not what was written. A flipped bit of a number would
+      make it another run's.
+  """
   try:
-    yield
-  except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    written = json.loads(folder.spec.read_bytes())
+    # Those of earlier versions have no digest, and these keys alone.
+    if not (isinstance(written, Mapping) and written.keys() <= _UNSEALED):
+      written = sealed.unseal(written)
+    return written["spec"]
+  except (ValueError, KeyError) as error:
     raise SpecError(
-      f"{path} is damaged ({error}); move the folder aside and start anew"
+      f"{folder.spec} is damaged ({error}); what the run has saved beside it "
+      "is another matter: put back a copy of this file, or move this file "
+      "alone aside and start the run again with the same --config, which "
+      "writes it anew and goes on"
     ) from error
 
 
-def _read_spec(folder: RunFolder) -> RunSpec:
-  with _reading(folder.spec):
-    return from_json(json.loads(folder.spec.read_text())["spec"])
-
-
 def _check_same(folder: RunFolder, spec: RunSpec) -> None:
-  with _reading(folder.spec):
-    old = json.loads(folder.spec.read_text())["spec"]
+  old = _spec_there(folder)
   new = json.loads(json.dumps(to_json(spec)))
   changed = [
     f"  {key}: {before!r} there, {after!r} here"
@@ -172,5 +184,9 @@ def write_whole(path: pathlib.Path, text: str) -> None:
   """Writes a file whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(text)
+  with temporary.open("w") as file:
+    file.write(text)
+    file.flush()
+    # A machine that fails later must not leave the new name with no content.
+    os.fsync(file.fileno())
   temporary.replace(path)

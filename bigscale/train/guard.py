@@ -19,7 +19,7 @@ from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import CheckpointSpec
 from bigscale.train import interventions
 from bigscale.train.build import Built
-from bigscale.train.checkpoint import Checkpoints
+from bigscale.train.checkpoint import Checkpoints, DamagedError
 from bigscale.train.hooks import DivergedError, Recorder
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
@@ -168,14 +168,15 @@ class Guard:
       raise DivergedError(step, lost, target)
     return False
 
-  def go_back(self, step: int) -> tuple[GanState, int]:
+  def go_back(self, step: int) -> tuple[GanState, int, dict[str, float] | None]:
     """Returns to the healthy state that `judge` has saved.
 
     Args:
       step: the last one that was dispatched.
 
     Returns:
-      The state to go on from and its step.
+      The state to go on from, its step, and what the checkpoint of this step
+      scored: the moving average that was scored is not changed.
 
     Raises:
       DivergedError: there is none, or it was tried often enough.
@@ -191,6 +192,7 @@ class Guard:
     # From disk: what cannot be read there is no healthy checkpoint.
     restored = self._healthy.restore(self._built.abstract_state, target)
     state, turned = self._turned(restored.state, target)
+    scores = self._checkpoints.scores(target)
     self._checkpoints.set_aside(target - 1, self.attempt - 1)
     self._ring.forget_after(target)
     skipped = self._move_data(restored.data, step - target)
@@ -210,7 +212,7 @@ class Guard:
     self._recorder.note(
       f"step {step}: back to step {target}, attempt {self.attempt}"
     )
-    return state, target
+    return state, target, scores
 
   def secure(self, step: int) -> None:
     """Saves the newest healthy state, of a run that is about to be ended."""
@@ -250,7 +252,7 @@ class Guard:
     self._ring.forget_after(onset)
     snapshot = self._ring.newest(onset + 1)
     if snapshot is None:
-      target = self._secure_from_disk(onset)
+      target = self._secure_from_disk(step, onset)
     else:
       target = snapshot.step
       self._save(
@@ -263,16 +265,23 @@ class Guard:
     self._recorder.event(kind, step, of_step=target, onset=onset)
     return target
 
-  def _secure_from_disk(self, onset: int) -> int | None:
+  def _secure_from_disk(self, step: int, onset: int) -> int | None:
     kept = set(self._healthy.steps())
     steps = sorted(kept | set(self._checkpoints.steps()), reverse=True)
     # Process 0's view of a shared disk.
     for target in multihost.decide("kept", lambda: steps):
       if target > onset:
         continue
+      where = self._healthy if target in kept else self._checkpoints
+      try:
+        restored = where.restore(self._built.abstract_state, target)
+      except DamagedError as error:
+        self._recorder.event(
+          "damaged_checkpoint", step, of_step=target, why=str(error)
+        )
+        continue
       if target in kept:
         return target
-      restored = self._checkpoints.restore(self._built.abstract_state, target)
       verdict = restored.meta.get("monitor", {}).get("verdict")
       if verdict and verdict["level"] == "ok":
         self._save(target, restored.state, restored.data, verdict)

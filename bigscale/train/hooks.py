@@ -134,6 +134,18 @@ class Recorder:
     if self._tensorboard:
       self._tensorboard.scalars(step, values)
 
+  def scored(self, step: int) -> dict[str, float]:
+    """Scores of a step that its row holds, {} without one; on process 0."""
+    found: dict[str, float] = {}
+    for row in self._metrics.rows():
+      if (row.get("step"), row.get("attempt", 0)) == (step, self._attempt):
+        found |= {
+          name.removeprefix("eval/"): score
+          for name, score in row.items()
+          if name.startswith("eval/")
+        }
+    return found
+
   def meta(self, step: int) -> dict[str, Any]:
     """What every checkpoint of a step notes, as plain JSON."""
     kimg = step * self._spec.images_per_step / 1000

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bigscale.spec import ModelSpec, SpecError
 from bigscale.train import folder as folders
 from bigscale.train.build import Built, build
-from bigscale.train.checkpoint import Checkpoints
+from bigscale.train.checkpoint import CheckpointReader
 from bigscale.train.state import Average, GanState, Player, average_of
 
 
@@ -64,7 +64,7 @@ def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
     ),
     built.mesh,
   )
-  checkpoints = Checkpoints(folder.path, theirs.checkpoint)
+  checkpoints = CheckpointReader(folder.path)
   try:
     restored = checkpoints.restore(other.abstract_state)
   finally:

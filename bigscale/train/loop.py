@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import os
 import pathlib
 import time
@@ -20,7 +21,6 @@ from bigscale.parallel import multihost, rows
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import RunSpec, require, to_json
-from bigscale.spec.scores import rises
 from bigscale.train import folder as folders
 from bigscale.train import hooks
 from bigscale.train.build import Built, build
@@ -36,6 +36,7 @@ from bigscale.train.init_from import (
 )
 from bigscale.train.meter import Meter
 from bigscale.train.preemption import PreemptedError, Preemption
+from bigscale.train.scoring import Scoring
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
 from bigscale.types import Batch
@@ -105,7 +106,8 @@ def train(
     start = read_start(built, init_from)
   claim = Claim()
   folder = _open_folder(workdir, spec, command, claim)
-  checkpoints = Checkpoints(folder.path, spec.checkpoint)
+  kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
+  checkpoints = Checkpoints(folder.path, kept)
   try:
     found = _restore_or_init(built, stream, checkpoints, start)
     attempt = int(jax.device_get(found.state.attempt))
@@ -222,8 +224,7 @@ class _Run:
     self._disturbance = prepared.disturbance
     self._preemption = Preemption()
     self._pending: collections.deque[_Pending] = collections.deque()
-    self._evaluation = hooks.Evaluation(built, recorder, prepared.evaluator)
-    self._scores: dict[str, float] = {}
+    self._scoring = Scoring(built, recorder, checkpoints, prepared.evaluator)
     self._watch = multihost.watch()
     self._compiled = False
 
@@ -253,6 +254,8 @@ class _Run:
     if first_step >= spec.total_steps:
       logging.info("nothing to do: %d steps are done", first_step)
     self._guard.start(first_step, state)
+    if first_step and self._every(spec.evaluate.kimg, first_step):
+      self._scoring.catch_up(first_step, state)
     step, leaving = first_step, False
     while step < spec.total_steps:
       step += 1
@@ -265,9 +268,11 @@ class _Run:
         ill = self._judge()
       if ill:
         with self._watch.phase("rollback", step):
-          state, step = self._guard.go_back(step)
+          state, step, scores = self._guard.go_back(step)
           self._pending.clear()
           self._save(step, state)
+          if scores:
+            self._checkpoints.set_scores(step, scores)
         continue
       self._after(step, state)
       if leaving:
@@ -277,7 +282,7 @@ class _Run:
       self._checkpoints.wait()
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.event("done", step)
-    return Result(self._folder, state, self._scores)
+    return Result(self._folder, state, self._scoring.last)
 
   def _leave(self, step: int, state: GanState) -> None:
     """Ends a run that is to be resumed elsewhere."""
@@ -353,32 +358,22 @@ class _Run:
         hooks.draw_grid(
           self._built, self._folder, self._recorder, step, state.ema
         )
-    scores = None
-    if self._every(spec.evaluate.kimg, step):
-      with self._watch.phase("evaluate", step):
-        scores = self._scores = self._evaluation.run(step, state.ema)
-      best = spec.best_score
-      self._recorder.note(f"step {step}: {best} {scores[best]:.4g}")
-    if scores or self._every(spec.checkpoint.kimg, step):
+    scored = self._every(spec.evaluate.kimg, step)
+    if scored or self._every(spec.checkpoint.kimg, step):
       with self._watch.phase("checkpoint", step):
-        self._save(step, state, scores)
+        self._save(step, state)
+    if scored:
+      self._scoring.run(step, state)
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.pause(time.perf_counter() - started)
 
-  def _save(
-    self, step: int, state: GanState, scores: dict[str, float] | None = None
-  ) -> None:
+  def _save(self, step: int, state: GanState) -> None:
     self._checkpoints.save(
       step,
       state,
       self._stream.get_state(),
       self._recorder.meta(step) | {"monitor": self._guard.get_state()},
-      self._less_is_better(scores) if scores else None,
     )
-
-  def _less_is_better(self, scores: dict[str, float]) -> float:
-    name = self._built.spec.best_score
-    return -scores[name] if rises(name) else scores[name]
 
   def _next_batch(self, step: int) -> Batch:
     try:

@@ -1,6 +1,8 @@
 """A run that is watched: what it does when its numbers are lost."""
 
+import dataclasses
 import itertools
+import shutil
 import sys
 
 import jax
@@ -11,7 +13,7 @@ from bigscale.cli import main as cli
 from bigscale.data.heldout import Heldout
 from bigscale.monitor.verdict import Decision, Verdict
 from bigscale.scaling.flops import training_flops
-from bigscale.spec import from_config
+from bigscale.spec import CheckpointSpec, EvalSpec, from_config
 from bigscale.train import loop
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.hooks import DivergedError
@@ -332,6 +334,51 @@ def alarm(monkeypatch):
     monkeypatch.setattr(Verdict, "update", update)
 
   return script
+
+
+def train(path, watched, changes, **monitor):
+  """As `run`, with other settings besides the monitor's."""
+  spec = from_config(monitored.config(**monitor))
+  spec = dataclasses.replace(spec, **changes)
+  result = loop.train(spec, path, prepared=monitored.prepared(spec, watched))
+  return Ended(path, result.state, watched.batches)
+
+
+def test_a_rollback_forgets_no_score(folder, monkeypatch):
+  """The best step is the one gone back to, whose state is saved anew."""
+  # Of steps 3, 6 and 9, and after the rollback of 9, 12, 15 and 16.
+  scores = iter([5.0, 1.0, 6.0, 7.0, 8.0, 9.0, 9.0])
+  monkeypatch.setattr(
+    monitored.Scores,
+    "compare",
+    lambda self, looked: {"fd_classifier": next(scores)},
+  )
+  changes = {
+    "evaluate": EvalSpec(kimg=3 * 8 / 1000, num_samples=4, batch_size=4),
+    "checkpoint": CheckpointSpec(keep=1, keep_best=1),
+  }
+  faulty = monitored.Watched({0: FAULT})
+  ended = train(folder / "scored", faulty, changes, **ROLLBACK)
+  assert ended.events("rollback")[0]["to_step"] == TARGET
+  assert ended.saved() == [TARGET, STEPS]
+  assert ended.saved("abandoned/attempt-0/checkpoints") == [TARGET, 9]
+  assert next(scores, None) is None
+
+
+def test_a_damaged_state_is_no_place_to_go_back_to(folder, alarm):
+  """The one before it is; nothing in memory goes back that far."""
+  path = folder / "before_damage"
+  changes = {"checkpoint": CheckpointSpec(kimg=4 * 8 / 1000, keep=4)}
+  killed = monitored.Watched(killed_at=(0, 13))
+  with pytest.raises(KilledError):
+    train(path, killed, changes, action="checkpoint")
+  shutil.rmtree(path / "checkpoints" / "8" / "state")
+  alarm("rollback", at=14, onset=9)
+  ended = train(path, monitored.Watched(), changes, action="checkpoint")
+  (damaged,) = ended.events("damaged_checkpoint")
+  assert (damaged["step"], damaged["of_step"]) == (14, 8)
+  assert [event["of_step"] for event in ended.events("healthy")] == [4]
+  assert ended.saved("healthy") == [4]
 
 
 def test_a_run_that_ends_in_doubt_keeps_what_was_before_it(folder, alarm):

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -103,6 +104,41 @@ def test_a_run_leaves_what_the_design_says(trained):
   # Known to the end.
   assert kinds[-2] == "times"
   assert not list(run_dir.rglob("*tmp*"))
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_outlives_a_sigkill(tmp_path):
+  """Of all scores that were written, whichever life wrote them."""
+  workdir = tmp_path / "run"
+  program = [
+    *(sys.executable, "-m", "bigscale.cli.main", "train"),
+    *(f"--config={tiny.__file__}", f"--workdir={workdir}"),
+    *("--config.evaluate.kimg=0.016", "--config.checkpoint.keep=1"),
+  ]
+  env = os.environ | {
+    "BIGSCALE_CACHE": str(tmp_path / "cache"),
+    "XLA_FLAGS": FLAGS,
+  }
+
+  def scored():
+    if not (workdir / "metrics.jsonl").exists():
+      return {}
+    name = "eval/fd_classifier"
+    return {r["step"]: r[name] for r in rows(workdir) if name in r}
+
+  for enough in (3, 6):
+    life = subprocess.Popen(program, env=env)
+    while life.poll() is None and len(scored()) < enough:
+      time.sleep(0.05)
+    life.kill()
+    assert life.wait() == -signal.SIGKILL
+  subprocess.run(program, env=env, check=True)
+  scores = scored()
+  assert list(scores) == list(range(2, 25, 2))
+  saved = (workdir / "checkpoints").iterdir()
+  assert {int(path.name) for path in saved} == {
+    *(min(scores, key=scores.get), 24)
+  }
 
 
 def test_finished_run_has_nothing_to_do(trained):

@@ -1,10 +1,11 @@
 """What several processes do together: run by `test_processes.py`.
 
-battery.py DATA: prints one line of JSON.
+battery.py DATA FOLDER: prints one line of JSON.
 """
 
 import functools
 import json
+import pathlib
 import sys
 
 import jax
@@ -22,7 +23,9 @@ from bigscale.parallel.mesh import AXES, make_mesh
 from bigscale.parallel.rows import local_rows, to_global
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.sampling import latents
-from bigscale.spec import DataSpec, MeshSpec, SpecError
+from bigscale.spec import CheckpointSpec, DataSpec, MeshSpec, SpecError
+from bigscale.train import notes
+from bigscale.train.checkpoint import Checkpoints
 
 
 def interleaved() -> Mesh:
@@ -105,8 +108,48 @@ def looked_at() -> dict:
   }
 
 
+def kept_in(folder: pathlib.Path) -> dict:
+  """Checkpoints of two lives, of which one process reads the last wrongly."""
+  where = NamedSharding(make_mesh(MeshSpec()), P("data"))
+  spec = CheckpointSpec(keep=1, keep_best=1, best="fd_classifier")
+
+  def save(checkpoints: Checkpoints, step: int, score: float) -> None:
+    whole = np.full((8, 4), step, np.float32)
+    state = {
+      "w": jax.make_array_from_callback((8, 4), where, whole.__getitem__)
+    }
+    checkpoints.save(step, state, {"records_consumed": step}, {})
+    checkpoints.set_scores(step, {"fd_classifier": score})
+
+  checkpoints = Checkpoints(folder, spec)
+  for step, score in ((1, 1.0), (2, 5.0), (3, 6.0)):
+    save(checkpoints, step, score)
+  checkpoints.close()
+  checkpoints = Checkpoints(folder, spec)
+  save(checkpoints, 4, 9.0)
+  checkpoints.wait()
+  kept = checkpoints.steps()
+  unseal = notes.unseal
+  if jax.process_index() == jax.process_count() - 1:
+    notes.unseal = lambda step, data, meta: unseal(
+      step, data | {"records_consumed": step % 4}, meta
+    )
+  abstract = {"w": jax.ShapeDtypeStruct((8, 4), np.float32, sharding=where)}
+  restored = checkpoints.restore(abstract)
+  notes.unseal = unseal
+  checkpoints.set_damaged_aside(restored.damaged)
+  checkpoints.close()
+  return {
+    "kept": kept,
+    "restored": restored.step,
+    "damaged": restored.damaged,
+    "left": checkpoints.steps(),
+    "scores": checkpoints.scores(1),
+  }
+
+
 def main() -> None:
-  (source,) = sys.argv[1:]
+  source, folder = sys.argv[1:]
   multihost.initialize()
   index = jax.process_index()
   told = {
@@ -132,6 +175,7 @@ def main() -> None:
     lambda: multihost.assert_same("config", {"model": {"width": 64 * index}})
   )
   multihost.barrier("here")
+  told["kept"] = kept_in(pathlib.Path(folder))
   told["looked"] = looked_at()
   meshes = (make_mesh(MeshSpec()), interleaved())
   told["rows"] = [rows_of(mesh, source) for mesh in meshes]

@@ -11,11 +11,15 @@ from tests.parallel.processes import free_port, run_processes
 
 
 @pytest.fixture(scope="module")
-def told():
+def told(tmp_path_factory):
   """What each of two processes of two devices, and one of four, printed."""
-  program = [battery.__file__, "fashion_mnist"]
-  two = run_processes(program, 2, 2, timeout=240)
-  one = run_processes(program, 1, 4, timeout=240)
+
+  def run(processes, devices):
+    folder = str(tmp_path_factory.mktemp("checkpoints"))
+    program = [battery.__file__, "fashion_mnist", folder]
+    return run_processes(program, processes, devices, timeout=240)
+
+  two, one = run(2, 2), run(1, 4)
   # Gloo, which carries collectives between CPUs, prints there, too.
   return [json.loads(d.stdout.splitlines()[-1]) for d in (*one, *two)]
 
@@ -67,6 +71,19 @@ def test_all_embed_with_what_process_0_brought(told):
       assert looked[name] == alone[name]
   # Features themselves are process 0's to score.
   assert [looked["kept"] for looked in (alone, first, second)] == [20, 20, 0]
+
+
+def test_the_best_is_kept_and_damage_passed_over_by_all(told):
+  """Though one process alone saw the damage."""
+  for words in told:
+    kept = words["kept"]
+    assert kept["kept"] == [1, 4]
+    assert kept["restored"] == 1
+    ((step, why),) = kept["damaged"]
+    assert step == 4
+    assert why == "the stream's position or the notes are not what was saved"
+    assert kept["left"] == [1]
+    assert kept["scores"] == {"fd_classifier": 1.0}
 
 
 def test_processes_stand_in_for_slices(told):

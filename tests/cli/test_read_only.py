@@ -1,0 +1,143 @@
+"""Commands that only read leave a run that is being written alone."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+import threading
+
+import jax
+import pytest
+
+from bigscale.cli import common
+from bigscale.cli.main import main
+from bigscale.parallel.mesh import make_mesh
+from bigscale.spec import MeshSpec, from_config
+from bigscale.train import folder as folders
+from bigscale.train import init_from
+from bigscale.train.build import build
+from bigscale.train.checkpoint import Checkpoints, DamagedError
+from tests.e2e import tiny
+
+
+def _spec():
+  """Of a model that takes little compilation."""
+  config = tiny.get_config().unlock()
+  config.model.update(
+    resolution=4,
+    widths=(4,),
+    blocks=(1,),
+    cardinality=(2,),
+    spectra_interval=0,
+  )
+  config.monitor = {"action": "off"}
+  return from_config(config)
+
+
+SPEC = _spec()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler():
+  """Of these tests, compiling is nearly all the time."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+def new_built():
+  return build(SPEC, make_mesh(MeshSpec(), jax.devices()[:1]))
+
+
+@pytest.fixture
+def saving(tmp_path, monkeypatch):
+  """A run whose step 8 is being saved: its files are there, not its name."""
+  built = new_built()
+  state = jax.tree.map(
+    lambda leaf: jax.numpy.ones(leaf.shape, leaf.dtype), built.abstract_state
+  )
+  folders.create(tmp_path, built.spec, [])
+  checkpoints = Checkpoints(tmp_path, built.spec.checkpoint)
+  checkpoints.save(4, state, {}, {})
+  checkpoints.wait()
+  going_on, held = threading.Event(), threading.Event()
+  rename = os.rename
+
+  def slow_rename(source, *rest, **options):
+    if pathlib.Path(source).name.startswith("8."):
+      held.set()
+      assert going_on.wait(60)
+    return rename(source, *rest, **options)
+
+  monkeypatch.setattr(os, "rename", slow_rename)
+  checkpoints.save(8, state, {}, {})
+  assert held.wait(60)
+  with contextlib.ExitStack() as undo:
+    undo.callback(checkpoints.close)
+    undo.callback(going_on.set)
+    yield tmp_path
+    going_on.set()
+    # The save, and the training that waits for it, go on.
+    checkpoints.wait()
+    assert checkpoints.steps() == [4, 8]
+
+
+def seen(folder):
+  """Everything in it: contents of files, and times of folders."""
+  return {
+    path: path.stat().st_mtime_ns if path.is_dir() else path.read_bytes()
+    for path in folder.rglob("*")
+  }
+
+
+def start_from(folder, out):
+  """What `train --init_from` reads before its first step."""
+  del out
+  return init_from.read_start(new_built(), folder).step - 4
+
+
+def command(name, *options):
+  return lambda folder, out: main(
+    ["bigscale", name, f"--workdir={folder}"]
+    + [option.replace("OUT", str(out)) for option in options]
+  )
+
+
+READERS = {
+  "sample": command("sample", "--out=OUT/a.png", "--num=2"),
+  "export": command("export", "--out=OUT/g.hlo", "--platforms=cpu"),
+  "init_from": start_from,
+  # Trains the classifier of its scores.
+  "evaluate": command("evaluate", "--metrics=fd_classifier"),
+}
+SLOW = ("evaluate",)
+
+
+@pytest.mark.parametrize(
+  "reader",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in READERS
+  ],
+)
+def test_a_save_under_way_is_let_be(
+  reader, saving, tmp_path_factory, monkeypatch
+):
+  out = tmp_path_factory.mktemp(reader)
+  monkeypatch.setenv("BIGSCALE_CACHE", str(out))
+  sys.modules.pop(f"bigscale.cli.{reader}", None)
+  before = seen(saving)
+  assert any("8.orbax-checkpoint-tmp" in path.name for path in before)
+  assert READERS[reader](saving, out) == 0
+  assert seen(saving) == before
+
+
+def test_damage_is_for_the_run_itself_to_set_aside(saving, tmp_path_factory):
+  """Who reads says so, and takes the step before or refuses."""
+  shutil.rmtree(saving / "checkpoints" / "4" / "data")
+  before = seen(saving)
+  with pytest.raises(DamagedError, match="step 4: it cannot be read"):
+    common.load(str(saving), None)
+  assert seen(saving) == before
+  assert not (saving / "damaged").exists()
