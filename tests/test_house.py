@@ -53,7 +53,10 @@ RULES = (
     ("monitor", "train", "metrics", "sampling", "parallel"),
   ),
   # What makes or reads a whole run.
-  (r"interop/(assemble|export)", ("interop", "models", "train", "ops")),
+  (
+    r"interop/(assemble|export)",
+    ("interop", "models", "train", "ops", "sampling/latents"),
+  ),
   (
     r"interop/inception",
     (

@@ -1,6 +1,7 @@
 """What subcommands share: required flags, configs, checkpoints."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -91,7 +92,8 @@ class Trained(NamedTuple):
   """A checkpoint, ready to sample from.
 
   `d` is D's weights as they are trained (`train.state.Average`), None where
-  they were not asked for.
+  they were not asked for. `imported` is what `bigscale import` noted of the
+  weights, {} for weights that were trained here.
   """
 
   spec: RunSpec
@@ -100,6 +102,7 @@ class Trained(NamedTuple):
   ema: Any
   path: pathlib.Path
   d: Any = None
+  imported: Mapping[str, Any] = {}
 
 
 def load(
@@ -142,4 +145,12 @@ def load(
   finally:
     checkpoints.close()
   d = average_of(restored.state.d) if discriminator else None
-  return Trained(spec, built, restored.step, restored.state.ema, folder.path, d)
+  return Trained(
+    spec,
+    built,
+    restored.step,
+    restored.state.ema,
+    folder.path,
+    d,
+    restored.meta.get("imported", {}),
+  )

@@ -9,6 +9,7 @@ from bigscale.spec.data import DataSpec
 from bigscale.spec.models import ModelSpec
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
+from bigscale.spec.sampling import SamplingSpec
 from bigscale.spec.scores import Score
 
 
@@ -260,6 +261,7 @@ class RunSpec:
   checkpoint: CheckpointSpec = CheckpointSpec()
   monitor: MonitorSpec = MonitorSpec()
   operations: OperationsSpec = OperationsSpec()
+  sampling: SamplingSpec = SamplingSpec()
 
   def __post_init__(self) -> None:
     require(

@@ -15,7 +15,14 @@ from bigscale.train.claim import Claim
 
 # What may change between two starts of one run: where it runs, how long, and
 # what it writes down. Everything else would change its numbers.
-_MAY_CHANGE = ("mesh", "log", "checkpoint", "operations", "total_kimg")
+_MAY_CHANGE = (
+  "mesh",
+  "log",
+  "checkpoint",
+  "operations",
+  "sampling",
+  "total_kimg",
+)
 
 _PACKAGES = ("bigscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
