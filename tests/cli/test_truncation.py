@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -14,10 +15,12 @@ from PIL import Image
 
 from bigscale.cli import common, truncation
 from bigscale.cli.main import main
-from bigscale.interop import export
+from bigscale.interop import assemble, export
+from bigscale.parallel import fingerprint
 from bigscale.sampling import latents
 from bigscale.spec import BigganDeepSpec
 from bigscale.train.init_from import read_start
+from bigscale.train.state import init_state
 from tests.interop import synthetic
 from tests.interop.plain_generators import hf_biggan_deep
 
@@ -37,10 +40,21 @@ _COUNT = 3
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-  """Compiles quickly; loads a run, and compiles its sampler, once."""
+  """Compiles quickly, and nothing that is not looked at here.
+
+  A run is loaded, and its sampler compiled, once. D, which these files do not
+  hold, is zeros in place of fresh weights; checkpoints have no fingerprints.
+  """
+
+  def zeros(model, spec):
+    state = init_state(model, spec)
+    return jax.tree.map(jnp.zeros_like, state)
+
   jax.config.update("jax_disable_most_optimizations", True)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(common, "load", functools.cache(common.load))
+    patch.setattr(assemble, "init_state", zeros)
+    patch.setattr(fingerprint, "fingerprints", lambda state: {})
     yield
   jax.config.update("jax_disable_most_optimizations", False)
 
@@ -138,9 +152,9 @@ def test_a_sweep_takes_each_row_s_statistics(run, tensors, tmp_path):
     f"published ones of truncation {at} under the rule scale" for at in (1, 0.1)
   ]
   key = jax.random.fold_in(jax.random.key(0), 0)
-  z = np.asarray(latents.draw(key, 2, _MODEL, 0.1, "scale"))
-  images = hf_biggan_deep(tensors, z, got["labels"][2:], 0.1, depth=1)
-  assert_same_images(got["images"][2:], np.round(127.5 * (images + 1)))
+  z = np.asarray(latents.draw(key, _COUNT, _MODEL, 0.1, "scale"))
+  images = hf_biggan_deep(tensors, z, got["labels"][_COUNT:], 0.1, depth=1)
+  assert_same_images(got["images"][_COUNT:], np.round(127.5 * (images + 1)))
   drawn_sweep(run, tmp_path / "a.png")
   with Image.open(tmp_path / "a.png") as image:
     assert image.text["truncation"] == "[1.0, 0.1]"
@@ -149,7 +163,7 @@ def test_a_sweep_takes_each_row_s_statistics(run, tensors, tmp_path):
 
 
 def drawn_sweep(run, out):
-  options = ["--truncation_sweep=1,0.1", "--columns=2", f"--out={out}"]
+  options = ["--truncation_sweep=1,0.1", f"--columns={_COUNT}", f"--out={out}"]
   assert bigscale("sample", f"--workdir={run}", *options) == 0
   if out.suffix == ".png":
     return None
