@@ -55,7 +55,14 @@ RULES = (
   # What makes or reads a whole run.
   (
     r"interop/(assemble|export)",
-    ("interop", "models", "train", "ops", "parallel/compiler"),
+    (
+      "interop",
+      "models",
+      "train",
+      "ops",
+      "parallel/compiler",
+      "sampling/latents",
+    ),
   ),
   (
     r"interop/inception",

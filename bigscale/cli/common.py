@@ -1,7 +1,7 @@
 """What commands share: parts of a command, flags, configs, checkpoints."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -108,7 +108,8 @@ class Trained(NamedTuple):
   """A checkpoint, ready to sample from.
 
   `d` is D's weights as they are trained (`train.state.Average`), None where
-  they were not asked for.
+  they were not asked for. `imported` is what `bigscale import` noted of the
+  weights, {} for weights that were trained here.
   """
 
   spec: RunSpec
@@ -117,6 +118,7 @@ class Trained(NamedTuple):
   ema: Any
   path: pathlib.Path
   d: Any = None
+  imported: Mapping[str, Any] = {}
 
 
 def load(
@@ -159,4 +161,12 @@ def load(
   finally:
     checkpoints.close()
   d = average_of(restored.state.d) if discriminator else None
-  return Trained(spec, built, restored.step, restored.state.ema, folder.path, d)
+  return Trained(
+    spec,
+    built,
+    restored.step,
+    restored.state.ema,
+    folder.path,
+    d,
+    restored.meta.get("imported", {}),
+  )

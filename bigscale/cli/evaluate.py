@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from bigscale.cli import truncation
 from bigscale.cli.common import (
   Trained,
   define_process_flags,
@@ -56,20 +57,6 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer(
   "num", None, "images to draw; the config's by default", flag_values=FLAGS
-)
-flags.DEFINE_float(
-  "truncation",
-  None,
-  "resample latents beyond this value: less variety, more fidelity",
-  flag_values=FLAGS,
-)
-flags.DEFINE_integer(
-  "standing_batches",
-  0,
-  "normalize by the mean statistics of so many batches of the same "
-  "truncation (the paper: 100); 0 takes the running ones of training",
-  lower_bound=0,
-  flag_values=FLAGS,
 )
 flags.DEFINE_list(
   "metrics",
@@ -128,6 +115,7 @@ flags.DEFINE_bool(
   "with --workdir: what D says of train images, held-out ones and samples",
   flag_values=FLAGS,
 )
+truncation.define_flags(FLAGS)
 define_process_flags(FLAGS)
 
 
@@ -154,19 +142,11 @@ def _score(trained: Trained) -> dict[str, Any]:
   """Draws and scores; what is printed."""
   from bigscale.cli import inspection
   from bigscale.sampling.sample import sample
-  from bigscale.sampling.standing import standing_statistics
   from bigscale.train import hooks
 
   spec = _asked(trained.spec)
   evaluate = spec.evaluate
-  average = standing_statistics(
-    spec.model,
-    trained.built.mesh.devices.flat[0].platform,
-    trained.ema,
-    batches=FLAGS.standing_batches,
-    batch_size=evaluate.batch_size,
-    truncation=FLAGS.truncation,
-  )
+  drawn_under = truncation.under(trained, FLAGS.truncation, FLAGS)
   evaluator = _against_file(evaluate.num_samples) or hooks.evaluator_of(spec)
   look = inspection.Inspection(
     FLAGS, evaluator, spec.data, spec.model.resolution, trained
@@ -175,19 +155,19 @@ def _score(trained: Trained) -> dict[str, Any]:
     look.passing(
       sample(
         trained.built.sample,
-        average,
+        drawn_under.ema,
         spec.model,
         count=evaluate.num_samples,
         batch_size=evaluate.batch_size,
         seed=hooks.EVAL_SEED,
         truncation=FLAGS.truncation,
+        rule=drawn_under.protocol["truncation_rule"],
       )
     )
   )
   return {
     "step": trained.step,
-    "truncation": FLAGS.truncation,
-    "standing_batches": FLAGS.standing_batches,
+    **drawn_under.protocol,
     **scores,
     **look.results(),
     "throughput": evaluator.throughput,

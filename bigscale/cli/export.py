@@ -4,15 +4,21 @@ r"""Write the generator's moving average as a StableHLO program.
   bigscale export --workdir=runs/fashion --step=2000 --platforms=cpu \
       --out=fashion.hlo
 
+  bigscale export --workdir=runs/biggan --truncation=0.4 --out=biggan.hlo
+
 The program holds its weights, takes any batch size of float32 latents
 [b, latent_dim] and int32 labels [b], and gives uint8 images [b, H, W, C].
-FILE.json beside it says what it takes. docs/run_exported.py runs it without
-this library.
+--truncation and --standing_batches choose the statistics of batch norm in it;
+latents are the caller's, and are to be drawn under the same truncation.
+FILE.json beside it says what it takes, and how latents are to be drawn.
+docs/run_exported.py runs it without this library.
 """
 
 import pathlib
 
 from absl import flags
+
+from bigscale.cli import truncation
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
@@ -26,6 +32,7 @@ flags.DEFINE_list(
   "that it is to run on: cpu, tpu, cuda, rocm",
   flag_values=FLAGS,
 )
+truncation.define_flags(FLAGS)
 
 
 def run() -> int:
@@ -49,10 +56,12 @@ def run() -> int:
 
   check_platforms(FLAGS.platforms)
   trained = load(workdir, FLAGS.step)
-  exported = export_generator(trained.spec, trained.ema, FLAGS.platforms)
-  size = write(out, exported, trained.spec, trained.step)
+  under = truncation.under(trained, FLAGS.truncation, FLAGS)
+  exported = export_generator(trained.spec, under.ema, FLAGS.platforms)
+  size = write(out, exported, trained.spec, trained.step, under.protocol)
   print(
     f"step {trained.step} for {', '.join(FLAGS.platforms)}: {out} "
     f"({size / 1e6:.1f} MB) and {out}.json"
   )
+  print(truncation.sentence(under.protocol))
   return 0

@@ -120,8 +120,17 @@ def _weights(name: str, file: str, d_file: str | None, out: str) -> int:
     f"model:         {model.name}, {model.resolution} px, {classes}, latents "
     f"of {model.latent_dim}; {notes['model']}"
   )
-  for note in ("recipe", "generator", "discriminator", "average", "spectra"):
-    print(f"{note + ':':14} {notes[note]}")
+  for note in (
+    "recipe",
+    "generator",
+    "discriminator",
+    "average",
+    "spectra",
+    "statistics",
+    "truncation",
+  ):
+    if notes.get(note):
+      print(f"{note + ':':14} {notes[note]}")
   print(f"data:          {imported.spec.data.source}")
   print(f"run:           {out} (step 0)")
   return 0

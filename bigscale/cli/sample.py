@@ -3,6 +3,8 @@ r"""Draw images from a trained generator's moving average.
   bigscale sample --workdir=runs/fashion --out=sheet.png
   bigscale sample --workdir=runs/fashion --labels=3,7 --truncation=0.5 \
       --num=64 --seed=1 --out=dresses.npz
+  bigscale sample --workdir=runs/biggan --truncation=0.4 \
+      --truncation_rule=scale --out=sheet.png
   bigscale sample --workdir=runs/fashion --interpolate=latents --out=walk.png
   bigscale sample --workdir=runs/fashion --interpolate=classes \
       --labels=3,7,8 --columns=10 --out=morph.png
@@ -12,17 +14,22 @@ r"""Draw images from a trained generator's moving average.
 
 A .png is a grid, of more than 25 classes several (F-01.png, F-02.png ...); a
 .npz holds `images` [N, H, W, C] uint8 and `labels` [N] (between classes: the
-shares of each, [N, classes]), and the `columns` of the grid.
+shares of each, [N, classes]), and the `columns` of the grid. Both say what the
+truncation was and meant: `truncation` (NaN or null for none; of a sweep, each
+row's), `truncation_rule`, `batch_norm` (which statistics), `standing_batches`,
+`step` and `seed`; a .png has them as chunks of text.
 """
 
 import functools
+import json
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
+from bigscale.cli import truncation
 from bigscale.cli.common import (
   Trained,
   define_process_flags,
@@ -30,7 +37,7 @@ from bigscale.cli.common import (
   load,
   require_flag,
 )
-from bigscale.spec import ModelSpec, SpecError, require
+from bigscale.spec import ModelSpec, SpecError, TruncationRule, require
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
@@ -55,12 +62,6 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_list(
   "labels", None, "classes to draw in turn, like 3,7", flag_values=FLAGS
-)
-flags.DEFINE_float(
-  "truncation",
-  None,
-  "resample latents beyond this value: less variety, more fidelity",
-  flag_values=FLAGS,
 )
 flags.DEFINE_enum(
   "interpolate",
@@ -111,14 +112,7 @@ flags.DEFINE_bool(
   "the same latents",
   flag_values=FLAGS,
 )
-flags.DEFINE_integer(
-  "standing_batches",
-  0,
-  "normalize by the mean statistics of so many batches of the same "
-  "truncation (the paper: 100); 0 takes the running ones of training",
-  lower_bound=0,
-  flag_values=FLAGS,
-)
+truncation.define_flags(FLAGS)
 define_process_flags(FLAGS)
 
 # What each kind of sheet can be told; "" is the plain grid.
@@ -162,15 +156,16 @@ def _draw(
 ) -> None:
   """Draws and writes what was asked for."""
   model = trained.spec.model
+  rule = truncation.rule_of(trained, FLAGS.truncation_rule)
   if not kind:
     _plain(trained, out, labels)
   elif kind == "truncation_sweep":
-    _sheets(trained, out, [_sweep(model, labels, thresholds)])
+    _sheets(trained, out, [_sweep(model, labels, rule, thresholds)])
   elif kind.startswith("class_grid"):
     paged = out.suffix == ".png"
-    _sheets(trained, out, list(_class_grids(model, labels, paged)))
+    _sheets(trained, out, list(_class_grids(model, labels, rule, paged)))
   else:
-    _sheets(trained, out, [_walks(model, labels)])
+    _sheets(trained, out, [_walks(model, labels, rule)])
 
 
 def _plain(
@@ -182,55 +177,47 @@ def _plain(
   from bigscale.sampling.sample import Samples, check_labels, sample
 
   check_labels(trained.spec.model, labels)
+  drawn_under = truncation.under(trained, FLAGS.truncation, FLAGS)
   batches = list(
     sample(
       trained.built.sample,
-      _averages(trained)(FLAGS.truncation),
+      drawn_under.ema,
       trained.spec.model,
       count=FLAGS.num,
       batch_size=min(FLAGS.num, trained.spec.evaluate.batch_size),
       seed=FLAGS.seed,
       labels=labels,
       truncation=FLAGS.truncation,
+      rule=drawn_under.protocol["truncation_rule"],
     )
   )
   drawn = Samples(*map(np.concatenate, zip(*batches, strict=True)))
-  _write(out, trained, drawn, FLAGS.columns or math.ceil(math.sqrt(FLAGS.num)))
+  columns = FLAGS.columns or math.ceil(math.sqrt(FLAGS.num))
+  _write(out, trained, drawn, columns, [drawn_under.protocol])
 
 
 def _sheets(trained: Trained, out: pathlib.Path, pages: list[list]) -> None:
   """Writes each page of rows, to `out` itself where there is one."""
   from bigscale.sampling.sheets import draw_sheet
 
-  averages = _averages(trained)
+  under = functools.cache(
+    lambda threshold: truncation.under(trained, threshold, FLAGS)
+  )
   digits = max(2, len(str(len(pages))))
   for number, rows in enumerate(pages, start=1):
     page = out
     if len(pages) > 1:
       page = out.with_stem(f"{out.stem}-{number:0{digits}d}")
-    drawn = draw_sheet(trained.built.sample, averages, rows)
-    _write(page, trained, drawn, len(rows[0].labels))
-
-
-def _averages(trained: Trained) -> Callable[[float | None], Any]:
-  """The weights to sample with under a threshold."""
-  from bigscale.sampling.standing import standing_statistics
-
-  @functools.cache
-  def average(threshold: float | None) -> Any:
-    return standing_statistics(
-      trained.spec.model,
-      trained.built.mesh.devices.flat[0].platform,
-      trained.ema,
-      batches=FLAGS.standing_batches,
-      batch_size=trained.spec.evaluate.batch_size,
-      truncation=threshold,
+    drawn = draw_sheet(
+      trained.built.sample, lambda threshold: under(threshold).ema, rows
     )
+    protocols = [under(row.truncation).protocol for row in rows]
+    _write(page, trained, drawn, len(rows[0].labels), protocols)
 
-  return average
 
-
-def _walks(model: ModelSpec, labels: list[int] | None) -> list:
+def _walks(
+  model: ModelSpec, labels: list[int] | None, rule: TruncationRule
+) -> list:
   """Rows of --interpolate."""
   from bigscale.sampling import sheets
 
@@ -240,6 +227,7 @@ def _walks(model: ModelSpec, labels: list[int] | None) -> list:
     "seed": FLAGS.seed,
     "labels": labels,
     "truncation": FLAGS.truncation,
+    "rule": rule,
   }
   if FLAGS.interpolate == "latents":
     return sheets.latent_interpolation(
@@ -253,7 +241,10 @@ def _walks(model: ModelSpec, labels: list[int] | None) -> list:
 
 
 def _class_grids(
-  model: ModelSpec, labels: list[int] | None, paged: bool
+  model: ModelSpec,
+  labels: list[int] | None,
+  rule: TruncationRule,
+  paged: bool,
 ) -> Iterator[list]:
   """Rows of --class_grid, a page of classes at a time."""
   from bigscale.sampling import sheets
@@ -273,13 +264,17 @@ def _class_grids(
       seed=FLAGS.seed,
       labels=page,
       truncation=FLAGS.truncation,
+      rule=rule,
       same_latents=FLAGS.same_latents,
       along=along,
     )
 
 
 def _sweep(
-  model: ModelSpec, labels: list[int] | None, thresholds: list[float]
+  model: ModelSpec,
+  labels: list[int] | None,
+  rule: TruncationRule,
+  thresholds: list[float],
 ) -> list:
   """Rows of --truncation_sweep."""
   from bigscale.sampling import sheets
@@ -290,25 +285,54 @@ def _sweep(
     columns=FLAGS.columns or _SHEET_COLUMNS,
     seed=FLAGS.seed,
     labels=labels,
+    rule=rule,
   )
 
 
 def _write(
-  out: pathlib.Path, trained: Trained, drawn: Any, columns: int
+  out: pathlib.Path,
+  trained: Trained,
+  drawn: Any,
+  columns: int,
+  protocols: list[dict[str, Any]],
 ) -> None:
-  """Writes images [N, H, W, C] and labels, and says so."""
+  """Writes images [N, H, W, C] and labels, and says so.
+
+  `protocols` are those of each row, or one of all.
+  """
   import numpy as np
 
   from bigscale.sampling import grid
 
+  said = _said(trained, protocols)
   if out.suffix == ".npz":
+    # NumPy writes no None.
+    arrays = {
+      name: np.array(value, float if name == "truncation" else None)
+      for name, value in said.items()
+    }
     np.savez_compressed(
-      out, images=drawn.images, labels=drawn.labels, columns=columns
+      out, images=drawn.images, labels=drawn.labels, columns=columns, **arrays
     )
   else:
     scale = grid.view_scale(trained.spec.model.resolution)
-    grid.save_png(out, drawn.images, columns, scale)
+    text = {
+      name: value if isinstance(value, str) else json.dumps(value)
+      for name, value in said.items()
+    }
+    grid.save_png(out, drawn.images, columns, scale, text)
   print(f"{len(drawn.images)} images of step {trained.step}: {out}")
+  for line in dict.fromkeys(map(truncation.sentence, protocols)):
+    print(line)
+
+
+def _said(trained: Trained, protocols: list[dict[str, Any]]) -> dict[str, Any]:
+  """What a file notes of its samples; lists where rows differ."""
+  said: dict[str, Any] = {"step": trained.step, "seed": FLAGS.seed}
+  for name in protocols[0]:
+    values = [protocol[name] for protocol in protocols]
+    said[name] = values if len(set(values)) > 1 else values[0]
+  return said
 
 
 def _out(out: pathlib.Path) -> pathlib.Path:

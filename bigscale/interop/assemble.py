@@ -1,5 +1,6 @@
 """A run folder made of weights from elsewhere, whole or not at all."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -8,14 +9,20 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bigscale.interop import files
-from bigscale.interop.formats import Networks, convert, read_players
+from bigscale.interop import files, standing
+from bigscale.interop.formats import (
+  AUTHORS_RULES,
+  Networks,
+  convert,
+  read_players,
+)
 from bigscale.interop.recipes import recipe
 from bigscale.interop.tensors import Weights
 from bigscale.models.registry import make_model
 from bigscale.parallel import compiler
-from bigscale.spec import RunSpec
+from bigscale.spec import RunSpec, SamplingSpec
 from bigscale.train import folder as folders
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.state import Average, GanState, Player, init_state
@@ -33,12 +40,16 @@ class Imported(NamedTuple):
     spec: of the new run.
     state: before its first step.
     notes: where each part came from, plain JSON: `model`, `recipe`,
-      `generator`, `discriminator`, `average`, `spectra`, `files`.
+      `generator`, `discriminator`, `average`, `spectra`, `statistics`,
+      `truncation`, `files`.
+    standing: statistics of batch norm at all truncations, see
+      `formats.Networks`.
   """
 
   spec: RunSpec
   state: GanState
   notes: dict[str, Any]
+  standing: dict[str, np.ndarray] | None = None
 
 
 def read_run(
@@ -73,6 +84,7 @@ def read_run(
   players = read_players(file, d_file, ema_file, unsafe_pickle=unsafe_pickle)
   networks = convert(format_name, players, spec.model if spec else None)
   made, by = (spec, "--config") if spec else recipe(networks.model, source)
+  made = _with_authors_rule(made, format_name)
   state = assemble(made, networks)
   paths = [pathlib.Path(path) for path in (file, d_file, ema_file) if path]
   tracked = len(state.g.spectra) + len(state.d.spectra)
@@ -91,8 +103,43 @@ def read_run(
     if networks.ema
     else "the generator: no file holds one",
     "spectra": f"{read} from the files, {tracked - read} fresh",
+    **_truncation_notes(made, format_name, networks),
   }
-  return Imported(made, state, notes)
+  return Imported(made, state, notes, networks.standing)
+
+
+def _with_authors_rule(spec: RunSpec, format_name: str) -> RunSpec:
+  """The run, truncating as the weights' authors do unless it says otherwise."""
+  rule = spec.sampling.truncation_rule or AUTHORS_RULES.get(format_name)
+  return dataclasses.replace(spec, sampling=SamplingSpec(truncation_rule=rule))
+
+
+def _truncation_notes(
+  spec: RunSpec, format_name: str, networks: Networks
+) -> dict[str, str]:
+  """Which statistics there are, and what `--truncation` means; {} without."""
+  if not networks.g.batch_stats:
+    return {}
+  statistics = "the file's running ones"
+  if networks.standing:
+    count = len(next(iter(networks.standing.values())))
+    statistics = f"of {count} truncations from 0 to 1; training starts from 1"
+  elif AUTHORS_RULES.get(format_name) == "scale":
+    statistics = (
+      "of truncation 1, the only ones in the file; for others measure them "
+      "with --standing_batches"
+    )
+  rule = spec.sampling.truncation_rule
+  meaning = {
+    "scale": "T * truncnorm(-2, 2)",
+    "resample": "N(0, 1), entries beyond T drawn again",
+  }
+  return {
+    "statistics": statistics,
+    "truncation": f"rule {rule}: --truncation=T draws {meaning[rule]}"
+    if rule
+    else "",
+  }
 
 
 def assemble(spec: RunSpec, networks: Networks) -> GanState:
@@ -148,9 +195,12 @@ def write_run(
   spec = imported.spec
   with files.new_folder(files.require_new(out)) as folder:
     folders.create(folder, spec, command)
+    notes = dict(imported.notes)
+    if imported.standing:
+      notes["standing_statistics"] = standing.save(folder, imported.standing)
     checkpoints = Checkpoints(folder, spec.checkpoint)
     try:
-      meta = {"kimg": 0.0, "imported": imported.notes}
+      meta = {"kimg": 0.0, "imported": notes}
       checkpoints.save(0, imported.state, _DATA_START, meta)
     finally:
       checkpoints.close()

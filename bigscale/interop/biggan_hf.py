@@ -6,7 +6,7 @@ Those are the official BigGAN-deep generators in PyTorch.
   file, and takes no step. Ours takes one, so it gets the vector from which that
   step finds those (`spectra.before`): both divide by the same number.
 - Batch norm has the statistics of 51 truncations from 0 to 1. The last ones,
-  of truncation 1, are taken.
+  of truncation 1, are the running statistics here; `standing` has all.
 - The class embedding is a linear layer on one-hot labels, without spectral
   norm. Attention takes a place in the list of layers.
 
@@ -111,6 +111,21 @@ def _sources(spec: BigganDeepSpec, shapes: Shapes) -> dict[str, Source]:
   return {
     path: Source(_name(path, spec), _layout(path, leaf.ndim))
     for path, leaf in shapes.leaves.items()
+  }
+
+
+def standing(spec: BigganDeepSpec, tensors: Tensors) -> dict[str, np.ndarray]:
+  """Returns the statistics of all truncations, [51, C] by path of our leaves.
+
+  Args:
+    spec: the sizes of the weights.
+    tensors: as `generator` has found them whole.
+  """
+  shapes = shapes_of(biggan_deep.make(spec, "cpu").g, spec)
+  found = _sources(spec, shapes)
+  return {
+    path: np.array(tensors[found[path].name], leaf.dtype)
+    for path, leaf in shapes.batch_stats.items()
   }
 
 

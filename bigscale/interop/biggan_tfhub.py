@@ -9,11 +9,11 @@ there or not. Axes lie as ours do.
   from it and divides by what that finds, just as ours does.
 - BigGAN's condition is [z_i, y] and ours is [y, z_i], so rows change places.
   BigGAN-deep's is that of `layout="tfhub"`.
-- Statistics of batch norm are those of truncation 1. BigGAN keeps them as
-  `accumulated_mean` and `accumulated_var`, which are means, whatever their
-  counter says. BigGAN-deep keeps those of 51 truncations, the last of them 1,
-  as constants of the graph [51, C]: five `stack_N` for every batch norm, the
-  second of means and the fourth of variances.
+- Running statistics of batch norm are those of truncation 1. BigGAN keeps them
+  as `accumulated_mean` and `accumulated_var`, which are means, whatever their
+  counter says. BigGAN-deep keeps those of 51 truncations from 0 to 1 as
+  constants of the graph [51, C]: five `stack_N` for every batch norm, the
+  second of means and the fourth of variances. `standing` has all of them.
 
 Sources: TFHub/converter.py of BigGAN-PyTorch and its issue 14 (the converted
 weights give the module's images at truncation 1); convert_tf_to_pytorch.py of
@@ -35,6 +35,7 @@ from bigscale.interop.tensors import (
   TensorsError,
   Weights,
   fetch,
+  raise_if_any,
   shapes_of,
   sizes,
 )
@@ -119,6 +120,38 @@ def generator(spec: BigganSpec | BigganDeepSpec, tensors: Tensors) -> Weights:
       for path in shapes.spectra
     },
   )
+
+
+def standing(
+  spec: BigganSpec | BigganDeepSpec, tensors: Tensors
+) -> dict[str, np.ndarray] | None:
+  """Returns the statistics of all truncations, [51, C] by path of our leaves.
+
+  Args:
+    spec: of the sizes of the weights.
+    tensors: as `generator` has found them whole.
+
+  Returns:
+    None where the file holds those of truncation 1 alone.
+
+  Raises:
+    TensorsError: some norms have all of them and others do not.
+  """
+  rows = _stacked(_plain_names(tensors))
+  if not rows:
+    return None
+  shapes = shapes_of(make_model(spec, "cpu").g, spec)
+  found = _sources(spec, shapes)
+  lacking = sorted(
+    found[path].name
+    for path in shapes.batch_stats
+    if found[path].name not in rows
+  )
+  raise_if_any(f"missing the stack of {name}" for name in lacking)
+  return {
+    path: np.array(rows[found[path].name], leaf.dtype)
+    for path, leaf in shapes.batch_stats.items()
+  }
 
 
 def g_sources(spec: BigganSpec | BigganDeepSpec) -> dict[str, Source]:
@@ -299,10 +332,7 @@ def _canonical(tensors: Tensors) -> dict[str, np.ndarray]:
   All but weights are vectors and lose their axes of length one; `u0` becomes
   [1, O].
   """
-  named = {
-    name.removeprefix("module/").removesuffix(":0"): np.asarray(x)
-    for name, x in tensors.items()
-  }
+  named = _plain_names(tensors)
   averages = {
     match[1]: named[name]
     for name in named
@@ -322,14 +352,28 @@ def _canonical(tensors: Tensors) -> dict[str, np.ndarray]:
   }
 
 
+def _plain_names(tensors: Tensors) -> dict[str, np.ndarray]:
+  return {
+    name.removeprefix("module/").removesuffix(":0"): np.asarray(x)
+    for name, x in tensors.items()
+  }
+
+
 def _unstacked(named: Tensors) -> dict[str, np.ndarray]:
   """With BigGAN-deep's statistics of truncation 1 under BigGAN's names."""
+  last = {name: rows[-1] for name, rows in _stacked(named).items()}
+  others = {name: x for name, x in named.items() if not _STACK.fullmatch(name)}
+  return others | last
+
+
+def _stacked(named: Tensors) -> dict[str, np.ndarray]:
+  """BigGAN-deep's statistics of all truncations under BigGAN's names."""
   stacks = {
     int(match[1]): name for name in named if (match := _STACK.fullmatch(name))
   }
-  found = {name: x for name, x in named.items() if name not in stacks.values()}
   if not stacks:
-    return found
+    return {}
+  found = {}
   norms = [
     f"Generator/{_scope('GBlock', block)}/{_scope('BatchNorm', norm)}"
     for block in range(_number_of_blocks(named))
@@ -340,10 +384,11 @@ def _unstacked(named: Tensors) -> dict[str, np.ndarray]:
       name = stacks.get(_STACKS_A_NORM * i + place)
       if name is None:
         continue
-      if len(named[name]) != _TRUNCATIONS:
+      rows = named[name]
+      if len(rows) != _TRUNCATIONS:
         raise TensorsError(
-          f"{name} {named[name].shape} must hold the statistics of "
-          f"{_TRUNCATIONS} truncations; choose the official file"
+          f"{name} {rows.shape} must hold the statistics of {_TRUNCATIONS} "
+          "truncations; choose the official file"
         )
-      found[f"{norm}/accumulated_{which}"] = named[name][-1]
+      found[f"{norm}/accumulated_{which}"] = rows.reshape(_TRUNCATIONS, -1)
   return found

@@ -10,7 +10,7 @@ weights passed as an argument took 3.2 s.
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from jax import export
 import bigscale
 from bigscale.models.registry import make_model
 from bigscale.ops.images import to_uint8
+from bigscale.sampling.latents import law
 from bigscale.spec import RunSpec, SpecError
 from bigscale.train import folder as folders
 from bigscale.train import tracking
@@ -76,7 +77,11 @@ def export_generator(
 
 
 def write(
-  out: pathlib.Path, exported: export.Exported, spec: RunSpec, step: int
+  out: pathlib.Path,
+  exported: export.Exported,
+  spec: RunSpec,
+  step: int,
+  truncation: Mapping[str, Any] | None = None,
 ) -> int:
   """Writes the serialized program and, beside it, OUT.json.
 
@@ -85,6 +90,8 @@ def write(
     exported: from `export_generator`.
     spec: of the run.
     step: of the checkpoint.
+    truncation: `truncation` and `truncation_rule` of the latents that the
+      program's statistics are for, and notes on these; none by default.
 
   Returns:
     Bytes of the program.
@@ -93,7 +100,7 @@ def write(
     SpecError: a file cannot be written.
   """
   data = bytes(exported.serialize())
-  header = _header(exported, spec, step) | {
+  header = _header(exported, spec, step, truncation) | {
     "sha256": hashlib.sha256(data).hexdigest()
   }
   temporary = out.with_name(f".{out.name}.tmp")
@@ -114,9 +121,14 @@ def write(
 
 
 def _header(
-  exported: export.Exported, spec: RunSpec, step: int
+  exported: export.Exported,
+  spec: RunSpec,
+  step: int,
+  truncation: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
   model = spec.model
+  truncation = truncation or {"truncation": None, "truncation_rule": "resample"}
+  bound, scale = law(truncation["truncation"], truncation["truncation_rule"])
   return {
     "model": model.name,
     "latent_dim": model.latent_dim,
@@ -124,6 +136,9 @@ def _header(
     "resolution": model.resolution,
     "image_channels": model.image_channels,
     "step": step,
+    # `scale` times N(0, 1) with entries beyond +-`bound` drawn again.
+    "latents": {"bound": bound, "scale": scale},
+    **truncation,
     "platforms": list(exported.platforms),
     "calling_convention_version": exported.calling_convention_version,
     "versions": {"bigscale": bigscale.__version__, "jax": jax.__version__},

@@ -5,7 +5,7 @@ import importlib
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from bigscale.spec import (
   ModelSpec,
   R3ganSpec,
   SpecError,
+  TruncationRule,
 )
 
 # The module of `bigscale.interop` that reads each kind of model.
@@ -29,6 +30,13 @@ FORMATS: dict[str, dict[type, str]] = {
   "biggan-tfhub": {BigganSpec: "biggan_tfhub", BigganDeepSpec: "biggan_tfhub"},
   "biggan-hf": {BigganDeepSpec: "biggan_hf"},
   "r3gan": {R3ganSpec: "r3gan"},
+}
+
+# What the authors of each format mean by truncation, where they truncate.
+AUTHORS_RULES: dict[str, TruncationRule] = {
+  "biggan-pytorch": "resample",
+  "biggan-tfhub": "scale",
+  "biggan-hf": "scale",
 }
 
 _PLAYER = re.compile(rf"({'|'.join(PLAYERS)})[/.](.+)")
@@ -47,6 +55,9 @@ _NOT_IN_SHAPES = (
 )
 
 
+Finite = TypeVar("Finite", Weights, dict[str, np.ndarray] | None)
+
+
 class Players(NamedTuple):
   """State dicts of one training; None for a player that is not there."""
 
@@ -56,12 +67,23 @@ class Players(NamedTuple):
 
 
 class Networks(NamedTuple):
-  """The same as networks of ours, with the spec that they fit."""
+  """The same as networks of ours, with the spec that they fit.
+
+  Attributes:
+    model: the spec.
+    g: the generator.
+    d: the discriminator.
+    ema: the generator's moving average.
+    standing: of the generator that gets sampled, the statistics of batch norm
+      at all truncations that its authors measured: [N, C] by path, row i of
+      truncation i / (N - 1). None where the format has those of one alone.
+  """
 
   model: ModelSpec
   g: Weights
   d: Weights | None
   ema: Weights | None
+  standing: dict[str, np.ndarray] | None = None
 
 
 def read_players(
@@ -182,7 +204,11 @@ def convert(
   if problems:
     hint = _hint(kinds, players, model)
     raise TensorsError("\n".join([*hint, *problems]))
-  return Networks(model, **weights)
+  standing = None
+  if hasattr(module, "standing"):
+    averaged = players.g if players.ema is None else players.ema
+    standing = _finite(module.standing(model, averaged))
+  return Networks(model, **weights, standing=standing)
 
 
 _TITLES = {"g": "generator", "d": "discriminator", "ema": "moving average"}
@@ -206,16 +232,17 @@ def _load(name: str) -> Any:
   return importlib.import_module(f"bigscale.interop.{name}")
 
 
-def _finite(weights: Weights) -> Weights:
-  """The weights.
+def _finite(weights: Finite) -> Finite:
+  """The weights of a network, or a table of statistics.
 
   Raises:
     TensorsError: names every tensor with a value that is not finite.
   """
+  tree = tuple(weights) if isinstance(weights, Weights) else weights
   bad = [
     f"  {jax.tree_util.keystr(path, simple=True, separator='/')}: "
     f"{np.sum(~np.isfinite(leaf))} of {leaf.size} values"
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tuple(weights))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     if not np.isfinite(leaf).all()
   ]
   if bad:

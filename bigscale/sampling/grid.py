@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -71,6 +72,7 @@ def save_png(
   images: np.ndarray,
   columns: int,
   scale: int = 1,
+  text: Mapping[str, str] | None = None,
 ) -> pathlib.Path:
   """Writes the grid of `images` as a PNG, whole or not at all.
 
@@ -81,6 +83,7 @@ def save_png(
     images: [N, H, W, C] uint8, as for `grid`.
     columns: images a row.
     scale: whole magnification; `view_scale` chooses one for the screen.
+    text: noted in the file, in chunks of text by name.
 
   Returns:
     The path written.
@@ -90,14 +93,20 @@ def save_png(
     OSError: the file cannot be written.
   """
   from PIL import Image
+  from PIL.PngImagePlugin import PngInfo
 
   sheet = grid(images, columns, scale=scale)
   picture = Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  options = {}
+  if text:
+    options["pnginfo"] = PngInfo()
+    for name, value in text.items():
+      options["pnginfo"].add_text(name, value)
   try:
-    picture.save(partial, format="PNG")
+    picture.save(partial, format="PNG", **options)
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigscale.sampling import latents as draw
-from bigscale.spec import ModelSpec, SpecError
+from bigscale.spec import ModelSpec, SpecError, TruncationRule
 
 # `sample(ema, latents, labels) -> uint8 images`, see train/build.py. In place
 # of labels [B], shares of the classes [B, num_classes] mix their embeddings.
@@ -32,6 +32,7 @@ def sample(
   seed: int,
   labels: Sequence[int] | None = None,
   truncation: float | None = None,
+  rule: TruncationRule = "resample",
 ) -> Iterator[Samples]:
   """Draws `count` images.
 
@@ -46,22 +47,22 @@ def sample(
     batch_size: of every call; the last batch is cut, not recompiled.
     seed: of the latents.
     labels: classes to go round in; all of them in turn where None.
-    truncation: every entry of the latents is resampled until its absolute
-      value is below; None leaves them normal.
+    truncation: of the latents; None leaves them normal.
+    rule: what the truncation means, see `latents.law`.
 
   Yields:
     Batches of at most `batch_size`.
 
   Raises:
-    SpecError: a label is out of range, or the truncation is not positive.
+    SpecError: a label or the truncation is out of range.
   """
   check_labels(model, labels)
-  draw.check_truncation(truncation)
+  draw.check_truncation(truncation, rule)
   cycle = np.asarray(labels or range(max(model.num_classes, 1)), np.int32)
   key = jax.random.key(seed)
   for batch, start in enumerate(range(0, count, batch_size)):
     batch_key = jax.random.fold_in(key, batch)
-    z_bd = draw.draw(batch_key, batch_size, model, truncation)
+    z_bd = draw.draw(batch_key, batch_size, model, truncation, rule)
     label_b = cycle[np.arange(start, start + batch_size) % len(cycle)]
     images = np.asarray(sample_fn(ema, z_bd, jnp.asarray(label_b)))
     kept = min(batch_size, count - start)

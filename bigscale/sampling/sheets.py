@@ -15,7 +15,7 @@ import numpy as np
 from bigscale.sampling import interpolate
 from bigscale.sampling import latents as draw
 from bigscale.sampling.sample import SampleFn, Samples, check_labels
-from bigscale.spec import ModelSpec, require
+from bigscale.spec import ModelSpec, TruncationRule, require
 
 # Brock et al. 2019, fig. 2a.
 THRESHOLDS = (2.0, 1.0, 0.5, 0.04)
@@ -27,7 +27,7 @@ class Row(NamedTuple):
   Attributes:
     latents: [columns, latent_dim].
     labels: [columns] int32, or shares of the classes [columns, num_classes].
-    truncation: threshold that the latents were drawn under; None without one.
+    truncation: that the latents were drawn under; None without one.
   """
 
   latents: np.ndarray
@@ -74,6 +74,7 @@ def latent_interpolation(
   seed: int,
   labels: Sequence[int] | None = None,
   truncation: float | None = None,
+  rule: TruncationRule = "resample",
   path: Literal["spherical", "linear"] = "spherical",
 ) -> list[Row]:
   """Each row walks from one latent to another and keeps its class.
@@ -85,13 +86,14 @@ def latent_interpolation(
     seed: of the latents.
     labels: classes that rows take in turn; all of them where None.
     truncation: of the ends.
+    rule: what the truncation means, see `latents.law`.
     path: along an arc or a straight line.
 
   Raises:
     SpecError: an argument is out of range.
   """
-  _check(model, rows, columns, labels, truncation, walks=True)
-  ends_nd = _latents(model, seed, 0, 2 * rows, truncation)
+  _check(model, rows, columns, labels, truncation, rule, walks=True)
+  ends_nd = _latents(model, seed, 0, 2 * rows, truncation, rule)
   paths_rcd = interpolate.PATHS[path](ends_nd[::2], ends_nd[1::2], columns)
   turn = itertools.cycle(_classes(model, labels))
   return [
@@ -108,6 +110,7 @@ def class_interpolation(
   seed: int,
   labels: Sequence[int] | None = None,
   truncation: float | None = None,
+  rule: TruncationRule = "resample",
   same_latents: bool = False,
 ) -> list[Row]:
   """Each row walks from one class to the next and keeps its latent.
@@ -119,19 +122,20 @@ def class_interpolation(
     seed: of the latents.
     labels: at least two classes; all of them where None.
     truncation: of the latents.
+    rule: what the truncation means, see `latents.law`.
     same_latents: every row has the first one's.
 
   Raises:
     SpecError: an argument is out of range, or there are no classes.
   """
-  _check(model, rows, columns, labels, truncation, walks=True)
+  _check(model, rows, columns, labels, truncation, rule, walks=True)
   _check_conditional(model, "walk between classes")
   classes = _classes(model, labels)
   require(
     len(classes) >= 2,
     f"labels={list(classes)} names one class; a walk needs two or more",
   )
-  latents_rd = _latents(model, seed, 0, rows, truncation)
+  latents_rd = _latents(model, seed, 0, rows, truncation, rule)
   if same_latents:
     latents_rd = np.repeat(latents_rd[:1], rows, axis=0)
   turn = itertools.cycle(itertools.pairwise(classes))
@@ -152,6 +156,7 @@ def class_grid(
   seed: int,
   labels: Sequence[int] | None = None,
   truncation: float | None = None,
+  rule: TruncationRule = "resample",
   same_latents: bool = False,
   along: Literal["rows", "columns"] = "rows",
 ) -> list[Row]:
@@ -166,19 +171,25 @@ def class_grid(
     seed: of the latents.
     labels: classes in order; all of them where None.
     truncation: of the latents.
+    rule: what the truncation means, see `latents.law`.
     same_latents: all classes have the same.
     along: a class takes a row, or a column.
 
   Raises:
     SpecError: an argument is out of range, or there are no classes.
   """
-  _check(model, images_per_class, images_per_class, labels, truncation)
+  _check(model, images_per_class, images_per_class, labels, truncation, rule)
   _check_conditional(model, "grid of classes")
   classes = np.asarray(_classes(model, labels), np.int32)
   latents_nid = np.stack(
     [
       _latents(
-        model, seed, 0 if same_latents else label, images_per_class, truncation
+        model,
+        seed,
+        0 if same_latents else label,
+        images_per_class,
+        truncation,
+        rule,
       )
       for label in classes
     ]
@@ -199,6 +210,7 @@ def truncation_sweep(
   columns: int,
   seed: int,
   labels: Sequence[int] | None = None,
+  rule: TruncationRule = "resample",
 ) -> list[Row]:
   """A row for each threshold; a column's latents differ by it alone.
 
@@ -208,27 +220,33 @@ def truncation_sweep(
     columns: images a row.
     seed: of the latents.
     labels: classes that columns take in turn; all of them where None.
+    rule: what a threshold means, see `latents.law`.
 
   Raises:
     SpecError: an argument is out of range.
   """
-  _check(model, len(thresholds), columns, labels, None)
+  _check(model, len(thresholds), columns, labels, None, rule)
   for threshold in thresholds:
-    draw.check_truncation(threshold)
+    draw.check_truncation(threshold, rule)
   classes = np.asarray(_classes(model, labels), np.int32)
   label_c = classes[np.arange(columns) % len(classes)]
   return [
-    Row(_latents(model, seed, 0, columns, threshold), label_c, threshold)
+    Row(_latents(model, seed, 0, columns, threshold, rule), label_c, threshold)
     for threshold in thresholds
   ]
 
 
 def _latents(
-  model: ModelSpec, seed: int, place: int, count: int, truncation: float | None
+  model: ModelSpec,
+  seed: int,
+  place: int,
+  count: int,
+  truncation: float | None,
+  rule: TruncationRule,
 ) -> np.ndarray:
   """[count, latent_dim] of this place in the sheet."""
   key = jax.random.fold_in(jax.random.key(seed), place)
-  return np.asarray(draw.draw(key, count, model, truncation))
+  return np.asarray(draw.draw(key, count, model, truncation, rule))
 
 
 def _classes(model: ModelSpec, labels: Sequence[int] | None) -> Sequence[int]:
@@ -241,6 +259,7 @@ def _check(
   columns: int,
   labels: Sequence[int] | None,
   truncation: float | None,
+  rule: TruncationRule,
   walks: bool = False,
 ) -> None:
   least = 2 if walks else 1
@@ -250,7 +269,7 @@ def _check(
     f"{least} column{'s' * (least > 1)} or more",
   )
   check_labels(model, labels)
-  draw.check_truncation(truncation)
+  draw.check_truncation(truncation, rule)
 
 
 def _check_conditional(model: ModelSpec, what: str) -> None:

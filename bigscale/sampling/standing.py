@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from bigscale.models.registry import make_model
 from bigscale.ops import spectral
 from bigscale.sampling import latents as draw
-from bigscale.spec import ModelSpec, require
+from bigscale.spec import ModelSpec, TruncationRule, require
 from bigscale.types import Array, PyTree
 
 # Apart from the seeds of training, grids and evaluations.
@@ -31,6 +31,7 @@ def standing_statistics(
   batches: int,
   batch_size: int,
   truncation: float | None = None,
+  rule: TruncationRule = "resample",
   seed: int = STANDING_SEED,
 ) -> Any:
   """The average of G with standing statistics in place of running ones.
@@ -48,8 +49,9 @@ def standing_statistics(
     batches: forward passes; 0 keeps the running statistics. The paper's is
       100.
     batch_size: samples a pass.
-    truncation: of the latents. Activations depend on it: give the threshold
-      that will be sampled with.
+    truncation: of the latents. Activations depend on it: give the one that
+      will be sampled with.
+    rule: what the truncation means, see `latents.law`.
     seed: of latents and labels, which are uniform over all classes.
 
   Returns:
@@ -64,7 +66,7 @@ def standing_statistics(
     "cannot be taken; use 0 batches (running statistics) or more, of 2 "
     "samples or more",
   )
-  draw.check_truncation(truncation)
+  draw.check_truncation(truncation, rule)
   if not batches or not ema.batch_stats:
     return ema
   normalize, add = _programs(model, platform)
@@ -76,7 +78,7 @@ def standing_statistics(
     totals = add(
       totals,
       params,
-      draw.draw(latent_key, batch_size, model, truncation),
+      draw.draw(latent_key, batch_size, model, truncation, rule),
       draw.uniform_labels(label_key, batch_size, model.num_classes),
     )
   means = jax.tree.map(lambda total: total / batches, totals)

@@ -27,10 +27,16 @@ from bigscale.spec.run import (
   OptimSpec,
   RunSpec,
 )
+from bigscale.spec.sampling import (
+  TRUNCATION_RULES,
+  SamplingSpec,
+  TruncationRule,
+)
 from bigscale.spec.stripped import StrippedSpec
 from bigscale.spec.verdict import VerdictSpec
 
 __all__ = [
+  "TRUNCATION_RULES",
   "AugmentSpec",
   "BigganDeepSpec",
   "BigganSpec",
@@ -46,11 +52,13 @@ __all__ = [
   "OptimSpec",
   "R3ganSpec",
   "RunSpec",
+  "SamplingSpec",
   "Schedule",
   "SigmaSpec",
   "SourceSpec",
   "SpecError",
   "StrippedSpec",
+  "TruncationRule",
   "VerdictSpec",
   "choose_preset",
   "from_config",

@@ -9,6 +9,7 @@ from bigscale.spec.mesh import MeshSpec
 from bigscale.spec.models import ModelSpec
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
+from bigscale.spec.sampling import SamplingSpec
 from bigscale.spec.scores import Score
 
 
@@ -236,6 +237,7 @@ class RunSpec:
   checkpoint: CheckpointSpec = CheckpointSpec()
   monitor: MonitorSpec = MonitorSpec()
   operations: OperationsSpec = OperationsSpec()
+  sampling: SamplingSpec = SamplingSpec()
 
   def __post_init__(self) -> None:
     require(

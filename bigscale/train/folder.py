@@ -16,7 +16,14 @@ from bigscale.train.claim import Claim
 
 # What may change between two starts of one run: where it runs, how long, and
 # what it writes down. Everything else would change its numbers.
-MAY_CHANGE = ("mesh", "log", "checkpoint", "operations", "total_kimg")
+MAY_CHANGE = (
+  "mesh",
+  "log",
+  "checkpoint",
+  "operations",
+  "sampling",
+  "total_kimg",
+)
 
 # What spec.json holds, besides a digest of it.
 _UNSEALED = {"spec", "versions", "command"}

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bigscale.spec import ModelSpec, SpecError
 from bigscale.train import folder as folders
@@ -21,6 +21,8 @@ class Start(NamedTuple):
     g: weights, statistics and spectra of G.
     d: those of D.
     ema: G's moving average.
+    statistics: which statistics of batch norm imported weights brought; ""
+      of weights that were trained here. Training goes on from those in `g`.
   """
 
   path: pathlib.Path
@@ -28,6 +30,12 @@ class Start(NamedTuple):
   g: Average
   d: Average
   ema: Average
+  statistics: str = ""
+
+  def note(self) -> dict[str, Any]:
+    """Returns what the run's events say of its start."""
+    said = {"run": str(self.path), "of_step": self.step}
+    return said | ({"statistics": self.statistics} if self.statistics else {})
 
 
 def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
@@ -71,7 +79,12 @@ def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
     checkpoints.close()
   state = restored.state
   return Start(
-    path, restored.step, average_of(state.g), average_of(state.d), state.ema
+    path,
+    restored.step,
+    average_of(state.g),
+    average_of(state.d),
+    state.ema,
+    restored.meta.get("imported", {}).get("statistics", ""),
   )
 
 

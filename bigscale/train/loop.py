@@ -116,7 +116,7 @@ def train(
     guard = Guard(built, stream, checkpoints, recorder, attempt)
     try:
       if start:
-        recorder.event("init_from", 0, run=str(start.path), of_step=start.step)
+        recorder.event("init_from", 0, **start.note())
       for step, why in found.damaged:
         recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
       if "monitor" in found.meta:

@@ -219,6 +219,8 @@ def test_evaluate_scores_what_it_says(biggan, monkeypatch, capsys):
   assert json.loads(capsys.readouterr().out) == {
     "step": 0,
     "truncation": 0.5,
+    "truncation_rule": "resample",
+    "batch_norm": "standing ones of 2 batches",
     "standing_batches": 2,
     "score": 2.0,
     "throughput": {"drawing": {"seconds": 3.0}},

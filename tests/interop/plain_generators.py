@@ -5,6 +5,8 @@ with none of our code: what an importer mixes up shows as another image.
 BigGAN-deep is written from pytorch-pretrained-BigGAN's names and axes.
 """
 
+import math
+
 import numpy as np
 
 
@@ -102,8 +104,20 @@ def tfhub_biggan(variables, latents, labels, blocks, attend_before):
   return np.tanh(biased(relu(x), f"{root}/conv_2d"))
 
 
-def hf_biggan_deep(tensors, latents, labels):
-  """BigGAN-deep from its state dict at truncation 1: [B, H, W, 3]."""
+def port_row(rows, truncation):
+  """What pytorch-pretrained-BigGAN takes of [N, C] rows at a truncation.
+
+  Between two rows its weights are the wrong way round, and so are they in the
+  other port that was made from the official graphs.
+  """
+  part, start = math.modf(truncation * (len(rows) - 1))
+  if part == 0:
+    return rows[int(start)]
+  return rows[int(start)] * part + rows[int(start) + 1] * (1 - part)
+
+
+def hf_biggan_deep(tensors, latents, labels, truncation=1.0, depth=2):
+  """BigGAN-deep from its state dict, stages of `depth` blocks: [B, H, W, 3]."""
   tensors = {name: x.astype(np.float64) for name, x in tensors.items()}
 
   def weight(scope):
@@ -116,8 +130,9 @@ def hf_biggan_deep(tensors, latents, labels):
     return conv(x, weight(scope)) + tensors[f"{scope}.bias"]
 
   def standard(x, scope):
-    mean = tensors[f"{scope}.running_means"][50]
-    return (x - mean) / np.sqrt(tensors[f"{scope}.running_vars"][50] + 1e-4)
+    mean = port_row(tensors[f"{scope}.running_means"], truncation)
+    var = port_row(tensors[f"{scope}.running_vars"], truncation)
+    return (x - mean) / np.sqrt(var + 1e-4)
 
   def norm(x, scope):
     gain = 1 + condition @ weight(f"{scope}.scale")
@@ -129,7 +144,7 @@ def hf_biggan_deep(tensors, latents, labels):
   x = condition @ weight("generator.gen_z") + tensors["generator.gen_z.bias"]
   x = x.reshape(len(labels), 4, 4, -1)
   layers = [name.split(".")[2] for name in tensors if ".layers." in name]
-  up = False
+  blocks = 0
   for layer in sorted(set(map(int, layers))):
     scope = f"generator.layers.{layer}"
     if f"{scope}.gamma" in tensors:
@@ -139,6 +154,9 @@ def hf_biggan_deep(tensors, latents, labels):
       )
       x = attention(x, *parts, tensors[f"{scope}.gamma"])
       continue
+    blocks += 1
+    # The last block of a stage doubles the side.
+    up = blocks % depth == 0
     y = relu(norm(x, f"{scope}.bn_0"))
     y = relu(norm(biased(y, f"{scope}.conv_0"), f"{scope}.bn_1"))
     y = biased(double(y) if up else y, f"{scope}.conv_1")
@@ -146,8 +164,6 @@ def hf_biggan_deep(tensors, latents, labels):
     y = biased(relu(norm(y, f"{scope}.bn_3")), f"{scope}.conv_3")
     x = x[..., : y.shape[-1]]
     x = y + (double(x) if up else x)
-    # Blocks that keep the side and blocks that double it take turns.
-    up = not up
   x = standard(x, "generator.bn") * tensors["generator.bn.weight"]
   x = relu(x + tensors["generator.bn.bias"])
   return np.tanh(biased(x, "generator.conv_to_rgb")[..., :3])

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from bigscale.interop import biggan_hf
 from bigscale.interop.tensors import shapes_of
 from bigscale.models.registry import make_model
 from bigscale.ops import spectral
@@ -65,3 +66,32 @@ def images(spec, weights, latents, labels):
   # Compiling takes nearly all the time of this.
   program = jax.jit(sample).lower(*weights).compile(fast_compile.OPTIONS)
   return np.asarray(program(*weights))
+
+
+def unit(x):
+  """Of length 1."""
+  return x / np.linalg.norm(x)
+
+
+def hf_deep(spec):
+  """Leaves by path, and the state dict that HF's converter makes of them.
+
+  Its u and v are those of one step from a u of training. Statistics of
+  truncations below 1 are other numbers than the leaves.
+  """
+  found = leaves(spec)
+  random = np.random.RandomState(7)
+  file = theirs(biggan_hf.g_sources(spec), found)
+  for name in [name for name in file if name.endswith("weight_orig")]:
+    w_oi = file[name].reshape(len(file[name]), -1)
+    v = unit(random.normal(size=len(w_oi)) @ w_oi)
+    owner = name.removesuffix("_orig")
+    file[f"{owner}_v"] = v.astype("f4")
+    file[f"{owner}_u"] = unit(w_oi @ v).astype("f4")
+  steps = np.arange(50, -1, -1, dtype="f4")[:, None] / 50
+  for name in [name for name in file if "running_" in name]:
+    file[name] = file[name] + steps * random.uniform(
+      0.5, 1, file[name].shape[1]
+    )
+    file[name] = file[name].astype("f4")
+  return found, file

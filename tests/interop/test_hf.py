@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 from plain_generators import hf_biggan_deep
-from synthetic import assert_same, images, leaves, theirs
+from synthetic import assert_same, hf_deep, images, leaves, theirs, unit
 
 from bigscale.interop import biggan_hf
 from bigscale.interop.tensors import TensorsError
+from bigscale.ops.spectral import flatten
 from bigscale.spec import BigganDeepSpec, SpecError
 
 _SPEC = BigganDeepSpec(
@@ -23,30 +24,9 @@ _SPEC = BigganDeepSpec(
 )
 
 
-def _unit(x):
-  return x / np.linalg.norm(x)
-
-
-def _file(spec):
-  """As their converter leaves it: u and v of one step from a u of training."""
-  found = leaves(spec)
-  random = np.random.RandomState(7)
-  file = theirs(biggan_hf.g_sources(spec), found)
-  for name in [name for name in file if name.endswith("weight_orig")]:
-    w_oi = file[name].reshape(len(file[name]), -1)
-    v = _unit(random.normal(size=len(w_oi)) @ w_oi)
-    owner = name.removesuffix("_orig")
-    file[f"{owner}_v"] = v.astype("f4")
-    file[f"{owner}_u"] = _unit(w_oi @ v).astype("f4")
-  for name in [name for name in file if "running_" in name]:
-    # Of smaller truncations other numbers, which must not be read.
-    file[name] = np.concatenate([file[name][:50] + 1, file[name][50:]])
-  return found, file
-
-
 @pytest.fixture(scope="module")
 def imported():
-  found, file = _file(_SPEC)
+  found, file = hf_deep(_SPEC)
   return found, file, biggan_hf.generator(_SPEC, file)
 
 
@@ -66,6 +46,17 @@ def test_layouts_keep_every_entry(imported):
   assert_same(weights, found)
 
 
+def test_statistics_of_all_truncations_are_kept(imported):
+  found, file, weights = imported
+  table = biggan_hf.standing(_SPEC, file)
+  assert set(table) == set(flatten(weights.batch_stats))
+  sources = biggan_hf.g_sources(_SPEC)
+  for path, rows in table.items():
+    np.testing.assert_array_equal(rows, file[sources[path].name])
+    np.testing.assert_array_equal(rows[50], found[path])
+    assert (rows[0] != rows[50]).all()
+
+
 def test_both_divide_by_the_same_singular_values(imported):
   _, file, weights = imported
   sources = biggan_hf.g_sources(_SPEC)
@@ -75,14 +66,14 @@ def test_both_divide_by_the_same_singular_values(imported):
     u, v = file[f"{owner}_u"], file[f"{owner}_v"]
     w_oi = file[f"{owner}_orig"].reshape(len(u), -1)
     # Ours takes a step from its u, which must end at theirs.
-    stepped = _unit(u_ko[0] @ w_oi)
+    stepped = unit(u_ko[0] @ w_oi)
     np.testing.assert_allclose(stepped, v, atol=1e-5, err_msg=path)
     np.testing.assert_allclose(u @ w_oi @ stepped, u @ w_oi @ v, rtol=1e-5)
     np.testing.assert_allclose(sigma_k, [u @ w_oi @ v], rtol=1e-6)
 
 
 def test_missing_extra_and_misshaped_tensors_are_named():
-  _, file = _file(_SPEC)
+  _, file = hf_deep(_SPEC)
   del file["generator.layers.5.conv_1.weight_v"]
   file["generator.surprise"] = np.zeros(3)
   file["generator.bn.running_vars"] = np.zeros((11, 8))
@@ -112,7 +103,7 @@ def test_sizes_are_read_off(change):
 
 
 def test_attention_inside_a_stage_is_refused():
-  _, file = _file(_SPEC)
+  _, file = hf_deep(_SPEC)
   moved = {}
   for name, x in file.items():
     name = name.replace("layers.3.", "layers.x.").replace(

@@ -90,21 +90,52 @@ def test_first_layer_and_shared_embedding_lie_as_there():
   np.testing.assert_array_equal(ours[4:], gain[:2])
 
 
-def test_deep_statistics_are_those_of_truncation_one():
+def _stacked_file():
+  """BigGAN-deep's with the stacks of the graph for its statistics."""
   found, file = _file(_DEEP, "ema_0.9999")
-  expected = biggan_tfhub.generator(_DEEP, file)
-  assert_same(expected, found)
   norms = [f"block{i}/norm{j}" for i in range(8) for j in range(1, 5)]
   stacked = {name: x for name, x in file.items() if "accumul" not in name}
+  table = {}
   for i, norm in enumerate([*norms, "output_norm"]):
     for place, which in ((1, "mean"), (3, "var")):
-      rows = np.zeros((51, *found[f"{norm}/norm/{which}"].shape), "f4")
-      rows[50] = found[f"{norm}/norm/{which}"]
-      stacked[f"module_apply_default/stack_{5 * i + place}:0"] = rows
+      path = f"{norm}/norm/{which}"
+      steps = np.arange(50, -1, -1, dtype="f4")[:, None]
+      table[path] = found[path] + steps
+      stacked[f"module_apply_default/stack_{5 * i + place}:0"] = table[path]
+  return found, stacked, table
+
+
+def test_deep_statistics_are_those_of_all_truncations():
+  found, stacked, table = _stacked_file()
   assert_same(biggan_tfhub.generator(_DEEP, stacked), found)
+  standing = biggan_tfhub.standing(_DEEP, stacked)
+  assert set(standing) == set(table)
+  for path, rows in table.items():
+    np.testing.assert_array_equal(standing[path], rows, err_msg=path)
+
+
+def test_stacks_of_another_number_of_truncations_are_refused():
+  _, stacked, _ = _stacked_file()
   stacked["module_apply_default/stack_6:0"] = np.zeros((50, 16), "f4")
   with pytest.raises(TensorsError, match=r"stack_6 \(50, 16\) must hold"):
     biggan_tfhub.generator(_DEEP, stacked)
+
+
+def test_a_stack_that_is_missing_is_named():
+  _, stacked, _ = _stacked_file()
+  _, file = _file(_DEEP, "ema_0.9999")
+  name = "Generator/GBlock/BatchNorm_1/accumulated_mean"
+  stacked[name] = file[f"module/{name}:0"]
+  del stacked["module_apply_default/stack_6:0"]
+  biggan_tfhub.generator(_DEEP, stacked)
+  with pytest.raises(TensorsError, match=f"missing the stack of {name}"):
+    biggan_tfhub.standing(_DEEP, stacked)
+
+
+@pytest.mark.parametrize("spec", [_SPEC, _DEEP], ids=["biggan", "deep"])
+def test_statistics_of_one_truncation_are_no_table(spec):
+  _, file = _file(spec, "ema_b999900")
+  assert biggan_tfhub.standing(spec, file) is None
 
 
 def test_a_file_without_averages_gives_the_raw_weights():

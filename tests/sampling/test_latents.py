@@ -73,8 +73,46 @@ def test_draw_follows_the_model():
   )
 
 
-@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
-def test_thresholds_are_positive(threshold):
-  with pytest.raises(SpecError, match="must be positive"):
-    latents.check_truncation(threshold)
-  latents.check_truncation(None)
+_MODEL = types.SimpleNamespace(latent_dim=100, dtype="float32")
+
+
+@pytest.mark.parametrize("truncation", [1.0, 0.4, 0.02])
+def test_scale_is_what_the_official_modules_are_given(truncation):
+  """truncation * truncnorm(-2, 2)."""
+  z = latents.draw(jax.random.key(0), 2000, _MODEL, truncation, "scale")
+  entries = np.asarray(z, np.float64).ravel()
+  assert (np.abs(entries) < 2 * truncation).all()
+  expected = stats.truncnorm(-2, 2, scale=truncation)
+  assert stats.kstest(entries, expected.cdf).statistic < 0.0036
+  assert entries.std() == pytest.approx(expected.std(), rel=0.005)
+
+
+def test_the_rules_give_one_number_two_meanings():
+  deviations = {
+    rule: float(latents.draw(jax.random.key(0), 2000, _MODEL, 0.4, rule).std())
+    for rule in ("resample", "scale")
+  }
+  assert deviations == {
+    "resample": pytest.approx(0.228, abs=1e-3),
+    "scale": pytest.approx(0.352, abs=1e-3),
+  }
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("rule", ["resample", "scale"])
+def test_thresholds_are_positive(threshold, rule):
+  with pytest.raises(SpecError, match="must be positive and finite"):
+    latents.check_truncation(threshold, rule)
+  latents.check_truncation(None, rule)
+
+
+def test_a_scale_is_at_most_one():
+  latents.check_truncation(1.5, "resample")
+  latents.check_truncation(1.0, "scale")
+  with pytest.raises(SpecError, match=r"1\.5 must lie in \(0, 1\].*resample"):
+    latents.check_truncation(1.5, "scale")
+
+
+def test_a_rule_that_is_none():
+  with pytest.raises(SpecError, match="'clip' must be one of resample, scale"):
+    latents.check_truncation(0.5, "clip")

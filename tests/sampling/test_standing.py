@@ -136,6 +136,19 @@ def test_truncation_narrows_the_first_norm(ema, standing):
   assert variance[1] < 0.15 * variance[0]
 
 
+def test_the_rule_says_how_wide_latents_are(ema):
+  """Without a bias before it, the first norm sees their variance."""
+  variance = {}
+  for rule, threshold in (("scale", 0.4), ("resample", 2.0)):
+    found = _standing(ema, truncation=threshold, rule=rule)
+    norm = found.batch_stats["block0"]["norm1"]["norm"]
+    variance[rule] = np.asarray(norm["var"])
+  # The same latents of truncnorm(-2, 2), one of them times 0.4.
+  np.testing.assert_allclose(
+    variance["scale"], 0.16 * variance["resample"], rtol=1e-3
+  )
+
+
 def test_no_batches_keep_the_running_statistics(ema):
   assert _standing(ema, batches=0) is ema
 

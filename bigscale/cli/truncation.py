@@ -1,0 +1,148 @@
+"""How `sample`, `evaluate` and `export` truncate latents, and normalize."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from bigscale.cli.common import Trained
+from bigscale.spec import TRUNCATION_RULES, TruncationRule
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """The flags that `rule_of` and `under` read."""
+  flags.DEFINE_float(
+    "truncation",
+    None,
+    "narrow the latents: less variety, more fidelity. The rule says how",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "truncation_rule",
+    None,
+    list(TRUNCATION_RULES),
+    "resample: draw entries beyond the truncation again (Brock et al. 2019); "
+    "scale: truncation * truncnorm(-2, 2) (the official TF-Hub modules and "
+    "their ports). By default that of the config, then that of the weights' "
+    "authors, then resample",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "standing_batches",
+    0,
+    "normalize by the mean statistics of so many batches of the same "
+    "truncation (the paper: 100); 0 takes those published with the weights "
+    "for this truncation, else the running ones of training",
+    lower_bound=0,
+    flag_values=values,
+  )
+
+
+class Under(NamedTuple):
+  """A generator under one truncation.
+
+  Attributes:
+    ema: its weights, with the statistics that batch norm is to use.
+    protocol: `truncation`, `truncation_rule`, `batch_norm` (which statistics
+      these are, "" without batch norm) and `standing_batches`, plain JSON.
+  """
+
+  ema: Any
+  protocol: dict[str, Any]
+
+
+def rule_of(trained: Trained, asked: TruncationRule | None) -> TruncationRule:
+  """Returns the rule: of the flag, the spec, the weights' authors, or ours."""
+  from bigscale.interop.formats import AUTHORS_RULES
+
+  return (
+    asked
+    or trained.spec.sampling.truncation_rule
+    or AUTHORS_RULES.get(trained.imported.get("format", ""))
+    or "resample"
+  )
+
+
+def under(
+  trained: Trained, truncation: float | None, values: flags.FlagValues
+) -> Under:
+  """Returns the generator to sample under a truncation.
+
+  Raises:
+    SpecError: the truncation is out of the rule's range, or the statistics
+      that were published with the weights are damaged.
+  """
+  from bigscale.sampling import latents
+
+  rule = rule_of(trained, values.truncation_rule)
+  latents.check_truncation(truncation, rule)
+  ema, said = _normalized(trained, truncation, rule, values.standing_batches)
+  protocol = {
+    "truncation": truncation,
+    "truncation_rule": rule,
+    "batch_norm": said,
+    "standing_batches": values.standing_batches,
+  }
+  return Under(ema, protocol)
+
+
+def sentence(protocol: Mapping[str, Any]) -> str:
+  """Returns the same for people."""
+  said = "no truncation"
+  if protocol["truncation"] is not None:
+    rule = protocol["truncation_rule"]
+    said = f"truncation {protocol['truncation']} by the rule {rule}"
+  if protocol["batch_norm"]:
+    said += f"; batch norm's statistics: {protocol['batch_norm']}"
+  return said
+
+
+def _normalized(
+  trained: Trained,
+  truncation: float | None,
+  rule: TruncationRule,
+  batches: int,
+) -> tuple[Any, str]:
+  """The average with the statistics to use, and which they are."""
+  from bigscale.sampling.standing import standing_statistics
+
+  ema, published = trained.ema, trained.imported.get("standing_statistics")
+  if not ema.batch_stats:
+    return ema, ""
+  if batches:
+    anew = standing_statistics(
+      trained.spec.model,
+      trained.built.mesh.devices.flat[0].platform,
+      ema,
+      batches=batches,
+      batch_size=trained.spec.evaluate.batch_size,
+      truncation=truncation,
+      rule=rule,
+    )
+    return anew, f"standing ones of {batches} batches"
+  if published:
+    return _published(trained, truncation, rule)
+  return ema, trained.imported.get("statistics", "running ones of training")
+
+
+def _published(
+  trained: Trained, truncation: float | None, rule: TruncationRule
+) -> tuple[Any, str]:
+  """With the statistics that came with the weights."""
+  import jax
+  import jax.numpy as jnp
+
+  from bigscale.interop import standing
+  from bigscale.sampling import statistics_table
+
+  table = standing.read(trained.path, trained.imported["standing_statistics"])
+  at = statistics_table.truncation_like(truncation, rule)
+  stats = jax.tree.map(
+    lambda leaf, row: jax.device_put(
+      jnp.asarray(row, leaf.dtype), leaf.sharding
+    ),
+    trained.ema.batch_stats,
+    statistics_table.statistics_at(table, at),
+  )
+  said = f"published ones of truncation {at:.4g} under the rule scale"
+  return trained.ema._replace(batch_stats=stats), said
