@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bigscale.cli.common import Subcommand
+from bigscale.cli.overrides import rewrite
 from bigscale.parallel.environment import prepare_cpu
 from bigscale.spec import SpecError
 
@@ -75,6 +76,8 @@ def _answer(name: str, argv: list[str]) -> int:
   # Orbax alone says dozens of lines at INFO.
   logging.set_verbosity(logging.WARNING)
   logging.set_stderrthreshold("warning")
+  # What is recorded as the run's command.
+  sys.argv = argv
   for_help = any(arg in ("-h", "--help", "-help") for arg in argv)
   if for_help and all(arg.startswith("-") for arg in argv[1:]):
     print(_about(name, command))
@@ -86,13 +89,11 @@ def _answer(name: str, argv: list[str]) -> int:
   if for_help:
     print(_help(title, chosen))
     return DONE
-  # ml_collections looks for --config.NAME=VALUE there and nowhere else.
-  sys.argv = argv
   # Shipped configs build on each other: `from configs import ...`.
   sys.path.append(os.getcwd())
   _forget(chosen.flags)
   try:
-    rest = chosen.flags(argv)
+    rest = chosen.flags(rewrite(argv) if "config" in chosen.flags else argv)
   except flags.UnrecognizedFlagError as error:
     return _refuse(_unknown_flag(error.flagname, title, chosen, command))
   except flags.Error as error:
@@ -104,11 +105,15 @@ def _answer(name: str, argv: list[str]) -> int:
       "PYTHONPATH"
     )
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    # How ml_collections answers an override of what is not in the config.
     return _refuse(
-      f"--config has no setting {error} of that kind; only what the config "
-      "file sets can be overridden, with a value of the same type"
+      f"--config: {type(error).__name__}: {error}; the config file fails where "
+      "it is read"
     )
+  if "config_set" in chosen.flags and chosen.flags.config is None:
+    for setting in chosen.flags.config_set:
+      return _refuse(
+        f"--config is missing; --config.{setting} changes a setting of it"
+      )
   arguments, extra = rest[1:], rest[1 + chosen.max_arguments :]
   if extra:
     return _refuse(
