@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _answer(name: str, argv: list[str]) -> int:
   """Parses flags, runs, and turns exceptions into exit codes."""
-  from absl import flags, logging
+  from absl import logging
 
   module = f"{name}_" if keyword.iskeyword(name) else name
   command = importlib.import_module(f"bigscale.cli.{module}")
@@ -84,42 +84,12 @@ def _answer(name: str, argv: list[str]) -> int:
     return DONE
   try:
     title, chosen, argv = _choose(name, command, argv)
+    if for_help:
+      print(_help(title, chosen))
+      return DONE
+    arguments = _parse(title, chosen, command, argv)
   except SpecError as error:
     return _refuse(str(error))
-  if for_help:
-    print(_help(title, chosen))
-    return DONE
-  # Shipped configs build on each other: `from configs import ...`.
-  sys.path.append(os.getcwd())
-  _forget(chosen.flags)
-  try:
-    rest = chosen.flags(rewrite(argv) if "config" in chosen.flags else argv)
-  except flags.UnrecognizedFlagError as error:
-    return _refuse(_unknown_flag(error.flagname, title, chosen, command))
-  except flags.Error as error:
-    return _refuse(_flag_error(error, argv))
-  except ImportError as error:
-    return _refuse(
-      f"--config: {error}; start where it can be imported from (the shipped "
-      f"configs: the folder above configs/, not {os.getcwd()}), or set "
-      "PYTHONPATH"
-    )
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    return _refuse(
-      f"--config: {type(error).__name__}: {error}; the config file fails where "
-      "it is read"
-    )
-  if "config_set" in chosen.flags and chosen.flags.config is None:
-    for setting in chosen.flags.config_set:
-      return _refuse(
-        f"--config is missing; --config.{setting} changes a setting of it"
-      )
-  arguments, extra = rest[1:], rest[1 + chosen.max_arguments :]
-  if extra:
-    return _refuse(
-      f"unexpected argument {extra[0]!r}; options are written --name=value "
-      f"(see bigscale {title} --help)"
-    )
   try:
     return chosen.run(*arguments)
   except (SpecError, *_input_errors()) as error:
@@ -138,6 +108,51 @@ def _answer(name: str, argv: list[str]) -> int:
     if not code:
       traceback.print_exc()
     return code or BUG
+
+
+def _parse(
+  title: str, chosen: Subcommand, command: Any, argv: list[str]
+) -> list[str]:
+  """Sets the flags of a part of a command; returns the other words.
+
+  Raises:
+    SpecError: a flag or the config is refused, or a word is too many.
+  """
+  from absl import flags
+
+  # Shipped configs build on each other: `from configs import ...`.
+  sys.path.append(os.getcwd())
+  _forget(chosen.flags)
+  try:
+    rest = chosen.flags(rewrite(argv) if "config" in chosen.flags else argv)
+  except flags.UnrecognizedFlagError as error:
+    message = _unknown_flag(error.flagname, title, chosen, command)
+    raise SpecError(message) from error
+  except flags.Error as error:
+    raise SpecError(_flag_error(error, argv)) from error
+  except ImportError as error:
+    raise SpecError(
+      f"--config: {error}; start where it can be imported from (the shipped "
+      f"configs: the folder above configs/, not {os.getcwd()}), or set "
+      "PYTHONPATH"
+    ) from error
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise SpecError(
+      f"--config: {type(error).__name__}: {error}; the config file fails where "
+      "it is read"
+    ) from error
+  if "config" in chosen.flags and chosen.flags.config is None:
+    for setting in chosen.flags.config_set:
+      raise SpecError(
+        f"--config is missing; --config.{setting} changes a setting of it"
+      )
+  arguments, extra = rest[1:], rest[1 + chosen.max_arguments :]
+  if extra:
+    raise SpecError(
+      f"unexpected argument {extra[0]!r}; options are written --name=value "
+      f"(see bigscale {title} --help)"
+    )
+  return arguments
 
 
 def _choose(
