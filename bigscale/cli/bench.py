@@ -17,20 +17,15 @@ import importlib
 import json
 
 from absl import flags
-from ml_collections import config_flags
 
 from bigscale.cli.common import Subcommand, spec_of
+from bigscale.cli.overrides import define_config
 
 
 def _flags() -> flags.FlagValues:
   """What both take."""
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    "config",
-    help_string="the run's config file",
-    lock_config=True,
-    flag_values=values,
-  )
+  define_config(values, "the run's config file")
   flags.DEFINE_integer(
     "steps", 20, "steps to time, after two to warm up", flag_values=values
   )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from bigscale.cli.overrides import config_of
 from bigscale.spec import RunSpec, SpecError, from_config
 
 
@@ -59,11 +60,7 @@ def spec_of(values: flags.FlagValues) -> RunSpec:
     raise SpecError(
       "--config is missing; give --config=configs/fashion_r3gan.py"
     )
-  try:
-    return from_config(values.config)
-  except OSError as error:
-    # A file that failed to load speaks up at the first look into it.
-    raise SpecError(f"--config: {error}") from error
+  return from_config(config_of(values))
 
 
 def define_process_flags(values: flags.FlagValues) -> None:

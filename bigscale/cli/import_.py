@@ -27,7 +27,8 @@ $BIGSCALE_CACHE, else ~/.cache/bigscale, or in --out.
 import sys
 
 from absl import flags
-from ml_collections import config_flags
+
+from bigscale.cli.overrides import define_config
 
 # FILE and D_FILE.
 MAX_ARGUMENTS = 2
@@ -50,12 +51,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "ema", None, "file of the generator's moving average", flag_values=FLAGS
 )
-config_flags.DEFINE_config_file(
-  "config",
-  help_string="config of the run; its model must fit the weights",
-  lock_config=True,
-  flag_values=FLAGS,
-)
+define_config(FLAGS, "config of the run; its model must fit the weights")
 flags.DEFINE_string(
   "source", None, "data set of the run, without --config", flag_values=FLAGS
 )

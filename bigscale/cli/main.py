@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bigscale.cli.common import Subcommand
+from bigscale.cli.overrides import rewrite
 from bigscale.parallel.environment import prepare_cpu
 from bigscale.spec import SpecError
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _answer(name: str, argv: list[str]) -> int:
   """Parses flags, runs, and turns exceptions into exit codes."""
-  from absl import flags, logging
+  from absl import logging
 
   module = f"{name}_" if keyword.iskeyword(name) else name
   command = importlib.import_module(f"bigscale.cli.{module}")
@@ -75,46 +76,20 @@ def _answer(name: str, argv: list[str]) -> int:
   # Orbax alone says dozens of lines at INFO.
   logging.set_verbosity(logging.WARNING)
   logging.set_stderrthreshold("warning")
+  # What is recorded as the run's command.
+  sys.argv = argv
   for_help = any(arg in ("-h", "--help", "-help") for arg in argv)
   if for_help and all(arg.startswith("-") for arg in argv[1:]):
     print(_about(name, command))
     return DONE
   try:
     title, chosen, argv = _choose(name, command, argv)
+    if for_help:
+      print(_help(title, chosen))
+      return DONE
+    arguments = _parse(title, chosen, command, argv)
   except SpecError as error:
     return _refuse(str(error))
-  if for_help:
-    print(_help(title, chosen))
-    return DONE
-  # ml_collections looks for --config.NAME=VALUE there and nowhere else.
-  sys.argv = argv
-  # Shipped configs build on each other: `from configs import ...`.
-  sys.path.append(os.getcwd())
-  _forget(chosen.flags)
-  try:
-    rest = chosen.flags(argv)
-  except flags.UnrecognizedFlagError as error:
-    return _refuse(_unknown_flag(error.flagname, title, chosen, command))
-  except flags.Error as error:
-    return _refuse(_flag_error(error, argv))
-  except ImportError as error:
-    return _refuse(
-      f"--config: {error}; start where it can be imported from (the shipped "
-      f"configs: the folder above configs/, not {os.getcwd()}), or set "
-      "PYTHONPATH"
-    )
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    # How ml_collections answers an override of what is not in the config.
-    return _refuse(
-      f"--config has no setting {error} of that kind; only what the config "
-      "file sets can be overridden, with a value of the same type"
-    )
-  arguments, extra = rest[1:], rest[1 + chosen.max_arguments :]
-  if extra:
-    return _refuse(
-      f"unexpected argument {extra[0]!r}; options are written --name=value "
-      f"(see bigscale {title} --help)"
-    )
   try:
     return chosen.run(*arguments)
   except (SpecError, *_input_errors()) as error:
@@ -133,6 +108,51 @@ def _answer(name: str, argv: list[str]) -> int:
     if not code:
       traceback.print_exc()
     return code or BUG
+
+
+def _parse(
+  title: str, chosen: Subcommand, command: Any, argv: list[str]
+) -> list[str]:
+  """Sets the flags of a part of a command; returns the other words.
+
+  Raises:
+    SpecError: a flag or the config is refused, or a word is too many.
+  """
+  from absl import flags
+
+  # Shipped configs build on each other: `from configs import ...`.
+  sys.path.append(os.getcwd())
+  _forget(chosen.flags)
+  try:
+    rest = chosen.flags(rewrite(argv) if "config" in chosen.flags else argv)
+  except flags.UnrecognizedFlagError as error:
+    message = _unknown_flag(error.flagname, title, chosen, command)
+    raise SpecError(message) from error
+  except flags.Error as error:
+    raise SpecError(_flag_error(error, argv)) from error
+  except ImportError as error:
+    raise SpecError(
+      f"--config: {error}; start where it can be imported from (the shipped "
+      f"configs: the folder above configs/, not {os.getcwd()}), or set "
+      "PYTHONPATH"
+    ) from error
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise SpecError(
+      f"--config: {type(error).__name__}: {error}; the config file fails where "
+      "it is read"
+    ) from error
+  if "config" in chosen.flags and chosen.flags.config is None:
+    for setting in chosen.flags.config_set:
+      raise SpecError(
+        f"--config is missing; --config.{setting} changes a setting of it"
+      )
+  arguments, extra = rest[1:], rest[1 + chosen.max_arguments :]
+  if extra:
+    raise SpecError(
+      f"unexpected argument {extra[0]!r}; options are written --name=value "
+      f"(see bigscale {title} --help)"
+    )
+  return arguments
 
 
 def _choose(

@@ -19,15 +19,11 @@ the collectives; nothing was run, so compare plans with plans.
 import json
 
 from absl import flags
-from ml_collections import config_flags
+
+from bigscale.cli.overrides import define_config
 
 FLAGS = flags.FlagValues()
-config_flags.DEFINE_config_file(
-  "config",
-  help_string="the run's config file",
-  lock_config=True,
-  flag_values=FLAGS,
-)
+define_config(FLAGS, "the run's config file")
 flags.DEFINE_list(
   "topology",
   [],

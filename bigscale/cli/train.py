@@ -25,7 +25,6 @@ import os
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from bigscale.cli.common import (
   define_process_flags,
@@ -33,14 +32,10 @@ from bigscale.cli.common import (
   require_flag,
   spec_of,
 )
+from bigscale.cli.overrides import define_config
 
 FLAGS = flags.FlagValues()
-config_flags.DEFINE_config_file(
-  "config",
-  help_string="the run's config file",
-  lock_config=True,
-  flag_values=FLAGS,
-)
+define_config(FLAGS, "the run's config file")
 flags.DEFINE_string(
   "workdir", None, "folder of the run, made if need be", flag_values=FLAGS
 )

@@ -4,14 +4,13 @@ import colorsys
 import hashlib
 import json
 import os
-import zipfile
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from bigscale.data import hashing
 from bigscale.data.manifest import DataError, Split
+from bigscale.data.npz import open_npz
 from bigscale.data.sources import Sample, Source
 from bigscale.data.splits import (
   HELDOUT_FRACTION,
@@ -89,26 +88,18 @@ class ArraySource(Source):
     Raises:
       DataError: it is no such file, or the arrays are not as the class says.
     """
-    try:
-      with epath.Path(path).open("rb") as file, np.load(file) as arrays:
-        # The second is what numpy calls an array that was given no name.
-        key = "images" if "images" in arrays else "arr_0"
-        if key not in arrays:
-          raise DataError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}, but no 'images'; "
-            "save with numpy.savez(path, images=..., labels=...)"
-          )
-        images = arrays[key]
-        labels = arrays.get("labels")
-        names = arrays.get("class_names", ())
-        names = tuple(str(name) for name in np.atleast_1d(names))
-    except DataError:
-      raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-      raise DataError(
-        f"{path} cannot be read as .npz ({error}); save it again with "
-        "numpy.savez(path, images=..., labels=...), arrays of numbers and text"
-      ) from error
+    with open_npz(path) as arrays:
+      # The second is what numpy calls an array that was given no name.
+      key = "images" if "images" in arrays else "arr_0"
+      if key not in arrays:
+        raise DataError(
+          f"{path} holds {', '.join(arrays) or 'nothing'}, but no 'images'; "
+          "save with numpy.savez(path, images=..., labels=...)"
+        )
+      images = arrays[key]
+      labels = arrays.get("labels")
+      names = arrays.get("class_names", ())
+      names = tuple(str(name) for name in np.atleast_1d(names))
     name = os.path.basename(path).removesuffix(".npz")
     try:
       return cls(images, labels, names, name, split)

@@ -128,7 +128,7 @@ def _add_segment(
       for stretch in steps:
         stretch.cut(event.get("to_step", at), "rolled_back")
       at = event.get("to_step", at)
-    if event.get("event") != "times":
+    if event.get("event") != "times" or "step" not in event:
       continue
     seconds = _seconds(event)
     told += sum(seconds.values())

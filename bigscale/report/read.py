@@ -16,6 +16,8 @@ _NOT_FINITE = {
   "Infinity": math.inf,
   "-Infinity": -math.inf,
 }
+# Of events.
+_STEPS = ("step", "to_step", "of_step", "attempt")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -112,7 +114,11 @@ def is_number(value: Any) -> bool:
 
 def is_finite(value: Any) -> bool:
   """Whether a value read from JSON is a finite number."""
-  return is_number(value) and math.isfinite(value)
+  try:
+    return is_number(value) and math.isfinite(value)
+  except OverflowError:
+    # A whole number of hundreds of digits.
+    return False
 
 
 def series(
@@ -162,7 +168,7 @@ def read_whatever(directory: pathlib.Path) -> Run:
     if not is_finite(row.get("kimg")) and images_per_step:
       row["kimg"] = row["step"] * images_per_step / 1000
   rows = [row for row in rows if is_finite(row.get("kimg"))]
-  events = read_lines(directory / "events.jsonl", notes)
+  events = _with_steps(read_lines(directory / "events.jsonl", notes), notes)
   history = _standing(events)
   kept, abandoned = _split_attempts(rows, history)
   command = description.get("command")
@@ -253,6 +259,20 @@ def attempt_of(row: dict[str, Any]) -> int:
   """The attempt that a row or an event belongs to."""
   attempt = row.get("attempt")
   return int(attempt) if is_finite(attempt) else 0
+
+
+def _with_steps(
+  events: list[dict[str, Any]], notes: list[str]
+) -> list[dict[str, Any]]:
+  """Events without the steps that are no finite numbers; `notes` is told."""
+  odd, sound = 0, []
+  for event in events:
+    wrong = [k for k in _STEPS if k in event and not is_finite(event[k])]
+    odd += any(event[k] is not None for k in wrong)
+    sound.append({k: v for k, v in event.items() if k not in wrong})
+  if odd:
+    notes.append(f"events.jsonl has events with steps that are none: {odd}.")
+  return sound
 
 
 def _standing(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ def sides_of(
     # The coefficient is that of x = 1, and goes where the exponent goes.
     outward = -1.0 if design.centre.log_x[k] < 0 else 1.0
     found[laws.COEFFICIENTS[k]] = Sides(
-      np.where(gone, -1.0, side * outward), f"that of {name}"
+      np.where(gone, np.nan, side * outward), f"that of {name}"
     )
   return found
 

@@ -23,14 +23,13 @@ import pathlib
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from bigscale.cli.common import part_of, require_flag
+from bigscale.cli.overrides import config_of, define_config
+from bigscale.spec import RunSpec
 
 FLAGS = flags.FlagValues()
-config_flags.DEFINE_config_file(
-  "config", help_string="the sweep's config file", flag_values=FLAGS
-)
+define_config(FLAGS, "the sweep's config file")
 flags.DEFINE_string("out", None, "folder of the runs", flag_values=FLAGS)
 flags.DEFINE_list(
   "only", [], "names of runs or blocks; others wait", flag_values=FLAGS
@@ -62,7 +61,8 @@ def run(path: str = "") -> int:
   from bigscale.spec import require
 
   require(not path, f"scaling sweep takes no path; use --config={path}")
-  config = require_flag(FLAGS, "config", "configs/sweeps/stacked_mnist.py")
+  require_flag(FLAGS, "config", "configs/sweeps/stacked_mnist.py")
+  config = config_of(FLAGS, {"base": RunSpec})
   out = pathlib.Path(require_flag(FLAGS, "out", "runs/sweep"))
   planned = sweep.expand(config)
   blocks = {block for run in planned for block in run.blocks}

@@ -1,0 +1,255 @@
+"""Settings of a config on the command line: `--config.optim.g_lr=1e-4`.
+
+Any field of a spec can be set so, whether the config file mentions it or not:
+what a value may be is said by the spec, not by the file. Lists are written
+`a,b`, nothing `none`, and the settings of a group may be given one by one.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from bigscale.spec import RunSpec, SpecError
+from bigscale.spec.base import Schedule
+
+_SETTING = re.compile(r"--?config\.([^=]+)(=(.*))?", re.DOTALL)
+_NO_SETTING = re.compile(r"--?noconfig\.([^=]+)")
+_WORDS = {"true": True, "false": False, "yes": True, "no": False}
+_WORDS |= {"1": True, "0": False}
+_WHOLE = re.compile("[+-]?[0-9]+")
+# Of what the spec does not know: parts of a sweep other than its base.
+_ANYTHING = object()
+
+
+def define_config(values: flags.FlagValues, text: str) -> None:
+  """The flag --config, and what `--config.NAME=VALUE` becomes."""
+  config_flags.DEFINE_config_file(
+    "config",
+    help_string=text,
+    lock_config=True,
+    flag_values=values,
+    # Settings are read here.
+    sys_argv=[],
+  )
+  flags.DEFINE_multi_string(
+    "config_set",
+    [],
+    "NAME=VALUE of a setting of the run, which is also written "
+    "--config.NAME=VALUE; lists as a,b",
+    flag_values=values,
+  )
+
+
+def rewrite(argv: Sequence[str]) -> list[str]:
+  """Words with `--config.NAME=VALUE` as `--config_set=NAME=VALUE`."""
+  rest, out = list(argv), []
+  while rest:
+    word = rest.pop(0)
+    if denied := _NO_SETTING.fullmatch(word):
+      out.append(f"--config_set={denied[1]}=false")
+    elif found := _SETTING.fullmatch(word):
+      value = found[3]
+      if value is None:
+        # `--config.NAME VALUE`, or a switch.
+        follows = rest and not rest[0].startswith("--")
+        value = rest.pop(0) if follows else "true"
+      out.append(f"--config_set={found[1]}={value}")
+    else:
+      out.append(word)
+  return out
+
+
+def config_of(values: flags.FlagValues, root: Any = RunSpec) -> Any:
+  """The config that --config named, with the settings of the command line.
+
+  Args:
+    values: of the command.
+    root: what the config is of: a spec, or a mapping from keys to specs.
+
+  Raises:
+    SpecError: the config cannot be loaded, or a setting is none.
+  """
+  config = values.config
+  try:
+    # A file that failed to load speaks up at the first look into it.
+    config.items()
+  except OSError as error:
+    raise SpecError(f"--config: {error}") from error
+  if not values.config_set:
+    return config
+  with contextlib.ExitStack() as stack:
+    if isinstance(config, ConfigDict):
+      stack.enter_context(config.unlocked())
+      stack.enter_context(config.ignore_type())
+    for setting in values.config_set:
+      path, equals, text = setting.partition("=")
+      if not equals:
+        raise SpecError(f"--config_set={setting} must be NAME=VALUE")
+      _set(config, root, path, text)
+  return config
+
+
+def _set(config: Any, root: Any, path: str, text: str) -> None:
+  """Sets `a.b.c`; groups on the way are made."""
+  *groups, last = path.split(".")
+  kind, below, gone = root, config, []
+  for group in groups:
+    kind = _field(kind, group, below, gone)
+    gone.append(group)
+    below = _group(below, group, kind, ".".join(gone))
+  kind = _field(kind, last, below, gone)
+  below[last] = _parse(kind, text, f"--config.{path}")
+
+
+def _field(kind: Any, name: str, below: Any, gone: list[str]) -> Any:
+  """The type of a field."""
+  if kind is _ANYTHING:
+    return _ANYTHING
+  if isinstance(kind, Mapping):
+    return kind.get(name, _ANYTHING)
+  chosen = _dataclass(kind, below)
+  where = "--config." + ".".join([*gone, name])
+  if chosen is None:
+    raise SpecError(f"{where}: {'.'.join(gone)} is one value and no group")
+  hints = typing.get_type_hints(chosen)
+  if name not in hints:
+    close = difflib.get_close_matches(name, hints, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise SpecError(
+      f"{where}: {chosen.__name__} has no {name!r}, it has "
+      f"{', '.join(sorted(hints))}{hint}"
+    )
+  return hints[name]
+
+
+def _dataclass(kind: Any, below: Any) -> type | None:
+  """The spec of a group; of several, that of its name."""
+  kinds = [one for one in _members(kind) if dataclasses.is_dataclass(one)]
+  if len(kinds) <= 1:
+    return kinds[0] if kinds else None
+  name = below.get("name")
+  by_name = {
+    next(f.default for f in dataclasses.fields(one) if f.name == "name"): one
+    for one in kinds
+  }
+  if name not in by_name:
+    raise SpecError(
+      f"the config's group has name {name!r}, which is none of "
+      f"{', '.join(map(repr, by_name))}"
+    )
+  return by_name[name]
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+  if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    return typing.get_args(kind)
+  return (kind,)
+
+
+def _group(below: Any, name: str, kind: Any, where: str) -> Any:
+  """What holds the settings of a group."""
+  value = below.get(name)
+  if dataclasses.is_dataclass(value):
+    below[name] = ConfigDict(dataclasses.asdict(value))
+  elif value is None:
+    below[name] = ConfigDict()
+  elif isinstance(value, (int, float)) and Schedule in _members(kind):
+    # A constant is a schedule that stays where it begins.
+    below[name] = ConfigDict({"first": value, "last": value})
+  elif not hasattr(value, "items"):
+    raise SpecError(f"--config.{where} is {value!r}, one value and no group")
+  return below[name]
+
+
+def _parse(kind: Any, text: str, where: str) -> Any:
+  """A value of a type.
+
+  Raises:
+    SpecError: it is none.
+  """
+  if kind is _ANYTHING:
+    return _literal(text)
+  members = _members(kind)
+  if type(None) in members and text.lower() in ("none", "null"):
+    return None
+  members = [one for one in members if one is not type(None)]
+  said = f"{where}={text}"
+  if Schedule in members:
+    return _schedule(text, said)
+  (member, *others) = members
+  if others or dataclasses.is_dataclass(member):
+    value = _literal(text)
+    if not isinstance(value, dict):
+      raise SpecError(
+        f"{said} is a group: set its settings, {where}.NAME=VALUE"
+      )
+    return value
+  if typing.get_origin(member) is tuple:
+    return tuple(_items(typing.get_args(member)[0], text, where))
+  return _scalar(member, text, said)
+
+
+def _scalar(kind: Any, text: str, said: str) -> Any:
+  if typing.get_origin(kind) is typing.Literal:
+    # Of no choice the spec says which there are.
+    choices = {str(one): one for one in typing.get_args(kind)}
+    return choices.get(text, text)
+  if kind is bool:
+    if text.lower() not in _WORDS:
+      raise SpecError(f"{said} must be true or false")
+    return _WORDS[text.lower()]
+  if kind is int:
+    if not _WHOLE.fullmatch(text.strip()):
+      raise SpecError(f"{said} must be a whole number")
+    return int(text)
+  if kind is float:
+    return _number(text, said)
+  return text
+
+
+def _number(text: str, said: str) -> float:
+  try:
+    if "_" in text:
+      raise ValueError(text)
+    return float(text)
+  except ValueError:
+    raise SpecError(f"{said} must be a number") from None
+
+
+def _schedule(text: str, said: str) -> Any:
+  value = _literal(text)
+  return value if isinstance(value, dict) else _number(text, said)
+
+
+def _items(kind: Any, text: str, where: str) -> Iterator[Any]:
+  """The items of a list: a,b or (a, b) or ['a', 'b']."""
+  value = _literal(text)
+  if isinstance(value, (list, tuple)):
+    if dataclasses.is_dataclass(kind):
+      yield from value
+      return
+    parts = [str(one) for one in value]
+  else:
+    inner = text.strip()
+    if inner[:1] + inner[-1:] in ("()", "[]"):
+      inner = inner[1:-1]
+    parts = [part.strip() for part in inner.split(",") if part.strip()]
+  for part in parts:
+    yield _parse(kind, part, where)
+
+
+def _literal(text: str) -> Any:
+  """A value as Python writes it; text where it is none."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return text

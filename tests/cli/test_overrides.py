@@ -1,0 +1,187 @@
+"""Any field of a spec can be set on the command line."""
+
+import dataclasses
+import typing
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+from bigscale.cli import overrides
+from bigscale.cli.common import spec_of
+from bigscale.cli.main import main
+from bigscale.spec import RunSpec, SpecError
+from bigscale.spec.base import Schedule
+from tests.e2e import tiny
+
+
+def spec(*words, config=tiny.__file__):
+  values = flags.FlagValues()
+  overrides.define_config(values, "")
+  values(["x", *overrides.rewrite([f"--config={config}", *words])])
+  return spec_of(values)
+
+
+def at(found, path):
+  for name in path.split("."):
+    found = getattr(found, name)
+  return found
+
+
+@pytest.mark.parametrize(
+  ("setting", "value"),
+  [
+    # That the file mentions.
+    ("total_kimg=0.064", 0.064),
+    ("seed=7", 7),
+    ("data.flip=false", False),
+    ("loss.adversarial=hinge", "hinge"),
+    ("model.widths=32,16", (32, 16)),
+    ("model.widths=(32, 16)", (32, 16)),
+    ("model.widths=[32,16]", (32, 16)),
+    ("evaluate.scores=fd_classifier,kid_classifier",
+     ("fd_classifier", "kid_classifier")),
+    ("evaluate.scores=fd_classifier", ("fd_classifier",)),
+    ("evaluate.scores=('fd_classifier', 'kid_classifier')",
+     ("fd_classifier", "kid_classifier")),
+    # That it does not.
+    ("monitor.action=rollback", "rollback"),
+    ("monitor.verdict.limit=30", 30.0),
+    ("monitor.interval=5", 5),
+    ("operations.hang_seconds=60", 60.0),
+    ("augment.pipe=diffaugment", "diffaugment"),
+    ("augment.transforms=()", ()),
+    ("augment.target=none", None),
+    ("optim.beta1=0.5", 0.5),
+    ("evaluate.classifier_steps=None", None),
+    ("optim.ema_half_life_kimg=none", None),
+    ("checkpoint.best=fd_classifier", "fd_classifier"),
+    ("loss.g_sigma.ratio=1e1", 10.0),
+    # A schedule.
+    ("optim.g_lr=3e-4", Schedule(first=3e-4, last=3e-4)),
+    ("optim.g_lr={'first': 1.0, 'last': 0.5, 'kimg': 2}",
+     Schedule(first=1.0, last=0.5, kimg=2.0)),
+  ],
+)  # fmt: skip
+def test_a_setting_is_what_it_says(setting, value):
+  found = at(spec(f"--config.{setting}"), setting.partition("=")[0])
+  assert found == value
+  assert type(found) is type(value)
+
+
+def test_a_constant_becomes_a_schedule():
+  words = ["--config.optim.g_lr.last=1e-5", "--config.optim.g_lr.kimg=4"]
+  assert spec(*words).optim.g_lr == Schedule(first=1e-3, last=1e-5, kimg=4.0)
+
+
+def test_a_kind_of_model_is_chosen_by_its_name():
+  words = ["--config.model.name=biggan", "--config.model.g_width=8"]
+  with pytest.raises(SpecError, match=r"unknown key config.model"):
+    # What is left of the other model is named; g_width is known.
+    spec(*words)
+
+
+def test_the_last_of_several_counts():
+  assert spec("--config.seed=1", "--config.seed=2").seed == 2
+
+
+@pytest.mark.parametrize(
+  ("words", "flip"),
+  [
+    (["--config.data.flip"], True),
+    (["--noconfig.data.flip"], False),
+    (["-config.data.flip=no"], False),
+    (["--config.data.flip", "0"], False),
+  ],
+)
+def test_switches_and_spaces_are_read_as_before(words, flip):
+  assert spec(*words).data.flip is flip
+
+
+@pytest.mark.parametrize(
+  ("setting", "words"),
+  [
+    ("optim.g_lrr=1", ("--config.optim.g_lrr", "did you mean 'g_lr'")),
+    ("modle.widths=3", ("--config.modle", "did you mean 'model'")),
+    ("seed.first=3", ("--config.seed", "one value and no group")),
+    ("optim=3", ("--config.optim=3 is a group", "--config.optim.NAME=VALUE")),
+    ("seed=1.5", ("--config.seed=1.5 must be a whole number",)),
+    ("seed=1_0", ("--config.seed=1_0 must be a whole number",)),
+    ("total_kimg=many", ("--config.total_kimg=many must be a number",)),
+    ("total_kimg=", ("--config.total_kimg= must be a number",)),
+    ("data.flip=maybe", ("must be true or false",)),
+    ("model.widths=a,b", ("--config.model.widths=a must be a whole number",)),
+    ("optim.g_lr=fast", ("--config.optim.g_lr=fast must be a number",)),
+    ("loss.adversarial=hing", ("'hing'", "'hinge'")),
+    ("total_kimg=inf", ("must be a finite number",)),
+  ],
+)
+def test_what_is_no_setting_is_refused_by_the_command(
+  setting, words, tmp_path, capsys
+):
+  run = ["train", f"--config={tiny.__file__}", f"--workdir={tmp_path / 'run'}"]
+  assert main(["bigscale", *run, f"--config.{setting}"]) == 2
+  said = capsys.readouterr().err
+  assert "Traceback" not in said
+  for word in words:
+    assert word in said
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_without_a_config_is_refused(capsys):
+  words = ["import", "weights.pth", "--out=x", "--format=r3gan"]
+  assert main(["bigscale", *words, "--config.seed=3"]) == 2
+  assert "--config is missing" in capsys.readouterr().err
+
+
+def test_a_sweep_s_base_is_set_alike(tmp_path):
+  config = tmp_path / "swept.py"
+  base = tiny.get_config().to_dict()
+  config.write_text(
+    f"def get_config():\n  return {{'base': {base!r}, 'blocks': "
+    "{'a': {'seed': [0]}}}\n"
+  )
+  values = flags.FlagValues()
+  overrides.define_config(values, "")
+  words = ["--config.base.monitor.action=off", "--config.base.total_kimg=1"]
+  words += ["--config.blocks.a.seed=[3, 4]"]
+  values(["x", *overrides.rewrite([f"--config={config}", *words])])
+  found = overrides.config_of(values, {"base": RunSpec})
+  assert found["base"]["monitor"]["action"] == "off"
+  assert found["base"]["total_kimg"] == 1.0
+  assert found["blocks"]["a"]["seed"] == [3, 4]
+
+
+def fields(kind, path=""):
+  """All fields of a spec that are one value: name, type, default."""
+  hints = typing.get_type_hints(kind)
+  for field in dataclasses.fields(kind):
+    name = f"{path}{field.name}"
+    if dataclasses.is_dataclass(hints[field.name]) and (
+      hints[field.name] is not Schedule
+    ):
+      yield from fields(hints[field.name], f"{name}.")
+    elif field.default is not dataclasses.MISSING and field.name != "mixture":
+      yield name, field.default
+
+
+@pytest.mark.parametrize(("name", "default"), list(fields(RunSpec)))
+def test_every_field_can_be_set_to_its_default(name, default):
+  """Whatever it is written as."""
+  bare = {"global_batch_size": 8, "total_kimg": 1.0}
+  kept = {k: tiny.get_config()[k] for k in ("model", "loss", "data", "optim")}
+  config = ConfigDict(bare | kept)
+  if isinstance(default, Schedule):
+    text = str(dataclasses.asdict(default))
+  elif isinstance(default, tuple):
+    text = ",".join(map(str, default))
+  else:
+    text = str(default)
+  if name == "data.source":
+    text = "emoji"
+  values = flags.FlagValues()
+  overrides.define_config(values, "")
+  values(["x", *overrides.rewrite([f"--config.{name}={text}"])])
+  values["config"].value = config
+  found = at(spec_of(values), name)
+  assert found == (text if name == "data.source" else default)
