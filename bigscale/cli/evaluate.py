@@ -21,13 +21,13 @@ inception_clean (the same, resized as clean-FID does), or efflite0 (ImageNet
 features that pip installs: 'bigscale[efflite0]'), as fid_inception; and
 ms_ssim, the similarity of images of one class.
 
-Samples are of the classes in the proportions of the reals that they are compared
-with; --labels=uniform draws as many of every class.
+Samples are of the classes in the proportions of the reals that they are
+compared with; --labels=uniform draws as many of every class.
 
 `--images` takes a folder, a zip or an .npz, all of its images; `--reference`
-any data source. Their size and channels are those of nearly all images, by their
-headers, or those of --resolution and --channels. Images that cannot be read are
-left out and counted; more than --max_bad_fraction of them are an error.
+any data source. Their size and channels are those of nearly all images, by
+their headers, or those of --resolution and --channels. Images that cannot be
+read are left out and counted; more than --max_bad_fraction are an error.
 
 `--statistics` compares with moments that others publish in place of the data:
 ADM's VIRTUAL_*.npz, pytorch-fid's, clean-fid's or TTUR's .npz, or what

@@ -59,47 +59,61 @@ def score(
   _warn_of_others(images, found, side, channels)
   evaluator = make(asked, side, channels)
   seen = inspection.Inspection(values, evaluator, data, side)
-  reader = Reader(
-    images,
-    (side, side, channels),
-    math.ceil(round(max_bad_fraction * asked, 6)),
-  )
+  most_bad = math.ceil(round(max_bad_fraction * asked, 6))
+  reader = Reader(images, (side, side, channels), most_bad)
   # Folders list class by class: parts are to be of all.
   rows = np.random.default_rng(0).permutation(len(images))
   batches = seen.passing(_read(reader, rows, asked))
   looked = look(evaluator.asked, batches, or_fewer=True)
-  count = reader.images_read
-  if not count:
-    raise DataError(
-      f"none of the {asked} images of {images!r} can be read; check the files"
-    )
-  if count < asked:
-    _log.warning(
-      "%d of %d images cannot be read; the scores are of the other %d",
-      len(reader.unreadable),
-      asked,
-      count,
-    )
+  if reader.images_read < asked:
+    _warn_of_missing(reader, images, asked)
     # Floors and baselines of as many images as are scored.
-    evaluator = make(count, side, channels)
-  met = reader.facts()
+    evaluator = make(reader.images_read, side, channels)
   return {
     "images": images.identity,
-    "num_images": count,
+    "num_images": reader.images_read,
+    **_said(reader, found),
+    **evaluator.compare(looked),
+    **seen.results(),
+    "throughput": evaluator.throughput,
+    "reference": evaluator.reference,
+  }
+
+
+def _said(reader: Reader, found: Survey) -> dict[str, Any]:
+  """How images were read and fitted."""
+  met = reader.facts()
+  side, _, channels = reader.image_shape
+  return {
     "unreadable": met["unreadable"],
     "unreadable_example": met["unreadable_example"],
     "protocol": {
+      "labels": "of no class: the images are given",
       "side": side,
       "channels": channels,
       "resized": met["resized"],
       "recoloured": met["recoloured"],
       **found.facts(),
     },
-    **evaluator.compare(looked),
-    **seen.results(),
-    "throughput": evaluator.throughput,
-    "reference": evaluator.reference,
   }
+
+
+def _warn_of_missing(reader: Reader, images: Whole, asked: int) -> None:
+  """Says that fewer images than asked for can be read.
+
+  Raises:
+    DataError: none can.
+  """
+  if not reader.images_read:
+    raise DataError(
+      f"none of the {asked} images of {images!r} can be read; check the files"
+    )
+  _log.warning(
+    "%d of %d images cannot be read; the scores are of the other %d",
+    len(reader.unreadable),
+    asked,
+    reader.images_read,
+  )
 
 
 def _read(reader: Reader, rows: Sequence[int], count: int) -> Iterator[Samples]:

@@ -131,6 +131,7 @@ class Reader:
   image counts twice.
 
   Attributes:
+    image_shape: (R, R, C) of the images.
     images_read: records that were read.
     resized: of these, those of another size.
     recoloured: of these, those of other channels.
@@ -153,7 +154,7 @@ class Reader:
       most_bad: records that may be unusable; None allows any number.
     """
     self._source = source
-    self._image_shape = image_shape
+    self.image_shape = image_shape
     self._most_bad = most_bad
     self.images_read = self.resized = self.recoloured = 0
     self.label_counts = np.zeros(source.num_classes)
@@ -172,7 +173,7 @@ class Reader:
       DataError: more than `most_bad` records cannot be used.
     """
     indices = np.asarray(indices, np.int64)
-    images = np.empty((len(indices), *self._image_shape), np.uint8)
+    images = np.empty((len(indices), *self.image_shape), np.uint8)
     labels = np.zeros(len(indices), np.int32)
     choices = hashing.random_bits(0, _LABEL, indices).tolist()
     row = 0
@@ -207,8 +208,8 @@ class Reader:
   def _count(self, sample: Sample, choice: int) -> int:
     """Counts a record, and returns its label: one of those that it carries."""
     self.images_read += 1
-    self.resized += sample.image.shape[:2] != self._image_shape[:2]
-    self.recoloured += sample.image.shape[2] != self._image_shape[2]
+    self.resized += sample.image.shape[:2] != self.image_shape[:2]
+    self.recoloured += sample.image.shape[2] != self.image_shape[2]
     if not sample.labels:
       return 0
     np.add.at(self.label_counts, list(sample.labels), 1 / len(sample.labels))

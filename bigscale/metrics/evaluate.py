@@ -179,9 +179,8 @@ def make_evaluator(
   """Opens the networks and measures the reals.
 
   Args:
-    data: of the run, with labels for scores of the classifier, also of
-      unconditional models. Scores are against all of a source of which a run
-      sees a `subset`.
+    data: of the run, with labels for scores of the classifier. Whatever part
+      of a source a run may see, it is to look like all of it.
     resolution: side of the samples, pixels.
     channels: 1 or 3.
     num_classes: of the model, 0 if it is unconditional.
@@ -190,17 +189,15 @@ def make_evaluator(
     num_reals: train records to compare with; 0 takes all.
     seed: of the classifier, the halves and the baselines.
     cache_dir: None takes $BIGSCALE_CACHE, else ~/.cache/bigscale.
-    classifier_steps: None trains as long as `train_classifier` advises; fewer
-      give other features, so scores that compare with no others.
+    classifier_steps: as of `train_classifier`; others give other features.
     labels: of samples; see `EvalSpec.labels`.
 
   Raises:
     SpecError: a score is unknown or its network's weights are missing, the
       source has no labels or other classes than the model, or there are too
       few images or samples.
-    DataError: the source cannot be read.
+    DataError: the source cannot be read, or too many of its records.
   """
-  # Whatever part of a source a run may see, it is to look like all of it.
   train = open_data(data, "train", whole=True)
   heldout = open_data(data, "heldout", whole=True)
   most_bad = functools.partial(allowed_bad, data)
@@ -212,24 +209,20 @@ def make_evaluator(
   if asked.pop("", ()):
     pairing = Pairing(shape, train.class_names if num_classes else ())
     pairing.check(num_samples)
-    reference |= pair_floor(pairing, heldout, seed, cache_dir)
+    reference |= pair_floor(pairing, heldout, seed, cache_dir, most_bad)
   panels = []
   for feature, kinds in asked.items():
     request = Request(kinds, shape, num_samples, num_reals, seed)
-    opened, said = _open(
-      feature, train, heldout, request, cache_dir, classifier_steps, most_bad
-    )
-    reals = load_or_compute(
-      opened, train, heldout, request, cache_dir, most_bad
-    )
+    splits = (train, heldout, request, cache_dir, most_bad)
+    opened, said = _open(feature, classifier_steps, *splits)
+    panels.append(Panel(opened, load_or_compute(opened, *splits), kinds))
     reference |= said
-    panels.append(Panel(opened, reals, kinds))
-    _warn_if_blind(feature, reals)
-  plan = unlabelled("the samples are of no class")
-  if num_classes:
-    plan = _plan(labels, panels, pairing, train, num_samples)
-  reference |= _describe(panels, pairing, train, heldout, num_samples, seed)
-  reference["protocol"] |= {"side": resolution, "channels": channels}
+    _warn_if_blind(panels[-1])
+  rule = labels if num_classes else "none"
+  plan = _plan(rule, panels, pairing, train, num_samples)
+  reference |= _describe(
+    panels, pairing, train, heldout, num_samples, seed, shape
+  )
   return Evaluator(
     panels,
     train.class_names,
@@ -253,6 +246,8 @@ def _plan(
   Raises:
     SpecError: a score within classes has too few samples or reals of one.
   """
+  if rule == "none":
+    return unlabelled("the samples are of no class")
   if not panels:
     counts, counted = train.label_counts(), repr(train)
   else:
@@ -294,11 +289,11 @@ def _check_within_classes(
 
 def _open(
   feature: str,
+  classifier_steps: int | None,
   train: Source,
   heldout: Source,
   request: Request,
   cache_dir: str | None,
-  classifier_steps: int | None,
   most_bad: MostBad,
 ) -> tuple[Features, dict[str, Any]]:
   """A network, and what the reference is to say of it."""
@@ -336,7 +331,8 @@ def _check_classes(train: Source, num_classes: int) -> None:
   )
 
 
-def _warn_if_blind(name: str, reals: Reference) -> None:
+def _warn_if_blind(panel: Panel) -> None:
+  name, reals = panel.network.name, panel.reference
   distance = column("fd", name)
   floor = reals.distances.get(f"{distance}_floor")
   baselines = [
@@ -359,6 +355,7 @@ def _describe(
   heldout: Source,
   num_samples: int,
   seed: int,
+  image_shape: tuple[int, int, int],
 ) -> dict[str, Any]:
   found: dict[str, Any] = {}
   met: dict[str, Any] = {}
@@ -378,7 +375,9 @@ def _describe(
       "present_share": PRESENT_SHARE,
       "train": train.identity,
       "heldout": heldout.identity,
-      # What was read of each, resized, and left out.
+      "side": image_shape[0],
+      "channels": image_shape[2],
+      # What was read of each split, fitted to these, and left out.
       "images": met,
       "seed": seed,
     },

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bigscale.data.manifest import DataError
 from bigscale.data.reading import Reader, read_many
 from bigscale.data.sources import Source
 from bigscale.metrics.features import Features
@@ -75,14 +76,10 @@ def search(
     k=NEIGHBOURS,
   )
   # What cannot be read has no features, and moves the numbers of the others.
-  bad = list(seen_reader.unreadable)
-  read = np.setdiff1d(np.arange(len(train)), bad)
+  read = np.setdiff1d(np.arange(len(train)), list(seen_reader.unreadable))
   nearest = found.neighbours._replace(indices=read[found.neighbours.indices])
   first = np.argsort(found.ratios, kind="stable")[:_ROWS]
-  rows = [
-    _row(samples_nhwc[sample], train, nearest.indices[sample])
-    for sample in first
-  ]
+  rows = [_row(samples_nhwc[i], train, nearest.indices[i]) for i in first]
   quantiles = np.quantile(found.ratios, _QUANTILES)
   said = {
     "feature": network.name,
@@ -128,4 +125,6 @@ def _features(
 ) -> np.ndarray:
   """Features [M, D] of the records that can be read, in order."""
   found = [network.embed(images).features for images, _ in reader.chunks(rows)]
-  return np.concatenate([np.zeros((0, network.dimension), np.float32), *found])
+  if not found:
+    raise DataError(f"none of {len(rows)} records can be read; check the set")
+  return np.concatenate(found)

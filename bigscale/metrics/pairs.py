@@ -53,10 +53,11 @@ class Pairing(NamedTuple):
       class_counts: of them, of each class, where pairs are within classes.
     """
     scales_of(*self.image_shape[:2])
+    needed = 2 * max(1, len(self.class_names))
     require(
-      num_samples >= 2,
-      f"evaluate.num_samples={num_samples} make no pair for ms_ssim; use 2 or "
-      "more",
+      num_samples >= needed,
+      f"evaluate.num_samples={num_samples} do not have two samples of every "
+      f"class to compare for ms_ssim; use {needed} or more",
     )
     alone = [
       name

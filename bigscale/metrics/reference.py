@@ -148,28 +148,32 @@ def _check_met(
   for source, split in ((train, "train"), (heldout, "heldout")):
     met = reference.met[split]
     bad, example = met["unreadable"], met["unreadable_example"]
-    if not bad:
-      continue
-    _log.warning(
-      "%d records of %r were left out of statistics: %s", bad, source, example
-    )
-    if most_bad is not None:
-      asked = met["read"] + bad
-      check_bad(source, bad, most_bad(asked), example)
+    if bad:
+      allowed = most_bad and most_bad(met["read"] + bad)
+      _say_unreadable(source, bad, example, allowed)
 
 
 def pair_floor(
-  pairing: Pairing, heldout: Source, seed: int, cache_dir: str | None = None
+  pairing: Pairing,
+  heldout: Source,
+  seed: int,
+  cache_dir: str | None = None,
+  most_bad: MostBad | None = None,
 ) -> dict[str, float]:
   """`ms_ssim_floor`: the similarity of held-out reals to one another.
 
-  {} with a warning where two of a class are not held out.
+  {} with a warning where two of a class are not held out. Of held-out records
+  that could not be read, `ms_ssim_floor_unreadable` is the number.
 
   Args:
     pairing: how samples are paired, too.
     heldout: split to read.
     seed: of the choice of reals.
     cache_dir: see `bigscale.metrics.cache.directory`.
+    most_bad: as of `load_or_compute`.
+
+  Raises:
+    DataError: more records cannot be used.
   """
   content = {
     "pairs_version": VERSION,
@@ -181,13 +185,30 @@ def pair_floor(
   }
   label = f"{heldout.identity.split('/')[0]} ms_ssim"
   path = cache.path_of(cache_dir, "reference", label, content)
+  allowed = most_bad and most_bad(len(heldout))
   arrays = cache.read(path)
-  if arrays is not None and arrays.keys() == {"ms_ssim"}:
-    return {"ms_ssim_floor": float(arrays["ms_ssim"])}
+  if arrays is None or arrays.keys() != {"ms_ssim", "unreadable", "example"}:
+    arrays = _compute_pair_floor(pairing, heldout, seed, allowed)
+    if not arrays:
+      return {}
+    cache.write(path, arrays)
+  found = {"ms_ssim_floor": float(arrays["ms_ssim"])}
+  bad = int(arrays["unreadable"])
+  if bad:
+    _say_unreadable(heldout, bad, str(arrays["example"]), allowed)
+    found["ms_ssim_floor_unreadable"] = bad
+  return found
+
+
+def _compute_pair_floor(
+  pairing: Pairing, heldout: Source, seed: int, allowed: int | None
+) -> dict[str, np.ndarray]:
+  """What is kept of a floor; {} where there is none."""
   pairs = Pairs(pairing)
   # Neighbours on disk may be views of one thing.
   order = np.random.default_rng((seed, 3)).permutation(len(heldout))
-  for images, labels in Reader(heldout, pairing.image_shape).chunks(order):
+  reader = Reader(heldout, pairing.image_shape, allowed)
+  for images, labels in reader.chunks(order):
     pairs.add(images, labels)
     if pairs.full:
       break
@@ -196,8 +217,23 @@ def pair_floor(
   except SpecError as error:
     _log.warning("ms_ssim: no floor of held-out reals: %s", error)
     return {}
-  cache.write(path, {"ms_ssim": np.float64(found["ms_ssim"])})
-  return {"ms_ssim_floor": found["ms_ssim"]}
+  met = reader.facts()
+  return {
+    "ms_ssim": np.float64(found["ms_ssim"]),
+    "unreadable": np.int64(met["unreadable"]),
+    "example": np.array(met["unreadable_example"]),
+  }
+
+
+def _say_unreadable(
+  source: Source, bad: int, example: str, allowed: int | None
+) -> None:
+  """Warns of records that were left out, also where a cache remembers them."""
+  _log.warning(
+    "%d records of %r were left out of statistics: %s", bad, source, example
+  )
+  if allowed is not None:
+    check_bad(source, bad, allowed, example)
 
 
 def _check_counts(network: Features, train: Source, request: Request) -> None:
