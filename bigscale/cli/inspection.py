@@ -188,11 +188,12 @@ class Inspection:
       return logits, len(reader.unreadable)
 
     (train, bad), (heldout, bad_heldout) = map(of_reals, self._splits())
+    unreadable = {"train": bad, "heldout": bad_heldout}
     return {
       "num_samples": len(images),
       "num_train": len(train),
       "num_heldout": len(heldout),
-      "unreadable": {"train": bad, "heldout": bad_heldout},
+      **({"unreadable": unreadable} if bad or bad_heldout else {}),
       **d_accuracy(
         train, heldout, d.logits(images, labels), spec.loss.adversarial
       ),

@@ -216,14 +216,15 @@ class Reader:
     return sample.labels[choice % len(sample.labels)]
 
   def _leave_out(self, index: int, error: BadRecordError) -> None:
-    self.unreadable[index] = f"{error.where}: {error.reason}"
+    example = f"{error.where}: {error.reason}"
+    self.unreadable[index] = example
     if len(self.unreadable) <= _MOST_LOGGED:
-      _log.warning("left out of statistics: %s", error)
+      _log.warning("left out of statistics: %s", example)
     if self._most_bad is not None:
-      check_bad(self._source, len(self.unreadable), self._most_bad, error)
+      check_bad(self._source, len(self.unreadable), self._most_bad, example)
 
 
-def check_bad(source: Source, bad: int, allowed: int, example: object) -> None:
+def check_bad(source: Source, bad: int, allowed: int, example: str) -> None:
   """Raises `DataError` where more records are unusable than may be.
 
   Args:
