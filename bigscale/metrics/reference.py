@@ -128,10 +128,11 @@ def load_or_compute(
   if arrays is not None:
     try:
       reference = unpack(arrays, max(train.num_classes, 1), network)
-      _check_met(reference, train, heldout, request, most_bad)
-      return reference
     except (KeyError, ValueError, TypeError) as error:
       cache.discard(path, str(error))
+    else:
+      _check_met(reference, train, heldout, most_bad)
+      return reference
   reference = _compute(network, train, heldout, request, most_bad)
   cache.write(path, pack(reference))
   return reference
@@ -141,7 +142,6 @@ def _check_met(
   reference: Reference,
   train: Source,
   heldout: Source,
-  request: Request,
   most_bad: MostBad | None,
 ) -> None:
   """Says again what could not be read as the cached reference was made."""

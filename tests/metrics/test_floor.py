@@ -13,7 +13,6 @@ from bigscale.data.manifest import Schema
 from bigscale.data.reading import open_data, read_many
 from bigscale.metrics import evaluate
 from bigscale.metrics.features import Embedding
-from bigscale.metrics.labels import labels_of
 from bigscale.spec import DataSpec, SourceSpec
 from configs import chaos_embedded, chaos_pod
 
@@ -232,13 +231,3 @@ def test_a_source_that_a_mixture_needs_in_part_is_drawn_at_random(tmp_path):
   assert counts.sum() < 0.5 * sum(_UNEVEN)
   expected = counts.sum() * np.array(_UNEVEN) / sum(_UNEVEN)
   np.testing.assert_allclose(counts, expected, atol=6)
-
-
-def test_samples_are_functions_of_the_seed_and_their_place():
-  counts = (5, 0, 90, 5)
-  labels = labels_of(counts, 3)
-  np.testing.assert_array_equal(np.bincount(labels), counts)
-  np.testing.assert_array_equal(labels, labels_of(counts, 3))
-  assert not np.array_equal(labels, labels_of(counts, 4))
-  # Shuffled: parts of them are like all of them.
-  assert 40 < (labels[:50] == 2).sum() < 50
