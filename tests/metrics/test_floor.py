@@ -13,7 +13,7 @@ from bigscale.data.manifest import Schema
 from bigscale.data.reading import open_data, read_many
 from bigscale.metrics import evaluate
 from bigscale.metrics.features import Embedding
-from bigscale.spec import DataSpec, SourceSpec
+from bigscale.spec import DataSpec, SourceSpec, SpecError
 from configs import chaos_embedded, chaos_pod
 
 # Of class 0, 1 and so on: nothing like one another.
@@ -231,3 +231,47 @@ def test_a_source_that_a_mixture_needs_in_part_is_drawn_at_random(tmp_path):
   assert counts.sum() < 0.5 * sum(_UNEVEN)
   expected = counts.sum() * np.array(_UNEVEN) / sum(_UNEVEN)
   np.testing.assert_allclose(counts, expected, atol=6)
+
+
+def _make(folder, counts, **options):
+  """The evaluator of an .npz of so many images of each class."""
+  labels = np.repeat(np.arange(len(counts)), counts)
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (len(labels), 24, 24), np.uint8)
+  np.savez(folder / "set.npz", images=images, labels=labels)
+  return evaluate.make_evaluator(
+    DataSpec(source=str(folder / "set.npz")),
+    resolution=24,
+    channels=1,
+    num_classes=len(counts),
+    num_samples=90,
+    **options,
+  )
+
+
+@pytest.mark.parametrize(
+  ("scores", "words"),
+  [
+    (
+      ("intra_fd_inception",),
+      r"class 2 .*uniform.*leave out intra_fd_inception",
+    ),
+    (("ms_ssim",), r"one sample alone of 1 classes \(2, .*uniform"),
+  ],
+)
+def test_too_few_samples_of_a_class_are_refused_before_any_is_drawn(
+  tmp_path, scores, words
+):
+  with pytest.raises(SpecError, match=words):
+    _make(tmp_path, (300, 90, 4), scores=scores)
+
+
+def test_a_class_without_images_takes_no_samples(tmp_path, caplog):
+  """Labels that begin at 1."""
+  evaluator = _make(tmp_path, (0, 100, 100, 100), scores=("fid_inception",))
+  counts = np.bincount(evaluator.labels(0))
+  assert counts[0] == 0
+  np.testing.assert_allclose(counts[1:], 30, atol=2)
+  assert "has no image of 1 of 4 classes (0)" in caplog.text
+  said = evaluator.reference["protocol"]["labels"]
+  assert said["classes_without_reals"] == {"number": 1, "names": ["0"]}
