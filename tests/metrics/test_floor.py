@@ -217,6 +217,25 @@ def test_a_mixture_is_scored_in_the_shares_that_it_is_trained_in(module, split):
   np.testing.assert_allclose(counts / len(source), shares, atol=1 / len(source))
 
 
+def test_held_out_images_are_mixed_as_the_trained_ones(tmp_path):
+  """Although of one set a half is held out, and of the other a tenth."""
+  spec = DataSpec(
+    mixture=(
+      SourceSpec(source=_shards(tmp_path).source),
+      SourceSpec(source="emoji", subset=600),
+    ),
+    mixture_labels="source",
+    temperature=1.0,
+  )
+  shares = np.array([sum(_UNEVEN) / 2, 600])
+  shares /= shares.sum()
+  for split in ("train", "heldout"):
+    # Scores are of all emoji, in the share that 600 of them have.
+    source = open_data(spec, split, whole=True)
+    counts = source.label_counts() / len(source)
+    np.testing.assert_allclose(counts, shares, atol=1 / len(source))
+
+
 def test_a_source_that_a_mixture_needs_in_part_is_drawn_at_random(tmp_path):
   """Not its first records: folders list class by class."""
   spec = _npz(tmp_path)
