@@ -32,7 +32,7 @@ RULES = (
     ("metrics", "ops", "data", "parallel"),
   ),
   (
-    r"metrics/(evaluate|reference|memorization)",
+    r"metrics/(evaluate|labels|reference|memorization)",
     ("metrics", "sampling", "data", "parallel"),
   ),
   (r"metrics/(inception|efficientnet|chunks|share)", ("metrics", "parallel")),

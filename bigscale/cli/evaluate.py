@@ -21,8 +21,13 @@ inception_clean (the same, resized as clean-FID does), or efflite0 (ImageNet
 features that pip installs: 'bigscale[efflite0]'), as fid_inception; and
 ms_ssim, the similarity of images of one class.
 
+Samples are of the classes in the proportions of the reals that they are
+compared with; --labels=uniform draws as many of every class.
+
 `--images` takes a folder, a zip or an .npz, all of its images; `--reference`
-any data source, whose size they are fitted to with --resolution.
+any data source. Their size and channels are those of nearly all images, by
+their headers, or those of --resolution and --channels. Images that cannot be
+read are left out and counted; more than --max_bad_fraction are an error.
 
 `--statistics` compares with moments that others publish in place of the data:
 ADM's VIRTUAL_*.npz, pytorch-fid's, clean-fid's or TTUR's .npz, or what
@@ -33,7 +38,8 @@ ADM's VIRTUAL_*.npz, pytorch-fid's, clean-fid's or TTUR's .npz, or what
 import json
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
+import numpy as np
+from absl import flags, logging
 
 from bigscale.cli import truncation
 from bigscale.cli.common import (
@@ -43,14 +49,14 @@ from bigscale.cli.common import (
   load,
   require_flag,
 )
-from bigscale.spec import DataSpec, RunSpec, require
+from bigscale.spec import DataSpec, RunSpec
 
 if TYPE_CHECKING:
   from bigscale.metrics.evaluate import Evaluator
+  from bigscale.metrics.labels import LabelPlan
+  from bigscale.metrics.published import Published
 
 FLAGS = flags.FlagValues()
-# Images read and scored at a time.
-_CHUNK = 250
 flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
 flags.DEFINE_integer(
   "step", None, "checkpoint to score; the newest by default", flag_values=FLAGS
@@ -80,7 +86,33 @@ flags.DEFINE_integer(
   "resolution",
   None,
   "with --images: side that all images are fitted to, a power of two for "
-  "scores of the classifier; that of the first of them by default",
+  "scores of the classifier; that of nearly all of them by default",
+  lower_bound=1,
+  flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+  "channels",
+  None,
+  ["1", "3"],
+  "with --images: channels that all images are converted to; those of nearly "
+  "all of them by default",
+  flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+  "labels",
+  None,
+  ["reference", "uniform"],
+  "classes that samples are drawn for: in the proportions of the reals that "
+  "are compared with, or equally many of each; the config's by default",
+  flag_values=FLAGS,
+)
+flags.DEFINE_float(
+  "max_bad_fraction",
+  None,
+  "of the images, and of the reals, that cannot be read; the config's "
+  "data.max_bad_fraction by default",
+  lower_bound=0,
+  upper_bound=1,
   flag_values=FLAGS,
 )
 flags.DEFINE_string(
@@ -126,7 +158,7 @@ def run() -> int:
 
   inspection.check(FLAGS)
   if FLAGS.images:
-    print(json.dumps(_score_images(FLAGS.images), indent=2))
+    print(json.dumps(_score_images(), indent=2))
     return 0
   workdir = require_flag(FLAGS, "workdir", "runs/first")
   join_processes(FLAGS)
@@ -141,30 +173,27 @@ def run() -> int:
 def _score(trained: Trained) -> dict[str, Any]:
   """Draws and scores; what is printed."""
   from bigscale.cli import inspection
-  from bigscale.sampling.sample import sample
   from bigscale.train import hooks
 
   spec = _asked(trained.spec)
   evaluate = spec.evaluate
-  drawn_under = truncation.under(trained, FLAGS.truncation, FLAGS)
-  evaluator = _against_file(evaluate.num_samples) or hooks.evaluator_of(spec)
+  evaluator = _against_file(evaluate.num_samples, spec)
+  evaluator = evaluator or hooks.evaluator_of(spec)
+  asked = evaluator.asked
+  drawn_under = truncation.under(
+    trained, FLAGS.truncation, FLAGS, asked.class_counts
+  )
   look = inspection.Inspection(
     FLAGS, evaluator, spec.data, spec.model.resolution, trained
   )
-  scores = evaluator.score(
-    look.passing(
-      sample(
-        trained.built.sample,
-        drawn_under.ema,
-        spec.model,
-        count=evaluate.num_samples,
-        batch_size=evaluate.batch_size,
-        seed=hooks.EVAL_SEED,
-        truncation=FLAGS.truncation,
-        rule=drawn_under.protocol["truncation_rule"],
-      )
-    )
+  drawn = hooks.draw_for_scores(
+    trained.built,
+    drawn_under.ema,
+    asked,
+    FLAGS.truncation,
+    drawn_under.protocol["truncation_rule"],
   )
+  scores = evaluator.score(look.passing(drawn))
   return {
     "step": trained.step,
     **drawn_under.protocol,
@@ -184,13 +213,35 @@ def _asked(spec: RunSpec) -> RunSpec:
     evaluate = dataclasses.replace(evaluate, num_samples=FLAGS.num)
   if FLAGS.metrics:
     evaluate = dataclasses.replace(evaluate, scores=tuple(FLAGS.metrics))
+  if FLAGS.labels:
+    evaluate = dataclasses.replace(evaluate, labels=FLAGS.labels)
   # What the run chose its best checkpoint by need not be asked for again.
   checkpoint = dataclasses.replace(spec.checkpoint, best="")
-  return dataclasses.replace(spec, evaluate=evaluate, checkpoint=checkpoint)
+  return dataclasses.replace(
+    spec, evaluate=evaluate, checkpoint=checkpoint, data=_data(spec.data)
+  )
 
 
-def _against_file(num_samples: int) -> "Evaluator | None":
-  """The evaluator of --statistics, where that is given."""
+def _data(data: DataSpec) -> DataSpec:
+  """The data with as many unreadable records as --max_bad_fraction allows."""
+  import dataclasses
+
+  if FLAGS.max_bad_fraction is None:
+    return data
+  return dataclasses.replace(
+    data, bad_records="skip", max_bad_fraction=FLAGS.max_bad_fraction
+  )
+
+
+def _against_file(
+  num_samples: int, spec: RunSpec | None = None
+) -> "Evaluator | None":
+  """The evaluator of --statistics, where that is given.
+
+  Args:
+    num_samples: that are scored.
+    spec: of the run that draws them; None where images are given.
+  """
   if not FLAGS.statistics:
     return None
   from bigscale.interop.files import sha256
@@ -207,55 +258,79 @@ def _against_file(num_samples: int) -> "Evaluator | None":
     found.feature,
     found.weights,
     {"file": file, "sha256": sha256(file), "source": found.source},
+    found.label_counts,
   )
   return evaluator_against(
     published,
     num_samples=num_samples,
     scores=FLAGS.metrics or ("fid_inception",),
+    plan=spec and _plan(published, spec),
   )
 
 
-def _score_images(path: str) -> dict[str, Any]:
+def _plan(published: "Published", spec: RunSpec) -> "LabelPlan":
+  """The labels of a run's samples where there are moments only."""
+  from bigscale.data.reading import open_data
+  from bigscale.data.splits import number_names
+  from bigscale.metrics.labels import plan_labels, unlabelled
+  from bigscale.spec import SpecError
+
+  classes, rule = spec.model.num_classes, spec.evaluate.labels
+  if not classes:
+    return unlabelled("the model takes no labels")
+  names = number_names(classes)
+  counts, counted = published.label_counts, f"the images of {published.file}"
+  if rule == "uniform":
+    counts, counted = (1,) * classes, f"any reals of {classes} classes"
+  elif counts is None or len(counts) != classes:
+    try:
+      train = open_data(spec.data, "train", whole=True)
+      counts, names = train.label_counts(), train.class_names
+      counted = f"{train!r}, as {published.file} has no counts of its own"
+    except SpecError as error:
+      logging.warning(
+        "%s does not say how many images of each of %d classes it is of, and "
+        "the run's own data cannot be opened (%s): as many samples are drawn "
+        "of every class",
+        published.file,
+        classes,
+        error,
+      )
+      counts, rule = (1,) * classes, "uniform"
+      counted = f"unknown reals of {classes} classes"
+  return plan_labels(
+    rule, np.array(counts), spec.evaluate.num_samples, names, counted
+  )
+
+
+def _score_images() -> dict[str, Any]:
   """Reads and scores somebody's images; what is printed."""
-  import numpy as np
+  from bigscale.cli import given_images
 
-  from bigscale.cli import inspection
-  from bigscale.data.reading import read_many
-  from bigscale.data.whole import Whole
+  data = None
+  if not FLAGS.statistics:
+    reference = require_flag(FLAGS, "reference", "fashion_mnist")
+    data = _data(DataSpec(source=reference))
 
-  images = Whole(path)
-  count = FLAGS.num or len(images)
-  require(
-    count <= len(images),
-    f"--num={count}, but {path} has {len(images)} images; give fewer",
-  )
-  side, _, channels = images.read(0).image.shape
-  side = FLAGS.resolution or side
-  evaluator = _against_file(count) or _against_source(count, side, channels)
-  data = DataSpec(source=FLAGS.reference) if FLAGS.reference else None
-  look = inspection.Inspection(FLAGS, evaluator, data, side)
-  # Folders list class by class: parts are to be of all.
-  rows = np.random.default_rng(0).permutation(len(images))[:count]
-  chunks = np.array_split(rows, -(-count // _CHUNK))
-  scores = evaluator.score(
-    look.passing(read_many(images, chunk, side, channels) for chunk in chunks)
-  )
-  return {
-    "images": images.identity,
-    "num_images": count,
-    **scores,
-    **look.results(),
-    "throughput": evaluator.throughput,
-    "reference": evaluator.reference,
-  }
+  def make(count: int, side: int, channels: int) -> "Evaluator":
+    if data is None:
+      return _against_file(count)
+    return _against_source(data, count, side, channels)
+
+  allowed = FLAGS.max_bad_fraction
+  if allowed is None:
+    allowed = DataSpec(source="any").max_bad_fraction
+  return given_images.score(FLAGS, data, allowed, make)
 
 
-def _against_source(count: int, side: int, channels: int) -> "Evaluator":
+def _against_source(
+  data: DataSpec, count: int, side: int, channels: int
+) -> "Evaluator":
   """The evaluator of --reference."""
   from bigscale.metrics.evaluate import make_evaluator
 
   return make_evaluator(
-    DataSpec(source=require_flag(FLAGS, "reference", "fashion_mnist")),
+    data,
     resolution=side,
     channels=channels,
     num_classes=0,

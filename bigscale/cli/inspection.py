@@ -23,6 +23,17 @@ def check(values: flags.FlagValues) -> None:
     SpecError: names them, and what to do.
   """
   images, statistics = values.images, values.statistics
+  for name in ("resolution", "channels"):
+    require(
+      images or values[name].value is None,
+      f"--{name}={values[name].value} is of given images, and a run's images "
+      "are what its model makes; give --images, or leave it out",
+    )
+  require(
+    not (images and values.labels),
+    f"--labels={values.labels} is of samples that a run draws, and --images="
+    f"{images} are drawn already; leave it out",
+  )
   if images:
     require(
       values.workdir is None,
@@ -160,7 +171,7 @@ class Inspection:
     self, images: np.ndarray, labels: np.ndarray
   ) -> dict[str, Any]:
     """As many reals of either split as samples, or all of them."""
-    from bigscale.data.reading import read_many
+    from bigscale.data.reading import Reader
     from bigscale.metrics.d_accuracy import d_accuracy
     from bigscale.train.discriminate import Discriminator
 
@@ -169,17 +180,20 @@ class Inspection:
       self._trained.built, self._trained.d, spec.evaluate.batch_size
     )
 
-    def of_reals(source: "Source") -> np.ndarray:
+    def of_reals(source: "Source") -> tuple[np.ndarray, int]:
       count = min(len(images), len(source))
       rows = np.random.default_rng(0).choice(len(source), count, replace=False)
-      _, side, _, channels = images.shape
-      return d.logits(*read_many(source, np.sort(rows), side, channels))
+      reader = Reader(source, images.shape[1:])
+      logits = d.logits(*reader.read(np.sort(rows)))
+      return logits, len(reader.unreadable)
 
-    train, heldout = map(of_reals, self._splits())
+    (train, bad), (heldout, bad_heldout) = map(of_reals, self._splits())
+    unreadable = {"train": bad, "heldout": bad_heldout}
     return {
       "num_samples": len(images),
       "num_train": len(train),
       "num_heldout": len(heldout),
+      **({"unreadable": unreadable} if bad or bad_heldout else {}),
       **d_accuracy(
         train, heldout, d.logits(images, labels), spec.loss.adversarial
       ),
@@ -232,5 +246,11 @@ def _write_statistics(file: str, evaluator: "Evaluator", side: int) -> None:
       feature=panel.network.name,
       weights=panel.network.fingerprint,
       source=f"{evaluator.reference['protocol']['train']} at {side} px",
+      label_counts=_label_counts(panel.reference.label_counts),
     ),
   )
+
+
+def _label_counts(counts: np.ndarray) -> tuple[float, ...] | None:
+  """None where the reals have no labels: all of them are counted as one."""
+  return tuple(counts.tolist()) if len(counts) > 1 else None

@@ -1,8 +1,9 @@
 """How `sample`, `evaluate` and `export` truncate latents, and normalize."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 
 from bigscale.cli.common import Trained
@@ -64,9 +65,19 @@ def rule_of(trained: Trained, asked: TruncationRule | None) -> TruncationRule:
 
 
 def under(
-  trained: Trained, truncation: float | None, values: flags.FlagValues
+  trained: Trained,
+  truncation: float | None,
+  values: flags.FlagValues,
+  class_counts: Sequence[int] = (),
 ) -> Under:
   """Returns the generator to sample under a truncation.
+
+  Args:
+    trained: the run.
+    truncation: of the latents.
+    values: the flags of `define_flags`.
+    class_counts: proportions of the classes that will be sampled, which
+      standing statistics are to share; uniform where there are none.
 
   Raises:
     SpecError: the truncation is out of the rule's range, or the statistics
@@ -76,7 +87,9 @@ def under(
 
   rule = rule_of(trained, values.truncation_rule)
   latents.check_truncation(truncation, rule)
-  ema, said = _normalized(trained, truncation, rule, values.standing_batches)
+  ema, said = _normalized(
+    trained, truncation, rule, values.standing_batches, class_counts
+  )
   protocol = {
     "truncation": truncation,
     "truncation_rule": rule,
@@ -102,22 +115,31 @@ def _normalized(
   truncation: float | None,
   rule: TruncationRule,
   batches: int,
+  class_counts: Sequence[int],
 ) -> tuple[Any, str]:
   """The average with the statistics to use, and which they are."""
-  from bigscale.sampling.standing import standing_statistics
+  from bigscale.data.proportions import apportion
+  from bigscale.metrics.labels import labels_of
+  from bigscale.sampling.standing import STANDING_SEED, standing_statistics
 
   ema, published = trained.ema, trained.imported.get("standing_statistics")
   if not ema.batch_stats:
     return ema, ""
   if batches:
+    batch_size = trained.spec.evaluate.batch_size
+    labels = None
+    if class_counts:
+      counts = apportion(np.array(class_counts), batches * batch_size)
+      labels = labels_of(counts.tolist(), STANDING_SEED)
     anew = standing_statistics(
       trained.spec.model,
       trained.built.mesh.devices.flat[0].platform,
       ema,
       batches=batches,
-      batch_size=trained.spec.evaluate.batch_size,
+      batch_size=batch_size,
       truncation=truncation,
       rule=rule,
+      labels=labels,
     )
     return anew, f"standing ones of {batches} batches"
   if published:

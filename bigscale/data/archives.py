@@ -121,6 +121,10 @@ class TarSource(EncodedSource):
     tar, offset, size = self._places[index].tolist()
     return check_length(self._files[tar].read(offset, size), size)
 
+  def _first_bytes(self, index: int, size: int) -> bytes:
+    tar, offset, whole = self._places[index].tolist()
+    return self._files[tar].read(offset, min(size, whole))
+
   def _where(self, index: int) -> str:
     tar = self._files[int(self._places[index, 0])].path
     return f"{self._names[index]}, in {tar}"

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import glob
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,14 +28,15 @@ from bigscale.data.duplicates import distinct
 from bigscale.data.manifest import DataError, Manifest, Schema, Shard, Split
 from bigscale.data.parts import Job, Part, Parts, Rejected, Task, write_json
 from bigscale.data.recipe import BuildOptions, Reject
+from bigscale.data.shapes import survey
 from bigscale.data.sources import Source
 
 REJECTS = "rejects.jsonl"
 _PLAN, _LOCK = "build.json", "build.lock"
 _ORDER = 0x4F524445
-# How far to look for an image that tells the resolution of all.
-_LOOK = 1000
 _SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -226,7 +228,7 @@ def _schema(inputs: Mapping[Split, Source], options: BuildOptions) -> Schema:
   side = options.resolution
   shape = (side, side, options.channels)
   if not side:
-    shape = _first_shape(inputs["train"], options)
+    shape = _common_shape(inputs["train"], options)
   return Schema(
     encoding=options.encoding,
     image_shape=shape,
@@ -234,15 +236,31 @@ def _schema(inputs: Mapping[Split, Source], options: BuildOptions) -> Schema:
   )
 
 
-def _first_shape(source: Source, options: BuildOptions) -> tuple[int, int, int]:
-  for index in range(min(len(source), _LOOK)):
-    with contextlib.suppress(Reject):
-      return recipe.load(source, index, options, None).image.shape
-  raise DataError(
-    f"none of the first {min(len(source), _LOOK)} records of "
-    f"{source.identity} can be used, so resolution=0 cannot be known; set it, "
-    "or check the images"
-  )
+def _common_shape(
+  source: Source, options: BuildOptions
+) -> tuple[int, int, int]:
+  """The shape that most images have, by their headers."""
+  found = survey(source)
+  votes: collections.Counter[tuple[int, int]] = collections.Counter()
+  for (height, width, _), count in found.counts.items():
+    side = min(height, width)
+    square = (side, side)
+    votes[(height, width) if options.crop == "none" else square] += count
+  if not votes:
+    raise DataError(
+      f"none of the {found.looked_at} records of {source.identity} that were "
+      "looked at can be used, so resolution=0 cannot be known; set it, or "
+      "check the images"
+    )
+  if len(votes) > 1:
+    _log.warning(
+      "images of %s differ in size, and those of another size than most are "
+      "rejected: %s; a resolution fits all of them to one",
+      source.identity,
+      found.describe(source),
+    )
+  ((height, width), _) = votes.most_common(1)[0]
+  return height, width, options.channels
 
 
 def _shard_tasks(job: Job, kept: Mapping[Split, np.ndarray]) -> Iterator[Task]:

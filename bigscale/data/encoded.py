@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bigscale.data import images
+from bigscale.data import headers, images
 from bigscale.data.manifest import Split
 from bigscale.data.sources import BadRecordError, Missing, Sample, Source
 from bigscale.data.splits import check_index
@@ -138,9 +138,30 @@ class EncodedSource(Source):
   def _encoded(self, index: int) -> bytes:
     """The file of a record; OSError or ValueError where it is not to be had."""
 
+  def _first_bytes(self, index: int, size: int) -> bytes:
+    """The first bytes of a record's file, so many or more; errors likewise."""
+    return self._encoded(index)
+
   @abc.abstractmethod
   def _where(self, index: int) -> str:
     """The name of a record's file."""
+
+  def where(self, index: int) -> str:
+    """See `Source`."""
+    return self._where(index)
+
+  def shape(self, index: int) -> tuple[int, int, int]:
+    """See `Source`: the header alone is read."""
+    check_index(index, len(self))
+    try:
+      try:
+        start = self._first_bytes(index, headers.FIRST_BYTES)
+        return headers.shape_of(start)
+      except ValueError:
+        # The header may be longer than that.
+        return headers.shape_of(self._encoded(index))
+    except (OSError, ValueError) as error:
+      raise self._bad(index, error) from error
 
   def read_bytes(self, index: int) -> tuple[bytes, tuple[int, ...]]:
     """A record's image file as it is, and its labels.
@@ -169,6 +190,14 @@ class EncodedSource(Source):
     if self._label_ends is None:
       return self._labels
     return self._labels[np.concatenate([[0], self._label_ends[:-1]])]
+
+  def label_counts(self) -> np.ndarray:
+    """See `Source`."""
+    if self._label_ends is None or not self.class_names:
+      return super().label_counts()
+    sizes = np.diff(self._label_ends, prepend=0)
+    parts = np.repeat(1 / np.maximum(sizes, 1), sizes)
+    return np.bincount(self._labels, parts, self.num_classes)
 
   def _labels_of(self, index: int) -> tuple[int, ...]:
     if not self.class_names:

@@ -39,6 +39,7 @@ from bigscale.data.listing import (
   list_folder,
   list_zip,
   unpack,
+  unpack_first,
 )
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.sources import Missing
@@ -108,6 +109,16 @@ class FolderSource(EncodedSource):
 
   def _encoded(self, index: int) -> bytes:
     return self._read(self._paths[index], self._numbers[index])
+
+  def _first_bytes(self, index: int, size: int) -> bytes:
+    path = os.path.join(self._root, self._paths[index])
+    if self._zip is not None:
+      return unpack_first(self._zip, self._numbers[index], size)
+    if is_remote(path):
+      with epath.Path(path).open("rb") as file:
+        return file.read(size)
+    with open(path, "rb", buffering=0) as file:
+      return file.read(size)
 
   def _where(self, index: int) -> str:
     return os.path.join(self._root, self._paths[index])

@@ -1,15 +1,21 @@
 """Reals that D never trains on, for the monitor: a few fixed batches."""
 
+import logging
+
 import numpy as np
 
-from bigscale.data import hashing
-from bigscale.data.reading import open_data, read_many
+from bigscale.data import hashing, transforms
+from bigscale.data.reading import open_data
+from bigscale.data.sources import BadRecordError, Sample
 from bigscale.spec import DataSpec
 from bigscale.types import Batch
 
 # Kept in memory and taken in turn: no position needs saving.
 _BATCHES = 4
 _HELD = 0x48454C44
+# A split of which so many random records are bad has no others.
+_TRIES = 16
+_log = logging.getLogger(__name__)
 
 
 class Heldout:
@@ -59,10 +65,29 @@ class Heldout:
     number %= _BATCHES
     if number not in self._read:
       places = number * self._count + self._rows
-      bits = hashing.random_bits(self._seed, _HELD, places)
-      indices = (bits % np.uint64(len(self._source))).astype(np.int64)
-      images, labels = read_many(self._source, indices, *self._shape)
-      if not self._labelled:
-        labels = np.zeros_like(labels)
-      self._read[number] = Batch(images[None], labels[None])
+      self._read[number] = self._draw(places)
     return self._read[number]
+
+  def _draw(self, places: np.ndarray) -> Batch:
+    """Reads a random record for every place, of those that can be read."""
+    side, channels = self._shape
+    images = np.empty((len(places), side, side, channels), np.uint8)
+    labels = np.zeros(len(places), np.int32)
+    for row, place in enumerate(places):
+      sample, choice = self._sample_of(place)
+      transforms.fit_into(sample.image, images[row])
+      if self._labelled and sample.labels:
+        labels[row] = sample.labels[choice % len(sample.labels)]
+    return Batch(images[None], labels[None])
+
+  def _sample_of(self, place: int) -> tuple[Sample, int]:
+    """A record that can be read, and a random number."""
+    for turn in range(_TRIES):
+      # Another draw, not the next record: that one is not to count twice.
+      bits = hashing.random_bits(self._seed, _HELD + turn, np.array(place))
+      try:
+        return self._source.read(int(bits) % len(self._source)), int(bits) >> 32
+      except BadRecordError as error:
+        _log.warning("another held-out image is drawn for it: %s", error)
+        last = error
+    raise last

@@ -62,15 +62,26 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
     raise ValueError(f"it does not decode ({e})") from e
 
 
+def channels_of(mode: str) -> int:
+  """Returns 1 or 3, the channels that `decode` makes of a mode of Pillow's.
+
+  Raises:
+    ValueError: it makes none.
+  """
+  if mode in _GRAY or mode in _WIDE_GRAY:
+    return 1
+  if mode in _COLOUR:
+    return 3
+  raise ValueError(f"its pixels are of kind {mode}, not 8 or 16 bits")
+
+
 def _to_uint8(image: Any) -> np.ndarray:
   from PIL import Image
 
   if image.mode in _WIDE_GRAY:
     wide = np.asarray(image).astype(np.int64)
     return (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)[..., None]
-  gray = image.mode in _GRAY
-  if not gray and image.mode not in _COLOUR:
-    raise ValueError(f"its pixels are of kind {image.mode}, not 8 or 16 bits")
+  gray = channels_of(image.mode) == 1
   if image.has_transparency_data:
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))

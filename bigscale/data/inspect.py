@@ -11,6 +11,8 @@ from bigscale.data import manifest as manifests
 from bigscale.data import recipe
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError, Split
+from bigscale.data.shapes import survey
+from bigscale.data.shapes import text as text_of
 from bigscale.data.sources import BadRecordError, Source
 
 # Sources up to this size are asked for every label, larger ones for a sample.
@@ -18,6 +20,7 @@ _FEW = 200_000
 _SAMPLED_LABELS = 2_000
 _LOOKED_AT = 64
 _SHOWN_CLASSES = 20
+_SHOWN_SHAPES = 8
 _BAR = 30
 _CELL = (64, 256)  # pixels: the smallest and the largest side on a sheet
 _GAP = 4
@@ -36,9 +39,12 @@ def facts(path: str) -> dict[str, Any]:
 
   Returns:
     `path`, `bytes` (on disk, or None) and `splits`: of each `records`,
-    `identity`, `files`, `bytes`, `image_shapes` (how many of up to 64 images
-    have a shape), `unreadable` (of those), `class_names` and `label_counts`
-    (None where they would take too long); of shards also `manifest`.
+    `identity`, `files`, `bytes`, `image_shapes` (how many images have a shape,
+    the most common first, by `headers_read`: all, or those of a sample of a
+    large set), `shape_examples` (a file of each), `unreadable_headers`,
+    `unreadable` (of up to 64 images that were `decoded`), `class_names` and
+    `label_counts` (None where they would take too long); of shards also
+    `manifest`.
 
   Raises:
     DataError: there is no such set, or it is not sound.
@@ -81,14 +87,9 @@ def _bytes_of(path: str) -> int | None:
 def _of_split(
   source: Source, split: Split, manifest: manifests.Manifest | None
 ) -> dict[str, Any]:
-  shapes: dict[str, int] = {}
-  unreadable = 0
-  for index in _spread(len(source), _LOOKED_AT):
-    try:
-      shape = " x ".join(map(str, source.read(index).image.shape))
-      shapes[shape] = shapes.get(shape, 0) + 1
-    except BadRecordError:
-      unreadable += 1
+  found = survey(source)
+  decoded = _spread(len(source), _LOOKED_AT)
+  unreadable = sum(_image_of(source, index) is None for index in decoded)
   made = manifest.made.get("splits", {}).get(split, {}) if manifest else {}
   shards = manifest.of(split) if manifest else None
   return {
@@ -96,7 +97,13 @@ def _of_split(
     "identity": source.identity,
     "files": len(source.file_records),
     "bytes": sum(shard.bytes for shard in shards) if shards else None,
-    "image_shapes": shapes,
+    "image_shapes": {text_of(s): n for s, n in found.counts.items()},
+    "shape_examples": {
+      text_of(s): source.where(i) for s, i in found.examples.items()
+    },
+    "headers_read": found.looked_at,
+    "unreadable_headers": found.unreadable,
+    "decoded": len(decoded),
     "unreadable": unreadable,
     "class_names": list(source.class_names),
     "label_counts": made.get("label_counts") or _label_counts(source),
@@ -165,14 +172,35 @@ def _split_lines(
   elif found["bytes"] is not None:
     line += f", about {found['bytes'] / total:,.0f} bytes an image"
   lines = [line, f"  identity: {of_split['identity']}"]
-  for shape, count in of_split["image_shapes"].items():
-    lines.append(f"  {shape}: {count} of {min(records, _LOOKED_AT)} looked at")
+  lines += _shape_lines(of_split)
   if of_split["unreadable"]:
-    lines.append(f"  unreadable: {of_split['unreadable']} of these")
+    lines.append(
+      f"  unreadable: {of_split['unreadable']} of {of_split['decoded']} decoded"
+    )
   for name in ("rejects", "duplicates"):
     if of_split[name]:
       lines.append(f"  {name} left out: {of_split[name]:,}")
   return lines + _histogram(of_split["class_names"], of_split["label_counts"])
+
+
+def _shape_lines(of_split: Mapping[str, Any]) -> list[str]:
+  """The shapes that headers tell; a file of each that is not the usual one."""
+  shapes = of_split["image_shapes"]
+  looked_at = of_split["headers_read"]
+  lines = []
+  for shape, count in list(shapes.items())[:_SHOWN_SHAPES]:
+    line = f"  {shape}: {count:,} of {looked_at:,} looked at"
+    if lines:
+      line += f", as {of_split['shape_examples'][shape]}"
+    lines.append(line)
+  if len(shapes) > _SHOWN_SHAPES:
+    lines.append(f"  and {len(shapes) - _SHOWN_SHAPES:,} other shapes")
+  if of_split["unreadable_headers"]:
+    lines.append(
+      f"  unreadable headers: {of_split['unreadable_headers']:,} of "
+      f"{looked_at:,} looked at"
+    )
+  return lines
 
 
 def _histogram(names: Sequence[str], counts: Sequence[int] | None) -> list[str]:

@@ -160,21 +160,37 @@ def unpack(file: RangeFile, numbers: np.ndarray) -> bytes:
     OSError: the zip cannot be read.
     ValueError: the file in it is not as listed.
   """
-  size, crc, start, packed_size, method = numbers.tolist()
+  size, crc, _, packed_size, method = numbers.tolist()
+  data = file.read(_start_of(file, numbers), packed_size)
+  if method == zipfile.ZIP_DEFLATED:
+    data = _inflate(data, size + 1)
+  if zlib.crc32(data) != crc:
+    raise ValueError("it is not what its checksum in the zip says")
+  return data
+
+
+def unpack_first(file: RangeFile, numbers: np.ndarray, size: int) -> bytes:
+  """The first bytes of a file of a zip, so many at most; errors likewise."""
+  packed_size, method = numbers[3:].tolist()
+  data = file.read(_start_of(file, numbers), min(packed_size, size))
+  return _inflate(data, size) if method == zipfile.ZIP_DEFLATED else data
+
+
+def _start_of(file: RangeFile, numbers: np.ndarray) -> int:
+  """Where the content of a file of a zip begins."""
+  start, method = numbers[2].item(), numbers[4].item()
+  if method not in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
+    how = "encrypted" if method < 0 else f"packed by method {method}"
+    raise ValueError(f"it is {how}, and only stored or deflated is read")
   header = file.read(start, _ZIP_LOCAL_HEADER.size)
   if len(header) < _ZIP_LOCAL_HEADER.size or header[:4] != b"PK\3\4":
     raise ValueError("the zip does not have it where its directory says")
   _, name, extra = _ZIP_LOCAL_HEADER.unpack(header)
-  start += _ZIP_LOCAL_HEADER.size + name + extra
-  data = file.read(start, packed_size)
-  if method == zipfile.ZIP_DEFLATED:
-    try:
-      data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
-    except zlib.error as error:
-      raise ValueError(f"it does not unpack ({error})") from error
-  elif method != zipfile.ZIP_STORED:
-    how = "encrypted" if method < 0 else f"packed by method {method}"
-    raise ValueError(f"it is {how}, and only stored or deflated is read")
-  if zlib.crc32(data) != crc:
-    raise ValueError("it is not what its checksum in the zip says")
-  return data
+  return start + _ZIP_LOCAL_HEADER.size + name + extra
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+  try:
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size)
+  except zlib.error as error:
+    raise ValueError(f"it does not unpack ({error})") from error

@@ -121,6 +121,11 @@ class ArraySource(Source):
     """See `Source`."""
     return False
 
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """See `Source`."""
+    return self._images.shape[1:]
+
   def __len__(self) -> int:
     return len(self._rows)
 
@@ -238,6 +243,11 @@ class SyntheticSource(Source):
   def decodes(self) -> bool:
     """See `Source`."""
     return False
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """See `Source`."""
+    return (self._side, self._side, 3)
 
   def __len__(self) -> int:
     return self._records

@@ -16,10 +16,14 @@ import numpy as np
 
 from bigscale.data import hashing
 from bigscale.data.manifest import DataError
+from bigscale.data.permutation import Permutation
+from bigscale.data.proportions import apportion
 from bigscale.data.sources import Missing, Sample, Source
+from bigscale.data.splits import check_index
 from bigscale.spec import DataSpec
 
 _USE = 0x4D495854
+_DRAW = 0x44524157  # the key of a permutation
 _ROUND = 256
 # Shares are counted in 2^-32, in whole numbers that any machine adds alike.
 _UNIT = 1 << 32
@@ -112,14 +116,19 @@ def deal_of(shares: Sequence[float], seed: int) -> Deal:
   return Deal(tuple(whole), seed, length)
 
 
-def shares_of(spec: DataSpec, sources: Sequence[Source]) -> tuple[float, ...]:
-  """The share of every source; 1 where there is one."""
+def shares_of(spec: DataSpec, sizes: Sequence[int]) -> tuple[float, ...]:
+  """The share of every source; 1 where there is one.
+
+  Args:
+    spec: of the mixture.
+    sizes: images of each source that are trained on.
+  """
   if not spec.mixture:
     return (1.0,)
   if not spec.temperature:
     return tuple(part.share for part in spec.mixture)
-  sizes = np.array([len(source) for source in sources], np.float64)
-  weights = np.exp(np.log(sizes / sizes.max()) / spec.temperature)
+  relative = np.array(sizes, np.float64) / max(sizes)
+  weights = np.exp(np.log(relative) / spec.temperature)
   return tuple((weights / weights.sum()).tolist())
 
 
@@ -188,55 +197,81 @@ def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
 class Mixed(Source):
   """A mixture as one source of finite length: for statistics, not training.
 
-  So many records that none comes twice, in the mixture's proportions.
+  As many records as there can be in the mixture's proportions, none of them
+  twice. Those of a source that is not needed whole are drawn at random: it may
+  be stored class by class. The records of one source follow those of another.
   """
 
   def __init__(
     self, sources: Sequence[Source], deal: Deal, labels: Labels
   ) -> None:
     """`sources` with their shares and labels."""
-    self._sources, self._deal, self._labels = tuple(sources), deal, labels
+    self._sources, self._labels = tuple(sources), labels
     self.class_names = labels.class_names
-    self.identity = identity_of(sources, deal, labels)
-    rounds = 1
-    while all(
-      count <= len(source)
-      for count, source in zip(deal.before(2 * rounds), sources, strict=True)
-    ):
-      rounds *= 2
-    step = rounds
-    while step:
-      counts = deal.before(rounds + step)
-      if all(c <= len(s) for c, s in zip(counts, sources, strict=True)):
-        rounds += step
-      step //= 2
-    self._length = rounds * deal.round_length
+    total = min(
+      len(source) * _UNIT // share
+      for source, share in zip(sources, deal.shares, strict=True)
+    )
+    counts = apportion(np.array(deal.shares), total)
+    self._ends = np.cumsum(counts)
+    self._orders = tuple(Permutation(len(source), _DRAW) for source in sources)
+    whole = identity_of(sources, deal, labels)
+    self.identity = f"{total} of {whole}"
 
   def __len__(self) -> int:
-    return self._length
+    return int(self._ends[-1])
+
+  @property
+  def image_shape(self) -> tuple[int, int, int] | None:
+    """See `Source`."""
+    shapes = {source.image_shape for source in self._sources}
+    return shapes.pop() if len(shapes) == 1 else None
+
+  @property
+  def decodes(self) -> bool:
+    """See `Source`."""
+    return any(source.decodes for source in self._sources)
 
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""
     return tuple(lost for source in self._sources for lost in source.check())
 
+  def shape(self, index: int) -> tuple[int, int, int]:
+    """See `Source`."""
+    which, place = self._locate(index)
+    return self._sources[which].shape(place)
+
+  def where(self, index: int) -> str:
+    """See `Source`."""
+    which, place = self._locate(index)
+    return self._sources[which].where(place)
+
   def read(self, index: int) -> Sample:
     """See `Source`."""
-    (which,), (place,) = self._deal(np.array([index]))
-    source = self._sources[which]
-    sample = source.read(int(place) % len(source))
+    which, place = self._locate(index)
+    sample = self._sources[which].read(place)
     return Sample(sample.image, self._labels.of(which, sample.labels))
 
   def labels(self) -> np.ndarray:
     """See `Source`."""
-    which, places = self._deal(np.arange(self._length))
-    found = np.zeros(self._length, np.int32)
-    for number, source in enumerate(self._sources):
-      table = self._labels.tables[number]
-      if table:
-        mine = which == number
-        own = source.labels()[places[mine] % len(source)]
-        found[mine] = np.array(table, np.int32)[own]
-    return found
+    counts = np.diff(self._ends, prepend=0).tolist()
+    found = []
+    for source, order, table, count in zip(
+      self._sources, self._orders, self._labels.tables, counts, strict=True
+    ):
+      if len(table) <= 1:
+        found.append(np.full(count, *table or (0,), np.int32))
+      else:
+        own = source.labels()[order(np.arange(count))]
+        found.append(np.array(table, np.int32)[own])
+    return np.concatenate(found)
+
+  def _locate(self, index: int) -> tuple[int, int]:
+    """The number of a record's source, and its place there."""
+    check_index(index, len(self))
+    which = int(np.searchsorted(self._ends, index, side="right"))
+    first = int(self._ends[which - 1]) if which else 0
+    return which, int(self._orders[which](np.array([index - first]))[0])
 
 
 def identity_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:

@@ -17,14 +17,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from bigscale.data import ahead, mixture, transforms
 from bigscale.data.batches import StepBatches
 from bigscale.data.manifest import DataError
 from bigscale.data.order import order_of
 from bigscale.data.position import Position
-from bigscale.data.reading import Parts, open_parts
+from bigscale.data.reading import Parts, allowed_bad, open_parts
 from bigscale.data.sequence import Fault, Records
 from bigscale.data.sources import Source
 from bigscale.spec import DataSpec
@@ -93,7 +91,7 @@ class Stream:
       bad = self._bad[fault.part]
       bad.add(fault.index)
       size = len(self._batches.records.parts.sources[fault.part])
-      allowed = _allowed(self._spec, size)
+      allowed = allowed_bad(self._spec, size)
       if len(bad) > allowed:
         # Every process lists its own here: at a sudden end of many, only
         # process 0's come into events.jsonl.
@@ -235,16 +233,11 @@ def _check_files(source: Source, spec: DataSpec) -> None:
   """Raises `DataError` where more is missing than may be replaced."""
   missing = source.check()
   lost = sum(file.records for file in missing)
-  if spec.bad_records == "error" or lost > _allowed(spec, len(source)):
+  if spec.bad_records == "error" or lost > allowed_bad(spec, len(source)):
     for file in missing:
       raise DataError(file.message)
   for file in missing:
     _log.warning("its records will be replaced: %s", file.message)
-
-
-def _allowed(spec: DataSpec, records: int) -> int:
-  """How many of them may be bad."""
-  return int(np.ceil(spec.max_bad_fraction * records))
 
 
 def _check_labels(parts: Parts, num_classes: int) -> None:

@@ -1,12 +1,14 @@
 """Opens what a run's spec names, and reads many records at once."""
 
 import logging
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.data import transforms
+from bigscale.data import hashing, transforms
+from bigscale.data.manifest import DataError
 from bigscale.data.mixture import (
   Deal,
   Labels,
@@ -25,7 +27,12 @@ from bigscale.data.sources import (
 from bigscale.data.subset import Subset
 from bigscale.spec import DataSpec
 
-_TRIES = 16
+# What is made of a source's records, in the names of cached files: 2 leaves
+# out what cannot be read, and draws one label of several.
+VERSION = 2
+_CHUNK = 250
+_MOST_LOGGED = 5
+_LABEL = 0x4C41424C
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +41,8 @@ class Samples(NamedTuple):
 
   Attributes:
     images: [N, R, R, C] uint8.
-    labels: [N] int32, the first of each record, 0 where it has none.
+    labels: [N] int32, of each record one of those that it carries, 0 where it
+      has none.
   """
 
   images: np.ndarray
@@ -55,22 +63,36 @@ class Parts(NamedTuple):
   labels: Labels
 
 
-def open_parts(spec: DataSpec, split: Split, seed: int = 0) -> Parts:
+def open_parts(
+  spec: DataSpec, split: Split, seed: int = 0, *, whole: bool = False
+) -> Parts:
   """Opens every source of a run.
 
   Args:
     spec: names them.
     split: of each. Subsets by size are of the train split alone.
     seed: of the mixture's deal.
+    whole: open all images also of a source of which the run sees a subset.
+
+  Returns:
+    The sources, in the shares that they are trained in, whatever the split.
 
   Raises:
     DataError: a source cannot be opened, or they do not fit together.
   """
   parts = spec.mixture or (spec,)
   sources = tuple(
-    _open(part.source, split, part.subset, part.classes) for part in parts
+    _open(part.source, split, 0 if whole else part.subset, part.classes)
+    for part in parts
   )
-  deal = deal_of(shares_of(spec, sources), seed)
+  sizes = [len(source) for source in sources]
+  if spec.temperature and (whole or split != "train"):
+    # Other splits have other sizes, and would have other shares.
+    sizes = [
+      len(_open(part.source, "train", part.subset, part.classes))
+      for part in parts
+    ]
+  deal = deal_of(shares_of(spec, sizes), seed)
   return Parts(sources, deal, labels_of(spec, sources))
 
 
@@ -80,20 +102,151 @@ def _open(source: str, split: Split, subset: int, classes: int) -> Source:
   return Subset(opened, size, classes) if size or classes else opened
 
 
-def open_data(spec: DataSpec, split: Split) -> Source:
+def open_data(spec: DataSpec, split: Split, *, whole: bool = False) -> Source:
   """All of a run's records as one source of finite length.
+
+  Args:
+    spec: names the sources.
+    split: of each.
+    whole: see `open_parts`.
 
   Raises:
     DataError: as `open_parts`.
   """
-  parts = open_parts(spec, split)
+  parts = open_parts(spec, split, whole=whole)
   return Mixed(*parts) if spec.mixture else parts.sources[0]
+
+
+def allowed_bad(spec: DataSpec, records: int) -> int:
+  """Returns how many of so many records may be unusable."""
+  if spec.bad_records == "error":
+    return 0
+  return math.ceil(round(spec.max_bad_fraction * records, 6))
+
+
+class Reader:
+  """Reads records of one source for statistics, and counts what it meets.
+
+  A record that cannot be used is left out, and nothing takes its place: no
+  image counts twice.
+
+  Attributes:
+    image_shape: (R, R, C) of the images.
+    images_read: records that were read.
+    resized: of these, those of another size.
+    recoloured: of these, those of other channels.
+    label_counts: [num_classes] float64, of these; a record of several labels
+      counts an equal part for each.
+    unreadable: why a record could not be used, by its index.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    image_shape: tuple[int, int, int],
+    most_bad: int | None = None,
+  ) -> None:
+    """Has read nothing.
+
+    Args:
+      source: to read.
+      image_shape: (R, R, C) that images are fitted to (`transforms.fit`).
+      most_bad: records that may be unusable; None allows any number.
+    """
+    self._source = source
+    self.image_shape = image_shape
+    self._most_bad = most_bad
+    self.images_read = self.resized = self.recoloured = 0
+    self.label_counts = np.zeros(source.num_classes)
+    self.unreadable: dict[int, str] = {}
+
+  def read(self, indices: Sequence[int]) -> Samples:
+    """Reads some records, in the given order.
+
+    Args:
+      indices: [N], none of which was read before.
+
+    Returns:
+      The M <= N records that can be used.
+
+    Raises:
+      DataError: more than `most_bad` records cannot be used.
+    """
+    indices = np.asarray(indices, np.int64)
+    images = np.empty((len(indices), *self.image_shape), np.uint8)
+    labels = np.zeros(len(indices), np.int32)
+    choices = hashing.random_bits(0, _LABEL, indices).tolist()
+    row = 0
+    for index, choice in zip(indices.tolist(), choices, strict=True):
+      try:
+        sample = self._source.read(index)
+      except BadRecordError as error:
+        self._leave_out(index, error)
+        continue
+      transforms.fit_into(sample.image, images[row])
+      labels[row] = self._count(sample, choice)
+      row += 1
+    return Samples(images[:row], labels[:row])
+
+  def chunks(self, indices: Sequence[int]) -> Iterator[Samples]:
+    """Reads some records, some at a time; see `read`. No chunk is empty."""
+    for start in range(0, len(indices), _CHUNK):
+      samples = self.read(indices[start : start + _CHUNK])
+      if len(samples.images):
+        yield samples
+
+  def facts(self) -> dict[str, Any]:
+    """Returns JSON values: what was read, fitted and left out."""
+    return {
+      "read": self.images_read,
+      "resized": self.resized,
+      "recoloured": self.recoloured,
+      "unreadable": len(self.unreadable),
+      "unreadable_example": next(iter(self.unreadable.values()), ""),
+    }
+
+  def _count(self, sample: Sample, choice: int) -> int:
+    """Counts a record, and returns its label: one of those that it carries."""
+    self.images_read += 1
+    self.resized += sample.image.shape[:2] != self.image_shape[:2]
+    self.recoloured += sample.image.shape[2] != self.image_shape[2]
+    if not sample.labels:
+      return 0
+    np.add.at(self.label_counts, list(sample.labels), 1 / len(sample.labels))
+    return sample.labels[choice % len(sample.labels)]
+
+  def _leave_out(self, index: int, error: BadRecordError) -> None:
+    example = f"{error.where}: {error.reason}"
+    self.unreadable[index] = example
+    if len(self.unreadable) <= _MOST_LOGGED:
+      _log.warning("left out of statistics: %s", example)
+    if self._most_bad is not None:
+      check_bad(self._source, len(self.unreadable), self._most_bad, example)
+
+
+def check_bad(source: Source, bad: int, allowed: int, example: str) -> None:
+  """Raises `DataError` where more records are unusable than may be.
+
+  Args:
+    source: of the records.
+    bad: records that cannot be used.
+    allowed: of them.
+    example: says what is wrong with one of them.
+  """
+  if bad > allowed:
+    raise DataError(
+      f"{bad} or more records of {source!r} cannot be used, and "
+      f"max_bad_fraction allows {allowed}: scores would be of other images "
+      f"than it seems. One of them: {example}. Mend or remove them, or allow "
+      "more (data.max_bad_fraction of a run, --max_bad_fraction of 'bigscale "
+      "evaluate')"
+    )
 
 
 def read_many(
   source: Source, indices: Sequence[int], resolution: int, channels: int
 ) -> Samples:
-  """Reads records; of one that cannot be used, the next that can.
+  """Reads records; those that cannot be used are left out, with a warning.
 
   Args:
     source: to read.
@@ -101,24 +254,8 @@ def read_many(
     resolution: side of the images, pixels (`transforms.fit`).
     channels: 1 or 3.
 
-  Raises:
-    BadRecordError: a record cannot be used, nor can those after it.
+  Returns:
+    The M <= N records that can be used. Of a record of several labels one is
+    drawn, by its index.
   """
-  shape = (len(indices), resolution, resolution, channels)
-  images, labels = np.empty(shape, np.uint8), np.zeros(len(indices), np.int32)
-  for row, index in enumerate(np.asarray(indices).tolist()):
-    sample = _read_from(source, index)
-    transforms.fit_into(sample.image, images[row])
-    if sample.labels:
-      labels[row] = sample.labels[0]
-  return Samples(images, labels)
-
-
-def _read_from(source: Source, index: int) -> Sample:
-  for turn in range(_TRIES):
-    try:
-      return source.read((index + turn) % len(source))
-    except BadRecordError as error:
-      _log.warning("left out of statistics: %s", error)
-      last = error
-  raise last
+  return Reader(source, (resolution, resolution, channels)).read(indices)

@@ -145,7 +145,7 @@ def load(
     source: to read from.
     index: of the record.
     options: of the build.
-    schema: of the set; None only where the first record is to give it.
+    schema: of the set; None only where none is known.
 
   Raises:
     Reject: it cannot be used.
@@ -158,7 +158,7 @@ def load(
     height, width, _ = schema.image_shape
     raise Reject(
       f"it is {fitted.shape[0]} x {fitted.shape[1]} pixels, not {height} x "
-      f"{width} as the first image; set a resolution"
+      f"{width} as most images; set a resolution"
     )
   unchanged = fitted is image and _is_plain(data, image, options.encoding)
   return Fitted(fitted, data if unchanged else None, labels)

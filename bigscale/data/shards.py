@@ -14,6 +14,7 @@ import collections
 import itertools
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class ShardSource(Source):
     self._shards = self._manifest.of(split)
     self.class_names = self._manifest.class_names
     self.identity = self._manifest.identity(split)
+    self._made = self._manifest.made.get("splits", {}).get(split, {})
     self._max_open = max_open_records
     if not self._shards:
       raise DataError(
@@ -82,6 +84,11 @@ class ShardSource(Source):
     return self._manifest.schema.encoding != "raw"
 
   @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """See `Source`: a record of another shape cannot be used."""
+    return tuple(self._manifest.schema.image_shape)
+
+  @property
   def open_shards(self) -> int:
     """How many are open now."""
     return len(self._readers)
@@ -115,14 +122,27 @@ class ShardSource(Source):
 
   def labels(self) -> np.ndarray:
     """See `Source`."""
-    found = []
+    return np.array([each[0] for each in self._all_labels()], np.int32)
+
+  def label_counts(self) -> np.ndarray:
+    """See `Source`."""
+    known = self._made.get("label_counts", ())
+    if len(known) == self.num_classes and sum(known) == len(self):
+      # Each record has one label, and who built the set has counted them.
+      return np.array(known, np.float64)
+    counts = np.zeros(self.num_classes)
+    for labels in self._all_labels() if self.num_classes else ():
+      np.add.at(counts, list(labels), 1 / len(labels))
+    return counts
+
+  def _all_labels(self) -> Iterator[tuple[int, ...]]:
+    """The labels of every record, in order."""
     for shard in range(len(self._shards)):
       for start in range(0, self._shards[shard].records, _LABELS_AT_ONCE):
         end = min(start + _LABELS_AT_ONCE, self._shards[shard].records)
         rows = self._reader(shard).read(start, end)
         schema = self._manifest.schema
-        found += [records.decode_labels(row, schema)[0][0] for row in rows]
-    return np.array(found, np.int32)
+        yield from (records.decode_labels(row, schema)[0] for row in rows)
 
   def _path(self, shard: int) -> str:
     return os.path.join(self._directory, self._shards[shard].file)

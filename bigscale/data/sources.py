@@ -76,6 +76,23 @@ class Source(Protocol):
   @abc.abstractmethod
   def __len__(self) -> int: ...
 
+  @property
+  def image_shape(self) -> tuple[int, int, int] | None:
+    """Height, width and channels where all images share them, else None."""
+    return None
+
+  def shape(self, index: int) -> tuple[int, int, int]:
+    """Returns a record's height, width and channels; reads as little as it can.
+
+    Raises:
+      BadRecordError: the record cannot be used.
+    """
+    return self.image_shape or self.read(index).image.shape
+
+  def where(self, index: int) -> str:
+    """Returns the name of the file that holds a record, for messages."""
+    return f"record {index} of {self.identity}"
+
   def check(self) -> tuple[Missing, ...]:
     """Looks, fast, for files that are missing or are not what they were."""
     return ()
@@ -94,6 +111,15 @@ class Source(Protocol):
 
     May read the whole source.
     """
+
+  def label_counts(self) -> np.ndarray:
+    """Returns how many records each class has: [num_classes] float64.
+
+    A record of several labels counts an equal part for each. May read the
+    whole source.
+    """
+    counts = np.bincount(self.labels(), minlength=self.num_classes)
+    return counts[: self.num_classes].astype(np.float64)
 
 
 class BadRecordError(DataError):

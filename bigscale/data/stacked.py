@@ -11,13 +11,21 @@ import numpy as np
 
 from bigscale.data import hashing
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import Missing, Sample, Source, open_source
+from bigscale.data.shapes import survey
+from bigscale.data.sources import (
+  BadRecordError,
+  Missing,
+  Sample,
+  Source,
+  open_source,
+)
 from bigscale.data.splits import check_index
 
 CHANNELS = 3
 # Stacks of the train split, as in Metz et al.; of the other as many as are
 # scored by custom.
 _RECORDS: dict[Split, int] = {"train": 128_000, "heldout": 26_000}
+_HEADERS = 1000
 _DIGITS = 0x5354414B  # the use of `hashing.random_bits`
 
 
@@ -41,13 +49,7 @@ class StackedSource(Source):
     """
     self.digits = open_source(name, split)
     self._records = _RECORDS[split]
-    first = self.digits.read(0)
-    if first.image.shape[-1] != 1 or len(first.labels) != 1:
-      raise DataError(
-        f"data.source='stacked:{name}' holds images of "
-        f"{first.image.shape[-1]} channels and {len(first.labels)} labels; "
-        "name a source of grey images with one label each, as tfds:mnist"
-      )
+    self._digit_shape = _check_digits(self.digits, name)
     names = self.digits.class_names
     between = "" if max(map(len, names)) == 1 else "+"
     self.class_names = tuple(
@@ -63,6 +65,11 @@ class StackedSource(Source):
     """See `Source`."""
     return self.digits.decodes
 
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """See `Source`."""
+    return (*self._digit_shape[:2], CHANNELS)
+
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""
     return self.digits.check()
@@ -70,12 +77,17 @@ class StackedSource(Source):
   def read(self, index: int) -> Sample:
     """[H, W, 3] uint8; the label counts in the base of the digits' classes."""
     check_index(index, self._records)
-    stack = [self.digits.read(int(n)) for n in self._members(np.array(index))]
-    if len({sample.image.shape for sample in stack}) > 1:
-      raise DataError(
-        f"stack {index} of {self!r} has digits of several sizes; build a set "
-        "of one size ('bigscale data build')"
-      )
+    members = self._members(np.array(index)).tolist()
+    stack = [self.digits.read(member) for member in members]
+    for member, sample in zip(members, stack, strict=True):
+      if sample.image.shape != self._digit_shape or len(sample.labels) != 1:
+        raise BadRecordError(
+          self.identity,
+          index,
+          f"one of its digits has the shape {sample.image.shape} and "
+          f"{len(sample.labels)} labels, not {self._digit_shape} and 1",
+          self.digits.where(member),
+        )
     label = 0
     for sample in stack:
       label = label * self.digits.num_classes + sample.labels[0]
@@ -98,3 +110,43 @@ class StackedSource(Source):
     places = indices[..., None] * CHANNELS + np.arange(CHANNELS)
     bits = hashing.random_bits(0, _DIGITS, places)
     return (bits % np.uint64(len(self.digits))).astype(np.int64)
+
+
+def _check_digits(digits: Source, name: str) -> tuple[int, int, int]:
+  """Returns the shape of all digits.
+
+  Raises:
+    DataError: they have no labels, colours, or several sizes.
+  """
+  # Every digit is held against these again where it is read.
+  found = survey(digits, _HEADERS)
+  source = f"data.source='stacked:{name}'"
+  if not digits.num_classes:
+    raise DataError(
+      f"{source} holds images of 0 labels; name a source of grey images with "
+      "one label each, as tfds:mnist"
+    )
+  for shape, example in found.examples.items():
+    if shape[-1] != 1:
+      raise DataError(
+        f"{source} holds images of {shape[-1]} channels "
+        f"({digits.where(example)}); name a source of grey images with one "
+        "label each, as tfds:mnist"
+      )
+  if len(found.counts) != 1:
+    raise DataError(
+      f"{source} must hold images of one size: {found.describe(digits)}; "
+      "build a set of one size ('bigscale data build')"
+    )
+  (shape,) = found.counts
+  try:
+    labels = len(digits.read(found.examples[shape]).labels)
+  except BadRecordError:
+    # Its header was sound. Who reads it says so.
+    labels = 1
+  if labels != 1:
+    raise DataError(
+      f"{source} holds images of {labels} labels; name a source of grey images "
+      "with one label each, as tfds:mnist"
+    )
+  return shape

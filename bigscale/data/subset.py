@@ -90,6 +90,19 @@ class Subset(Source):
     """See `Source`."""
     return self.whole.decodes
 
+  @property
+  def image_shape(self) -> tuple[int, int, int] | None:
+    """See `Source`."""
+    return self.whole.image_shape
+
+  def shape(self, index: int) -> tuple[int, int, int]:
+    """See `Source`."""
+    return self.whole.shape(int(self._outer(np.array([index]))[0]))
+
+  def where(self, index: int) -> str:
+    """See `Source`."""
+    return self.whole.where(int(self._outer(np.array([index]))[0]))
+
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""
     return self.whole.check()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.data import images
+from bigscale.data import headers, images
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.sources import BadRecordError, Missing, Sample, Source
 from bigscale.data.splits import check_index, check_split, number_names
@@ -147,6 +147,16 @@ class TfdsSource(Source):
     except ValueError as error:
       raise self._bad(index, error) from error
     return Sample(image, labels)
+
+  def shape(self, index: int) -> tuple[int, int, int]:
+    """See `Source`: an image file's header alone is decoded."""
+    image, _ = self._example(index)
+    if not isinstance(image, bytes):
+      return self.read(index).image.shape
+    try:
+      return headers.shape_of(image)
+    except ValueError as error:
+      raise self._bad(index, error) from error
 
   def read_bytes(self, index: int) -> tuple[bytes, tuple[int, ...]]:
     """The image file of a record as it is, and its labels.

@@ -37,11 +37,32 @@ class Whole(Source):
     """See `Source`."""
     return self._parts[0].decodes
 
+  @property
+  def image_shape(self) -> tuple[int, int, int] | None:
+    """See `Source`."""
+    shapes = {part.image_shape for part in self._parts}
+    return shapes.pop() if len(shapes) == 1 else None
+
+  def shape(self, index: int) -> tuple[int, int, int]:
+    """See `Source`."""
+    part, index = self._place(index)
+    return part.shape(index)
+
+  def where(self, index: int) -> str:
+    """See `Source`."""
+    part, index = self._place(index)
+    return part.where(index)
+
   def read(self, index: int) -> Sample:
     """See `Source`."""
+    part, index = self._place(index)
+    return part.read(index)
+
+  def _place(self, index: int) -> tuple[Source, int]:
+    """The split that holds an image, and its place there."""
     if index < self._first:
-      return self._parts[0].read(index)
-    return self._parts[1].read(index - self._first)
+      return self._parts[0], index
+    return self._parts[1], index - self._first
 
   def labels(self) -> np.ndarray:
     """See `Source`."""

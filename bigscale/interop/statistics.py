@@ -11,6 +11,7 @@ little. What is known of them is
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -62,6 +63,7 @@ class Statistics(NamedTuple):
       the file does not say.
     weights: fingerprint of the network's, None where the file does not say.
     source: of the images, for people; "" where the file does not say.
+    label_counts: images of each class; None where the file does not say.
   """
 
   mean: np.ndarray
@@ -71,6 +73,7 @@ class Statistics(NamedTuple):
   feature: str | None = None
   weights: str | None = None
   source: str = ""
+  label_counts: tuple[float, ...] | None = None
 
 
 def read_statistics(
@@ -209,7 +212,27 @@ def _with_protocol(
     raise FileError(
       f"{path}: its protocol has no sound {', '.join(strange)}; {_AGAIN}"
     )
-  return statistics._replace(**{name: said[name] for name in kinds})
+  counts = said.get("label_counts")
+  if counts is not None and not _are_counts(counts):
+    raise FileError(
+      f"{path}: its label_counts must be numbers of 0 or more that are not "
+      f"all 0; {_AGAIN}"
+    )
+  return statistics._replace(
+    **{name: said[name] for name in kinds},
+    label_counts=None if counts is None else tuple(counts),
+  )
+
+
+def _are_counts(values: Any) -> bool:
+  return (
+    isinstance(values, list)
+    and all(
+      type(value) in (int, float) and math.isfinite(value) and value >= 0
+      for value in values
+    )
+    and sum(values) > 0
+  )
 
 
 def _numbers(path: str | os.PathLike[str], name: str, value: Any) -> np.ndarray:

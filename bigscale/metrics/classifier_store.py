@@ -2,11 +2,13 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.data.reading import read_many
+from bigscale.data import reading
+from bigscale.data.reading import Reader, Samples
 from bigscale.data.sources import Source
 from bigscale.metrics import cache
 from bigscale.metrics.classifier import (
@@ -19,7 +21,6 @@ from bigscale.spec import require
 
 # More images than these make the wait longer and the features hardly better.
 _MAX_IMAGES = 60_000
-_CHUNK = 250
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def load_or_train(
   seed: int,
   cache_dir: str | None = None,
   steps: int | None = None,
+  most_bad: Callable[[int], int] | None = None,
 ) -> Trained:
   """The classifier of a data source, from the cache where it lies there.
 
@@ -52,10 +54,12 @@ def load_or_train(
     cache_dir: None takes $BIGSCALE_CACHE, else ~/.cache/bigscale. Where
       nothing can be written, a warning is logged.
     steps: see `train_classifier`.
+    most_bad: how many of so many records may be unusable; None allows any
+      number.
 
   Raises:
     SpecError: the source has no labels, or only one class.
-    DataError: the source cannot be read.
+    DataError: the source cannot be read, or too many of its records.
   """
   require(
     train.num_classes >= 2,
@@ -71,16 +75,17 @@ def load_or_train(
     return trained
   _log.info("training the classifier of %s: once, then kept", train)
   start = time.monotonic()
-  images, labels = _read(train, shape, seed)
+  images, labels = _read(train, shape, seed, most_bad)
   classifier = train_classifier(
     images, labels, train.num_classes, seed=seed, steps=content["steps"]
   )
-  accuracy = classifier.accuracy(*_read(heldout, shape, seed))
+  unseen = _read(heldout, shape, seed, most_bad)
+  accuracy = classifier.accuracy(*unseen)
   _log.info(
     "classifier trained in %.0f s: accuracy %.3f on %d held-out images",
     time.monotonic() - start,
     accuracy,
-    len(heldout),
+    len(unseen.images),
   )
   arrays = {"accuracy": np.float64(accuracy), **classifier.to_arrays()}
   cache.write(path, arrays)
@@ -98,6 +103,7 @@ def fingerprint(
   used = min(len(train), _MAX_IMAGES)
   return {
     "classifier_version": VERSION,
+    "reading_version": reading.VERSION,
     "train": train.identity,
     "heldout": heldout.identity,
     "image_shape": list(image_shape),
@@ -126,17 +132,21 @@ def _load(
 
 
 def _read(
-  source: Source, image_shape: tuple[int, int, int], seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+  source: Source,
+  image_shape: tuple[int, int, int],
+  seed: int,
+  most_bad: Callable[[int], int] | None,
+) -> Samples:
   indices = np.arange(len(source))
   if len(indices) > _MAX_IMAGES:
     rng = np.random.default_rng(seed)
     indices = np.sort(rng.choice(indices, _MAX_IMAGES, replace=False))
+  reader = Reader(source, image_shape, most_bad and most_bad(len(indices)))
   images = np.empty((len(indices), *image_shape), np.uint8)
   labels = np.empty(len(indices), np.int32)
-  for start in range(0, len(indices), _CHUNK):
-    rows = slice(start, start + _CHUNK)
-    images[rows], labels[rows] = read_many(
-      source, indices[rows], image_shape[0], image_shape[2]
-    )
-  return images, labels
+  count = 0
+  for some in reader.chunks(indices):
+    rows = slice(count, count + len(some.images))
+    images[rows], labels[rows] = some
+    count = rows.stop
+  return Samples(images[:count], labels[:count])

@@ -4,20 +4,27 @@ Who samples, with which weights and on which devices, is the caller's matter:
 an `Evaluator` takes batches of uint8 images with the labels asked for.
 """
 
-import dataclasses
+import functools
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.data.reading import open_data
+from bigscale.data.reading import allowed_bad, open_data
 from bigscale.data.sources import Source
 from bigscale.data.stacked import StackedSource
 from bigscale.data.subset import Subset
 from bigscale.metrics.classifier_store import load_or_train
 from bigscale.metrics.features import Features
+from bigscale.metrics.fid import require_enough
 from bigscale.metrics.kept_classes import KeptClasses
+from bigscale.metrics.labels import (
+  LabelPlan,
+  labels_of,
+  plan_labels,
+  unlabelled,
+)
 from bigscale.metrics.looking import (
   CONFIDENT,
   PRESENT_SHARE,
@@ -30,6 +37,7 @@ from bigscale.metrics.pace import Pace
 from bigscale.metrics.pairs import Pairing
 from bigscale.metrics.panel import compare
 from bigscale.metrics.reference import (
+  MostBad,
   Reference,
   Request,
   load_or_compute,
@@ -74,7 +82,10 @@ class Evaluator:
     conditional: bool,
     num_samples: int,
     pairing: Pairing | None = None,
+    plan: LabelPlan | None = None,
   ) -> None:
+    plan = plan or unlabelled("samples are not drawn here")
+    reference["protocol"]["labels"] = plan.protocol
     self.reference = reference
     self.panels = tuple(panels)
     self.throughput: dict[str, dict[str, float]] = {}
@@ -84,9 +95,21 @@ class Evaluator:
       num_samples,
       len(class_names),
       pairing,
+      plan.counts,
     )
     self._class_names = class_names
     self._conditional = conditional
+
+  def labels(self, seed: int) -> np.ndarray | None:
+    """Returns the class that each sample is to be drawn for.
+
+    Args:
+      seed: of their order.
+
+    Returns:
+      [num_samples] int32; None where samples are not drawn for a class.
+    """
+    return labels_of(self.asked.class_counts, seed)
 
   def score(
     self, sample_batches: Iterable[tuple[np.ndarray, np.ndarray]]
@@ -151,13 +174,13 @@ def make_evaluator(
   seed: int = 0,
   cache_dir: str | None = None,
   classifier_steps: int | None = None,
+  labels: str = "reference",
 ) -> Evaluator:
   """Opens the networks and measures the reals.
 
   Args:
-    data: of the run, with labels for scores of the classifier, also of
-      unconditional models. Scores are against all of a source of which a run
-      sees a `subset`.
+    data: of the run, with labels for scores of the classifier. Whatever part
+      of a source a run may see, it is to look like all of it.
     resolution: side of the samples, pixels.
     channels: 1 or 3.
     num_classes: of the model, 0 if it is unconditional.
@@ -166,18 +189,18 @@ def make_evaluator(
     num_reals: train records to compare with; 0 takes all.
     seed: of the classifier, the halves and the baselines.
     cache_dir: None takes $BIGSCALE_CACHE, else ~/.cache/bigscale.
-    classifier_steps: None trains as long as `train_classifier` advises; fewer
-      give other features, so scores that compare with no others.
+    classifier_steps: as of `train_classifier`; others give other features.
+    labels: of samples; see `EvalSpec.labels`.
 
   Raises:
     SpecError: a score is unknown or its network's weights are missing, the
       source has no labels or other classes than the model, or there are too
       few images or samples.
-    DataError: the source cannot be read.
+    DataError: the source cannot be read, or too many of its records.
   """
-  # Whatever part of a source a run may see, it is to look like all of it.
-  data = dataclasses.replace(data, subset=0)
-  train, heldout = open_data(data, "train"), open_data(data, "heldout")
+  train = open_data(data, "train", whole=True)
+  heldout = open_data(data, "heldout", whole=True)
+  most_bad = functools.partial(allowed_bad, data)
   _check_classes(train, num_classes)
   shape = (resolution, resolution, channels)
   reference: dict[str, Any] = {}
@@ -186,18 +209,20 @@ def make_evaluator(
   if asked.pop("", ()):
     pairing = Pairing(shape, train.class_names if num_classes else ())
     pairing.check(num_samples)
-    reference |= pair_floor(pairing, heldout, seed, cache_dir)
+    reference |= pair_floor(pairing, heldout, seed, cache_dir, most_bad)
   panels = []
   for feature, kinds in asked.items():
     request = Request(kinds, shape, num_samples, num_reals, seed)
-    opened, said = _open(
-      feature, train, heldout, request, cache_dir, classifier_steps
-    )
+    splits = (train, heldout, request, cache_dir, most_bad)
+    opened, said = _open(feature, classifier_steps, *splits)
+    panels.append(Panel(opened, load_or_compute(opened, *splits), kinds))
     reference |= said
-    reals = load_or_compute(opened, train, heldout, request, cache_dir)
-    panels.append(Panel(opened, reals, kinds))
-    _warn_if_blind(feature, reals)
-  reference |= _describe(panels, pairing, train, heldout, num_samples, seed)
+    _warn_if_blind(panels[-1])
+  rule = labels if num_classes else "none"
+  plan = _plan(rule, panels, pairing, train, num_samples)
+  reference |= _describe(
+    panels, pairing, train, heldout, num_samples, seed, shape
+  )
   return Evaluator(
     panels,
     train.class_names,
@@ -205,16 +230,71 @@ def make_evaluator(
     conditional=num_classes > 0,
     num_samples=num_samples,
     pairing=pairing,
+    plan=plan,
   )
+
+
+def _plan(
+  rule: str,
+  panels: Sequence[Panel],
+  pairing: Pairing | None,
+  train: Source,
+  num_samples: int,
+) -> LabelPlan:
+  """The labels of samples, by the reals that they are compared with.
+
+  Raises:
+    SpecError: a score within classes has too few samples or reals of one.
+  """
+  if rule == "none":
+    return unlabelled("the samples are of no class")
+  if not panels:
+    counts, counted = train.label_counts(), repr(train)
+  else:
+    reals = panels[0].reference
+    counts = reals.label_counts
+    counted = f"{reals.met['train']['read']} records of {train!r}"
+  plan = plan_labels(rule, counts, num_samples, train.class_names, counted)
+  # Before any sample is drawn, which may take hours.
+  if pairing:
+    pairing.check(num_samples, plan.counts)
+  for panel in panels:
+    if "intra_fd" in panel.kinds:
+      _check_within_classes(plan, panel, train.class_names)
+  return plan
+
+
+def _check_within_classes(
+  plan: LabelPlan, panel: Panel, class_names: Sequence[str]
+) -> None:
+  """Raises `SpecError` where a class has too few for a distance of its own."""
+  name, size = panel.network.name, panel.network.dimension
+  reals = np.bincount(panel.reference.reals.labels, minlength=len(plan.counts))
+  for label in np.flatnonzero(reals):
+    require_enough(
+      plan.counts[label],
+      size,
+      f"the samples of class {class_names[label]} "
+      f"(evaluate.labels={plan.protocol['rule']!r})",
+      "raise evaluate.num_samples, set evaluate.labels to 'uniform' to draw as "
+      f"many of every class, or leave out {column('intra_fd', name)}",
+    )
+    require_enough(
+      int(reals[label]),
+      size,
+      f"the reals of class {class_names[label]}",
+      f"leave out {column('intra_fd', name)}, or give the class more images",
+    )
 
 
 def _open(
   feature: str,
+  classifier_steps: int | None,
   train: Source,
   heldout: Source,
   request: Request,
   cache_dir: str | None,
-  classifier_steps: int | None,
+  most_bad: MostBad,
 ) -> tuple[Features, dict[str, Any]]:
   """A network, and what the reference is to say of it."""
   if feature != "classifier":
@@ -232,6 +312,7 @@ def _open(
     seed=request.seed,
     cache_dir=cache_dir,
     steps=classifier_steps,
+    most_bad=most_bad,
   )
   network: Features = trained.classifier
   if stacked:
@@ -250,7 +331,8 @@ def _check_classes(train: Source, num_classes: int) -> None:
   )
 
 
-def _warn_if_blind(name: str, reals: Reference) -> None:
+def _warn_if_blind(panel: Panel) -> None:
+  name, reals = panel.network.name, panel.reference
   distance = column("fd", name)
   floor = reals.distances.get(f"{distance}_floor")
   baselines = [
@@ -273,11 +355,14 @@ def _describe(
   heldout: Source,
   num_samples: int,
   seed: int,
+  image_shape: tuple[int, int, int],
 ) -> dict[str, Any]:
   found: dict[str, Any] = {}
+  met: dict[str, Any] = {}
   for panel in panels:
     found |= panel.reference.distances
     found["num_train"] = panel.reference.reals.moments.count
+    met = panel.reference.met
   return found | {
     "num_classes": train.num_classes,
     "num_samples": num_samples,
@@ -290,6 +375,10 @@ def _describe(
       "present_share": PRESENT_SHARE,
       "train": train.identity,
       "heldout": heldout.identity,
+      "side": image_shape[0],
+      "channels": image_shape[2],
+      # What was read of each split, fitted to these, and left out.
+      "images": met,
       "seed": seed,
     },
   }

@@ -32,6 +32,8 @@ class Asked(NamedTuple):
     num_samples: looked at.
     num_classes: of the classifier, if there is one.
     pairing: of samples kept for MS-SSIM; None keeps none.
+    class_counts: samples to draw of each class, which sum to `num_samples`;
+      () where samples are not drawn for a class.
   """
 
   networks: tuple[Features, ...]
@@ -39,6 +41,7 @@ class Asked(NamedTuple):
   num_samples: int
   num_classes: int
   pairing: Pairing | None = None
+  class_counts: tuple[int, ...] = ()
 
 
 class Tally:
@@ -100,7 +103,10 @@ class Looked(NamedTuple):
 
 
 def look(
-  asked: Asked, sample_batches: Iterable[tuple[np.ndarray, np.ndarray]]
+  asked: Asked,
+  sample_batches: Iterable[tuple[np.ndarray, np.ndarray]],
+  *,
+  or_fewer: bool = False,
 ) -> Looked:
   """Looks at the first `num_samples` samples.
 
@@ -108,6 +114,7 @@ def look(
     asked: with what.
     sample_batches: pairs of images [N, R, R, C] uint8 and labels [N] int32,
       of any N. No batch is asked for beyond the last one needed.
+    or_fewer: whether fewer samples than were asked for are enough.
 
   Raises:
     SpecError: there are fewer samples, or of another shape or type, or their
@@ -120,7 +127,7 @@ def look(
   ]
   pairs = Pairs(asked.pairing) if asked.pairing else None
   drawing = Pace()
-  batches = drawing.over(_first(sample_batches, asked.num_samples))
+  batches = drawing.over(_first(sample_batches, asked.num_samples, or_fewer))
   for images, labels in batches:
     for each in looks:
       each.add(images, labels)
@@ -162,7 +169,9 @@ class _Look:
 
 
 def _first(
-  sample_batches: Iterable[tuple[np.ndarray, np.ndarray]], num_samples: int
+  sample_batches: Iterable[tuple[np.ndarray, np.ndarray]],
+  num_samples: int,
+  or_fewer: bool,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Batches that make exactly `num_samples`; the last one is cut."""
   missing = num_samples
@@ -176,6 +185,8 @@ def _first(
     missing -= min(missing, len(images))
     if missing == 0:
       return
+  if or_fewer:
+    return
   raise SpecError(
     f"{num_samples - missing} samples were given, but this score takes "
     f"{num_samples}, as many as its baselines; sample more or lower "

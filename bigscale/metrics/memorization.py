@@ -1,15 +1,14 @@
 """The memorization sheet: samples beside the train images most like them."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.data.reading import read_many
+from bigscale.data.manifest import DataError
+from bigscale.data.reading import Reader, read_many
 from bigscale.data.sources import Source
 from bigscale.metrics.features import Features
 from bigscale.metrics.neighbours import memorization
-from bigscale.metrics.reference import read_chunks
 
 NEIGHBOURS = 5
 # Samples, and held-out reals, whose neighbours are searched.
@@ -66,28 +65,31 @@ def search(
     unseen = np.random.default_rng((seed, 4)).choice(
       unseen, MOST_SEARCHED, replace=False
     )
+  seen_reader, unseen_reader = Reader(train, shape), Reader(heldout, shape)
   found = memorization(
     network.embed(samples_nhwc).features,
-    _parts(network, train, np.arange(len(train)), shape),
-    np.concatenate(list(_parts(network, heldout, np.sort(unseen), shape))),
+    (
+      _features(network, seen_reader, rows)
+      for rows in _parts(np.arange(len(train)))
+    ),
+    _features(network, unseen_reader, np.sort(unseen)),
     k=NEIGHBOURS,
   )
-  nearest = found.neighbours
+  # What cannot be read has no features, and moves the numbers of the others.
+  read = np.setdiff1d(np.arange(len(train)), list(seen_reader.unreadable))
+  nearest = found.neighbours._replace(indices=read[found.neighbours.indices])
   first = np.argsort(found.ratios, kind="stable")[:_ROWS]
-  rows = []
-  for sample in first:
-    side, _, channels = shape
-    near = read_many(train, nearest.indices[sample], side, channels).images
-    blank = np.full((1, *shape), _WHITE, np.uint8)
-    rows.append(
-      np.concatenate([samples_nhwc[sample : sample + 1], blank, near])
-    )
+  rows = [_row(samples_nhwc[i], train, nearest.indices[i]) for i in first]
   quantiles = np.quantile(found.ratios, _QUANTILES)
   said = {
     "feature": network.name,
     "num_samples": len(samples_nhwc),
-    "num_train": len(train),
-    "num_heldout": len(unseen),
+    "num_train": seen_reader.images_read,
+    "num_heldout": unseen_reader.images_read,
+    "unreadable": {
+      "train": len(seen_reader.unreadable),
+      "heldout": len(unseen_reader.unreadable),
+    },
     "sample_distance": float(np.median(nearest.distances[:, 0])),
     "heldout_distance": found.heldout_distance,
     "memorization_ratio": found.memorization_ratio,
@@ -106,15 +108,23 @@ def search(
   return Sheet(np.concatenate(rows), 2 + NEIGHBOURS, said)
 
 
-def _parts(
-  network: Features, source: Source, rows: np.ndarray, shape: tuple[int, ...]
-) -> Iterator[np.ndarray]:
-  """Features [M, D] of records in order, some at a time."""
-  for start in range(0, len(rows), _PART):
-    some = rows[start : start + _PART]
-    yield np.concatenate(
-      [
-        network.embed(images).features
-        for images, _ in read_chunks(source, some, shape)
-      ]
-    )
+def _row(sample_hwc: np.ndarray, train: Source, near: np.ndarray) -> np.ndarray:
+  """[2 + k, R, R, C]: a sample, nothing, and the train images nearest to it."""
+  side, _, channels = sample_hwc.shape
+  blank = np.full_like(sample_hwc, _WHITE)
+  images = read_many(train, near, side, channels).images
+  return np.concatenate([sample_hwc[None], blank[None], images])
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+  return [rows[i : i + _PART] for i in range(0, len(rows), _PART)]
+
+
+def _features(
+  network: Features, reader: Reader, rows: np.ndarray
+) -> np.ndarray:
+  """Features [M, D] of the records that can be read, in order."""
+  found = [network.embed(images).features for images, _ in reader.chunks(rows)]
+  if not found:
+    raise DataError(f"none of {len(rows)} records can be read; check the set")
+  return np.concatenate(found)

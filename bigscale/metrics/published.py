@@ -16,6 +16,7 @@ import numpy as np
 from bigscale.metrics.evaluate import Evaluator, Panel, describe_networks
 from bigscale.metrics.features import Features
 from bigscale.metrics.fid import Moments, require_enough
+from bigscale.metrics.labels import LabelPlan
 from bigscale.metrics.networks import open_network
 from bigscale.metrics.panel import Seen, require_counts
 from bigscale.metrics.reference import Reference
@@ -35,6 +36,8 @@ class Published(NamedTuple):
     feature: name of the network, None where nobody says.
     weights: fingerprint of the network's, None where nobody says.
     provenance: JSON values that tell one such file from another.
+    label_counts: [K], how many of the images each class has; None where nobody
+      says.
   """
 
   file: str
@@ -43,6 +46,7 @@ class Published(NamedTuple):
   feature: str | None
   weights: str | None
   provenance: Mapping[str, Any]
+  label_counts: tuple[float, ...] | None = None
 
 
 def evaluator_against(
@@ -51,6 +55,7 @@ def evaluator_against(
   num_samples: int,
   scores: Sequence[str] = ("fid_inception",),
   cache_dir: str | None = None,
+  plan: LabelPlan | None = None,
 ) -> Evaluator:
   """An evaluator that has seen no real image.
 
@@ -61,6 +66,7 @@ def evaluator_against(
     num_samples: images that each score takes.
     scores: names; of one network, and of those that moments are enough for.
     cache_dir: see `cache.directory`.
+    plan: of the samples' labels; None where they are not drawn for a class.
 
   Raises:
     SpecError: a score needs more than moments, the protocol is another, or
@@ -72,7 +78,7 @@ def evaluator_against(
   require_counts(kinds, network.dimension, num_samples)
   none = np.zeros((0, network.dimension), np.float32)
   seen = Seen(published.moments, none, none, np.zeros(0, np.int32))
-  panel = Panel(network, Reference(seen, np.zeros(0, np.int64), {}), kinds)
+  panel = Panel(network, Reference(seen, np.zeros(0), {}, {}), kinds)
   protocol = {
     "networks": describe_networks([panel]),
     "statistics": {
@@ -90,6 +96,7 @@ def evaluator_against(
     {"num_samples": num_samples, "protocol": protocol},
     conditional=False,
     num_samples=num_samples,
+    plan=plan,
   )
 
 

@@ -16,12 +16,13 @@ here NAME:
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from bigscale.data.reading import read_many
+from bigscale.data import reading
+from bigscale.data.reading import Reader, check_bad
 from bigscale.data.sources import Source
 from bigscale.metrics import cache
 from bigscale.metrics.features import Features
@@ -34,32 +35,20 @@ from bigscale.metrics.panel import (
   of_reals,
   require_counts,
 )
+from bigscale.metrics.reals import Reference, pack, unpack
 from bigscale.spec import SpecError, require
 from bigscale.spec.scores import column
 
-VERSION = 2
+VERSION = 3
 # A sixteenth of the side: 1 px at 16 px, 2 px at 32 px.
 BLUR_SIGMA_PER_PIXEL = 1 / 16
 # Of reals of which single features are kept: k-NN of more takes hours.
 MOST_KEPT = 50_000
 
-_CHUNK = 250
+# How many of so many records may be unusable.
+MostBad = Callable[[int], int]
 
 _log = logging.getLogger(__name__)
-
-
-class Reference(NamedTuple):
-  """Of one source and network.
-
-  Attributes:
-    reals: what the network makes of the train split.
-    label_counts: [K] int64, train records of each class.
-    distances: floors and baselines, named as in the module's docstring.
-  """
-
-  reals: Seen
-  label_counts: np.ndarray
-  distances: dict[str, float]
 
 
 class Request(NamedTuple):
@@ -86,14 +75,14 @@ class _Reals(NamedTuple):
   Attributes:
     seen: all of it.
     halves: moments of the two halves.
-    counts: [K] int64.
+    reader: what it met.
     mean: [K, R, R, C] float64, mean image of each class.
     std: [K, R, R, C] float64, spread of each pixel within the class.
   """
 
   seen: Seen
   halves: tuple[Moments, Moments]
-  counts: np.ndarray
+  reader: Reader
   mean: np.ndarray
   std: np.ndarray
 
@@ -104,6 +93,7 @@ def load_or_compute(
   heldout: Source,
   request: Request,
   cache_dir: str | None = None,
+  most_bad: MostBad | None = None,
 ) -> Reference:
   """The reference of a source, from the cache where it lies there.
 
@@ -113,13 +103,17 @@ def load_or_compute(
     heldout: split for the floors.
     request: which scores, of how many images.
     cache_dir: see `bigscale.metrics.cache.directory`.
+    most_bad: how many of so many records may be unusable; None allows any
+      number.
 
   Raises:
+    DataError: more records cannot be used.
     SpecError: a split, or the number of samples, is too small for a score.
   """
   _check_counts(network, train, request)
   content = {
     "reference_version": VERSION,
+    "reading_version": reading.VERSION,
     # Other weights or resizing, other features.
     "network": [network.name, network.fingerprint, dict(network.protocol)],
     "train": train.identity,
@@ -133,29 +127,57 @@ def load_or_compute(
   arrays = cache.read(path)
   if arrays is not None:
     try:
-      return _unpack(arrays, max(train.num_classes, 1), network)
+      reference = unpack(arrays, max(train.num_classes, 1), network)
     except (KeyError, ValueError, TypeError) as error:
       cache.discard(path, str(error))
-  reference = _compute(network, train, heldout, request)
-  cache.write(path, _pack(reference))
+    else:
+      _check_met(reference, train, heldout, most_bad)
+      return reference
+  reference = _compute(network, train, heldout, request, most_bad)
+  cache.write(path, pack(reference))
   return reference
 
 
+def _check_met(
+  reference: Reference,
+  train: Source,
+  heldout: Source,
+  most_bad: MostBad | None,
+) -> None:
+  """Says again what could not be read as the cached reference was made."""
+  for source, split in ((train, "train"), (heldout, "heldout")):
+    met = reference.met[split]
+    bad, example = met["unreadable"], met["unreadable_example"]
+    if bad:
+      allowed = most_bad and most_bad(met["read"] + bad)
+      _say_unreadable(source, bad, example, allowed)
+
+
 def pair_floor(
-  pairing: Pairing, heldout: Source, seed: int, cache_dir: str | None = None
+  pairing: Pairing,
+  heldout: Source,
+  seed: int,
+  cache_dir: str | None = None,
+  most_bad: MostBad | None = None,
 ) -> dict[str, float]:
   """`ms_ssim_floor`: the similarity of held-out reals to one another.
 
-  {} with a warning where two of a class are not held out.
+  {} with a warning where two of a class are not held out. Of held-out records
+  that could not be read, `ms_ssim_floor_unreadable` is the number.
 
   Args:
     pairing: how samples are paired, too.
     heldout: split to read.
     seed: of the choice of reals.
     cache_dir: see `bigscale.metrics.cache.directory`.
+    most_bad: as of `load_or_compute`.
+
+  Raises:
+    DataError: more records cannot be used.
   """
   content = {
     "pairs_version": VERSION,
+    "reading_version": reading.VERSION,
     "heldout": heldout.identity,
     "seed": seed,
     "image_shape": pairing.image_shape,
@@ -163,13 +185,30 @@ def pair_floor(
   }
   label = f"{heldout.identity.split('/')[0]} ms_ssim"
   path = cache.path_of(cache_dir, "reference", label, content)
+  allowed = most_bad and most_bad(len(heldout))
   arrays = cache.read(path)
-  if arrays is not None and arrays.keys() == {"ms_ssim"}:
-    return {"ms_ssim_floor": float(arrays["ms_ssim"])}
+  if arrays is None or arrays.keys() != {"ms_ssim", "unreadable", "example"}:
+    arrays = _compute_pair_floor(pairing, heldout, seed, allowed)
+    if not arrays:
+      return {}
+    cache.write(path, arrays)
+  found = {"ms_ssim_floor": float(arrays["ms_ssim"])}
+  bad = int(arrays["unreadable"])
+  if bad:
+    _say_unreadable(heldout, bad, str(arrays["example"]), allowed)
+    found["ms_ssim_floor_unreadable"] = bad
+  return found
+
+
+def _compute_pair_floor(
+  pairing: Pairing, heldout: Source, seed: int, allowed: int | None
+) -> dict[str, np.ndarray]:
+  """What is kept of a floor; {} where there is none."""
   pairs = Pairs(pairing)
   # Neighbours on disk may be views of one thing.
   order = np.random.default_rng((seed, 3)).permutation(len(heldout))
-  for images, labels in read_chunks(heldout, order, pairing.image_shape):
+  reader = Reader(heldout, pairing.image_shape, allowed)
+  for images, labels in reader.chunks(order):
     pairs.add(images, labels)
     if pairs.full:
       break
@@ -178,23 +217,46 @@ def pair_floor(
   except SpecError as error:
     _log.warning("ms_ssim: no floor of held-out reals: %s", error)
     return {}
-  cache.write(path, {"ms_ssim": np.float64(found["ms_ssim"])})
-  return {"ms_ssim_floor": found["ms_ssim"]}
+  met = reader.facts()
+  return {
+    "ms_ssim": np.float64(found["ms_ssim"]),
+    "unreadable": np.int64(met["unreadable"]),
+    "example": np.array(met["unreadable_example"]),
+  }
+
+
+def _say_unreadable(
+  source: Source, bad: int, example: str, allowed: int | None
+) -> None:
+  """Warns of records that were left out, also where a cache remembers them."""
+  _log.warning(
+    "%d records of %r were left out of statistics: %s", bad, source, example
+  )
+  if allowed is not None:
+    check_bad(source, bad, allowed, example)
 
 
 def _check_counts(network: Features, train: Source, request: Request) -> None:
   require_counts(request.kinds, network.dimension, request.num_samples)
   if "fd" in request.kinds or "fd_infinity" in request.kinds:
-    require_enough(
-      request.num_reals or len(train),
-      network.dimension,
-      "the reals to compare with",
-      "use a larger set, or more of it",
-    )
+    _require_reals(request.num_reals or len(train), network)
+
+
+def _require_reals(count: int, network: Features) -> None:
+  require_enough(
+    count,
+    network.dimension,
+    "the reals to compare with",
+    "use a larger set, or more of it",
+  )
 
 
 def _compute(
-  network: Features, train: Source, heldout: Source, request: Request
+  network: Features,
+  train: Source,
+  heldout: Source,
+  request: Request,
+  most_bad: MostBad | None,
 ) -> Reference:
   rng = np.random.default_rng((request.seed, 2))
   rows = np.arange(len(train))
@@ -205,12 +267,13 @@ def _compute(
       f"{len(train)} records; use as many or fewer, or 0 for all",
     )
     rows = np.sort(rng.choice(rows, request.num_reals, replace=False))
-  reals = _read_reals(network, train, rows, request)
+  reals = _read_reals(network, train, rows, request, most_bad)
   name = network.name
   collector = Collector(network, request.kinds)
-  for images, labels in read_chunks(
-    heldout, np.arange(len(heldout)), request.image_shape
-  ):
+  unseen = Reader(
+    heldout, request.image_shape, most_bad and most_bad(len(heldout))
+  )
+  for images, labels in unseen.chunks(np.arange(len(heldout))):
     collector.add(images, labels)
   distances = floors(collector.seen(), reals.seen, request.kinds, name)
   if "fd" in request.kinds:
@@ -219,8 +282,22 @@ def _compute(
       distances[f"{column('fd', name)}_floor_halves"] = halves
     except SpecError as error:
       _log.warning("no distance between halves of the reals: %s", error)
-    distances |= _baselines(network, train, reals, rows, request)
-  return Reference(reals.seen, reals.counts, distances)
+    usable = np.setdiff1d(rows, list(reals.reader.unreadable))
+    _require_reals(len(usable), network)
+    distances |= _baselines(network, train, reals, usable, request)
+  return Reference(
+    reals.seen,
+    _label_counts(reals.reader),
+    distances,
+    {"train": reals.reader.facts(), "heldout": unseen.facts()},
+  )
+
+
+def _label_counts(reader: Reader) -> np.ndarray:
+  """[K] float64; without labels all images are of one class."""
+  if reader.label_counts.size:
+    return reader.label_counts
+  return np.array([reader.images_read], np.float64)
 
 
 def _baselines(
@@ -241,7 +318,7 @@ def _baselines(
 
   def distance(change: _Change) -> float:
     scored = Moments.empty(network.dimension)
-    for images, labels in read_chunks(train, drawn, request.image_shape):
+    for images, labels in Reader(train, request.image_shape).chunks(drawn):
       scored = scored.update(network.embed(change(images, labels)).features)
     return frechet_distance(scored, reals.seen.moments)
 
@@ -267,12 +344,17 @@ def blur(images_bhwc: np.ndarray) -> np.ndarray:
 
 
 def _read_reals(
-  network: Features, train: Source, rows: np.ndarray, request: Request
+  network: Features,
+  train: Source,
+  rows: np.ndarray,
+  request: Request,
+  most_bad: MostBad | None,
 ) -> _Reals:
   shape = (max(train.num_classes, 1), *request.image_shape)
   counts = np.zeros(shape[0], np.int64)
   totals, squares = np.zeros(shape), np.zeros(shape)
   halves, kept = [], []
+  reader = Reader(train, request.image_shape, most_bad and most_bad(len(rows)))
   kinds = of_reals(request.kinds)
   # Records may lie sorted by class: cut a shuffled order.
   order = np.random.default_rng((request.seed, 0)).permutation(rows)
@@ -282,7 +364,7 @@ def _read_reals(
     keep = np.sort(part[: MOST_KEPT // 2])
     rest = np.sort(part[MOST_KEPT // 2 :])
     for some in (keep, rest):
-      for images, labels in read_chunks(train, some, request.image_shape):
+      for images, labels in reader.chunks(some):
         collector.add(images, labels)
         counts += np.bincount(labels, minlength=len(counts))
         np.add.at(totals, labels, images)
@@ -294,59 +376,8 @@ def _read_reals(
   arrays = zip(*(each[1:] for each in kept), strict=True)
   seen = Seen(halves[0].merge(halves[1]), *map(np.concatenate, arrays))
   std = np.sqrt(np.maximum(variance, 0))
-  return _Reals(seen, (halves[0], halves[1]), counts, mean, std)
-
-
-def read_chunks(
-  source: Source, rows: np.ndarray, image_shape: tuple[int, int, int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Images [N, R, R, C] uint8 and labels [N] of some records, in order."""
-  for start in range(0, len(rows), _CHUNK):
-    some = rows[start : start + _CHUNK]
-    yield read_many(source, some, image_shape[0], image_shape[2])
+  return _Reals(seen, (halves[0], halves[1]), reader, mean, std)
 
 
 def _to_uint8(images: np.ndarray) -> np.ndarray:
   return np.clip(np.round(images), 0, 255).astype(np.uint8)
-
-
-def _pack(reference: Reference) -> dict[str, np.ndarray]:
-  reals = reference.reals
-  return {
-    "count": np.int64(reals.moments.count),
-    "mean": reals.moments.mean,
-    "covariance": reals.moments.covariance,
-    "features": reals.features,
-    "probabilities": reals.probabilities,
-    "labels": reals.labels,
-    "label_counts": reference.label_counts,
-    **{
-      f"distance/{name}": np.float64(value)
-      for name, value in reference.distances.items()
-    },
-  }
-
-
-def _unpack(
-  arrays: dict[str, np.ndarray], num_classes: int, network: Features
-) -> Reference:
-  """Raises `KeyError` or `ValueError` where these are not a reference's."""
-  size = network.dimension
-  moments = Moments(int(arrays["count"]), arrays["mean"], arrays["covariance"])
-  shapes = moments.mean.shape, moments.covariance.shape
-  if shapes != ((size,), (size, size)):
-    raise ValueError(f"moments have shapes {shapes}")
-  seen = Seen(
-    moments, arrays["features"], arrays["probabilities"], arrays["labels"]
-  )
-  if seen.features.shape[1] != size or len(seen.labels) != len(seen.features):
-    raise ValueError(f"features have shape {seen.features.shape}")
-  counts = arrays["label_counts"]
-  if counts.shape != (num_classes,):
-    raise ValueError(f"label_counts has shape {counts.shape}")
-  found = {
-    name.removeprefix("distance/"): float(value)
-    for name, value in arrays.items()
-    if name.startswith("distance/")
-  }
-  return Reference(seen, counts, found)

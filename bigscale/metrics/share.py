@@ -51,6 +51,7 @@ def share(asked: Asked | None, mesh: Mesh) -> Asked:
     ((),) * len(networks),
     told["num_samples"],
     told["num_classes"],
+    class_counts=tuple(told["class_counts"]),
   )
 
 
@@ -59,6 +60,7 @@ def _tell(asked: Asked) -> dict[str, Any]:
   return {
     "num_samples": asked.num_samples,
     "num_classes": asked.num_classes,
+    "class_counts": list(asked.class_counts),
     "networks": [
       {
         **_settings(network),

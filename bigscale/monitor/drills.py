@@ -28,12 +28,11 @@ from bigscale.monitor.drill_stages import (
   Stage,
 )
 from bigscale.monitor.scoring import lost_step
-from bigscale.sampling import sample
 from bigscale.train import loop
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import CheckpointReader
 from bigscale.train.disturb import Disturbance
-from bigscale.train.hooks import EVAL_SEED, DivergedError
+from bigscale.train.hooks import DivergedError, draw_for_scores
 from bigscale.train.logging import JsonLines
 from bigscale.types import Batch
 
@@ -265,16 +264,9 @@ class Drills:
       state = checkpoints.restore(built.abstract_state, step).state
     finally:
       checkpoints.close()
-    evaluation = built.spec.evaluate
-    drawn = sample.sample(
-      built.sample,
-      state.ema,
-      built.spec.model,
-      count=evaluation.num_samples,
-      batch_size=evaluation.batch_size,
-      seed=EVAL_SEED,
-    )
-    score = prepared.evaluator.score(drawn)[_SCORE]
+    evaluator = prepared.evaluator
+    drawn = draw_for_scores(built, state.ema, evaluator.asked)
+    score = evaluator.score(drawn)[_SCORE]
     return {"step": step, "score": score}
 
 

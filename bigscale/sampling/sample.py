@@ -46,7 +46,9 @@ def sample(
     count: images in all.
     batch_size: of every call; the last batch is cut, not recompiled.
     seed: of the latents.
-    labels: classes to go round in; all of them in turn where None.
+    labels: the classes of the samples, in their order; from the beginning
+      again where there are more samples than labels. None takes all classes in
+      turn.
     truncation: of the latents; None leaves them normal.
     rule: what the truncation means, see `latents.law`.
 
@@ -58,7 +60,9 @@ def sample(
   """
   check_labels(model, labels)
   draw.check_truncation(truncation, rule)
-  cycle = np.asarray(labels or range(max(model.num_classes, 1)), np.int32)
+  if labels is None or not len(labels):
+    labels = range(max(model.num_classes, 1))
+  cycle = np.asarray(labels, np.int32)
   key = jax.random.key(seed)
   for batch, start in enumerate(range(0, count, batch_size)):
     batch_key = jax.random.fold_in(key, batch)
@@ -78,9 +82,9 @@ def check_labels(model: ModelSpec, labels: Sequence[int] | None) -> None:
       f"labels={list(labels)} asked of a model without classes; leave labels "
       "out"
     )
-  for label in labels:
-    if not 0 <= label < model.num_classes:
-      raise SpecError(
-        f"label {label} is not one of the model's {model.num_classes} "
-        f"classes; use 0 to {model.num_classes - 1}"
-      )
+  found = np.asarray(labels, np.int64)
+  for label in found[(found < 0) | (found >= model.num_classes)][:1]:
+    raise SpecError(
+      f"label {label} is not one of the model's {model.num_classes} classes; "
+      f"use 0 to {model.num_classes - 1}"
+    )

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigscale.models.registry import make_model
 from bigscale.ops import spectral
@@ -33,6 +34,7 @@ def standing_statistics(
   truncation: float | None = None,
   rule: TruncationRule = "resample",
   seed: int = STANDING_SEED,
+  labels: np.ndarray | None = None,
 ) -> Any:
   """The average of G with standing statistics in place of running ones.
 
@@ -52,7 +54,10 @@ def standing_statistics(
     truncation: of the latents. Activations depend on it: give the one that
       will be sampled with.
     rule: what the truncation means, see `latents.law`.
-    seed: of latents and labels, which are uniform over all classes.
+    seed: of latents and labels.
+    labels: [batches * batch_size] classes to draw for: statistics depend on
+      their proportions, so give those that will be sampled. None draws them
+      uniformly.
 
   Returns:
     `ema` with other `batch_stats`; `ema` itself where there is no batch norm.
@@ -72,6 +77,7 @@ def standing_statistics(
   normalize, add = _programs(model, platform)
   params = normalize(ema.params, ema.spectra)
   totals = jax.tree.map(jnp.zeros_like, ema.batch_stats)
+  parts = None if labels is None else np.split(labels, batches)
   for batch in range(batches):
     key = jax.random.fold_in(jax.random.key(seed), batch)
     latent_key, label_key = jax.random.split(key)
@@ -79,7 +85,9 @@ def standing_statistics(
       totals,
       params,
       draw.draw(latent_key, batch_size, model, truncation, rule),
-      draw.uniform_labels(label_key, batch_size, model.num_classes),
+      draw.uniform_labels(label_key, batch_size, model.num_classes)
+      if parts is None
+      else jnp.asarray(parts[batch], jnp.int32),
     )
   means = jax.tree.map(lambda total: total / batches, totals)
   return ema._replace(batch_stats=means)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 from bigscale.spec.base import Schedule, check_kimg, require
 from bigscale.spec.data import DataSpec
@@ -90,6 +91,8 @@ class EvalSpec:
     num_reals: train records to compare with, random ones; 0 takes all.
     classifier_steps: of the classifier whose features are compared; None
       takes enough of them for the source.
+    labels: of samples: `reference` draws the classes in the proportions of the
+      reals that are compared with; `uniform` draws equally many of each class.
   """
 
   kimg: float = 0.0
@@ -98,6 +101,7 @@ class EvalSpec:
   scores: tuple[str, ...] = ("fd_classifier",)
   num_reals: int = 0
   classifier_steps: int | None = None
+  labels: Literal["reference", "uniform"] = "reference"
 
   def __post_init__(self) -> None:
     require(

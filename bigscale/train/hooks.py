@@ -3,18 +3,19 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from bigscale.metrics.evaluate import Evaluator, make_evaluator
+from bigscale.metrics.labels import labels_of
 from bigscale.metrics.looking import Asked, look
 from bigscale.metrics.share import share
 from bigscale.parallel import multihost
 from bigscale.sampling import grid, sample
-from bigscale.spec import RunSpec
+from bigscale.spec import RunSpec, TruncationRule
 from bigscale.train.build import Built
 from bigscale.train.folder import RunFolder
 from bigscale.train.logging import JsonLines, Progress, TensorBoard
@@ -242,21 +243,13 @@ class Evaluation:
     Returns:
       Scores by name, without the prefix `eval/`.
     """
-    spec = self._built.spec
     if self._reference is None:
       # Before the first draw: who waits in a collective may time out.
       self._reference = multihost.decide("reference", self._prepare)
       mine = self._evaluator.asked if multihost.is_main() else None
       self._asked = share(mine, self._built.mesh)
       self._recorder.event("reference", step, **self._reference)
-    drawn = sample.sample(
-      self._built.sample,
-      ema,
-      spec.model,
-      count=spec.evaluate.num_samples,
-      batch_size=spec.evaluate.batch_size,
-      seed=EVAL_SEED,
-    )
+    drawn = draw_for_scores(self._built, ema, self._asked)
     looked = look(self._asked, drawn)
     scores = multihost.decide("scores", lambda: self._evaluator.compare(looked))
     if multihost.is_main():
@@ -272,6 +265,35 @@ class Evaluation:
     return self._evaluator.reference
 
 
+def draw_for_scores(
+  built: Built,
+  ema: Average,
+  asked: Asked,
+  truncation: float | None = None,
+  rule: TruncationRule = "resample",
+) -> Iterator[sample.Samples]:
+  """Draws what is scored: the same latents and labels at every call.
+
+  Args:
+    built: of the run.
+    ema: weights to draw with.
+    asked: how many samples, and of which classes.
+    truncation: see `sampling.sample`.
+    rule: see `sampling.sample`.
+  """
+  return sample.sample(
+    built.sample,
+    ema,
+    built.spec.model,
+    count=asked.num_samples,
+    batch_size=built.spec.evaluate.batch_size,
+    seed=EVAL_SEED,
+    labels=labels_of(asked.class_counts, EVAL_SEED),
+    truncation=truncation,
+    rule=rule,
+  )
+
+
 def evaluator_of(spec: RunSpec) -> Evaluator:
   """The evaluator of a run's data at the model's resolution."""
   return make_evaluator(
@@ -283,4 +305,5 @@ def evaluator_of(spec: RunSpec) -> Evaluator:
     scores=spec.evaluate.scores,
     num_reals=spec.evaluate.num_reals,
     classifier_steps=spec.evaluate.classifier_steps,
+    labels=spec.evaluate.labels,
   )

@@ -9,6 +9,7 @@ from PIL import Image
 
 from bigscale.cli import common
 from bigscale.cli.main import main
+from bigscale.data.manifest import DataError
 from bigscale.data.sources import open_source
 from bigscale.metrics import evaluate, published
 from tests.cli.test_sheets import run_of
@@ -115,3 +116,100 @@ def test_published_statistics_of_a_run(scored, tmp_path, run_dir):
   by_file = scored(f"--statistics={file}")
   assert by_file["fid_inception"] == pytest.approx(by_data["fid_inception"])
   assert not [key for key in by_file["reference"] if "floor" in key]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """The labels that samples are drawn for, of every score."""
+  from bigscale.sampling import sample
+
+  seen = []
+  usual = sample.sample
+
+  def spied(*args, **options):
+    seen.append(options["labels"])
+    return usual(*args, **options)
+
+  monkeypatch.setattr(sample, "sample", spied)
+  return seen
+
+
+def test_samples_are_of_the_classes_of_the_reals(scored, drawn, textures):
+  found = scored()
+  said = found["reference"]["protocol"]["labels"]
+  assert said["rule"] == "reference"
+  assert said["reals"].startswith("400 records of ")
+  labels = open_source(textures, "train").labels()
+  exact = 60 * np.bincount(labels) / len(labels)
+  assert len(set(np.round(exact))) > 1
+  counts = np.bincount(drawn[0])
+  assert counts.sum() == 60
+  assert (np.abs(counts - exact) < 1).all()
+  assert (said["fewest_samples"], said["most_samples"]) == (
+    counts.min(),
+    counts.max(),
+  )
+  found = scored("--labels=uniform")
+  assert found["reference"]["protocol"]["labels"]["rule"] == "uniform"
+  np.testing.assert_array_equal(np.bincount(drawn[1]), [20, 20, 20])
+  # The latents and the order stay: sample i is a function of its place.
+  assert not np.array_equal(drawn[1], np.sort(drawn[1]))
+
+
+def test_standing_statistics_are_of_the_same_classes(scored, monkeypatch):
+  from bigscale.sampling import standing
+
+  given = []
+  usual = standing.standing_statistics
+
+  def spied(*args, **options):
+    given.append(options["labels"])
+    return usual(*args, **options)
+
+  monkeypatch.setattr(standing, "standing_statistics", spied)
+  scored("--standing_batches=4")
+  scored("--standing_batches=4", "--labels=uniform")
+  by_reals, uniform = (np.bincount(labels) for labels in given)
+  assert by_reals.sum() == uniform.sum() == 100
+  assert np.ptp(uniform) <= 1 < np.ptp(by_reals)
+
+
+def test_labels_beside_published_statistics(
+  scored, drawn, tmp_path, run_dir, capsys, monkeypatch
+):
+  file, bare = tmp_path / "textures.npz", tmp_path / "bare.npz"
+  scored(f"--write_statistics={file}")
+  with np.load(file) as arrays:
+    np.savez(bare, mu=arrays["mu"], sigma=arrays["sigma"])
+  own = scored(f"--statistics={file}")
+  of_run = scored(f"--statistics={bare}")
+  uniform = scored(f"--statistics={bare}", "--labels=uniform")
+  np.testing.assert_array_equal(drawn[0], drawn[1])
+  np.testing.assert_array_equal(drawn[0], drawn[2])
+  assert np.ptp(np.bincount(drawn[3])) == 0
+  said = [
+    found["reference"]["protocol"]["labels"] for found in (own, of_run, uniform)
+  ]
+  assert [each["rule"] for each in said] == [
+    "reference",
+    "reference",
+    "uniform",
+  ]
+  assert said[0]["reals"] == f"the images of {file}"
+  assert f"as {bare} has no counts of its own" in said[1]["reals"]
+
+  def gone(*args, **options):
+    raise DataError("the data is not here")
+
+  from bigscale.data import reading
+
+  monkeypatch.setattr(reading, "open_data", gone)
+  lost = scored(f"--statistics={bare}")
+  assert lost["reference"]["protocol"]["labels"]["rule"] == "uniform"
+  np.testing.assert_array_equal(drawn[4], drawn[3])
+
+
+def test_a_size_is_not_asked_of_a_run(run_dir, capsys):
+  command = ["bigscale", "evaluate", f"--workdir={run_dir}", "--channels=3"]
+  assert main(command) == 2
+  assert "--channels=3 is of given images" in capsys.readouterr().err

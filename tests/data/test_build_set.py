@@ -204,6 +204,18 @@ def test_sizes_must_agree_where_no_resolution_is_given(tmp_path):
   assert row["reason"].startswith("it is 8 x 9 pixels, not 8 x 8")
 
 
+def test_the_first_image_does_not_decide_the_size(tmp_path, caplog):
+  files = {f"{i}.png": encoded(noise(8, i), "PNG") for i in range(1, 9)}
+  files |= {"0.png": encoded(noise(5, 9), "PNG")}
+  path = str(tmp_path / "set")
+  source = folder_of(tmp_path, files)
+  report = build({"train": source}, path, options(max_bad_fraction=0.2))
+  assert report.manifest.schema.image_shape == (8, 8, 3)
+  (row,) = rejects(path)
+  assert row["reason"].startswith("it is 5 x 5 pixels, not 8 x 8 as most")
+  assert "0.png" in caplog.text
+
+
 class Labelled(NoiseSource):
   """Records whose labels are given."""
 

@@ -86,8 +86,12 @@ def test_folder_with_bad_and_odd_images(tmp_path):
   assert found["bytes"] == total
   words = inspect.text(found)
   assert f"about {total / 8:,.0f} bytes an image" in words
-  assert "unreadable: 1 of these" in words
+  assert "unreadable: 1 of 7 decoded" in words
+  assert "unreadable headers: 1 of 7" in words
   assert "8 x 8 x 3: 4 of 7" in words
+  # The file of an odd one is named.
+  assert "9 x 9 x 1: 2 of 7 looked at, as" in words
+  assert "dog/0.png" in words
 
 
 def test_many_classes_are_cut_short_and_none_named():

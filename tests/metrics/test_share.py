@@ -54,7 +54,10 @@ def test_a_network_is_made_again_from_what_is_sent(kind):
   network = NETWORKS[kind]()
   mesh = make_mesh(MeshSpec(data=4), jax.devices()[:4])
   asked = Asked((network,), (("fd",),), 100, 10)
+  asked = asked._replace(class_counts=(60, 40))
   told = json.loads(json.dumps(share._tell(asked)))
+  # All processes draw the same labels.
+  assert told["class_counts"] == [60, 40]
   (one,) = told["networks"]
   sent = share._variables(network)
   again = share._receive(one, sent, mesh)

@@ -1,0 +1,143 @@
+"""`bigscale evaluate --images`: scores images that somebody has made."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import flags
+
+from bigscale.cli import inspection
+from bigscale.data.manifest import DataError
+from bigscale.data.reading import Reader, Samples
+from bigscale.data.shapes import Survey, choose, survey
+from bigscale.data.whole import Whole
+from bigscale.spec import DataSpec, require
+
+if TYPE_CHECKING:
+  from bigscale.metrics.evaluate import Evaluator
+
+# Images read and scored at a time.
+_CHUNK = 250
+
+_log = logging.getLogger(__name__)
+
+
+def score(
+  values: flags.FlagValues,
+  data: DataSpec | None,
+  max_bad_fraction: float,
+  make: Callable[[int, int, int], "Evaluator"],
+) -> dict[str, Any]:
+  """Reads and scores the images of --images.
+
+  Args:
+    values: the flags.
+    data: that they are compared with; None where there are moments only.
+    max_bad_fraction: of the images that cannot be read.
+    make: the evaluator of so many images of a side and channels.
+
+  Returns:
+    What is printed, as JSON values.
+
+  Raises:
+    DataError: too many cannot be read, or they differ in size or channels.
+    SpecError: there are too few for a score.
+  """
+  from bigscale.metrics.looking import look
+
+  images = Whole(values.images)
+  asked = values.num or len(images)
+  require(
+    asked <= len(images),
+    f"--num={asked}, but {values.images} has {len(images)} images; give fewer",
+  )
+  found = survey(images)
+  channels = values.channels and int(values.channels)
+  side, channels = choose(images, found, values.resolution, channels)
+  _warn_of_others(images, found, side, channels)
+  evaluator = make(asked, side, channels)
+  seen = inspection.Inspection(values, evaluator, data, side)
+  most_bad = math.ceil(round(max_bad_fraction * asked, 6))
+  reader = Reader(images, (side, side, channels), most_bad)
+  # Folders list class by class: parts are to be of all.
+  rows = np.random.default_rng(0).permutation(len(images))
+  batches = seen.passing(_read(reader, rows, asked))
+  looked = look(evaluator.asked, batches, or_fewer=True)
+  if reader.images_read < asked:
+    _warn_of_missing(reader, images, asked)
+    # Floors and baselines of as many images as are scored.
+    evaluator = make(reader.images_read, side, channels)
+  return {
+    "images": images.identity,
+    "num_images": reader.images_read,
+    **_said(reader, found),
+    **evaluator.compare(looked),
+    **seen.results(),
+    "throughput": evaluator.throughput,
+    "reference": evaluator.reference,
+  }
+
+
+def _said(reader: Reader, found: Survey) -> dict[str, Any]:
+  """How images were read and fitted."""
+  met = reader.facts()
+  side, _, channels = reader.image_shape
+  return {
+    "unreadable": met["unreadable"],
+    "unreadable_example": met["unreadable_example"],
+    "protocol": {
+      "labels": "of no class: the images are given",
+      "side": side,
+      "channels": channels,
+      "resized": met["resized"],
+      "recoloured": met["recoloured"],
+      **found.facts(),
+    },
+  }
+
+
+def _warn_of_missing(reader: Reader, images: Whole, asked: int) -> None:
+  """Says that fewer images than asked for can be read.
+
+  Raises:
+    DataError: none can.
+  """
+  if not reader.images_read:
+    raise DataError(
+      f"none of the {asked} images of {images!r} can be read; check the files"
+    )
+  _log.warning(
+    "%d of %d images cannot be read; the scores are of the other %d",
+    len(reader.unreadable),
+    asked,
+    reader.images_read,
+  )
+
+
+def _read(reader: Reader, rows: Sequence[int], count: int) -> Iterator[Samples]:
+  """Yields images until there are so many, or no others."""
+  start = 0
+  while reader.images_read < count and start < len(rows):
+    end = start + min(_CHUNK, count - reader.images_read)
+    samples = reader.read(rows[start:end])
+    start = end
+    if len(samples.images):
+      yield samples
+
+
+def _warn_of_others(
+  images: Whole, found: Survey, side: int, channels: int
+) -> None:
+  """Says that some images are not like the others."""
+  if len(found.counts) > 1:
+    _log.warning(
+      "images of %r differ: %s; all are fitted to %d x %d x %d (--resolution "
+      "and --channels choose others)",
+      images,
+      found.describe(images),
+      side,
+      side,
+      channels,
+    )

@@ -1,0 +1,38 @@
+"""The size and channels of an image file, from its first bytes."""
+
+import io
+import warnings
+
+from bigscale.data import images
+
+# Most headers end before this; a long colour profile may come first.
+FIRST_BYTES = 1 << 16
+_ORIENTATION = 0x0112
+# Those that swap height and width.
+_TURNED = (5, 6, 7, 8)
+
+
+def shape_of(data: bytes) -> tuple[int, int, int]:
+  """Returns height, width and channels (1 or 3), as `images.decode` gives them.
+
+  Pixels are not decoded: the file may still prove to be cut short.
+
+  Args:
+    data: the file, or so much of it that the header is whole.
+
+  Raises:
+    ValueError: the bytes are no image, or the header is not all there.
+  """
+  from PIL import Image
+
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      with Image.open(io.BytesIO(data)) as file:
+        width, height = file.size
+        channels = images.channels_of(file.mode)
+        if file.getexif().get(_ORIENTATION) in _TURNED:
+          height, width = width, height
+  except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
+    raise ValueError(f"its header cannot be read ({e})") from e
+  return height, width, channels
