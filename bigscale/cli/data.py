@@ -177,6 +177,7 @@ def run(what: str = "", path: str = "") -> int:
 
 def _build() -> int:
   from bigscale.cli.common import require_flag
+  from bigscale.data import notes
   from bigscale.data.build import build
   from bigscale.data.inputs import open_inputs
   from bigscale.data.recipe import BuildOptions
@@ -189,6 +190,7 @@ def _build() -> int:
     **{name: FLAGS[name].value for name in _OPTIONS},
   )
   inputs = open_inputs(source, FLAGS.heldout_input, FLAGS.heldout)
+  notes.warn(notes.of_sources({name: (inputs[name],) for name in inputs}))
   with _bar() as progress:
     report = build(inputs, out, options, progress)
   if FLAGS.json:

@@ -240,10 +240,12 @@ def _score_images(path: str) -> dict[str, Any]:
   import numpy as np
 
   from bigscale.cli import inspection
+  from bigscale.data import notes
   from bigscale.data.reading import read_many
   from bigscale.data.whole import Whole
 
   images = Whole(path)
+  notes.warn(images.notes)
   count = FLAGS.num or len(images)
   require(
     count <= len(images),

@@ -13,12 +13,24 @@ from etils import epath
 
 from bigscale.data import images
 from bigscale.data.manifest import Split
-from bigscale.data.sources import BadRecordError, Missing, Sample, Source
+from bigscale.data.sources import (
+  FEW_RECORDS,
+  BadRecordError,
+  Missing,
+  Sample,
+  Source,
+)
 from bigscale.data.splits import check_index
 
+# Each is one that `images.decode` reads; formats are told by content.
 IMAGE_EXTENSIONS = (
   ".jpg",
   ".jpeg",
+  ".jpe",
+  ".jfif",
+  ".jif",
+  ".pjpeg",
+  ".pjp",
   ".png",
   ".webp",
   ".bmp",
@@ -169,6 +181,18 @@ class EncodedSource(Source):
     if self._label_ends is None:
       return self._labels
     return self._labels[np.concatenate([[0], self._label_ends[:-1]])]
+
+  @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return self._label_ends is not None
+
+  def label_counts(self, may_read: int = FEW_RECORDS) -> np.ndarray | None:
+    """See `Source`: all are in memory."""
+    del may_read
+    return np.bincount(self._labels, minlength=self.num_classes)[
+      : self.num_classes
+    ]
 
   def _labels_of(self, index: int) -> tuple[int, ...]:
     if not self.class_names:

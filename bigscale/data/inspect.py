@@ -2,13 +2,14 @@
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bigscale.data import manifest as manifests
-from bigscale.data import recipe
+from bigscale.data import notes, recipe
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.sources import BadRecordError, Source
@@ -35,7 +36,8 @@ def facts(path: str) -> dict[str, Any]:
     path: as the input of `open_inputs`.
 
   Returns:
-    `path`, `bytes` (on disk, or None) and `splits`: of each `records`,
+    `path`, `bytes` (on disk, or None), `notes` (sentences on what is left out
+    or lacking) and `splits`: of each `records`,
     `identity`, `files`, `bytes`, `image_shapes` (how many of up to 64 images
     have a shape), `unreadable` (of those), `class_names` and `label_counts`
     (None where they would take too long); of shards also `manifest`.
@@ -50,6 +52,9 @@ def facts(path: str) -> dict[str, Any]:
   found: dict[str, Any] = {
     "path": path,
     "bytes": _bytes_of(path),
+    "notes": list(
+      notes.of_sources({split: (source,) for split, source in splits.items()})
+    ),
     "splits": {
       split: _of_split(source, split, manifest)
       for split, source in splits.items()
@@ -99,7 +104,7 @@ def _of_split(
     "image_shapes": shapes,
     "unreadable": unreadable,
     "class_names": list(source.class_names),
-    "label_counts": made.get("label_counts") or _label_counts(source),
+    "label_counts": _label_counts(source),
     "rejects": made.get("rejects"),
     "duplicates": made.get("duplicates"),
   }
@@ -115,10 +120,12 @@ def _label_counts(source: Source) -> list[int] | None:
   if not source.num_classes:
     return []
   try:
-    labels = source.labels()
+    counts = source.label_counts(may_read=sys.maxsize)
+    if counts is None:  # several labels a record, of which the first is known
+      counts = np.bincount(source.labels(), minlength=source.num_classes)
   except DataError:
     return None
-  return np.bincount(labels, minlength=source.num_classes).tolist()
+  return counts.tolist()
 
 
 def text(found: Mapping[str, Any]) -> str:
@@ -128,6 +135,7 @@ def text(found: Mapping[str, Any]) -> str:
     lines[0] += f": {_size(found['bytes'])} on disk"
   if "manifest" in found:
     lines += _provenance(found["manifest"])
+  lines += [f"note: {sentence}" for sentence in found["notes"]]
   for split, facts_of in found["splits"].items():
     lines += ["", *_split_lines(split, facts_of, found)]
   if "heldout" not in found["splits"]:

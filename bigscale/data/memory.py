@@ -81,7 +81,12 @@ class ArraySource(Source):
     self.identity = f"{name}/{split}@{digest[:16]}"
 
   @classmethod
-  def load(cls, path: str, split: Split = "train") -> "ArraySource":
+  def load(
+    cls,
+    path: str,
+    split: Split = "train",
+    heldout_fraction: float = HELDOUT_FRACTION,
+  ) -> "ArraySource":
     """Reads an .npz: `images`, and `labels` and `class_names` if it has them.
 
     Samples of many systems are an array without a name: `arr_0`.
@@ -102,6 +107,8 @@ class ArraySource(Source):
         labels = arrays.get("labels")
         names = arrays.get("class_names", ())
         names = tuple(str(name) for name in np.atleast_1d(names))
+        known = (key, "labels", "class_names")
+        others = [other for other in arrays if other not in known]
     except DataError:
       raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -111,9 +118,12 @@ class ArraySource(Source):
       ) from error
     name = os.path.basename(path).removesuffix(".npz")
     try:
-      return cls(images, labels, names, name, split)
+      source = cls(images, labels, names, name, split, heldout_fraction)
     except DataError as error:
-      raise DataError(f"{path}: {error}") from error
+      raise type(error)(f"{path}: {error}") from error
+    if others:
+      source.notes = (f"{path}: arrays not read: {', '.join(others)}",)
+    return source
 
   def _digest(self) -> str:
     digest = hashlib.sha256()
@@ -247,6 +257,11 @@ class SyntheticSource(Source):
   def decodes(self) -> bool:
     """See `Source`."""
     return False
+
+  @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return self._per_record > 1
 
   def __len__(self) -> int:
     return self._records

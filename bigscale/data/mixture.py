@@ -198,6 +198,8 @@ class Mixed(Source):
     self._sources, self._deal, self._labels = tuple(sources), deal, labels
     self.class_names = labels.class_names
     self.identity = identity_of(sources, deal, labels)
+    said = (sentence for source in sources for sentence in source.notes)
+    self.notes = tuple(dict.fromkeys(said))
     rounds = 1
     while all(
       count <= len(source)
@@ -214,6 +216,11 @@ class Mixed(Source):
 
   def __len__(self) -> int:
     return self._length
+
+  @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return any(source.several_labels for source in self._sources)
 
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""

@@ -141,9 +141,7 @@ def apply(image_hwc: np.ndarray, orientation: int) -> np.ndarray:
   return turned[..., None] if turned.ndim == 2 else turned
 
 
-def oriented_size(
-  width: int, height: int, orientation: int
-) -> tuple[int, int]:
+def oriented_size(width: int, height: int, orientation: int) -> tuple[int, int]:
   """Returns the width and height that an image has once it is turned.
 
   Args:

@@ -14,14 +14,26 @@ import collections
 import itertools
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from bigscale.data import manifest as manifests
 from bigscale.data import records
-from bigscale.data.manifest import DataError, Manifest, Shard
-from bigscale.data.sources import BadRecordError, Missing, Sample, Source
+from bigscale.data.manifest import (
+  DataError,
+  EmptySplitError,
+  Manifest,
+  Shard,
+)
+from bigscale.data.sources import (
+  FEW_RECORDS,
+  BadRecordError,
+  Missing,
+  Sample,
+  Source,
+)
 from bigscale.data.splits import check_index
 
 MAX_OPEN_RECORDS = 32_000_000
@@ -43,11 +55,12 @@ class ShardSource(Source):
     self._directory = directory
     self._manifest: Manifest = manifests.load(directory)
     self._shards = self._manifest.of(split)
+    self._split = split
     self.class_names = self._manifest.class_names
     self.identity = self._manifest.identity(split)
     self._max_open = max_open_records
     if not self._shards:
-      raise DataError(
+      raise EmptySplitError(
         f"{directory} has no {split} split: its manifest lists no such shard; "
         "build the set with one"
       )
@@ -113,16 +126,33 @@ class ShardSource(Source):
       raise BadRecordError(self.identity, index, str(error), where) from error
     return Sample(image, labels if classes else ())
 
+  @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return self._manifest.schema.multilabel
+
   def labels(self) -> np.ndarray:
     """See `Source`."""
-    found = []
+    return np.array([labels[0] for labels in self._all_labels()], np.int32)
+
+  def label_counts(self, may_read: int = FEW_RECORDS) -> np.ndarray | None:
+    """See `Source`: the manifest of a set that was built has them."""
+    made = self._manifest.made.get("splits", {}).get(self._split, {})
+    counts = made.get("label_counts")
+    if counts is not None and len(counts) == self.num_classes:
+      return np.array(counts, np.int64)
+    if not self.num_classes or len(self) > may_read:
+      return super().label_counts(may_read)
+    found = [label for labels in self._all_labels() for label in labels]
+    return np.bincount(found, minlength=self.num_classes)[: self.num_classes]
+
+  def _all_labels(self) -> Iterator[tuple[int, ...]]:
     for shard in range(len(self._shards)):
       for start in range(0, self._shards[shard].records, _LABELS_AT_ONCE):
         end = min(start + _LABELS_AT_ONCE, self._shards[shard].records)
-        rows = self._reader(shard).read(start, end)
         schema = self._manifest.schema
-        found += [records.decode_labels(row, schema)[0][0] for row in rows]
-    return np.array(found, np.int32)
+        for row in self._reader(shard).read(start, end):
+          yield records.decode_labels(row, schema)[0]
 
   def _path(self, shard: int) -> str:
     return os.path.join(self._directory, self._shards[shard].file)

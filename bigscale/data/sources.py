@@ -13,6 +13,9 @@ from bigscale.data.manifest import DataError
 
 Split = Literal["train", "heldout"]
 
+# Labels of so many are read in a second or two.
+FEW_RECORDS = 200_000
+
 EMBEDDED = ("fashion_mnist", "emoji")
 
 _EMBEDDED_DIRECTORY = os.path.join(os.path.dirname(__file__), "embedded")
@@ -50,10 +53,18 @@ class Source(Protocol):
     class_names: name of label i at i; () in an unlabelled source.
     identity: names the content, the same in every process: equal identities
       mean equal records.
+    notes: sentences on what is in the data and was left out, and on how they
+      were understood: for the user, once (`notes.warn`).
   """
 
   class_names: tuple[str, ...]
   identity: str
+  notes: tuple[str, ...] = ()
+
+  @property
+  def several_labels(self) -> bool:
+    """Whether a record may carry more labels than the first."""
+    return False
 
   def __repr__(self) -> str:
     return f"{type(self).__name__}({self.identity})"
@@ -94,6 +105,24 @@ class Source(Protocol):
 
     May read the whole source.
     """
+
+  def label_counts(self, may_read: int = FEW_RECORDS) -> np.ndarray | None:
+    """Returns how many records carry each label: [num_classes].
+
+    Args:
+      may_read: how many labels may be read for it, where they are not known.
+
+    Returns:
+      None where there are more, or records carry several labels and only the
+      first ones are at hand.
+    """
+    if not self.num_classes:
+      return np.zeros(0, np.int64)
+    if len(self) > may_read or self.several_labels:
+      return None
+    return np.bincount(self.labels(), minlength=self.num_classes)[
+      : self.num_classes
+    ]
 
 
 class BadRecordError(DataError):

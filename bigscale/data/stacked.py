@@ -40,6 +40,7 @@ class StackedSource(Source):
         several, or colours.
     """
     self.digits = open_source(name, split)
+    self.notes = self.digits.notes
     self._records = _RECORDS[split]
     first = self.digits.read(0)
     if first.image.shape[-1] != 1 or len(first.labels) != 1:

@@ -12,23 +12,22 @@ from PIL import Image
 from bigscale.data import manifest
 from bigscale.data.folders import FolderSource
 from bigscale.data.recipe import BuildOptions
-from bigscale.data.sources import BadRecordError, Sample, open_source
+from bigscale.data.sources import BadRecordError, Sample, Source, open_source
 
 OPTIONS = {"name": "set", "encoding": "raw", "records_per_shard": 10}
 
 
-class NoiseSource:
+class NoiseSource(Source):
   """Records told apart by their pixels; the same in every process."""
 
   def __init__(self, records, side=8, classes=3, bad=(), seconds=0.0, seed=0):
     self.class_names = tuple("abcdefgh"[:classes])
-    self.num_classes = classes
     self.identity = f"noise:{records}:{side}:{classes}:{sorted(bad)}:{seed}"
-    self.file_records = (records,)
+    self._records = records
     self._side, self._bad, self._seconds, self._seed = side, bad, seconds, seed
 
   def __len__(self):
-    return self.file_records[0]
+    return self._records
 
   def read(self, index):
     time.sleep(self._seconds)
