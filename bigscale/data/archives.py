@@ -23,7 +23,7 @@ from bigscale.data.encoded import (
   find_missing,
   local_path,
 )
-from bigscale.data.listing import is_hidden
+from bigscale.data.listing import hidden_by
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.memory import ArraySource
 from bigscale.data.sources import Missing
@@ -47,7 +47,7 @@ class _Counts:
 
   def __init__(self) -> None:
     self.left_out: collections.Counter[tuple[str, str]] = collections.Counter()
-    self.hidden: collections.Counter[str] = collections.Counter()
+    self.hidden: collections.Counter[tuple[str, str]] = collections.Counter()
     self.without_image: list[str] = []
 
   def notes(self, what: str) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ class _Counts:
         f"left out, neither images nor labels: {notes.by_ending(self.left_out)}"
       )
     if self.hidden:
-      found.append(f"hidden files left out: {notes.by_name(self.hidden)}")
+      found.append(f"hidden files left out: {notes.by_ending(self.hidden)}")
     if self.without_image:
       found.append(
         f"labels without an image, {len(self.without_image):,} in all: "
@@ -168,10 +168,9 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
     with epath.Path(path).open("rb") as file:
       for member in _members(file, path):
         folder, name = os.path.split(member.name)
-        parts = [p for p in member.name.split("/") if p not in ("", ".", "..")]
-        concealed = [part for part in parts if is_hidden(part)]
-        if concealed:
-          counts.hidden[concealed[0]] += 1
+        hides = hidden_by(member.name)
+        if hides:
+          counts.hidden[hides, os.path.splitext(name)[1].lower()] += 1
           continue
         stem, _, extension = name.partition(".")
         key = f"{folder}/{stem}"

@@ -14,11 +14,11 @@ from etils import epath
 from bigscale.data import images
 from bigscale.data.manifest import Split
 from bigscale.data.sources import (
-  FEW_RECORDS,
   BadRecordError,
   Missing,
   Sample,
   Source,
+  absent,
 )
 from bigscale.data.splits import check_index
 
@@ -187,12 +187,9 @@ class EncodedSource(Source):
     """See `Source`."""
     return self._label_ends is not None
 
-  def label_counts(self, may_read: int = FEW_RECORDS) -> np.ndarray | None:
-    """See `Source`: all are in memory."""
-    del may_read
-    return np.bincount(self._labels, minlength=self.num_classes)[
-      : self.num_classes
-    ]
+  def empty_classes(self) -> tuple[int, ...]:
+    """See `Source`: all labels are in memory."""
+    return absent(self._labels, self.num_classes)
 
   def _labels_of(self, index: int) -> tuple[int, ...]:
     if not self.class_names:

@@ -18,6 +18,9 @@ _WIDE_GRAY = ("I;16", "I;16B", "I;16L", "I;16N")
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _PNG_BITS = 24
+_NO_RANGE = (
+  "nothing says which value is white; save it with 8 or 16 unsigned bits"
+)
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -82,14 +85,23 @@ def _check_samples(image: Any, data: bytes) -> int:
     sample_format = max(formats.tolist())
   elif image.format == "PNG":
     bits = data[_PNG_BITS]
-  known = image.mode in (*_GRAY, *_COLOUR, *_WIDE_GRAY)
-  if sample_format != _UNSIGNED or not known:
-    raise ValueError(
-      f"its pixels are of kind {image.mode} with {bits} bits, signed, floating "
-      "or wider than 16, and nothing says which value is white; save it with 8 "
-      "or 16 unsigned bits"
-    )
+  channels_of(image.mode)
+  if sample_format != _UNSIGNED:
+    raise ValueError(f"its pixels are signed or floating: {_NO_RANGE}")
   return bits
+
+
+def channels_of(mode: str) -> int:
+  """Returns 1 or 3, the channels that `decode` makes of a mode of Pillow's.
+
+  Raises:
+    ValueError: it makes none.
+  """
+  if mode in _GRAY or mode in _WIDE_GRAY:
+    return 1
+  if mode in _COLOUR:
+    return 3
+  raise ValueError(f"its pixels are of kind {mode}: {_NO_RANGE}")
 
 
 def _to_uint8(image: Any, bits: int) -> np.ndarray:
@@ -97,7 +109,7 @@ def _to_uint8(image: Any, bits: int) -> np.ndarray:
 
   if image.mode in _WIDE_GRAY:
     return _upper_bits(image, bits)
-  gray = image.mode in _GRAY
+  gray = channels_of(image.mode) == 1
   if image.has_transparency_data:
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))

@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,7 +103,7 @@ def _of_split(
     "image_shapes": shapes,
     "unreadable": unreadable,
     "class_names": list(source.class_names),
-    "label_counts": _label_counts(source),
+    "label_counts": made.get("label_counts") or _label_counts(source),
     "rejects": made.get("rejects"),
     "duplicates": made.get("duplicates"),
   }
@@ -120,12 +119,10 @@ def _label_counts(source: Source) -> list[int] | None:
   if not source.num_classes:
     return []
   try:
-    counts = source.label_counts(may_read=sys.maxsize)
-    if counts is None:  # several labels a record, of which the first is known
-      counts = np.bincount(source.labels(), minlength=source.num_classes)
+    labels = source.labels()
   except DataError:
     return None
-  return counts.tolist()
+  return np.bincount(labels, minlength=source.num_classes).tolist()
 
 
 def text(found: Mapping[str, Any]) -> str:

@@ -262,8 +262,8 @@ class Layout:
       )
     if listing.hidden:
       self._notes.append(
-        f"{self._name}: hidden files and folders left out: "
-        f"{notes.by_name(listing.hidden)}"
+        f"{self._name}: hidden files left out: "
+        f"{notes.by_ending(listing.hidden)}"
       )
 
   def _label(
@@ -353,7 +353,7 @@ def _is_empty(root: str, listing: Listing) -> str:
   if listing.left_out:
     message += f"; it has {notes.by_ending(listing.left_out)}"
   if listing.hidden:
-    message += f"; hidden in it are {notes.by_name(listing.hidden)}"
+    message += f"; hidden in it are {notes.by_ending(listing.hidden)}"
   return message
 
 

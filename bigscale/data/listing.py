@@ -57,14 +57,14 @@ class Listing(NamedTuple):
       the local header, packed size and method (-1 where it is encrypted).
     left_out: how many other files there are, by folder and ending; "" is the
       root, or a file without ending.
-    hidden: how many hidden files and folders there are, by name; `._*` stands
-      for all of macOS's.
+    hidden: how many hidden files there are, by what hides them (a name, or
+      `._*` for all of macOS's) and ending.
   """
 
   paths: list[str]
   numbers: np.ndarray
   left_out: Mapping[tuple[str, str], int]
-  hidden: Mapping[str, int]
+  hidden: Mapping[tuple[str, str], int]
 
 
 class _Sieve:
@@ -72,41 +72,23 @@ class _Sieve:
 
   def __init__(self) -> None:
     self.left_out: collections.Counter[tuple[str, str]] = collections.Counter()
-    self.hidden: collections.Counter[str] = collections.Counter()
-    self._hidden_folders: set[str] = set()
+    self.hidden: collections.Counter[tuple[str, str]] = collections.Counter()
 
   def lists(self, path: str) -> bool:
     """Whether a file is listed, by its path below the root."""
     folder, _, name = path.rpartition("/")
-    if folder and self._below_hidden(folder):
-      return False
-    return self.lists_in(folder, name)
+    return self.lists_in(folder, hidden_by(folder), name)
 
-  def lists_in(self, folder: str, name: str) -> bool:
-    """Whether a file is listed, which lies in no hidden folder."""
-    if self.hides(name):
-      return False
+  def lists_in(self, folder: str, hides: str, name: str) -> bool:
+    """Whether a file is listed; `hides` is what hides its folder, or ""."""
     lower = name.lower()
-    if lower.endswith(IMAGE_EXTENSIONS) or name == LABELS_FILE:
+    hides = hides or hidden_by(name)
+    if hides:
+      self.hidden[hides, os.path.splitext(lower)[1]] += 1
+    elif lower.endswith(IMAGE_EXTENSIONS) or name == LABELS_FILE:
       return True
-    self.left_out[folder, os.path.splitext(lower)[1]] += 1
-    return False
-
-  def hides(self, name: str) -> bool:
-    """Whether a file or folder is hidden, which is then counted."""
-    if not is_hidden(name):
-      return False
-    self.hidden["._*" if name.startswith("._") else name] += 1
-    return True
-
-  def _below_hidden(self, folder: str) -> bool:
-    names = folder.split("/")
-    for depth, name in enumerate(names):
-      if is_hidden(name):
-        top = "/".join(names[: depth + 1])
-        self.hidden[name] += top not in self._hidden_folders
-        self._hidden_folders.add(top)
-        return True
+    else:
+      self.left_out[folder, os.path.splitext(lower)[1]] += 1
     return False
 
   def listing(self, paths: list[str], numbers: np.ndarray) -> Listing:
@@ -120,9 +102,16 @@ class _Sieve:
     )
 
 
-def is_hidden(name: str) -> bool:
-  """Whether a file or folder of this name is none of the user's images."""
-  return name.startswith(".") or name.lower() in _HIDDEN
+def hidden_by(path: str) -> str:
+  """Returns the name in a path that hides the file; "" where none does."""
+  for name in path.split("/"):
+    if name.startswith("._"):
+      return "._*"
+    if name in (".", ".."):
+      continue
+    if name.startswith(".") or name.lower() in _HIDDEN:
+      return name
+  return ""
 
 
 def list_folder(root: str) -> Listing:
@@ -159,18 +148,21 @@ def list_folder(root: str) -> Listing:
 
 def _scan(root: str, sieve: _Sieve) -> Iterator[tuple[str, int]]:
   """Paths and sizes of what is listed below a local root."""
-  waiting = [""]
+  waiting = [("", "")]
   while waiting:
-    folder = waiting.pop()
-    with os.scandir(os.path.join(root, folder)) as entries:
-      for entry in entries:
-        path = folder + entry.name
-        if entry.is_dir():
-          leads_back = entry.is_symlink() and _leads_back(entry.path)
-          if not leads_back and not sieve.hides(entry.name):
-            waiting.append(f"{path}/")
-        elif sieve.lists_in(folder.rstrip("/"), entry.name):
-          yield path, _size_of(entry)
+    folder, hides = waiting.pop()
+    try:
+      with os.scandir(os.path.join(root, folder)) as entries:
+        for entry in entries:
+          path = folder + entry.name
+          if entry.is_dir():
+            if not (entry.is_symlink() and _leads_back(entry.path)):
+              waiting.append((f"{path}/", hides or hidden_by(entry.name)))
+          elif sieve.lists_in(folder[:-1], hides, entry.name):
+            yield path, _size_of(entry)
+    except PermissionError:  # as lost+found is
+      if not hides:
+        raise
 
 
 def _size_of(entry: os.DirEntry) -> int:

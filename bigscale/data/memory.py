@@ -12,7 +12,7 @@ from etils import epath
 
 from bigscale.data import hashing
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import Sample, Source
+from bigscale.data.sources import Sample, Source, absent
 from bigscale.data.splits import (
   HELDOUT_FRACTION,
   check_index,
@@ -155,6 +155,10 @@ class ArraySource(Source):
     if self._labels is None:
       return np.zeros(len(self), np.int32)
     return self._labels[self._rows]
+
+  def empty_classes(self) -> tuple[int, ...]:
+    """See `Source`: all labels are in memory."""
+    return absent(self.labels(), self.num_classes)
 
 
 def _check_images(images: np.ndarray, name: str) -> np.ndarray:

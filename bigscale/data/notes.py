@@ -8,8 +8,6 @@ import collections
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from bigscale.data.sources import Source
 
 _SHOWN = 5
@@ -44,18 +42,9 @@ def of_source(source: Source, split: str) -> tuple[str, ...]:
     source: one split.
     split: its name.
   """
-  counts = source.label_counts()
-  if counts is None:
-    return source.notes
-  return (*source.notes, *_empty_classes(source, counts, split))
-
-
-def _empty_classes(
-  source: Source, counts: np.ndarray, split: str
-) -> tuple[str, ...]:
-  empty = np.flatnonzero(np.asarray(counts) == 0).tolist()
+  empty = source.empty_classes()
   if not empty:
-    return ()
+    return source.notes
   names = [
     f"{number} ({source.class_names[number]})"
     if source.class_names[number] != str(number)
@@ -64,15 +53,15 @@ def _empty_classes(
   ]
   verb = "has" if len(empty) == 1 else "have"
   line = (
-    f"{len(empty)} of {source.num_classes} classes {verb} no image in the "
-    f"{split} split of {source.identity}: {listed(names)}"
+    f"{len(empty):,} of {source.num_classes:,} classes {verb} no image in "
+    f"{source!r}: {listed(names)}"
   )
   if split == "train":
     line += (
       "; nothing trains them, and samples of them show nothing: number the "
       "labels from 0 without gaps, or leave these classes out"
     )
-  return (line,)
+  return (*source.notes, line)
 
 
 def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
@@ -81,35 +70,24 @@ def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
   return ", ".join(names[:shown]) + more
 
 
-def plural(count: int, noun: str, nouns: str = "") -> str:
-  """Returns "1 file", "1,000 files"."""
-  return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
-
-
-def by_ending(left_out: Mapping[tuple[str, str], int]) -> str:
-  """Returns a count of files by ending and folder: "20 .txt (labels/: 20)".
+def by_ending(counts: Mapping[tuple[str, str], int]) -> str:
+  """Returns a count of files by ending: "20 .txt (cat: 12, dog: 8)".
 
   Args:
-    left_out: how many there are, by folder and ending; "" is the root, or
-      a file without ending.
+    counts: of files, by folder and ending; "" is the root, or a file without
+      ending.
   """
   endings: dict[str, collections.Counter[str]] = {}
-  for (folder, ending), count in left_out.items():
+  for (folder, ending), count in counts.items():
     endings.setdefault(ending, collections.Counter())[folder] += count
   parts = []
   for ending, folders in sorted(
     endings.items(), key=lambda item: (-item[1].total(), item[0])
   ):
     places = [
-      f"{folder}/: {count:,}" if folder else f"the root: {count:,}"
+      f"{folder or 'the root'}: {count:,}"
       for folder, count in folders.most_common()
     ]
     total = f"{folders.total():,} {ending or 'without ending'}"
     parts.append(f"{total} ({listed(places, 3)})")
   return listed(parts, 10)
-
-
-def by_name(hidden: Mapping[str, int]) -> str:
-  """Returns a count of hidden files and folders: "20 @eaDir, 1 .git"."""
-  most = sorted(hidden.items(), key=lambda item: (-item[1], item[0]))
-  return listed([f"{count:,} {name}" for name, count in most])

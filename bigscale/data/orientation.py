@@ -141,12 +141,12 @@ def apply(image_hwc: np.ndarray, orientation: int) -> np.ndarray:
   return turned[..., None] if turned.ndim == 2 else turned
 
 
-def oriented_size(width: int, height: int, orientation: int) -> tuple[int, int]:
-  """Returns the width and height that an image has once it is turned.
+def size_of(image: Any) -> tuple[int, int]:
+  """Returns the width and height of an image once it is turned.
 
   Args:
-    width: of the stored pixels, as the file's header says.
-    height: likewise.
-    orientation: 1 to 8.
+    image: opened by Pillow and not loaded: its header is enough.
   """
-  return (height, width) if orientation >= 5 else (width, height)
+  # Pillow has swapped the sides of a TIFF, which keeps its tag.
+  turned = image.format != "TIFF" and of_image(image) >= 5
+  return image.size[::-1] if turned else image.size

@@ -33,6 +33,7 @@ from bigscale.data.sources import (
   Missing,
   Sample,
   Source,
+  absent,
 )
 from bigscale.data.splits import check_index
 
@@ -135,16 +136,16 @@ class ShardSource(Source):
     """See `Source`."""
     return np.array([labels[0] for labels in self._all_labels()], np.int32)
 
-  def label_counts(self, may_read: int = FEW_RECORDS) -> np.ndarray | None:
-    """See `Source`: the manifest of a set that was built has them."""
+  def empty_classes(self) -> tuple[int, ...] | None:
+    """See `Source`: the manifest of a set that was built knows."""
     made = self._manifest.made.get("splits", {}).get(self._split, {})
-    counts = made.get("label_counts")
-    if counts is not None and len(counts) == self.num_classes:
-      return np.array(counts, np.int64)
-    if not self.num_classes or len(self) > may_read:
-      return super().label_counts(may_read)
+    counts = made.get("label_counts", ())
+    if len(counts) == self.num_classes:
+      return tuple(label for label, count in enumerate(counts) if not count)
+    if len(self) > FEW_RECORDS:
+      return None
     found = [label for labels in self._all_labels() for label in labels]
-    return np.bincount(found, minlength=self.num_classes)[: self.num_classes]
+    return absent(np.array(found, np.int32), self.num_classes)
 
   def _all_labels(self) -> Iterator[tuple[int, ...]]:
     for shard in range(len(self._shards)):

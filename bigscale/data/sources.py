@@ -106,23 +106,22 @@ class Source(Protocol):
     May read the whole source.
     """
 
-  def label_counts(self, may_read: int = FEW_RECORDS) -> np.ndarray | None:
-    """Returns how many records carry each label: [num_classes].
-
-    Args:
-      may_read: how many labels may be read for it, where they are not known.
+  def empty_classes(self) -> tuple[int, ...] | None:
+    """Returns the classes that no record carries.
 
     Returns:
-      None where there are more, or records carry several labels and only the
-      first ones are at hand.
+      None where more than `FEW_RECORDS` would have to be read for it.
     """
     if not self.num_classes:
-      return np.zeros(0, np.int64)
-    if len(self) > may_read or self.several_labels:
+      return ()
+    if len(self) > FEW_RECORDS or self.several_labels:
       return None
-    return np.bincount(self.labels(), minlength=self.num_classes)[
-      : self.num_classes
-    ]
+    return absent(self.labels(), self.num_classes)
+
+
+def absent(labels: np.ndarray, num_classes: int) -> tuple[int, ...]:
+  """Returns which of [0, num_classes) are not among labels."""
+  return tuple(np.setdiff1d(np.arange(num_classes), labels).tolist())
 
 
 class BadRecordError(DataError):

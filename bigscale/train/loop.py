@@ -246,10 +246,7 @@ class _Run:
       devices=self._built.mesh.size,
       processes=jax.process_count(),
       dataset_images=self._stream.images,
-      parameters={
-        "g": _count(state.g.params),
-        "d": _count(state.d.params),
-      },
+      parameters={"g": _count(state.g.params), "d": _count(state.d.params)},
       seconds=self._watch.take_seconds(),
     )
     if first_step >= spec.total_steps:
