@@ -190,7 +190,8 @@ def _build() -> int:
     **{name: FLAGS[name].value for name in _OPTIONS},
   )
   inputs = open_inputs(source, FLAGS.heldout_input, FLAGS.heldout)
-  notes.warn(notes.of_sources({name: (inputs[name],) for name in inputs}))
+  for note in notes.of_sources({name: (inputs[name],) for name in inputs}):
+    print(f"note: {note}", file=sys.stderr)
   with _bar() as progress:
     report = build(inputs, out, options, progress)
   if FLAGS.json:

@@ -51,9 +51,7 @@ def facts(path: str) -> dict[str, Any]:
   found: dict[str, Any] = {
     "path": path,
     "bytes": _bytes_of(path),
-    "notes": list(
-      notes.of_sources({split: (source,) for split, source in splits.items()})
-    ),
+    "notes": _notes(splits, manifest),
     "splits": {
       split: _of_split(source, split, manifest)
       for split, source in splits.items()
@@ -70,6 +68,18 @@ def facts(path: str) -> dict[str, Any]:
       "made": {k: v for k, v in manifest.made.items() if k != "splits"},
     }
   return found
+
+
+def _notes(
+  splits: Mapping[Split, Source], manifest: manifests.Manifest | None
+) -> list[str]:
+  """What the sources say, and what was said when the set was built."""
+  found = notes.of_sources({split: (splits[split],) for split in splits})
+  made = manifest.made.get("splits", {}) if manifest else {}
+  before = (
+    note for of_split in made.values() for note in of_split.get("notes", ())
+  )
+  return [*found, *dict.fromkeys(f"when it was built: {n}" for n in before)]
 
 
 def _bytes_of(path: str) -> int | None:
