@@ -152,6 +152,7 @@ _OPTIONS = (
 
 def _build(path: str = "") -> int:
   """Makes a set in shards."""
+  from bigscale.data import notes
   from bigscale.data.build import build
   from bigscale.data.inputs import open_inputs
   from bigscale.data.recipe import BuildOptions
@@ -168,6 +169,8 @@ def _build(path: str = "") -> int:
     **{name: BUILD[name].value for name in _OPTIONS},
   )
   inputs = open_inputs(source, BUILD.heldout_input, BUILD.heldout)
+  for note in notes.of_sources({name: (inputs[name],) for name in inputs}):
+    print(f"note: {note}", file=sys.stderr)
   with _bar() as progress:
     report = build(inputs, out, options, progress)
   if BUILD.json:

@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from bigscale.cli import inspection
+from bigscale.data import notes
 from bigscale.data.manifest import DataError
 from bigscale.data.reading import Reader, Samples
 from bigscale.data.shapes import Survey, choose, survey
@@ -48,6 +49,7 @@ def score(
   from bigscale.metrics.looking import look
 
   images = Whole(values.images)
+  notes.warn(images.notes)
   asked = values.num or len(images)
   require(
     asked <= len(images),

@@ -1,5 +1,6 @@
 """Images packed by others: WebDataset tars, and the idx files of MNIST."""
 
+import collections
 import gzip
 import hashlib
 import json
@@ -12,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from bigscale.data import splits
+from bigscale.data import notes, splits
 from bigscale.data.encoded import (
   IMAGE_EXTENSIONS,
   EncodedSource,
@@ -22,6 +23,7 @@ from bigscale.data.encoded import (
   find_missing,
   local_path,
 )
+from bigscale.data.listing import hidden_by
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.memory import ArraySource
 from bigscale.data.sources import Missing
@@ -40,15 +42,40 @@ class _Record(NamedTuple):
   labels: tuple[int, ...]
 
 
+class _Counts:
+  """What the tars hold that is not read."""
+
+  def __init__(self) -> None:
+    self.left_out: collections.Counter[tuple[str, str]] = collections.Counter()
+    self.hidden: collections.Counter[tuple[str, str]] = collections.Counter()
+    self.without_image: list[str] = []
+
+  def notes(self, what: str) -> tuple[str, ...]:
+    """Sentences of it; `what` names the tars."""
+    found = []
+    if self.left_out:
+      found.append(
+        f"left out, neither images nor labels: {notes.by_ending(self.left_out)}"
+      )
+    if self.hidden:
+      found.append(f"hidden files left out: {notes.by_ending(self.hidden)}")
+    if self.without_image:
+      found.append(
+        f"labels without an image, {len(self.without_image):,} in all: "
+        f"{notes.listed(self.without_image)}"
+      )
+    return tuple(f"{what}: {sentence}" for sentence in found)
+
+
 class TarSource(EncodedSource):
   """A split of images in tars as WebDataset writes them.
 
   Files of one tar that agree up to the first dot of their name are a sample:
   an image, and its label in `.cls` (a number) or `.json` (`{"label": 3}` or
   `{"labels": [3, 7]}`). Other files are left out, and so are samples without
-  an image. Opening reads all headers and labels once (a million samples take
-  two minutes) and keeps some 60 bytes of each; the identity covers names, sizes
-  and labels.
+  an image; `notes` counts them. Opening reads all headers and labels once (a
+  million samples take two minutes) and keeps some 60 bytes of each; the
+  identity covers names, sizes and labels.
 
   Images are held out by the names of their tar and sample, about 5% of every
   class, so that tars that are added move no other.
@@ -61,7 +88,7 @@ class TarSource(EncodedSource):
 
   Raises:
     DataError: a tar cannot be read, there is no image, only some have a label,
-      or a label is no number.
+      a label is no number, or a sample has two.
   """
 
   def __init__(
@@ -73,10 +100,11 @@ class TarSource(EncodedSource):
     splits.check_split(split)
     paths = [paths] if isinstance(paths, str) else list(paths)
     self._files = [RangeFile(local_path(path)) for path in paths]
+    counts = _Counts()
     records = [
       record
       for tar, file in enumerate(self._files)
-      for record in _scan(file.path, tar)
+      for record in _scan(file.path, tar, counts)
     ]
     what = ", ".join(paths[:2]) + (", ..." if len(paths) > 2 else "")
     if not records:
@@ -85,6 +113,7 @@ class TarSource(EncodedSource):
         f"{', '.join(IMAGE_EXTENSIONS)}; check the path"
       )
     names = _check_labels(records, self._files)
+    self.notes = counts.notes(what)
     self._sizes = [epath.Path(f.path).stat().length for f in self._files]
     heldout = splits.held_out(
       splits.places_of(record.name for record in records), heldout_fraction
@@ -135,7 +164,7 @@ def _ends(records: list[_Record]) -> np.ndarray | None:
   return None if set(counts) == {1} else np.cumsum(counts, dtype=np.int64)
 
 
-def _scan(path: str, tar: int) -> list[_Record]:
+def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
   """The samples of a tar, in its order."""
   images: dict[str, tuple[int, int]] = {}
   labels: dict[str, tuple[int, ...]] = {}
@@ -143,10 +172,16 @@ def _scan(path: str, tar: int) -> list[_Record]:
     with epath.Path(path).open("rb") as file:
       for member in _members(file, path):
         folder, name = os.path.split(member.name)
+        hides = hidden_by(member.name)
+        if hides:
+          counts.hidden[hides, os.path.splitext(name)[1].lower()] += 1
+          continue
         stem, _, extension = name.partition(".")
         key = f"{folder}/{stem}"
         extension = f".{extension.lower()}"
-        if extension in IMAGE_EXTENSIONS:
+        if not member.isreg():
+          counts.left_out[folder, f"{extension} that is a link"] += 1
+        elif extension in IMAGE_EXTENSIONS:
           if key in images:
             raise DataError(
               f"{path} has two images of the name {key}; a sample has one: "
@@ -157,12 +192,22 @@ def _scan(path: str, tar: int) -> list[_Record]:
           file.seek(member.offset_data)
           text = file.read(member.size)
           found = _parse_label(text, extension, f"{member.name} in {path}")
-          if extension == ".cls" or key not in labels:
-            labels[key] = found or labels.get(key, ())
+          known = labels.setdefault(key, found) or found
+          if found and known != found:
+            raise DataError(
+              f"{path} gives {key} two labels, {_told(known)} and "
+              f"{_told(found)}; keep one"
+            )
+          labels[key] = known
+        else:
+          counts.left_out[folder, extension.rstrip(".")] += 1
   except (OSError, EOFError) as error:
     raise DataError(
       f"{path} cannot be read ({error}); copy it again, or check the path"
     ) from error
+  counts.without_image += [
+    key for key, found in labels.items() if found and key not in images
+  ]
   own = os.path.basename(path)
   return [
     _Record(f"{own}/{key}".replace("//", "/"), tar, *place, labels.get(key, ()))
@@ -170,13 +215,17 @@ def _scan(path: str, tar: int) -> list[_Record]:
   ]
 
 
+def _told(labels: tuple[int, ...]) -> str:
+  return str(list(labels) if len(labels) > 1 else labels[0])
+
+
 def _members(file: IO[bytes], path: str) -> Iterator[tarfile.TarInfo]:
-  """Plain files of a tar, all to its very end."""
+  """Files and links of a tar, all to its very end."""
   try:
     with tarfile.open(fileobj=file, mode="r:") as tar:
       while (member := tar.next()) is not None:
         tar.members.clear()  # it would keep an object for every file
-        if member.isreg() and not member.issparse():
+        if not member.isdir() and not member.issparse():
           yield member
       file.seek(tar.offset)
       end = file.read(tarfile.BLOCKSIZE)

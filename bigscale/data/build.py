@@ -329,6 +329,7 @@ def _manifest(
       "duplicates": parts.duplicates[split],
       "files_kept_as_they_were": sum(part.unchanged for part in of_split),
       "label_counts": [labels[label] for label in range(len(class_names))],
+      "notes": list(source.notes),
     }
   options = job.options
   names = ("resolution", "channels", "crop", "dedup", "shuffle", "seed")

@@ -13,12 +13,23 @@ from etils import epath
 
 from bigscale.data import headers, images
 from bigscale.data.manifest import Split
-from bigscale.data.sources import BadRecordError, Missing, Sample, Source
+from bigscale.data.sources import (
+  BadRecordError,
+  Missing,
+  Sample,
+  Source,
+)
 from bigscale.data.splits import check_index
 
+# Each is one that `images.decode` reads; formats are told by content.
 IMAGE_EXTENSIONS = (
   ".jpg",
   ".jpeg",
+  ".jpe",
+  ".jfif",
+  ".jif",
+  ".pjpeg",
+  ".pjp",
   ".png",
   ".webp",
   ".bmp",
@@ -198,6 +209,11 @@ class EncodedSource(Source):
     sizes = np.diff(self._label_ends, prepend=0)
     parts = np.repeat(1 / np.maximum(sizes, 1), sizes)
     return np.bincount(self._labels, parts, self.num_classes)
+
+  @property
+  def counts_quickly(self) -> bool:
+    """See `Source`: all labels are in memory."""
+    return True
 
   def _labels_of(self, index: int) -> tuple[int, ...]:
     if not self.class_names:

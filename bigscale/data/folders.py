@@ -6,25 +6,27 @@ nothing else, that is the root; where there are fewer than two such
 directories, there are no labels. StyleGAN's `dataset.json` in the root goes
 before directories.
 
-`root/train/` beside `root/heldout/` (or val, valid, validation, test) are the
-two splits; otherwise a twentieth of the images is held out, each by its path,
-so that images that are added move no other.
+Where directories are named like splits (`split_names`: train beside heldout,
+val, valid, validation, dev, eval or test, in any case, with a year or words
+such as "images"), they are the two splits: of several that could be held out
+the first in this order. Others beside them are not read. Otherwise a twentieth
+of the images is held out, each by its path, so that images that are added move
+no other. Names that look like splits and cannot be are refused.
 
-Names that start with a dot, and `__MACOSX`, are left out.
+Hidden files, files of other endings and whatever else is not read are counted
+in `notes`.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from bigscale.data import splits
 from bigscale.data.encoded import (
-  IMAGE_EXTENSIONS,
   EncodedSource,
   PackedNames,
   RangeFile,
@@ -33,18 +35,10 @@ from bigscale.data.encoded import (
   is_remote,
   local_path,
 )
-from bigscale.data.listing import (
-  LABELS_FILE,
-  Listing,
-  list_folder,
-  list_zip,
-  unpack,
-  unpack_first,
-)
+from bigscale.data.layout import Layout
+from bigscale.data.listing import list_folder, list_zip, unpack, unpack_first
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.sources import Missing
-
-_HELDOUT_FOLDERS = ("heldout", "val", "valid", "validation", "test")
 
 
 class FolderSource(EncodedSource):
@@ -54,6 +48,9 @@ class FolderSource(EncodedSource):
   of `dataset.json` get the names "0", "1" and so on. The identity covers
   paths, sizes and labels, and checksums where it is a zip.
 
+  Attributes:
+    own_heldout: the folder of its held-out split; "" where it has none.
+
   Args:
     path: the folder or .zip; `gs://` and the like where `etils.epath` reads
       them.
@@ -61,8 +58,8 @@ class FolderSource(EncodedSource):
     heldout_fraction: of the images, where the folder does not say.
 
   Raises:
-    DataError: there are no images, some have no label, or `dataset.json` is
-      not sound.
+    DataError: there are no images, some have no label, `dataset.json` is not
+      sound, or it is not clear which folders are splits.
   """
 
   def __init__(
@@ -80,7 +77,10 @@ class FolderSource(EncodedSource):
       listing = list_zip(self._root)
     else:
       listing = list_folder(self._root)
-    chosen = _Layout(path, listing, self._table).choose(split, heldout_fraction)
+    layout = Layout(path, listing, self._table)
+    chosen = layout.choose(split, heldout_fraction)
+    self.notes = chosen.notes
+    self.own_heldout = chosen.own_heldout
     self._paths = PackedNames([listing.paths[row] for row in chosen.rows])
     self._numbers = listing.numbers[chosen.rows]
     digest = hashlib.sha256(self._paths.digest())
@@ -126,7 +126,9 @@ class FolderSource(EncodedSource):
   def _table(self, path: str, numbers: np.ndarray) -> Any:
     """The content of a `dataset.json`."""
     try:
-      return json.loads(self._read(path, numbers))
+      return json.loads(
+        self._read(path, numbers), object_pairs_hook=_without_repeats
+      )
     except (OSError, ValueError) as error:
       raise DataError(
         f"{os.path.join(self._root, path)} is not a readable JSON file "
@@ -144,159 +146,9 @@ class FolderSource(EncodedSource):
       return check_length(file.read(), size)
 
 
-class _Chosen(NamedTuple):
-  """One split: rows of the listing, their labels, and the names of those."""
-
-  rows: np.ndarray
-  labels: np.ndarray
-  class_names: tuple[str, ...]
-
-
-class _Layout:
-  """Which files of a listing are in which split, and what their labels are.
-
-  Args:
-    root: for messages.
-    listing: images and `dataset.json` files.
-    read_table: reads a `dataset.json` by its path and numbers.
-  """
-
-  def __init__(
-    self,
-    root: str,
-    listing: Listing,
-    read_table: Callable[[str, np.ndarray], Any],
-  ) -> None:
-    self._root = root
-    self._paths = listing.paths
-    self._read_table = read_table
-    self._tables = {
-      path: listing.numbers[row]
-      for row, path in enumerate(listing.paths)
-      if os.path.basename(path) == LABELS_FILE
-    }
-    self._images = [
-      row for row, path in enumerate(listing.paths) if path not in self._tables
-    ]
-    if not self._images:
-      raise DataError(
-        f"{root} is empty: no file in it ends in "
-        f"{', '.join(IMAGE_EXTENSIONS)}; check the path"
-      )
-    self._base = self._find_base()
-
-  def choose(self, split: Split, heldout_fraction: float) -> _Chosen:
-    """Picks a split."""
-    rows = self._images
-    folders = self._folders(rows, self._base)
-    beside = [name for name in _HELDOUT_FOLDERS if name in folders]
-    if "train" in folders and beside:
-      train = f"{self._base}train/"
-      own = train if split == "train" else f"{self._base}{beside[0]}/"
-      train_rows = [r for r in rows if self._paths[r].startswith(train)]
-      names, labels = self._label(train_rows, train, None)
-      rows = [r for r in rows if self._paths[r].startswith(own)]
-      if split == "heldout":
-        names, labels = self._label(rows, own, names)
-      return _Chosen(np.array(rows), np.array(labels, np.int32), names)
-    names, labels = self._label(rows, self._base, None)
-    skipped = len(self._base)
-    places = splits.places_of(self._paths[row][skipped:] for row in rows)
-    heldout = splits.held_out(places, heldout_fraction)
-    own = splits.rows_of(split, heldout, self._root)
-    labels = np.array(labels, np.int32)
-    return _Chosen(np.array(rows)[own], labels[own] if names else labels, names)
-
-  def _find_base(self) -> str:
-    """The innermost folder that holds everything, or has a dataset.json."""
-    base = ""
-    while f"{base}{LABELS_FILE}" not in self._tables:
-      folders = self._folders(self._images, base)
-      if len(folders) != 1 or None in folders:
-        break
-      base += f"{folders.pop()}/"
-    return base
-
-  def _folders(self, rows: list[int], base: str) -> set[str | None]:
-    """First folders below a base; None for a file that lies in none."""
-    return {_first_folder(self._paths[row], base) for row in rows}
-
-  def _label(
-    self, rows: list[int], base: str, known: tuple[str, ...] | None
-  ) -> tuple[tuple[str, ...], list[int]]:
-    """Class names, and a label for each row; nothing where unlabelled.
-
-    Args:
-      rows: of the listing.
-      base: folder that all of them are in.
-      known: class names of the train split, where these are of the other.
-    """
-    for place in dict.fromkeys((base, self._base)):
-      if f"{place}{LABELS_FILE}" in self._tables:
-        return self._label_by_table(rows, place, known)
-    folders = [_first_folder(self._paths[row], base) for row in rows]
-    names = known
-    if names is None:
-      names = tuple(sorted({name for name in folders if name is not None}))
-    if len(names) < 2:
-      return (), []
-    numbers = {name: number for number, name in enumerate(names)}
-    for row, folder in zip(rows, folders, strict=True):
-      if folder not in numbers:
-        raise DataError(
-          f"{self._root}: {self._paths[row]} lies in no folder of a class, "
-          f"while there are {len(names)} such folders ({names[0]}, ...); move "
-          "it into one of them, or out"
-        )
-    return names, [numbers[folder] for folder in folders]
-
-  def _label_by_table(
-    self, rows: list[int], base: str, known: tuple[str, ...] | None
-  ) -> tuple[tuple[str, ...], list[int]]:
-    path = f"{base}{LABELS_FILE}"
-    table = self._read_table(path, self._tables[path])
-    where = os.path.join(self._root, path)
-    table = _check_table(table, where)
-    if table is None:
-      return (), []
-    labels = []
-    for row in rows:
-      name = self._paths[row][len(base) :]
-      if name not in table:
-        raise DataError(
-          f"{where} has no label for {name}; add one, or remove the image"
-        )
-      labels.append(table[name])
-    names = splits.number_names(max(labels) + 1) if known is None else known
-    if max(labels) >= len(names):
-      raise DataError(
-        f"{where} gives label {max(labels)} to a held-out image, but the train "
-        f"split has {len(names)} classes; give both the same classes"
-      )
-    return names, labels
-
-
-def _first_folder(path: str, base: str) -> str | None:
-  folder, slash, _ = path[len(base) :].partition("/")
-  return folder if slash else None
-
-
-def _check_table(table: Any, where: str) -> dict[str, int] | None:
-  """Labels by path; None where the images have none."""
-  rule = (
-    f"{where} must be "
-    '{"labels": [["path/of/image.png", 3], ...]} with numbers from 0, or '
-    '{"labels": null}'
-  )
-  if not isinstance(table, dict) or "labels" not in table:
-    raise DataError(f"{rule}; it has no 'labels': make it again")
-  if table["labels"] is None:
-    return None
-  labels = {}
-  for row in table["labels"] or ({},):
-    match row:
-      case [str(path), int(label)] if 0 <= label < 2**31:
-        labels[path] = label
-      case _:
-        raise DataError(f"{rule}; it has {row!r}: make it again")
-  return labels
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """The object of a JSON file, which may not have a key twice."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    raise ValueError("it has a key twice")
+  return found

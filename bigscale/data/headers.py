@@ -3,13 +3,10 @@
 import io
 import warnings
 
-from bigscale.data import images
+from bigscale.data import images, orientation
 
 # Most headers end before this; a long colour profile may come first.
 FIRST_BYTES = 1 << 16
-_ORIENTATION = 0x0112
-# Those that swap height and width.
-_TURNED = (5, 6, 7, 8)
 
 
 def shape_of(data: bytes) -> tuple[int, int, int]:
@@ -29,10 +26,8 @@ def shape_of(data: bytes) -> tuple[int, int, int]:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
       with Image.open(io.BytesIO(data)) as file:
-        width, height = file.size
+        width, height = orientation.size_of(file)
         channels = images.channels_of(file.mode)
-        if file.getexif().get(_ORIENTATION) in _TURNED:
-          height, width = width, height
   except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
     raise ValueError(f"its header cannot be read ({e})") from e
   return height, width, channels

@@ -7,19 +7,29 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
+from bigscale.data import orientation
+
 _JPEG = b"\xff\xd8\xff"
 # What Pillow turns into gray or RGB without loss, but for its alpha.
 _GRAY = ("1", "L", "LA", "La")
 _COLOUR = ("RGB", "RGBA", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
-_WIDE_GRAY = ("I;16", "I;16B", "I;16L", "I")
+_WIDE_GRAY = ("I;16", "I;16B", "I;16L", "I;16N")
+# TIFF tags, and where in a PNG the bits of a channel stand.
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
+_PNG_BITS = 24
+_NO_RANGE = (
+  "nothing says which value is white; save it with 8 or 16 unsigned bits"
+)
 
 
 def decode(data: bytes) -> np.ndarray:
   """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF or whatever else Pillow reads.
 
   Gray stays gray. CMYK and palettes become RGB, what is transparent lies on
-  white, 16 bits keep their upper 8, an animation is its first frame. Turns
-  that a camera has only noted (EXIF) are not made.
+  white, an animation is its first frame. Images are turned as EXIF says
+  (`orientation`). Channels of 12 and 16 bits keep their upper 8. Wider, signed
+  and floating-point ones are refused: nothing says which value is white.
 
   Returns:
     [H, W, C] uint8, C = 1 or 3.
@@ -41,11 +51,12 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     if colorspace not in ("Gray", "YCbCr", "RGB"):
       return _decode_with_pillow(data)
     target = "GRAY" if colorspace == "Gray" else "RGB"
-    return simplejpeg.decode_jpeg(
+    stored = simplejpeg.decode_jpeg(
       data, target, fastdct=False, fastupsample=False, strict=True
     )
   except ValueError as error:
     raise ValueError(f"it does not decode ({error})") from error
+  return orientation.apply(stored, orientation.of_jpeg(data))
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
@@ -56,10 +67,28 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
       # Of pixels beyond a limit, of palettes with transparency in bytes.
       warnings.simplefilter("ignore")
       with Image.open(io.BytesIO(data)) as file:
+        bits = _check_samples(file, data)
         file.load()
-        return _to_uint8(file)
+        return orientation.apply(
+          _to_uint8(file, bits), orientation.of_image(file)
+        )
   except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
     raise ValueError(f"it does not decode ({e})") from e
+
+
+def _check_samples(image: Any, data: bytes) -> int:
+  """Returns the bits of a channel; refuses those of an unknown range."""
+  bits, sample_format = 8, _UNSIGNED
+  if image.format == "TIFF":
+    bits = max(np.atleast_1d(image.tag_v2.get(_BITS, 1)).tolist())
+    formats = np.atleast_1d(image.tag_v2.get(_SAMPLE_FORMAT, _UNSIGNED))
+    sample_format = max(formats.tolist())
+  elif image.format == "PNG":
+    bits = data[_PNG_BITS]
+  channels_of(image.mode)
+  if sample_format != _UNSIGNED:
+    raise ValueError(f"its pixels are signed or floating: {_NO_RANGE}")
+  return bits
 
 
 def channels_of(mode: str) -> int:
@@ -72,22 +101,48 @@ def channels_of(mode: str) -> int:
     return 1
   if mode in _COLOUR:
     return 3
-  raise ValueError(f"its pixels are of kind {mode}, not 8 or 16 bits")
+  raise ValueError(f"its pixels are of kind {mode}: {_NO_RANGE}")
 
 
-def _to_uint8(image: Any) -> np.ndarray:
+def _to_uint8(image: Any, bits: int) -> np.ndarray:
   from PIL import Image
 
   if image.mode in _WIDE_GRAY:
-    wide = np.asarray(image).astype(np.int64)
-    return (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)[..., None]
+    return _upper_bits(image, bits)
   gray = channels_of(image.mode) == 1
   if image.has_transparency_data:
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
     image = white
   pixels = np.asarray(image.convert("L" if gray else "RGB"))
+  if bits > 8 and not pixels.any():
+    raise _all_in_lower_bits(bits)
   return pixels[..., None] if gray else pixels
+
+
+def _upper_bits(image: Any, bits: int) -> np.ndarray:
+  """The upper 8 of more bits of gray, [H, W, 1] uint8."""
+  wide = np.asarray(image).astype(np.uint16)
+  # Pillow unpacks 12 bits to values up to 4095.
+  bits = bits if bits in range(9, 16) else 16
+  if 0 < wide.max(initial=0) < 256 and bits == 16:
+    raise _all_in_lower_bits(bits)
+  pixels = (wide >> (bits - 8)).astype(np.uint8)
+  if image.format == "TIFF" and (
+    image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+  ):
+    pixels = 255 - pixels  # Pillow does this for 8 bits alone
+  transparent = image.info.get("transparency")
+  if transparent is not None:
+    pixels = np.where(wide == transparent, np.uint8(255), pixels)
+  return pixels[..., None]
+
+
+def _all_in_lower_bits(bits: int) -> ValueError:
+  return ValueError(
+    f"it has {bits} bits a channel, but no value above 255, so that its upper "
+    "8 bits are black; save it with 8 bits"
+  )
 
 
 def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 
 from bigscale.data import manifest as manifests
-from bigscale.data.manifest import DataError, Split
+from bigscale.data.manifest import DataError, EmptySplitError, Split
 from bigscale.data.sources import EMBEDDED, Source, open_source
 
 HELDOUT_FRACTION = 0.05
@@ -39,19 +39,33 @@ def open_inputs(
     )
   if heldout:
     return {
-      "train": _open(train, "train", 0.0),
-      "heldout": _open(heldout, "train", 0.0),
+      "train": _open_train_alone(train),
+      "heldout": _open_train_alone(heldout),
     }
   inputs: dict[Split, Source] = {
     "train": _open(train, "train", heldout_fraction)
   }
   try:
     inputs["heldout"] = _open(train, "heldout", heldout_fraction)
-  except DataError:
+  except EmptySplitError:
     # That it has none is an error only where one was asked for.
     if heldout_fraction and not _has_own_splits(train):
       raise
   return inputs
+
+
+def _open_train_alone(name: str) -> Source:
+  """All of an input; its train split, which is said, where it has two."""
+  source = _open(name, "train", 0.0)
+  try:
+    rest = len(_open(name, "heldout", 0.0))
+  except EmptySplitError:
+    return source
+  source.notes += (
+    f"{name}: its own held-out split ({rest:,} images) is not read, since "
+    "another input is held out",
+  )
+  return source
 
 
 def _open(name: str, split: Split, heldout_fraction: float) -> Source:
@@ -71,6 +85,10 @@ def _open(name: str, split: Split, heldout_fraction: float) -> Source:
     if not paths:
       raise DataError(f"input={name!r} matches no file; check the path")
     return TarSource(paths, split, heldout_fraction)
+  if name.endswith(".npz") and os.path.isfile(name):
+    from bigscale.data.memory import ArraySource
+
+    return ArraySource.load(name, split, heldout_fraction)
   if not _has_own_splits(name) and os.path.exists(name):
     from bigscale.data.folders import FolderSource
 
@@ -79,8 +97,6 @@ def _open(name: str, split: Split, heldout_fraction: float) -> Source:
 
 
 def _has_own_splits(name: str) -> bool:
-  if name.startswith(("tfds:", "synthetic:")) or name in EMBEDDED:
+  if name.startswith(("tfds:", "stacked:", "synthetic:")) or name in EMBEDDED:
     return True
-  if os.path.isdir(name):
-    return os.path.exists(os.path.join(name, manifests.FILE_NAME))
-  return name.endswith(".npz")
+  return os.path.exists(os.path.join(name, manifests.FILE_NAME))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bigscale.data import manifest as manifests
-from bigscale.data import recipe
+from bigscale.data import notes, recipe
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.shapes import survey
@@ -38,13 +38,13 @@ def facts(path: str) -> dict[str, Any]:
     path: as the input of `open_inputs`.
 
   Returns:
-    `path`, `bytes` (on disk, or None) and `splits`: of each `records`,
-    `identity`, `files`, `bytes`, `image_shapes` (how many images have a shape,
-    the most common first, by `headers_read`: all, or those of a sample of a
-    large set), `shape_examples` (a file of each), `unreadable_headers`,
-    `unreadable` (of up to 64 images that were `decoded`), `class_names` and
-    `label_counts` (None where they would take too long); of shards also
-    `manifest`.
+    `path`, `bytes` (on disk, or None), `notes` (sentences on what is left out
+    or lacking) and `splits`: of each `records`, `identity`, `files`, `bytes`,
+    `image_shapes` (how many images have a shape, the most common first, by
+    `headers_read`: all, or those of a sample of a large set), `shape_examples`
+    (a file of each), `unreadable_headers`, `unreadable` (of up to 64 images
+    that were `decoded`), `class_names` and `label_counts` (None where they
+    would take too long); of shards also `manifest`.
 
   Raises:
     DataError: there is no such set, or it is not sound.
@@ -56,6 +56,7 @@ def facts(path: str) -> dict[str, Any]:
   found: dict[str, Any] = {
     "path": path,
     "bytes": _bytes_of(path),
+    "notes": _notes(splits, manifest),
     "splits": {
       split: _of_split(source, split, manifest)
       for split, source in splits.items()
@@ -72,6 +73,18 @@ def facts(path: str) -> dict[str, Any]:
       "made": {k: v for k, v in manifest.made.items() if k != "splits"},
     }
   return found
+
+
+def _notes(
+  splits: Mapping[Split, Source], manifest: manifests.Manifest | None
+) -> list[str]:
+  """What the sources say, and what was said when the set was built."""
+  found = notes.of_sources({split: (splits[split],) for split in splits})
+  made = manifest.made.get("splits", {}) if manifest else {}
+  before = (
+    note for of_split in made.values() for note in of_split.get("notes", ())
+  )
+  return [*found, *dict.fromkeys(f"when it was built: {n}" for n in before)]
 
 
 def _bytes_of(path: str) -> int | None:
@@ -135,6 +148,7 @@ def text(found: Mapping[str, Any]) -> str:
     lines[0] += f": {_size(found['bytes'])} on disk"
   if "manifest" in found:
     lines += _provenance(found["manifest"])
+  lines += [f"note: {sentence}" for sentence in found["notes"]]
   for split, facts_of in found["splits"].items():
     lines += ["", *_split_lines(split, facts_of, found)]
   if "heldout" not in found["splits"]:

@@ -1,11 +1,17 @@
-"""Images in a folder or zip: their paths, and what it takes to read them."""
+"""Images in a folder or zip: their paths, and what it takes to read them.
+
+What systems leave among images is hidden: names that start with a dot, the
+thumbnails and dustbins of network stores, of macOS and of Windows. Everything
+else that is not listed is counted.
+"""
 
 import array
+import collections
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import NamedTuple
 
@@ -21,6 +27,27 @@ _REMOTE_STATS_AT_ONCE = 32
 _ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
+# In lower case; folders of these names are not looked into.
+_HIDDEN = frozenset(
+  (
+    "__macosx",
+    "network trash folder",
+    "temporary items",
+    "@eadir",
+    "#recycle",
+    "#snapshot",
+    "@recycle",
+    "@recently-snapshot",
+    "lost+found",
+    "$recycle.bin",
+    "system volume information",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+  )
+)
+
+
 class Listing(NamedTuple):
   """Files below a root.
 
@@ -28,10 +55,63 @@ class Listing(NamedTuple):
     paths: relative to the root, sorted.
     numbers: [N, 1] int64, their sizes; of a zip [N, 5]: size, CRC-32, start of
       the local header, packed size and method (-1 where it is encrypted).
+    left_out: how many other files there are, by folder and ending; "" is the
+      root, or a file without ending.
+    hidden: how many hidden files there are, by what hides them (a name, or
+      `._*` for all of macOS's) and ending.
   """
 
   paths: list[str]
   numbers: np.ndarray
+  left_out: Mapping[tuple[str, str], int]
+  hidden: Mapping[tuple[str, str], int]
+
+
+class _Sieve:
+  """Tells what is listed, and counts the rest."""
+
+  def __init__(self) -> None:
+    self.left_out: collections.Counter[tuple[str, str]] = collections.Counter()
+    self.hidden: collections.Counter[tuple[str, str]] = collections.Counter()
+
+  def lists(self, path: str) -> bool:
+    """Whether a file is listed, by its path below the root."""
+    folder, _, name = path.rpartition("/")
+    return self.lists_in(folder, hidden_by(folder), name)
+
+  def lists_in(self, folder: str, hides: str, name: str) -> bool:
+    """Whether a file is listed; `hides` is what hides its folder, or ""."""
+    lower = name.lower()
+    hides = hides or hidden_by(name)
+    if hides:
+      self.hidden[hides, os.path.splitext(lower)[1]] += 1
+    elif lower.endswith(IMAGE_EXTENSIONS) or name == LABELS_FILE:
+      return True
+    else:
+      self.left_out[folder, os.path.splitext(lower)[1]] += 1
+    return False
+
+  def listing(self, paths: list[str], numbers: np.ndarray) -> Listing:
+    """What was found, sorted."""
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    return Listing(
+      [paths[row] for row in order],
+      numbers[order],
+      dict(self.left_out),
+      dict(self.hidden),
+    )
+
+
+def hidden_by(path: str) -> str:
+  """Returns the name in a path that hides the file; "" where none does."""
+  for name in path.split("/"):
+    if name.startswith("._"):
+      return "._*"
+    if name in (".", ".."):
+      continue
+    if name.startswith(".") or name.lower() in _HIDDEN:
+      return name
+  return ""
 
 
 def list_folder(root: str) -> Listing:
@@ -41,13 +121,21 @@ def list_folder(root: str) -> Listing:
   for their sizes one by one, some at a time.
 
   Raises:
-    DataError: a folder cannot be read.
+    DataError: a folder cannot be read, or a name has a backslash.
   """
   paths: list[str] = []
   sizes = array.array("q")
+  sieve = _Sieve()
   try:
-    found = _scan_remote(root) if is_remote(root) else _scan(root)
+    remote = is_remote(root)
+    found = _scan_remote(root, sieve) if remote else _scan(root, sieve)
     for path, size in found:
+      if "\\" in path:
+        raise DataError(
+          f"{root} has a file named {path!r}: an archive of Windows was "
+          "unpacked without making its folders; unpack it with another "
+          "program, or name the .zip itself"
+        )
       paths.append(path)
       sizes.append(size)
   except OSError as error:
@@ -55,24 +143,26 @@ def list_folder(root: str) -> Listing:
       f"{error.filename or root} cannot be listed ({error.strerror or error}); "
       "check the path and the right to read it"
     ) from error
-  return _sorted(paths, np.array(sizes, np.int64)[:, None])
+  return sieve.listing(paths, np.array(sizes, np.int64)[:, None])
 
 
-def _scan(root: str) -> Iterator[tuple[str, int]]:
+def _scan(root: str, sieve: _Sieve) -> Iterator[tuple[str, int]]:
   """Paths and sizes of what is listed below a local root."""
-  waiting = [""]
+  waiting = [("", "")]
   while waiting:
-    folder = waiting.pop()
-    with os.scandir(os.path.join(root, folder)) as entries:
-      for entry in entries:
-        if _is_hidden(entry.name):
-          continue
-        path = folder + entry.name
-        if entry.is_dir():
-          if not (entry.is_symlink() and _leads_back(entry.path)):
-            waiting.append(f"{path}/")
-        elif _is_listed(entry.name):
-          yield path, _size_of(entry)
+    folder, hides = waiting.pop()
+    try:
+      with os.scandir(os.path.join(root, folder)) as entries:
+        for entry in entries:
+          path = folder + entry.name
+          if entry.is_dir():
+            if not (entry.is_symlink() and _leads_back(entry.path)):
+              waiting.append((f"{path}/", hides or hidden_by(entry.name)))
+          elif sieve.lists_in(folder[:-1], hides, entry.name):
+            yield path, _size_of(entry)
+    except PermissionError:  # as lost+found is
+      if not hides:
+        raise
 
 
 def _size_of(entry: os.DirEntry) -> int:
@@ -88,56 +178,52 @@ def _leads_back(link: str) -> bool:
   return os.path.commonpath([target, here]) == target
 
 
-def _scan_remote(root: str) -> list[tuple[str, int]]:
+def _scan_remote(root: str, sieve: _Sieve) -> list[tuple[str, int]]:
   top = epath.Path(root)
   files = [
     epath.Path(folder) / name
     for folder, _, names in top.walk()
     for name in names
-    if _is_listed(name)
   ]
   paths = [file.relative_to(top).as_posix() for file in files]
+  listed = [
+    (file, path)
+    for file, path in zip(files, paths, strict=True)
+    if sieve.lists(path)
+  ]
   with futures.ThreadPoolExecutor(_REMOTE_STATS_AT_ONCE) as pool:
-    sizes = pool.map(lambda file: file.stat().length, files)
-    return [
-      (path, size)
-      for path, size in zip(paths, sizes, strict=True)
-      if not any(_is_hidden(part) for part in path.split("/"))
-    ]
-
-
-def _is_hidden(name: str) -> bool:
-  return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_listed(name: str) -> bool:
-  return name.lower().endswith(IMAGE_EXTENSIONS) or name == LABELS_FILE
-
-
-def _sorted(paths: list[str], numbers: np.ndarray) -> Listing:
-  order = sorted(range(len(paths)), key=paths.__getitem__)
-  return Listing([paths[row] for row in order], numbers[order])
+    sizes = pool.map(lambda each: each[0].stat().length, listed)
+    return [(path, size) for (_, path), size in zip(listed, sizes, strict=True)]
 
 
 def list_zip(path: str) -> Listing:
   """Lists the images and `dataset.json` files of a zip.
 
+  Names are divided at backslashes too, as old packers of Windows write them.
+
   Raises:
-    DataError: it is no zip that can be read.
+    DataError: it is no zip that can be read, a name leads out of it, or two
+      different files have one name.
   """
   try:
     with epath.Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
-      infos = {info.filename: info for info in archive.infolist()}
+      infos = archive.infolist()
   except (OSError, zipfile.BadZipFile) as error:
     raise DataError(
       f"{path} is not a readable zip ({error}); copy it again or pack it again"
     ) from error
-  infos = {
-    name: info
-    for name, info in infos.items()
-    if _is_listed(os.path.basename(name))
-    and not any(_is_hidden(part) for part in name.split("/"))
-  }
+  sieve = _Sieve()
+  found: dict[str, zipfile.ZipInfo] = {}
+  for name, info in _zip_files(infos, path):
+    other = found.get(name)
+    if other is None:
+      if sieve.lists(name):
+        found[name] = info
+    elif (other.CRC, other.file_size) != (info.CRC, info.file_size):
+      raise DataError(
+        f"{path} has two different files named {name!r}; pack it again from "
+        "its folder"
+      )
   numbers = [
     (
       info.file_size,
@@ -146,9 +232,27 @@ def list_zip(path: str) -> Listing:
       info.compress_size,
       -1 if info.flag_bits & 1 else info.compress_type,
     )
-    for info in infos.values()
+    for info in found.values()
   ]
-  return _sorted(list(infos), np.array(numbers, np.int64).reshape(-1, 5))
+  return sieve.listing(list(found), np.array(numbers, np.int64).reshape(-1, 5))
+
+
+def _zip_files(
+  infos: Iterable[zipfile.ZipInfo], path: str
+) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+  """Files of a zip by plain names: `folder/file`, from its root."""
+  for info in infos:
+    name = info.orig_filename.replace("\\", "/")
+    if name.endswith("/"):
+      continue
+    parts = name.split("/")
+    absolute = not parts[0] or parts[0][1:] == ":"
+    if absolute or ".." in parts or "\0" in name:
+      raise DataError(
+        f"{path} has a file named {info.orig_filename!r}, which leads out of "
+        "it; pack it again from inside its folder"
+      )
+    yield "/".join(part for part in parts if part not in ("", ".")), info
 
 
 def unpack(file: RangeFile, numbers: np.ndarray) -> bytes:

@@ -27,6 +27,10 @@ class DataError(SpecError):
   """Data that cannot be used: which file or value, which rule, what to do."""
 
 
+class EmptySplitError(DataError):
+  """A sound set has no record in the split that is asked for."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shard:
   """One ArrayRecord file.

@@ -80,7 +80,12 @@ class ArraySource(Source):
     self.identity = f"{name}/{split}@{digest[:16]}"
 
   @classmethod
-  def load(cls, path: str, split: Split = "train") -> "ArraySource":
+  def load(
+    cls,
+    path: str,
+    split: Split = "train",
+    heldout_fraction: float = HELDOUT_FRACTION,
+  ) -> "ArraySource":
     """Reads an .npz: `images`, and `labels` and `class_names` if it has them.
 
     Samples of many systems are an array without a name: `arr_0`.
@@ -100,11 +105,16 @@ class ArraySource(Source):
       labels = arrays.get("labels")
       names = arrays.get("class_names", ())
       names = tuple(str(name) for name in np.atleast_1d(names))
+      known = (key, "labels", "class_names")
+      others = [other for other in arrays if other not in known]
     name = os.path.basename(path).removesuffix(".npz")
     try:
-      return cls(images, labels, names, name, split)
+      source = cls(images, labels, names, name, split, heldout_fraction)
     except DataError as error:
-      raise DataError(f"{path}: {error}") from error
+      raise type(error)(f"{path}: {error}") from error
+    if others:
+      source.notes = (f"{path}: arrays not read: {', '.join(others)}",)
+    return source
 
   def _digest(self) -> str:
     digest = hashlib.sha256()
@@ -141,6 +151,11 @@ class ArraySource(Source):
     if self._labels is None:
       return np.zeros(len(self), np.int32)
     return self._labels[self._rows]
+
+  @property
+  def counts_quickly(self) -> bool:
+    """See `Source`: all labels are in memory."""
+    return True
 
 
 def _check_images(images: np.ndarray, name: str) -> np.ndarray:
@@ -248,6 +263,16 @@ class SyntheticSource(Source):
   def image_shape(self) -> tuple[int, int, int]:
     """See `Source`."""
     return (self._side, self._side, 3)
+
+  def label_counts(self) -> np.ndarray:
+    """See `Source`."""
+    if self._per_record <= 1:
+      return super().label_counts()
+    counts = np.zeros(self._classes)
+    for index in range(self._records):
+      labels = self._labels_of(self._first + index)
+      counts[list(labels)] += 1 / len(labels)
+    return counts
 
   def __len__(self) -> int:
     return self._records

@@ -217,6 +217,8 @@ class Mixed(Source):
     self._orders = tuple(Permutation(len(source), _DRAW) for source in sources)
     whole = identity_of(sources, deal, labels)
     self.identity = f"{total} of {whole}"
+    said = (sentence for source in sources for sentence in source.notes)
+    self.notes = tuple(dict.fromkeys(said))
 
   def __len__(self) -> int:
     return int(self._ends[-1])

@@ -59,6 +59,11 @@ class Stream:
     return sum(map(len, self._batches.records.parts.sources))
 
   @property
+  def sources(self) -> tuple[Source, ...]:
+    """The sources of the stream, one where there is no mixture."""
+    return self._batches.records.parts.sources
+
+  @property
   def readers(self) -> str:
     """Who reads: `2 threads`, say; see `DataSpec`."""
     return str(self._reader)

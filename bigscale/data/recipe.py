@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bigscale.data import hashing, images, ingest, records
+from bigscale.data import hashing, images, ingest, orientation, records
 from bigscale.data.manifest import DataError, Encoding, Schema
 from bigscale.data.sources import BadRecordError, Source
 
@@ -41,7 +41,7 @@ class BuildOptions:
     crop: of what is not square: `center`, `random` (by a hash of the pixels:
       the same image is always cropped alike), or `none`, which squeezes it.
     encoding: `raw`, `png` or `jpeg`. A PNG or JPEG file that already is what
-      is asked for is kept byte for byte.
+      is asked for is kept byte for byte, unless EXIF says to turn it.
     quality: of JPEGs encoded here, 1 to 100.
     multilabel: records may carry several labels.
     records_per_shard: at most.
@@ -199,6 +199,9 @@ def _check_labels(
 def _is_plain(data: bytes, image: np.ndarray, encoding: Encoding) -> bool:
   """Whether a file may be kept: of its encoding's most common kind."""
   channels = image.shape[-1]
+  if data and orientation.of_file(data) != orientation.UPRIGHT:
+    # Who reads the set must not need to turn its images, nor turn them twice.
+    return False
   if encoding == "jpeg" and data.startswith(_JPEG_START):
     import simplejpeg
 

@@ -21,8 +21,18 @@ import numpy as np
 
 from bigscale.data import manifest as manifests
 from bigscale.data import records
-from bigscale.data.manifest import DataError, Manifest, Shard
-from bigscale.data.sources import BadRecordError, Missing, Sample, Source
+from bigscale.data.manifest import (
+  DataError,
+  EmptySplitError,
+  Manifest,
+  Shard,
+)
+from bigscale.data.sources import (
+  BadRecordError,
+  Missing,
+  Sample,
+  Source,
+)
 from bigscale.data.splits import check_index
 
 MAX_OPEN_RECORDS = 32_000_000
@@ -44,12 +54,13 @@ class ShardSource(Source):
     self._directory = directory
     self._manifest: Manifest = manifests.load(directory)
     self._shards = self._manifest.of(split)
+    self._split = split
     self.class_names = self._manifest.class_names
     self.identity = self._manifest.identity(split)
     self._made = self._manifest.made.get("splits", {}).get(split, {})
     self._max_open = max_open_records
     if not self._shards:
-      raise DataError(
+      raise EmptySplitError(
         f"{directory} has no {split} split: its manifest lists no such shard; "
         "build the set with one"
       )
@@ -120,29 +131,43 @@ class ShardSource(Source):
       raise BadRecordError(self.identity, index, str(error), where) from error
     return Sample(image, labels if classes else ())
 
+  @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return self._manifest.schema.multilabel
+
   def labels(self) -> np.ndarray:
     """See `Source`."""
     return np.array([each[0] for each in self._all_labels()], np.int32)
 
+  @property
+  def counts_quickly(self) -> bool:
+    """See `Source`: who built the set may have counted."""
+    return self._counted or super().counts_quickly
+
   def label_counts(self) -> np.ndarray:
     """See `Source`."""
-    known = self._made.get("label_counts", ())
-    if len(known) == self.num_classes and sum(known) == len(self):
-      # Each record has one label, and who built the set has counted them.
-      return np.array(known, np.float64)
+    if self._counted:
+      return np.array(self._made["label_counts"], np.float64)
     counts = np.zeros(self.num_classes)
     for labels in self._all_labels() if self.num_classes else ():
       np.add.at(counts, list(labels), 1 / len(labels))
     return counts
+
+  @property
+  def _counted(self) -> bool:
+    """Whether the manifest has the counts, of records of one label each."""
+    known = self._made.get("label_counts", ())
+    return len(known) == self.num_classes and sum(known) == len(self)
 
   def _all_labels(self) -> Iterator[tuple[int, ...]]:
     """The labels of every record, in order."""
     for shard in range(len(self._shards)):
       for start in range(0, self._shards[shard].records, _LABELS_AT_ONCE):
         end = min(start + _LABELS_AT_ONCE, self._shards[shard].records)
-        rows = self._reader(shard).read(start, end)
         schema = self._manifest.schema
-        yield from (records.decode_labels(row, schema)[0] for row in rows)
+        for row in self._reader(shard).read(start, end):
+          yield records.decode_labels(row, schema)[0]
 
   def _path(self, shard: int) -> str:
     return os.path.join(self._directory, self._shards[shard].file)

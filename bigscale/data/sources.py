@@ -13,6 +13,9 @@ from bigscale.data.manifest import DataError
 
 Split = Literal["train", "heldout"]
 
+# Labels of so many are read in a second or two.
+FEW_RECORDS = 200_000
+
 EMBEDDED = ("fashion_mnist", "emoji")
 
 _EMBEDDED_DIRECTORY = os.path.join(os.path.dirname(__file__), "embedded")
@@ -50,10 +53,13 @@ class Source(Protocol):
     class_names: name of label i at i; () in an unlabelled source.
     identity: names the content, the same in every process: equal identities
       mean equal records.
+    notes: sentences on what is in the data and was left out, and on how they
+      were understood: for the user, once (`notes.warn`).
   """
 
   class_names: tuple[str, ...]
   identity: str
+  notes: tuple[str, ...] = ()
 
   def __repr__(self) -> str:
     return f"{type(self).__name__}({self.identity})"
@@ -72,6 +78,11 @@ class Source(Protocol):
   def decodes(self) -> bool:
     """Whether reading takes work that threads can share: decoding."""
     return True
+
+  @property
+  def counts_quickly(self) -> bool:
+    """Whether `label_counts` reads few records, at most `FEW_RECORDS`."""
+    return len(self) <= FEW_RECORDS
 
   @abc.abstractmethod
   def __len__(self) -> int: ...
@@ -120,6 +131,18 @@ class Source(Protocol):
     """
     counts = np.bincount(self.labels(), minlength=self.num_classes)
     return counts[: self.num_classes].astype(np.float64)
+
+  def empty_classes(self) -> tuple[int, ...] | None:
+    """Returns the classes that no record carries.
+
+    Returns:
+      None where more than `FEW_RECORDS` would have to be read for it.
+    """
+    if not self.num_classes:
+      return ()
+    if not self.counts_quickly:
+      return None
+    return tuple(np.flatnonzero(self.label_counts() == 0).tolist())
 
 
 class BadRecordError(DataError):

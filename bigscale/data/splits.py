@@ -6,17 +6,17 @@ from collections.abc import Iterable
 import numpy as np
 
 from bigscale.data import hashing
-from bigscale.data.manifest import DataError, Split
+from bigscale.data.manifest import DataError, EmptySplitError, Split
 
 HELDOUT_FRACTION = 0.05
 
-_SPLITS = ("train", "heldout")
+SPLITS: tuple[Split, ...] = ("train", "heldout")
 _HELDOUT = 0x4E1D  # the use of `hashing.random_bits`
 
 
 def check_split(split: str) -> None:
   """Raises `DataError` unless it is `train` or `heldout`."""
-  if split not in _SPLITS:
+  if split not in SPLITS:
     raise DataError(f"split={split!r} must be 'train' or 'heldout'")
 
 
@@ -60,12 +60,13 @@ def rows_of(split: Split, heldout: np.ndarray, what: str) -> np.ndarray:
     what: is split, for messages.
 
   Raises:
-    DataError: the split is unknown or would be empty.
+    DataError: the split is unknown.
+    EmptySplitError: it would be empty.
   """
   check_split(split)
   rows = np.flatnonzero(heldout == (split == "heldout"))
   if not len(rows):
-    raise DataError(
+    raise EmptySplitError(
       f"{what} has {len(heldout)} images, of which none falls to the {split} "
       "split; add images, or change heldout_fraction"
     )

@@ -48,6 +48,7 @@ class StackedSource(Source):
         several, or colours.
     """
     self.digits = open_source(name, split)
+    self.notes = self.digits.notes
     self._records = _RECORDS[split]
     self._digit_shape = _check_digits(self.digits, name)
     names = self.digits.class_names

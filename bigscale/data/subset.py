@@ -53,6 +53,7 @@ class Subset(Source):
       )
     self._available = available
     self._length = size or available
+    self.notes = source.notes
     self.class_names = source.class_names
     parts = [f"{size} images"] if size else []
     if self._classes is not None:

@@ -22,7 +22,12 @@ import numpy as np
 from bigscale.data import headers, images
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.sources import BadRecordError, Missing, Sample, Source
-from bigscale.data.splits import check_index, check_split, number_names
+from bigscale.data.splits import (
+  SPLITS,
+  check_index,
+  check_split,
+  number_names,
+)
 
 MAX_OPEN_FILES = 256
 
@@ -74,6 +79,7 @@ class TfdsSource(Source):
         feature.names or number_names(feature.num_classes)
       )
     own = _choose_split(info, split, name)
+    self.notes = _notes(info, name)
     self._files = tuple(
       _File(each.filename, each.skip, each.take)
       for each in info.splits[own].file_instructions
@@ -302,6 +308,21 @@ def _choose_split(info: Any, split: Split, name: str) -> str:
     if other in info.splits:
       return "train" if split == "train" else other
   return _HELDOUT_TAIL[split == "heldout"]
+
+
+def _notes(info: Any, name: str) -> tuple[str, ...]:
+  """Says which splits are not read."""
+  read = [_choose_split(info, s, name).partition("[")[0] for s in SPLITS]
+  rest = {key: each.num_examples for key, each in info.splits.items()}
+  rest = [
+    f"{key} ({n:,} records)" for key, n in rest.items() if key not in read
+  ]
+  if not rest:
+    return ()
+  return (
+    f"TFDS set {name}: {read[1]} is held out; splits not read: "
+    f"{', '.join(rest)}",
+  )
 
 
 def _choose_features(info: Any, name: str) -> tuple[str, str | None]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bigscale.data.manifest import DataError
+from bigscale.data.manifest import EmptySplitError
 from bigscale.data.sources import Sample, Source, open_source
 
 
@@ -16,17 +16,19 @@ class Whole(Source):
       DataError: there are no images, or they cannot be read.
     """
     self._parts: list[Source] = []
-    refused: list[DataError] = []
+    refused: list[EmptySplitError] = []
     for split in ("train", "heldout"):
       try:
         self._parts.append(open_source(path, split))
-      except DataError as error:
+      except EmptySplitError as error:
         # Of a few images none may be held out.
         refused.append(error)
     if not self._parts:
       raise refused[0]
     self._first = len(self._parts[0])
     self.class_names = self._parts[0].class_names
+    said = (sentence for part in self._parts for sentence in part.notes)
+    self.notes = tuple(dict.fromkeys(said))
     self.identity = " + ".join(part.identity for part in self._parts)
 
   def __len__(self) -> int:

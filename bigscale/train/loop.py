@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from bigscale.data import pipeline
+from bigscale.data import notes, pipeline
 from bigscale.data.manifest import DataError
 from bigscale.data.pipeline import Stream
 from bigscale.metrics.evaluate import Evaluator
@@ -100,6 +100,8 @@ def train(
   built = prepared.built or build(spec, make_mesh(spec.mesh))
   stream = open_stream(built)
   multihost.assert_same("data", {"identity": stream.identity})
+  if jax.process_index() == 0:
+    notes.warn(notes.of_sources({"train": stream.sources}))
   start = None
   new = multihost.decide("new", lambda: not has_checkpoint(workdir))
   if init_from and new:
@@ -245,10 +247,7 @@ class _Run:
       devices=self._built.mesh.size,
       processes=jax.process_count(),
       dataset_images=self._stream.images,
-      parameters={
-        "g": _count(state.g.params),
-        "d": _count(state.d.params),
-      },
+      parameters={"g": _count(state.g.params), "d": _count(state.d.params)},
       seconds=self._watch.take_seconds(),
     )
     if first_step >= spec.total_steps:

@@ -1,6 +1,8 @@
 """Images of every kind that is met become [H, W, 1 or 3] uint8, or an error."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -170,9 +172,103 @@ def test_what_is_no_image_is_an_error(data):
     images.decode(data)
 
 
-def test_floating_point_images_are_an_error():
-  data = file_of(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF")
-  with pytest.raises(ValueError, match="kind F"):
+@pytest.mark.parametrize(
+  ("values", "reason"),
+  [
+    (np.full((4, 4), 0.5, np.float32), "kind F"),
+    (np.full((4, 4), 200, np.int32), "kind I"),
+    (np.full((4, 4), 70_000, np.int32), "kind I"),
+    (np.full((4, 4), -5, np.int32), "kind I"),
+  ],
+)
+def test_pixels_of_no_known_range_are_an_error(values, reason):
+  data = file_of(Image.fromarray(values), "TIFF")
+  with pytest.raises(ValueError, match=f"{reason}.* which value is white"):
+    images.decode(data)
+
+
+def tiff(values, bits, **tags):
+  """A plain TIFF of packed gray values, as no writer here makes them."""
+  height, width = values.shape
+  if bits == 12:
+    pairs = values.reshape(-1, 2).astype(np.int64)
+    packed = b"".join(
+      bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in pairs
+    )
+  else:
+    packed = values.astype(f"<i{bits // 8}").tobytes()
+  numbers = {
+    **{256: width, 257: height, 258: bits, 259: 1, 262: tags.get("white", 1)},
+    **{273: 0, 277: 1, 278: height, 279: len(packed)},
+    339: tags.get("sample_format", 1),
+  }
+  numbers[273] = 8 + 2 + 12 * len(numbers) + 4
+  entries = b"".join(
+    struct.pack("<HHII", tag, 4, 1, value) for tag, value in numbers.items()
+  )
+  head = b"II*\0" + struct.pack("<IH", 8, len(numbers))
+  return head + entries + bytes(4) + packed
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_signed_pixels_are_an_error(bits):
+  data = tiff(np.full((2, 2), -100), bits, sample_format=2)
+  with pytest.raises(ValueError, match="which value is white"):
+    images.decode(data)
+
+
+def test_twelve_bits_keep_their_upper_eight():
+  data = tiff(np.array([[0, 15, 16, 4095]]), 12)
+  np.testing.assert_array_equal(images.decode(data)[..., 0], [[0, 0, 1, 255]])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_whose_zero_is_white_is_turned_to_black_on_white(bits):
+  whole = 2**bits - 1
+  data = tiff(np.array([[0, whole]]), bits, white=0)
+  np.testing.assert_array_equal(images.decode(data)[..., 0], [[255, 0]])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_eight_bits_in_sixteen_are_an_error_not_black(kind):
+  wide = np.array([[0, 7, 255]], np.uint16)
+  with pytest.raises(ValueError, match="no value above 255"):
+    images.decode(file_of(Image.fromarray(wide), kind))
+  assert not images.decode(file_of(Image.fromarray(wide * 0), kind)).any()
+
+
+def png_of_16_bits(values):
+  """A colour PNG of 16 bits, which Pillow reads and does not write."""
+
+  def chunk(name, content):
+    check = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + check
+
+  height, width, channels = values.shape
+  rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+  colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+  return (
+    b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", struct.pack(">IIBB3x", width, height, 16, colour))
+    + chunk(b"IDAT", zlib.compress(rows))
+    + chunk(b"IEND", b"")
+  )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_of_any_channels_keep_their_upper_eight(channels):
+  values = np.full((2, 2, channels), 65535, np.uint16)
+  values[0, 0, : 3 if channels > 2 else 1] = 40_000
+  decoded = images.decode(png_of_16_bits(values))
+  # Pillow opens gray with transparency of 16 bits as colour.
+  assert decoded.shape[-1] == (1 if channels == 1 else 3)
+  assert (decoded[0, 0] == 156).all()
+  assert (decoded[1] == 255).all()
+
+
+def test_eight_bits_in_sixteen_of_colour_are_an_error_not_black():
+  data = png_of_16_bits(np.full((2, 2, 3), 200, np.uint16))
+  with pytest.raises(ValueError, match="no value above 255"):
     images.decode(data)
 
 

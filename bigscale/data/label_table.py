@@ -1,0 +1,87 @@
+"""StyleGAN's `dataset.json`: the labels of images by their paths."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bigscale.data.manifest import DataError
+
+
+def check(table: Any, where: str) -> dict[str, int] | None:
+  """Returns labels by path; None where the images have none.
+
+  Args:
+    table: content of the file.
+    where: its path, for messages.
+
+  Raises:
+    DataError: it is no such table, or gives an image two labels.
+  """
+  rule = (
+    f"{where} must be "
+    '{"labels": [["path/of/image.png", 3], ...]} with numbers from 0, or '
+    '{"labels": null}'
+  )
+  if not isinstance(table, dict) or "labels" not in table:
+    raise DataError(f"{rule}; it has no 'labels': make it again")
+  if table["labels"] is None:
+    return None
+  labels: dict[str, int] = {}
+  for row in table["labels"] or ({},):
+    match row:
+      case [str(path), int(label)] if _is_label(label):
+        name = plain_name(path)
+        if labels.setdefault(name, label) != label:
+          raise DataError(
+            f"{where} gives {name} two labels, {labels[name]} and {label}; "
+            "keep one"
+          )
+      case _:
+        raise DataError(f"{rule}; it has {row!r}: make it again")
+  return labels
+
+
+def _is_label(value: int) -> bool:
+  return type(value) is int and 0 <= value < 2**31
+
+
+def plain_name(path: str) -> str:
+  """Returns a path as a folder's listing has it, whoever wrote it."""
+  return path.replace("\\", "/").removeprefix("./")
+
+
+def look_up(
+  table: Mapping[str, int], names: Sequence[str], where: str
+) -> list[int]:
+  """Returns the label of each image.
+
+  Args:
+    table: labels by path.
+    names: paths of the images.
+    where: path of the table, for messages.
+
+  Raises:
+    DataError: an image is not in the table.
+  """
+  missing = [name for name in names if name not in table]
+  if missing:
+    others = f", nor for {len(missing) - 1:,} others" * (len(missing) > 1)
+    raise DataError(
+      f"{where} has no label for {missing[0]}{others}; add one, or remove the "
+      "image"
+    )
+  return [table[name] for name in names]
+
+
+def check_classes(labels: Sequence[int], classes: int, where: str) -> None:
+  """Raises `DataError` where a held-out label is of no class.
+
+  Args:
+    labels: of the held-out split.
+    classes: of the train split.
+    where: path of the table, for messages.
+  """
+  if max(labels) >= classes:
+    raise DataError(
+      f"{where} gives label {max(labels)} to a held-out image, but the train "
+      f"split has {classes} classes; give both the same classes"
+    )

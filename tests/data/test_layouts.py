@@ -1,0 +1,423 @@
+"""Layouts of folders and zips as people pack them: splits, and what is not
+read. What cannot be told for certain is refused; nothing goes without a word.
+"""
+
+import json
+import os
+import stat
+import zipfile
+
+import pytest
+from image_files import everything, image, png, write, write_zip
+
+from bigscale.data import images, split_names
+from bigscale.data.folders import FolderSource
+from bigscale.data.inputs import open_inputs
+from bigscale.data.manifest import DataError
+from bigscale.data.split_names import Assigned
+from bigscale.data.whole import Whole
+
+
+@pytest.fixture(params=["folder", "zip"])
+def place(request, tmp_path):
+  """Writes files as a folder or a zip, and gives the path."""
+
+  def make(files):
+    if request.param == "folder":
+      return write(tmp_path / "set", files)
+    return write_zip(tmp_path / "set.zip", files)
+
+  return make
+
+
+def pets(prefix="", each=3, first=0):
+  """Cats and dogs below a folder."""
+  return {
+    f"{prefix}{name}/{number}.png": png(first + each * label + number)
+    for label, name in enumerate(("cat", "dog"))
+    for number in range(each)
+  }
+
+
+def said(source, *parts):
+  """Whether one note has all parts."""
+  return any(all(part in note for part in parts) for note in source.notes)
+
+
+PAIRS = [
+  ("train", "val"),
+  ("Train", "Test"),
+  ("TRAIN", "VALID"),
+  ("training", "testing"),
+  ("Training", "Validation"),
+  ("train", "dev"),
+  ("train", "eval"),
+  ("train", "held_out"),
+  ("train2017", "val2017"),
+  ("train_2014", "val_2014"),
+  ("Training_Set", "Test_Set"),
+  ("trainset", "testset"),
+  ("TrainImages", "TestImages"),
+  ("images-train", "images-val"),
+  ("train", "test1"),
+  ("train_256", "val_256"),
+  ("trainval", "test"),
+  ("ILSVRC2012_img_train", "ILSVRC2012_img_val"),
+  ("seg_train", "seg_test"),
+  ("asl_alphabet_train", "asl_alphabet_test"),
+  ("bounding_box_train", "bounding_box_test"),
+]
+
+
+@pytest.mark.parametrize(("train", "heldout"), PAIRS)
+def test_folders_named_like_splits_are_the_splits(place, train, heldout):
+  path = place(pets(f"{train}/") | pets(f"{heldout}/", first=100))
+  source = FolderSource(path)
+  assert source.class_names == ("cat", "dog")
+  assert [value for value, _ in everything(source)] == list(range(6))
+  other = FolderSource(path, "heldout")
+  assert everything(other) == [(100 + i, (i // 3,)) for i in range(6)]
+  assert said(source, f"{train}/ (6 images) is the train split", heldout)
+  assert source.notes == other.notes
+
+
+@pytest.mark.parametrize(("train", "heldout"), PAIRS[:3])
+def test_splits_without_classes_have_no_labels(place, train, heldout):
+  files = {f"{train}/{i}.png": png(i) for i in range(5)}
+  path = place(files | {f"{heldout}/0.png": png(9)})
+  assert everything(FolderSource(path)) == [(i, ()) for i in range(5)]
+  assert everything(FolderSource(path, "heldout")) == [(9, ())]
+
+
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("train_1", "train_2"),
+    ("trainA", "trainB", "testA", "testB"),
+    ("train.X1", "train.X2", "val.X"),
+    ("train2014", "train2017", "val2017"),
+    ("Train", "train", "test"),
+    ("train", "val", "validation"),
+    ("test", "val"),
+    ("cat", "dog", "Test"),
+    ("cat", "dog", "val2017"),
+    ("train", "cifar_test"),
+    ("cats_train", "cats_test", "dogs_train", "dogs_test"),
+    ("train_hq", "test"),
+  ],
+)
+def test_names_that_cannot_be_splits_are_refused(place, names):
+  files = {
+    name: data for each in names for name, data in pets(each + "/").items()
+  }
+  path = place(files)
+  for split in ("train", "heldout"):
+    with pytest.raises(DataError, match=r"named like.*name the two splits"):
+      FolderSource(path, split)
+
+
+def test_splits_inside_of_classes_are_refused(place):
+  files = pets("cat/train/") | pets("cat/test/") | pets("dog/train/")
+  with pytest.raises(
+    DataError, match="in cat: train/ and test/ are splits ins"
+  ):
+    FolderSource(place(files))
+
+
+def test_test_images_inside_of_one_class_are_refused(place):
+  files = pets() | {"cat/test/9.png": png(9)}
+  with pytest.raises(DataError, match="in cat: test/ is named like a held-out"):
+    FolderSource(place(files))
+
+
+def test_splits_inside_of_the_train_split_are_refused(place):
+  files = pets("train/train/") | pets("train/val/") | pets("test/")
+  with pytest.raises(DataError, match="in train: train/ and val/ are splits"):
+    FolderSource(place(files))
+
+
+def test_a_train_folder_of_classes_beside_other_folders_is_refused(place):
+  with pytest.raises(DataError, match="train/ is named like a split and has 2"):
+    FolderSource(place(pets("train/") | pets("backup/")))
+
+
+@pytest.mark.parametrize("name", ["train", "bullet_train", "test_tube"])
+def test_a_class_that_only_sounds_like_a_split_is_one_and_said(place, name):
+  files = {
+    f"{each}/{i}.png": png(i) for each in ("car", name) for i in range(4)
+  }
+  source = FolderSource(place(files), heldout_fraction=0.0)
+  assert set(source.class_names) == {"car", name}
+  assert said(source, f"{name}/ is a class, though named like a split")
+
+
+def test_more_folders_than_the_two_splits_are_said(place):
+  files = pets("train/") | pets("val/") | pets("test/", each=2)
+  files |= pets("train_extra/", each=5) | {"cover.png": png(7)}
+  source = FolderSource(place(files))
+  assert said(source, "val/ (6 images) is the held-out split")
+  assert said(source, "not read", "test/ (4 images)", "train_extra/ (10 ima")
+  assert said(source, "not read", "1 beside them")
+
+
+@pytest.mark.parametrize("other", ["unlabeled", "train_extra", "extra2017"])
+def test_what_lies_beside_train_alone_is_not_a_class(place, other):
+  files = pets("train/", each=20) | pets(f"{other}/", first=100)
+  source, heldout = (
+    FolderSource(place(files), s) for s in ("train", "heldout")
+  )
+  assert source.class_names == heldout.class_names == ("cat", "dog")
+  assert all(v < 100 for v, _ in everything(source) + everything(heldout))
+  assert said(source, "not read", f"{other}/ (6 images)")
+
+
+def test_one_folder_inside_a_split_does_not_hide_its_classes(place):
+  files = pets("seg_train/seg_train/") | pets("seg_test/seg_test/", first=100)
+  path = place(files | {"seg_pred/seg_pred/0.png": png(99)})
+  assert FolderSource(path).class_names == ("cat", "dog")
+  heldout = FolderSource(path, "heldout")
+  assert everything(heldout) == [(100 + i, (i // 3,)) for i in range(6)]
+  assert said(heldout, "not read", "seg_pred/ (1 images)")
+
+
+def test_a_held_out_split_of_one_class_keeps_its_label(place):
+  path = place(pets("train/") | {"val/dog/0.png": png(50)})
+  assert everything(FolderSource(path, "heldout")) == [(50, (1,))]
+
+
+def test_a_cover_beside_the_one_folder_does_not_take_the_labels(place):
+  path = place(pets("train/", each=20) | {"cover.png": png(99)})
+  source = FolderSource(path)
+  assert source.class_names == ("cat", "dog")
+  assert said(source, "not read", "1 beside them")
+
+
+def test_lost_labels_are_said(place):
+  path = place(pets("pets/", each=20) | {"cover.png": png(99)})
+  source = FolderSource(path)
+  assert not source.class_names
+  assert said(source, "there are no labels", "pets/")
+
+
+def test_a_test_folder_trained_on_by_itself_is_said(place):
+  source = FolderSource(place(pets("test/", each=20)))
+  assert source.class_names == ("cat", "dog")
+  assert said(source, "all images lie in test/", "trained on")
+
+
+def test_classes_that_differ_in_capitals_are_said(tmp_path):
+  files = {f"{name}/{i}.png": png(i) for name in ("Cat", "cat") for i in (1, 2)}
+  source = FolderSource(write(tmp_path / "set", files), heldout_fraction=0.0)
+  assert said(source, "differ only in capitals: Cat, cat")
+
+
+def test_a_table_of_labels_goes_before_names_of_folders(place):
+  files = pets() | {f"test/{i}.png": png(i) for i in range(4)}
+  labels = [[path, 0] for path in files]
+  table = {"dataset.json": json.dumps({"labels": labels}).encode()}
+  source = FolderSource(place(files | table), heldout_fraction=0.0)
+  assert len(source) == 10
+  assert said(source, "test/ is named like a held-out split", "one set")
+
+
+def test_any_ending_of_a_jpeg_is_read_and_counted(place):
+  jpeg = images.encode(image(7), "jpeg")
+  endings = ("jpg", "JPEG", "jfif", "JFIF", "jpe", "jif", "pjpeg", "pjp")
+  files = {f"{i}.{ending}": jpeg for i, ending in enumerate(endings)}
+  source = FolderSource(place(files), heldout_fraction=0.0)
+  assert len(everything(source)) == len(endings)
+  assert said(source, "images by ending", "2 .jfif", "1 .jpe")
+
+
+def test_files_that_are_left_out_are_counted_by_ending_and_folder(place):
+  files = pets() | {"cat/a.avif": b"", "cat/b.AVIF": b"", "dog/c.avif": b""}
+  source = FolderSource(place(files | {"README": b"", "dog/d.txt": b""}))
+  assert said(source, "left out", "3 .avif (cat: 2, dog: 1)")
+  assert said(source, "1 without ending (the root: 1)", "1 .txt (dog: 1)")
+
+
+def test_a_clean_set_has_no_notes(place):
+  assert FolderSource(place(pets(each=20))).notes == ()
+
+
+HIDDEN = [
+  *("cat/@eaDir/0.png/SYNOPHOTO_THUMB_M.png", "@EADIR/cat/0.png"),
+  *("#recycle/cat/0.png", "cat/#Recycle/0.png", "lost+found/0.png"),
+  *("$RECYCLE.BIN/0.png", "System Volume Information/0.png"),
+  *("__MACOSX/cat/0.png", "cat/._0.png", "cat/deep/._1.png", "._cat/2.png"),
+  *(".git/0.png", "cat/.thumbnails/0.png", "Thumbs.db", "cat/Thumbs.db"),
+  *(".DS_Store", "cat/.DS_Store", "desktop.ini", "cat/@Recycle/0.png"),
+]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_what_systems_leave_is_hidden_at_any_depth(place, hidden):
+  source = FolderSource(place(pets() | {hidden: png(99)}), heldout_fraction=0.0)
+  assert [value for value, _ in everything(source)] == list(range(6))
+  assert source.class_names == ("cat", "dog")
+  (note,) = source.notes
+  assert "hidden files left out: 1 " in note
+  assert "left out, as" not in note
+
+
+def test_a_hidden_folder_that_may_not_be_read_is_passed(tmp_path):
+  root = write(tmp_path / "set", pets() | {"lost+found/0.png": b""})
+  os.chmod(os.path.join(root, "lost+found"), 0)
+  try:
+    assert len(FolderSource(root, heldout_fraction=0.0)) == 6
+  finally:
+    os.chmod(os.path.join(root, "lost+found"), stat.S_IRWXU)
+
+
+def test_an_empty_folder_says_what_it_has(place):
+  files = {"a.zip": b"", "b.zip": b"", "@eaDir/x.png": b""}
+  with pytest.raises(DataError, match=r"2 .zip \(the root: 2\).*1 .png \(@eaD"):
+    FolderSource(place(files))
+
+
+def named_zip(path, files):
+  """A zip of names that Python's own writer would change."""
+  with zipfile.ZipFile(path, "w") as archive:
+    for name, data in files:
+      info = zipfile.ZipInfo("x")
+      info.filename = name
+      archive.writestr(info, data)
+  return str(path)
+
+
+def test_backslashes_in_a_zip_divide_names(tmp_path):
+  files = [(name.replace("/", "\\"), data) for name, data in pets().items()]
+  files += [("cat\\._0.png", b"of macOS"), ("@eaDir\\cat\\0.png", png(9))]
+  source = FolderSource(
+    named_zip(tmp_path / "set.zip", files), heldout_fraction=0.0
+  )
+  assert source.class_names == ("cat", "dog")
+  assert [value for value, _ in everything(source)] == list(range(6))
+
+
+def test_a_folder_unpacked_without_its_folders_is_refused(tmp_path):
+  root = write(tmp_path / "set", {"cat\\0.png": png(0), "dog\\0.png": png(1)})
+  with pytest.raises(DataError, match="unpacked without making its folders"):
+    FolderSource(root)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("/etc/cat/0.png", "../cat/0.png", "cat/../../0.png", "\\cat\\0.png"),
+    *("C:\\cat\\0.png", "c:/cat/0.png", "..\\0.png", "//host/cat/0.png"),
+  ],
+)
+def test_names_that_lead_out_of_a_zip_are_refused(tmp_path, name):
+  path = named_zip(tmp_path / "set.zip", [*pets().items(), (name, png(9))])
+  with pytest.raises(DataError, match="which leads out of it"):
+    FolderSource(path)
+
+
+def test_a_dot_before_all_names_of_a_zip_changes_nothing(tmp_path):
+  files = [(f"./{name}", data) for name, data in pets().items()]
+  source = FolderSource(named_zip(tmp_path / "s.zip", files), "train", 0.0)
+  assert [value for value, _ in everything(source)] == list(range(6))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("again", ["cat/0.png", "cat\\0.png", "./cat/0.png"])
+def test_a_zip_with_two_files_of_one_name_is_refused(tmp_path, again):
+  path = named_zip(tmp_path / "set.zip", [*pets().items(), (again, png(9))])
+  with pytest.raises(DataError, match=r"two different files named 'cat/0.png'"):
+    FolderSource(path)
+  path = named_zip(tmp_path / "same.zip", [*pets().items(), (again, png(0))])
+  assert len(FolderSource(path, heldout_fraction=0.0)) == 6
+
+
+def with_table(rows, more=()):
+  files = pets()
+  table = {"labels": [[path, 0] for path in files] + rows}
+  return files | {"dataset.json": json.dumps(table).encode(), **dict(more)}
+
+
+@pytest.mark.parametrize("path", ["cat/0.png", "cat\\0.png", "./cat/0.png"])
+def test_two_labels_for_one_image_are_refused(place, path):
+  with pytest.raises(DataError, match=r"gives cat/0.png two labels, 0 and 1"):
+    FolderSource(place(with_table([[path, 1]])))
+  assert len(FolderSource(place(with_table([[path, 0]])), "train", 0.0)) == 6
+
+
+@pytest.mark.parametrize("label", [True, "1", 1.0, None, [1]])
+def test_labels_that_are_no_numbers_are_refused(place, label):
+  with pytest.raises(DataError, match="make it again"):
+    FolderSource(place(with_table([["cat/9.png", label]])))
+
+
+def test_a_key_twice_in_a_table_is_refused(place):
+  content = b'{"labels": [["a.png", 0]], "labels": [["a.png", 1]]}'
+  with pytest.raises(DataError, match="a key twice"):
+    FolderSource(place({"a.png": png(0), "dataset.json": content}))
+
+
+def test_images_that_a_table_names_and_that_are_not_there_are_said(place):
+  source = FolderSource(
+    place(with_table([["cat/gone.png", 1], ["cat/x.avif", 1]])), "train", 0.0
+  )
+  assert said(source, "names files that are not among the images, 2 in all")
+
+
+def test_an_image_that_a_table_does_not_name_is_refused(place):
+  files = with_table([], {"cat/new.png": png(9), "dog/new.png": png(9)})
+  with pytest.raises(
+    DataError, match=r"no label for cat/new.png, nor for 1 oth"
+  ):
+    FolderSource(place(files))
+
+
+def test_a_table_in_a_class_folder_is_said_to_give_no_labels(place):
+  files = pets() | {"cat/dataset.json": b'{"labels": null}'}
+  source = FolderSource(place(files), heldout_fraction=0.0)
+  assert source.class_names == ("cat", "dog")
+  assert said(source, "cat/dataset.json gives no labels")
+
+
+def test_all_images_of_a_folder_say_which_are_none(tmp_path):
+  path = write(tmp_path / "set", pets("train/") | pets("val/") | pets("test/"))
+  whole = Whole(path)
+  assert len(whole) == 12
+  assert said(whole, "not read", "test/ (6 images)")
+
+
+def test_all_images_of_a_folder_are_refused_with_one_of_its_splits(tmp_path):
+  # What only the held-out split tells must not be scored without it.
+  path = write(tmp_path / "set", pets("train/") | {"val/a.png": png(0)})
+  with pytest.raises(
+    DataError, match=r"val/a.png lies in no folder of a class"
+  ):
+    Whole(path)
+
+
+def test_another_held_out_input_leaves_no_images_without_a_word(tmp_path):
+  both = write(tmp_path / "both", pets("train/") | pets("val/", each=2))
+  inputs = open_inputs(both, both)
+  for source in inputs.values():
+    assert len(source) == 6
+    assert said(source, "its own held-out split (4 images) is not read")
+
+
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [
+    *(("train", "train"), ("Trn", "train"), ("TRAINING-2", "train")),
+    *(("dev-set", "heldout"), ("Held Out", "heldout"), ("valdata", "heldout")),
+    *(("unlabeled2017", "other"), ("strain", None), ("latest", None)),
+    *(("contest", None), ("interval", None), ("device", None), ("0", None)),
+    *(("trainer", None), ("evaluate_me", None), ("testament", None)),
+  ],
+)
+def test_words_are_whole(name, kind):
+  found = split_names.parse(name)
+  assert (found and found.kind) == kind
+
+
+def test_the_first_of_several_held_out_folders_is_taken():
+  names = ["test", "train", "dev", "heldout", "trainval"]
+  assert split_names.assign(names) == Assigned("train", "heldout")
+  names.remove("heldout")
+  assert split_names.assign(names) == Assigned("train", "dev")
