@@ -91,7 +91,7 @@ class Trained(NamedTuple):
   """A checkpoint, ready to sample from.
 
   `d` is D's weights as they are trained (`train.state.Average`), None where
-  they were not asked for.
+  they were not asked for; `stream` is the state of the run's data stream.
   """
 
   spec: RunSpec
@@ -100,6 +100,7 @@ class Trained(NamedTuple):
   ema: Any
   path: pathlib.Path
   d: Any = None
+  stream: Any = None
 
 
 def load(
@@ -142,4 +143,24 @@ def load(
   finally:
     checkpoints.close()
   d = average_of(restored.state.d) if discriminator else None
-  return Trained(spec, built, restored.step, restored.state.ema, folder.path, d)
+  return Trained(
+    spec,
+    built,
+    restored.step,
+    restored.state.ema,
+    folder.path,
+    d,
+    restored.data,
+  )
+
+
+def define_data_flag(values: flags.FlagValues) -> None:
+  """The flag of a run whose data have moved, for `DataSpec.at`."""
+  flags.DEFINE_multi_string(
+    "data",
+    [],
+    "where the run's data are now, if not where the config says; of a mixture "
+    "one for each source, in order, or --data=OLD=NEW for those that have "
+    "moved. Other data than the run has read are refused",
+    flag_values=values,
+  )

@@ -58,6 +58,13 @@ flags.DEFINE_enum(
   "build: of images that are not square; none squeezes them",
   flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+  "padding",
+  None,
+  "build: pixels of black on each side of an image before it is resized, as 2 "
+  "for digits of 28 px; that of the input if not given, mostly 0",
+  flag_values=FLAGS,
+)
 flags.DEFINE_enum(
   "encoding",
   "jpeg",
@@ -143,6 +150,7 @@ _OPTIONS = (
   "resolution",
   "channels",
   "crop",
+  "padding",
   "encoding",
   "quality",
   "multilabel",

@@ -37,6 +37,7 @@ from absl import flags
 
 from bigscale.cli.common import (
   Trained,
+  define_data_flag,
   define_process_flags,
   join_processes,
   load,
@@ -45,6 +46,7 @@ from bigscale.cli.common import (
 from bigscale.spec import DataSpec, RunSpec, require
 
 if TYPE_CHECKING:
+  from bigscale.data.sources import Source
   from bigscale.metrics.evaluate import Evaluator
 
 FLAGS = flags.FlagValues()
@@ -128,6 +130,16 @@ flags.DEFINE_bool(
   "with --workdir: what D says of train images, held-out ones and samples",
   flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+  "padding",
+  None,
+  "with --images: pixels of black on each side of images and reals that are "
+  "not of the size scored; what the reference says by default, for images too if "
+  "theirs have the size of its own",
+  lower_bound=0,
+  flag_values=FLAGS,
+)
+define_data_flag(FLAGS)
 define_process_flags(FLAGS)
 
 
@@ -158,6 +170,8 @@ def _score(trained: Trained) -> dict[str, Any]:
   from bigscale.train import hooks
 
   spec = _asked(trained.spec)
+  if not FLAGS.statistics or FLAGS.neighbours or FLAGS.d_accuracy:
+    inspection.check_data(spec, trained.stream)
   evaluate = spec.evaluate
   average = standing_statistics(
     spec.model,
@@ -186,6 +200,7 @@ def _score(trained: Trained) -> dict[str, Any]:
   )
   return {
     "step": trained.step,
+    "data": spec.data.sources,
     "truncation": FLAGS.truncation,
     "standing_batches": FLAGS.standing_batches,
     **scores,
@@ -204,9 +219,12 @@ def _asked(spec: RunSpec) -> RunSpec:
     evaluate = dataclasses.replace(evaluate, num_samples=FLAGS.num)
   if FLAGS.metrics:
     evaluate = dataclasses.replace(evaluate, scores=tuple(FLAGS.metrics))
+  data = spec.data.at(FLAGS.data)
   # What the run chose its best checkpoint by need not be asked for again.
   checkpoint = dataclasses.replace(spec.checkpoint, best="")
-  return dataclasses.replace(spec, evaluate=evaluate, checkpoint=checkpoint)
+  return dataclasses.replace(
+    spec, data=data, evaluate=evaluate, checkpoint=checkpoint
+  )
 
 
 def _against_file(num_samples: int) -> "Evaluator | None":
@@ -243,7 +261,8 @@ def _score_images(path: str) -> dict[str, Any]:
   from bigscale.data.reading import read_many
   from bigscale.data.whole import Whole
 
-  images = Whole(path)
+  images = Whole(path, 0)
+  images.padding = _padding_of(images)
   count = FLAGS.num or len(images)
   require(
     count <= len(images),
@@ -252,7 +271,7 @@ def _score_images(path: str) -> dict[str, Any]:
   side, _, channels = images.read(0).image.shape
   side = FLAGS.resolution or side
   evaluator = _against_file(count) or _against_source(count, side, channels)
-  data = DataSpec(source=FLAGS.reference) if FLAGS.reference else None
+  data = _reference() if FLAGS.reference else None
   look = inspection.Inspection(FLAGS, evaluator, data, side)
   # Folders list class by class: parts are to be of all.
   rows = np.random.default_rng(0).permutation(len(images))[:count]
@@ -263,6 +282,7 @@ def _score_images(path: str) -> dict[str, Any]:
   return {
     "images": images.identity,
     "num_images": count,
+    "padding": images.padding,
     **scores,
     **look.results(),
     "throughput": evaluator.throughput,
@@ -270,12 +290,30 @@ def _score_images(path: str) -> dict[str, Any]:
   }
 
 
+def _reference() -> DataSpec:
+  source = require_flag(FLAGS, "reference", "fashion_mnist")
+  return DataSpec(source=source, padding=FLAGS.padding)
+
+
+def _padding_of(images: "Source") -> int:
+  """The padding of --images: that of reals which are of one size with them."""
+  from bigscale.data.reading import open_data
+
+  if not FLAGS.reference:
+    return FLAGS.padding or 0
+  reals = open_data(_reference(), "train")
+  if not reals.padding or FLAGS.padding is not None:
+    return reals.padding
+  sides = [min(each.read(0).image.shape[:2]) for each in (images, reals)]
+  return reals.padding if sides[0] == sides[1] else 0
+
+
 def _against_source(count: int, side: int, channels: int) -> "Evaluator":
   """The evaluator of --reference."""
   from bigscale.metrics.evaluate import make_evaluator
 
   return make_evaluator(
-    DataSpec(source=require_flag(FLAGS, "reference", "fashion_mnist")),
+    _reference(),
     resolution=side,
     channels=channels,
     num_classes=0,

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from bigscale.data import splits
+from bigscale.data import content, splits
 from bigscale.data.encoded import (
   IMAGE_EXTENSIONS,
   EncodedSource,
@@ -47,8 +47,8 @@ class TarSource(EncodedSource):
   an image, and its label in `.cls` (a number) or `.json` (`{"label": 3}` or
   `{"labels": [3, 7]}`). Other files are left out, and so are samples without
   an image. Opening reads all headers and labels once (a million samples take
-  two minutes) and keeps some 60 bytes of each; the identity covers names, sizes
-  and labels.
+  two minutes) and keeps some 60 bytes of each; the identity covers names,
+  sizes, labels and the bytes of the tars (`content`).
 
   Images are held out by the names of their tar and sample, about 5% of every
   class, so that tars that are added move no other.
@@ -96,6 +96,7 @@ class TarSource(EncodedSource):
     digest.update(self._places[:, 2].astype("<i8").tobytes())
     labels = [label for record in own for label in record.labels]
     super().__init__(
+      "tar",
       os.path.basename(self._files[0].path).removesuffix(".tar"),
       split,
       names,
@@ -116,6 +117,15 @@ class TarSource(EncodedSource):
     ):
       found += find_missing(file.path, size, records)
     return found
+
+  def _read_content(self) -> content.Content:
+    folder = os.path.dirname(self._files[0].path)
+    return content.of_files(
+      folder,
+      [os.path.relpath(file.path, folder or ".") for file in self._files],
+      np.array(self._sizes),
+      self.name,
+    )
 
   def _encoded(self, index: int) -> bytes:
     tar, offset, size = self._places[index].tolist()

@@ -36,9 +36,10 @@ def facts(path: str) -> dict[str, Any]:
 
   Returns:
     `path`, `bytes` (on disk, or None) and `splits`: of each `records`,
-    `identity`, `files`, `bytes`, `image_shapes` (how many of up to 64 images
-    have a shape), `unreadable` (of those), `class_names` and `label_counts`
-    (None where they would take too long); of shards also `manifest`.
+    `identity`, `padding`, `files`, `bytes`, `image_shapes` (how many of up to
+    64 images have a shape), `unreadable` (of those), `class_names` and
+    `label_counts` (None where they would take too long); of shards also
+    `manifest`.
 
   Raises:
     DataError: there is no such set, or it is not sound.
@@ -94,6 +95,7 @@ def _of_split(
   return {
     "records": len(source),
     "identity": source.identity,
+    "padding": source.padding,
     "files": len(source.file_records),
     "bytes": sum(shard.bytes for shard in shards) if shards else None,
     "image_shapes": shapes,
@@ -165,6 +167,8 @@ def _split_lines(
   elif found["bytes"] is not None:
     line += f", about {found['bytes'] / total:,.0f} bytes an image"
   lines = [line, f"  identity: {of_split['identity']}"]
+  if of_split["padding"]:
+    lines.append(f"  padding: {of_split['padding']} px of black on each side")
   for shape, count in of_split["image_shapes"].items():
     lines.append(f"  {shape}: {count} of {min(records, _LOOKED_AT)} looked at")
   if of_split["unreadable"]:

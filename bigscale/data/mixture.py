@@ -153,14 +153,14 @@ def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
   if not spec.mixture:
     (source,) = sources
     return Labels((tuple(range(source.num_classes)),), source.class_names)
-  names = [part.source for part in spec.mixture]
+  names = [part.name or part.source for part in spec.mixture]
   if spec.mixture_labels == "none":
     return Labels(((),) * len(sources), ())
   if spec.mixture_labels == "source":
     tables = [(i,) * max(1, s.num_classes) for i, s in enumerate(sources)]
     return Labels(tuple(tables), tuple(names))
   tables, found = [], {}
-  for part, source in zip(spec.mixture, sources, strict=True):
+  for part, prefix, source in zip(spec.mixture, names, sources, strict=True):
     if not source.num_classes:
       raise DataError(
         f"data.mixture_labels='joint', but {source!r} has no labels; use "
@@ -174,7 +174,7 @@ def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
     first = max(found, default=-1) + 1
     table = part.labels or tuple(range(first, first + source.num_classes))
     for label, name in zip(table, source.class_names, strict=True):
-      found.setdefault(label, f"{part.source}/{name}")
+      found.setdefault(label, f"{prefix}/{name}")
     tables.append(tuple(table))
   missing = sorted(set(range(max(found) + 1)) - set(found))
   if missing:
@@ -197,7 +197,7 @@ class Mixed(Source):
     """`sources` with their shares and labels."""
     self._sources, self._deal, self._labels = tuple(sources), deal, labels
     self.class_names = labels.class_names
-    self.identity = identity_of(sources, deal, labels)
+    self.name = _describe([s.name for s in sources], deal, labels)
     rounds = 1
     while all(
       count <= len(source)
@@ -212,8 +212,23 @@ class Mixed(Source):
       step //= 2
     self._length = rounds * deal.round_length
 
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return identity_of(self._sources, self._deal, self._labels)
+
+  @property
+  def outline(self) -> str:
+    """See `Source`."""
+    return outline_of(self._sources, self._deal, self._labels)
+
   def __len__(self) -> int:
     return self._length
+
+  def padding_of(self, index: int) -> int:
+    """See `Source`."""
+    (which,), _ = self._deal(np.array([index]))
+    return self._sources[which].padding
 
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""
@@ -241,10 +256,19 @@ class Mixed(Source):
 
 def identity_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
   """Names the content of a mixture, or of the one source it has."""
+  return _describe([source.identity for source in sources], deal, labels)
+
+
+def outline_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
+  """The same of what can be told without reading all files."""
+  return _describe([source.outline for source in sources], deal, labels)
+
+
+def _describe(sources: Sequence[str], deal: Deal, labels: Labels) -> str:
   if len(sources) == 1:
-    return sources[0].identity
+    return sources[0]
   parts = [
-    f"{share / _UNIT:.9g} of {source.identity} as {table}"
+    f"{share / _UNIT:.9g} of {source} as {table}"
     for share, source, table in zip(
       deal.shares, sources, labels.tables, strict=True
     )

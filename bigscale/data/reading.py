@@ -21,6 +21,7 @@ from bigscale.data.sources import (
   Source,
   Split,
   open_source,
+  padding_of,
 )
 from bigscale.data.subset import Subset
 from bigscale.spec import DataSpec
@@ -68,14 +69,17 @@ def open_parts(spec: DataSpec, split: Split, seed: int = 0) -> Parts:
   """
   parts = spec.mixture or (spec,)
   sources = tuple(
-    _open(part.source, split, part.subset, part.classes) for part in parts
+    _open(part.source, split, part.subset, part.classes, part.padding)
+    for part in parts
   )
   deal = deal_of(shares_of(spec, sources), seed)
   return Parts(sources, deal, labels_of(spec, sources))
 
 
-def _open(source: str, split: Split, subset: int, classes: int) -> Source:
-  opened = open_source(source, split)
+def _open(
+  source: str, split: Split, subset: int, classes: int, padding: int | None
+) -> Source:
+  opened = open_source(source, split, padding)
   size = subset if split == "train" else 0
   return Subset(opened, size, classes) if size or classes else opened
 
@@ -108,7 +112,7 @@ def read_many(
   images, labels = np.empty(shape, np.uint8), np.zeros(len(indices), np.int32)
   for row, index in enumerate(np.asarray(indices).tolist()):
     sample = _read_from(source, index)
-    transforms.fit_into(sample.image, images[row])
+    transforms.fit_into(sample.image, images[row], padding_of(source, index))
     if sample.labels:
       labels[row] = sample.labels[0]
   return Samples(images, labels)

@@ -21,7 +21,13 @@ import numpy as np
 from bigscale.data import manifest as manifests
 from bigscale.data import records
 from bigscale.data.manifest import DataError, Manifest, Shard
-from bigscale.data.sources import BadRecordError, Missing, Sample, Source
+from bigscale.data.sources import (
+  BadRecordError,
+  Missing,
+  Sample,
+  Source,
+  usual_padding,
+)
 from bigscale.data.splits import check_index
 
 MAX_OPEN_RECORDS = 32_000_000
@@ -44,7 +50,11 @@ class ShardSource(Source):
     self._manifest: Manifest = manifests.load(directory)
     self._shards = self._manifest.of(split)
     self.class_names = self._manifest.class_names
-    self.identity = self._manifest.identity(split)
+    self.padding = self._manifest.padding
+    self.usual_padding = usual_padding(
+      min(self._manifest.schema.image_shape[:2])
+    )
+    self.name = self._manifest.identity(split)
     self._max_open = max_open_records
     if not self._shards:
       raise DataError(
@@ -70,6 +80,9 @@ class ShardSource(Source):
 
   def __len__(self) -> int:
     return self._offsets[-1]
+
+  def _content(self) -> str:
+    return self.name
 
   @property
   def file_records(self) -> tuple[int, ...]:
@@ -110,7 +123,7 @@ class ShardSource(Source):
         raise ValueError(f"its labels {labels} are not all in [0, {limit})")
     except (ValueError, RuntimeError, IndexError, DataError) as error:
       where = f"{record} of {self._path(shard)}"
-      raise BadRecordError(self.identity, index, str(error), where) from error
+      raise BadRecordError(self.name, index, str(error), where) from error
     return Sample(image, labels if classes else ())
 
   def labels(self) -> np.ndarray:

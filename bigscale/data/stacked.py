@@ -28,18 +28,22 @@ class StackedSource(Source):
     digits: what is stacked.
   """
 
-  def __init__(self, name: str, split: Split) -> None:
+  def __init__(
+    self, name: str, split: Split, padding: int | None = None
+  ) -> None:
     """Opens the digits.
 
     Args:
       name: their source.
       split: `train` or `heldout`.
+      padding: of the digits, and so of the stacks (`open_source`).
 
     Raises:
       DataError: there is no such source, or its records have no labels or
         several, or colours.
     """
-    self.digits = open_source(name, split)
+    self.digits = open_source(name, split, padding)
+    self.padding = self.digits.padding
     self._records = _RECORDS[split]
     first = self.digits.read(0)
     if first.image.shape[-1] != 1 or len(first.labels) != 1:
@@ -53,7 +57,17 @@ class StackedSource(Source):
     self.class_names = tuple(
       between.join((a, b, c)) for a in names for b in names for c in names
     )
-    self.identity = f"stacked {self._records}/{self.digits.identity}"
+    self.name = f"stacked {self._records}/{self.digits.name}"
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return f"stacked {self._records}/{self.digits.identity}"
+
+  @property
+  def outline(self) -> str:
+    """See `Source`."""
+    return f"stacked {self._records}/{self.digits.outline}"
 
   def __len__(self) -> int:
     return self._records

@@ -105,6 +105,40 @@ def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
   return folder, _read_spec(folder)
 
 
+def with_places(
+  workdir: str | os.PathLike[str],
+  spec: RunSpec,
+  places: Sequence[str],
+  *,
+  begun: bool,
+) -> tuple[RunSpec, RunSpec]:
+  """Finds where a run's data are now.
+
+  A run that has begun keeps the places its `spec.json` names: a config with
+  other ones says where to read, as `places` do. Whether the data there are the
+  same shows when the checkpoint is restored.
+
+  Args:
+    workdir: the folder.
+    spec: of the run, from its config.
+    places: see `DataSpec.at`.
+    begun: whether the folder holds a checkpoint.
+
+  Returns:
+    The spec as the run began, and with the places to read from.
+
+  Raises:
+    SpecError: the places do not fit the sources.
+  """
+  folder = RunFolder(_local(workdir))
+  if begun and folder.spec.is_file():
+    there, here = _read_spec(folder).data.sources, spec.data.sources
+    if there != here and len(there) == len(here) and not places:
+      places = here
+      spec = dataclasses.replace(spec, data=spec.data.with_sources(there))
+  return spec, dataclasses.replace(spec, data=spec.data.at(places))
+
+
 def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
   # Rows are appended to files, which buckets do not know.
   if "://" in str(workdir):
@@ -154,6 +188,10 @@ def _differences(
     for key in sorted(old.keys() | new.keys()):
       name = f"{path}.{key}" if path else key
       yield from _differences(old.get(key), new.get(key), name)
+  elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    # A group of settings in a list may lack new ones, as any group may.
+    for number, pair in enumerate(zip(old, new, strict=True)):
+      yield from _differences(*pair, f"{path}[{number}]")
   elif old != new:
     yield path, old, new
 
