@@ -106,7 +106,7 @@ RULES = (
     ("train/folder", "train/build", "train/checkpoint", "train/state"),
   ),
   (
-    r"train/(hooks|guard|loop)",
+    r"train/(hooks|guard|loop|reals)",
     (
       "train",
       "monitor/verdict",

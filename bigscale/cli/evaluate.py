@@ -134,8 +134,8 @@ flags.DEFINE_integer(
   "padding",
   None,
   "with --images: pixels of black on each side of images and reals that are "
-  "not of the size scored; what the reference says by default, for images too if "
-  "theirs have the size of its own",
+  "not of the size scored; what the reference says by default, for images too "
+  "if theirs have the size of its own",
   lower_bound=0,
   flag_values=FLAGS,
 )

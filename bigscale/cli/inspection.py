@@ -256,6 +256,7 @@ def _write_statistics(file: str, evaluator: "Evaluator", side: int) -> None:
   )
   (panel,) = evaluator.panels
   moments = panel.reference.reals.moments
+  protocol = evaluator.reference["protocol"]
   save_statistics(
     file,
     Statistics(
@@ -265,6 +266,6 @@ def _write_statistics(file: str, evaluator: "Evaluator", side: int) -> None:
       resize=panel.network.protocol.get("resize"),
       feature=panel.network.name,
       weights=panel.network.fingerprint,
-      source=f"{evaluator.reference['protocol']['train']} at {side} px",
+      source=f"{protocol['train_name']} ({protocol['train']}) at {side} px",
     ),
   )

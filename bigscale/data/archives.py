@@ -119,13 +119,8 @@ class TarSource(EncodedSource):
     return found
 
   def _read_content(self) -> content.Content:
-    folder = os.path.dirname(self._files[0].path)
-    return content.of_files(
-      folder,
-      [os.path.relpath(file.path, folder or ".") for file in self._files],
-      np.array(self._sizes),
-      self.name,
-    )
+    paths = [file.path for file in self._files]
+    return content.of_files("", paths, np.array(self._sizes), self.name)
 
   def _encoded(self, index: int) -> bytes:
     tar, offset, size = self._places[index].tolist()

@@ -81,7 +81,7 @@ def of_files(
   A file that cannot be read counts as such, with a warning.
 
   Args:
-    root: folder of the files; local, or whatever `epath` opens.
+    root: folder of the files; local, or whatever `epath` opens; "" for none.
     paths: of the files, below the root.
     sizes: [N] integers, bytes of each when it was listed.
     name: of the set, for messages.
@@ -94,7 +94,7 @@ def of_files(
   rows = range(len(paths))
   if len(paths) > MOST_FILES or total > MOST_BYTES:
     whole, rows = False, _sample(paths)
-  kept = Digests(root)
+  kept = Digests(root or paths[0])
   started, told = time.monotonic(), []
   if (total > _MUCH_BYTES and whole) or len(rows) > _MANY_FILES:
     _log.warning(

@@ -27,7 +27,11 @@ class Digests:
   """The kept digests of files below one folder."""
 
   def __init__(self, root: str) -> None:
-    """Reads what is kept."""
+    """Reads what is kept.
+
+    Args:
+      root: the folder, or the first of some files.
+    """
     place = root if "://" in root else os.path.realpath(root)
     name = re.sub(r"[^A-Za-z0-9]+", "_", os.path.basename(place))[:40]
     text = place.encode("utf-8", "surrogateescape")
@@ -41,7 +45,7 @@ class Digests:
     """Returns what a digest is kept by.
 
     Args:
-      path: of a file, below the folder.
+      path: of a file, below the folder or whole.
       *state: all that tells whether it has changed.
     """
     text = repr((path, *state)).encode("utf-8", "surrogateescape")

@@ -98,13 +98,8 @@ class TfdsSource(Source):
 
   def _content(self) -> str:
     paths = [file.path for file in self._files]
-    folder = os.path.dirname(paths[0])
-    read = content.of_files(
-      folder,
-      [os.path.relpath(path, folder) for path in paths],
-      np.array([_size(path) for path in paths]),
-      self.name,
-    )
+    sizes = np.array([_size(path) for path in paths])
+    read = content.of_files("", paths, sizes, self.name)
     digest = hashlib.sha256(self._digest + read.digest).hexdigest()
     return f"{self.name}@{digest[:16]}{read.note}"
 

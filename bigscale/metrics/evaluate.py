@@ -290,6 +290,8 @@ def _describe(
       "present_share": PRESENT_SHARE,
       "train": train.identity,
       "heldout": heldout.identity,
+      "train_name": train.name,
+      "heldout_name": heldout.name,
       "seed": seed,
     },
   }
