@@ -231,7 +231,11 @@ def _open(source: str, split: Split) -> Source:
 
     return FolderSource(source, split)
   close = difflib.get_close_matches(source, EMBEDDED, n=1)
-  hint = f"did you mean {close[0]!r}?" if close else "check the path."
+  hint = (
+    f"did you mean {close[0]!r}?"
+    if close
+    else "check the path; where the data of a run have moved, give --data=PATH."
+  )
   raise DataError(
     f"data.source={source!r} is neither an embedded set "
     f"({', '.join(EMBEDDED)}), nor a directory, .zip or .npz that exists, nor "
