@@ -19,6 +19,7 @@ from bigscale.spec import DataSpec, SpecError
 
 def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
   model = {"resolution": 4, "channels": 1, "num_classes": 3, "processes": 1}
+  decide = settings.pop("decide", pipeline._alone)
   model.update(
     {key: settings.pop(key) for key in tuple(settings) if key in model}
   )
@@ -29,6 +30,7 @@ def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
     batches_per_step=batches,
     seed=seed,
     rows=rows,
+    decide=decide,
   )
 
 
