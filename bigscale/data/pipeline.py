@@ -194,10 +194,11 @@ def check_same(state: Mapping[str, Any], identity: str, spec: DataSpec) -> None:
   where = ", ".join(spec.sources)
   if state.get("source_form") != SOURCE_FORM:
     raise DataError(
-      f"the checkpoint was saved by an earlier version, which knew data by "
-      f"names and sizes ({source}), not by content: whether {where} "
-      f"({identity}) is the same cannot be told; go on with the version that "
-      "began the run, or start a new run with --init_from"
+      f"the checkpoint was saved by an earlier version, which knew files by "
+      f"names and sizes, not by content, and framed all images of 28 px "
+      f"({source}): whether {where} ({identity}) is the same cannot be told; "
+      "go on with the version that began the run, or start a new run with "
+      "--init_from"
     )
   raise DataError(
     f"the checkpoint stands in {source}, but the run reads {identity} in "

@@ -83,11 +83,13 @@ class Records:
     # Lists: to take an element of an array costs several times as much.
     columns = (which, indices, positions, flips, choices)
     rows = zip(*(column.tolist() for column in columns), strict=True)
+    paddings = [padding_of(source) for source in self.parts.sources]
     faults: list[Fault] = []
     for row, (number, index, position, flip, choice) in enumerate(rows):
       sample = self._read(number, index, position, faults)
-      padding = padding_of(self.parts.sources[number], index)
-      transforms.fit_into(sample.image, images[row], padding, mirrored=flip)
+      transforms.fit_into(
+        sample.image, images[row], paddings[number], mirrored=flip
+      )
       found = self.parts.labels.of(number, sample.labels)
       if found:
         labels[row] = found[choice % len(found)]

@@ -96,8 +96,13 @@ def pad(image_hwc: np.ndarray, padding: int) -> np.ndarray:
   """Puts a black frame of `padding` pixels around an image [H, W, C] uint8."""
   if not padding:
     return image_hwc
-  frame = (padding, padding)
-  return np.pad(image_hwc, (frame, frame, (0, 0)))
+  height, width, channels = image_hwc.shape
+  # Several times as fast as `numpy.pad`.
+  framed = np.zeros(
+    (height + 2 * padding, width + 2 * padding, channels), np.uint8
+  )
+  framed[padding:-padding, padding:-padding] = image_hwc
+  return framed
 
 
 def resize(image_hwc: np.ndarray, resolution: int) -> np.ndarray:
