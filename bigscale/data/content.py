@@ -11,9 +11,11 @@ Digests are kept in the cache folder, by path, size and times of a file, and not
 read again as long as those stay.
 """
 
+import errno
 import hashlib
 import logging
 import os
+import stat
 import time
 import zlib
 from collections.abc import Sequence
@@ -175,6 +177,9 @@ def _stat(path: str) -> tuple[int, int, int]:
     changed = int((found.mtime or 0) * _NANOSECONDS)
     return found.length, changed, changed
   found = os.stat(path)
+  if not stat.S_ISREG(found.st_mode):
+    # To open a pipe is to wait for somebody who writes.
+    raise OSError(errno.EINVAL, "it is no file")
   return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

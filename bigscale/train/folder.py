@@ -132,7 +132,11 @@ def with_places(
   """
   folder = RunFolder(_local(workdir))
   if begun and folder.spec.is_file():
-    there, here = _read_spec(folder).data.sources, spec.data.sources
+    with _reading(folder.spec):
+      # Not as a spec: other versions know other settings.
+      data = json.loads(folder.spec.read_text())["spec"]["data"]
+      there = tuple(part["source"] for part in data["mixture"] or (data,))
+    here = spec.data.sources
     if there != here and len(there) == len(here) and not places:
       places = here
       spec = dataclasses.replace(spec, data=spec.data.with_sources(there))

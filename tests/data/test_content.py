@@ -435,6 +435,14 @@ def test_a_file_that_cannot_be_read_is_said_and_counts_as_such(
   assert whole.identity != lacking
 
 
+def test_nobody_waits_for_a_pipe_that_is_called_an_image(tmp_path, caplog):
+  source = in_folder(tmp_path, BEFORE)
+  os.remove(tmp_path / "set" / "a" / "004.bmp")
+  os.mkfifo(tmp_path / "set" / "a" / "004.bmp")
+  assert source.identity
+  assert "it is no file" in caplog.text
+
+
 def test_what_takes_long_is_announced_and_timed(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(content, "_MUCH_BYTES", 100)
   monkeypatch.setattr(content, "_LONG", 0.0)
