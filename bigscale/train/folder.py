@@ -135,10 +135,11 @@ def with_places(
     with _reading(folder.spec):
       # Not as a spec: other versions know other settings.
       data = json.loads(folder.spec.read_text())["spec"]["data"]
-      there = tuple(part["source"] for part in data["mixture"] or (data,))
+      parts = data.get("mixture") or (data,)
+      there = tuple(part["source"] for part in parts)
     here = spec.data.sources
-    if there != here and len(there) == len(here) and not places:
-      places = here
+    if there != here and len(there) == len(here):
+      places = places or here
       spec = dataclasses.replace(spec, data=spec.data.with_sources(there))
   return spec, dataclasses.replace(spec, data=spec.data.at(places))
 
@@ -192,12 +193,18 @@ def _differences(
     for key in sorted(old.keys() | new.keys()):
       name = f"{path}.{key}" if path else key
       yield from _differences(old.get(key), new.get(key), name)
-  elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-    # A group of settings in a list may lack new ones, as any group may.
+  elif _are_groups(old) and _are_groups(new) and len(old) == len(new):
+    # A group of settings may lack new ones, also in a list.
     for number, pair in enumerate(zip(old, new, strict=True)):
       yield from _differences(*pair, f"{path}[{number}]")
   elif old != new:
     yield path, old, new
+
+
+def _are_groups(value: Any) -> bool:
+  return isinstance(value, list) and all(
+    isinstance(each, Mapping) for each in value
+  )
 
 
 def versions() -> dict[str, str]:

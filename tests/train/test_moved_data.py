@@ -140,11 +140,15 @@ def test_data_that_moved_are_the_same_data(resumed, run, tmp_path):
   assert "photos" in said
   assert "--data=PATH" in said
   moved = str(tmp_path / "elsewhere")
-  for code, said in (resumed(f"--data={moved}"), resumed(source=moved)):
+  for code, said in (
+    resumed(f"--data={moved}"),
+    resumed(source=moved),
+    resumed(f"--data={moved}", source=moved),
+  ):
     assert code == 0, said
   assert spec_in(run) == before
   moves = [event["places"] for event in events(run, "data_moved")]
-  assert moves == [[moved], [moved]]
+  assert moves == [[moved]] * 3
 
 
 def test_other_data_at_another_place_are_refused(resumed, run, tmp_path):
