@@ -208,6 +208,20 @@ def make_evaluator(
   )
 
 
+def content_of(data: DataSpec) -> tuple[str, str]:
+  """Identities of the splits that scores compare with.
+
+  Args:
+    data: as `make_evaluator` takes it.
+
+  Raises:
+    DataError: the source cannot be read.
+  """
+  data = dataclasses.replace(data, subset=0)
+  train, heldout = open_data(data, "train"), open_data(data, "heldout")
+  return train.identity, heldout.identity
+
+
 def _open(
   feature: str,
   train: Source,
