@@ -25,7 +25,8 @@ FLOP: of both updates, from layer shapes (`docs/flops.md`).
 Stacked MNIST is not in their code. The paper: CIFAR-10's model without classes,
 no augmentation, a constant learning rate, a burn-in "considerably" shorter.
 Chosen here: the burn-in (a tenth), gamma, the half-life, and 20 Mimg, which are
-7 hours at the pace of their CIFAR-10 run. Digits are not mirrored.
+7 hours at the pace of their CIFAR-10 run. Digits are not mirrored, and those of
+28 px are framed to 32 px where the set is built (`data build --padding=2`).
 """
 
 import dataclasses

@@ -121,7 +121,7 @@ RULES = (
     ("train/folder", "train/build", "train/checkpoint", "train/state"),
   ),
   (
-    r"train/(hooks|guard|scoring|loop)",
+    r"train/(hooks|guard|scoring|loop|reals)",
     (
       "train",
       "monitor/verdict",

@@ -106,7 +106,8 @@ class Trained(NamedTuple):
 
   `d` is D's weights as they are trained (`train.state.Average`), None where
   they were not asked for. `imported` is what `bigscale import` noted of the
-  weights, {} for weights that were trained here.
+  weights, {} for weights that were trained here. `stream` is the state of the
+  run's data stream.
   """
 
   spec: RunSpec
@@ -116,6 +117,7 @@ class Trained(NamedTuple):
   path: pathlib.Path
   d: Any = None
   imported: Mapping[str, Any] = {}
+  stream: Any = None
 
 
 def load(
@@ -166,4 +168,17 @@ def load(
     folder.path,
     d,
     restored.meta.get("imported", {}),
+    restored.data,
+  )
+
+
+def define_data_flag(values: flags.FlagValues) -> None:
+  """The flag of a run whose data have moved, for `DataSpec.at`."""
+  flags.DEFINE_multi_string(
+    "data",
+    [],
+    "where the run's data are now, if not where the config says; of a mixture "
+    "one for each source, in order, or --data=OLD=NEW for those that have "
+    "moved. Other data than the run has read are refused",
+    flag_values=values,
   )

@@ -55,6 +55,13 @@ flags.DEFINE_enum(
   "of images that are not square; none squeezes them",
   flag_values=BUILD,
 )
+flags.DEFINE_integer(
+  "padding",
+  None,
+  "build: pixels of black on each side of an image before it is resized, as 2 "
+  "for digits of 28 px; that of the input if not given, mostly 0",
+  flag_values=BUILD,
+)
 flags.DEFINE_enum(
   "encoding",
   "jpeg",
@@ -136,6 +143,7 @@ _OPTIONS = (
   "resolution",
   "channels",
   "crop",
+  "padding",
   "encoding",
   "quality",
   "multilabel",

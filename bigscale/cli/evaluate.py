@@ -44,6 +44,7 @@ from absl import flags, logging
 from bigscale.cli import truncation
 from bigscale.cli.common import (
   Trained,
+  define_data_flag,
   define_process_flags,
   join_processes,
   load,
@@ -148,6 +149,16 @@ flags.DEFINE_bool(
   flag_values=FLAGS,
 )
 truncation.define_flags(FLAGS)
+flags.DEFINE_integer(
+  "padding",
+  None,
+  "with --images: pixels of black on each side of images and reals that are "
+  "not of the size scored; what the reference says by default, for images too "
+  "if theirs have the size of its own",
+  lower_bound=0,
+  flag_values=FLAGS,
+)
+define_data_flag(FLAGS)
 define_process_flags(FLAGS)
 
 
@@ -176,6 +187,8 @@ def _score(trained: Trained) -> dict[str, Any]:
   from bigscale.train import hooks
 
   spec = _asked(trained.spec)
+  if not FLAGS.statistics or FLAGS.neighbours or FLAGS.d_accuracy:
+    inspection.check_data(spec, trained.stream)
   evaluate = spec.evaluate
   evaluator = _against_file(evaluate.num_samples, spec)
   evaluator = evaluator or hooks.evaluator_of(spec)
@@ -196,6 +209,7 @@ def _score(trained: Trained) -> dict[str, Any]:
   scores = evaluator.score(look.passing(drawn))
   return {
     "step": trained.step,
+    "data": spec.data.sources,
     **drawn_under.protocol,
     **scores,
     **look.results(),
@@ -215,10 +229,11 @@ def _asked(spec: RunSpec) -> RunSpec:
     evaluate = dataclasses.replace(evaluate, scores=tuple(FLAGS.metrics))
   if FLAGS.labels:
     evaluate = dataclasses.replace(evaluate, labels=FLAGS.labels)
+  data = _data(spec.data.at(FLAGS.data))
   # What the run chose its best checkpoint by need not be asked for again.
   checkpoint = dataclasses.replace(spec.checkpoint, best="")
   return dataclasses.replace(
-    spec, evaluate=evaluate, checkpoint=checkpoint, data=_data(spec.data)
+    spec, data=data, evaluate=evaluate, checkpoint=checkpoint
   )
 
 
@@ -310,7 +325,7 @@ def _score_images() -> dict[str, Any]:
   data = None
   if not FLAGS.statistics:
     reference = require_flag(FLAGS, "reference", "fashion_mnist")
-    data = _data(DataSpec(source=reference))
+    data = _data(DataSpec(source=reference, padding=FLAGS.padding))
 
   def make(count: int, side: int, channels: int) -> "Evaluator":
     if data is None:

@@ -11,7 +11,7 @@ from absl import flags
 from bigscale.cli import inspection
 from bigscale.data import notes
 from bigscale.data.manifest import DataError
-from bigscale.data.reading import Reader, Samples
+from bigscale.data.reading import Reader, Samples, open_data
 from bigscale.data.shapes import Survey, choose, survey
 from bigscale.data.whole import Whole
 from bigscale.spec import DataSpec, require
@@ -58,6 +58,7 @@ def score(
   found = survey(images)
   channels = values.channels and int(values.channels)
   side, channels = choose(images, found, values.resolution, channels)
+  images.padding = _padding(values.padding, data, found)
   _warn_of_others(images, found, side, channels)
   evaluator = make(asked, side, channels)
   seen = inspection.Inspection(values, evaluator, data, side)
@@ -74,7 +75,7 @@ def score(
   return {
     "images": images.identity,
     "num_images": reader.images_read,
-    **_said(reader, found),
+    **_said(reader, found, images.padding),
     **evaluator.compare(looked),
     **seen.results(),
     "throughput": evaluator.throughput,
@@ -82,7 +83,18 @@ def score(
   }
 
 
-def _said(reader: Reader, found: Survey) -> dict[str, Any]:
+def _padding(asked: int | None, data: DataSpec | None, found: Survey) -> int:
+  """Returns the padding of the images: that of reals of the same side."""
+  if data is None or asked is not None:
+    return asked or 0
+  reals = open_data(data, "train")
+  if not reals.padding:
+    return 0
+  sides = [min(next(iter(each.counts))[:2]) for each in (found, survey(reals))]
+  return reals.padding if sides[0] == sides[1] else 0
+
+
+def _said(reader: Reader, found: Survey, padding: int) -> dict[str, Any]:
   """How images were read and fitted."""
   met = reader.facts()
   side, _, channels = reader.image_shape
@@ -93,6 +105,7 @@ def _said(reader: Reader, found: Survey) -> dict[str, Any]:
       "labels": "of no class: the images are given",
       "side": side,
       "channels": channels,
+      "padding": padding,
       "resized": met["resized"],
       "recoloured": met["recoloured"],
       **found.facts(),

@@ -1,14 +1,15 @@
 """What `bigscale evaluate` does with samples and reals besides scoring them."""
 
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from bigscale.cli.common import Trained, require_flag
-from bigscale.spec import DataSpec, SpecError, require
+from bigscale.data.manifest import DataError
+from bigscale.spec import DataSpec, RunSpec, SpecError, require
 
 if TYPE_CHECKING:
   from bigscale.data.sources import Source
@@ -23,7 +24,7 @@ def check(values: flags.FlagValues) -> None:
     SpecError: names them, and what to do.
   """
   images, statistics = values.images, values.statistics
-  for name in ("resolution", "channels"):
+  for name in ("resolution", "channels", "padding"):
     require(
       images or values[name].value is None,
       f"--{name}={values[name].value} is of given images, and a run's images "
@@ -35,6 +36,10 @@ def check(values: flags.FlagValues) -> None:
     f"{images} are drawn already; leave it out",
   )
   if images:
+    require(
+      not values.data,
+      "--data is of a run; give --reference the place of the reals",
+    )
     require(
       values.workdir is None,
       f"--workdir={values.workdir} and --images={images}: give one of them",
@@ -79,6 +84,31 @@ def check(values: flags.FlagValues) -> None:
   )
   for name, ending in (("neighbours", ".png"), ("write_statistics", ".npz")):
     _check_file(name, values[name].value, ending)
+
+
+def check_data(spec: RunSpec, stream: Mapping[str, Any]) -> None:
+  """Checks that data are those that a run was trained on.
+
+  Args:
+    spec: of the run, with the place of the data.
+    stream: state of the run's stream, from the checkpoint.
+
+  Raises:
+    SpecError: they are others, or cannot be opened.
+  """
+  from bigscale.data import mixture, pipeline
+  from bigscale.data.reading import open_parts
+
+  if "source" not in stream:
+    return  # Of weights that were imported.
+  parts = open_parts(spec.data, "train", spec.seed)
+  try:
+    pipeline.check_same(stream, mixture.identity_of(*parts), spec.data)
+  except DataError as error:
+    # The step the run stands at is not gone on with: to score it does no harm.
+    if stream.get("source_form") == pipeline.SOURCE_FORM:
+      raise
+    logging.warning("%s", error)
 
 
 def _check_file(name: str, value: str | None, ending: str) -> None:
@@ -236,6 +266,7 @@ def _write_statistics(file: str, evaluator: "Evaluator", side: int) -> None:
   )
   (panel,) = evaluator.panels
   moments = panel.reference.reals.moments
+  protocol = evaluator.reference["protocol"]
   save_statistics(
     file,
     Statistics(
@@ -245,7 +276,7 @@ def _write_statistics(file: str, evaluator: "Evaluator", side: int) -> None:
       resize=panel.network.protocol.get("resize"),
       feature=panel.network.name,
       weights=panel.network.fingerprint,
-      source=f"{evaluator.reference['protocol']['train']} at {side} px",
+      source=f"{protocol['train_name']} ({protocol['train']}) at {side} px",
       label_counts=_label_counts(panel.reference.label_counts),
     ),
   )

@@ -5,6 +5,7 @@ r"""Train a GAN; started again on the same folder, it resumes.
       --config.total_kimg=500 --config.optim.g_lr.first=1e-3
   bigscale train --config=configs/fashion_r3gan.py --workdir=runs/second \
       --init_from=runs/fashion
+  bigscale train --config=my_config.py --workdir=runs/mine --data=/new/place
 
 Several processes make one run where each is told of the others, or where
 a Cloud TPU, GKE or SLURM tells them:
@@ -27,6 +28,7 @@ import sys
 from absl import flags
 
 from bigscale.cli.common import (
+  define_data_flag,
   define_process_flags,
   join_processes,
   require_flag,
@@ -59,6 +61,7 @@ flags.DEFINE_integer(
   lower_bound=0,
   flag_values=FLAGS,
 )
+define_data_flag(FLAGS)
 define_process_flags(FLAGS)
 
 
@@ -80,7 +83,7 @@ def run() -> int:
   from bigscale.train.loop import train
 
   join_processes(FLAGS)
-  result = train(spec, workdir, sys.argv, FLAGS.init_from)
+  result = train(spec, workdir, sys.argv, FLAGS.init_from, data=FLAGS.data)
   if multihost.is_main():
     report = write_report(result.folder.path)
     for name, score in result.scores.items():

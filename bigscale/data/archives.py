@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from bigscale.data import notes, splits
+from bigscale.data import content, notes, splits
 from bigscale.data.encoded import (
   IMAGE_EXTENSIONS,
   EncodedSource,
@@ -75,7 +75,7 @@ class TarSource(EncodedSource):
   `{"labels": [3, 7]}`). Other files are left out, and so are samples without
   an image; `notes` counts them. Opening reads all headers and labels once (a
   million samples take two minutes) and keeps some 60 bytes of each; the
-  identity covers names, sizes and labels.
+  identity covers names, sizes, labels and the bytes of the tars (`content`).
 
   Images are held out by the names of their tar and sample, about 5% of every
   class, so that tars that are added move no other.
@@ -125,6 +125,7 @@ class TarSource(EncodedSource):
     digest.update(self._places[:, 2].astype("<i8").tobytes())
     labels = [label for record in own for label in record.labels]
     super().__init__(
+      "tar",
       os.path.basename(self._files[0].path).removesuffix(".tar"),
       split,
       names,
@@ -145,6 +146,10 @@ class TarSource(EncodedSource):
     ):
       found += find_missing(file.path, size, records)
     return found
+
+  def _read_content(self) -> content.Content:
+    paths = [file.path for file in self._files]
+    return content.of_files("", paths, np.array(self._sizes), self.name)
 
   def _encoded(self, index: int) -> bytes:
     tar, offset, size = self._places[index].tolist()

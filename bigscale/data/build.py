@@ -29,7 +29,7 @@ from bigscale.data.manifest import DataError, Manifest, Schema, Shard, Split
 from bigscale.data.parts import Job, Part, Parts, Rejected, Task, write_json
 from bigscale.data.recipe import BuildOptions, Reject
 from bigscale.data.shapes import survey
-from bigscale.data.sources import Source
+from bigscale.data.sources import Source, padding_of
 
 REJECTS = "rejects.jsonl"
 _PLAN, _LOCK = "build.json", "build.lock"
@@ -81,6 +81,7 @@ def build(
       build, or cannot be written. What is finished stays for the next call.
   """
   inputs = {split: inputs[split] for split in _SPLITS if split in inputs}
+  options = _with_padding(inputs, options)
   class_names = _class_names(inputs, options)
   plan = _plan(inputs, options)
   ingest.make_directory(directory)
@@ -106,6 +107,21 @@ def build(
     manifests.save(manifest, directory)
     _remove_helpers(directory)
   return _report(manifest, parts.new[_write_shard], len(written))
+
+
+def _with_padding(
+  inputs: Mapping[Split, Source], options: BuildOptions
+) -> BuildOptions:
+  """The options with the padding of the inputs, where they do not say."""
+  if options.padding is not None:
+    return options
+  found = {padding_of(source) for source in inputs.values()}
+  if len(found) > 1:
+    raise DataError(
+      f"the inputs have padding {' and '.join(map(str, sorted(found)))}; set "
+      "padding to one of these for both"
+    )
+  return dataclasses.replace(options, padding=found.pop() if found else 0)
 
 
 def _class_names(
@@ -332,7 +348,8 @@ def _manifest(
       "notes": list(source.notes),
     }
   options = job.options
-  names = ("resolution", "channels", "crop", "dedup", "shuffle", "seed")
+  names = ("resolution", "channels", "crop", "padding")
+  names += ("dedup", "shuffle", "seed")
   made = {name: getattr(options, name) for name in names}
   made |= {"resize": recipe.RESIZE, "compression": options.compression}
   if options.encoding == "jpeg":
@@ -345,6 +362,7 @@ def _manifest(
     shards=shards,
     source=options.source,
     licence=options.licence,
+    padding=0 if options.resolution else options.padding,
     made=made,
   )
 

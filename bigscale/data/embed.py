@@ -183,6 +183,8 @@ def main(argv: list[str]) -> None:
     class_names=_FASHION_CLASSES,
     source="Fashion-MNIST, test set (Debian package dataset-fashion-mnist)",
     licence="MIT",
+    # Digits and clothes are customarily framed, not stretched, to 32 px.
+    padding=2,
   )
   files = _package_files(_EMOJI.value)
   if _EMOJI_JSON.value:

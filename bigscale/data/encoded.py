@@ -1,6 +1,7 @@
 """What sources of encoded image files share, in a folder or in an archive."""
 
 import abc
+import functools
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from bigscale.data import headers, images
+from bigscale.data.content import Content
 from bigscale.data.manifest import Split
 from bigscale.data.sources import (
   BadRecordError,
@@ -37,6 +39,9 @@ IMAGE_EXTENSIONS = (
   ".tif",
   ".tiff",
 )
+
+# Files of which the bytes are compared between processes.
+_LOOKED_AT = 16
 
 
 def is_remote(path: str) -> bool:
@@ -118,32 +123,57 @@ class EncodedSource(Source):
   Who extends it says how one is read (`_encoded`), and where it lies.
 
   Args:
-    name: of the set.
+    kind: of source: begins its identity.
+    name: of the set, for messages.
     split: `train` or `heldout`.
     class_names: name of label i at i; () for an unlabelled set.
     labels: of all records, one after the other, int32.
     label_ends: [N] int64, where each record's labels end; None where each has
       one, or none has.
-    content: digest of what the records are, the same everywhere.
+    outline: digest of names and sizes, or of whatever else is known of the
+      records without reading them.
   """
 
   def __init__(
     self,
+    kind: str,
     name: str,
     split: Split,
     class_names: tuple[str, ...],
     labels: np.ndarray,
     label_ends: np.ndarray | None,
-    content: bytes,
+    outline: bytes,
   ) -> None:
     self.class_names = class_names
+    self.name = f"{name}/{split}"
+    self._kind = f"{kind}/{split}"
     self._labels = labels
     self._label_ends = label_ends
-    digest = hashlib.sha256(json.dumps(class_names).encode() + content)
+    digest = hashlib.sha256(json.dumps(class_names).encode() + outline)
     digest.update(labels.astype("<i4").tobytes())
     if label_ends is not None:
       digest.update(label_ends.astype("<i8").tobytes())
-    self.identity = f"{name}/{split}@{digest.hexdigest()[:16]}"
+    self._digest = digest.digest()
+
+  @functools.cached_property
+  def outline(self) -> str:
+    """See `Source`: names, sizes and labels of all, the bytes of some."""
+    digest = hashlib.sha256(self._digest)
+    for place in range(min(_LOOKED_AT, len(self))):
+      try:
+        digest.update(self._encoded(place * len(self) // _LOOKED_AT))
+      except (OSError, ValueError):
+        digest.update(b"unreadable")
+    return f"{self._kind}@{digest.hexdigest()[:16]} padded {self.padding}"
+
+  def _content(self) -> str:
+    read = self._read_content()
+    digest = hashlib.sha256(self._digest + read.digest).hexdigest()
+    return f"{self._kind}@{digest[:16]}{read.note}"
+
+  @abc.abstractmethod
+  def _read_content(self) -> Content:
+    """The digest of the bytes of all records, as far as `outline` has none."""
 
   @abc.abstractmethod
   def _encoded(self, index: int) -> bytes:
@@ -227,7 +257,7 @@ class EncodedSource(Source):
     reason = str(error)
     if isinstance(error, OSError):
       reason = f"its file cannot be read ({error.strerror or error})"
-    return BadRecordError(self.identity, index, reason, self._where(index))
+    return BadRecordError(self.name, index, reason, self._where(index))
 
 
 def check_length(data: bytes, size: int) -> bytes:

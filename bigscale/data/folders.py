@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bigscale.data import splits
+from bigscale.data import content, splits
 from bigscale.data.encoded import (
   EncodedSource,
   PackedNames,
@@ -46,7 +46,8 @@ class FolderSource(EncodedSource):
 
   A million files are listed in seconds and kept as some 60 bytes each. Labels
   of `dataset.json` get the names "0", "1" and so on. The identity covers
-  paths, sizes and labels, and checksums where it is a zip.
+  paths below the folder, sizes and labels; of a zip its checksums (CRC-32), of
+  a folder the bytes of the files (`content`).
 
   Attributes:
     own_heldout: the folder of its held-out split; "" where it has none.
@@ -87,6 +88,7 @@ class FolderSource(EncodedSource):
     # Where a file lies in a zip, and how it is packed, is not content.
     digest.update(self._numbers[:, :2].astype("<i8").tobytes())
     super().__init__(
+      "zip" if self._zip else "folder",
       os.path.basename(self._root).removesuffix(".zip"),
       split,
       chosen.class_names,
@@ -106,6 +108,13 @@ class FolderSource(EncodedSource):
       return ()
     message = f"{self._root} is no longer there; put it back"
     return (Missing(message, len(self)),)
+
+  def _read_content(self) -> content.Content:
+    if self._zip is not None:
+      return content.Content(b"", "")
+    return content.of_files(
+      self._root, self._paths, self._numbers[:, 0], self.name
+    )
 
   def _encoded(self, index: int) -> bytes:
     return self._read(self._paths[index], self._numbers[index])

@@ -33,6 +33,7 @@ def write(
   class_names: tuple[str, ...],
   source: str,
   licence: str,
+  padding: int = 0,
   records_per_shard: int = 10_000,
   compression: str = FASTEST,
 ) -> Manifest:
@@ -47,6 +48,7 @@ def write(
     class_names: name of label i at i; empty for an unlabelled set.
     source: where the images come from.
     licence: of the images.
+    padding: see `Manifest`.
     records_per_shard: the last shard of a split may hold fewer.
     compression: options of the ArrayRecord writer.
 
@@ -72,6 +74,7 @@ def write(
     shards=tuple(shards),
     source=source,
     licence=licence,
+    padding=padding,
   )
   manifests.save(manifest, directory)
   return manifest

@@ -39,12 +39,12 @@ def facts(path: str) -> dict[str, Any]:
 
   Returns:
     `path`, `bytes` (on disk, or None), `notes` (sentences on what is left out
-    or lacking) and `splits`: of each `records`, `identity`, `files`, `bytes`,
-    `image_shapes` (how many images have a shape, the most common first, by
-    `headers_read`: all, or those of a sample of a large set), `shape_examples`
-    (a file of each), `unreadable_headers`, `unreadable` (of up to 64 images
-    that were `decoded`), `class_names` and `label_counts` (None where they
-    would take too long); of shards also `manifest`.
+    or lacking) and `splits`: of each `records`, `identity`, `padding`, `files`,
+    `bytes`, `image_shapes` (how many images have a shape, the most common
+    first, by `headers_read`: all, or those of a sample of a large set),
+    `shape_examples` (a file of each), `unreadable_headers`, `unreadable` (of up
+    to 64 images that were `decoded`), `class_names` and `label_counts` (None
+    where they would take too long); of shards also `manifest`.
 
   Raises:
     DataError: there is no such set, or it is not sound.
@@ -108,6 +108,7 @@ def _of_split(
   return {
     "records": len(source),
     "identity": source.identity,
+    "padding": source.padding,
     "files": len(source.file_records),
     "bytes": sum(shard.bytes for shard in shards) if shards else None,
     "image_shapes": {text_of(s): n for s, n in found.counts.items()},
@@ -186,6 +187,8 @@ def _split_lines(
   elif found["bytes"] is not None:
     line += f", about {found['bytes'] / total:,.0f} bytes an image"
   lines = [line, f"  identity: {of_split['identity']}"]
+  if of_split["padding"]:
+    lines.append(f"  padding: {of_split['padding']} px of black on each side")
   lines += _shape_lines(of_split)
   if of_split["unreadable"]:
     lines.append(

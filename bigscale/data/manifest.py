@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from bigscale.spec import SpecError
+from bigscale.spec import MOST_PADDING, SpecError
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -93,6 +93,8 @@ class Manifest:
     shards: in reading order.
     source: where the images come from.
     licence: of the images, as an SPDX identifier where there is one.
+    padding: pixels of black that a model's image gets on each side of one of
+      these (`transforms.fit`); 28 px digits are usually framed to 32 px by 2.
     made: how: sizes, crops, what was left out; for the reader alone.
   """
 
@@ -102,6 +104,7 @@ class Manifest:
   shards: tuple[Shard, ...]
   source: str
   licence: str
+  padding: int = 0
   made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def of(self, split: Split) -> tuple[Shard, ...]:
@@ -109,9 +112,10 @@ class Manifest:
     return tuple(shard for shard in self.shards if shard.split == split)
 
   def identity(self, split: Split) -> str:
-    """Names one split's content, wherever the files lie.
+    """Names one split's records, wherever the files lie.
 
     Two sets have one identity only if every record and label is the same.
+    Padding is no part of it (`Source.identity`).
     """
     content = [
       self.schema.encoding,
@@ -189,6 +193,7 @@ def _parse(tree: Mapping[str, Any]) -> Manifest:
     shards=shards,
     source=str(tree["source"]),
     licence=str(tree["licence"]),
+    padding=_padding(tree.get("padding", 0)),
     made=dict(tree.get("made", {})),
   )
 
@@ -209,6 +214,14 @@ def _parse_shard(tree: Mapping[str, Any]) -> Shard:
     bytes=_whole(tree["bytes"]),
     sha256=str(tree["sha256"]),
   )
+
+
+def _padding(value: Any) -> int:
+  if type(value) is not int or not 0 <= value <= MOST_PADDING:
+    raise ValueError(
+      f"padding={value!r} must be a whole number in [0, {MOST_PADDING}]"
+    )
+  return value
 
 
 def _whole(value: Any) -> int:

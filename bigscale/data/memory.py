@@ -42,7 +42,7 @@ class ArraySource(Source):
     images: [N, H, W] or [N, H, W, C] uint8, C = 1 or 3; not to be changed.
     labels: [N] integers in [0, K), or None where there are none.
     class_names: name of label i at i; "0", "1" and so on where not given.
-    name: of the set, for identity and messages.
+    name: of the set, for messages.
     split: `train` or `heldout`.
     heldout_fraction: of the images.
 
@@ -76,8 +76,11 @@ class ArraySource(Source):
       raise DataError(f"{name} has class names but no labels; give both")
     heldout = held_out(np.arange(len(images)), heldout_fraction)
     self._rows = rows_of(split, heldout, name)
-    digest = self._digest()
-    self.identity = f"{name}/{split}@{digest[:16]}"
+    self.name = f"{name}/{split}"
+    self._split = split
+
+  def _content(self) -> str:
+    return f"array/{self._split}@{self._digest()[:16]}"
 
   @classmethod
   def load(
@@ -234,7 +237,10 @@ class SyntheticSource(Source):
     self._records = max(1, records // 20) if heldout else records
     numbers = f"{records}:{side}:{classes}:{labels_per_record}"
     self.class_names = number_names(classes)
-    self.identity = f"synthetic:{numbers}/{split}@v{_VERSION}"
+    self.name = f"synthetic:{numbers}/{split}@v{_VERSION}"
+
+  def _content(self) -> str:
+    return self.name
 
   @classmethod
   def parse(cls, text: str, split: Split = "train") -> "SyntheticSource":

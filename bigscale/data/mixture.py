@@ -162,14 +162,14 @@ def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
   if not spec.mixture:
     (source,) = sources
     return Labels((tuple(range(source.num_classes)),), source.class_names)
-  names = [part.source for part in spec.mixture]
+  names = [part.name or part.source for part in spec.mixture]
   if spec.mixture_labels == "none":
     return Labels(((),) * len(sources), ())
   if spec.mixture_labels == "source":
     tables = [(i,) * max(1, s.num_classes) for i, s in enumerate(sources)]
     return Labels(tuple(tables), tuple(names))
   tables, found = [], {}
-  for part, source in zip(spec.mixture, sources, strict=True):
+  for part, prefix, source in zip(spec.mixture, names, sources, strict=True):
     if not source.num_classes:
       raise DataError(
         f"data.mixture_labels='joint', but {source!r} has no labels; use "
@@ -183,7 +183,7 @@ def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
     first = max(found, default=-1) + 1
     table = part.labels or tuple(range(first, first + source.num_classes))
     for label, name in zip(table, source.class_names, strict=True):
-      found.setdefault(label, f"{part.source}/{name}")
+      found.setdefault(label, f"{prefix}/{name}")
     tables.append(tuple(table))
   missing = sorted(set(range(max(found) + 1)) - set(found))
   if missing:
@@ -215,10 +215,20 @@ class Mixed(Source):
     counts = apportion(np.array(deal.shares), total)
     self._ends = np.cumsum(counts)
     self._orders = tuple(Permutation(len(source), _DRAW) for source in sources)
-    whole = identity_of(sources, deal, labels)
-    self.identity = f"{total} of {whole}"
+    self._deal = deal
+    self.name = _describe([s.name for s in sources], deal, labels)
     said = (sentence for source in sources for sentence in source.notes)
     self.notes = tuple(dict.fromkeys(said))
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return identity_of(self._sources, self._deal, self._labels)
+
+  @property
+  def outline(self) -> str:
+    """See `Source`."""
+    return outline_of(self._sources, self._deal, self._labels)
 
   def __len__(self) -> int:
     return int(self._ends[-1])
@@ -233,6 +243,11 @@ class Mixed(Source):
   def decodes(self) -> bool:
     """See `Source`."""
     return any(source.decodes for source in self._sources)
+
+  def padding_of(self, index: int) -> int:
+    """See `Source`."""
+    which, place = self._locate(index)
+    return self._sources[which].padding_of(place)
 
   def check(self) -> tuple[Missing, ...]:
     """See `Source`."""
@@ -278,10 +293,19 @@ class Mixed(Source):
 
 def identity_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
   """Names the content of a mixture, or of the one source it has."""
+  return _describe([source.identity for source in sources], deal, labels)
+
+
+def outline_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
+  """The same of what can be told without reading all files."""
+  return _describe([source.outline for source in sources], deal, labels)
+
+
+def _describe(sources: Sequence[str], deal: Deal, labels: Labels) -> str:
   if len(sources) == 1:
-    return sources[0].identity
+    return sources[0]
   parts = [
-    f"{share / _UNIT:.9g} of {source.identity} as {table}"
+    f"{share / _UNIT:.9g} of {source} as {table}"
     for share, source, table in zip(
       deal.shares, sources, labels.tables, strict=True
     )

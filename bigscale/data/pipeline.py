@@ -13,8 +13,9 @@ process, and any number of processes resumes it.
 Whole batches are read ahead (`ahead`), in threads or in processes.
 """
 
+import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bigscale.data import ahead, mixture, transforms
@@ -28,6 +29,17 @@ from bigscale.data.sources import Source
 from bigscale.spec import DataSpec
 from bigscale.types import Batch
 
+# Of the identities in states: 2 cover content; before it, names and sizes.
+SOURCE_FORM = 2
+
+Decide = Callable[[Callable[[], str]], str]
+
+
+def _alone(choose: Callable[[], str]) -> str:
+  """What decides where there is one process."""
+  return choose()
+
+
 _log = logging.getLogger(__name__)
 # Of bad records, in a message.
 _MOST_LISTED = 100
@@ -39,19 +51,31 @@ class Stream:
   After an error the stream stands where it stood before.
   """
 
-  def __init__(self, batches: StepBatches, spec: DataSpec) -> None:
+  def __init__(
+    self, batches: StepBatches, spec: DataSpec, decide: Decide = _alone
+  ) -> None:
     self._batches = batches
     self._spec = spec
+    self._decide = decide
     self._reader = ahead.open_reader(batches, spec)
     self._faults: list[Fault] = []
     # Records that could not be used, of each source of the mixture.
     self._bad = [set[int]() for _ in batches.records.parts.sources]
     self._start_at(Position())
 
-  @property
+  @functools.cached_property
   def identity(self) -> str:
-    """Names the content, order and mixture of what is read."""
-    return mixture.identity_of(*self._batches.records.parts)
+    """Names the content and mixture of what is read.
+
+    All processes ask for it together; one of them reads the files for it.
+    """
+    parts = self._batches.records.parts
+    return self._decide(lambda: mixture.identity_of(*parts))
+
+  @property
+  def outline(self) -> str:
+    """What can be told of it without reading all files; see `Source`."""
+    return mixture.outline_of(*self._batches.records.parts)
 
   @property
   def images(self) -> int:
@@ -128,7 +152,10 @@ class Stream:
 
   def get_state(self) -> dict[str, Any]:
     """The position, as plain JSON, equal on all processes."""
-    return self._position.to_json() | {"source": self.identity}
+    return self._position.to_json() | {
+      "source": self.identity,
+      "source_form": SOURCE_FORM,
+    }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Moves to a position, whatever run shape it was saved by.
@@ -137,13 +164,7 @@ class Stream:
       DataError: `state` is not what `get_state` gave, or is of other data.
     """
     position = Position.from_json(state)
-    source = state.get("source", self.identity)
-    if source != self.identity:
-      raise DataError(
-        f"the checkpoint stands in {source}, but the run reads "
-        f"{self.identity}: the data changed; put the old data back, or start "
-        "a new run with --init_from"
-      )
+    check_same(state, self.identity, self._spec)
     self._elements.close()
     self._start_at(position)
 
@@ -159,6 +180,36 @@ class Stream:
     self._elements = self._reader.read_from(position)
 
 
+def check_same(state: Mapping[str, Any], identity: str, spec: DataSpec) -> None:
+  """Checks that data are those that a stream's state is of.
+
+  Args:
+    state: of a stream; one that does not name its data passes.
+    identity: of the data.
+    spec: names them.
+
+  Raises:
+    DataError: they are others, or it cannot be told.
+  """
+  source = state.get("source", identity)
+  if source == identity:
+    return
+  where = ", ".join(spec.sources)
+  if state.get("source_form") != SOURCE_FORM:
+    raise DataError(
+      f"the checkpoint was saved by an earlier version, which knew files by "
+      f"names and sizes, not by content, and framed all images of 28 px "
+      f"({source}): whether {where} ({identity}) is the same cannot be told; "
+      "go on with the version that began the run, or start a new run with "
+      "--init_from"
+    )
+  raise DataError(
+    f"the checkpoint stands in {source}, but the run reads {identity} in "
+    f"{where}: the data changed; put the old data back, name the place of a "
+    "copy by --data=PATH, or start a new run with --init_from"
+  )
+
+
 def make(
   spec: DataSpec,
   *,
@@ -170,6 +221,7 @@ def make(
   seed: int,
   rows: Sequence[int] | None = None,
   processes: int = 1,
+  decide: Decide = _alone,
 ) -> Stream:
   """Opens this process's stream of training images.
 
@@ -183,6 +235,7 @@ def make(
     seed: of the order and the flips.
     rows: which of the B this process reads, in order; all where None.
     processes: that read the stream together.
+    decide: calls its argument in one of them, and gives all what it returned.
 
   Returns:
     A stream of `Batch`: images [K, len(rows), R, R, C] uint8 and labels
@@ -218,7 +271,7 @@ def make(
     image_shape=(resolution, resolution, channels),
     labelled=num_classes > 0,
   )
-  return Stream(batches, spec)
+  return Stream(batches, spec, decide)
 
 
 def _check_count(parts: Parts, processes: int) -> None:

@@ -23,6 +23,7 @@ from bigscale.data.sources import (
   Source,
   Split,
   open_source,
+  padding_of,
 )
 from bigscale.data.subset import Subset
 from bigscale.spec import DataSpec
@@ -82,7 +83,13 @@ def open_parts(
   """
   parts = spec.mixture or (spec,)
   sources = tuple(
-    _open(part.source, split, 0 if whole else part.subset, part.classes)
+    _open(
+      part.source,
+      split,
+      0 if whole else part.subset,
+      part.classes,
+      part.padding,
+    )
     for part in parts
   )
   sizes = [len(source) for source in sources]
@@ -96,8 +103,10 @@ def open_parts(
   return Parts(sources, deal, labels_of(spec, sources))
 
 
-def _open(source: str, split: Split, subset: int, classes: int) -> Source:
-  opened = open_source(source, split)
+def _open(
+  source: str, split: Split, subset: int, classes: int, padding: int | None
+) -> Source:
+  opened = open_source(source, split, padding)
   size = subset if split == "train" else 0
   return Subset(opened, size, classes) if size or classes else opened
 
@@ -183,7 +192,8 @@ class Reader:
       except BadRecordError as error:
         self._leave_out(index, error)
         continue
-      transforms.fit_into(sample.image, images[row])
+      padding = padding_of(self._source, index)
+      transforms.fit_into(sample.image, images[row], padding)
       labels[row] = self._count(sample, choice)
       row += 1
     return Samples(images[:row], labels[:row])

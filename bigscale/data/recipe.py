@@ -7,14 +7,25 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bigscale.data import hashing, images, ingest, orientation, records
+from bigscale.data import (
+  hashing,
+  images,
+  ingest,
+  orientation,
+  records,
+  transforms,
+)
 from bigscale.data.manifest import DataError, Encoding, Schema
 from bigscale.data.sources import BadRecordError, Source
+from bigscale.spec import MOST_PADDING
 
 Crop = Literal["center", "random", "none"]
 Dedup = Literal["none", "exact"]
 
-RESIZE = "area: Pillow BOX to shrink, LANCZOS to grow"
+RESIZE = (
+  "mean of blocks to shrink by a whole factor, Pillow BOX to shrink otherwise, "
+  "LANCZOS to grow"
+)
 
 _CROP = 0x43524F50
 _CHOICES = {
@@ -40,6 +51,10 @@ class BuildOptions:
     channels: 1 (RGB becomes ITU-R 601 luma) or 3 (gray is repeated).
     crop: of what is not square: `center`, `random` (by a hash of the pixels:
       the same image is always cropped alike), or `none`, which squeezes it.
+    padding: pixels of black on each side of a cropped image that is not of the
+      resolution, before it is resized; where that is 0, images stay as they
+      are, and the manifest notes it for who trains on them. None takes that of
+      the inputs.
     encoding: `raw`, `png` or `jpeg`. A PNG or JPEG file that already is what
       is asked for is kept byte for byte, unless EXIF says to turn it.
     quality: of JPEGs encoded here, 1 to 100.
@@ -61,6 +76,7 @@ class BuildOptions:
   resolution: int = 0
   channels: int = 3
   crop: Crop = "center"
+  padding: int | None = None
   encoding: Encoding = "jpeg"
   quality: int = 95
   multilabel: bool = False
@@ -82,6 +98,7 @@ class BuildOptions:
       raise DataError("name='' must not be empty; name the data set")
     ranges = {
       "resolution": (0, 16384),
+      "padding": (0, MOST_PADDING),
       "quality": (1, 100),
       "records_per_shard": (1, 10_000_000),
       "group_size": (0, 4096),
@@ -90,7 +107,7 @@ class BuildOptions:
     }
     for name, (low, high) in ranges.items():
       value = getattr(self, name)
-      if not low <= value <= high:
+      if value is not None and not low <= value <= high:
         raise DataError(f"{name}={value} must lie in [{low}, {high}]")
 
   @property
@@ -153,6 +170,7 @@ def load(
   """
   data, image, labels = _read(source, index)
   _check_labels(labels, source.num_classes, options)
+  _check_padding(image, options)
   fitted = fit(image, options)
   if schema is not None and fitted.shape != tuple(schema.image_shape):
     height, width, _ = schema.image_shape
@@ -196,6 +214,19 @@ def _check_labels(
     )
 
 
+def _check_padding(image_hwc: np.ndarray, options: BuildOptions) -> None:
+  """Who trains on it at another size would frame it; of a set nobody would."""
+  side, (height, width) = options.resolution, image_hwc.shape[:2]
+  cropped = min(height, width) if options.crop != "none" else width
+  fits = side == cropped and (options.crop != "none" or height == width)
+  if options.padding and fits:
+    raise DataError(
+      f"padding={options.padding} with resolution={side}, and an image has "
+      "that size already; set resolution=0, which keeps images as they are and "
+      "notes the padding, or another resolution, or padding=0"
+    )
+
+
 def _is_plain(data: bytes, image: np.ndarray, encoding: Encoding) -> bool:
   """Whether a file may be kept: of its encoding's most common kind."""
   channels = image.shape[-1]
@@ -219,7 +250,7 @@ def fit(image_hwc: np.ndarray, options: BuildOptions) -> np.ndarray:
 
   Args:
     image_hwc: [H, W, C] uint8, C = 1 or 3.
-    options: `resolution`, `channels`, `crop` and `seed` matter.
+    options: `resolution`, `channels`, `crop`, `padding` and `seed` matter.
 
   Returns:
     [resolution, resolution, channels] uint8, or [H, W, channels] where the
@@ -232,8 +263,9 @@ def fit(image_hwc: np.ndarray, options: BuildOptions) -> np.ndarray:
   if side and options.crop != "none":
     image_hwc = _square(image_hwc, options)
   if found == 3 and options.channels == 1:
-    image_hwc = _luma(image_hwc)
+    image_hwc = transforms.luma(image_hwc)
   if image_hwc.shape[:2] != shape:
+    image_hwc = transforms.pad(image_hwc, options.padding or 0)
     image_hwc = resize(image_hwc, side, side)
   if found == 1 and options.channels == 3:
     image_hwc = np.repeat(image_hwc, 3, axis=-1)
@@ -254,15 +286,13 @@ def _square(image_hwc: np.ndarray, options: BuildOptions) -> np.ndarray:
   return image_hwc[:, start : start + side]
 
 
-def _luma(image_hwc: np.ndarray) -> np.ndarray:
-  from PIL import Image
-
-  gray = Image.fromarray(np.ascontiguousarray(image_hwc)).convert("L")
-  return np.asarray(gray)[..., None]
-
-
 def resize(image_hwc: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Resizes [H, W, C] uint8, by area where it shrinks and Lanczos elsewhere."""
+  """Resizes [H, W, C] uint8, by area where it shrinks and Lanczos elsewhere.
+
+  A square to a square as a training does it (`transforms.resize`).
+  """
+  if height == width and image_hwc.shape[0] == image_hwc.shape[1]:
+    return transforms.resize(image_hwc, height)
   from PIL import Image
 
   pixels = image_hwc[..., 0] if image_hwc.shape[-1] == 1 else image_hwc

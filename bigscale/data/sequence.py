@@ -12,7 +12,7 @@ from bigscale.data import hashing, transforms
 from bigscale.data.manifest import DataError
 from bigscale.data.order import Order
 from bigscale.data.reading import Parts
-from bigscale.data.sources import BadRecordError, Sample
+from bigscale.data.sources import BadRecordError, Sample, padding_of
 from bigscale.spec import DataSpec
 
 _FLIP = 0x464C4950
@@ -26,7 +26,7 @@ class Fault(NamedTuple):
   """A record that could not be used, and was replaced.
 
   Attributes:
-    source: `identity` of its source.
+    source: `name` of its source.
     index: of the record in it.
     reason: what is wrong with it.
     part: number of the source in the run's mixture; 0 where there is none.
@@ -83,10 +83,13 @@ class Records:
     # Lists: to take an element of an array costs several times as much.
     columns = (which, indices, positions, flips, choices)
     rows = zip(*(column.tolist() for column in columns), strict=True)
+    paddings = [padding_of(source) for source in self.parts.sources]
     faults: list[Fault] = []
     for row, (number, index, position, flip, choice) in enumerate(rows):
       sample = self._read(number, index, position, faults)
-      transforms.fit_into(sample.image, images[row], mirrored=flip)
+      transforms.fit_into(
+        sample.image, images[row], paddings[number], mirrored=flip
+      )
       found = self.parts.labels.of(number, sample.labels)
       if found:
         labels[row] = found[choice % len(found)]

@@ -56,7 +56,8 @@ class ShardSource(Source):
     self._shards = self._manifest.of(split)
     self._split = split
     self.class_names = self._manifest.class_names
-    self.identity = self._manifest.identity(split)
+    self.padding = self._manifest.padding
+    self.name = self._manifest.identity(split)
     self._made = self._manifest.made.get("splits", {}).get(split, {})
     self._max_open = max_open_records
     if not self._shards:
@@ -83,6 +84,9 @@ class ShardSource(Source):
 
   def __len__(self) -> int:
     return self._offsets[-1]
+
+  def _content(self) -> str:
+    return self.name
 
   @property
   def file_records(self) -> tuple[int, ...]:
@@ -128,13 +132,8 @@ class ShardSource(Source):
         raise ValueError(f"its labels {labels} are not all in [0, {limit})")
     except (ValueError, RuntimeError, IndexError, DataError) as error:
       where = f"{record} of {self._path(shard)}"
-      raise BadRecordError(self.identity, index, str(error), where) from error
+      raise BadRecordError(self.name, index, str(error), where) from error
     return Sample(image, labels if classes else ())
-
-  @property
-  def several_labels(self) -> bool:
-    """See `Source`."""
-    return self._manifest.schema.multilabel
 
   def labels(self) -> np.ndarray:
     """See `Source`."""

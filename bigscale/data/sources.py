@@ -2,6 +2,7 @@
 
 import abc
 import difflib
+import functools
 import os
 from typing import Literal, NamedTuple, Protocol
 
@@ -51,18 +52,48 @@ class Source(Protocol):
 
   Attributes:
     class_names: name of label i at i; () in an unlabelled source.
-    identity: names the content, the same in every process: equal identities
-      mean equal records.
+    padding: pixels of black that a model's image gets on each side of one of
+      these, once that is cropped to a square (`transforms.fit`).
     notes: sentences on what is in the data and was left out, and on how they
       were understood: for the user, once (`notes.warn`).
   """
 
   class_names: tuple[str, ...]
-  identity: str
+  padding: int = 0
   notes: tuple[str, ...] = ()
 
   def __repr__(self) -> str:
-    return f"{type(self).__name__}({self.identity})"
+    return f"{type(self).__name__}({self.name})"
+
+  # Not plain properties, so that who likes may set them.
+  @functools.cached_property
+  def name(self) -> str:
+    """What messages call it. Different sources may have one name."""
+    return self.identity
+
+  @functools.cached_property
+  def identity(self) -> str:
+    """Names what a model gets to see, wherever the files lie.
+
+    Equal identities mean equal records, in every process and on every machine.
+    The first look may read all files (`content`).
+    """
+    if not self.padding:
+      return self._content()
+    return f"{self._content()} padded {self.padding}"
+
+  @functools.cached_property
+  def outline(self) -> str:
+    """What can be told without reading all files.
+
+    Processes that read the same data have equal outlines; they are compared at
+    the start of a run, where one process alone looks at the identity.
+    """
+    return self.identity
+
+  def _content(self) -> str:
+    """Names all records."""
+    raise NotImplementedError(f"{type(self).__name__} has no identity")
 
   @property
   def num_classes(self) -> int:
@@ -83,6 +114,11 @@ class Source(Protocol):
   def counts_quickly(self) -> bool:
     """Whether `label_counts` reads few records, at most `FEW_RECORDS`."""
     return len(self) <= FEW_RECORDS
+
+  def padding_of(self, index: int) -> int:
+    """The `padding` of one record: in a mixture that of its own source."""
+    del index
+    return self.padding
 
   @abc.abstractmethod
   def __len__(self) -> int: ...
@@ -149,7 +185,7 @@ class BadRecordError(DataError):
   """A record that cannot be used.
 
   Attributes:
-    source: `identity` of the source.
+    source: `name` of the source.
     index: of the record.
     reason: what is wrong, to be read after "it".
     where: the file that holds it, for who mends it.
@@ -171,7 +207,15 @@ class BadRecordError(DataError):
     return type(self), (self.source, self.index, self.reason, self.where)
 
 
-def open_source(source: str, split: Split) -> Source:
+def padding_of(source: Source, index: int = 0) -> int:
+  """The padding of a record; 0 of a source by others that knows of none."""
+  known = getattr(source, "padding_of", None)
+  return known(index) if known else 0
+
+
+def open_source(
+  source: str, split: Split, padding: int | None = None
+) -> Source:
   """Opens one split of a data set; nothing large is read.
 
   Args:
@@ -181,10 +225,23 @@ def open_source(source: str, split: Split) -> Source:
       `synthetic:RECORDS:SIDE:CLASSES` or `...:LABELS`, the labels of a record
       (`memory`).
     split: `train`, or `heldout` for images never trained on.
+    padding: see `Source`; None takes the set's own, which is 0 where a set
+      does not say (`manifest`).
 
   Raises:
     DataError: there is no such set or split, or it is not sound.
   """
+  if source.startswith("stacked:"):
+    from bigscale.data.stacked import StackedSource
+
+    return StackedSource(source.removeprefix("stacked:"), split, padding)
+  opened = _open(source, split)
+  if padding is not None:
+    opened.padding = padding
+  return opened
+
+
+def _open(source: str, split: Split) -> Source:
   source = source.removeprefix("file://")
   scheme, _, rest = source.partition(":")
   if source in EMBEDDED:
@@ -193,10 +250,6 @@ def open_source(source: str, split: Split) -> Source:
     from bigscale.data.tfds import TfdsSource
 
     return TfdsSource(rest, split)
-  if scheme == "stacked":
-    from bigscale.data.stacked import StackedSource
-
-    return StackedSource(rest, split)
   if scheme == "synthetic":
     from bigscale.data.memory import SyntheticSource
 
@@ -213,7 +266,11 @@ def open_source(source: str, split: Split) -> Source:
 
     return FolderSource(source, split)
   close = difflib.get_close_matches(source, EMBEDDED, n=1)
-  hint = f"did you mean {close[0]!r}?" if close else "check the path."
+  hint = (
+    f"did you mean {close[0]!r}?"
+    if close
+    else "check the path; where the data of a run have moved, give --data=PATH."
+  )
   raise DataError(
     f"data.source={source!r} is neither an embedded set "
     f"({', '.join(EMBEDDED)}), nor a directory, .zip or .npz that exists, nor "

@@ -36,18 +36,22 @@ class StackedSource(Source):
     digits: what is stacked.
   """
 
-  def __init__(self, name: str, split: Split) -> None:
+  def __init__(
+    self, name: str, split: Split, padding: int | None = None
+  ) -> None:
     """Opens the digits.
 
     Args:
       name: their source.
       split: `train` or `heldout`.
+      padding: of the digits, and so of the stacks (`open_source`).
 
     Raises:
       DataError: there is no such source, or its records have no labels or
         several, or colours.
     """
-    self.digits = open_source(name, split)
+    self.digits = open_source(name, split, padding)
+    self.padding = self.digits.padding
     self.notes = self.digits.notes
     self._records = _RECORDS[split]
     self._digit_shape = _check_digits(self.digits, name)
@@ -56,7 +60,17 @@ class StackedSource(Source):
     self.class_names = tuple(
       between.join((a, b, c)) for a in names for b in names for c in names
     )
-    self.identity = f"stacked {self._records}/{self.digits.identity}"
+    self.name = f"stacked {self._records}/{self.digits.name}"
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return f"stacked {self._records}/{self.digits.identity}"
+
+  @property
+  def outline(self) -> str:
+    """See `Source`."""
+    return f"stacked {self._records}/{self.digits.outline}"
 
   def __len__(self) -> int:
     return self._records

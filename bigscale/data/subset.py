@@ -60,7 +60,9 @@ class Subset(Source):
       names = source.class_names
       self.class_names = tuple(names[old] for old in self._classes)
       parts.append(f"{classes} classes")
-    self.identity = f"{source.identity}[{', '.join(parts)}]"
+    self.padding = source.padding
+    self._part = f"[{', '.join(parts)}]"
+    self.name = f"{source.name}{self._part}"
 
   def _keep_classes(self, classes: int) -> None:
     source = self.whole
@@ -77,6 +79,16 @@ class Subset(Source):
     of_class = np.zeros(source.num_classes, bool)
     of_class[self._classes] = True
     self._kept = np.flatnonzero(of_class[source.labels()])
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return f"{self.whole.identity}{self._part}"
+
+  @property
+  def outline(self) -> str:
+    """See `Source`."""
+    return f"{self.whole.outline}{self._part}"
 
   def __len__(self) -> int:
     return self._length

@@ -11,6 +11,7 @@ are parsed.
 """
 
 import collections
+import functools
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.data import headers, images
+from bigscale.data import content, headers, images
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.sources import BadRecordError, Missing, Sample, Source
 from bigscale.data.splits import (
@@ -52,8 +53,8 @@ class TfdsSource(Source):
   `heldout` is its `validation`, or its `test`, or the last 5% of its `train`,
   which `train` then lacks. Image and label are those of `as_supervised`, or
   else the only `Image` (or uint8 `Tensor` of rank 3) and `ClassLabel`; a set
-  without a `ClassLabel` is unlabelled. The identity covers name, version, split
-  and the numbers of records and bytes in it, not each byte.
+  without a `ClassLabel` is unlabelled. The identity covers name, version,
+  split, the number of records and the bytes of the files (`content`).
 
   Args:
     name: as `tfds.builder` takes it: `mnist`, `cifar10:3.0.2`,
@@ -91,10 +92,22 @@ class TfdsSource(Source):
         f"the {own} split of TFDS set {name!r} is empty; prepare it again"
       )
     whole = info.splits[own.partition("[")[0]]
-    content = [counts, whole.num_bytes, self.class_names]
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    self.identity = f"{info.full_name}/{own}@{digest[:16]}"
+    outline = [counts, whole.num_bytes, self.class_names]
+    self._digest = hashlib.sha256(json.dumps(outline).encode()).digest()
+    self.name = f"{info.full_name}/{own}"
     self._start(info)
+
+  @functools.cached_property
+  def outline(self) -> str:
+    """See `Source`: sizes of all that the set's description lists."""
+    return f"{self.name}@{self._digest.hex()[:16]} padded {self.padding}"
+
+  def _content(self) -> str:
+    paths = [file.path for file in self._files]
+    sizes = np.array([_size(path) for path in paths])
+    read = content.of_files("", paths, sizes, self.name)
+    digest = hashlib.sha256(self._digest + read.digest).hexdigest()
+    return f"{self.name}@{digest[:16]}{read.note}"
 
   def _start(self, info: Any) -> None:
     from tensorflow_datasets import decode, features
@@ -235,7 +248,15 @@ class TfdsSource(Source):
   def _bad(self, index: int, error: Exception) -> BadRecordError:
     number, place = self._place(index)
     where = f"{place} of {self._files[number].path}"
-    return BadRecordError(self.identity, index, str(error), where)
+    return BadRecordError(self.name, index, str(error), where)
+
+
+def _size(path: str) -> int:
+  """Bytes of a file; 0 where there is none, which `check` tells of."""
+  try:
+    return os.path.getsize(path)
+  except OSError:
+    return 0
 
 
 def _open(name: str) -> Any:

@@ -9,8 +9,12 @@ from bigscale.data.sources import Sample, Source, open_source
 class Whole(Source):
   """All images of a folder, zip, .npz or set, train split first."""
 
-  def __init__(self, path: str) -> None:
+  def __init__(self, path: str, padding: int | None = None) -> None:
     """Opens what there is.
+
+    Args:
+      path: as `open_source` takes it.
+      padding: see `Source`.
 
     Raises:
       DataError: there are no images, or they cannot be read.
@@ -19,7 +23,7 @@ class Whole(Source):
     refused: list[EmptySplitError] = []
     for split in ("train", "heldout"):
       try:
-        self._parts.append(open_source(path, split))
+        self._parts.append(open_source(path, split, padding))
       except EmptySplitError as error:
         # Of a few images none may be held out.
         refused.append(error)
@@ -29,7 +33,13 @@ class Whole(Source):
     self.class_names = self._parts[0].class_names
     said = (sentence for part in self._parts for sentence in part.notes)
     self.notes = tuple(dict.fromkeys(said))
-    self.identity = " + ".join(part.identity for part in self._parts)
+    self.padding = self._parts[0].padding
+    self.name = " + ".join(part.name for part in self._parts)
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return " + ".join(part.identity for part in self._parts)
 
   def __len__(self) -> int:
     return sum(len(part) for part in self._parts)

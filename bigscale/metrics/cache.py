@@ -1,34 +1,37 @@
-"""What was costly to compute, kept between processes as `.npz` files.
+"""Files of the cache that are named by all that their content depends on.
 
-A file's name holds a fingerprint of everything its content depends on, so a
-file is never stale. Files appear whole or not at all, and one that cannot be
-read counts as missing: caching may fail, a run may not fail for it.
+So a file is never stale. How files are read and written is
+`bigscale.data.cache_folder`.
 """
 
-import contextlib
+import glob
 import hashlib
 import json
-import logging
 import os
 import re
-import tempfile
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from bigscale.data.cache_folder import (
+  ENVIRONMENT,
+  UNREADABLE,
+  directory,
+  discard,
+  load,
+  read,
+  write,
+)
 
-ENVIRONMENT = "BIGSCALE_CACHE"
-# What an .npz that is cut short, damaged or none at all may raise.
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
-
-_log = logging.getLogger(__name__)
-
-
-def directory(cache_dir: str | None = None) -> str:
-  """The cache: `cache_dir`, else $BIGSCALE_CACHE, else ~/.cache/bigscale."""
-  chosen = cache_dir or os.environ.get(ENVIRONMENT)
-  return chosen or os.path.join(os.path.expanduser("~"), ".cache", "bigscale")
+__all__ = [
+  "ENVIRONMENT",
+  "UNREADABLE",
+  "directory",
+  "discard",
+  "load",
+  "path_of",
+  "read",
+  "write",
+]
 
 
 def path_of(
@@ -39,69 +42,16 @@ def path_of(
   Args:
     cache_dir: see `directory`.
     kind: of thing, like `classifier`.
-    label: helps people to tell files apart; no part of the fingerprint.
+    label: helps people to tell files apart; no part of the fingerprint. A
+      file of another label is taken: a renamed copy of data is the same data.
     content: all that the file's content depends on, as JSON values.
   """
   text = json.dumps([kind, dict(content)], sort_keys=True)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
   readable = re.sub(r"[^A-Za-z0-9]+", "_", label).strip("_")[:40]
-  return os.path.join(
-    directory(cache_dir), f"{kind}-{readable}-{fingerprint}.npz"
-  )
-
-
-def read(path: str) -> dict[str, np.ndarray] | None:
-  """The arrays of a file, or None if there is none that can be read."""
-  if not os.path.exists(path):
-    return None
-  try:
-    return load(path)
-  except UNREADABLE as error:
-    discard(path, str(error))
-    return None
-
-
-def load(path: str) -> dict[str, np.ndarray]:
-  """The arrays of a file; raises one of `UNREADABLE` where it is none."""
-  # Opened here: numpy leaves a file open that proves to be no archive.
-  with open(path, "rb") as file:
-    if file.read(2) != b"PK":
-      raise ValueError("it is no zip archive")
-    file.seek(0)
-    with np.load(file, allow_pickle=False) as archive:
-      return {name: archive[name] for name in archive.files}
-
-
-def discard(path: str, reason: str) -> None:
-  """Says that a file is not used; what replaces it is computed again."""
-  _log.warning(
-    "cached file %s is corrupt (%s); computing it again", path, reason
-  )
-
-
-def write(path: str, arrays: Mapping[str, np.ndarray]) -> bool:
-  """Writes a file under another name and renames it; False if it cannot."""
-  temporary = None
-  try:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-      dir=os.path.dirname(path), suffix=".partial"
-    )
-    with os.fdopen(descriptor, "wb") as file:
-      np.savez(file, **arrays)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError as error:
-    if temporary is not None:
-      with contextlib.suppress(OSError):
-        os.remove(temporary)
-    _log.warning(
-      "cannot write %s (%s): continuing without a cache, so the next process "
-      "computes it again; set %s to a writable directory",
-      path,
-      error.strerror or error,
-      ENVIRONMENT,
-    )
-    return False
-  return True
+  folder = directory(cache_dir)
+  own = os.path.join(folder, f"{kind}-{readable}-{fingerprint}.npz")
+  if os.path.exists(own):
+    return own
+  any_label = f"{glob.escape(folder)}/{kind}-*-{fingerprint}.npz"
+  return min(glob.glob(any_label), default=own)

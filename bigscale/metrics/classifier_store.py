@@ -114,7 +114,7 @@ def fingerprint(
 
 def name_of(train: Source, image_shape: tuple[int, int, int]) -> str:
   """How people recognize a cached file of this source."""
-  return f"{train.identity.split('/')[0]} {image_shape[0]}x{image_shape[2]}"
+  return f"{train.name.split('/')[0]} {image_shape[0]}x{image_shape[2]}"
 
 
 def _load(

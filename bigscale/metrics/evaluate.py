@@ -287,6 +287,20 @@ def _check_within_classes(
     )
 
 
+def content_of(data: DataSpec) -> tuple[str, str]:
+  """Identities of the splits that scores compare with.
+
+  Args:
+    data: as `make_evaluator` takes it.
+
+  Raises:
+    DataError: the source cannot be read.
+  """
+  train = open_data(data, "train", whole=True)
+  heldout = open_data(data, "heldout", whole=True)
+  return train.identity, heldout.identity
+
+
 def _open(
   feature: str,
   classifier_steps: int | None,
@@ -375,6 +389,8 @@ def _describe(
       "present_share": PRESENT_SHARE,
       "train": train.identity,
       "heldout": heldout.identity,
+      "train_name": train.name,
+      "heldout_name": heldout.name,
       "side": image_shape[0],
       "channels": image_shape[2],
       # What was read of each split, fitted to these, and left out.

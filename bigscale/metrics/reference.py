@@ -122,7 +122,7 @@ def load_or_compute(
     "kinds": sorted(request.kinds),
   }
   side, _, channels = request.image_shape
-  label = f"{train.identity.split('/')[0]} {side}x{channels} {network.name}"
+  label = f"{train.name.split('/')[0]} {side}x{channels} {network.name}"
   path = cache.path_of(cache_dir, "reference", label, content)
   arrays = cache.read(path)
   if arrays is not None:
@@ -183,7 +183,7 @@ def pair_floor(
     "image_shape": pairing.image_shape,
     **pairing.protocol,
   }
-  label = f"{heldout.identity.split('/')[0]} ms_ssim"
+  label = f"{heldout.name.split('/')[0]} ms_ssim"
   path = cache.path_of(cache_dir, "reference", label, content)
   allowed = most_bad and most_bad(len(heldout))
   arrays = cache.read(path)

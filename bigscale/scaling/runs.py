@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from bigscale.metrics.evaluate import Evaluator
+from bigscale.metrics.evaluate import Evaluator, content_of
 from bigscale.parallel.mesh import make_mesh
 from bigscale.report.read import read_lines
 from bigscale.scaling.folders import folder_of
@@ -134,7 +134,9 @@ class Runner:
       _make_room(self._built)
       self._built[program] = build(spec, make_mesh(spec.mesh))
     # Whatever part of the data a run may see, it is scored against all.
-    scores = _key((spec.model, data, spec.evaluate))
+    # In the days of a sweep files may change.
+    content = "; ".join(content_of(data))
+    scores = f"{_key((spec.model, data, spec.evaluate))} {content}"
     if scores not in self._evaluators:
       _make_room(self._evaluators)
       self._evaluators[scores] = evaluator_of(spec)

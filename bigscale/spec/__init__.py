@@ -12,7 +12,7 @@ change of batch size leaves them where they were (Huang et al. 2024, app. B).
 from bigscale.spec.base import Schedule, SpecError, choose_preset, require
 from bigscale.spec.biggan import BigganSpec
 from bigscale.spec.biggan_deep import BigganDeepSpec
-from bigscale.spec.data import DataSpec, SourceSpec
+from bigscale.spec.data import MOST_PADDING, DataSpec, SourceSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
 from bigscale.spec.models import ModelSpec
 from bigscale.spec.monitor import MonitorSpec
@@ -36,6 +36,7 @@ from bigscale.spec.stripped import StrippedSpec
 from bigscale.spec.verdict import VerdictSpec
 
 __all__ = [
+  "MOST_PADDING",
   "TRUNCATION_RULES",
   "AugmentSpec",
   "BigganDeepSpec",

@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from bigscale.spec.base import require
+
+MOST_PADDING = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +20,8 @@ class SourceSpec:
       in all of them where `DataSpec.temperature` gives the shares.
     subset: see `DataSpec.subset`.
     classes: see `DataSpec.classes`.
+    padding: see `DataSpec.padding`.
+    name: of the source in the names of joint classes; None takes `source`.
     labels: with joint labels, the label that each class of the source gets in
       the mixture; () gives it labels of its own.
   """
@@ -25,6 +30,8 @@ class SourceSpec:
   share: float = 0.0
   subset: int = 0
   classes: int = 0
+  padding: int | None = None
+  name: str | None = None
   labels: tuple[int, ...] = ()
 
   def __post_init__(self) -> None:
@@ -33,6 +40,7 @@ class SourceSpec:
       f"data.mixture: share={self.share} of {self.source!r} must lie in (0, 1]",
     )
     _check_subset(self.subset, self.classes)
+    _check_padding(self.padding)
     require(
       all(label >= 0 for label in self.labels),
       f"data.mixture: labels={self.labels} of {self.source!r} must not be "
@@ -57,6 +65,9 @@ class DataSpec:
     subset: where positive, train on so many images only. Smaller subsets lie
       inside larger ones; the seed of the run does not matter.
     classes: where positive, so many classes only, nested likewise.
+    padding: pixels of black on each side of an image that is not of the
+      model's size, before it is resized: 2 frames digits of 28 px to 32 px.
+      None takes what the set's manifest says, else 0.
     flip: mirror half of the images, chosen by record.
     shuffle: another order every epoch; off reads the records as stored.
     shuffle_files: shards that are shuffled together; 0 takes all of them where
@@ -82,6 +93,7 @@ class DataSpec:
   temperature: float = 0.0
   subset: int = 0
   classes: int = 0
+  padding: int | None = None
   flip: bool = False
   shuffle: bool = True
   shuffle_files: int = 0
@@ -111,6 +123,7 @@ class DataSpec:
       "or processes read, not both; set one of them to 0",
     )
     _check_subset(self.subset, self.classes)
+    _check_padding(self.padding)
     if self.mixture:
       self._check_mixture()
     else:
@@ -120,11 +133,61 @@ class DataSpec:
         "set data.mixture, or temperature to 0",
       )
 
+  @property
+  def sources(self) -> tuple[str, ...]:
+    """All of them, in order."""
+    return tuple(part.source for part in self.mixture or (self,))
+
+  def with_sources(self, sources: Sequence[str]) -> "DataSpec":
+    """The same with other sources, one for each of these."""
+    if not self.mixture:
+      return dataclasses.replace(self, source=sources[0])
+    parts = zip(self.mixture, sources, strict=True)
+    mixture = tuple(dataclasses.replace(p, source=s) for p, s in parts)
+    return dataclasses.replace(self, mixture=mixture)
+
+  def at(self, places: Sequence[str]) -> "DataSpec":
+    """The same data at other places; names of classes stay what they are.
+
+    Args:
+      places: `PATH` for each source in order, or `OLD=NEW` for some of them;
+        () leaves them where they are.
+
+    Raises:
+      SpecError: places and sources are not as many, or a place is empty.
+    """
+    named, listed = {}, []
+    for place in places:
+      old = next((s for s in self.sources if place.startswith(f"{s}=")), None)
+      if old is None:
+        listed.append(place)
+      else:
+        named[old] = place[len(old) + 1 :]
+    require(
+      not listed or (not named and len(listed) == len(self.sources)),
+      f"--data={listed[0] if listed else ''} is one of {len(places)} places, "
+      f"and the run reads {len(self.sources)} sources "
+      f"({', '.join(map(repr, self.sources))}); give one --data=PATH for each, "
+      "in this order, or --data=OLD=NEW for those that have moved",
+    )
+    sources = listed or [named.get(old, old) for old in self.sources]
+    require(all(sources), "--data names no place; give --data=PATH")
+    moved = self.with_sources(sources)
+    if not moved.mixture:
+      return moved
+    mixture = tuple(
+      new
+      if new.source == old.source
+      else dataclasses.replace(new, name=old.name or old.source)
+      for old, new in zip(self.mixture, moved.mixture, strict=True)
+    )
+    return dataclasses.replace(moved, mixture=mixture)
+
   def _check_mixture(self) -> None:
     require(
-      not (self.subset or self.classes),
-      "data.subset and data.classes are of one source; set those of each "
-      "source in data.mixture",
+      not (self.subset or self.classes) and self.padding is None,
+      "data.subset, data.classes and data.padding are of one source; set those "
+      "of each source in data.mixture",
     )
     require(
       self.temperature >= 0,
@@ -147,6 +210,14 @@ class DataSpec:
       f"positive and sum to 1, not {total:.6g}; use {scaled}, or "
       "data.temperature",
     )
+
+
+def _check_padding(padding: int | None) -> None:
+  require(
+    padding is None or 0 <= padding <= MOST_PADDING,
+    f"data.padding={padding} must be 0 to {MOST_PADDING} pixels, or None for "
+    "what the set's manifest says",
+  )
 
 
 def _check_subset(subset: int, classes: int) -> None:

@@ -118,6 +118,44 @@ def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
   return folder, from_json(_spec_there(folder))
 
 
+def with_places(
+  workdir: str | os.PathLike[str],
+  spec: RunSpec,
+  places: Sequence[str],
+  *,
+  begun: bool,
+) -> tuple[RunSpec, RunSpec]:
+  """Finds where a run's data are now.
+
+  A run that has begun keeps the places its `spec.json` names: a config with
+  other ones says where to read, as `places` do. Whether the data there are the
+  same shows when the checkpoint is restored.
+
+  Args:
+    workdir: the folder.
+    spec: of the run, from its config.
+    places: see `DataSpec.at`.
+    begun: whether the folder holds a checkpoint.
+
+  Returns:
+    The spec as the run began, and with the places to read from.
+
+  Raises:
+    SpecError: the places do not fit the sources.
+  """
+  folder = RunFolder(_local(workdir))
+  if begun and folder.spec.is_file():
+    # Not as a spec: other versions know other settings.
+    data = _spec_there(folder)["data"]
+    parts = data.get("mixture") or (data,)
+    there = tuple(part["source"] for part in parts)
+    here = spec.data.sources
+    if there != here and len(there) == len(here):
+      places = places or here
+      spec = dataclasses.replace(spec, data=spec.data.with_sources(there))
+  return spec, dataclasses.replace(spec, data=spec.data.at(places))
+
+
 def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
   # Rows are appended to files, which buckets do not know.
   if "://" in str(workdir):
@@ -176,6 +214,12 @@ def differences(
       yield from differences(old.get(key), new.get(key), name)
   elif old != new:
     yield path, old, new
+
+
+def _are_groups(value: Any) -> bool:
+  return isinstance(value, list) and all(
+    isinstance(each, Mapping) for each in value
+  )
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bigscale.data.heldout import Heldout
 from bigscale.data.pipeline import Stream
 from bigscale.monitor.snapshots import Ring
 from bigscale.monitor.verdict import Decision, Verdict
@@ -21,6 +20,7 @@ from bigscale.train import interventions
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints, DamagedError
 from bigscale.train.hooks import DivergedError, Recorder
+from bigscale.train.reals import open_heldout
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
 from bigscale.types import Batch
@@ -74,7 +74,7 @@ class Guard:
         "healthy",
       )
     if spec.monitor.action != "off":
-      self._heldout = _open_heldout(built)
+      self._heldout = open_heldout(built)
 
   def get_state(self) -> dict[str, Any]:
     """What a checkpoint keeps, as plain JSON."""
@@ -361,20 +361,6 @@ class Guard:
       _log.exception("the monitor failed at step %d; training goes on", step)
       self._recorder.event("monitor_failed", step)
     self._failed = True
-
-
-def _open_heldout(built: Built) -> Heldout:
-  spec = built.spec
-  count = built.abstract_heldout.images.shape[1]
-  return Heldout(
-    spec.data,
-    resolution=spec.model.resolution,
-    channels=spec.model.image_channels,
-    num_classes=spec.model.num_classes,
-    count=count,
-    rows=rows.local_rows(batch_sharding(built.mesh), count),
-    seed=spec.seed,
-  )
 
 
 def _refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from bigscale.data import notes, pipeline
+from bigscale.data import notes
 from bigscale.data.manifest import DataError
 from bigscale.data.pipeline import Stream
 from bigscale.metrics.evaluate import Evaluator
@@ -36,6 +36,7 @@ from bigscale.train.init_from import (
 )
 from bigscale.train.meter import Meter
 from bigscale.train.preemption import PreemptedError, Preemption
+from bigscale.train.reals import open_stream
 from bigscale.train.scoring import Scoring
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
@@ -76,6 +77,7 @@ def train(
   command: Sequence[str] = (),
   init_from: str | os.PathLike[str] | None = None,
   prepared: Prepared | None = None,
+  data: Sequence[str] = (),
 ) -> Result:
   """Trains until `spec.total_kimg`, resuming where `workdir` stands.
 
@@ -86,6 +88,7 @@ def train(
     init_from: folder of another run of the same model, whose newest weights
       and average a new run starts from. A run that resumes has its own.
     prepared: what the caller has made already.
+    data: where the data are now, if not where the spec says (`DataSpec.at`).
 
   Raises:
     SpecError: the spec cannot run here, the folder is another run's, or
@@ -97,13 +100,14 @@ def train(
   multihost.assert_same("config", to_json(spec))
   multihost.assert_same("versions", folders.versions())
   prepared = prepared or Prepared()
-  built = prepared.built or build(spec, make_mesh(spec.mesh))
+  new = multihost.decide("new", lambda: not has_checkpoint(workdir))
+  spec, moved = folders.with_places(workdir, spec, data, begun=not new)
+  built = prepared.built or build(moved, make_mesh(spec.mesh))
   stream = open_stream(built)
-  multihost.assert_same("data", {"identity": stream.identity})
+  multihost.assert_same("data", {"outline": stream.outline})
   if jax.process_index() == 0:
     notes.warn(notes.of_sources({"train": stream.sources}))
   start = None
-  new = multihost.decide("new", lambda: not has_checkpoint(workdir))
   if init_from and new:
     start = read_start(built, init_from)
   claim = Claim()
@@ -117,6 +121,8 @@ def train(
     recorder = hooks.Recorder(folder, spec, found.step, attempt, meter)
     guard = Guard(built, stream, checkpoints, recorder, attempt)
     try:
+      if moved != spec:
+        recorder.event("data_moved", found.step, places=moved.data.sources)
       if start:
         recorder.event("init_from", 0, **start.note())
       for step, why in found.damaged:
@@ -136,22 +142,6 @@ def train(
     checkpoints.close()
     stream.close()
     claim.release()
-
-
-def open_stream(built: Built) -> Stream:
-  """This process's stream of the run's data."""
-  spec = built.spec
-  return pipeline.make(
-    spec.data,
-    resolution=spec.model.resolution,
-    channels=spec.model.image_channels,
-    num_classes=spec.model.num_classes,
-    global_batch_size=spec.global_batch_size,
-    batches_per_step=spec.batches_per_step,
-    seed=spec.seed,
-    rows=rows.local_rows(batch_sharding(built.mesh), spec.global_batch_size),
-    processes=jax.process_count(),
-  )
 
 
 def _open_folder(

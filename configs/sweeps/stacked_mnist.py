@@ -5,7 +5,8 @@ r"""Mode coverage of four losses on stacked MNIST, two seeds each.
   bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py:data/mnist \
       --out=runs/stacked_mnist
 
-The argument is the source of the digits, `tfds:mnist` by default. A thousand
+The argument is the source of the digits, `tfds:mnist` by default. Digits of 28
+px are framed to 32 px: here, or by a set built with `--padding=2`. A thousand
 modes, counted over 26,000 samples by a classifier of digits; the scores are
 `modes_classifier` and `modes_kl_classifier` (of reals: 1000 and about 0.024).
 
@@ -24,6 +25,8 @@ not, is in docs/metrics.md.
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from configs.sweeps import first_law
 
 _LOSSES = {
   "rpgan_r1_r2": ("rpgan", 1.0),
@@ -50,7 +53,11 @@ def get_config(digits: str = "tfds:mnist") -> dict[str, Any]:
       "blocks": (1, 1, 1),
       "cardinality": (3, 2, 1),
     },
-    "data": {"source": f"stacked:{digits}", "flip": False},
+    "data": {
+      "source": f"stacked:{digits}",
+      "flip": False,
+      "padding": first_law.padding_of(digits),
+    },
     "loss": {
       "adversarial": "rpgan",
       "r1_gamma": _GAMMA,

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bigscale.cli.main import main
+from bigscale.data.sources import open_source
 from bigscale.metrics import classifier_store, evaluate, published
 from tests.metrics.test_published import Network
 
@@ -209,3 +210,30 @@ def test_a_sheet_of_neighbours(scored, saved, tmp_path, fake_inception):
     assert picture.size == (7 * 64, 10 * 64)
     gap = np.asarray(picture.convert("L"))[:, 64:128]
   assert (gap == 255).all()
+
+
+def test_images_get_the_frame_of_reals_of_their_own_size(
+  bare, fake_inception, tmp_path
+):
+  source = open_source("fashion_mnist", "heldout")
+  images = np.stack([source.read(i).image for i in range(120)])
+  framed = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+  found = {}
+  for name, each in (("own", images), ("framed", framed)):
+    np.savez(tmp_path / name, images=each)
+    code, out, err = bare(
+      f"--images={tmp_path}/{name}.npz",
+      "--reference=fashion_mnist",
+      "--resolution=32",
+      "--metrics=fid_inception",
+    )
+    assert code == 0, err
+    found[name] = json.loads(out)
+  assert found["own"]["padding"] == 2
+  assert found["framed"]["padding"] == 0
+  assert found["own"]["fid_inception"] == pytest.approx(
+    found["framed"]["fid_inception"], rel=1e-9
+  )
+  code, _, err = bare("--workdir=x", "--padding=2")
+  assert code == 2
+  assert "--padding=2 is of --images" in err

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -108,6 +109,14 @@ def test_without_a_flag_nothing_more_is_done(scored):
   found = scored()
   assert "d_accuracy" not in found
   assert "neighbours" not in found
+
+
+def test_the_reals_may_lie_elsewhere(scored, textures, tmp_path):
+  moved = shutil.copytree(textures, tmp_path / "renamed")
+  here, there = scored(), scored(f"--data={moved}")
+  assert (here["data"], there["data"]) == ([str(textures)], [str(moved)])
+  assert there["fid_inception"] == here["fid_inception"]
+  assert there["reference"] == here["reference"]
 
 
 def test_published_statistics_of_a_run(scored, tmp_path, run_dir):

@@ -5,9 +5,18 @@ import sys
 import time
 
 import pytest
-from built_set import NoiseSource, contents, options, rejects
+from built_set import (
+  NoiseSource,
+  contents,
+  encoded,
+  noise,
+  options,
+  rejects,
+  save,
+)
 
 from bigscale.data.build import build
+from bigscale.data.folders import FolderSource
 from bigscale.data.manifest import DataError
 
 HERE = os.path.dirname(__file__)
@@ -112,6 +121,19 @@ def test_another_build_does_not_go_on_with_it(tmp_path):
   assert build({"train": NoiseSource(40)}, path, free).shards_kept == 2
   with pytest.raises(DataError, match="already holds a data set"):
     build({"train": NoiseSource(40)}, path, options())
+
+
+def test_an_input_that_changed_meanwhile_is_another(tmp_path):
+  """An image of other pixels, the same name and the same size in bytes."""
+  files = {f"{i:02d}.bmp": encoded(noise(8, i), "BMP") for i in range(40)}
+  folder, path = save(tmp_path / "in", files), str(tmp_path / "set")
+  interrupt(path, FolderSource(folder, "train", 0.0), options())
+  save(folder, {"07.bmp": encoded(noise(8, 99), "BMP")})
+  with pytest.raises(DataError, match=r"train was 'folder/train@.*, is 'fol"):
+    build({"train": FolderSource(folder, "train", 0.0)}, path, options())
+  save(folder, {"07.bmp": files["07.bmp"]})
+  again = build({"train": FolderSource(folder, "train", 0.0)}, path, options())
+  assert again.shards_kept == 2
 
 
 def test_stopped_before_tidying_up(tmp_path, monkeypatch):

@@ -249,7 +249,7 @@ def test_bad_images_are_bad_records_that_say_which(place):
     with pytest.raises(BadRecordError, match=reason) as caught:
       source.read(index)
     assert caught.value.index == index
-    assert caught.value.source == source.identity
+    assert caught.value.source == source.name
     assert "abc"[index] + "." in str(caught.value)
     assert source.read_bytes(index)[1] == ()
   with pytest.raises(IndexError):

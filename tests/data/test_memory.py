@@ -95,7 +95,8 @@ def test_npz_is_opened_by_its_path(tmp_path):
   np.savez(path, images=images, labels=labels, class_names=list("abcd"))
   source = open_source(path, "train")
   assert source.class_names == ("a", "b", "c", "d")
-  assert source.identity.startswith("set/train@")
+  assert source.identity.startswith("array/train@")
+  assert source.name == "set/train"
   assert source.file_records == (len(source),)
   np.savez(path, images=images)
   assert open_source(path, "train").num_classes == 0

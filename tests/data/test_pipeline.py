@@ -19,6 +19,7 @@ from bigscale.spec import DataSpec, SpecError
 
 def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
   model = {"resolution": 4, "channels": 1, "num_classes": 3, "processes": 1}
+  decide = settings.pop("decide", pipeline._alone)
   model.update(
     {key: settings.pop(key) for key in tuple(settings) if key in model}
   )
@@ -29,6 +30,7 @@ def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
     batches_per_step=batches,
     seed=seed,
     rows=rows,
+    decide=decide,
   )
 
 
@@ -480,3 +482,18 @@ def test_five_thousand_million_records():
   assert len(np.unique(found)) == 4096
   assert 0 <= found.min() < 2**31
   assert 2**32 < found.max() < 5 * 10**9
+
+
+def test_one_process_reads_for_an_identity_and_the_others_are_told(
+  directory, monkeypatch
+):
+  from bigscale.data.shards import ShardSource
+
+  def never(self):
+    raise AssertionError("only one process reads")
+
+  monkeypatch.setattr(ShardSource, "_content", never)
+  stream = make(directory, decide=lambda choose: "told")
+  assert stream.identity == "told"
+  assert stream.get_state()["source"] == "told"
+  stream.set_state(stream.get_state())

@@ -224,7 +224,7 @@ def test_a_file_that_is_gone_is_told(copied):
   with pytest.raises(BadRecordError) as caught:
     source.read(2)
   assert caught.value.index == 2
-  assert caught.value.source == source.identity
+  assert caught.value.source == source.name
 
 
 def test_a_bad_image_is_a_bad_record_that_says_which(prepare, monkeypatch):

@@ -10,8 +10,10 @@ def noise(*shape):
   return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def fit(images, resolution, channels):
-  return np.stack([transforms.fit(x, resolution, channels) for x in images])
+def fit(images, resolution, channels, padding=0):
+  return np.stack(
+    [transforms.fit(x, resolution, channels, padding) for x in images]
+  )
 
 
 def test_nothing_to_do():
@@ -36,18 +38,33 @@ def test_mirrored(side, channels):
   np.testing.assert_array_equal(turned, expected)
 
 
-def test_28_is_framed_to_32():
+def test_padding_frames_28_to_32():
   images = noise(3, 28, 28, 1)
-  framed = fit(images, 32, 1)
+  framed = fit(images, 32, 1, padding=2)
   assert framed.shape == (3, 32, 32, 1)
   np.testing.assert_array_equal(framed[:, 2:30, 2:30], images)
   assert framed.sum(dtype=int) == images.sum(dtype=int)
 
 
-def test_28_to_16_is_the_block_mean_of_32():
+def test_images_of_the_size_asked_for_are_not_framed():
+  image = noise(28, 40, 3)
+  got = transforms.fit(image, 28, 3, padding=2)
+  np.testing.assert_array_equal(got, image[:, 6:34])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(27, 27), (28, 28), (29, 29), (28, 40)])
+def test_nothing_is_framed_that_nobody_asked_for(shape, channels):
+  """28 px on the short side was once framed, photographs too."""
+  gray = np.full((*shape, channels), 150, np.uint8)
+  for resolution in (16, 32, 64):
+    assert (transforms.fit(gray, resolution, channels) == 150).all()
+
+
+def test_28_to_16_is_the_block_mean_of_the_frame():
   images = noise(3, 28, 28, 1)
-  got = fit(images, 16, 1)
-  framed = fit(images, 32, 1).astype(float)
+  got = fit(images, 16, 1, padding=2)
+  framed = fit(images, 32, 1, padding=2).astype(float)
   mean = framed.reshape(3, 16, 2, 16, 2, 1).mean((2, 4))
   np.testing.assert_array_equal(got, np.floor(mean + 0.5).astype(np.uint8))
 

@@ -5,7 +5,9 @@ import dataclasses
 import importlib
 import json
 import pathlib
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from bigscale.report.read import Run as Record
@@ -291,3 +293,34 @@ def test_runs_of_other_seeds_and_subsets_share_programs_and_scores(
   assert len(list(runs.Runner(tmp_path).run(planned))) == 6
   assert len(built) == 2
   assert len(opened) == 2
+
+
+def test_runs_are_scored_with_the_data_as_they_are_now(tmp_path, monkeypatch):
+  """Files may change during a sweep, and no evaluator of before is right."""
+  path = tmp_path / "set.npz"
+
+  def save(value):
+    images = np.full((100, 8, 8, 1), value, np.uint8)
+    np.savez(path, images=images, labels=np.arange(100) % 10)
+
+  def train(spec, *args, **kwargs):
+    if spec.seed == 1:
+      save(2)
+
+  opened = []
+  monkeypatch.setattr(runs.loop, "train", train)
+  monkeypatch.setattr(runs, "build", lambda spec, mesh: Bare(spec))
+  monkeypatch.setattr(
+    runs, "evaluator_of", lambda spec: opened.append(spec.seed) or object()
+  )
+  save(1)
+  swept = settings(a={"seed": [0, 1, 2, 3]})
+  swept["base"].data.source = str(path)
+  assert len(list(runs.Runner(tmp_path).run(sweep.expand(swept)))) == 4
+  assert opened == [0, 2]
+
+
+class Bare(NamedTuple):
+  """A program that nobody runs."""
+
+  spec: object
