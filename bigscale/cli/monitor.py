@@ -21,6 +21,7 @@ run again: stop it and start it at will, or start several with `--part`.
 
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -183,6 +184,10 @@ def _set(spec: "VerdictSpec", settings: list[str]) -> "VerdictSpec":
       raise SpecError(
         f"--set={setting}: {value!r} is no {types[key].__name__}"
       ) from None
+    require(
+      math.isfinite(changes[key]),
+      f"--set={setting}: {value!r} is no finite number",
+    )
   return dataclasses.replace(spec, **changes)
 
 

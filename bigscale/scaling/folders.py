@@ -173,7 +173,7 @@ def _about(run: Run, recorded: Tree | None) -> list[str]:
   if _kimg(recorded) < run.spec.total_kimg:
     notes.append(
       f"{run.name} is to end at {run.spec.total_kimg:g} kimg and was begun to "
-      f"end at {_kimg(recorded):g}: its next start goes on"
+      f"end at {_kimg(recorded):g}: unless it collapsed, its next start goes on"
     )
   return notes
 

@@ -87,8 +87,9 @@ def estimate(
 
   Returns:
     `value`, `standard_error` and `interval95`, [low, high], with None for what
-    is not known: one end of a one-sided interval; then or at a bound also
-    `bound`, what it is, and `at_bound`, the share of resamples there; where
+    is not known: one end of a one-sided interval, or the error where some
+    resamples lie at a bound. Then also `bound`, what it is, `is_bound`, whether
+    the value lies there, and `at_bound`, the share of resamples there; where
     there is no interval, its `reason`.
   """
   if sides is None:
@@ -126,8 +127,10 @@ def estimate(
   entry["interval95"] = [low, high]
   if low is None or high is None:
     return entry | bound
-  if not of.any() and not unknown.any():
-    entry["standard_error"] = float(resampled.std(ddof=1))
+  if of.any() or unknown.any():
+    # Their spread would be that of where the search ends.
+    return entry | bound
+  entry["standard_error"] = float(resampled.std(ddof=1))
   return entry
 
 

@@ -43,9 +43,12 @@ def _interval(entry: dict[str, Any]) -> str:
   elif high is None:
     said = f"at least {low:.4g}"
   else:
-    return f"{low:.4g} to {high:.4g}"
+    said = f"{low:.4g} to {high:.4g}"
+    if entry["standard_error"] is not None:
+      return said
+  kind = "one-sided; " if None in (low, high) else ""
   return (
-    f"{said} (one-sided; {entry['at_bound']:.0%} of resamples at the bound: "
+    f"{said} ({kind}{entry['at_bound']:.1%} of resamples at the bound: "
     f"{entry['bound']})"
   )
 

@@ -116,3 +116,11 @@ def test_kinks_must_be_steps(monitor, trace):
   code, _, err = monitor("replay", trace, "--kinks=soon")
   assert code == 2
   assert "--kinks=soon must be steps" in err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_threshold_is_a_finite_number(monitor, trace, value):
+  code, out, err = monitor("replay", trace, f"--set=limit={value}")
+  assert (code, out) == (2, "")
+  assert f"--set=limit={value}" in err
+  assert "no finite number" in err

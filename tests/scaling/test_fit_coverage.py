@@ -27,8 +27,10 @@ def coverage(law, variables, truth, noise):
     drawn = bootstrap.resample(found, points, RESAMPLES, (0, trial))
     estimated = bootstrap.parameters(found, drawn)
     for name in inside:
-      low, high = estimated[name]["interval95"]
-      inside[name] += low <= truth[name] <= high
+      low, high = estimated[name]["interval95"] or (np.inf, -np.inf)
+      # Of a one-sided interval one end is open.
+      above = low is None or low <= truth[name]
+      inside[name] += above and (high is None or truth[name] <= high)
   return {name: count / TRIALS for name, count in inside.items()}
 
 

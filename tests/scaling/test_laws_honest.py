@@ -220,6 +220,7 @@ def test_a_few_resamples_at_a_bound_cost_the_standard_error_alone():
   found = entry(HUNDRED, of=[*[0] * 99, 1])
   assert None not in found["interval95"]
   assert found["standard_error"] is None
+  assert found["at_bound"] == 0.01
 
 
 def test_where_all_resamples_lie_there_is_no_interval():
