@@ -192,7 +192,8 @@ def _score(trained: Trained) -> dict[str, Any]:
 
   spec = _asked(trained.spec)
   evaluate = spec.evaluate
-  evaluator = _against_file(evaluate.num_samples, spec)
+  side, channels = spec.model.resolution, spec.model.image_channels
+  evaluator = _against_file(evaluate.num_samples, side, channels, spec)
   evaluator = evaluator or hooks.evaluator_of(spec)
   asked = evaluator.asked
   labels = None
@@ -255,12 +256,14 @@ def _data(data: DataSpec) -> DataSpec:
 
 
 def _against_file(
-  num_samples: int, spec: RunSpec | None = None
+  num_samples: int, side: int, channels: int, spec: RunSpec | None = None
 ) -> "Evaluator | None":
   """The evaluator of --statistics, where that is given.
 
   Args:
     num_samples: that are scored.
+    side: of them, pixels.
+    channels: of them.
     spec: of the run that draws them; None where images are given.
   """
   if not FLAGS.statistics:
@@ -286,6 +289,7 @@ def _against_file(
     num_samples=num_samples,
     scores=FLAGS.metrics or ("fid_inception",),
     plan=spec and _plan(published, spec),
+    image_shape=(side, side, channels),
   )
 
 
@@ -335,7 +339,7 @@ def _score_images() -> dict[str, Any]:
 
   def make(count: int, side: int, channels: int) -> "Evaluator":
     if data is None:
-      return _against_file(count)
+      return _against_file(count, side, channels)
     return _against_source(data, count, side, channels)
 
   allowed = FLAGS.max_bad_fraction
