@@ -11,6 +11,7 @@ Orders that jump between more shards than that should not be (see `order`).
 
 import bisect
 import collections
+import contextlib
 import itertools
 import os
 import threading
@@ -122,27 +123,29 @@ class ShardSource(Source):
 
   def labels(self) -> np.ndarray:
     """See `Source`."""
-    return np.array([each[0] for each in self._all_labels()], np.int32)
+    schema = self._manifest.schema
+    found = [records.decode_labels(row, schema)[0][0] for row in self._rows()]
+    return np.array(found, np.int32)
 
   def label_counts(self) -> np.ndarray:
-    """See `Source`."""
+    """See `Source`; records whose labels cannot be read count for none."""
     known = self._made.get("label_counts", ())
     if len(known) == self.num_classes and sum(known) == len(self):
       # Each record has one label, and who built the set has counted them.
       return np.array(known, np.float64)
     counts = np.zeros(self.num_classes)
-    for labels in self._all_labels() if self.num_classes else ():
-      np.add.at(counts, list(labels), 1 / len(labels))
+    for row in self._rows() if self.num_classes else ():
+      with contextlib.suppress(ValueError, IndexError):
+        labels, _ = records.decode_labels(row, self._manifest.schema)
+        np.add.at(counts, list(labels), 1 / len(labels))
     return counts
 
-  def _all_labels(self) -> Iterator[tuple[int, ...]]:
-    """The labels of every record, in order."""
+  def _rows(self) -> Iterator[bytes]:
+    """All records, in order."""
     for shard in range(len(self._shards)):
       for start in range(0, self._shards[shard].records, _LABELS_AT_ONCE):
         end = min(start + _LABELS_AT_ONCE, self._shards[shard].records)
-        rows = self._reader(shard).read(start, end)
-        schema = self._manifest.schema
-        yield from (records.decode_labels(row, schema)[0] for row in rows)
+        yield from self._reader(shard).read(start, end)
 
   def _path(self, shard: int) -> str:
     return os.path.join(self._directory, self._shards[shard].file)
