@@ -190,7 +190,8 @@ def _score(trained: Trained) -> dict[str, Any]:
   if not FLAGS.statistics or FLAGS.neighbours or FLAGS.d_accuracy:
     inspection.check_data(spec, trained.stream)
   evaluate = spec.evaluate
-  evaluator = _against_file(evaluate.num_samples, spec)
+  side, channels = spec.model.resolution, spec.model.image_channels
+  evaluator = _against_file(evaluate.num_samples, side, channels, spec)
   evaluator = evaluator or hooks.evaluator_of(spec)
   asked = evaluator.asked
   drawn_under = truncation.under(
@@ -249,12 +250,14 @@ def _data(data: DataSpec) -> DataSpec:
 
 
 def _against_file(
-  num_samples: int, spec: RunSpec | None = None
+  num_samples: int, side: int, channels: int, spec: RunSpec | None = None
 ) -> "Evaluator | None":
   """The evaluator of --statistics, where that is given.
 
   Args:
     num_samples: that are scored.
+    side: of them, pixels.
+    channels: of them.
     spec: of the run that draws them; None where images are given.
   """
   if not FLAGS.statistics:
@@ -280,6 +283,7 @@ def _against_file(
     num_samples=num_samples,
     scores=FLAGS.metrics or ("fid_inception",),
     plan=spec and _plan(published, spec),
+    image_shape=(side, side, channels),
   )
 
 
@@ -329,7 +333,7 @@ def _score_images() -> dict[str, Any]:
 
   def make(count: int, side: int, channels: int) -> "Evaluator":
     if data is None:
-      return _against_file(count)
+      return _against_file(count, side, channels)
     return _against_source(data, count, side, channels)
 
   allowed = FLAGS.max_bad_fraction

@@ -220,10 +220,10 @@ class Reader:
     self.images_read += 1
     self.resized += sample.image.shape[:2] != self.image_shape[:2]
     self.recoloured += sample.image.shape[2] != self.image_shape[2]
-    if not sample.labels:
-      return 0
-    np.add.at(self.label_counts, list(sample.labels), 1 / len(sample.labels))
-    return sample.labels[choice % len(sample.labels)]
+    labels = sample.labels
+    for label in labels:
+      self.label_counts[label] += 1 / len(labels)
+    return labels[choice % len(labels)] if labels else 0
 
   def _leave_out(self, index: int, error: BadRecordError) -> None:
     example = f"{error.where}: {error.reason}"

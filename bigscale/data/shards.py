@@ -11,6 +11,7 @@ Orders that jump between more shards than that should not be (see `order`).
 
 import bisect
 import collections
+import contextlib
 import itertools
 import os
 import threading
@@ -137,7 +138,9 @@ class ShardSource(Source):
 
   def labels(self) -> np.ndarray:
     """See `Source`."""
-    return np.array([each[0] for each in self._all_labels()], np.int32)
+    schema = self._manifest.schema
+    found = [records.decode_labels(row, schema)[0][0] for row in self._rows()]
+    return np.array(found, np.int32)
 
   @property
   def counts_quickly(self) -> bool:
@@ -145,12 +148,14 @@ class ShardSource(Source):
     return self._counted or super().counts_quickly
 
   def label_counts(self) -> np.ndarray:
-    """See `Source`."""
+    """See `Source`; records whose labels cannot be read count for none."""
     if self._counted:
       return np.array(self._made["label_counts"], np.float64)
     counts = np.zeros(self.num_classes)
-    for labels in self._all_labels() if self.num_classes else ():
-      np.add.at(counts, list(labels), 1 / len(labels))
+    for row in self._rows() if self.num_classes else ():
+      with contextlib.suppress(ValueError, IndexError):
+        labels, _ = records.decode_labels(row, self._manifest.schema)
+        np.add.at(counts, list(labels), 1 / len(labels))
     return counts
 
   @property
@@ -159,14 +164,12 @@ class ShardSource(Source):
     known = self._made.get("label_counts", ())
     return len(known) == self.num_classes and sum(known) == len(self)
 
-  def _all_labels(self) -> Iterator[tuple[int, ...]]:
-    """The labels of every record, in order."""
+  def _rows(self) -> Iterator[bytes]:
+    """All records, in order."""
     for shard in range(len(self._shards)):
       for start in range(0, self._shards[shard].records, _LABELS_AT_ONCE):
         end = min(start + _LABELS_AT_ONCE, self._shards[shard].records)
-        schema = self._manifest.schema
-        for row in self._reader(shard).read(start, end):
-          yield records.decode_labels(row, schema)[0]
+        yield from self._reader(shard).read(start, end)
 
   def _path(self, shard: int) -> str:
     return os.path.join(self._directory, self._shards[shard].file)

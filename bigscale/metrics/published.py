@@ -56,6 +56,7 @@ def evaluator_against(
   scores: Sequence[str] = ("fid_inception",),
   cache_dir: str | None = None,
   plan: LabelPlan | None = None,
+  image_shape: tuple[int, int, int] | None = None,
 ) -> Evaluator:
   """An evaluator that has seen no real image.
 
@@ -67,6 +68,7 @@ def evaluator_against(
     scores: names; of one network, and of those that moments are enough for.
     cache_dir: see `cache.directory`.
     plan: of the samples' labels; None where they are not drawn for a class.
+    image_shape: (R, R, C) of the samples, for the protocol.
 
   Raises:
     SpecError: a score needs more than moments, the protocol is another, or
@@ -90,6 +92,8 @@ def evaluator_against(
       "weights": published.weights,
     },
   }
+  if image_shape:
+    protocol |= {"side": image_shape[0], "channels": image_shape[2]}
   return Evaluator(
     [panel],
     (),

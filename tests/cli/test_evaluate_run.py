@@ -205,6 +205,8 @@ def test_labels_beside_published_statistics(
     "uniform",
   ]
   assert said[0]["reals"] == f"the images of {file}"
+  protocol = own["reference"]["protocol"]
+  assert (protocol["side"], protocol["channels"]) == (8, 1)
   assert f"as {bare} has no counts of its own" in said[1]["reals"]
 
   def gone(*args, **options):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from bigscale.cli import common
 from bigscale.cli.main import main
+from bigscale.metrics.looking import Asked
 from bigscale.parallel.mesh import make_mesh
 from bigscale.sampling import standing
 from bigscale.spec import MeshSpec, from_config
@@ -199,6 +200,7 @@ def test_evaluate_scores_what_it_says(biggan, monkeypatch, capsys):
 
   class Evaluator:
     def __init__(self):
+      self.asked = Asked((), (), num_samples=4, num_classes=0)
       self.reference = {"floor": 1.0}
       self.throughput = {"drawing": {"seconds": 3.0}}
 

@@ -1,10 +1,15 @@
 """Records for statistics: none counts twice, and none is missed in silence."""
 
+import io
+import json
+import tarfile
+
 import numpy as np
 import pytest
-from built_set import NoiseSource
+from built_set import NoiseSource, encoded, noise
 
 from bigscale.data import heldout, reading
+from bigscale.data.archives import TarSource
 from bigscale.data.manifest import DataError
 from bigscale.data.reading import Reader, allowed_bad, read_many
 from bigscale.data.sources import Sample, Source
@@ -116,3 +121,21 @@ def test_another_held_out_image_is_drawn_for_one_that_cannot_be_read(
   # Not the next record, of which two would be made.
   assert all(b != a + 1 for a, b in moved)
   assert all(a == b for a, b in zip(whole, torn, strict=True) if a not in bad)
+
+
+def test_classes_are_counted_alike_with_and_without_reading(tmp_path):
+  given = [(0,), (1, 2), (2,), (0, 1, 2)] * 5
+  with tarfile.open(tmp_path / "set.tar", "w") as tar:
+    for number, labels in enumerate(given):
+      text = json.dumps({"labels": labels}).encode()
+      files = {"png": encoded(noise(4, number), "PNG"), "json": text}
+      for ending, data in files.items():
+        info = tarfile.TarInfo(f"{number:02d}.{ending}")
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+  source = TarSource(str(tmp_path / "set.tar"), heldout_fraction=0)
+  reader = Reader(source, (4, 4, 3))
+  reader.read(range(20))
+  expected = 5 * np.array([1 + 1 / 3, 1 / 2 + 1 / 3, 1.5 + 1 / 3])
+  np.testing.assert_allclose(reader.label_counts, expected)
+  np.testing.assert_allclose(source.label_counts(), expected)

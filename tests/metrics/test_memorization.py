@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bigscale.data.sources import open_source
+from bigscale.data.sources import BadRecordError, open_source
 from bigscale.metrics import memorization
 from bigscale.metrics.features import Embedding
 from bigscale.metrics.memorization import search
@@ -61,6 +61,42 @@ def test_copies_come_first_beside_what_they_copy(
     np.testing.assert_array_equal(row[2], samples[sample])
     assert (row[1] == 255).all()
     assert (row[3] != row[2]).any()
+
+
+class Torn:
+  """A split of which some records cannot be read."""
+
+  class_names = ()
+
+  def __init__(self, whole, bad):
+    self._whole, self._bad, self.identity = whole, bad, "torn"
+    self.num_classes = 0
+
+  def __len__(self):
+    return len(self._whole)
+
+  def read(self, index):
+    if index in self._bad:
+      raise BadRecordError("torn", index, "it is torn", "a file")
+    return self._whole.read(index)._replace(labels=())
+
+
+def test_records_that_cannot_be_read_move_no_other_s_number(
+  splits, make_images, monkeypatch
+):
+  monkeypatch.setattr(memorization, "_PART", 150)
+  train, heldout = splits
+  samples, _ = make_images(20, 7)
+  copied = {5: 390, 11: 17, 12: 201}
+  for sample, record in copied.items():
+    samples[sample] = train.read(record).image
+  bad = (3, 18, 202, 203)
+  said = search(Pixels(), samples, Torn(train, bad), Torn(heldout, (0,))).said
+  for row in said["nearest"][:3]:
+    assert row["train"][0] == copied[row["sample"]]
+    assert not set(row["train"]) & set(bad)
+  assert (said["num_train"], said["num_heldout"]) == (396, 119)
+  assert said["unreadable"] == {"train": 4, "heldout": 1}
 
 
 def test_a_generator_of_copies_has_a_ratio_near_zero(splits):
