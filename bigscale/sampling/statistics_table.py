@@ -14,7 +14,7 @@ from bigscale.ops.spectral import unflatten
 from bigscale.sampling import latents as draw
 from bigscale.spec import TruncationRule, require
 
-# Of a step. Decimal fractions are not exact: 0.58 / 0.02 < 29.
+# Of a step. Decimal fractions are not exact: 0.58 * 50 < 29.
 _ON_THE_GRID = 1e-9
 
 

@@ -1,6 +1,7 @@
 """Official weights under the truncation that their authors mean."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -18,7 +19,7 @@ from bigscale.cli.main import main
 from bigscale.interop import assemble, export
 from bigscale.parallel import fingerprint
 from bigscale.sampling import latents
-from bigscale.spec import BigganDeepSpec
+from bigscale.spec import BigganDeepSpec, SamplingSpec
 from bigscale.train.init_from import read_start
 from bigscale.train.state import init_state
 from tests.interop import synthetic
@@ -214,6 +215,18 @@ def test_weights_of_later_steps_have_statistics_of_their_own(run, tmp_path):
     "truncation 0.4 by the rule scale; batch norm's statistics: running ones "
     "of training"
   )
+
+
+def test_the_rule_is_of_the_flag_then_the_spec_then_the_authors(run):
+  trained = common.load(str(run), None)
+  unsaid = dataclasses.replace(trained.spec, sampling=SamplingSpec())
+  # Imported by an older version, which wrote no rule.
+  older = trained._replace(spec=unsaid)
+  own = older._replace(imported={})
+  assert truncation.rule_of(trained, "resample") == "resample"
+  assert truncation.rule_of(trained, None) == "scale"
+  assert truncation.rule_of(older, None) == "scale"
+  assert truncation.rule_of(own, None) == "resample"
 
 
 def refused(capsys, run, tmp_path, *options):
