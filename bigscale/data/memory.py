@@ -108,7 +108,7 @@ class ArraySource(Source):
         names = arrays.get("class_names", ())
         names = tuple(str(name) for name in np.atleast_1d(names))
         known = (key, "labels", "class_names")
-        others = [other for other in arrays if other not in known]
+        others = sorted(other for other in arrays if other not in known)
     except DataError:
       raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
