@@ -200,7 +200,7 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
           known = labels.setdefault(key, found) or found
           if found and known != found:
             raise DataError(
-              f"{path} gives {key} two labels, {_told(known)} and "
+              f"{path} gives {key.lstrip('/')} two labels, {_told(known)} and "
               f"{_told(found)}; keep one"
             )
           labels[key] = known
@@ -211,7 +211,9 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
       f"{path} cannot be read ({error}); copy it again, or check the path"
     ) from error
   counts.without_image += [
-    key for key, found in labels.items() if found and key not in images
+    key.lstrip("/")
+    for key, found in labels.items()
+    if found and key not in images
   ]
   own = os.path.basename(path)
   return [

@@ -61,7 +61,7 @@ class Layout:
     self._tables = {
       path: listing.numbers[row]
       for row, path in enumerate(listing.paths)
-      if os.path.basename(path) == LABELS_FILE
+      if path.endswith(LABELS_FILE) and os.path.basename(path) == LABELS_FILE
     }
     self._images = [
       row for row, path in enumerate(listing.paths) if path not in self._tables
@@ -230,8 +230,11 @@ class Layout:
   def _say_left_out(self, listing: Listing) -> None:
     """Puts in words what is read, and what is not."""
     endings = collections.Counter(
-      os.path.splitext(self._paths[row])[1].lower() for row in self._images
+      self._paths[row].rpartition(".")[2] for row in self._images
     )
+    lower: collections.Counter[str] = collections.Counter()
+    for ending, count in endings.items():
+      lower[f".{ending.lower()}"] += count
     found = self._splits
     by_folder = collections.Counter(
       _first_folder(self._paths[row], self._base) for row in self._images
@@ -252,8 +255,8 @@ class Layout:
         self._notes.append(
           f"{self._name}: not read, as neither split: {notes.listed(said)}"
         )
-    if len(endings) > 1 or listing.left_out:
-      read = [f"{count:,} {ending}" for ending, count in endings.most_common()]
+    if len(lower) > 1 or listing.left_out:
+      read = [f"{count:,} {ending}" for ending, count in lower.most_common()]
       self._notes.append(f"{self._name}: images by ending: {', '.join(read)}")
     if listing.left_out:
       self._notes.append(

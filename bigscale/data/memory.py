@@ -109,7 +109,7 @@ class ArraySource(Source):
       names = arrays.get("class_names", ())
       names = tuple(str(name) for name in np.atleast_1d(names))
       known = (key, "labels", "class_names")
-      others = [other for other in arrays if other not in known]
+      others = sorted(other for other in arrays if other not in known)
     name = os.path.basename(path).removesuffix(".npz")
     try:
       source = cls(images, labels, names, name, split, heldout_fraction)

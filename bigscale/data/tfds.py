@@ -16,13 +16,20 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bigscale.data import content, headers, images
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import BadRecordError, Missing, Sample, Source
+from bigscale.data.sources import (
+  FEW_RECORDS,
+  BadRecordError,
+  Missing,
+  Sample,
+  Source,
+)
 from bigscale.data.splits import (
   SPLITS,
   check_index,
@@ -36,7 +43,7 @@ _HELDOUT_SPLITS = ("validation", "test")
 _HELDOUT_TAIL = ("train[:95%]", "train[95%:]")
 # Random access gains nothing from read-ahead, and pays for it.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-_LABELS_AT_ONCE = 4096
+_LABELS_AT_ONCE = 1024
 
 
 class _File(NamedTuple):
@@ -204,15 +211,30 @@ class TfdsSource(Source):
     """See `Source`; reads every record, though not its pixels."""
     if self._label is None:
       return np.zeros(len(self), np.int32)
-    found: list[int] = []
+    found = [label for labels in self._label_chunks() for label in labels]
+    return np.array(found, np.int32)
+
+  def _label_chunks(self) -> Iterator[list[int]]:
+    """Labels of all records, some at a time."""
     for number, file in enumerate(self._files):
       last = file.first + file.records
       for start in range(file.first, last, _LABELS_AT_ONCE):
         end = min(start + _LABELS_AT_ONCE, last)
-        for record in self._reader(number).read(start, end):
-          example = self._label_alone.deserialize_example_np(record)
-          found.append(int(example[self._label]))
-    return np.array(found, np.int32)
+        yield [
+          int(self._label_alone.deserialize_example_np(record)[self._label])
+          for record in self._reader(number).read(start, end)
+        ]
+
+  def empty_classes(self) -> tuple[int, ...] | None:
+    """See `Source`: it reads labels until every class has been met."""
+    if len(self) > FEW_RECORDS:
+      return None
+    missing = set(range(self.num_classes))
+    for labels in self._label_chunks() if missing else ():
+      missing.difference_update(labels)
+      if not missing:
+        break
+    return tuple(sorted(missing))
 
   def _checked(self, example: dict[str, Any]) -> tuple[int, ...]:
     if self._label is None:
