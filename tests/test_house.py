@@ -133,7 +133,7 @@ RULES = (
   ),
   (r"scaling/shares", ("scaling/table", "monitor/scoring")),
   (r"scaling/.*", ("scaling",)),
-  (r"plan/.*", ("plan", "train/build", "parallel")),
+  (r"plan/.*", ("plan", "train/build", "parallel", "ops/precision")),
   (r"bench/data", ("data",)),
   (r"bench/.*", ("bench", "train/build", "parallel")),
   (r"cli/.*", ("",)),
