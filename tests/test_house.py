@@ -148,7 +148,7 @@ RULES = (
   ),
   (r"scaling/shares", ("scaling/rows", "monitor/scoring")),
   (r"scaling/.*", ("scaling",)),
-  (r"plan/.*", ("plan", "train/build", "parallel")),
+  (r"plan/.*", ("plan", "train/build", "parallel", "ops/precision")),
   (r"bench/data", ("data",)),
   (r"bench/.*", ("bench", "train/build", "parallel")),
   (r"cli/.*", ("",)),

@@ -5,6 +5,7 @@ what trains; reading data is not in it.
 """
 
 import dataclasses
+import functools
 import resource
 import statistics
 import sys
@@ -148,7 +149,9 @@ def _bound(spec: RunSpec, devices: list[jax.Device]) -> float:
   side = _BOUND_SIDE.get(platform, 4096)
   square = jax.device_put(jnp.ones((side, side), dtype), devices[0])
   # The accuracy that the networks' own products have.
-  product = jax.jit(jnp.matmul)
+  product = jax.jit(
+    functools.partial(jnp.matmul, precision=spec.model.precision)
+  )
   seconds = []
   for _ in range(4):
     start = time.perf_counter()

@@ -50,6 +50,7 @@ _NOT_IN_SHAPES = (
   "dtype",
   "grouped_conv",
   "num_singular_values",
+  "precision",
   "spectra_interval",
   "spectral_epsilon",
 )

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from bigscale.metrics import chunks
 from bigscale.metrics.features import Embedding
+from bigscale.ops import precision
 from bigscale.ops.images import to_float
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import replicated
@@ -267,12 +268,14 @@ def _optimizer(steps: int) -> optax.GradientTransformation:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+@precision.exact
 def _init(network: _Network, steps: int, key: Array, images: Array) -> _State:
   variables = network.init(key, images, train=False)
   return _State(variables, _optimizer(steps).init(variables["params"]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+@precision.exact
 def _update(
   network: _Network,
   steps: int,
@@ -310,6 +313,7 @@ def _inference(
   """Features and probabilities of a chunk, whole results on every device."""
   network = _Network(num_classes)
 
+  @precision.exact
   def infer(variables: PyTree, images: Array) -> tuple[Array, Array]:
     features, logits = network.apply(variables, images, train=False)
     return features, jax.nn.softmax(logits)

@@ -55,7 +55,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigscale.ops import grouped_conv
+from bigscale.ops import grouped_conv, precision
+from bigscale.spec import Precision
 from bigscale.types import Array
 
 Form = Callable[[Array, Array], Array]
@@ -127,8 +128,14 @@ def _sparse_pool(x_bhwc: Array, w_hwio: Array) -> Array:
   return _strided(_sum_neighbours(_pad(x_bhwc)) / 4, w_hwio)
 
 
-@jax.custom_vjp
 def _phases_upsample(x_bhwc: Array, w_hwio: Array) -> Array:
+  return _phases(precision.current(), x_bhwc, w_hwio)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _phases(stated: Precision | None, x_bhwc: Array, w_hwio: Array) -> Array:
+  """Both directions of `phases`, the gradients at the precision `stated`."""
+  del stated
   middle, outer, inside, around = slice(1, 2), slice(0, 3, 2), (0, 0), (1, 1)
   # Rows and columns of the sparse convolution, even or odd. There are more
   # odd ones: from before the first pixel to behind the last.
@@ -143,18 +150,25 @@ def _phases_upsample(x_bhwc: Array, w_hwio: Array) -> Array:
   return _interleave(phases)
 
 
-def _phases_forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-  return _phases_upsample(x, w), (x, w)
+def _phases_forward(
+  stated: Precision | None, x: Array, w: Array
+) -> tuple[Array, tuple[Array, Array]]:
+  return _phases(stated, x, w), (x, w)
 
 
 def _phases_backward(
-  saved: tuple[Array, Array], cotangent_bhwo: Array
+  stated: Precision | None, saved: tuple[Array, Array], cotangent_bhwo: Array
+) -> tuple[Array, Array]:
+  return precision.at(stated)(_phases_gradients)(*saved, cotangent_bhwo)
+
+
+def _phases_gradients(
+  x_bhwc: Array, w_hwio: Array, cotangent_bhwo: Array
 ) -> tuple[Array, Array]:
   """Both gradients as those of a strided convolution.
 
   With the kernel turned round, <y, upsample(x, w)> = <x, strided(S y, w)>.
   """
-  x_bhwc, w_hwio = saved
   x_gradient, pull = jax.vjp(
     functools.partial(_strided, _sum_neighbours(_pad(cotangent_bhwo))),
     _turn(w_hwio),
@@ -163,7 +177,7 @@ def _phases_backward(
 
 
 # JAX would convolve maps with zeros in between, at four times the cost.
-_phases_upsample.defvjp(_phases_forward, _phases_backward)
+_phases.defvjp(_phases_forward, _phases_backward)
 
 
 def _doubled_last(x_bhwc: Array, w_hwio: Array) -> Array:

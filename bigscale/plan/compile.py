@@ -14,10 +14,18 @@ from jax.sharding import Mesh
 
 import bigscale
 from bigscale.parallel.mesh import make_mesh
-from bigscale.plan import advice, cost, hlo, measure, memory, timing
+from bigscale.plan import (
+  advice,
+  cost,
+  hlo,
+  measure,
+  memory,
+  precision,
+  timing,
+)
 from bigscale.plan import topology as topologies
 from bigscale.plan.topology import Topology
-from bigscale.spec import RunSpec, choose_preset
+from bigscale.spec import Precision, RunSpec, choose_preset
 from bigscale.train.build import Built, build
 from bigscale.types import PyTree
 
@@ -44,14 +52,17 @@ def plan(spec: RunSpec, topology: Topology, effort: str = "default") -> Plan:
 
   Raises:
     SpecError: the mesh or the batch do not fit the devices, libtpu is missing
-      or knows no such slice.
+      or knows no such slice; a float32 product of the program has another
+      precision than the spec says.
   """
   choose_preset(EFFORTS, effort, "--effort")
   mesh = make_mesh(spec.mesh, devices=topologies.devices(topology))
   built = build(spec, mesh)
   start = time.perf_counter()
   lowered = built.step.lower(built.abstract_state, built.abstract_batch)
-  found = program(lowered, topology, mesh, effort, _hints(spec))
+  found = program(
+    lowered, topology, mesh, effort, _hints(spec), spec.model.precision
+  )
   seconds = time.perf_counter() - start
   found |= {
     "topology": topology.name,
@@ -60,6 +71,7 @@ def plan(spec: RunSpec, topology: Topology, effort: str = "default") -> Plan:
     "global_batch_size": spec.global_batch_size,
     "model": f"{spec.model.name} {spec.model.resolution} px",
     "effort": effort,
+    "precision": spec.model.precision,
     "parameters": _parameters(built),
     "compile_seconds": seconds,
     "versions": versions(),
@@ -79,6 +91,7 @@ def program(
   mesh: Mesh,
   effort: str,
   hints: dict[str, int] | None = None,
+  stated: Precision = "highest",
 ) -> Plan:
   """Compiles and reads one program.
 
@@ -88,9 +101,13 @@ def program(
     mesh: its devices.
     effort: of `EFFORTS`.
     hints: trip counts by scope, where the program does not tell.
+    stated: precision of the networks' float32 products.
 
   Returns:
     The part of a plan that follows from the program alone.
+
+  Raises:
+    SpecError: a float32 product has another precision.
   """
   options = {"optimization_level": EFFORTS[effort]}
   try:
@@ -103,6 +120,7 @@ def program(
   used = memory.of_compiled(compiled)
   partitions = mesh.size // topology.slices
   work = measure.measure(hlo.parse(compiled.as_text()), partitions, hints)
+  precision.check(work.float32, stated)
   network = cost.Network(
     topology, cost.places(mesh.devices.flatten().tolist(), topology)
   )
@@ -113,6 +131,7 @@ def program(
     "hbm_limit_bytes": limit,
     "memory": used._asdict(),
     **timing.times(work, network, _flops(compiled, work)),
+    "float32_products": precision.summary(work.float32, topology.chip.clock_hz),
     "uncosted": dict(work.uncosted),
     "warnings": [
       *([O1_CYCLES] if effort == "O1" else []),
@@ -142,6 +161,7 @@ def _too_large(refusal: memory.OutOfMemory) -> Plan:
     "estimated_step_seconds": None,
     "estimated_mfu": None,
     "collectives": {},
+    "float32_products": {},
     "warnings": [],
   }
 

@@ -11,7 +11,7 @@ import collections
 import dataclasses
 from collections.abc import Mapping
 
-from bigscale.plan import categories
+from bigscale.plan import categories, precision
 from bigscale.plan.collectives import KINDS, Collective, collectives
 from bigscale.plan.flops import flops
 from bigscale.plan.hlo import (
@@ -58,6 +58,7 @@ class Work:
     collectives: each with how often it happens.
     flops: of convolutions and matrix products.
     flops_once: the same with every loop body taken once.
+    float32: those of them with a float32 operand, each with how often it runs.
     uncosted: instructions without an estimate, by opcode.
     warnings: what had to be assumed.
   """
@@ -68,6 +69,7 @@ class Work:
   collectives: list[Collective] = dataclasses.field(default_factory=list)
   flops: int = 0
   flops_once: int = 0
+  float32: list[precision.Product] = dataclasses.field(default_factory=list)
   uncosted: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
   )
@@ -84,11 +86,15 @@ class Work:
       self.cycles[key] += times * cycles
     for opcode, count in other.uncosted.items():
       self.uncosted[opcode] += times * count
-    self.collectives += [
-      dataclasses.replace(one, count=times * one.count)
-      for one in other.collectives
-      if times
-    ]
+    for mine, theirs in (
+      (self.collectives, other.collectives),
+      (self.float32, other.float32),
+    ):
+      mine += [
+        dataclasses.replace(one, count=times * one.count)
+        for one in theirs
+        if times
+      ]
     self.flops += times * other.flops
     self.flops_once += other.flops_once
     self.warnings += [one for one in other.warnings if one not in self.warnings]
@@ -143,7 +149,11 @@ class _Meter:
       work.cycles[key] += one.cycles
     elif _deserves_estimate(one):
       work.uncosted[one.opcode] += 1
-    for where, inner in self._multiplied(computation, one):
+    multiplied = self._multiplied(computation, one)
+    for where, inner in multiplied:
+      share = (one.cycles or 0) / len(multiplied)
+      product = precision.product(where, inner, share)
+      work.float32 += [product] if product else []
       operations = flops(where, inner)
       work.flops += operations
       work.flops_once += operations

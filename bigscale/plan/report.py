@@ -3,6 +3,8 @@
 A plan is a dictionary of JSON values, all of one device and one step:
 
     topology, devices, mesh, global_batch_size, model, effort, versions
+    precision (of the spec), float32_products {network | elsewhere:
+      {precision: {count, flops, cycles_seconds}}}
     fits, hbm_bytes_per_device (at the fullest moment), hbm_limit_bytes,
       hbm_shortfall_bytes (of one that does not fit), memory (its parts)
     flops_per_step_per_device (of the program as compiled), estimated_mfu
@@ -24,6 +26,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bigscale.plan import precision
 from bigscale.plan.topology import GIB
 from bigscale.spec import SpecError
 
@@ -40,6 +43,7 @@ _COMPARED = (
   "flops_per_step_per_device",
   "estimated_mfu",
 )
+_PLACES = {"network": "of the networks", "elsewhere": "elsewhere"}
 # Of the longest collectives, in a table.
 _LISTED = 6
 _HEAD = (
@@ -111,12 +115,39 @@ def _times(plan: Plan) -> list[tuple[str, str]]:
       rows.append((f"  {name}", f"{share:6.1%}  {_ms(share * total)} ms"))
   for name, seconds in plan["phases"].items():
     rows.append((f"  {name}", f"{_ms(seconds):>6} ms of cycles"))
+  rows += _float32(plan)
   for kind, one in plan["collectives"].items():
     waiting = one["count"] - one["asynchronous"]
     rows.append((kind, f"{_traffic(one)}, {waiting} of them synchronous"))
   for one in plan["longest_collectives"][:_LISTED]:
     over = f"over {one['group_size']} at " if one["group_size"] else "at "
     rows.append((f"  {one['dtype']}", f"{_traffic(one)} {over}{one['where']}"))
+  return rows
+
+
+def _float32(plan: Plan) -> list[tuple[str, str]]:
+  """How exact products of float32 are, and what other choices would cost."""
+  found, stated = plan["float32_products"], plan["precision"]
+  rows = []
+  for place, by_precision in sorted(found.items()):
+    for name, one in by_precision.items():
+      seconds = _ms(one["cycles_seconds"])
+      rows.append(
+        (
+          "float32",
+          f"{one['count']} products {_PLACES[place]} at {name} "
+          f"({precision.MEANING[name]}), {seconds} ms of cycles",
+        )
+      )
+  others = ", ".join(
+    f"{_ms(seconds)} at {name}"
+    for name, seconds in precision.estimates(found, stated).items()
+    if name != stated
+  )
+  if "network" in found:
+    rows.append(
+      ("", f"the networks' by proportion: {others} (model.precision)")
+    )
   return rows
 
 

@@ -9,7 +9,13 @@ All schedules are functions of images shown to D, never of steps, so that a
 change of batch size leaves them where they were (Huang et al. 2024, app. B).
 """
 
-from bigscale.spec.base import Schedule, SpecError, choose_preset, require
+from bigscale.spec.base import (
+  Precision,
+  Schedule,
+  SpecError,
+  choose_preset,
+  require,
+)
 from bigscale.spec.biggan import BigganSpec
 from bigscale.spec.biggan_deep import BigganDeepSpec
 from bigscale.spec.data import MOST_PADDING, DataSpec, SourceSpec
@@ -51,6 +57,7 @@ __all__ = [
   "MonitorSpec",
   "OperationsSpec",
   "OptimSpec",
+  "Precision",
   "R3ganSpec",
   "RunSpec",
   "SamplingSpec",

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 Dtype = Literal["float32", "float64"]
+# Of products of float32 arrays; see `bigscale.ops.precision`.
+Precision = Literal["highest", "high", "default"]
 # When something moves: in every forward pass in training, or once a step.
 Update = Literal["forward", "step"]
 T = TypeVar("T")

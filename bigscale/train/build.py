@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from bigscale.models.norms import Moments
 from bigscale.models.registry import make_model
+from bigscale.ops import precision
 from bigscale.ops.images import to_uint8
 from bigscale.parallel import compiler, sharding
 from bigscale.parallel.mesh import AXES, check_batch
@@ -92,17 +93,19 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
     abstract_batch=_abstract_batch(
       spec, mesh, (spec.batches_per_step, spec.global_batch_size)
     ),
-    init=jax.jit(init, out_shardings=shardings),
+    init=jax.jit(precision.exact(init), out_shardings=shardings),
     step=jax.jit(
-      GanStep(model, spec, placement),
+      precision.exact(GanStep(model, spec, placement)),
       out_shardings=(shardings, whole),
       donate_argnums=0,
       compiler_options=options,
     ),
     abstract_heldout=_abstract_batch(spec, mesh, (1, probe.count)),
-    probe=jax.jit(probe, out_shardings=whole, compiler_options=options),
+    probe=jax.jit(
+      precision.exact(probe), out_shardings=whole, compiler_options=options
+    ),
     sample=jax.jit(
-      sample,
+      precision.exact(sample),
       out_shardings=whole,
       compiler_options=options,
     ),

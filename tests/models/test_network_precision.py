@@ -1,0 +1,99 @@
+"""Networks multiply float32 at the precision of their spec, all derivatives.
+
+Of the traced programs, as a TPU's compiler is given them; nothing is compiled.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bigscale.losses import regularizers
+from bigscale.models.registry import make_model
+from bigscale.ops import precision
+from bigscale.spec import BigganDeepSpec, BigganSpec, R3ganSpec, StrippedSpec
+from tests.rounding import products
+
+_SPECS = {
+  "r3gan": R3ganSpec(
+    resolution=8,
+    num_classes=3,
+    widths=(8, 8),
+    blocks=(1, 1),
+    cardinality=(2, 2),
+    hierarchical=True,
+    bf16_stages=1,
+  ),
+  # Large enough for every form of `ops/resample_conv` on a TPU.
+  "biggan": BigganSpec(
+    resolution=64,
+    num_classes=3,
+    latent_dim=20,
+    g_width=1,
+    d_width=8,
+    g_attention=(16,),
+    d_attention=(32,),
+    shared_dim=4,
+    remat=True,
+  ),
+  "biggan_deep": BigganDeepSpec(
+    resolution=32,
+    num_classes=3,
+    g_width=4,
+    d_width=4,
+    g_depth=1,
+    d_depth=1,
+    shared_dim=4,
+  ),
+  "stripped": StrippedSpec(resolution=8, widths=(8, 8)),
+}
+
+
+def _losses(spec, platform):
+  """Gradients of both players, D's with R1; arguments as shapes."""
+  model = make_model(spec, platform)
+  g, d = jax.eval_shape(
+    lambda key: (model.g.init(key), model.d.init(key)), jax.random.key(0)
+  )
+  latents = jnp.zeros((2, spec.latent_dim))
+  labels = jnp.zeros(2, jnp.int32)
+
+  def draw(params):
+    variables = {**g, "params": params}
+    stats = jax.tree.map(lambda x: jnp.zeros(x.shape), g["batch_stats"])
+    variables["batch_stats"] = stats
+    return model.g.apply(variables, latents, labels, train=True)[0]
+
+  def d_loss(d_params, g_params):
+    logits, r1 = regularizers.logits_and_gradient_penalty(
+      lambda x: model.d.apply({"params": d_params}, x, labels), draw(g_params)
+    )
+    return jnp.sum(logits + r1)
+
+  def g_loss(g_params, d_params):
+    images = draw(g_params)
+    return jnp.sum(model.d.apply({"params": d_params}, images, labels))
+
+  return (
+    lambda g, d: (jax.grad(d_loss)(d, g), jax.grad(g_loss)(g, d)),
+    g["params"],
+    d["params"],
+  )
+
+
+@pytest.mark.parametrize("name", _SPECS)
+def test_every_product_of_every_derivative(name):
+  spec = dataclasses.replace(_SPECS[name], precision="high")
+  function, *shapes = _losses(spec, "tpu")
+  # What surrounds the networks asks for another.
+  program = jax.make_jaxpr(precision.exact(function))(*shapes)
+  found = products(program)
+  assert len(found) > 10
+  assert {stated for _, stated in found} == {"high"}, found
+
+
+def test_unless_told_otherwise_none_is_rounded():
+  function, *shapes = _losses(_SPECS["r3gan"], "gpu")
+  found = products(jax.make_jaxpr(function)(*shapes))
+  assert {stated for _, stated in found} == {"highest"}
