@@ -33,6 +33,6 @@ def shape_of(data: bytes) -> tuple[int, int, int]:
         channels = images.channels_of(file.mode)
         if file.getexif().get(_ORIENTATION) in _TURNED:
           height, width = width, height
-  except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
-    raise ValueError(f"its header cannot be read ({e})") from e
+  except Exception as error:  # Pillow's parsers have many for damaged headers
+    raise ValueError(f"its header cannot be read ({error})") from error
   return height, width, channels
