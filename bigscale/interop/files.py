@@ -11,12 +11,14 @@ import os
 import pathlib
 import pickle
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from bigscale.interop import recognize
 from bigscale.spec import SpecError
 
 # What trainings call their networks where they save several in one file.
@@ -45,10 +47,10 @@ def read_tensors(
       package or a permission, or holds anything but numbers.
   """
   path = existing_file(path)
-  found = _reader(path, _READERS, unsafe_pickle)(path)
+  tensors = _reader(path, _READERS, unsafe_pickle)(path)
   strange = [
     f"  {name}: {what}"
-    for name, value in found.items()
+    for name, value in tensors.items()
     if (what := _not_numbers(value))
   ]
   if strange:
@@ -57,7 +59,7 @@ def read_tensors(
       + "\n".join(strange)
       + "\nSave the networks' weights alone."
     )
-  return found
+  return tensors
 
 
 def read_entries(
@@ -79,8 +81,8 @@ def read_entries(
     ".pkl": _unpickle_mapping,
   }
   path = existing_file(path)
-  found = _reader(path, readers, unsafe_pickle)(path)
-  return {name: found[name] for name in names if name in found}
+  entries = _reader(path, readers, unsafe_pickle)(path)
+  return {name: entries[name] for name in names if name in entries}
 
 
 def existing_file(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -89,10 +91,10 @@ def existing_file(path: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     FileError: there is none.
   """
-  found = pathlib.Path(path)
-  if not found.is_file():
-    raise FileError(f"there is no file {found}; name one that exists")
-  return found
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileError(f"there is no file {path}; name one that exists")
+  return path
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -107,13 +109,13 @@ def require_new(out: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     FileError: it is there already and not empty.
   """
-  found = pathlib.Path(out)
-  if found.exists() and (not found.is_dir() or any(found.iterdir())):
+  path = pathlib.Path(out)
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise FileError(
-      f"--out={found} is there already and not empty; name a new folder, or "
+      f"--out={path} is there already and not empty; name a new folder, or "
       "move this one aside"
     )
-  return found
+  return path
 
 
 @contextlib.contextmanager
@@ -153,6 +155,8 @@ def _reader(
       f"{path} ends in {ending!r}; files of {', '.join(readers)} can be read "
       "here"
     )
+  if what := recognize.not_weights(path):
+    raise FileError(what)
   if ending == ".pkl" and not unsafe_pickle:
     raise FileError(
       f"{path} is a pickle: reading it runs whatever code it holds, with your "
@@ -171,7 +175,8 @@ def _reading(path: pathlib.Path, kind: str) -> Iterator[None]:
     raise
   # Each of the libraries has a dozen kinds of its own.
   except Exception as error:
-    said = [line for line in str(error).splitlines() if line.strip()]
+    said = recognize.plain(str(error)).splitlines()
+    said = [line for line in said if line.strip()]
     raise FileError(
       f"{path} cannot be read as {kind} ({type(error).__name__}: "
       f"{said[0].strip() if said else 'no more is known'}); it may be cut "
@@ -205,17 +210,30 @@ def _entry(path: pathlib.Path, archive: np.lib.npyio.NpzFile, name: str) -> Any:
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
+  from safetensors import safe_open
   from safetensors.numpy import load_file
 
   with _reading(path, "safetensors"):
+    with safe_open(path, framework="numpy") as file:
+      names = file.keys()
+      dtypes = {name: file.get_slice(name).get_dtype() for name in names}
+    _refuse_narrow(path, dtypes)
     return load_file(path)
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, Any]:
   torch = _torch(path)
   with _reading(path, "a PyTorch file"):
-    tree = torch.load(path, map_location="cpu", weights_only=True)
-    return _flat(_players(tree))
+    try:
+      with warnings.catch_warnings():
+        # What it is to be told instead, `recognize.torch_refusal` says.
+        warnings.simplefilter("ignore")
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+      if what := recognize.torch_refusal(path, error):
+        raise FileError(what) from error
+      raise
+    return _checked_flat(path, recognize.players_of(tree))
 
 
 def _unpickle(path: pathlib.Path) -> Any:
@@ -251,27 +269,41 @@ def _torch(path: pathlib.Path) -> Any:
   return torch
 
 
-def _players(tree: Any) -> Any:
-  """The networks alone of what a training saved of itself."""
-  if isinstance(tree, Mapping):
-    networks = {name: tree[name] for name in PLAYERS if name in tree}
-    return networks or tree
-  return tree
+def _refuse_narrow(path: pathlib.Path, dtypes: Mapping[str, Any]) -> None:
+  if names := recognize.narrow_floats(dtypes):
+    raise FileError(recognize.narrow_refusal(path, names))
+
+
+def _checked_flat(path: pathlib.Path, tree: Any) -> dict[str, Any]:
+  """`_arrays` of a tree's tensors.
+
+  Raises:
+    FileError: some are of 8-bit floats.
+  """
+  leaves = _flat(tree)
+  dtypes = {name: getattr(x, "dtype", "") for name, x in leaves.items()}
+  _refuse_narrow(path, dtypes)
+  return {name: _array(leaf) for name, leaf in leaves.items()}
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """Nested dictionaries, modules and tensors to arrays by name."""
+  """Nested dictionaries and modules to tensors by name."""
   if hasattr(tree, "state_dict"):
     tree = tree.state_dict()
   if isinstance(tree, Mapping):
-    found = {}
+    leaves = {}
     for key, value in tree.items():
-      found |= _flat(value, f"{prefix}/{key}" if prefix else str(key))
-    return found
-  if hasattr(tree, "detach"):
-    # NumPy has no bfloat16; float32 holds all of it.
-    tree = tree.detach().cpu().float().numpy()
+      leaves |= _flat(value, f"{prefix}/{key}" if prefix else str(key))
+    return leaves
   return {prefix: tree}
+
+
+def _array(leaf: Any) -> Any:
+  """A tensor as an array; anything else as it is."""
+  if hasattr(leaf, "detach"):
+    # NumPy has no bfloat16; float32 holds all of it.
+    return leaf.detach().cpu().float().numpy()
+  return leaf
 
 
 def _not_numbers(value: Any) -> str:
@@ -289,5 +321,7 @@ _READERS: dict[str, Reader] = {
   ".pth": _read_torch,
   ".pt": _read_torch,
   ".bin": _read_torch,
-  ".pkl": lambda path: _flat(_players(_unpickle(path))),
+  ".pkl": lambda path: _checked_flat(
+    path, recognize.players_of(_unpickle(path))
+  ),
 }

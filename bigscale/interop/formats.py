@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from bigscale.interop import recognize
 from bigscale.interop.files import PLAYERS, FileError, read_tensors
 from bigscale.interop.tensors import Tensors, TensorsError, Weights
 from bigscale.spec import (
@@ -114,23 +115,23 @@ def read_players(
   def read(path: str | os.PathLike[str]) -> Players:
     return split_players(read_tensors(path, unsafe_pickle=unsafe_pickle))
 
-  found = read(file)
-  if found.g is None and found.ema is not None:
-    found = found._replace(g=found.ema)
-  if found.g is None:
+  players = read(file)
+  if players.g is None and players.ema is not None:
+    players = players._replace(g=players.ema)
+  if players.g is None:
     raise FileError(f"{file} holds no generator; name the file of one first")
   for field, path in (("d", d_file), ("ema", ema_file)):
     if not path:
       continue
-    if getattr(found, field) is not None:
+    if getattr(players, field) is not None:
       raise FileError(
         f"{file} and {path} both hold a {_TITLES[field]}; leave {path} out, or "
         "take the file of the generator alone"
       )
     other = read(path)
     # Alone in a file it goes without a prefix and looks like a generator.
-    found = found._replace(**{field: getattr(other, field) or other.g})
-  return found
+    players = players._replace(**{field: getattr(other, field) or other.g})
+  return players
 
 
 def split_players(tensors: Tensors) -> Players:
@@ -175,14 +176,20 @@ def convert(
       player, and any that is not finite.
   """
   kinds = FORMATS[format_name]
-  if model is None:
-    model = _infer(kinds, players)
-  elif type(model) not in kinds:
+  if model is not None and type(model) not in kinds:
     raise SpecError(
       f"--config's model.name={model.name!r} cannot hold weights of "
       f"--format={format_name}; use a config whose model is one of "
       f"{', '.join(kind.name for kind in kinds)}"
     )
+  for field, player in (("g", "G"), ("d", "D"), ("ema", "G")):
+    tensors = getattr(players, field)
+    if tensors is None:
+      continue
+    if what := recognize.another_network(format_name, player, tensors):
+      raise TensorsError(f"{_TITLES[field]}: {what}")
+  if model is None:
+    model = _infer(kinds, players)
   module = _load(kinds[type(model)])
   if players.d is not None and not hasattr(module, "discriminator"):
     raise SpecError(

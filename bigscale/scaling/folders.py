@@ -14,7 +14,12 @@ from typing import Any, NamedTuple
 
 from bigscale.scaling.sweep import Run
 from bigscale.spec import RunSpec, SpecError, from_json, to_json
-from bigscale.train.folder import MAY_CHANGE, differences, write_whole
+from bigscale.train.folder import (
+  MAY_CHANGE,
+  by_meaning,
+  differences,
+  write_whole,
+)
 
 Tree = Mapping[str, Any]
 # Of a group that may change.
@@ -90,10 +95,10 @@ def conflicts(recorded: Tree, spec: RunSpec) -> list[str]:
   Returns:
     `NAME: OLD there, NEW here` of each.
   """
-  new = json.loads(json.dumps(to_json(spec)))
+  new = by_meaning(to_json(spec))
   return [
     f"{name}: {before!r} there, {after!r} here"
-    for name, before, after in differences(_by_meaning(recorded), new, "")
+    for name, before, after in differences(by_meaning(recorded), new, "")
     if _matters(name, before, after)
   ]
 
@@ -205,14 +210,6 @@ def _dropped(
       f"in_config=no: {', '.join(told)}"
     )
   return runs
-
-
-def _by_meaning(recorded: Tree) -> Tree:
-  """With the defaults of what an older version did not write down."""
-  try:
-    return json.loads(json.dumps(to_json(from_json(recorded))))
-  except SpecError:
-    return recorded
 
 
 def _matters(name: str, before: Any, after: Any) -> bool:

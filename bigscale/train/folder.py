@@ -189,11 +189,11 @@ def _spec_there(folder: RunFolder) -> Mapping[str, Any]:
 
 
 def _check_same(folder: RunFolder, spec: RunSpec) -> None:
-  old = _spec_there(folder)
-  new = json.loads(json.dumps(to_json(spec)))
   changed = [
     f"  {key}: {before!r} there, {after!r} here"
-    for key, before, after in differences(old, new, "")
+    for key, before, after in differences(
+      by_meaning(_spec_there(folder)), by_meaning(to_json(spec)), ""
+    )
     if key.split(".")[0] not in MAY_CHANGE
   ]
   if changed:
@@ -202,6 +202,17 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
       + "\n".join(changed)
       + "\nChoose another folder, or restore these values to resume that run."
     )
+
+
+def by_meaning(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns a recorded spec with defaults for settings it does not have.
+
+  An earlier version may have written it. One that this version cannot read is
+  returned as it is.
+  """
+  with contextlib.suppress(SpecError):
+    recorded = to_json(from_json(recorded))
+  return json.loads(json.dumps(recorded))
 
 
 def differences(

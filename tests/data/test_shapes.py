@@ -67,6 +67,26 @@ def test_what_is_no_image_has_no_shape(data):
     headers.shape_of(data)
 
 
+@pytest.mark.parametrize("kind", ["colour jpeg", "long header", "tiff", "gif"])
+def test_a_damaged_header_is_an_unreadable_image(kind):
+  mode, file_format, settings = _KINDS[kind]
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  if file_format == "JPEG":
+    settings = settings | {"exif": exif}
+  data = bytearray(encoded(picture(mode), file_format, **settings))
+  random = np.random.default_rng(0)
+  for _ in range(100):
+    damaged = data.copy()
+    for place in random.integers(0, min(len(data), 200), 3):
+      damaged[place] = random.integers(256)
+    try:
+      shape = headers.shape_of(bytes(damaged))
+    except ValueError:
+      continue
+    assert len(shape) == 3
+
+
 def test_only_the_header_is_read_from_a_tar(tmp_path):
   data = encoded(picture("RGB", 400, 300), "BMP")
   path = tmp_path / "set.tar"
