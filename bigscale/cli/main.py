@@ -4,6 +4,7 @@ import difflib
 import importlib
 import keyword
 import os
+import re
 import select
 import signal
 import sys
@@ -34,6 +35,8 @@ COMMANDS = {
   "export": "write a trained generator as a StableHLO program",
 }
 
+_HOME = re.compile(r"(?<=[=,])~[\w.-]*(?=/|$)")
+
 DONE, BUG, USAGE, DIVERGED, PREEMPTED = 0, 1, 2, 3, 75
 # By the name of an exception: importing its module would load JAX.
 _ENDINGS = {
@@ -63,7 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _refuse(f"unknown command {name!r}\n\n{_overview()}")
   # Before anything imports JAX.
   prepare_cpu()
-  return _answer(name, argv[1:])
+  return _answer(name, [name, *map(_at_home, argv[2:])])
+
+
+def _at_home(argument: str) -> str:
+  """Returns a flag with ~ expanded in its values.
+
+  Shells expand it at the start of a word only, so not in --workdir=~/runs.
+  """
+  if not argument.startswith("-"):
+    return argument
+  return _HOME.sub(lambda found: os.path.expanduser(found[0]), argument)
 
 
 def _answer(name: str, argv: list[str]) -> int:

@@ -242,7 +242,7 @@ def open_source(
 
 
 def _open(source: str, split: Split) -> Source:
-  source = source.removeprefix("file://")
+  source = os.path.expanduser(source.removeprefix("file://"))
   scheme, _, rest = source.partition(":")
   if source in EMBEDDED:
     return _shards(os.path.join(_EMBEDDED_DIRECTORY, source), split)

@@ -163,7 +163,7 @@ def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
       f"--workdir={workdir} is an address, not a folder; mount it (Filestore, "
       "NFS, a bucket by gcsfuse) on every machine and name the folder there"
     )
-  return pathlib.Path(workdir)
+  return pathlib.Path(workdir).expanduser()
 
 
 def _spec_there(folder: RunFolder) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigscale.cli import main as program
 from bigscale.cli.main import main
 from tests.e2e import tiny
 
@@ -280,3 +281,19 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     program.stdout.close()
     said = program.stderr.read()
   assert (program.wait(), said) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(
+  ("given", "meant"),
+  [
+    ("--workdir=~/runs/a", "--workdir=/home/me/runs/a"),
+    ("--workdir=~", "--workdir=/home/me"),
+    ("--input=~/a.tar,~/b.tar", "--input=/home/me/a.tar,/home/me/b.tar"),
+    ("--config.data.source=~/set", "--config.data.source=/home/me/set"),
+    ("--workdir=a~/b", "--workdir=a~/b"),
+    ("~/as_the_shell_left_it", "~/as_the_shell_left_it"),
+  ],
+)
+def test_a_tilde_in_a_flag_is_the_home_folder(given, meant, monkeypatch):
+  monkeypatch.setenv("HOME", "/home/me")
+  assert program._at_home(given) == meant
