@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from bigscale.models.blocks import Gather, gather_rest
 from bigscale.models.layers import Conv
-from bigscale.ops import precision
 from bigscale.spec import ModelSpec
 from bigscale.types import Array, GanModel, Network, Variables
 
@@ -44,8 +43,6 @@ def gan_model(
 ) -> GanModel:
   """Wraps a generator and a discriminator.
 
-  What they compute has the precision of the spec, whoever calls them.
-
   Args:
     g: called with (latents, labels, train=...); has a field `gather` for its
       blocks.
@@ -61,20 +58,16 @@ def gan_model(
   latents, labels, images = _examples(spec)
   first_g, first_d = g, d  # At the start weights are whole.
   g, d = g.clone(gather=gather), d.clone(gather=gather)
-  of_network = precision.of_network(spec.precision)
 
-  @of_network
   def init_g(key: Array) -> Variables:
     variables = first_g.init(key, latents, labels, train=True)
     stats = variables.get("batch_stats", {})
     return {"params": variables["params"], "batch_stats": stats}
 
-  @of_network
   def init_d(key: Array) -> Variables:
     variables = first_d.init(key, images, labels)
     return {"params": variables["params"], "batch_stats": {}}
 
-  @of_network
   def apply_g(
     variables: Variables, latents: Array, labels: Array, *, train: bool
   ) -> tuple[Array, Variables]:
@@ -88,7 +81,6 @@ def gan_model(
     )
     return images, changed["batch_stats"]
 
-  @of_network
   def apply_d(variables: Variables, images: Array, labels: Array) -> Array:
     params = gather_rest(gather, variables["params"])
     return d.apply({"params": params}, images, labels)

@@ -2,14 +2,16 @@
 
 from bigscale.models import biggan, biggan_deep, r3gan, stripped
 from bigscale.models.blocks import Gather
+from bigscale.ops import precision
 from bigscale.spec import (
   BigganDeepSpec,
   BigganSpec,
   ModelSpec,
+  Precision,
   R3ganSpec,
   StrippedSpec,
 )
-from bigscale.types import WHOLE_BATCH, BatchSplit, GanModel
+from bigscale.types import WHOLE_BATCH, BatchSplit, GanModel, Network
 
 _MAKERS = {
   R3ganSpec: r3gan.make,
@@ -25,7 +27,7 @@ def make_model(
   split: BatchSplit = WHOLE_BATCH,
   gather: Gather | None = None,
 ) -> GanModel:
-  """Makes generator and discriminator.
+  """Makes generator and discriminator, at the precision of their spec.
 
   Args:
     spec: of the model.
@@ -38,4 +40,15 @@ def make_model(
       are split over devices: called as a block runs, and again in its backward
       pass. None where they are whole. `init` never calls it.
   """
-  return _MAKERS[type(spec)](spec, platform, split, gather)
+  g, d = _MAKERS[type(spec)](spec, platform, split, gather)
+  return GanModel(_stated(g, spec.precision), _stated(d, spec.precision))
+
+
+def _stated(network: Network, stated: Precision) -> Network:
+  """The network, its functions traced at a precision whoever calls them."""
+  of_network = precision.of_network(stated)
+  return network._replace(
+    init=of_network(network.init),
+    apply=of_network(network.apply),
+    features=network.features and of_network(network.features),
+  )

@@ -27,18 +27,18 @@ _SPECS = {
   ),
   # Large enough for every form of `ops/resample_conv` on a TPU.
   "biggan": BigganSpec(
-    resolution=64,
+    resolution=32,
     num_classes=3,
     latent_dim=20,
-    g_width=1,
-    d_width=8,
+    g_width=4,
+    d_width=4,
     g_attention=(16,),
-    d_attention=(32,),
+    d_attention=(16,),
     shared_dim=4,
     remat=True,
   ),
   "biggan_deep": BigganDeepSpec(
-    resolution=32,
+    resolution=64,
     num_classes=3,
     g_width=4,
     d_width=4,
@@ -82,7 +82,16 @@ def _losses(spec, platform):
   )
 
 
-@pytest.mark.parametrize("name", _SPECS)
+_SLOW = ("biggan_deep", "stripped")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW))
+    for name in _SPECS
+  ],
+)
 def test_every_product_of_every_derivative(name):
   spec = dataclasses.replace(_SPECS[name], precision="high")
   function, *shapes = _losses(spec, "tpu")

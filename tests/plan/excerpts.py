@@ -17,3 +17,6 @@ ASYNC_FUSIONS = (_FOLDER / "async_fusions.hlo").read_text()
 # Two slices of 16 chips: a collective between them, a permutation in the
 # meantime, and an all-reduce of a tuple.
 TWO_SLICES = (_FOLDER / "two_slices.hlo").read_text()
+# Products of float32, one of a network and fused, one beside it, and one of
+# bfloat16.
+FLOAT32_PRODUCTS = (_FOLDER / "float32_products.hlo").read_text()

@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bigscale.ops import precision
 from bigscale.parallel.mesh import make_mesh
 from bigscale.plan import compile as compiling
 from bigscale.plan import cost, hlo, measure, memory, timing, topology
@@ -194,6 +195,31 @@ def test_convolutions_are_counted_as_xla_counts_them():
   of_xla = compiled.cost_analysis()["flops"]
   assert work.flops == pytest.approx(of_xla, rel=0.02)
   del slice_
+
+
+def test_the_compiled_program_has_the_precision_that_was_stated():
+  """The networks' product and its gradients, and another beside them."""
+  slice_, mesh = mesh_of("v5e:1x1", 1)
+
+  def loss(w, x):
+    y = at_choice(lambda w, x: jnp.tanh(x @ w))(w, x)
+    return jnp.sum(y @ y.T)
+
+  at_choice = precision.of_network("high")
+  arguments = abstract(mesh, (256, 128)), abstract(mesh, (64, 256))
+
+  def lowered():
+    gradients = jax.grad(loss, argnums=(0, 1))
+    return jax.jit(precision.exact(gradients)).lower(*arguments)
+
+  found = compiling.program(lowered(), slice_, mesh, "O1", stated="high")
+  products = found["float32_products"]
+  assert products["network"].keys() == {"high"}
+  assert products["network"]["high"]["count"] == 3
+  assert products["network"]["high"]["cycles_seconds"] > 0
+  assert products["elsewhere"].keys() == {"highest"}
+  with pytest.raises(SpecError, match=r"network.*: high"):
+    compiling.program(lowered(), slice_, mesh, "O1")
 
 
 def test_slices_talk_over_the_data_center():

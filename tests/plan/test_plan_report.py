@@ -45,6 +45,8 @@ def plan():
     "global_batch_size": 2048,
     "model": "biggan 128 px",
     "effort": "default",
+    "precision": "highest",
+    "float32_products": {},
     "fits": True,
     "hbm_bytes_per_device": int(2.6 * GIB),
     "hbm_limit_bytes": int(15.75 * GIB),

@@ -1,0 +1,74 @@
+"""A plan says how exact float32 products are, and refuses a program that lies.
+
+In the excerpt NETWORK and ELSEWHERE stand for the two precisions.
+"""
+
+import pytest
+
+from bigscale.plan import hlo, measure, precision, report
+from bigscale.spec import SpecError
+from tests.plan import excerpts
+from tests.plan.test_plan_report import plan  # noqa: F401
+
+
+def _products(network, elsewhere="highest"):
+  text = excerpts.FLOAT32_PRODUCTS
+  for name, stated in (("NETWORK", network), ("ELSEWHERE", elsewhere)):
+    # The compiler leaves out what is the default.
+    words = f"operand_precision={{{stated},{stated}}}"
+    text = text.replace(f" {name},", f" {words}," if stated else "")
+  return measure.measure(hlo.parse(text), 1).float32
+
+
+def test_what_multiplies_float32_is_found_and_what_does_not_is_left():
+  of_network, elsewhere = sorted(
+    _products("high"), key=lambda one: not one.of_network
+  )
+  assert of_network.precision == "high"
+  assert of_network.flops == 2 * 2048 * 64 * 32
+  assert of_network.cycles == 1500
+  assert (elsewhere.precision, elsewhere.cycles) == ("highest", 300)
+
+
+@pytest.mark.parametrize("stated", ["highest", "high", "default"])
+def test_a_program_as_its_spec_says_passes(stated):
+  precision.check(_products("" if stated == "default" else stated), stated)
+
+
+@pytest.mark.parametrize(
+  ("network", "elsewhere", "stated", "named"),
+  [
+    ("", "highest", "highest", "Discriminator/conv1/dot_general: default"),
+    ("high", "highest", "highest", "Discriminator/conv1/dot_general: high"),
+    ("highest", "highest", "default", "Discriminator/conv1/.*: highest"),
+    ("", "", "default", "spectral_norm/dot_general: default"),
+    ("highest", "high", "highest", "spectral_norm/dot_general: high"),
+  ],
+)
+def test_another_precision_is_an_error_that_names_the_operation(
+  network, elsewhere, stated, named
+):
+  with pytest.raises(SpecError, match=named) as refusal:
+    precision.check(_products(network, elsewhere), stated)
+  assert f"model.precision='{stated}'" in str(refusal.value)
+
+
+def test_one_operand_rounded_is_a_product_rounded():
+  text = excerpts.FLOAT32_PRODUCTS.replace(
+    " NETWORK,", " operand_precision={highest,default},"
+  )
+  (product, _) = sorted(
+    measure.measure(hlo.parse(text), 1).float32, key=lambda one: -one.flops
+  )
+  assert product.precision == "default"
+
+
+def test_the_report_prints_the_choices(plan):  # noqa: F811
+  plan |= {
+    "precision": "highest",
+    "float32_products": precision.summary(_products("highest"), 1.5e6),
+  }
+  shown = report.text(plan)
+  assert "1 products of the networks at highest (six" in shown
+  assert "1.00 ms of cycles" in shown
+  assert "0.55 at high, 0.25 at default" in shown
