@@ -71,10 +71,12 @@ def place(
     if folder is None:
       folder = f"{run.name}@{_key(run.spec)}"
       path = out / "runs" / folder
-      if anew:
+      # It may have been made longer since.
+      held = found.get(folder)
+      if held is None and anew:
         path.mkdir(parents=True, exist_ok=True)
-      elif not path.is_dir():
-        others.append((run, conflicts(found[run.name], run.spec)))
+      elif held is not None or not path.is_dir():
+        others.append((run, conflicts(held or found[run.name], run.spec)))
     runs.append(run._replace(folder=folder))
     taken.add(folder)
     notes += _about(runs[-1], found.get(folder))

@@ -269,6 +269,18 @@ def test_an_edited_run_is_run_anew_in_a_folder_of_its_own(swept, monkeypatch):
   assert swept("--collect")[1].startswith("6 runs: 6 done; 2 more")
 
 
+def test_a_new_folder_that_was_made_longer_is_not_cut(swept):
+  axes = {"seed": [0]}
+  finish(swept.out, expand(axes)[0])
+  assert swept("--collect", "--anew", axes=axes, optim__d_lr=2e-3)[0] == 0
+  (made,) = (swept.out / "runs").glob("seed-0@*")
+  (longer,) = expand(axes, optim__d_lr=2e-3, total_kimg=0.384)
+  finish(swept.out, longer._replace(folder=made.name))
+  code, _, error = swept("--collect", "--anew", axes=axes, optim__d_lr=2e-3)
+  assert code == 2
+  assert "total_kimg: 0.384 there, 0.192 here" in error
+
+
 def test_jobs_of_edited_runs_get_the_new_folder(swept, tmp_path):
   env = tmp_path / "base.env"
   env.write_text("")
