@@ -50,6 +50,7 @@ def _subcommand(what: str, text: str) -> Subcommand:
   return Subcommand(values, functools.partial(_run, what, values), text, 0)
 
 
+USAGE = "bigscale bench step --config=... or bigscale bench data --config=..."
 SUBCOMMANDS = {
   "step": _subcommand(
     "step",

@@ -20,7 +20,7 @@ from bigscale.spec import SpecError
 # In the order of a first visit. Each is a module `bigscale.cli.NAME` (`NAME_`
 # for a word of Python's own) with a docstring (the help), and either FLAGS and
 # `run(*arguments) -> int`, of which it takes MAX_ARGUMENTS, none by default; or
-# SUBCOMMANDS, by name.
+# SUBCOMMANDS, by name, with USAGE where their names do not say it.
 COMMANDS = {
   "train": "train a GAN, or resume a training",
   "sample": "draw images from a trained generator",
@@ -192,9 +192,8 @@ def _choose(
   words = [word for word in argv[1:] if not word.startswith("-")]
   part = words[0] if words else ""
   if part not in parts:
-    raise SpecError(
-      f"{name} {part!r} is unknown; use: bigscale {name} {' | '.join(parts)}"
-    )
+    usage = getattr(command, "USAGE", f"bigscale {name} {' | '.join(parts)}")
+    raise SpecError(f"{name} {part!r} is unknown; use: {usage}")
   place = argv.index(part, 1)
   return f"{name} {part}", parts[part], argv[:place] + argv[place + 1 :]
 
