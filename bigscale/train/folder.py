@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -16,6 +17,11 @@ from bigscale.train.claim import Claim
 # What may change between two starts of one run: where it runs, how long, and
 # what it writes down. Everything else would change its numbers.
 _MAY_CHANGE = ("mesh", "log", "checkpoint", "operations", "total_kimg")
+
+_log = logging.getLogger(__name__)
+
+# Of a setting that a spec.json does not have.
+_UNKNOWN = object()
 
 _PACKAGES = ("bigscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
@@ -134,10 +140,15 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
   with _reading(folder.spec):
     old = json.loads(folder.spec.read_text())["spec"]
   new = json.loads(json.dumps(to_json(spec)))
+  differences = [
+    one
+    for one in _differences(old, new, "")
+    if one[0].split(".")[0] not in _MAY_CHANGE
+  ]
   changed = [
     f"  {key}: {before!r} there, {after!r} here"
-    for key, before, after in _differences(old, new, "")
-    if key.split(".")[0] not in _MAY_CHANGE
+    for key, before, after in differences
+    if before is not _UNKNOWN
   ]
   if changed:
     raise SpecError(
@@ -145,15 +156,27 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
       + "\n".join(changed)
       + "\nChoose another folder, or restore these values to resume that run."
     )
+  for key, _, after in differences:
+    _log.warning(
+      "%s was written by a version without %s; the run goes on with %r",
+      folder.spec,
+      key,
+      after,
+    )
 
 
 def _differences(
   old: Any, new: Any, path: str
 ) -> Iterator[tuple[str, Any, Any]]:
+  """Settings in which two specs differ: (name, old value, new value).
+
+  The old value of one that the old spec does not have is `_UNKNOWN`.
+  """
   if isinstance(old, Mapping) and isinstance(new, Mapping):
     for key in sorted(old.keys() | new.keys()):
       name = f"{path}.{key}" if path else key
-      yield from _differences(old.get(key), new.get(key), name)
+      before = old.get(key, _UNKNOWN)
+      yield from _differences(before, new.get(key), name)
   elif old != new:
     yield path, old, new
 
