@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -27,6 +28,8 @@ MAY_CHANGE = (
 
 # What spec.json holds, besides a digest of it.
 _UNSEALED = {"spec", "versions", "command"}
+
+_log = logging.getLogger(__name__)
 
 _PACKAGES = ("bigscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
@@ -189,11 +192,10 @@ def _spec_there(folder: RunFolder) -> Mapping[str, Any]:
 
 
 def _check_same(folder: RunFolder, spec: RunSpec) -> None:
+  old, new = _spec_there(folder), by_meaning(to_json(spec))
   changed = [
     f"  {key}: {before!r} there, {after!r} here"
-    for key, before, after in differences(
-      by_meaning(_spec_there(folder)), by_meaning(to_json(spec)), ""
-    )
+    for key, before, after in differences(by_meaning(old), new, "")
     if key.split(".")[0] not in MAY_CHANGE
   ]
   if changed:
@@ -201,6 +203,13 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
       f"--workdir={folder.path} holds another run:\n"
       + "\n".join(changed)
       + "\nChoose another folder, or restore these values to resume that run."
+    )
+  for key, value in _unknown_to(old, new, ""):
+    _log.warning(
+      "%s was written by a version without %s; the run goes on with %r",
+      folder.spec,
+      key,
+      value,
     )
 
 
@@ -231,6 +240,17 @@ def _are_groups(value: Any) -> bool:
   return isinstance(value, list) and all(
     isinstance(each, Mapping) for each in value
   )
+
+
+def _unknown_to(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any]]:
+  """The settings, and their values, that an older spec does not have."""
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    for key, value in new.items():
+      name = f"{path}.{key}" if path else key
+      if key in old:
+        yield from _unknown_to(old[key], value, name)
+      elif name.split(".")[0] not in MAY_CHANGE:
+        yield name, value
 
 
 def versions() -> dict[str, str]:

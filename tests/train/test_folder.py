@@ -1,0 +1,54 @@
+"""A run's folder goes on with the run that it holds."""
+
+import json
+
+import pytest
+
+from bigscale.spec import SpecError, from_config
+from bigscale.train import folder as folders
+from tests.e2e import tiny
+
+
+def _spec(**model):
+  config = tiny.get_config()
+  config.model.update(model)
+  return from_config(config)
+
+
+@pytest.fixture
+def of_older_version(tmp_path):
+  """A folder whose spec.json does not know `model.precision`."""
+  folder = folders.create(tmp_path, _spec(), [])
+  written = json.loads(folder.spec.read_text())
+  assert written["spec"]["model"].pop("precision") == "highest"
+  folder.spec.write_text(json.dumps(written))
+  return tmp_path
+
+
+def test_a_run_of_a_version_without_a_setting_is_read(of_older_version):
+  _, spec = folders.open_existing(of_older_version)
+  assert spec == _spec()
+
+
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_it_goes_on_and_what_it_goes_on_with_is_said(
+  of_older_version, caplog, precision
+):
+  folder = folders.create(of_older_version, _spec(precision=precision), [])
+  assert f"without model.precision; the run goes on with '{precision}'" in (
+    caplog.text
+  )
+  _, spec = folders.open_existing(folder.path)
+  assert spec.model.precision == precision
+
+
+def test_a_setting_that_is_there_may_not_change(tmp_path):
+  folders.create(tmp_path, _spec(), [])
+  with pytest.raises(SpecError, match="precision: 'highest' there, 'high'"):
+    folders.create(tmp_path, _spec(precision="high"), [])
+
+
+def test_other_differences_still_make_another_run(of_older_version, caplog):
+  with pytest.raises(SpecError, match="remat: False there, True here"):
+    folders.create(of_older_version, _spec(remat=True), [])
+  assert "goes on" not in caplog.text
