@@ -86,6 +86,20 @@ def test_from_photos_to_a_sound_set(photos, tmp_path, capfd):
   assert shard.name in error
 
 
+def test_build_says_once_what_it_leaves_out(photos, tmp_path, capfd):
+  (photos / "cats" / "notes.txt").write_text("x")
+  try:
+    build = ("build", f"--input={photos}", f"--out={tmp_path / 'set'}")
+    enough = ("--resolution=8", "--max_bad_fraction=0.1", "--workers=1")
+    assert data(*build, *enough, "--json") == 0
+  finally:
+    (photos / "cats" / "notes.txt").unlink()
+  printed = capfd.readouterr()
+  assert printed.err.count("1 .txt (cats: 1)") == 1
+  made = json.loads(printed.out)["made"]["splits"]
+  assert "1 .txt (cats: 1)" in " ".join(made["train"]["notes"])
+
+
 def test_json_report(tmp_path, capfd):
   out = tmp_path / "set"
   code = data(
