@@ -9,10 +9,11 @@ r"""Builds data sets in shards, looks into them and checks them.
 `build` reads a folder or .zip of images (a folder a class), tars (WebDataset),
 tfds:NAME, idx:IMAGES,LABELS, an .npz, or another set. Images are cropped and
 resized by area; JPEG or PNG files that already are what is asked for are kept
-byte for byte. Started again after a kill, with the same options, it goes on
-where it was. Files that cannot be used are listed in SET/rejects.jsonl; where
-they are too many, nothing is made. `inspect` takes what build takes as input.
-`verify` reads everything back, and exits with 2 if there is a fault.
+byte for byte, unless EXIF says to turn them. Started again after a kill, with
+the same options, it goes on where it was. Files that cannot be used are listed
+in SET/rejects.jsonl; where they are too many, nothing is made. `inspect` takes
+what build takes as input. Both say what they leave out. `verify` reads
+everything back, and exits with 2 if there is a fault.
 """
 
 import contextlib

@@ -244,3 +244,17 @@ def test_a_label_out_of_range_is_a_bad_record(prepare):
   index = int(np.flatnonzero(source.labels() == 2)[0])
   with pytest.raises(BadRecordError, match=r"its label 2 is not in \[0, 1\)"):
     source.read(index)
+
+
+def test_splits_that_are_not_read_are_said(prepare):
+  source = ours.TfdsSource(prepare(splits=("train", "validation", "test")))
+  (note,) = source.notes
+  assert "validation is held out; splits not read: test (24 records)" in note
+  assert ours.TfdsSource(prepare()).notes == ()
+
+
+def test_classes_without_an_image_are_found(prepare, monkeypatch):
+  source = ours.TfdsSource(prepare())
+  assert source.empty_classes() == ()
+  monkeypatch.setattr(source, "class_names", ("a", "b", "c", "d"))
+  assert source.empty_classes() == (3,)

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from bigscale.data import ingest, manifest, records
+from bigscale.data import images, ingest, manifest, records
 from bigscale.data.manifest import Schema
 from tests.e2e import tiny
 from tests.fast_compile import FLAGS
@@ -96,9 +96,23 @@ def test_replaced_records_are_listed(tmp_path, damaged):
     assert event["reason"]
 
 
-def test_more_than_allowed_end_the_run(tmp_path, damaged):
-  done = train(tmp_path, damaged, "--config.data.max_bad_fraction=0.0")
+def test_more_than_allowed_end_the_run(tmp_path):
+  folder = tmp_path / "images"
+  pixels = np.zeros((8, 8, 1), np.uint8)
+  for number in range(10):
+    (folder / "train" / str(number)).mkdir(parents=True)
+    (folder / "train" / str(number) / "1.png").write_bytes(
+      images.encode(pixels, "png")
+    )
+    (folder / "train" / str(number) / "2.png").write_bytes(b"no image at all")
+  (folder / "val" / "0").mkdir(parents=True)
+  (folder / "val" / "0" / "1.png").write_bytes(images.encode(pixels, "png"))
+  (folder / "unlabeled").mkdir()
+  (folder / "unlabeled" / "1.png").write_bytes(b"")
+  done = train(tmp_path, folder, "--config.data.max_bad_fraction=0.0")
   assert done.returncode == 2, done.stderr[-3000:]
   assert "data.max_bad_fraction=0.0" in done.stderr
   assert "Traceback" not in done.stderr
   assert [e for e in events(tmp_path) if e["event"] == "bad_record"]
+  # What is not read has been said before, once.
+  assert done.stderr.count("not read, as neither split: unlabeled/") == 1

@@ -46,6 +46,9 @@ def test_from_photos_to_a_sound_set(photos, tmp_path, capfd):
   code = data(*build, "--workers=1")
   assert code == 2
   error = capfd.readouterr().err
+  # A fifth of so few images has none of a class, which is said before.
+  note, error = error.split("\n", 1)
+  assert note.startswith("note: 1 of 2 classes has no image in FolderSource(")
   assert error.startswith("bigscale: 1 records cannot be used")
   assert "Traceback" not in error
   enough = ("--max_bad_fraction=0.1", "--workers=2")
@@ -60,7 +63,7 @@ def test_from_photos_to_a_sound_set(photos, tmp_path, capfd):
   )
   assert done.returncode == 0, done.stderr
   assert "1 images cannot be used" in done.stdout
-  assert not done.stderr
+  assert done.stderr == f"{note}\n"
   rows = (out / "rejects.jsonl").read_text().splitlines()
   assert json.loads(rows[0])["reason"] == "it has 0 bytes"
 
@@ -84,6 +87,25 @@ def test_from_photos_to_a_sound_set(photos, tmp_path, capfd):
   error = capfd.readouterr().err
   assert "has faults" in error
   assert shard.name in error
+
+
+def test_build_says_once_what_it_leaves_out(photos, tmp_path, capfd):
+  (photos / "cats" / "notes.txt").write_text("x")
+  try:
+    build = ("build", f"--input={photos}", f"--out={tmp_path / 'set'}")
+    enough = (
+      "--heldout=0.2",
+      "--resolution=8",
+      "--max_bad_fraction=0.1",
+      "--workers=1",
+    )
+    assert data(*build, *enough, "--json") == 0
+  finally:
+    (photos / "cats" / "notes.txt").unlink()
+  printed = capfd.readouterr()
+  assert printed.err.count("1 .txt (cats: 1)") == 1
+  made = json.loads(printed.out)["made"]["splits"]
+  assert "1 .txt (cats: 1)" in " ".join(made["train"]["notes"])
 
 
 def test_json_report(tmp_path, capfd):
