@@ -140,6 +140,7 @@ RULES = (
       "scaling",
       "train",
       "metrics",
+      "data/reading",
       "parallel",
       "report/read",
       "monitor/scoring",

@@ -28,7 +28,6 @@ from bigscale.data.duplicates import distinct
 from bigscale.data.manifest import DataError, Manifest, Schema, Shard, Split
 from bigscale.data.parts import Job, Part, Parts, Rejected, Task, write_json
 from bigscale.data.recipe import BuildOptions, Reject
-from bigscale.data.shapes import survey
 from bigscale.data.sources import Source, padding_of
 
 REJECTS = "rejects.jsonl"
@@ -244,39 +243,12 @@ def _schema(inputs: Mapping[Split, Source], options: BuildOptions) -> Schema:
   side = options.resolution
   shape = (side, side, options.channels)
   if not side:
-    shape = _common_shape(inputs["train"], options)
+    shape = recipe.common_shape(inputs["train"], options)
   return Schema(
     encoding=options.encoding,
     image_shape=shape,
     multilabel=options.multilabel,
   )
-
-
-def _common_shape(
-  source: Source, options: BuildOptions
-) -> tuple[int, int, int]:
-  """The shape that most images have, by their headers."""
-  found = survey(source)
-  votes: collections.Counter[tuple[int, int]] = collections.Counter()
-  for (height, width, _), count in found.counts.items():
-    side = min(height, width)
-    square = (side, side)
-    votes[(height, width) if options.crop == "none" else square] += count
-  if not votes:
-    raise DataError(
-      f"none of the {found.looked_at} records of {source.identity} that were "
-      "looked at can be used, so resolution=0 cannot be known; set it, or "
-      "check the images"
-    )
-  if len(votes) > 1:
-    _log.warning(
-      "images of %s differ in size, and those of another size than most are "
-      "rejected: %s; a resolution fits all of them to one",
-      source.identity,
-      found.describe(source),
-    )
-  ((height, width), _) = votes.most_common(1)[0]
-  return height, width, options.channels
 
 
 def _shard_tasks(job: Job, kept: Mapping[Split, np.ndarray]) -> Iterator[Task]:

@@ -241,6 +241,11 @@ class EncodedSource(Source):
     return np.bincount(self._labels, parts, self.num_classes)
 
   @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return self._label_ends is not None
+
+  @property
   def counts_quickly(self) -> bool:
     """See `Source`: all labels are in memory."""
     return True

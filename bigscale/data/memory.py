@@ -270,6 +270,11 @@ class SyntheticSource(Source):
     """See `Source`."""
     return (self._side, self._side, 3)
 
+  @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return self._per_record > 1
+
   def label_counts(self) -> np.ndarray:
     """See `Source`."""
     if self._per_record <= 1:

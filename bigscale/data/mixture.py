@@ -234,6 +234,16 @@ class Mixed(Source):
     return int(self._ends[-1])
 
   @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return any(source.several_labels for source in self._sources)
+
+  @property
+  def counts_quickly(self) -> bool:
+    """See `Source`; only the first label of a record is at hand."""
+    return super().counts_quickly and not self.several_labels
+
+  @property
   def image_shape(self) -> tuple[int, int, int] | None:
     """See `Source`."""
     shapes = {source.image_shape for source in self._sources}

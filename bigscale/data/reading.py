@@ -126,6 +126,17 @@ def open_data(spec: DataSpec, split: Split, *, whole: bool = False) -> Source:
   return Mixed(*parts) if spec.mixture else parts.sources[0]
 
 
+def identities_of(spec: DataSpec) -> tuple[str, str]:
+  """Returns the identities of both splits, whole, as scores compare with them.
+
+  Raises:
+    DataError: as `open_parts`.
+  """
+  train = open_data(spec, "train", whole=True)
+  heldout = open_data(spec, "heldout", whole=True)
+  return train.identity, heldout.identity
+
+
 def allowed_bad(spec: DataSpec, records: int) -> int:
   """Returns how many of so many records may be unusable."""
   if spec.bad_records == "error":

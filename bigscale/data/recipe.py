@@ -1,7 +1,9 @@
 """How a set is built, and what that makes of one record."""
 
+import collections
 import dataclasses
 import hashlib
+import logging
 import zlib
 from typing import Literal, NamedTuple
 
@@ -16,6 +18,7 @@ from bigscale.data import (
   transforms,
 )
 from bigscale.data.manifest import DataError, Encoding, Schema
+from bigscale.data.shapes import survey
 from bigscale.data.sources import BadRecordError, Source
 from bigscale.spec import MOST_PADDING
 
@@ -26,6 +29,8 @@ RESIZE = (
   "mean of blocks to shrink by a whole factor, Pillow BOX to shrink otherwise, "
   "LANCZOS to grow"
 )
+
+_log = logging.getLogger(__name__)
 
 _CROP = 0x43524F50
 _CHOICES = {
@@ -327,3 +332,30 @@ def digest(image_hwc: np.ndarray) -> int:
   sha = hashlib.sha256(repr(image_hwc.shape).encode())
   sha.update(np.ascontiguousarray(image_hwc))
   return int.from_bytes(sha.digest()[:8], "little")
+
+
+def common_shape(source: Source, options: BuildOptions) -> tuple[int, int, int]:
+  """Returns the shape that most images of a source have, by their headers.
+
+  Raises:
+    DataError: no header can be read.
+  """
+  found = survey(source)
+  votes: collections.Counter[tuple[int, int]] = collections.Counter()
+  for (height, width, _), count in found.counts.items():
+    votes[(height, width)] += count
+  if not votes:
+    raise DataError(
+      f"none of the {found.looked_at} records of {source.identity} that were "
+      "looked at can be used, so resolution=0 cannot be known; set it, or "
+      "check the images"
+    )
+  if len(votes) > 1:
+    _log.warning(
+      "images of %s differ in size, and those of another size than most are "
+      "rejected: %s; a resolution fits all of them to one",
+      source.identity,
+      found.describe(source),
+    )
+  ((height, width), _) = votes.most_common(1)[0]
+  return height, width, options.channels

@@ -143,6 +143,11 @@ class ShardSource(Source):
     return np.array(found, np.int32)
 
   @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return self._manifest.schema.multilabel
+
+  @property
   def counts_quickly(self) -> bool:
     """See `Source`: who built the set may have counted."""
     return self._counted or super().counts_quickly

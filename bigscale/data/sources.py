@@ -111,6 +111,11 @@ class Source(Protocol):
     return True
 
   @property
+  def several_labels(self) -> bool:
+    """Whether a record may carry more labels than the first."""
+    return False
+
+  @property
   def counts_quickly(self) -> bool:
     """Whether `label_counts` reads few records, at most `FEW_RECORDS`."""
     return len(self) <= FEW_RECORDS

@@ -104,6 +104,16 @@ class Subset(Source):
     return self.whole.decodes
 
   @property
+  def several_labels(self) -> bool:
+    """See `Source`."""
+    return self.whole.several_labels
+
+  @property
+  def counts_quickly(self) -> bool:
+    """See `Source`; only the first label of a record is at hand."""
+    return super().counts_quickly and not self.several_labels
+
+  @property
   def image_shape(self) -> tuple[int, int, int] | None:
     """See `Source`."""
     return self.whole.image_shape

@@ -23,19 +23,8 @@ import numpy as np
 
 from bigscale.data import content, headers, images
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import (
-  FEW_RECORDS,
-  BadRecordError,
-  Missing,
-  Sample,
-  Source,
-)
-from bigscale.data.splits import (
-  SPLITS,
-  check_index,
-  check_split,
-  number_names,
-)
+from bigscale.data.sources import BadRecordError, Missing, Sample, Source
+from bigscale.data.splits import SPLITS, check_index, check_split, number_names
 
 MAX_OPEN_FILES = 256
 
@@ -211,27 +200,24 @@ class TfdsSource(Source):
     """See `Source`; reads every record, though not its pixels."""
     if self._label is None:
       return np.zeros(len(self), np.int32)
-    found = [label for labels in self._label_chunks() for label in labels]
-    return np.array(found, np.int32)
+    return np.fromiter(self._all_labels(), np.int32, len(self))
 
-  def _label_chunks(self) -> Iterator[list[int]]:
-    """Labels of all records, some at a time."""
+  def _all_labels(self) -> Iterator[int]:
     for number, file in enumerate(self._files):
       last = file.first + file.records
       for start in range(file.first, last, _LABELS_AT_ONCE):
         end = min(start + _LABELS_AT_ONCE, last)
-        yield [
-          int(self._label_alone.deserialize_example_np(record)[self._label])
-          for record in self._reader(number).read(start, end)
-        ]
+        for record in self._reader(number).read(start, end):
+          example = self._label_alone.deserialize_example_np(record)
+          yield int(example[self._label])
 
   def empty_classes(self) -> tuple[int, ...] | None:
     """See `Source`: it reads labels until every class has been met."""
-    if len(self) > FEW_RECORDS:
-      return None
     missing = set(range(self.num_classes))
-    for labels in self._label_chunks() if missing else ():
-      missing.difference_update(labels)
+    if not (missing and self.counts_quickly):
+      return None if missing else ()
+    for label in self._all_labels():
+      missing.discard(label)
       if not missing:
         break
     return tuple(sorted(missing))

@@ -287,20 +287,6 @@ def _check_within_classes(
     )
 
 
-def content_of(data: DataSpec) -> tuple[str, str]:
-  """Identities of the splits that scores compare with.
-
-  Args:
-    data: as `make_evaluator` takes it.
-
-  Raises:
-    DataError: the source cannot be read.
-  """
-  train = open_data(data, "train", whole=True)
-  heldout = open_data(data, "heldout", whole=True)
-  return train.identity, heldout.identity
-
-
 def _open(
   feature: str,
   classifier_steps: int | None,

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from bigscale.metrics.evaluate import Evaluator, content_of
+from bigscale.data.reading import identities_of
+from bigscale.metrics.evaluate import Evaluator
 from bigscale.parallel.mesh import make_mesh
 from bigscale.report.read import read_lines
 from bigscale.scaling.folders import folder_of
@@ -135,7 +136,7 @@ class Runner:
       self._built[program] = build(spec, make_mesh(spec.mesh))
     # Whatever part of the data a run may see, it is scored against all.
     # In the days of a sweep files may change.
-    content = "; ".join(content_of(data))
+    content = "; ".join(identities_of(data))
     scores = f"{_key((spec.model, data, spec.evaluate))} {content}"
     if scores not in self._evaluators:
       _make_room(self._evaluators)

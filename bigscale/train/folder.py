@@ -193,10 +193,12 @@ def _spec_there(folder: RunFolder) -> Mapping[str, Any]:
 
 def _check_same(folder: RunFolder, spec: RunSpec) -> None:
   old, new = _spec_there(folder), by_meaning(to_json(spec))
+  unknown = dict(_unknown_to(old, new, ""))
   changed = [
     f"  {key}: {before!r} there, {after!r} here"
     for key, before, after in differences(by_meaning(old), new, "")
     if key.split(".")[0] not in MAY_CHANGE
+    and not any(f"{key}.".startswith(f"{name}.") for name in unknown)
   ]
   if changed:
     raise SpecError(
@@ -204,7 +206,7 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
       + "\n".join(changed)
       + "\nChoose another folder, or restore these values to resume that run."
     )
-  for key, value in _unknown_to(old, new, ""):
+  for key, value in unknown.items():
     _log.warning(
       "%s was written by a version without %s; the run goes on with %r",
       folder.spec,

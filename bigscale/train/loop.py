@@ -97,6 +97,7 @@ def train(
     PreemptedError: SIGTERM came; the run is saved.
   """
   multihost.watch().take_seconds()
+  workdir = os.path.expanduser(workdir)
   multihost.assert_same("config", to_json(spec))
   multihost.assert_same("versions", folders.versions())
   prepared = prepared or Prepared()
@@ -107,9 +108,7 @@ def train(
   multihost.assert_same("data", {"outline": stream.outline})
   if jax.process_index() == 0:
     notes.warn(notes.of_sources({"train": stream.sources}))
-  start = None
-  if init_from and new:
-    start = read_start(built, init_from)
+  start = read_start(built, init_from) if init_from and new else None
   claim = Claim()
   folder = _open_folder(workdir, spec, command, claim)
   kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
@@ -125,8 +124,7 @@ def train(
         recorder.event("data_moved", found.step, places=moved.data.sources)
       if start:
         recorder.event("init_from", 0, **start.note())
-      for step, why in found.damaged:
-        recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
+      _report_damage(recorder, found)
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
@@ -142,6 +140,12 @@ def train(
     checkpoints.close()
     stream.close()
     claim.release()
+
+
+def _report_damage(recorder: hooks.Recorder, found: Restored) -> None:
+  """Writes which checkpoints were passed over."""
+  for step, why in found.damaged:
+    recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
 
 
 def _open_folder(

@@ -6,6 +6,7 @@ import pytest
 
 from bigscale.spec import SpecError, from_config
 from bigscale.train import folder as folders
+from bigscale.train import sealed
 from tests.e2e import tiny
 
 
@@ -21,6 +22,8 @@ def of_older_version(tmp_path):
   folder = folders.create(tmp_path, _spec(), [])
   written = json.loads(folder.spec.read_text())
   assert written["spec"]["model"].pop("precision") == "highest"
+  # Nor did that version seal it.
+  del written[sealed.KEY]
   folder.spec.write_text(json.dumps(written))
   return tmp_path
 
