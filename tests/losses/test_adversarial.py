@@ -11,7 +11,7 @@ from bigscale.spec import LossSpec, SpecError
 _REAL = jnp.array([2.0, -1.0, 0.0])
 _FAKE = jnp.array([-3.0, 0.5, 0.0])
 # (name, smoothing)
-_ALL = [(name, 0.0) for name in adversarial.NAMES] + [
+_ALL = [(name, 0.0) for name in LOSSES] + [
   ("non_saturating", 0.1),
   ("minimax", 0.25),
   ("least_squares", 0.1),
@@ -106,7 +106,7 @@ def test_by_hand():
   close(rpgan.g(_REAL, _FAKE)[1], np.log1p(np.exp(-1.5)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", adversarial.NAMES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_only_pairs_need_the_reals(name):
   loss = adversarial.make(name)
   spec = LossSpec(adversarial=name)
