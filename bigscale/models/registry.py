@@ -8,6 +8,7 @@ from bigscale.spec import (
   ModelSpec,
   R3ganSpec,
   StrippedSpec,
+  require,
 )
 from bigscale.types import WHOLE_BATCH, BatchSplit, GanModel
 
@@ -37,5 +38,14 @@ def make_model(
       entries, to the arrays that `apply` computes with, for parameters that
       are split over devices: called as a block runs, and again in its backward
       pass. None where they are whole. `init` never calls it.
+
+  Raises:
+    SpecError: nobody has said how this model is made.
   """
-  return _MAKERS[type(spec)](spec, platform, split, gather)
+  kind = type(spec)
+  require(
+    kind in _MAKERS,
+    f"{kind.__name__} has no networks: add its `make` to _MAKERS of "
+    "bigscale/models/registry.py",
+  )
+  return _MAKERS[kind](spec, platform, split, gather)

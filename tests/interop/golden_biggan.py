@@ -125,7 +125,10 @@ class BigganPort(Port):
       updates.append((state, scalars))
     # The hinge loss of G sees no reals.
     last = self.training.update_g(
-      state, self.reals("run", t, 0), self.codes("run", t, self.d_steps), self.start
+      state,
+      self.reals("run", t, 0),
+      self.codes("run", t, self.d_steps),
+      self.start,
     )
     return [*updates, last]
 
@@ -157,7 +160,9 @@ class BigganPort(Port):
       state, _ = self.training.update_average(state, self.start)
     answers = {key: np.array(row) for key, row in rows.items()}
     answers["run/G_final_eval"] = self.images(average_of(state.g))
-    answers["run/D_final_eval"] = self.evaluation.judge(state.d, self.reals("in"))
+    answers["run/D_final_eval"] = self.evaluation.judge(
+      state.d, self.reals("in")
+    )
     answers["run/G_ema_eval"] = self.images(state.ema)
     for name, player, sources in (
       ("G", state.g, self.interop.g_sources),

@@ -30,7 +30,5 @@ class InceptionPort:
   @functools.cached_property
   def taps(self):
     mesh = make_mesh(MeshSpec(data=1), jax.devices()[:1])
-    network = Inception(
-      self.weights, mesh, images_per_device=len(self.images)
-    )
+    network = Inception(self.weights, mesh, images_per_device=len(self.images))
     return network.taps(self.images)

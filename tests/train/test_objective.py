@@ -372,9 +372,7 @@ def test_a_level_that_a_paired_loss_leaves_free_steers_nothing():
 @pytest.mark.parametrize("parts", [1, 2])
 def test_signs_are_of_the_pairs_of_the_loss(parts):
   """Of the i-th real and the i-th fake, also in microbatches."""
-  _, scalars, state, _ = d_update(
-    {"adversarial": "rpgan"}, microbatches=parts
-  )
+  _, scalars, state, _ = d_update({"adversarial": "rpgan"}, microbatches=parts)
   reals, codes = inputs()
   fakes = codes.latents @ state.g.params["map"]["kernel"]
   kernel = state.d.params["map"]["kernel"]
