@@ -96,6 +96,8 @@ RULES = (
       "losses",
       "ops",
       "parallel",
+      # What a model must have before its run starts.
+      "scaling/networks",
       "sampling/latents",
     ),
   ),

@@ -5,13 +5,15 @@ and gradient as long as the logits are (the squares while they fit).
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bigscale.spec import require
+from bigscale.spec import SpecError, require
+from bigscale.spec.objective import LOSSES, PAIRED, SMOOTHED
 from bigscale.types import Array
 
 
@@ -32,6 +34,11 @@ class DLoss(NamedTuple):
 class Adversarial(NamedTuple):
   """The losses of the two players.
 
+  A paired loss depends on differences of logits alone and leaves their level
+  free: a constant added to D changes nothing. What D thinks of a real is then
+  the sign of D(x) - D(G(z)), over the pairs of the loss (Huang et al. 2024
+  report it so); of the other losses, the sign of D(x).
+
   Attributes:
     d: logits of reals [B] and of fakes [B] to `DLoss`.
     g: the same to what G minimizes [B]; the reals may be None unless `paired`.
@@ -42,12 +49,17 @@ class Adversarial(NamedTuple):
   g: Callable[[Array | None, Array], Array]
   paired: bool
 
+  def sign(self, real: Array, fake: Array) -> Array:
+    """Returns what D takes each real for, [B] of -1, 0 and 1; 1 is real."""
+    real, fake = at_least_float32(real), at_least_float32(fake)
+    return jnp.sign(real - fake if self.paired else real)
+
 
 def make(name: str, label_smoothing: float = 0.0) -> Adversarial:
   """The losses of `LossSpec.adversarial`.
 
   Args:
-    name: one of `NAMES`.
+    name: of the loss.
     label_smoothing: D's target for reals is 1 less this, fakes' stays at 0 and
       G's at 1 (one-sided: Salimans et al. 2016, sec. 3.4).
 
@@ -55,17 +67,19 @@ def make(name: str, label_smoothing: float = 0.0) -> Adversarial:
     SpecError: no such loss, or smoothing for one that has no targets.
   """
   require(
-    name in NAMES, f"no loss is called {name!r}; use one of {', '.join(NAMES)}"
+    name in LOSSES,
+    f"no loss is called {name!r}; use one of {', '.join(LOSSES)}",
   )
   require(
-    not label_smoothing or name in _SMOOTHED,
+    not label_smoothing or name in SMOOTHED,
     f"label_smoothing={label_smoothing} has no meaning for {name!r}, which has "
-    f"no targets; set it to 0, or use one of {', '.join(_SMOOTHED)}",
+    f"no targets; set it to 0, or use one of {', '.join(SMOOTHED)}",
   )
-  if name == "rpgan":
+  if name in PAIRED:
+    pair = _RELATIVISTIC[name]
     return Adversarial(
-      lambda real, fake: DLoss(rpgan_d(real, fake), None, None),
-      rpgan_g,
+      lambda real, fake: DLoss(pair.d(real, fake), None, None),
+      pair.g,
       paired=True,
     )
   terms = _SEPARABLE[name]
@@ -165,6 +179,14 @@ class _Terms(NamedTuple):
   g: Callable[[Array], Array]
 
 
+class _PairTerms(NamedTuple):
+  """A loss of pairs."""
+
+  d: Callable[[Array, Array], Array]
+  g: Callable[[Array, Array], Array]
+
+
+_RELATIVISTIC = {"rpgan": _PairTerms(rpgan_d, rpgan_g)}
 _SEPARABLE = {
   "hinge": _Terms(hinge_d_real, hinge_d_fake, hinge_g),
   "non_saturating": _Terms(logistic_d_real, logistic_d_fake, non_saturating_g),
@@ -174,5 +196,45 @@ _SEPARABLE = {
   ),
   "wasserstein": _Terms(wasserstein_d_real, at_least_float32, hinge_g),
 }
-_SMOOTHED = ("non_saturating", "minimax", "least_squares")
-NAMES = ("rpgan", *_SEPARABLE)
+
+
+def check_declared() -> None:
+  """Checks that the losses here are those that `bigscale.spec` declares.
+
+  Raises:
+    SpecError: names every loss that is declared in one place alone.
+  """
+  problems = []
+  for table, terms, wanted in (
+    ("_RELATIVISTIC", _RELATIVISTIC, set(PAIRED)),
+    ("_SEPARABLE", _SEPARABLE, set(LOSSES) - set(PAIRED)),
+  ):
+    problems += [
+      f"{name!r} is a choice of LossSpec.adversarial in "
+      f"bigscale/spec/objective.py, where PAIRED says whether it is paired, "
+      f"but has no terms: add it to {table} of bigscale/losses/adversarial.py"
+      for name in sorted(wanted - set(terms))
+    ]
+    problems += [
+      f"{name!r} has terms in {table} of bigscale/losses/adversarial.py: "
+      "add it to the choices of LossSpec.adversarial in "
+      "bigscale/spec/objective.py, "
+      + ("and to PAIRED there" if terms is _RELATIVISTIC else "not to PAIRED")
+      for name in sorted(set(terms) - wanted)
+    ]
+  problems += [
+    f"{name!r} is in SMOOTHED of bigscale/spec/objective.py, but its terms in "
+    "_SEPARABLE of bigscale/losses/adversarial.py take no smoothing: let "
+    "d_real take it"
+    for name in SMOOTHED
+    if name in _SEPARABLE and not _takes_smoothing(_SEPARABLE[name].d_real)
+  ]
+  if problems:
+    raise SpecError("losses do not agree: " + "; ".join(problems))
+
+
+def _takes_smoothing(d_real: Callable[..., Array]) -> bool:
+  return "smoothing" in inspect.signature(d_real).parameters
+
+
+check_declared()

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from bigscale.models.blocks import Gather, gather_rest
 from bigscale.models.layers import Conv
-from bigscale.spec import ModelSpec
+from bigscale.spec import ModelSpec, require
 from bigscale.types import Array, GanModel, Network, Variables
 
 Select = Callable[[str], bool]
 
 # A discriminator's last layer has one of these names.
-_HEADS = (("linear",), ("logit",))
+HEADS = (("linear",), ("logit",))
 
 
 def is_kernel(path: str) -> bool:
@@ -128,16 +128,31 @@ def _with_features(
       options: Mapping[str, Any],
       context: nn.module.InterceptorContext,
     ) -> Any:
-      if context.module.path in _HEADS and context.method_name == "__call__":
+      if context.module.path in HEADS and context.method_name == "__call__":
         seen.append(inputs[0])
       return call(*inputs, **options)
 
     with nn.intercept_methods(watch):
       logits = apply(variables, images, labels)
-    (features_bf,) = seen
-    return logits, features_bf
+    require_head(len(seen))
+    return logits, seen[0]
 
   return features
+
+
+def require_head(count: int) -> None:
+  """Raises `SpecError` unless D has one last layer that the probe knows.
+
+  Args:
+    count: of layers with a name of such a head.
+  """
+  names = " or ".join("/".join(path) for path in HEADS)
+  require(
+    count == 1,
+    f"the monitor's probe reads the input of D's last layer, and found {count} "
+    f"layers called {names} at the top of D: give the last one, and no other, "
+    "such a name, or add its name to HEADS of bigscale/models/networks.py",
+  )
 
 
 def _half(init: Callable[[Array], Variables], spec: ModelSpec) -> Select:

@@ -32,16 +32,30 @@ class Moments:
   group_size: int = 0
   split: BatchSplit = BatchSplit()
 
-  def __call__(self, x_bhwc: Array) -> tuple[Array, Array]:
-    """Means and biased variances, [G, C] of the G groups that lie here.
+  def __call__(
+    self, x_bhwc: Array, near_c: Array | float = 0.0
+  ) -> tuple[Array, Array]:
+    """Computes means and biased variances, [G, C] of the G groups here.
+
+    The variance is E[(x - k)^2] - E[x - k]^2. Its relative error is about that
+    of x times (mean - k)^2 / variance, whatever k is.
+
+    Args:
+      x_bhwc: [B, H, W, C] in float32 or wider.
+      near_c: [C] k, a guess of the means, equal on all devices. A constant to
+        the gradient.
 
     Raises:
       SpecError: groups do not fill the batch, or split a device's samples.
     """
     b, h, w, c = x_bhwc.shape
     here, spanned = self._groups(b)
+    near_c = lax.stop_gradient(jnp.broadcast_to(near_c, (c,)))
     x_gnhwc = x_bhwc.reshape(here, b // here, h, w, c)
-    # One pass, so that both sums cross the devices in one all-reduce.
+    x_gnhwc = x_gnhwc - near_c[None, None, None, None]
+    # One pass, so that both sums cross the devices in one all-reduce and come
+    # out of the convolution before them. A guess taken from the batch, or a
+    # second pass, would read the map once more.
     mean_gc = jnp.mean(x_gnhwc, axis=(1, 2, 3))
     square_gc = jnp.mean(jnp.square(x_gnhwc), axis=(1, 2, 3))
     if spanned > 1:
@@ -54,7 +68,8 @@ class Moments:
         (mean_gc, square_gc), self.split.axes, axis_index_groups=groups
       )
       mean_gc, square_gc = (total / spanned for total in sums)
-    return mean_gc, jnp.maximum(square_gc - jnp.square(mean_gc), 0)
+    var_gc = jnp.maximum(square_gc - jnp.square(mean_gc), 0)
+    return mean_gc + near_c[None], var_gc
 
   def samples(self, b: int) -> int:
     """In one group, of a batch with `b` samples here."""
@@ -83,7 +98,8 @@ class BatchNorm(nn.Module):
   All in float32 or wider, folded into one factor and one term for each
   channel; the result has the map's dtype. Running statistics live in
   `batch_stats`, as means over the groups that lie here; the variance there is
-  the unbiased one, as in PyTorch.
+  the unbiased one, as in PyTorch. In training their mean is also the guess
+  that keeps the batch's variance exact where means are large (`Moments`).
 
   Attributes:
     momentum: share of the old running statistics kept by an update.
@@ -115,7 +131,7 @@ class BatchNorm(nn.Module):
     if self.is_initializing():
       return x_bhwc
     if train:
-      mean_gc, var_gc = self.moments(x_bhwc.astype(wide))
+      mean_gc, var_gc = self.moments(x_bhwc.astype(wide), mean.value)
       count = self.moments.samples(b) * h * w
       unbiased_gc = var_gc * (count / max(count - 1, 1))
       keep = self.momentum

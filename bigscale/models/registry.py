@@ -10,6 +10,7 @@ from bigscale.spec import (
   Precision,
   R3ganSpec,
   StrippedSpec,
+  require,
 )
 from bigscale.types import WHOLE_BATCH, BatchSplit, GanModel, Network
 
@@ -39,8 +40,17 @@ def make_model(
       entries, to the arrays that `apply` computes with, for parameters that
       are split over devices: called as a block runs, and again in its backward
       pass. None where they are whole. `init` never calls it.
+
+  Raises:
+    SpecError: nobody has said how this model is made.
   """
-  g, d = _MAKERS[type(spec)](spec, platform, split, gather)
+  kind = type(spec)
+  require(
+    kind in _MAKERS,
+    f"{kind.__name__} has no networks: add its `make` to _MAKERS of "
+    "bigscale/models/registry.py",
+  )
+  g, d = _MAKERS[kind](spec, platform, split, gather)
   return GanModel(_stated(g, spec.precision), _stated(d, spec.precision))
 
 

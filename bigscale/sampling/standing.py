@@ -84,6 +84,7 @@ def standing_statistics(
     totals = add(
       totals,
       params,
+      ema.batch_stats,
       draw.draw(latent_key, batch_size, model, truncation, rule),
       draw.uniform_labels(label_key, batch_size, model.num_classes)
       if parts is None
@@ -111,9 +112,14 @@ def _programs(
     return spectral.normalize(params, under_norm, model.spectral_epsilon)[0]
 
   def add(
-    totals: PyTree, params: PyTree, latents: Array, labels: Array
+    totals: PyTree,
+    params: PyTree,
+    stats: PyTree,
+    latents: Array,
+    labels: Array,
   ) -> PyTree:
-    stats = jax.tree.map(jnp.zeros_like, totals)
+    # Nothing of the running statistics is kept; their means are near those of
+    # the batch, which makes its variances exact.
     variables = {"params": params, "batch_stats": stats}
     _, stats = g.apply(variables, latents, labels, train=True)
     return jax.tree.map(jnp.add, totals, stats)

@@ -21,6 +21,7 @@ from bigscale.spec import (
   ModelSpec,
   R3ganSpec,
   StrippedSpec,
+  require,
 )
 
 Table = Callable[[Any], Iterator[Layer]]
@@ -54,8 +55,19 @@ class Parameters(NamedTuple):
 
 
 def layers(model: ModelSpec) -> Layers:
-  """The layers of a model's networks."""
-  g, d = _TABLES[type(model)]
+  """Returns the layers of a model's networks.
+
+  Raises:
+    SpecError: nobody has described them.
+  """
+  kind = type(model)
+  require(
+    kind in _TABLES,
+    f"{kind.__name__} has no description of its layers, from which FLOP are "
+    "counted: add one of G and one of D to _TABLES of "
+    "bigscale/scaling/networks.py",
+  )
+  g, d = _TABLES[kind]
   return Layers(tuple(g(model)), tuple(d(model)))
 
 

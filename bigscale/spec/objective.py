@@ -1,11 +1,25 @@
 """Specs of what the players minimize and of what they are shown."""
 
 import dataclasses
+import typing
 from typing import Literal
 
 from bigscale.spec.base import Schedule, check_kimg, require
 
 OFF = Schedule(first=0.0, last=0.0)
+Loss = Literal[
+  "rpgan",
+  "hinge",
+  "non_saturating",
+  "minimax",
+  "least_squares",
+  "wasserstein",
+]
+LOSSES: tuple[str, ...] = typing.get_args(Loss)
+# Losses that judge each fake against a real.
+PAIRED = ("rpgan",)
+# Losses with targets, which can be smoothed.
+SMOOTHED = ("non_saturating", "minimax", "least_squares")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,14 +75,7 @@ class LossSpec:
     g_sigma: interventions on G's spectra.
   """
 
-  adversarial: Literal[
-    "rpgan",
-    "hinge",
-    "non_saturating",
-    "minimax",
-    "least_squares",
-    "wasserstein",
-  ]
+  adversarial: Loss
   label_smoothing: float = 0.0
   r1_gamma: Schedule = OFF
   r2_gamma: Schedule = OFF
@@ -97,16 +104,15 @@ class LossSpec:
       f"loss.penalty_interval={self.penalty_interval} must be 1 (every step) "
       "or more",
     )
-    smoothed = ("non_saturating", "minimax", "least_squares")
     require(
       0 <= self.label_smoothing < 0.5,
       f"loss.label_smoothing={self.label_smoothing} must lie in [0, 0.5)",
     )
     require(
-      not self.label_smoothing or self.adversarial in smoothed,
+      not self.label_smoothing or self.adversarial in SMOOTHED,
       f"loss.label_smoothing={self.label_smoothing} has no meaning for "
       f"{self.adversarial!r}, which has no targets; set it to 0, or use one "
-      f"of {', '.join(smoothed)}",
+      f"of {', '.join(SMOOTHED)}",
     )
     require(
       not (self.weight_clip and self.gradient_penalty),
@@ -117,7 +123,7 @@ class LossSpec:
   @property
   def paired(self) -> bool:
     """Whether each fake is judged against a real one."""
-    return self.adversarial == "rpgan"
+    return self.adversarial in PAIRED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,8 +136,9 @@ class AugmentSpec:
     transforms: of `diffaugment`: color, translation, cutout; of `ada`: blit,
       geometric, color, cutout. Empty means all of the pipe's.
     probability: of each transform; with `target` only its first value.
-    target: where given, the probability is driven so that the mean sign of
-      D's logits on reals comes to this (ADA: 0.6).
+    target: where given, the probability is driven so that a mean sign over
+      the reals comes to this (ADA: 0.6): that of D(x), or of D(x) - D(G(z))
+      where the loss is paired.
     target_interval: steps between adjustments.
     target_kimg: thousand images in which the probability can go from 0 to 1.
   """

@@ -11,7 +11,7 @@ from bigscale.spec.models import ModelSpec
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
 from bigscale.spec.sampling import SamplingSpec
-from bigscale.spec.scores import Score
+from bigscale.spec.scores import Score, rises
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -275,6 +275,7 @@ class RunSpec:
       f"checkpoint.best={self.checkpoint.best!r} is none of the columns of "
       f"evaluate.scores: {', '.join(self.evaluate.columns)}",
     )
+    rises(self.best_score)  # Refuses what is no better either way.
     gammas = (self.loss.r1_gamma, self.loss.r2_gamma)
     require(
       "raise_gamma" not in self.monitor.interventions

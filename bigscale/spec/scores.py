@@ -1,7 +1,7 @@
 """Names of scores, and which numbers each gives."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from bigscale.spec.base import SpecError
 
@@ -23,8 +23,26 @@ KINDS = {
 PIXEL_KINDS = {"ms_ssim": ("ms_ssim",)}
 # All that these need to know of the reals are moments, or nothing.
 MOMENT_KINDS = ("fd", "fd_infinity", "is", "modes")
-# Of which more is better.
-_RISING = ("is", "precision", "recall", "density", "coverage", "modes")
+# Of every column, which way is better: more or less of it. None where neither
+# is: a standard error says how sure a score is, not how good.
+BETTER: dict[str, Literal["more", "less"] | None] = {
+  "fd": "less",
+  "fd_infinity": "less",
+  "fd_infinity_standard_error": None,
+  "is": "more",
+  "is_std": None,
+  "kid": "less",
+  "kid_standard_error": None,
+  "precision": "more",
+  "recall": "more",
+  "density": "more",
+  "coverage": "more",
+  "intra_fd": "less",
+  "intra_fd_worst": "less",
+  "modes": "more",
+  "modes_kl": "less",
+  "ms_ssim": "less",
+}
 
 
 class Score(NamedTuple):
@@ -86,8 +104,40 @@ def column(name: str, feature: str) -> str:
 
 
 def rises(name: str) -> bool:
-  """Whether more of a column is better."""
-  return _split(name)[0] in _RISING
+  """Returns whether more of a column is better.
+
+  Raises:
+    SpecError: neither more nor less of it is, or nobody has said which.
+  """
+  name, _ = _split(name)
+  # The published name of a distance.
+  kind = "fd" if name == "fid" else name.replace("fid_", "fd_")
+  if kind not in BETTER:
+    raise SpecError(
+      f"column {name!r} has no direction; add 'more' or 'less' for it to "
+      "BETTER of bigscale/spec/scores.py"
+    )
+  if BETTER[kind] is None:
+    raise SpecError(
+      f"column {name!r} is neither better when higher nor when lower; choose "
+      "a score"
+    )
+  return BETTER[kind] == "more"
+
+
+def check_directions() -> None:
+  """Checks that every column of every kind has a direction, or None.
+
+  Raises:
+    SpecError: names the columns that have neither.
+  """
+  columns = [c for kind in (KINDS | PIXEL_KINDS).values() for c in kind]
+  missing = [name for name in columns if name not in BETTER]
+  if missing:
+    raise SpecError(
+      f"the direction of {', '.join(missing)} is not stated: add 'more', "
+      "'less' or None for each to BETTER of bigscale/spec/scores.py"
+    )
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -96,3 +146,6 @@ def _split(name: str) -> tuple[str, str]:
     if name.endswith(f"_{feature}"):
       return name.removesuffix(f"_{feature}"), feature
   return name, ""
+
+
+check_directions()

@@ -1,8 +1,9 @@
 """How often D's images are augmented: fixed, scheduled or adaptive.
 
-Adaptive (Karras et al. 2020b, sec. 3): the mean sign of D's logits on reals
-says how far D overfits; every few steps the probability moves towards the
-value at which that sign comes to the target.
+Adaptive (Karras et al. 2020b, sec. 3): the mean sign of what D says of reals
+(`losses.adversarial.Adversarial.sign`) tells how far D overfits; every few
+steps the probability moves towards the value at which that sign comes to the
+target.
 """
 
 from typing import NamedTuple
@@ -19,8 +20,8 @@ class AugmentState(NamedTuple):
 
   Attributes:
     probability: [] in [0, 1], of each transform.
-    sign_sum: [] of the mean signs of D's logits on reals since the last
-      adjustment, one for every D update.
+    sign_sum: [] of `d/sign_real` since the last adjustment, one value for
+      every D update.
   """
 
   probability: Array
@@ -41,7 +42,7 @@ def probability(spec: RunSpec, state: AugmentState, images: Array) -> Array:
 
 
 def observe(state: AugmentState, mean_sign: Array) -> AugmentState:
-  """Notes the mean sign of D's logits on reals, [] in [-1, 1]."""
+  """Adds an update's mean sign, `d/sign_real`, [] in [-1, 1]."""
   total = state.sign_sum + mean_sign.astype(jnp.float32)
   return state._replace(sign_sum=total)
 

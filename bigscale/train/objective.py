@@ -231,7 +231,7 @@ class Objective:
       "d/loss": loss.total,
       "d/logit_real": real,
       "d/logit_fake": fake,
-      "d/sign_real": jnp.sign(real),
+      "d/sign_real": self._adversarial.sign(real, fake),
       "d/r1": r1,
       "d/r2": r2,
     }

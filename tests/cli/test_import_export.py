@@ -72,7 +72,7 @@ def r3gan_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def biggan_run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("biggan")
-  data = players(golden("biggan_64px"))
+  data = players(golden("biggan_64px_f64"))
   for name in "GD":
     tensors = {k[2:]: x for k, x in data.items() if k[0] == name}
     np.savez(folder / f"{name}.npz", **tensors)
@@ -104,7 +104,7 @@ def drawn(run, latents, labels) -> np.ndarray:
   ("run", "stem", "labels", "out"),
   [
     ("r3gan_run", "r3gan_conditional_16px", "in/labels", "out/G"),
-    ("biggan_run", "biggan_64px", "in/y", "out/G_eval"),
+    ("biggan_run", "biggan_64px_f64", "in/y", "out/G_eval"),
   ],
 )
 def test_an_import_draws_the_authors_images(run, stem, labels, out, request):
@@ -124,7 +124,7 @@ def restored(run):
 
 
 def test_both_players_and_all_trackers_are_in_the_checkpoint(biggan_run):
-  data = golden("biggan_64px")
+  data = golden("biggan_64px_f64")
   found = restored(biggan_run)
   state = found.state
   assert (int(state.step), found.step) == (0, 0)

@@ -4,13 +4,13 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-from golden_ports import START, Port, nchw, nhwc
+from golden_ports import Port, RecordingStep, nchw, nhwc
 
 from bigscale.interop import biggan_deep_pytorch, biggan_pytorch
 from bigscale.losses import regularizers
 from bigscale.ops import spectral
 from bigscale.train.state import Average, Player, average_of
-from bigscale.train.step import Codes, GanStep, Reals
+from bigscale.train.step import Codes, Reals
 
 
 class BigganPort(Port):
@@ -18,7 +18,7 @@ class BigganPort(Port):
 
   interop = biggan_pytorch
 
-  def __init__(self, data, config):
+  def __init__(self, data, config, dtype):
     attention = [int(side) for side in config["attention"].split("_") if side]
     attention = [side for side in attention if side]
     model = {
@@ -50,40 +50,48 @@ class BigganPort(Port):
         "ema_decay": config["ema"],
       },
     }
-    super().__init__(data, config, spec, self.interop)
+    super().__init__(data, config, spec, self.interop, dtype)
     self.families = {
       "out": self.forward,
       "grad": self.gradients,
       "run": self.run,
       "final": self.run,
     }
-
-    state = self.initial_state(0)
-    self.compile(
-      self.reals("in"),
-      self.codes("in"),
-      update_average=(
-        GanStep(self.model, self.spec).update_average,
-        state,
-        START,
-      ),
-      judge=(self._judge, state.d, self.reals("in")),
-      orthogonal=(
-        lambda params: regularizers.orthogonal(params, self.model.g.orthogonal),
-        state.g.params,
-      ),
-    )
+    self.d_steps = config["num_D_steps"]
 
   def kind(self, config):
     return {"name": "biggan", "hierarchical": config["hier"]}
 
   def codes(self, group, *where):
-    z, y = (self.data[f"{group}/{name}"] for name in "zy")
-    return Codes(jnp.asarray(z[where]), jnp.asarray(y[where], jnp.int32))
+    z, y = (self.data[f"{group}/{name}"][where] for name in "zy")
+    return Codes(jnp.asarray(z, self.dtype), jnp.asarray(y, jnp.int32))
 
   def reals(self, group, *where):
-    x, y = (self.data[f"{group}/{name}"] for name in ("x", "yx"))
-    return Reals(nhwc(x[where]), jnp.asarray(y[where], jnp.int32))
+    x, y = (self.data[f"{group}/{name}"][where] for name in ("x", "yx"))
+    return Reals(nhwc(x, self.dtype), jnp.asarray(y, jnp.int32))
+
+  @functools.cached_property
+  def evaluation(self):
+    """The programs `sample` and `judge`."""
+    d, reals = self.initial_state().d, self.reals("in")
+    return self.compile(
+      sample=self.sampler(self.codes("in")), judge=(self._judge, d, reals)
+    )
+
+  @functools.cached_property
+  def training(self):
+    """The updates, and the value of the orthogonal term."""
+    step, state = RecordingStep(self.model, self.spec), self.initial_state()
+    batch = (self.reals("run", 0, 0), self.codes("run", 0, 0), self.start)
+    return self.compile(
+      update_d=(step.update_d, state, *batch),
+      update_g=(step.update_g, state, *batch),
+      update_average=(step.update_average, state, self.start),
+      orthogonal=(
+        lambda params: regularizers.orthogonal(params, self.model.g.orthogonal),
+        state.g.params,
+      ),
+    )
 
   def _judge(self, d: Player, reals: Reals):
     """D in evaluation: [B, 1]."""
@@ -93,38 +101,40 @@ class BigganPort(Port):
     return self.model.d.apply({"params": params}, *reals)[:, None]
 
   def images(self, average: Average):
-    return nchw(self.sample(average, self.codes("in")))
+    return nchw(self.evaluation.sample(average, self.codes("in")))
 
   @functools.cache  # noqa: B019
-  def forward(self, draw):
-    state = self.initial_state(draw)
+  def forward(self):
+    state = self.initial_state()
     return {
       "out/G_eval": self.images(average_of(state.g)),
-      "out/D_eval": self.judge(state.d, self.reals("in")),
+      "out/D_eval": self.evaluation.judge(state.d, self.reals("in")),
     }
 
   @functools.cache  # noqa: B019
-  def first_step(self, draw):
+  def first_step(self):
     """The updates of D and of G, as lists of (state, scalars)."""
-    return self.step(self.initial_state(draw), 0)
+    return self.step(self.initial_state(), 0)
 
   def step(self, state, t):
     updates = []
-    d_steps = self.config["num_D_steps"]
-    for k in range(d_steps):
-      state, scalars = self.update_d(
-        state, self.reals("run", t, k), self.codes("run", t, k), START
+    for k in range(self.d_steps):
+      state, scalars = self.training.update_d(
+        state, self.reals("run", t, k), self.codes("run", t, k), self.start
       )
       updates.append((state, scalars))
     # The hinge loss of G sees no reals.
-    last = self.update_g(
-      state, self.reals("run", t, 0), self.codes("run", t, d_steps), START
+    last = self.training.update_g(
+      state,
+      self.reals("run", t, 0),
+      self.codes("run", t, self.d_steps),
+      self.start,
     )
     return [*updates, last]
 
   @functools.cache  # noqa: B019
-  def gradients(self, draw):
-    _, scalars = self.first_step(draw)[-1]
+  def gradients(self):
+    _, scalars = self.first_step()[-1]
     sources = self.interop.g_sources(self.spec.model)
     found = {}
     for path, gradient in spectral.flatten(scalars["g/grad_norm"]).items():
@@ -133,24 +143,26 @@ class BigganPort(Port):
     return found
 
   @functools.cache  # noqa: B019
-  def run(self, draw):
-    state = self.initial_state(draw)
+  def run(self):
+    state = self.initial_state()
     rows = {"run/D_real": [], "run/D_fake": [], "run/G_loss": []}
     rows["run/ortho"] = []
-    for t in range(self.config["steps"]):
-      updates = self.step(state, t) if t else self.first_step(draw)
+    for t in range(len(self.data["run/x"])):
+      updates = self.step(state, t) if t else self.first_step()
       for _, scalars in updates[:-1]:
         rows["run/D_real"].append(scalars["d/loss_real"])
         rows["run/D_fake"].append(scalars["d/loss_fake"])
       # G as its update found it.
       before, _ = updates[-2]
       state, scalars = updates[-1]
-      rows["run/ortho"].append(self.orthogonal(before.g.params))
+      rows["run/ortho"].append(self.training.orthogonal(before.g.params))
       rows["run/G_loss"].append(scalars["g/loss"])
-      state, _ = self.update_average(state, START)
+      state, _ = self.training.update_average(state, self.start)
     answers = {key: np.array(row) for key, row in rows.items()}
     answers["run/G_final_eval"] = self.images(average_of(state.g))
-    answers["run/D_final_eval"] = self.judge(state.d, self.reals("in"))
+    answers["run/D_final_eval"] = self.evaluation.judge(
+      state.d, self.reals("in")
+    )
     answers["run/G_ema_eval"] = self.images(state.ema)
     for name, player, sources in (
       ("G", state.g, self.interop.g_sources),

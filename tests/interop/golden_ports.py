@@ -3,10 +3,14 @@
 A port reads the networks, inputs and settings of one file, and answers each of
 its quantities as {key of the file: array in PyTorch's layout}. The updates are
 those of training: `GanStep` itself, with its gradients let out.
+
+A port computes in float32 or in float64, whatever its file was recorded in:
+it is made, and asked, in the context `precision` of its dtype.
 """
 
 import concurrent.futures
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +28,10 @@ from bigscale.train.state import GanState, Player, average_of, init_dials
 from bigscale.train.step import Codes, GanStep, Reals, generate
 from tests.fast_compile import OPTIONS
 
-# Images seen: all schedules are constant here.
-START = np.zeros((), "f4")
+
+def precision(dtype: str):
+  """A context in which JAX computes in `dtype`, float32 or float64."""
+  return jax.enable_x64(dtype == "float64")
 
 
 class RecordingStep(GanStep):
@@ -36,8 +42,8 @@ class RecordingStep(GanStep):
     return player, {"grad_norm": gradients}
 
 
-def nhwc(images):
-  return jnp.asarray(np.moveaxis(images, -3, -1))
+def nhwc(images, dtype):
+  return jnp.asarray(np.moveaxis(images, -3, -1), dtype)
 
 
 def nchw(images):
@@ -53,17 +59,6 @@ def strip(data, prefix):
   }
 
 
-def jitter(params, draw: int):
-  """Weights moved by about a unit in their last place; draw 0 leaves them."""
-  random = np.random.RandomState(draw)
-
-  def move(leaf):
-    noise = random.normal(size=leaf.shape).astype(leaf.dtype)
-    return leaf * (1 + np.finfo(leaf.dtype).eps * noise)
-
-  return jax.tree.map(move, params) if draw else params
-
-
 def player(spec, weights: Weights) -> Player:
   params, stats, spectra = jax.tree.map(jnp.asarray, tuple(weights))
   optimizer = jax.eval_shape(adam(spec.optim, 1.0, 0.0).init, params)
@@ -73,42 +68,61 @@ def player(spec, weights: Weights) -> Player:
 
 
 class Port:
-  """What the two families share. `data`: the file as a dictionary."""
+  """What the two families share.
 
-  def __init__(self, data, config, spec, interop):
-    self.data, self.config, self.spec = data, config, from_config(spec)
+  A subclass sets `families`: by the first word of a quantity, the method that
+  computes all answers of the kind.
+  """
+
+  def __init__(self, data, config, spec, interop, dtype):
+    """Reads the networks.
+
+    Args:
+      data: the file, {key: array}.
+      config: what the file says of itself.
+      spec: of the run that was recorded, as a config; of its model without the
+        dtype.
+      interop: the module that reads these networks.
+      dtype: to compute in.
+    """
+    spec["model"]["dtype"] = dtype
+    self.data, self.config, self.dtype = data, config, dtype
+    self.spec = from_config(spec)
     self.model = make_model(self.spec.model, "cpu")
     self.g = interop.generator(self.spec.model, strip(data, "G/"))
     self.d = interop.discriminator(self.spec.model, strip(data, "D/"))
+    # Images seen: all schedules are constant here.
+    self.start = np.zeros((), dtype)
 
-  def compile(self, reals: Reals, codes: Codes, **others):
-    """Compiles the updates, the sampler and `others` side by side.
+  def compile(self, **programs):
+    """Compiles programs side by side, (function, *example arguments) each.
 
-    `others`: attributes to set, as (function, *example arguments).
+    Returns:
+      A namespace of the compiled programs, under the same names.
     """
-    state = self.initial_state(0)
-    step = RecordingStep(self.model, self.spec)
-    sample = functools.partial(generate, self.model, self.spec)
-    programs = {
-      "update_d": (step.update_d, state, reals, codes, START),
-      "update_g": (step.update_g, state, reals, codes, START),
-      "sample": (sample, average_of(state.g), codes),
-      **others,
-    }
+
+    def compiled(function, *arguments):
+      # A thread does not inherit the context.
+      with precision(self.dtype):
+        return jax.jit(function).lower(*arguments).compile(OPTIONS)
+
     with concurrent.futures.ThreadPoolExecutor() as pool:
       futures = {
-        name: pool.submit(jax.jit(function).lower(*arguments).compile, OPTIONS)
-        for name, (function, *arguments) in programs.items()
+        name: pool.submit(compiled, *program)
+        for name, program in programs.items()
       }
-      for name, future in futures.items():
-        setattr(self, name, future.result())
+      return types.SimpleNamespace(
+        **{name: future.result() for name, future in futures.items()}
+      )
 
-  def initial_state(self, draw) -> GanState:
+  def sampler(self, codes):
+    """The sampler and its arguments, for `compile`."""
+    sample = functools.partial(generate, self.model, self.spec)
+    return sample, average_of(self.initial_state().g), codes
+
+  def initial_state(self) -> GanState:
     zero = jnp.zeros((), jnp.int32)
-    g, d = (
-      player(self.spec, weights._replace(params=jitter(weights.params, draw)))
-      for weights in (self.g, self.d)
-    )
+    g, d = player(self.spec, self.g), player(self.spec, self.d)
     return GanState(
       zero,
       zero,
@@ -120,10 +134,10 @@ class Port:
       init_dials(g.spectra),
     )
 
-  def answer(self, quantity, draw):
+  def answer(self, quantity):
     """{key: array} of a quantity: a key, or a prefix of several."""
     family = quantity.split("/")[0].split("_")[0]
-    answers = self.families[family](draw)
+    answers = self.families[family]()
     found = {
       key: value
       for key, value in answers.items()
@@ -137,7 +151,7 @@ class Port:
 class R3ganPort(Port):
   """`Networks.Generator/Discriminator` and `Trainer.AdversarialTraining`."""
 
-  def __init__(self, data, config):
+  def __init__(self, data, config, dtype):
     embedding = data.get("G/EmbeddingLayer.weight", np.zeros((1, 1)))
     model = {
       "name": "r3gan",
@@ -167,7 +181,7 @@ class R3ganPort(Port):
         "beta2": config["beta2"],
       },
     }
-    super().__init__(data, config, spec, r3gan)
+    super().__init__(data, config, spec, r3gan, dtype)
     self.families = {
       "out": self.forward,
       "loss": self.forward,
@@ -177,13 +191,23 @@ class R3ganPort(Port):
     count = data["in/z"].shape[0]
     labels = data.get("in/labels", np.zeros(count))
     self.labels = jnp.asarray(labels, jnp.int32)
-    self.codes = Codes(jnp.asarray(data["in/z"]), self.labels)
-    self.reals = Reals(nhwc(data["in/x"]), self.labels)
+    self.codes = self.codes_of(data["in/z"])
+    self.reals = self.reals_of(data["in/x"])
 
-    state = self.initial_state(0)
-    self.compile(
-      self.reals, self.codes, judge=(self._judge, state.d, self.reals.images)
+    step, state = RecordingStep(self.model, self.spec), self.initial_state()
+    arguments = (state, self.reals, self.codes, self.start)
+    self.programs = self.compile(
+      update_d=(step.update_d, *arguments),
+      update_g=(step.update_g, *arguments),
+      sample=self.sampler(self.codes),
+      judge=(self._judge, state.d, self.reals.images),
     )
+
+  def codes_of(self, z):
+    return Codes(jnp.asarray(z, self.dtype), self.labels)
+
+  def reals_of(self, x):
+    return Reals(nhwc(x, self.dtype), self.labels)
 
   def _judge(self, d: Player, images):
     """Logits and squared gradients of images, whatever they are."""
@@ -193,11 +217,11 @@ class R3ganPort(Port):
     )
 
   @functools.cache  # noqa: B019 - ports live as long as the tests
-  def forward(self, draw):
-    state = self.initial_state(draw)
-    fakes = self.sample(average_of(state.g), self.codes)
-    real, r1 = self.judge(state.d, self.reals.images)
-    fake, r2 = self.judge(state.d, fakes)
+  def forward(self):
+    state = self.initial_state()
+    fakes = self.programs.sample(average_of(state.g), self.codes)
+    real, r1 = self.programs.judge(state.d, self.reals.images)
+    fake, r2 = self.programs.judge(state.d, fakes)
     return {
       "out/G": nchw(fakes),
       "out/D_real": real,
@@ -210,13 +234,13 @@ class R3ganPort(Port):
     }
 
   @functools.cache  # noqa: B019
-  def gradients(self, draw):
-    arguments = (self.initial_state(draw), self.reals, self.codes, START)
+  def gradients(self):
+    arguments = (self.initial_state(), self.reals, self.codes, self.start)
     spec = self.spec.model
     found = {}
     for name, update, sources in (
-      ("D", self.update_d, r3gan.d_sources(spec)),
-      ("G", self.update_g, r3gan.g_sources(spec)),
+      ("D", self.programs.update_d, r3gan.d_sources(spec)),
+      ("G", self.programs.update_g, r3gan.g_sources(spec)),
     ):
       _, scalars = update(*arguments)
       gradients = spectral.flatten(scalars[f"{name.lower()}/grad_norm"])
@@ -227,18 +251,18 @@ class R3ganPort(Port):
     return found
 
   @functools.cache  # noqa: B019
-  def run(self, draw):
-    state, d_losses, g_losses = self.initial_state(draw), [], []
+  def run(self):
+    state, d_losses, g_losses = self.initial_state(), [], []
     gamma = self.config["gamma"]
     for z, x in zip(self.data["run/z"], self.data["run/x"], strict=True):
-      reals = Reals(nhwc(x), self.labels)
-      d_codes, g_codes = (Codes(jnp.asarray(part), self.labels) for part in z)
-      state, scalars = self.update_d(state, reals, d_codes, START)
+      reals = self.reals_of(x)
+      d_codes, g_codes = map(self.codes_of, z)
+      state, scalars = self.programs.update_d(state, reals, d_codes, self.start)
       penalties = scalars["d/r1"] + scalars["d/r2"]
       d_losses.append(scalars["d/loss"] + gamma / 2 * penalties)
-      state, scalars = self.update_g(state, reals, g_codes, START)
+      state, scalars = self.programs.update_g(state, reals, g_codes, self.start)
       g_losses.append(scalars["g/loss"])
-    images = self.sample(average_of(state.g), self.codes)
+    images = self.programs.sample(average_of(state.g), self.codes)
     return {
       "run/D_loss": np.array(d_losses),
       "run/G_loss": np.array(g_losses),

@@ -68,7 +68,7 @@ def test_layouts_keep_every_entry(spec, player):
 
 def test_deep_names_are_those_of_the_recording():
   config = {"resolution": 64, "num_classes": 5, "latent_dim": 16}
-  with np.load(_GOLDEN / "biggan_deep_64px.npz") as data:
+  with np.load(_GOLDEN / "biggan_deep_64px_f64.npz") as data:
     names = {player: _names(data, player) for player in "GD"}
     g = {name: data[f"G/{name}"] for name in names["G"]}
     d = {name: data[f"D/{name}"] for name in names["D"]}

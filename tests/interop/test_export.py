@@ -57,7 +57,9 @@ def small():
 @pytest.fixture(scope="module")
 def biggan():
   """With batch norm and spectral norm, which is folded into the weights."""
-  with np.load(_ROOT / "tests" / "golden" / "biggan_32px_plain.npz") as data:
+  with np.load(
+    _ROOT / "tests" / "golden" / "biggan_32px_plain_f64.npz"
+  ) as data:
     tensors = {
       key.removeprefix("G/"): data[key]
       for key in data.files

@@ -45,7 +45,7 @@ def _r3gan(player="G"):
 
 
 def _biggan(player="G"):
-  return _tensors("biggan_32px_plain", player)
+  return _tensors("biggan_32px_plain_f64", player)
 
 
 def test_every_missing_extra_and_misshaped_tensor_is_named():

@@ -7,11 +7,12 @@ import pytest
 
 from bigscale.losses import adversarial
 from bigscale.spec import LossSpec, SpecError
+from bigscale.spec.objective import LOSSES
 
 _REAL = jnp.array([2.0, -1.0, 0.0])
 _FAKE = jnp.array([-3.0, 0.5, 0.0])
 # (name, smoothing)
-_ALL = [(name, 0.0) for name in adversarial.NAMES] + [
+_ALL = [(name, 0.0) for name in LOSSES] + [
   ("non_saturating", 0.1),
   ("minimax", 0.25),
   ("least_squares", 0.1),
@@ -106,7 +107,7 @@ def test_by_hand():
   close(rpgan.g(_REAL, _FAKE)[1], np.log1p(np.exp(-1.5)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", adversarial.NAMES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_only_pairs_need_the_reals(name):
   loss = adversarial.make(name)
   spec = LossSpec(adversarial=name)
@@ -208,3 +209,39 @@ def test_half_precision_logits_give_float32_losses(name, smoothing):
 def test_what_has_no_meaning_is_refused(arguments, message):
   with pytest.raises(SpecError, match=message):
     adversarial.make(*arguments)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_sign_ignores_the_level_where_the_loss_does(name):
+  loss = adversarial.make(name)
+  real, fake = jnp.asarray([1.0, -2.0, 3.0]), jnp.asarray([2.0, -3.0, 3.0])
+  plain = np.sign(real - fake) if loss.paired else np.sign(real)
+  np.testing.assert_array_equal(loss.sign(real, fake), plain)
+  raised = loss.sign(real + 8, fake + 8)
+  np.testing.assert_array_equal(raised, plain if loss.paired else np.ones(3))
+
+
+@pytest.mark.parametrize(
+  ("where", "change", "message"),
+  [
+    # A loss of the spec that nobody wrote.
+    ("LOSSES", lambda x: (*x, "new"), r"'new' is a choice.*add it to _SEP"),
+    ("PAIRED", lambda x: (*x, "hinge"), r"'hinge' is a choice.*add it to _REL"),
+    # A loss that the spec does not know.
+    ("_SEPARABLE", lambda x: x | {"new": x["hinge"]}, r"'new' has terms in"),
+    (
+      "_RELATIVISTIC",
+      lambda x: x | {"new": x["rpgan"]},
+      r"'new' has terms in _RELATIVISTIC.*and to PAIRED",
+    ),
+    ("SMOOTHED", lambda x: (*x, "hinge"), r"'hinge' is in SMOOTHED.*d_real"),
+  ],
+)
+def test_a_loss_declared_in_one_place_alone_is_an_error_at_import(
+  where, change, message, monkeypatch
+):
+  adversarial.check_declared()
+  changed = change(getattr(adversarial, where))
+  monkeypatch.setattr(adversarial, where, changed)
+  with pytest.raises(SpecError, match=message):
+    adversarial.check_declared()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bigscale.metrics import d_accuracy as module
 from bigscale.metrics.d_accuracy import d_accuracy
 from bigscale.spec import SpecError
 
@@ -38,14 +39,10 @@ def test_losses_without_a_threshold_have_an_order_alone(loss):
   }
 
 
-def test_every_loss_is_decided_upon():
-  import typing
-
-  from bigscale.metrics.d_accuracy import THRESHOLDS
-  from bigscale.spec import LossSpec
-
-  losses = typing.get_args(typing.get_type_hints(LossSpec)["adversarial"])
-  assert set(THRESHOLDS) == set(losses) - {"rpgan", "wasserstein"}
+def test_a_loss_without_a_stated_threshold_is_an_error_at_import(monkeypatch):
+  monkeypatch.setattr(module, "LOSSES", (*module.LOSSES, "new"))
+  with pytest.raises(SpecError, match=r"for the loss new: add it to THRESH"):
+    module.check_thresholds()
 
 
 def test_no_logits_and_broken_ones_are_refused():

@@ -106,3 +106,43 @@ def test_labels_choose_rows_of_gain_and_bias():
   np.testing.assert_allclose(y[1], x[1], rtol=1e-4)
   np.testing.assert_allclose(y[4], 2 * x[4] - 5, rtol=1e-4, atol=1e-4)
   assert set(variables["params"]["gain"]) == {"embedding"}
+
+
+def _error_where_means_are_large(mean):
+  """Of the variance in training, relative, at |mean| / std = 100."""
+  random = np.random.RandomState(1)
+  x = (100 + random.normal(size=(16, 8, 8, 32))).astype("f4")
+  stats = {"mean": jnp.full(32, mean, "f4"), "var": jnp.ones(32)}
+  _, changed = BatchNorm(momentum=0.0, epsilon=1e-5).apply(
+    {"batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+  )
+  exact = x.astype("f8").var((0, 1, 2), ddof=1)
+  found = np.asarray(changed["batch_stats"]["var"], "f8")
+  np.testing.assert_allclose(
+    changed["batch_stats"]["mean"], x.astype("f8").mean((0, 1, 2)), rtol=1e-6
+  )
+  return np.max(np.abs(found / exact - 1))
+
+
+def test_variances_are_exact_where_means_are_large():
+  """The running mean is a guess, which need not be close."""
+  assert _error_where_means_are_large(99.0) < 3e-6
+  assert _error_where_means_are_large(105.0) < 2e-5
+
+
+def test_the_running_mean_is_a_constant_to_the_gradient():
+  """Only rounding depends on it, and no gradient does."""
+  x = jnp.asarray(_maps())
+  norm = BatchNorm(momentum=0.0, epsilon=1e-5)
+
+  def loss(x, mean):
+    stats = {"mean": mean, "var": jnp.ones(4)}
+    y, _ = norm.apply(
+      {"batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+    )
+    return jnp.sum(y**3)
+
+  by_x, by_mean = jax.grad(loss, (0, 1))(x, jnp.full(4, 2.0))
+  np.testing.assert_array_equal(by_mean, 0)
+  elsewhere = jax.grad(loss)(x, jnp.full(4, -1.0))
+  np.testing.assert_allclose(by_x, elsewhere, rtol=1e-3, atol=1e-4)

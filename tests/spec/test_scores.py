@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from bigscale.spec import CheckpointSpec, EvalSpec, SpecError
+from bigscale.spec import CheckpointSpec, EvalSpec, SpecError, scores
 from bigscale.spec.scores import (
   FEATURES,
   KINDS,
@@ -118,3 +118,21 @@ def tiny_spec():
   from tests.e2e import tiny
 
   return from_config(tiny.get_config())
+
+
+def test_a_column_without_a_stated_direction_is_an_error_at_import(
+  monkeypatch,
+):
+  scores.check_directions()
+  monkeypatch.setitem(scores.KINDS, "new", ("new", "new_worst"))
+  with pytest.raises(SpecError, match=r"direction of new, new_worst.*BETTER"):
+    scores.check_directions()
+  with pytest.raises(SpecError, match=r"'new' has no direction.*BETTER"):
+    rises("new_inception")
+
+
+def test_a_standard_error_does_not_choose_the_best(tiny_spec):
+  evaluate = EvalSpec(scores=("kid_classifier",))
+  best = CheckpointSpec(best="kid_standard_error_classifier")
+  with pytest.raises(SpecError, match="neither better when higher nor"):
+    dataclasses.replace(tiny_spec, evaluate=evaluate, checkpoint=best)

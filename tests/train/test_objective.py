@@ -49,8 +49,8 @@ def run_spec(loss, augment=None, spectra_interval=0, **others):
   )
 
 
-def linear_model() -> GanModel:
-  """G(z) = z W, D(x) = sum(tanh(x V)): a gradient that depends on x."""
+def linear_model(level=0.0) -> GanModel:
+  """G(z) = z W, D(x) = sum(tanh(x V)) + level: its gradient depends on x."""
 
   def init(shape):
     def make(key):
@@ -65,7 +65,7 @@ def linear_model() -> GanModel:
 
   def apply_d(variables, images, labels):
     flat = images.reshape(-1, PIXELS) @ variables["params"]["map"]["kernel"]
-    return jnp.sum(jnp.tanh(flat), axis=1)
+    return jnp.sum(jnp.tanh(flat), axis=1) + level
 
   def network(shape, apply):
     return Network(
@@ -295,9 +295,9 @@ def test_orthogonal_forms_reach_g():
   assert rows["off_diagonal"] < rows["full"]
 
 
-def whole_steps(spec, count):
+def whole_steps(spec, count, level=0.0):
   """The state after each of `count` whole steps, and their scalars."""
-  model = linear_model()
+  model = linear_model(level)
   state, step = init_state(model, spec), jax.jit(GanStep(model, spec))
   rng = np.random.default_rng(0)
   shape = (spec.batches_per_step, BATCH, SIDE, SIDE, 1)
@@ -343,6 +343,44 @@ def test_adaptive_probability_follows_the_sign_of_d_on_reals():
       p = np.clip(p + 0.2 * np.sign(sign - 0.6), 0, 1)
   assert float(states[-1].augment.probability) == pytest.approx(p)
   assert p != 0.5
+
+
+def test_a_level_that_a_paired_loss_leaves_free_steers_nothing():
+  """Neither the adaptive probability nor the sign that the monitor sees."""
+  adaptive = AugmentSpec(
+    pipe="diffaugment",
+    probability=from_config_schedule(0.5),
+    target=0.6,
+    target_interval=1,
+    target_kimg=0.16,
+  )
+
+  def course(adversarial, level):
+    spec = run_spec({"adversarial": adversarial}, augment=adaptive)
+    _, rows = whole_steps(spec, 4, level)
+    names = ("aug/p", "d/sign_real")
+    return np.array([[float(row[name]) for name in names] for row in rows])
+
+  plain = course("rpgan", 0.0)
+  assert len(set(plain[:, 0])) > 1
+  for level in (-8.0, 8.0):
+    np.testing.assert_array_equal(course("rpgan", level), plain)
+  # The level of other losses is no free one.
+  assert np.all(course("hinge", 8.0)[:, 1] == 1)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_signs_are_of_the_pairs_of_the_loss(parts):
+  """Of the i-th real and the i-th fake, also in microbatches."""
+  _, scalars, state, _ = d_update({"adversarial": "rpgan"}, microbatches=parts)
+  reals, codes = inputs()
+  fakes = codes.latents @ state.g.params["map"]["kernel"]
+  kernel = state.d.params["map"]["kernel"]
+  real, fake = logits(kernel, reals.images), logits(kernel, fakes)
+  wanted = np.mean(np.sign(real - fake))
+  assert float(scalars["d/sign_real"]) == pytest.approx(wanted)
+  rolled = np.mean(np.sign(real - np.roll(fake, 1)))
+  assert abs(rolled - wanted) > 0.1
 
 
 def from_config_schedule(value):
