@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bigscale.spec import SpecError, require
-from bigscale.spec.objective import LOSSES, PAIRED, SMOOTHED
+from bigscale.spec.objective import LOSSES, PAIRED, SMOOTHED, THRESHOLDS
 from bigscale.types import Array
 
 
@@ -34,25 +34,27 @@ class DLoss(NamedTuple):
 class Adversarial(NamedTuple):
   """The losses of the two players.
 
-  A paired loss depends on differences of logits alone and leaves their level
-  free: a constant added to D changes nothing. What D thinks of a real is then
-  the sign of D(x) - D(G(z)), over the pairs of the loss (Huang et al. 2024
-  report it so); of the other losses, the sign of D(x).
-
   Attributes:
     d: logits of reals [B] and of fakes [B] to `DLoss`.
     g: the same to what G minimizes [B]; the reals may be None unless `paired`.
     paired: whether the i-th fake is judged against the i-th real.
+    threshold: the logit above which D takes an image for real; None where the
+      loss leaves the level of the logits free.
   """
 
   d: Callable[[Array, Array], DLoss]
   g: Callable[[Array | None, Array], Array]
   paired: bool
+  threshold: float | None
 
   def sign(self, real: Array, fake: Array) -> Array:
-    """Returns what D takes each real for, [B] of -1, 0 and 1; 1 is real."""
+    """Returns what D takes each real for, [B] of -1, 0 and 1; 1 is real.
+
+    Without a threshold a real is compared with the fake of the same row, as
+    Huang et al. (2024) report it for RpGAN.
+    """
     real, fake = at_least_float32(real), at_least_float32(fake)
-    return jnp.sign(real - fake if self.paired else real)
+    return jnp.sign(real - (fake if self.threshold is None else self.threshold))
 
 
 def make(name: str, label_smoothing: float = 0.0) -> Adversarial:
@@ -81,6 +83,7 @@ def make(name: str, label_smoothing: float = 0.0) -> Adversarial:
       lambda real, fake: DLoss(pair.d(real, fake), None, None),
       pair.g,
       paired=True,
+      threshold=THRESHOLDS[name],
     )
   terms = _SEPARABLE[name]
   of_real = terms.d_real
@@ -91,7 +94,12 @@ def make(name: str, label_smoothing: float = 0.0) -> Adversarial:
     real_b, fake_b = of_real(real), terms.d_fake(fake)
     return DLoss(real_b + fake_b, real_b, fake_b)
 
-  return Adversarial(d, lambda real, fake: terms.g(fake), paired=False)
+  return Adversarial(
+    d,
+    lambda real, fake: terms.g(fake),
+    paired=False,
+    threshold=THRESHOLDS[name],
+  )
 
 
 def at_least_float32(x: Array) -> Array:
@@ -228,6 +236,12 @@ def check_declared() -> None:
     "d_real take it"
     for name in SMOOTHED
     if name in _SEPARABLE and not _takes_smoothing(_SEPARABLE[name].d_real)
+  ]
+  problems += [
+    f"{name!r} has no threshold of D's logits: add it to THRESHOLDS of "
+    "bigscale/spec/objective.py, the logit halfway between its targets, or None"
+    for name in LOSSES
+    if name not in THRESHOLDS
   ]
   if problems:
     raise SpecError("losses do not agree: " + "; ".join(problems))

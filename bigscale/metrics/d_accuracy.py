@@ -11,18 +11,7 @@ chance.
 import numpy as np
 
 from bigscale.spec import require
-from bigscale.spec.objective import LOSSES
-
-# By loss, the logit above which D takes an image for real: halfway between
-# its targets; None where the loss leaves the level of the logits free.
-THRESHOLDS = {
-  "rpgan": None,
-  "hinge": 0.0,
-  "non_saturating": 0.0,
-  "minimax": 0.0,
-  "least_squares": 0.5,
-  "wasserstein": None,
-}
+from bigscale.spec.objective import THRESHOLDS
 
 
 def d_accuracy(
@@ -75,21 +64,3 @@ def _above(reals_n: np.ndarray, samples_m: np.ndarray) -> float:
   below = np.searchsorted(ordered, reals_n, "left")
   up_to = np.searchsorted(ordered, reals_n, "right")
   return float((below + up_to).mean() / (2 * len(ordered)))
-
-
-def check_thresholds() -> None:
-  """Checks that every loss has a threshold, or None.
-
-  Raises:
-    SpecError: names the losses that have neither.
-  """
-  missing = [name for name in LOSSES if name not in THRESHOLDS]
-  require(
-    not missing,
-    f"no threshold of D's logits is stated for the loss {', '.join(missing)}: "
-    "add it to THRESHOLDS of bigscale/metrics/d_accuracy.py, the logit halfway "
-    "between its targets, or None where it has none",
-  )
-
-
-check_thresholds()

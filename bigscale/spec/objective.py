@@ -18,6 +18,17 @@ Loss = Literal[
 LOSSES: tuple[str, ...] = typing.get_args(Loss)
 # Losses that judge each fake against a real.
 PAIRED = ("rpgan",)
+# By loss, the logit above which D takes an image for real: halfway between its
+# targets. None where the loss leaves the level of the logits free: a constant
+# added to D changes nothing.
+THRESHOLDS: dict[str, float | None] = {
+  "rpgan": None,
+  "hinge": 0.0,
+  "non_saturating": 0.0,
+  "minimax": 0.0,
+  "least_squares": 0.5,
+  "wasserstein": None,
+}
 # Losses with targets, which can be smoothed.
 SMOOTHED = ("non_saturating", "minimax", "least_squares")
 
@@ -137,8 +148,8 @@ class AugmentSpec:
       geometric, color, cutout. Empty means all of the pipe's.
     probability: of each transform; with `target` only its first value.
     target: where given, the probability is driven so that a mean sign over
-      the reals comes to this (ADA: 0.6): that of D(x), or of D(x) - D(G(z))
-      where the loss is paired.
+      the reals comes to this (ADA: 0.6): that of D(x) less the threshold of
+      the loss, or of D(x) - D(G(z)) where it has none (`THRESHOLDS`).
     target_interval: steps between adjustments.
     target_kimg: thousand images in which the probability can go from 0 to 1.
   """

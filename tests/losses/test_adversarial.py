@@ -215,10 +215,17 @@ def test_what_has_no_meaning_is_refused(arguments, message):
 def test_the_sign_ignores_the_level_where_the_loss_does(name):
   loss = adversarial.make(name)
   real, fake = jnp.asarray([1.0, -2.0, 3.0]), jnp.asarray([2.0, -3.0, 3.0])
-  plain = np.sign(real - fake) if loss.paired else np.sign(real)
+  free = name in ("rpgan", "wasserstein")
+  plain = np.sign(real - fake) if free else np.sign(real)
   np.testing.assert_array_equal(loss.sign(real, fake), plain)
   raised = loss.sign(real + 8, fake + 8)
-  np.testing.assert_array_equal(raised, plain if loss.paired else np.ones(3))
+  np.testing.assert_array_equal(raised, plain if free else np.ones(3))
+
+
+def test_of_least_squares_the_sign_turns_between_its_targets():
+  loss = adversarial.make("least_squares")
+  real = jnp.asarray([0.4, 0.5, 0.6])
+  np.testing.assert_array_equal(loss.sign(real, real), [-1, 0, 1])
 
 
 @pytest.mark.parametrize(
@@ -235,6 +242,7 @@ def test_the_sign_ignores_the_level_where_the_loss_does(name):
       r"'new' has terms in _RELATIVISTIC.*and to PAIRED",
     ),
     ("SMOOTHED", lambda x: (*x, "hinge"), r"'hinge' is in SMOOTHED.*d_real"),
+    ("THRESHOLDS", lambda x: {}, r"'rpgan' has no threshold.*add it to THRES"),
   ],
 )
 def test_a_loss_declared_in_one_place_alone_is_an_error_at_import(
