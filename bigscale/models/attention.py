@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bigscale.models.layers import Conv, pool2x
-from bigscale.ops import grouped_conv
+from bigscale.ops import grouped_conv, precision
 from bigscale.types import Array
 
 
@@ -68,7 +68,8 @@ def _attend(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
   top_bn1 = lax.stop_gradient(jnp.max(score_bnm, axis=-1, keepdims=True))
   weight_bnm = jnp.exp(score_bnm - top_bn1).astype(dtype)
   ones_bm1 = jnp.ones_like(value_bmv[..., :1])
-  sums_bnv = jnp.einsum(
+  einsum = jnp.einsum if dtype == wide else precision.half(jnp.einsum)
+  sums_bnv = einsum(
     "bnm,bmv->bnv",
     weight_bnm,
     jnp.concatenate([value_bmv, ones_bm1], axis=-1),

@@ -27,6 +27,8 @@ from bigscale.spec import Precision
 
 # The scope of operations that are a network's.
 NETWORK = "network"
+# The scope of products of a bfloat16 stage that sum to float32.
+HALF = "half_precision"
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -61,6 +63,16 @@ def of_network(
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
   """Returns `at(precision)` that also names the operations, by `NETWORK`."""
   return lambda function: at(precision)(jax.named_scope(NETWORK)(function))
+
+
+def half(function: Callable[_P, _R]) -> Callable[_P, _R]:
+  """Decorates products of bfloat16 arrays whose results are float32.
+
+  So are their results' gradients, which would not be rounded at `highest`:
+  each of the product's own gradients would take several passes, in a stage
+  that is bfloat16 to take one.
+  """
+  return at("default")(jax.named_scope(HALF)(function))
 
 
 # Decorates what is never rounded: losses, penalties, statistics, scores.

@@ -12,14 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigscale.ops.precision import NETWORK
+from bigscale.ops.precision import HALF, NETWORK
 from bigscale.plan.flops import flops
 from bigscale.plan.hlo import Computation, Instruction, arrays
 from bigscale.spec import Precision, SpecError
 
 # Cycles over those at `highest`, of what multiplies float32 in a whole step;
 # docs/plans.md has the steps it was read off.
-COST = {"highest": 1.0, "high": 0.55, "default": 0.25}
+COST = {"highest": 1.0, "high": 0.5, "default": 0.2}
 MEANING = {
   "highest": "six bfloat16 passes, not rounded",
   "high": "three bfloat16 passes, rounded to 16 bits",
@@ -29,6 +29,7 @@ _ORDER = ("default", "high", "highest")
 _STATED = re.compile(r"\boperand_precision=\{(\w+),(\w+)\}")
 # JAX writes "jvp(network)" for it where it differentiates.
 _OF_NETWORK = re.compile(rf"\b{NETWORK}\b")
+_OF_HALF = re.compile(rf"\b{HALF}\b")
 _SHOWN = 5
 
 
@@ -51,9 +52,11 @@ class Product:
   count: int = 1
 
   @property
-  def of_network(self) -> bool:
-    """Whether it is G's or D's, forwards or backwards."""
-    return bool(_OF_NETWORK.search(self.op_name))
+  def place(self) -> str:
+    """`network`: G or D in either direction; `half`, `elsewhere`."""
+    if _OF_HALF.search(self.op_name):
+      return "half"
+    return "network" if _OF_NETWORK.search(self.op_name) else "elsewhere"
 
 
 def product(
@@ -86,7 +89,8 @@ def check(products: Sequence[Product], stated: Precision) -> None:
 
   Args:
     products: of the program.
-    stated: `model.precision`; of G and D. Everything else is at `highest`.
+    stated: `model.precision`; of G and D. Everything else is at `highest`,
+      but float32 gradients of bfloat16 stages, which are at `default`.
 
   Raises:
     SpecError: a product has another precision; the message names it.
@@ -113,7 +117,7 @@ def summary(products: Sequence[Product], clock_hz: float) -> dict[str, Any]:
   """Counts of products and their seconds, for a plan; see `report`."""
   found: dict[str, Any] = {}
   for one in products:
-    place = "network" if one.of_network else "elsewhere"
+    place = one.place
     sums = found.setdefault(place, {}).setdefault(
       one.precision, {"count": 0, "flops": 0, "cycles_seconds": 0.0}
     )
@@ -130,8 +134,7 @@ def estimates(found: Mapping[str, Any], stated: Precision) -> dict[str, float]:
     found: a `summary`.
     stated: `model.precision` there.
   """
-  of_network = found.get("network", {})
-  seconds = sum(one["cycles_seconds"] for one in of_network.values())
+  seconds = found.get("network", {}).get(stated, {}).get("cycles_seconds", 0.0)
   return {name: seconds * COST[name] / COST[stated] for name in COST}
 
 
@@ -139,4 +142,5 @@ def _allowed(one: Product, stated: Precision) -> tuple[Precision, ...]:
   if not one.op_name:
     # Of the compiler's own making, from either.
     return (stated, "highest")
-  return (stated,) if one.of_network else ("highest",)
+  by_place = {"network": stated, "half": "default", "elsewhere": "highest"}
+  return (by_place[one.place],)

@@ -3,7 +3,7 @@
 A plan is a dictionary of JSON values, all of one device and one step:
 
     topology, devices, mesh, global_batch_size, model, effort, versions
-    precision (of the spec), float32_products {network | elsewhere:
+    precision (of the spec), float32_products {network | half | elsewhere:
       {precision: {count, flops, cycles_seconds}}}
     fits, hbm_bytes_per_device (at the fullest moment), hbm_limit_bytes,
       hbm_shortfall_bytes (of one that does not fit), memory (its parts)
@@ -43,7 +43,11 @@ _COMPARED = (
   "flops_per_step_per_device",
   "estimated_mfu",
 )
-_PLACES = {"network": "of the networks", "elsewhere": "elsewhere"}
+_PLACES = {
+  "network": "of the networks",
+  "half": "in gradients of bfloat16 stages",
+  "elsewhere": "elsewhere",
+}
 # Of the longest collectives, in a table.
 _LISTED = 6
 _HEAD = (

@@ -106,3 +106,15 @@ def test_unless_told_otherwise_none_is_rounded():
   function, *shapes = _losses(_SPECS["r3gan"], "gpu")
   found = products(jax.make_jaxpr(function)(*shapes))
   assert {stated for _, stated in found} == {"highest"}
+
+
+def test_a_bfloat16_stage_takes_one_pass():
+  """Also for the gradients of its products that are summed in float32."""
+  spec = dataclasses.replace(_SPECS["biggan"], bf16_stages=4)
+  function, *shapes = _losses(spec, "tpu")
+  found = products(jax.make_jaxpr(function)(*shapes))
+  in_half = {one for one in found if precision.HALF in one[0]}
+  assert {stated for _, stated in in_half} == {"default"}
+  others = {where for where, _ in found - in_half}
+  # What is left of float32: conditions, logits and the first layer.
+  assert not any("attention" in where for where in others), others
