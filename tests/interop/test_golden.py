@@ -140,13 +140,18 @@ def error_of(path, quantity, dtype) -> float:
   return largest_error(theirs, ours, quantity.startswith("grad_"))
 
 
-def tolerance_of(quantity, dtype) -> float:
-  """In float32 more for gradients, and for what updates passed through."""
+def tolerance_of(path, quantity, dtype) -> float:
+  """In float32 more for gradients, and for what updates passed through.
+
+  Most of BigGAN: its ReLU and its pooling have kinks, which R3GAN's maps of
+  few values were never seen to meet.
+  """
   if dtype == "float64":
     return 1e-9
   if quantity.startswith(_FORWARD):
     return 1e-4
-  return 1e-3 if quantity.startswith("grad_") else 1e-2
+  loose = 1 if kind_of(path) == "r3gan" else 10
+  return loose * (1e-4 if quantity.startswith("grad_") else 1e-3)
 
 
 _KNOWN = [path for path in _FILES if kind_of(path) in _PORTS]
@@ -169,7 +174,8 @@ def in_float32(is_forward: bool) -> list:
 
 
 def check(path, quantity, dtype):
-  error, limit = error_of(path, quantity, dtype), tolerance_of(quantity, dtype)
+  error = error_of(path, quantity, dtype)
+  limit = tolerance_of(path, quantity, dtype)
   print(f"largest relative error {error:.1e}")  # `pytest -rP` shows it.
   assert error <= limit, f"largest relative error {error:.1e} > {limit:.0e}"
 
