@@ -240,7 +240,7 @@ class Mixed(Source):
 
   @property
   def counts_quickly(self) -> bool:
-    """See `Source`; only the first label of a record is at hand."""
+    """See `Source`; several labels are read record by record."""
     return super().counts_quickly and not self.several_labels
 
   @property
@@ -278,6 +278,11 @@ class Mixed(Source):
     which, place = self._locate(index)
     sample = self._sources[which].read(place)
     return Sample(sample.image, self._labels.of(which, sample.labels))
+
+  def labels_of(self, index: int) -> tuple[int, ...]:
+    """See `Source`."""
+    which, place = self._locate(index)
+    return self._labels.of(which, self._sources[which].labels_of(place))
 
   def labels(self) -> np.ndarray:
     """See `Source`."""
