@@ -97,7 +97,9 @@ def open_with_pillow(data: bytes) -> Any:
   # Of a format that this Pillow was built without it raises KeyError.
   except (UnidentifiedImageError, KeyError) as error:
     kinds = ", ".join(FORMATS)
-    raise ValueError(f"it does not decode (no sound {kinds})") from error
+    raise ValueError(
+      f"it does not decode (it is no {kinds} that Pillow knows)"
+    ) from error
 
 
 def _check_samples(image: Any, data: bytes) -> int:

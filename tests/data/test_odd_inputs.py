@@ -7,12 +7,14 @@ import os
 
 import numpy as np
 import pytest
+from built_set import options
 from image_files import png, write, write_zip
 from PIL import Image
 from test_archives import write_tar
 
-from bigscale.data import headers, images
+from bigscale.data import headers, images, inspect
 from bigscale.data.archives import TarSource
+from bigscale.data.build import build
 from bigscale.data.folders import FolderSource
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError
@@ -22,6 +24,7 @@ from bigscale.data.reading import open_data
 from bigscale.data.sources import open_source
 from bigscale.data.subset import Subset
 from bigscale.spec import DataSpec, SourceSpec
+from bigscale.train.logging import JsonLines
 
 FOLDERS = {f"{'ab'[i % 2]}/{i}.png": png(i) for i in range(40)}
 
@@ -117,7 +120,7 @@ def test_damaged_files_raise_nothing_but_value_error(kind):
 @pytest.mark.parametrize("kind", ["DDS", "EPS", "ICO", "PCX"])
 def test_files_that_are_no_images_of_this_trade_are_not_decoded(kind):
   for read in (images.decode, headers.shape_of):
-    with pytest.raises(ValueError, match="no sound PNG, JPEG"):
+    with pytest.raises(ValueError, match="it is no PNG, JPEG"):
       read(pillow(kind))
 
 
@@ -183,3 +186,27 @@ def test_all_labels_of_records_count_in_parts_and_mixtures():
       assert source.labels_of(index) == labels
       counts[list(labels)] += 1 / len(labels)
     np.testing.assert_allclose(source.label_counts(), counts)
+
+
+def test_names_that_are_no_unicode_pass_through_a_build(tmp_path):
+  root = os.fsencode(write(tmp_path / "set", FOLDERS))
+  os.rename(root + b"/b", root + b"/caf\xe9")
+  with open(root + b"/caf\xe9/bad\xe9.png", "wb") as file:
+    file.write(b"<html>")
+  out = str(tmp_path / "out")
+  inputs = open_inputs(os.fsdecode(root))
+  build(inputs, out, options(max_bad_fraction=0.5))
+  assert open_source(out, "train").class_names == ("a", "caf\udce9")
+  with open(os.path.join(out, "rejects.jsonl"), encoding="utf-8") as file:
+    (reject,) = map(json.loads, file)
+  assert os.fsencode(reject["where"]) == root + b"/caf\xe9/bad\xe9.png"
+  rows = JsonLines(tmp_path / "m.jsonl")
+  rows.write({"class_share/caf\udce9": 1.0})
+  assert rows.rows() == [{"class_share/caf\udce9": 1.0}]
+
+
+def test_inspect_reads_folders_with_links_to_nothing(tmp_path):
+  root = write(tmp_path / "set", FOLDERS)
+  os.symlink("/nowhere", os.path.join(root, "a", "gone.png"))
+  found = inspect.facts(root)["splits"]
+  assert sum(split["unreadable_headers"] for split in found.values()) == 1
