@@ -311,6 +311,13 @@ def identity_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
   return _describe([source.identity for source in sources], deal, labels)
 
 
+def earlier_identity_of(
+  sources: Sequence[Source], deal: Deal, labels: Labels
+) -> str:
+  """The same as versions named it that framed all images of 28 px."""
+  return _describe([s.earlier_identity for s in sources], deal, labels)
+
+
 def outline_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
   """The same of what can be told without reading all files."""
   return _describe([source.outline for source in sources], deal, labels)

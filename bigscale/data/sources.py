@@ -18,6 +18,9 @@ Split = Literal["train", "heldout"]
 # Labels of so many are read in a second or two.
 FEW_RECORDS = 200_000
 
+# What images of that side got before padding was a setting.
+_EARLIER_SIDE, _EARLIER_PADDING = 28, 2
+
 EMBEDDED = ("fashion_mnist", "emoji")
 
 _EMBEDDED_DIRECTORY = os.path.join(os.path.dirname(__file__), "embedded")
@@ -82,6 +85,19 @@ class Source(Protocol):
     if not self.padding:
       return self._content()
     return f"{self._content()} padded {self.padding}"
+
+  @property
+  def earlier_identity(self) -> str:
+    """What versions called it that framed all images of 28 px by 2 pixels.
+
+    Equal to theirs only where the same pixels come of it.
+    """
+    shape = self.image_shape
+    framed = shape is not None and min(shape[:2]) == _EARLIER_SIDE
+    content = self.identity.removesuffix(f" padded {self.padding}")
+    if self.padding == (_EARLIER_PADDING if framed else 0):
+      return content
+    return f"{content} padded {self.padding}"
 
   @functools.cached_property
   def outline(self) -> str:

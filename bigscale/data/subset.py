@@ -86,6 +86,11 @@ class Subset(Source):
     return f"{self.whole.identity}{self._part}"
 
   @property
+  def earlier_identity(self) -> str:
+    """See `Source`."""
+    return f"{self.whole.earlier_identity}{self._part}"
+
+  @property
   def outline(self) -> str:
     """See `Source`."""
     return f"{self.whole.outline}{self._part}"
