@@ -103,7 +103,12 @@ def check_data(spec: RunSpec, stream: Mapping[str, Any]) -> None:
     return  # Of weights that were imported.
   parts = open_parts(spec.data, "train", spec.seed)
   try:
-    pipeline.check_same(stream, mixture.identity_of(*parts), spec.data)
+    pipeline.check_same(
+      stream,
+      mixture.identity_of(*parts),
+      mixture.earlier_identity_of(*parts),
+      spec.data,
+    )
   except DataError as error:
     # The step the run stands at is not gone on with: to score it does no harm.
     if stream.get("source_form") == pipeline.SOURCE_FORM:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import keyword
 import os
 import re
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     76 one of several processes that has lost another. See the README.
   """
   argv = list(sys.argv if argv is None else argv)
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    # Names of files and classes need not be Unicode.
+    sys.stdout.reconfigure(errors="backslashreplace")
   name = argv[1] if len(argv) > 1 else "--help"
   if name in ("-h", "--help", "help"):
     print(_overview())

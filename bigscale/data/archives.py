@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from bigscale.data import content, notes, splits
+from bigscale.data import content, notes, splits, tar_layout
 from bigscale.data.encoded import (
   IMAGE_EXTENSIONS,
   EncodedSource,
@@ -30,6 +30,7 @@ from bigscale.data.sources import Missing
 
 _GZIP = b"\x1f\x8b"
 _IDX_UINT8 = b"\0\0\x08"
+_PIECE = 1 << 20
 
 
 class _Record(NamedTuple):
@@ -49,6 +50,8 @@ class _Counts:
     self.left_out: collections.Counter[tuple[str, str]] = collections.Counter()
     self.hidden: collections.Counter[tuple[str, str]] = collections.Counter()
     self.without_image: list[str] = []
+    self.without_end: list[str] = []
+    self.folders: set[str] = set()
 
   def notes(self, what: str) -> tuple[str, ...]:
     """Sentences of it; `what` names the tars."""
@@ -63,6 +66,11 @@ class _Counts:
       found.append(
         f"labels without an image, {len(self.without_image):,} in all: "
         f"{notes.listed(self.without_image)}"
+      )
+    if self.without_end:
+      found.append(
+        "no end mark, so that files may be missing: "
+        f"{notes.listed(self.without_end)}"
       )
     return tuple(f"{what}: {sentence}" for sentence in found)
 
@@ -107,13 +115,19 @@ class TarSource(EncodedSource):
       for record in _scan(file.path, tar, counts)
     ]
     what = ", ".join(paths[:2]) + (", ..." if len(paths) > 2 else "")
+    self.notes = counts.notes(what)
     if not records:
       raise DataError(
-        f"{what or 'a list of tars'} is empty: no file in it ends in "
-        f"{', '.join(IMAGE_EXTENSIONS)}; check the path"
+        f"{what or 'a list of tars'} is empty: the name of no file in it goes "
+        f"on after its first dot as {', '.join(IMAGE_EXTENSIONS)}; check the "
+        f"path{''.join(f'; {note}' for note in self.notes)}"
       )
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    tar_layout.check_splits(stems, counts.folders)
     names = _check_labels(records, self._files)
-    self.notes = counts.notes(what)
+    if not names:
+      said = tar_layout.folders_without_labels(counts.folders)
+      self.notes += tuple(f"{what}: {sentence}" for sentence in said)
     self._sizes = [epath.Path(f.path).stat().length for f in self._files]
     heldout = splits.held_out(
       splits.places_of(record.name for record in records), heldout_fraction
@@ -175,7 +189,7 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
   labels: dict[str, tuple[int, ...]] = {}
   try:
     with epath.Path(path).open("rb") as file:
-      for member in _members(file, path):
+      for member in _members(file, path, counts):
         folder, name = os.path.split(member.name)
         hides = hidden_by(member.name)
         if hides:
@@ -193,6 +207,7 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
               "rename or remove the other"
             )
           images[key] = (member.offset_data, member.size)
+          counts.folders.add(os.path.normpath(folder))
         elif extension in (".cls", ".json"):
           file.seek(member.offset_data)
           text = file.read(member.size)
@@ -226,7 +241,9 @@ def _told(labels: tuple[int, ...]) -> str:
   return str(list(labels) if len(labels) > 1 else labels[0])
 
 
-def _members(file: IO[bytes], path: str) -> Iterator[tarfile.TarInfo]:
+def _members(
+  file: IO[bytes], path: str, counts: _Counts
+) -> Iterator[tarfile.TarInfo]:
   """Files and links of a tar, all to its very end."""
   try:
     with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -247,6 +264,14 @@ def _members(file: IO[bytes], path: str) -> Iterator[tarfile.TarInfo]:
       f"{path} is damaged at byte {tar.offset}: no file starts there; copy or "
       "pack it again"
     )
+  if not end:
+    counts.without_end.append(path)
+  while more := file.read(_PIECE):
+    if more.strip(b"\0"):
+      raise DataError(
+        f"{path} goes on after its end mark, as tars do that were joined; give "
+        "them one by one, or pack them again"
+      )
 
 
 def _parse_label(text: bytes, extension: str, where: str) -> tuple[int, ...]:
@@ -263,7 +288,7 @@ def _parse_label(text: bytes, extension: str, where: str) -> tuple[int, ...]:
     if all(type(each) is int and 0 <= each < 2**31 for each in found):
       return tuple(found)
     reason = f"it says {found}"
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     reason = str(error)
   raise DataError(
     f"{where} is no label ({reason}); write a number from 0 into a .cls, or "
@@ -284,7 +309,7 @@ def _check_labels(
         "have; give it a .cls or .json, or remove it"
       )
   most = max(max(record.labels) for record in records)
-  return splits.number_names(most + 1)
+  return splits.number_names(most + 1, files[0].path)
 
 
 class IdxSource(ArraySource):

@@ -349,7 +349,7 @@ def _write_rejects(
     with contextlib.suppress(FileNotFoundError):
       os.remove(path)
     return
-  with open(f"{path}.partial", "w", encoding="utf-8") as file:
+  with manifests.open_json(f"{path}.partial") as file:
     for split, reject in sorted(rejects):
       row = {"source": inputs[split].identity} | reject._asdict()
       file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -212,7 +212,7 @@ class EncodedSource(Source):
     """
     check_index(index, len(self))
     try:
-      return self._encoded(index), self._labels_of(index)
+      return self._encoded(index), self.labels_of(index)
     except (OSError, ValueError) as error:
       raise self._bad(index, error) from error
 
@@ -250,7 +250,8 @@ class EncodedSource(Source):
     """See `Source`: all labels are in memory."""
     return True
 
-  def _labels_of(self, index: int) -> tuple[int, ...]:
+  def labels_of(self, index: int) -> tuple[int, ...]:
+    """See `Source`: all labels are in memory."""
     if not self.class_names:
       return ()
     if self._label_ends is None:

@@ -72,9 +72,10 @@ class FolderSource(EncodedSource):
     splits.check_split(split)
     self._root = local_path(path).rstrip("/")
     self._zip: RangeFile | None = None
-    if self._root.endswith(".zip") and not epath.Path(self._root).is_dir():
+    place = epath.Path(self._root)
+    if place.suffix.lower() == ".zip" and not place.is_dir():
       self._zip = RangeFile(self._root)
-      self._zip_size = epath.Path(self._root).stat().length
+      self._zip_size = place.stat().length
       listing = list_zip(self._root)
     else:
       listing = list_folder(self._root)
@@ -138,7 +139,7 @@ class FolderSource(EncodedSource):
       return json.loads(
         self._read(path, numbers), object_pairs_hook=_without_repeats
       )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
       raise DataError(
         f"{os.path.join(self._root, path)} is not a readable JSON file "
         f"({error}); make it again, or remove it to take labels from folders"

@@ -1,6 +1,5 @@
 """The size and channels of an image file, from its first bytes."""
 
-import io
 import warnings
 
 from bigscale.data import images, orientation
@@ -20,12 +19,10 @@ def shape_of(data: bytes) -> tuple[int, int, int]:
   Raises:
     ValueError: the bytes are no image, or the header is not all there.
   """
-  from PIL import Image
-
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
-      with Image.open(io.BytesIO(data)) as file:
+      with images.open_with_pillow(data) as file:
         width, height = orientation.size_of(file)
         channels = images.channels_of(file.mode)
   except Exception as error:  # Pillow's parsers have many for damaged headers

@@ -6,7 +6,7 @@ import numpy as np
 
 from bigscale.data import hashing, transforms
 from bigscale.data.reading import open_data
-from bigscale.data.sources import BadRecordError, Sample
+from bigscale.data.sources import BadRecordError, Sample, padding_of
 from bigscale.spec import DataSpec
 from bigscale.types import Batch
 
@@ -74,19 +74,21 @@ class Heldout:
     images = np.empty((len(places), side, side, channels), np.uint8)
     labels = np.zeros(len(places), np.int32)
     for row, place in enumerate(places):
-      sample, choice = self._sample_of(place)
-      transforms.fit_into(sample.image, images[row])
+      sample, index, choice = self._sample_of(place)
+      padding = padding_of(self._source, index)
+      transforms.fit_into(sample.image, images[row], padding)
       if self._labelled and sample.labels:
         labels[row] = sample.labels[choice % len(sample.labels)]
     return Batch(images[None], labels[None])
 
-  def _sample_of(self, place: int) -> tuple[Sample, int]:
-    """A record that can be read, and a random number."""
+  def _sample_of(self, place: int) -> tuple[Sample, int, int]:
+    """A record that can be read, its index, and a random number."""
     for turn in range(_TRIES):
       # Another draw, not the next record: that one is not to count twice.
       bits = hashing.random_bits(self._seed, _HELD + turn, np.array(place))
+      index = int(bits) % len(self._source)
       try:
-        return self._source.read(int(bits) % len(self._source)), int(bits) >> 32
+        return self._source.read(index), index, int(bits) >> 32
       except BadRecordError as error:
         _log.warning("another held-out image is drawn for it: %s", error)
         last = error

@@ -10,6 +10,11 @@ import simplejpeg
 from bigscale.data import orientation
 
 _JPEG = b"\xff\xd8\xff"
+# As Pillow calls them; the frequent ones first.
+FORMATS = (
+  *("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF"),
+  *("PPM", "JPEG2000", "AVIF"),
+)
 # What Pillow turns into gray or RGB without loss, but for its alpha.
 _GRAY = ("1", "L", "LA", "La")
 _COLOUR = ("RGB", "RGBA", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
@@ -24,7 +29,7 @@ _NO_RANGE = (
 
 
 def decode(data: bytes) -> np.ndarray:
-  """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF or whatever else Pillow reads.
+  """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or PPM.
 
   Gray stays gray. CMYK and palettes become RGB, what is transparent lies on
   white, an animation is its first frame. Images are turned as EXIF says
@@ -60,20 +65,41 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
-  from PIL import Image
-
   try:
     with warnings.catch_warnings():
       # Of pixels beyond a limit, of palettes with transparency in bytes.
       warnings.simplefilter("ignore")
-      with Image.open(io.BytesIO(data)) as file:
+      with open_with_pillow(data) as file:
         bits = _check_samples(file, data)
         file.load()
         return orientation.apply(
           _to_uint8(file, bits), orientation.of_image(file)
         )
-  except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
-    raise ValueError(f"it does not decode ({e})") from e
+  except (ValueError, MemoryError):
+    raise
+  # Of damaged bytes Pillow's decoders raise nearly everything.
+  except Exception as error:
+    raise ValueError(f"it does not decode ({error})") from error
+
+
+def open_with_pillow(data: bytes) -> Any:
+  """Opens an image file by its content, where it is of one of `FORMATS`.
+
+  Others are no images of this trade, and some start programs (EPS).
+
+  Raises:
+    ValueError: it is of none. Damaged headers raise nearly everything.
+  """
+  from PIL import Image, UnidentifiedImageError
+
+  try:
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+  # Of a format that this Pillow was built without it raises KeyError.
+  except (UnidentifiedImageError, KeyError) as error:
+    kinds = ", ".join(FORMATS)
+    raise ValueError(
+      f"it does not decode (it is no {kinds} that Pillow knows)"
+    ) from error
 
 
 def _check_samples(image: Any, data: bytes) -> int:

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 
 from bigscale.data import manifest as manifests
 from bigscale.data.manifest import DataError, EmptySplitError, Split
-from bigscale.data.sources import EMBEDDED, Source, open_source
+from bigscale.data.sources import (
+  EMBEDDED,
+  Source,
+  local_place,
+  open_source,
+)
 
 HELDOUT_FRACTION = 0.05
 
@@ -32,6 +37,7 @@ def open_inputs(
   Raises:
     DataError: there is no such input, or it is not sound.
   """
+  train, heldout = local_place(train), local_place(heldout)
   if not 0 <= heldout_fraction < 1:
     raise DataError(
       f"heldout={heldout_fraction} must lie in [0, 1); it is a part of the "
@@ -78,14 +84,15 @@ def _open(name: str, split: Split, heldout_fraction: float) -> Source:
         f"input={name!r} must name two files; write idx:IMAGES,LABELS"
       )
     return IdxSource(images, labels, split, heldout_fraction)
-  if name.endswith(".tar"):
+  ending = os.path.splitext(name)[1].lower()
+  if ending == ".tar":
     from bigscale.data.archives import TarSource
 
     paths = sorted(glob.glob(name))
     if not paths:
       raise DataError(f"input={name!r} matches no file; check the path")
     return TarSource(paths, split, heldout_fraction)
-  if name.endswith(".npz") and os.path.isfile(name):
+  if ending == ".npz" and os.path.isfile(name):
     from bigscale.data.memory import ArraySource
 
     return ArraySource.load(name, split, heldout_fraction)

@@ -90,7 +90,7 @@ def _notes(
 def _bytes_of(path: str) -> int | None:
   if os.path.isdir(path):
     return sum(
-      os.path.getsize(os.path.join(folder, file))
+      os.lstat(os.path.join(folder, file)).st_size
       for folder, _, files in os.walk(path)
       for file in files
     )

@@ -345,7 +345,7 @@ class Layout:
       )
     if known is not None:
       label_table.check_classes(labels, len(known), where)
-    return known or splits.number_names(max(labels) + 1), labels
+    return known or splits.number_names(max(labels) + 1, where), labels
 
 
 def _is_empty(root: str, listing: Listing) -> str:

@@ -8,6 +8,7 @@ else that is not listed is counted.
 import array
 import collections
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -36,6 +37,8 @@ _HIDDEN = frozenset(
     "@eadir",
     "#recycle",
     "#snapshot",
+    "~snapshot",
+    "@tmp",
     "@recycle",
     "@recently-snapshot",
     "lost+found",
@@ -88,8 +91,12 @@ class _Sieve:
     elif lower.endswith(IMAGE_EXTENSIONS) or name == LABELS_FILE:
       return True
     else:
-      self.left_out[folder, os.path.splitext(lower)[1]] += 1
+      self.leave_out(folder, name)
     return False
+
+  def leave_out(self, folder: str, name: str, why: str = "") -> None:
+    """Counts a file that is not listed; `why` follows its ending."""
+    self.left_out[folder, os.path.splitext(name.lower())[1] + why] += 1
 
   def listing(self, paths: list[str], numbers: np.ndarray) -> Listing:
     """What was found, sorted."""
@@ -159,17 +166,23 @@ def _scan(root: str, sieve: _Sieve) -> Iterator[tuple[str, int]]:
             if not (entry.is_symlink() and _leads_back(entry.path)):
               waiting.append((f"{path}/", hides or hidden_by(entry.name)))
           elif sieve.lists_in(folder[:-1], hides, entry.name):
-            yield path, _size_of(entry)
+            size = _size_of(entry)
+            if size is None:
+              sieve.leave_out(folder[:-1], entry.name, " that is no file")
+            else:
+              yield path, size
     except PermissionError:  # as lost+found is
       if not hides:
         raise
 
 
-def _size_of(entry: os.DirEntry) -> int:
+def _size_of(entry: os.DirEntry) -> int | None:
+  """Bytes of a file; None of a pipe or device, which waits for a writer."""
   try:
-    return entry.stat().st_size
+    found = entry.stat()
   except OSError:  # a link to nothing: who reads it will say so
     return 0
+  return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _leads_back(link: str) -> bool:

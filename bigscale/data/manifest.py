@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from bigscale.spec import MOST_PADDING, SpecError
 
@@ -129,11 +129,20 @@ class Manifest:
     return f"{self.name}/{split}@{digest[:16]}"
 
 
+def open_json(path: str) -> IO[str]:
+  """Opens a file to write JSON to.
+
+  Names of files that are no Unicode are written as escapes, which JSON reads
+  as the same names.
+  """
+  return open(path, "w", encoding="utf-8", errors="backslashreplace")
+
+
 def save(manifest: Manifest, directory: str) -> None:
   """Writes `manifest.json`, whole or not at all."""
   tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
   path = os.path.join(directory, FILE_NAME)
-  with open(f"{path}.partial", "w", encoding="utf-8") as file:
+  with open_json(f"{path}.partial") as file:
     json.dump(tree, file, indent=1, ensure_ascii=False)
     file.write("\n")
   os.replace(f"{path}.partial", path)

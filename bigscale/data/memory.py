@@ -14,6 +14,7 @@ from bigscale.data.npz import open_npz
 from bigscale.data.sources import Sample, Source
 from bigscale.data.splits import (
   HELDOUT_FRACTION,
+  MOST_CLASSES,
   check_index,
   check_split,
   held_out,
@@ -66,7 +67,7 @@ class ArraySource(Source):
     if labels is not None:
       self._labels = _check_labels(np.asarray(labels), len(images), name)
       classes = int(self._labels.max()) + 1
-      self.class_names = self.class_names or number_names(classes)
+      self.class_names = self.class_names or number_names(classes, name)
       if len(self.class_names) < classes:
         raise DataError(
           f"{name} has label {classes - 1}, but names of "
@@ -224,7 +225,7 @@ class SyntheticSource(Source):
   ) -> None:
     _check_range("records", records, 1, _MOST_RECORDS)
     _check_range("side", side, 1, 4096)
-    _check_range("classes", classes, 0, 1 << 20)
+    _check_range("classes", classes, 0, MOST_CLASSES)
     most = min(64, max(1, classes))
     _check_range("labels_per_record", labels_per_record, 1, most)
     check_split(split)
@@ -275,15 +276,9 @@ class SyntheticSource(Source):
     """See `Source`."""
     return self._per_record > 1
 
-  def label_counts(self) -> np.ndarray:
-    """See `Source`."""
-    if self._per_record <= 1:
-      return super().label_counts()
-    counts = np.zeros(self._classes)
-    for index in range(self._records):
-      labels = self._labels_of(self._first + index)
-      counts[list(labels)] += 1 / len(labels)
-    return counts
+  def labels_of(self, index: int) -> tuple[int, ...]:
+    """See `Source`: no image is painted for it."""
+    return self._labels_of(self._first + index)
 
   def __len__(self) -> int:
     return self._records

@@ -240,7 +240,7 @@ class Mixed(Source):
 
   @property
   def counts_quickly(self) -> bool:
-    """See `Source`; only the first label of a record is at hand."""
+    """See `Source`; several labels are read record by record."""
     return super().counts_quickly and not self.several_labels
 
   @property
@@ -279,6 +279,11 @@ class Mixed(Source):
     sample = self._sources[which].read(place)
     return Sample(sample.image, self._labels.of(which, sample.labels))
 
+  def labels_of(self, index: int) -> tuple[int, ...]:
+    """See `Source`."""
+    which, place = self._locate(index)
+    return self._labels.of(which, self._sources[which].labels_of(place))
+
   def labels(self) -> np.ndarray:
     """See `Source`."""
     counts = np.diff(self._ends, prepend=0).tolist()
@@ -304,6 +309,13 @@ class Mixed(Source):
 def identity_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
   """Names the content of a mixture, or of the one source it has."""
   return _describe([source.identity for source in sources], deal, labels)
+
+
+def earlier_identity_of(
+  sources: Sequence[Source], deal: Deal, labels: Labels
+) -> str:
+  """The same as versions named it that framed all images of 28 px."""
+  return _describe([s.earlier_identity for s in sources], deal, labels)
 
 
 def outline_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigscale.data import ingest, workers
-from bigscale.data.manifest import DataError, Schema, Split
+from bigscale.data.manifest import DataError, Schema, Split, open_json
 from bigscale.data.recipe import BuildOptions
 from bigscale.data.sources import Source
 
@@ -117,7 +117,7 @@ class Task(NamedTuple):
 
 def write_json(path: str, tree: Mapping[str, Any]) -> None:
   """Writes a JSON file, whole or not at all."""
-  with open(f"{path}.partial", "w", encoding="utf-8") as file:
+  with open_json(f"{path}.partial") as file:
     json.dump(tree, file, ensure_ascii=False)
   os.replace(f"{path}.partial", path)
 

@@ -164,7 +164,11 @@ class Stream:
       DataError: `state` is not what `get_state` gave, or is of other data.
     """
     position = Position.from_json(state)
-    check_same(state, self.identity, self._spec)
+    earlier = ""
+    if state.get("source_form") != SOURCE_FORM:
+      parts = self._batches.records.parts
+      earlier = self._decide(lambda: mixture.earlier_identity_of(*parts))
+    check_same(state, self.identity, earlier, self._spec)
     self._elements.close()
     self._start_at(position)
 
@@ -180,28 +184,33 @@ class Stream:
     self._elements = self._reader.read_from(position)
 
 
-def check_same(state: Mapping[str, Any], identity: str, spec: DataSpec) -> None:
+def check_same(
+  state: Mapping[str, Any], identity: str, earlier: str, spec: DataSpec
+) -> None:
   """Checks that data are those that a stream's state is of.
 
   Args:
     state: of a stream; one that does not name its data passes.
     identity: of the data.
+    earlier: their identity to versions whose states have no `source_form`.
     spec: names them.
 
   Raises:
     DataError: they are others, or it cannot be told.
   """
-  source = state.get("source", identity)
-  if source == identity:
+  of_today = state.get("source_form") == SOURCE_FORM
+  if state.get("source") in (None, identity if of_today else earlier):
     return
+  source = state["source"]
   where = ", ".join(spec.sources)
-  if state.get("source_form") != SOURCE_FORM:
+  if not of_today:
     raise DataError(
       f"the checkpoint was saved by an earlier version, which knew files by "
       f"names and sizes, not by content, and framed all images of 28 px "
       f"({source}): whether {where} ({identity}) is the same cannot be told; "
       "go on with the version that began the run, or start a new run with "
-      "--init_from"
+      "--init_from. A set in shards of 28 px is the same once its "
+      'manifest.json says "padding": 2'
     )
   raise DataError(
     f"the checkpoint stands in {source}, but the run reads {identity} in "

@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from bigscale.data.manifest import (
   DataError,
   EmptySplitError,
   Manifest,
+  Schema,
   Shard,
 )
 from bigscale.data.sources import (
@@ -121,6 +122,13 @@ class ShardSource(Source):
 
   def read(self, index: int) -> Sample:
     """See `Source`."""
+    return Sample(*self._decoded(index, records.decode))
+
+  def _decoded(
+    self,
+    index: int,
+    decode: Callable[[bytes, Schema], tuple[Any, tuple[int, ...]]],
+  ) -> tuple[Any, tuple[int, ...]]:
     check_index(index, len(self))
     shard = bisect.bisect_right(self._offsets, index) - 1
     record = index - self._offsets[shard]
@@ -128,13 +136,19 @@ class ShardSource(Source):
     limit = max(1, classes)
     try:
       data = self._reader(shard).read(record, record + 1)[0]
-      image, labels = records.decode(data, self._manifest.schema)
+      image, labels = decode(data, self._manifest.schema)
       if min(labels) < 0 or max(labels) >= limit:
         raise ValueError(f"its labels {labels} are not all in [0, {limit})")
     except (ValueError, RuntimeError, IndexError, DataError) as error:
       where = f"{record} of {self._path(shard)}"
       raise BadRecordError(self.name, index, str(error), where) from error
-    return Sample(image, labels if classes else ())
+    return image, labels if classes else ()
+
+  def labels_of(self, index: int) -> tuple[int, ...]:
+    """See `Source`: the image is not decoded."""
+    return self._decoded(
+      index, lambda row, schema: records.decode_labels(row, schema)[::-1]
+    )[1]
 
   def labels(self) -> np.ndarray:
     """See `Source`."""

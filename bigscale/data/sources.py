@@ -1,6 +1,7 @@
 """Images with labels, read by index: what a source is, and which there are."""
 
 import abc
+import contextlib
 import difflib
 import functools
 import os
@@ -16,6 +17,9 @@ Split = Literal["train", "heldout"]
 
 # Labels of so many are read in a second or two.
 FEW_RECORDS = 200_000
+
+# What images of that side got before padding was a setting.
+_EARLIER_SIDE, _EARLIER_PADDING = 28, 2
 
 EMBEDDED = ("fashion_mnist", "emoji")
 
@@ -81,6 +85,19 @@ class Source(Protocol):
     if not self.padding:
       return self._content()
     return f"{self._content()} padded {self.padding}"
+
+  @property
+  def earlier_identity(self) -> str:
+    """What versions called it that framed all images of 28 px by 2 pixels.
+
+    Equal to theirs only where the same pixels come of it.
+    """
+    shape = self.image_shape
+    framed = shape is not None and min(shape[:2]) == _EARLIER_SIDE
+    content = self.identity.removesuffix(f" padded {self.padding}")
+    if self.padding == (_EARLIER_PADDING if framed else 0):
+      return content
+    return f"{content} padded {self.padding}"
 
   @functools.cached_property
   def outline(self) -> str:
@@ -164,14 +181,30 @@ class Source(Protocol):
     May read the whole source.
     """
 
+  def labels_of(self, index: int) -> tuple[int, ...]:
+    """Returns all labels of a record; reads as little as it can.
+
+    Raises:
+      BadRecordError: the record cannot be used.
+    """
+    return self.read(index).labels
+
   def label_counts(self) -> np.ndarray:
     """Returns how many records each class has: [num_classes] float64.
 
     A record of several labels counts an equal part for each. May read the
-    whole source.
+    whole source; records that cannot be read count for none.
     """
-    counts = np.bincount(self.labels(), minlength=self.num_classes)
-    return counts[: self.num_classes].astype(np.float64)
+    if not self.several_labels:
+      found = np.bincount(self.labels(), minlength=self.num_classes)
+      return found[: self.num_classes].astype(np.float64)
+    counts = np.zeros(self.num_classes)
+    for index in range(len(self)):
+      with contextlib.suppress(BadRecordError):
+        labels = self.labels_of(index)
+        for label in labels:
+          counts[label] += 1 / len(labels)
+    return counts
 
   def empty_classes(self) -> tuple[int, ...] | None:
     """Returns the classes that no record carries.
@@ -247,7 +280,7 @@ def open_source(
 
 
 def _open(source: str, split: Split) -> Source:
-  source = os.path.expanduser(source.removeprefix("file://"))
+  source = local_place(source)
   scheme, _, rest = source.partition(":")
   if source in EMBEDDED:
     return _shards(os.path.join(_EMBEDDED_DIRECTORY, source), split)
@@ -260,13 +293,14 @@ def _open(source: str, split: Split) -> Source:
 
     return SyntheticSource.parse(rest, split)
   path = epath.Path(source)
-  if source.endswith(".npz") and path.is_file():
+  ending = path.suffix.lower()
+  if ending == ".npz" and path.is_file():
     from bigscale.data.memory import ArraySource
 
     return ArraySource.load(source, split)
   if path.is_dir() and (path / manifests.FILE_NAME).exists():
     return _shards(source, split)
-  if path.is_dir() or (source.endswith(".zip") and path.is_file()):
+  if path.is_dir() or (ending == ".zip" and path.is_file()):
     from bigscale.data.folders import FolderSource
 
     return FolderSource(source, split)
@@ -281,6 +315,11 @@ def _open(source: str, split: Split) -> Source:
     f"({', '.join(EMBEDDED)}), nor a directory, .zip or .npz that exists, nor "
     f"tfds:NAME, stacked:SOURCE or synthetic:RECORDS:SIDE:CLASSES; {hint}"
   )
+
+
+def local_place(source: str) -> str:
+  """A source's name without `file://`, and with a home folder for a tilde."""
+  return os.path.expanduser(source.removeprefix("file://"))
 
 
 def _shards(directory: str, split: Split) -> Source:

@@ -9,6 +9,8 @@ from bigscale.data import hashing
 from bigscale.data.manifest import DataError, EmptySplitError, Split
 
 HELDOUT_FRACTION = 0.05
+# A larger label is an id, a date or the like, and its names fill the memory.
+MOST_CLASSES = 1 << 20
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 _HELDOUT = 0x4E1D  # the use of `hashing.random_bits`
@@ -73,8 +75,21 @@ def rows_of(split: Split, heldout: np.ndarray, what: str) -> np.ndarray:
   return rows
 
 
-def number_names(count: int) -> tuple[str, ...]:
-  """Names of classes that have none: "0", "1" and so on."""
+def number_names(count: int, what: str = "the set") -> tuple[str, ...]:
+  """Names of classes that have none: "0", "1" and so on.
+
+  Args:
+    count: of classes.
+    what: has the labels, for messages.
+
+  Raises:
+    DataError: there are more than `MOST_CLASSES`: numbers that are no labels.
+  """
+  if count > MOST_CLASSES:
+    raise DataError(
+      f"{what} has label {count - 1}, which would make {count:,} classes, and "
+      f"{MOST_CLASSES:,} are the most; number the classes anew, from 0"
+    )
   return tuple(str(number) for number in range(count))
 
 

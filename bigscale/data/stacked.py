@@ -68,6 +68,11 @@ class StackedSource(Source):
     return f"stacked {self._records}/{self.digits.identity}"
 
   @property
+  def earlier_identity(self) -> str:
+    """See `Source`."""
+    return f"stacked {self._records}/{self.digits.earlier_identity}"
+
+  @property
   def outline(self) -> str:
     """See `Source`."""
     return f"stacked {self._records}/{self.digits.outline}"

@@ -86,6 +86,11 @@ class Subset(Source):
     return f"{self.whole.identity}{self._part}"
 
   @property
+  def earlier_identity(self) -> str:
+    """See `Source`."""
+    return f"{self.whole.earlier_identity}{self._part}"
+
+  @property
   def outline(self) -> str:
     """See `Source`."""
     return f"{self.whole.outline}{self._part}"
@@ -110,7 +115,7 @@ class Subset(Source):
 
   @property
   def counts_quickly(self) -> bool:
-    """See `Source`; only the first label of a record is at hand."""
+    """See `Source`; several labels are read record by record."""
     return super().counts_quickly and not self.several_labels
 
   @property
@@ -133,10 +138,17 @@ class Subset(Source):
   def read(self, index: int) -> Sample:
     """See `Source`."""
     image, labels = self.whole.read(int(self._outer(np.array([index]))[0]))
+    return Sample(image, self._renumber(labels))
+
+  def labels_of(self, index: int) -> tuple[int, ...]:
+    """See `Source`."""
+    outer = int(self._outer(np.array([index]))[0])
+    return self._renumber(self.whole.labels_of(outer))
+
+  def _renumber(self, labels: tuple[int, ...]) -> tuple[int, ...]:
     if self._classes is None:
-      return Sample(image, labels)
-    kept = tuple(self._new_label[i] for i in labels if i in self._new_label)
-    return Sample(image, kept)
+      return labels
+    return tuple(self._new_label[i] for i in labels if i in self._new_label)
 
   def labels(self) -> np.ndarray:
     """See `Source`."""

@@ -37,7 +37,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
   partial = run.directory / f".report.html.{os.getpid()}.partial"
   try:
     try:
-      partial.write_text(page, encoding="utf-8")
+      partial.write_bytes(page.encode(errors="backslashreplace"))
       partial.replace(path)
     finally:
       partial.unlink(missing_ok=True)

@@ -61,7 +61,8 @@ class JsonLines:
     """
     line = json.dumps(_to_json(row), allow_nan=False, ensure_ascii=False)
     with self.path.open("ab") as file:
-      file.write(line.encode() + b"\n")
+      # Names of files need not be Unicode; \udcXX is an escape of JSON, too.
+      file.write(line.encode(errors="backslashreplace") + b"\n")
 
   def rows(self) -> list[dict[str, Any]]:
     """All rows, in the order written, numbers that are not finite restored."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bigscale.data.heldout import Heldout
-from bigscale.data.reading import open_data
+from bigscale.data.reading import open_data, read_many
 from bigscale.spec import DataSpec
 
 SPEC = DataSpec(source="fashion_mnist")
@@ -86,3 +86,21 @@ def test_labels_are_0_without_classes():
   batch = heldout(num_classes=0).batch(0)
   np.testing.assert_array_equal(batch.labels, 0)
   np.testing.assert_array_equal(batch.images, heldout().batch(0).images)
+
+
+@pytest.mark.parametrize("padding", [None, 0, 5])
+def test_images_have_the_frame_that_trained_ones_have(padding):
+  spec = DataSpec(source="fashion_mnist", padding=padding)
+  batches = Heldout(
+    spec,
+    resolution=32,
+    channels=1,
+    num_classes=10,
+    count=COUNT,
+    rows=np.arange(COUNT),
+    seed=3,
+  )
+  source = open_data(spec, "heldout")
+  every = read_many(source, range(len(source)), 32, 1).images
+  known = {image.tobytes() for image in every}
+  assert all(image.tobytes() in known for image in batches.batch(0).images[0])

@@ -1,7 +1,5 @@
 """Frames are made where somebody asked for them, built or not."""
 
-import json
-
 import numpy as np
 import pytest
 from built_set import encoded, noise, save
@@ -11,10 +9,11 @@ from bigscale.cli.main import main
 from bigscale.data import manifest, pipeline
 from bigscale.data.build import build
 from bigscale.data.manifest import DataError
+from bigscale.data.mixture import earlier_identity_of, identity_of
 from bigscale.data.reading import open_data, open_parts, read_many
 from bigscale.data.recipe import BuildOptions
 from bigscale.data.sources import open_source
-from bigscale.spec import DataSpec, SpecError
+from bigscale.spec import DataSpec
 
 SHAPES = ((27, 27), (28, 28), (29, 29), (28, 40))
 COUNT = 6
@@ -174,7 +173,7 @@ def test_a_setting_of_each_source_of_a_mixture(tmp_path):
   framed = (frame_of(spec) == 0).all((1, 2, 3))
   assert 2 <= framed.sum() <= 14
   whole = open_data(spec, "train")
-  images, labels = read_many(whole, range(64), 32, 3)
+  images, labels = read_many(whole, range(len(whole)), 32, 3)
   np.testing.assert_array_equal(
     (images[:, :2] == 0).all((1, 2, 3)), labels == 0
   )
@@ -197,33 +196,31 @@ def test_identities_tell_frames_apart(tmp_path):
   plain, framed = (open_source(each, "train") for each in sets)
   assert plain.identity != framed.identity
   # As of a set that was read before padding was a setting: then it was framed.
-  assert manifest.load(sets[1]).identity("train") == framed.identity
+  plain_before, framed_before = (
+    manifest.load(s).identity("train") for s in sets
+  )
+  assert framed.earlier_identity == framed_before
+  assert plain.earlier_identity != plain_before
   other = built(
     place("png", images_of((29, 29), 1), tmp_path / "o"), tmp_path / "s", 1, 0
   )
-  old = manifest.load(other).identity("train")
-  assert open_source(other, "train").identity == old
+  before = manifest.load(other).identity("train")
+  assert open_source(other, "train").earlier_identity == before
 
 
-def test_wrong_paddings_say_what_to_do(tmp_path):
-  with pytest.raises(SpecError, match=r"data.padding=-1 must be 0 to 4096"):
-    DataSpec(source="emoji", padding=-1)
-  path = built(
-    place("png", images_of((28, 28), 1), tmp_path), tmp_path / "s", 1, 2
-  )
-  file = tmp_path / "s" / manifest.FILE_NAME
-  file.write_text(json.dumps(json.loads(file.read_text()) | {"padding": "2"}))
-  with pytest.raises(DataError, match=r"padding='2' must be a whole number"):
-    open_source(path, "train")
-
-
-def test_the_digits_of_a_stack_are_framed_for_their_classifier(tmp_path):
-  np.savez(
-    tmp_path / "d.npz",
-    images=np.stack(images_of((28, 28), 1)),
-    labels=np.arange(COUNT) % 2,
-  )
-  spec = DataSpec(source=f"stacked:{tmp_path}/d.npz", padding=2)
-  (stacks,) = open_parts(spec, "train").sources
-  assert stacks.digits.padding == 2
-  assert "padded 2" in stacks.identity
+@pytest.mark.parametrize("padding", [2, 0])
+def test_streams_of_earlier_versions_go_on_where_pixels_are_the_same(padding):
+  """On the embedded set of 28 px, which they framed by 2."""
+  spec = DataSpec(source="fashion_mnist", padding=padding, classes=3)
+  parts = open_parts(spec, "train")
+  (source,) = parts.sources
+  known = source.identity.replace(" padded 2", "")
+  now, earlier = identity_of(*parts), earlier_identity_of(*parts)
+  today = {"source_form": pipeline.SOURCE_FORM}
+  pipeline.check_same({"source": now, **today}, now, earlier, spec)
+  pipeline.check_same({}, now, earlier, spec)
+  if padding:
+    pipeline.check_same({"source": known}, now, earlier, spec)
+  else:
+    with pytest.raises(DataError, match='says "padding": 2'):
+      pipeline.check_same({"source": known}, now, earlier, spec)
