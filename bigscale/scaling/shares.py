@@ -129,6 +129,12 @@ def _check_runs(rows: list[tables.Row]) -> None:
 
 
 def _levels(ended: list[tuple[str, bool]]) -> list[Level]:
+  # 1 and 1.0 are one level, by the name of the first.
+  names: dict[float | str, str] = {}
+  ended = [
+    (names.setdefault(tables.meaning(value), value), collapsed)
+    for value, collapsed in ended
+  ]
   values = sorted({value for value, _ in ended}, key=_order)
   levels = []
   for value in values:
