@@ -37,6 +37,8 @@ RULES = (
   ),
   (r"metrics/(inception|efficientnet|chunks|share)", ("metrics", "parallel")),
   (r"metrics/.*", ("metrics", "ops")),
+  # What a file of a run is worth.
+  (r"report/read", ("report", "train/sealed")),
   (r"report/.*", ("report",)),
   # The verdict is pure Python: it may be run on anybody's numbers.
   (
