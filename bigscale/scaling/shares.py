@@ -11,6 +11,7 @@ from bigscale.spec import require
 
 # Fewer would leave the p-value coarser than anybody reads it.
 _LEAST_PERMUTATIONS = 100
+_MOST_PERMUTATIONS = 1_000_000
 
 
 class Level(NamedTuple):
@@ -76,8 +77,9 @@ def shares(
       has ended.
   """
   require(
-    permutations >= _LEAST_PERMUTATIONS,
-    f"--resamples={permutations} must be {_LEAST_PERMUTATIONS} or more",
+    _LEAST_PERMUTATIONS <= permutations <= _MOST_PERMUTATIONS,
+    f"--resamples={permutations} must be {_LEAST_PERMUTATIONS} or more, to a "
+    "million",
   )
   require(seed >= 0, f"--seed={seed} must not be negative")
   header, rows = tables.read(path)
