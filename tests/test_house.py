@@ -37,6 +37,8 @@ RULES = (
   ),
   (r"metrics/(inception|efficientnet|chunks|share)", ("metrics", "parallel")),
   (r"metrics/.*", ("metrics", "ops")),
+  # What a file of a run is worth.
+  (r"report/read", ("report", "train/sealed")),
   (r"report/.*", ("report",)),
   # The verdict is pure Python: it may be run on anybody's numbers.
   (
@@ -103,11 +105,18 @@ RULES = (
   ),
   (r"train/(claim|logging|sealed)", ()),
   (r"train/folder", ("train/claim", "train/sealed")),
-  (r"train/notes", ("train/sealed",)),
+  (r"train/(index|notes)", ("train/sealed",)),
   (r"train/best", ("train/folder", "train/sealed")),
   (
     r"train/checkpoint",
-    ("train/best", "train/notes", "train/sealed", "train/state", "parallel"),
+    (
+      "train/best",
+      "train/index",
+      "train/notes",
+      "train/sealed",
+      "train/state",
+      "parallel",
+    ),
   ),
   (r"train/preemption", ()),
   (r"train/disturb", ("train/state", "train/step")),

@@ -2,7 +2,8 @@
 
 Any field of a spec can be set so, whether the config file mentions it or not:
 what a value may be is said by the spec, not by the file. Lists are written
-`a,b`, nothing `none`, and the settings of a group may be given one by one.
+`a,b`, nothing `none`, and the settings of a group may be given one by one,
+those of an entry of a list by its number: `--config.data.mixture.0.share=0.5`.
 """
 
 import ast
@@ -107,7 +108,21 @@ def _set(config: Any, root: Any, path: str, text: str) -> None:
     gone.append(group)
     below = _group(below, group, kind, ".".join(gone))
   kind = _field(kind, last, below, gone)
-  below[last] = _parse(kind, text, f"--config.{path}")
+  value = _parse(kind, text, f"--config.{path}")
+  if isinstance(below, (list, tuple)):
+    # The list may be one that nothing can be put into.
+    below, last = _outer(config, groups), groups[-1]
+    entries = list(below[last])
+    entries[int(path.rpartition(".")[2])] = ConfigDict(value)
+    value = entries
+  below[last] = value
+
+
+def _outer(config: Any, groups: Sequence[str]) -> Any:
+  """What holds the last of some groups, which are all there."""
+  for group in groups[:-1]:
+    config = config[int(group) if isinstance(config, (list, tuple)) else group]
+  return config
 
 
 def _field(kind: Any, name: str, below: Any, gone: list[str]) -> Any:
@@ -116,8 +131,15 @@ def _field(kind: Any, name: str, below: Any, gone: list[str]) -> Any:
     return _ANYTHING
   if isinstance(kind, Mapping):
     return kind.get(name, _ANYTHING)
-  chosen = _dataclass(kind, below)
   where = "--config." + ".".join([*gone, name])
+  if item := _item(kind):
+    if not (_WHOLE.fullmatch(name) and 0 <= int(name) < len(below)):
+      raise SpecError(
+        f"{where}: {'.'.join(gone)} has {len(below)} entries, numbered from 0; "
+        "a list of other length is given as a whole"
+      )
+    return item
+  chosen = _dataclass(kind, below)
   if chosen is None:
     raise SpecError(f"{where}: {'.'.join(gone)} is one value and no group")
   hints = typing.get_type_hints(chosen)
@@ -129,6 +151,14 @@ def _field(kind: Any, name: str, below: Any, gone: list[str]) -> Any:
       f"{', '.join(sorted(hints))}{hint}"
     )
   return hints[name]
+
+
+def _item(kind: Any) -> type | None:
+  """The spec of an entry of a list of groups; None for what is no such list."""
+  if typing.get_origin(kind) is not tuple:
+    return None
+  (item, *_) = typing.get_args(kind)
+  return item if dataclasses.is_dataclass(item) else None
 
 
 def _dataclass(kind: Any, below: Any) -> type | None:
@@ -157,7 +187,14 @@ def _members(kind: Any) -> tuple[Any, ...]:
 
 def _group(below: Any, name: str, kind: Any, where: str) -> Any:
   """What holds the settings of a group."""
+  if isinstance(below, (list, tuple)):
+    return below[int(name)]
   value = below.get(name)
+  if _item(kind):
+    # Of the config's own entries nothing is changed.
+    entries = value or ()
+    below[name] = [ConfigDict(_settings_of(entry)) for entry in entries]
+    return below[name]
   if dataclasses.is_dataclass(value):
     below[name] = ConfigDict(dataclasses.asdict(value))
   elif value is None:
@@ -168,6 +205,12 @@ def _group(below: Any, name: str, kind: Any, where: str) -> Any:
   elif not hasattr(value, "items"):
     raise SpecError(f"--config.{where} is {value!r}, one value and no group")
   return below[name]
+
+
+def _settings_of(entry: Any) -> Mapping[str, Any]:
+  if dataclasses.is_dataclass(entry):
+    return dataclasses.asdict(entry)
+  return dict(entry.items())
 
 
 def _parse(kind: Any, text: str, where: str) -> Any:

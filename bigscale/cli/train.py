@@ -52,6 +52,7 @@ flags.DEFINE_integer(
   "virtual_devices",
   0,
   "split this machine's CPU into so many devices, to try a mesh without one",
+  lower_bound=0,
   flag_values=FLAGS,
 )
 flags.DEFINE_integer(

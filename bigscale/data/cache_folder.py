@@ -23,7 +23,8 @@ _log = logging.getLogger(__name__)
 def directory(cache_dir: str | None = None) -> str:
   """The cache: `cache_dir`, else $BIGSCALE_CACHE, else ~/.cache/bigscale."""
   chosen = cache_dir or os.environ.get(ENVIRONMENT)
-  return chosen or os.path.join(os.path.expanduser("~"), ".cache", "bigscale")
+  # Of a variable no shell has expanded ~, where an env file sets it.
+  return os.path.expanduser(chosen or "~/.cache/bigscale")
 
 
 def read(path: str) -> dict[str, np.ndarray] | None:

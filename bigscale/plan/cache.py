@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 def folder() -> pathlib.Path:
   """$BIGSCALE_CACHE/plans, or ~/.cache/bigscale/plans."""
   chosen = os.environ.get(ENVIRONMENT)
-  base = pathlib.Path(chosen) if chosen else pathlib.Path.home() / ".cache"
+  base = pathlib.Path(chosen or "~/.cache").expanduser()
   return (base if chosen else base / "bigscale") / "plans"
 
 

@@ -11,6 +11,8 @@ import math
 import pathlib
 from typing import Any
 
+from bigscale.train import sealed
+
 _NOT_FINITE = {
   "NaN": math.nan,
   "Infinity": math.inf,
@@ -197,7 +199,16 @@ def _read_description(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
   except (OSError, ValueError) as error:
     notes.append(f"spec.json cannot be read: {error}.")
     return {}
-  return _mapping(found)
+  found = _mapping(found)
+  # Those of earlier versions have no digest.
+  if sealed.KEY in found:
+    try:
+      sealed.unseal(found)
+    except sealed.SealError as error:
+      notes.append(
+        f"spec.json is damaged ({error}): the settings may not be the run's."
+      )
+  return found
 
 
 def _mapping(value: Any) -> dict[str, Any]:

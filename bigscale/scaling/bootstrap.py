@@ -65,6 +65,11 @@ class Resampled(NamedTuple):
         f"{self.drawn - len(self.theta)} of {self.drawn} resamples have too "
         "few different points to be fitted"
       )
+    if self.unconverged >= MOST_UNCONVERGED:
+      return (
+        f"{self.unconverged:.0%} of the fits of resamples did not converge: "
+        "the runs hardly tell the law's parameters"
+      )
     return None
 
 

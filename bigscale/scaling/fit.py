@@ -105,6 +105,12 @@ def obstacle(law: laws.Law, points: Points) -> str | None:
       f"{', '.join(dict.fromkeys(law.variables))}; y = {law.formula} has "
       f"{law.size} parameters and needs as many: add runs between or beyond"
     )
+  if np.ptp(np.log(points.y[seen])) <= _SMALLEST_SCALE:
+    return (
+      f"y is {points.y[seen][0]:g} in all {seen.sum()} finished points: "
+      "nothing falls there, and no law can be seen; is it the right column, "
+      "or do all runs stand at the floor?"
+    )
   middle = float(np.median(points.y[seen]))
   if law.floor is not None and law.floor >= middle:
     return (

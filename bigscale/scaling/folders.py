@@ -12,18 +12,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bigscale.scaling.sweep import Run
+from bigscale.scaling.sweep import Run, label
 from bigscale.spec import RunSpec, SpecError, from_json, to_json
 from bigscale.train.folder import (
   MAY_CHANGE,
   by_meaning,
   differences,
+  settings_in,
   write_whole,
 )
 
 Tree = Mapping[str, Any]
 # Of a group that may change.
 _NUMBERS = ("mesh.gradient_dtype",)
+# What a run writes after its spec.json.
+_TRACES = ("events.jsonl", "metrics.jsonl", "checkpoints")
 # Runs that an error names; of more, the number.
 _NAMED = 4
 
@@ -132,19 +135,30 @@ def _read(
 ) -> dict[str, Tree]:
   """The settings of every run that was begun, by folder."""
   found = {}
-  for path in sorted((out / "runs").glob("*/spec.json")):
+  for folder in sorted((out / "runs").glob("*/")):
+    path = folder / "spec.json"
+    # A run may also have failed before it began.
+    if not path.exists() and not any(
+      (folder / one).exists() for one in _TRACES
+    ):
+      continue
     try:
-      spec = json.loads(path.read_bytes())["spec"]
-      found[path.parent.name] = dict(spec)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-      said = f"{path} is damaged ({error})"
-      if path.parent.name in names:
+      found[folder.name] = dict(settings_in(path))
+    except (OSError, ValueError) as error:
+      said = f"{path} is {_ailment(error)}"
+      if folder.name in names:
         raise SpecError(
-          f"{said}: whether it is a run of --config cannot be told; move its "
-          "folder out of the sweep's"
+          f"{said}: whether it is a run of --config cannot be told; put back a "
+          "copy of the file, or move its folder out of the sweep's"
         ) from None
       notes.append(f"{said}: the run is not in the tables")
   return found
+
+
+def _ailment(error: Exception) -> str:
+  if isinstance(error, FileNotFoundError):
+    return "missing, and what the run has written is there"
+  return f"damaged ({error})"
 
 
 def _find(run: Run, found: Mapping[str, Tree], taken: set[str]) -> str | None:
@@ -193,6 +207,7 @@ def _dropped(
 ) -> list[Run]:
   """The runs in folders that the config does not name."""
   known, specs = _remembered(out), {run.name: run.spec for run in planned}
+  axes = {axis for run in planned for axis in run.values}
   runs, told = [], []
   for folder, tree in left.items():
     about = known.get(folder, {})
@@ -203,7 +218,8 @@ def _dropped(
       continue
     named = folder.partition("@")[0]
     blocks = tuple(about.get("blocks", ()))
-    runs.append(Run(folder, blocks, about.get("values", {}), spec, folder))
+    values = _along(axes, tree, about.get("values", {}))
+    runs.append(Run(folder, blocks, values, spec, folder))
     changed = conflicts(tree, specs[named]) if named in specs else []
     told.append(f"{folder} ({'; '.join(changed)})" if changed else folder)
   if told:
@@ -212,6 +228,19 @@ def _dropped(
       f"in_config=no: {', '.join(told)}"
     )
   return runs
+
+
+def _along(
+  axes: Iterable[str], recorded: Tree, remembered: Mapping[str, str]
+) -> dict[str, str]:
+  """Where a run lies: on axes that are settings, where its settings say."""
+  leaves = dict(_leaves(recorded, ""))
+  own = {
+    axis: label(leaves[axis])
+    for axis in sorted({*axes, *remembered})
+    if axis in leaves
+  }
+  return {**remembered, **own}
 
 
 def _matters(name: str, before: Any, after: Any) -> bool:

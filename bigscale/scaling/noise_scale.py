@@ -18,6 +18,9 @@ from bigscale.spec import require
 
 PLAYERS = ("d", "g")
 _FEWEST_ROWS = 5
+_LEAST_RESAMPLES, _MOST_RESAMPLES = 40, 1_000_000
+# Of draws at a time, which bounds memory.
+_DRAWS = 10_000_000
 _INTERVAL = (2.5, 97.5)
 
 
@@ -68,9 +71,15 @@ def noise_scales(
     SpecError: there are no such rows, or too few in a window.
   """
   require(
-    windows >= 1 and resamples >= 1,
-    f"windows={windows} and resamples={resamples} must be 1 or more",
+    windows >= 1,
+    f"--windows={windows} must be 1 or more",
   )
+  require(
+    _LEAST_RESAMPLES <= resamples <= _MOST_RESAMPLES,
+    f"--resamples={resamples} must be from {_LEAST_RESAMPLES}, for a tail of "
+    "2.5%, to a million; 4000 is usual",
+  )
+  require(seed >= 0, f"--seed={seed} must not be negative")
   found = []
   for player in PLAYERS:
     table = _table(rows, player)
@@ -91,7 +100,11 @@ def _table(rows: Sequence[Mapping[str, Any]], player: str) -> np.ndarray:
   """[N, 3] of kimg, signal and noise."""
   names = ("kimg", f"{player}/gradient_signal", f"{player}/gradient_noise")
   table = np.array(
-    [[row[n] for n in names] for row in rows if all(n in row for n in names)],
+    [
+      [row[n] for n in names]
+      for row in rows
+      if all(isinstance(row.get(n), (int, float)) for n in names)
+    ],
     np.float64,
   ).reshape(-1, 3)
   table = table[np.isfinite(table).all(1)]
@@ -106,19 +119,25 @@ def _measure(
   player: str, table: np.ndarray, resamples: int, seed: int
 ) -> NoiseScale:
   signal, noise = table[:, 1], table[:, 2]
-  drawn = np.random.default_rng(seed).integers(
-    0, len(table), (resamples, len(table))
-  )
+  rng = np.random.default_rng(seed)
+  at_once = max(1, _DRAWS // len(table))
+  sums = []
+  for start in range(0, resamples, at_once):
+    count = min(at_once, resamples - start)
+    drawn = rng.integers(0, len(table), (count, len(table)))
+    sums.append((signal[drawn].sum(1), noise[drawn].sum(1)))
   # Percentiles of the inverse, which passes through 0 where the scale passes
   # through infinity.
-  inverse = signal[drawn].sum(1) / noise[drawn].sum(1)
-  most, least = np.percentile(inverse, _INTERVAL)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    inverse = np.concatenate([top / below for top, below in sums])
+    most, least = np.percentile(inverse, _INTERVAL)
+    whole = signal.sum() / noise.sum()
   return NoiseScale(
     player,
     float(table[:, 0].min()),
     float(table[:, 0].max()),
     len(table),
-    _inverted(signal.sum() / noise.sum()),
+    _inverted(whole),
     _inverted(least),
     _inverted(most),
     float(signal.mean()),

@@ -31,11 +31,17 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SUMMARY = re.compile(
   r"(grand\s+|overall\s+)?"
   r"(mean|average|avg|median|std|stdev|stddev|std\.?\s?dev(iation)?|"
-  r"standard\s(deviation|error)|std\.?\s?err(or)?|sd|sem|var|variance|total|"
+  r"standard\s(deviation|error)|std\.?\s?err(or)?|sd|se|sem|var|variance|"
+  r"mean[_\s-](std|sd|of\b.*)|g(eo)?mean|geometric\smean|quantile|percentile|"
+  r"ci\s?[0-9]{2}|p(05|25|50|75|90|95|99)|overall|all\sruns|total|"
   r"totals|sum|count|min|minimum|max|maximum|[0-9]{1,2}%)"
   r"[.:]?(\s*(\(|of\b|over\b|\+|±|/).*)?",
   re.IGNORECASE,
 )
+# What a spreadsheet of another country, or a copy from one, has for commas.
+_OTHER_SIGNS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+# An id that was read as a float once.
+_WAS_FLOAT = re.compile(r"([0-9]+)\.0+")
 _INCIDENTAL = re.compile(
   r"|index|unnamed: 0|seconds|hours|(wall_?)?time|timestamp|date", re.IGNORECASE
 )
@@ -78,7 +84,11 @@ def read(path: str) -> tuple[list[str], list[Row]]:
     with pathlib.Path(path).open(newline="", encoding="utf-8-sig") as file:
       reader = csv.reader(file)
       header = [name.strip() for name in next(reader, [])]
-      lines = [(reader.line_num, cells) for cells in reader if any(cells)]
+      lines = [
+        (reader.line_num, cells)
+        for cells in reader
+        if any(cell.strip() for cell in cells)
+      ]
   except OSError as error:
     raise SpecError(
       f"{path} cannot be read ({error.strerror}); give the path of a CSV file"
@@ -87,6 +97,12 @@ def read(path: str) -> tuple[list[str], list[Row]]:
     raise SpecError(
       f"{path} is no CSV file in UTF-8 ({error}); export the runs table as one"
     ) from None
+  other = next((sign for sign in _OTHER_SIGNS if sign in "".join(header)), "")
+  require(
+    len(header) != 1 or not other,
+    f"{path} separates its columns by {_OTHER_SIGNS.get(other)}, and this "
+    "reads commas; export it with commas between cells and points in numbers",
+  )
   require(
     bool(header) and bool(lines),
     f"{path} has {'no rows below its header' if header else 'nothing in it'}; "
@@ -179,6 +195,12 @@ def number(text: str) -> float | None:
   return float(text) if _NUMBER.fullmatch(text) else None
 
 
+def identity(cell: str) -> str:
+  """What an id says: 3.0, of a table that once held floats, is 3."""
+  found = _WAS_FLOAT.fullmatch(cell)
+  return found[1] if found else cell
+
+
 def summaries(
   header: Sequence[str], rows: Sequence[Row], group: str = ""
 ) -> dict[int, str]:
@@ -203,13 +225,12 @@ def summaries(
     numbers = sum(number(cell) is not None for cell in others)
     if not odd or 2 * len(odd) >= len(rows):
       continue
-    if (
-      name == group
-      or name.lower() in _IDS
-      or len(set(others)) == len(others)
-      or 2 * numbers > len(others)
-    ):
+    names = name == group or name.lower() in _IDS
+    if names or len(set(others)) == len(others) or 2 * numbers > len(others):
       for row in odd:
+        # `50%` is a name that pandas gives; in other columns it is a number.
+        if row.cells[name].endswith("%") and not names:
+          continue
         found.setdefault(
           row.number,
           f"a summary, no run: {row.cells[name]!r} in column {name!r}",
@@ -237,7 +258,7 @@ def repeats(header: Sequence[str], rows: Sequence[Row]) -> dict[int, str]:
   first: dict[tuple[Any, ...], int] = {}
   found = {}
   for row in rows:
-    key = tuple(_meaning(row.cells[name]) for name in names)
+    key = tuple(meaning(row.cells[name]) for name in names)
     if key in first:
       found[row.number] = f"the same as row {first[key]}"
     else:
@@ -245,6 +266,7 @@ def repeats(header: Sequence[str], rows: Sequence[Row]) -> dict[int, str]:
   return found
 
 
-def _meaning(cell: str) -> float | str:
+def meaning(cell: str) -> float | str:
+  """The number that a cell says, or its text."""
   value = number(cell)
   return cell if value is None else value

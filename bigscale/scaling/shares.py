@@ -11,6 +11,7 @@ from bigscale.spec import require
 
 # Fewer would leave the p-value coarser than anybody reads it.
 _LEAST_PERMUTATIONS = 100
+_MOST_PERMUTATIONS = 1_000_000
 
 
 class Level(NamedTuple):
@@ -76,8 +77,9 @@ def shares(
       has ended.
   """
   require(
-    permutations >= _LEAST_PERMUTATIONS,
-    f"--resamples={permutations} must be {_LEAST_PERMUTATIONS} or more",
+    _LEAST_PERMUTATIONS <= permutations <= _MOST_PERMUTATIONS,
+    f"--resamples={permutations} must be {_LEAST_PERMUTATIONS} or more, to a "
+    "million",
   )
   require(seed >= 0, f"--seed={seed} must not be negative")
   header, rows = tables.read(path)
@@ -129,6 +131,12 @@ def _check_runs(rows: list[tables.Row]) -> None:
 
 
 def _levels(ended: list[tuple[str, bool]]) -> list[Level]:
+  # 1 and 1.0 are one level, by the name of the first.
+  names: dict[float | str, str] = {}
+  ended = [
+    (names.setdefault(tables.meaning(value), value), collapsed)
+    for value, collapsed in ended
+  ]
   values = sorted({value for value, _ in ended}, key=_order)
   levels = []
   for value in values:

@@ -87,9 +87,9 @@ def _of_block(
   )
   choices = [_choices(axis, values) for axis, values in axes.items()]
   for combination in itertools.product(*choices):
-    values = dict(zip(axes, (label for label, _ in combination), strict=True))
+    values = dict(zip(axes, (named for named, _ in combination), strict=True))
     name = "_".join(
-      f"{axis.rpartition('.')[2]}-{label}" for axis, label in values.items()
+      f"{axis.rpartition('.')[2]}-{value}" for axis, value in values.items()
     )
     name = _UNSAFE.sub("-", name)
     settings = copy.deepcopy(dict(base))
@@ -106,18 +106,19 @@ def _of_block(
 def _choices(axis: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
   """Label and settings of every value."""
   if isinstance(values, dict):
-    return [(str(label), overrides) for label, overrides in values.items()]
+    return [(str(name), overrides) for name, overrides in values.items()]
   require(
     isinstance(values, (list, tuple)),
     f"axis {axis!r} is {values!r}; give a list of values, or a mapping from "
     "names to settings",
   )
-  return [(_label(value), {axis: value}) for value in values]
+  return [(label(value), {axis: value}) for value in values]
 
 
-def _label(value: Any) -> str:
+def label(value: Any) -> str:
+  """Returns a value of a setting as names of runs and tables write it."""
   if isinstance(value, (list, tuple)):
-    return "+".join(map(_label, value))
+    return "+".join(map(label, value))
   return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -13,6 +13,7 @@ from bigscale.scaling.rows import (
   LEFT_OUT,
   Row,
   check_names,
+  identity,
   matching,
   number,
   read,
@@ -235,7 +236,7 @@ def _points(rows: list[Row], columns: Columns, factor: float | None) -> Points:
     )
   group = np.arange(len(rows))
   if columns.group:
-    names = [row.cells[columns.group] for row in rows]
+    names = [identity(row.cells[columns.group]) for row in rows]
     for row, name in zip(rows, names, strict=True):
       require(
         bool(name),

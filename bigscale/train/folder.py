@@ -169,20 +169,32 @@ def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
   return pathlib.Path(workdir).expanduser()
 
 
+def settings_in(path: pathlib.Path) -> Mapping[str, Any]:
+  """Returns the settings that a `spec.json` holds, as plain JSON.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is not what was written. A flipped bit of a number would
+      make it another run's.
+  """
+  written = json.loads(path.read_bytes())
+  # Those of earlier versions have no digest, and these keys alone.
+  if not (isinstance(written, Mapping) and written.keys() <= _UNSEALED):
+    written = sealed.unseal(written)
+  if not isinstance(written.get("spec"), Mapping):
+    raise ValueError("it holds no settings")
+  return written["spec"]
+
+
 def _spec_there(folder: RunFolder) -> Mapping[str, Any]:
   """The spec in a folder, as plain JSON.
 
   Raises:
-    SpecError: it is not what was written. A flipped bit of a number would
-      make it another run's.
+    SpecError: it is damaged.
   """
   try:
-    written = json.loads(folder.spec.read_bytes())
-    # Those of earlier versions have no digest, and these keys alone.
-    if not (isinstance(written, Mapping) and written.keys() <= _UNSEALED):
-      written = sealed.unseal(written)
-    return written["spec"]
-  except (ValueError, KeyError) as error:
+    return settings_in(folder.spec)
+  except ValueError as error:
     raise SpecError(
       f"{folder.spec} is damaged ({error}); what the run has saved beside it "
       "is another matter: put back a copy of this file, or move this file "

@@ -105,3 +105,9 @@ def test_flags_may_stand_before_the_part(tmp_path, capsys):
 def test_a_close_flag_is_offered(capsys):
   said = refused(capsys, "scaling fit", "x", "--flopps=3")
   assert "did you mean --flops?" in said
+
+
+@pytest.mark.parametrize("flag", ["virtual_devices", "local_processes"])
+def test_counts_of_train_are_not_negative(flag, capsys):
+  assert main(["bigscale", "train", f"--{flag}=-1"]) == 2
+  assert f"--{flag}=-1" in capsys.readouterr().err

@@ -185,3 +185,27 @@ def test_every_field_can_be_set_to_its_default(name, default):
   values["config"].value = config
   found = at(spec_of(values), name)
   assert found == (text if name == "data.source" else default)
+
+
+def test_an_entry_of_a_list_of_groups_is_set_by_its_number():
+  config = "configs/chaos_embedded.py"
+  words = ("--config.data.mixture.0.share=0.4",)
+  second = "--config.data.mixture.1={'source': 'emoji', 'share': 0.6}"
+  found = spec(*words, second, config=config).data.mixture
+  assert [part.source for part in found] == ["emoji", "emoji"]
+  assert [part.share for part in found] == [0.4, 0.6]
+
+
+@pytest.mark.parametrize(
+  ("setting", "said"),
+  [
+    ("mixture.2.share=1", "data.mixture has 2 entries, numbered from 0"),
+    ("mixture.x.share=1", "data.mixture has 2 entries, numbered from 0"),
+    ("mixture.0.shar=1", "did you mean 'share'"),
+    ("mixture.0=3", "is a group"),
+    ("mixture.0.source.x=1", "one value and no group"),
+  ],
+)
+def test_an_entry_that_is_none_is_refused(setting, said):
+  with pytest.raises(SpecError, match=said):
+    spec(f"--config.data.{setting}", config="configs/chaos_embedded.py")

@@ -6,6 +6,7 @@ import pytest
 
 from bigscale.report import ReportError
 from bigscale.report.read import read_run
+from bigscale.train import sealed
 from bigscale.train.logging import JsonLines
 
 
@@ -151,6 +152,16 @@ def test_a_broken_spec_is_named_and_the_rest_is_read(run_dir):
   run = read_run(run_dir)
   assert run.notes[0].startswith("spec.json cannot be read")
   assert len(run.rows) == 12
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_settings_that_are_not_what_was_written_are_noted(tmp_path, damaged):
+  content = sealed.seal({"spec": {"seed": 1}, "versions": {}, "command": []})
+  if damaged:
+    content["spec"]["seed"] = 3
+  (tmp_path / "spec.json").write_text(json.dumps(content))
+  notes = " ".join(read_run(tmp_path).notes)
+  assert ("spec.json is damaged" in notes) == damaged
 
 
 def test_what_is_no_sample_is_passed_over(run_dir):

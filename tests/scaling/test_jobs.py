@@ -1,6 +1,7 @@
 """Runs of a sweep as jobs of a cluster."""
 
 import importlib.util
+import json
 import pathlib
 import re
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from bigscale.cli.main import main
 from bigscale.scaling import jobs, sweep
-from bigscale.spec import from_config
+from bigscale.spec import from_config, to_json
 from tests.scaling.test_sweep import say, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -83,6 +84,8 @@ def test_the_command_writes_what_is_left(base, tmp_path, capsys):
   config, out = swept(tmp_path), tmp_path / "out"
   folder = out / "runs" / "seed-0"
   folder.mkdir(parents=True)
+  (run,) = sweep.expand(settings(a={"seed": [0]}))
+  (folder / "spec.json").write_text(json.dumps({"spec": to_json(run.spec)}))
   say(folder, "done", 24)
   command = ["bigscale", "scaling", "sweep", f"--config={config}"]
   assert main([*command, f"--out={out}", f"--jobs={base}"]) == 0

@@ -98,6 +98,15 @@ def noise(tmp_path, capsys):
   return call
 
 
+@pytest.mark.parametrize(
+  "flag", ["resamples=1", "resamples=1000000000", "seed=-1", "windows=0"]
+)
+def test_what_makes_no_interval_is_refused(noise, flag):
+  code, _, said = noise(rows(250.0), f"--{flag}")
+  assert code == 2
+  assert f"--{flag} must" in said
+
+
 def test_the_command_prints_a_row_a_player_and_window(noise):
   code, printed, _ = noise(rows(250.0), "--windows=2")
   assert code == 0

@@ -11,6 +11,7 @@ from bigscale.scaling import collect, folders, runs, sweep
 from bigscale.scaling.flops import training_flops
 from bigscale.scaling.networks import parameters
 from bigscale.spec import from_config, to_json
+from bigscale.train import sealed
 from tests.e2e import tiny
 
 WIDTHS = {
@@ -183,6 +184,43 @@ def test_a_damaged_spec_is_refused(swept, content):
   code, _, error = swept("--collect")
   assert code == 2
   assert f"{path} is damaged" in error
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_no_settings_are_read_off_a_spec_that_is_not_what_was_written(
+  swept, damage, named
+):
+  run = next(run for run in expand() if run.values["seed"] == "1")
+  path = folders.folder_of(swept.out, run) / "spec.json"
+  if damage == "flipped":
+    content = sealed.seal({"spec": to_json(run.spec)})
+    text = json.dumps(content).replace('"latent_dim": 8', '"latent_dim": 9')
+    path.write_text(text)
+    said = f"{path} is damaged (its content does not match its digest)"
+  else:
+    path.unlink()
+    said = f"{path} is missing, and what the run has written is there"
+  axes = AXES if named else {"width": WIDTHS, "seed": [0, 2]}
+  code, _, error = swept("--collect", axes=axes)
+  assert code == (2 if named else 0)
+  assert said in error
+  if not named:
+    assert f"{said}: the run is not in the tables" in error
+    assert run.name not in {row["run"] for row in rows(swept.out)}
+
+
+def test_a_run_lies_on_an_axis_where_its_own_settings_say(swept):
+  axes = {"model.latent_dim": [8, 4]}
+  for run in expand(axes):
+    finish(swept.out, run)
+  said = {"latent_dim-4": {"blocks": [], "values": {"model.latent_dim": "5"}}}
+  (swept.out / "sweep.json").write_text(json.dumps({"runs": said}))
+  assert swept("--collect", axes={"model.latent_dim": [8]})[0] == 0
+  found = {row["run"]: row["model.latent_dim"] for row in rows(swept.out)}
+  assert found["latent_dim-4"] == "4"
+  # Of an axis that it was not on, too.
+  assert found["width-16_seed-1"] == "8"
 
 
 def test_runs_that_the_config_no_longer_names_stay_and_are_marked(swept):

@@ -150,6 +150,23 @@ def test_damage_to_any_file_is_noticed_or_changes_nothing(saved, reader):
   assert outcome(reader) == "whole"
 
 
+@pytest.mark.parametrize("name", ["manifest.ocdbt", "d/*"])
+def test_a_damaged_index_of_the_arrays_is_said_once(saved, reader, name, capfd):
+  (path,) = (saved / "checkpoints" / "2" / "state").glob(name)
+  content = path.read_bytes()
+  try:
+    path.write_bytes(content[:60] + b"damaged" + content[67:])
+    restored = reader.restore(abstract())
+  finally:
+    path.write_bytes(content)
+  ((step, why),) = restored.damaged
+  assert (restored.step, step) == (1, 2)
+  assert why.startswith("the index of its arrays cannot be read")
+  assert str(path) in why
+  # Threads of TensorStore print their own.
+  assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["data", "meta"])
 def test_every_bit_of_the_notes_counts(saved, name):
   """All of them: what Orbax reads of these two files is their JSON."""
