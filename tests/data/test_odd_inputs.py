@@ -219,3 +219,9 @@ def test_a_jpeg_that_claims_a_gigapixel_takes_no_memory():
   for read in (images.decode, headers.shape_of):
     with pytest.raises(ValueError, match=r"40000 x 40000|decompression bomb"):
       read(bytes(data))
+
+
+def test_a_manifest_of_something_else_is_said_to_be_in_the_way(tmp_path):
+  root = write(tmp_path / "set", FOLDERS | {"manifest.json": b'{"icons": []}'})
+  with pytest.raises(DataError, match="take it out of the folder"):
+    open_source(root, "train")
