@@ -15,6 +15,8 @@ FORMATS = (
   *("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF"),
   *("PPM", "JPEG2000", "AVIF"),
 )
+# As many as Pillow decodes of other formats before it suspects an attack.
+_MOST_PIXELS = 178_956_970
 # What Pillow turns into gray or RGB without loss, but for its alpha.
 _GRAY = ("1", "L", "LA", "La")
 _COLOUR = ("RGB", "RGBA", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
@@ -52,7 +54,11 @@ def decode(data: bytes) -> np.ndarray:
 def _decode_jpeg(data: bytes) -> np.ndarray:
   # Four times as fast as Pillow, and the same pixels.
   try:
-    _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(
+      data, strict=True
+    )
+    if height * width > _MOST_PIXELS:
+      raise ValueError(f"it claims {height} x {width} pixels")
     if colorspace not in ("Gray", "YCbCr", "RGB"):
       return _decode_with_pillow(data)
     target = "GRAY" if colorspace == "Gray" else "RGB"

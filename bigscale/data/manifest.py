@@ -173,7 +173,8 @@ def load(directory: str) -> Manifest:
   if version != FORMAT_VERSION:
     raise DataError(
       f"{path} has format_version={version!r}, but this library reads "
-      f"{FORMAT_VERSION}; build the set again"
+      f"{FORMAT_VERSION}; build the set again, or, where it belongs to "
+      "something else and images lie beside it, take it out of the folder"
     )
   try:
     return _parse(tree)

@@ -210,3 +210,18 @@ def test_inspect_reads_folders_with_links_to_nothing(tmp_path):
   os.symlink("/nowhere", os.path.join(root, "a", "gone.png"))
   found = inspect.facts(root)["splits"]
   assert sum(split["unreadable_headers"] for split in found.values()) == 1
+
+
+def test_a_jpeg_that_claims_a_gigapixel_takes_no_memory():
+  data = bytearray(pillow("JPEG"))
+  sides = data.index(b"\xff\xc0") + 5
+  data[sides : sides + 4] = (40_000).to_bytes(2, "big") * 2
+  for read in (images.decode, headers.shape_of):
+    with pytest.raises(ValueError, match=r"40000 x 40000|decompression bomb"):
+      read(bytes(data))
+
+
+def test_a_manifest_of_something_else_is_said_to_be_in_the_way(tmp_path):
+  root = write(tmp_path / "set", FOLDERS | {"manifest.json": b'{"icons": []}'})
+  with pytest.raises(DataError, match="take it out of the folder"):
+    open_source(root, "train")
