@@ -76,12 +76,17 @@ flags.DEFINE_enum(
   flag_values=DRILL,
 )
 flags.DEFINE_integer(
-  "fault_seeds", 2, "runs of each fault and model", flag_values=DRILL
+  "fault_seeds",
+  2,
+  "runs of each fault and model",
+  lower_bound=0,
+  flag_values=DRILL,
 )
 flags.DEFINE_integer(
   "control_seeds",
   3,
   "runs of each control and model",
+  lower_bound=0,
   flag_values=DRILL,
 )
 flags.DEFINE_string(

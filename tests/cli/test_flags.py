@@ -107,7 +107,15 @@ def test_a_close_flag_is_offered(capsys):
   assert "did you mean --flops?" in said
 
 
-@pytest.mark.parametrize("flag", ["virtual_devices", "local_processes"])
-def test_counts_of_train_are_not_negative(flag, capsys):
-  assert main(["bigscale", "train", f"--{flag}=-1"]) == 2
+@pytest.mark.parametrize(
+  ("words", "flag"),
+  [
+    (("train",), "virtual_devices"),
+    (("train",), "local_processes"),
+    (("monitor", "drill"), "fault_seeds"),
+    (("monitor", "drill"), "control_seeds"),
+  ],
+)
+def test_counts_are_not_negative(words, flag, capsys):
+  assert main(["bigscale", *words, f"--{flag}=-1"]) == 2
   assert f"--{flag}=-1" in capsys.readouterr().err
