@@ -103,7 +103,7 @@ RULES = (
       "sampling/latents",
     ),
   ),
-  (r"train/(claim|logging|sealed)", ()),
+  (r"train/(claim|logging|managers|sealed)", ()),
   (r"train/folder", ("train/claim", "train/sealed")),
   (r"train/(index|notes)", ("train/sealed",)),
   (r"train/best", ("train/folder", "train/sealed")),
@@ -112,6 +112,7 @@ RULES = (
     (
       "train/best",
       "train/index",
+      "train/managers",
       "train/notes",
       "train/sealed",
       "train/state",

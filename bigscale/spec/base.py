@@ -95,8 +95,9 @@ def check_model(model: Any) -> None:
   )
   interval = getattr(model, "spectra_interval", 1)
   require(
-    interval >= 1,
-    f"model.spectra_interval={interval} must be 1 (every step) or more",
+    interval >= 0,
+    f"model.spectra_interval={interval} must be 1 (every step) or more, or 0 "
+    "for never",
   )
   for field in ("batch_norm_epsilon", "spectral_epsilon"):
     value = getattr(model, field, 0.0)

@@ -19,7 +19,7 @@ from absl import logging
 
 from bigscale.parallel import fingerprint, multihost
 from bigscale.spec import CheckpointSpec, SpecError
-from bigscale.train import best, index, notes, sealed
+from bigscale.train import best, index, managers, notes, sealed
 from bigscale.train.state import GanState
 
 T = TypeVar("T")
@@ -64,20 +64,6 @@ class Restored(NamedTuple):
   damaged: tuple[Damage, ...] = ()
 
 
-class _Manager(ocp.CheckpointManager):
-  """Orbax's, which leaves it to the loop to ask whether the run is preempted.
-
-  JAX agrees on a step by counting who has asked how often. Orbax asks from a
-  thread of process 0 alone as well, and processes would leave at different
-  steps.
-  """
-
-  def reached_preemption(self, step: int) -> bool:
-    """Never: the loop saves when it is asked to end."""
-    del step
-    return False
-
-
 class CheckpointReader:
   """The checkpoints of a run folder that others may be writing; read only.
 
@@ -102,11 +88,7 @@ class CheckpointReader:
     self._open()
 
   def _open(self) -> None:
-    self._manager = _Manager(
-      self._path,
-      item_names=_ITEMS,
-      options=ocp.CheckpointManagerOptions(read_only=True),
-    )
+    self._manager = managers.read_only(self._path, _ITEMS)
 
   def latest_step(self) -> int | None:
     """The newest complete step."""
@@ -225,7 +207,7 @@ class Checkpoints(CheckpointReader):
 
   def _open(self) -> None:
     policies = ocp.checkpoint_managers
-    self._manager = _Manager(
+    self._manager = managers.Manager(
       self._path,
       item_names=_ITEMS,
       options=ocp.CheckpointManagerOptions(

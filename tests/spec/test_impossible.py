@@ -73,7 +73,7 @@ def test_what_is_negative_is_refused(path):
     ("optim.ema_half_life_kimg", {"first": 1.0, "last": -1.0}, "negative"),
     ("optim.g_lr", {"first": 1e-3, "last": math.nan}, "last=nan must be a"),
     ("optim.g_lr", {"first": 1e-3, "last": 0.0, "kimg": 1e20}, "between"),
-    ("model.spectra_interval", 0, "must be 1"),
+    ("model.spectra_interval", -1, "must be 1"),
     ("model.expansion", -2.0, "expansion"),
   ],
 )
