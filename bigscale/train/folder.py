@@ -246,6 +246,9 @@ def differences(
     for key in sorted(old.keys() | new.keys()):
       name = f"{path}.{key}" if path else key
       yield from differences(old.get(key), new.get(key), name)
+  elif _are_groups(old) and _are_groups(new) and len(old) == len(new):
+    for number, pair in enumerate(zip(old, new, strict=True)):
+      yield from differences(*pair, f"{path}[{number}]")
   elif old != new:
     yield path, old, new
 
