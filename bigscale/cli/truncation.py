@@ -123,8 +123,6 @@ def _normalized(
   from bigscale.sampling.standing import STANDING_SEED, standing_statistics
 
   ema, published = trained.ema, trained.imported.get("standing_statistics")
-  if not ema.batch_stats:
-    return ema, ""
   if batches:
     batch_size = trained.spec.evaluate.batch_size
     labels = None
@@ -141,7 +139,10 @@ def _normalized(
       rule=rule,
       labels=labels,
     )
-    return anew, f"standing ones of {batches} batches"
+    said = f"standing ones of {batches} batches"
+    return anew, said if ema.batch_stats else ""
+  if not ema.batch_stats:
+    return ema, ""
   if published:
     return _published(trained, truncation, rule)
   return ema, trained.imported.get("statistics", "running ones of training")

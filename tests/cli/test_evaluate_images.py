@@ -229,11 +229,11 @@ def test_images_get_the_frame_of_reals_of_their_own_size(
     )
     assert code == 0, err
     found[name] = json.loads(out)
-  assert found["own"]["padding"] == 2
-  assert found["framed"]["padding"] == 0
+  assert found["own"]["protocol"]["padding"] == 2
+  assert found["framed"]["protocol"]["padding"] == 0
   assert found["own"]["fid_inception"] == pytest.approx(
     found["framed"]["fid_inception"], rel=1e-9
   )
   code, _, err = bare("--workdir=x", "--padding=2")
   assert code == 2
-  assert "--padding=2 is of --images" in err
+  assert "--padding=2 is of given images" in err

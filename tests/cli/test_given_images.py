@@ -84,6 +84,7 @@ def test_the_protocol_says_size_channels_and_headers(scored, usual):
     "labels": "of no class: the images are given",
     "side": 8,
     "channels": 1,
+    "padding": 0,
     "resized": 0,
     "recoloured": 0,
     "shapes": {"8 x 8 x 1": _COUNT},

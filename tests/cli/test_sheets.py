@@ -3,8 +3,6 @@
 import functools
 import importlib
 import json
-import sys
-import types
 
 import jax
 import numpy as np
@@ -175,12 +173,13 @@ def test_standing_statistics_follow_each_threshold(
 ):
   asked = []
 
+  usual = standing.standing_statistics
+
   def recorded(*args, **options):
     asked.append(options["truncation"])
-    return standing.standing_statistics(*args, **options)
+    return usual(*args, **options)
 
-  spy = types.SimpleNamespace(standing_statistics=recorded)
-  monkeypatch.setitem(sys.modules, "bigscale.sampling.standing", spy)
+  monkeypatch.setattr(standing, "standing_statistics", recorded)
   options = ["--columns=4", "--standing_batches=2"]
   drawn(biggan, tmp_path, "--truncation_sweep=2,0.5", *options)
   assert asked == [2.0, 0.5]
@@ -220,6 +219,7 @@ def test_evaluate_scores_what_it_says(biggan, monkeypatch, capsys):
   assert (truncated != anew).any()
   assert json.loads(capsys.readouterr().out) == {
     "step": 0,
+    "data": ["fashion_mnist"],
     "truncation": 0.5,
     "truncation_rule": "resample",
     "batch_norm": "standing ones of 2 batches",
