@@ -96,7 +96,7 @@ def open_parts(
   if spec.temperature and (whole or split != "train"):
     # Other splits have other sizes, and would have other shares.
     sizes = [
-      len(_open(part.source, "train", part.subset, part.classes))
+      len(_open(part.source, "train", part.subset, part.classes, part.padding))
       for part in parts
     ]
   deal = deal_of(shares_of(spec, sizes), seed)

@@ -50,8 +50,8 @@ def test_it_saves_the_step_it_was_in_and_what_is_healthy(tmp_path):
 def test_the_program_ends_with_75(tmp_path, monkeypatch, capsys):
   train = loop.train
 
-  def told(spec, workdir, command, init_from):
-    del command, init_from
+  def told(spec, workdir, *others, **more):
+    del spec, others, more
     told_spec = from_config(monitored.config())
     prepared = monitored.prepared(told_spec, Told())
     return train(told_spec, workdir, prepared=prepared)
