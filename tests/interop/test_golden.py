@@ -156,8 +156,22 @@ def tolerance_of(path, quantity, dtype) -> float:
 
 _KNOWN = [path for path in _FILES if kind_of(path) in _PORTS]
 _IN_FLOAT64 = [path for path in _KNOWN if recorded_in(path) == "float64"]
+# Trainings in float64 take XLA's CPU backend minutes. Of the project's own
+# recordings one is trained in the fast tier, the others in the slow one.
+_TRAINED_SLOWLY = ("biggan_64px_f64", "biggan_deep_64px_f64")
+
+
+def marks_of(path, quantity) -> list:
+  own = not os.environ.get("BIGSCALE_GOLDEN_DIR")
+  training = quantity.startswith(("run/", "final_"))
+  slow = own and training and path.stem in _TRAINED_SLOWLY
+  return [pytest.mark.slow] if slow else []
+
+
 _CASES = [
-  pytest.param(path, quantity, id=f"{path.stem}-{quantity}")
+  pytest.param(
+    path, quantity, id=f"{path.stem}-{quantity}", marks=marks_of(path, quantity)
+  )
   for path in _FILES
   for quantity in quantities(path)
 ]
