@@ -1,14 +1,12 @@
-"""Images packed by others: WebDataset tars, and the idx files of MNIST."""
+"""Images packed by others: WebDataset tars."""
 
 import collections
-import gzip
 import hashlib
 import json
 import os
 import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -25,12 +23,11 @@ from bigscale.data.encoded import (
 )
 from bigscale.data.listing import hidden_by
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.memory import ArraySource
 from bigscale.data.sources import Missing
 
-_GZIP = b"\x1f\x8b"
-_IDX_UINT8 = b"\0\0\x08"
 _PIECE = 1 << 20
+# Some keep captions and whole tables beside an image.
+_MOST_OF_LABEL = 1 << 24
 
 
 class _Record(NamedTuple):
@@ -165,7 +162,10 @@ class TarSource(EncodedSource):
     paths = [file.path for file in self._files]
     return content.of_files("", paths, np.array(self._sizes), self.name)
 
-  def _encoded(self, index: int) -> bytes:
+  def _size(self, index: int) -> int:
+    return int(self._places[index, 2])
+
+  def _whole(self, index: int) -> bytes:
     tar, offset, size = self._places[index].tolist()
     return check_length(self._files[tar].read(offset, size), size)
 
@@ -191,7 +191,7 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
     with epath.Path(path).open("rb") as file:
       for member in _members(file, path, counts):
         folder, name = os.path.split(member.name)
-        hides = hidden_by(member.name)
+        hides = hidden_by(member.name.replace("\\", "/"))
         if hides:
           counts.hidden[hides, os.path.splitext(name)[1].lower()] += 1
           continue
@@ -210,7 +210,8 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
           counts.folders.add(os.path.normpath(folder))
         elif extension in (".cls", ".json"):
           file.seek(member.offset_data)
-          text = file.read(member.size)
+          # One byte more: what is longer is no label.
+          text = file.read(min(member.size, _MOST_OF_LABEL + 1))
           found = _parse_label(text, extension, f"{member.name} in {path}")
           known = labels.setdefault(key, found) or found
           if found and known != found:
@@ -277,6 +278,8 @@ def _members(
 def _parse_label(text: bytes, extension: str, where: str) -> tuple[int, ...]:
   """Labels of a `.cls` or `.json`; () where a `.json` has none."""
   try:
+    if len(text) > _MOST_OF_LABEL:
+      raise ValueError(f"it has more than {_MOST_OF_LABEL:,} bytes")
     if extension == ".cls":
       found = [int(text)]
     else:
@@ -310,67 +313,3 @@ def _check_labels(
       )
   most = max(max(record.labels) for record in records)
   return splits.number_names(most + 1, files[0].path)
-
-
-class IdxSource(ArraySource):
-  """A split of MNIST's idx files, compressed by gzip or not, read whole.
-
-  Classes are named "0", "1" and so on. Images are held out by their place.
-
-  Args:
-    images_path: [N, H, W] or [N, H, W, C] of uint8.
-    labels_path: [N] of uint8; None where there are none.
-    split: `train` or `heldout`.
-    heldout_fraction: of the images.
-
-  Raises:
-    DataError: a file is no such idx file, or the two do not fit together.
-  """
-
-  def __init__(
-    self,
-    images_path: str,
-    labels_path: str | None = None,
-    split: Split = "train",
-    heldout_fraction: float = splits.HELDOUT_FRACTION,
-  ) -> None:
-    super().__init__(
-      read_idx(images_path),
-      None if labels_path is None else read_idx(labels_path),
-      name=os.path.basename(images_path).removesuffix(".gz"),
-      split=split,
-      heldout_fraction=heldout_fraction,
-    )
-
-
-def read_idx(path: str) -> np.ndarray:
-  """Reads an idx file of uint8, of any rank, compressed by gzip or not.
-
-  The format: two zero bytes, the type, the rank, each axis as a big-endian
-  int32, then the values (LeCun, Cortes and Burges, the MNIST database).
-
-  Raises:
-    DataError: it cannot be read, or is no such file.
-  """
-  try:
-    data = epath.Path(local_path(path)).read_bytes()
-    if data.startswith(_GZIP):
-      data = gzip.decompress(data)
-  except (OSError, EOFError, zlib.error) as error:
-    raise DataError(
-      f"{path} cannot be read ({error}); copy it again, or check the path"
-    ) from error
-  if data[:3] != _IDX_UINT8 or len(data) < 4 + 4 * data[3]:
-    raise DataError(
-      f"{path} is not an idx file of uint8: it starts with {data[:4].hex()!r}; "
-      "name the original file"
-    )
-  rank = data[3]
-  shape = tuple(np.frombuffer(data, ">i4", count=rank, offset=4).tolist())
-  values = np.frombuffer(data, np.uint8, offset=4 + 4 * rank)
-  size: Any = np.prod(shape, dtype=np.int64)
-  if values.size != size or min(shape, default=0) < 0:
-    raise DataError(
-      f"{path} has {values.size} values, but says {shape}; copy it again"
-    )
-  return values.reshape(shape)

@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags
 
 from bigscale.data import hashing, ingest
-from bigscale.data.archives import read_idx
+from bigscale.data.idx import read_idx
 from bigscale.data.manifest import Schema
 
 _FASHION = flags.DEFINE_string(

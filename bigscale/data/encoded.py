@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bigscale.data import headers, images
+from bigscale.data import headers, images, pillow
 from bigscale.data.content import Content
 from bigscale.data.manifest import Split
 from bigscale.data.sources import (
@@ -42,6 +42,8 @@ IMAGE_EXTENSIONS = (
 
 # Files of which the bytes are compared between processes.
 _LOOKED_AT = 16
+# Larger files are looked at before they are read.
+_LARGE = 1 << 24
 
 
 def is_remote(path: str) -> bool:
@@ -120,7 +122,7 @@ class RangeFile:
 class EncodedSource(Source):
   """One split of image files whose names, places and labels are known.
 
-  Who extends it says how one is read (`_encoded`), and where it lies.
+  Who extends it says how one is read (`_whole`), and where it lies.
 
   Args:
     kind: of source: begins its identity.
@@ -176,12 +178,23 @@ class EncodedSource(Source):
     """The digest of the bytes of all records, as far as `outline` has none."""
 
   @abc.abstractmethod
-  def _encoded(self, index: int) -> bytes:
+  def _size(self, index: int) -> int:
+    """The bytes of a record's file, when it was listed."""
+
+  @abc.abstractmethod
+  def _whole(self, index: int) -> bytes:
     """The file of a record; OSError or ValueError where it is not to be had."""
 
+  @abc.abstractmethod
   def _first_bytes(self, index: int, size: int) -> bytes:
-    """The first bytes of a record's file, so many or more; errors likewise."""
-    return self._encoded(index)
+    """The first bytes of a record's file, so many; errors likewise."""
+
+  def _encoded(self, index: int) -> bytes:
+    """See `_whole`; ValueError also where it is too large for an image."""
+    size = check_size(self._size(index))
+    if size > _LARGE and not pillow.is_start(self._first_bytes(index, 64)):
+      raise ValueError(f"it has {size:,} bytes, and starts as no image does")
+    return self._whole(index)
 
   @abc.abstractmethod
   def _where(self, index: int) -> str:
@@ -264,6 +277,20 @@ class EncodedSource(Source):
     if isinstance(error, OSError):
       reason = f"its file cannot be read ({error.strerror or error})"
     return BadRecordError(self.name, index, reason, self._where(index))
+
+
+def check_size(size: int) -> int:
+  """Returns the size of a file that may be read into memory.
+
+  Raises:
+    ValueError: it is too large.
+  """
+  if size > pillow.MOST_BYTES:
+    raise ValueError(
+      f"it has {size:,} bytes, and files of at most {pillow.MOST_BYTES:,} are "
+      "read"
+    )
+  return size
 
 
 def check_length(data: bytes, size: int) -> bytes:

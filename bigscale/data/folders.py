@@ -31,6 +31,7 @@ from bigscale.data.encoded import (
   PackedNames,
   RangeFile,
   check_length,
+  check_size,
   find_missing,
   is_remote,
   local_path,
@@ -117,7 +118,10 @@ class FolderSource(EncodedSource):
       self._root, self._paths, self._numbers[:, 0], self.name
     )
 
-  def _encoded(self, index: int) -> bytes:
+  def _size(self, index: int) -> int:
+    return int(self._numbers[index, 0])
+
+  def _whole(self, index: int) -> bytes:
     return self._read(self._paths[index], self._numbers[index])
 
   def _first_bytes(self, index: int, size: int) -> bytes:
@@ -146,14 +150,15 @@ class FolderSource(EncodedSource):
       ) from error
 
   def _read(self, path: str, numbers: np.ndarray) -> bytes:
-    size = int(numbers[0])
+    size = check_size(int(numbers[0]))
     if self._zip is not None:
       return check_length(unpack(self._zip, numbers), size)
     full = os.path.join(self._root, path)
     if is_remote(full):
       return check_length(epath.Path(full).read_bytes(), size)
     with open(full, "rb", buffering=0) as file:
-      return check_length(file.read(), size)
+      # Not to the end: it may have grown.
+      return check_length(file.read(size + 1), size)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """The size and channels of an image file, from its first bytes."""
 
-import warnings
-
-from bigscale.data import images, orientation
+from bigscale.data import images, orientation, pillow
 
 # Most headers end before this; a long colour profile may come first.
 FIRST_BYTES = 1 << 16
@@ -20,11 +18,9 @@ def shape_of(data: bytes) -> tuple[int, int, int]:
     ValueError: the bytes are no image, or the header is not all there.
   """
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      with images.open_with_pillow(data) as file:
-        width, height = orientation.size_of(file)
-        channels = images.channels_of(file.mode)
+    with pillow.opened(data) as file:
+      width, height = orientation.size_of(file)
+      channels = images.channels_of(file.mode)
   except Exception as error:  # Pillow's parsers have many for damaged headers
     raise ValueError(f"its header cannot be read ({error})") from error
   return height, width, channels

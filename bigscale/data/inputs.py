@@ -76,14 +76,15 @@ def _open_train_alone(name: str) -> Source:
 
 def _open(name: str, split: Split, heldout_fraction: float) -> Source:
   if name.startswith("idx:"):
-    from bigscale.data.archives import IdxSource
+    from bigscale.data.idx import IdxSource
 
     images, _, labels = name.removeprefix("idx:").partition(",")
     if not labels:
       raise DataError(
         f"input={name!r} must name two files; write idx:IMAGES,LABELS"
       )
-    return IdxSource(images, labels, split, heldout_fraction)
+    places = map(local_place, (images, labels))
+    return IdxSource(*places, split, heldout_fraction)
   ending = os.path.splitext(name)[1].lower()
   if ending == ".tar":
     from bigscale.data.archives import TarSource

@@ -19,7 +19,12 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from bigscale.data.encoded import IMAGE_EXTENSIONS, RangeFile, is_remote
+from bigscale.data.encoded import (
+  IMAGE_EXTENSIONS,
+  RangeFile,
+  check_size,
+  is_remote,
+)
 from bigscale.data.manifest import DataError
 
 LABELS_FILE = "dataset.json"
@@ -278,7 +283,7 @@ def unpack(file: RangeFile, numbers: np.ndarray) -> bytes:
     ValueError: the file in it is not as listed.
   """
   size, crc, _, packed_size, method = numbers.tolist()
-  data = file.read(_start_of(file, numbers), packed_size)
+  data = file.read(_start_of(file, numbers), check_size(packed_size))
   if method == zipfile.ZIP_DEFLATED:
     data = _inflate(data, size + 1)
   if zlib.crc32(data) != crc:
@@ -298,7 +303,10 @@ def _start_of(file: RangeFile, numbers: np.ndarray) -> int:
   start, method = numbers[2].item(), numbers[4].item()
   if method not in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
     how = "encrypted" if method < 0 else f"packed by method {method}"
-    raise ValueError(f"it is {how}, and only stored or deflated is read")
+    raise ValueError(
+      f"it is {how}, and only stored or deflated files are read: pack the zip "
+      "again, without a password and by deflate"
+    )
   header = file.read(start, _ZIP_LOCAL_HEADER.size)
   if len(header) < _ZIP_LOCAL_HEADER.size or header[:4] != b"PK\3\4":
     raise ValueError("the zip does not have it where its directory says")

@@ -5,14 +5,14 @@ held. The notes are read as Pillow's `ImageOps.exif_transpose` reads them: the
 EXIF tag Orientation, and where there is none, `tiff:Orientation` in XMP.
 """
 
-import io
 import re
 import struct
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from bigscale.data import pillow
 
 UPRIGHT = 1
 
@@ -113,16 +113,12 @@ def of_file(data: bytes) -> int:
     return of_jpeg(data)
   if not any(sign in data for sign in _SIGNS):
     return UPRIGHT
-  from PIL import Image
-
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      # Not loaded: a TIFF still has its tag, as `decode` has turned it.
-      with Image.open(io.BytesIO(data)) as image:
-        return of_image(image)
-  except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
-    raise ValueError(f"it does not decode ({e})") from e
+    # Not loaded: a TIFF still has its tag, as `decode` has turned it.
+    with pillow.opened(data) as image:
+      return of_image(image)
+  except Exception as error:  # of damaged bytes Pillow raises everything
+    raise ValueError(f"it does not decode ({error})") from error
 
 
 def apply(image_hwc: np.ndarray, orientation: int) -> np.ndarray:

@@ -241,7 +241,10 @@ def _is_plain(data: bytes, image: np.ndarray, encoding: Encoding) -> bool:
   if encoding == "jpeg" and data.startswith(_JPEG_START):
     import simplejpeg
 
-    space = simplejpeg.decode_jpeg_header(data)[2]
+    try:
+      space = simplejpeg.decode_jpeg_header(data, strict=True)[2]
+    except ValueError:  # Pillow alone reads it
+      return False
     return space in (("Gray",) if channels == 1 else ("YCbCr", "RGB"))
   if encoding == "png" and data.startswith(_PNG_START):
     # 8 bits; gray or RGB; nothing transparent.

@@ -193,7 +193,8 @@ class TfdsSource(Source):
         record, decoders=self._decoders
       )
       return example[self._image], self._checked(example)
-    except (ValueError, RuntimeError, IndexError, KeyError) as error:
+    # What is wrong with a record is told by ArrayRecord, protobuf or TFDS.
+    except Exception as error:
       raise self._bad(index, error) from error
 
   def labels(self) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 from concurrent import futures
 
 import numpy as np
@@ -15,7 +16,8 @@ from etils import epath
 from image_files import everything, png
 
 from bigscale.data import images
-from bigscale.data.archives import IdxSource, TarSource, read_idx
+from bigscale.data.archives import TarSource
+from bigscale.data.idx import IdxSource, read_idx
 from bigscale.data.manifest import DataError
 from bigscale.data.sources import BadRecordError
 
@@ -268,7 +270,7 @@ def test_an_idx_identity_does_not_depend_on_compression(tmp_path):
     (b"\0\0\x0d\1\0\0\0\1\0\0\0\0", "is not an idx file"),
     (b"\0\0\x08\3\0\0", "is not an idx file"),
     (idx(np.zeros((3, 4), np.uint8))[:-1], "11 values, but says"),
-    (idx(np.zeros((3, 4), np.uint8)) + b"x", "13 values, but says"),
+    (idx(np.zeros((3, 4), np.uint8)) + b"x", "more values, but says"),
     (
       gzip.compress(idx(np.zeros(99, np.uint8)), mtime=0)[:-9],
       "cannot be read",
@@ -288,5 +290,35 @@ def test_idx_files_that_do_not_fit_together_are_refused(tmp_path):
   labels = write_idx(tmp_path / "labels", np.zeros(29, np.uint8))
   with pytest.raises(DataError, match="one for every image"):
     IdxSource(pixels, labels)
-  with pytest.raises(DataError, match="uint8"):
+  with pytest.raises(DataError, match=r"labels has 1 axis.*images first"):
     IdxSource(labels)
+  with pytest.raises(DataError, match=r"images has 3 axes.*labels last"):
+    IdxSource(pixels, pixels)
+  lone = write_idx(tmp_path / "lone", np.array(3, np.uint8))
+  with pytest.raises(DataError, match="0 axes"):
+    IdxSource(lone)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(
+  "shape", [(2**31 - 1, 2**31 - 1), (60_000, 28, 28), (2**16,) * 4, (1,) * 99]
+)
+def test_an_idx_file_that_claims_more_than_it_holds_takes_no_memory(
+  tmp_path, suffix, shape
+):
+  data = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}i", *shape)
+  path = tmp_path / f"images{suffix}"
+  path.write_bytes(gzip.compress(data) if suffix else data)
+  with pytest.raises(DataError, match=r"which it cannot hold|has 0 values"):
+    read_idx(str(path))
+
+
+def test_a_gzip_of_an_idx_file_is_read_no_further_than_it_claims(tmp_path):
+  bomb = bytes([0, 0, 8, 1]) + struct.pack(">i", 10) + bytes(1 << 26)
+  (tmp_path / "labels.gz").write_bytes(gzip.compress(bomb))
+  tracemalloc.start()
+  with pytest.raises(DataError, match="more values"):
+    read_idx(str(tmp_path / "labels.gz"))
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 1 << 23

@@ -12,8 +12,9 @@ from image_files import image, write, write_zip
 from test_archives import write_tar
 
 from bigscale.data import cache_folder, content, digests, ingest
-from bigscale.data.archives import IdxSource, TarSource
+from bigscale.data.archives import TarSource
 from bigscale.data.folders import FolderSource
+from bigscale.data.idx import IdxSource
 from bigscale.data.manifest import DataError, Schema
 from bigscale.data.mixture import identity_of
 from bigscale.data.reading import open_data, open_parts

@@ -15,9 +15,10 @@ from test_archives import write_tar
 
 from bigscale.data import inspect, notes
 from bigscale.data import manifest as manifests
-from bigscale.data.archives import IdxSource, TarSource
+from bigscale.data.archives import TarSource
 from bigscale.data.build import build
 from bigscale.data.folders import FolderSource
+from bigscale.data.idx import IdxSource
 from bigscale.data.manifest import DataError
 from bigscale.data.memory import ArraySource, SyntheticSource
 from bigscale.data.mixture import Mixed
