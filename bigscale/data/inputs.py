@@ -4,7 +4,10 @@ import glob
 import os
 from collections.abc import Mapping
 
+from etils import epath
+
 from bigscale.data import manifest as manifests
+from bigscale.data import places
 from bigscale.data.manifest import DataError, EmptySplitError, Split
 from bigscale.data.sources import (
   EMBEDDED,
@@ -83,13 +86,16 @@ def _open(name: str, split: Split, heldout_fraction: float) -> Source:
       raise DataError(
         f"input={name!r} must name two files; write idx:IMAGES,LABELS"
       )
-    places = map(local_place, (images, labels))
-    return IdxSource(*places, split, heldout_fraction)
+    paths = tuple(map(local_place, (images, labels)))
+    for path in paths:
+      places.check(path)
+    return IdxSource(*paths, split, heldout_fraction)
   ending = os.path.splitext(name)[1].lower()
   if ending == ".tar":
     from bigscale.data.archives import TarSource
 
-    paths = sorted(glob.glob(name))
+    places.check(name)
+    paths = _matches(name)
     if not paths:
       raise DataError(f"input={name!r} matches no file; check the path")
     return TarSource(paths, split, heldout_fraction)
@@ -102,6 +108,16 @@ def _open(name: str, split: Split, heldout_fraction: float) -> Source:
 
     return FolderSource(name, split, heldout_fraction)
   return open_source(name, split)
+
+
+def _matches(pattern: str) -> list[str]:
+  """The files that a pattern names, in order."""
+  if "://" not in pattern:
+    return sorted(glob.glob(pattern))
+  if not glob.has_magic(pattern):
+    return [pattern]
+  folder, _, name = pattern.rpartition("/")
+  return sorted(map(os.fspath, epath.Path(folder).glob(name)))
 
 
 def _has_own_splits(name: str) -> bool:

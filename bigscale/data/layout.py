@@ -353,6 +353,11 @@ def _is_empty(root: str, listing: Listing) -> str:
     f"{root} is empty: no file in it ends in {', '.join(IMAGE_EXTENSIONS)}; "
     "check the path"
   )
+  sets = sorted({f for f, e in listing.left_out if e == ".array_record" and f})
+  if sets:
+    message += (
+      f", or name one of the sets in shards in it ({notes.listed(sets)})"
+    )
   if listing.left_out:
     message += f"; it has {notes.by_ending(listing.left_out)}"
   if listing.hidden:

@@ -164,7 +164,7 @@ def load(directory: str) -> Manifest:
       f"cannot read {path} ({error.strerror}); name a directory of shards, "
       "or build it again"
     ) from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise DataError(
       f"{path} is not valid JSON ({error}); copy it again from where it was "
       "built, or build the set again"
@@ -178,7 +178,7 @@ def load(directory: str) -> Manifest:
     )
   try:
     return _parse(tree)
-  except (KeyError, TypeError, ValueError) as error:
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     reason = f"{error} is missing" if isinstance(error, KeyError) else error
     raise DataError(
       f"{path} does not describe a data set: {reason}; copy it again from "
@@ -199,12 +199,12 @@ def _parse(tree: Mapping[str, Any]) -> Manifest:
   return Manifest(
     name=str(tree["name"]),
     schema=schema,
-    class_names=tuple(str(name) for name in tree["class_names"]),
+    class_names=_names(tree["class_names"]),
     shards=shards,
     source=str(tree["source"]),
     licence=str(tree["licence"]),
     padding=_padding(tree.get("padding", 0)),
-    made=dict(tree.get("made", {})),
+    made=_made(tree.get("made", {})),
   )
 
 
@@ -224,6 +224,22 @@ def _parse_shard(tree: Mapping[str, Any]) -> Shard:
     bytes=_whole(tree["bytes"]),
     sha256=str(tree["sha256"]),
   )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+  if not isinstance(value, list) or not all(type(x) is str for x in value):
+    raise ValueError("class_names must be a list of texts")
+  return tuple(value)
+
+
+def _made(value: Any) -> dict[str, Any]:
+  """The part for the reader, as far as programs read it, too."""
+  made = dict(value)
+  for split, of_split in dict(made.get("splits", {})).items():
+    counts = of_split.get("label_counts", [])
+    if not isinstance(counts, list) or any(type(n) is not int for n in counts):
+      raise ValueError(f"label_counts of {split} must be whole numbers")
+  return made
 
 
 def _padding(value: Any) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from bigscale.data import manifest as manifests
+from bigscale.data import places
 from bigscale.data.manifest import DataError
 
 Split = Literal["train", "heldout"]
@@ -292,6 +293,7 @@ def _open(source: str, split: Split) -> Source:
     from bigscale.data.memory import SyntheticSource
 
     return SyntheticSource.parse(rest, split)
+  places.check(source)
   path = epath.Path(source)
   ending = path.suffix.lower()
   if ending == ".npz" and path.is_file():
@@ -323,6 +325,11 @@ def local_place(source: str) -> str:
 
 
 def _shards(directory: str, split: Split) -> Source:
+  if "://" in directory:
+    raise DataError(
+      f"data.source={directory!r} is an address, and sets in shards are read "
+      "from a disk; mount it or copy it, and name the path there"
+    )
   from bigscale.data.shards import ShardSource
 
   return ShardSource(directory, split)
