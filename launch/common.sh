@@ -112,7 +112,7 @@ check_run() {
   local pair
   need RUN_NAME PROGRAM CONFIG WORKDIR
   [[ $WORKDIR != *://* ]] || fail "WORKDIR=$WORKDIR is an address; name a \
-folder that all machines share, as of a bucket mounted by gcsfuse"
+folder that all machines share, on Filestore or NFS"
   numbers MAX_RESTARTS RESTART_DELAY GRACE_SECONDS
   # It names pods, nodes and jobs, which add to it and may have 63 letters.
   [[ $RUN_NAME =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]] \

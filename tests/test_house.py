@@ -103,7 +103,7 @@ RULES = (
       "sampling/latents",
     ),
   ),
-  (r"train/(claim|logging|managers|sealed)", ()),
+  (r"train/(claim|lives|logging|managers|mount|sealed)", ()),
   (r"train/folder", ("train/claim", "train/sealed")),
   (r"train/(index|notes)", ("train/sealed",)),
   (r"train/best", ("train/folder", "train/sealed")),

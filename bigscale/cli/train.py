@@ -16,7 +16,8 @@ a Cloud TPU, GKE or SLURM tells them:
 They wait for each other for $BIGSCALE_START_TIMEOUT seconds, 300 by default.
 `--local_processes=N` starts N of them on this machine. With 1 it watches over
 the one process that a host has in a run of many hosts: however that ends, the
-exit code says whether to start it again.
+exit code says whether to start it again. After three starts in a row that were
+killed or hung and saved no new step it says 1: do not.
 
 A config is a Python file with a function `get_config`; any value in it can be
 set with --config.NAME=VALUE. `--config=FILE:ARG` calls `get_config(ARG)`.
@@ -98,6 +99,7 @@ def _run_locally(processes: int) -> int:
   """Starts this command again, as each of the processes."""
   from bigscale.parallel.local import run_locally
   from bigscale.spec import require
+  from bigscale.train.lives import Life
 
   require(
     processes == 1
@@ -107,11 +109,15 @@ def _run_locally(processes: int) -> int:
   )
   # Whatever is wrong with the config is better said once.
   spec_of(FLAGS)
-  require_flag(FLAGS, "workdir", "runs/first")
+  life = Life(require_flag(FLAGS, "workdir", "runs/first"))
   # Of a flag that is given twice, the last one counts.
   words = [*sys.argv, "--local_processes=0"]
   program = [sys.executable, "-m", "bigscale.cli.main", *words]
   environ = dict(os.environ)
   # What this process has set for itself may be too little for theirs.
   threads = max(int(environ["PJRT_NPROC"]), 2 * FLAGS.virtual_devices)
-  return run_locally(program, processes, environ | {"PJRT_NPROC": f"{threads}"})
+  environ["PJRT_NPROC"] = f"{threads}"
+  code, why = life.end(*run_locally(program, processes, environ))
+  if why:
+    print(f"bigscale: {why}", file=sys.stderr)
+  return code

@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 from bigscale.parallel import cluster
 
@@ -42,12 +42,24 @@ _SUPERVISOR = "BIGSCALE_SUPERVISOR"
 _PR_SET_PDEATHSIG = 1
 
 
+class Ended(NamedTuple):
+  """How processes ended.
+
+  Attributes:
+    code: one exit code of theirs.
+    asked: whether a signal asked them to.
+  """
+
+  code: int
+  asked: bool
+
+
 def run_locally(
   program: Sequence[str],
   processes: int,
   environ: Mapping[str, str] | None = None,
   grace_seconds: float = _GRACE_SECONDS,
-) -> int:
+) -> Ended:
   """Runs a program in several processes and waits for all of them.
 
   Call it in the main thread: while it runs, SIGTERM and SIGINT go to the
@@ -62,7 +74,7 @@ def run_locally(
       they are killed, too.
 
   Returns:
-    One exit code for all; see the module.
+    One exit code for all (see the module), and whether they were asked to end.
   """
   environ = dict(os.environ if environ is None else environ)
   port, marked = _free_port(), processes > 1
@@ -104,7 +116,8 @@ def run_locally(
       signal.signal(number, handler)
   for reader in readers:
     reader.join(timeout=5)
-  return one_code([process.returncode for process in started])
+  code = one_code([process.returncode for process in started])
+  return Ended(code, bool(told))
 
 
 def heed_supervisor() -> None:

@@ -163,8 +163,8 @@ def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
   # Rows are appended to files, which buckets do not know.
   if "://" in str(workdir):
     raise SpecError(
-      f"--workdir={workdir} is an address, not a folder; mount it (Filestore, "
-      "NFS, a bucket by gcsfuse) on every machine and name the folder there"
+      f"--workdir={workdir} is an address, not a folder; mount a disk "
+      "(Filestore, NFS) on every machine and name a folder there"
     )
   return pathlib.Path(workdir).expanduser()
 

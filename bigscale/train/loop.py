@@ -22,7 +22,7 @@ from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import RunSpec, require, to_json
 from bigscale.train import folder as folders
-from bigscale.train import hooks
+from bigscale.train import hooks, mount
 from bigscale.train.build import Built, build
 from bigscale.train.checkpoint import Checkpoints, Restored
 from bigscale.train.claim import Claim
@@ -158,6 +158,7 @@ def _open_folder(
   folder = folders.RunFolder(pathlib.Path(workdir))
   with contextlib.ExitStack() as undo:
     undo.callback(claim.release)
+    multihost.decide("mount", lambda: mount.check(workdir))
     multihost.decide(
       "folder",
       lambda: str(folders.create(workdir, spec, command, claim).path),

@@ -191,7 +191,7 @@ def test_workdir_of_another_run(run_dir, capsys):
 
 def test_an_address_is_no_workdir(capsys):
   message = refused(capsys, "train", CONFIG, "--workdir=gs://bucket/run")
-  assert "is an address, not a folder; mount it" in message
+  assert "is an address, not a folder; mount a disk" in message
 
 
 def test_unwritable_workdir(tmp_path, capsys):

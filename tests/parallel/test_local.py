@@ -43,7 +43,7 @@ def test_one_code_says_what_happened(codes, one):
 
 
 def test_processes_know_each_other_and_their_lines_are_marked(capfd):
-  code = run_locally(
+  code, _ = run_locally(
     program(
       """
       import os, sys
@@ -64,7 +64,7 @@ def test_processes_know_each_other_and_their_lines_are_marked(capfd):
 
 
 def test_one_process_is_told_of_its_supervisor_alone(capfd):
-  code = run_locally(
+  code, _ = run_locally(
     program("import os; print([k for k in os.environ if 'BIGSCALE' in k])"),
     1,
     ENVIRON,
@@ -74,7 +74,7 @@ def test_one_process_is_told_of_its_supervisor_alone(capfd):
 
 def test_the_others_of_one_that_failed_are_ended():
   started = time.monotonic()
-  code = run_locally(
+  code, _ = run_locally(
     program(
       """
       import os, sys, time
@@ -113,7 +113,7 @@ def supervised(processes, folder):
       f"""
       import sys
       from bigscale.parallel.local import run_locally
-      sys.exit(run_locally([sys.executable, "-c", {child!r}], {processes}))
+      sys.exit(run_locally([sys.executable, "-c", {child!r}], {processes})[0])
       """
     )
   )

@@ -1,0 +1,119 @@
+"""A run that is killed at the same place each time is not started for ever."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from bigscale.train import lives
+from bigscale.train.lives import Life
+from tests.launch.launching import HOSTS, environ
+
+
+def save(folder, step, part="checkpoints"):
+  (folder / part / str(step)).mkdir(parents=True)
+
+
+def test_three_lost_starts_without_a_save_are_the_last(tmp_path):
+  folder = tmp_path / "run"
+  assert [Life(folder).end(76, asked=False)[0] for _ in range(3)] == [76, 76, 1]
+
+
+def test_the_message_says_where_and_what_to_do(tmp_path):
+  save(tmp_path, 40)
+  save(tmp_path, 8)
+  found = [Life(tmp_path).end(76, asked=False) for _ in range(3)]
+  assert [why for _, why in found[:2]] == ["", ""]
+  for word in ("3 starts", "a step after 40", str(tmp_path), "save more often"):
+    assert word in found[2][1]
+
+
+def test_who_starts_it_all_the_same_gets_three_more(tmp_path):
+  codes = [Life(tmp_path).end(76, asked=False)[0] for _ in range(6)]
+  assert codes == [76, 76, 1] * 2
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "healthy"])
+def test_a_saved_step_is_progress(tmp_path, part):
+  for step in range(8):
+    life = Life(tmp_path)
+    if step % 2:
+      save(tmp_path, step, part)
+    assert life.end(76, asked=False) == (76, "")
+
+
+def test_a_save_under_way_is_none(tmp_path):
+  save(tmp_path, 4)
+  for code in (76, 76, 1):
+    life = Life(tmp_path)
+    save(tmp_path, f"8.orbax-checkpoint-tmp-{code}-{os.urandom(3).hex()}")
+    assert life.end(76, asked=False)[0] == code
+
+
+@pytest.mark.parametrize(
+  ("code", "asked"), [(75, False), (75, True), (76, True), (0, False), (1, 0)]
+)
+def test_preemptions_and_other_ends_are_not_counted(tmp_path, code, asked):
+  for _ in range(5):
+    assert Life(tmp_path).end(code, asked) == (code, "")
+  assert not (tmp_path / lives.FILE).exists()
+
+
+def test_a_preemption_between_does_not_begin_the_count_anew(tmp_path):
+  ends = [(76, False), (76, True), (76, False), (75, True), (76, False)]
+  assert [Life(tmp_path).end(*end)[0] for end in ends] == [76, 76, 76, 75, 1]
+
+
+def test_supervisors_of_one_run_count_together(tmp_path):
+  codes = []
+  for _ in range(3):
+    hosts = [Life(tmp_path) for _ in range(4)]
+    codes.append({host.end(76, asked=False)[0] for host in hosts})
+  assert codes == [{76}, {76}, {1}]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"saved": 1, "lost": "x"}'])
+def test_a_damaged_note_is_none(tmp_path, text):
+  (tmp_path / lives.FILE).write_text(text)
+  assert Life(tmp_path).end(76, asked=False) == (76, "")
+
+
+# As `bigscale train --local_processes` does it, with another program.
+_TRAIN = """
+import sys
+from bigscale.parallel.local import run_locally
+from bigscale.train.lives import Life
+folder, program = sys.argv[1:]
+life = Life(folder)
+code, why = life.end(*run_locally([sys.executable, "-c", program], 1))
+print(why, file=sys.stderr)
+sys.exit(code)
+"""
+_CHILD = """
+import os, pathlib, signal
+folder = pathlib.Path({folder!r})
+with (folder / "starts").open("a") as file:
+  file.write("x")
+starts = len((folder / "starts").read_text())
+if starts == 2:
+  (folder / "checkpoints" / "4").mkdir(parents=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_launchers_stop_at_the_third(tmp_path):
+  train = [sys.executable, "-c", textwrap.dedent(_TRAIN), str(tmp_path)]
+  child = _CHILD.format(folder=str(tmp_path))
+  done = subprocess.run(
+    ["bash", str(HOSTS / "restart.sh"), "100", "0", *train, child],
+    env=environ(),
+    stderr=subprocess.PIPE,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == 1
+  # One without a save, one with it, three without another.
+  assert len((tmp_path / "starts").read_text()) == 5
+  assert "3 starts in a row were killed or hung" in done.stderr
