@@ -15,6 +15,7 @@ from typing import Any
 
 from bigscale.cli.common import Subcommand
 from bigscale.cli.overrides import rewrite
+from bigscale.data.shown import shown, shown_lines
 from bigscale.parallel.environment import prepare_cpu
 from bigscale.spec import SpecError
 
@@ -93,6 +94,7 @@ def _answer(name: str, argv: list[str]) -> int:
   # Orbax alone says dozens of lines at INFO.
   logging.set_verbosity(logging.WARNING)
   logging.set_stderrthreshold("warning")
+  logging.get_absl_handler().addFilter(_show_names)
   # What is recorded as the run's command.
   sys.argv = argv
   for_help = any(arg in ("-h", "--help", "-help") for arg in argv)
@@ -119,12 +121,22 @@ def _answer(name: str, argv: list[str]) -> int:
     if isinstance(error, BrokenPipeError) and _nobody_reads():
       return 128 + signal.SIGPIPE
     if type(error).__name__ in _ENDINGS:
-      print(f"bigscale: {error}", file=sys.stderr)
+      print(f"bigscale: {shown_lines(str(error))}", file=sys.stderr)
       return _ENDINGS[type(error).__name__]
     code = _failed(error, 0)
     if not code:
       traceback.print_exc()
     return code or BUG
+
+
+def _show_names(record: Any) -> bool:
+  """Escapes what does not print in the words that a line of the log names."""
+  if isinstance(record.args, tuple):
+    record.args = tuple(
+      shown(str(word)) if isinstance(word, (str, Exception)) else word
+      for word in record.args
+    )
+  return True
 
 
 def _parse(
@@ -281,7 +293,7 @@ def _flag_error(error: Exception, argv: list[str]) -> str:
 
 
 def _refuse(message: str) -> int:
-  print(f"bigscale: {message}", file=sys.stderr)
+  print(f"bigscale: {shown_lines(message)}", file=sys.stderr)
   return USAGE
 
 

@@ -80,6 +80,7 @@ def run() -> int:
   spec = spec_of(FLAGS)
   workdir = require_flag(FLAGS, "workdir", "runs/first")
 
+  from bigscale.data.shown import shown
   from bigscale.parallel import multihost
   from bigscale.report import write_report
   from bigscale.train.loop import train
@@ -89,7 +90,7 @@ def run() -> int:
   if multihost.is_main():
     report = write_report(result.folder.path)
     for name, score in result.scores.items():
-      print(f"{name}: {score:.4g}")
+      print(f"{shown(name)}: {score:.4g}")
     print(f"samples: {result.folder.samples(spec.total_steps)}")
     print(f"report:  {report}")
   return 0

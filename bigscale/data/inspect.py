@@ -13,6 +13,7 @@ from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.shapes import survey
 from bigscale.data.shapes import text as text_of
+from bigscale.data.shown import shown
 from bigscale.data.sources import BadRecordError, Source
 
 # Sources up to this size are asked for every label, larger ones for a sample.
@@ -154,7 +155,7 @@ def text(found: Mapping[str, Any]) -> str:
     lines += ["", *_split_lines(split, facts_of, found)]
   if "heldout" not in found["splits"]:
     lines += ["", "no heldout split"]
-  return "\n".join(lines)
+  return "\n".join(map(shown, lines))
 
 
 def _provenance(manifest: Mapping[str, Any]) -> list[str]:
@@ -228,8 +229,9 @@ def _histogram(names: Sequence[str], counts: Sequence[int] | None) -> list[str]:
   lines = [
     f"  {len(names):,} classes, {min(counts):,} to {max(counts):,} images each"
   ]
-  width = max(len(name) for name in names[:_SHOWN_CLASSES])
-  for name, count in list(zip(names, counts, strict=True))[:_SHOWN_CLASSES]:
+  some = [*map(shown, names[:_SHOWN_CLASSES])]
+  width = max(map(len, some))
+  for name, count in zip(some, counts, strict=False):
     bar = "#" * round(_BAR * count / max(1, *counts))
     lines.append(f"  {name:{width}} {count:>9,} {bar}".rstrip())
   if len(names) > _SHOWN_CLASSES:
@@ -322,6 +324,7 @@ def _draw(
 ) -> Any:
   from PIL import Image, ImageDraw, ImageFont
 
+  names = [*map(shown, names)]
   font = ImageFont.load_default()
   margin = math.ceil(max(font.getlength(name) for name in names))
   margin += 2 * _GAP if margin else 0

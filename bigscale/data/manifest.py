@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import IO, Any, Literal
 
+from bigscale.data.shown import shown
 from bigscale.spec import MOST_PADDING, SpecError
 
 FILE_NAME = "manifest.json"
@@ -25,6 +26,10 @@ _SPLITS = ("train", "heldout")
 
 class DataError(SpecError):
   """Data that cannot be used: which file or value, which rule, what to do."""
+
+  def __init__(self, message: str) -> None:
+    """Says it on one line, whatever the names of files hold."""
+    super().__init__(shown(message))
 
 
 class EmptySplitError(DataError):

@@ -8,6 +8,7 @@ import collections
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from bigscale.data.shown import shown
 from bigscale.data.sources import Source
 
 _SHOWN = 5
@@ -17,7 +18,7 @@ _log = logging.getLogger(__name__)
 def warn(sentences: Iterable[str]) -> None:
   """Logs notes, for who opens a source for a user."""
   for sentence in sentences:
-    _log.warning("data: %s", sentence)
+    _log.warning("data: %s", shown(sentence))
 
 
 def of_sources(sources: Mapping[str, Iterable[Source]]) -> tuple[str, ...]:
@@ -42,9 +43,10 @@ def of_source(source: Source, split: str) -> tuple[str, ...]:
     source: one split.
     split: its name.
   """
+  known = tuple(map(shown, source.notes))
   empty = source.empty_classes()
   if not empty:
-    return source.notes
+    return known
   names = [
     f"{number} ({source.class_names[number]})"
     if source.class_names[number] != str(number)
@@ -61,7 +63,7 @@ def of_source(source: Source, split: str) -> tuple[str, ...]:
       "; nothing trains them, and samples of them show nothing: number the "
       "labels from 0 without gaps, or leave these classes out"
     )
-  return (*source.notes, line)
+  return (*known, shown(line))
 
 
 def listed(names: Sequence[str], shown: int = _SHOWN) -> str:

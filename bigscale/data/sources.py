@@ -13,6 +13,7 @@ from etils import epath
 from bigscale.data import manifest as manifests
 from bigscale.data import places
 from bigscale.data.manifest import DataError
+from bigscale.data.shown import shown
 
 Split = Literal["train", "heldout"]
 
@@ -68,7 +69,7 @@ class Source(Protocol):
   notes: tuple[str, ...] = ()
 
   def __repr__(self) -> str:
-    return f"{type(self).__name__}({self.name})"
+    return f"{type(self).__name__}({shown(self.name)})"
 
   # Not plain properties, so that who likes may set them.
   @functools.cached_property

@@ -7,11 +7,11 @@ and fetches, whatever a file may hold.
 
 import base64
 import datetime
+import html
 import io
 import json
 import shlex
 from collections.abc import Iterable
-from html import escape
 from typing import Any
 
 from bigscale.report import goodput
@@ -44,6 +44,13 @@ _MOST_EVENTS = 200
 _MOST_DECISIONS = 100
 _MOST_REASONS = 6
 _MANY = 8
+
+
+def escape(text: str) -> str:
+  """Returns a text as HTML, and what does not print as Python writes it."""
+  return html.escape(
+    "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+  )
 
 
 def render(run: Run) -> str:

@@ -283,7 +283,8 @@ def write_whole(path: pathlib.Path, text: str) -> None:
   """Writes a file whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  with temporary.open("w") as file:
+  # Names of files need not be Unicode.
+  with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
     file.write(text)
     file.flush()
     # A machine that fails later must not leave the new name with no content.
