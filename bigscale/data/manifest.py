@@ -240,7 +240,10 @@ def _names(value: Any) -> tuple[str, ...]:
 def _made(value: Any) -> dict[str, Any]:
   """The part for the reader, as far as programs read it, too."""
   made = dict(value)
-  for split, of_split in dict(made.get("splits", {})).items():
+  splits = made.get("splits", {})
+  if not isinstance(splits, Mapping):
+    raise ValueError("splits must be an object")
+  for split, of_split in splits.items():
     counts = of_split.get("label_counts", [])
     if not isinstance(counts, list) or any(type(n) is not int for n in counts):
       raise ValueError(f"label_counts of {split} must be whole numbers")

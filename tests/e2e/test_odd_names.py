@@ -125,7 +125,6 @@ def test_lines_of_the_log_name_them_escaped(root, tmp_path, capsys, caplog):
   with caplog.at_level(logging.WARNING):
     Reader(images, (8, 8, 1)).read(odd)
   assert len(caplog.records) >= 5
-  assert not any(is_clean(each.getMessage()) for each in caplog.records)
   for record in caplog.records:
     assert handler.filter(record)
     assert is_clean(record.getMessage())

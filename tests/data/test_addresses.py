@@ -1,0 +1,151 @@
+"""Addresses, and manifests of any nonsense, are refused with one message."""
+
+import json
+
+import pytest
+from image_files import png, write
+from test_archives import write_tar
+
+from bigscale.cli.main import main
+from bigscale.data import places
+from bigscale.data.build import build
+from bigscale.data.inputs import open_inputs
+from bigscale.data.manifest import FILE_NAME, DataError
+from bigscale.data.sources import open_source
+from tests.data.built_set import NoiseSource, options
+from tests.e2e import tiny
+
+
+def built(folder):
+  folder.mkdir(parents=True, exist_ok=True)
+  build({"train": NoiseSource(12)}, str(folder / "set"), options())
+  return str(folder / "set")
+
+
+class NoPackage:
+  """An address that `epath` knows, where its package is not installed."""
+
+  def __init__(self, name):
+    del name
+
+  def exists(self):
+    raise ImportError("Please install gcsfs to access Google Storage")
+
+
+class NoNetwork(NoPackage):
+  def exists(self):
+    raise ConnectionError("nobody answers")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *(
+      "gs://bucket/set",
+      "s3://bucket/a.zip",
+      "gs://b/a.npz",
+      "stacked:gs://b/x",
+    ),
+    *("gs://b/*.tar", "gs://b/a.tar", "idx:gs://b/images,gs://b/labels"),
+  ],
+)
+@pytest.mark.parametrize(
+  ("kind", "reason"),
+  [
+    (NoPackage, "cannot be read here .*install gcsfs.*install that package"),
+    (NoNetwork, r"cannot be looked at \(nobody answers\); check it"),
+  ],
+)
+def test_addresses_that_cannot_be_read_are_one_message(
+  monkeypatch, name, kind, reason
+):
+  monkeypatch.setattr(places.epath, "Path", kind)
+  with pytest.raises(DataError, match=rf"://b.*{reason}.*copy it to a disk"):
+    open_inputs(name)
+  if not name.startswith(("idx:", "gs://b/*", "gs://b/a.tar")):
+    with pytest.raises(DataError, match=reason):
+      open_source(name, "train")
+
+
+@pytest.mark.parametrize(
+  "name", ["http://host/set.zip", "https://host/a.tar", "ftp://host/x"]
+)
+def test_addresses_of_other_kinds_are_refused(name):
+  scheme = name.partition("/")[0]
+  with pytest.raises(DataError, match=rf"{name}.*{scheme}// is not read.*copy"):
+    open_inputs(name)
+
+
+@pytest.mark.parametrize("words", [("train",), ("data", "inspect")])
+def test_commands_end_with_2(tmp_path, capsys, words):
+  more = [f"--config={tiny.__file__}", f"--workdir={tmp_path / 'run'}"]
+  more += ["--config.data.source=http://host/x"]
+  more = more if words == ("train",) else ["http://host/x"]
+  assert main(["bigscale", *words, *more]) == 2
+  said = capsys.readouterr().err
+  assert said.count("\n") == 1
+  assert "http:// is not read" in said
+  assert not (tmp_path / "run").exists()
+
+
+def test_names_that_no_disk_can_hold_are_one_message():
+  with pytest.raises(DataError, match=r"cannot be looked at|is neither"):
+    open_source("x" * 5000, "train")
+
+
+def nonsense():
+  yield "[" * 100_000 + "]" * 100_000, "is not valid JSON"
+  yield '{"a":' * 100_000 + "1" + "}" * 100_000, "is not valid JSON"
+  yield "[]", "format_version=None"
+  yield '{"format_version": 1}', "is missing"
+
+
+@pytest.mark.parametrize(("text", "reason"), list(nonsense()), ids=list("abcd"))
+def test_a_manifest_of_nonsense(tmp_path, text, reason):
+  root = write(tmp_path / "set", {FILE_NAME: text.encode(), "0.png": png(0)})
+  with pytest.raises(DataError, match=reason):
+    open_source(root, "train")
+
+
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [
+    ("schema", []),
+    ("schema", "png"),
+    ("shards", {"a": 1}),
+    ("shards", ["x"]),
+    ("shards", 3),
+    ("class_names", "abc"),
+    ("class_names", [1, 2]),
+    ("made", []),
+    ("made", {"splits": []}),
+    ("made", {"splits": {"train": []}}),
+    ("made", {"splits": {"train": {"label_counts": "many"}}}),
+    ("made", {"splits": {"train": {"label_counts": [0.5, "x"]}}}),
+    ("padding", [2]),
+  ],
+)
+def test_a_manifest_whose_parts_are_of_other_kinds(tmp_path, key, value):
+  directory = built(tmp_path)
+  path = f"{directory}/{FILE_NAME}"
+  with open(path, encoding="utf-8") as file:
+    tree = json.load(file)
+  tree[key] = value
+  with open(path, "w", encoding="utf-8") as file:
+    json.dump(tree, file)
+  if key == "made" and value == []:
+    open_source(directory, "train").label_counts()
+    return
+  with pytest.raises(DataError, match="does not describe a data set"):
+    open_source(directory, "train")
+
+
+def test_a_folder_of_sets_says_which_there_are(tmp_path):
+  built(tmp_path / "all")
+  with pytest.raises(DataError, match=r"name one of the sets in shards in it \(set"):
+    open_source(str(tmp_path / "all"), "train")
+
+
+def test_tars_by_a_pattern_are_still_found(tmp_path):
+  write_tar(tmp_path / "a.tar", [(f"{i}.png", png(i)) for i in range(60)])
+  assert len(open_inputs(f"{tmp_path}/*.tar")["train"]) > 40
