@@ -7,6 +7,8 @@ from typing import Literal
 
 from bigscale.spec.base import require
 
+# Threads, processes, or batches in memory.
+MOST_AT_ONCE = 4096
 MOST_PADDING = 4096
 
 
@@ -113,6 +115,10 @@ class DataSpec:
     for name in ("prefetch", "threads", "workers", "shuffle_files"):
       value, least = getattr(self, name), int(name == "prefetch")
       require(value >= least, f"data.{name}={value} must be {least} or more")
+      require(
+        name == "shuffle_files" or value <= MOST_AT_ONCE,
+        f"data.{name}={value} must be at most {MOST_AT_ONCE:,}",
+      )
     require(
       0 <= self.max_bad_fraction <= 1,
       f"data.max_bad_fraction={self.max_bad_fraction} must lie in [0, 1]",

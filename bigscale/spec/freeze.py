@@ -16,6 +16,9 @@ from typing import Any
 from bigscale.spec.base import Schedule, SpecError
 from bigscale.spec.run import RunSpec
 
+# JSON and float64 hold whole numbers exactly up to here.
+MOST_WHOLE = 2**53
+
 
 def from_config(config: Mapping[str, Any]) -> RunSpec:
   """Freezes a config.
@@ -104,6 +107,11 @@ def _coerce(kind: Any, value: Any, path: str) -> Any:
     raise SpecError(
       f"{path}={value!r} is {_article(type(value))}; it must be "
       f"{_article(kind)}"
+    )
+  if kind is int and abs(value) > MOST_WHOLE:
+    raise SpecError(
+      f"{path} must be a whole number of at most {MOST_WHOLE:,}; it has "
+      f"{value.bit_length()} bits"
     )
   return value
 

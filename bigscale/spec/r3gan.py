@@ -91,6 +91,16 @@ class R3ganSpec:
         f"model.{field}={getattr(self, field)} must have one entry for each "
         f"of the {stages} model.widths",
       )
+    for field in ("widths", "blocks"):
+      require(
+        min(getattr(self, field)) >= 1,
+        f"model.{field}={getattr(self, field)} must be 1 or more each",
+      )
+    require(
+      self.num_classes == 0 or self.class_embedding_dim >= 1,
+      f"model.class_embedding_dim={self.class_embedding_dim} must be 1 or "
+      "more, for the class vector",
+    )
     for width, groups in zip(self.widths, self.cardinality, strict=True):
       inner = width * self.expansion
       require(
