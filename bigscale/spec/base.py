@@ -93,6 +93,15 @@ def check_model(model: Any) -> None:
     f"model.num_singular_values={model.num_singular_values} must be 1 or "
     "more; 3 is usual, and the first normalizes a layer with spectral norm",
   )
+  for field in ("widths", "blocks"):
+    values = getattr(model, field, ())
+    require(
+      min(values, default=1) >= 1,
+      f"model.{field}={values} must be 1 or more each",
+    )
+  for field in ("class_embedding_dim", "shared_dim"):
+    value = getattr(model, field, 0)
+    require(value >= 0, f"model.{field}={value} must not be negative")
   interval = getattr(model, "spectra_interval", 1)
   require(
     interval >= 0,

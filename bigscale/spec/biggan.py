@@ -140,11 +140,6 @@ class BigganSpec:
       f"model.resolution={self.resolution} has no BigGAN; "
       "use 8, 16, 32, 64, 128, 256 or 512",
     )
-    require(
-      self.shared_dim >= 0,
-      f"model.shared_dim={self.shared_dim} must not be negative; 0 gives every "
-      "layer a table of its own",
-    )
     blocks = len(G_WIDTHS[self.resolution]) - 1
     if self.hierarchical:
       check_chunks(self, blocks + 1, f"first layer + {blocks} blocks")

@@ -79,6 +79,7 @@ class R3ganSpec:
   precision: Precision = "highest"
 
   def __post_init__(self) -> None:
+    check_model(self)
     stages = len(self.widths)
     require(
       stages >= 1 and self.resolution == 4 * 2 ** (stages - 1),
@@ -91,16 +92,6 @@ class R3ganSpec:
         f"model.{field}={getattr(self, field)} must have one entry for each "
         f"of the {stages} model.widths",
       )
-    for field in ("widths", "blocks"):
-      require(
-        min(getattr(self, field)) >= 1,
-        f"model.{field}={getattr(self, field)} must be 1 or more each",
-      )
-    require(
-      self.num_classes == 0 or self.class_embedding_dim >= 1,
-      f"model.class_embedding_dim={self.class_embedding_dim} must be 1 or "
-      "more, for the class vector",
-    )
     for width, groups in zip(self.widths, self.cardinality, strict=True):
       inner = width * self.expansion
       require(
@@ -121,7 +112,6 @@ class R3ganSpec:
       "model.shared_embedding=True needs labels, and model.num_classes is 0; "
       "set it to the number of classes, or leave the embedding out",
     )
-    check_model(self)
 
   def inner_width(self, stage: int) -> int:
     """Channels inside the blocks of a stage."""

@@ -12,9 +12,11 @@ from tests.e2e import tiny
 from tests.scaling import tiny_runs
 
 BASE = tiny.get_config().to_dict()
+STRIPPED = {"name": "stripped_stylegan2", "resolution": 8, "widths": (8, 8)}
 SETTINGS = {
   "r3gan": BASE,
   "biggan": BASE | {"model": tiny_runs.BIGGAN},
+  "stripped": BASE | {"model": STRIPPED | {"num_classes": 10}},
   "biggan_deep": BASE | {"model": tiny_runs.DEEP},
 }
 # -1 is whatever the devices give.
