@@ -153,8 +153,15 @@ class ShardSource(Source):
   def labels(self) -> np.ndarray:
     """See `Source`."""
     schema = self._manifest.schema
-    found = [records.decode_labels(row, schema)[0][0] for row in self._rows()]
-    return np.array(found, np.int32)
+    found = np.zeros(len(self), np.int32)
+    for index, row in enumerate(self._rows()):
+      try:
+        found[index] = records.decode_labels(row, schema)[0][0]
+      except ValueError as error:
+        raise BadRecordError(
+          self.name, index, str(error), self._directory
+        ) from error
+    return found
 
   @property
   def several_labels(self) -> bool:

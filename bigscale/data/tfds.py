@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.data import content, headers, images
+from bigscale.data import content, headers, images, tfds_features
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.sources import BadRecordError, Missing, Sample, Source
 from bigscale.data.splits import SPLITS, check_index, check_split, number_names
@@ -67,7 +67,7 @@ class TfdsSource(Source):
     check_split(split)
     self._name = name
     info = _open(name)
-    self._image, label = _choose_features(info, name)
+    self._image, label = tfds_features.choose(info, name)
     self._label = label
     self.class_names: tuple[str, ...] = ()
     if label is not None:
@@ -201,16 +201,36 @@ class TfdsSource(Source):
     """See `Source`; reads every record, though not its pixels."""
     if self._label is None:
       return np.zeros(len(self), np.int32)
-    return np.fromiter(self._all_labels(), np.int32, len(self))
+    found = np.zeros(len(self), np.int32)
+    for index, label in enumerate(self._all_labels()):
+      if label is None:
+        raise self._bad(index, ValueError("its label cannot be read"))
+      found[index] = label
+    return found
 
-  def _all_labels(self) -> Iterator[int]:
+  def label_counts(self) -> np.ndarray:
+    """See `Source`; records whose labels cannot be read count for none."""
+    counts = np.zeros(self.num_classes)
+    for label in self._all_labels() if self.num_classes else ():
+      if label is not None and 0 <= label < self.num_classes:
+        counts[label] += 1
+    return counts
+
+  def _all_labels(self) -> Iterator[int | None]:
+    """Labels of all records, in order; None where one cannot be read."""
     for number, file in enumerate(self._files):
       last = file.first + file.records
       for start in range(file.first, last, _LABELS_AT_ONCE):
         end = min(start + _LABELS_AT_ONCE, last)
         for record in self._reader(number).read(start, end):
-          example = self._label_alone.deserialize_example_np(record)
-          yield int(example[self._label])
+          yield self._label_in(record)
+
+  def _label_in(self, record: bytes) -> int | None:
+    try:
+      example = self._label_alone.deserialize_example_np(record)
+      return int(example[self._label])
+    except Exception:  # as in `_example`
+      return None
 
   def empty_classes(self) -> tuple[int, ...] | None:
     """See `Source`: it reads labels until every class has been met."""
@@ -352,46 +372,4 @@ def _notes(info: Any, name: str) -> tuple[str, ...]:
   return (
     f"TFDS set {name}: {read[1]} is held out; splits not read: "
     f"{', '.join(rest)}",
-  )
-
-
-def _choose_features(info: Any, name: str) -> tuple[str, str | None]:
-  """Keys of the image and of the label; the second is None without labels."""
-  from tensorflow_datasets import features
-
-  known = info.features
-  if not isinstance(known, features.FeaturesDict):
-    raise DataError(
-      f"TFDS set {name!r} holds no named features; it must have an Image"
-    )
-  pictures = [key for key, each in known.items() if _is_image(each)]
-  classes = [
-    key for key, each in known.items() if type(each) is features.ClassLabel
-  ]
-  supervised = [key for key in info.supervised_keys or () if type(key) is str]
-  image = _only(pictures, supervised, "image", known, name)
-  label = _only(classes, supervised, "label", known, name) if classes else None
-  return image, label
-
-
-def _is_image(feature: Any) -> bool:
-  from tensorflow_datasets import features
-
-  if type(feature) is features.Image:
-    return feature.np_dtype in (np.uint8, np.uint16)
-  shape = feature.shape if type(feature) is features.Tensor else ()
-  return len(shape) == 3 and feature.np_dtype == np.uint8
-
-
-def _only(
-  keys: list[str], supervised: list[str], what: str, known: Any, name: str
-) -> str:
-  preferred = [key for key in keys if key in supervised]
-  if len(preferred) == 1 or len(keys) == 1:
-    return (preferred or keys)[0]
-  kinds = ", ".join(f"{key} ({type(known[key]).__name__})" for key in known)
-  raise DataError(
-    f"TFDS set {name!r} has {len(keys)} features that could be the {what}, "
-    f"among {kinds}; it must have one, or name it in supervised_keys: build "
-    "shards from it with the one you mean"
   )

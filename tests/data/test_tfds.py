@@ -13,6 +13,7 @@ from concurrent import futures
 import numpy as np
 import pytest
 import tiny_tfds
+from array_record.python import array_record_module
 
 from bigscale.data import tfds as ours
 from bigscale.data.manifest import DataError
@@ -258,3 +259,34 @@ def test_classes_without_an_image_are_found(prepare, monkeypatch):
   assert source.empty_classes() == ()
   monkeypatch.setattr(source, "class_names", ("a", "b", "c", "d"))
   assert source.empty_classes() == (3,)
+
+
+@pytest.mark.parametrize(
+  "record",
+  [
+    b"",
+    b"\xff" * 40,
+    b"no protocol buffer at all",
+    # An example without features; one whose image is a number.
+    b"\x0a\x00",
+    b"\x0a\x13\x0a\x11\x0a\x05image\x12\x08\x1a\x06\x0a\x04\x01\x02\x03\x04",
+  ],
+)
+def test_a_record_of_anything_else_is_a_bad_record(copied, record):
+  name, folder = copied
+  (path,) = folder.glob("*.array_record*")
+  reader = array_record_module.ArrayRecordReader(str(path))
+  records = reader.read_all()
+  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+  for row in [record, *records[1:]]:
+    writer.write(row)
+  writer.close()
+  source = ours.TfdsSource(name)
+  for read in (source.read, source.shape, source.read_bytes, source.labels_of):
+    with pytest.raises(BadRecordError, match=r"record 0 of .*array_record"):
+      read(0)
+  with pytest.raises(BadRecordError, match=r"record 0 of .*array_record"):
+    source.labels()
+  assert source.empty_classes() == ()
+  assert source.label_counts().sum() == len(source) - 1
+  assert source.read(1).image.shape == (32, 32, 3)
