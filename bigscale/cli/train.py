@@ -17,7 +17,7 @@ They wait for each other for $BIGSCALE_START_TIMEOUT seconds, 300 by default.
 `--local_processes=N` starts N of them on this machine. With 1 it watches over
 the one process that a host has in a run of many hosts: however that ends, the
 exit code says whether to start it again. After three starts in a row that were
-killed or hung and saved no new step it says 1: do not.
+killed or hung and came to no new step it says 1: do not.
 
 A config is a Python file with a function `get_config`; any value in it can be
 set with --config.NAME=VALUE. `--config=FILE:ARG` calls `get_config(ARG)`.

@@ -21,6 +21,8 @@ FILE = ".lock"
 # NFS gives up the locks of a machine that is gone after its lease, 90 s as a
 # rule: a run that starts again elsewhere must not end over that.
 _LEASE_SECONDS = 120.0
+# A process that has lost its supervisor saves the run, which may be large.
+_ORPHAN_SECONDS = 900.0
 _LOOK_SECONDS = 1.0
 _HOLDER = "process {} with parent {} on {}\n"
 _log = logging.getLogger(__name__)
@@ -45,10 +47,10 @@ class Claim:
       OSError: the folder cannot be written.
     """
     file = (folder / FILE).open("a+")
-    until, told = time.monotonic() + _LEASE_SECONDS, ""
+    began, told = time.monotonic(), ""
     try:
       while (holder := _lock(file)) is not None:
-        if _stays(holder) or time.monotonic() > until:
+        if time.monotonic() - began >= _patience(holder):
           file.close()
           raise SpecError(
             f"--workdir={folder} is in use by another run ({holder}); wait "
@@ -81,18 +83,21 @@ class Claim:
       self._file = None
 
 
-def _stays(holder: str) -> bool:
-  """Whether the holder is a process of this machine that is not orphaned."""
+def _patience(holder: str) -> float:
+  """Seconds for which a holder is waited for.
+
+  Not at all for a process of this machine that is not orphaned.
+  """
   found = re.fullmatch(r"process \d+ with parent (\d+) on (.+)", holder)
   if not found or found[2] != socket.gethostname():
-    return False
+    return _LEASE_SECONDS
   try:
     os.kill(int(found[1]), 0)
   except ProcessLookupError:
-    return False
+    return _ORPHAN_SECONDS
   except PermissionError:  # another user's process, and alive
     pass
-  return True
+  return 0.0
 
 
 def _lock(file: IO[str]) -> str | None:

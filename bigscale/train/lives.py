@@ -1,13 +1,14 @@
-"""Whether a run gets on: its starts in a row that were lost without a save.
+"""Whether a run gets on: its starts in a row that were lost without a new step.
 
 Whoever starts a run again does so by its exit code: 76 says that a process was
 killed, or hung. Where that comes at the same place each time, it would go on
 until the restarts are used up. So the supervisor counts the starts that ended
-so and saved no step, in a file of the run's folder, and turns the last one into
-code 1, which no launcher starts again.
+so and came to no new step, in a file of the run's folder, and turns the last
+one into code 1, which no launcher starts again. A new step is one that was
+saved, or a row of metrics.jsonl that is further than any before.
 
 A start that was asked to end (SIGTERM) is not counted, whether it came to a
-save or not: machines that are taken away say nothing of the run.
+step or not: machines that are taken away say nothing of the run.
 """
 
 import contextlib
@@ -21,6 +22,9 @@ MOST = 3
 FILE = ".lives"
 _LOST, _BUG = 76, 1
 _SAVES = ("checkpoints", "healthy")
+_ROWS = "metrics.jsonl"
+# Of the end of the rows, which hold more than one.
+_LOOKED_AT = 1 << 20
 
 
 class _Noted(NamedTuple):
@@ -28,11 +32,16 @@ class _Noted(NamedTuple):
 
   Attributes:
     saved: the steps that there were.
-    lost: starts in a row that have left them so.
+    furthest: the furthest step that has a row, 0 where none has.
+    lost: starts in a row that have left both so.
   """
 
   saved: list[str]
+  furthest: int
   lost: int
+
+
+_NOTHING = _Noted([], 0, 0)
 
 
 class Life:
@@ -49,7 +58,10 @@ class Life:
     noted = _read(self._folder)
     # After the last one somebody has looked, and starts it all the same.
     goes_on = noted.saved == self._saved and noted.lost < MOST
-    self._lost = noted.lost if goes_on else 0
+    noted = noted if goes_on else _NOTHING
+    self._lost = noted.lost
+    # Rows that follow the save are cut by who resumes from it.
+    self._furthest = max(noted.furthest, _furthest_in(self._folder))
 
   def end(self, code: int, asked: bool) -> tuple[int, str]:
     """Counts it, where it is to be counted.
@@ -67,23 +79,24 @@ class Life:
     """
     if asked or code != _LOST or _saved_in(self._folder) != self._saved:
       return code, ""
-    lost = self._lost + 1
-    with contextlib.suppress(OSError):
-      self._folder.mkdir(parents=True, exist_ok=True)
-      text = json.dumps(_Noted(self._saved, lost)._asdict())
-      own = self._folder / f"{FILE}.{os.getpid()}.tmp"
-      own.write_text(text)
-      own.replace(self._folder / FILE)
+    furthest = _furthest_in(self._folder)
+    lost = 0 if furthest > self._furthest else self._lost + 1
+    self._note(_Noted(self._saved, max(furthest, self._furthest), lost))
     if lost < MOST:
       return code, ""
-    newest = max(map(int, self._saved), default=None)
-    where = "a first step" if newest is None else f"a step after {newest}"
     return _BUG, (
-      f"{lost} starts in a row were killed or hung before {where} was saved, "
-      f"so that {self._folder} does not get on and is not to be started again; "
-      "look above for the reason (memory, a hang, a lost machine), mend it and "
-      "start the run anew, or save more often (checkpoint.kimg)"
+      f"{lost} starts in a row were killed or hung and came to no step after "
+      f"{self._furthest}, so that the run in {self._folder} is not to be "
+      "started again; look above for the reason (memory, a hang, a lost "
+      "machine), mend it, and start the run anew"
     )
+
+  def _note(self, noted: _Noted) -> None:
+    own = self._folder / f"{FILE}.{os.getpid()}.tmp"
+    with contextlib.suppress(OSError):
+      self._folder.mkdir(parents=True, exist_ok=True)
+      own.write_text(json.dumps(noted._asdict()))
+      own.replace(self._folder / FILE)
 
 
 def _saved_in(folder: pathlib.Path) -> list[str]:
@@ -95,9 +108,25 @@ def _saved_in(folder: pathlib.Path) -> list[str]:
   return sorted(found)
 
 
+def _furthest_in(folder: pathlib.Path) -> int:
+  """The furthest step of the last rows; 0 where there are none."""
+  try:
+    with (folder / _ROWS).open("rb") as file:
+      file.seek(max(0, file.seek(0, os.SEEK_END) - _LOOKED_AT))
+      lines = file.read().splitlines()
+  except OSError:
+    return 0
+  furthest = 0
+  for line in lines:
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+      furthest = max(furthest, int(json.loads(line).get("step", 0)))
+  return furthest
+
+
 def _read(folder: pathlib.Path) -> _Noted:
   try:
     noted = _Noted(**json.loads((folder / FILE).read_bytes()))
-    return noted if type(noted.lost) is int else _Noted([], 0)
   except (OSError, ValueError, TypeError):
-    return _Noted([], 0)
+    return _NOTHING
+  sound = type(noted.lost) is int and type(noted.furthest) is int
+  return noted if sound else _NOTHING

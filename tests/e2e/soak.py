@@ -24,6 +24,7 @@ import sys
 import time
 from typing import Any
 
+from bigscale.train import lives
 from tests.e2e import tiny
 
 COMMAND = "from bigscale.cli.main import entry_point; entry_point()"
@@ -85,6 +86,8 @@ class Soak:
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
       "BIGSCALE_HEARTBEAT_TIMEOUT": "10",
     }
+    # Kills by hand say nothing of the run: they are not counted.
+    (self.out / name / lives.FILE).unlink(missing_ok=True)
     with (self.out / f"{name}.log").open("ab") as log:
       return subprocess.Popen(command, env=environ, stdout=log, stderr=log)
 

@@ -1,5 +1,6 @@
 """A run that is killed at the same place each time is not started for ever."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,11 @@ def save(folder, step, part="checkpoints"):
   (folder / part / str(step)).mkdir(parents=True)
 
 
+def row(folder, step):
+  with (folder / "metrics.jsonl").open("a") as file:
+    file.write(json.dumps({"step": step, "d/loss": 1.0}) + "\n")
+
+
 def test_three_lost_starts_without_a_save_are_the_last(tmp_path):
   folder = tmp_path / "run"
   assert [Life(folder).end(76, asked=False)[0] for _ in range(3)] == [76, 76, 1]
@@ -26,8 +32,10 @@ def test_the_message_says_where_and_what_to_do(tmp_path):
   save(tmp_path, 8)
   found = [Life(tmp_path).end(76, asked=False) for _ in range(3)]
   assert [why for _, why in found[:2]] == ["", ""]
-  for word in ("3 starts", "a step after 40", str(tmp_path), "save more often"):
-    assert word in found[2][1]
+  row(tmp_path, 43)
+  found += [Life(tmp_path).end(76, asked=False) for _ in range(3)]
+  for word in ("3 starts", "no step after 43", str(tmp_path), "start the run"):
+    assert word in found[-1][1]
 
 
 def test_who_starts_it_all_the_same_gets_three_more(tmp_path):
@@ -42,6 +50,28 @@ def test_a_saved_step_is_progress(tmp_path, part):
     if step % 2:
       save(tmp_path, step, part)
     assert life.end(76, asked=False) == (76, "")
+
+
+def test_a_step_further_than_any_before_is_progress(tmp_path):
+  for step in range(1, 8):
+    life = Life(tmp_path)
+    row(tmp_path, step)
+    assert life.end(76, asked=False) == (76, "")
+
+
+def test_steps_that_are_taken_again_are_no_progress(tmp_path):
+  save(tmp_path, 4)
+  codes = []
+  for _ in range(4):
+    life = Life(tmp_path)
+    # Who resumes cuts the rows after its checkpoint.
+    (tmp_path / "metrics.jsonl").unlink(missing_ok=True)
+    for step in (5, 6, 7):
+      row(tmp_path, step)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+      file.write('[1]\n{"step": "x"}\n{"st')
+    codes.append(life.end(76, asked=False)[0])
+  assert codes == [76, 76, 76, 1]
 
 
 def test_a_save_under_way_is_none(tmp_path):
@@ -116,4 +146,7 @@ def test_launchers_stop_at_the_third(tmp_path):
   assert done.returncode == 1
   # One without a save, one with it, three without another.
   assert len((tmp_path / "starts").read_text()) == 5
-  assert "3 starts in a row were killed or hung" in done.stderr
+  assert (
+    "3 starts in a row were killed or hung and came to no step after 0"
+    in done.stderr
+  )
