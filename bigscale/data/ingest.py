@@ -176,7 +176,8 @@ def write_records(path: str, encoded: Iterable[bytes], options: str) -> int:
   """
   from array_record.python.array_record_module import ArrayRecordWriter
 
-  writer = ArrayRecordWriter(path, options)
+  # As bytes: a path need not be Unicode.
+  writer = ArrayRecordWriter(os.fsencode(path), options)
   records = 0
   try:
     for record in encoded:

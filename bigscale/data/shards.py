@@ -245,7 +245,7 @@ def open_shard(directory: str, shard: Shard) -> Any:
   check_size(directory, shard)
   path = os.path.join(directory, shard.file)
   try:
-    reader = ArrayRecordReader(path, _READER_OPTIONS)
+    reader = ArrayRecordReader(os.fsencode(path), _READER_OPTIONS)
     records = reader.num_records()
   except (ValueError, RuntimeError) as error:
     raise DataError(

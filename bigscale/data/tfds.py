@@ -266,7 +266,8 @@ class TfdsSource(Source):
         self._readers.move_to_end(number)
         return self._readers[number]
     # Outside the lock: others go on reading. Two may open the same one.
-    reader = ArrayRecordReader(self._files[number].path, _READER_OPTIONS)
+    path = os.fsencode(self._files[number].path)
+    reader = ArrayRecordReader(path, _READER_OPTIONS)
     with self._lock:
       reader = self._readers.setdefault(number, reader)
       while len(self._readers) > MAX_OPEN_FILES:

@@ -35,6 +35,13 @@ def check(workdir: str | os.PathLike[str]) -> None:
   if "://" in str(workdir):
     return
   folder = pathlib.Path(workdir).expanduser()
+  try:
+    str(folder.absolute()).encode()
+  except UnicodeEncodeError as error:
+    raise SpecError(
+      f"--workdir={folder} has a name that is no Unicode, and checkpoints can "
+      "only be written to others; choose another folder, or rename this one"
+    ) from error
   made = not folder.exists()
   try:
     folder.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def test_a_set_of_such_classes_is_inspected_built_and_verified(
   found = json.loads(run(capsys, "data", "inspect", root, "--json")[0])
   names = found["splits"]["train"]["class_names"]
   assert sorted(map(os.fsencode, names)) == sorted(NAMES)
-  built = str(tmp_path / "built")
+  built = os.path.join(str(tmp_path), os.fsdecode(b"built \xe9\n\x1b"))
   options = ("--resolution=8", "--workers=1", "--max_bad_fraction=0.2")
   run(capsys, "data", "build", f"--input={root}", f"--out={built}", *options)
   run(capsys, "data", "verify", built, "--workers=1")

@@ -97,3 +97,11 @@ def test_a_bucket_that_renames_is_warned_of(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(mount, "kind_of", lambda folder: "fuse.gcsfuse")
   mount.check(tmp_path)
   assert "unless its namespace is hierarchical" in caplog.text
+
+
+def test_a_folder_whose_name_is_no_unicode_is_refused(tmp_path, capsys):
+  folder = os.path.join(str(tmp_path), os.fsdecode(b"caf\xe9"))
+  words = [f"--config={tiny.__file__}", f"--workdir={folder}"]
+  assert main(["bigscale", "train", *words]) == 2
+  assert "caf\\udce9 has a name that is no Unicode" in capsys.readouterr().err
+  assert not os.path.exists(folder)
