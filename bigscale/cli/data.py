@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from absl import flags
 
 from bigscale.cli.common import Subcommand, require_flag
+from bigscale.data.shown import shown
 
 BUILD, INSPECT, VERIFY = (flags.FlagValues() for _ in range(3))
 flags.DEFINE_string("input", None, "what to read, see above", flag_values=BUILD)
@@ -197,7 +198,7 @@ def _build(path: str = "") -> int:
   if report.duplicates:
     print(f"{report.duplicates:,} duplicates left out")
   if report.rejects:
-    rejects = os.path.join(out, "rejects.jsonl")
+    rejects = shown(os.path.join(out, "rejects.jsonl"))
     print(f"{report.rejects:,} images cannot be used: see {rejects}")
   return 0
 
@@ -235,7 +236,7 @@ def _verify(path: str = "") -> int:
     faults = verify(path, VERIFY.workers, progress)
   if faults:
     raise SpecError("\n".join([f"{path} has faults:", *faults]))
-  print(f"{path} is sound")
+  print(f"{shown(path)} is sound")
   return 0
 
 
