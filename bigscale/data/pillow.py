@@ -19,11 +19,13 @@ MOST_PIXELS = 178_956_970
 # A file of so many bytes holds that many pixels of RGB, uncompressed.
 MOST_BYTES = 3 * MOST_PIXELS
 
+# Images of up to so many are decoded however few bytes they have.
+_FREE_PIXELS = 1 << 24
 # A JPEG has at least a bit for every 8 x 8 pixels, unless it is coded
-# arithmetically: those up to the second number are decoded at any size.
-_JPEG_PIXELS_PER_BYTE, _JPEG_PIXELS = 512, 1 << 24
+# arithmetically. Of others only blank ones have more pixels than so many.
+_JPEG_PIXELS_PER_BYTE, _PIXELS_PER_BYTE = 512, 4096
 # Tiles of a TIFF that are larger than it; small images have one of 256 px.
-_TILE_PIXELS, _TILE_WIDTH, _TILE_LENGTH = 1 << 24, 322, 323
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
 class RefusedError(ValueError):
@@ -60,6 +62,7 @@ def opened(data: bytes) -> Iterator[Any]:
         f"it does not decode (it is no {kinds} that Pillow knows)"
       ) from error
     with file:
+      _check_pixels(file.height, file.width, len(data), _PIXELS_PER_BYTE)
       if file.format == "TIFF":
         _check_tiles(file)
       yield file
@@ -81,9 +84,12 @@ def check_jpeg(height: int, width: int, size: int) -> None:
   Raises:
     RefusedError: it does.
   """
-  pixels = height * width
-  most = max(_JPEG_PIXELS_PER_BYTE * size, _JPEG_PIXELS)
-  if pixels > min(most, MOST_PIXELS):
+  _check_pixels(height, width, size, _JPEG_PIXELS_PER_BYTE)
+
+
+def _check_pixels(height: int, width: int, size: int, per_byte: int) -> None:
+  most = max(per_byte * size, _FREE_PIXELS)
+  if height * width > min(most, MOST_PIXELS):
     raise RefusedError(f"it claims {height} x {width} pixels in {size} bytes")
 
 
@@ -93,7 +99,7 @@ def _check_tiles(image: Any) -> None:
     int(np.max(image.tag_v2.get(tag, 0))) for tag in (_TILE_WIDTH, _TILE_LENGTH)
   )
   pixels = image.size[0] * image.size[1]
-  if width * length > max(_TILE_PIXELS, 4 * pixels):
+  if width * length > max(_FREE_PIXELS, 4 * pixels):
     raise RefusedError(f"it claims tiles of {length} x {width} pixels")
 
 

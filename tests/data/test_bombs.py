@@ -119,7 +119,10 @@ BOMBS = {
   "png_profile": lambda: png_of(
     8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(LARGE))
   ),
+  "png_of_a_limit": lambda: png_of(13_000, 13_000),
   "gif": lambda: gif(65_535, 65_535),
+  "gif_of_a_limit": lambda: gif(13_000, 13_000),
+  "webp_of_a_limit": lambda: webp(13_000, 13_000),
   "webp": lambda: webp(16_383, 16_383),
   "bmp": lambda: bmp(40_000, 40_000),
   "tiff": lambda: tiff(60_000),
