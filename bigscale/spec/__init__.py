@@ -18,6 +18,7 @@ from bigscale.spec.base import (
 )
 from bigscale.spec.biggan import BigganSpec
 from bigscale.spec.biggan_deep import BigganDeepSpec
+from bigscale.spec.changes import Change
 from bigscale.spec.data import MOST_PADDING, DataSpec, SourceSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
 from bigscale.spec.models import ModelSpec
@@ -47,6 +48,7 @@ __all__ = [
   "AugmentSpec",
   "BigganDeepSpec",
   "BigganSpec",
+  "Change",
   "CheckpointSpec",
   "DataSpec",
   "EvalSpec",

@@ -11,20 +11,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bigscale.spec import RunSpec, SpecError, from_json, to_json
+from bigscale.spec import Change, RunSpec, SpecError, changes, from_json, to_json
 from bigscale.train import sealed
 from bigscale.train.claim import Claim
-
-# What may change between two starts of one run: where it runs, how long, and
-# what it writes down. Everything else would change its numbers.
-MAY_CHANGE = (
-  "mesh",
-  "log",
-  "checkpoint",
-  "operations",
-  "sampling",
-  "total_kimg",
-)
 
 # What spec.json holds, besides a digest of it.
 _UNSEALED = {"spec", "versions", "command"}
@@ -65,45 +54,61 @@ def create(
   spec: RunSpec,
   command: Sequence[str],
   claim: Claim | None = None,
+  *,
+  change: bool = False,
 ) -> RunFolder:
   """Makes the folder of a new run, or opens that of the same run.
+
+  Where settings differ from those of the run that is there, `spec.json` stays
+  as it is until `adopt`: `changes_in` says which they are.
 
   Args:
     workdir: the folder.
     spec: of the run.
     command: recorded.
     claim: taken on the folder; None where nobody else can know of it.
+    change: whether settings may change that change the run's numbers.
 
   Raises:
     SpecError: it holds another run (the difference is named), is in use, or
       cannot be written.
   """
   folder = RunFolder(_local(workdir))
-  try:
+  with _writable(folder):
     folder.path.mkdir(parents=True, exist_ok=True)
     if claim:
       claim.take(folder.path)
     if folder.spec.exists():
-      _check_same(folder, spec)
-    write_whole(
-      folder.spec,
-      json.dumps(
-        sealed.seal(
-          {
-            "spec": to_json(spec),
-            "versions": versions(),
-            "command": list(command),
-          }
-        ),
-        indent=2,
-      ),
-    )
+      _check_same(folder, spec, change)
+    if not folder.spec.exists() or not changes_in(folder, spec):
+      adopt(folder, spec, command)
+  return folder
+
+
+def adopt(folder: RunFolder, spec: RunSpec, command: Sequence[str]) -> None:
+  """Writes the settings that a run has from now on.
+
+  Raises:
+    SpecError: the folder cannot be written.
+  """
+  content = {
+    "spec": to_json(spec),
+    "versions": versions(),
+    "command": list(command),
+  }
+  with _writable(folder):
+    write_whole(folder.spec, json.dumps(sealed.seal(content), indent=2))
+
+
+@contextlib.contextmanager
+def _writable(folder: RunFolder) -> Iterator[None]:
+  try:
+    yield
   except OSError as error:
     raise SpecError(
       f"--workdir={folder.path} cannot be written ({error.strerror}); choose "
       "a folder that you may write to, on a disk with room"
     ) from error
-  return folder
 
 
 def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
@@ -203,28 +208,36 @@ def _spec_there(folder: RunFolder) -> Mapping[str, Any]:
     ) from error
 
 
-def _check_same(folder: RunFolder, spec: RunSpec) -> None:
+def changes_in(folder: RunFolder, spec: RunSpec) -> list[Change]:
+  """Returns the settings in which a spec differs from a folder's.
+
+  Settings that the version which wrote the folder did not know are no change.
+
+  Raises:
+    SpecError: the folder's `spec.json` is damaged.
+  """
   old, new = _spec_there(folder), by_meaning(to_json(spec))
-  unknown = dict(_unknown_to(old, new, ""))
-  changed = [
-    f"  {key}: {before!r} there, {after!r} here"
-    for key, before, after in differences(by_meaning(old), new, "")
-    if key.split(".")[0] not in MAY_CHANGE
-    and not any(f"{key}.".startswith(f"{name}.") for name in unknown)
+  unknown = [name for name, _ in _unknown_to(old, new, "")]
+  return [
+    Change(*found)
+    for found in differences(by_meaning(old), new, "")
+    if not any(f"{found[0]}.".startswith(f"{name}.") for name in unknown)
   ]
-  if changed:
-    raise SpecError(
-      f"--workdir={folder.path} holds another run:\n"
-      + "\n".join(changed)
-      + "\nChoose another folder, or restore these values to resume that run."
-    )
-  for key, value in unknown.items():
-    _log.warning(
-      "%s was written by a version without %s; the run goes on with %r",
-      folder.spec,
-      key,
-      value,
-    )
+
+
+def _check_same(folder: RunFolder, spec: RunSpec, change: bool) -> None:
+  refused = changes.refusal(changes_in(folder, spec), asked=change)
+  if refused:
+    raise SpecError(f"--workdir={folder.path} {refused}")
+  old, new = _spec_there(folder), by_meaning(to_json(spec))
+  for name, value in _unknown_to(old, new, ""):
+    if Change(name, None, value).nature.kind != "free":
+      _log.warning(
+        "%s was written by a version without %s; the run goes on with %r",
+        folder.spec,
+        name,
+        value,
+      )
 
 
 def by_meaning(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -266,7 +279,7 @@ def _unknown_to(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any]]:
       name = f"{path}.{key}" if path else key
       if key in old:
         yield from _unknown_to(old[key], value, name)
-      elif name.split(".")[0] not in MAY_CHANGE:
+      else:
         yield name, value
 
 
