@@ -139,13 +139,13 @@ class Stream:
     faults, self._faults = tuple(self._faults), []
     return faults
 
-  def skip(self, steps: int) -> tuple[int, int]:
-    """Leaves out the next steps' records, for good: no state forgets it.
+  def skip(self, records: int) -> tuple[int, int]:
+    """Leaves out the next so many records, for good: no state forgets it.
 
     Returns:
       First position left out, and the one after the last.
     """
-    start, end = self._position.next_range(steps * self._batches.records_a_step)
+    start, end = self._position.next_range(records)
     self._elements.close()
     self._start_at(self._position.without(start, end))
     return start, end

@@ -145,6 +145,10 @@ class Verdict:
       return self._decide(step)
     return self._keep(step)
 
+  def set_kinks(self, kinks: Sequence[int]) -> None:
+    """Takes other steps at which a schedule bends."""
+    self._kinks = sorted(kinks)
+
   def quiet_until(self, step: int) -> None:
     """Forgets references and evidence, and judges again from that step on."""
     self._quiet = max(self._quiet, step)

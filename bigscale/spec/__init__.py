@@ -19,6 +19,7 @@ from bigscale.spec.base import (
 from bigscale.spec.biggan import BigganSpec
 from bigscale.spec.biggan_deep import BigganDeepSpec
 from bigscale.spec.changes import Change
+from bigscale.spec.count import ImageCount
 from bigscale.spec.data import MOST_PADDING, DataSpec, SourceSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
 from bigscale.spec.models import ModelSpec
@@ -52,6 +53,7 @@ __all__ = [
   "CheckpointSpec",
   "DataSpec",
   "EvalSpec",
+  "ImageCount",
   "LogSpec",
   "LossSpec",
   "MeshSpec",

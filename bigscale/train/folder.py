@@ -11,7 +11,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bigscale.spec import Change, RunSpec, SpecError, changes, from_json, to_json
+from bigscale.spec import (
+  Change,
+  RunSpec,
+  SpecError,
+  changes,
+  from_json,
+  to_json,
+)
 from bigscale.train import sealed
 from bigscale.train.claim import Claim
 

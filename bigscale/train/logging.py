@@ -274,9 +274,16 @@ class Progress:
     if now - self._last_line >= _SECONDS_BETWEEN_LINES:
       self._print_line(now)
 
-  def go_back(self, step: int) -> None:
-    """Moves back to a step from which the run starts again."""
+  def go_back(self, step: int, total_steps: int | None = None) -> None:
+    """Moves back to a step from which the run starts again.
+
+    Args:
+      step: steps taken in all.
+      total_steps: of the whole run, where that is another number now.
+    """
+    self._total = self._total if total_steps is None else total_steps
     if self._bar is not None:
+      self._bar.total = self._total
       self._bar.update(step - self._step)
     self._step = self._line_step = step
     # The pace is taken anew.

@@ -1,0 +1,114 @@
+"""What a start finds in its folder, and how it goes on from there."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from bigscale.data.pipeline import Stream
+from bigscale.parallel import multihost
+from bigscale.spec import Change, ImageCount, RunSpec, require
+from bigscale.train import folder as folders
+from bigscale.train import hooks
+from bigscale.train.build import Built
+from bigscale.train.checkpoint import Checkpoints, Restored
+from bigscale.train.claim import Claim
+from bigscale.train.guard import Guard
+from bigscale.train.init_from import Start, apply_start
+
+
+def count_at(spec: RunSpec, found: Restored) -> ImageCount:
+  """The images of a run that goes on from a checkpoint.
+
+  Those of earlier versions note thousand images alone: all steps were alike.
+  """
+  count = spec.count
+  if noted := found.meta.get("batches"):
+    count = ImageCount.of(noted)
+  elif found.step and found.meta.get("kimg"):
+    images, odd = divmod(round(found.meta["kimg"] * 1000), found.step)
+    count = count if odd else ImageCount(((0, images),))
+  return count.going_on(found.step, spec.images_per_step)
+
+
+def take_changes(
+  recorder: hooks.Recorder,
+  guard: Guard,
+  step: int,
+  changes: Sequence[Change],
+) -> None:
+  """Writes what the run goes on with, before `spec.json` says it.
+
+  A kill in between writes it once more, and never leaves it out.
+  """
+  for change in changes:
+    why = change.nature.why
+    logging.warning("from step %d on: %s", step, change)
+    recorder.event(
+      "setting_changed",
+      step,
+      setting=change.setting,
+      old=change.old,
+      new=change.new,
+      **({"consequence": why} if why else {}),
+    )
+  if any(change.nature.kind == "asked" for change in changes):
+    guard.expect_change(step)
+
+
+def report_damage(recorder: hooks.Recorder, found: Restored) -> None:
+  """Writes which checkpoints were passed over."""
+  for step, why in found.damaged:
+    recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
+
+
+def open_folder(
+  workdir: str | os.PathLike[str],
+  spec: RunSpec,
+  command: Sequence[str],
+  claim: Claim,
+  change: bool,
+) -> tuple[folders.RunFolder, list[Change]]:
+  """Process 0 makes and claims the folder, and all see it and what changes."""
+  folder = folders.RunFolder(pathlib.Path(workdir))
+
+  def make() -> list[list[Any]]:
+    made = folders.create(workdir, spec, command, claim, change=change)
+    found = folders.changes_in(made, spec)
+    return [[each.setting, each.old, each.new] for each in found]
+
+  with contextlib.ExitStack() as undo:
+    undo.callback(claim.release)
+    changes = [Change(*each) for each in multihost.decide("folder", make)]
+    require(
+      folder.spec.is_file(),
+      f"--workdir={workdir} is not the same folder on process "
+      f"{jax.process_index()} as on process 0; name one on a file system that "
+      "all of them share",
+    )
+    undo.pop_all()
+  return folder, changes
+
+
+def restore_or_init(
+  built: Built, stream: Stream, checkpoints: Checkpoints, start: Start | None
+) -> Restored:
+  """The newest whole checkpoint, or what a new run starts from."""
+  latest = multihost.decide("latest step", checkpoints.latest_step)
+  if latest is None:
+    state = built.init(np.int32(built.spec.seed))
+    if start:
+      state = apply_start(state, start)
+      # Saved at once: who resumes need not find the other run again.
+      checkpoints.save(0, state, stream.get_state(), {"kimg": 0.0})
+    return Restored(0, state, stream.get_state(), {})
+  restored = checkpoints.restore(built.abstract_state)
+  checkpoints.set_damaged_aside(restored.damaged)
+  stream.set_state(restored.data)
+  logging.info("resuming after step %d", restored.step)
+  return restored
