@@ -72,6 +72,13 @@ flags.DEFINE_bool(
   "Settings that change no number may differ without it",
   flag_values=FLAGS,
 )
+flags.DEFINE_bool(
+  "accept_data",
+  False,
+  "a run that resumes goes on although the content of its data has changed: "
+  "the same records, some of them mended or damaged",
+  flag_values=FLAGS,
+)
 define_data_flag(FLAGS)
 define_process_flags(FLAGS)
 
@@ -101,6 +108,7 @@ def run() -> int:
     FLAGS.init_from,
     data=FLAGS.data,
     change=FLAGS.change,
+    accept_data=FLAGS.accept_data,
   )
   if multihost.is_main():
     report = write_report(result.folder.path)

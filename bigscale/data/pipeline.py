@@ -61,6 +61,8 @@ class Stream:
     self._faults: list[Fault] = []
     # Records that could not be used, of each source of the mixture.
     self._bad = [set[int]() for _ in batches.records.parts.sources]
+    # Identities of the same records before some were mended or damaged.
+    self._accepted: list[str] = []
     self._start_at(Position())
 
   @functools.cached_property
@@ -126,12 +128,17 @@ class Stream:
         # process 0's come into events.jsonl.
         listed = ", ".join(map(str, sorted(bad)[:_MOST_LISTED]))
         more = ", ..." if len(bad) > _MOST_LISTED else ""
+        source = self._batches.records.parts.sources[fault.part]
         raise DataError(
           f"{len(bad)} records of {fault.source} could not be used, the last "
-          f"of them record {fault.index}: {fault.reason}; "
+          f"of them record {fault.index} ({source.where(fault.index)}): "
+          f"{fault.reason}; "
           f"data.max_bad_fraction={self._spec.max_bad_fraction} allows "
-          f"{allowed} of {size}; mend records {listed}{more} ('bigscale data "
-          "verify' lists what is wrong), or allow more"
+          f"{allowed} of {size}. Allow more, which a run that resumes may do "
+          f"(--config.data.max_bad_fraction={_enough(len(bad), size)}); or "
+          f"mend records {listed}{more} ('bigscale data verify PATH' lists "
+          "what is wrong) and go on with --accept_data: mended files are, by "
+          "their content, other data than the run began with"
         )
 
   def take_faults(self) -> tuple[Fault, ...]:
@@ -152,25 +159,50 @@ class Stream:
 
   def get_state(self) -> dict[str, Any]:
     """The position, as plain JSON, equal on all processes."""
-    return self._position.to_json() | {
+    state = self._position.to_json() | {
       "source": self.identity,
       "source_form": SOURCE_FORM,
+      "records": self._sizes,
     }
+    return state | ({"accepted": self._accepted} if self._accepted else {})
 
-  def set_state(self, state: Mapping[str, Any]) -> None:
+  @property
+  def _sizes(self) -> list[int]:
+    return [len(source) for source in self.sources]
+
+  def set_state(
+    self, state: Mapping[str, Any], *, accept: bool = False
+  ) -> None:
     """Moves to a position, whatever run shape it was saved by.
+
+    Args:
+      state: what `get_state` gave.
+      accept: take the data that are here for those of `state`, also where
+        their content is another. States of before stay good.
 
     Raises:
       DataError: `state` is not what `get_state` gave, or is of other data.
     """
     position = Position.from_json(state)
+    self._accepted = sorted({*self._accepted, *state.get("accepted", ())})
+    if state.get("source") not in self._accepted:
+      self._check(state, accept)
+    self._elements.close()
+    self._start_at(position)
+
+  def _check(self, state: Mapping[str, Any], accept: bool) -> None:
+    """Raises `DataError` unless the data are those of a state, or accepted."""
     earlier = ""
     if state.get("source_form") != SOURCE_FORM:
       parts = self._batches.records.parts
       earlier = self._decide(lambda: mixture.earlier_identity_of(*parts))
-    check_same(state, self.identity, earlier, self._spec)
-    self._elements.close()
-    self._start_at(position)
+    try:
+      check_same(state, self.identity, earlier, self._spec)
+    except DataError:
+      if not accept:
+        raise
+      check_alike(state, self._sizes)
+      self._accepted = sorted({*self._accepted, state["source"]})
 
   def close(self) -> None:
     """Stops reading ahead; no more batches until `set_state`."""
@@ -182,6 +214,11 @@ class Stream:
     self._closed = False
     self._position = position
     self._elements = self._reader.read_from(position)
+
+
+def _enough(bad: int, size: int) -> float:
+  """A fraction to propose: at least twice what was met so far."""
+  return min(1.0, float(f"{max(2 * bad / size, 0.01):.1g}"))
 
 
 def check_same(
@@ -214,9 +251,32 @@ def check_same(
     )
   raise DataError(
     f"the checkpoint stands in {source}, but the run reads {identity} in "
-    f"{where}: the data changed; put the old data back, name the place of a "
-    "copy by --data=PATH, or start a new run with --init_from"
+    f"{where}: the data changed; put the old data back, or name the place of a "
+    "copy by --data=PATH. If these are the same records, some of them mended "
+    "or damaged, go on with them by --accept_data, which is written into the "
+    "run; otherwise start a new run with --init_from"
   )
+
+
+def check_alike(state: Mapping[str, Any], sizes: Sequence[int]) -> None:
+  """Checks that places of a stream mean the same records in other data.
+
+  Args:
+    state: of the stream; one of an earlier version, which does not count its
+      records, passes.
+    sizes: records of each source of the other data.
+
+  Raises:
+    DataError: they are more or fewer, and all would come in another order.
+  """
+  known = state.get("records", sizes)
+  if list(known) != list(sizes):
+    raise DataError(
+      f"--accept_data is for the same records with other content, and there "
+      f"are {', '.join(map(str, sizes))} now where the checkpoint knows "
+      f"{', '.join(map(str, known))}: all would come in another order; put the "
+      "old data back, or start a new run with --init_from"
+    )
 
 
 def make(

@@ -72,6 +72,7 @@ class Recorder:
       count: of the run's images; None takes the spec's batch size for all.
     """
     self.count = count or spec.count
+    self._changed = not self.count.is_uniform
     self._spec = spec
     self._meter = meter or Meter(spec)
     self._main = multihost.is_main()
@@ -170,8 +171,12 @@ class Recorder:
     }
 
   def changed_batches(self) -> dict[str, Any]:
-    """Of a run whose batch size has changed, its `ImageCount`, for an event."""
-    return {} if self.count.is_uniform else {"batches": self.count.to_json()}
+    """Of a run whose batch size has changed, its `ImageCount`, for an event.
+
+    Also where it went back to before: what was given up had the other size.
+    """
+    self._changed = self._changed or not self.count.is_uniform
+    return {"batches": self.count.to_json()} if self._changed else {}
 
   def event(self, kind: str, step: int, **fields: Any) -> None:
     """Writes what is not a step's number."""

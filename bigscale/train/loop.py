@@ -74,6 +74,7 @@ def train(
   data: Sequence[str] = (),
   *,
   change: bool = False,
+  accept_data: bool = False,
 ) -> Result:
   """Trains until `spec.total_kimg`, resuming where `workdir` stands.
 
@@ -87,6 +88,8 @@ def train(
     data: where the data are now, if not where the spec says (`DataSpec.at`).
     change: whether a run that resumes may go on with other rates or another
       batch size (`spec.changes`).
+    accept_data: whether it may go on with data of other content: the same
+      records, some of them mended or damaged (`Stream.set_state`).
 
   Raises:
     SpecError: the spec cannot run here, the folder is another run's, or
@@ -112,7 +115,9 @@ def train(
   kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
   checkpoints = Checkpoints(folder.path, kept)
   try:
-    found = resume.restore_or_init(built, stream, checkpoints, start)
+    found = resume.restore_or_init(
+      built, stream, checkpoints, start, accept_data=accept_data
+    )
     attempt = int(jax.device_get(found.state.attempt))
     count = resume.count_at(spec, found)
     meter = Meter(spec, built.mesh.devices.flat, found.meta, count)
@@ -121,6 +126,7 @@ def train(
     try:
       if moved != spec:
         recorder.event("data_moved", found.step, places=moved.data.sources)
+      resume.report_data(recorder, stream, found)
       if start:
         recorder.event("init_from", 0, **start.note())
       resume.report_damage(recorder, found)

@@ -61,6 +61,17 @@ def take_changes(
     guard.expect_change(step)
 
 
+def report_data(
+  recorder: hooks.Recorder, stream: Stream, found: Restored
+) -> None:
+  """Writes that the data are not those of the checkpoint, which was accepted."""
+  before = found.data.get("source")
+  if before in stream.get_state().get("accepted", ()):
+    recorder.event(
+      "data_accepted", found.step, old=before, new=stream.identity
+    )
+
+
 def report_damage(recorder: hooks.Recorder, found: Restored) -> None:
   """Writes which checkpoints were passed over."""
   for step, why in found.damaged:
@@ -96,7 +107,12 @@ def open_folder(
 
 
 def restore_or_init(
-  built: Built, stream: Stream, checkpoints: Checkpoints, start: Start | None
+  built: Built,
+  stream: Stream,
+  checkpoints: Checkpoints,
+  start: Start | None,
+  *,
+  accept_data: bool = False,
 ) -> Restored:
   """The newest whole checkpoint, or what a new run starts from."""
   latest = multihost.decide("latest step", checkpoints.latest_step)
@@ -109,6 +125,6 @@ def restore_or_init(
     return Restored(0, state, stream.get_state(), {})
   restored = checkpoints.restore(built.abstract_state)
   checkpoints.set_damaged_aside(restored.damaged)
-  stream.set_state(restored.data)
+  stream.set_state(restored.data, accept=accept_data)
   logging.info("resuming after step %d", restored.step)
   return restored

@@ -1,84 +1,100 @@
 """Settings that change when a run resumes: what is taken, told and kept right.
 
-One run is trained to its middle and copied for each test. Batches of two sizes
-make two programs; other settings share them.
+One run is trained to its middle, and copied for each test.
 """
 
 import dataclasses
+import itertools
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigscale.data import pipeline
 from bigscale.parallel.mesh import make_mesh
 from bigscale.report import write_report
+from bigscale.report.read import read_run
+from bigscale.report.timeline import timeline
 from bigscale.scaling.flops import training_flops
-from bigscale.spec import MeshSpec, SpecError, from_config
+from bigscale.spec import SpecError, from_config
 from bigscale.train import loop
 from bigscale.train.build import build
-from bigscale.train.checkpoint import Checkpoints
+from bigscale.train.checkpoint import CheckpointReader
 from bigscale.train.disturb import Disturbance
 from bigscale.train.reals import open_stream
 from tests.e2e import tiny
+from tests.train.test_loop_scores import Scores
 
-# The first life: 8 steps of 8 images.
-FIRST, SMALL, LARGE = 8, 8, 16
+# The first life: 8 steps of 8 images; all lives: 192 images.
+FIRST, SMALL, LARGE, KIMG = 8, 8, 16, 0.192
 
 
 def spec_of(**settings):
-  """The run of `tiny`, all scores and watching off; names with __ for dots."""
-  config = tiny.get_config()
-  config.total_kimg = 0.192
-  config.evaluate.num_samples = 66
-  config.evaluate.classifier_steps = 2
-  config.log.samples_kimg = 0.0
-  config.log.tensorboard = False
-  config.checkpoint.keep = 20
+  """A run of the smallest network; `__` stands for the dot in a name."""
+  config = tiny.get_config().unlock()
+  config.model.update(
+    resolution=4,
+    widths=(4,),
+    blocks=(1,),
+    cardinality=(2,),
+    spectra_interval=0,
+  )
+  config.total_kimg = KIMG
+  # A wrong count of images is seen in the weights.
+  fall = {"first": 1e-3, "last": 1e-4, "kimg": KIMG}
+  config.optim = dict(config.optim) | {"g_lr": fall}
+  config.evaluate = {"num_samples": 4, "batch_size": 4}
+  config.log = {"steps": 1, "num_samples": 4, "tensorboard": False}
+  config.checkpoint = {"kimg": 0.032, "keep": 20}
   config.monitor = {"action": "off"}
   for name, value in settings.items():
     *groups, field = name.split("__")
     at = config
     for group in groups:
+      if group not in at:
+        at[group] = {}
       at = at[group]
     at[field] = value
   return from_config(config)
 
 
 class Programs:
-  """Built once for each batch size."""
+  """Built once for each batch size and its rates."""
 
   def __init__(self):
     self._built = {}
 
   def prepared(self, spec, disturbance=None):
-    key = json.dumps(
-      [spec.global_batch_size, dataclasses.asdict(spec.optim)], sort_keys=True
-    )
+    key = str((spec.global_batch_size, spec.optim, spec.monitor.num_samples))
     if key not in self._built:
-      mesh = make_mesh(MeshSpec(), jax.devices()[:1])
+      mesh = make_mesh(spec.mesh, jax.devices()[:1])
       self._built[key] = build(spec, mesh)
     return loop.Prepared(
       self._built[key]._replace(spec=spec),
-      disturbance=disturbance or Disturbance(),
+      Scores(itertools.cycle((1,))),
+      disturbance or Disturbance(),
     )
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-  with pytest.MonkeyPatch.context() as patch:
-    cache = tmp_path_factory.mktemp("cache")
-    patch.setenv("BIGSCALE_CACHE", str(cache))
-    yield Programs()
+def programs():
+  """Of these tests, compiling is nearly all the time."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield Programs()
+  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory, programs):
   """The first life."""
   path = tmp_path_factory.mktemp("begun") / "run"
+  reader = Reader()
   spec = spec_of(total_kimg=FIRST * SMALL / 1000)
-  loop.train(spec, path, prepared=programs.prepared(spec))
+  loop.train(spec, path, prepared=programs.prepared(spec, reader))
+  np.save(path / "read.npy", reader.all(0))
   return path
 
 
@@ -90,14 +106,31 @@ def run(begun, tmp_path):
 
 
 class Reader(Disturbance):
-  """Writes down what every step reads."""
+  """Writes down what every step reads, and spoils one if asked."""
 
-  def __init__(self):
+  def __init__(self, spoiled=None):
     self.images = {}
+    self.spoiled = spoiled
 
   def batch(self, step, attempt, batch):
     self.images[attempt, step] = np.array(batch.images)
     return batch
+
+  def state(self, step, attempt, state):
+    if (attempt, step) != self.spoiled:
+      return state
+    params = jax.tree.map(lambda x: x * np.float32("nan"), state.d.params)
+    return state._replace(d=state.d._replace(params=params))
+
+  def all(self, attempt, after=0):
+    """[N, H, W, C] of all steps of an attempt, in order."""
+    return np.concatenate(
+      [
+        images.reshape(-1, *images.shape[2:])
+        for (of, step), images in sorted(self.images.items())
+        if of == attempt and step > after
+      ]
+    )
 
 
 def lines(run, name):
@@ -108,52 +141,72 @@ def events(run, kind):
   return [e for e in lines(run, "events.jsonl") if e["event"] == kind]
 
 
+def changed(run):
+  return {e["setting"]: e for e in events(run, "setting_changed")}
+
+
 def written(run):
   return json.loads((run / "spec.json").read_text())["spec"]
 
 
-def notes(run, spec, step):
-  built = build(spec, make_mesh(MeshSpec(), jax.devices()[:1]))
-  checkpoints = Checkpoints(run, spec.checkpoint)
+def restored(run, built, step=None):
+  checkpoints = CheckpointReader(run)
   try:
     return checkpoints.restore(built.abstract_state, step)
   finally:
     checkpoints.close()
 
 
+def records(spec, first, count):
+  """Images of the stream, read in batches of another size."""
+  stream = pipeline.make(
+    spec.data,
+    resolution=4,
+    channels=1,
+    num_classes=10,
+    global_batch_size=4,
+    batches_per_step=1,
+    seed=spec.seed,
+  )
+  start = {"records_consumed": first, "skipped": []}
+  stream.set_state(stream.get_state() | start)
+  batches = [next(stream).images for _ in range(count // 4)]
+  stream.close()
+  return np.concatenate(batches).reshape(-1, 4, 4, 1)
+
+
 def test_settings_that_change_no_number_are_taken_and_told(run, programs):
   spec = spec_of(
     evaluate__kimg=0.096,
-    evaluate__num_samples=70,
+    evaluate__num_samples=5,
     log__steps=4,
     checkpoint__kimg=0.048,
     data__threads=2,
     data__prefetch=3,
     data__max_bad_fraction=0.5,
     data__bad_records="error",
-    operations={"hang_seconds": 100.0},
-    sampling={"truncation_rule": "scale"},
-    monitor={"action": "checkpoint", "verdict": {"block": 5}},
+    operations__hang_seconds=100.0,
+    sampling__truncation_rule="scale",
+    monitor__action="checkpoint",
+    monitor__verdict={"block": 5},
+    mesh__min_split_elements=1,
   )
   loop.train(spec, run, prepared=programs.prepared(spec))
-  found = {e["setting"]: e for e in events(run, "setting_changed")}
+  found = changed(run)
   assert found.keys() == {
     *("total_kimg", "evaluate.kimg", "evaluate.num_samples", "log.steps"),
     *("checkpoint.kimg", "data.threads", "data.prefetch"),
     *("data.max_bad_fraction", "data.bad_records"),
     *("operations.hang_seconds", "sampling.truncation_rule"),
-    *("monitor.action", "monitor.verdict.block"),
+    *("monitor.action", "monitor.verdict.block", "mesh.min_split_elements"),
   }
   kimg = found["checkpoint.kimg"]
   assert (kimg["step"], kimg["old"], kimg["new"]) == (FIRST, 0.032, 0.048)
   assert written(run) == json.loads(json.dumps(dataclasses.asdict(spec)))
-  scored = [
-    r["step"] for r in lines(run, "metrics.jsonl") if "eval/fd_classifier" in r
-  ]
+  rows = lines(run, "metrics.jsonl")
+  scored = [r["step"] for r in rows if "eval/fd_classifier" in r]
   # At the end of the first life, too.
   assert scored == [FIRST, 12, 24]
-  page = write_report(run).read_text()
-  assert "checkpoint.kimg" in page
   # The next start finds nothing to tell.
   loop.train(spec, run, prepared=programs.prepared(spec))
   assert len(events(run, "setting_changed")) == len(found)
@@ -168,9 +221,9 @@ def test_settings_that_change_no_number_are_taken_and_told(run, programs):
     ({"optim__d_steps": 2}, True, ["optim.d_steps: 1 there, 2 here"]),
     ({"data__flip": False}, True, ["data.flip: True there, False here"]),
     (
-      {"optim__g_lr": 2e-3, "global_batch_size": 16, "log__steps": 3},
+      {"optim__d_lr": 2e-3, "global_batch_size": 16, "log__steps": 3},
       False,
-      ["optim.g_lr.first: 0.001 there, 0.002 here", "8 there, 16", "--change"],
+      ["optim.d_lr.first: 0.001 there, 0.002 here", "8 there, 16", "--change"],
     ),
   ],
 )
@@ -182,31 +235,172 @@ def test_what_is_refused_changes_nothing(run, settings, change, words):
     assert word in str(error.value)
   assert "log.steps" not in str(error.value)
   assert written(run) == before
-  assert not events(run, "setting_changed")
+  assert not changed(run)
+
+
+def test_a_start_that_fails_takes_no_change(run, programs):
+  """What it would have told is told by the next one."""
+  state = run / "checkpoints" / str(FIRST)
+  shutil.rmtree(run / "checkpoints")
+  state.mkdir(parents=True)
+  spec = spec_of(log__steps=4)
+  before = written(run)
+  with pytest.raises(SpecError, match="no whole checkpoint"):
+    loop.train(spec, run, prepared=programs.prepared(spec))
+  assert written(run) == before
 
 
 def test_rates_change_where_asked_and_moments_stay(run, programs):
   spec = spec_of(
-    optim__g_lr=2e-3, optim__ema_half_life_kimg=None, total_kimg=0.08
+    optim__d_lr=2e-3, optim__ema_half_life_kimg=None, total_kimg=0.08
   )
-  reader = Reader()
-  state = loop.train(
-    spec, run, prepared=programs.prepared(spec, reader), change=True
-  ).state
-  # The step by hand, from the state that the first life has left.
-  first = notes(run, spec_of(), FIRST)
-  built = programs.prepared(spec).built
-  by_hand = first.state
-  for step in (9, 10):
-    batch = built.abstract_batch._replace(images=reader.images[0, step])
-    labels = np.zeros(batch.images.shape[:2], np.int32)
-    del labels
+  prepared = programs.prepared(spec)
+  state = loop.train(spec, run, prepared=prepared, change=True).state
+  built = prepared.built
+  first = restored(run, built, FIRST)
+  by_hand, moments = first.state, first.state.d.optimizer
+  assert any(np.any(leaf) for leaf in jax.tree.leaves(moments))
   stream = open_stream(built)
   stream.set_state(first.data)
   for _ in (9, 10):
     by_hand, _ = built.step(by_hand, next(stream))
   stream.close()
   jax.tree.map(np.testing.assert_array_equal, state, by_hand)
-  found = {e["setting"]: e for e in events(run, "setting_changed")}
+  found = changed(run)
   assert found["optim.ema_half_life_kimg"]["new"] is None
-  assert "schedules go on" in found["optim.g_lr.first"]["consequence"]
+  assert "schedules go on" in found["optim.d_lr.first"]["consequence"]
+  page = write_report(run).read_text()
+  assert "optim.d_lr.first" in page
+  assert "schedules go on" in page
+
+
+@pytest.fixture(scope="module")
+def grown(begun, programs, tmp_path_factory):
+  """The first life, and another of batches twice as large."""
+  path = tmp_path_factory.mktemp("grown") / "run"
+  shutil.copytree(begun, path)
+  spec, reader = spec_of(global_batch_size=LARGE), Reader()
+  prepared = programs.prepared(spec, reader)
+  result = loop.train(spec, path, prepared=prepared, change=True)
+  return path, spec, reader, result, prepared.built
+
+
+def test_another_batch_size_sees_every_image_once(begun, grown):
+  _, spec, reader, _, _ = grown
+  read = np.concatenate([np.load(begun / "read.npy"), reader.all(0)])
+  # Pairs: as many batches for G.
+  assert len(read) == 2 * 192
+  np.testing.assert_array_equal(read, records(spec, 0, 2 * 192))
+
+
+def test_another_batch_size_computes_what_a_loop_by_hand_does(grown):
+  run, _, _, result, built = grown
+  first = restored(run, built, FIRST)
+  stream = open_stream(built)
+  stream.set_state(first.data)
+  batches = [next(stream) for _ in range(8)]
+  assert stream.get_state() == restored(run, built).data
+  stream.close()
+
+  def by_hand(count):
+    state = restored(run, built, FIRST).state
+    for number, batch in enumerate(batches):
+      state, _ = built.step(state, batch, *count(number))
+    return jax.tree.map(np.asarray, state)
+
+  state = by_hand(lambda number: [jnp.float32(FIRST * SMALL + number * LARGE)])
+  jax.tree.map(np.testing.assert_array_equal, result.state, state)
+  # It would show if the step's number stood for the images.
+  wrong = jax.tree.leaves(by_hand(lambda number: []).g.params)
+  right = jax.tree.leaves(state.g.params)
+  assert any((a != b).any() for a, b in zip(wrong, right, strict=True))
+
+
+def test_progress_is_counted_in_images(grown):
+  run, spec, _, result, built = grown
+  assert int(result.state.step) == 16
+  rows = lines(run, "metrics.jsonl")
+  kimg = {row["step"]: row["kimg"] for row in rows}
+  assert kimg[FIRST] == 0.064
+  assert kimg[9] == pytest.approx(0.080)
+  assert kimg[16] == pytest.approx(0.192)
+  small = dataclasses.replace(spec, global_batch_size=SMALL)
+  flops = [8 * training_flops(each).per_step for each in (small, spec)]
+  totals = [r["perf/total_flops"] for r in rows if "perf/total_flops" in r]
+  assert totals[-1] == pytest.approx(sum(flops), rel=1e-12)
+  saved = sorted(int(p.name) for p in (run / "checkpoints").glob("[0-9]*"))
+  # Every 32 images.
+  assert saved == [4, 8, 10, 12, 14, 16]
+  meta = restored(run, built).meta
+  assert meta["batches"] == [[0, SMALL], [FIRST, LARGE]]
+  assert meta["kimg"] == pytest.approx(0.192)
+  assert meta["flops"]["total"] == totals[-1]
+
+
+def test_it_is_told_and_shown(grown):
+  run, *_ = grown
+  found = changed(run)["global_batch_size"]
+  assert (found["step"], found["old"], found["new"]) == (FIRST, SMALL, LARGE)
+  assert "counted in images" in found["consequence"]
+  (_, start) = events(run, "start")
+  assert start["batches"] == [[0, SMALL], [FIRST, LARGE]]
+  record = read_run(run)
+  assert record.kimg_at(4) == pytest.approx(0.032)
+  assert record.kimg_at(16) == pytest.approx(0.192)
+  page = write_report(run).read_text()
+  for words in ("global_batch_size: 8 to 16", "counted in images"):
+    assert words in page
+
+
+def test_a_third_life_goes_on_from_the_count(grown, tmp_path, programs):
+  path = tmp_path / "run"
+  shutil.copytree(grown[0], path)
+  spec = spec_of(global_batch_size=LARGE, total_kimg=0.224)
+  state = loop.train(spec, path, prepared=programs.prepared(spec)).state
+  assert int(state.step) == 18
+  assert lines(path, "metrics.jsonl")[-1]["kimg"] == pytest.approx(0.224)
+
+
+def test_a_rollback_goes_back_to_before_the_change(run, programs):
+  """To step 4 of 32 images, from step 9 of 80: the rest is 10 steps."""
+  monitor = {
+    "action": "rollback",
+    "rewind": 4,
+    "interval": 100,
+    "num_samples": 4,
+    "snapshot_interval": 100,
+  }
+  spec = spec_of(global_batch_size=LARGE, monitor=monitor)
+  reader = Reader(spoiled=(0, 9))
+  prepared = programs.prepared(spec, reader)
+  result = loop.train(spec, run, prepared=prepared, change=True)
+  (back,) = events(run, "rollback")
+  assert back["to_step"] == 4
+  assert back["batches"] == [[0, SMALL], [4, LARGE]]
+  assert int(result.state.step) == 14
+  rows = [r for r in lines(run, "metrics.jsonl") if r["attempt"] == 1]
+  assert rows[0]["kimg"] == pytest.approx(0.048)
+  assert rows[-1]["kimg"] == pytest.approx(0.192)
+  # All that was read from step 5 on is left out: 4 steps of the first life,
+  # and those of the second that were on their way.
+  left = max(step for attempt, step in reader.images if attempt == 0)
+  read = 2 * (4 * SMALL + (left - FIRST) * LARGE)
+  first = 2 * 4 * SMALL
+  assert back["skipped"] == [first, first + read]
+  np.testing.assert_array_equal(
+    reader.all(1), records(spec, first + read, 2 * 10 * LARGE)
+  )
+  small = dataclasses.replace(spec, global_batch_size=SMALL)
+  step = {
+    n: training_flops(each).per_step for n, each in ((8, small), (16, spec))
+  }
+  given_up = 4 * step[8] + (left - FIRST) * step[16]
+  last = [r for r in rows if "perf/spent_flops" in r][-1]
+  assert last["perf/total_flops"] == pytest.approx(4 * step[8] + 10 * step[16])
+  assert last["perf/spent_flops"] - last["perf/total_flops"] == (
+    pytest.approx(given_up)
+  )
+  seen = timeline(read_run(run))
+  (ended,) = [s for s in seen.returns if s.attempt == 1]
+  assert ended.target == pytest.approx(0.032)
+  assert ended.start == pytest.approx(0.064 + (left - FIRST) * LARGE / 1000)
