@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from bigscale.data import ingest, records, workers
 from bigscale.data import manifest as manifests
-from bigscale.data.manifest import DataError, Manifest
 from bigscale.data.inputs import open_inputs
+from bigscale.data.manifest import DataError, Manifest
 from bigscale.data.shards import check_size, open_shard
 from bigscale.data.sources import BadRecordError, Source
 

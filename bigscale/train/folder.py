@@ -7,10 +7,12 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bigscale import temporary
 from bigscale.spec import (
   Change,
   RunSpec,
@@ -24,6 +26,14 @@ from bigscale.train.claim import Claim
 
 # What spec.json holds, besides a digest of it.
 _UNSEALED = {"spec", "versions", "command"}
+
+# In the names of Orbax's folders of steps until they are whole.
+HALF_SAVED = ".orbax-checkpoint-tmp"
+
+_GO_ON = (
+  "start the run again with the same --config (`bigscale train`), which "
+  "writes it anew and goes on"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +73,7 @@ def create(
   claim: Claim | None = None,
   *,
   change: bool = False,
+  begun: bool = False,
 ) -> RunFolder:
   """Makes the folder of a new run, or opens that of the same run.
 
@@ -75,6 +86,8 @@ def create(
     command: recorded.
     claim: taken on the folder; None where nobody else can know of it.
     change: whether settings may change that change the run's numbers.
+    begun: whether there are checkpoints. Then a `spec.json` that is missing
+      stays so until `adopt`.
 
   Raises:
     SpecError: it holds another run (the difference is named), is in use, or
@@ -85,11 +98,28 @@ def create(
     folder.path.mkdir(parents=True, exist_ok=True)
     if claim:
       claim.take(folder.path)
+      _clear(folder)
     if folder.spec.exists():
       _check_same(folder, spec, change)
-    if not folder.spec.exists() or not changes_in(folder, spec):
+      begun = False
+    if not begun and not changes_in(folder, spec):
       adopt(folder, spec, command)
   return folder
+
+
+def _clear(folder: RunFolder) -> None:
+  """Removes what a killed process of the run left half written.
+
+  Orbax clears the folders of checkpoints that this start opens; of `healthy/`
+  that depends on the monitor.
+  """
+  temporary.clear(folder.path)
+  temporary.clear(folder.path / "samples")
+  for name in ("checkpoints", "healthy"):
+    for place in (folder.path / name).glob("*/"):
+      temporary.clear(place)
+      if HALF_SAVED in place.name:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def adopt(folder: RunFolder, spec: RunSpec, command: Sequence[str]) -> None:
@@ -126,6 +156,11 @@ def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
   """
   folder = RunFolder(_local(workdir))
   if not folder.spec.is_file():
+    if any((folder.path / "checkpoints").glob("[0-9]*")):
+      raise SpecError(
+        f"{folder.spec} is missing; the run's checkpoints are there: put back "
+        f"a copy of this file, or {_GO_ON}"
+      )
     raise SpecError(
       f"--workdir={folder.path} holds no run (no spec.json); name the folder "
       "that `bigscale train` wrote"
@@ -210,20 +245,29 @@ def _spec_there(folder: RunFolder) -> Mapping[str, Any]:
     raise SpecError(
       f"{folder.spec} is damaged ({error}); what the run has saved beside it "
       "is another matter: put back a copy of this file, or move this file "
-      "alone aside and start the run again with the same --config, which "
-      "writes it anew and goes on"
+      f"alone aside and {_GO_ON}"
     ) from error
 
 
 def changes_in(folder: RunFolder, spec: RunSpec) -> list[Change]:
   """Returns the settings in which a spec differs from a folder's.
 
-  Settings that the version which wrote the folder did not know are no change.
+  None where the folder has no `spec.json`.
 
   Raises:
     SpecError: the folder's `spec.json` is damaged.
   """
-  old, new = _spec_there(folder), by_meaning(to_json(spec))
+  if not folder.spec.exists():
+    return []
+  return changes_of(_spec_there(folder), spec)
+
+
+def changes_of(old: Mapping[str, Any], spec: RunSpec) -> list[Change]:
+  """Returns the settings in which a spec differs from a recorded one.
+
+  Settings that the version which recorded it did not know are no change.
+  """
+  new = by_meaning(to_json(spec))
   unknown = [name for name, _ in _unknown_to(old, new, "")]
   return [
     Change(*found)
@@ -302,10 +346,5 @@ def versions() -> dict[str, str]:
 def write_whole(path: pathlib.Path, text: str) -> None:
   """Writes a file whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  with temporary.open("w") as file:
-    file.write(text)
-    file.flush()
-    # A machine that fails later must not leave the new name with no content.
-    os.fsync(file.fileno())
-  temporary.replace(path)
+  with temporary.replacing(path) as partial:
+    partial.write_text(text)

@@ -15,7 +15,7 @@ from bigscale.metrics.looking import Asked, look
 from bigscale.metrics.share import share
 from bigscale.parallel import multihost
 from bigscale.sampling import grid, sample
-from bigscale.spec import ImageCount, RunSpec, TruncationRule
+from bigscale.spec import ImageCount, RunSpec, TruncationRule, to_json
 from bigscale.train.build import Built
 from bigscale.train.folder import RunFolder
 from bigscale.train.logging import JsonLines, Progress, TensorBoard
@@ -167,6 +167,8 @@ class Recorder:
     return {
       "kimg": self.count.kimg(step),
       "batches": self.count.to_json(),
+      # For a run that loses its spec.json.
+      "spec": to_json(self._spec),
       "flops": self._meter.get_state(step),
     }
 

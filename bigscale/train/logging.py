@@ -15,6 +15,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from bigscale import temporary
+
 _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -92,12 +94,8 @@ class JsonLines:
         written_in == attempt and row.get("step", step) <= step
       ):
         kept.append(line)
-    partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-      file.writelines(kept)
-      file.flush()
-      os.fsync(file.fileno())
-    partial.replace(self.path)
+    with temporary.replacing(self.path) as partial:
+      partial.write_bytes(b"".join(kept))
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -111,13 +111,16 @@ def train(
     notes.warn(notes.of_sources({"train": stream.sources}))
   start = read_start(built, init_from) if init_from and new else None
   claim = Claim()
-  folder, changes = resume.open_folder(workdir, spec, command, claim, change)
+  folder, changes = resume.open_folder(
+    workdir, spec, command, claim, change=change, begun=not new
+  )
   kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
   checkpoints = Checkpoints(folder.path, kept)
   try:
     found = resume.restore_or_init(
       built, stream, checkpoints, start, accept_data=accept_data
     )
+    changes += resume.changes_since(folder, found, spec, change=change)
     attempt = int(jax.device_get(found.state.attempt))
     count = resume.count_at(spec, found)
     meter = Meter(spec, built.mesh.devices.flat, found.meta, count)
@@ -134,8 +137,8 @@ def train(
         guard.set_state(found.meta["monitor"])
       if changes:
         resume.take_changes(recorder, guard, found.step, changes)
-        if multihost.is_main():
-          folders.adopt(folder, spec, command)
+      if multihost.is_main() and (changes or not folder.spec.exists()):
+        folders.adopt(folder, spec, command)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step)
     except hooks.DivergedError as error:

@@ -12,7 +12,9 @@ from absl import logging
 
 from bigscale.data.pipeline import Stream
 from bigscale.parallel import multihost
-from bigscale.spec import Change, ImageCount, RunSpec, require
+from bigscale.spec import Change, ImageCount, RunSpec, SpecError, require
+from bigscale.spec.changes import refusal
+from bigscale.train import claim as claims
 from bigscale.train import folder as folders
 from bigscale.train import hooks
 from bigscale.train.build import Built
@@ -20,6 +22,39 @@ from bigscale.train.checkpoint import Checkpoints, Restored
 from bigscale.train.claim import Claim
 from bigscale.train.guard import Guard
 from bigscale.train.init_from import Start, apply_start
+
+
+def changes_since(
+  folder: folders.RunFolder, found: Restored, spec: RunSpec, *, change: bool
+) -> list[Change]:
+  """What changes where `spec.json` is lost, by the checkpoint's own notes.
+
+  Returns:
+    Nothing where it is there: it has told already.
+
+  Raises:
+    SpecError: the run may not go on with these settings.
+  """
+
+  def compare() -> list[list[Any]]:
+    if folder.spec.exists():
+      return []
+    noted = found.meta.get("spec")
+    if noted is None:
+      logging.warning(
+        "%s is missing, and checkpoint %d is of a version that noted no "
+        "settings: the run goes on with those of --config",
+        folder.spec,
+        found.step,
+      )
+      return []
+    logging.warning("%s is missing: it is written anew", folder.spec)
+    changes = folders.changes_of(noted, spec)
+    if refused := refusal(changes, asked=change):
+      raise SpecError(f"--workdir={folder.path} {refused}")
+    return [[each.setting, each.old, each.new] for each in changes]
+
+  return [Change(*each) for each in multihost.decide("settings", compare)]
 
 
 def count_at(spec: RunSpec, found: Restored) -> ImageCount:
@@ -64,12 +99,10 @@ def take_changes(
 def report_data(
   recorder: hooks.Recorder, stream: Stream, found: Restored
 ) -> None:
-  """Writes that the data are not those of the checkpoint, which was accepted."""
+  """Writes that data of other content were accepted."""
   before = found.data.get("source")
   if before in stream.get_state().get("accepted", ()):
-    recorder.event(
-      "data_accepted", found.step, old=before, new=stream.identity
-    )
+    recorder.event("data_accepted", found.step, old=before, new=stream.identity)
 
 
 def report_damage(recorder: hooks.Recorder, found: Restored) -> None:
@@ -83,13 +116,17 @@ def open_folder(
   spec: RunSpec,
   command: Sequence[str],
   claim: Claim,
+  *,
   change: bool,
+  begun: bool,
 ) -> tuple[folders.RunFolder, list[Change]]:
   """Process 0 makes and claims the folder, and all see it and what changes."""
   folder = folders.RunFolder(pathlib.Path(workdir))
 
   def make() -> list[list[Any]]:
-    made = folders.create(workdir, spec, command, claim, change=change)
+    made = folders.create(
+      workdir, spec, command, claim, change=change, begun=begun
+    )
     found = folders.changes_in(made, spec)
     return [[each.setting, each.old, each.new] for each in found]
 
@@ -97,7 +134,7 @@ def open_folder(
     undo.callback(claim.release)
     changes = [Change(*each) for each in multihost.decide("folder", make)]
     require(
-      folder.spec.is_file(),
+      (folder.path / claims.FILE).is_file(),
       f"--workdir={workdir} is not the same folder on process "
       f"{jax.process_index()} as on process 0; name one on a file system that "
       "all of them share",

@@ -9,7 +9,6 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,7 +48,7 @@ def spec_of(**settings):
   config.evaluate = {"num_samples": 4, "batch_size": 4}
   config.log = {"steps": 1, "num_samples": 4, "tensorboard": False}
   config.checkpoint = {"kimg": 0.032, "keep": 20}
-  config.monitor = {"action": "off"}
+  config.monitor = {"action": "off", "num_samples": 4}
   for name, value in settings.items():
     *groups, field = name.split("__")
     at = config
@@ -61,14 +60,20 @@ def spec_of(**settings):
   return from_config(config)
 
 
+def grown_spec(**settings):
+  """The same with batches twice as large and other rates."""
+  rates = {"optim__d_lr": 2e-3, "optim__ema_half_life_kimg": None}
+  return spec_of(global_batch_size=LARGE, **rates, **settings)
+
+
 class Programs:
-  """Built once for each batch size and its rates."""
+  """Built once for each batch size, and its rates."""
 
   def __init__(self):
     self._built = {}
 
   def prepared(self, spec, disturbance=None):
-    key = str((spec.global_batch_size, spec.optim, spec.monitor.num_samples))
+    key = spec.global_batch_size
     if key not in self._built:
       mesh = make_mesh(spec.mesh, jax.devices()[:1])
       self._built[key] = build(spec, mesh)
@@ -250,36 +255,12 @@ def test_a_start_that_fails_takes_no_change(run, programs):
   assert written(run) == before
 
 
-def test_rates_change_where_asked_and_moments_stay(run, programs):
-  spec = spec_of(
-    optim__d_lr=2e-3, optim__ema_half_life_kimg=None, total_kimg=0.08
-  )
-  prepared = programs.prepared(spec)
-  state = loop.train(spec, run, prepared=prepared, change=True).state
-  built = prepared.built
-  first = restored(run, built, FIRST)
-  by_hand, moments = first.state, first.state.d.optimizer
-  assert any(np.any(leaf) for leaf in jax.tree.leaves(moments))
-  stream = open_stream(built)
-  stream.set_state(first.data)
-  for _ in (9, 10):
-    by_hand, _ = built.step(by_hand, next(stream))
-  stream.close()
-  jax.tree.map(np.testing.assert_array_equal, state, by_hand)
-  found = changed(run)
-  assert found["optim.ema_half_life_kimg"]["new"] is None
-  assert "schedules go on" in found["optim.d_lr.first"]["consequence"]
-  page = write_report(run).read_text()
-  assert "optim.d_lr.first" in page
-  assert "schedules go on" in page
-
-
 @pytest.fixture(scope="module")
 def grown(begun, programs, tmp_path_factory):
-  """The first life, and another of batches twice as large."""
+  """The first life, and another by `grown_spec`."""
   path = tmp_path_factory.mktemp("grown") / "run"
   shutil.copytree(begun, path)
-  spec, reader = spec_of(global_batch_size=LARGE), Reader()
+  spec, reader = grown_spec(), Reader()
   prepared = programs.prepared(spec, reader)
   result = loop.train(spec, path, prepared=prepared, change=True)
   return path, spec, reader, result, prepared.built
@@ -304,14 +285,17 @@ def test_another_batch_size_computes_what_a_loop_by_hand_does(grown):
 
   def by_hand(count):
     state = restored(run, built, FIRST).state
+    moments = jax.tree.leaves(state.d.optimizer)
+    assert all(np.any(leaf) for leaf in moments)
     for number, batch in enumerate(batches):
-      state, _ = built.step(state, batch, *count(number))
+      state, _ = built.step(state, batch, np.float32(count(number)))
     return jax.tree.map(np.asarray, state)
 
-  state = by_hand(lambda number: [jnp.float32(FIRST * SMALL + number * LARGE)])
+  state = by_hand(lambda number: FIRST * SMALL + number * LARGE)
   jax.tree.map(np.testing.assert_array_equal, result.state, state)
   # It would show if the step's number stood for the images.
-  wrong = jax.tree.leaves(by_hand(lambda number: []).g.params)
+  wrong = by_hand(lambda number: (FIRST + number) * LARGE)
+  wrong = jax.tree.leaves(wrong.g.params)
   right = jax.tree.leaves(state.g.params)
   assert any((a != b).any() for a, b in zip(wrong, right, strict=True))
 
@@ -339,6 +323,10 @@ def test_progress_is_counted_in_images(grown):
 
 def test_it_is_told_and_shown(grown):
   run, *_ = grown
+  rates = changed(run)["optim.d_lr.first"]
+  assert (rates["old"], rates["new"]) == (1e-3, 2e-3)
+  assert "schedules go on" in rates["consequence"]
+  assert changed(run)["optim.ema_half_life_kimg"]["new"] is None
   found = changed(run)["global_batch_size"]
   assert (found["step"], found["old"], found["new"]) == (FIRST, SMALL, LARGE)
   assert "counted in images" in found["consequence"]
@@ -348,14 +336,17 @@ def test_it_is_told_and_shown(grown):
   assert record.kimg_at(4) == pytest.approx(0.032)
   assert record.kimg_at(16) == pytest.approx(0.192)
   page = write_report(run).read_text()
-  for words in ("global_batch_size: 8 to 16", "counted in images"):
+  for words in (
+    *("global_batch_size: 8 to 16", "counted in images"),
+    *("optim.d_lr.first: 0.001 to 0.002", "settings changed"),
+  ):
     assert words in page
 
 
 def test_a_third_life_goes_on_from_the_count(grown, tmp_path, programs):
   path = tmp_path / "run"
   shutil.copytree(grown[0], path)
-  spec = spec_of(global_batch_size=LARGE, total_kimg=0.224)
+  spec = grown_spec(total_kimg=0.224)
   state = loop.train(spec, path, prepared=programs.prepared(spec)).state
   assert int(state.step) == 18
   assert lines(path, "metrics.jsonl")[-1]["kimg"] == pytest.approx(0.224)
@@ -370,7 +361,7 @@ def test_a_rollback_goes_back_to_before_the_change(run, programs):
     "num_samples": 4,
     "snapshot_interval": 100,
   }
-  spec = spec_of(global_batch_size=LARGE, monitor=monitor)
+  spec = grown_spec(monitor=monitor)
   reader = Reader(spoiled=(0, 9))
   prepared = programs.prepared(spec, reader)
   result = loop.train(spec, run, prepared=prepared, change=True)
