@@ -134,7 +134,7 @@ RULES = (
     ("train/folder", "train/build", "train/checkpoint", "train/state"),
   ),
   (
-    r"train/(hooks|guard|scoring|loop|reals)",
+    r"train/(hooks|guard|scoring|loop|reals|resume)",
     (
       "train",
       "monitor/verdict",

@@ -90,6 +90,11 @@ class Stream:
     return self._batches.records.parts.sources
 
   @property
+  def places(self) -> tuple[str, ...]:
+    """Where the sources are read."""
+    return self._spec.sources
+
+  @property
   def readers(self) -> str:
     """Who reads: `2 threads`, say; see `DataSpec`."""
     return str(self._reader)
@@ -184,9 +189,12 @@ class Stream:
       DataError: `state` is not what `get_state` gave, or is of other data.
     """
     position = Position.from_json(state)
-    self._accepted = sorted({*self._accepted, *state.get("accepted", ())})
-    if state.get("source") not in self._accepted:
+    alike = {*self._accepted, *state.get("accepted", ())}
+    if alike & {state.get("source"), self.identity}:
+      alike.add(state["source"])
+    else:
       self._check(state, accept)
+    self._accepted = sorted({*alike, *self._accepted} - {self.identity})
     self._elements.close()
     self._start_at(position)
 
@@ -202,7 +210,7 @@ class Stream:
       if not accept:
         raise
       check_alike(state, self._sizes)
-      self._accepted = sorted({*self._accepted, state["source"]})
+      self._accepted.append(state["source"])
 
   def close(self) -> None:
     """Stops reading ahead; no more batches until `set_state`."""

@@ -103,7 +103,7 @@ class Guard:
     """Steps of the schedules' bends, which are fixed in images."""
     count = self._recorder.count
     kinks = map(count.step_of, self._built.spec.kinks_kimg)
-    self._verdict.set_kinks(tuple(kinks))
+    self._verdict.kinks = sorted(kinks)
 
   def look(self, step: int, state: GanState, batch: Batch) -> Scalars:
     """The probe's scalars where it is due after a step, else none."""

@@ -1,7 +1,6 @@
 """The walk of one run: build, resume, step, look, save."""
 
 import collections
-import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -28,7 +27,6 @@ from bigscale.train.claim import Claim
 from bigscale.train.disturb import Disturbance
 from bigscale.train.guard import Guard
 from bigscale.train.init_from import has_checkpoint, read_start
-from bigscale.train.meter import Meter
 from bigscale.train.preemption import PreemptedError, Preemption
 from bigscale.train.reals import open_stream
 from bigscale.train.scoring import Scoring
@@ -72,7 +70,6 @@ def train(
   init_from: str | os.PathLike[str] | None = None,
   prepared: Prepared | None = None,
   data: Sequence[str] = (),
-  *,
   change: bool = False,
   accept_data: bool = False,
 ) -> Result:
@@ -86,10 +83,8 @@ def train(
       and average a new run starts from. A run that resumes has its own.
     prepared: what the caller has made already.
     data: where the data are now, if not where the spec says (`DataSpec.at`).
-    change: whether a run that resumes may go on with other rates or another
-      batch size (`spec.changes`).
-    accept_data: whether it may go on with data of other content: the same
-      records, some of them mended or damaged (`Stream.set_state`).
+    change: take other rates and another batch size (`spec.changes`).
+    accept_data: take records that were mended (`Stream.set_state`).
 
   Raises:
     SpecError: the spec cannot run here, the folder is another run's, or
@@ -105,40 +100,25 @@ def train(
   new = multihost.decide("new", lambda: not has_checkpoint(workdir))
   spec, moved = folders.with_places(workdir, spec, data, begun=not new)
   built = prepared.built or build(moved, make_mesh(spec.mesh))
-  stream = open_stream(built)
-  multihost.assert_same("data", {"outline": stream.outline})
-  if jax.process_index() == 0:
-    notes.warn(notes.of_sources({"train": stream.sources}))
+  stream = _open_data(built)
   start = read_start(built, init_from) if init_from and new else None
   claim = Claim()
   folder, changes = resume.open_folder(
     workdir, spec, command, claim, change=change, begun=not new
   )
-  kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
-  checkpoints = Checkpoints(folder.path, kept)
+  checkpoints = resume.open_checkpoints(folder, spec)
   try:
-    found = resume.restore_or_init(
-      built, stream, checkpoints, start, accept_data=accept_data
-    )
+    found = resume.restore(built, stream, checkpoints, start, accept_data)
     changes += resume.changes_since(folder, found, spec, change=change)
     attempt = int(jax.device_get(found.state.attempt))
-    count = resume.count_at(spec, found)
-    meter = Meter(spec, built.mesh.devices.flat, found.meta, count)
-    recorder = hooks.Recorder(folder, spec, found.step, attempt, meter, count)
+    recorder = resume.open_recorder(folder, spec, built.mesh, found, attempt)
     guard = Guard(built, stream, checkpoints, recorder, attempt)
     try:
-      if moved != spec:
-        recorder.event("data_moved", found.step, places=moved.data.sources)
-      resume.report_data(recorder, stream, found)
-      if start:
-        recorder.event("init_from", 0, **start.note())
-      resume.report_damage(recorder, found)
+      resume.report(recorder, stream, found, start, moved != spec)
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
-      if changes:
-        resume.take_changes(recorder, guard, found.step, changes)
-      if multihost.is_main() and (changes or not folder.spec.exists()):
-        folders.adopt(folder, spec, command)
+      resume.take_changes(recorder, guard, found.step, changes)
+      resume.adopt(folder, spec, command, changes)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step)
     except hooks.DivergedError as error:
@@ -152,6 +132,15 @@ def train(
     checkpoints.close()
     stream.close()
     claim.release()
+
+
+def _open_data(built: Built) -> Stream:
+  """The stream, of the same data on all processes, which are described."""
+  stream = open_stream(built)
+  multihost.assert_same("data", {"outline": stream.outline})
+  if multihost.is_main():
+    notes.warn(notes.of_sources({"train": stream.sources}))
+  return stream
 
 
 class _Pending(NamedTuple):

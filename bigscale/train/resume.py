@@ -1,6 +1,7 @@
 """What a start finds in its folder, and how it goes on from there."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -9,10 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import Mesh
 
 from bigscale.data.pipeline import Stream
 from bigscale.parallel import multihost
-from bigscale.spec import Change, ImageCount, RunSpec, SpecError, require
+from bigscale.spec import (
+  Change,
+  ImageCount,
+  RunSpec,
+  SpecError,
+  require,
+  to_json,
+)
 from bigscale.spec.changes import refusal
 from bigscale.train import claim as claims
 from bigscale.train import folder as folders
@@ -22,6 +31,7 @@ from bigscale.train.checkpoint import Checkpoints, Restored
 from bigscale.train.claim import Claim
 from bigscale.train.guard import Guard
 from bigscale.train.init_from import Start, apply_start
+from bigscale.train.meter import Meter
 
 
 def changes_since(
@@ -71,6 +81,23 @@ def count_at(spec: RunSpec, found: Restored) -> ImageCount:
   return count.going_on(found.step, spec.images_per_step)
 
 
+def open_checkpoints(folder: folders.RunFolder, spec: RunSpec) -> Checkpoints:
+  """The run's own, the best of which are kept by the spec's score."""
+  kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
+  return Checkpoints(folder.path, kept)
+
+
+def adopt(
+  folder: folders.RunFolder,
+  spec: RunSpec,
+  command: Sequence[str],
+  changes: Sequence[Change],
+) -> None:
+  """Process 0 writes what has changed, or was lost, into `spec.json`."""
+  if multihost.is_main() and (changes or not folder.spec.exists()):
+    folders.adopt(folder, spec, command)
+
+
 def take_changes(
   recorder: hooks.Recorder,
   guard: Guard,
@@ -96,17 +123,43 @@ def take_changes(
     guard.expect_change(step)
 
 
-def report_data(
-  recorder: hooks.Recorder, stream: Stream, found: Restored
+def open_recorder(
+  folder: folders.RunFolder,
+  spec: RunSpec,
+  mesh: Mesh,
+  found: Restored,
+  attempt: int,
+) -> hooks.Recorder:
+  """What writes the run's rows, with the sums of what came before."""
+  count = count_at(spec, found)
+  meter = Meter(spec, mesh.devices.flat, found.meta, count)
+  return hooks.Recorder(folder, spec, found.step, attempt, meter, count)
+
+
+def report(
+  recorder: hooks.Recorder,
+  stream: Stream,
+  found: Restored,
+  start: Start | None,
+  moved: bool,
 ) -> None:
-  """Writes that data of other content were accepted."""
+  """Writes what a start has found to be otherwise than the run was left.
+
+  Args:
+    recorder: of the run.
+    stream: that stands where the run goes on.
+    found: what the run goes on from.
+    start: what a new run starts from.
+    moved: whether its data are read where its settings do not say.
+  """
+  if moved:
+    places = stream.places
+    recorder.event("data_moved", found.step, places=places)
   before = found.data.get("source")
   if before in stream.get_state().get("accepted", ()):
     recorder.event("data_accepted", found.step, old=before, new=stream.identity)
-
-
-def report_damage(recorder: hooks.Recorder, found: Restored) -> None:
-  """Writes which checkpoints were passed over."""
+  if start:
+    recorder.event("init_from", 0, **start.note())
   for step, why in found.damaged:
     recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
 
@@ -143,12 +196,11 @@ def open_folder(
   return folder, changes
 
 
-def restore_or_init(
+def restore(
   built: Built,
   stream: Stream,
   checkpoints: Checkpoints,
   start: Start | None,
-  *,
   accept_data: bool = False,
 ) -> Restored:
   """The newest whole checkpoint, or what a new run starts from."""
@@ -158,7 +210,8 @@ def restore_or_init(
     if start:
       state = apply_start(state, start)
       # Saved at once: who resumes need not find the other run again.
-      checkpoints.save(0, state, stream.get_state(), {"kimg": 0.0})
+      meta = {"kimg": 0.0, "spec": to_json(built.spec)}
+      checkpoints.save(0, state, stream.get_state(), meta)
     return Restored(0, state, stream.get_state(), {})
   restored = checkpoints.restore(built.abstract_state)
   checkpoints.set_damaged_aside(restored.damaged)

@@ -6,19 +6,26 @@ One run is trained to its middle, and copied for each test.
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from bigscale.data import pipeline
+from bigscale.data.manifest import DataError
+from bigscale.data.verify import verify
+from bigscale.parallel import rows
 from bigscale.parallel.mesh import make_mesh
+from bigscale.parallel.sharding import batch_sharding
 from bigscale.report import write_report
 from bigscale.report.read import read_run
 from bigscale.report.timeline import timeline
 from bigscale.scaling.flops import training_flops
 from bigscale.spec import SpecError, from_config
+from bigscale.train import folder as folders
 from bigscale.train import loop
 from bigscale.train.build import build
 from bigscale.train.checkpoint import CheckpointReader
@@ -208,8 +215,8 @@ def test_settings_that_change_no_number_are_taken_and_told(run, programs):
   kimg = found["checkpoint.kimg"]
   assert (kimg["step"], kimg["old"], kimg["new"]) == (FIRST, 0.032, 0.048)
   assert written(run) == json.loads(json.dumps(dataclasses.asdict(spec)))
-  rows = lines(run, "metrics.jsonl")
-  scored = [r["step"] for r in rows if "eval/fd_classifier" in r]
+  logged = lines(run, "metrics.jsonl")
+  scored = [r["step"] for r in logged if "eval/fd_classifier" in r]
   # At the end of the first life, too.
   assert scored == [FIRST, 12, 24]
   # The next start finds nothing to tell.
@@ -279,7 +286,8 @@ def test_another_batch_size_computes_what_a_loop_by_hand_does(grown):
   first = restored(run, built, FIRST)
   stream = open_stream(built)
   stream.set_state(first.data)
-  batches = [next(stream) for _ in range(8)]
+  where = batch_sharding(built.mesh)
+  batches = [rows.to_global(next(stream), where) for _ in range(8)]
   assert stream.get_state() == restored(run, built).data
   stream.close()
 
@@ -303,14 +311,14 @@ def test_another_batch_size_computes_what_a_loop_by_hand_does(grown):
 def test_progress_is_counted_in_images(grown):
   run, spec, _, result, built = grown
   assert int(result.state.step) == 16
-  rows = lines(run, "metrics.jsonl")
-  kimg = {row["step"]: row["kimg"] for row in rows}
+  logged = lines(run, "metrics.jsonl")
+  kimg = {row["step"]: row["kimg"] for row in logged}
   assert kimg[FIRST] == 0.064
   assert kimg[9] == pytest.approx(0.080)
   assert kimg[16] == pytest.approx(0.192)
   small = dataclasses.replace(spec, global_batch_size=SMALL)
   flops = [8 * training_flops(each).per_step for each in (small, spec)]
-  totals = [r["perf/total_flops"] for r in rows if "perf/total_flops" in r]
+  totals = [r["perf/total_flops"] for r in logged if "perf/total_flops" in r]
   assert totals[-1] == pytest.approx(sum(flops), rel=1e-12)
   saved = sorted(int(p.name) for p in (run / "checkpoints").glob("[0-9]*"))
   # Every 32 images.
@@ -369,9 +377,9 @@ def test_a_rollback_goes_back_to_before_the_change(run, programs):
   assert back["to_step"] == 4
   assert back["batches"] == [[0, SMALL], [4, LARGE]]
   assert int(result.state.step) == 14
-  rows = [r for r in lines(run, "metrics.jsonl") if r["attempt"] == 1]
-  assert rows[0]["kimg"] == pytest.approx(0.048)
-  assert rows[-1]["kimg"] == pytest.approx(0.192)
+  logged = [r for r in lines(run, "metrics.jsonl") if r["attempt"] == 1]
+  assert logged[0]["kimg"] == pytest.approx(0.048)
+  assert logged[-1]["kimg"] == pytest.approx(0.192)
   # All that was read from step 5 on is left out: 4 steps of the first life,
   # and those of the second that were on their way.
   left = max(step for attempt, step in reader.images if attempt == 0)
@@ -386,7 +394,7 @@ def test_a_rollback_goes_back_to_before_the_change(run, programs):
     n: training_flops(each).per_step for n, each in ((8, small), (16, spec))
   }
   given_up = 4 * step[8] + (left - FIRST) * step[16]
-  last = [r for r in rows if "perf/spent_flops" in r][-1]
+  last = [r for r in logged if "perf/spent_flops" in r][-1]
   assert last["perf/total_flops"] == pytest.approx(4 * step[8] + 10 * step[16])
   assert last["perf/spent_flops"] - last["perf/total_flops"] == (
     pytest.approx(given_up)
@@ -395,3 +403,91 @@ def test_a_rollback_goes_back_to_before_the_change(run, programs):
   (ended,) = [s for s in seen.returns if s.attempt == 1]
   assert ended.target == pytest.approx(0.032)
   assert ended.start == pytest.approx(0.064 + (left - FIRST) * LARGE / 1000)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+  """Forty PNG of ten classes."""
+  monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path / "cache"))
+  folder, random = tmp_path / "photos", np.random.default_rng(0)
+  for number in range(40):
+    place = folder / str(number % 10) / f"{number}.png"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(random.integers(0, 256, (4, 4), np.uint8)).save(place)
+  return folder
+
+
+def photo_spec(photos, **settings):
+  return spec_of(data={"source": str(photos), "flip": True}, **settings)
+
+
+def test_the_remedies_for_bad_records_work(photos, tmp_path, programs):
+  run = tmp_path / "run"
+  begin = photo_spec(photos, total_kimg=FIRST * SMALL / 1000)
+  loop.train(begin, run, prepared=programs.prepared(begin))
+  sound = tmp_path / "sound"
+  shutil.copytree(photos, sound)
+  for path in sorted(photos.rglob("*.png"))[::3]:
+    path.write_bytes(bytes(path.stat().st_size))
+
+  def resume(**settings):
+    flags = {"accept_data": settings.pop("accept_data", False)}
+    spec = photo_spec(photos, **settings)
+    loop.train(spec, run, prepared=programs.prepared(spec), **flags)
+
+  with pytest.raises(DataError, match=r"the data changed.*--accept_data"):
+    resume()
+  with pytest.raises(DataError, match="data verify") as refused:
+    resume(accept_data=True)
+  assert len(verify(str(photos))) == 14
+  assert ".png" in str(refused.value)
+  (enough,) = re.findall(
+    r"--config.data.max_bad_fraction=(\S+)\)", str(refused.value)
+  )
+  enough = max(0.9, float(enough))
+  resume(accept_data=True, data__max_bad_fraction=enough)
+  assert changed(run)["data.max_bad_fraction"]["new"] == enough
+  (accepted, again) = events(run, "data_accepted")
+  assert accepted["step"] == again["step"] == FIRST
+  assert accepted["old"] != accepted["new"]
+  # Mended they are what the run began with, which its state has not forgotten.
+  shutil.rmtree(photos)
+  shutil.copytree(sound, photos)
+  resume(data__max_bad_fraction=0.0, total_kimg=0.2)
+  assert lines(run, "events.jsonl")[-1]["event"] == "done"
+
+
+def test_fewer_records_are_no_mended_ones(photos, tmp_path, programs):
+  run = tmp_path / "run"
+  spec = photo_spec(photos, total_kimg=FIRST * SMALL / 1000)
+  loop.train(spec, run, prepared=programs.prepared(spec))
+  next(photos.rglob("1*.png")).unlink()
+  with pytest.raises(DataError, match="another order"):
+    loop.train(spec, run, prepared=programs.prepared(spec), accept_data=True)
+  assert not events(run, "data_accepted")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_lost_spec_file_loses_no_run(run, programs, damage):
+  path = run / "spec.json"
+  whole = path.read_bytes()
+  path.unlink()
+  if damage == "truncated":
+    path.write_bytes(whole[: len(whole) // 2])
+  spec = spec_of(total_kimg=0.08)
+  # What reads it and what goes on with it say the same.
+  with pytest.raises(SpecError, match="start the run again with the same"):
+    folders.open_existing(run)
+  if damage == "truncated":
+    with pytest.raises(SpecError, match="move this file alone aside"):
+      loop.train(spec, run, prepared=programs.prepared(spec))
+    path.rename(run / "spec.damaged")
+  # Another run's settings are not taken for its own.
+  other = spec_of(seed=1)
+  with pytest.raises(SpecError, match="seed: 0 there, 1 here"):
+    loop.train(other, run, prepared=programs.prepared(other))
+  assert not path.exists()
+  result = loop.train(spec, run, prepared=programs.prepared(spec))
+  assert int(result.state.step) == 10
+  assert folders.open_existing(run)[1] == spec
+  assert changed(run).keys() == {"total_kimg"}
