@@ -61,6 +61,8 @@ class Stream:
     self._faults: list[Fault] = []
     # Records that could not be used, of each source of the mixture.
     self._bad = [set[int]() for _ in batches.records.parts.sources]
+    # By this process, of all sources.
+    self._read = 0
     # Identities of the same records before some were mended or damaged.
     self._accepted: list[str] = []
     self._start_at(Position())
@@ -114,6 +116,7 @@ class Stream:
     try:
       element = next(self._elements)
       self._faults += element.faults
+      self._read += self._batches.batches * len(self._batches.rows)
       self._count(element.faults)
     except Exception:
       # Who reads ahead drops the failed element, and would go on after it.
@@ -133,18 +136,28 @@ class Stream:
         # process 0's come into events.jsonl.
         listed = ", ".join(map(str, sorted(bad)[:_MOST_LISTED]))
         more = ", ..." if len(bad) > _MOST_LISTED else ""
-        source = self._batches.records.parts.sources[fault.part]
+        # Sources by others may not know.
+        where = getattr(
+          self._batches.records.parts.sources[fault.part], "where", None
+        )
+        file = f" ({where(fault.index)})" if where else ""
         raise DataError(
           f"{len(bad)} records of {fault.source} could not be used, the last "
-          f"of them record {fault.index} ({source.where(fault.index)}): "
-          f"{fault.reason}; "
+          f"of them record {fault.index}{file}: {fault.reason}; "
           f"data.max_bad_fraction={self._spec.max_bad_fraction} allows "
           f"{allowed} of {size}. Allow more, which a run that resumes may do "
-          f"(--config.data.max_bad_fraction={_enough(len(bad), size)}); or "
+          f"(--config.data.max_bad_fraction={self._enough(fault.part)}); or "
           f"mend records {listed}{more} ('bigscale data verify PATH' lists "
           "what is wrong) and go on with --accept_data: mended files are, by "
           "their content, other data than the run began with"
         )
+
+  def _enough(self, part: int) -> float:
+    """A fraction to propose: twice that of the records read so far."""
+    shares = self._batches.records.parts.deal.shares
+    read = self._read * shares[part] / sum(shares)
+    found = 2 * len(self._bad[part]) / read
+    return min(1.0, float(f"{max(found, 0.01):.1g}"))
 
   def take_faults(self) -> tuple[Fault, ...]:
     """What was replaced in the batches since the last call, by this process."""
@@ -222,11 +235,6 @@ class Stream:
     self._closed = False
     self._position = position
     self._elements = self._reader.read_from(position)
-
-
-def _enough(bad: int, size: int) -> float:
-  """A fraction to propose: at least twice what was met so far."""
-  return min(1.0, float(f"{max(2 * bad / size, 0.01):.1g}"))
 
 
 def check_same(

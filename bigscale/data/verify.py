@@ -10,7 +10,7 @@ from bigscale.data import manifest as manifests
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError, Manifest
 from bigscale.data.shards import check_size, open_shard
-from bigscale.data.sources import BadRecordError, Source
+from bigscale.data.sources import BadRecordError, Source, local_place
 
 _RECORDS_AT_ONCE = 256
 # A shard of one kind of fault is not listed record by record.
@@ -53,6 +53,7 @@ def verify(
   Raises:
     DataError: the manifest itself cannot be used, or there are no data.
   """
+  path = local_place(path)
   if os.path.exists(os.path.join(path, manifests.FILE_NAME)):
     return _verify_shards(path, num_workers, progress)
   return _verify_images(path, num_workers, progress)

@@ -444,7 +444,7 @@ def test_the_remedies_for_bad_records_work(photos, tmp_path, programs):
   (enough,) = re.findall(
     r"--config.data.max_bad_fraction=(\S+)\)", str(refused.value)
   )
-  enough = max(0.9, float(enough))
+  enough = float(enough)
   resume(accept_data=True, data__max_bad_fraction=enough)
   assert changed(run)["data.max_bad_fraction"]["new"] == enough
   (accepted, again) = events(run, "data_accepted")
