@@ -83,7 +83,11 @@ class Programs:
     key = spec.global_batch_size
     if key not in self._built:
       mesh = make_mesh(spec.mesh, jax.devices()[:1])
-      self._built[key] = build(spec, mesh)
+      built = build(spec, mesh)
+      for first in self._built.values():
+        # They do not depend on it.
+        built = built._replace(init=first.init, sample=first.sample)
+      self._built[key] = built
     return loop.Prepared(
       self._built[key]._replace(spec=spec),
       Scores(itertools.cycle((1,))),
