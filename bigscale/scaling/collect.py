@@ -261,7 +261,9 @@ def _costs(spec: RunSpec, record: Record, outcome: Outcome | None) -> Row:
 
 def _count(spec: RunSpec, record: Record) -> ImageCount:
   """Of the run's images; its batch size may have changed on the way."""
-  return record.counts.get(max(record.counts, default=0), spec.count)
+  if not record.counts:
+    return spec.count
+  return record.counts[max(record.counts)]
 
 
 def _protocol(spec: RunSpec, record: Record) -> Row:
