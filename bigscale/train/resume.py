@@ -110,7 +110,8 @@ def take_changes(
   """
   for change in changes:
     why = change.nature.why
-    logging.warning("from step %d on: %s", step, change)
+    if multihost.is_main():
+      logging.warning("from step %d on: %s", step, change)
     recorder.event(
       "setting_changed",
       step,
