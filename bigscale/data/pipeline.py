@@ -15,6 +15,7 @@ Whole batches are read ahead (`ahead`), in threads or in processes.
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -129,7 +130,7 @@ class Stream:
     for fault in faults:
       bad = self._bad[fault.part]
       bad.add(fault.index)
-      size = len(self._batches.records.parts.sources[fault.part])
+      size = self._sizes[fault.part]
       allowed = allowed_bad(self._spec, size)
       if len(bad) > allowed:
         # Every process lists its own here: at a sudden end of many, only
@@ -137,9 +138,7 @@ class Stream:
         listed = ", ".join(map(str, sorted(bad)[:_MOST_LISTED]))
         more = ", ..." if len(bad) > _MOST_LISTED else ""
         # Sources by others may not know.
-        where = getattr(
-          self._batches.records.parts.sources[fault.part], "where", None
-        )
+        where = getattr(self.sources[fault.part], "where", None)
         file = f" ({where(fault.index)})" if where else ""
         raise DataError(
           f"{len(bad)} records of {fault.source} could not be used, the last "
@@ -153,11 +152,13 @@ class Stream:
         )
 
   def _enough(self, part: int) -> float:
-    """A fraction to propose: twice that of the records read so far."""
+    """A fraction to propose, by the records read so far: more than it is."""
     shares = self._batches.records.parts.deal.shares
     read = self._read * shares[part] / sum(shares)
-    found = 2 * len(self._bad[part]) / read
-    return min(1.0, float(f"{max(found, 0.01):.1g}"))
+    # Three standard deviations of a count above it; of few, some besides.
+    bad = len(self._bad[part])
+    most = (bad + 3 * math.sqrt(bad) + 4) / read
+    return min(1.0, max(0.01, math.ceil(100 * most) / 100))
 
   def take_faults(self) -> tuple[Fault, ...]:
     """What was replaced in the batches since the last call, by this process."""

@@ -47,8 +47,7 @@ class Meter:
     self._peak = peak_flops(devices)
     noted = (meta or {}).get("flops", {})
     self._abandoned_steps = int(noted.get("abandoned_steps", 0))
-    usual = self._abandoned_steps * self._per_step(spec.images_per_step)
-    self._abandoned_flops = noted.get("abandoned", usual)
+    self._abandoned_flops = noted.get("spent", 0.0) - noted.get("total", 0.0)
 
   def pace(self, steps: int, seconds: float) -> dict[str, float]:
     """`perf/mfu`, the share of the peak; nothing where no peak is known."""
@@ -89,7 +88,6 @@ class Meter:
     return {
       "total": total,
       "spent": spent,
-      "abandoned": self._abandoned_flops,
       "abandoned_steps": self._abandoned_steps,
     }
 
