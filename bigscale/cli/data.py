@@ -13,7 +13,8 @@ byte for byte, unless EXIF says to turn them. Started again after a kill, with
 the same options, it goes on where it was. Files that cannot be used are listed
 in SET/rejects.jsonl; where they are too many, nothing is made. `inspect` takes
 what build takes as input. Both say what they leave out. `verify` reads
-everything back, and exits with 2 if there is a fault.
+everything back, of a set or of images as they are, and exits with 2 if there is
+a fault.
 """
 
 import contextlib
@@ -279,6 +280,7 @@ SUBCOMMANDS = {
   "verify": Subcommand(
     VERIFY,
     _verify,
-    "Read a set back and check it.\n\n  bigscale data verify SET\n",
+    "Read a set, or images as they are, and list what cannot be used.\n\n"
+    "  bigscale data verify SET\n",
   ),
 }

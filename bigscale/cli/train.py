@@ -6,6 +6,8 @@ r"""Train a GAN; started again on the same folder, it resumes.
   bigscale train --config=configs/fashion_r3gan.py --workdir=runs/second \
       --init_from=runs/fashion
   bigscale train --config=my_config.py --workdir=runs/mine --data=/new/place
+  bigscale train --config=my_config.py --workdir=runs/mine --change \
+      --config.global_batch_size=512
 
 Several processes make one run where each is told of the others, or where
 a Cloud TPU, GKE or SLURM tells them:
@@ -63,6 +65,21 @@ flags.DEFINE_integer(
   lower_bound=0,
   flag_values=FLAGS,
 )
+flags.DEFINE_bool(
+  "change",
+  False,
+  "a run that resumes may go on with another batch size, other rates of the "
+  "optimizers or averages than it began with; that is written into the run. "
+  "Settings that change no number may differ without it",
+  flag_values=FLAGS,
+)
+flags.DEFINE_bool(
+  "accept_data",
+  False,
+  "a run that resumes goes on although the content of its data has changed: "
+  "the same records, some of them mended or damaged",
+  flag_values=FLAGS,
+)
 define_data_flag(FLAGS)
 define_process_flags(FLAGS)
 
@@ -86,12 +103,20 @@ def run() -> int:
   from bigscale.train.loop import train
 
   join_processes(FLAGS)
-  result = train(spec, workdir, sys.argv, FLAGS.init_from, data=FLAGS.data)
+  result = train(
+    spec,
+    workdir,
+    sys.argv,
+    FLAGS.init_from,
+    data=FLAGS.data,
+    change=FLAGS.change,
+    accept_data=FLAGS.accept_data,
+  )
   if multihost.is_main():
     report = write_report(result.folder.path)
     for name, score in result.scores.items():
       print(f"{shown(name)}: {score:.4g}")
-    print(f"samples: {result.folder.samples(spec.total_steps)}")
+    print(f"samples: {result.folder.samples(int(result.state.step))}")
     print(f"report:  {report}")
   return 0
 

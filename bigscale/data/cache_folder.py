@@ -4,14 +4,14 @@ Files appear whole or not at all, and one that cannot be read counts as missing:
 caching may fail, a run may not fail for it.
 """
 
-import contextlib
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 
 import numpy as np
+
+from bigscale import temporary
 
 ENVIRONMENT = "BIGSCALE_CACHE"
 # What an .npz that is cut short, damaged or none at all may raise.
@@ -58,21 +58,11 @@ def discard(path: str, reason: str) -> None:
 
 def write(path: str, arrays: Mapping[str, np.ndarray]) -> bool:
   """Writes a file under another name and renames it; False if it cannot."""
-  temporary = None
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-      dir=os.path.dirname(path), suffix=".partial"
-    )
-    with os.fdopen(descriptor, "wb") as file:
+    with temporary.replacing(path) as partial, open(partial, "wb") as file:
       np.savez(file, **arrays)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
   except OSError as error:
-    if temporary is not None:
-      with contextlib.suppress(OSError):
-        os.remove(temporary)
     _log.warning(
       "cannot write %s (%s): continuing without a cache, so the next process "
       "computes it again; set %s to a writable directory",

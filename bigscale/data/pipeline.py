@@ -15,6 +15,7 @@ Whole batches are read ahead (`ahead`), in threads or in processes.
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,10 @@ class Stream:
     self._faults: list[Fault] = []
     # Records that could not be used, of each source of the mixture.
     self._bad = [set[int]() for _ in batches.records.parts.sources]
+    # By this process, of all sources.
+    self._read = 0
+    # Identities of the same records before some were mended or damaged.
+    self._accepted: list[str] = []
     self._start_at(Position())
 
   @functools.cached_property
@@ -88,6 +93,11 @@ class Stream:
     return self._batches.records.parts.sources
 
   @property
+  def places(self) -> tuple[str, ...]:
+    """Where the sources are read."""
+    return self._spec.sources
+
+  @property
   def readers(self) -> str:
     """Who reads: `2 threads`, say; see `DataSpec`."""
     return str(self._reader)
@@ -107,6 +117,7 @@ class Stream:
     try:
       element = next(self._elements)
       self._faults += element.faults
+      self._read += self._batches.batches * len(self._batches.rows)
       self._count(element.faults)
     except Exception:
       # Who reads ahead drops the failed element, and would go on after it.
@@ -119,58 +130,101 @@ class Stream:
     for fault in faults:
       bad = self._bad[fault.part]
       bad.add(fault.index)
-      size = len(self._batches.records.parts.sources[fault.part])
+      size = self._sizes[fault.part]
       allowed = allowed_bad(self._spec, size)
       if len(bad) > allowed:
         # Every process lists its own here: at a sudden end of many, only
         # process 0's come into events.jsonl.
         listed = ", ".join(map(str, sorted(bad)[:_MOST_LISTED]))
         more = ", ..." if len(bad) > _MOST_LISTED else ""
+        # Sources by others may not know.
+        where = getattr(self.sources[fault.part], "where", None)
+        file = f" ({where(fault.index)})" if where else ""
         raise DataError(
           f"{len(bad)} records of {fault.source} could not be used, the last "
-          f"of them record {fault.index}: {fault.reason}; "
+          f"of them record {fault.index}{file}: {fault.reason}; "
           f"data.max_bad_fraction={self._spec.max_bad_fraction} allows "
-          f"{allowed} of {size}; mend records {listed}{more} ('bigscale data "
-          "verify' lists what is wrong), or allow more"
+          f"{allowed} of {size}. Allow more, which a run that resumes may do "
+          f"(--config.data.max_bad_fraction={self._enough(fault.part)}); or "
+          f"mend records {listed}{more} ('bigscale data verify PATH' lists "
+          "what is wrong) and go on with --accept_data: mended files are, by "
+          "their content, other data than the run began with"
         )
+
+  def _enough(self, part: int) -> float:
+    """A fraction to propose, by the records read so far: more than it is."""
+    shares = self._batches.records.parts.deal.shares
+    read = self._read * shares[part] / sum(shares)
+    # Three standard deviations of a count above it; of few, some besides.
+    bad = len(self._bad[part])
+    most = (bad + 3 * math.sqrt(bad) + 4) / read
+    return min(1.0, max(0.01, math.ceil(100 * most) / 100))
 
   def take_faults(self) -> tuple[Fault, ...]:
     """What was replaced in the batches since the last call, by this process."""
     faults, self._faults = tuple(self._faults), []
     return faults
 
-  def skip(self, steps: int) -> tuple[int, int]:
-    """Leaves out the next steps' records, for good: no state forgets it.
+  def skip(self, records: int) -> tuple[int, int]:
+    """Leaves out the next so many records, for good: no state forgets it.
 
     Returns:
       First position left out, and the one after the last.
     """
-    start, end = self._position.next_range(steps * self._batches.records_a_step)
+    start, end = self._position.next_range(records)
     self._elements.close()
     self._start_at(self._position.without(start, end))
     return start, end
 
   def get_state(self) -> dict[str, Any]:
     """The position, as plain JSON, equal on all processes."""
-    return self._position.to_json() | {
+    state = self._position.to_json() | {
       "source": self.identity,
       "source_form": SOURCE_FORM,
+      "records": self._sizes,
     }
+    return state | ({"accepted": self._accepted} if self._accepted else {})
 
-  def set_state(self, state: Mapping[str, Any]) -> None:
+  @property
+  def _sizes(self) -> list[int]:
+    return [len(source) for source in self.sources]
+
+  def set_state(
+    self, state: Mapping[str, Any], *, accept: bool = False
+  ) -> None:
     """Moves to a position, whatever run shape it was saved by.
+
+    Args:
+      state: what `get_state` gave.
+      accept: take the data that are here for those of `state`, also where
+        their content is another. States of before stay good.
 
     Raises:
       DataError: `state` is not what `get_state` gave, or is of other data.
     """
     position = Position.from_json(state)
+    alike = {*self._accepted, *state.get("accepted", ())}
+    if alike & {state.get("source"), self.identity}:
+      alike.add(state["source"])
+    else:
+      self._check(state, accept)
+    self._accepted = sorted({*alike, *self._accepted} - {self.identity})
+    self._elements.close()
+    self._start_at(position)
+
+  def _check(self, state: Mapping[str, Any], accept: bool) -> None:
+    """Raises `DataError` unless the data are those of a state, or accepted."""
     earlier = ""
     if state.get("source_form") != SOURCE_FORM:
       parts = self._batches.records.parts
       earlier = self._decide(lambda: mixture.earlier_identity_of(*parts))
-    check_same(state, self.identity, earlier, self._spec)
-    self._elements.close()
-    self._start_at(position)
+    try:
+      check_same(state, self.identity, earlier, self._spec)
+    except DataError:
+      if not accept:
+        raise
+      check_alike(state, self._sizes)
+      self._accepted.append(state["source"])
 
   def close(self) -> None:
     """Stops reading ahead; no more batches until `set_state`."""
@@ -214,9 +268,32 @@ def check_same(
     )
   raise DataError(
     f"the checkpoint stands in {source}, but the run reads {identity} in "
-    f"{where}: the data changed; put the old data back, name the place of a "
-    "copy by --data=PATH, or start a new run with --init_from"
+    f"{where}: the data changed; put the old data back, or name the place of a "
+    "copy by --data=PATH. If these are the same records, some of them mended "
+    "or damaged, go on with them by --accept_data, which is written into the "
+    "run; otherwise start a new run with --init_from"
   )
+
+
+def check_alike(state: Mapping[str, Any], sizes: Sequence[int]) -> None:
+  """Checks that places of a stream mean the same records in other data.
+
+  Args:
+    state: of the stream; one of an earlier version, which does not count its
+      records, passes.
+    sizes: records of each source of the other data.
+
+  Raises:
+    DataError: they are more or fewer, and all would come in another order.
+  """
+  known = state.get("records", sizes)
+  if list(known) != list(sizes):
+    raise DataError(
+      f"--accept_data is for the same records with other content, and there "
+      f"are {', '.join(map(str, sizes))} now where the checkpoint knows "
+      f"{', '.join(map(str, known))}: all would come in another order; put the "
+      "old data back, or start a new run with --init_from"
+    )
 
 
 def make(

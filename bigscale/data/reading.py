@@ -258,7 +258,7 @@ def check_bad(source: Source, bad: int, allowed: int, example: str) -> None:
     raise DataError(
       f"{bad} or more records of {source!r} cannot be used, and "
       f"max_bad_fraction allows {allowed}: scores would be of other images "
-      f"than it seems. One of them: {example}. Mend or remove them, or allow "
+      f"than it seems. One of them: {example}. Mend them, or allow "
       "more (data.max_bad_fraction of a run, --max_bad_fraction of 'bigscale "
       "evaluate')"
     )

@@ -112,8 +112,8 @@ class Records:
         tried.append(int(bits[0] % np.uint64(len(source))))
     raise DataError(
       f"records {tried[:-1]} of {source!r} cannot be used, all that were tried "
-      f"for position {position}: {faults[-1].reason}; check the set with "
-      "'bigscale data verify'"
+      f"for position {position}: {faults[-1].reason}; mend them: 'bigscale "
+      "data verify PATH' lists what is wrong"
     )
 
   def _bits(self, use: int, positions: np.ndarray) -> np.ndarray:

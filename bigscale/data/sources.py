@@ -234,8 +234,8 @@ class BadRecordError(DataError):
   def __init__(self, source: str, index: int, reason: str, where: str) -> None:
     """See the attributes."""
     super().__init__(
-      f"record {index} of {source} ({where}) cannot be used: {reason}; mend or "
-      "remove it, or set data.bad_records='skip'"
+      f"record {index} of {source} ({where}) cannot be used: {reason}; mend "
+      "it, or set data.bad_records='skip'"
     )
     self.source = source
     self.index = index

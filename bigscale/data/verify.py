@@ -1,4 +1,4 @@
-"""Reads a data set back whole."""
+"""Reads a data set back whole: one in shards, or images as they are."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 
 from bigscale.data import ingest, records, workers
 from bigscale.data import manifest as manifests
+from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError, Manifest
 from bigscale.data.shards import check_size, open_shard
+from bigscale.data.sources import BadRecordError, Source, local_place
 
 _RECORDS_AT_ONCE = 256
 # A shard of one kind of fault is not listed record by record.
 _MOST_FAULTS = 20
+# Images that are listed, of a folder.
+_MOST_FAULTY = 1000
 
 
 class _Job(NamedTuple):
@@ -20,24 +24,91 @@ class _Job(NamedTuple):
   manifest: Manifest
 
 
+class _Part(NamedTuple):
+  """Some records of a split: `start` to before `end`."""
+
+  split: str
+  start: int
+  end: int
+
+
 def verify(
-  directory: str,
+  path: str,
   num_workers: int = 1,
   progress: Callable[[int, int], None] | None = None,
 ) -> tuple[str, ...]:
-  """Checks every shard, record, image and label against the manifest.
+  """Reads every record and decodes every image.
+
+  Of a set in shards, all is compared with the manifest, too.
 
   Args:
-    directory: of a data set in shards.
-    num_workers: processes, each at a shard.
+    path: a directory of shards, or whatever else can be trained on or built
+      from (`inputs.open_inputs`).
+    num_workers: processes that share the work.
     progress: called with the records read, and those to read in all.
 
   Returns:
     One sentence for every fault found, in reading order; none if it is sound.
 
   Raises:
-    DataError: the manifest itself cannot be used.
+    DataError: the manifest itself cannot be used, or there are no data.
   """
+  path = local_place(path)
+  if os.path.exists(os.path.join(path, manifests.FILE_NAME)):
+    return _verify_shards(path, num_workers, progress)
+  return _verify_images(path, num_workers, progress)
+
+
+def _verify_images(
+  path: str,
+  num_workers: int,
+  progress: Callable[[int, int], None] | None,
+) -> tuple[str, ...]:
+  """What is wrong with images as they are: in a folder or zip, say."""
+  splits = open_inputs(path)
+  parts = [
+    _Part(split, start, min(start + _RECORDS_AT_ONCE, len(source)))
+    for split, source in splits.items()
+    for start in range(0, len(source), _RECORDS_AT_ONCE)
+  ]
+  total, done = sum(map(len, splits.values())), 0
+  found: dict[_Part, list[str]] = {}
+  results = workers.each(
+    _verify_part, dict(splits), parts, max(1, min(num_workers, len(parts)))
+  )
+  with closing(results):
+    for part, faults in results:
+      found[part] = faults
+      done += part.end - part.start
+      if progress is not None:
+        progress(done, total)
+  faults = [fault for part in parts for fault in found[part]]
+  if len(faults) > _MOST_FAULTY:
+    more = len(faults) - _MOST_FAULTY
+    return (*faults[:_MOST_FAULTY], f"{more} more records cannot be used")
+  return tuple(faults)
+
+
+def _verify_part(
+  splits: Mapping[str, Source], part: _Part
+) -> tuple[_Part, list[str]]:
+  source, faults = splits[part.split], []
+  for index in range(part.start, part.end):
+    try:
+      source.read(index)
+    except BadRecordError as error:
+      faults.append(
+        f"{error.where} (record {index} of {source.name}) cannot be used: "
+        f"{error.reason}"
+      )
+  return part, faults
+
+
+def _verify_shards(
+  directory: str,
+  num_workers: int,
+  progress: Callable[[int, int], None] | None,
+) -> tuple[str, ...]:
   manifest = manifests.load(directory)
   total, done = sum(shard.records for shard in manifest.shards), 0
   found: dict[int, list[str]] = {}

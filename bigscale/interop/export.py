@@ -19,6 +19,7 @@ import numpy as np
 from jax import export
 
 import bigscale
+from bigscale import temporary
 from bigscale.models.registry import make_model
 from bigscale.ops.images import to_uint8
 from bigscale.sampling.latents import law
@@ -103,10 +104,9 @@ def write(
   header = _header(exported, spec, step, truncation) | {
     "sha256": hashlib.sha256(data).hexdigest()
   }
-  temporary = out.with_name(f".{out.name}.tmp")
   try:
-    temporary.write_bytes(data)
-    temporary.replace(out)
+    with temporary.replacing(out) as partial:
+      partial.write_bytes(data)
     folders.write_whole(
       out.with_name(out.name + ".json"), json.dumps(header, indent=2)
     )
@@ -115,8 +115,6 @@ def write(
       f"--out={out} cannot be written ({error.strerror}); choose a file that "
       "you may write, on a disk with room"
     ) from error
-  finally:
-    temporary.unlink(missing_ok=True)
   return len(data)
 
 

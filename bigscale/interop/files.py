@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bigscale import temporary
 from bigscale.interop import recognize
 from bigscale.spec import SpecError
 
@@ -128,18 +129,18 @@ def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
   Raises:
     FileError: it cannot be written.
   """
-  temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+  partial = temporary.beside(out)
   try:
-    temporary.mkdir(parents=True)
-    yield temporary
-    temporary.rename(out)
+    partial.mkdir(parents=True)
+    yield partial
+    partial.rename(out)
   except OSError as error:
     raise FileError(
       f"--out={out} cannot be written ({error.strerror or error}); choose a "
       "folder that you may write to, on a disk with room"
     ) from error
   finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 Reader = Callable[[pathlib.Path], Mapping[str, Any]]

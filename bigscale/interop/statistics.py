@@ -9,7 +9,6 @@ little. What is known of them is
 *   clean-fid's: the mode stands in the file's name, `..._clean_...`.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bigscale import temporary
 from bigscale.interop.files import (
   FileError,
   new_folder,
@@ -119,19 +119,14 @@ def save_statistics(
   path = pathlib.Path(path)
   said = statistics._asdict()
   arrays = {"mu": said.pop("mean"), "sigma": said.pop("covariance")}
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
   try:
-    with open(partial, "wb") as file:
+    with temporary.replacing(path) as partial, open(partial, "wb") as file:
       np.savez(file, **arrays, **{_PROTOCOL: np.array(json.dumps(said))})
-    partial.replace(path)
   except OSError as error:
     raise FileError(
       f"{path} cannot be written ({error.strerror or error}); choose a place "
       "that you may write to, on a disk with room"
     ) from error
-  finally:
-    with contextlib.suppress(OSError):
-      partial.unlink(missing_ok=True)
 
 
 def write_statistics(

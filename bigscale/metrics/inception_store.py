@@ -5,15 +5,14 @@ The file holds a fingerprint of its own arrays, so that a damaged one is
 refused, and scores name it, so that other weights are not taken for these.
 """
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 
 import numpy as np
 from flax import traverse_util
 
+from bigscale import temporary
 from bigscale.metrics import cache
 from bigscale.metrics.features import Weights
 from bigscale.metrics.inception import leaves
@@ -92,21 +91,11 @@ def save(weights: Weights, cache_dir: str | None = None) -> str:
   path = os.path.join(cache.directory(cache_dir), FILE)
   arrays = traverse_util.flatten_dict(weights.variables, sep="/")
   notes = {name: np.array(getattr(weights, name)) for name in _NOTES}
-  temporary = None
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-      dir=os.path.dirname(path), suffix=".partial"
-    )
-    with os.fdopen(descriptor, "wb") as file:
+    with temporary.replacing(path) as partial, open(partial, "wb") as file:
       np.savez(file, **arrays, **notes)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
   except OSError as error:
-    if temporary is not None:
-      with contextlib.suppress(OSError):
-        os.remove(temporary)
     raise SpecError(
       f"{path} cannot be written ({error.strerror or error}); set "
       f"{cache.ENVIRONMENT} to a directory that you may write to, with 100 MB "

@@ -76,7 +76,7 @@ class Verdict:
   """Judges a run by its scalars.
 
   Attributes:
-    notes: what was passed over, one sentence each.
+    kinks, notes: see `__init__`; what was passed over, one sentence each.
     ignored: rows of an earlier step than the last one's, or of the same step
       with nothing new.
     judged: whether there was enough to judge by; until then only numbers that
@@ -92,7 +92,7 @@ class Verdict:
         are not judged and references are learned anew.
     """
     self._spec = spec
-    self._kinks = sorted(kinks)
+    self.kinks = sorted(kinks)
     self._trackers: dict[str, Tracker] = {}
     self._members = dict.fromkeys(GROUPS, 0)
     self._block: dict[str, list[float]] = {}
@@ -212,8 +212,8 @@ class Verdict:
     self.judged = state["judged"]
 
   def _start_quiet_at_kinks(self, step: int) -> None:
-    first = bisect.bisect_right(self._kinks, self._last)
-    passed = self._kinks[first : bisect.bisect_right(self._kinks, step)]
+    first = bisect.bisect_right(self.kinks, self._last)
+    passed = self.kinks[first : bisect.bisect_right(self.kinks, step)]
     if passed:
       self.quiet_until(passed[-1] + self._spec.quiet)
 

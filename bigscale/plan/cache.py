@@ -12,10 +12,10 @@ import json
 import logging
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 import bigscale
+from bigscale import temporary
 from bigscale.plan.topology import Topology
 from bigscale.spec import RunSpec, to_json
 
@@ -65,11 +65,8 @@ def write(path: pathlib.Path, plan: dict[str, Any]) -> bool:
   """Writes a plan whole, or not at all and says so."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-      "w", dir=path.parent, suffix=".partial", delete=False
-    ) as file:
-      json.dump(plan, file)
-    os.replace(file.name, path)
+    with temporary.replacing(path) as partial:
+      partial.write_text(json.dumps(plan))
   except OSError as error:
     _log.warning(
       "cannot keep the plan in %s (%s); set %s to a writable directory",

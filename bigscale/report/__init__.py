@@ -7,6 +7,7 @@ any machine, while the run goes on.
 import os
 import pathlib
 
+from bigscale import temporary
 from bigscale.report.read import ReportError, read_run
 
 __all__ = ["ReportError", "write_report"]
@@ -34,13 +35,9 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
 
   page = render(run)
   path = run.directory / "report.html"
-  partial = run.directory / f".report.html.{os.getpid()}.partial"
   try:
-    try:
+    with temporary.replacing(path) as partial:
       partial.write_bytes(page.encode(errors="backslashreplace"))
-      partial.replace(path)
-    finally:
-      partial.unlink(missing_ok=True)
   except OSError as error:
     raise ReportError(
       f"cannot write {path}: {error.strerror}; make the folder writable, or "

@@ -16,6 +16,7 @@ _RETURN_COLOR = "#7b5fc9"
 _MARKS = {
   "alarm": ("alarm", LEVEL_COLORS["rollback"], "dashed", "v"),
   "healthy": ("healthy state saved", LEVEL_COLORS["ok"], "dotted", "D"),
+  "changed": ("settings changed", "#3f7fd1", "dashdot", "s"),
 }
 # Of a row, between rows of neighbouring attempts.
 _HEIGHT = 0.72

@@ -5,12 +5,14 @@ gone back to an earlier step, or may predate a file: none of it is an error.
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import math
 import pathlib
 from typing import Any
 
+from bigscale.spec import ImageCount
 from bigscale.train import sealed
 
 _NOT_FINITE = {
@@ -58,8 +60,9 @@ class Run:
     events: of events.jsonl, in order.
     history: of events, those that led to the latest state or to what a
       rollback gave up: not those that a restart lived again.
-    kimg_per_step: thousand real images shown to D in a step; None where
-      unknown.
+    kimg_per_step: thousand real images shown to D in a step, the last one
+      where the batch size has changed; None where unknown.
+    counts: by attempt, of those whose batch size has changed on the way.
     samples: grids by step.
     notes: what could not be read, one sentence each.
   """
@@ -76,6 +79,7 @@ class Run:
   kimg_per_step: float | None
   samples: list[Sample]
   notes: list[str]
+  counts: dict[int, ImageCount] = dataclasses.field(default_factory=dict)
 
   @property
   def reference(self) -> dict[str, float]:
@@ -85,6 +89,18 @@ class Run:
       if event.get("event") == "reference":
         found |= {k: v for k, v in event.items() if is_number(v)}
     return found
+
+  def kimg_at(self, step: float, attempt: int | None = None) -> float | None:
+    """Thousand real images shown after a step; None where unknown.
+
+    Args:
+      step: steps taken.
+      attempt: in which; None takes the latest.
+    """
+    known = [a for a in self.counts if attempt is None or a <= attempt]
+    if known:
+      return self.counts[max(known)].kimg(int(step))
+    return None if self.kimg_per_step is None else step * self.kimg_per_step
 
   def series(self, name: str) -> tuple[list[float], list[float]]:
     """The kimg and the values of a scalar, along the rows that led here."""
@@ -174,7 +190,7 @@ def read_whatever(directory: pathlib.Path) -> Run:
   history = _standing(events)
   kept, abandoned = _split_attempts(rows, history)
   command = description.get("command")
-  return Run(
+  run = Run(
     directory=directory,
     spec=spec,
     versions=_mapping(description.get("versions")),
@@ -185,9 +201,24 @@ def read_whatever(directory: pathlib.Path) -> Run:
     events=events,
     history=history,
     kimg_per_step=_kimg_per_step(images_per_step, kept),
-    samples=_find_samples(directory / "samples", kept, images_per_step, notes),
+    samples=[],
     notes=notes,
+    counts=_counts(history),
   )
+  return dataclasses.replace(run, samples=_find_samples(run))
+
+
+def _counts(events: list[dict[str, Any]]) -> dict[int, ImageCount]:
+  """The images of attempts in which, or before which, the batch size changed.
+
+  A start and a rollback say it.
+  """
+  found = {}
+  for event in events:
+    if event.get("batches"):
+      with contextlib.suppress(TypeError, ValueError):
+        found[attempt_of(event)] = ImageCount.of(event["batches"])
+  return found
 
 
 def _read_description(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
@@ -349,24 +380,17 @@ def _wall_time(rows: list[dict[str, Any]]) -> float | None:
   return sum(ends)
 
 
-def _find_samples(
-  directory: pathlib.Path,
-  rows: list[dict[str, Any]],
-  images_per_step: int | None,
-  notes: list[str],
-) -> list[Sample]:
-  kimg_of = {row["step"]: row["kimg"] for row in rows}
+def _find_samples(run: Run) -> list[Sample]:
+  kimg_of = {row["step"]: row["kimg"] for row in run.rows}
   samples = []
-  for path in directory.glob("*.png"):
+  for path in (run.directory / "samples").glob("*.png"):
     if not path.stem.isdecimal():
       continue
     with path.open("rb") as file:
       if file.read(len(_PNG_SIGNATURE)) != _PNG_SIGNATURE:
-        notes.append(f"samples/{path.name} is not a PNG image.")
+        run.notes.append(f"samples/{path.name} is not a PNG image.")
         continue
     step = int(path.stem)
-    kimg = kimg_of.get(step)
-    if kimg is None and images_per_step:
-      kimg = step * images_per_step / 1000
+    kimg = kimg_of.get(step, run.kimg_at(step))
     samples.append(Sample(path=path, step=step, kimg=kimg))
   return sorted(samples, key=lambda sample: sample.step)

@@ -1,4 +1,4 @@
-"""What the monitor saw and did, over kimg.
+"""What the monitor saw and did, and what was changed, over kimg.
 
 A run that was rolled back lived some steps more than once. Each attempt has a
 row of its own, and what a later attempt gave up is marked.
@@ -11,7 +11,8 @@ from typing import Any
 from bigscale.report.read import Run, attempt_of, is_finite
 
 ALARMS = ("rollback", "stop")
-_KINDS = ("verdict", "healthy", "no_healthy_state", "rollback")
+_WATCHING = ("verdict", "healthy", "no_healthy_state", "rollback")
+_KINDS = (*_WATCHING, "setting_changed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class Mark:
   """A moment.
 
   Attributes:
-    kind: "alarm", or "healthy": the state that was saved.
+    kind: "alarm"; "healthy": the state that was saved; "changed": a setting
+      that changes the run's numbers.
     attempt: in which it was.
     x: kimg; of "healthy" that of the state, not of the saving.
   """
@@ -90,7 +92,8 @@ def timeline(run: Run) -> Timeline | None:
     run: what its folder says.
 
   Returns:
-    None where no monitor watched, or where steps cannot be put on the axis.
+    None where there is nothing of it, or where steps cannot be put on the
+    axis. No stretches where no monitor watched.
   """
   seen = [
     event
@@ -99,19 +102,21 @@ def timeline(run: Run) -> Timeline | None:
   ]
   if run.kimg_per_step is None or not (seen or _is_watched(run)):
     return None
+  watched = _is_watched(run) or any(e["event"] in _WATCHING for e in seen)
   returns = [
     Return(
       attempt=attempt_of(event),
-      start=event["step"] * run.kimg_per_step,
-      target=event["to_step"] * run.kimg_per_step,
+      # The attempt that it ended came to there.
+      start=run.kimg_at(event["step"], attempt_of(event) - 1),
+      target=run.kimg_at(event["to_step"], attempt_of(event)),
     )
     for event in seen
     if event["event"] == "rollback" and is_finite(event.get("to_step"))
   ]
   returns.sort(key=lambda back: back.attempt)
   return Timeline(
-    stretches=_stretches(run, seen, returns, run.kimg_per_step),
-    marks=_marks(seen, run.kimg_per_step),
+    stretches=_stretches(run, seen, returns) if watched else [],
+    marks=_marks(run, seen),
     returns=returns,
   )
 
@@ -124,9 +129,8 @@ def _stretches(
   run: Run,
   seen: list[dict[str, Any]],
   returns: list[Return],
-  kimg_per_step: float,
 ) -> list[Stretch]:
-  ends = _ends(run, seen, kimg_per_step)
+  ends = _ends(run, seen)
   starts = {back.attempt: back.target for back in returns}
   found = []
   for attempt in sorted({*ends, *starts}):
@@ -135,7 +139,7 @@ def _stretches(
     limit = min((back.target for back in later), default=math.inf)
     changes = [(starts.get(attempt, 0.0), "ok")]
     changes += [
-      (event["step"] * kimg_per_step, str(event.get("level")))
+      (run.kimg_at(event["step"], attempt), str(event.get("level")))
       for event in seen
       if event["event"] == "verdict" and attempt_of(event) == attempt
     ]
@@ -146,15 +150,13 @@ def _stretches(
   return found
 
 
-def _ends(
-  run: Run, seen: list[dict[str, Any]], kimg_per_step: float
-) -> dict[int, float]:
+def _ends(run: Run, seen: list[dict[str, Any]]) -> dict[int, float]:
   """The last kimg that is known of each attempt."""
   ends: dict[int, float] = {}
   rows = [*run.rows, *(row for rows in run.abandoned for row in rows)]
   moments = [(attempt_of(row), row["kimg"]) for row in rows]
   moments += [
-    (attempt_of(event), event["step"] * kimg_per_step)
+    (attempt_of(event), run.kimg_at(event["step"], attempt_of(event)))
     for event in seen
     # Of the attempt that it ended, though it bears the new one's number.
     if event["event"] != "rollback"
@@ -179,7 +181,7 @@ def _parted(
   ]
 
 
-def _marks(seen: list[dict[str, Any]], kimg_per_step: float) -> list[Mark]:
+def _marks(run: Run, seen: list[dict[str, Any]]) -> list[Mark]:
   found = []
   for event in seen:
     kind, step = None, event["step"]
@@ -187,8 +189,11 @@ def _marks(seen: list[dict[str, Any]], kimg_per_step: float) -> list[Mark]:
       kind = "alarm"
     if event["event"] == "healthy" and is_finite(event.get("of_step")):
       kind, step = "healthy", event["of_step"]
+    # Of the others no number of the training tells.
+    if event["event"] == "setting_changed" and event.get("consequence"):
+      kind = "changed"
     if kind:
-      found.append(
-        Mark(kind=kind, attempt=attempt_of(event), x=step * kimg_per_step)
-      )
+      attempt = attempt_of(event)
+      x = run.kimg_at(step, attempt)
+      found.append(Mark(kind=kind, attempt=attempt, x=x))
   return found

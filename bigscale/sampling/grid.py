@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bigscale import temporary
 from bigscale.spec import require
 
 # Below this many pixels a side, an image on a screen is a stamp.
@@ -99,15 +100,11 @@ def save_png(
   picture = Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
   options = {}
   if text:
     options["pnginfo"] = PngInfo()
     for name, value in text.items():
       options["pnginfo"].add_text(name, value)
-  try:
+  with temporary.replacing(path) as partial:
     picture.save(partial, format="PNG", **options)
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
   return path

@@ -30,18 +30,20 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from bigscale.monitor.dead import dead_step
 from bigscale.monitor.scoring import lost_step
 from bigscale.report.read import Run as Record
 from bigscale.report.read import read_whatever
-from bigscale.scaling.flops import training_flops
 from bigscale.scaling.folders import folder_of
 from bigscale.scaling.networks import parameters
 from bigscale.scaling.runs import Outcome, outcome_of
 from bigscale.scaling.sweep import Run
-from bigscale.spec import RunSpec, from_json
+from bigscale.spec import ImageCount, RunSpec, from_json
 from bigscale.spec.scores import rises
 from bigscale.train.folder import write_whole
+from bigscale.train.meter import Meter
 
 Row = dict[str, Any]
 # Columns of runs.csv that rows of curves.csv have, too.
@@ -91,9 +93,22 @@ def write_tables(
     for (run, record, _), ended in zip(begun, rows, strict=True)
     for row in curve_of(run, record, ended)
   ]
+  for run, record, _ in begun:
+    _warn_of_changes(run, record)
   write_whole(out / "runs.csv", as_csv(rows))
   write_whole(out / "curves.csv", as_csv(curves))
   return rows
+
+
+def _warn_of_changes(run: Run, record: Record) -> None:
+  """Says which runs are not of one recipe from their first step on."""
+  for event in record.history:
+    if event.get("event") == "setting_changed" and event.get("consequence"):
+      logging.warning(
+        "run %s changed %s from %s to %s at step %s: its row names the latter",
+        run.folder or run.name,
+        *(event.get(name) for name in ("setting", "old", "new", "step")),
+      )
 
 
 def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
@@ -150,7 +165,8 @@ def curve_of(run: Run, record: Record, ended: Row) -> list[Row]:
   spec = _own_spec(record)
   if spec is None:
     return []
-  cost = training_flops(spec).per_step
+  count = _count(spec, record)
+  meter = Meter(spec, count=count)
   collapsed = ended["collapsed_step"]
   about = {k: v for k, v in ended.items() if k in (*_ABOUT, *run.values)}
   return [
@@ -160,8 +176,8 @@ def curve_of(run: Run, record: Record, ended: Row) -> list[Row]:
       "status": "done"
       if collapsed is None or row["step"] < collapsed
       else "collapsed",
-      "images": row["step"] * spec.images_per_step,
-      "flops": row["step"] * cost,
+      "images": count.images(row["step"]),
+      "flops": meter.totals(row["step"])["perf/total_flops"],
     }
     for row in _scored(spec, record)
   ]
@@ -224,14 +240,15 @@ def _falling(name: str, value: float) -> float:
 
 def _costs(spec: RunSpec, record: Record, outcome: Outcome | None) -> Row:
   done = outcome is not None and outcome.status == "done"
-  steps = outcome.step if done else spec.total_steps
+  count = _count(spec, record)
+  steps = outcome.step if done else count.step_of(spec.total_kimg)
   counted = parameters(spec.model)._asdict()
   # The run's own count, if another version of the code made it.
   counted |= _last(record, "start").get("parameters", {})
   return {
     "steps": steps,
-    "images": steps * spec.images_per_step,
-    "flops": steps * training_flops(spec).per_step,
+    "images": count.images(steps),
+    "flops": Meter(spec, count=count).totals(steps)["perf/total_flops"],
     "parameters": counted["g"] + counted["d"],
     "parameters_g": counted["g"],
     "parameters_d": counted["d"],
@@ -240,6 +257,13 @@ def _costs(spec: RunSpec, record: Record, outcome: Outcome | None) -> Row:
     "classes": spec.data.classes or spec.model.num_classes or None,
     "seed": spec.seed,
   }
+
+
+def _count(spec: RunSpec, record: Record) -> ImageCount:
+  """Of the run's images; its batch size may have changed on the way."""
+  if not record.counts:
+    return spec.count
+  return record.counts[max(record.counts)]
 
 
 def _protocol(spec: RunSpec, record: Record) -> Row:

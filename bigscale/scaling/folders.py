@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bigscale.scaling.sweep import Run, label
-from bigscale.spec import RunSpec, SpecError, from_json, to_json
+from bigscale.spec import Change, RunSpec, SpecError, from_json, to_json
 from bigscale.train.folder import (
-  MAY_CHANGE,
   by_meaning,
   differences,
   settings_in,
@@ -23,8 +22,8 @@ from bigscale.train.folder import (
 )
 
 Tree = Mapping[str, Any]
-# Of a group that may change.
-_NUMBERS = ("mesh.gradient_dtype",)
+# Groups that a run may change on its way, and that decide what its row says.
+_OF_ROWS = ("evaluate", "monitor")
 # What a run writes after its spec.json.
 _TRACES = ("events.jsonl", "metrics.jsonl", "checkpoints")
 # Runs that an error names; of more, the number.
@@ -247,9 +246,8 @@ def _matters(name: str, before: Any, after: Any) -> bool:
   """Whether tables would mix what does not belong together."""
   if name == "total_kimg":
     return not (isinstance(before, (int, float)) and before < after)
-  group = name.split(".")[0]
-  # A run may change on its way what its scores, and others' rows, may not.
-  return group not in MAY_CHANGE or group == "evaluate" or name in _NUMBERS
+  of_rows = name.split(".")[0] in _OF_ROWS
+  return of_rows or Change(name, before, after).nature.kind != "free"
 
 
 def _kimg(recorded: Tree) -> float:

@@ -18,6 +18,8 @@ from bigscale.spec.base import (
 )
 from bigscale.spec.biggan import BigganSpec
 from bigscale.spec.biggan_deep import BigganDeepSpec
+from bigscale.spec.changes import Change
+from bigscale.spec.count import ImageCount
 from bigscale.spec.data import MOST_PADDING, DataSpec, SourceSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
 from bigscale.spec.models import ModelSpec
@@ -47,9 +49,11 @@ __all__ = [
   "AugmentSpec",
   "BigganDeepSpec",
   "BigganSpec",
+  "Change",
   "CheckpointSpec",
   "DataSpec",
   "EvalSpec",
+  "ImageCount",
   "LogSpec",
   "LossSpec",
   "MeshSpec",

@@ -1,10 +1,10 @@
 """Specs of everything around the model, and of the run as a whole."""
 
 import dataclasses
-import math
 from typing import Literal
 
 from bigscale.spec.base import Schedule, check_kimg, require
+from bigscale.spec.count import ImageCount
 from bigscale.spec.data import DataSpec
 from bigscale.spec.mesh import MeshSpec
 from bigscale.spec.models import ModelSpec
@@ -338,11 +338,14 @@ class RunSpec:
     return self.optim.d_steps + self.loss.paired
 
   @property
+  def count(self) -> ImageCount:
+    """Of a run that has this batch size from its first step on."""
+    return ImageCount(((0, self.images_per_step),))
+
+  @property
   def total_steps(self) -> int:
-    """Steps that make at least `total_kimg`."""
-    # 22.4 kimg are 700 steps of 32, not 700.0000000000001.
-    steps = self.total_kimg * 1000 / self.images_per_step
-    return math.ceil(round(steps, 6))
+    """Steps that make at least `total_kimg`, of such a run."""
+    return self.count.step_of(self.total_kimg)
 
   @property
   def best_score(self) -> str:
@@ -350,8 +353,8 @@ class RunSpec:
     return self.checkpoint.best or self.evaluate.columns[0]
 
   @property
-  def kinks(self) -> tuple[int, ...]:
-    """Steps at which something that is scheduled begins or ends."""
+  def kinks_kimg(self) -> tuple[float, ...]:
+    """Thousand images at which something scheduled begins or ends."""
     schedules = (
       self.optim.g_lr,
       self.optim.d_lr,
@@ -366,9 +369,4 @@ class RunSpec:
       for schedule in schedules
       if schedule is not None and schedule.first != schedule.last
     }
-    kimg_a_step = self.images_per_step / 1000
-    return tuple(sorted(math.ceil(k / kimg_a_step) for k in ends if k))
-
-  def every(self, kimg: float) -> int:
-    """Steps in `kimg` thousand images, at least 1; 0 stays 0 (never)."""
-    return max(1, round(kimg * 1000 / self.images_per_step)) if kimg else 0
+    return tuple(sorted(filter(None, ends)))

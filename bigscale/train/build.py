@@ -40,7 +40,9 @@ class Built(NamedTuple):
     abstract_batch: the same of a batch.
     init: `init(seed) -> GanState`, a numpy int32; the spec's own without. No
       program depends on it: runs that differ in it alone may share a `Built`.
-    step: `step(state, batch) -> (state, scalars)`; donates the state.
+    step: `step(state, batch) -> (state, scalars)`; donates the state. A run
+      whose batch size has changed says what images were shown before, too
+      (`GanStep`).
     abstract_heldout: shapes of the held-out images that `probe` takes.
     probe: `probe(state, batch, heldout) -> scalars`, the monitor's look at
       samples (`train/probe`).
@@ -54,7 +56,7 @@ class Built(NamedTuple):
   abstract_state: GanState
   abstract_batch: Batch
   init: Callable[..., GanState]
-  step: Callable[[GanState, Batch], tuple[GanState, Scalars]]
+  step: Callable[..., tuple[GanState, Scalars]]
   abstract_heldout: Batch
   probe: Callable[[GanState, Batch, Batch], Scalars]
   sample: Callable[[Average, Array, Array], Array]

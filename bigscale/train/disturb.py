@@ -6,7 +6,7 @@ from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
 from bigscale.types import Batch
 
-Step = Callable[[GanState, Batch], tuple[GanState, Scalars]]
+Step = Callable[..., tuple[GanState, Scalars]]
 
 
 class Disturbance:

@@ -7,27 +7,33 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bigscale.spec import RunSpec, SpecError, from_json, to_json
+from bigscale import temporary
+from bigscale.spec import (
+  Change,
+  RunSpec,
+  SpecError,
+  changes,
+  from_json,
+  to_json,
+)
 from bigscale.train import sealed
 from bigscale.train.claim import Claim
 
-# What may change between two starts of one run: where it runs, how long, and
-# what it writes down. Everything else would change its numbers.
-MAY_CHANGE = (
-  "mesh",
-  "log",
-  "checkpoint",
-  "operations",
-  "sampling",
-  "total_kimg",
-)
-
 # What spec.json holds, besides a digest of it.
 _UNSEALED = {"spec", "versions", "command"}
+
+# In the names of Orbax's folders of steps until they are whole.
+HALF_SAVED = ".orbax-checkpoint-tmp"
+
+_GO_ON = (
+  "start the run again with the same --config (`bigscale train`), which "
+  "writes it anew and goes on"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -65,45 +71,81 @@ def create(
   spec: RunSpec,
   command: Sequence[str],
   claim: Claim | None = None,
+  *,
+  change: bool = False,
+  begun: bool = False,
 ) -> RunFolder:
   """Makes the folder of a new run, or opens that of the same run.
+
+  Where settings differ from those of the run that is there, `spec.json` stays
+  as it is until `adopt`: `changes_in` says which they are.
 
   Args:
     workdir: the folder.
     spec: of the run.
     command: recorded.
     claim: taken on the folder; None where nobody else can know of it.
+    change: whether settings may change that change the run's numbers.
+    begun: whether there are checkpoints. Then a `spec.json` that is missing
+      stays so until `adopt`.
 
   Raises:
     SpecError: it holds another run (the difference is named), is in use, or
       cannot be written.
   """
   folder = RunFolder(_local(workdir))
-  try:
+  with _writable(folder):
     folder.path.mkdir(parents=True, exist_ok=True)
     if claim:
       claim.take(folder.path)
+      _clear(folder)
     if folder.spec.exists():
-      _check_same(folder, spec)
-    write_whole(
-      folder.spec,
-      json.dumps(
-        sealed.seal(
-          {
-            "spec": to_json(spec),
-            "versions": versions(),
-            "command": list(command),
-          }
-        ),
-        indent=2,
-      ),
-    )
+      _check_same(folder, spec, change)
+      begun = False
+    if not begun and not changes_in(folder, spec):
+      adopt(folder, spec, command)
+  return folder
+
+
+def _clear(folder: RunFolder) -> None:
+  """Removes what a killed process of the run left half written.
+
+  Orbax clears the folders of checkpoints that this start opens; of `healthy/`
+  that depends on the monitor.
+  """
+  temporary.clear(folder.path)
+  temporary.clear(folder.path / "samples")
+  for name in ("checkpoints", "healthy"):
+    for place in (folder.path / name).glob("*/"):
+      temporary.clear(place)
+      if HALF_SAVED in place.name:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def adopt(folder: RunFolder, spec: RunSpec, command: Sequence[str]) -> None:
+  """Writes the settings that a run has from now on.
+
+  Raises:
+    SpecError: the folder cannot be written.
+  """
+  content = {
+    "spec": to_json(spec),
+    "versions": versions(),
+    "command": list(command),
+  }
+  with _writable(folder):
+    write_whole(folder.spec, json.dumps(sealed.seal(content), indent=2))
+
+
+@contextlib.contextmanager
+def _writable(folder: RunFolder) -> Iterator[None]:
+  try:
+    yield
   except OSError as error:
     raise SpecError(
       f"--workdir={folder.path} cannot be written ({error.strerror}); choose "
       "a folder that you may write to, on a disk with room"
     ) from error
-  return folder
 
 
 def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
@@ -114,6 +156,11 @@ def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
   """
   folder = RunFolder(_local(workdir))
   if not folder.spec.is_file():
+    if any((folder.path / "checkpoints").glob("[0-9]*")):
+      raise SpecError(
+        f"{folder.spec} is missing; the run's checkpoints are there: put back "
+        f"a copy of this file, or {_GO_ON}"
+      )
     raise SpecError(
       f"--workdir={folder.path} holds no run (no spec.json); name the folder "
       "that `bigscale train` wrote"
@@ -198,33 +245,50 @@ def _spec_there(folder: RunFolder) -> Mapping[str, Any]:
     raise SpecError(
       f"{folder.spec} is damaged ({error}); what the run has saved beside it "
       "is another matter: put back a copy of this file, or move this file "
-      "alone aside and start the run again with the same --config, which "
-      "writes it anew and goes on"
+      f"alone aside and {_GO_ON}"
     ) from error
 
 
-def _check_same(folder: RunFolder, spec: RunSpec) -> None:
-  old, new = _spec_there(folder), by_meaning(to_json(spec))
-  unknown = dict(_unknown_to(old, new, ""))
-  changed = [
-    f"  {key}: {before!r} there, {after!r} here"
-    for key, before, after in differences(by_meaning(old), new, "")
-    if key.split(".")[0] not in MAY_CHANGE
-    and not any(f"{key}.".startswith(f"{name}.") for name in unknown)
+def changes_in(folder: RunFolder, spec: RunSpec) -> list[Change]:
+  """Returns the settings in which a spec differs from a folder's.
+
+  None where the folder has no `spec.json`.
+
+  Raises:
+    SpecError: the folder's `spec.json` is damaged.
+  """
+  if not folder.spec.exists():
+    return []
+  return changes_of(_spec_there(folder), spec)
+
+
+def changes_of(old: Mapping[str, Any], spec: RunSpec) -> list[Change]:
+  """Returns the settings in which a spec differs from a recorded one.
+
+  Settings that the version which recorded it did not know are no change.
+  """
+  new = by_meaning(to_json(spec))
+  unknown = [name for name, _ in _unknown_to(old, new, "")]
+  return [
+    Change(*found)
+    for found in differences(by_meaning(old), new, "")
+    if not any(f"{found[0]}.".startswith(f"{name}.") for name in unknown)
   ]
-  if changed:
-    raise SpecError(
-      f"--workdir={folder.path} holds another run:\n"
-      + "\n".join(changed)
-      + "\nChoose another folder, or restore these values to resume that run."
-    )
-  for key, value in unknown.items():
-    _log.warning(
-      "%s was written by a version without %s; the run goes on with %r",
-      folder.spec,
-      key,
-      value,
-    )
+
+
+def _check_same(folder: RunFolder, spec: RunSpec, change: bool) -> None:
+  refused = changes.refusal(changes_in(folder, spec), asked=change)
+  if refused:
+    raise SpecError(f"--workdir={folder.path} {refused}")
+  old, new = _spec_there(folder), by_meaning(to_json(spec))
+  for name, value in _unknown_to(old, new, ""):
+    if Change(name, None, value).nature.kind != "free":
+      _log.warning(
+        "%s was written by a version without %s; the run goes on with %r",
+        folder.spec,
+        name,
+        value,
+      )
 
 
 def by_meaning(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -266,7 +330,7 @@ def _unknown_to(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any]]:
       name = f"{path}.{key}" if path else key
       if key in old:
         yield from _unknown_to(old[key], value, name)
-      elif name.split(".")[0] not in MAY_CHANGE:
+      else:
         yield name, value
 
 
@@ -282,11 +346,6 @@ def versions() -> dict[str, str]:
 def write_whole(path: pathlib.Path, text: str) -> None:
   """Writes a file whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   # Names of files need not be Unicode.
-  with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-    file.write(text)
-    file.flush()
-    # A machine that fails later must not leave the new name with no content.
-    os.fsync(file.fileno())
-  temporary.replace(path)
+  with temporary.replacing(path) as partial:
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -55,7 +55,8 @@ class Guard:
     self._checkpoints = checkpoints
     self._recorder = recorder
     self.attempt = attempt
-    self._verdict = Verdict(spec.monitor.verdict, kinks=spec.kinks)
+    self._verdict = Verdict(spec.monitor.verdict)
+    self._place_kinks()
     self._retries = 0
     self._failed = False
     self._unresolved = False
@@ -93,6 +94,16 @@ class Guard:
     # An alarm that is still on: what follows is not kept as healthy.
     self._level = verdict["level"]
     self._onset = verdict["onset"] or 0
+
+  def expect_change(self, step: int) -> None:
+    """Learns anew what is usual from a step on: settings have changed."""
+    self._verdict.quiet_until(step + self._spec.verdict.quiet)
+
+  def _place_kinks(self) -> None:
+    """Steps of the schedules' bends, which are fixed in images."""
+    count = self._recorder.count
+    kinks = map(count.step_of, self._built.spec.kinks_kimg)
+    self._verdict.kinks = sorted(kinks)
 
   def look(self, step: int, state: GanState, batch: Batch) -> Scalars:
     """The probe's scalars where it is due after a step, else none."""
@@ -195,11 +206,12 @@ class Guard:
     scores = self._checkpoints.scores(target)
     self._checkpoints.set_aside(target - 1, self.attempt - 1)
     self._ring.forget_after(target)
-    skipped = self._move_data(restored.data, step - target)
+    skipped = self._move_data(restored.data)
     self._verdict.set_state(restored.meta["monitor"]["verdict"])
     self._verdict.quiet_until(target + self._spec.verdict.quiet)
     self._level = "ok"
     self._recorder.start_attempt(self.attempt, step, target)
+    self._place_kinks()
     self._recorder.event(
       "rollback",
       step,
@@ -208,6 +220,7 @@ class Guard:
       retry=self._retries,
       skipped=skipped,
       turned=turned,
+      **self._recorder.changed_batches(),
     )
     self._recorder.note(
       f"step {step}: back to step {target}, attempt {self.attempt}"
@@ -315,17 +328,19 @@ class Guard:
     attempt = interventions.filled(state.attempt, self.attempt)
     return state._replace(attempt=attempt), turned
 
-  def _move_data(
-    self, data: Mapping[str, Any], steps: int
-  ) -> tuple[int, int] | None:
-    """The stream back to `data`, past what `steps` have read: what it skips."""
-    left_out = self._stream.get_state()["skipped"]
+  def _move_data(self, data: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The stream back to `data`, past what was read since: what it skips."""
+    here = self._stream.get_state()
+    left_out = here["skipped"]
     if self._spec.data == "replay":
       self._stream.set_state(data)
       return None
     # Of earlier rollbacks, too, which a state from before them does not know.
     self._stream.set_state({**data, "skipped": left_out})
-    return self._stream.skip(steps)
+    # In records: batches may have been of another size when the state was.
+    return self._stream.skip(
+      here["records_consumed"] - data["records_consumed"]
+    )
 
   def _take(self, step: int, state: GanState) -> None:
     self._ring.take(step, state, self._stream.get_state())

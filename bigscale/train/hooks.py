@@ -15,7 +15,7 @@ from bigscale.metrics.looking import Asked, look
 from bigscale.metrics.share import share
 from bigscale.parallel import multihost
 from bigscale.sampling import grid, sample
-from bigscale.spec import RunSpec, TruncationRule
+from bigscale.spec import ImageCount, RunSpec, TruncationRule, to_json
 from bigscale.train.build import Built
 from bigscale.train.folder import RunFolder
 from bigscale.train.logging import JsonLines, Progress, TensorBoard
@@ -46,7 +46,11 @@ class DivergedError(RuntimeError):
 
 
 class Recorder:
-  """Writes rows of metrics and events."""
+  """Writes rows of metrics and events.
+
+  Attributes:
+    count: of the run's images.
+  """
 
   def __init__(
     self,
@@ -55,6 +59,7 @@ class Recorder:
     first_step: int,
     attempt: int = 0,
     meter: Meter | None = None,
+    count: ImageCount | None = None,
   ) -> None:
     """Opens the files, and cuts what this start will write again.
 
@@ -64,7 +69,10 @@ class Recorder:
       first_step: steps done.
       attempt: of the state that the run goes on from.
       meter: of what the run computes; None counts from nothing.
+      count: of the run's images; None takes the spec's batch size for all.
     """
+    self.count = count or spec.count
+    self._changed = not self.count.is_uniform
     self._spec = spec
     self._meter = meter or Meter(spec)
     self._main = multihost.is_main()
@@ -80,10 +88,15 @@ class Recorder:
     self._metrics = JsonLines(folder.metrics)
     self._events = JsonLines(folder.events)
     self._metrics.truncate_after(first_step, attempt)
-    self._progress = Progress(spec.total_steps, first_step)
+    self._progress = Progress(self.total_steps, first_step)
     self._tensorboard = (
       TensorBoard(folder.path / "tensorboard") if spec.log.tensorboard else None
     )
+
+  @property
+  def total_steps(self) -> int:
+    """Steps of the whole run."""
+    return self.count.step_of(self._spec.total_kimg)
 
   def waited(self, seconds: float) -> None:
     """Counts time spent waiting for data."""
@@ -91,14 +104,15 @@ class Recorder:
 
   def is_due(self, step: int) -> bool:
     """Whether a step's scalars are written."""
-    return step % self._spec.log.steps == 0 or step == self._spec.total_steps
+    return step % self._spec.log.steps == 0 or step == self.total_steps
 
   def step(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the scalars of a step, with its pace."""
     now = time.perf_counter()
     steps, seconds = step - self._clock_step, now - self._clock
+    images = steps * self._spec.images_per_step
     pace = {
-      "perf/images_per_second": steps * self._spec.images_per_step / seconds,
+      "perf/images_per_second": images / seconds,
       "perf/data_wait": self._data_wait / seconds,
       **self._meter.pace(steps, seconds),
       **self._meter.totals(step),
@@ -112,12 +126,13 @@ class Recorder:
 
   def start_attempt(self, attempt: int, left: int, step: int) -> None:
     """Goes back from one step to another; what is written now on says so."""
-    self._meter.go_back(left - step)
+    self.count = self.count.going_on(step, self._spec.images_per_step)
+    self._meter.go_back(left, step, self.count)
     self._attempt = attempt
     self._clock, self._clock_step = time.perf_counter(), step
     self._data_wait = 0.0
     if self._main:
-      self._progress.go_back(step)
+      self._progress.go_back(step, self.total_steps)
 
   def row(self, step: int, values: Mapping[str, float]) -> None:
     """Writes one row to every log."""
@@ -126,7 +141,7 @@ class Recorder:
     self._metrics.write(
       {
         "step": step,
-        "kimg": step * self._spec.images_per_step / 1000,
+        "kimg": self.count.kimg(step),
         "seconds": round(time.time() - self._started, 3),
         "attempt": self._attempt,
         **values,
@@ -149,8 +164,21 @@ class Recorder:
 
   def meta(self, step: int) -> dict[str, Any]:
     """What every checkpoint of a step notes, as plain JSON."""
-    kimg = step * self._spec.images_per_step / 1000
-    return {"kimg": kimg, "flops": self._meter.get_state(step)}
+    return {
+      "kimg": self.count.kimg(step),
+      "batches": self.count.to_json(),
+      # For a run that loses its spec.json.
+      "spec": to_json(self._spec),
+      "flops": self._meter.get_state(step),
+    }
+
+  def changed_batches(self) -> dict[str, Any]:
+    """Of a run whose batch size has changed, its `ImageCount`, for an event.
+
+    Also where it went back to before: what was given up had the other size.
+    """
+    self._changed = self._changed or not self.count.is_uniform
+    return {"batches": self.count.to_json()} if self._changed else {}
 
   def event(self, kind: str, step: int, **fields: Any) -> None:
     """Writes what is not a step's number."""

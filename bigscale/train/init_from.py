@@ -55,7 +55,7 @@ def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
     SpecError: there is no run or no checkpoint, or its model is another.
   """
   path = pathlib.Path(directory)
-  if not folders.RunFolder(path).spec.is_file() or not has_checkpoint(path):
+  if not has_checkpoint(path):
     raise SpecError(
       f"--init_from={path} holds no run with a checkpoint; name the folder of "
       "one that `bigscale train` or `bigscale import` wrote"

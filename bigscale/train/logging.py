@@ -15,6 +15,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from bigscale import temporary
+
 _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -92,12 +94,8 @@ class JsonLines:
         written_in == attempt and row.get("step", step) <= step
       ):
         kept.append(line)
-    partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-      file.writelines(kept)
-      file.flush()
-      os.fsync(file.fileno())
-    partial.replace(self.path)
+    with temporary.replacing(self.path) as partial:
+      partial.write_bytes(b"".join(kept))
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -274,9 +272,16 @@ class Progress:
     if now - self._last_line >= _SECONDS_BETWEEN_LINES:
       self._print_line(now)
 
-  def go_back(self, step: int) -> None:
-    """Moves back to a step from which the run starts again."""
+  def go_back(self, step: int, total_steps: int | None = None) -> None:
+    """Moves back to a step from which the run starts again.
+
+    Args:
+      step: steps taken in all.
+      total_steps: of the whole run, where that is another number now.
+    """
+    self._total = self._total if total_steps is None else total_steps
     if self._bar is not None:
+      self._bar.total = self._total
       self._bar.update(step - self._step)
     self._step = self._line_step = step
     # The pace is taken anew.

@@ -1,15 +1,13 @@
 """The walk of one run: build, resume, step, look, save."""
 
 import collections
-import contextlib
-import dataclasses
 import os
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -20,21 +18,15 @@ from bigscale.metrics.evaluate import Evaluator
 from bigscale.parallel import multihost, rows
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
-from bigscale.spec import RunSpec, require, to_json
+from bigscale.spec import RunSpec, to_json
 from bigscale.train import folder as folders
-from bigscale.train import hooks, mount
+from bigscale.train import hooks, resume
 from bigscale.train.build import Built, build
-from bigscale.train.checkpoint import Checkpoints, Restored
+from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.claim import Claim
 from bigscale.train.disturb import Disturbance
 from bigscale.train.guard import Guard
-from bigscale.train.init_from import (
-  Start,
-  apply_start,
-  has_checkpoint,
-  read_start,
-)
-from bigscale.train.meter import Meter
+from bigscale.train.init_from import has_checkpoint, read_start
 from bigscale.train.preemption import PreemptedError, Preemption
 from bigscale.train.reals import open_stream
 from bigscale.train.scoring import Scoring
@@ -78,6 +70,8 @@ def train(
   init_from: str | os.PathLike[str] | None = None,
   prepared: Prepared | None = None,
   data: Sequence[str] = (),
+  change: bool = False,
+  accept_data: bool = False,
 ) -> Result:
   """Trains until `spec.total_kimg`, resuming where `workdir` stands.
 
@@ -89,6 +83,8 @@ def train(
       and average a new run starts from. A run that resumes has its own.
     prepared: what the caller has made already.
     data: where the data are now, if not where the spec says (`DataSpec.at`).
+    change: take other rates and another batch size (`spec.changes`).
+    accept_data: take records that were mended (`Stream.set_state`).
 
   Raises:
     SpecError: the spec cannot run here, the folder is another run's, or
@@ -104,29 +100,25 @@ def train(
   new = multihost.decide("new", lambda: not has_checkpoint(workdir))
   spec, moved = folders.with_places(workdir, spec, data, begun=not new)
   built = prepared.built or build(moved, make_mesh(spec.mesh))
-  stream = open_stream(built)
-  multihost.assert_same("data", {"outline": stream.outline})
-  if jax.process_index() == 0:
-    notes.warn(notes.of_sources({"train": stream.sources}))
+  stream = _open_data(built)
   start = read_start(built, init_from) if init_from and new else None
   claim = Claim()
-  folder = _open_folder(workdir, spec, command, claim)
-  kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
-  checkpoints = Checkpoints(folder.path, kept)
+  folder, changes = resume.open_folder(
+    workdir, spec, command, claim, change=change, begun=not new
+  )
+  checkpoints = resume.open_checkpoints(folder, spec)
   try:
-    found = _restore_or_init(built, stream, checkpoints, start)
+    found = resume.restore(built, stream, checkpoints, start, accept_data)
+    changes += resume.changes_since(folder, found, spec, change=change)
     attempt = int(jax.device_get(found.state.attempt))
-    meter = Meter(spec, built.mesh.devices.flat, found.meta)
-    recorder = hooks.Recorder(folder, spec, found.step, attempt, meter)
+    recorder = resume.open_recorder(folder, spec, built.mesh, found, attempt)
     guard = Guard(built, stream, checkpoints, recorder, attempt)
     try:
-      if moved != spec:
-        recorder.event("data_moved", found.step, places=moved.data.sources)
-      if start:
-        recorder.event("init_from", 0, **start.note())
-      _report_damage(recorder, found)
+      resume.report(recorder, stream, found, start, moved != spec)
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
+      resume.take_changes(recorder, guard, found.step, changes)
+      resume.adopt(folder, spec, command, changes)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step)
     except hooks.DivergedError as error:
@@ -142,54 +134,13 @@ def train(
     claim.release()
 
 
-def _report_damage(recorder: hooks.Recorder, found: Restored) -> None:
-  """Writes which checkpoints were passed over."""
-  for step, why in found.damaged:
-    recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
-
-
-def _open_folder(
-  workdir: str | os.PathLike[str],
-  spec: RunSpec,
-  command: Sequence[str],
-  claim: Claim,
-) -> folders.RunFolder:
-  """Process 0 makes and claims the folder, and all see it."""
-  folder = folders.RunFolder(pathlib.Path(workdir))
-  with contextlib.ExitStack() as undo:
-    undo.callback(claim.release)
-    multihost.decide("mount", lambda: mount.check(workdir))
-    multihost.decide(
-      "folder",
-      lambda: str(folders.create(workdir, spec, command, claim).path),
-    )
-    require(
-      folder.spec.is_file(),
-      f"--workdir={workdir} is not the same folder on process "
-      f"{jax.process_index()} as on process 0; name one on a file system that "
-      "all of them share",
-    )
-    undo.pop_all()
-  return folder
-
-
-def _restore_or_init(
-  built: Built, stream: Stream, checkpoints: Checkpoints, start: Start | None
-) -> Restored:
-  """The newest whole checkpoint, or what a new run starts from."""
-  latest = multihost.decide("latest step", checkpoints.latest_step)
-  if latest is None:
-    state = built.init(np.int32(built.spec.seed))
-    if start:
-      state = apply_start(state, start)
-      # Saved at once: who resumes need not find the other run again.
-      checkpoints.save(0, state, stream.get_state(), {"kimg": 0.0})
-    return Restored(0, state, stream.get_state(), {})
-  restored = checkpoints.restore(built.abstract_state)
-  checkpoints.set_damaged_aside(restored.damaged)
-  stream.set_state(restored.data)
-  logging.info("resuming after step %d", restored.step)
-  return restored
+def _open_data(built: Built) -> Stream:
+  """The stream, of the same data on all processes, which are described."""
+  stream = open_stream(built)
+  multihost.assert_same("data", {"outline": stream.outline})
+  if multihost.is_main():
+    notes.warn(notes.of_sources({"train": stream.sources}))
+  return stream
 
 
 class _Pending(NamedTuple):
@@ -244,14 +195,15 @@ class _Run:
       dataset_images=self._stream.images,
       parameters={"g": _count(state.g.params), "d": _count(state.d.params)},
       seconds=self._watch.take_seconds(),
+      **self._recorder.changed_batches(),
     )
-    if first_step >= spec.total_steps:
+    if first_step >= self._recorder.total_steps:
       logging.info("nothing to do: %d steps are done", first_step)
     self._guard.start(first_step, state)
     if first_step and self._every(spec.evaluate.kimg, first_step):
       self._scoring.catch_up(first_step, state)
     step, leaving = first_step, False
-    while step < spec.total_steps:
+    while step < self._recorder.total_steps:
       step += 1
       state = self._one_step(step, state)
       # Two steps in flight: further ahead, batches would fill the devices, and
@@ -301,12 +253,19 @@ class _Run:
     with self._watch.phase("step" if self._compiled else "compile", step):
       state = disturb.state(step, attempt, state)
       program = disturb.program(step, attempt, self._built.step)
-      state, scalars = program(state, batch)
+      state, scalars = program(state, batch, *self._shown_before(step))
       scalars = scalars | self._guard.look(step, state, batch)
       self._guard.keep(step, state)
     self._compiled = True
     self._pending.append(_Pending(step, scalars))
     return state
+
+  def _shown_before(self, step: int) -> tuple[np.floating, ...]:
+    """The images shown before a step; () where its number says as much."""
+    count = self._recorder.count
+    if count.is_uniform:
+      return ()
+    return (np.dtype(jnp.result_type(float)).type(count.images(step - 1)),)
 
   def _judge(self, all_but: int | None = None) -> bool:
     """Writes and judges the steps that are done: whether to go back.
@@ -336,9 +295,8 @@ class _Run:
     return any(self._every(kimg, step) for kimg in kimgs)
 
   def _every(self, kimg: float, step: int) -> bool:
-    every = self._built.spec.every(kimg)
-    last = step == self._built.spec.total_steps
-    return last or (every > 0 and step % every == 0)
+    last = step == self._recorder.total_steps
+    return last or self._recorder.count.is_due(kimg, step)
 
   def _after(self, step: int, state: GanState) -> None:
     """Grids, scores and checkpoints that are due after this step."""

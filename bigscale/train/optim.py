@@ -8,7 +8,9 @@ from bigscale.types import Array
 
 
 def images_seen(spec: RunSpec, step: Array) -> Array:
-  """Real images shown to D before this step, as the widest float there is.
+  """Real images shown to D before this step, where all steps are alike.
+
+  As the widest float there is.
 
   An int32 would end at 2.1 billion images.
   """

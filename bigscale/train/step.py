@@ -59,12 +59,15 @@ class GanStep:
     self._ready_g = Preparation(model.g, spec, self._placement)
     self._ready_d = Preparation(model.d, spec, self._placement)
 
-  def __call__(self, state: GanState, batch: Batch) -> tuple[GanState, Scalars]:
+  def __call__(
+    self, state: GanState, batch: Batch, images: Array | None = None
+  ) -> tuple[GanState, Scalars]:
     """Does one step.
 
     Args:
       state: before it. `jit` with donation: it is gone afterwards.
       batch: [batches_per_step, B, ...] of real images.
+      images: [] shown before it; None where all steps had this batch size.
 
     Returns:
       The state after it and scalars [] of what happened in it.
@@ -72,7 +75,8 @@ class GanStep:
     spec = self.spec
     key = step_key(state)
     d_key, g_key = jax.random.fold_in(key, _D), jax.random.fold_in(key, _G)
-    images = optim.images_seen(spec, state.step)
+    if images is None:
+      images = optim.images_seen(spec, state.step)
     prepared = None
     if self._ready_g.once_a_step:
       # G stands still until its own update.

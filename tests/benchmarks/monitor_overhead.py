@@ -84,7 +84,9 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
     lambda x: np.zeros(x.shape, x.dtype), built.abstract_heldout
   )
   ring = Ring(built.abstract_state, spec.monitor)
-  verdict = Verdict(spec.monitor.verdict, kinks=spec.kinks)
+  verdict = Verdict(
+    spec.monitor.verdict, kinks=[*map(spec.count.step_of, spec.kinks_kimg)]
+  )
   row: dict[str, float] = {}
   number = 0
 

@@ -383,7 +383,7 @@ def test_more_bad_records_than_allowed_stop_the_run():
   take(stream, 2)
   with pytest.raises(
     DataError,
-    match=r"3 records.*record 9.*allows 2 of 1000; mend records 1, 6, 9 \(",
+    match=r"3 records.*record 9.*allows 2 of 1000\. .*mend records 1, 6, 9 \(",
   ):
     next(stream)
   # What led to it can still be listed.
@@ -393,7 +393,7 @@ def test_more_bad_records_than_allowed_stop_the_run():
 def test_bad_records_count_for_their_own_source():
   small = FakeSource(10, broken={2, 3})
   stream = stream_of(FakeSource(1000), small, batch=64, max_bad_fraction=0.1)
-  with pytest.raises(DataError, match=r"2 records of fake/10 .*1 of 10;"):
+  with pytest.raises(DataError, match=r"2 records of fake/10 .*1 of 10\."):
     next(stream)
   assert {fault.part for fault in stream.take_faults()} == {1}
 
@@ -419,7 +419,7 @@ def test_skipped_steps_never_come_again():
   take(stream, 3)
   # Back to before the three, which are left out for good.
   stream.set_state(before)
-  assert stream.skip(3) == (8, 20)
+  assert stream.skip(12) == (8, 20)
   got = indices(take(stream, 2))
   assert got == plain[20:28]
   later = json.loads(json.dumps(stream.get_state()))
@@ -432,10 +432,10 @@ def test_skipped_steps_never_come_again():
 
 def test_skips_that_meet_become_one():
   stream = stream_of(FakeSource(500), batch=2)
-  stream.skip(2)
-  stream.skip(1)
-  take(stream, 3)
   stream.skip(4)
+  stream.skip(2)
+  take(stream, 3)
+  stream.skip(8)
   assert stream.get_state()["skipped"] == [[0, 6], [12, 20]]
   assert indices([next(stream)]) == [20, 21]
 

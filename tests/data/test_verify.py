@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from built_set import NoiseSource, encoded, noise
 from marked_set import write
+from PIL import Image
 
 from bigscale.data import ingest
 from bigscale.data.build import build
@@ -171,7 +172,37 @@ def test_a_fault_far_into_a_built_shard(tmp_path):
 
 
 def test_not_a_data_set(tmp_path, marked):
-  with pytest.raises(DataError, match=r"manifest\.json"):
+  with pytest.raises(DataError, match="is empty"):
     verify(str(tmp_path))
   write(str(tmp_path / "set"), marked, class_names=())
   assert verify(str(tmp_path / "set")) == ()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_images_in_a_folder_are_read_too(tmp_path, workers):
+  random = np.random.default_rng(0)
+  for number in range(300):
+    path = tmp_path / str(number % 2) / f"{number}.png"
+    path.parent.mkdir(exist_ok=True)
+    pixels = random.integers(0, 256, (2, 2), np.uint8)
+    Image.fromarray(pixels).save(path)
+  seen = []
+  assert verify(str(tmp_path), workers, lambda *done: seen.append(done)) == ()
+  assert seen[-1] == (300, 300)
+  for number in (3, 250):
+    path = tmp_path / str(number % 2) / f"{number}.png"
+    path.write_bytes(bytes(path.stat().st_size))
+  faults = verify(str(tmp_path), workers)
+  assert len(faults) == 2
+  for number in (3, 250):
+    (fault,) = [fault for fault in faults if f"/{number}.png (record" in fault]
+    assert "cannot be used" in fault
+
+
+def test_an_embedded_set_is_read_too():
+  assert verify("emoji") == ()
+
+
+def test_what_is_no_data_is_refused(tmp_path):
+  with pytest.raises(DataError, match="neither an embedded set"):
+    verify(str(tmp_path / "nowhere"))

@@ -30,7 +30,7 @@ def bigscale(cache, processes, devices, *arguments, **settings):
   )
 
 
-def train(cache, workdir, processes, devices, kimg):
+def train(cache, workdir, processes, devices, kimg, *options, **settings):
   return bigscale(
     cache,
     processes,
@@ -44,7 +44,32 @@ def train(cache, workdir, processes, devices, kimg):
     "--config.loss.r2_gamma=0.0",
     "--config.evaluate.classifier_steps=2",
     f"--config.total_kimg={kimg}",
+    *options,
+    **settings,
   )
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_another_batch_size(trained, cache, tmp_path):
+  """From step 8 of 64 images: four steps of 16 make 128."""
+  workdir = tmp_path / "run"
+  shutil.copytree(trained[0], workdir)
+  other = ("--config.global_batch_size=16", "--config.optim.g_lr=2e-3")
+  refused, _ = train(cache, workdir, 2, 2, 0.128, *other, check=False)
+  assert refused.code == 2
+  assert "--change" in refused.stderr
+  train(cache, workdir, 2, 2, 0.128, *other, "--change")
+  last = rows(workdir, "metrics.jsonl")[-1]
+  assert (last["step"], last["kimg"]) == (12, pytest.approx(0.128))
+  found = [
+    event["setting"]
+    for event in rows(workdir, "events.jsonl")
+    if event["event"] == "setting_changed"
+  ]
+  assert sorted(found) == [
+    *("global_batch_size", "optim.g_lr.first", "optim.g_lr.last"),
+    "total_kimg",
+  ]
 
 
 def rows(workdir: pathlib.Path, name: str) -> list[dict]:

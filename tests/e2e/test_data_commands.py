@@ -134,7 +134,7 @@ def test_json_report(tmp_path, capfd):
     (["build", "--input=emoji", "--out=x", "--heldout=2"], "heldout=2.0 must"),
     (["inspect"], "data inspect of what"),
     (["inspect", "/nowhere"], "neither an embedded set"),
-    (["verify", "/nowhere"], "manifest.json"),
+    (["verify", "/nowhere"], "neither an embedded set"),
     (["inspect", "emoji", "--sheet=/nowhere/x.png"], "cannot be written"),
     (["inspect", "emoji", "more"], "unexpected argument 'more'"),
   ],

@@ -225,8 +225,8 @@ def test_a_run_that_no_rollback_helps_ends_with_code_3(
   faults = {attempt: FAULT for attempt in range(9)}
   plain = loop.train
 
-  def disturbed(spec, workdir, command, init_from, data):
-    del command, init_from
+  def disturbed(spec, workdir, command, init_from, **settings):
+    del command, init_from, settings
     watched = monitored.Watched(faults)
     return plain(spec, workdir, prepared=monitored.prepared(spec, watched))
 

@@ -169,7 +169,8 @@ def test_a_small_batch_takes_as_many_steps():
   small, usual = stage.spec(divisor=SMALL), stage.spec()
   assert small.total_steps == usual.total_steps == 700
   assert small.global_batch_size == usual.global_batch_size // SMALL
-  assert small.every(small.evaluate.kimg) == usual.every(usual.evaluate.kimg)
+  kimgs = [spec.evaluate.kimg for spec in (small, usual)]
+  assert small.count.every(kimgs[0]) == usual.count.every(kimgs[1])
 
 
 def test_a_drill_is_disturbed_at_a_moment_of_its_own():

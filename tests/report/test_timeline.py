@@ -67,3 +67,41 @@ def test_a_run_that_nobody_watched_has_none(run_dir, action):
   spec["spec"]["monitor"] = {"action": action} if action else {}
   (run_dir / "spec.json").write_text(json.dumps(spec))
   assert timeline(read_run(run_dir)) is None
+
+
+def test_steps_of_several_batch_sizes_lie_where_their_images_do(run_dir):
+  """100 images a step, from step 60 on 200, and after a rollback to 40 too."""
+  events = JsonLines(run_dir / "events.jsonl")
+  start = {"event": "start", "step": 60, "batches": [[0, 100], [60, 200]]}
+  back = {"event": "rollback", "step": 80, "to_step": 40, "attempt": 1}
+  for event in (
+    start,
+    {"event": "verdict", "step": 80, "level": "rollback"},
+    {"event": "healthy", "step": 80, "of_step": 40},
+    back | {"batches": [[0, 100], [40, 200]]},
+  ):
+    events.write(event)
+  run = read_run(run_dir)
+  assert [run.kimg_at(step, 0) for step in (40, 60, 80)] == [4.0, 6.0, 10.0]
+  assert [run.kimg_at(step) for step in (40, 60)] == [4.0, 8.0]
+  seen = timeline(run)
+  (returned,) = seen.returns
+  assert (returned.start, returned.target) == (10.0, 4.0)
+  marks = [(mark.kind, mark.x) for mark in seen.marks]
+  assert marks == [("alarm", 10.0), ("healthy", 4.0)]
+
+
+@pytest.mark.parametrize("pieces", [7, [7], [[0, "x"]], [[0]], "no", {}])
+def test_odd_batch_sizes_are_passed_over(run_dir, pieces):
+  event = {"event": "start", "step": 60, "batches": pieces}
+  JsonLines(run_dir / "events.jsonl").write(event)
+  assert read_run(run_dir).kimg_at(60) == pytest.approx(6.0)
+
+
+def test_changes_that_were_asked_for_are_marked(run_dir):
+  events = JsonLines(run_dir / "events.jsonl")
+  change = {"event": "setting_changed", "step": 60, "old": 1, "new": 2}
+  events.write(change | {"setting": "optim.g_lr.first", "consequence": "some"})
+  events.write(change | {"setting": "log.steps"})
+  marks = timeline(read_run(run_dir)).marks
+  assert [(mark.kind, mark.x) for mark in marks] == [("changed", 6.0)]

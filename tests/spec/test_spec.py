@@ -162,7 +162,7 @@ def test_steps_follow_from_images():
   assert paper.images_per_step == 4096
   assert paper.batches_per_step == 2
   assert paper.total_steps == 150_000
-  assert paper.every(4096.0) == 1000
+  assert paper.count.every(4096.0) == 1000
   # In floats 22.4 * 1000 / 32 is a little more than 700.
   small = dataclasses.replace(paper, total_kimg=22.4, global_batch_size=16)
   assert small.total_steps == 700

@@ -1,12 +1,16 @@
 """A run's folder goes on with the run that it holds."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from bigscale import temporary
 from bigscale.spec import SpecError, from_config
 from bigscale.train import folder as folders
 from bigscale.train import sealed
+from bigscale.train.claim import Claim
 from tests.e2e import tiny
 
 
@@ -55,3 +59,37 @@ def test_other_differences_still_make_another_run(of_older_version, caplog):
   with pytest.raises(SpecError, match="remat: False there, True here"):
     folders.create(of_older_version, _spec(remat=True), [])
   assert "goes on" not in caplog.text
+
+
+@pytest.fixture
+def gone():
+  """The number of a process that has ended."""
+  process = subprocess.Popen([sys.executable, "-c", ""])
+  process.wait()
+  return process.pid
+
+
+def test_the_next_start_removes_what_a_killed_one_left(tmp_path, gone):
+  folder = folders.create(tmp_path, _spec(), [])
+  host = temporary.beside(folder.spec).name.split(".")[-3]
+  left = [
+    f".spec.json.{gone}.tmp",
+    f".metrics.jsonl.{host}.{gone}-0.partial",
+    f"samples/.00000008.png.{host}.{gone}-3.partial",
+    f"checkpoints/8/.scores.json.{host}.{gone}-4.partial",
+    f"healthy/8/.scores.json.{gone}.tmp",
+    "healthy/12.orbax-checkpoint-tmp/state",
+  ]
+  kept = ["checkpoints/8/scores.json", "samples/00000008.png", "mine.partial"]
+  for name in left + kept:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("half")
+  # A reader touches nothing.
+  folders.open_existing(tmp_path)
+  assert all((tmp_path / name).exists() for name in left + kept)
+  claim = Claim()
+  folders.create(tmp_path, _spec(), [], claim)
+  claim.release()
+  assert not [name for name in left if (tmp_path / name).exists()]
+  assert not (tmp_path / "healthy" / "12.orbax-checkpoint-tmp").exists()
+  assert all((tmp_path / name).exists() for name in kept)

@@ -36,8 +36,8 @@ def test_totals_are_of_steps(spec):
 def test_what_is_given_up_was_spent(spec):
   per_step = training_flops(spec).per_step
   meter = Meter(spec)
-  meter.go_back(3)
-  meter.go_back(1)
+  meter.go_back(5, 2, spec.count)
+  meter.go_back(3, 2, spec.count)
   assert meter.totals(5) == {
     "perf/total_flops": 5 * per_step,
     "perf/spent_flops": 9 * per_step,
@@ -46,7 +46,7 @@ def test_what_is_given_up_was_spent(spec):
 
 def test_a_restart_goes_on(spec):
   meter = Meter(spec)
-  meter.go_back(3)
+  meter.go_back(5, 2, spec.count)
   other = Meter(spec, meta={"kimg": 1.0, "flops": meter.get_state(5)})
   assert other.totals(7) == meter.totals(7)
   assert meter.get_state(5)["spent"] == 8 * training_flops(spec).per_step

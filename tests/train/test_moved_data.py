@@ -132,6 +132,49 @@ def test_one_changed_image_is_refused_and_named(resumed, run, tmp_path):
   assert not events(run, "start")
 
 
+def test_a_mended_image_is_accepted_where_asked(resumed, run, tmp_path):
+  path = tmp_path / "photos" / "class3" / "2.bmp"
+  Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
+  code, said = resumed()
+  assert code == 2
+  assert "--accept_data" in said
+  code, said = resumed("--accept_data")
+  assert code == 0, said
+  (accepted,) = events(run, "data_accepted")
+  assert accepted["old"] != accepted["new"]
+  assert accepted["step"] == STEPS
+  # Another order of all would be another run.
+  path.unlink()
+  code, said = resumed("--accept_data")
+  assert code == 2
+  assert "another order" in said
+
+
+def test_settings_change_on_the_command_line(resumed, run):
+  code, said = resumed("--config.data.max_bad_fraction=0.5")
+  assert code == 0, said
+  (change,) = events(run, "setting_changed")
+  assert change["setting"] == "data.max_bad_fraction"
+  assert (change["old"], change["new"], change["step"]) == (0.001, 0.5, STEPS)
+  assert spec_in(run)["data"]["max_bad_fraction"] == 0.5
+  both = ("--config.data.max_bad_fraction=0.5", "--config.optim.g_lr=2e-3")
+  code, said = resumed(*both)
+  assert code == 2
+  for words in ("optim.g_lr.first: 0.001 there, 0.002 here", "--change"):
+    assert words in said
+  assert "Traceback" not in said
+  code, said = resumed(*both, "--change")
+  assert code == 0, said
+  assert spec_in(run)["optim"]["g_lr"] == {
+    "first": 2e-3,
+    "last": 2e-3,
+    "kimg": 0.0,
+  }
+  code, said = resumed(*both, "--change", "--config.seed=1")
+  assert code == 2
+  assert "seed: 0 there, 1 here" in said
+
+
 def test_data_that_moved_are_the_same_data(resumed, run, tmp_path):
   before = spec_in(run)
   os.rename(tmp_path / "photos", tmp_path / "elsewhere")

@@ -1,0 +1,222 @@
+"""What a start finds in its folder, and how it goes on from there."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from bigscale.data.pipeline import Stream
+from bigscale.parallel import multihost
+from bigscale.spec import (
+  Change,
+  ImageCount,
+  RunSpec,
+  SpecError,
+  require,
+  to_json,
+)
+from bigscale.spec.changes import refusal
+from bigscale.train import claim as claims
+from bigscale.train import folder as folders
+from bigscale.train import hooks, mount
+from bigscale.train.build import Built
+from bigscale.train.checkpoint import Checkpoints, Restored
+from bigscale.train.claim import Claim
+from bigscale.train.guard import Guard
+from bigscale.train.init_from import Start, apply_start
+from bigscale.train.meter import Meter
+
+
+def changes_since(
+  folder: folders.RunFolder, found: Restored, spec: RunSpec, *, change: bool
+) -> list[Change]:
+  """What changes where `spec.json` is lost, by the checkpoint's own notes.
+
+  Returns:
+    Nothing where it is there: it has told already.
+
+  Raises:
+    SpecError: the run may not go on with these settings.
+  """
+
+  def compare() -> list[list[Any]]:
+    if folder.spec.exists():
+      return []
+    noted = found.meta.get("spec")
+    if noted is None:
+      logging.warning(
+        "%s is missing, and checkpoint %d is of a version that noted no "
+        "settings: the run goes on with those of --config",
+        folder.spec,
+        found.step,
+      )
+      return []
+    logging.warning("%s is missing: it is written anew", folder.spec)
+    changes = folders.changes_of(noted, spec)
+    if refused := refusal(changes, asked=change):
+      raise SpecError(f"--workdir={folder.path} {refused}")
+    return [[each.setting, each.old, each.new] for each in changes]
+
+  return [Change(*each) for each in multihost.decide("settings", compare)]
+
+
+def count_at(spec: RunSpec, found: Restored) -> ImageCount:
+  """The images of a run that goes on from a checkpoint.
+
+  Those of earlier versions note thousand images alone: all steps were alike.
+  """
+  count = spec.count
+  if noted := found.meta.get("batches"):
+    count = ImageCount.of(noted)
+  elif found.step and found.meta.get("kimg"):
+    images, odd = divmod(round(found.meta["kimg"] * 1000), found.step)
+    count = count if odd else ImageCount(((0, images),))
+  return count.going_on(found.step, spec.images_per_step)
+
+
+def open_checkpoints(folder: folders.RunFolder, spec: RunSpec) -> Checkpoints:
+  """The run's own, the best of which are kept by the spec's score."""
+  kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
+  return Checkpoints(folder.path, kept)
+
+
+def adopt(
+  folder: folders.RunFolder,
+  spec: RunSpec,
+  command: Sequence[str],
+  changes: Sequence[Change],
+) -> None:
+  """Process 0 writes what has changed, or was lost, into `spec.json`."""
+  if multihost.is_main() and (changes or not folder.spec.exists()):
+    folders.adopt(folder, spec, command)
+
+
+def take_changes(
+  recorder: hooks.Recorder,
+  guard: Guard,
+  step: int,
+  changes: Sequence[Change],
+) -> None:
+  """Writes what the run goes on with, before `spec.json` says it.
+
+  A kill in between writes it once more, and never leaves it out.
+  """
+  for change in changes:
+    why = change.nature.why
+    if multihost.is_main():
+      logging.warning("from step %d on: %s", step, change)
+    recorder.event(
+      "setting_changed",
+      step,
+      setting=change.setting,
+      old=change.old,
+      new=change.new,
+      **({"consequence": why} if why else {}),
+    )
+  if any(change.nature.kind == "asked" for change in changes):
+    guard.expect_change(step)
+
+
+def open_recorder(
+  folder: folders.RunFolder,
+  spec: RunSpec,
+  mesh: Mesh,
+  found: Restored,
+  attempt: int,
+) -> hooks.Recorder:
+  """What writes the run's rows, with the sums of what came before."""
+  count = count_at(spec, found)
+  meter = Meter(spec, mesh.devices.flat, found.meta, count)
+  return hooks.Recorder(folder, spec, found.step, attempt, meter, count)
+
+
+def report(
+  recorder: hooks.Recorder,
+  stream: Stream,
+  found: Restored,
+  start: Start | None,
+  moved: bool,
+) -> None:
+  """Writes what a start has found to be otherwise than the run was left.
+
+  Args:
+    recorder: of the run.
+    stream: that stands where the run goes on.
+    found: what the run goes on from.
+    start: what a new run starts from.
+    moved: whether its data are read where its settings do not say.
+  """
+  if moved:
+    places = stream.places
+    recorder.event("data_moved", found.step, places=places)
+  before = found.data.get("source")
+  if before in stream.get_state().get("accepted", ()):
+    recorder.event("data_accepted", found.step, old=before, new=stream.identity)
+  if start:
+    recorder.event("init_from", 0, **start.note())
+  for step, why in found.damaged:
+    recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
+
+
+def open_folder(
+  workdir: str | os.PathLike[str],
+  spec: RunSpec,
+  command: Sequence[str],
+  claim: Claim,
+  *,
+  change: bool,
+  begun: bool,
+) -> tuple[folders.RunFolder, list[Change]]:
+  """Process 0 makes and claims the folder, and all see it and what changes."""
+  folder = folders.RunFolder(pathlib.Path(workdir))
+
+  def make() -> list[list[Any]]:
+    made = folders.create(
+      workdir, spec, command, claim, change=change, begun=begun
+    )
+    found = folders.changes_in(made, spec)
+    return [[each.setting, each.old, each.new] for each in found]
+
+  with contextlib.ExitStack() as undo:
+    undo.callback(claim.release)
+    multihost.decide("mount", lambda: mount.check(workdir))
+    changes = [Change(*each) for each in multihost.decide("folder", make)]
+    require(
+      (folder.path / claims.FILE).is_file(),
+      f"--workdir={workdir} is not the same folder on process "
+      f"{jax.process_index()} as on process 0; name one on a file system that "
+      "all of them share",
+    )
+    undo.pop_all()
+  return folder, changes
+
+
+def restore(
+  built: Built,
+  stream: Stream,
+  checkpoints: Checkpoints,
+  start: Start | None,
+  accept_data: bool = False,
+) -> Restored:
+  """The newest whole checkpoint, or what a new run starts from."""
+  latest = multihost.decide("latest step", checkpoints.latest_step)
+  if latest is None:
+    state = built.init(np.int32(built.spec.seed))
+    if start:
+      state = apply_start(state, start)
+      # Saved at once: who resumes need not find the other run again.
+      meta = {"kimg": 0.0, "spec": to_json(built.spec)}
+      checkpoints.save(0, state, stream.get_state(), meta)
+    return Restored(0, state, stream.get_state(), {})
+  restored = checkpoints.restore(built.abstract_state)
+  checkpoints.set_damaged_aside(restored.damaged)
+  stream.set_state(restored.data, accept=accept_data)
+  logging.info("resuming after step %d", restored.step)
+  return restored
