@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bigscale.report import goodput
+from bigscale.report.changed import changed_settings
 from bigscale.report.charts import Chart
 from bigscale.report.curves import (
   class_share_chart,
@@ -34,7 +35,7 @@ from bigscale.report.facts import (
   subtitle,
   title,
 )
-from bigscale.report.read import Run, Sample, attempt_of
+from bigscale.report.read import Run, Sample
 from bigscale.report.style import CSS
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -73,7 +74,7 @@ def render(run: Run) -> str:
       _section("Training", _charts(training_charts(run))),
       _monitor(run),
       _section("Singular values", _charts(singular_value_charts(run))),
-      _section("Changed settings", _changes(run)),
+      _section("Changed settings", _facts(changed_settings(run))),
       _section("Speed", _charts(other_charts(run, _is_speed))),
       _section("Wall time", _facts(goodput.table(run.events))),
       _section("Other signals", _charts(other_charts(run, _is_other))),
@@ -301,25 +302,6 @@ def _decision(decision: Decision) -> str:
   return "".join(
     f"<tr>{first if i == 0 else ''}{body}</tr>" for i, body in enumerate(bodies)
   )
-
-
-def _changes(run: Run) -> str:
-  """The settings that a later start had other values of."""
-  rows = []
-  for event in run.events:
-    if event.get("event") != "setting_changed":
-      continue
-    kimg = run.kimg_at(event.get("step", 0), attempt_of(event))
-    old, new = (
-      json.dumps(event.get(name), ensure_ascii=False) for name in ("old", "new")
-    )
-    said = f"{event.get('setting')}: {old} to {new}"
-    if event.get("consequence"):
-      said += f"; {event['consequence']}"
-    after = f"step {number(event.get('step', ''))}"
-    after += "" if kimg is None else f", {number(kimg)} kimg"
-    rows.append((after, said))
-  return _facts(rows)
 
 
 def _events(run: Run) -> str:
