@@ -89,6 +89,8 @@ def run() -> int:
     report = write_report(result.folder.path)
     for name, score in result.scores.items():
       print(f"{name}: {score:.4g}")
+    for name, why in result.failed.items():
+      print(f"{name}: missing: {why}")
     print(f"samples: {result.folder.samples(spec.total_steps)}")
     print(f"report:  {report}")
   return 0

@@ -13,9 +13,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bigscale.spec import SpecError
+
 ENVIRONMENT = "BIGSCALE_CACHE"
 # What an .npz that is cut short, damaged or none at all may raise.
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+
+# More than what a full disk still takes of an empty file.
+_PROBE_BYTES = 2**16
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +52,25 @@ def load(path: str) -> dict[str, np.ndarray]:
     file.seek(0)
     with np.load(file, allow_pickle=False) as archive:
       return {name: archive[name] for name in archive.files}
+
+
+def require_writable(cache_dir: str | None = None) -> None:
+  """Raises `SpecError` where nothing can be written into the cache.
+
+  Args:
+    cache_dir: see `directory`.
+  """
+  folder = directory(cache_dir)
+  try:
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial") as file:
+      file.write(b"x" * _PROBE_BYTES)
+  except OSError as error:
+    raise SpecError(
+      f"the cache {folder} cannot be written ({error.strerror or error}), and "
+      "what takes an hour to compute is to be kept there for the next start; "
+      f"set {ENVIRONMENT} to a directory that you may write to, with room"
+    ) from error
 
 
 def discard(path: str, reason: str) -> None:

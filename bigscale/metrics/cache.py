@@ -19,6 +19,7 @@ from bigscale.data.cache_folder import (
   discard,
   load,
   read,
+  require_writable,
   write,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
   "load",
   "path_of",
   "read",
+  "require_writable",
   "write",
 ]
 

@@ -38,10 +38,13 @@ class Start(NamedTuple):
     return said | ({"statistics": self.statistics} if self.statistics else {})
 
 
-def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
-  """Whether a run folder has one; the folder need not be there."""
+def newest_checkpoint(directory: str | os.PathLike[str]) -> int | None:
+  """Returns the newest step in a run folder, which need not be there."""
   steps = pathlib.Path(directory) / "checkpoints"
-  return steps.is_dir() and any(path.name.isdigit() for path in steps.iterdir())
+  if not steps.is_dir():
+    return None
+  found = [int(path.name) for path in steps.iterdir() if path.name.isdecimal()]
+  return max(found, default=None)
 
 
 def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
@@ -55,7 +58,8 @@ def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
     SpecError: there is no run or no checkpoint, or its model is another.
   """
   path = pathlib.Path(directory)
-  if not folders.RunFolder(path).spec.is_file() or not has_checkpoint(path):
+  has_spec = folders.RunFolder(path).spec.is_file()
+  if not has_spec or newest_checkpoint(path) is None:
     raise SpecError(
       f"--init_from={path} holds no run with a checkpoint; name the folder of "
       "one that `bigscale train` or `bigscale import` wrote"

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +16,8 @@ from absl import logging
 from bigscale.data import notes
 from bigscale.data.manifest import DataError
 from bigscale.data.pipeline import Stream
-from bigscale.metrics.evaluate import Evaluator
+from bigscale.metrics.evaluate import Opened
+from bigscale.metrics.evaluator import Evaluator
 from bigscale.parallel import multihost, rows
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
@@ -27,11 +28,12 @@ from bigscale.train.build import Built, build
 from bigscale.train.checkpoint import Checkpoints, Restored
 from bigscale.train.claim import Claim
 from bigscale.train.disturb import Disturbance
+from bigscale.train.evaluation import open_on_main
 from bigscale.train.guard import Guard
 from bigscale.train.init_from import (
   Start,
   apply_start,
-  has_checkpoint,
+  newest_checkpoint,
   read_start,
 )
 from bigscale.train.meter import Meter
@@ -50,11 +52,13 @@ class Result(NamedTuple):
     folder: of the run.
     state: after the last step.
     scores: of the last evaluation.
+    failed: by score, why the last evaluation does not have it.
   """
 
   folder: folders.RunFolder
   state: GanState
   scores: dict[str, float]
+  failed: Mapping[str, str] = {}
 
 
 class Prepared(NamedTuple):
@@ -62,12 +66,12 @@ class Prepared(NamedTuple):
 
   Attributes:
     built: of the spec; None builds it.
-    evaluator: of the spec's data; None makes it.
+    evaluator: of the spec's data, or what makes it; None opens that.
     disturbance: of the steps.
   """
 
   built: Built | None = None
-  evaluator: Evaluator | None = None
+  evaluator: Evaluator | Opened | None = None
   disturbance: Disturbance = Disturbance()
 
 
@@ -91,8 +95,7 @@ def train(
     data: where the data are now, if not where the spec says (`DataSpec.at`).
 
   Raises:
-    SpecError: the spec cannot run here, the folder is another run's, or
-      `init_from` has no weights for this model.
+    SpecError: spec, scores, folder or `init_from` cannot be used.
     hooks.DivergedError: the run is lost, and the monitor could not save it.
     PreemptedError: SIGTERM came; the run is saved.
   """
@@ -101,14 +104,17 @@ def train(
   multihost.assert_same("config", to_json(spec))
   multihost.assert_same("versions", folders.versions())
   prepared = prepared or Prepared()
-  new = multihost.decide("new", lambda: not has_checkpoint(workdir))
-  spec, moved = folders.with_places(workdir, spec, data, begun=not new)
+  newest = multihost.decide("newest", lambda: newest_checkpoint(workdir))
+  begun = newest is not None
+  spec, moved = folders.with_places(workdir, spec, data, begun=begun)
   built = prepared.built or build(moved, make_mesh(spec.mesh))
   stream = open_stream(built)
   multihost.assert_same("data", {"outline": stream.outline})
   if jax.process_index() == 0:
     notes.warn(notes.of_sources({"train": stream.sources}))
-  start = read_start(built, init_from) if init_from and new else None
+  start = read_start(built, init_from) if init_from and not begun else None
+  if prepared.evaluator is None and (newest or 0) < spec.total_steps:
+    prepared = prepared._replace(evaluator=open_on_main(built.spec))
   claim = Claim()
   folder = _open_folder(workdir, spec, command, claim)
   kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
@@ -220,7 +226,9 @@ class _Run:
     self._disturbance = prepared.disturbance
     self._preemption = Preemption()
     self._pending: collections.deque[_Pending] = collections.deque()
-    self._scoring = Scoring(built, recorder, checkpoints, prepared.evaluator)
+    self._scoring = Scoring(
+      built, recorder, checkpoints, self._preemption, prepared.evaluator
+    )
     self._watch = multihost.watch()
     self._compiled = False
 
@@ -247,16 +255,17 @@ class _Run:
     if first_step >= spec.total_steps:
       logging.info("nothing to do: %d steps are done", first_step)
     self._guard.start(first_step, state)
-    if first_step and self._every(spec.evaluate.kimg, first_step):
-      self._scoring.catch_up(first_step, state)
     step, leaving = first_step, False
+    due = first_step and self._every(spec.evaluate.kimg, first_step)
+    if due and not self._scoring.catch_up(step, state):
+      self._leave(step, state)
     while step < spec.total_steps:
       step += 1
       state = self._one_step(step, state)
       # Two steps in flight: further ahead, batches would fill the devices, and
       # what the host waits for data would say nothing of what they wait.
       ill = self._judge(all_but=step)
-      leaving = leaving or self._preemption.asked(step)
+      leaving = leaving or self._preemption.asked()
       if not ill and (leaving or self._is_due(step)):
         ill = self._judge()
       if ill:
@@ -264,18 +273,17 @@ class _Run:
           state, step, scores = self._guard.go_back(step)
           self._pending.clear()
           self._save(step, state)
-          if scores:
+          if scores is not None:
             self._checkpoints.set_scores(step, scores)
         continue
-      self._after(step, state)
-      if leaving:
+      if self._after(step, state, leaving):
         self._leave(step, state)
     with self._watch.phase("checkpoint", step):
       self._guard.finish(step, state)
       self._checkpoints.wait()
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.event("done", step)
-    return Result(self._folder, state, self._scoring.last)
+    return Result(self._folder, state, *self._scoring.last)
 
   def _leave(self, step: int, state: GanState) -> None:
     """Ends a run that is to be resumed elsewhere."""
@@ -339,10 +347,10 @@ class _Run:
     last = step == self._built.spec.total_steps
     return last or (every > 0 and step % every == 0)
 
-  def _after(self, step: int, state: GanState) -> None:
-    """Grids, scores and checkpoints that are due after this step."""
+  def _after(self, step: int, state: GanState, leaving: bool) -> bool:
+    """Draws, saves and scores what is due: whether the run is to end now."""
     if not self._is_due(step):
-      return
+      return leaving
     spec = self._built.spec
     started = time.perf_counter()
     self._report_faults(step)
@@ -355,10 +363,11 @@ class _Run:
     if scored or self._every(spec.checkpoint.kimg, step):
       with self._watch.phase("checkpoint", step):
         self._save(step, state)
-    if scored:
-      self._scoring.run(step, state)
+    if scored and not leaving:  # Else its next start scores the step.
+      leaving = not self._scoring.run(step, state)
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.pause(time.perf_counter() - started)
+    return leaving
 
   def _save(self, step: int, state: GanState) -> None:
     self._checkpoints.save(

@@ -128,11 +128,11 @@ def test_another_model_is_refused_by_the_field(imported, tmp_path):
 
 
 def test_folders_without_a_checkpoint(imported, tmp_path):
-  assert not init_from.has_checkpoint(tmp_path)
-  assert init_from.has_checkpoint(imported[0])
+  assert init_from.newest_checkpoint(tmp_path) is None
+  assert init_from.newest_checkpoint(imported[0]) == 0
   (tmp_path / "checkpoints").mkdir()
   (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
-  assert not init_from.has_checkpoint(tmp_path)
+  assert init_from.newest_checkpoint(tmp_path) is None
 
 
 def test_a_fresh_discriminator_is_owned_up_to(imported):
