@@ -191,7 +191,6 @@ def _end(result: dict[str, Any], is_main: bool = True) -> int:
 def _score(trained: Trained) -> dict[str, Any]:
   """Draws and scores; what is printed."""
   from bigscale.cli import inspection
-  from bigscale.metrics.looking import look as look_at
   from bigscale.train import hooks
 
   spec = _asked(trained.spec)
@@ -215,7 +214,7 @@ def _score(trained: Trained) -> dict[str, Any]:
     FLAGS.truncation,
     drawn_under.protocol["truncation_rule"],
   )
-  scored = evaluator.compare(look_at(asked, look.passing(drawn)))
+  scored = evaluator.scored(look.passing(drawn))
   return {
     "step": trained.step,
     "data": spec.data.sources,

@@ -151,19 +151,13 @@ def _check_within(
   name: str, rule: str, least: tuple[int, int], known: Known
 ) -> None:
   """The same within every class that there are images of."""
-  samples = np.asarray(known.sample_counts)
+  samples, reals = np.asarray(known.sample_counts), None
   there = samples > 0
   if least[1]:
     if known.real_counts is None:
       return
     reals = np.asarray(known.real_counts)
     there |= reals > 0
-    few = np.flatnonzero(there & (np.floor(reals) < least[1]))
-    if len(few):
-      raise SpecError(
-        f"the reals of {_list(few, reals, known.class_names)} are too few for "
-        f"{rule.format(least[1])} of each class; give the class more images"
-      )
   few = np.flatnonzero(there & (np.floor(samples) < least[0]))
   if len(few):
     raise SpecError(
@@ -172,6 +166,14 @@ def _check_within(
       f"{known.rule!r}) for {rule.format(least[0])} of each class; raise "
       "evaluate.num_samples, or set evaluate.labels to 'uniform' to draw as "
       "many of every class"
+    )
+  if reals is None:
+    return
+  few = np.flatnonzero(there & (np.floor(reals) < least[1]))
+  if len(few):
+    raise SpecError(
+      f"the reals of {_list(few, reals, known.class_names)} are too few for "
+      f"{rule.format(least[1])} of each class; give the class more images"
     )
 
 

@@ -144,12 +144,18 @@ class Evaluator:
 
     Raises:
       SpecError: a score cannot be computed, or there are fewer samples, or of
-        another shape or type. See `compare` for what leaves the others.
+        another shape or type. `scored` gives the others.
     """
-    found = self.compare(look(self.asked, sample_batches))
+    found = self.scored(sample_batches)
     for name, reason in found.failed.items():
       raise SpecError(f"{name} could not be computed: {reason}")
     return found.scores
+
+  def scored(
+    self, sample_batches: Iterable[tuple[np.ndarray, np.ndarray]]
+  ) -> Scored:
+    """As `score`, where a score that fails leaves the others as they are."""
+    return self.compare(look(self.asked, sample_batches))
 
   def compare(self, looked: Looked) -> Scored:
     """Scores what was seen of samples, each score whatever the others do."""

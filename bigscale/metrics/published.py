@@ -123,7 +123,7 @@ def _asked(
     for kind in kinds:
       name = column(kind, feature)
       require(
-        KINDS[kind].moments,
+        kind in KINDS and KINDS[kind].moments,
         f"{name} looks at single images of the reals, and {published.file} "
         "holds their mean and covariance alone; leave it out, or compare with "
         "a data source in place of statistics",

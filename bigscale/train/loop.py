@@ -89,8 +89,7 @@ def train(
     spec: of the run.
     workdir: its folder, made if need be.
     command: recorded in the folder.
-    init_from: folder of another run of the same model, whose newest weights
-      and average a new run starts from. A run that resumes has its own.
+    init_from: folder of a run whose newest weights and average a new one takes.
     prepared: what the caller has made already.
     data: where the data are now, if not where the spec says (`DataSpec.at`).
 
