@@ -126,7 +126,17 @@ class Evaluation:
     if told["reference"] is not None:
       # Before the first draw: who waits in a collective may time out.
       mine = self._evaluator.asked if multihost.is_main() else None
-      self._asked = share(mine, self._built.mesh)
+      failure = ""
+      try:
+        self._asked = share(mine, self._built.mesh)
+      except Exception as error:
+        failure = why(error)
+      if not multihost.all_true("shared networks", not failure):
+        self._asked = None
+        return self.without_any(
+          failure
+          or "another process cannot hold the networks: its log says why"
+        )
       self._recorder.event("reference", step, **told["reference"])
     return Scored({}, told["failed"]) if told["nothing"] else None
 
