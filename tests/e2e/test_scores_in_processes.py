@@ -24,7 +24,7 @@ def meet(tmp_path, tmp_path_factory):
       ["-m", "tests.e2e.faulty_scores", str(tmp_path / "run"), what],
       2,
       1,
-      timeout=280,
+      timeout=500,
       environ={
         "JAX_COMPILATION_CACHE_DIR": str(shared / "programs"),
         "BIGSCALE_CACHE": str(shared / "cache"),
