@@ -33,11 +33,12 @@ RULES = (
     ("metrics", "ops", "data", "parallel"),
   ),
   (
-    r"metrics/(evaluate|labels|reference|memorization)",
+    r"metrics/(evaluate|opening|labels|reference|memorization)",
     ("metrics", "sampling", "data", "parallel"),
   ),
   (r"metrics/(inception|efficientnet|chunks|share)", ("metrics", "parallel")),
-  (r"metrics/.*", ("metrics", "ops")),
+  # Long loops can be broken off.
+  (r"metrics/.*", ("metrics", "ops", "parallel/interruption")),
   # What a file of a run is worth.
   (r"report/read", ("report", "train/sealed")),
   (r"report/.*", ("report",)),
@@ -120,7 +121,7 @@ RULES = (
       "parallel",
     ),
   ),
-  (r"train/preemption", ()),
+  (r"train/preemption", ("parallel",)),
   (r"train/disturb", ("train/state", "train/step")),
   (
     r"train/discriminate",
@@ -134,7 +135,7 @@ RULES = (
     ("train/folder", "train/build", "train/checkpoint", "train/state"),
   ),
   (
-    r"train/(hooks|guard|scoring|loop|reals|resume)",
+    r"train/(hooks|guard|evaluation|scoring|loop|reals|resume)",
     (
       "train",
       "monitor/verdict",
@@ -155,6 +156,7 @@ RULES = (
       "metrics",
       "data/reading",
       "parallel",
+      "report/missing",
       "report/read",
       "monitor/scoring",
       "monitor/dead",

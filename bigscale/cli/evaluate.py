@@ -36,6 +36,7 @@ ADM's VIRTUAL_*.npz, pytorch-fid's, clean-fid's or TTUR's .npz, or what
 """
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +54,7 @@ from bigscale.cli.common import (
 from bigscale.spec import DataSpec, RunSpec
 
 if TYPE_CHECKING:
-  from bigscale.metrics.evaluate import Evaluator
+  from bigscale.metrics.evaluator import Evaluator
   from bigscale.metrics.labels import LabelPlan
   from bigscale.metrics.published import Published
 
@@ -169,16 +170,22 @@ def run() -> int:
 
   inspection.check(FLAGS)
   if FLAGS.images:
-    print(json.dumps(_score_images(), indent=2))
-    return 0
+    return _end(_score_images())
   workdir = require_flag(FLAGS, "workdir", "runs/first")
   join_processes(FLAGS)
   trained = load(workdir, FLAGS.step, discriminator=FLAGS.d_accuracy)
   # Every process of several holds all that is needed: one of them is enough.
   result = multihost.decide("scores", lambda: _score(trained))
-  if multihost.is_main():
+  return _end(result, multihost.is_main())
+
+
+def _end(result: dict[str, Any], is_main: bool = True) -> int:
+  """Prints what came of it: the exit code, 1 where a score is missing."""
+  if is_main:
     print(json.dumps(result, indent=2))
-  return 0
+    for name, why in result.get("failed", {}).items():
+      print(f"bigscale: {name} is missing: {why}", file=sys.stderr)
+  return 1 if "failed" in result else 0
 
 
 def _score(trained: Trained) -> dict[str, Any]:
@@ -207,12 +214,13 @@ def _score(trained: Trained) -> dict[str, Any]:
     FLAGS.truncation,
     drawn_under.protocol["truncation_rule"],
   )
-  scores = evaluator.score(look.passing(drawn))
+  scored = evaluator.scored(look.passing(drawn))
   return {
     "step": trained.step,
     "data": spec.data.sources,
     **drawn_under.protocol,
-    **scores,
+    **scored.scores,
+    **({"failed": dict(scored.failed)} if scored.failed else {}),
     **look.results(),
     "throughput": evaluator.throughput,
     "reference": evaluator.reference,

@@ -17,7 +17,7 @@ from bigscale.data.whole import Whole
 from bigscale.spec import DataSpec, require
 
 if TYPE_CHECKING:
-  from bigscale.metrics.evaluate import Evaluator
+  from bigscale.metrics.evaluator import Evaluator
 
 # Images read and scored at a time.
 _CHUNK = 250
@@ -72,11 +72,13 @@ def score(
     _warn_of_missing(reader, images, asked)
     # Floors and baselines of as many images as are scored.
     evaluator = make(reader.images_read, side, channels)
+  scored = evaluator.compare(looked)
   return {
     "images": images.identity,
     "num_images": reader.images_read,
     **_said(reader, found, images.padding),
-    **evaluator.compare(looked),
+    **scored.scores,
+    **({"failed": dict(scored.failed)} if scored.failed else {}),
     **seen.results(),
     "throughput": evaluator.throughput,
     "reference": evaluator.reference,

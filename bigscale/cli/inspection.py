@@ -13,7 +13,7 @@ from bigscale.spec import DataSpec, RunSpec, SpecError, require
 
 if TYPE_CHECKING:
   from bigscale.data.sources import Source
-  from bigscale.metrics.evaluate import Evaluator
+  from bigscale.metrics.evaluator import Evaluator
   from bigscale.metrics.features import Features
 
 

@@ -116,6 +116,8 @@ def run() -> int:
     report = write_report(result.folder.path)
     for name, score in result.scores.items():
       print(f"{shown(name)}: {score:.4g}")
+    for name, why in result.failed.items():
+      print(f"{shown(name)}: missing: {shown(why)}")
     print(f"samples: {result.folder.samples(int(result.state.step))}")
     print(f"report:  {report}")
   return 0

@@ -6,16 +6,21 @@ caching may fail, a run may not fail for it.
 
 import logging
 import os
+import tempfile
 import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
 from bigscale import temporary
+from bigscale.spec import SpecError
 
 ENVIRONMENT = "BIGSCALE_CACHE"
 # What an .npz that is cut short, damaged or none at all may raise.
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+
+# More than what a full disk still takes of an empty file.
+_PROBE_BYTES = 2**16
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +52,39 @@ def load(path: str) -> dict[str, np.ndarray]:
     file.seek(0)
     with np.load(file, allow_pickle=False) as archive:
       return {name: archive[name] for name in archive.files}
+
+
+def prepare(cache_dir: str | None = None) -> None:
+  """Makes the folder, and warns where nothing new can be kept in it.
+
+  Files that others have put there are used all the same.
+
+  Args:
+    cache_dir: see `directory`.
+
+  Raises:
+    SpecError: there is no folder, and none can be made.
+  """
+  folder = directory(cache_dir)
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise SpecError(
+      f"the cache {folder} cannot be made ({error.strerror or error}); set "
+      f"{ENVIRONMENT} to a directory that you may write to"
+    ) from error
+  try:
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial") as file:
+      file.write(b"x" * _PROBE_BYTES)
+      file.flush()
+  except OSError as error:
+    _log.warning(
+      "the cache %s cannot be written (%s): what is not there yet is computed "
+      "again at every start; set %s to a writable directory with room",
+      folder,
+      error.strerror or error,
+      ENVIRONMENT,
+    )
 
 
 def discard(path: str, reason: str) -> None:

@@ -18,6 +18,7 @@ from bigscale.data.cache_folder import (
   directory,
   discard,
   load,
+  prepare,
   read,
   write,
 )
@@ -29,6 +30,7 @@ __all__ = [
   "discard",
   "load",
   "path_of",
+  "prepare",
   "read",
   "write",
 ]

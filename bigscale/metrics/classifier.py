@@ -23,6 +23,7 @@ from bigscale.metrics import chunks
 from bigscale.metrics.features import Embedding
 from bigscale.ops import precision
 from bigscale.ops.images import to_float
+from bigscale.parallel import interruption
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import replicated
 from bigscale.spec import MeshSpec, require
@@ -233,6 +234,7 @@ def train_classifier(
   order = rng.permutation(len(images))
   used = 0
   for step in range(steps):
+    interruption.point()
     if used + batch > len(order):
       order, used = rng.permutation(len(images)), 0
     chosen = order[used : used + batch]
@@ -247,6 +249,15 @@ def train_classifier(
 class _State(NamedTuple):
   variables: dict[str, PyTree]
   optimizer: optax.OptState
+
+
+def check_side(side: int) -> None:
+  """Raises `SpecError` unless the network takes images of this side."""
+  require(
+    side >= 4 and side & (side - 1) == 0,
+    f"the classifier has no form for {side} px images; fit them to a power of "
+    "two, 4 or more",
+  )
 
 
 def default_steps(count: int) -> int:
@@ -344,11 +355,7 @@ def _check_training_set(
   images: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> None:
   side = images.shape[1]
-  require(
-    side >= 4 and side & (side - 1) == 0,
-    f"the classifier has no form for {side} px images; fit them to a power of "
-    "two, 4 or more",
-  )
+  check_side(side)
   _check_images(images, (side, side, images.shape[-1]))
   require(
     num_classes >= 2,

@@ -14,9 +14,11 @@ from bigscale.metrics import cache
 from bigscale.metrics.classifier import (
   VERSION,
   Classifier,
+  check_side,
   default_steps,
   train_classifier,
 )
+from bigscale.parallel import interruption
 from bigscale.spec import require
 
 # More images than these make the wait longer and the features hardly better.
@@ -61,12 +63,7 @@ def load_or_train(
     SpecError: the source has no labels, or only one class.
     DataError: the source cannot be read, or too many of its records.
   """
-  require(
-    train.num_classes >= 2,
-    f"{train!r} has {train.num_classes} classes, but the Fréchet "
-    "classifier distance learns its features from the labels of at least 2; "
-    "build the data set with class names and labels",
-  )
+  check_source(train, resolution)
   shape = (resolution, resolution, channels)
   content = fingerprint(train, heldout, shape, seed, steps)
   path = cache.path_of(cache_dir, "classifier", name_of(train, shape), content)
@@ -90,6 +87,27 @@ def load_or_train(
   arrays = {"accuracy": np.float64(accuracy), **classifier.to_arrays()}
   cache.write(path, arrays)
   return Trained(classifier, accuracy)
+
+
+def check_source(train: Source, resolution: int) -> None:
+  """Raises `SpecError` where no classifier can be trained on a source.
+
+  Args:
+    train: its train split.
+    resolution: side of the images that the classifier is to take, pixels.
+  """
+  require(
+    train.num_classes >= 2,
+    f"{train!r} has {train.num_classes} classes, but the Fréchet "
+    "classifier distance learns its features from the labels of at least 2; "
+    "build the data set with class names and labels",
+  )
+  require(
+    len(train) >= 2,
+    f"{train!r} has {len(train)} images, and a classifier is trained on 2 or "
+    "more; add images",
+  )
+  check_side(resolution)
 
 
 def fingerprint(
@@ -146,6 +164,7 @@ def _read(
   labels = np.empty(len(indices), np.int32)
   count = 0
   for some in reader.chunks(indices):
+    interruption.point()
     rows = slice(count, count + len(some.images))
     images[rows], labels[rows] = some
     count = rows.stop

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigscale.metrics.fid import require_comparable, require_finite
+from bigscale.parallel import interruption
 from bigscale.spec import require
 from bigscale.types import Array
 
@@ -107,6 +108,7 @@ def nearest(
   indices = np.empty((len(rows_nd), k), np.int64)
   distances = np.empty((len(rows_nd), k))
   for tile in _tiles(rows_nd, frame, tiles.rows):
+    interruption.point()
     size = len(tile.norms)
     best = (
       jnp.full((size, wanted), jnp.inf),
@@ -150,6 +152,7 @@ def count_within(
   points_of_ball = np.zeros(len(centres_md), np.int64)
   squares = np.square(np.asarray(radii_m, np.float64) / frame.scale)
   for tile in _tiles(points_nd, frame, tiles.rows):
+    interruption.point()
     points = slice(tile.start, tile.start + len(tile.norms))
     for ball in balls:
       centres = slice(ball.start, ball.start + len(ball.norms))

@@ -70,6 +70,7 @@ class EfficientNetLite0:
 
   name = "efflite0"
   dimension = FEATURES
+  num_classes = CLASSES
 
   def __init__(
     self,

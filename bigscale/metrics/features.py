@@ -40,12 +40,14 @@ class Features(Protocol):
   Attributes:
     name: the last part of its scores' names.
     dimension: D.
+    num_classes: K.
     fingerprint: of its weights: other weights, other scores.
     protocol: what else its scores depend on, as JSON values.
   """
 
   name: str
   dimension: int
+  num_classes: int
   fingerprint: str
   protocol: Mapping[str, Any]
 

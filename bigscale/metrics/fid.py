@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bigscale.parallel import interruption
 from bigscale.spec import require
 
 
@@ -202,13 +203,11 @@ def frechet_distance_infinity(
   require_enough_for_infinity(count, dimension)
   sizes = np.linspace(count // 10, count, points).astype(int)
   rng = np.random.default_rng(seed)
-  distances = [
-    frechet_distance(
-      Moments.of(features_nd[rng.choice(count, size, replace=False)]),
-      reference,
-    )
-    for size in sizes
-  ]
+  distances = []
+  for size in sizes:
+    interruption.point()
+    chosen = features_nd[rng.choice(count, size, replace=False)]
+    distances.append(frechet_distance(Moments.of(chosen), reference))
   (slope, distance), covariance = np.polyfit(1 / sizes, distances, 1, cov=True)
   slope_error, error = np.sqrt(np.diag(covariance))
   return InfiniteDistance(

@@ -65,6 +65,7 @@ class Inception:
   """
 
   dimension = FEATURES
+  num_classes = CLASSES
 
   def __init__(
     self,

@@ -16,6 +16,7 @@ from bigscale.metrics.fid import (
   require_comparable,
   require_enough,
 )
+from bigscale.parallel import interruption
 from bigscale.spec import require
 
 
@@ -79,15 +80,13 @@ def intra_class_distance(
         f"the {what} of class {_name(int(label), class_names)}",
         f"give more {what} of it, or leave the class out",
       )
-  distances = np.array(
-    [
-      frechet_distance(
-        Moments.of(samples_nd[sample_labels_n == label]),
-        Moments.of(reals_md[real_labels_m == label]),
-      )
-      for label in classes
-    ]
-  )
+  distances = np.empty(len(classes))
+  for row, label in enumerate(classes):
+    interruption.point()
+    distances[row] = frechet_distance(
+      Moments.of(samples_nd[sample_labels_n == label]),
+      Moments.of(reals_md[real_labels_m == label]),
+    )
   return IntraClassDistance(float(distances.mean()), classes, distances)
 
 

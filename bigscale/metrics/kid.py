@@ -8,6 +8,7 @@ Plain numpy in float64: the score is a small difference of large sums.
 import numpy as np
 
 from bigscale.metrics.fid import require_comparable, require_finite
+from bigscale.parallel import interruption
 from bigscale.spec import require
 
 
@@ -57,6 +58,7 @@ def kid(
   of_samples, of_reals = rng.spawn(2)
 
   def block(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    interruption.point()
     return features[rng.choice(len(features), subset_size, replace=False)]
 
   scores = [

@@ -4,15 +4,17 @@ All processes of a training look together, at the same samples: their devices
 share the work (`metrics.share`). What was seen is compared by process 0 alone.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from bigscale.metrics.features import Embedding, Features
 from bigscale.metrics.pace import Pace
 from bigscale.metrics.pairs import Pairing, Pairs
 from bigscale.metrics.panel import Collector, Seen
+from bigscale.parallel import interruption
 from bigscale.spec import SpecError
 
 # A prediction counts towards a class's presence from this probability on, and
@@ -94,12 +96,14 @@ class Looked(NamedTuple):
     tally: of the classifier's predictions, empty where there is none.
     pairs: kept for MS-SSIM, if that was asked for.
     throughput: by what was done, see `metrics.pace`.
+    failed: by network, "" of pairs, why it has not seen all of them.
   """
 
   seen: tuple[Seen, ...]
   tally: Tally
   pairs: Pairs | None
   throughput: dict[str, dict[str, float]]
+  failed: Mapping[str, Exception] = {}
 
 
 def look(
@@ -110,6 +114,9 @@ def look(
 ) -> Looked:
   """Looks at the first `num_samples` samples.
 
+  A network that fails, on features that are not finite, say, leaves the others
+  as they are.
+
   Args:
     asked: with what.
     sample_batches: pairs of images [N, R, R, C] uint8 and labels [N] int32,
@@ -117,8 +124,7 @@ def look(
     or_fewer: whether fewer samples than were asked for are enough.
 
   Raises:
-    SpecError: there are fewer samples, or of another shape or type, or their
-      features are not finite.
+    SpecError: there are fewer samples than that.
   """
   tally = Tally(asked.num_classes)
   looks = [
@@ -126,13 +132,20 @@ def look(
     for network, kinds in zip(asked.networks, asked.kinds, strict=True)
   ]
   pairs = Pairs(asked.pairing) if asked.pairing else None
+  failed: dict[str, Exception] = {}
   drawing = Pace()
   batches = drawing.over(_first(sample_batches, asked.num_samples, or_fewer))
   for images, labels in batches:
+    # On each of several processes as often.
+    interruption.point()
     for each in looks:
       each.add(images, labels)
     if pairs:
-      pairs.add(images, labels)
+      try:
+        pairs.add(images, labels)
+      except Exception as error:
+        pairs, failed[""] = None, error
+  failed |= {each.network.name: each.failed for each in looks if each.failed}
   return Looked(
     tuple(each.seen() for each in looks),
     tally,
@@ -141,11 +154,18 @@ def look(
       "drawing": drawing.summary(),
       **{each.network.name: each.pace.summary() for each in looks},
     },
+    failed,
   )
 
 
 class _Look:
-  """One network's look at samples."""
+  """One network's look at samples.
+
+  Attributes:
+    network: that looks.
+    pace: of its embedding.
+    failed: why it has not seen all samples; None where it has.
+  """
 
   def __init__(
     self, network: Features, kinds: tuple[str, ...], tally: Tally
@@ -154,14 +174,23 @@ class _Look:
     self.pace = Pace()
     self._collector = Collector(network, kinds)
     self._tally = tally if network.name == "classifier" else None
+    self.failed: Exception | None = None
 
   def add(self, images: np.ndarray, labels: np.ndarray) -> None:
     """Takes a batch and the labels [N] it was drawn for."""
-    embedding = self.pace.of(
-      len(images), lambda: self._collector.add(images, labels)
-    )
-    if self._tally:
-      self._tally.add(embedding, labels)
+    # Of several processes each goes on embedding, for the others do: their
+    # devices share every batch, and would wait for it.
+    if self.failed and jax.process_count() == 1:
+      return
+    try:
+      embedding = self.pace.of(len(images), lambda: self.network.embed(images))
+      if self.failed:
+        return
+      self._collector.take(embedding, labels)
+      if self._tally:
+        self._tally.add(embedding, labels)
+    except Exception as error:
+      self.failed = self.failed or error
 
   def seen(self) -> Seen:
     """All of it."""

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigscale.parallel import interruption
 from bigscale.spec import require
 from bigscale.types import Array
 
@@ -126,6 +127,7 @@ def intra_class_ms_ssim(
   drawn, of_pair = _draw(labels_n, pairs, seed, class_names)
   values = np.empty(len(drawn))
   for start in range(0, len(drawn), chunk):
+    interruption.point()
     some = drawn[start : start + chunk]
     # The last chunk is filled up: one shape, one compilation.
     padded = np.pad(some, ((0, chunk - len(some)), (0, 0)))

@@ -4,7 +4,6 @@ Of every class the first images that come are kept, so that there are about as
 many pairs as Odena et al. 2017 draw and memory stays bounded.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,33 +43,6 @@ class Pairing(NamedTuple):
       "within": "class" if self.class_names else "set",
       "images_per_class": self.per_class,
     }
-
-  def check(self, num_samples: int, class_counts: Sequence[int] = ()) -> None:
-    """Raises `SpecError` where there cannot be a score.
-
-    Args:
-      num_samples: to be drawn.
-      class_counts: of them, of each class, where pairs are within classes.
-    """
-    scales_of(*self.image_shape[:2])
-    needed = 2 * max(1, len(self.class_names))
-    require(
-      num_samples >= needed,
-      f"evaluate.num_samples={num_samples} do not have two samples of every "
-      f"class to compare for ms_ssim; use {needed} or more",
-    )
-    alone = [
-      name
-      for name, count in zip(self.class_names, class_counts, strict=False)
-      if count == 1
-    ]
-    require(
-      not alone,
-      f"evaluate.num_samples={num_samples} have one sample alone of "
-      f"{len(alone)} classes ({', '.join(alone[:5])}, ...), and ms_ssim "
-      "compares two of a class; raise it, or set evaluate.labels to 'uniform' "
-      "to draw as many of every class",
-    )
 
 
 class Pairs:

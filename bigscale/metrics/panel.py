@@ -11,29 +11,29 @@ from bigscale.metrics.fid import (
   Moments,
   frechet_distance,
   frechet_distance_infinity,
-  require_enough,
-  require_enough_for_infinity,
 )
 from bigscale.metrics.inception_score import inception_score
 from bigscale.metrics.intra_class import intra_class_distance
 from bigscale.metrics.kid import kid
 from bigscale.metrics.modes import mode_coverage
 from bigscale.metrics.precision_recall import precision_recall
+from bigscale.parallel import interruption
 from bigscale.spec import SpecError
-from bigscale.spec.scores import MOMENT_KINDS, column
+from bigscale.spec.scores import KINDS, column
 
 # Scores that look at single features, and so need them all at once.
 KEEP_FEATURES = ("fd_infinity", "kid", "pr", "dc", "intra_fd")
-# What is computed together. Classes of which few are held out have no distance
-# of their own.
+# What is computed together.
 _WITH_FLOOR = (
   ("fd",),
   ("fd_infinity",),
   ("is",),
+  ("modes",),
   ("kid",),
   ("pr", "dc"),
-  ("modes",),
 )
+# Classes of which few are held out have no distance of their own.
+_TOGETHER = (*_WITH_FLOOR, ("intra_fd",))
 # Scores of what the network takes images for.
 _KEEP_PROBABILITIES = ("is", "modes")
 _SPLITS, _BLOCK = 10, 1000
@@ -80,8 +80,19 @@ class Collector:
   def add(self, images: np.ndarray, labels: np.ndarray) -> Embedding:
     """Takes [N, H, W, C] uint8 images and their labels [N]."""
     embedding = self._network.embed(images)
+    self.take(embedding, labels)
+    return embedding
+
+  def take(self, embedding: Embedding, labels: np.ndarray) -> None:
+    """Takes what the network made of N images, and their labels [N].
+
+    Raises:
+      SpecError: features are not finite.
+    """
     self._moments = self._moments.update(embedding.features)
-    count = len(images) if self._left is None else min(self._left, len(images))
+    count = len(embedding.features)
+    if self._left is not None:
+      count = min(self._left, count)
     self._left = None if self._left is None else self._left - count
     features = slice(count if self._features else 0)
     probabilities = slice(count if self._probabilities else 0)
@@ -93,7 +104,6 @@ class Collector:
         np.array(labels[features], np.int32),
       )
     )
-    return embedding
 
   def seen(self) -> Seen:
     """All of it."""
@@ -163,6 +173,33 @@ def compare(
   return {column(name, feature): value for name, value in found.items()}
 
 
+def compare_each(
+  samples: Seen,
+  reals: Seen,
+  kinds: Collection[str],
+  feature: str,
+  class_names: tuple[str, ...] = (),
+) -> tuple[dict[str, float], dict[str, Exception]]:
+  """The same, where a score that fails leaves the others as they are.
+
+  Returns:
+    The columns, and by the score's name what failed.
+  """
+  found: dict[str, float] = {}
+  failed: dict[str, Exception] = {}
+  for together in _TOGETHER:
+    asked = [kind for kind in together if kind in kinds]
+    if not asked:
+      continue
+    interruption.point()
+    try:
+      found |= compare(samples, reals, asked, feature, class_names)
+    except Exception as error:
+      # Also what linear algebra and a full memory end in.
+      failed |= {column(kind, feature): error for kind in asked}
+  return found, failed
+
+
 def floors(
   heldout: Seen, reals: Seen, kinds: Collection[str], feature: str
 ) -> dict[str, float]:
@@ -180,6 +217,7 @@ def floors(
   found: dict[str, float] = {}
   for together in _WITH_FLOOR:
     asked = [kind for kind in together if kind in kinds]
+    interruption.point()
     try:
       scores = compare(heldout, reals, asked, feature)
     except SpecError as error:
@@ -190,24 +228,6 @@ def floors(
   return found
 
 
-def require_counts(
-  kinds: Collection[str], dimension: int, num_samples: int
-) -> None:
-  """Raises `SpecError` where so many samples are too few for a distance.
-
-  Before they are drawn, which may take hours.
-  """
-  if "fd" in kinds:
-    require_enough(
-      num_samples,
-      dimension,
-      "evaluate.num_samples",
-      "raise evaluate.num_samples",
-    )
-  if "fd_infinity" in kinds:
-    require_enough_for_infinity(num_samples, dimension)
-
-
 def of_reals(kinds: Collection[str]) -> tuple[str, ...]:
   """The kinds that look at more of the reals than their moments."""
-  return tuple(kind for kind in kinds if kind not in MOMENT_KINDS)
+  return tuple(kind for kind in kinds if not KINDS[kind].moments)

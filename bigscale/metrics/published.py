@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.metrics.evaluate import Evaluator, Panel, describe_networks
+from bigscale.metrics import demands
+from bigscale.metrics.evaluator import Evaluator, Panel, describe_networks
 from bigscale.metrics.features import Features
 from bigscale.metrics.fid import Moments, require_enough
 from bigscale.metrics.labels import LabelPlan
 from bigscale.metrics.networks import open_network
-from bigscale.metrics.panel import Seen, require_counts
+from bigscale.metrics.opening import seen_by
+from bigscale.metrics.panel import Seen
 from bigscale.metrics.reference import Reference
 from bigscale.spec import require
-from bigscale.spec.scores import MOMENT_KINDS, by_feature, column
+from bigscale.spec.scores import KINDS, by_feature, column
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +79,15 @@ def evaluator_against(
   feature, kinds = _asked(published, scores)
   network = open_network(feature, cache_dir)
   _check_protocol(published, network)
-  require_counts(kinds, network.dimension, num_samples)
+  known = demands.Known(
+    side=image_shape[0] if image_shape else 1,
+    num_samples=num_samples,
+    sample_counts=plan.counts if plan else (),
+    num_reals=published.moments.count,
+  )
+  unmet = demands.unmet(kinds, feature, seen_by(network), known)
+  if unmet:
+    raise demands.refusal(unmet, len(scores))
   none = np.zeros((0, network.dimension), np.float32)
   seen = Seen(published.moments, none, none, np.zeros(0, np.int32))
   panel = Panel(network, Reference(seen, np.zeros(0), {}, {}), kinds)
@@ -113,7 +123,7 @@ def _asked(
     for kind in kinds:
       name = column(kind, feature)
       require(
-        kind in MOMENT_KINDS,
+        kind in KINDS and KINDS[kind].moments,
         f"{name} looks at single images of the reals, and {published.file} "
         "holds their mean and covariance alone; leave it out, or compare with "
         "a data source in place of statistics",

@@ -33,10 +33,10 @@ from bigscale.metrics.panel import (
   Seen,
   floors,
   of_reals,
-  require_counts,
 )
 from bigscale.metrics.reals import Reference, pack, unpack
-from bigscale.spec import SpecError, require
+from bigscale.parallel import interruption
+from bigscale.spec import SpecError
 from bigscale.spec.scores import column
 
 VERSION = 3
@@ -108,9 +108,8 @@ def load_or_compute(
 
   Raises:
     DataError: more records cannot be used.
-    SpecError: a split, or the number of samples, is too small for a score.
+    SpecError: too few of them can be used for a baseline.
   """
-  _check_counts(network, train, request)
   content = {
     "reference_version": VERSION,
     "reading_version": reading.VERSION,
@@ -209,6 +208,7 @@ def _compute_pair_floor(
   order = np.random.default_rng((seed, 3)).permutation(len(heldout))
   reader = Reader(heldout, pairing.image_shape, allowed)
   for images, labels in reader.chunks(order):
+    interruption.point()
     pairs.add(images, labels)
     if pairs.full:
       break
@@ -236,21 +236,6 @@ def _say_unreadable(
     check_bad(source, bad, allowed, example)
 
 
-def _check_counts(network: Features, train: Source, request: Request) -> None:
-  require_counts(request.kinds, network.dimension, request.num_samples)
-  if "fd" in request.kinds or "fd_infinity" in request.kinds:
-    _require_reals(request.num_reals or len(train), network)
-
-
-def _require_reals(count: int, network: Features) -> None:
-  require_enough(
-    count,
-    network.dimension,
-    "the reals to compare with",
-    "use a larger set, or more of it",
-  )
-
-
 def _compute(
   network: Features,
   train: Source,
@@ -261,11 +246,6 @@ def _compute(
   rng = np.random.default_rng((request.seed, 2))
   rows = np.arange(len(train))
   if request.num_reals:
-    require(
-      request.num_reals <= len(train),
-      f"evaluate.num_reals={request.num_reals}, but {train!r} has "
-      f"{len(train)} records; use as many or fewer, or 0 for all",
-    )
     rows = np.sort(rng.choice(rows, request.num_reals, replace=False))
   reals = _read_reals(network, train, rows, request, most_bad)
   name = network.name
@@ -274,6 +254,7 @@ def _compute(
     heldout, request.image_shape, most_bad and most_bad(len(heldout))
   )
   for images, labels in unseen.chunks(np.arange(len(heldout))):
+    interruption.point()
     collector.add(images, labels)
   distances = floors(collector.seen(), reals.seen, request.kinds, name)
   if "fd" in request.kinds:
@@ -283,7 +264,12 @@ def _compute(
     except SpecError as error:
       _log.warning("no distance between halves of the reals: %s", error)
     usable = np.setdiff1d(rows, list(reals.reader.unreadable))
-    _require_reals(len(usable), network)
+    require_enough(
+      len(usable),
+      network.dimension,
+      "the reals that can be read",
+      "use a larger set, or more of it",
+    )
     distances |= _baselines(network, train, reals, usable, request)
   return Reference(
     reals.seen,
@@ -319,6 +305,7 @@ def _baselines(
   def distance(change: _Change) -> float:
     scored = Moments.empty(network.dimension)
     for images, labels in Reader(train, request.image_shape).chunks(drawn):
+      interruption.point()
       scored = scored.update(network.embed(change(images, labels)).features)
     return frechet_distance(scored, reals.seen.moments)
 
@@ -365,6 +352,7 @@ def _read_reals(
     rest = np.sort(part[MOST_KEPT // 2 :])
     for some in (keep, rest):
       for images, labels in reader.chunks(some):
+        interruption.point()
         collector.add(images, labels)
         counts += np.bincount(labels, minlength=len(counts))
         np.add.at(totals, labels, images)

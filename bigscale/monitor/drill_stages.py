@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bigscale.metrics.evaluate import Evaluator
+from bigscale.metrics.evaluator import Evaluator
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import RunSpec, from_config
 from bigscale.train.build import Built, build

@@ -35,6 +35,7 @@ from bigscale.report.facts import (
   subtitle,
   title,
 )
+from bigscale.report.missing import missing_scores
 from bigscale.report.read import Run, Sample
 from bigscale.report.style import CSS
 
@@ -113,6 +114,7 @@ def _section(heading: str, content: str) -> str:
 
 def _notes(run: Run) -> str:
   notes = list(run.notes)
+  notes += [missing.as_text() for missing in missing_scores(run)]
   if not run.rows:
     notes.append("No step has been logged yet.")
   if not notes:

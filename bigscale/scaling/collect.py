@@ -12,7 +12,9 @@
     `dataset_images` (in an epoch), `classes`, `seed`: all by its own spec.json
     and events, whatever the sweep's config says by now, and empty where it
     failed before it had them;
-*   every score: the last one, of a collapsed run the one before it collapsed;
+*   every score: that of the last evaluation, of a collapsed run of the last
+    before it collapsed; empty where it could not be computed, and then named in
+    `missing_scores`, a column that tables without such runs do not have;
     `best_NAME`, the best of all evaluations of the score that is watched, and
     `floor_NAME`, that of held-out reals;
 *   the protocol: `num_samples`, `features`, a fingerprint of each network;
@@ -34,6 +36,7 @@ from absl import logging
 
 from bigscale.monitor.dead import dead_step
 from bigscale.monitor.scoring import lost_step
+from bigscale.report.missing import missing_scores
 from bigscale.report.read import Run as Record
 from bigscale.report.read import read_whatever
 from bigscale.scaling.folders import folder_of
@@ -41,7 +44,7 @@ from bigscale.scaling.networks import parameters
 from bigscale.scaling.runs import Outcome, outcome_of
 from bigscale.scaling.sweep import Run
 from bigscale.spec import ImageCount, RunSpec, from_json
-from bigscale.spec.scores import rises
+from bigscale.spec.scores import Score, rises
 from bigscale.train.folder import write_whole
 from bigscale.train.meter import Meter
 
@@ -136,10 +139,14 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
     return row
   last = scored[-1] if scored else {}
   best = min(
-    (score[watched] for score in scored),
+    (score[watched] for score in scored if watched in score),
     key=lambda value: _falling(watched, value),
     default=None,
   )
+  missing = _missing(record, last.get("step", 0), row["collapsed_step"])
+  # What older evaluations have is not what the run ended with.
+  gone = {c for name in missing for c in Score.parse(name).columns}
+  last = {k: v for k, v in last.items() if k not in gone}
   return row | {
     **_costs(spec, record, outcome),
     "dataset_images": _last(record, "start").get("dataset_images"),
@@ -151,6 +158,7 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
     },
     **_protocol(spec, record),
     "seconds": record.seconds,
+    **({"missing_scores": "+".join(missing)} if missing else {}),
   }
 
 
@@ -206,7 +214,11 @@ def _collapse(
 ) -> tuple[int | None, str | None]:
   """The first step at which a run was lost, and to what."""
   # Of what rises, the inverse falls.
-  series = [(row["step"], _falling(watched, row[watched])) for row in scored]
+  series = [
+    (row["step"], _falling(watched, row[watched]))
+    for row in scored
+    if watched in row
+  ]
   found = {
     "end": outcome.step if outcome.status == "lost" else None,
     "score": lost_step(series, None),
@@ -217,12 +229,32 @@ def _collapse(
 
 
 def _scored(spec: RunSpec, record: Record) -> list[Row]:
-  """Steps with the scores of their evaluation."""
-  names = spec.evaluate.columns
+  """Steps with the scores of their evaluation, those that there are."""
+  found = []
+  for row in record.rows:
+    scores = {
+      name: row[f"eval/{name}"]
+      for name in spec.evaluate.columns
+      if f"eval/{name}" in row
+    }
+    if scores:
+      found.append({"step": row["step"], **scores})
+  return found
+
+
+def _missing(record: Record, step: int, collapsed: int | None) -> list[str]:
+  """Scores that the evaluation of a step, or a later one, is without.
+
+  Args:
+    record: of the run.
+    step: of the last row with scores.
+    collapsed: from which on scores do not count; None where there is none.
+  """
   return [
-    {"step": row["step"], **{name: row[f"eval/{name}"] for name in names}}
-    for row in record.rows
-    if all(f"eval/{name}" in row for name in names)
+    missing.score
+    for missing in missing_scores(record)
+    if missing.steps[-1] >= step
+    and (collapsed is None or missing.steps[-1] < collapsed)
   ]
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from bigscale.data.reading import identities_of
-from bigscale.metrics.evaluate import Evaluator
+from bigscale.metrics.evaluator import Evaluator
 from bigscale.parallel.mesh import make_mesh
 from bigscale.report.read import read_lines
 from bigscale.scaling.folders import folder_of

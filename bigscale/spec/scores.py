@@ -1,6 +1,6 @@
 """Names of scores, and which numbers each gives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from bigscale.spec.base import SpecError
@@ -8,21 +8,79 @@ from bigscale.spec.base import SpecError
 # Networks that scores of features are named after; `inception_clean` is the
 # FID's with images resized as clean-FID does.
 FEATURES = ("classifier", "inception", "inception_clean", "efflite0")
-# By kind, the columns it gives, without the network's name.
+# How many images a kind takes, where its network gives D features and tells K
+# classes apart.
+Fewest = Callable[[int, int], int]
+
+
+def _at_least(count: int) -> Fewest:
+  return lambda dimension, classes: count
+
+
+def _full_rank(dimension: int, classes: int) -> int:
+  """Of a covariance."""
+  return dimension + 1
+
+
+class Kind(NamedTuple):
+  """What a kind of scores gives, and what it takes to be computed.
+
+  The demands are checked before a run's first step (`metrics.demands`); none of
+  them need stand anywhere else.
+
+  Attributes:
+    columns: it gives, without the network's name.
+    samples: the fewest generated images.
+    reals: the fewest real ones.
+    within_classes: whether it takes so many of every class that there is.
+    labels: whether samples must be drawn for classes.
+    classes: the fewest that the network must tell apart.
+    side: the smallest side of the images, pixels.
+    moments: whether all that it need know of the reals are moments, or
+      nothing.
+  """
+
+  columns: tuple[str, ...]
+  samples: Fewest = _at_least(1)
+  reals: Fewest = _at_least(0)
+  within_classes: bool = False
+  labels: bool = False
+  classes: int = 0
+  side: int = 1
+  moments: bool = False
+
+
 KINDS = {
-  "fd": ("fd",),
-  "fd_infinity": ("fd_infinity", "fd_infinity_standard_error"),
-  "is": ("is", "is_std"),
-  "kid": ("kid", "kid_standard_error"),
-  "pr": ("precision", "recall"),
-  "dc": ("density", "coverage"),
-  "intra_fd": ("intra_fd", "intra_fd_worst"),
-  "modes": ("modes", "modes_kl"),
+  "fd": Kind(("fd",), _full_rank, _full_rank, moments=True),
+  "fd_infinity": Kind(
+    ("fd_infinity", "fd_infinity_standard_error"),
+    # Of the smallest of its subsets, a tenth.
+    lambda dimension, classes: 10 * (dimension + 1),
+    _full_rank,
+    moments=True,
+  ),
+  "is": Kind(
+    ("is", "is_std"), lambda dimension, classes: max(classes, 1), moments=True
+  ),
+  # Two blocks of two.
+  "kid": Kind(("kid", "kid_standard_error"), _at_least(4), _at_least(4)),
+  # As many neighbours, and one more.
+  "pr": Kind(("precision", "recall"), _at_least(4), _at_least(6)),
+  "dc": Kind(("density", "coverage"), _at_least(4), _at_least(6)),
+  "intra_fd": Kind(
+    ("intra_fd", "intra_fd_worst"),
+    _full_rank,
+    _full_rank,
+    within_classes=True,
+    labels=True,
+  ),
+  "modes": Kind(("modes", "modes_kl"), classes=2, moments=True),
 }
-# Of pixels: no network, and so no network's name.
-PIXEL_KINDS = {"ms_ssim": ("ms_ssim",)}
-# All that these need to know of the reals are moments, or nothing.
-MOMENT_KINDS = ("fd", "fd_infinity", "is", "modes")
+# Of pixels: no network, and so no network's name. Two of a class make a pair,
+# and MS-SSIM has no second scale below 22 px.
+PIXEL_KINDS = {
+  "ms_ssim": Kind(("ms_ssim",), _at_least(2), within_classes=True, side=22)
+}
 # Of every column, which way is better: more or less of it. None where neither
 # is: a standard error says how sure a score is, not how good.
 BETTER: dict[str, Literal["more", "less"] | None] = {
@@ -80,8 +138,13 @@ class Score(NamedTuple):
   @property
   def columns(self) -> tuple[str, ...]:
     """Names of its numbers."""
-    names = (KINDS | PIXEL_KINDS)[self.kind]
+    names = (KINDS | PIXEL_KINDS)[self.kind].columns
     return tuple(column(name, self.feature) for name in names)
+
+  @property
+  def name(self) -> str:
+    """As it is asked for."""
+    return column(self.kind, self.feature)
 
 
 def by_feature(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -131,7 +194,8 @@ def check_directions() -> None:
   Raises:
     SpecError: names the columns that have neither.
   """
-  columns = [c for kind in (KINDS | PIXEL_KINDS).values() for c in kind]
+  kinds = (KINDS | PIXEL_KINDS).values()
+  columns = [name for kind in kinds for name in kind.columns]
   missing = [name for name in columns if name not in BETTER]
   if missing:
     raise SpecError(

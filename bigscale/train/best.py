@@ -101,7 +101,8 @@ class Ranking:
     """Knows the scores of one more step."""
     self._scores[step] = dict(scores)
     self._unreadable -= {step}
-    if self._count and self._column and self._column not in scores:
+    # Of one that was scored in vain, its run has said so.
+    if scores and self._count and self._column and self._column not in scores:
       _log.warning(
         "step %d has no %r among its scores (%s): it is not ranked",
         step,

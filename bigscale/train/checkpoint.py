@@ -274,7 +274,8 @@ class Checkpoints(CheckpointReader):
 
     Args:
       step: that was saved.
-      scores: by column, the same on all processes.
+      scores: by column, the same on all processes; {} where it was scored in
+        vain.
     """
     self.wait()
     if step not in self.steps():
@@ -282,7 +283,14 @@ class Checkpoints(CheckpointReader):
       return
     self._ranking.put(step, scores)
     if multihost.is_main():
-      best.write(self._path / str(step), step, scores)
+      try:
+        best.write(self._path / str(step), step, scores)
+      except OSError as error:
+        logging.warning(
+          "the scores of step %d are not noted with its checkpoint (%s)",
+          step,
+          error,
+        )
 
   def scores(self, step: int) -> dict[str, float] | None:
     """What a checkpoint scores, None where it was not scored."""

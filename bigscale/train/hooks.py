@@ -1,18 +1,16 @@
 """What happens beside the steps: rows, grids, scores, checkpoints."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from absl import logging
 
-from bigscale.metrics.evaluate import Evaluator, make_evaluator
+from bigscale.metrics.evaluate import Opened, open_evaluation
+from bigscale.metrics.evaluator import Evaluator
 from bigscale.metrics.labels import labels_of
-from bigscale.metrics.looking import Asked, look
-from bigscale.metrics.share import share
+from bigscale.metrics.looking import Asked
 from bigscale.parallel import multihost
 from bigscale.sampling import grid, sample
 from bigscale.spec import ImageCount, RunSpec, TruncationRule, to_json
@@ -150,6 +148,14 @@ class Recorder:
     if self._tensorboard:
       self._tensorboard.scalars(step, values)
 
+  def told(self, kind: str, step: int) -> int:
+    """How many events of a kind tell of a step; on process 0."""
+    return sum(
+      (event.get("event"), event.get("step"), event.get("attempt", 0))
+      == (kind, step, self._attempt)
+      for event in self._events.rows()
+    )
+
   def scored(self, step: int) -> dict[str, float]:
     """Scores of a step that its row holds, {} without one; on process 0."""
     found: dict[str, float] = {}
@@ -250,49 +256,6 @@ def draw_grid(
   recorder.image(step, "samples", grid.grid(drawn.images, columns, scale=scale))
 
 
-class Evaluation:
-  """Scores the moving average against the run's own data."""
-
-  def __init__(
-    self, built: Built, recorder: Recorder, evaluator: Evaluator | None = None
-  ) -> None:
-    self._built = built
-    self._recorder = recorder
-    self._evaluator = evaluator
-    self._reference: dict[str, Any] | None = None
-    self._asked: Asked | None = None
-
-  def run(self, step: int, ema: Average) -> dict[str, float]:
-    """Draws, scores and writes one row, and how fast in an event.
-
-    All processes draw and embed, each its share; process 0 alone reads the
-    reals and compares.
-
-    Returns:
-      Scores by name, without the prefix `eval/`.
-    """
-    if self._reference is None:
-      # Before the first draw: who waits in a collective may time out.
-      self._reference = multihost.decide("reference", self._prepare)
-      mine = self._evaluator.asked if multihost.is_main() else None
-      self._asked = share(mine, self._built.mesh)
-      self._recorder.event("reference", step, **self._reference)
-    drawn = draw_for_scores(self._built, ema, self._asked)
-    looked = look(self._asked, drawn)
-    scores = multihost.decide("scores", lambda: self._evaluator.compare(looked))
-    if multihost.is_main():
-      self._recorder.event("evaluation", step, **self._evaluator.throughput)
-    self._recorder.row(step, {f"eval/{k}": v for k, v in scores.items()})
-    logging.info("step %d: %s", step, json.dumps(scores))
-    return scores
-
-  def _prepare(self) -> dict[str, Any]:
-    """Makes the evaluator, and gives what it compares with."""
-    if self._evaluator is None:
-      self._evaluator = evaluator_of(self._built.spec)
-    return self._evaluator.reference
-
-
 def draw_for_scores(
   built: Built,
   ema: Average,
@@ -324,7 +287,16 @@ def draw_for_scores(
 
 def evaluator_of(spec: RunSpec) -> Evaluator:
   """The evaluator of a run's data at the model's resolution."""
-  return make_evaluator(
+  return open_scores(spec).evaluator()
+
+
+def open_scores(spec: RunSpec) -> Opened:
+  """Opens what a run's scores need, and checks that all can be computed.
+
+  Raises:
+    SpecError: names every score that cannot.
+  """
+  return open_evaluation(
     spec.data,
     resolution=spec.model.resolution,
     channels=spec.model.image_channels,

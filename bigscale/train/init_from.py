@@ -39,9 +39,11 @@ class Start(NamedTuple):
 
 
 def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
-  """Whether a run folder has one; the folder need not be there."""
+  """Whether a run folder, which need not be there, holds a checkpoint."""
   steps = pathlib.Path(directory) / "checkpoints"
-  return steps.is_dir() and any(path.name.isdigit() for path in steps.iterdir())
+  return steps.is_dir() and any(
+    path.name.isdecimal() for path in steps.iterdir()
+  )
 
 
 def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
@@ -55,7 +57,8 @@ def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
     SpecError: there is no run or no checkpoint, or its model is another.
   """
   path = pathlib.Path(directory)
-  if not has_checkpoint(path):
+  has_spec = folders.RunFolder(path).spec.is_file()
+  if not has_spec or not has_checkpoint(path):
     raise SpecError(
       f"--init_from={path} holds no run with a checkpoint; name the folder of "
       "one that `bigscale train` or `bigscale import` wrote"

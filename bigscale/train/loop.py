@@ -3,7 +3,7 @@
 import collections
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,8 @@ from absl import logging
 from bigscale.data import notes
 from bigscale.data.manifest import DataError
 from bigscale.data.pipeline import Stream
-from bigscale.metrics.evaluate import Evaluator
+from bigscale.metrics.evaluate import Opened
+from bigscale.metrics.evaluator import Evaluator
 from bigscale.parallel import multihost, rows
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
@@ -25,6 +26,7 @@ from bigscale.train.build import Built, build
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.claim import Claim
 from bigscale.train.disturb import Disturbance
+from bigscale.train.evaluation import open_on_main
 from bigscale.train.guard import Guard
 from bigscale.train.init_from import has_checkpoint, read_start
 from bigscale.train.preemption import PreemptedError, Preemption
@@ -42,11 +44,13 @@ class Result(NamedTuple):
     folder: of the run.
     state: after the last step.
     scores: of the last evaluation.
+    failed: by score, why the last evaluation does not have it.
   """
 
   folder: folders.RunFolder
   state: GanState
   scores: dict[str, float]
+  failed: Mapping[str, str] = {}
 
 
 class Prepared(NamedTuple):
@@ -54,12 +58,12 @@ class Prepared(NamedTuple):
 
   Attributes:
     built: of the spec; None builds it.
-    evaluator: of the spec's data; None makes it.
+    evaluator: of the spec's data, or what makes it; None opens that.
     disturbance: of the steps.
   """
 
   built: Built | None = None
-  evaluator: Evaluator | None = None
+  evaluator: Evaluator | Opened | None = None
   disturbance: Disturbance = Disturbance()
 
 
@@ -79,16 +83,14 @@ def train(
     spec: of the run.
     workdir: its folder, made if need be.
     command: recorded in the folder.
-    init_from: folder of another run of the same model, whose newest weights
-      and average a new run starts from. A run that resumes has its own.
+    init_from: folder of a run whose newest weights and average a new one takes.
     prepared: what the caller has made already.
-    data: where the data are now, if not where the spec says (`DataSpec.at`).
+    data: where the data are now (`DataSpec.at`).
     change: take other rates and another batch size (`spec.changes`).
     accept_data: take records that were mended (`Stream.set_state`).
 
   Raises:
-    SpecError: the spec cannot run here, the folder is another run's, or
-      `init_from` has no weights for this model.
+    SpecError: spec, scores, folder or `init_from` cannot be used.
     hooks.DivergedError: the run is lost, and the monitor could not save it.
     PreemptedError: SIGTERM came; the run is saved.
   """
@@ -97,14 +99,15 @@ def train(
   multihost.assert_same("config", to_json(spec))
   multihost.assert_same("versions", folders.versions())
   prepared = prepared or Prepared()
-  new = multihost.decide("new", lambda: not has_checkpoint(workdir))
-  spec, moved = folders.with_places(workdir, spec, data, begun=not new)
+  begun = multihost.decide("begun", lambda: has_checkpoint(workdir))
+  spec, moved = folders.with_places(workdir, spec, data, begun=begun)
   built = prepared.built or build(moved, make_mesh(spec.mesh))
   stream = _open_data(built)
-  start = read_start(built, init_from) if init_from and new else None
+  start = read_start(built, init_from) if init_from and not begun else None
+  prepared = prepared if begun else _open_scores(prepared, built)
   claim = Claim()
   folder, changes = resume.open_folder(
-    workdir, spec, command, claim, change=change, begun=not new
+    workdir, spec, command, claim, change=change, begun=begun
   )
   checkpoints = resume.open_checkpoints(folder, spec)
   try:
@@ -115,6 +118,8 @@ def train(
     guard = Guard(built, stream, checkpoints, recorder, attempt)
     try:
       resume.report(recorder, stream, found, start, moved != spec)
+      if found.step < recorder.total_steps:
+        prepared = _open_scores(prepared, built)
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
       resume.take_changes(recorder, guard, found.step, changes)
@@ -141,6 +146,13 @@ def _open_data(built: Built) -> Stream:
   if multihost.is_main():
     notes.warn(notes.of_sources({"train": stream.sources}))
   return stream
+
+
+def _open_scores(prepared: Prepared, built: Built) -> Prepared:
+  """Opens what the scores take, unless the caller did; refuses what cannot."""
+  if prepared.evaluator is not None:
+    return prepared
+  return prepared._replace(evaluator=open_on_main(built.spec))
 
 
 class _Pending(NamedTuple):
@@ -172,7 +184,9 @@ class _Run:
     self._disturbance = prepared.disturbance
     self._preemption = Preemption()
     self._pending: collections.deque[_Pending] = collections.deque()
-    self._scoring = Scoring(built, recorder, checkpoints, prepared.evaluator)
+    self._scoring = Scoring(
+      built, recorder, checkpoints, self._preemption, prepared.evaluator
+    )
     self._watch = multihost.watch()
     self._compiled = False
 
@@ -200,16 +214,17 @@ class _Run:
     if first_step >= self._recorder.total_steps:
       logging.info("nothing to do: %d steps are done", first_step)
     self._guard.start(first_step, state)
-    if first_step and self._every(spec.evaluate.kimg, first_step):
-      self._scoring.catch_up(first_step, state)
     step, leaving = first_step, False
+    due = first_step and self._every(spec.evaluate.kimg, first_step)
+    if due and not self._scoring.catch_up(step, state):
+      self._leave(step, state)
     while step < self._recorder.total_steps:
       step += 1
       state = self._one_step(step, state)
       # Two steps in flight: further ahead, batches would fill the devices, and
       # what the host waits for data would say nothing of what they wait.
       ill = self._judge(all_but=step)
-      leaving = leaving or self._preemption.asked(step)
+      leaving = leaving or self._preemption.asked()
       if not ill and (leaving or self._is_due(step)):
         ill = self._judge()
       if ill:
@@ -217,18 +232,17 @@ class _Run:
           state, step, scores = self._guard.go_back(step)
           self._pending.clear()
           self._save(step, state)
-          if scores:
+          if scores is not None:
             self._checkpoints.set_scores(step, scores)
         continue
-      self._after(step, state)
-      if leaving:
+      if self._after(step, state, leaving):
         self._leave(step, state)
     with self._watch.phase("checkpoint", step):
       self._guard.finish(step, state)
       self._checkpoints.wait()
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.event("done", step)
-    return Result(self._folder, state, self._scoring.last)
+    return Result(self._folder, state, *self._scoring.last)
 
   def _leave(self, step: int, state: GanState) -> None:
     """Ends a run that is to be resumed elsewhere."""
@@ -298,10 +312,10 @@ class _Run:
     last = step == self._recorder.total_steps
     return last or self._recorder.count.is_due(kimg, step)
 
-  def _after(self, step: int, state: GanState) -> None:
-    """Grids, scores and checkpoints that are due after this step."""
+  def _after(self, step: int, state: GanState, leaving: bool) -> bool:
+    """Draws, saves and scores what is due: whether the run is to end now."""
     if not self._is_due(step):
-      return
+      return leaving
     spec = self._built.spec
     started = time.perf_counter()
     self._report_faults(step)
@@ -314,10 +328,11 @@ class _Run:
     if scored or self._every(spec.checkpoint.kimg, step):
       with self._watch.phase("checkpoint", step):
         self._save(step, state)
-    if scored:
-      self._scoring.run(step, state)
+    if scored and not leaving:  # Else its next start scores the step.
+      leaving = not self._scoring.run(step, state)
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.pause(time.perf_counter() - started)
+    return leaving
 
   def _save(self, step: int, state: GanState) -> None:
     self._checkpoints.save(

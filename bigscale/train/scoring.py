@@ -1,18 +1,26 @@
 """Scores of the steps that a run saves."""
 
-from bigscale.metrics.evaluate import Evaluator
+from bigscale.metrics.evaluate import Opened
+from bigscale.metrics.evaluator import Evaluator, Scored
 from bigscale.parallel import multihost
+from bigscale.parallel.interruption import InterruptedWorkError
 from bigscale.train import hooks
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints
+from bigscale.train.evaluation import Evaluation
+from bigscale.train.preemption import Preemption
 from bigscale.train.state import GanState
+
+# How many starts of a run score the step that they go on from, where each ends
+# while it does: training is to go on.
+_TRIES = 2
 
 
 class Scoring:
   """Scores steps that are saved, and notes the scores with them.
 
   Attributes:
-    last: scores of the last evaluation, {} before.
+    last: the last evaluation, without scores before.
   """
 
   def __init__(
@@ -20,33 +28,63 @@ class Scoring:
     built: Built,
     recorder: hooks.Recorder,
     checkpoints: Checkpoints,
-    evaluator: Evaluator | None = None,
+    preemption: Preemption,
+    evaluator: Evaluator | Opened | None = None,
   ) -> None:
     self._built = built
     self._recorder = recorder
     self._checkpoints = checkpoints
-    self._evaluation = hooks.Evaluation(built, recorder, evaluator)
+    self._evaluation = Evaluation(built, recorder, preemption, evaluator)
     self._watch = multihost.watch()
-    self.last: dict[str, float] = {}
+    self.last = Scored({})
 
-  def run(self, step: int, state: GanState) -> None:
-    """Scores a step that was saved: what fails here costs no training."""
-    with self._watch.phase("evaluate", step):
-      self.last = self._evaluation.run(step, state.ema)
-      self._checkpoints.set_scores(step, self.last)
+  def run(self, step: int, state: GanState) -> bool:
+    """Scores a step that was saved: what fails here costs no training.
+
+    Returns:
+      False where the run was asked to end before the scores were there.
+    """
+    try:
+      with self._watch.phase("evaluate", step):
+        self.last = self._evaluation.run(step, state.ema)
+        self._checkpoints.set_scores(step, self.last.scores)
+    except InterruptedWorkError:
+      return False
     best = self._built.spec.best_score
-    self._recorder.note(f"step {step}: {best} {self.last[best]:.4g}")
+    score = self.last.scores.get(best)
+    said = "is missing" if score is None else f"{score:.4g}"
+    self._recorder.note(f"step {step}: {best} {said}")
+    return True
 
-  def catch_up(self, step: int, state: GanState) -> None:
+  def catch_up(self, step: int, state: GanState) -> bool:
     """The same for the step that a run goes on from, unless it was done.
 
     A kill may have come between the save and its scores, or between the row
-    of the scores and their note with the checkpoint.
+    of the scores and their note with the checkpoint. A step that was scored in
+    vain has no scores, and is not scored again; nor is one at which a start of
+    the run has ended often enough.
+
+    Returns:
+      As `run`.
     """
-    if self._checkpoints.scores(step):
-      return
-    written = multihost.decide("scored", lambda: self._recorder.scored(step))
+    if self._checkpoints.scores(step) is not None:
+      return True
+    written, tries = multihost.decide(
+      "scored",
+      lambda: [
+        self._recorder.scored(step),
+        self._recorder.told("catch_up", step),
+      ],
+    )
     if written:
       self._checkpoints.set_scores(step, written)
+    elif tries < _TRIES:
+      self._recorder.event("catch_up", step)
+      return self.run(step, state)
     else:
-      self.run(step, state)
+      self.last = self._evaluation.without_any(
+        f"{tries} starts of the run have ended while they scored the step"
+      )
+      self._evaluation.tell(step, self.last.failed)
+      self._checkpoints.set_scores(step, {})
+    return True

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bigscale.cli.main import main
 from bigscale.data.sources import open_source
-from bigscale.metrics import classifier_store, evaluate, published
+from bigscale.metrics import classifier_store, opening, published
 from tests.metrics.test_published import Network
 
 METRICS = "fd_classifier,kid_classifier,pr_classifier,dc_classifier"
@@ -41,7 +41,7 @@ def scored(textures, bare):
 
 @pytest.fixture
 def fake_inception(monkeypatch):
-  for module in (evaluate, published):
+  for module in (opening, published):
     monkeypatch.setattr(
       module, "open_network", lambda feature, cache_dir=None: Network(feature)
     )

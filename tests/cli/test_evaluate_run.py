@@ -12,7 +12,7 @@ from bigscale.cli import common
 from bigscale.cli.main import main
 from bigscale.data.manifest import DataError
 from bigscale.data.sources import open_source
-from bigscale.metrics import evaluate, published
+from bigscale.metrics import opening, published
 from tests.cli.test_sheets import run_of
 from tests.e2e import tiny
 from tests.metrics.test_published import Network
@@ -43,7 +43,7 @@ def run_dir(textures, tmp_path_factory):
 @pytest.fixture
 def scored(run_dir, monkeypatch, capsys, tmp_path):
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
-  for module in (evaluate, published):
+  for module in (opening, published):
     monkeypatch.setattr(
       module, "open_network", lambda feature, cache_dir=None: Network(feature)
     )

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bigscale.cli.main import main
-from bigscale.metrics import evaluate
+from bigscale.metrics import opening
 from tests.metrics.test_published import Network
 
 pytest_plugins = ["tests.metrics.conftest"]
@@ -20,7 +20,7 @@ _COUNT = 120
 def quick(monkeypatch, tmp_path_factory):
   """A stand-in for Inception, and a cache of all tests of one process."""
   monkeypatch.setattr(
-    evaluate, "open_network", lambda feature, cache_dir=None: Network(feature)
+    opening, "open_network", lambda feature, cache_dir=None: Network(feature)
   )
   cache = tmp_path_factory.getbasetemp() / "given_images_cache"
   monkeypatch.setenv("BIGSCALE_CACHE", str(cache))

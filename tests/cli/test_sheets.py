@@ -11,6 +11,7 @@ from PIL import Image
 
 from bigscale.cli import common
 from bigscale.cli.main import main
+from bigscale.metrics.evaluator import Scored
 from bigscale.metrics.looking import Asked
 from bigscale.parallel.mesh import make_mesh
 from bigscale.sampling import standing
@@ -203,9 +204,9 @@ def test_evaluate_scores_what_it_says(biggan, monkeypatch, capsys):
       self.reference = {"floor": 1.0}
       self.throughput = {"drawing": {"seconds": 3.0}}
 
-    def score(self, batches):
+    def scored(self, batches):
       seen.append(np.concatenate([batch.images for batch in batches]))
-      return {"score": 2.0}
+      return Scored({"score": 2.0})
 
   monkeypatch.setattr(hooks, "evaluator_of", lambda spec: Evaluator())
   options = [f"--workdir={biggan}", "--num=4"]

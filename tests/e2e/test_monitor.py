@@ -11,6 +11,7 @@ import pytest
 
 from bigscale.cli import main as cli
 from bigscale.data.heldout import Heldout
+from bigscale.metrics.evaluator import Scored
 from bigscale.monitor.verdict import Decision, Verdict
 from bigscale.scaling.flops import training_flops
 from bigscale.spec import CheckpointSpec, EvalSpec, from_config
@@ -351,7 +352,7 @@ def test_a_rollback_forgets_no_score(folder, monkeypatch):
   monkeypatch.setattr(
     monitored.Scores,
     "compare",
-    lambda self, looked: {"fd_classifier": next(scores)},
+    lambda self, looked: Scored({"fd_classifier": next(scores)}),
   )
   changes = {
     "evaluate": EvalSpec(kimg=3 * 8 / 1000, num_samples=4, batch_size=4),

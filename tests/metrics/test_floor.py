@@ -11,7 +11,7 @@ from PIL import Image
 from bigscale.data import ingest
 from bigscale.data.manifest import Schema
 from bigscale.data.reading import open_data, read_many
-from bigscale.metrics import evaluate
+from bigscale.metrics import evaluate, opening
 from bigscale.metrics.features import Embedding
 from bigscale.spec import DataSpec, SourceSpec, SpecError
 from configs import chaos_embedded, chaos_pod
@@ -26,6 +26,7 @@ class Quarters:
 
   name = "inception"
   dimension = 4
+  num_classes = 3
   fingerprint = "f00d"
 
   def __init__(self):
@@ -43,7 +44,7 @@ class Quarters:
 @pytest.fixture(autouse=True)
 def quarters(monkeypatch, tmp_path):
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path / "cache"))
-  monkeypatch.setattr(evaluate, "open_network", lambda *args: Quarters())
+  monkeypatch.setattr(opening, "open_network", lambda *args: Quarters())
 
 
 def _uneven_images():
@@ -273,9 +274,9 @@ def _make(folder, counts, **options):
   [
     (
       ("intra_fd_inception",),
-      r"class 2 .*uniform.*leave out intra_fd_inception",
+      r"class 2 .*uniform.*leave the score out",
     ),
-    (("ms_ssim",), r"one sample alone of 1 classes \(2, .*uniform"),
+    (("ms_ssim",), r"too few of class 2 \(1\) .*uniform"),
   ],
 )
 def test_too_few_samples_of_a_class_are_refused_before_any_is_drawn(

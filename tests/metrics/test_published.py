@@ -16,6 +16,7 @@ class Network:
   """Stands for Inception: its features are what lies in an image's corner."""
 
   dimension = SIZE
+  num_classes = 3
   fingerprint = "f00d"
 
   def __init__(self, name="inception"):

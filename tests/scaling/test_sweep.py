@@ -177,6 +177,30 @@ def test_curves_say_what_was_reached_by_when(tmp_path):
     assert {r[name] for r in curve} == {ended[name]}
 
 
+def test_a_final_score_that_is_missing_is_named_and_not_an_older_one(tmp_path):
+  (run,) = sweep.expand(settings(a={"seed": [4]}))
+  folder = runs.folder_of(tmp_path, run)
+  folder.mkdir(parents=True)
+  say(folder, "done", 24)
+  record = recorded([(8, 9.0), (16, 4.0)])
+  failed = {"event": "score_failed", "step": 24, "score": "fd_classifier"}
+  record.events.append(failed | {"error": "no memory"})
+  found = collect.row_of(tmp_path, run, record)
+  assert found["status"] == "done"
+  assert found["fd_classifier"] is None
+  assert found["missing_scores"] == "fd_classifier"
+  assert found["best_fd_classifier"] == 4.0
+  assert [row["step"] for row in collect.curve_of(run, record, found)] == [
+    8,
+    16,
+  ]
+  # Of an earlier evaluation it is the curve's gap.
+  record.events[-1]["step"] = 12
+  found = collect.row_of(tmp_path, run, record)
+  assert found["fd_classifier"] == 4.0
+  assert "missing_scores" not in found
+
+
 def test_a_run_that_comes_back_has_not_collapsed(tmp_path):
   assert row(tmp_path, [(8, 4.0), (16, 9.0), (24, 5.0)])["status"] == "done"
 

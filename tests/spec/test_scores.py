@@ -124,7 +124,7 @@ def test_a_column_without_a_stated_direction_is_an_error_at_import(
   monkeypatch,
 ):
   scores.check_directions()
-  monkeypatch.setitem(scores.KINDS, "new", ("new", "new_worst"))
+  monkeypatch.setitem(scores.KINDS, "new", scores.Kind(("new", "new_worst")))
   with pytest.raises(SpecError, match=r"direction of new, new_worst.*BETTER"):
     scores.check_directions()
   with pytest.raises(SpecError, match=r"'new' has no direction.*BETTER"):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from bigscale.interop import assemble, r3gan
+from bigscale.metrics.evaluator import Scored
 from bigscale.ops.spectral import flatten
 from bigscale.spec import SpecError, from_config
-from bigscale.train import init_from, loop
+from bigscale.train import init_from, loop, scoring
 from tests.e2e import tiny
 from tests.interop import synthetic
 
@@ -48,7 +49,7 @@ class _NoEvaluation:
 
   def run(self, step, ema):
     del step, ema
-    return {"fd_classifier": 1.0}
+    return Scored({"fd_classifier": 1.0})
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def imported(tmp_path_factory):
 def trained(imported):
   """The same run, two steps on."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop.hooks, "Evaluation", _NoEvaluation)
+    patch.setattr(scoring, "Evaluation", _NoEvaluation)
     return loop.train(spec_of(), imported[0])
 
 

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from bigscale.data.manifest import DataError
+from bigscale.metrics.evaluator import Scored
 from bigscale.metrics.looking import Asked
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import from_config
@@ -17,7 +18,7 @@ from tests.e2e import tiny
 SCORES = {1: 5.0, 2: 1.0, 3: 6.0, 4: 7.0, 5: 4.0, 6: 8.0}
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
   """Stands for a SIGKILL; `tests/e2e/test_resume.py` has a real one."""
 
 
@@ -27,6 +28,7 @@ class Scores:
   def __init__(self, steps, dies_at=None):
     self.reference = {"images": 0}
     self.throughput = {}
+    self.failed = {}
     self.asked = Asked((), (), num_samples=4, num_classes=0)
     self.steps = iter(steps)
     self.dies_at = dies_at
@@ -35,7 +37,8 @@ class Scores:
     step = next(self.steps)
     if step == self.dies_at:
       raise KilledError
-    return {"fd_classifier": SCORES[step], "kid_classifier": -SCORES[step]}
+    score = SCORES[step]
+    return Scored({"fd_classifier": score, "kid_classifier": -score})
 
 
 def spec_of(best=""):

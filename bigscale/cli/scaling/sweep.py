@@ -120,6 +120,13 @@ def _report(rows: list, planned: int, out: pathlib.Path) -> None:
   if FLAGS.json:
     print(json.dumps({"planned": planned, "runs": rows}, indent=2))
     return
+  for row in rows:
+    if row.get("missing_scores"):
+      print(
+        f"{row['run']} ended without {row['missing_scores']}: its events.jsonl "
+        "says why (score_failed)",
+        file=sys.stderr,
+      )
   named = [row["status"] for row in rows if row["in_config"] == "yes"]
   counts = {status: named.count(status) for status in dict.fromkeys(named)}
   told = ", ".join(f"{count} {status}" for status, count in counts.items())

@@ -1,0 +1,157 @@
+"""What must be there before scores are computed: networks, images, classes.
+
+All of it takes seconds: no classifier is trained and no image is decoded.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bigscale.data.proportions import apportion
+from bigscale.data.sources import Source
+from bigscale.data.stacked import StackedSource
+from bigscale.data.subset import Subset
+from bigscale.metrics import demands
+from bigscale.metrics.classifier import FEATURES
+from bigscale.metrics.classifier_store import check_source
+from bigscale.metrics.features import Features
+from bigscale.metrics.networks import open_network
+from bigscale.metrics.reference import MOST_KEPT
+from bigscale.spec import SpecError, require
+from bigscale.spec.scores import KINDS, PIXEL_KINDS, by_feature, column
+
+
+class Setup(NamedTuple):
+  """What is to be scored.
+
+  Attributes:
+    scores: names.
+    image_shape: (R, R, C) of samples and reals.
+    num_classes: of the model, 0 if it is unconditional.
+    num_samples: that each score takes.
+    num_reals: to compare with; 0 takes all.
+    seed: of the classifier, the halves and the baselines.
+    cache_dir: see `cache.directory`.
+    classifier_steps: see `train_classifier`.
+    labels: see `EvalSpec.labels`.
+  """
+
+  scores: tuple[str, ...]
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  num_samples: int
+  num_reals: int
+  seed: int
+  cache_dir: str | None
+  classifier_steps: int | None
+  labels: str
+
+  @property
+  def rule(self) -> str:
+    """Of the samples' labels."""
+    return self.labels if self.num_classes else "none"
+
+
+def open_networks(train: Source, setup: Setup) -> dict[str, Features | None]:
+  """Opens the networks, and checks that every score can be computed.
+
+  Args:
+    train: split to compare with, whole.
+    setup: the scores.
+
+  Returns:
+    By feature, "" of pixels; None where there is none, or one is trained later.
+
+  Raises:
+    SpecError: names every score that cannot be computed, and why.
+  """
+  networks, seen, unmet = {}, {}, {}
+  asked = by_feature(setup.scores)
+  for feature, kinds in asked.items():
+    try:
+      networks[feature], seen[feature] = _open(feature, train, setup)
+    except SpecError as error:
+      unmet |= {column(kind, feature): str(error) for kind in kinds}
+  known = _expect(train, setup)
+  for feature in networks:
+    unmet |= demands.unmet(asked[feature], feature, seen[feature], known)
+  if unmet:
+    raise demands.refusal(unmet, len(setup.scores))
+  return networks
+
+
+def _open(
+  feature: str, train: Source, setup: Setup
+) -> tuple[Features | None, demands.Seen]:
+  if not feature:
+    return None, demands.Seen()
+  if feature == "classifier":
+    return None, _seen_by_classifier(train, setup)
+  network = open_network(feature, setup.cache_dir)
+  return network, seen_by(network)
+
+
+def seen_by(network: Features) -> demands.Seen:
+  """Returns what a network makes of an image."""
+  return demands.Seen(network.dimension, network.num_classes)
+
+
+def _seen_by_classifier(train: Source, setup: Setup) -> demands.Seen:
+  """Of the classifier that is yet to be trained.
+
+  Raises:
+    SpecError: none can be trained on the source.
+  """
+  whole = train.whole if isinstance(train, Subset) else train
+  stacked = isinstance(whole, StackedSource)
+  check_source(whole.digits if stacked else whole, setup.image_shape[0])
+  channels = setup.image_shape[2]
+  require(
+    not stacked or channels == 3,
+    f"model.image_channels={channels}, and {whole!r} has stacks of 3; use 3",
+  )
+  return demands.Seen(FEATURES * (3 if stacked else 1), train.num_classes)
+
+
+def known_of(train: Source, setup: Setup) -> demands.Known:
+  """What is known of the images without any look at the labels."""
+  reals = setup.num_reals or len(train)
+  return demands.Known(
+    side=setup.image_shape[0],
+    num_samples=setup.num_samples,
+    sample_counts=() if setup.rule == "none" else None,
+    num_reals=reals,
+    kept_reals=min(reals, MOST_KEPT),
+    class_names=train.class_names,
+    rule=setup.rule,
+  )
+
+
+def _expect(train: Source, setup: Setup) -> demands.Known:
+  """What is known of the images before any is read."""
+  known = known_of(train, setup)
+  rows = [
+    (KINDS | PIXEL_KINDS)[kind]
+    for kinds in by_feature(setup.scores).values()
+    for kind in kinds
+  ]
+  within = any(row.within_classes for row in rows)
+  if not within or setup.rule == "none" or not train.counts_quickly:
+    return known
+  counts = train.label_counts()
+  present = counts > 0
+  require(
+    bool(present.any()),
+    f"{train!r} has no image of any class, so no labels can be drawn; check "
+    "the data's labels",
+  )
+  drawn = apportion(
+    present if setup.rule == "uniform" else counts, setup.num_samples
+  )
+  if setup.rule == "reference" and setup.num_reals:
+    # They follow the reals that are chosen, of which classes may have more.
+    share = setup.num_reals / len(train)
+    more = demands.most_of(counts, share) / np.maximum(counts * share, 1e-9)
+    drawn = np.ceil(drawn * np.where(present, more, 0))
+  kept = demands.most_of(counts, known.kept_reals / len(train))
+  return known._replace(sample_counts=drawn.tolist(), real_counts=kept.tolist())

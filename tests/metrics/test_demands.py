@@ -1,0 +1,145 @@
+"""What scores take: the rows of the table are the limits of the code."""
+
+import numpy as np
+import pytest
+
+from bigscale.metrics import demands
+from bigscale.metrics.demands import Known, Seen
+from bigscale.metrics.fid import Moments
+from bigscale.metrics.pairs import Pairing, Pairs
+from bigscale.metrics.panel import Seen as Features
+from bigscale.metrics.panel import compare
+from bigscale.spec import SpecError
+from bigscale.spec.scores import KINDS, PIXEL_KINDS
+
+D, K = 4, 3
+# More than any kind takes, of every class.
+ENOUGH = 60
+
+
+def features(count, seed, classes=K):
+  """Of images of as many labels in turn."""
+  rng = np.random.default_rng(seed)
+  features = rng.normal(size=(count, D)).astype(np.float32)
+  shares = rng.random((count, classes)).astype(np.float32)
+  return Features(
+    Moments.of(features),
+    features,
+    shares / shares.sum(1, keepdims=True),
+    np.arange(count, dtype=np.int32) % K,
+  )
+
+
+def counts(total):
+  return np.bincount(np.arange(total) % K, minlength=K).tolist()
+
+
+def refused(kind, samples, reals):
+  known = Known(
+    side=32,
+    num_samples=samples,
+    sample_counts=counts(samples),
+    num_reals=reals,
+    kept_reals=reals,
+    real_counts=counts(reals),
+    class_names=("a", "b", "c"),
+  )
+  return demands.unmet((kind,), "x", Seen(D, K), known)
+
+
+def fails(kind, samples, reals):
+  try:
+    compare(features(samples, 1), features(reals, 2), (kind,), "x")
+  except SpecError:
+    return True
+  return False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fewest_images_are_those_that_the_code_takes(kind):
+  least = KINDS[kind].samples(D, K), KINDS[kind].reals(D, K)
+  if KINDS[kind].within_classes:
+    least = tuple(K * count for count in least)
+  for samples, reals in (
+    least,
+    (least[0], ENOUGH),
+    (least[0] - 1, ENOUGH),
+    (ENOUGH, least[1] - 1),
+  ):
+    samples = max(samples, 1)
+    reals = max(reals, 1)
+    below = samples < least[0] or reals < least[1]
+    assert fails(kind, samples, reals) == below, (samples, reals)
+    assert bool(refused(kind, samples, reals)) == below, (samples, reals)
+
+
+def test_a_network_of_one_class_tells_no_modes_apart():
+  known = Known(side=32, num_samples=ENOUGH)
+  assert (
+    "2 classes or more"
+    in (demands.unmet(("modes",), "x", Seen(D, 1), known)["modes_x"])
+  )
+  with pytest.raises(SpecError):
+    compare(features(9, 1, 1), features(9, 2, 1), ("modes",), "x")
+
+
+@pytest.mark.parametrize(
+  ("side", "sample_counts", "below"),
+  [
+    (22, (2, 2), False),
+    (21, (2, 2), True),
+    (22, (3, 1), True),
+    (22, (4, 0), False),
+    (22, (), False),
+  ],
+)
+def test_pairs_take_two_of_a_class_and_two_scales(side, sample_counts, below):
+  assert PIXEL_KINDS["ms_ssim"].side == 22
+  known = Known(
+    side=side,
+    num_samples=4,
+    sample_counts=sample_counts,
+    class_names=("a", "b"),
+  )
+  assert bool(demands.unmet(("ms_ssim",), "", Seen(), known)) == below
+  pairs = Pairs(
+    Pairing((side, side, 1), known.class_names if sample_counts else ())
+  )
+  labels = np.repeat(np.arange(2), sample_counts or (2, 2))
+  pairs.add(np.zeros((4, side, side, 1), np.uint8), labels)
+  if below:
+    with pytest.raises(SpecError):
+      pairs.scores()
+  else:
+    pairs.scores()
+
+
+def test_a_refusal_has_value_rule_and_remedy():
+  few = refused("fd", 4, ENOUGH)["fd_x"]
+  assert "evaluate.num_samples are 4 samples" in few
+  assert "takes at least 5 over 4 features" in few
+  assert "raise evaluate.num_samples" in few
+  within = refused("intra_fd", ENOUGH, 13)["intra_fd_x"]
+  assert "the reals of 2 classes: b (4), c (4)" in within
+  assert "at least 5 over 4 features of each class" in within
+  error = str(demands.refusal({"fd_x": few, "intra_fd_x": within}, 3))
+  assert error.startswith("2 of 3 scores cannot be computed:")
+  assert few in error
+  assert within in error
+
+
+def test_within_classes_there_must_be_classes():
+  known = Known(side=32, num_samples=ENOUGH, sample_counts=())
+  found = demands.unmet(("intra_fd", "fd"), "x", Seen(D, K), known)
+  assert found.keys() == {"intra_fd_x"}
+  assert "no class" in found["intra_fd_x"]
+
+
+def test_a_random_part_may_have_more_of_a_class_than_its_share():
+  counts = np.array([10_000, 100, 0])
+  whole = demands.most_of(counts, 1)
+  np.testing.assert_array_equal(whole, counts)
+  most = demands.most_of(counts, 0.1)
+  assert 1000 < most[0] < 1200
+  assert 10 < most[1] < 30
+  assert most[2] == 0

@@ -1,0 +1,100 @@
+"""Several networks look at the same samples, and one of them fails."""
+
+import numpy as np
+import pytest
+
+from bigscale.metrics.features import Embedding
+from bigscale.metrics.looking import Asked, look
+from bigscale.metrics.pairs import Pairing
+from bigscale.parallel import interruption
+
+COUNT, BATCH = 24, 8
+
+
+class Corner:
+  """Features are what lies in an image's corner, or what is made of it."""
+
+  dimension = 3
+  num_classes = 2
+
+  def __init__(self, name, change=lambda features: features):
+    self.name = name
+    self.change = change
+    self.embedded = 0
+
+  def embed(self, images):
+    self.embedded += len(images)
+    features = self.change(images[:, 0, :3, 0].astype(np.float32))
+    return Embedding(features, np.full((len(images), 2), 0.5, np.float32))
+
+
+def nan(features):
+  return np.where(np.arange(len(features))[:, None] == 1, np.nan, features)
+
+
+def no_memory(features):
+  raise MemoryError("Unable to allocate 9 GiB")
+
+
+def batches():
+  rng = np.random.default_rng(0)
+  for _ in range(COUNT // BATCH):
+    images = rng.integers(0, 256, (BATCH, 22, 22, 1), np.uint8)
+    yield images, np.zeros(BATCH, np.int32)
+
+
+def asked(*networks, pairing=None):
+  kinds = (("fd",),) * len(networks)
+  return Asked(networks, kinds, COUNT, 2, pairing)
+
+
+@pytest.mark.parametrize(
+  ("change", "words"), [(nan, "1 of 8 samples"), (no_memory, "9 GiB")]
+)
+def test_one_that_fails_leaves_the_others(change, words):
+  ill, well = Corner("ill", change), Corner("well")
+  looked = look(asked(ill, well), batches())
+  assert looked.failed.keys() == {"ill"}
+  assert words in str(looked.failed["ill"])
+  assert looked.seen[1].moments.count == COUNT
+  # It is not asked again.
+  assert (ill.embedded, well.embedded) == (BATCH, COUNT)
+
+
+def test_of_several_processes_each_goes_on_embedding(monkeypatch):
+  """The devices of the others share every batch."""
+  monkeypatch.setattr("jax.process_count", lambda: 2)
+  ill = Corner("ill", nan)
+  looked = look(asked(ill), batches())
+  assert ill.embedded == COUNT
+  assert "1 of 8 samples" in str(looked.failed["ill"])
+
+
+def test_pairs_that_cannot_be_kept_leave_the_networks(monkeypatch):
+  monkeypatch.setattr("bigscale.metrics.pairs.np.unique", no_memory)
+  looked = look(asked(Corner("x"), pairing=Pairing((22, 22, 1))), batches())
+  assert "9 GiB" in str(looked.failed[""])
+  assert looked.seen[0].moments.count == COUNT
+
+
+def test_it_is_broken_off_between_two_batches():
+  network, answers = Corner("x"), iter([False, True])
+  with (
+    pytest.raises(interruption.InterruptedWorkError),
+    interruption.asking(lambda: next(answers)),
+  ):
+    look(asked(network), batches())
+  assert network.embedded == BATCH
+  # Outside nobody is asked.
+  interruption.point()
+
+
+def test_who_answers_for_errors_does_not_take_it_for_one():
+  with interruption.asking(lambda: True):
+    try:
+      interruption.point()
+    except Exception:
+      raise AssertionError("it was taken for an error") from None
+    except interruption.InterruptedWorkError:
+      return
+  raise AssertionError("it went on")
