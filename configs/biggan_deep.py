@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from bigscale.spec import choose_preset
 from bigscale.spec.biggan_deep import PRESETS
-from configs import biggan
+from bigscale.configs import biggan
 
 ARGS = ("128", "256", "512")
 

@@ -16,7 +16,7 @@ compiler says of it; nobody has timed it on a pod.
 
 from ml_collections import ConfigDict
 
-from configs import biggan
+from bigscale.configs import biggan
 
 
 def get_config() -> ConfigDict:

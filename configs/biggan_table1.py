@@ -35,7 +35,7 @@ from ml_collections import ConfigDict
 
 from bigscale.spec import choose_preset
 from bigscale.spec.biggan import PRESETS
-from configs import biggan
+from bigscale.configs import biggan
 
 
 class Row(NamedTuple):

@@ -8,7 +8,7 @@ although they are a sixth of all: each set has epochs of its own.
 
 from ml_collections import ConfigDict
 
-from configs import emoji_r3gan
+from bigscale.configs import emoji_r3gan
 
 
 def get_config() -> ConfigDict:

@@ -15,7 +15,7 @@ Hardware: as `configs/biggan.py:256`, 256 TPU v3 cores; not run by us.
 
 from ml_collections import ConfigDict
 
-from configs import biggan
+from bigscale.configs import biggan
 
 SOURCES = ("imagenet", "yfcc", "danbooru", "ffhq")
 

@@ -5,7 +5,7 @@ bigscale train --config=configs/emoji_r3gan.py --workdir=runs/emoji
 
 from ml_collections import ConfigDict
 
-from configs import fashion_r3gan
+from bigscale.configs import fashion_r3gan
 
 
 def get_config() -> ConfigDict:

@@ -30,7 +30,7 @@ others. Hardware: 256 to 512 TPU v3 cores; not run by us.
 from ml_collections import ConfigDict
 
 from bigscale.spec import choose_preset
-from configs import biggan
+from bigscale.configs import biggan
 
 IMAGES = 292_000_000
 LABELS = 8500

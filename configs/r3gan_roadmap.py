@@ -29,7 +29,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from bigscale.spec import choose_preset, r3gan, stripped
-from configs.r3gan import shrink
+from bigscale.configs.r3gan import shrink
 
 MODELS = {
   "B": stripped.PRESETS["B"],

@@ -18,7 +18,7 @@ G twice D's batch, and start from Glorot's weights.
 from ml_collections import ConfigDict
 
 from bigscale.spec.biggan import PRESETS
-from configs import biggan
+from bigscale.configs import biggan
 
 
 def get_config() -> ConfigDict:

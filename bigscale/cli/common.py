@@ -58,7 +58,7 @@ def spec_of(values: flags.FlagValues) -> RunSpec:
   """
   if values.config is None:
     raise SpecError(
-      "--config is missing; give --config=configs/fashion_r3gan.py"
+      "--config is missing; give --config=fashion_r3gan"
     )
   return from_config(config_of(values))
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.sweeps import first_law
+from bigscale.configs.sweeps import first_law
 
 _SEEDS = list(range(8))
 _FEW = 100

@@ -26,7 +26,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.sweeps import first_law
+from bigscale.configs.sweeps import first_law
 
 _LOSSES = {
   "rpgan_r1_r2": ("rpgan", 1.0),

@@ -18,7 +18,7 @@ from bigscale.spec import MeshSpec, from_config
 from bigscale.train import folder as folders
 from bigscale.train.build import build
 from bigscale.train.checkpoint import Checkpoints
-from configs import fashion_biggan
+from bigscale.configs import fashion_biggan
 from tests.e2e import tiny
 
 

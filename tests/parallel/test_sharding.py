@@ -17,7 +17,7 @@ from bigscale.parallel.sharding import Placement
 from bigscale.spec import MeshSpec, from_config
 from bigscale.train.state import init_state
 from bigscale.types import Shard
-from configs import biggan, biggan_deep, r3gan
+from bigscale.configs import biggan, biggan_deep, r3gan
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MODELS = {

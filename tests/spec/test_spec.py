@@ -13,7 +13,7 @@ from bigscale.spec import (
   to_json,
 )
 from bigscale.spec.biggan_deep import PRESETS as DEEP
-from configs import biggan, fashion_biggan, fashion_r3gan
+from bigscale.configs import biggan, fashion_biggan, fashion_r3gan
 
 
 def changed(path: str, value: object, base=fashion_r3gan) -> dict:

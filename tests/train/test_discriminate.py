@@ -9,7 +9,7 @@ from bigscale.spec import MeshSpec, from_config
 from bigscale.train.build import build
 from bigscale.train.discriminate import Discriminator
 from bigscale.train.state import average_of
-from configs import fashion_biggan
+from bigscale.configs import fashion_biggan
 
 
 @pytest.fixture(scope="module")
