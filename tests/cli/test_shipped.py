@@ -59,7 +59,9 @@ def test_a_file_at_the_path_given_comes_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize("form", ["--config=fashion_r3gann", "--config fashion"])
+@pytest.mark.parametrize(
+  "form", ["--config=fashion_r3gann", "--config fashion"]
+)
 def test_an_unknown_name_lists_the_known(
   command, form, capsys, tmp_path, monkeypatch
 ):
