@@ -1,6 +1,6 @@
 """R3GAN on the embedded emoji: 1,704 colour images of 9 categories.
 
-bigscale train --config=configs/emoji_r3gan.py --workdir=runs/emoji
+bigscale train --config=emoji_r3gan --workdir=runs/emoji
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 r"""BigGAN on JFT-300M, shaped as the paper's run; the argument is the width.
 
-  bigscale train --config=configs/jft.py:128 --workdir=runs/jft \
+  bigscale train --config=jft:128 --workdir=runs/jft \
       --config.data.source=/data/jft256
 
 Source: Brock et al. 2019, sec. 4.2 and app. D: 292 million images at 256 px, of

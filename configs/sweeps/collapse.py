@@ -1,6 +1,6 @@
 r"""Whether more data, or more diverse data, keeps a GAN from collapsing.
 
-  bigscale scaling sweep --config=configs/sweeps/collapse.py --out=runs/collapse
+  bigscale scaling sweep --config=sweeps/collapse --out=runs/collapse
   bigscale scaling shares runs/collapse/runs.csv --x=dataset_images \
       --where=blocks~images
   bigscale scaling shares runs/collapse/runs.csv --x=classes \

@@ -11,6 +11,7 @@ from PIL import Image
 
 from bigscale.cli import common
 from bigscale.cli.main import main
+from bigscale.configs import fashion_biggan
 from bigscale.metrics.looking import Asked
 from bigscale.parallel.mesh import make_mesh
 from bigscale.sampling import standing
@@ -18,7 +19,6 @@ from bigscale.spec import MeshSpec, from_config
 from bigscale.train import folder as folders
 from bigscale.train.build import build
 from bigscale.train.checkpoint import Checkpoints
-from bigscale.configs import fashion_biggan
 from tests.e2e import tiny
 
 

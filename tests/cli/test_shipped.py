@@ -45,7 +45,7 @@ def test_a_name_is_the_shipped_file(name, tmp_path, monkeypatch):
 
 
 def test_a_file_at_the_path_given_comes_first(tmp_path, monkeypatch):
-  """A name and a file's name differ by the ending, so both stay within reach."""
+  """Names and files' names differ by the ending: both stay within reach."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / "biggan.py").write_text("")
   assert shipped.locate("biggan.py:128") == "biggan.py:128"
