@@ -20,9 +20,9 @@ here. `data.source` is a directory of shards.
 
 from ml_collections import ConfigDict
 
+from bigscale.configs import biggan
 from bigscale.spec import choose_preset
 from bigscale.spec.biggan_deep import PRESETS
-from bigscale.configs import biggan
 
 ARGS = ("128", "256", "512")
 

@@ -33,9 +33,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from bigscale.configs import biggan
 from bigscale.spec import choose_preset
 from bigscale.spec.biggan import PRESETS
-from bigscale.configs import biggan
 
 
 class Row(NamedTuple):

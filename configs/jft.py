@@ -29,8 +29,8 @@ others. Hardware: 256 to 512 TPU v3 cores; not run by us.
 
 from ml_collections import ConfigDict
 
-from bigscale.spec import choose_preset
 from bigscale.configs import biggan
+from bigscale.spec import choose_preset
 
 IMAGES = 292_000_000
 LABELS = 8500

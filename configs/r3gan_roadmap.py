@@ -28,8 +28,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from bigscale.spec import choose_preset, r3gan, stripped
 from bigscale.configs.r3gan import shrink
+from bigscale.spec import choose_preset, r3gan, stripped
 
 MODELS = {
   "B": stripped.PRESETS["B"],

@@ -17,8 +17,8 @@ G twice D's batch, and start from Glorot's weights.
 
 from ml_collections import ConfigDict
 
-from bigscale.spec.biggan import PRESETS
 from bigscale.configs import biggan
+from bigscale.spec.biggan import PRESETS
 
 
 def get_config() -> ConfigDict:
