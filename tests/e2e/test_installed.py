@@ -153,7 +153,7 @@ json.dump([scalars, images], sys.stdout)
   files = sorted((tmp_path / "run/samples").glob("*.png"))
   assert len(files) == len(grids) > 1
   for file in files:
-    png = io.BytesIO(base64.b64decode(grids[file.stem]))
+    png = io.BytesIO(base64.b64decode(grids[str(int(file.stem))]))
     with Image.open(file) as kept, Image.open(png) as shown:
       np.testing.assert_array_equal(np.asarray(kept), np.asarray(shown))
 
