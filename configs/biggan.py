@@ -1,6 +1,6 @@
 r"""BigGAN on ImageNet as published, at 128, 256 and 512 px, and beside them.
 
-  bigscale train --config=configs/biggan.py:128 --workdir=runs/b128 \
+  bigscale train --config=biggan:128 --workdir=runs/b128 \
       --config.data.source=/data/imagenet128
 
 Source: Brock et al. 2019, sec. 3 and app. C: batch 2048, two D steps, Adam

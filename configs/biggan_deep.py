@@ -1,6 +1,6 @@
 r"""BigGAN-deep on ImageNet as published, at 128, 256 and 512 px.
 
-  bigscale train --config=configs/biggan_deep.py:128 --workdir=runs/deep128 \
+  bigscale train --config=biggan_deep:128 --workdir=runs/deep128 \
       --config.data.source=/data/imagenet128
 
 Source: Brock et al. 2019, app. B and C: as BigGAN, with learning rates 5e-5
@@ -20,9 +20,9 @@ here. `data.source` is a directory of shards.
 
 from ml_collections import ConfigDict
 
+from bigscale.configs import biggan
 from bigscale.spec import choose_preset
 from bigscale.spec.biggan_deep import PRESETS
-from configs import biggan
 
 ARGS = ("128", "256", "512")
 

@@ -1,7 +1,7 @@
 r"""BigGAN on ImageNet at 128 px, as published, arranged for a TPU pod slice.
 
-  bigscale plan --config=configs/biggan_imagenet128.py --topology=v5e:16x16
-  bigscale train --config=configs/biggan_imagenet128.py \
+  bigscale plan --config=biggan_imagenet128 --topology=v5e:16x16
+  bigscale train --config=biggan_imagenet128 \
       --workdir=runs/biggan128 --config.data.source=/data/imagenet128
 
 The recipe, its sources and the numbers to expect are those of
@@ -16,7 +16,7 @@ compiler says of it; nobody has timed it on a pod.
 
 from ml_collections import ConfigDict
 
-from configs import biggan
+from bigscale.configs import biggan
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 r"""The ablation of BigGAN's Table 1: ImageNet, 128 px, a row an argument.
 
-  bigscale train --config=configs/biggan_table1.py:bs2048 --workdir=runs/row \
+  bigscale train --config=biggan_table1:bs2048 --workdir=runs/row \
       --config.data.source=/data/imagenet128
 
 | argument | batch | ch | M | shared | skip-z | ortho | 1000 steps | FID | IS |
@@ -33,9 +33,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from bigscale.configs import biggan
 from bigscale.spec import choose_preset
 from bigscale.spec.biggan import PRESETS
-from configs import biggan
 
 
 class Row(NamedTuple):

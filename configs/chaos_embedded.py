@@ -1,6 +1,6 @@
 """R3GAN on two embedded sets at once: emoji and Fashion-MNIST, 19 classes.
 
-bigscale train --config=configs/chaos_embedded.py --workdir=runs/chaos
+bigscale train --config=chaos_embedded --workdir=runs/chaos
 
 The small cousin of `configs/chaos_pod.py`. A quarter of the images are emoji,
 although they are a sixth of all: each set has epochs of its own.
@@ -8,7 +8,7 @@ although they are a sixth of all: each set has epochs of its own.
 
 from ml_collections import ConfigDict
 
-from configs import emoji_r3gan
+from bigscale.configs import emoji_r3gan
 
 
 def get_config() -> ConfigDict:

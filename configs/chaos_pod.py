@@ -1,6 +1,6 @@
 r"""BigGAN on a hundred million images of four sources, at 256 px.
 
-  bigscale train --config=configs/chaos_pod.py --workdir=runs/chaos
+  bigscale train --config=chaos_pod --workdir=runs/chaos
 
 Each source is a directory of shards ('bigscale data build'); change the paths.
 The idea is that of the runs called chaos (TPU Podcast community, 2020), which
@@ -15,7 +15,7 @@ Hardware: as `configs/biggan.py:256`, 256 TPU v3 cores; not run by us.
 
 from ml_collections import ConfigDict
 
-from configs import biggan
+from bigscale.configs import biggan
 
 SOURCES = ("imagenet", "yfcc", "danbooru", "ffhq")
 

@@ -1,11 +1,11 @@
 """R3GAN on the embedded emoji: 1,704 colour images of 9 categories.
 
-bigscale train --config=configs/emoji_r3gan.py --workdir=runs/emoji
+bigscale train --config=emoji_r3gan --workdir=runs/emoji
 """
 
 from ml_collections import ConfigDict
 
-from configs import fashion_r3gan
+from bigscale.configs import fashion_r3gan
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """BigGAN on the embedded Fashion-MNIST images.
 
-  bigscale train --config=configs/fashion_biggan.py --workdir=runs/biggan
+  bigscale train --config=fashion_biggan --workdir=runs/biggan
 
 BigGAN's whole recipe in small: hinge loss, shared class embedding,
 hierarchical latents, conditional batch norm, spectral norm with three singular

@@ -1,6 +1,6 @@
 """R3GAN on the embedded Fashion-MNIST images: the main job.
 
-bigscale train --config=configs/fashion_r3gan.py --workdir=runs/fashion
+bigscale train --config=fashion_r3gan --workdir=runs/fashion
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 r"""BigGAN on JFT-300M, shaped as the paper's run; the argument is the width.
 
-  bigscale train --config=configs/jft.py:128 --workdir=runs/jft \
+  bigscale train --config=jft:128 --workdir=runs/jft \
       --config.data.source=/data/jft256
 
 Source: Brock et al. 2019, sec. 4.2 and app. D: 292 million images at 256 px, of
@@ -29,8 +29,8 @@ others. Hardware: 256 to 512 TPU v3 cores; not run by us.
 
 from ml_collections import ConfigDict
 
+from bigscale.configs import biggan
 from bigscale.spec import choose_preset
-from configs import biggan
 
 IMAGES = 292_000_000
 LABELS = 8500

@@ -1,6 +1,6 @@
 r"""R3GAN as published, an argument a data set.
 
-  bigscale train --config=configs/r3gan.py:cifar10 --workdir=runs/cifar10 \
+  bigscale train --config=r3gan:cifar10 --workdir=runs/cifar10 \
       --config.data.source=/data/cifar10
 
 `data.source` is a directory of shards.

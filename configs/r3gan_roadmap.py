@@ -1,6 +1,6 @@
 r"""From StyleGAN2 to R3GAN on FFHQ, 256 px: the paper's roadmap, a stop each.
 
-  bigscale train --config=configs/r3gan_roadmap.py:B --workdir=runs/b \
+  bigscale train --config=r3gan_roadmap:B --workdir=runs/b \
       --config.data.source=/data/ffhq256
 
 | argument | networks | loss | G, D (M) | FLOP | FID |
@@ -28,8 +28,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from bigscale.configs.r3gan import shrink
 from bigscale.spec import choose_preset, r3gan, stripped
-from configs.r3gan import shrink
 
 MODELS = {
   "B": stripped.PRESETS["B"],

@@ -1,6 +1,6 @@
 r"""SN-GAN with projection on ImageNet, 128 px: IS 36.8, FID 27.62.
 
-  bigscale train --config=configs/sngan.py --workdir=runs/sngan \
+  bigscale train --config=sngan --workdir=runs/sngan \
       --config.data.source=/data/imagenet128
 
 The ancestor: spectral norm in D alone, no attention, five D steps, labels by
@@ -17,8 +17,8 @@ G twice D's batch, and start from Glorot's weights.
 
 from ml_collections import ConfigDict
 
+from bigscale.configs import biggan
 from bigscale.spec.biggan import PRESETS
-from configs import biggan
 
 
 def get_config() -> ConfigDict:

@@ -1,7 +1,7 @@
 """Times what a run does, on the devices here.
 
-  bigscale bench step --config=configs/fashion_biggan.py --steps=20
-  bigscale bench data --config=configs/fashion_biggan.py --steps=100
+  bigscale bench step --config=fashion_biggan --steps=20
+  bigscale bench data --config=fashion_biggan --steps=100
 
 `step`: the run's own training step on random images: seconds of a step and of
 compiling it, images a second, arithmetic beside that of a large matrix product
@@ -55,11 +55,11 @@ SUBCOMMANDS = {
   "step": _subcommand(
     "step",
     "Time a run's training step on random images.\n\n"
-    "  bigscale bench step --config=configs/fashion_biggan.py --steps=20\n",
+    "  bigscale bench step --config=fashion_biggan --steps=20\n",
   ),
   "data": _subcommand(
     "data",
     "Time a run's stream of images, without training.\n\n"
-    "  bigscale bench data --config=configs/fashion_biggan.py --steps=100\n",
+    "  bigscale bench data --config=fashion_biggan --steps=100\n",
   ),
 }

@@ -57,9 +57,7 @@ def spec_of(values: flags.FlagValues) -> RunSpec:
     SpecError: there is none, it cannot be loaded, or it breaks a rule.
   """
   if values.config is None:
-    raise SpecError(
-      "--config is missing; give --config=configs/fashion_r3gan.py"
-    )
+    raise SpecError("--config is missing; give --config=fashion_r3gan")
   return from_config(config_of(values))
 
 

@@ -3,7 +3,7 @@ r"""Turn weights of another implementation into a run of ours.
   bigscale import --format=biggan-pytorch G.pth D.pth --ema=G_ema.pth \
       --out=runs/biggan
   bigscale import --format=r3gan weights.npz --out=runs/r3gan \
-      --config=configs/r3gan.py:cifar10 --config.data.source=/data/cifar10
+      --config=r3gan:cifar10 --config.data.source=/data/cifar10
   bigscale import --format=stats fid_stats.npz --out=stats/imagenet128
   bigscale import --format=inception pt_inception-2015-12-05-6726825d.pth
 

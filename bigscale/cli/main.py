@@ -149,7 +149,7 @@ def _parse(
   """
   from absl import flags
 
-  # Shipped configs build on each other: `from configs import ...`.
+  # Configs import their neighbours, and families of models by name.
   sys.path.append(os.getcwd())
   _forget(chosen.flags)
   try:
@@ -161,9 +161,8 @@ def _parse(
     raise SpecError(_flag_error(error, argv)) from error
   except ImportError as error:
     raise SpecError(
-      f"--config: {error}; start where it can be imported from (the shipped "
-      f"configs: the folder above configs/, not {os.getcwd()}), or set "
-      "PYTHONPATH"
+      f"--config: {error}; start where it can be imported from, or set "
+      "PYTHONPATH (a shipped config: from bigscale.configs import NAME)"
     ) from error
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise SpecError(
@@ -284,7 +283,8 @@ def _flag_error(error: Exception, argv: list[str]) -> str:
   # ml_collections wraps an error in others of its type; the first is the last.
   refusals = [cause for cause in chain if isinstance(cause, SpecError)]
   if refusals:
-    config = next((arg for arg in argv if arg.startswith("--config=")), "")
+    given = (arg for arg in argv if arg.startswith("--config="))
+    config = next(given, "--config")
     return f"{config}: {refusals[-1]}"
   before, found, after = message.partition("Traceback (most recent call last)")
   if not found:

@@ -18,7 +18,9 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from bigscale.cli import shipped
 from bigscale.spec import RunSpec, SpecError
 from bigscale.spec.base import Schedule
 
@@ -31,16 +33,24 @@ _WHOLE = re.compile("[+-]?[0-9]+")
 _ANYTHING = object()
 
 
+class _ConfigParser(ConfigFileFlagParser):
+  """Reads a config from a file, or a shipped one by its name."""
+
+  def parse(self, path: str) -> Any:
+    return super().parse(shipped.locate(path))
+
+
 def define_config(values: flags.FlagValues, text: str) -> None:
   """The flag --config, and what `--config.NAME=VALUE` becomes."""
   config_flags.DEFINE_config_file(
     "config",
-    help_string=text,
-    lock_config=True,
+    help_string=f"{text}: FILE.py or FILE.py:ARG, or the name of a shipped "
+    f"one, NAME or NAME:ARG: {', '.join(shipped.names())}",
     flag_values=values,
     # Settings are read here.
     sys_argv=[],
   )
+  values["config"].parser = _ConfigParser("config", lock_config=True)
   flags.DEFINE_multi_string(
     "config_set",
     [],

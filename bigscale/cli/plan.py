@@ -1,11 +1,11 @@
 r"""What a run would cost on a TPU slice, found out without a TPU.
 
-  bigscale plan --config=configs/biggan.py:128 --topology=v5e:16x16
-  bigscale plan --config=configs/biggan.py:128 --topology=v5e:16x16 \
+  bigscale plan --config=biggan:128 --topology=v5e:16x16
+  bigscale plan --config=biggan:128 --topology=v5e:16x16 \
       --mode=zero:16 --effort=O1 --json > plan.json
-  bigscale plan --config=configs/biggan.py:128 --topology=v5e:16x16 \
+  bigscale plan --config=biggan:128 --topology=v5e:16x16 \
       --mode=zero:16 --effort=O1 --baseline=plan.json
-  bigscale plan --config=configs/biggan.py:128 --sweep --effort=O1 \
+  bigscale plan --config=biggan:128 --sweep --effort=O1 \
       --topology=v3:16x16,v5e:16x16,2xv5e:16x16 --mode=replicated,zero:16
 
 Compiles the run's own step with the TPU compiler, which runs on CPUs (pip

@@ -1,9 +1,9 @@
 r"""Train a GAN; started again on the same folder, it resumes.
 
-  bigscale train --config=configs/fashion_r3gan.py --workdir=runs/fashion
-  bigscale train --config=configs/fashion_r3gan.py --workdir=runs/longer \
+  bigscale train --config=fashion_r3gan --workdir=runs/fashion
+  bigscale train --config=fashion_r3gan --workdir=runs/longer \
       --config.total_kimg=500 --config.optim.g_lr.first=1e-3
-  bigscale train --config=configs/fashion_r3gan.py --workdir=runs/second \
+  bigscale train --config=fashion_r3gan --workdir=runs/second \
       --init_from=runs/fashion
   bigscale train --config=my_config.py --workdir=runs/mine --data=/new/place
   bigscale train --config=my_config.py --workdir=runs/mine --change \

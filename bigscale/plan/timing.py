@@ -13,7 +13,9 @@ from bigscale.plan.measure import Work
 
 _LISTED = 10
 # Of an op_name, what says nothing about the step.
-_NOISE = re.compile(r"^jit\([^/]*\)/|\b(while/body|closed_call|shard_map)/")
+_NOISE = re.compile(
+  r"^jit\([^/]*\)/|\b(while/body|closed_call|shard_map|eval_jaxpr)/"
+)
 
 
 @dataclasses.dataclass(frozen=True)

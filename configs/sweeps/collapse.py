@@ -1,6 +1,6 @@
 r"""Whether more data, or more diverse data, keeps a GAN from collapsing.
 
-  bigscale scaling sweep --config=configs/sweeps/collapse.py --out=runs/collapse
+  bigscale scaling sweep --config=sweeps/collapse --out=runs/collapse
   bigscale scaling shares runs/collapse/runs.csv --x=dataset_images \
       --where=blocks~images
   bigscale scaling shares runs/collapse/runs.csv --x=classes \
@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.sweeps import first_law
+from bigscale.configs.sweeps import first_law
 
 _SEEDS = list(range(8))
 _FEW = 100

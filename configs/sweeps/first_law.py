@@ -1,11 +1,11 @@
 r"""How small GANs improve with parameters, images, batch and data.
 
-  bigscale scaling sweep --config=configs/sweeps/first_law.py:r3gan \
+  bigscale scaling sweep --config=sweeps/first_law:r3gan \
       --out=runs/law_r3gan
   bigscale scaling sweep --out=runs/law_biggan \
-      --config=configs/sweeps/first_law.py:biggan,data/fashion
+      --config=sweeps/first_law:biggan,data/fashion
   bigscale scaling sweep --out=runs/law_cifar10 --only=size \
-      --config=configs/sweeps/first_law.py:r3gan,tfds:cifar10,3
+      --config=sweeps/first_law:r3gan,tfds:cifar10,3
 
 The argument is MODEL[,SOURCE[,CHANNELS]]: r3gan or biggan (8 px both), the
 source of images (`tfds:fashion_mnist`) and their channels (1). Clothes of 28 px

@@ -1,8 +1,8 @@
 r"""Mode coverage of four losses on stacked MNIST, two seeds each.
 
-  bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py \
+  bigscale scaling sweep --config=sweeps/stacked_mnist \
       --out=runs/stacked_mnist
-  bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py:data/mnist \
+  bigscale scaling sweep --config=sweeps/stacked_mnist:data/mnist \
       --out=runs/stacked_mnist
 
 The argument is the source of the digits, `tfds:mnist` by default. Digits of 28
@@ -26,7 +26,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.sweeps import first_law
+from bigscale.configs.sweeps import first_law
 
 _LOSSES = {
   "rpgan_r1_r2": ("rpgan", 1.0),

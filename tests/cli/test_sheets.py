@@ -11,6 +11,7 @@ from PIL import Image
 
 from bigscale.cli import common
 from bigscale.cli.main import main
+from bigscale.configs import fashion_biggan
 from bigscale.metrics.evaluator import Scored
 from bigscale.metrics.looking import Asked
 from bigscale.parallel.mesh import make_mesh
@@ -19,7 +20,6 @@ from bigscale.spec import MeshSpec, from_config
 from bigscale.train import folder as folders
 from bigscale.train.build import build
 from bigscale.train.checkpoint import Checkpoints
-from configs import fashion_biggan
 from tests.e2e import tiny
 
 

@@ -10,9 +10,9 @@ import tarfile
 import tracemalloc
 from concurrent import futures
 
+import bucket
 import numpy as np
 import pytest
-from etils import epath
 from image_files import everything, png
 
 from bigscale.data import images
@@ -210,12 +210,7 @@ def test_pickled_tars_read_the_same_from_many_threads(tmp_path):
 
 def test_remote_tars_go_through_epath(tmp_path, monkeypatch):
   local = whole(write_tar(tmp_path / "a.tar", numbered(5)))
-
-  def open_path(path):
-    return epath.Path(str(path).replace("bucket:/", str(tmp_path), 1))
-
-  schemes = epath.register._URI_PREFIXES_TO_CLS
-  monkeypatch.setitem(schemes, "bucket://", open_path)
+  bucket.register(tmp_path, monkeypatch)
   remote = whole("bucket://a.tar")
   assert remote.identity == local.identity
   assert everything(remote) == everything(local)

@@ -10,9 +10,9 @@ import sys
 import zipfile
 from concurrent import futures
 
+import bucket
 import numpy as np
 import pytest
-from etils import epath
 from image_files import everything, image, png, write, write_zip
 
 from bigscale.data import images
@@ -368,12 +368,7 @@ def test_file_urls_are_local_paths(tmp_path):
 def test_remote_folders_and_zips_go_through_epath(tmp_path, monkeypatch):
   write(tmp_path / "set", animals() | {"__MACOSX/x.png": b"x"})
   write_zip(tmp_path / "set.zip", animals())
-
-  def open_path(path):
-    return epath.Path(str(path).replace("bucket:/", str(tmp_path), 1))
-
-  schemes = epath.register._URI_PREFIXES_TO_CLS
-  monkeypatch.setitem(schemes, "bucket://", open_path)
+  bucket.register(tmp_path, monkeypatch)
   for name in ("set", "set.zip"):
     remote = FolderSource(f"bucket://{name}")
     local = FolderSource(str(tmp_path / name))

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from bigscale.configs import jft
 from bigscale.data import ingest, pipeline
 from bigscale.data.manifest import Schema
 from bigscale.models.registry import make_model
 from bigscale.spec import from_config
 from bigscale.train.objective import draw_codes
-from configs import jft
 
 # Table 3 of Brock et al. 2019, quoted from memory.
 _PAPER = {"64": 99.4e6, "96": 207.9e6, "128": 355.7e6}

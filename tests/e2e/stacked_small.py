@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from configs.sweeps import stacked_mnist
+from bigscale.configs.sweeps import stacked_mnist
 
 
 def get_config() -> dict[str, Any]:

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-import configs.biggan
-import configs.biggan_deep
-import configs.r3gan
+from bigscale.configs import biggan as biggan_config
+from bigscale.configs import biggan_deep as biggan_deep_config
+from bigscale.configs import r3gan as r3gan_config
 from bigscale.interop import assemble, formats, r3gan
 from bigscale.interop.files import FileError
 from bigscale.interop.formats import Players, convert, read_players
@@ -311,15 +311,15 @@ def test_notes_say_where_each_part_came_from(imported):
 @pytest.mark.parametrize(
   ("config", "argument"),
   [
-    (configs.r3gan, "cifar10"),
-    (configs.r3gan, "ffhq64"),
-    (configs.r3gan, "ffhq256"),
-    (configs.r3gan, "imagenet32"),
-    (configs.r3gan, "imagenet64"),
-    (configs.biggan, "128"),
-    (configs.biggan, "512"),
-    (configs.biggan_deep, "128"),
-    (configs.biggan_deep, "256"),
+    (r3gan_config, "cifar10"),
+    (r3gan_config, "ffhq64"),
+    (r3gan_config, "ffhq256"),
+    (r3gan_config, "imagenet32"),
+    (r3gan_config, "imagenet64"),
+    (biggan_config, "128"),
+    (biggan_config, "512"),
+    (biggan_deep_config, "128"),
+    (biggan_deep_config, "256"),
   ],
 )
 def test_recipes_are_those_of_the_configs(config, argument):
@@ -328,7 +328,7 @@ def test_recipes_are_those_of_the_configs(config, argument):
   # What watches a run is not part of the recipe.
   watched = dataclasses.replace(made.spec, monitor=published.monitor)
   assert watched == published
-  assert "deep" not in made.name or config is configs.biggan_deep
+  assert "deep" not in made.name or config is biggan_deep_config
 
 
 @pytest.mark.parametrize(

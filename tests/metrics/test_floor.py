@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigscale.configs import chaos_embedded, chaos_pod
 from bigscale.data import ingest
 from bigscale.data.manifest import Schema
 from bigscale.data.reading import open_data, read_many
 from bigscale.metrics import evaluate, opening
 from bigscale.metrics.features import Embedding
 from bigscale.spec import DataSpec, SourceSpec, SpecError
-from configs import chaos_embedded, chaos_pod
 
 # Of class 0, 1 and so on: nothing like one another.
 _UNEVEN = (300, 60, 25, 12, 3)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from bigscale.configs import biggan, biggan_deep, r3gan
 from bigscale.models.registry import make_model
 from bigscale.parallel import sharding
 from bigscale.parallel.mesh import AXES, make_mesh
@@ -17,7 +18,6 @@ from bigscale.parallel.sharding import Placement
 from bigscale.spec import MeshSpec, from_config
 from bigscale.train.state import init_state
 from bigscale.types import Shard
-from configs import biggan, biggan_deep, r3gan
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MODELS = {

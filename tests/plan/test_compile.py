@@ -340,7 +340,7 @@ def test_a_plan_is_made_once(small_run):
 @pytest.mark.slow
 def test_biggan_128_on_a_v5e_pod(tmp_path, monkeypatch):
   """The paper's run as it is arranged for a pod: minutes, and 2 to 3 GiB."""
-  from configs import biggan_imagenet128
+  from bigscale.configs import biggan_imagenet128
 
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
   spec = from_config(biggan_imagenet128.get_config())

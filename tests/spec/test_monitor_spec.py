@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from bigscale.configs import fashion_biggan, fashion_r3gan
 from bigscale.spec import SpecError, from_config, from_json, to_json
-from configs import fashion_biggan, fashion_r3gan
 
 
 def changed(monitor, base=fashion_r3gan, **others):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from bigscale.configs import biggan, fashion_biggan, fashion_r3gan
 from bigscale.spec import (
   SpecError,
   choose_preset,
@@ -13,7 +14,6 @@ from bigscale.spec import (
   to_json,
 )
 from bigscale.spec.biggan_deep import PRESETS as DEEP
-from configs import biggan, fashion_biggan, fashion_r3gan
 
 
 def changed(path: str, value: object, base=fashion_r3gan) -> dict:

@@ -5,12 +5,12 @@ import re
 import jax
 import pytest
 
+from bigscale.configs import biggan
 from bigscale.metrics import classifier
 from bigscale.ops.precision import NETWORK
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import MeshSpec, from_config
 from bigscale.train.build import build
-from configs import biggan
 from tests.rounding import products
 
 

@@ -1,6 +1,6 @@
 r"""Run sweeps, fit and draw scaling laws, count collapses, measure noise.
 
-  bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py --out=DIR
+  bigscale scaling sweep --config=sweeps/stacked_mnist --out=DIR
   bigscale scaling fit DIR/curves.csv --x=parameters --x2=images \
       --y=fd_classifier --group=run --status=status
   bigscale scaling report DIR/curves.csv --x=parameters --x2=images \

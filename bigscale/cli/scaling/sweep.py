@@ -1,6 +1,6 @@
 r"""Run the runs of a sweep and write their tables.
 
-  bigscale scaling sweep --config=configs/sweeps/stacked_mnist.py --out=DIR
+  bigscale scaling sweep --config=sweeps/stacked_mnist --out=DIR
   bigscale scaling sweep --config=FILE --out=DIR --part=1/2
   bigscale scaling sweep --config=FILE --out=DIR --jobs=my.env
 
@@ -61,7 +61,7 @@ def run(path: str = "") -> int:
   from bigscale.spec import require
 
   require(not path, f"scaling sweep takes no path; use --config={path}")
-  require_flag(FLAGS, "config", "configs/sweeps/stacked_mnist.py")
+  require_flag(FLAGS, "config", "sweeps/stacked_mnist")
   config = config_of(FLAGS, {"base": RunSpec})
   out = pathlib.Path(require_flag(FLAGS, "out", "runs/sweep"))
   planned = sweep.expand(config)

@@ -1,0 +1,84 @@
+"""What `pip install` puts on a machine: the wheel, its files, its demands."""
+
+import email
+import importlib.metadata
+import re
+import zipfile
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests import wheels
+
+ROOT = wheels.ROOT
+# Libraries that break between minor versions.
+BOUNDED = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+  return wheels.build(tmp_path_factory.mktemp("wheel"))
+
+
+def requirements(wheel):
+  with zipfile.ZipFile(wheel) as archive:
+    (name,) = [n for n in archive.namelist() if n.endswith("/METADATA")]
+    metadata = email.message_from_bytes(archive.read(name))
+  return metadata, [Requirement(r) for r in metadata.get_all("Requires-Dist")]
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+  names = ("bigscale", "configs")
+  expected = {
+    str(path.relative_to(ROOT))
+    for name in names
+    for path in (ROOT / name).rglob("*")
+    if path.is_file() and "__pycache__" not in path.parts
+  }
+  expected = {
+    f"bigscale/{path}" if path.startswith("configs/") else path
+    for path in expected
+  }
+  with zipfile.ZipFile(wheel) as archive:
+    held = {n for n in archive.namelist() if ".dist-info/" not in n}
+  assert held == expected
+  assert "bigscale/configs/fashion_r3gan.py" in held
+  assert any(name.endswith(".array_record") for name in held)
+
+
+def test_the_wheel_is_small_enough_to_pass_around(wheel):
+  assert wheel.stat().st_size < 10e6
+
+
+def test_the_demands_admit_what_is_installed(wheel):
+  """Which is what all other tests run with."""
+  _, found = requirements(wheel)
+  here = [r for r in found if not r.marker or r.marker.evaluate({"extra": ""})]
+  assert {*BOUNDED, "numpy", "ml-collections"} <= {r.name for r in here}
+  for requirement in here:
+    version = importlib.metadata.version(requirement.name)
+    assert requirement.specifier.contains(version, prereleases=True), (
+      f"{requirement} does not admit {version}, which is installed"
+    )
+
+
+def test_untested_versions_are_not_taken(wheel):
+  _, found = requirements(wheel)
+  specifiers = {r.name: r.specifier for r in found if not r.marker}
+  for name in BOUNDED:
+    operators = {s.operator for s in specifiers[name]}
+    assert operators == {">=", "<"}, f"{name}{specifiers[name]}"
+    major = importlib.metadata.version(name).split(".")[0]
+    assert not specifiers[name].contains(f"{int(major) + 1}.0.0")
+
+
+def test_every_extra_is_told_of(wheel):
+  """In the first screen of the README, but for the tests' own."""
+  metadata, _ = requirements(wheel)
+  extras = set(metadata.get_all("Provides-Extra"))
+  assert {"tpu", "cuda", "tpu-plan", "torch", "tensorboard"} <= extras
+  text = (ROOT / "README.md").read_text()
+  screen = text[: text.index("\n## ")]
+  for extra in extras - {"test"}:
+    told = re.search(rf"[`\[]{extra}[`\]]", screen)
+    assert told, f"the README does not tell of {extra}"
