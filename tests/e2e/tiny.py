@@ -51,10 +51,11 @@ def main() -> None:
   workdir, kill_at = sys.argv[1], int(sys.argv[2])
   after = loop._Run._after
 
-  def after_then_die(self: loop._Run, step: int, state: object) -> None:
-    after(self, step, state)
+  def after_then_die(self: loop._Run, step: int, *rest: object) -> bool:
+    leaving = after(self, step, *rest)
     if step == kill_at:
       os.kill(os.getpid(), signal.SIGKILL)
+    return leaving
 
   loop._Run._after = after_then_die
   loop.train(from_config(get_config()), workdir)
