@@ -1,16 +1,14 @@
-"""Eight virtual CPU devices for the whole suite, set before JAX starts."""
+"""Eight virtual CPU devices for the whole suite, set before XLA starts."""
 
 import os
 
-from bigscale.parallel.environment import prepare_cpu
-
-# Compiling takes far longer than running anything here.
-os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
-prepare_cpu(virtual_devices=8)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+
+from bigscale.parallel.environment import prepare_cpu
+from tests import fast_compile
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -24,6 +22,14 @@ _LONGEST = (
   "test_notebooks",
   "test_import_export",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Compiles quickly in the fast tier, where nothing runs for long."""
+  fast = config.option.markexpr == "not slow"
+  flags = fast_compile.FLAGS if fast else fast_compile.NO_EXPENSIVE_PASSES
+  os.environ.setdefault("XLA_FLAGS", flags)
+  prepare_cpu(virtual_devices=8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,10 +1,9 @@
 """How tests compile what runs for a moment only: a third of the time.
 
-Not for tests that train or draw much: programs made so run several times
-slower.
-
-`OPTIONS` are for `jax.jit` and `lower(...).compile`, and `FLAGS` the same for a
-process of its own, as XLA_FLAGS.
+Programs made so run several times slower. `FLAGS` are the XLA_FLAGS of the fast
+tier and of processes that either tier starts; `OPTIONS` are the same for
+`jax.jit` and `lower(...).compile`, for the slow tier. That one trains: for the
+rest it leaves out what LLVM takes longest for, `NO_EXPENSIVE_PASSES`.
 """
 
 from typing import Any
@@ -22,6 +21,7 @@ FLAGS = " ".join(
   for name, value in compiler._CPU_ONCE.items()
   if name not in _SINCE_GONE or _SINCE_GONE[name] > _VERSION
 )
+NO_EXPENSIVE_PASSES = "--xla_llvm_disable_expensive_passes=true"
 
 
 def __getattr__(name: str) -> Any:
