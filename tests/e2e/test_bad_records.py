@@ -101,10 +101,10 @@ def test_more_than_allowed_end_the_run(tmp_path):
   pixels = np.zeros((8, 8, 1), np.uint8)
   for number in range(10):
     (folder / "train" / str(number)).mkdir(parents=True)
-    (folder / "train" / str(number) / "1.png").write_bytes(
-      images.encode(pixels, "png")
-    )
-    (folder / "train" / str(number) / "2.png").write_bytes(b"no image at all")
+    for each in range(20):
+      (folder / "train" / str(number) / f"{each}.png").write_bytes(
+        images.encode(pixels, "png") if each % 2 else b"no image at all"
+      )
   (folder / "val" / "0").mkdir(parents=True)
   (folder / "val" / "0" / "1.png").write_bytes(images.encode(pixels, "png"))
   (folder / "unlabeled").mkdir()
