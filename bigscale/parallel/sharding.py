@@ -107,6 +107,20 @@ class Placement:
     """Whether any leaf may be split."""
     return self.weights != "replicated" and self.mesh.shape[FSDP] > 1
 
+  @property
+  def loops_may_send(self) -> bool:
+    """Whether loops and branches of a program may hold collectives.
+
+    Between CPU processes they may not. XLA starts a program's collectives in
+    one order everywhere, but takes a loop or a branch for done as soon as it
+    has begun. What comes next, and does not need its result, may then send
+    first in one process and last in another, and Gloo matches messages by
+    their order alone. Unrolled, each is one more collective of the program.
+    """
+    devices = list(self.mesh.devices.flat)
+    processes = {device.process_index for device in devices}
+    return devices[0].platform != "cpu" or len(processes) == 1
+
   def axes(self, tree: PyTree) -> PyTree:
     """The split axis of every leaf, -1 for none (None is no leaf)."""
     parts, rules = self.mesh.shape[FSDP], RULES[self.weights]
