@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from bigscale.parallel import multihost
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import Placement
 from bigscale.spec import MeshSpec
@@ -134,3 +135,18 @@ def test_processes_are_seen():
   """One process is free to loop, whatever its devices."""
   mesh = make_mesh(MeshSpec(), jax.devices()[:4])
   assert Placement(mesh).loops_may_send
+
+
+def test_mixed_up_messages_are_explained():
+  """Gloo names a line of C++ and two sizes."""
+  gloo = (
+    "UNKNOWN: Gloo AllGather failed: [enforce fail at gloo/transport/tcp/"
+    "pair.cc:459] op.preamble.length <= op.nbytes. 216 vs 192. "
+  )
+  error, other = map(jax.errors.JaxRuntimeError, (gloo, "UNKNOWN: reset"))
+  multihost.fail(error)
+  multihost.fail(other)
+  (note,) = error.__notes__
+  assert "different orders" in note
+  assert "--virtual_devices" in note
+  assert not hasattr(other, "__notes__")
