@@ -118,8 +118,9 @@ class Placement:
     their order alone. Unrolled, each is one more collective of the program.
     """
     devices = list(self.mesh.devices.flat)
-    processes = {device.process_index for device in devices}
-    return devices[0].platform != "cpu" or len(processes) == 1
+    if devices[0].platform != "cpu":
+      return True
+    return len({device.process_index for device in devices}) == 1
 
   def axes(self, tree: PyTree) -> PyTree:
     """The split axis of every leaf, -1 for none (None is no leaf)."""

@@ -197,7 +197,7 @@ def first_state(model: str, dtype: str):
   case = Case(model, dtype)
   spec = spec_of(case)
   with jax.enable_x64(dtype == "float64"):
-    built = build(spec, make_mesh(MeshSpec(), jax.devices()[:1]))
+    built = build(spec, make_mesh(MeshSpec(), jax.local_devices()[:1]))
     init = built.init.lower().compile(fast_compile.OPTIONS)
     return jax.device_get(init())
 
@@ -220,7 +220,13 @@ def trained(case: Case, steps: int = STEPS):
   batches = data(case)
   with jax.enable_x64(case.dtype == "float64"):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, built.abstract_state)
-    state = jax.device_put(first_state(case.model, case.dtype), shardings)
+    state = jax.tree.map(
+      lambda x, sharding: jax.make_array_from_callback(
+        np.shape(x), sharding, np.asarray(x).__getitem__
+      ),
+      first_state(case.model, case.dtype),
+      shardings,
+    )
     rows = []
     sharding = batch_sharding(built.mesh)
     here = local_rows(sharding, BATCH)
