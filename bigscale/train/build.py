@@ -70,14 +70,17 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
   check_batch(spec.global_batch_size, mesh)
   _check_microbatches(spec, mesh)
   platform = mesh.devices.flat[0].platform
+  placement = Placement(mesh, spec.mesh.weights, spec.mesh.min_split_elements)
+  gather = functools.partial(
+    sharding.gather_shards, may_scatter=placement.may_scatter
+  )
   model = make_model(
     spec.model,
     platform,
     BatchSplit(AXES, mesh.size),
-    sharding.gather_shards if spec.mesh.weights == "fsdp" else None,
+    gather if spec.mesh.weights == "fsdp" else None,
   )
   init = functools.partial(init_state, model, spec)
-  placement = Placement(mesh, spec.mesh.weights, spec.mesh.min_split_elements)
   shapes = jax.eval_shape(init, np.int32(0))
   _check_described(spec, shapes)
   shardings = placement.shardings(shapes)

@@ -300,6 +300,8 @@ class _Run:
     with self._watch.phase("step" if self._compiled else "compile", step):
       state = disturb.state(step, attempt, state)
       program = disturb.program(step, attempt, self._built.step)
+      if not self._compiled:
+        _compile_everywhere(self._built, state, batch)
       state, scalars = program(state, batch)
       scalars = scalars | self._guard.look(step, state, batch)
       self._guard.keep(step, state)
@@ -386,3 +388,15 @@ class _Run:
 
 def _count(params: object) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _compile_everywhere(built: Built, state: GanState, batch: Batch) -> None:
+  """Compiles a step in all processes before it runs in any.
+
+  Gloo, between CPU processes, waits 30 seconds for the others and then ends the
+  run; on busy cores one may compile for minutes longer than another.
+  """
+  if jax.process_count() > 1:
+    # The call that follows finds the program.
+    built.step.lower(state, batch).compile()
+    multihost.barrier("the step is compiled")
