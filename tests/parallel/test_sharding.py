@@ -177,3 +177,31 @@ def test_shards_are_transparent_to_tree_functions():
   doubled = jax.tree.map(lambda x: 2 * x, {"a": shard})
   assert doubled["a"].axis == 0
   np.testing.assert_array_equal(doubled["a"].value, 2.0)
+
+
+def test_gathers_are_differentiated_twice_alike():
+  """A penalty on gradients needs it; with and without a scattered sum."""
+  place = placement(4, 2, "fsdp", least=0)
+  tree = {"kernel": jnp.linspace(-1.0, 1.0, 24).reshape(3, 8)}
+  axes = place.axes(tree)
+
+  def gradient(may_scatter):
+    def here(tree, x_b):
+      def penalty(tree):
+        def out(x_b):
+          shards = place.shards(tree, axes)
+          whole = sharding.gather_shards(shards, may_scatter)
+          return jnp.sum(jnp.tanh(x_b @ whole["kernel"]))
+
+        return jnp.sum(jax.grad(out)(x_b) ** 2)
+
+      return place.sum_gradients(jax.grad(penalty)(tree), axes)
+
+    mapped = place.map_devices(
+      here, in_specs=(place.specs(tree), P(AXES)), out_specs=place.specs(tree)
+    )
+    return jax.jit(mapped)(tree, jnp.linspace(0.0, 1.0, 24).reshape(8, 3))
+
+  scattered, summed = gradient(True)["kernel"], gradient(False)["kernel"]
+  assert jnp.max(jnp.abs(scattered)) > 0.1
+  np.testing.assert_allclose(scattered, summed, rtol=1e-5, atol=1e-6)
