@@ -18,7 +18,7 @@ from bigscale.models.norms import Moments
 from bigscale.models.registry import make_model
 from bigscale.ops import precision, spectral
 from bigscale.ops.images import to_uint8
-from bigscale.parallel import compiler, sharding
+from bigscale.parallel import compiler, multihost, sharding
 from bigscale.parallel.mesh import AXES, check_batch
 from bigscale.parallel.sharding import Placement
 from bigscale.scaling.networks import layers
@@ -117,6 +117,18 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
       compiler_options=options,
     ),
   )
+
+
+def compile_everywhere(built: Built, state: GanState, batch: Batch) -> None:
+  """Compiles a step in all processes before it runs in any.
+
+  Gloo, between CPU processes, waits 30 seconds for the others and then ends the
+  run; on busy cores one may compile for minutes longer than another.
+  """
+  if jax.process_count() > 1:
+    # The call that follows finds the program.
+    built.step.lower(state, batch).compile()
+    multihost.barrier("the step is compiled")
 
 
 def _check_described(spec: RunSpec, shapes: GanState) -> None:

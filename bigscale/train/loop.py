@@ -23,7 +23,7 @@ from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import RunSpec, require, to_json
 from bigscale.train import folder as folders
 from bigscale.train import hooks
-from bigscale.train.build import Built, build
+from bigscale.train.build import Built, build, compile_everywhere
 from bigscale.train.checkpoint import Checkpoints, Restored
 from bigscale.train.claim import Claim
 from bigscale.train.disturb import Disturbance
@@ -301,7 +301,7 @@ class _Run:
       state = disturb.state(step, attempt, state)
       program = disturb.program(step, attempt, self._built.step)
       if not self._compiled:
-        _compile_everywhere(self._built, state, batch)
+        compile_everywhere(self._built, state, batch)
       state, scalars = program(state, batch)
       scalars = scalars | self._guard.look(step, state, batch)
       self._guard.keep(step, state)
@@ -388,15 +388,3 @@ class _Run:
 
 def _count(params: object) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def _compile_everywhere(built: Built, state: GanState, batch: Batch) -> None:
-  """Compiles a step in all processes before it runs in any.
-
-  Gloo, between CPU processes, waits 30 seconds for the others and then ends the
-  run; on busy cores one may compile for minutes longer than another.
-  """
-  if jax.process_count() > 1:
-    # The call that follows finds the program.
-    built.step.lower(state, batch).compile()
-    multihost.barrier("the step is compiled")
