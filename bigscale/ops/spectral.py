@@ -28,10 +28,13 @@ class Iteration(NamedTuple):
   Attributes:
     step: `step(weights, spectra, epsilon) -> Steps`.
     leading: `leading(weights, spectra, epsilon)`: by path, sigma0 [].
+    nests: whether loops and branches may hold it; where not, they are
+      unrolled, and a branch is taken and its result left out.
   """
 
   step: Callable[[Mapping[str, Array], Spectra, float], Steps]
   leading: Callable[[Mapping[str, Array], Spectra, float], dict[str, Array]]
+  nests: bool = True
 
 
 HERE = Iteration(power.iterate, power.leading_values)
@@ -128,7 +131,13 @@ def normalize_often(
     first = {p: (s.sigma[0], s.u[0], v[p][0]) for p, s in stepped.items()}
     return stepped, first
 
-  stepped, firsts = lax.scan(one_more, dict(spectra), None, length=times)
+  stepped, firsts = lax.scan(
+    one_more,
+    dict(spectra),
+    None,
+    length=times,
+    unroll=1 if iteration.nests else times,
+  )
   for path, (sigma_t, u_to, v_t) in firsts.items():
     weight = flat[path]
     sigma_t = jax.vmap(

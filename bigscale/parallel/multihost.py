@@ -252,6 +252,19 @@ def assert_same(name: str, values: dict[str, Any]) -> None:
   decide(name, compare)
 
 
+# In what Gloo, which carries messages between CPU processes, says of one that
+# is longer than what was waited for.
+_MIXED_UP = "op.preamble.length <= op.nbytes"
+_MIXED_UP_NOTE = (
+  "bigscale: a process received a message of another size than it waited for: "
+  "two processes sent their messages in different orders, which they must not "
+  '(docs/scale.md, "Between CPU processes"). Start the command again: it '
+  "resumes from the last checkpoint. If it ends here again, use one process "
+  "with --virtual_devices=N for as many devices, which pairs messages by name, "
+  "and report the config."
+)
+
+
 def fail(error: Exception) -> int:
   """Tells the other processes that this one cannot go on: its exit code.
 
@@ -267,6 +280,8 @@ def fail(error: Exception) -> int:
     2 of bad input; 76 where another process is gone; its code where another
     failed first; else 1.
   """
+  if _MIXED_UP in str(error):
+    error.add_note(_MIXED_UP_NOTE)
   if not jax.distributed.is_initialized():
     return USAGE if isinstance(error, SpecError) else BUG
   return watch().fail(

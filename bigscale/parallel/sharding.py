@@ -20,6 +20,7 @@ split so sends vectors only (`ops/spectral`).
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 
@@ -106,6 +107,36 @@ class Placement:
   def splits(self) -> bool:
     """Whether any leaf may be split."""
     return self.weights != "replicated" and self.mesh.shape[FSDP] > 1
+
+  @property
+  def uses_gloo(self) -> bool:
+    """Whether collectives travel by Gloo: between CPU processes alone."""
+    devices = list(self.mesh.devices.flat)
+    if devices[0].platform != "cpu":
+      return False
+    return len({device.process_index for device in devices}) > 1
+
+  @property
+  def loops_may_send(self) -> bool:
+    """Whether loops and branches of a program may hold collectives.
+
+    Between CPU processes they may not. XLA starts a program's collectives in
+    one order everywhere, but takes a loop or a branch for done as soon as it
+    has begun. What comes next, and does not need its result, may then send
+    first in one process and last in another, and Gloo matches messages by
+    their order alone. Unrolled, each is one more collective of the program.
+    """
+    return not self.uses_gloo
+
+  @property
+  def may_scatter(self) -> bool:
+    """Whether sums may be scattered by one collective.
+
+    Not between CPU processes: Gloo sends from a buffer that it also writes, and
+    elements of a large sum come out wrong now and then (jax-ml/jax#40830).
+    There everything is summed everywhere, and a device takes its part.
+    """
+    return not self.uses_gloo
 
   def axes(self, tree: PyTree) -> PyTree:
     """The split axis of every leaf, -1 for none (None is no leaf)."""
@@ -194,12 +225,17 @@ class Placement:
       elif self.weights == "fsdp":
         # The gather's own backward pass has summed over fsdp.
         parts[i] = leaf
+      elif not self.may_scatter:
+        whole[i] = leaf
       else:
         parts[i] = lax.psum_scatter(
           leaf, FSDP, scatter_dimension=axis, tiled=True
         )
     # One operation for all that are alike, not one for each.
     sums = lax.psum(whole, AXES) | lax.psum(parts, DATA)
+    if self.weights == "zero" and not self.may_scatter:
+      for i, axis in enumerate(jax.tree.leaves(axes)):
+        sums[i] = sums[i] if axis < 0 else _own_part(sums[i], axis)
     return jax.tree.unflatten(structure, [sums[i] for i in range(len(leaves))])
 
   def map_devices(
@@ -220,13 +256,18 @@ class Placement:
     )
 
 
-def gather_shards(tree: PyTree) -> PyTree:
+def gather_shards(tree: PyTree, may_scatter: bool = True) -> PyTree:
   """Inside `map_devices`: every `Shard` made whole, other leaves as they are.
 
   Its backward pass sums gradients over `fsdp` into shards.
+
+  Args:
+    tree: with shards in it.
+    may_scatter: see `Placement`.
   """
+  gather = _gather if may_scatter else _gather_and_sum
   return jax.tree.map(
-    lambda leaf: _gather(leaf.value, leaf.axis) if _is_shard(leaf) else leaf,
+    lambda leaf: gather(leaf.value, leaf.axis) if _is_shard(leaf) else leaf,
     tree,
     is_leaf=_is_shard,
   )
@@ -240,6 +281,25 @@ def _gather(part: jax.Array, axis: int) -> jax.Array:
   if axis < 0:
     return part
   return lax.all_gather(part, FSDP, axis=axis, tiled=True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gather_and_sum(part: jax.Array, axis: int) -> jax.Array:
+  """As `_gather`, with a backward pass that does not scatter."""
+  return _gather(part, axis)
+
+
+def _own_part(whole: jax.Array, axis: int) -> jax.Array:
+  """Inside `map_devices`: what this device keeps of it."""
+  length = whole.shape[axis] // lax.axis_size(FSDP)
+  start = lax.axis_index(FSDP) * length
+  return lax.dynamic_slice_in_dim(whole, start, length, axis)
+
+
+_gather_and_sum.defvjp(
+  lambda part, axis: (_gather(part, axis), None),
+  lambda axis, _, whole: (_own_part(lax.psum(whole, FSDP), axis),),
+)
 
 
 def _spec(axis: int) -> P:

@@ -6,7 +6,7 @@ so that what is planned and measured is what runs.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from bigscale.models.norms import Moments
 from bigscale.models.registry import make_model
 from bigscale.ops import precision, spectral
 from bigscale.ops.images import to_uint8
-from bigscale.parallel import compiler, sharding
+from bigscale.parallel import compiler, multihost, sharding
 from bigscale.parallel.mesh import AXES, check_batch
 from bigscale.parallel.sharding import Placement
 from bigscale.scaling.networks import layers
@@ -72,14 +72,17 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
   check_batch(spec.global_batch_size, mesh)
   _check_microbatches(spec, mesh)
   platform = mesh.devices.flat[0].platform
+  placement = Placement(mesh, spec.mesh.weights, spec.mesh.min_split_elements)
+  gather = functools.partial(
+    sharding.gather_shards, may_scatter=placement.may_scatter
+  )
   model = make_model(
     spec.model,
     platform,
     BatchSplit(AXES, mesh.size),
-    sharding.gather_shards if spec.mesh.weights == "fsdp" else None,
+    gather if spec.mesh.weights == "fsdp" else None,
   )
   init = functools.partial(init_state, model, spec)
-  placement = Placement(mesh, spec.mesh.weights, spec.mesh.min_split_elements)
   shapes = jax.eval_shape(init, np.int32(0))
   _check_described(spec, shapes)
   shardings = placement.shardings(shapes)
@@ -116,6 +119,23 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
       compiler_options=options,
     ),
   )
+
+
+def compile_everywhere(built: Built, inputs: tuple[Any, ...]) -> None:
+  """Compiles a step in all CPU processes before it runs in any.
+
+  Gloo, between them, waits 30 seconds for the others and then ends the run; on
+  busy cores one may compile for minutes longer than another.
+
+  Args:
+    built: of the run.
+    inputs: of the step.
+  """
+  cpu = built.mesh.devices.flat[0].platform == "cpu"
+  if cpu and jax.process_count() > 1:
+    # The call that follows finds the program.
+    built.step.lower(*inputs).compile()
+    multihost.barrier("the step is compiled")
 
 
 def _check_described(spec: RunSpec, shapes: GanState) -> None:

@@ -41,7 +41,12 @@ BOTH, REAL, FAKE, MIXED = range(4)
 
 
 def judge(
-  see: See, reals: Reals, fakes: Fakes, loss: LossSpec, due: Array | None
+  see: See,
+  reals: Reals,
+  fakes: Fakes,
+  loss: LossSpec,
+  due: Array | None,
+  branches: bool = True,
 ) -> Judgement:
   """Logits of both sides, and R1 and R2 where the loss asks for them.
 
@@ -54,15 +59,20 @@ def judge(
     fakes: B of them.
     loss: which penalties there are.
     due: [] bool, whether they are due in this step; None means always.
+    branches: whether D may run in one branch of a program.
   """
   use_r1, use_r2 = loss.r1_gamma.ever_positive, loss.r2_gamma.ever_positive
   if use_r1 != use_r2:
-    real, r1 = _look(see(reals.labels, REAL), reals.images, use_r1, due)
-    fake, r2 = _look(see(fakes.labels, FAKE), fakes.images, use_r2, due)
+    real, r1 = _look(
+      see(reals.labels, REAL), reals.images, use_r1, due, branches
+    )
+    fake, r2 = _look(
+      see(fakes.labels, FAKE), fakes.images, use_r2, due, branches
+    )
     return Judgement(real, fake, r1, r2)
   network = see(interleave(fakes.labels, reals.labels), BOTH)
   both = interleave(fakes.images, reals.images)
-  logits, penalties = _look(network, both, use_r1, due)
+  logits, penalties = _look(network, both, use_r1, due, branches)
   fake, real = logits.reshape(-1, 2).T
   r2, r1 = penalties.reshape(-1, 2).T
   return Judgement(real, fake, r1, r2)
@@ -73,6 +83,7 @@ def _look(
   images: Array,
   penalize: bool,
   due: Array | None,
+  branches: bool,
 ) -> tuple[Array, Array]:
   """Logits [B] and squared gradients [B]."""
 
@@ -87,6 +98,9 @@ def _look(
     return without(images)
   if due is None:
     return penalized(images)
+  if not branches:
+    logits, penalties = penalized(images)
+    return logits, jnp.where(due, penalties, 0)
   return lax.cond(due, penalized, without, images)
 
 

@@ -22,7 +22,7 @@ from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import RunSpec, to_json
 from bigscale.train import folder as folders
 from bigscale.train import hooks, resume
-from bigscale.train.build import Built, build
+from bigscale.train.build import Built, build, compile_everywhere
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.claim import Claim
 from bigscale.train.disturb import Disturbance
@@ -267,7 +267,10 @@ class _Run:
     with self._watch.phase("step" if self._compiled else "compile", step):
       state = disturb.state(step, attempt, state)
       program = disturb.program(step, attempt, self._built.step)
-      state, scalars = program(state, batch, *self._shown_before(step))
+      inputs = (state, batch, *self._shown_before(step))
+      if not self._compiled:
+        compile_everywhere(self._built, inputs)
+      state, scalars = program(*inputs)
       scalars = scalars | self._guard.look(step, state, batch)
       self._guard.keep(step, state)
     self._compiled = True

@@ -80,7 +80,18 @@ class Shared(NamedTuple):
 class Objective:
   """The losses of one model under one spec."""
 
-  def __init__(self, model: GanModel, spec: RunSpec) -> None:
+  def __init__(
+    self, model: GanModel, spec: RunSpec, branches: bool = True
+  ) -> None:
+    """Takes what the spec says of losses.
+
+    Args:
+      model: both networks.
+      spec: of the run.
+      branches: whether a network may run in one branch of a program; where
+        not, lazy penalties are computed in every step and left out of most.
+    """
+    self._branches = branches
     self._model = model
     self._spec = spec
     loss = spec.loss
@@ -150,7 +161,7 @@ class Objective:
     fakes = Fakes(lax.stop_gradient(drawn), samples.codes.labels)
     reals = self._reals(samples.reals)
     see = self._sight(d_weights, samples, shared)
-    judged = judge(see, reals, fakes, loss, shared.due)
+    judged = judge(see, reals, fakes, loss, shared.due, self._branches)
     scalars = self._d_scalars(judged)
     # Adversarial terms and penalties apart in the logs, together here.
     r1 = shared.r1_gamma * jnp.mean(judged.r1)

@@ -53,7 +53,9 @@ class GanStep:
     self.model = model
     self.spec = spec
     self._placement = placement or Placement(_one_device())
-    self._objective = Objective(model, spec)
+    self._objective = Objective(
+      model, spec, branches=self._placement.loops_may_send
+    )
     self._sample_gradient = SampleGradient(spec, self._placement)
     self._iteration = iteration(self._placement)
     self._ready_g = Preparation(model.g, spec, self._placement)
@@ -98,7 +100,10 @@ class GanStep:
       state, scalars = one_d_update(state, (jnp.zeros((), jnp.int32), first))
     else:
       state, per_update = lax.scan(
-        one_d_update, state, (jnp.arange(steps), d_batches)
+        one_d_update,
+        state,
+        (jnp.arange(steps), d_batches),
+        unroll=1 if self._placement.loops_may_send else steps,
       )
       scalars = jax.tree.map(lambda x: jnp.mean(x, axis=0), per_update)
     # A paired G is compared with a batch of its own; others ignore it.

@@ -4,6 +4,8 @@ A weight with spectral norm takes a power step as `model.spectral_update` says.
 The others take one every `model.spectra_interval` steps, for the record alone.
 """
 
+import jax
+import jax.numpy as jnp
 from jax import lax
 
 from bigscale.ops import spectral
@@ -52,14 +54,17 @@ def tracked(
   }
   if not free:
     return player
-  stepped = lax.cond(
-    step % spec.model.spectra_interval == 0,
-    lambda spectra: spectral.track(
-      player.params, spectra, epsilon(spec), iteration
-    ),
-    lambda spectra: spectra,
-    free,
-  )
+  due = step % spec.model.spectra_interval == 0
+
+  def track(spectra: spectral.Spectra) -> spectral.Spectra:
+    return spectral.track(player.params, spectra, epsilon(spec), iteration)
+
+  if iteration.nests:
+    stepped = lax.cond(due, track, lambda spectra: spectra, free)
+  else:
+    stepped = jax.tree.map(
+      lambda new, old: jnp.where(due, new, old), track(free), free
+    )
   return player._replace(spectra={**player.spectra, **stepped})
 
 

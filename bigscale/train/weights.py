@@ -162,7 +162,11 @@ def iteration(placement: Placement) -> spectral.Iteration:
 
     return everywhere
 
-  return spectral.Iteration(spread(power.iterate), spread(power.leading_values))
+  return spectral.Iteration(
+    spread(power.iterate),
+    spread(power.leading_values),
+    nests=placement.loops_may_send,
+  )
 
 
 def scaled(weights: PyTree, factors: dict[str, Array]) -> PyTree:

@@ -123,16 +123,26 @@ def test_small_leaves_stay_whole():
   assert placement(1, 8, least=65).axes(tree) == {"kernel": -1}
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("weights", ["replicated", "zero", "fsdp"])
-def test_gather_then_sum_is_a_product_with_the_number_of_devices(weights):
-  """Weights come whole to every device; gradients come back summed once."""
+def test_gather_then_sum_is_a_product_with_the_number_of_devices(
+  monkeypatch, weights, apart
+):
+  """Weights come whole to every device; gradients come back summed once.
+
+  Between CPU processes by a sum of all: Gloo's scattered one can be wrong.
+  """
+  if apart:
+    monkeypatch.setattr(Placement, "uses_gloo", True)
   place = placement(4, 2, weights, least=0)
   tree = {"kernel": jnp.arange(24.0).reshape(3, 8), "bias": jnp.arange(5.0)}
   axes = place.axes(tree)
 
   def here(tree, rank_b):
     def loss(tree):
-      whole = sharding.gather_shards(place.shards(tree, axes))
+      whole = sharding.gather_shards(
+        place.shards(tree, axes), place.may_scatter
+      )
       assert whole["kernel"].shape == (3, 8)
       return sum(
         jnp.sum(leaf * rank_b[0] * (1 + jnp.arange(leaf.size)).reshape(s))
@@ -151,6 +161,8 @@ def test_gather_then_sum_is_a_product_with_the_number_of_devices(weights):
     )(ready, jnp.arange(8.0))
 
   summed = total(tree)
+  scattered = "reduce-scatter" in total.lower(tree).compile().as_text()
+  assert scattered == (weights != "replicated" and not apart)
   # Ranks 0 to 7 add up to 28.
   np.testing.assert_allclose(
     summed["kernel"], 28 * (1 + np.arange(24)).reshape(3, 8)
@@ -165,3 +177,31 @@ def test_shards_are_transparent_to_tree_functions():
   doubled = jax.tree.map(lambda x: 2 * x, {"a": shard})
   assert doubled["a"].axis == 0
   np.testing.assert_array_equal(doubled["a"].value, 2.0)
+
+
+def test_gathers_are_differentiated_twice_alike():
+  """A penalty on gradients needs it; with and without a scattered sum."""
+  place = placement(4, 2, "fsdp", least=0)
+  tree = {"kernel": jnp.linspace(-1.0, 1.0, 24).reshape(3, 8)}
+  axes = place.axes(tree)
+
+  def gradient(may_scatter):
+    def here(tree, x_b):
+      def penalty(tree):
+        def out(x_b):
+          shards = place.shards(tree, axes)
+          whole = sharding.gather_shards(shards, may_scatter)
+          return jnp.sum(jnp.tanh(x_b @ whole["kernel"]))
+
+        return jnp.sum(jax.grad(out)(x_b) ** 2)
+
+      return place.sum_gradients(jax.grad(penalty)(tree), axes)
+
+    mapped = place.map_devices(
+      here, in_specs=(place.specs(tree), P(AXES)), out_specs=place.specs(tree)
+    )
+    return jax.jit(mapped)(tree, jnp.linspace(0.0, 1.0, 24).reshape(8, 3))
+
+  scattered, summed = gradient(True)["kernel"], gradient(False)["kernel"]
+  assert jnp.max(jnp.abs(scattered)) > 0.1
+  np.testing.assert_allclose(scattered, summed, rtol=1e-5, atol=1e-6)

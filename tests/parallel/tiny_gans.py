@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from bigscale.parallel.mesh import make_mesh
-from bigscale.parallel.rows import to_global
-from bigscale.parallel.sharding import batch_sharding
+from bigscale.parallel.rows import local_rows, to_global
+from bigscale.parallel.sharding import batch_sharding, replicated
 from bigscale.spec import MeshSpec, RunSpec, from_config
 from bigscale.train.build import build
 from bigscale.train.step import GanStep
@@ -30,6 +30,10 @@ class Case(NamedTuple):
     microbatches: of every batch.
     group: of batch norm, samples; 0 is the whole batch.
     permuted: sums over samples in another order.
+    d_steps: updates of D in a step; 0 is two for BigGAN and one for R3GAN.
+    update: of spectral and batch norm in BigGAN. With `step`, averages over
+      microbatches are those of one batch.
+    interval: of R3GAN's penalties, steps.
   """
 
   model: str
@@ -39,11 +43,24 @@ class Case(NamedTuple):
   microbatches: int = 1
   group: int = 0
   permuted: bool = False
+  d_steps: int = 0
+  update: str = "step"
+  interval: int = 1
 
   @property
   def reference(self) -> "Case":
-    """The same training on one device, in one piece."""
-    return Case(self.model, self.dtype, group=self.group)
+    """The same training on one device; in one piece, where that is the same."""
+    parts = self.microbatches if self.update == "forward" else 1
+    return self._replace(
+      mesh=(1, 1), weights="replicated", microbatches=parts, permuted=False
+    )
+
+  @property
+  def name(self) -> str:
+    """For a test, and for arrays in a file."""
+    mesh = "x".join(map(str, self.mesh))
+    parts = [self.model, mesh, self.weights, f"{self.microbatches}parts"]
+    return "-".join(parts + [f"{self.d_steps}d"] * bool(self.d_steps))
 
 
 def r3gan(case: Case) -> dict:
@@ -62,7 +79,12 @@ def r3gan(case: Case) -> dict:
       "spectra_interval": 2,
       "dtype": case.dtype,
     },
-    "loss": {"adversarial": "rpgan", "r1_gamma": 0.5, "r2_gamma": 0.5},
+    "loss": {
+      "adversarial": "rpgan",
+      "r1_gamma": 0.5,
+      "r2_gamma": 0.5,
+      "penalty_interval": case.interval,
+    },
     "augment": {
       "pipe": "ada",
       "transforms": ("blit", "color", "cutout"),
@@ -95,9 +117,8 @@ def biggan(case: Case) -> dict:
       "d_attention": (16,),
       "num_singular_values": 2,
       "batch_norm_group_size": case.group,
-      # Averages over microbatches, as one batch would.
-      "batch_norm_update": "step",
-      "spectral_update": "step",
+      "batch_norm_update": case.update,
+      "spectral_update": case.update,
       "dtype": case.dtype,
     },
     "loss": {"adversarial": "hinge", "orthogonal": 1e-4},
@@ -105,10 +126,27 @@ def biggan(case: Case) -> dict:
   }
 
 
+def biggan_deep(case: Case) -> dict:
+  """As small as it gets: 64 px, one block a side."""
+  config = biggan(case)
+  config["model"] |= {
+    "name": "biggan_deep",
+    "resolution": 64,
+    "g_depth": 1,
+    "d_depth": 1,
+  }
+  return config
+
+
+FAMILIES = {"r3gan": r3gan, "biggan": biggan, "biggan_deep": biggan_deep}
+
+
 def spec_of(case: Case) -> RunSpec:
   """The run, on the case's mesh."""
-  config = {"r3gan": r3gan, "biggan": biggan}[case.model](case)
+  config = FAMILIES[case.model](case)
   config["optim"]["microbatches"] = case.microbatches
+  if case.d_steps:
+    config["optim"]["d_steps"] = case.d_steps
   return from_config(
     {
       "global_batch_size": BATCH,
@@ -159,7 +197,7 @@ def first_state(model: str, dtype: str):
   case = Case(model, dtype)
   spec = spec_of(case)
   with jax.enable_x64(dtype == "float64"):
-    built = build(spec, make_mesh(MeshSpec(), jax.devices()[:1]))
+    built = build(spec, make_mesh(MeshSpec(), jax.local_devices()[:1]))
     init = built.init.lower().compile(fast_compile.OPTIONS)
     return jax.device_get(init())
 
@@ -176,18 +214,30 @@ def data(case: Case) -> Batch:
 
 
 @functools.cache
-def trained(case: Case):
+def trained(case: Case, steps: int = STEPS):
   """Scalars of every step and the final state, on the host."""
   built, step = compiled(case)
   batches = data(case)
   with jax.enable_x64(case.dtype == "float64"):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, built.abstract_state)
-    state = jax.device_put(first_state(case.model, case.dtype), shardings)
+    state = jax.tree.map(
+      lambda x, sharding: jax.make_array_from_callback(
+        np.shape(x), sharding, np.asarray(x).__getitem__
+      ),
+      first_state(case.model, case.dtype),
+      shardings,
+    )
     rows = []
-    for index in range(STEPS):
+    sharding = batch_sharding(built.mesh)
+    here = local_rows(sharding, BATCH)
+    for index in range(steps):
       batch = Batch(batches.images[index], batches.labels[index])
-      state, scalars = step(state, to_global(batch, batch_sharding(built.mesh)))
+      batch = jax.tree.map(lambda x: x[:, here], batch)
+      state, scalars = step(state, to_global(batch, sharding))
       rows.append(jax.device_get(scalars))
+    if jax.process_count() > 1:
+      gather = jax.jit(lambda x: x, out_shardings=replicated(built.mesh))
+      state = gather(state)
     return rows, jax.device_get(state)
 
 
