@@ -27,7 +27,7 @@ _LONGEST = (
 def pytest_configure(config: pytest.Config) -> None:
   """Compiles quickly in the fast tier, where nothing runs for long."""
   fast = config.option.markexpr == "not slow"
-  flags = fast_compile.FLAGS if fast else fast_compile.NO_EXPENSIVE_PASSES
+  flags = fast_compile.FAST_TIER if fast else fast_compile.SLOW_TIER
   os.environ.setdefault("XLA_FLAGS", flags)
   prepare_cpu(virtual_devices=8)
 

@@ -1,9 +1,10 @@
 """How tests compile what runs for a moment only: a third of the time.
 
-Programs made so run several times slower. `FLAGS` are the XLA_FLAGS of the fast
-tier and of processes that either tier starts; `OPTIONS` are the same for
-`jax.jit` and `lower(...).compile`, for the slow tier. That one trains: for the
-rest it leaves out what LLVM takes longest for, `NO_EXPENSIVE_PASSES`.
+Programs made so run several times slower. `OPTIONS` are for `jax.jit` and
+`lower(...).compile`, and `FLAGS` the same as the XLA_FLAGS of a process of its
+own. `FAST_TIER` are the XLA_FLAGS of the fast tier: those of `FLAGS` that the
+TPU's compiler knows, too, which ends a process at one that it does not know.
+The slow tier trains, and leaves out only what LLVM takes longest for.
 """
 
 from typing import Any
@@ -21,7 +22,8 @@ FLAGS = " ".join(
   for name, value in compiler._CPU_ONCE.items()
   if name not in _SINCE_GONE or _SINCE_GONE[name] > _VERSION
 )
-NO_EXPENSIVE_PASSES = "--xla_llvm_disable_expensive_passes=true"
+FAST_TIER = " ".join(f for f in FLAGS.split() if not f.startswith("--xla_cpu"))
+SLOW_TIER = "--xla_llvm_disable_expensive_passes=true"
 
 
 def __getattr__(name: str) -> Any:

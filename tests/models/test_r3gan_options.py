@@ -108,9 +108,11 @@ def test_the_start_is_the_plain_network():
   plain, params = _images(False, False)
   scaled, scaled_params = _images(False, True)
   zeros = {path: 0 * x for path, x in scaled_params.items() if path in _SCALES}
-  np.testing.assert_array_equal(
+  np.testing.assert_allclose(
     scaled(params | zeros, _LATENTS, _LABELS),
     plain(params, _LATENTS, _LABELS),
+    rtol=1e-5,
+    atol=1e-5,
   )
   moved = scaled(params | scaled_params, _LATENTS, _LABELS)
   assert np.abs(moved - plain(params, _LATENTS, _LABELS)).max() > 0.01
