@@ -3,7 +3,8 @@
 import json
 
 from bigscale.report.facts import number
-from bigscale.report.read import Run, attempt_of
+from bigscale.report.history import attempt_of
+from bigscale.report.read import Run
 
 
 def changed_settings(run: Run) -> list[tuple[str, str]]:

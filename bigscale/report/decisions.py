@@ -5,7 +5,8 @@ import json
 from typing import Any
 
 from bigscale.report.facts import number
-from bigscale.report.read import Run, attempt_of
+from bigscale.report.history import attempt_of
+from bigscale.report.read import Run
 from bigscale.report.timeline import ALARMS
 
 _LEVELS = ("ok", "warn", *ALARMS)

@@ -8,7 +8,8 @@ from typing import Any
 
 from bigscale.report.curves import NETWORKS
 from bigscale.report.distance import distance_of
-from bigscale.report.read import Run, is_number
+from bigscale.report.history import is_number
+from bigscale.report.read import Run
 
 _MODELS = {"r3gan": "R3GAN", "biggan": "BigGAN"}
 _RATE = "perf/images_per_second"

@@ -10,7 +10,7 @@ than that the run was down.
 from typing import Any
 
 from bigscale.report.facts import duration
-from bigscale.report.read import is_finite
+from bigscale.report.history import is_finite
 
 # In the order in which a table shows them.
 CATEGORIES = (

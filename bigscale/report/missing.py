@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bigscale.report.read import Run, attempt_of, is_finite
+from bigscale.report.history import attempt_of, is_finite
+from bigscale.report.read import Run
 from bigscale.spec import SpecError
 from bigscale.spec.scores import Score
 

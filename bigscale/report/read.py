@@ -5,13 +5,20 @@ gone back to an earlier step, or may predate a file: none of it is an error.
 """
 
 import collections
-import contextlib
 import dataclasses
 import json
 import math
 import pathlib
 from typing import Any
 
+from bigscale.report.history import (
+  attempt_of,
+  count_in,
+  counts_by_attempt,
+  is_finite,
+  is_number,
+  standing,
+)
 from bigscale.spec import ImageCount
 from bigscale.train import sealed
 
@@ -97,9 +104,8 @@ class Run:
       step: steps taken.
       attempt: in which; None takes the latest.
     """
-    known = [a for a in self.counts if attempt is None or a <= attempt]
-    if known:
-      return self.counts[max(known)].kimg(int(step))
+    if self.counts:
+      return count_in(self.counts, attempt).kimg(int(step))
     return None if self.kimg_per_step is None else step * self.kimg_per_step
 
   def series(self, name: str) -> tuple[list[float], list[float]]:
@@ -123,20 +129,6 @@ class Run:
     for key in path.split("."):
       value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def is_number(value: Any) -> bool:
-  """Whether a value read from JSON is a number, finite or not."""
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def is_finite(value: Any) -> bool:
-  """Whether a value read from JSON is a finite number."""
-  try:
-    return is_number(value) and math.isfinite(value)
-  except OverflowError:
-    # A whole number of hundreds of digits.
-    return False
 
 
 def series(
@@ -187,7 +179,7 @@ def read_whatever(directory: pathlib.Path) -> Run:
       row["kimg"] = row["step"] * images_per_step / 1000
   rows = [row for row in rows if is_finite(row.get("kimg"))]
   events = _with_steps(read_lines(directory / "events.jsonl", notes), notes)
-  history = _standing(events)
+  history = standing(events)
   kept, abandoned = _split_attempts(rows, history)
   command = description.get("command")
   run = Run(
@@ -203,22 +195,9 @@ def read_whatever(directory: pathlib.Path) -> Run:
     kimg_per_step=_kimg_per_step(images_per_step, kept),
     samples=[],
     notes=notes,
-    counts=_counts(history),
+    counts=counts_by_attempt(history),
   )
   return dataclasses.replace(run, samples=_find_samples(run))
-
-
-def _counts(events: list[dict[str, Any]]) -> dict[int, ImageCount]:
-  """The images of attempts in which, or before which, the batch size changed.
-
-  A start and a rollback say it.
-  """
-  found = {}
-  for event in events:
-    if event.get("batches"):
-      with contextlib.suppress(TypeError, ValueError):
-        found[attempt_of(event)] = ImageCount.of(event["batches"])
-  return found
 
 
 def _read_description(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
@@ -297,12 +276,6 @@ def _kimg_per_step(
   return steps[-1]["kimg"] / steps[-1]["step"] if steps else None
 
 
-def attempt_of(row: dict[str, Any]) -> int:
-  """The attempt that a row or an event belongs to."""
-  attempt = row.get("attempt")
-  return int(attempt) if is_finite(attempt) else 0
-
-
 def _with_steps(
   events: list[dict[str, Any]], notes: list[str]
 ) -> list[dict[str, Any]]:
@@ -315,26 +288,6 @@ def _with_steps(
   if odd:
     notes.append(f"events.jsonl has events with steps that are none: {odd}.")
   return sound
-
-
-def _standing(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Leaves out what came after the state that a restart went on from.
-
-  Rows of metrics are cut at a restart, events are not.
-  """
-  standing: list[dict[str, Any]] = []
-  for event in events:
-    if event.get("event") == "start" and is_finite(event.get("step")):
-      moment = _moment(event)
-      standing = [known for known in standing if _moment(known) <= moment]
-    standing.append(event)
-  return standing
-
-
-def _moment(event: dict[str, Any]) -> tuple[int, float]:
-  # A rollback stands if the state that it went back to does.
-  step = event.get("to_step" if event.get("event") == "rollback" else "step")
-  return attempt_of(event), step if is_finite(step) else 0
 
 
 def _split_attempts(

@@ -8,7 +8,8 @@ import dataclasses
 import math
 from typing import Any
 
-from bigscale.report.read import Run, attempt_of, is_finite
+from bigscale.report.history import attempt_of, is_finite
+from bigscale.report.read import Run
 
 ALARMS = ("rollback", "stop")
 _WATCHING = ("verdict", "healthy", "no_healthy_state", "rollback")

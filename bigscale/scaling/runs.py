@@ -17,6 +17,7 @@ from absl import logging
 from bigscale.data.reading import identities_of
 from bigscale.metrics.evaluator import Evaluator
 from bigscale.parallel.mesh import make_mesh
+from bigscale.report.history import count_in, counts_by_attempt, standing
 from bigscale.report.read import read_lines
 from bigscale.scaling.folders import folder_of
 from bigscale.scaling.sweep import Run
@@ -56,9 +57,14 @@ class Outcome(NamedTuple):
 def outcome_of(out: pathlib.Path, run: Run) -> Outcome | None:
   """How a run ended, whoever ran it; None where it has not."""
   folder = folder_of(out, run)
-  for event in reversed(read_lines(folder / "events.jsonl", [])):
+  events = read_lines(folder / "events.jsonl", [])
+  counts = counts_by_attempt(standing(events))
+  # Its batch size may have changed on the way.
+  count = count_in(counts) if counts else run.spec.count
+  total = count.step_of(run.spec.total_kimg)
+  for event in reversed(events):
     kind, step = event.get("event"), event.get("step", 0)
-    if kind == "done" and step >= run.spec.total_steps:
+    if kind == "done" and step >= total:
       return Outcome("done", step)
     if kind == "lost":
       return Outcome("lost", step, event.get("why", ""))
@@ -106,7 +112,7 @@ class Runner:
   def _run_one(self, run: Run, folder: pathlib.Path) -> Outcome:
     (folder / _FAILED).unlink(missing_ok=True)
     try:
-      loop.train(
+      result = loop.train(
         run.spec,
         folder,
         ("bigscale scaling sweep", run.name),
@@ -121,7 +127,7 @@ class Runner:
     except Exception as error:
       logging.error("run %s:\n%s", run.name, traceback.format_exc())
       return _fail(folder, f"{type(error).__name__}: {error}")
-    return Outcome("done", run.spec.total_steps)
+    return Outcome("done", int(result.state.step))
 
   def _prepare(self, spec: RunSpec) -> loop.Prepared:
     """What runs that differ in seed or data alone have in common."""

@@ -91,6 +91,28 @@ def test_steps_of_several_batch_sizes_lie_where_their_images_do(run_dir):
   assert marks == [("alarm", 10.0), ("healthy", 4.0)]
 
 
+def test_a_change_that_was_taken_back_before_a_save_counts_no_image(run_dir):
+  """From step 60 on 200 images, killed, and from step 60 on 100 again."""
+  events = JsonLines(run_dir / "events.jsonl")
+  start = {"event": "start", "step": 60}
+  events.write(start | {"batches": [[0, 100], [60, 200]]})
+  events.write(start)
+  assert read_run(run_dir).kimg_at(80) == 8.0
+
+
+def test_attempts_before_the_first_change_have_the_first_size(run_dir):
+  """100 images a step, back from 80 to 40, and from step 60 on 200."""
+  events = JsonLines(run_dir / "events.jsonl")
+  events.write({"event": "rollback", "step": 80, "to_step": 40, "attempt": 1})
+  change = {"event": "start", "step": 60, "attempt": 1}
+  events.write(change | {"batches": [[0, 100], [60, 200]]})
+  spec = json.loads((run_dir / "spec.json").read_text())
+  spec["spec"]["global_batch_size"] = 200
+  (run_dir / "spec.json").write_text(json.dumps(spec))
+  run = read_run(run_dir)
+  assert [run.kimg_at(80, 0), run.kimg_at(80, 1)] == [8.0, 10.0]
+
+
 @pytest.mark.parametrize("pieces", [7, [7], [[0, "x"]], [[0]], "no", {}])
 def test_odd_batch_sizes_are_passed_over(run_dir, pieces):
   event = {"event": "start", "step": 60, "batches": pieces}

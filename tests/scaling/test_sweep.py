@@ -245,6 +245,22 @@ def test_a_run_that_was_lost_and_then_done_is_done(tmp_path):
   assert runs.outcome_of(tmp_path, run).status == "done"
 
 
+def test_a_run_that_had_larger_batches_on_its_way_is_done_in_fewer_steps(
+  tmp_path,
+):
+  (run,) = sweep.expand(settings(a={"seed": [4]}))
+  folder = runs.folder_of(tmp_path, run)
+  folder.mkdir(parents=True)
+  size = run.spec.images_per_step
+  pieces = [[0, size], [2, 2 * size], [4, size]]
+  event = {"event": "start", "step": 4, "batches": pieces}
+  (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
+  say(folder, "done", run.spec.total_steps - 3)
+  assert runs.outcome_of(tmp_path, run) is None
+  say(folder, "done", run.spec.total_steps - 2)
+  assert runs.is_over(tmp_path, run)
+
+
 def test_tables_have_all_columns_and_empty_cells():
   text = collect.as_csv([{"a": 1, "b": None}, {"a": 0.1234567, "c": "x"}])
   assert list(csv.reader(text.splitlines())) == [
