@@ -156,6 +156,7 @@ RULES = (
       "metrics",
       "data/reading",
       "parallel",
+      "report/history",
       "report/missing",
       "report/read",
       "monitor/scoring",

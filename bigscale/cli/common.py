@@ -58,7 +58,13 @@ def spec_of(values: flags.FlagValues) -> RunSpec:
   """
   if values.config is None:
     raise SpecError("--config is missing; give --config=fashion_r3gan")
-  return from_config(config_of(values))
+  config = config_of(values)
+  if "base" in config:
+    raise SpecError(
+      "--config is of a sweep, which is many runs: `bigscale scaling sweep "
+      "--config=... --out=DIR` runs it; or give the config of one run"
+    )
+  return from_config(config)
 
 
 def define_process_flags(values: flags.FlagValues) -> None:

@@ -236,7 +236,9 @@ def _verify(path: str = "") -> int:
   with _bar() as progress:
     faults = verify(path, VERIFY.workers, progress)
   if faults:
-    raise SpecError("\n".join([f"{path} has faults:", *faults]))
+    raise SpecError(
+      "\n".join([f"{shown(path)} has faults:", *map(shown, faults)])
+    )
   print(f"{shown(path)} is sound")
   return 0
 

@@ -39,6 +39,18 @@ COMMANDS = {
 
 _HOME = re.compile(r"(?<=[=,])~[\w.-]*(?=/|$)")
 
+# Options that name a place on a disk; those of data may be addresses.
+_ON_DISK = (
+  "out",
+  "workdir",
+  "init_from",
+  "neighbours",
+  "statistics",
+  "write_statistics",
+  "jobs",
+  "baseline",
+)
+
 DONE, BUG, USAGE, DIVERGED, PREEMPTED = 0, 1, 2, 3, 75
 # By the name of an exception: importing its module would load JAX.
 _ENDINGS = {
@@ -174,6 +186,7 @@ def _parse(
       raise SpecError(
         f"--config is missing; --config.{setting} changes a setting of it"
       )
+  _check_places(chosen.flags)
   arguments, extra = rest[1:], rest[1 + chosen.max_arguments :]
   if extra:
     raise SpecError(
@@ -181,6 +194,24 @@ def _parse(
       f"(see bigscale {title} --help)"
     )
   return arguments
+
+
+def _check_places(values: Any) -> None:
+  """Refuses addresses where a path is meant: a folder `gs:` would be made.
+
+  Raises:
+    SpecError: an option, or the cache, is one.
+  """
+  named = {
+    f"--{name}": values[name].value for name in _ON_DISK if name in values
+  }
+  named["$BIGSCALE_CACHE"] = os.environ.get("BIGSCALE_CACHE")
+  for name, value in named.items():
+    if "://" in str(value):
+      raise SpecError(
+        f"{name}={value} is an address, not a folder; mount a disk "
+        "(Filestore, NFS) and name a path there"
+      )
 
 
 def _choose(

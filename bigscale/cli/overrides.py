@@ -37,7 +37,15 @@ class _ConfigParser(ConfigFileFlagParser):
   """Reads a config from a file, or a shipped one by its name."""
 
   def parse(self, path: str) -> Any:
-    return super().parse(shipped.locate(path))
+    try:
+      return super().parse(shipped.locate(path))
+    except TypeError as error:
+      if "get_config() takes 0 positional arguments" not in str(error):
+        raise
+      file, _, argument = path.partition(":")
+      raise SpecError(
+        f"{file} takes no argument; leave :{argument} out"
+      ) from error
 
 
 def define_config(values: flags.FlagValues, text: str) -> None:

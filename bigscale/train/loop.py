@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from bigscale.data import notes
 from bigscale.data.manifest import DataError
@@ -212,7 +211,7 @@ class _Run:
       **self._recorder.changed_batches(),
     )
     if first_step >= self._recorder.total_steps:
-      logging.info("nothing to do: %d steps are done", first_step)
+      self._recorder.note(self._scoring.nothing_to_do(first_step))
     self._guard.start(first_step, state)
     step, leaving = first_step, False
     due = first_step and self._every(spec.evaluate.kimg, first_step)

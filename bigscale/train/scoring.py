@@ -4,6 +4,7 @@ from bigscale.metrics.evaluate import Opened
 from bigscale.metrics.evaluator import Evaluator, Scored
 from bigscale.parallel import multihost
 from bigscale.parallel.interruption import InterruptedWorkError
+from bigscale.spec.scores import Score
 from bigscale.train import hooks
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints
@@ -55,6 +56,30 @@ class Scoring:
     said = "is missing" if score is None else f"{score:.4g}"
     self._recorder.note(f"step {step}: {best} {said}")
     return True
+
+  def nothing_to_do(self, step: int) -> str:
+    """Says that a run is at its end, and which scores asked for are not there.
+
+    Args:
+      step: that it stands at.
+    """
+    spec = self._built.spec
+    text = (
+      f"nothing to do: {self._recorder.count.kimg(step):g} kimg are shown, and "
+      f"total_kimg={spec.total_kimg:g}; raise it to go on"
+    )
+    known = self._checkpoints.scores(step)
+    lacking = [
+      name
+      for name in spec.evaluate.scores
+      if known and not set(Score.parse(name).columns) & known.keys()
+    ]
+    if lacking:
+      text += (
+        f". Step {step} was scored without {', '.join(lacking)}: `bigscale "
+        f"evaluate --metrics={','.join(lacking)}` computes it"
+      )
+    return text
 
   def catch_up(self, step: int, state: GanState) -> bool:
     """The same for the step that a run goes on from, unless it was done.

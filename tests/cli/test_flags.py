@@ -119,3 +119,30 @@ def test_a_close_flag_is_offered(capsys):
 def test_counts_are_not_negative(words, flag, capsys):
   assert main(["bigscale", *words, f"--{flag}=-1"]) == 2
   assert f"--{flag}=-1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "words",
+  [
+    ("data", "build", "--input=emoji", "--out=gs://b/set"),
+    ("scaling", "sweep", "--config=sweeps/collapse", "--out=gs://b/c"),
+    ("evaluate", "--workdir=runs/x", "--neighbours=gs://b/x.png"),
+    ("report", "--workdir=s3://b/run"),
+    ("sample", "--workdir=runs/x", "--out=gs://b/x.png"),
+  ],
+)
+def test_an_address_is_no_place_to_write_to(
+  capsys, tmp_path, monkeypatch, words
+):
+  """A folder `gs:` is not made instead."""
+  monkeypatch.chdir(tmp_path)
+  message = refused(capsys, *words)
+  assert f"{words[-1]} is an address, not a folder; mount a disk" in message
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_cache_is_at_no_address(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("BIGSCALE_CACHE", "gs://b/cache")
+  message = refused(capsys, "data", "inspect", "emoji")
+  assert "$BIGSCALE_CACHE=gs://b/cache is an address" in message

@@ -98,6 +98,19 @@ def test_what_is_no_config(value, word, capsys, tmp_path, monkeypatch):
   assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+  ("value", "words"),
+  [
+    ("fashion_r3gan:16", "fashion_r3gan takes no argument; leave :16 out"),
+    ("sweeps/collapse", "bigscale scaling sweep"),
+  ],
+)
+def test_a_config_that_is_used_as_it_is_not_meant(value, words, capsys):
+  message = refusal(capsys, "train", f"--config={value}", "--workdir=run")
+  assert words in message
+  assert message.count("\n") == 1
+
+
 def test_a_config_of_a_user_builds_on_a_shipped_one(
   tmp_path, monkeypatch, capsys
 ):

@@ -97,6 +97,14 @@ def test_a_set_of_such_classes_is_inspected_built_and_verified(
   assert again == open_source(root, "train").class_names
 
 
+def test_a_folder_of_unreadable_records_has_a_line_for_each(root, capsys):
+  _, err = run(capsys, "data", "verify", root, "--workers=1", code=2)
+  title, *faults = err.splitlines()
+  assert title.startswith("bigscale: ")
+  assert faults
+  assert all("cannot be used" in fault for fault in faults)
+
+
 def test_an_unreadable_record_of_any_name_is_one_line(root, tmp_path, capsys):
   source = open_source(root, "train")
   told = []

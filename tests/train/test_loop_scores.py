@@ -121,6 +121,22 @@ def test_the_best_of_a_killed_life_is_kept_to_the_end(tmp_path, built):
   assert saved(tmp_path) == [2, 6]
 
 
+def test_a_run_that_is_done_says_so_and_which_scores_it_lacks(
+  tmp_path, built, capsys
+):
+  life(tmp_path, built, (1, 2, 3, 4, 5, 6))
+  capsys.readouterr()
+  life(tmp_path, built, ())
+  said = capsys.readouterr().err
+  assert "nothing to do: 0.048 kimg are shown, and total_kimg=0.048" in said
+  assert "was scored without" not in said
+  (tmp_path / "checkpoints" / "6" / best.FILE).unlink()
+  best.write(tmp_path / "checkpoints" / "6", 6, {"fd_classifier": 1.0})
+  life(tmp_path, built, ())
+  said = capsys.readouterr().err
+  assert "Step 6 was scored without kid_classifier" in said
+
+
 def test_a_score_that_was_written_but_not_noted_is_noted(tmp_path, built):
   life(tmp_path, built, (1, 2, 3), dies_at=3)
   (tmp_path / "checkpoints" / "3").rename(tmp_path / "3")
