@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import pathlib
+import types
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,11 @@ from bigscale.spec import SpecError, from_config, to_json
 from tests.e2e import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def _result(step):
+  """What `train` returns, as far as a sweep looks."""
+  return types.SimpleNamespace(state=types.SimpleNamespace(step=step))
 
 
 def settings(**blocks):
@@ -286,6 +292,7 @@ def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
     if spec.seed == 3:
       raise SpecError("not with this data")
     say(folder, "done", spec.total_steps)
+    return _result(spec.total_steps)
 
   monkeypatch.setattr(runs.loop, "train", train)
   monkeypatch.setattr(runs, "evaluator_of", lambda spec: object())
@@ -315,7 +322,7 @@ def test_runs_of_other_seeds_and_subsets_share_programs_and_scores(
   tmp_path, monkeypatch
 ):
   built, opened = [], []
-  monkeypatch.setattr(runs.loop, "train", lambda *args, **kwargs: None)
+  monkeypatch.setattr(runs.loop, "train", lambda *a, **k: _result(24))
   monkeypatch.setattr(
     runs, "evaluator_of", lambda spec: opened.append(spec) or object()
   )
@@ -348,7 +355,9 @@ def test_runs_are_scored_with_the_data_as_they_are_now(tmp_path, monkeypatch):
       save(2)
 
   opened = []
-  monkeypatch.setattr(runs.loop, "train", train)
+  monkeypatch.setattr(
+    runs.loop, "train", lambda *a, **k: train(*a, **k) or _result(24)
+  )
   monkeypatch.setattr(runs, "build", lambda spec, mesh: Bare(spec))
   monkeypatch.setattr(
     runs, "evaluator_of", lambda spec: opened.append(spec.seed) or object()
