@@ -180,7 +180,7 @@ def run() -> int:
 
 
 def _end(result: dict[str, Any], is_main: bool = True) -> int:
-  """Prints what came of it: the exit code, 1 where a score is missing."""
+  """Prints the scores and returns the exit code, 1 where a score is missing."""
   if is_main:
     print(json.dumps(result, indent=2))
     for name, why in result.get("failed", {}).items():

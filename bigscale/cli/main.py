@@ -197,10 +197,12 @@ def _parse(
 
 
 def _check_places(values: Any) -> None:
-  """Refuses addresses where a path is meant: a folder `gs:` would be made.
+  """Refuses addresses in options that take a local path.
+
+  A folder named `gs:` would be made otherwise.
 
   Raises:
-    SpecError: an option, or the cache, is one.
+    SpecError: an option, or $BIGSCALE_CACHE, is an address.
   """
   named = {
     f"--{name}": values[name].value for name in _ON_DISK if name in values

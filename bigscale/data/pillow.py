@@ -16,7 +16,7 @@ FORMATS = (
 )
 # As many as Pillow decodes of other formats before it suspects an attack.
 MOST_PIXELS = 178_956_970
-# A file of so many bytes holds that many pixels of RGB, uncompressed.
+# The size of an uncompressed RGB image of `MOST_PIXELS`.
 MOST_BYTES = 3 * MOST_PIXELS
 
 # Images of up to so many are decoded however few bytes they have.

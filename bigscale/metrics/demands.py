@@ -150,7 +150,7 @@ def _check(kind: str, name: str, seen: Seen, known: Known) -> None:
 def _check_within(
   name: str, rule: str, least: tuple[int, int], known: Known
 ) -> None:
-  """The same within every class that there are images of."""
+  """Raises `SpecError` where a class has too few samples or reals."""
   samples, reals = np.asarray(known.sample_counts), None
   there = samples > 0
   if least[1]:

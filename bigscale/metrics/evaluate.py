@@ -45,39 +45,18 @@ from bigscale.spec.scores import Score, by_feature, column
 _log = logging.getLogger(__name__)
 
 
-def make_evaluator(
-  data: DataSpec,
-  *,
-  resolution: int,
-  channels: int,
-  num_classes: int,
-  num_samples: int,
-  scores: Sequence[str] = ("fd_classifier",),
-  num_reals: int = 0,
-  seed: int = 0,
-  cache_dir: str | None = None,
-  classifier_steps: int | None = None,
-  labels: str = "reference",
-) -> Evaluator:
-  """Opens the networks and measures the reals; see `open_evaluation`.
+def make_evaluator(data: DataSpec, **asked: Any) -> Evaluator:
+  """Opens the networks and measures the reals.
+
+  Args:
+    data: see `open_evaluation`.
+    **asked: the other arguments of `open_evaluation`.
 
   Raises:
     SpecError: as `open_evaluation`.
     DataError: the source cannot be read, or too many of its records.
   """
-  return open_evaluation(
-    data,
-    resolution=resolution,
-    channels=channels,
-    num_classes=num_classes,
-    num_samples=num_samples,
-    scores=scores,
-    num_reals=num_reals,
-    seed=seed,
-    cache_dir=cache_dir,
-    classifier_steps=classifier_steps,
-    labels=labels,
-  ).evaluator()
+  return open_evaluation(data, **asked).evaluator()
 
 
 def open_evaluation(

@@ -32,7 +32,7 @@ class Panel(NamedTuple):
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Of its scores."""
+    """Names of the columns of its scores."""
     return tuple(column(kind, self.network.name) for kind in self.kinds)
 
   def without(self, names: Collection[str]) -> "Panel":
@@ -43,7 +43,7 @@ class Panel(NamedTuple):
 
 
 class Scored(NamedTuple):
-  """What came of scoring.
+  """Scores of one evaluation, and why others are missing.
 
   Attributes:
     scores: by column.

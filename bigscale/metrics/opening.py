@@ -48,7 +48,7 @@ class Setup(NamedTuple):
 
   @property
   def rule(self) -> str:
-    """Of the samples' labels."""
+    """The rule by which labels of samples are drawn."""
     return self.labels if self.num_classes else "none"
 
 

@@ -290,7 +290,7 @@ def _gather_and_sum(part: jax.Array, axis: int) -> jax.Array:
 
 
 def _own_part(whole: jax.Array, axis: int) -> jax.Array:
-  """Inside `map_devices`: what this device keeps of it."""
+  """Returns this device's part of an array; inside `map_devices`."""
   length = whole.shape[axis] // lax.axis_size(FSDP)
   start = lax.axis_index(FSDP) * length
   return lax.dynamic_slice_in_dim(whole, start, length, axis)

@@ -1,4 +1,4 @@
-"""Scores that a run was to have and has not, and why."""
+"""Finds the scores that a run was asked for but does not have."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

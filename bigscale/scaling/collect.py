@@ -292,7 +292,7 @@ def _costs(spec: RunSpec, record: Record, outcome: Outcome | None) -> Row:
 
 
 def _count(spec: RunSpec, record: Record) -> ImageCount:
-  """Of the run's images; its batch size may have changed on the way."""
+  """Returns the image count of a run, whose batch size may have changed."""
   if not record.counts:
     return spec.count
   return record.counts[max(record.counts)]

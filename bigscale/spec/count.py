@@ -22,7 +22,7 @@ class ImageCount:
 
   @classmethod
   def of(cls, pieces: Iterable[Sequence[int]]) -> "ImageCount":
-    """Reads what `to_json` gave."""
+    """Returns the count that `to_json` wrote."""
     return cls(tuple((int(first), int(images)) for first, images in pieces))
 
   def to_json(self) -> list[list[int]]:
@@ -36,7 +36,7 @@ class ImageCount:
 
   @property
   def images_per_step(self) -> int:
-    """Of the steps from now on."""
+    """Images shown in each step from now on."""
     return self.pieces[-1][1]
 
   def going_on(self, step: int, images_per_step: int) -> "ImageCount":
@@ -47,7 +47,7 @@ class ImageCount:
     return ImageCount(tuple(pieces))
 
   def steps_of(self, step: int) -> list[tuple[int, int]]:
-    """Of the first `step` steps: (STEPS, IMAGES a step) of each piece."""
+    """Returns (STEPS, IMAGES a step) of each piece up to a step."""
     ends = [first for first, _ in self.pieces[1:]] + [step]
     return [
       (min(end, step) - first, images)
@@ -56,11 +56,11 @@ class ImageCount:
     ]
 
   def images(self, step: int) -> int:
-    """Real images shown after so many steps."""
+    """Returns the number of real images shown in the first `step` steps."""
     return sum(steps * images for steps, images in self.steps_of(step))
 
   def kimg(self, step: int) -> float:
-    """The same in thousands."""
+    """Returns `images` in thousands."""
     return self.images(step) / 1000
 
   def step_of(self, kimg: float) -> int:

@@ -339,12 +339,12 @@ class RunSpec:
 
   @property
   def count(self) -> ImageCount:
-    """Of a run that has this batch size from its first step on."""
+    """The image count of a run that has this batch size throughout."""
     return ImageCount(((0, self.images_per_step),))
 
   @property
   def total_steps(self) -> int:
-    """Steps that make at least `total_kimg`, of such a run."""
+    """Steps of such a run that show at least `total_kimg`."""
     return self.count.step_of(self.total_kimg)
 
   @property

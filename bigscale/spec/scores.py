@@ -18,7 +18,7 @@ def _at_least(count: int) -> Fewest:
 
 
 def _full_rank(dimension: int, classes: int) -> int:
-  """Of a covariance."""
+  """Returns the fewest samples whose covariance has full rank."""
   return dimension + 1
 
 
@@ -143,7 +143,7 @@ class Score(NamedTuple):
 
   @property
   def name(self) -> str:
-    """As it is asked for."""
+    """The score's name, as `evaluate.scores` gives it."""
     return column(self.kind, self.feature)
 
 

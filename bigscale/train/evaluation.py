@@ -182,7 +182,7 @@ class Evaluation:
     return Scored(**told)
 
   def _compare(self, looked: Looked | None, failure: str) -> Scored:
-    """On process 0."""
+    """Computes the scores on process 0; a failure leaves them all out."""
     if looked is None:
       return self.without_any(failure)
     try:

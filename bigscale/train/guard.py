@@ -329,7 +329,7 @@ class Guard:
     return state._replace(attempt=attempt), turned
 
   def _move_data(self, data: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The stream back to `data`, past what was read since: what it skips."""
+    """Sets the stream back to `data` and skips what was read since."""
     here = self._stream.get_state()
     left_out = here["skipped"]
     if self._spec.data == "replay":

@@ -1,4 +1,4 @@
-"""Whether a run gets on: its starts in a row that were lost without a new step.
+"""Counts starts in a row that were lost without a new step.
 
 Whoever starts a run again does so by its exit code: 76 says that a process was
 killed, or hung. Where that comes at the same place each time, it would go on
@@ -64,7 +64,7 @@ class Life:
     self._furthest = max(noted.furthest, _furthest_in(self._folder))
 
   def end(self, code: int, asked: bool) -> tuple[int, str]:
-    """Counts it, where it is to be counted.
+    """Counts a start that was lost without a new step.
 
     Several supervisors of one run count together: all read the same number
     before, and write the same.

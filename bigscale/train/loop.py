@@ -139,7 +139,7 @@ def train(
 
 
 def _open_data(built: Built) -> Stream:
-  """The stream, of the same data on all processes, which are described."""
+  """Opens the stream, checks that all processes see the same data, warns."""
   stream = open_stream(built)
   multihost.assert_same("data", {"outline": stream.outline})
   if multihost.is_main():
@@ -277,7 +277,7 @@ class _Run:
     return state
 
   def _shown_before(self, step: int) -> tuple[np.floating, ...]:
-    """The images shown before a step; () where its number says as much."""
+    """Returns the images shown before a step; () in a uniform run."""
     count = self._recorder.count
     if count.is_uniform:
       return ()

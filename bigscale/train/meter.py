@@ -93,7 +93,7 @@ class Meter:
 
 
 def _step_flops(spec: RunSpec, images: int) -> float:
-  """FLOP of a run's step of so many images."""
+  """Returns the FLOP of a step that shows so many images."""
   if images != spec.images_per_step:
     # Microbatches may have been others, too; they cost nothing.
     spec = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Whether a disk can hold a run: it has to rename a folder with what is in it.
+"""Checks that a disk can rename a folder with its content.
 
 A checkpoint is written to a folder of another name, which is renamed when it is
 whole. A bucket with a flat namespace has no folders: gcsfuse refuses such a
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def check(workdir: str | os.PathLike[str]) -> None:
-  """Refuses a folder in which a folder cannot be renamed; makes it if need be.
+  """Refuses a workdir on a disk that cannot rename folders; makes the workdir.
 
   Warns where the disk is a bucket, of which nothing says whether its renames
   are whole. What cannot be written at all is left to who writes there.
@@ -74,7 +74,7 @@ def check(workdir: str | os.PathLike[str]) -> None:
 
 
 def _try(probe: pathlib.Path) -> str:
-  """Renames a folder with a file in it; says what went wrong, or ""."""
+  """Renames a folder with a file in it; returns the error, or ""."""
   before, after = probe / "before", probe / "after"
   try:
     before.mkdir()

@@ -8,9 +8,9 @@ from bigscale.types import Array
 
 
 def images_seen(spec: RunSpec, step: Array) -> Array:
-  """Real images shown to D before this step, where all steps are alike.
+  """Returns the real images shown to D before a step of a uniform run.
 
-  As the widest float there is.
+  Every step of a uniform run shows as many. The dtype is the widest float.
 
   An int32 would end at 2.1 billion images.
   """

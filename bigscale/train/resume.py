@@ -82,7 +82,7 @@ def count_at(spec: RunSpec, found: Restored) -> ImageCount:
 
 
 def open_checkpoints(folder: folders.RunFolder, spec: RunSpec) -> Checkpoints:
-  """The run's own, the best of which are kept by the spec's score."""
+  """Opens the run's checkpoints, ranked by the score that the spec names."""
   kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
   return Checkpoints(folder.path, kept)
 
@@ -93,7 +93,7 @@ def adopt(
   command: Sequence[str],
   changes: Sequence[Change],
 ) -> None:
-  """Process 0 writes what has changed, or was lost, into `spec.json`."""
+  """Writes `spec.json` on process 0, where settings changed or it was lost."""
   if multihost.is_main() and (changes or not folder.spec.exists()):
     folders.adopt(folder, spec, command)
 
@@ -131,7 +131,7 @@ def open_recorder(
   found: Restored,
   attempt: int,
 ) -> hooks.Recorder:
-  """What writes the run's rows, with the sums of what came before."""
+  """Returns the recorder of a run, with the totals of earlier starts."""
   count = count_at(spec, found)
   meter = Meter(spec, mesh.devices.flat, found.meta, count)
   return hooks.Recorder(folder, spec, found.step, attempt, meter, count)
@@ -144,7 +144,7 @@ def report(
   start: Start | None,
   moved: bool,
 ) -> None:
-  """Writes what a start has found to be otherwise than the run was left.
+  """Writes events for whatever a start found changed or damaged.
 
   Args:
     recorder: of the run.
@@ -174,7 +174,7 @@ def open_folder(
   change: bool,
   begun: bool,
 ) -> tuple[folders.RunFolder, list[Change]]:
-  """Process 0 makes and claims the folder, and all see it and what changes."""
+  """Makes and claims the folder on process 0; all return it and the changes."""
   folder = folders.RunFolder(pathlib.Path(workdir))
 
   def make() -> list[list[Any]]:
@@ -205,7 +205,7 @@ def restore(
   start: Start | None,
   accept_data: bool = False,
 ) -> Restored:
-  """The newest whole checkpoint, or what a new run starts from."""
+  """Returns the newest whole checkpoint, or the start of a new run."""
   latest = multihost.decide("latest step", checkpoints.latest_step)
   if latest is None:
     state = built.init(np.int32(built.spec.seed))

@@ -120,7 +120,7 @@ def test_every_shipped_config_is_found(plain, tmp_path, name):
 
 
 def test_tensorboard(with_extra, tmp_path):
-  """Its own reader reads scalars and grids back, as they are in the run."""
+  """TensorBoard's reader reads back the run's scalars and grids."""
   env = with_extra("tensorboard")
   done(env.bigscale(tmp_path, "train", TINY, "--workdir=run"))
   reader = """
