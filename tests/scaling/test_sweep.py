@@ -5,7 +5,6 @@ import dataclasses
 import importlib
 import json
 import pathlib
-import types
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +14,9 @@ from bigscale.report.read import Run as Record
 from bigscale.scaling import collect, runs, sweep
 from bigscale.spec import SpecError, from_config, to_json
 from tests.e2e import tiny
+from tests.scaling import tiny_runs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-
-
-def _result(step):
-  """What `train` returns, as far as a sweep looks."""
-  return types.SimpleNamespace(state=types.SimpleNamespace(step=step))
 
 
 def settings(**blocks):
@@ -292,7 +287,7 @@ def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
     if spec.seed == 3:
       raise SpecError("not with this data")
     say(folder, "done", spec.total_steps)
-    return _result(spec.total_steps)
+    return tiny_runs.trained_to(spec.total_steps)
 
   monkeypatch.setattr(runs.loop, "train", train)
   monkeypatch.setattr(runs, "evaluator_of", lambda spec: object())
@@ -322,7 +317,9 @@ def test_runs_of_other_seeds_and_subsets_share_programs_and_scores(
   tmp_path, monkeypatch
 ):
   built, opened = [], []
-  monkeypatch.setattr(runs.loop, "train", lambda *a, **k: _result(24))
+  monkeypatch.setattr(
+    runs.loop, "train", lambda *a, **k: tiny_runs.trained_to(24)
+  )
   monkeypatch.setattr(
     runs, "evaluator_of", lambda spec: opened.append(spec) or object()
   )
@@ -353,11 +350,10 @@ def test_runs_are_scored_with_the_data_as_they_are_now(tmp_path, monkeypatch):
   def train(spec, *args, **kwargs):
     if spec.seed == 1:
       save(2)
+    return tiny_runs.trained_to(spec.total_steps)
 
   opened = []
-  monkeypatch.setattr(
-    runs.loop, "train", lambda *a, **k: train(*a, **k) or _result(24)
-  )
+  monkeypatch.setattr(runs.loop, "train", train)
   monkeypatch.setattr(runs, "build", lambda spec, mesh: Bare(spec))
   monkeypatch.setattr(
     runs, "evaluator_of", lambda spec: opened.append(spec.seed) or object()

@@ -13,6 +13,7 @@ from bigscale.scaling.networks import parameters
 from bigscale.spec import from_config, to_json
 from bigscale.train import sealed
 from tests.e2e import tiny
+from tests.scaling import tiny_runs
 
 WIDTHS = {
   "8": {"model.widths": (16, 8)},
@@ -284,6 +285,7 @@ def test_an_edited_run_is_run_anew_in_a_folder_of_its_own(swept, monkeypatch):
     trained.append(folder.name)
     (run,) = (r for r in edited if r.spec.seed == spec.seed)
     finish(swept.out, run._replace(folder=folder.name))
+    return tiny_runs.trained_to(spec.total_steps)
 
   axes = {"width": {"8": WIDTHS["8"]}, "seed": [0, 1]}
   edited = expand(axes, optim__d_lr=2e-3)

@@ -1,5 +1,7 @@
 """Runs of every kind, as small as they come."""
 
+import types
+
 from ml_collections import ConfigDict
 
 from bigscale.spec import from_config
@@ -68,3 +70,8 @@ def spec_from(model, loss, optim, **others):
       | others
     )
   )
+
+
+def trained_to(step: int) -> types.SimpleNamespace:
+  """Returns what a sweep reads of the result of a training."""
+  return types.SimpleNamespace(state=types.SimpleNamespace(step=step))
