@@ -93,7 +93,9 @@ class GanModel(NamedTuple):
 
   `g.apply(variables, latents, labels, train)` takes latents
   [B, latent_dim] and labels [B] int32 and returns images [B, H, W, C] in
-  about [-1, 1] and the new batch statistics.
+  about [-1, 1] and the new batch statistics. With statistics it also takes
+  `passes`: the samples are then those of so many batches, one after the other,
+  and are treated as if each batch had a call of its own.
 
   `d.apply(variables, images, labels)` takes images [B, H, W, C] and returns
   logits [B], at least float32.

@@ -18,7 +18,7 @@ _SINCE_GONE = {"xla_cpu_use_fusion_emitters": (0, 11)}
 _VERSION = tuple(map(int, jaxlib.__version__.split(".")[:2]))
 
 FLAGS = " ".join(
-  f"--{name}={value}"
+  f"--{name}={value}".lower()
   for name, value in compiler._CPU_ONCE.items()
   if name not in _SINCE_GONE or _SINCE_GONE[name] > _VERSION
 )

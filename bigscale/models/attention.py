@@ -4,10 +4,9 @@ import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 
-from bigscale.models.layers import Conv, pool2x
-from bigscale.ops import grouped_conv, precision
+from bigscale.models.layers import Conv
+from bigscale.ops import attention, pooled_conv
 from bigscale.types import Array
 
 
@@ -19,9 +18,11 @@ class Attention(nn.Module):
 
   Attributes:
     dtype: of the weights.
+    platform: of the devices that run it: `cpu`, `gpu` or `tpu`.
   """
 
   dtype: str
+  platform: str = "cpu"
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
@@ -40,10 +41,12 @@ class Attention(nn.Module):
       conv(c // 8, apply=_kernel_alone, name="phi")(x_bhwc),
       conv(c // 2, apply=_kernel_alone, name="g")(x_bhwc),
     )
-    both = grouped_conv.conv(x_bhwc, jnp.concatenate(kernels, axis=-1))
-    both_bml = pool2x(both, jnp.max).reshape(b, h * w // 4, -1)
+    pool = pooled_conv.FORMULATIONS[pooled_conv.choose(self.platform)]
+    both_bhwc = pool(x_bhwc, jnp.concatenate(kernels, axis=-1))
+    both_bml = both_bhwc.reshape(b, h * w // 4, -1)
     key_bmk, value_bmv = jnp.split(both_bml, [c // 8], axis=-1)
-    out_bnv = _attend(query_bnk, key_bmk, value_bmv)
+    attend = attention.FORMULATIONS[attention.choose(self.platform)]
+    out_bnv = attend(query_bnk, key_bmk, value_bmv)
     out_bhwc = conv(c, name="o")(out_bnv.reshape(b, h, w, -1))
     gamma = self.param("gamma", nn.initializers.zeros, (), self.dtype)
     return gamma.astype(x_bhwc.dtype) * out_bhwc + x_bhwc
@@ -53,26 +56,3 @@ def _kernel_alone(x_bhwc: Array, w_hwio: Array) -> Array:
   """A convolution's weights, for one that has several."""
   del x_bhwc
   return w_hwio
-
-
-def _attend(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
-  """Means of the values, weighed by the softmax over m of query times key.
-
-  The softmax divides last, where there are v and not m numbers a place, and
-  its sum is one more column of the product with the values: a TPU would pass
-  over all n x m weights once more for either.
-  """
-  dtype = query_bnk.dtype
-  wide = jnp.promote_types(dtype, jnp.float32)
-  score_bnm = jnp.einsum("bnk,bmk->bnm", query_bnk, key_bmk).astype(wide)
-  top_bn1 = lax.stop_gradient(jnp.max(score_bnm, axis=-1, keepdims=True))
-  weight_bnm = jnp.exp(score_bnm - top_bn1).astype(dtype)
-  ones_bm1 = jnp.ones_like(value_bmv[..., :1])
-  einsum = jnp.einsum if dtype == wide else precision.half(jnp.einsum)
-  sums_bnv = einsum(
-    "bnm,bmv->bnv",
-    weight_bnm,
-    jnp.concatenate([value_bmv, ones_bm1], axis=-1),
-    preferred_element_type=wide,
-  )
-  return (sums_bnv[..., :-1] / sums_bnv[..., -1:]).astype(dtype)

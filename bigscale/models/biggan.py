@@ -120,7 +120,8 @@ class Generator(nn.Module):
         spec, width, self.platform, self.moments, train
       )(x_bhwc.astype(stage_dtype(spec, side)), conditions[i])
       if side in spec.g_attention:
-        x_bhwc = make_block(Attention, f"attention{i}")(spec.dtype)(x_bhwc)
+        attention = make_block(Attention, f"attention{i}")
+        x_bhwc = attention(spec.dtype, self.platform)(x_bhwc)
     x_bhwc = nn.relu(
       _norm(spec, self.moments, None, train, x_bhwc, name="output_norm")
     )
@@ -218,7 +219,8 @@ class Discriminator(nn.Module):
         downsample=x_bhwc.shape[1] > d_smallest_side(spec.resolution),
       )(x_bhwc.astype(stage_dtype(spec, x_bhwc.shape[1])))
       if side in spec.d_attention:
-        x_bhwc = make_block(Attention, f"attention{i}")(spec.dtype)(x_bhwc)
+        attention = make_block(Attention, f"attention{i}")
+        x_bhwc = attention(spec.dtype, self.platform)(x_bhwc)
     return projection_logits(
       x_bhwc, labels, spec.num_classes, _orthogonal, spec.dtype
     )

@@ -21,7 +21,6 @@ from bigscale.models.layers import (
   Conv,
   Dense,
   Embedding,
-  pool2x,
   projection_logits,
   stage_dtype,
 )
@@ -32,6 +31,7 @@ from bigscale.models.norms import (
   Moments,
 )
 from bigscale.ops import resample_conv
+from bigscale.ops.resample import pool2x
 from bigscale.spec import BigganDeepSpec
 from bigscale.spec.biggan_deep import D_WIDTHS, G_WIDTHS, sides
 from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
@@ -129,7 +129,8 @@ class Generator(nn.Module):
           train=train,
         )(x_bhwc.astype(dtype), condition)
       if side in spec.g_attention:
-        x_bhwc = make_block(Attention, f"attention{index}")(spec.dtype)(x_bhwc)
+        attention = make_block(Attention, f"attention{index}")
+        x_bhwc = attention(spec.dtype, self.platform)(x_bhwc)
     norm = AffineBatchNorm(
       spec.batch_norm_momentum,
       spec.batch_norm_epsilon,
@@ -231,7 +232,8 @@ class Discriminator(nn.Module):
           spec, width, downsample=place == 0
         )(x_bhwc.astype(stage_dtype(spec, x_bhwc.shape[1])))
       if x_bhwc.shape[1] in spec.d_attention:
-        x_bhwc = make_block(Attention, f"attention{stage}")(spec.dtype)(x_bhwc)
+        attention = make_block(Attention, f"attention{stage}")
+        x_bhwc = attention(spec.dtype, self.platform)(x_bhwc)
     return projection_logits(
       x_bhwc, labels, spec.num_classes, _orthogonal, spec.dtype
     )

@@ -145,12 +145,6 @@ def stage_dtype(spec: ModelSpec, side: int) -> jnp.dtype:
   return jnp.dtype(jnp.bfloat16 if half else spec.dtype)
 
 
-def pool2x(x_bhwc: Array, reduce: Callable[..., Array]) -> Array:
-  """[B, H, W, C] to [B, H/2, W/2, C] by `reduce` (jnp.mean or jnp.max)."""
-  b, h, w, c = x_bhwc.shape
-  return reduce(x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
-
-
 def projection_logits(
   x_bhwc: Array,
   labels: Array,

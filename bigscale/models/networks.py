@@ -1,5 +1,6 @@
 """From two flax modules to the pure functions that the rest of us sees."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -45,7 +46,7 @@ def gan_model(
 
   Args:
     g: called with (latents, labels, train=...); has a field `gather` for its
-      blocks.
+      blocks and, where it has batch norm, a field `moments`.
     d: called with (images, labels); the same.
     spec: of both.
     gather: of parameters that are split over devices, where `apply` runs;
@@ -69,14 +70,20 @@ def gan_model(
     return {"params": variables["params"], "batch_stats": {}}
 
   def apply_g(
-    variables: Variables, latents: Array, labels: Array, *, train: bool
+    variables: Variables,
+    latents: Array,
+    labels: Array,
+    *,
+    train: bool,
+    passes: int = 1,
   ) -> tuple[Array, Variables]:
     stats = variables["batch_stats"]
     params = gather_rest(gather, variables["params"])
     collections = {"params": params, "batch_stats": stats}
     if not (train and stats):
       return g.apply(collections, latents, labels, train=train), stats
-    images, changed = g.apply(
+    moments = dataclasses.replace(g.moments, passes=passes)
+    images, changed = g.clone(moments=moments).apply(
       collections, latents, labels, train=True, mutable=["batch_stats"]
     )
     return images, changed["batch_stats"]

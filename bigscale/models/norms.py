@@ -27,15 +27,20 @@ class Moments:
   Attributes:
     group_size: samples; consecutive ones make a group. 0 is the whole batch.
     split: where the batch lies.
+    passes: batches that a device's samples are of, one after the other, each
+      with groups of its own.
   """
 
   group_size: int = 0
   split: BatchSplit = BatchSplit()
+  passes: int = 1
 
   def __call__(
     self, x_bhwc: Array, near_c: Array | float = 0.0
   ) -> tuple[Array, Array]:
     """Computes means and biased variances, [G, C] of the G groups here.
+
+    Those of the first pass come first.
 
     The variance is E[(x - k)^2] - E[x - k]^2. Its relative error is about that
     of x times (mean - k)^2 / variance, whatever k is.
@@ -76,8 +81,9 @@ class Moments:
     here, spanned = self._groups(b)
     return b // here * spanned
 
-  def _groups(self, b: int) -> tuple[int, int]:
+  def _groups(self, samples: int) -> tuple[int, int]:
     """How many groups lie here, and over how many devices one is spread."""
+    b = samples // self.passes
     size = self.group_size or b * self.split.devices
     here, spanned = max(1, b // size), max(1, size // b)
     fits = b % size == 0 if b >= size else size % b == 0
@@ -89,7 +95,7 @@ class Moments:
         f"divisor of {devices}; use {b} (each device for itself) or 0 (the "
         "whole batch)"
       )
-    return here, spanned
+    return self.passes * here, spanned
 
 
 class BatchNorm(nn.Module):
@@ -134,9 +140,8 @@ class BatchNorm(nn.Module):
       mean_gc, var_gc = self.moments(x_bhwc.astype(wide), mean.value)
       count = self.moments.samples(b) * h * w
       unbiased_gc = var_gc * (count / max(count - 1, 1))
-      keep = self.momentum
-      mean.value = keep * mean.value + (1 - keep) * jnp.mean(mean_gc, axis=0)
-      var.value = keep * var.value + (1 - keep) * jnp.mean(unbiased_gc, axis=0)
+      mean.value = self._moved(mean.value, mean_gc)
+      var.value = self._moved(var.value, unbiased_gc)
     else:
       mean_gc, var_gc = mean.value[None], var.value[None]
     if mean_gc.shape[0] > 1:
@@ -147,6 +152,17 @@ class BatchNorm(nn.Module):
     shift_bc = bias_bc - mean_gc * scale_bc
     y = x_bhwc * scale_bc[:, None, None] + shift_bc[:, None, None]
     return y.astype(x_bhwc.dtype)
+
+  def _moved(self, running_c: Array, found_gc: Array) -> Array:
+    """Running statistics after each pass in turn."""
+    passes = self.moments.passes
+    means_pc = jnp.mean(
+      found_gc.reshape(passes, -1, found_gc.shape[-1]), axis=1
+    )
+    for i in range(passes):
+      keep = self.momentum
+      running_c = keep * running_c + (1 - keep) * means_pc[i]
+    return running_c
 
 
 class AffineBatchNorm(nn.Module):

@@ -12,13 +12,19 @@ for TPU v5e: 950 MB a step of BigGAN-128).
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from bigscale.types import Array
+
+# Vectors up to this length are orthogonalized together.
+_SHORTEST = 512
 
 
 class Spectrum(NamedTuple):
@@ -83,12 +89,13 @@ def iterate(
   }
   us = {path: lax.stop_gradient(s.u) for path, s in spectra.items()}
   products = _times_all_u(wide, us, exchange)
-  v = {path: gram_schmidt(x, epsilon) for path, x in products.items()}
+  v = _gram_schmidt_of_all(products, epsilon)
   products = _times_all_v(wide, v, exchange)
-  stepped = {}
-  for path, product_ko in products.items():
-    u_ko = gram_schmidt(product_ko, epsilon)
-    stepped[path] = Spectrum(u_ko, jnp.sum(product_ko * u_ko, axis=1))
+  u = _gram_schmidt_of_all(products, epsilon)
+  stepped = {
+    path: Spectrum(u[path], jnp.sum(product_ko * u[path], axis=1))
+    for path, product_ko in products.items()
+  }
   return Steps(stepped, v)
 
 
@@ -222,6 +229,31 @@ def _contract(weight: Array, x_k: Array, axes: tuple[int, ...]) -> Array:
     return jnp.tensordot(x_k, weight, axes=(of_x, axes), precision=highest)
   y = jnp.tensordot(weight, x_k, axes=(axes, of_x), precision=highest)
   return jnp.moveaxis(y, -1, 0)
+
+
+def _gram_schmidt_of_all(
+  vectors: Mapping[str, Array], epsilon: float
+) -> dict[str, Array]:
+  """`gram_schmidt` of the vectors [k, ...] of every path.
+
+  Those of about one length go together, padded with zeros to a power of two:
+  one by one, a large network's are hundreds of tiny operations.
+  """
+  alike: dict[tuple[int, int], dict[str, Array]] = {}
+  for path, x_k in vectors.items():
+    rows = x_k.reshape(x_k.shape[0], -1)
+    length = max(_SHORTEST, 1 << (rows.shape[1] - 1).bit_length())
+    padded = jnp.pad(rows, ((0, 0), (0, length - rows.shape[1])))
+    alike.setdefault(padded.shape, {})[path] = padded
+  found = {}
+  for group in alike.values():
+    together = jax.vmap(functools.partial(gram_schmidt, epsilon=epsilon))(
+      jnp.stack(list(group.values()))
+    )
+    for path, rows in zip(group, together, strict=True):
+      shape = vectors[path].shape
+      found[path] = rows[:, : math.prod(shape[1:])].reshape(shape)
+  return found
 
 
 def gram_schmidt(x_k: Array, epsilon: float) -> Array:

@@ -1,13 +1,23 @@
-"""Doubling and halving of maps with the filter [1, 3, 3, 1] / 8.
+"""Doubling and halving of maps.
 
+`upsample2x` and `downsample2x` have the filter [1, 3, 3, 1] / 8, which is
 [1, 2, 1] convolved with the box [1, 1]: what R3GAN's resamplers use through
-StyleGAN's upfirdn2d (Huang et al. 2024; Karras et al. 2020). Written as its
-two phases, so that no zeros are inserted and multiplied. Borders see zeros.
+StyleGAN's upfirdn2d (Huang et al. 2024; Karras et al. 2020). They are written
+as the filter's two phases, so that no zeros are inserted and multiplied.
+Borders see zeros.
 """
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from bigscale.types import Array
+
+
+def pool2x(x_bhwc: Array, reduce: Callable[..., Array]) -> Array:
+  """[B, H, W, C] to [B, H/2, W/2, C] by `reduce` (jnp.mean or jnp.max)."""
+  b, h, w, c = x_bhwc.shape
+  return reduce(x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
 def upsample2x(x_bhwc: Array) -> Array:

@@ -147,7 +147,7 @@ def _phases(stated: Precision | None, x_bhwc: Array, w_hwio: Array) -> Array:
   for rows in (slice(None, -1), slice(1, None)):
     even, odd = ee + oe[:, rows], eo + oo[:, rows]
     phases.append([even + odd[:, :, :-1], even + odd[:, :, 1:]])
-  return _interleave(phases)
+  return interleave(phases)
 
 
 def _phases_forward(
@@ -311,7 +311,7 @@ def _tap_sums(w_hwio: Array) -> Array:
   return wide.astype(w_hwio.dtype)
 
 
-def _interleave(phases: Sequence[Sequence[Array]]) -> Array:
+def interleave(phases: Sequence[Sequence[Array]]) -> Array:
   """Phases [row][column] of [B, H, W, C] to the map [B, 2H, 2W, C].
 
   As a sum of four maps with zeros in between, which a compiler makes one loop

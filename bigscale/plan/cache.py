@@ -1,9 +1,9 @@
 """Plans that were made before.
 
 A plan's file is named by a fingerprint of all that decides it: spec, topology,
-effort, versions, and the text of this package, so that no change of code
-leaves an old plan behind. A file that cannot be read is planned again, and one
-that cannot be written is done without.
+effort, versions, what the environment tells XLA, and the text of this package,
+so that no change of code leaves an old plan behind. A file that cannot be read
+is planned again, and one that cannot be written is done without.
 """
 
 import functools
@@ -16,6 +16,7 @@ from typing import Any
 
 import bigscale
 from bigscale import temporary
+from bigscale.parallel import compiler
 from bigscale.plan.topology import Topology
 from bigscale.spec import RunSpec, to_json
 
@@ -42,7 +43,8 @@ def path_of(
     effort: of the compiler.
     versions: of the library, JAX and libtpu.
   """
-  content = [to_json(spec), topology.name, effort, versions, _sources()]
+  told = [os.environ.get(name, "") for name in compiler.ENVIRONMENT]
+  content = [to_json(spec), topology.name, effort, versions, told, _sources()]
   text = json.dumps(content, sort_keys=True)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
   label = topology.name.replace(":", "_")

@@ -2,7 +2,8 @@
 
 A plan is a dictionary of JSON values, all of one device and one step:
 
-    topology, devices, mesh, global_batch_size, model, effort, versions
+    topology, devices, mesh, global_batch_size, model, effort, versions,
+      compiler_options
     precision (of the spec), float32_products {network | half | elsewhere:
       {precision: {count, flops, cycles_seconds}}}
     fits, hbm_bytes_per_device (at the fullest moment), hbm_limit_bytes,
@@ -90,6 +91,11 @@ def text(plan: Plan) -> str:
   rows.append(
     ("compiled", f"in {plan['compile_seconds']:.0f} s, effort {plan['effort']}")
   )
+  options = plan["compiler_options"]
+  rows += [
+    ("" if i else "with", f"{name}={options[name]}")
+    for i, name in enumerate(sorted(options))
+  ]
   lines = _aligned(rows)
   for title in ("advice", "warnings"):
     if plan[title]:

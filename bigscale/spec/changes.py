@@ -82,6 +82,7 @@ NATURES: Mapping[str, Nature] = {
   "optim.epsilon": _RATE,
   "optim.d_steps": Nature("fixed", "it is the order of the players' updates"),
   "optim.microbatches": _MOMENTS,
+  "optim.fakes_at_once": FREE,
   "optim.ema_decay": _AVERAGE,
   "optim.ema_half_life_kimg": _AVERAGE,
   "optim.ema_start_kimg": Nature(

@@ -1,6 +1,7 @@
 """Specs of everything around the model, and of the run as a whole."""
 
 import dataclasses
+import re
 from typing import Literal
 
 from bigscale.spec.base import Schedule, check_kimg, require
@@ -28,6 +29,10 @@ class OptimSpec:
     microbatches: parts that every batch is computed in, one after the other,
       for less memory (gradient accumulation). The gradient is that of the
       whole batch, and crosses devices once.
+    fakes_at_once: whether one forward pass of G draws the fakes of all D
+      updates of a step, where its weights stand still meanwhile. Faster, and
+      takes the memory of `d_steps` batches in that pass. Batch norm treats each
+      batch alone either way.
     ema_decay: kept share of G's average at each step (BigGAN: 0.9999).
     ema_half_life_kimg: used in its place where given: the decay is
       0.5^(batch / half-life) (R3GAN).
@@ -41,6 +46,7 @@ class OptimSpec:
   epsilon: float = 1e-8
   d_steps: int = 1
   microbatches: int = 1
+  fakes_at_once: bool = True
   ema_decay: float = 0.9999
   ema_half_life_kimg: Schedule | None = None
   ema_start_kimg: float = 0.0
@@ -194,12 +200,22 @@ class OperationsSpec:
     hang_seconds: that a process may wait for data or for a step; then all end
       with exit code 76, and say who waited for what. 0 waits for ever.
     pause_factor: so many times longer may compiling, scoring and saving take.
+    compiler_options: NAME=VALUE of XLA's compiler, for the run's programs; they
+      come before the project's own (`parallel/compiler`). NAME= leaves that
+      option as XLA has it.
   """
 
   hang_seconds: float = 1800.0
   pause_factor: float = 8.0
+  compiler_options: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
+    for option in self.compiler_options:
+      require(
+        re.fullmatch(r"xla_\w+=.*", option) is not None,
+        f"operations.compiler_options has {option!r}; write "
+        "xla_NAME=VALUE, without dashes",
+      )
     require(
       self.hang_seconds >= 0 and self.pause_factor >= 1,
       f"operations.hang_seconds={self.hang_seconds} must be 0 or more, and "

@@ -48,6 +48,7 @@ class Built(NamedTuple):
       samples (`train/probe`).
     sample: `sample(ema, latents, labels) -> uint8 [B, H, W, C]`, whole on
       every device.
+    compiler_options: of these programs.
   """
 
   spec: RunSpec
@@ -60,6 +61,7 @@ class Built(NamedTuple):
   abstract_heldout: Batch
   probe: Callable[[GanState, Batch, Batch], Scalars]
   sample: Callable[[Average, Array, Array], Array]
+  compiler_options: dict[str, str]
 
 
 def build(spec: RunSpec, mesh: Mesh) -> Built:
@@ -88,7 +90,9 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
   shardings = placement.shardings(shapes)
   whole = sharding.replicated(mesh)
   probe = Probe(model, spec, placement)
-  options = compiler.options(platform)
+  options = compiler.options(
+    mesh.devices.flat[0], spec.operations.compiler_options
+  )
 
   def sample(ema: Average, latents: Array, labels: Array) -> Array:
     codes = Codes(latents, labels)
@@ -118,6 +122,7 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
       out_shardings=whole,
       compiler_options=options,
     ),
+    compiler_options=options,
   )
 
 

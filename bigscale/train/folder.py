@@ -48,7 +48,7 @@ class RunFolder:
 
   @property
   def spec(self) -> pathlib.Path:
-    """The resolved spec, versions and command."""
+    """The resolved spec, versions, command and environment."""
     return self.path / "spec.json"
 
   @property
@@ -72,6 +72,7 @@ def create(
   command: Sequence[str],
   claim: Claim | None = None,
   *,
+  environment: Mapping[str, Any] | None = None,
   change: bool = False,
   begun: bool = False,
 ) -> RunFolder:
@@ -85,6 +86,7 @@ def create(
     spec: of the run.
     command: recorded.
     claim: taken on the folder; None where nobody else can know of it.
+    environment: recorded.
     change: whether settings may change that change the run's numbers.
     begun: whether there are checkpoints. Then a `spec.json` that is missing
       stays so until `adopt`.
@@ -103,7 +105,7 @@ def create(
       _check_same(folder, spec, change)
       begun = False
     if not begun and not changes_in(folder, spec):
-      adopt(folder, spec, command)
+      adopt(folder, spec, command, environment)
   return folder
 
 
@@ -122,8 +124,19 @@ def _clear(folder: RunFolder) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def adopt(folder: RunFolder, spec: RunSpec, command: Sequence[str]) -> None:
+def adopt(
+  folder: RunFolder,
+  spec: RunSpec,
+  command: Sequence[str],
+  environment: Mapping[str, Any] | None = None,
+) -> None:
   """Writes the settings that a run has from now on.
+
+  Args:
+    folder: of the run.
+    spec: its settings.
+    command: that started it.
+    environment: what XLA was told (`compiler.environment`).
 
   Raises:
     SpecError: the folder cannot be written.
@@ -132,6 +145,7 @@ def adopt(folder: RunFolder, spec: RunSpec, command: Sequence[str]) -> None:
     "spec": to_json(spec),
     "versions": versions(),
     "command": list(command),
+    "environment": dict(environment or {}),
   }
   with _writable(folder):
     write_whole(folder.spec, json.dumps(sealed.seal(content), indent=2))

@@ -15,7 +15,7 @@ from bigscale.data.manifest import DataError
 from bigscale.data.pipeline import Stream
 from bigscale.metrics.evaluate import Opened
 from bigscale.metrics.evaluator import Evaluator
-from bigscale.parallel import multihost, rows
+from bigscale.parallel import compiler, multihost, rows
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import RunSpec, to_json
@@ -105,8 +105,15 @@ def train(
   start = read_start(built, init_from) if init_from and not begun else None
   prepared = prepared if begun else _open_scores(prepared, built)
   claim = Claim()
+  environment = compiler.environment(built.compiler_options)
   folder, changes = resume.open_folder(
-    workdir, spec, command, claim, change=change, begun=begun
+    workdir,
+    spec,
+    command,
+    claim,
+    environment=environment,
+    change=change,
+    begun=begun,
   )
   checkpoints = resume.open_checkpoints(folder, spec)
   try:
@@ -122,7 +129,7 @@ def train(
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
       resume.take_changes(recorder, guard, found.step, changes)
-      resume.adopt(folder, spec, command, changes)
+      resume.adopt(folder, spec, command, changes, environment)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step)
     except hooks.DivergedError as error:
@@ -207,6 +214,7 @@ class _Run:
       processes=jax.process_count(),
       dataset_images=self._stream.images,
       parameters={"g": _count(state.g.params), "d": _count(state.d.params)},
+      compiler_options=self._built.compiler_options,
       seconds=self._watch.take_seconds(),
       **self._recorder.changed_batches(),
     )

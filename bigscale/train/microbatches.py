@@ -32,6 +32,76 @@ SampleLoss = Callable[
 ]
 
 
+# (what adds up, batch statistics, inputs of one microbatch) -> the first two
+# after it, and what was found in it.
+OnePart = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
+
+
+class Microbatches:
+  """How one device computes its samples: in parts, one after the other.
+
+  Attributes:
+    count: of parts.
+    in_turn: whether a part starts from the batch statistics that the one before
+      it has moved. If not, all start from the same, and their results are
+      averaged.
+  """
+
+  def __init__(self, spec: RunSpec, placement: Placement) -> None:
+    self.count = spec.optim.microbatches
+    update = getattr(spec.model, "batch_norm_update", "step")
+    self.in_turn = self.count > 1 and update == "forward"
+    # XLA's CPU backend runs convolutions in loops by a slow path: an R3GAN step
+    # takes eight times as long.
+    on_cpu = placement.mesh.devices.flat[0].platform == "cpu"
+    self._unrolled = self.count if on_cpu else 1
+    # Of one batch norm group, which stays in one microbatch.
+    self._group = max(getattr(spec.model, "batch_norm_group_size", 0), 1)
+
+  def run(
+    self, one: OnePart, start: PyTree, stats: PyTree, inputs: PyTree
+  ) -> tuple[PyTree, PyTree, PyTree]:
+    """Calls `one` for every microbatch; inside `map_devices`.
+
+    Args:
+      one: see `OnePart`.
+      start: of what adds up.
+      stats: of G, before.
+      inputs: arrays [count, ...].
+
+    Returns:
+      What has added up; statistics, moved; what was found, [count, ...].
+    """
+
+    def step(carry: tuple, inputs: PyTree) -> tuple[tuple, tuple]:
+      total, moved = carry
+      total, moved, found = one(total, moved if self.in_turn else stats, inputs)
+      return (total, moved), (moved, found)
+
+    if self.count == 1:
+      total, moved, found = one(start, stats, jax.tree.map(_first, inputs))
+      found = jax.tree.map(lambda x: x[None], found)
+    else:
+      (total, moved), (each, found) = lax.scan(
+        step, (start, stats), inputs, length=self.count, unroll=self._unrolled
+      )
+      moved = moved if self.in_turn else means(each)
+    # Groups of batch norm may differ from device to device.
+    return total, lax.pmean(moved, AXES) if self._group > 1 else moved, found
+
+  def split(self, x: Array) -> Array:
+    """[b, ...] to [count, b / count, ...]."""
+    rest = x.shape[1:]
+    x = x.reshape(-1, self.count, self._group, *rest)
+    return jnp.moveaxis(x, 1, 0).reshape(self.count, -1, *rest)
+
+  def join(self, x: Array) -> Array:
+    """What `split` was given."""
+    rest = x.shape[2:]
+    x = x.reshape(self.count, -1, self._group, *rest)
+    return jnp.moveaxis(x, 0, 1).reshape(-1, *rest)
+
+
 class Outcome(NamedTuple):
   """Of all samples of an update.
 
@@ -63,25 +133,16 @@ class SampleGradient:
       SpecError: the noise scale is asked for, and a batch has no parts.
     """
     self._placement = placement
-    self._parts = spec.optim.microbatches
-    # XLA's CPU backend runs convolutions in loops by a slow path: an R3GAN step
-    # takes eight times as long.
-    on_cpu = placement.mesh.devices.flat[0].platform == "cpu"
-    self._unrolled = self._parts if on_cpu else 1
+    self._microbatches = Microbatches(spec, placement)
     self._batch_size = spec.global_batch_size
     self._noise_scale = spec.log.noise_scale
     require(
-      not self._noise_scale or self._parts * placement.devices > 1,
+      not self._noise_scale or self._all_parts > 1,
       "log.noise_scale compares the gradients of parts of a batch, but one "
       "device takes all of it at once; use optim.microbatches=2 or more, or "
       "more devices",
     )
     self._half = jnp.dtype(spec.mesh.gradient_dtype)
-    # Of one batch norm group, which stays in one microbatch.
-    self._group = max(getattr(spec.model, "batch_norm_group_size", 0), 1)
-    self._grouped = self._group > 1
-    update = getattr(spec.model, "batch_norm_update", "step")
-    self._chain_stats = update == "forward"
 
   def __call__(
     self,
@@ -102,14 +163,16 @@ class SampleGradient:
       samples: arrays [B, ...].
       shared: arrays that all samples see.
     """
-    placement = self._placement
+    placement, parts = self._placement, self._microbatches
     own_axes = placement.axes(own.weights)
     other_axes = placement.axes(other.weights)
 
     def here(
       own: Ready, other: Ready, stats: PyTree, samples: PyTree, shared: PyTree
     ) -> Outcome:
-      def microbatch(stats: PyTree, inputs: tuple) -> tuple[Outcome, PyTree]:
+      def one(
+        total: PyTree, stats: PyTree, inputs: tuple
+      ) -> tuple[PyTree, PyTree, tuple]:
         own_factors, other_factors, part = inputs
         theirs = placement.shards(
           scaled(other.weights, other_factors), other_axes
@@ -121,20 +184,35 @@ class SampleGradient:
           ours = placement.shards(scaled(weights, factors), own_axes)
           return loss(ours, theirs, stats, part, shared)
 
-        gradients, (stats, scalars) = jax.grad(
+        (gradient, of_factors), (stats, scalars) = jax.grad(
           of_weights, argnums=(0, 1), has_aux=True
         )(own.weights, own_factors)
         if self._noise_scale:
-          scalars = {**scalars, _PART_SQUARE: probes.square(gradients[0])}
-        return Outcome(Ready(*gradients), stats, scalars, {})
+          scalars = {**scalars, _PART_SQUARE: probes.square(gradient)}
+        if total is not None:
+          gradient = jax.tree.map(
+            lambda t, g: t + g.astype(t.dtype), total, gradient
+          )
+        return gradient, stats, (of_factors, scalars)
 
-      if self._parts == 1:
-        outcome = microbatch(stats, ({}, {}, samples))
-      else:
-        outcome = self._one_after_the_other(
-          microbatch, own, other, stats, samples
+      # Several add up in float32.
+      start = jax.tree.map(_wide_zeros, own.weights)
+      total, stats, (of_factors, scalars) = parts.run(
+        one,
+        start if parts.count > 1 else None,
+        stats,
+        (own.factors, other.factors, jax.tree.map(parts.split, samples)),
+      )
+      if parts.count > 1:
+        # A factor belongs to one microbatch, of which the mean has a share.
+        total, of_factors = jax.tree.map(
+          lambda t: t / parts.count, (total, of_factors)
         )
-      return self._over_devices(outcome, own.weights, own_axes)
+      return self._over_devices(
+        Outcome(Ready(total, of_factors), stats, means(scalars), {}),
+        own.weights,
+        own_axes,
+      )
 
     outcome = placement.map_devices(
       here,
@@ -151,55 +229,21 @@ class SampleGradient:
     )(own, other, batch_stats, samples, shared)
     return self._with_noise(outcome) if self._noise_scale else outcome
 
+  @property
+  def _all_parts(self) -> int:
+    """Of a global batch: those whose gradients are taken apart."""
+    return self._microbatches.count * self._placement.devices
+
   def _with_noise(self, outcome: Outcome) -> Outcome:
     """Puts `probes.gradient_noise` in place of the parts' squares."""
     scalars = dict(outcome.scalars)
     noise = probes.gradient_noise(
       scalars.pop(_PART_SQUARE),
       probes.square(outcome.gradients.weights),
-      self._parts * self._placement.devices,
+      self._all_parts,
       self._batch_size,
     )
     return outcome._replace(scalars=scalars, noise=noise)
-
-  def _one_after_the_other(
-    self,
-    microbatch: Callable[[PyTree, tuple], Outcome],
-    own: Ready,
-    other: Ready,
-    stats: PyTree,
-    samples: PyTree,
-  ) -> Outcome:
-    """Means over microbatches; gradients add up in float32."""
-
-    def wide(weight: Array) -> Array:
-      dtype = jnp.promote_types(weight.dtype, jnp.float32)
-      return jnp.zeros(weight.shape, dtype)
-
-    def one_more(carry: tuple, inputs: tuple) -> tuple[tuple, tuple]:
-      total, moved = carry
-      outcome = microbatch(moved if self._chain_stats else stats, inputs)
-      total = jax.tree.map(
-        lambda t, g: t + g.astype(t.dtype), total, outcome.gradients.weights
-      )
-      kept = (outcome.gradients.factors, outcome.batch_stats, outcome.scalars)
-      return (total, outcome.batch_stats), kept
-
-    start = (jax.tree.map(wide, own.weights), stats)
-    inputs = (own.factors, other.factors, jax.tree.map(self._split, samples))
-    (total, last), (factors, stats_t, scalars_t) = lax.scan(
-      one_more, start, inputs, length=self._parts, unroll=self._unrolled
-    )
-    return Outcome(
-      gradients=Ready(
-        jax.tree.map(lambda t: t / self._parts, total),
-        # Each belongs to one microbatch, of which the mean has a share.
-        jax.tree.map(lambda t: t / self._parts, factors),
-      ),
-      batch_stats=last if self._chain_stats else _means(stats_t),
-      scalars=_means(scalars_t),
-      noise={},
-    )
 
   def _over_devices(
     self, outcome: Outcome, weights: PyTree, axes: PyTree
@@ -213,25 +257,23 @@ class SampleGradient:
 
     gradients = jax.tree.map(to_send, outcome.gradients.weights, weights)
     sums = placement.sum_gradients(gradients, axes)
-    stats = outcome.batch_stats
-    if self._grouped:
-      stats = lax.pmean(stats, AXES)
-    return Outcome(
+    return outcome._replace(
       gradients=Ready(
         jax.tree.map(lambda t: t / placement.devices, sums),
         lax.pmean(outcome.gradients.factors, AXES),
       ),
-      batch_stats=stats,
       scalars=lax.pmean(outcome.scalars, AXES),
-      noise={},
     )
 
-  def _split(self, x: Array) -> Array:
-    """[b, ...] to [microbatches, b / microbatches, ...]."""
-    parts, rest = self._parts, x.shape[1:]
-    x = x.reshape(-1, parts, self._group, *rest)
-    return jnp.moveaxis(x, 1, 0).reshape(parts, -1, *rest)
 
-
-def _means(tree: PyTree) -> PyTree:
+def means(tree: PyTree) -> PyTree:
+  """Over the first axis."""
   return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+
+
+def _first(x: Array) -> Array:
+  return x[0]
+
+
+def _wide_zeros(weight: Array) -> Array:
+  return jnp.zeros(weight.shape, jnp.promote_types(weight.dtype, jnp.float32))

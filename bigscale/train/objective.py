@@ -53,12 +53,14 @@ class Samples(NamedTuple):
     codes: of as many fakes.
     draws: by use of D, uniform numbers [B, passes, n] of its augmentation.
     mix: [B] in [0, 1], of the mixtures of WGAN-GP; None without.
+    fakes: [B, H, W, C] of these codes, for D; None for G, which draws its own.
   """
 
   reals: Reals
   codes: Codes
   draws: dict[int, Array]
   mix: Array | None
+  fakes: Array | None = None
 
 
 class Shared(NamedTuple):
@@ -150,15 +152,15 @@ class Objective:
   def d_loss(
     self,
     d_weights: PyTree,
-    g_weights: PyTree,
-    batch_stats: PyTree,
+    no_weights: PyTree,
+    no_stats: PyTree,
     samples: Samples,
     shared: Shared,
   ) -> tuple[Array, tuple[PyTree, Scalars]]:
-    """[] of D with its penalties; G's statistics, moved; scalars []."""
+    """[] of D with its penalties; {}, as G was before; scalars []."""
+    del no_weights
     loss = self._spec.loss
-    drawn, batch_stats = self._generate(g_weights, batch_stats, samples.codes)
-    fakes = Fakes(lax.stop_gradient(drawn), samples.codes.labels)
+    fakes = Fakes(samples.fakes, samples.codes.labels)
     reals = self._reals(samples.reals)
     see = self._sight(d_weights, samples, shared)
     judged = judge(see, reals, fakes, loss, shared.due, self._branches)
@@ -177,10 +179,7 @@ class Objective:
       )
       scalars["d/gradient_penalty"] = term
       penalty = penalty + loss.gradient_penalty * term
-    return scalars["d/loss"] + penalty, (
-      lax.stop_gradient(batch_stats),
-      scalars,
-    )
+    return scalars["d/loss"] + penalty, (no_stats, scalars)
 
   def g_loss(
     self,
@@ -192,7 +191,12 @@ class Objective:
   ) -> tuple[Array, tuple[PyTree, Scalars]]:
     """[] of G; its statistics, moved; scalars []."""
     see = self._sight(d_weights, samples, shared)
-    drawn, batch_stats = self._generate(g_weights, batch_stats, samples.codes)
+    drawn, batch_stats = self._model.g.apply(
+      {"params": g_weights, "batch_stats": batch_stats},
+      samples.codes.latents,
+      samples.codes.labels,
+      train=True,
+    )
     fake = see(samples.codes.labels, FAKE)(drawn)
     real = None
     if self._adversarial.paired:
@@ -200,15 +204,6 @@ class Objective:
       real = see(reals.labels, REAL)(reals.images)
     loss = jnp.mean(self._adversarial.g(real, fake))
     return loss, (lax.stop_gradient(batch_stats), {"g/loss": loss})
-
-  def _generate(
-    self, weights: PyTree, batch_stats: PyTree, codes: Codes
-  ) -> tuple[Array, PyTree]:
-    """Fakes [B, H, W, C] in training mode, and moved statistics."""
-    variables = {"params": weights, "batch_stats": batch_stats}
-    return self._model.g.apply(
-      variables, codes.latents, codes.labels, train=True
-    )
 
   def _reals(self, reals: Reals) -> Reals:
     """uint8 to floats of the model's dtype."""

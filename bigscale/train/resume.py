@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -92,10 +92,11 @@ def adopt(
   spec: RunSpec,
   command: Sequence[str],
   changes: Sequence[Change],
+  environment: Mapping[str, Any],
 ) -> None:
   """Writes `spec.json` on process 0, where settings changed or it was lost."""
   if multihost.is_main() and (changes or not folder.spec.exists()):
-    folders.adopt(folder, spec, command)
+    folders.adopt(folder, spec, command, environment)
 
 
 def take_changes(
@@ -171,6 +172,7 @@ def open_folder(
   command: Sequence[str],
   claim: Claim,
   *,
+  environment: Mapping[str, Any],
   change: bool,
   begun: bool,
 ) -> tuple[folders.RunFolder, list[Change]]:
@@ -179,7 +181,13 @@ def open_folder(
 
   def make() -> list[list[Any]]:
     made = folders.create(
-      workdir, spec, command, claim, change=change, begun=begun
+      workdir,
+      spec,
+      command,
+      claim,
+      environment=environment,
+      change=change,
+      begun=begun,
     )
     found = folders.changes_in(made, spec)
     return [[each.setting, each.old, each.new] for each in found]

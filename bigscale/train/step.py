@@ -23,6 +23,7 @@ from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import Placement
 from bigscale.spec import MeshSpec, RunSpec
 from bigscale.train import augmentation, optim, tracking
+from bigscale.train.draw import Draw
 from bigscale.train.judge import Reals
 from bigscale.train.microbatches import SampleGradient
 from bigscale.train.objective import Codes, Objective, Scalars, draw_codes
@@ -56,6 +57,7 @@ class GanStep:
     self._objective = Objective(
       model, spec, branches=self._placement.loops_may_send
     )
+    self._draw = Draw(model.g, spec, self._placement)
     self._sample_gradient = SampleGradient(spec, self._placement)
     self._iteration = iteration(self._placement)
     self._ready_g = Preparation(model.g, spec, self._placement)
@@ -79,37 +81,44 @@ class GanStep:
     d_key, g_key = jax.random.fold_in(key, _D), jax.random.fold_in(key, _G)
     if images is None:
       images = optim.images_seen(spec, state.step)
-    prepared = None
+    steps = spec.optim.d_steps
+    d_batches = jax.tree.map(lambda x: x[:steps], batch)
+    keys = [jax.random.fold_in(d_key, i) for i in range(steps)]
+    codes = [
+      self._codes(key, d_batches.labels[i]) for i, key in enumerate(keys)
+    ]
+    codes = jax.tree.map(lambda *each: jnp.stack(each), *codes)
+    prepared = fakes = None
     if self._ready_g.once_a_step:
       # G stands still until its own update.
       prepared = self._ready_g(state.g.params, state.g.spectra)
+      if spec.optim.fakes_at_once and self._draw.of_all_updates:
+        fakes, g = self._fakes(state.g, codes, prepared)
+        state = state._replace(g=g)
 
     def one_d_update(
-      state: GanState, inputs: tuple[Array, Batch]
+      state: GanState, inputs: tuple[Array, Batch, Codes, Array | None]
     ) -> tuple[GanState, Scalars]:
-      index, drawn = inputs
+      index, drawn, codes, fakes = inputs
       reals = Reals(drawn.images, drawn.labels)
       key = jax.random.fold_in(d_key, index)
-      codes = self._codes(key, reals)
-      return self.update_d(state, reals, codes, images, key, prepared)
+      return self.update_d(state, reals, codes, images, key, prepared, fakes)
 
-    steps = spec.optim.d_steps
-    d_batches = jax.tree.map(lambda x: x[:steps], batch)
+    inputs = (jnp.arange(steps), d_batches, codes, fakes)
     if steps == 1:
-      first = jax.tree.map(lambda x: x[0], d_batches)
-      state, scalars = one_d_update(state, (jnp.zeros((), jnp.int32), first))
+      state, scalars = one_d_update(state, jax.tree.map(lambda x: x[0], inputs))
     else:
       state, per_update = lax.scan(
         one_d_update,
         state,
-        (jnp.arange(steps), d_batches),
+        inputs,
         unroll=1 if self._placement.loops_may_send else steps,
       )
       scalars = jax.tree.map(lambda x: jnp.mean(x, axis=0), per_update)
     # A paired G is compared with a batch of its own; others ignore it.
     last = jax.tree.map(lambda x: x[-1], batch)
     reals = Reals(last.images, last.labels)
-    codes = self._codes(g_key, reals)
+    codes = self._codes(g_key, reals.labels)
     state, g_scalars = self.update_g(
       state, reals, codes, images, g_key, prepared
     )
@@ -131,8 +140,9 @@ class GanStep:
     images: Array,
     key: Array | None = None,
     prepared_g: Prepared | None = None,
+    fakes: Array | None = None,
   ) -> tuple[GanState, Scalars]:
-    """One Adam step of D on these reals and fresh fakes.
+    """One Adam step of D on these reals and as many fakes.
 
     Args:
       state: before it.
@@ -141,21 +151,21 @@ class GanStep:
       images: [] shown so far, which schedules follow.
       key: of augmentation and interpolation; None where neither is used.
       prepared_g: G's weights where they are ready; its spectra then stay.
+      fakes: [B, H, W, C] of those codes; None draws them.
     """
     g, d = state.g, state.d
-    if prepared_g is None:
-      ready_g, g_spectra, _ = self._ready_g(g.params, g.spectra)
-      g = g._replace(spectra=g_spectra)
-    else:
-      ready_g, _, _ = prepared_g
+    if fakes is None:
+      drawn, g = self._fakes(g, jax.tree.map(_one_more_axis, codes), prepared_g)
+      fakes = drawn[0]
+    samples = self._samples(key, reals, codes, self._objective.d_uses, fakes)
     ready_d, d_spectra, back = self._ready_d(d.params, d.spectra)
     with jax.named_scope("d_update"):
       outcome = self._sample_gradient(
         self._objective.d_loss,
         ready_d,
-        ready_g,
-        g.batch_stats,
-        self._samples(key, reals, codes, self._objective.d_uses),
+        Ready({}, {}),
+        {},
+        samples,
         self._objective.shared(state, images),
       )
     d, norms = self._adam_step(
@@ -169,7 +179,6 @@ class GanStep:
       d = d._replace(params=params)
     told = norms | outcome.noise
     scalars = outcome.scalars | {f"d/{k}": x for k, x in told.items()}
-    g = g._replace(batch_stats=outcome.batch_stats)
     seen = augmentation.observe(state.augment, scalars["d/sign_real"])
     return state._replace(g=g, d=d, augment=seen), scalars
 
@@ -229,11 +238,28 @@ class GanStep:
       "ema/distance": probes.distance(ema.params, state.g.params),
     }
 
-  def _codes(self, key: Array, reals: Reals) -> Codes:
-    codes = draw_codes(
-      key, self.spec, reals.labels, self.spec.global_batch_size
-    )
+  def _codes(self, key: Array, real_labels: Array) -> Codes:
+    codes = draw_codes(key, self.spec, real_labels, self.spec.global_batch_size)
     return self._placement.by_sample(codes)
+
+  def _fakes(
+    self, g: Player, codes: Codes, prepared: Prepared | None
+  ) -> tuple[Array, Player]:
+    """Images [K, B, H, W, C] of codes [K, B, ...]; G, its statistics moved.
+
+    Args:
+      g: before.
+      codes: of K updates of D.
+      prepared: as `prepared_g` of `update_d`.
+    """
+    if prepared is None:
+      ready, spectra, _ = self._ready_g(g.params, g.spectra)
+      g = g._replace(spectra=spectra)
+    else:
+      ready, _, _ = prepared
+    with jax.named_scope("d_update"):
+      images, stats = self._draw(ready, g.batch_stats, codes)
+    return images, g._replace(batch_stats=stats)
 
   def _samples(
     self,
@@ -241,9 +267,10 @@ class GanStep:
     reals: Reals,
     codes: Codes,
     uses: tuple[int, ...],
+    fakes: Array | None = None,
   ) -> PyTree:
     samples = self._objective.samples(key, reals, codes, uses)
-    return self._placement.by_sample(samples)
+    return self._placement.by_sample(samples._replace(fakes=fakes))
 
   def _weight_penalty(
     self, g: Player, ready: Ready, spectra: spectral.Spectra
@@ -348,6 +375,10 @@ def generate(
   variables = {"params": params, "batch_stats": ema.batch_stats}
   images, _ = model.g.apply(variables, codes.latents, codes.labels, train=False)
   return images
+
+
+def _one_more_axis(x: Array) -> Array:
+  return x[None]
 
 
 def _one_device() -> Mesh:

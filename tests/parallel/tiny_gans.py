@@ -167,8 +167,8 @@ def spec_of(case: Case) -> RunSpec:
 class PermutedStep(GanStep):
   """Samples, with all that is drawn for them, in another order."""
 
-  def _samples(self, key, reals, codes, uses):
-    samples = super()._samples(key, reals, codes, uses)
+  def _samples(self, *of_update):
+    samples = super()._samples(*of_update)
     order = np.random.default_rng(0).permutation(BATCH)
     return jax.tree.map(lambda x: x[order], samples)
 

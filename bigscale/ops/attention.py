@@ -1,0 +1,186 @@
+"""Attention over the places of a map, written as each platform likes it.
+
+A query weighs all keys by the softmax of its products with them. The weights
+[B, n, m] are far larger than what they are made of: 134 MB for 16 maps of
+64 x 64 places with keys of 32 x 32, in bfloat16. Values and gradients of all
+orders agree between formulations; only speed and memory differ.
+
+| formulation | where the weights are |
+|-------------|-----------------------|
+| `plain`     | in memory, from the forward pass to the backward pass |
+| `remade`    | nowhere: each product that takes them makes them again |
+| `library`   | as XLA makes of `jax.nn.dot_product_attention` |
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bigscale.ops import precision
+from bigscale.spec import Precision
+from bigscale.types import Array
+
+# (queries [B, n, k], keys [B, m, k], values [B, m, v]) -> [B, n, v].
+Formulation = Callable[[Array, Array, Array], Array]
+
+# A TPU's compiler fuses products of products whose width is a multiple of it.
+_WIDTH = 16
+
+
+def plain(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
+  """Leaves the gradient to JAX.
+
+  The softmax divides last, where there are v and not m numbers a place, and
+  its sum is one more column of the product with the values: a TPU would pass
+  over all n x m weights once more for either.
+  """
+  score_bnm = _scores(query_bnk, key_bmk)
+  top_bn = lax.stop_gradient(jnp.max(score_bnm, axis=-1))
+  out_bnv, _ = _weighed(score_bnm, top_bn, value_bmv)
+  return out_bnv.astype(value_bmv.dtype)
+
+
+def remade(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
+  """Makes the weights again wherever a product takes them.
+
+  So does Dao et al. 2022 (FlashAttention, alg. 4), in a kernel of its own. Here
+  the TPU's compiler fuses the products, given the options that
+  `parallel.compiler` sets. Barriers keep it from making the weights once and
+  storing them.
+  """
+  missing = -query_bnk.shape[-1] % _WIDTH
+  if missing:
+    padding = ((0, 0), (0, 0), (0, missing))
+    query_bnk, key_bmk = (jnp.pad(x, padding) for x in (query_bnk, key_bmk))
+    # Or the compiler would take the zeros away again.
+    query_bnk, key_bmk = lax.optimization_barrier((query_bnk, key_bmk))
+  return _remade(precision.current(), query_bnk, key_bmk, value_bmv)
+
+
+def library(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
+  """Calls JAX's own, whose heads of keys and values must be equally wide."""
+  width = max(query_bnk.shape[-1], value_bmv.shape[-1])
+
+  def one_head(x: Array) -> Array:
+    missing = width - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, missing)))[:, :, None]
+
+  out_bn1v = jax.nn.dot_product_attention(
+    one_head(query_bnk), one_head(key_bmk), one_head(value_bmv), scale=1.0
+  )
+  return out_bn1v[:, :, 0, : value_bmv.shape[-1]]
+
+
+FORMULATIONS: dict[str, Formulation] = {
+  "plain": plain,
+  "remade": remade,
+  "library": library,
+}
+
+
+def choose(platform: str) -> str:
+  """Names the formulation for `cpu`, `gpu` or `tpu`, as measured (see above).
+
+  No GPU was measured; it gets `plain`.
+  """
+  return "remade" if platform == "tpu" else "plain"
+
+
+def _scores(q: Array, k: Array) -> Array:
+  """[B, n, m], in float32 or wider."""
+  wide = jnp.promote_types(q.dtype, jnp.float32)
+  return _product("bnk,bmk->bnm", q, k, wide)
+
+
+def _product(subscripts: str, a: Array, b: Array, dtype: jnp.dtype) -> Array:
+  """An einsum of arrays of one dtype, with a result of another."""
+  einsum = jnp.einsum if a.dtype == dtype else precision.half(jnp.einsum)
+  return einsum(subscripts, a, b, preferred_element_type=dtype)
+
+
+def _weighed(
+  score_bnm: Array, top_bn: Array, value_bmv: Array
+) -> tuple[Array, Array]:
+  """Means [B, n, v] of the values and the logarithms [B, n] of the sums.
+
+  Both have the scores' dtype.
+  """
+  dtype, wide = value_bmv.dtype, score_bnm.dtype
+  weight_bnm = jnp.exp(score_bnm - top_bn[..., None]).astype(dtype)
+  ones_bm1 = jnp.ones_like(value_bmv[..., :1])
+  sums_bnv = _product(
+    "bnm,bmv->bnv",
+    weight_bnm,
+    jnp.concatenate([value_bmv, ones_bm1], axis=-1),
+    wide,
+  )
+  out_bnv = sums_bnv[..., :-1] / sums_bnv[..., -1:]
+  return out_bnv, top_bn + jnp.log(sums_bnv[..., -1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _remade(stated: Precision | None, q: Array, k: Array, v: Array) -> Array:
+  """`remade`, its gradients at the precision `stated`."""
+  return _forward(stated, q, k, v)[0]
+
+
+def _forward(
+  stated: Precision | None, q: Array, k: Array, v: Array
+) -> tuple[Array, tuple[Array, ...]]:
+  del stated
+  # From scores of its own: from the same they would be stored.
+  top_bn = jnp.max(_scores(*lax.optimization_barrier((q, k))), axis=-1)
+  out_bnv, log_bn = _weighed(_scores(q, k), lax.stop_gradient(top_bn), v)
+  return out_bnv.astype(v.dtype), (q, k, v, out_bnv, log_bn)
+
+
+def _backward(
+  stated: Precision | None, saved: tuple[Array, ...], cotangent_bnv: Array
+) -> tuple[Array, Array, Array]:
+  return precision.at(stated)(_gradients)(*saved, cotangent_bnv)
+
+
+def _gradients(
+  q: Array, k: Array, v: Array, out_bnv: Array, log_bn: Array, by_out_bnv: Array
+) -> tuple[Array, Array, Array]:
+  """Gradients of queries, keys and values, one after the other.
+
+  With weights P and their gradient D, that of the scores is P (D - sum(P D)),
+  and sum(P D) over m is the product of the result with its own gradient.
+  """
+  wide = log_bn.dtype
+  mean_bn = jnp.sum(out_bnv * by_out_bnv.astype(wide), axis=-1)
+
+  def weights(q: Array, k: Array, log_bn: Array) -> Array:
+    return jnp.exp(_scores(q, k) - log_bn[..., None])
+
+  def by_scores(
+    q: Array, k: Array, v: Array, log_bn: Array, by_out: Array, mean_bn: Array
+  ) -> Array:
+    by_weights_bnm = _product("bnv,bmv->bnm", by_out, v, wide)
+    by_scores_bnm = weights(q, k, log_bn) * (
+      by_weights_bnm - mean_bn[..., None]
+    )
+    return by_scores_bnm.astype(q.dtype)
+
+  own_q, own_k, own_log, own_by_out = lax.optimization_barrier(
+    (q, k, log_bn, by_out_bnv)
+  )
+  by_v = _product(
+    "bnm,bnv->bmv",
+    weights(own_q, own_k, own_log).astype(v.dtype),
+    own_by_out,
+    v.dtype,
+  )
+  all_of_it = (q, k, v, log_bn, by_out_bnv, mean_bn)
+  own = lax.optimization_barrier(all_of_it)
+  by_q = _product("bnm,bmk->bnk", by_scores(*own), own[1], q.dtype)
+  *own, by_q = lax.optimization_barrier((*all_of_it, by_q))
+  by_k = _product("bnm,bnk->bmk", by_scores(*own), own[0], k.dtype)
+  return by_q, by_k, by_v
+
+
+_remade.defvjp(_forward, _backward)
