@@ -36,7 +36,7 @@ def arrange(config: ConfigDict, bf16_stages: int) -> ConfigDict:
   config.model.bf16_stages = bf16_stages
   config.model.spectral_update = "step"
   config.mesh = {
-    "fsdp": 16,
+    "fsdp": 256,
     "weights": "zero",
     "gradient_dtype": "bfloat16",
   }

@@ -91,7 +91,7 @@ def measure(spec: RunSpec, steps: int) -> StepTiming:
   start = time.perf_counter()
   step = built.step.lower(built.abstract_state, built.abstract_batch).compile()
   compile_seconds = time.perf_counter() - start
-  seconds = _time_steps(built, step, steps)
+  seconds = time_steps(built, step, steps)
   median = statistics.median(seconds)
   flop = products.flops(built.step, built.abstract_state, built.abstract_batch)
   devices = list(built.mesh.devices.flat)
@@ -128,9 +128,10 @@ def first_state(built: Built) -> PyTree:
   return built.init.lower().compile(options)()
 
 
-def _time_steps(
+def time_steps(
   built: Built, step: jax.stages.Compiled, count: int
 ) -> list[float]:
+  """Returns the seconds of each of so many steps, after some to warm up."""
   state, batch = first_state(built), random_batch(built)
   seconds = []
   for _ in range(_WARM_UP + count):

@@ -2,6 +2,7 @@
 
   bigscale bench step --config=fashion_biggan --steps=20
   bigscale bench data --config=fashion_biggan --steps=100
+  bigscale bench options --config=biggan_imagenet128 --steps=20
 
 `step`: the run's own training step on random images: seconds of a step and of
 compiling it, images a second, arithmetic beside that of a large matrix product
@@ -9,6 +10,9 @@ on the same devices, and memory.
 
 `data`: the run's own stream of images, without training: images a second,
 processor time of one, and what reading alone reaches.
+
+`options`: gradients and time of one step with the compiler options that the run
+sets, and without. Exits with 1 where gradients differ by more than rounding.
 """
 
 import dataclasses
@@ -23,7 +27,7 @@ from bigscale.cli.overrides import define_config
 
 
 def _flags() -> flags.FlagValues:
-  """What both take."""
+  """What all take."""
   values = flags.FlagValues()
   define_config(values, "the run's config file")
   flags.DEFINE_integer(
@@ -42,7 +46,7 @@ def _run(what: str, values: flags.FlagValues) -> int:
     print(json.dumps(dataclasses.asdict(timing), indent=2))
   else:
     print(timing)
-  return 0
+  return 0 if getattr(timing, "agrees", True) else 1
 
 
 def _subcommand(what: str, text: str) -> Subcommand:
@@ -50,7 +54,7 @@ def _subcommand(what: str, text: str) -> Subcommand:
   return Subcommand(values, functools.partial(_run, what, values), text, 0)
 
 
-USAGE = "bigscale bench step --config=... or bigscale bench data --config=..."
+USAGE = "bigscale bench step, data or options --config=..."
 SUBCOMMANDS = {
   "step": _subcommand(
     "step",
@@ -61,5 +65,10 @@ SUBCOMMANDS = {
     "data",
     "Time a run's stream of images, without training.\n\n"
     "  bigscale bench data --config=fashion_biggan --steps=100\n",
+  ),
+  "options": _subcommand(
+    "options",
+    "Compare a training step with and without the run's compiler options.\n\n"
+    "  bigscale bench options --config=biggan_imagenet128 --steps=20\n",
   ),
 }

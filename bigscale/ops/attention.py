@@ -14,6 +14,7 @@ orders agree between formulations; only speed and memory differ.
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,13 +52,8 @@ def remade(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
   `parallel.compiler` sets. Barriers keep it from making the weights once and
   storing them.
   """
-  missing = -query_bnk.shape[-1] % _WIDTH
-  if missing:
-    padding = ((0, 0), (0, 0), (0, missing))
-    query_bnk, key_bmk = (jnp.pad(x, padding) for x in (query_bnk, key_bmk))
-    # Or the compiler would take the zeros away again.
-    query_bnk, key_bmk = lax.optimization_barrier((query_bnk, key_bmk))
-  return _remade(precision.current(), query_bnk, key_bmk, value_bmv)
+  how = _How(precision.current(), query_bnk.shape[-1])
+  return _remade(how, query_bnk, key_bmk, value_bmv)
 
 
 def library(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
@@ -97,7 +93,8 @@ def _scores(q: Array, k: Array) -> Array:
 
 def _product(subscripts: str, a: Array, b: Array, dtype: jnp.dtype) -> Array:
   """An einsum of arrays of one dtype, with a result of another."""
-  einsum = jnp.einsum if a.dtype == dtype else precision.half(jnp.einsum)
+  is_half = a.dtype == jnp.bfloat16
+  einsum = precision.half(jnp.einsum) if is_half else jnp.einsum
   return einsum(subscripts, a, b, preferred_element_type=dtype)
 
 
@@ -121,16 +118,32 @@ def _weighed(
   return out_bnv, top_bn + jnp.log(sums_bnv[..., -1])
 
 
+class _How(NamedTuple):
+  """What the backward pass of `remade` has to know.
+
+  Attributes:
+    precision: of its products.
+    width: of queries and keys.
+  """
+
+  precision: Precision | None
+  width: int
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _remade(stated: Precision | None, q: Array, k: Array, v: Array) -> Array:
-  """`remade`, its gradients at the precision `stated`."""
-  return _forward(stated, q, k, v)[0]
+def _remade(how: _How, q: Array, k: Array, v: Array) -> Array:
+  return _forward(how, q, k, v)[0]
 
 
 def _forward(
-  stated: Precision | None, q: Array, k: Array, v: Array
+  how: _How, q: Array, k: Array, v: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-  del stated
+  missing = -how.width % _WIDTH
+  if missing:
+    # Here, and not by the caller, or the gradients' products are not fused. The
+    # barrier keeps the compiler from taking the zeros away again.
+    padding = ((0, 0), (0, 0), (0, missing))
+    q, k = lax.optimization_barrier((jnp.pad(q, padding), jnp.pad(k, padding)))
   # From scores of its own: from the same they would be stored.
   top_bn = jnp.max(_scores(*lax.optimization_barrier((q, k))), axis=-1)
   out_bnv, log_bn = _weighed(_scores(q, k), lax.stop_gradient(top_bn), v)
@@ -138,9 +151,12 @@ def _forward(
 
 
 def _backward(
-  stated: Precision | None, saved: tuple[Array, ...], cotangent_bnv: Array
+  how: _How, saved: tuple[Array, ...], cotangent_bnv: Array
 ) -> tuple[Array, Array, Array]:
-  return precision.at(stated)(_gradients)(*saved, cotangent_bnv)
+  by_q, by_k, by_v = precision.at(how.precision)(_gradients)(
+    *saved, cotangent_bnv
+  )
+  return by_q[..., : how.width], by_k[..., : how.width], by_v
 
 
 def _gradients(
