@@ -73,3 +73,43 @@ def test_other_sizes_are_refused(size, here, devices):
   moments = Moments(size, BatchSplit(AXES, devices))
   with pytest.raises(SpecError, match=f"batch_norm_group_size={size}.*use"):
     moments.samples(here)
+
+
+@pytest.mark.parametrize("group", [0, 4])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_passes_side_by_side_are_passes_in_turn(group, devices):
+  """Each has statistics of its own; running ones move pass after pass."""
+  passes, momentum = 3, 0.9
+  x = np.stack([(i + 1) * _maps() + i for i in range(passes)])
+  stats = {"mean": jnp.zeros(CHANNELS), "var": jnp.ones(CHANNELS)}
+  split = BatchSplit(AXES, devices)
+  mutable = ["batch_stats"]
+
+  def here(x_pbhwc):
+    one = BatchNorm(momentum, 1e-4, Moments(group, split))
+    all_of_them = BatchNorm(momentum, 1e-4, Moments(group, split, passes))
+    flat = x_pbhwc.reshape(-1, *x_pbhwc.shape[2:])
+    y, together = all_of_them.apply(
+      {"batch_stats": stats}, flat, train=True, mutable=mutable
+    )
+    moved, expected = {"batch_stats": stats}, []
+    for x_bhwc in x_pbhwc:
+      found, moved = one.apply(moved, x_bhwc, train=True, mutable=mutable)
+      expected.append(found)
+    found = jax.tree.map(lambda leaf: lax.pmean(leaf, AXES), (together, moved))
+    return y.reshape(x_pbhwc.shape), jnp.stack(expected), found
+
+  spread = jax.shard_map(
+    here,
+    mesh=make_mesh(MeshSpec(data=devices), jax.devices()[:devices]),
+    in_specs=P(None, AXES),
+    out_specs=(P(None, AXES), P(None, AXES), P()),
+    check_vma=False,
+  )
+  y, expected, (together, moved) = jax.jit(spread)(x)
+  np.testing.assert_allclose(y, expected, atol=2e-5)
+  for leaf, other in zip(
+    jax.tree.leaves(together), jax.tree.leaves(moved), strict=True
+  ):
+    np.testing.assert_allclose(leaf, other, rtol=1e-5)
+    assert not np.allclose(leaf, 0)

@@ -84,6 +84,7 @@ def plan():
     "compile_seconds": 366.0,
     "warnings": ["something was assumed"],
     "advice": ["something to do"],
+    "compiler_options": {"xla_a": True, "xla_b": 3},
   }
 
 
@@ -131,6 +132,18 @@ def test_advice_to_fit(plan):
 
 
 @pytest.mark.parametrize(
+  ("d_steps", "at_once", "said"), [(2, True, 1), (1, True, 0), (2, False, 0)]
+)
+def test_advice_to_draw_fakes_apart(plan, d_steps, at_once, said):
+  plan |= {"fits": False, "hbm_bytes_per_device": 20 * GIB}
+  spec = spec_of(optim__d_steps=d_steps, optim__fakes_at_once=at_once)
+  advised = advice.advise(plan, spec, POD)
+  found = [one for one in advised if "optim.fakes_at_once=False" in one]
+  assert len(found) == said
+  assert all("passes of 8 images a device and not 16" in one for one in found)
+
+
+@pytest.mark.parametrize(
   ("message", "needed", "available"),
   [
     (
@@ -162,6 +175,7 @@ def test_a_plan_in_words(plan):
   assert "52 x, 493 MB, 4.00 ms, 52 of them synchronous" in text
   assert "2 x, 352 MB, 3.90 ms over 256 at d_update/psum" in text
   assert "- something to do" in text
+  assert "xla_a=True\n" in text
   # Shares of nothing are not listed.
   assert "orthogonal" not in text
 

@@ -40,6 +40,7 @@ MODELS = {
     "shared_dim": 2,
     "g_attention": (),
     "d_attention": (),
+    "num_singular_values": 1,
     "spectral_update": "step",
     "batch_norm_update": "step",
   },
@@ -112,31 +113,29 @@ def trained(case):
 @pytest.mark.parametrize(
   "case",
   [
-    Case(),
-    Case(mesh=(2, 2), weights="zero", microbatches=2, d_steps=3),
-    Case(mesh=(2, 2), weights="fsdp", group=2),
-    Case(mesh=(2, 1), microbatches=2, group=4),
+    Case(mesh=(2, 2), weights="zero", microbatches=2),
     Case("r3gan", mesh=(2, 2), weights="fsdp", microbatches=2),
+    pytest.param(Case(d_steps=3), marks=pytest.mark.slow),
+    pytest.param(
+      Case(mesh=(2, 2), weights="fsdp", group=2), marks=pytest.mark.slow
+    ),
+    pytest.param(
+      Case(mesh=(2, 1), microbatches=2, group=4), marks=pytest.mark.slow
+    ),
   ],
   ids=str,
 )
 def test_the_same_numbers(case):
   """On one device with a pass for each update, and as the case has it."""
   apart = case._replace(mesh=(1, 1), weights="replicated")
-  if not (case.microbatches > 1 and case.group == 0):
+  if case.group:
+    # A group stays in one microbatch.
     apart = apart._replace(microbatches=1)
   rows, state = trained(apart)
   other_rows, other = trained(case._replace(at_once=True))
   assert worst(rows, other_rows) < 1e-8
   assert worst(learned(state), learned(other)) < 1e-8
   assert moments_differ_by(state, other) < 1e-8
-
-
-def test_updates_see_images_of_their_own():
-  """Or equality would say little: the losses of the updates are averaged."""
-  rows, _ = trained(Case())
-  single, _ = trained(Case(d_steps=1))
-  assert rows[0]["d/loss"] != single[0]["d/loss"]
 
 
 @pytest.mark.parametrize(
