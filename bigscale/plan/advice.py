@@ -83,7 +83,7 @@ def _to_fit(
   ]
   if spec.optim.d_steps > 1 and spec.optim.fakes_at_once:
     found.append(
-      "optim.fakes_at_once=False draws the fakes of each D update by itself, in "
+      "optim.fakes_at_once=False draws the fakes of each D update alone, in "
       f"passes of {here // parts} images a device and not "
       f"{spec.optim.d_steps * here // parts}: less memory where that pass is "
       "the fullest moment; a plan of it decides"
