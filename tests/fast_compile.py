@@ -2,9 +2,9 @@
 
 Programs made so run several times slower. `OPTIONS` are for `jax.jit` and
 `lower(...).compile`, and `FLAGS` the same as the XLA_FLAGS of a process of its
-own. `FAST_TIER` are the XLA_FLAGS of the fast tier: those of `FLAGS` that the
-TPU's compiler knows, too, which ends a process at one that it does not know.
-The slow tier trains, and leaves out only what LLVM takes longest for.
+own: the fast tier's, which `start` hides from the TPU's compiler, since that
+ends a process at a flag that it does not know. The slow tier trains, and leaves
+out only what LLVM takes longest for.
 """
 
 import os
