@@ -28,13 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
   """Compiles quickly in the fast tier, where nothing runs for long."""
   fast = config.option.markexpr == "not slow"
   flags = fast_compile.FLAGS if fast else fast_compile.SLOW_TIER
-  asked = "XLA_FLAGS" in os.environ
   os.environ.setdefault("XLA_FLAGS", flags)
   prepare_cpu(virtual_devices=8)
   if config.option.numprocesses and not hasattr(config, "workerinput"):
-    return  # Of pytest-xdist, whose workers run the tests.
-  if not asked:
-    fast_compile.start()
+    return  # Of pytest-xdist: its workers inherit the flags, and run the tests.
+  fast_compile.start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
