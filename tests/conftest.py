@@ -27,9 +27,12 @@ _LONGEST = (
 def pytest_configure(config: pytest.Config) -> None:
   """Compiles quickly in the fast tier, where nothing runs for long."""
   fast = config.option.markexpr == "not slow"
-  flags = fast_compile.FAST_TIER if fast else fast_compile.SLOW_TIER
+  flags = fast_compile.FLAGS if fast else fast_compile.SLOW_TIER
   os.environ.setdefault("XLA_FLAGS", flags)
   prepare_cpu(virtual_devices=8)
+  if config.option.numprocesses and not hasattr(config, "workerinput"):
+    return  # Of pytest-xdist: its workers inherit the flags, and run the tests.
+  fast_compile.start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

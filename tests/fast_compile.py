@@ -2,13 +2,15 @@
 
 Programs made so run several times slower. `OPTIONS` are for `jax.jit` and
 `lower(...).compile`, and `FLAGS` the same as the XLA_FLAGS of a process of its
-own. `FAST_TIER` are the XLA_FLAGS of the fast tier: those of `FLAGS` that the
-TPU's compiler knows, too, which ends a process at one that it does not know.
-The slow tier trains, and leaves out only what LLVM takes longest for.
+own: the fast tier's, which `start` hides from the TPU's compiler, since that
+ends a process at a flag that it does not know. The slow tier trains, and leaves
+out only what LLVM takes longest for.
 """
 
+import os
 from typing import Any
 
+import jax
 import jaxlib
 
 from bigscale.parallel import compiler
@@ -22,7 +24,7 @@ FLAGS = " ".join(
   for name, value in compiler._CPU_ONCE.items()
   if name not in _SINCE_GONE or _SINCE_GONE[name] > _VERSION
 )
-FAST_TIER = " ".join(f for f in FLAGS.split() if not f.startswith("--xla_cpu"))
+_CPU_ALONE = {f"--{name}" for name in compiler._CPU_ONCE if "_cpu_" in name}
 SLOW_TIER = "--xla_llvm_disable_expensive_passes=true"
 
 
@@ -32,3 +34,16 @@ def __getattr__(name: str) -> Any:
   if name == "OPTIONS":
     return compiler.options_to_run_once("cpu")
   raise AttributeError(name)
+
+
+def start() -> None:
+  """Starts XLA on CPUs with the flags of now, and then takes some away.
+
+  It reads them once. The TPU's compiler, which tests load later, reads them
+  for itself, and those of CPUs alone end the process.
+  """
+  jax.local_devices(backend="cpu")
+  known = os.environ["XLA_FLAGS"].split()
+  os.environ["XLA_FLAGS"] = " ".join(
+    flag for flag in known if flag.split("=")[0] not in _CPU_ALONE
+  )

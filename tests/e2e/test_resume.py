@@ -53,19 +53,26 @@ def rows(workdir: pathlib.Path) -> list[dict]:
   ]
 
 
-def test_killed_twice_ends_bit_equal(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A folder with a run that nobody disturbed, and its cache."""
+  folder = tmp_path_factory.mktemp("trained")
+  assert run(folder / "run", 0, folder / "cache") == 0
+  return folder
+
+
+def test_killed_twice_ends_bit_equal(trained, tmp_path):
   spec = from_config(tiny.get_config())
-  undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-  assert run(undisturbed, 0, tmp_path / "cache") == 0
+  undisturbed, disturbed = trained / "run", tmp_path / "disturbed"
   # One kill in each half of the run, wherever the seed of the day falls;
   # `tests/e2e/soak.py` kills hundreds of times.
   seed = random.randrange(2**31)
   halves = np.linspace(1, spec.total_steps, 3).astype(int)
   for low, high in itertools.pairwise(halves):
     kill_at = random.Random(seed + int(low)).randrange(low, high)
-    code = run(disturbed, kill_at, tmp_path / "cache")
+    code = run(disturbed, kill_at, trained / "cache")
     assert code == -signal.SIGKILL, f"seed {seed}: not killed at {kill_at}"
-  assert run(disturbed, 0, tmp_path / "cache") == 0
+  assert run(disturbed, 0, trained / "cache") == 0
 
   one, other = final_state(undisturbed), final_state(disturbed)
   assert one.step == other.step == spec.total_steps
@@ -73,13 +80,6 @@ def test_killed_twice_ends_bit_equal(tmp_path):
   assert jax.tree.structure(one.state) == jax.tree.structure(other.state)
   jax.tree.map(np.testing.assert_array_equal, one.state, other.state)
   assert rows(undisturbed) == rows(disturbed), f"seed {seed}"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("trained")
-  assert run(folder / "run", 0, folder / "cache") == 0
-  return folder
 
 
 def test_a_run_leaves_what_the_design_says(trained):

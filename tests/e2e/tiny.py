@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
         "kimg": 0.0,
         "num_samples": 100,
         "batch_size": 50,
-        "classifier_steps": 50,
+        "classifier_steps": 10,
       },
       "log": {"steps": 2, "samples_kimg": 0.064, "num_samples": 20},
       # One device compiles fastest; counts of devices are tested elsewhere.

@@ -38,9 +38,13 @@ _MODELS = {
 
 
 @pytest.mark.parametrize("name", _MODELS)
+@jax.enable_x64(True)
 def test_one_hot_shares_are_labels(name):
-  """And half and half is neither, nor the mean image."""
-  model = _MODELS[name]
+  """And half and half is neither, nor the mean image.
+
+  In float64: how a compiler rounds sums of products must not decide it.
+  """
+  model = dataclasses.replace(_MODELS[name], dtype="float64")
   g = make_model(model, "cpu").g
   labels = jnp.array([0, 3, 1], jnp.int32)
   one_hot = jax.nn.one_hot(labels, 4)
@@ -66,7 +70,7 @@ def test_one_hot_shares_are_labels(name):
       ]
     )(labels, one_hot, half)
   )
-  np.testing.assert_allclose(by_share, by_label, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(by_share, by_label, rtol=1e-9, atol=1e-9)
   first, second = by_label[:2]
   assert min(abs(mixed[0] - x).max() for x in (first, second)) > 1e-3
   assert abs(mixed[0] - (first + second) / 2).max() > 1e-3

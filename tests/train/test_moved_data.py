@@ -83,8 +83,14 @@ def finish(config, path, state, change=lambda data: data):
 
 
 @pytest.fixture
-def run(tmp_path, zeros, monkeypatch):
-  monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path / "cache"))
+def cached(tmp_path_factory, monkeypatch):
+  """One cache for all: the classifier is trained once for each set."""
+  place = tmp_path_factory.getbasetemp() / "cache_of_moved_data"
+  monkeypatch.setenv("BIGSCALE_CACHE", str(place))
+
+
+@pytest.fixture
+def run(tmp_path, zeros, cached):
   config = config_of(photos(tmp_path / "photos"))
   return finish(config, tmp_path / "run", zeros)
 
@@ -234,8 +240,7 @@ def test_a_checkpoint_of_an_older_version_is_refused_in_words(
 
 
 @pytest.fixture
-def mixed(tmp_path, zeros, monkeypatch):
-  monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path / "cache"))
+def mixed(tmp_path, zeros, cached):
   config = config_of(photos(tmp_path / "a"), photos(tmp_path / "b", 1))
   run = finish(config, tmp_path / "run", zeros)
   os.rename(tmp_path / "b", tmp_path / "moved")
