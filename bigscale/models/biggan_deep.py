@@ -210,6 +210,7 @@ class Discriminator(nn.Module):
   """3x3, stages of blocks downwards to 4x4, ReLU, sum, projection."""
 
   spec: BigganDeepSpec
+  platform: str
   gather: Gather | None = None
 
   @nn.compact
@@ -255,7 +256,7 @@ def make(
   """
   return biggan.wrap(
     Generator(spec, platform, Moments(spec.batch_norm_group_size, split)),
-    Discriminator(spec),
+    Discriminator(spec, platform),
     spec,
     gather,
     is_kernel,

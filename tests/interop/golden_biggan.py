@@ -18,7 +18,7 @@ class BigganPort(Port):
 
   interop = biggan_pytorch
 
-  def __init__(self, data, config, dtype):
+  def __init__(self, data, config, dtype, platform="cpu"):
     attention = [int(side) for side in config["attention"].split("_") if side]
     attention = [side for side in attention if side]
     model = {
@@ -50,7 +50,7 @@ class BigganPort(Port):
         "ema_decay": config["ema"],
       },
     }
-    super().__init__(data, config, spec, self.interop, dtype)
+    super().__init__(data, config, spec, self.interop, dtype, platform)
     self.families = {
       "out": self.forward,
       "grad": self.gradients,

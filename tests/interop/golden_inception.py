@@ -16,9 +16,9 @@ from tests.golden.inception_rule import rule_weights
 class InceptionPort:
   """Features of the file's images under the weights of the rule."""
 
-  def __init__(self, data, config, dtype):
+  def __init__(self, data, config, dtype, platform="cpu"):
     # The network computes in float32 whatever it is asked.
-    del config, dtype
+    del config, dtype, platform
     self.images = np.moveaxis(data["images_nchw_uint8"], 1, -1)
     self.weights = inception.weights(
       rule_weights(json.loads(str(data["shapes"])))

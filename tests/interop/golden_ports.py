@@ -74,7 +74,7 @@ class Port:
   computes all answers of the kind.
   """
 
-  def __init__(self, data, config, spec, interop, dtype):
+  def __init__(self, data, config, spec, interop, dtype, platform):
     """Reads the networks.
 
     Args:
@@ -84,11 +84,12 @@ class Port:
         dtype.
       interop: the module that reads these networks.
       dtype: to compute in.
+      platform: for which networks are written; all of them run here.
     """
     spec["model"]["dtype"] = dtype
     self.data, self.config, self.dtype = data, config, dtype
     self.spec = from_config(spec)
-    self.model = make_model(self.spec.model, "cpu")
+    self.model = make_model(self.spec.model, platform)
     self.g = interop.generator(self.spec.model, strip(data, "G/"))
     self.d = interop.discriminator(self.spec.model, strip(data, "D/"))
     # Images seen: all schedules are constant here.
@@ -151,7 +152,7 @@ class Port:
 class R3ganPort(Port):
   """`Networks.Generator/Discriminator` and `Trainer.AdversarialTraining`."""
 
-  def __init__(self, data, config, dtype):
+  def __init__(self, data, config, dtype, platform="cpu"):
     embedding = data.get("G/EmbeddingLayer.weight", np.zeros((1, 1)))
     model = {
       "name": "r3gan",
@@ -181,7 +182,7 @@ class R3ganPort(Port):
         "beta2": config["beta2"],
       },
     }
-    super().__init__(data, config, spec, r3gan, dtype)
+    super().__init__(data, config, spec, r3gan, dtype, platform)
     self.families = {
       "out": self.forward,
       "loss": self.forward,

@@ -78,9 +78,10 @@ def recorded_in(path) -> str:
 
 
 @functools.cache
-def port_of(path, dtype):
+def port_of(path, dtype, platform="cpu"):
   with precision(dtype):
-    return _PORTS[kind_of(path)](load(path), config_of(path), dtype)
+    port = _PORTS[kind_of(path)]
+    return port(load(path), config_of(path), dtype, platform)
 
 
 def quantities(path) -> list[str]:
@@ -125,10 +126,10 @@ def largest_error(theirs, ours, is_gradient) -> float:
   return float(np.max(errors))
 
 
-def error_of(path, quantity, dtype) -> float:
+def error_of(path, quantity, dtype, platform="cpu") -> float:
   """The error of a case, as the module's docstring has it."""
   with precision(dtype):
-    ours = port_of(path, dtype).answer(quantity)
+    ours = port_of(path, dtype, platform).answer(quantity)
   theirs = arrays(path, quantity)
   if quantity.startswith("final_"):
     theirs = {
@@ -187,8 +188,8 @@ def in_float32(is_forward: bool) -> list:
   ]
 
 
-def check(path, quantity, dtype):
-  error = error_of(path, quantity, dtype)
+def check(path, quantity, dtype, platform="cpu"):
+  error = error_of(path, quantity, dtype, platform)
   limit = tolerance_of(path, quantity, dtype)
   print(f"largest relative error {error:.1e}")  # `pytest -rP` shows it.
   assert error <= limit, f"largest relative error {error:.1e} > {limit:.0e}"
@@ -215,3 +216,19 @@ def test_golden_in_float32(path, quantity):
 @pytest.mark.parametrize(("path", "quantity"), in_float32(is_forward=False))
 def test_golden_training_in_float32(path, quantity):
   check(path, quantity, "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("path", "quantity"),
+  [
+    pytest.param(path, quantity, id=f"{path.stem}-{quantity}")
+    for path in _IN_FLOAT64
+    if config_of(path).get("attention")
+    for quantity in quantities(path)
+    if quantity.startswith(("out/", "grad_"))
+  ],
+)
+def test_golden_as_written_for_tpus(path, quantity):
+  """Attention that makes its weights again, and what else differs there."""
+  check(path, quantity, "float64", "tpu")
