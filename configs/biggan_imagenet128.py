@@ -6,7 +6,7 @@ r"""BigGAN on ImageNet at 128 px, as published, arranged for a TPU pod slice.
 
 The recipe, its sources and the numbers to expect are those of
 `configs/biggan.py:128`. What differs is how it is computed: bfloat16 maps,
-weights and optimizer split over 16 chips, gathered once an update in bfloat16
+weights and optimizer split over 256 chips, gathered once an update in bfloat16
 (`zero`), and one power iteration per network and optimizer step instead of one
 per forward pass.
 
