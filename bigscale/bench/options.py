@@ -15,7 +15,6 @@ from bigscale.bench import step as bench
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import RunSpec, require
 from bigscale.train.build import Built, build
-from bigscale.train.state import GanState
 from bigscale.types import PyTree
 
 # Differences of rounding, relative: what is more is an error of a program.
@@ -120,7 +119,7 @@ def _one_step(
   return gradients, statistics.median(bench.time_steps(built, step, steps))
 
 
-def _moments(state: GanState, network: str) -> dict[str, np.ndarray]:
+def _moments(state: PyTree, network: str) -> dict[str, np.ndarray]:
   """Adam's first moments by path, whole on the host."""
 
   def is_adam(node: PyTree) -> bool:

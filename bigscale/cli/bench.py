@@ -54,7 +54,7 @@ def _subcommand(what: str, text: str) -> Subcommand:
   return Subcommand(values, functools.partial(_run, what, values), text, 0)
 
 
-USAGE = "bigscale bench step, data or options --config=..."
+USAGE = "bigscale bench step --config=..., or data, or options"
 SUBCOMMANDS = {
   "step": _subcommand(
     "step",

@@ -25,7 +25,7 @@ from bigscale.train import sealed
 from bigscale.train.claim import Claim
 
 # What spec.json holds, besides a digest of it.
-_UNSEALED = {"spec", "versions", "command"}
+_UNSEALED = {"spec", "versions", "command", "environment"}
 
 # In the names of Orbax's folders of steps until they are whole.
 HALF_SAVED = ".orbax-checkpoint-tmp"

@@ -27,7 +27,7 @@ def test_what_was_written_is_read(path, spec):
   folder, read = folders.open_existing(path.parent)
   assert (folder.spec, read) == (path, spec)
   assert json.loads(path.read_text()).keys() == {
-    *("spec", "versions", "command", sealed.KEY)
+    *("spec", "versions", "command", "environment", sealed.KEY)
   }
 
 
