@@ -82,7 +82,7 @@ RULES = (
     ("interop", "models", "train/state", "train/checkpoint", "ops"),
   ),
   (
-    r"train/(state|optim|augmentation|judge|tracking|weights|microbatches|"
+    r"train/(state|optim|augmentation|judge|tracking|weights|microbatches|draw|"
     r"objective|step|probe|build)",
     (
       "monitor/probes",
@@ -94,6 +94,7 @@ RULES = (
       "train/tracking",
       "train/weights",
       "train/microbatches",
+      "train/draw",
       "train/objective",
       "train/step",
       "models",

@@ -69,7 +69,38 @@ def gan_model(
     variables = first_d.init(key, images, labels)
     return {"params": variables["params"], "batch_stats": {}}
 
-  def apply_g(
+  def apply_d(variables: Variables, images: Array, labels: Array) -> Array:
+    params = gather_rest(gather, variables["params"])
+    return d.apply({"params": params}, images, labels)
+
+  halves = [_half(init, spec) for init in (init_g, init_d)]
+  return GanModel(
+    g=Network(
+      init_g,
+      _generate(g, gather),
+      g_spectral,
+      _tracked(g_spectral),
+      g_orthogonal,
+      halves[0],
+    ),
+    d=Network(
+      init_d,
+      apply_d,
+      d_spectral,
+      _tracked(d_spectral),
+      d_orthogonal,
+      halves[1],
+      _with_features(apply_d),
+    ),
+  )
+
+
+def _generate(
+  g: nn.Module, gather: Gather | None
+) -> Callable[..., tuple[Array, Variables]]:
+  """G's `apply`, see `GanModel`."""
+
+  def apply(
     variables: Variables,
     latents: Array,
     labels: Array,
@@ -88,25 +119,7 @@ def gan_model(
     )
     return images, changed["batch_stats"]
 
-  def apply_d(variables: Variables, images: Array, labels: Array) -> Array:
-    params = gather_rest(gather, variables["params"])
-    return d.apply({"params": params}, images, labels)
-
-  halves = [_half(init, spec) for init in (init_g, init_d)]
-  return GanModel(
-    g=Network(
-      init_g, apply_g, g_spectral, _tracked(g_spectral), g_orthogonal, halves[0]
-    ),
-    d=Network(
-      init_d,
-      apply_d,
-      d_spectral,
-      _tracked(d_spectral),
-      d_orthogonal,
-      halves[1],
-      _with_features(apply_d),
-    ),
-  )
+  return apply
 
 
 def _examples(spec: ModelSpec) -> tuple[Array, Array, Array]:

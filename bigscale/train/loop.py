@@ -15,7 +15,7 @@ from bigscale.data.manifest import DataError
 from bigscale.data.pipeline import Stream
 from bigscale.metrics.evaluate import Opened
 from bigscale.metrics.evaluator import Evaluator
-from bigscale.parallel import compiler, multihost, rows
+from bigscale.parallel import multihost, rows
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import RunSpec, to_json
@@ -105,15 +105,8 @@ def train(
   start = read_start(built, init_from) if init_from and not begun else None
   prepared = prepared if begun else _open_scores(prepared, built)
   claim = Claim()
-  environment = compiler.environment(built.compiler_options)
   folder, changes = resume.open_folder(
-    workdir,
-    spec,
-    command,
-    claim,
-    environment=environment,
-    change=change,
-    begun=begun,
+    built, workdir, spec, command, claim, change=change, begun=begun
   )
   checkpoints = resume.open_checkpoints(folder, spec)
   try:
@@ -129,7 +122,7 @@ def train(
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
       resume.take_changes(recorder, guard, found.step, changes)
-      resume.adopt(folder, spec, command, changes, environment)
+      resume.adopt(folder, built, spec, command, changes)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step)
     except hooks.DivergedError as error:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from bigscale.data.pipeline import Stream
-from bigscale.parallel import multihost
+from bigscale.parallel import compiler, multihost
 from bigscale.spec import (
   Change,
   ImageCount,
@@ -89,13 +89,14 @@ def open_checkpoints(folder: folders.RunFolder, spec: RunSpec) -> Checkpoints:
 
 def adopt(
   folder: folders.RunFolder,
+  built: Built,
   spec: RunSpec,
   command: Sequence[str],
   changes: Sequence[Change],
-  environment: Mapping[str, Any],
 ) -> None:
   """Writes `spec.json` on process 0, where settings changed or it was lost."""
   if multihost.is_main() and (changes or not folder.spec.exists()):
+    environment = compiler.environment(built.compiler_options)
     folders.adopt(folder, spec, command, environment)
 
 
@@ -167,12 +168,12 @@ def report(
 
 
 def open_folder(
+  built: Built,
   workdir: str | os.PathLike[str],
   spec: RunSpec,
   command: Sequence[str],
   claim: Claim,
   *,
-  environment: Mapping[str, Any],
   change: bool,
   begun: bool,
 ) -> tuple[folders.RunFolder, list[Change]]:
@@ -185,7 +186,7 @@ def open_folder(
       spec,
       command,
       claim,
-      environment=environment,
+      environment=compiler.environment(built.compiler_options),
       change=change,
       begun=begun,
     )
