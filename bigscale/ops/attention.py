@@ -10,6 +10,26 @@ orders agree between formulations; only speed and memory differ.
 | `plain`     | in memory, from the forward pass to the backward pass |
 | `remade`    | nowhere: each product that takes them makes them again |
 | `library`   | as XLA makes of `jax.nn.dot_product_attention` |
+
+Estimated cycles of the TPU's compiler for v5e at 1.5 GHz, `remade` with the
+options of `parallel.compiler`, milliseconds of a whole layer in bfloat16, whose
+weights 64 x 64 queries and 32 x 32 keys make:
+
+| layer                                       | `plain` | `remade` |
+|---------------------------------------------|---------|----------|
+| 96 channels, 16 images, forward + backward  | 5.67    | 1.88     |
+| 192 channels, 8 images, forward + backward  | 3.22    | 1.38     |
+| 192 channels, 16 images, forward            | 0.66    | 1.24     |
+
+Forward alone the compiler fuses all of `plain`, and `remade` is that.
+
+CPU: processor milliseconds, float32, forward + backward, the best of 5 in
+turns on a busy machine (keys of 8 and 12, values of 32 and 48):
+
+| images, queries, keys | `plain` | `remade` | `library` |
+|-----------------------|---------|----------|-----------|
+| 32, 1,024, 256        | 181     | 211      | 376       |
+| 16, 4,096, 1,024      | 2,115   | 2,028    | 4,774     |
 """
 
 import functools
@@ -132,7 +152,9 @@ class _How(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _remade(how: _How, q: Array, k: Array, v: Array) -> Array:
-  return _forward(how, q, k, v)[0]
+  """Where nobody asks for gradients: the compiler fuses all of it."""
+  del how
+  return plain(q, k, v)
 
 
 def _forward(

