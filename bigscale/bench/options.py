@@ -101,7 +101,7 @@ def measure(spec: RunSpec, steps: int) -> Comparison:
   devices = list(mesh.devices.flat)
   return Comparison(
     devices=f"{len(devices)} x {devices[0].device_kind}",
-    options=ours.compiler_options,
+    options=dict(ours.compiler_options),
     differences={name: one[0] for name, one in compared.items()},
     worst={name: one[1] for name, one in compared.items()},
     tolerance=_TOLERANCE["bfloat16" if half else "float32"],

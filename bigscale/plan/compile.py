@@ -72,7 +72,7 @@ def plan(spec: RunSpec, topology: Topology, effort: str = "default") -> Plan:
     "model": f"{spec.model.name} {spec.model.resolution} px",
     "effort": effort,
     "precision": spec.model.precision,
-    "compiler_options": built.compiler_options,
+    "compiler_options": dict(built.compiler_options),
     "parameters": _parameters(built),
     "compile_seconds": seconds,
     "versions": versions(),

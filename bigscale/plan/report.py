@@ -91,7 +91,8 @@ def text(plan: Plan) -> str:
   rows.append(
     ("compiled", f"in {plan['compile_seconds']:.0f} s, effort {plan['effort']}")
   )
-  options = plan["compiler_options"]
+  # Plans of earlier versions do not tell.
+  options = plan.get("compiler_options", {})
   rows += [
     ("" if i else "with", f"{name}={options[name]}")
     for i, name in enumerate(sorted(options))

@@ -5,7 +5,8 @@ so that what is planned and measured is what runs.
 """
 
 import functools
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -61,7 +62,7 @@ class Built(NamedTuple):
   abstract_heldout: Batch
   probe: Callable[[GanState, Batch, Batch], Scalars]
   sample: Callable[[Average, Array, Array], Array]
-  compiler_options: dict[str, str]
+  compiler_options: Mapping[str, compiler.Value] = types.MappingProxyType({})
 
 
 def build(spec: RunSpec, mesh: Mesh) -> Built:

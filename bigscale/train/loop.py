@@ -207,7 +207,7 @@ class _Run:
       processes=jax.process_count(),
       dataset_images=self._stream.images,
       parameters={"g": _count(state.g.params), "d": _count(state.d.params)},
-      compiler_options=self._built.compiler_options,
+      compiler_options=dict(self._built.compiler_options),
       seconds=self._watch.take_seconds(),
       **self._recorder.changed_batches(),
     )

@@ -175,7 +175,7 @@ def test_logits_of_a_sample_are_its_own(judge):
   order = np.array([2, 0, 3, 1])
   logits = judge(_IMAGES, _LABELS)
   np.testing.assert_allclose(
-    judge(_IMAGES[order], _LABELS[order]), logits[order], atol=1e-5
+    judge(_IMAGES[order], _LABELS[order]), logits[order], rtol=1e-5, atol=1e-5
   )
   gradient = jax.grad(lambda x: judge(x, _LABELS)[1])(jnp.asarray(_IMAGES))
   np.testing.assert_array_equal(np.delete(gradient, 1, axis=0), 0)
