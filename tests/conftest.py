@@ -30,7 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
   flags = fast_compile.FLAGS if fast else fast_compile.SLOW_TIER
   os.environ.setdefault("XLA_FLAGS", flags)
   prepare_cpu(virtual_devices=8)
-  if config.option.numprocesses and not hasattr(config, "workerinput"):
+  if getattr(config.option, "numprocesses", 0) and not hasattr(
+    config, "workerinput"
+  ):
     return  # Of pytest-xdist: its workers inherit the flags, and run the tests.
   fast_compile.start()
 
