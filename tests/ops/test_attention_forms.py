@@ -1,4 +1,7 @@
-"""Formulations of attention and of pooled convolutions agree, at any order."""
+"""Formulations of attention and of pooled convolutions agree.
+
+So do their gradients, and gradients of those.
+"""
 
 import functools
 
@@ -86,6 +89,24 @@ def test_finite_scores_give_finite_results(name, scale):
     np.testing.assert_allclose(out, expected, rtol=1e-6)
   assert np.isfinite(out).all()
   assert all(np.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e3, 1e6, 1e12])
+def test_gradients_share_among_equal_keys(level):
+  """However large the scores are: a sum of weights is not lost beside them."""
+  query, key, value = qkv("float32")
+  query = query.at[..., 0].set(1)
+  # Equal scores up to rounding, and far above 1.
+  key = jnp.zeros_like(key).at[..., 0].set(level)
+
+  def gradients(function, dtype):
+    x = [one.astype(dtype) for one in (query, key, value)]
+    return jax.grad(lambda v: jnp.sum(jnp.sin(function(*x[:2], v))))(x[2])
+
+  with jax.enable_x64(True):
+    expected = gradients(softmax, "float64")
+  for function in (attention.plain, attention.remade):
+    assert_close(gradients(function, "float32"), expected, 1e-5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
