@@ -1,8 +1,7 @@
 """A run's step with its compiler options and without, on the devices here.
 
-Options that XLA does not set by itself are tried by fewer people than the rest
-of it. On a chip that nobody has run them on, one step says whether gradients
-are the same.
+Few people run the options that are off by default in XLA. On a new kind of
+chip, one step shows whether gradients are the same with them.
 """
 
 import dataclasses
@@ -17,9 +16,9 @@ from bigscale.spec import RunSpec, require
 from bigscale.train.build import Built, build
 from bigscale.types import PyTree
 
-# Differences of rounding, relative: what is more is an error of a program.
+# Largest relative difference that rounding explains.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
-# A weight with a smaller share of a network's gradient is noise.
+# A weight with a smaller share of the gradient's norm holds only noise.
 _SHARE = 1e-3
 
 
@@ -112,7 +111,7 @@ def measure(spec: RunSpec, steps: int) -> Comparison:
 def _one_step(
   built: Built, steps: int
 ) -> tuple[dict[str, dict[str, np.ndarray]], float]:
-  """Gradients by network and weight, and the median time of a step."""
+  """Returns gradients by network and weight, and the median time of a step."""
   step = built.step.lower(built.abstract_state, built.abstract_batch).compile()
   state, _ = step(bench.first_state(built), bench.random_batch(built))
   gradients = {"g": _moments(state, "g"), "d": _moments(state, "d")}
@@ -120,7 +119,7 @@ def _one_step(
 
 
 def _moments(state: PyTree, network: str) -> dict[str, np.ndarray]:
-  """Adam's first moments by path, whole on the host."""
+  """Returns Adam's first moments by path, as whole arrays on the host."""
 
   def is_adam(node: PyTree) -> bool:
     return hasattr(node, "mu")
@@ -139,7 +138,7 @@ def _moments(state: PyTree, network: str) -> dict[str, np.ndarray]:
 def _compare(
   found: dict[str, np.ndarray], expected: dict[str, np.ndarray]
 ) -> tuple[float, tuple[str, float]]:
-  """The difference of all, and of the weight that differs most."""
+  """Returns the difference of all weights, and the weight that differs most."""
   sizes = {path: np.linalg.norm(x) for path, x in expected.items()}
   apart = {p: np.linalg.norm(found[p] - x) for p, x in expected.items()}
   whole = float(np.linalg.norm(list(sizes.values())))

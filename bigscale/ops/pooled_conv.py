@@ -50,13 +50,13 @@ def choose(platform: str) -> str:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _strided(stated: Precision | None, x_bhwc: Array, w_hwio: Array) -> Array:
-  """Where nobody asks for gradients; else at the precision `stated`."""
+  """Computes `whole`, which is faster on a TPU where no gradient is taken."""
   del stated
   return whole(x_bhwc, w_hwio)
 
 
 def _four(x_bhwc: Array, w_hwio: Array) -> list[Array]:
-  """Of even and odd rows and columns, [B, H, W, O] each."""
+  """Returns four [B, H, W, O]: at even and odd rows and columns."""
   return [
     lax.conv_general_dilated(
       x_bhwc[:, row:, column:],

@@ -81,8 +81,8 @@ def options(device: jax.Device, chosen: Sequence[str] = ()) -> dict[str, Value]:
       an empty value XLA's default stays.
 
   Returns:
-    What differs from XLA's defaults. Of the project's, nothing that the user's
-    environment says something of, or that this XLA does not know.
+    Options to set. Those of the project are left out where a variable of
+    `ENVIRONMENT` names them, or where this version of XLA does not know them.
 
   Raises:
     SpecError: XLA does not know one of the run's own, or not its value.
@@ -131,7 +131,7 @@ def environment(options: Options) -> dict[str, object]:
 
 
 def _usable(device: jax.Device, wanted: Options) -> dict[str, Value]:
-  """Those that the user says nothing of and that XLA knows.
+  """Returns the options that XLA knows and that `ENVIRONMENT` does not name.
 
   Raises:
     ValueError: XLA knows the option, but not the value.
@@ -155,7 +155,7 @@ def _usable(device: jax.Device, wanted: Options) -> dict[str, Value]:
 def _refusal(
   device: jax.Device, wanted: tuple[tuple[str, Value], ...]
 ) -> str | None:
-  """What XLA has against options, which come and go with its versions."""
+  """Returns XLA's error message for these options, or None if it takes them."""
   if not wanted:
     return None
   sharding = jax.sharding.SingleDeviceSharding(device)

@@ -81,13 +81,6 @@ def _to_fit(
   found += [
     f"optim.microbatches={parts * n} would fit, by proportion" for n in more[:1]
   ]
-  if spec.optim.d_steps > 1 and spec.optim.fakes_at_once:
-    found.append(
-      "optim.fakes_at_once=False draws the fakes of each D update alone, in "
-      f"passes of {here // parts} images a device and not "
-      f"{spec.optim.d_steps * here // parts}: less memory where that pass is "
-      "the fullest moment; a plan of it decides"
-    )
   for larger in _slices(spec, topology):
     ratio = plan["devices"] / larger.device_count
     if ratio < 1 and needs.fit(rest=ratio):
@@ -102,8 +95,15 @@ def _to_fit(
     found.append(
       f"as many devices of {' or '.join(roomier)} have the memory for it"
     )
-  if not any("would fit" in one or "have the memory" in one for one in found):
+  if len(found) == 1:
     found.append("no single change is enough: split the state and accumulate")
+  if spec.optim.d_steps > 1 and spec.optim.fakes_at_once:
+    found.append(
+      "optim.fakes_at_once=False draws the fakes of each D update alone, in "
+      f"passes of {here // parts} images a device and not "
+      f"{spec.optim.d_steps * here // parts}: less memory where that pass is "
+      "the fullest moment; a plan of it decides"
+    )
   return found
 
 

@@ -32,8 +32,8 @@ SampleLoss = Callable[
 ]
 
 
-# (what adds up, batch statistics, inputs of one microbatch) -> the first two
-# after it, and what was found in it.
+# Computes one microbatch. Takes the running total, batch statistics and the
+# microbatch's inputs; returns the new total, new statistics and its results.
 OnePart = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
 
 
@@ -86,7 +86,7 @@ class Microbatches:
         step, (start, stats), inputs, length=self.count, unroll=self._unrolled
       )
       moved = moved if self.in_turn else means(each)
-    # Groups of batch norm may differ from device to device.
+    # With groups, each device has moved the statistics by its own groups.
     return total, lax.pmean(moved, AXES) if self._group > 1 else moved, found
 
   def split(self, x: Array) -> Array:
