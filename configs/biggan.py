@@ -32,8 +32,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from bigscale.spec import ModelSpec, choose_preset
-from bigscale.spec.biggan import PRESETS
+from bigscale.models.biggan import PRESETS
+from bigscale.spec import ModelBase, choose_preset
 
 ARGS = ("128", "32", "64", "256", "512", "512_z160")
 
@@ -49,7 +49,7 @@ def get_config(arg: str = ARGS[0]) -> ConfigDict:
   return config
 
 
-def recipe(model: ModelSpec) -> ConfigDict:
+def recipe(model: ModelBase) -> ConfigDict:
   """The paper's training of any BigGAN on ImageNet."""
   return ConfigDict(
     {

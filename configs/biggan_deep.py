@@ -21,8 +21,8 @@ here. `data.source` is a directory of shards.
 from ml_collections import ConfigDict
 
 from bigscale.configs import biggan
+from bigscale.models.biggan_deep import PRESETS
 from bigscale.spec import choose_preset
-from bigscale.spec.biggan_deep import PRESETS
 
 ARGS = ("128", "256", "512")
 

@@ -34,8 +34,8 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from bigscale.configs import biggan
+from bigscale.models.biggan import PRESETS
 from bigscale.spec import choose_preset
-from bigscale.spec.biggan import PRESETS
 
 
 class Row(NamedTuple):

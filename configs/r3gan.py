@@ -34,8 +34,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from bigscale.models.r3gan import PRESETS
 from bigscale.spec import choose_preset
-from bigscale.spec.r3gan import PRESETS
 
 
 class Row(NamedTuple):

@@ -29,7 +29,9 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from bigscale.configs.r3gan import shrink
-from bigscale.spec import choose_preset, r3gan, stripped
+from bigscale.models import r3gan
+from bigscale.models import stripped_stylegan2 as stripped
+from bigscale.spec import choose_preset
 
 MODELS = {
   "B": stripped.PRESETS["B"],

@@ -18,7 +18,7 @@ G twice D's batch, and start from Glorot's weights.
 from ml_collections import ConfigDict
 
 from bigscale.configs import biggan
-from bigscale.spec.biggan import PRESETS
+from bigscale.models.biggan import PRESETS
 
 
 def get_config() -> ConfigDict:

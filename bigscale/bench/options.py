@@ -96,7 +96,7 @@ def measure(spec: RunSpec, steps: int) -> Comparison:
   found = [_one_step(built, steps) for built in (ours, plain)]
   (gradients, fast), (expected, slow) = found
   compared = {n: _compare(gradients[n], expected[n]) for n in expected}
-  half = getattr(spec.model, "bf16_stages", 0) > 0
+  half = spec.model.bf16_stages > 0
   devices = list(mesh.devices.flat)
   return Comparison(
     devices=f"{len(devices)} x {devices[0].device_kind}",

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigscale.bench import products
 from bigscale.parallel import compiler
 from bigscale.parallel.mesh import make_mesh
+from bigscale.scaling import products
 from bigscale.spec import RunSpec, require
 from bigscale.train.build import Built, build
 from bigscale.types import Batch, PyTree
@@ -93,7 +93,9 @@ def measure(spec: RunSpec, steps: int) -> StepTiming:
   compile_seconds = time.perf_counter() - start
   seconds = time_steps(built, step, steps)
   median = statistics.median(seconds)
-  flop = products.flops(built.step, built.abstract_state, built.abstract_batch)
+  flop = products.of_call(
+    built.step, built.abstract_state, built.abstract_batch
+  ).flops
   devices = list(built.mesh.devices.flat)
   return StepTiming(
     devices=f"{len(devices)} x {devices[0].device_kind}",
@@ -145,7 +147,7 @@ def time_steps(
 def _bound(spec: RunSpec, devices: list[jax.Device]) -> float:
   """FLOP/s of large matrix products over all devices."""
   platform = devices[0].platform
-  half = getattr(spec.model, "bf16_stages", 0) > 0
+  half = spec.model.bf16_stages > 0
   dtype = jnp.bfloat16 if half else jnp.dtype(spec.model.dtype)
   side = _BOUND_SIDE.get(platform, 4096)
   square = jax.device_put(jnp.ones((side, side), dtype), devices[0])

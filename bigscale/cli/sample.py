@@ -37,7 +37,7 @@ from bigscale.cli.common import (
   load,
   require_flag,
 )
-from bigscale.spec import ModelSpec, SpecError, TruncationRule, require
+from bigscale.spec import ModelBase, SpecError, TruncationRule, require
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
@@ -216,7 +216,7 @@ def _sheets(trained: Trained, out: pathlib.Path, pages: list[list]) -> None:
 
 
 def _walks(
-  model: ModelSpec, labels: list[int] | None, rule: TruncationRule
+  model: ModelBase, labels: list[int] | None, rule: TruncationRule
 ) -> list:
   """Rows of --interpolate."""
   from bigscale.sampling import sheets
@@ -241,7 +241,7 @@ def _walks(
 
 
 def _class_grids(
-  model: ModelSpec,
+  model: ModelBase,
   labels: list[int] | None,
   rule: TruncationRule,
   paged: bool,
@@ -271,7 +271,7 @@ def _class_grids(
 
 
 def _sweep(
-  model: ModelSpec,
+  model: ModelBase,
   labels: list[int] | None,
   rule: TruncationRule,
   thresholds: list[float],

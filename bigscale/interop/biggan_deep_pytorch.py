@@ -16,9 +16,9 @@ from bigscale.interop.tensors import (
   shapes_of,
   sizes,
 )
-from bigscale.models import biggan_deep
-from bigscale.spec import BigganDeepSpec
-from bigscale.spec.biggan_deep import D_WIDTHS, sides
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.biggan_deep import networks as biggan_deep
+from bigscale.models.biggan_deep.spec import D_WIDTHS, sides
 
 FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN-deep, G and D"
 

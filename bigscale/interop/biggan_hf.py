@@ -35,9 +35,10 @@ from bigscale.interop.tensors import (
   shapes_of,
   sizes,
 )
-from bigscale.models import biggan_deep
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.biggan_deep import networks as biggan_deep
 from bigscale.ops.spectral import Spectrum
-from bigscale.spec import BigganDeepSpec, require
+from bigscale.spec import require
 
 FORMAT = "Hugging Face's pytorch-pretrained-BigGAN, generators of BigGAN-deep"
 

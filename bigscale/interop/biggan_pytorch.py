@@ -11,9 +11,10 @@ from bigscale.interop.tensors import (
   shapes_of,
   sizes,
 )
-from bigscale.models import biggan
-from bigscale.spec import BigganDeepSpec, BigganSpec
-from bigscale.spec.biggan import D_WIDTHS, d_sides, g_sides
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan import networks as biggan
+from bigscale.models.biggan.spec import D_WIDTHS, d_sides, g_sides
+from bigscale.models.biggan_deep import BigganDeepSpec
 
 FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN, G and D"
 

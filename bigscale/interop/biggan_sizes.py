@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bigscale.interop.tensors import TensorsError
-from bigscale.spec import biggan, biggan_deep
+from bigscale.models import biggan, biggan_deep
 
 Table = Mapping[int, Sequence[int]]
 

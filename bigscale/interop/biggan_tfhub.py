@@ -39,10 +39,12 @@ from bigscale.interop.tensors import (
   shapes_of,
   sizes,
 )
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan.spec import G_WIDTHS
+from bigscale.models.biggan_deep import BigganDeepSpec
 from bigscale.models.registry import make_model
 from bigscale.ops.spectral import output_axis
-from bigscale.spec import BigganDeepSpec, BigganSpec, require
-from bigscale.spec.biggan import G_WIDTHS
+from bigscale.spec import require
 
 FORMAT = "variables of the official BigGAN and BigGAN-deep generators, as .npz"
 

@@ -13,25 +13,20 @@ import numpy as np
 from bigscale.interop import recognize
 from bigscale.interop.files import PLAYERS, FileError, read_tensors
 from bigscale.interop.tensors import Tensors, TensorsError, Weights
-from bigscale.spec import (
-  BigganDeepSpec,
-  BigganSpec,
-  ModelSpec,
-  R3ganSpec,
-  SpecError,
-  TruncationRule,
-)
+from bigscale.spec import ModelBase, SpecError, TruncationRule
+from bigscale.spec.model import families, family
 
-# The module of `bigscale.interop` that reads each kind of model.
-FORMATS: dict[str, dict[type, str]] = {
-  "biggan-pytorch": {
-    BigganSpec: "biggan_pytorch",
-    BigganDeepSpec: "biggan_deep_pytorch",
-  },
-  "biggan-tfhub": {BigganSpec: "biggan_tfhub", BigganDeepSpec: "biggan_tfhub"},
-  "biggan-hf": {BigganDeepSpec: "biggan_hf"},
-  "r3gan": {R3ganSpec: "r3gan"},
-}
+
+def formats_of(*kinds: type[ModelBase]) -> dict[str, dict[type, str]]:
+  """By format, the families that it has weights of, and the reading modules."""
+  found: dict[str, dict[type, str]] = {}
+  for kind in kinds:
+    for name, module in kind.formats.items():
+      found.setdefault(name, {})[kind] = module
+  return found
+
+
+FORMATS = formats_of(*map(family, families()))
 
 # What the authors of each format mean by truncation, where they truncate.
 AUTHORS_RULES: dict[str, TruncationRule] = {
@@ -81,7 +76,7 @@ class Networks(NamedTuple):
       truncation i / (N - 1). None where the format has those of one alone.
   """
 
-  model: ModelSpec
+  model: ModelBase
   g: Weights
   d: Weights | None
   ema: Weights | None
@@ -161,7 +156,7 @@ def split_players(tensors: Tensors) -> Players:
 
 
 def convert(
-  format_name: str, players: Players, model: ModelSpec | None
+  format_name: str, players: Players, model: ModelBase | None
 ) -> Networks:
   """Makes networks of ours from state dicts.
 
@@ -175,7 +170,8 @@ def convert(
     TensorsError: names every missing, extra and misshaped tensor of every
       player, and any that is not finite.
   """
-  kinds = FORMATS[format_name]
+  known = FORMATS if model is None else FORMATS | formats_of(type(model))
+  kinds = FORMATS.get(format_name) or known[format_name]
   if model is not None and type(model) not in kinds:
     raise SpecError(
       f"--config's model.name={model.name!r} cannot hold weights of "
@@ -230,14 +226,14 @@ def _unwrapped(tensors: Tensors) -> Tensors:
   return tensors
 
 
-def _infer(kinds: Mapping[type, str], players: Players) -> ModelSpec:
+def _infer(kinds: Mapping[type, str], players: Players) -> ModelBase:
   """Each format's first module tells all of its models apart."""
   first = _load(next(iter(kinds.values())))
   return first.infer_spec(players.g, players.d)
 
 
 def _load(name: str) -> Any:
-  return importlib.import_module(f"bigscale.interop.{name}")
+  return importlib.import_module(name)
 
 
 def _finite(weights: Finite) -> Finite:
@@ -263,7 +259,7 @@ def _finite(weights: Finite) -> Finite:
 
 
 def _hint(
-  kinds: Mapping[type, str], players: Players, model: ModelSpec
+  kinds: Mapping[type, str], players: Players, model: ModelBase
 ) -> list[str]:
   """Where the spec asked for is not the one that the shapes look like."""
   try:

@@ -24,9 +24,10 @@ from bigscale.interop.tensors import (
   permutation,
   raise_if_any,
 )
-from bigscale.models import r3gan
+from bigscale.models.r3gan import R3ganSpec
+from bigscale.models.r3gan import networks as r3gan
 from bigscale.ops.spectral import flatten, unflatten
-from bigscale.spec import R3ganSpec, require
+from bigscale.spec import require
 
 _FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
 _FILTER_NAME = re.compile(r"MainLayers\.\d+\.Layers\.\d+\.Resampler\.Kernel")

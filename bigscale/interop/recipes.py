@@ -7,18 +7,18 @@ presets of the authors' `train.py`.
 import math
 from typing import NamedTuple
 
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.spec import (
   AugmentSpec,
-  BigganDeepSpec,
-  BigganSpec,
   CheckpointSpec,
   DataSpec,
   EvalSpec,
   LogSpec,
   LossSpec,
-  ModelSpec,
+  ModelBase,
   OptimSpec,
-  R3ganSpec,
   RunSpec,
   Schedule,
   SpecError,
@@ -76,7 +76,7 @@ _R3GAN = (
 )
 
 
-def recipe(model: ModelSpec, source: str | None) -> Recipe:
+def recipe(model: ModelBase, source: str | None) -> Recipe:
   """The published run of a model's family.
 
   Args:

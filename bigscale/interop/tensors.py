@@ -14,7 +14,7 @@ import numpy as np
 
 from bigscale.ops import spectral
 from bigscale.ops.spectral import Spectra, Spectrum, flatten, unflatten
-from bigscale.spec import ModelSpec, SpecError
+from bigscale.spec import ModelBase, SpecError
 from bigscale.types import Array, Network, PyTree, Variables
 
 Tensors = Mapping[str, np.ndarray]
@@ -91,7 +91,7 @@ class Shapes(NamedTuple):
     )
 
 
-def shapes_of(network: Network, spec: ModelSpec) -> Shapes:
+def shapes_of(network: Network, spec: ModelBase) -> Shapes:
   """Those of one of the two networks of `spec`; computes nothing."""
 
   def init(key: Array) -> tuple[Variables, Spectra]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigscale.ops import grouped_conv
-from bigscale.spec import ModelSpec
+from bigscale.spec import ModelBase
 from bigscale.types import Array
 
 Initializer = Callable[..., Array]
@@ -136,7 +136,7 @@ class Embedding(nn.Module):
     return jnp.take(table, labels, axis=0)
 
 
-def stage_dtype(spec: ModelSpec, side: int) -> jnp.dtype:
+def stage_dtype(spec: ModelBase, side: int) -> jnp.dtype:
   """In which a layer computes on maps of that side, px.
 
   The last `bf16_stages` resolutions are half precision.

@@ -11,13 +11,10 @@ import jax.numpy as jnp
 
 from bigscale.models.blocks import Gather, gather_rest
 from bigscale.models.layers import Conv
-from bigscale.spec import ModelSpec, require
-from bigscale.types import Array, GanModel, Network, Variables
+from bigscale.spec import ModelBase, require
+from bigscale.types import Array, GanModel, Network, PyTree, Variables
 
 Select = Callable[[str], bool]
-
-# A discriminator's last layer has one of these names.
-HEADS = (("linear",), ("logit",))
 
 
 def is_kernel(path: str) -> bool:
@@ -34,20 +31,22 @@ def never(path: str) -> bool:
 def gan_model(
   g: nn.Module,
   d: nn.Module,
-  spec: ModelSpec,
+  spec: ModelBase,
   gather: Gather | None,
   *,
   g_spectral: Select = never,
   d_spectral: Select = never,
-  g_orthogonal: Select,
-  d_orthogonal: Select,
+  g_orthogonal: Select = is_kernel,
+  d_orthogonal: Select = is_kernel,
+  d_head: str | None = None,
 ) -> GanModel:
   """Wraps a generator and a discriminator.
 
   Args:
-    g: called with (latents, labels, train=...); has a field `gather` for its
-      blocks and, where it has batch norm, a field `moments`.
-    d: called with (images, labels); the same.
+    g: called with (latents, labels, train=...) to images. Where it has batch
+      norm it has a field `moments`; where its blocks gather their own weights,
+      a field `gather` (`blocks.block`).
+    d: called with (images, labels) to logits [B]; may have a field `gather`.
     spec: of both.
     gather: of parameters that are split over devices, where `apply` runs;
       None where they are whole. See `blocks`.
@@ -55,10 +54,12 @@ def gan_model(
     d_spectral: those of D.
     g_orthogonal: parameters that orthogonal regularization covers.
     d_orthogonal: those of D.
+    d_head: path of the layer of D, "trunk/last", whose input the monitor's
+      probe looks at. None takes the last layer that has a kernel.
   """
   latents, labels, images = _examples(spec)
   first_g, first_d = g, d  # At the start weights are whole.
-  g, d = g.clone(gather=gather), d.clone(gather=gather)
+  g, d = _with_gather(g, gather), _with_gather(d, gather)
 
   def init_g(key: Array) -> Variables:
     variables = first_g.init(key, latents, labels, train=True)
@@ -70,7 +71,7 @@ def gan_model(
     return {"params": variables["params"], "batch_stats": {}}
 
   def apply_d(variables: Variables, images: Array, labels: Array) -> Array:
-    params = gather_rest(gather, variables["params"])
+    params = _gathered(d, gather, variables["params"])
     return d.apply({"params": params}, images, labels)
 
   halves = [_half(init, spec) for init in (init_g, init_d)]
@@ -90,7 +91,7 @@ def gan_model(
       _tracked(d_spectral),
       d_orthogonal,
       halves[1],
-      _with_features(apply_d),
+      _with_features(apply_d, d_head),
     ),
   )
 
@@ -109,7 +110,7 @@ def _generate(
     passes: int = 1,
   ) -> tuple[Array, Variables]:
     stats = variables["batch_stats"]
-    params = gather_rest(gather, variables["params"])
+    params = _gathered(g, gather, variables["params"])
     collections = {"params": params, "batch_stats": stats}
     if not (train and stats):
       return g.apply(collections, latents, labels, train=train), stats
@@ -122,7 +123,25 @@ def _generate(
   return apply
 
 
-def _examples(spec: ModelSpec) -> tuple[Array, Array, Array]:
+def _with_gather(network: nn.Module, gather: Gather | None) -> nn.Module:
+  """The module whose blocks gather their weights, where it has any."""
+  return network.clone(gather=gather) if _gathers(network) else network
+
+
+def _gathers(network: nn.Module) -> bool:
+  return any(field.name == "gather" for field in dataclasses.fields(network))
+
+
+def _gathered(
+  network: nn.Module, gather: Gather | None, params: PyTree
+) -> PyTree:
+  """Parameters as the module takes them."""
+  if gather is None or _gathers(network):
+    return gather_rest(gather, params)
+  return gather(params)
+
+
+def _examples(spec: ModelBase) -> tuple[Array, Array, Array]:
   """Latents, labels and images, one each."""
   image = (1, spec.resolution, spec.resolution, spec.image_channels)
   return (
@@ -133,9 +152,9 @@ def _examples(spec: ModelSpec) -> tuple[Array, Array, Array]:
 
 
 def _with_features(
-  apply: Callable[[Variables, Array, Array], Array],
+  apply: Callable[[Variables, Array, Array], Array], head: str | None
 ) -> Callable[[Variables, Array, Array], tuple[Array, Array]]:
-  """D's pass that also gives what its last layer sees."""
+  """D's pass that also gives what its last layer sees, [B, F]."""
 
   def features(
     variables: Variables, images: Array, labels: Array
@@ -148,34 +167,41 @@ def _with_features(
       options: Mapping[str, Any],
       context: nn.module.InterceptorContext,
     ) -> Any:
-      if context.module.path in HEADS and context.method_name == "__call__":
+      path = context.module.path
+      if head is None:
+        is_head = _has_kernel(variables["params"], path)
+      else:
+        is_head = "/".join(path) == head
+      if is_head and context.method_name == "__call__" and inputs:
         seen.append(inputs[0])
       return call(*inputs, **options)
 
     with nn.intercept_methods(watch):
       logits = apply(variables, images, labels)
-    require_head(len(seen))
-    return logits, seen[0]
+    require(
+      bool(seen),
+      "the monitor's probe reads the input of D's last layer, and found "
+      + ("no layer with a kernel in D" if head is None else f"no {head!r}")
+      + "; name the layer by d_head of bigscale.models.networks.gan_model",
+    )
+    x = seen[-1]
+    if x.ndim > 2:  # Of a map or of tokens.
+      x = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+    return logits, x
 
   return features
 
 
-def require_head(count: int) -> None:
-  """Raises `SpecError` unless D has one last layer that the probe knows.
-
-  Args:
-    count: of layers with a name of such a head.
-  """
-  names = " or ".join("/".join(path) for path in HEADS)
-  require(
-    count == 1,
-    f"the monitor's probe reads the input of D's last layer, and found {count} "
-    f"layers called {names} at the top of D: give the last one, and no other, "
-    "such a name, or add its name to HEADS of bigscale/models/networks.py",
-  )
+def _has_kernel(params: PyTree, path: Sequence[str]) -> bool:
+  """Whether the module at a path has a kernel of its own."""
+  for name in path:
+    if not isinstance(params, Mapping) or name not in params:
+      return False
+    params = params[name]
+  return isinstance(params, Mapping) and "kernel" in params
 
 
-def _half(init: Callable[[Array], Variables], spec: ModelSpec) -> Select:
+def _half(init: Callable[[Array], Variables], spec: ModelBase) -> Select:
   """Kernels of the convolutions that see half-precision maps."""
 
   @functools.cache

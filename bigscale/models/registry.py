@@ -1,29 +1,13 @@
-"""From a model's spec to its networks. A new model adds one line."""
+"""From a model's spec to its networks, at the precision that it states."""
 
-from bigscale.models import biggan, biggan_deep, r3gan, stripped
 from bigscale.models.blocks import Gather
 from bigscale.ops import precision
-from bigscale.spec import (
-  BigganDeepSpec,
-  BigganSpec,
-  ModelSpec,
-  Precision,
-  R3ganSpec,
-  StrippedSpec,
-  require,
-)
+from bigscale.spec import ModelBase, Precision, require
 from bigscale.types import WHOLE_BATCH, BatchSplit, GanModel, Network
-
-_MAKERS = {
-  R3ganSpec: r3gan.make,
-  BigganSpec: biggan.make,
-  BigganDeepSpec: biggan_deep.make,
-  StrippedSpec: stripped.make,
-}
 
 
 def make_model(
-  spec: ModelSpec,
+  spec: ModelBase,
   platform: str,
   split: BatchSplit = WHOLE_BATCH,
   gather: Gather | None = None,
@@ -42,16 +26,15 @@ def make_model(
       pass. None where they are whole. `init` never calls it.
 
   Raises:
-    SpecError: nobody has said how this model is made.
+    SpecError: the family makes none.
   """
-  kind = type(spec)
+  model = spec.make_networks(platform, split, gather)
   require(
-    kind in _MAKERS,
-    f"{kind.__name__} has no networks: add its `make` to _MAKERS of "
-    "bigscale/models/registry.py",
+    isinstance(model, GanModel),
+    f"make_networks of {type(spec).__name__} gave {type(model).__name__}; it "
+    "must give a GanModel, as bigscale.models.networks.gan_model makes it",
   )
-  g, d = _MAKERS[kind](spec, platform, split, gather)
-  return GanModel(_stated(g, spec.precision), _stated(d, spec.precision))
+  return GanModel(*(_stated(network, spec.precision) for network in model))
 
 
 def _stated(network: Network, stated: Precision) -> Network:

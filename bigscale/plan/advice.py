@@ -143,8 +143,10 @@ def _about_communication(
     f"communication takes {plan['breakdown']['communication']:.0%}, most of it "
     f"{worst['count']} x {kind} of {mean / 1e6:.3g} MB"
   )
-  group = getattr(spec.model, "batch_norm_group_size", None)
-  if kind == "all-reduce" and mean < 1e6 and group == 0:
+  whole = spec.model.has("batch_norm_group_size") and not (
+    spec.model.batch_norm_group_size
+  )
+  if kind == "all-reduce" and mean < 1e6 and whole:
     yield (
       "many small all-reduces wait for latency; batch norm over groups "
       "(model.batch_norm_group_size) needs shorter ones or none"

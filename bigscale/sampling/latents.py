@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from bigscale.spec import TRUNCATION_RULES, ModelSpec, TruncationRule, require
+from bigscale.spec import TRUNCATION_RULES, ModelBase, TruncationRule, require
 from bigscale.types import Array
 
 # Of `truncnorm(-2, 2)`, which the official modules are given times truncation.
@@ -56,7 +56,7 @@ def law(
 def draw(
   key: Array,
   count: int,
-  model: ModelSpec,
+  model: ModelBase,
   truncation: float | None = None,
   rule: TruncationRule = "resample",
 ) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigscale.sampling import latents as draw
-from bigscale.spec import ModelSpec, SpecError, TruncationRule
+from bigscale.spec import ModelBase, SpecError, TruncationRule
 
 # `sample(ema, latents, labels) -> uint8 images`, see train/build.py. In place
 # of labels [B], shares of the classes [B, num_classes] mix their embeddings.
@@ -25,7 +25,7 @@ class Samples(NamedTuple):
 def sample(
   sample_fn: SampleFn,
   ema: Any,
-  model: ModelSpec,
+  model: ModelBase,
   *,
   count: int,
   batch_size: int,
@@ -73,7 +73,7 @@ def sample(
     yield Samples(images[:kept], label_b[:kept])
 
 
-def check_labels(model: ModelSpec, labels: Sequence[int] | None) -> None:
+def check_labels(model: ModelBase, labels: Sequence[int] | None) -> None:
   """Raises `SpecError` for labels that the model does not know."""
   if labels is None:
     return

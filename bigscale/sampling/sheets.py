@@ -15,7 +15,7 @@ import numpy as np
 from bigscale.sampling import interpolate
 from bigscale.sampling import latents as draw
 from bigscale.sampling.sample import SampleFn, Samples, check_labels
-from bigscale.spec import ModelSpec, TruncationRule, require
+from bigscale.spec import ModelBase, TruncationRule, require
 
 # Brock et al. 2019, fig. 2a.
 THRESHOLDS = (2.0, 1.0, 0.5, 0.04)
@@ -67,7 +67,7 @@ def draw_sheet(
 
 
 def latent_interpolation(
-  model: ModelSpec,
+  model: ModelBase,
   *,
   rows: int,
   columns: int,
@@ -103,7 +103,7 @@ def latent_interpolation(
 
 
 def class_interpolation(
-  model: ModelSpec,
+  model: ModelBase,
   *,
   rows: int,
   columns: int,
@@ -150,7 +150,7 @@ def class_interpolation(
 
 
 def class_grid(
-  model: ModelSpec,
+  model: ModelBase,
   *,
   images_per_class: int,
   seed: int,
@@ -204,7 +204,7 @@ def class_grid(
 
 
 def truncation_sweep(
-  model: ModelSpec,
+  model: ModelBase,
   *,
   thresholds: Sequence[float] = THRESHOLDS,
   columns: int,
@@ -237,7 +237,7 @@ def truncation_sweep(
 
 
 def _latents(
-  model: ModelSpec,
+  model: ModelBase,
   seed: int,
   place: int,
   count: int,
@@ -249,12 +249,12 @@ def _latents(
   return np.asarray(draw.draw(key, count, model, truncation, rule))
 
 
-def _classes(model: ModelSpec, labels: Sequence[int] | None) -> Sequence[int]:
+def _classes(model: ModelBase, labels: Sequence[int] | None) -> Sequence[int]:
   return labels or range(max(model.num_classes, 1))
 
 
 def _check(
-  model: ModelSpec,
+  model: ModelBase,
   rows: int,
   columns: int,
   labels: Sequence[int] | None,
@@ -272,7 +272,7 @@ def _check(
   draw.check_truncation(truncation, rule)
 
 
-def _check_conditional(model: ModelSpec, what: str) -> None:
+def _check_conditional(model: ModelBase, what: str) -> None:
   require(
     model.num_classes > 0,
     f"a {what} needs classes, and this model was trained without labels "

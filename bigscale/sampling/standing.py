@@ -17,7 +17,7 @@ import numpy as np
 from bigscale.models.registry import make_model
 from bigscale.ops import spectral
 from bigscale.sampling import latents as draw
-from bigscale.spec import ModelSpec, TruncationRule, require
+from bigscale.spec import ModelBase, TruncationRule, require
 from bigscale.types import Array, PyTree
 
 # Apart from the seeds of training, grids and evaluations.
@@ -25,7 +25,7 @@ STANDING_SEED = 3
 
 
 def standing_statistics(
-  model: ModelSpec,
+  model: ModelBase,
   platform: str,
   ema: Any,
   *,
@@ -97,7 +97,7 @@ def standing_statistics(
 # A sweep of thresholds asks for the same programs again and again.
 @functools.lru_cache(maxsize=1)
 def _programs(
-  model: ModelSpec, platform: str
+  model: ModelBase, platform: str
 ) -> tuple[Callable[..., PyTree], Callable[..., PyTree]]:
   """Spectral norm, and totals with one more batch's statistics."""
   # With nothing kept of the old, the new running statistics are the batch's.

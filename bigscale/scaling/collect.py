@@ -185,7 +185,7 @@ def curve_of(run: Run, record: Record, ended: Row) -> list[Row]:
       if collapsed is None or row["step"] < collapsed
       else "collapsed",
       "images": count.images(row["step"]),
-      "flops": meter.totals(row["step"])["perf/total_flops"],
+      "flops": meter.totals(row["step"]).get("perf/total_flops"),
     }
     for row in _scored(spec, record)
   ]
@@ -280,7 +280,7 @@ def _costs(spec: RunSpec, record: Record, outcome: Outcome | None) -> Row:
   return {
     "steps": steps,
     "images": count.images(steps),
-    "flops": Meter(spec, count=count).totals(steps)["perf/total_flops"],
+    "flops": Meter(spec, count=count).totals(steps).get("perf/total_flops"),
     "parameters": counted["g"] + counted["d"],
     "parameters_g": counted["g"],
     "parameters_d": counted["d"],

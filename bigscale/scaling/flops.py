@@ -1,29 +1,30 @@
-"""What a training costs, from the shapes of its layers.
+"""What a training costs, from the products of its networks.
 
 A floating-point operation is a multiplication or an addition. The cost of a run
 is that of the convolutions and matrix products of its steps, in their plain
-form (`scaling/layers`): what the recipe asks for, not what a platform makes of
-it. Rematerialization, grouped convolutions made dense and the like are no part
-of it, nor are sampling, scores and the monitor's looks. Apart from it stand
-the augmentation, whose products are a form of ours (`ops/augment/warp`), and
-what is no product.
+form (`scaling/networks`): what the recipe asks for, not what a platform makes
+of it. Rematerialization, grouped convolutions made dense and the like are no
+part of it, nor are sampling, scores and the monitor's looks. Apart from it
+stand the augmentation, whose products are a form of ours (`ops/augment/warp`),
+and what is no product.
 
-Times that a layer's products p are computed for one image:
+Times that a product p of one image's forward pass is computed:
 
-| pass | layer | from data | between maps |
-|---|---|---|---|
-| forward | p | p | p |
-| with gradients of the weights | 3 p | 2 p | 3 p |
-| with a gradient of its input alone | 2 p | 2 p | 3 p |
-| the first, with R1 or R2 | 6 p | 5 p | 9 p |
-| WGAN-GP's | 4 p | 4 p | 9 p |
+| pass | layer | from data | between maps | fixed |
+|---|---|---|---|---|
+| forward | p | p | p | p |
+| with gradients of the weights | 3 p | 2 p | 3 p | 2 p |
+| with a gradient of its input alone | 2 p | 2 p | 3 p | 2 p |
+| the first, with R1 or R2 | 6 p | 5 p | 9 p | 4 p |
+| WGAN-GP's | 4 p | 4 p | 9 p | 3 p |
 
 With R1: forward, the input gradient, and the backward pass of both: two more
 products of either, one for what came in and one for the weights. Between maps
 (attention) both factors are differentiated. From data: nothing before the
 layer is learned, so that its own input needs no gradient, except where that
-is what is penalized. WGAN-GP does not use the logits, and D is piecewise
-linear but for attention: what stands before the last one has its 6 p.
+is what is penalized. Fixed: by a constant, as of a filter. WGAN-GP does not use
+the logits, and D is piecewise linear but for attention: what stands before the
+last one has its 6 p.
 
 A D update takes G forward on a batch and D, with gradients of its weights, on
 it and as many reals. A G update takes G with gradients, D on its images with
@@ -31,12 +32,11 @@ their gradient alone, and where the loss pairs images, D forward on reals.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-from bigscale.scaling.layers import Layer
-from bigscale.scaling.networks import Layers, layers
-from bigscale.spec import ModelSpec, RunSpec
+from bigscale.scaling.networks import Networks, Traced, networks
+from bigscale.spec import ModelBase, RunSpec
 
 # Operations of a weight in an update: Adam's, with its bias corrections, and
 # the norms that the step logs.
@@ -45,24 +45,23 @@ _ADAM, _NORMS = 15, 8
 _AVERAGE = 8
 # Of the augmentation's warp: places along a side beyond twice the image's.
 _WARP_MARGIN = 12
-# With spectral norm, and an orthogonal term that covers tables, too.
-_BIGGANS = ("biggan", "biggan_deep")
 
 
 class Pass(NamedTuple):
-  """How often products and pointwise operations are computed."""
+  """How often products and other operations are computed."""
 
   linear: int
   first: int
   between: int
+  fixed: int
   pointwise: int
 
 
-FORWARD = Pass(1, 1, 1, 1)
-WEIGHTS = Pass(3, 2, 3, 2)
-INPUT = Pass(2, 2, 3, 2)
-PENALIZED = Pass(6, 5, 9, 4)
-MIXED = Pass(4, 4, 9, 4)
+FORWARD = Pass(1, 1, 1, 1, 1)
+WEIGHTS = Pass(3, 2, 3, 2, 2)
+INPUT = Pass(2, 2, 3, 2, 2)
+PENALIZED = Pass(6, 5, 9, 4, 4)
+MIXED = Pass(4, 4, 9, 3, 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,21 +112,25 @@ class TrainingFlops:
 
 
 def training_flops(spec: RunSpec) -> TrainingFlops:
-  """What a step of a run costs. Nothing is traced or compiled."""
-  networks = layers(spec.model)
-  products = _samples(spec, networks, _products)
-  g, d = map(_parameters, networks)
+  """What a step of a run costs. Both networks are traced once, on shapes.
+
+  Raises:
+    UnknownCostError: a network holds what cannot be counted.
+  """
+  traced = networks(spec.model)
+  products = _samples(spec, traced, _products)
+  g, d = traced.g.parameters, traced.d.parameters
   return TrainingFlops(
     images=spec.images_per_step,
-    g_forward=2 * _products(networks.g, FORWARD),
-    d_forward=2 * _products(networks.d, FORWARD),
+    g_forward=2 * _products(traced.g, FORWARD),
+    d_forward=2 * _products(traced.d, FORWARD),
     d_step=2 * products.d_step,
     penalties=2 * products.penalties,
     g_step=2 * products.g_step,
-    spectral=_spectral(spec, networks),
-    orthogonal=_weight_penalties(spec, networks),
+    spectral=_spectral(spec, traced),
+    orthogonal=_weight_penalties(spec, traced.g),
     augmentation=_augmentation(spec),
-    elementwise=sum(_samples(spec, networks, _pointwise)),
+    elementwise=sum(_samples(spec, traced, _pointwise)),
     optimizer=(_ADAM + _NORMS) * (g + spec.optim.d_steps * d) + _AVERAGE * g,
   )
 
@@ -137,35 +140,34 @@ def total_flops(spec: RunSpec) -> float:
   return training_flops(spec).per_step * spec.total_steps
 
 
-def sample_flops(model: ModelSpec) -> float:
+def sample_flops(model: ModelBase) -> float:
   """Of one image drawn from G: convolutions and matrix products.
 
   A batch of them takes one power iteration more where G has spectral norm.
   """
-  return 2 * _products(layers(model).g, FORWARD)
+  return 2 * _products(networks(model).g, FORWARD)
 
 
-def _products(network: Sequence[Layer], kind: Pass) -> float:
+def _products(network: Traced, kind: Pass) -> float:
   """Of one image; each is two operations."""
-  between = (i for i, x in enumerate(network) if x.kind == "between")
+  between = (i for i, x in enumerate(network.products) if x.between)
   last = max(between, default=-1)
-  total = 0
-  for i, layer in enumerate(network):
+  total = 0.0
+  for i, product in enumerate(network.products):
     times = PENALIZED if kind is MIXED and i <= last else kind
-    if layer.kind == "between":
-      total += times.between * layer.products
+    if product.between:
+      often = times.between
+    elif product.fixed:
+      often = times.fixed
     else:
-      total += layer.products * (times.first if layer.first else times.linear)
+      often = times.first if product.first else times.linear
+    total += often * product.count
   return total
 
 
-def _pointwise(network: Sequence[Layer], kind: Pass) -> float:
+def _pointwise(network: Traced, kind: Pass) -> float:
   """Other operations of one image."""
-  return kind.pointwise * sum(layer.pointwise for layer in network)
-
-
-def _parameters(network: Sequence[Layer]) -> int:
-  return sum(layer.parameters for layer in network)
+  return kind.pointwise * network.elementwise
 
 
 class _Samples(NamedTuple):
@@ -178,8 +180,8 @@ class _Samples(NamedTuple):
 
 def _samples(
   spec: RunSpec,
-  networks: Layers,
-  count: Callable[[Sequence[Layer], Pass], float],
+  networks: Networks,
+  count: Callable[[Traced, Pass], float],
 ) -> _Samples:
   """A mean step's, where `count` gives one image's."""
   g, d = networks
@@ -202,16 +204,7 @@ def _penalized_sides(spec: RunSpec) -> float:
   return sum(g.ever_positive for g in gammas) / spec.loss.penalty_interval
 
 
-def _is_normal(model: ModelSpec, player: str, layer: Layer) -> bool:
-  """Whether a layer's weights are under spectral norm."""
-  if model.name not in _BIGGANS:
-    return False
-  if player == "d":
-    return layer.kind == "kernel" or layer.name == "projection"
-  return layer.kind == "kernel" and getattr(model, "g_spectral", True)
-
-
-def _spectral(spec: RunSpec, networks: Layers) -> float:
+def _spectral(spec: RunSpec, networks: Networks) -> float:
   """Power iterations of a mean step.
 
   One takes two passes over a weight for each tracked value. Where the weight
@@ -219,19 +212,15 @@ def _spectral(spec: RunSpec, networks: Layers) -> float:
   """
   model, updates = spec.model, spec.optim.d_steps
   passes = spec.optim.microbatches
-  once = getattr(model, "spectral_update", "step") == "step"
-  interval = getattr(model, "spectra_interval", 0)
   total = 0.0
-  for player, network in (("g", networks.g), ("d", networks.d)):
-    for layer in network:
-      if not layer.weights:
-        continue
-      tracked = min(model.num_singular_values, layer.rows, layer.out)
-      step, back = 4 * tracked * layer.weights, 2 * layer.weights
-      if not _is_normal(model, player, layer):
-        if interval and layer.kind == "kernel":
-          total += step / interval
-      elif once:
+  for player, traced in (("g", networks.g), ("d", networks.d)):
+    for matrix in traced.matrices:
+      tracked = min(model.num_singular_values, matrix.rows, matrix.out)
+      step, back = 4 * tracked * matrix.size, 2 * matrix.size
+      if not traced.network.spectral(matrix.path):
+        if model.spectra_interval and traced.network.tracked(matrix.path):
+          total += step / model.spectra_interval
+      elif model.spectral_update == "step":
         # G stands still in D's updates; D is looked at once more in G's.
         mine = 1 if player == "g" else updates
         total += mine * (step + back) + (back if player == "d" else 0)
@@ -241,24 +230,20 @@ def _spectral(spec: RunSpec, networks: Layers) -> float:
   return total
 
 
-def _weight_penalties(spec: RunSpec, networks: Layers) -> float:
+def _weight_penalties(spec: RunSpec, g: Traced) -> float:
   """The orthogonal term and what bounds spectra, of G's weights."""
   loss, total = spec.loss, 0.0
-  biggan = spec.model.name in _BIGGANS
-  for layer in networks.g:
-    if not layer.weights:
-      continue
-    rows, out = layer.rows, layer.out
-    covered = layer.kind == "kernel" or (biggan and layer.name != "shared")
-    if loss.orthogonal and covered:
+  for matrix in g.matrices:
+    rows, out = matrix.rows, matrix.out
+    if loss.orthogonal and g.network.orthogonal(matrix.path):
       # The smaller Gram matrix, and its gradient in one or in two products.
       total += 2 * (2 * rows * out**2 if out <= rows else 3 * out * rows**2)
-    if layer.kind != "kernel":
+    if not g.network.tracked(matrix.path):
       continue
     if loss.g_sigma.strength:
-      total += 4 * layer.weights
+      total += 4 * matrix.size
     if loss.g_sigma.clamp or spec.clamps_sigma:
-      total += 2 * layer.weights
+      total += 2 * matrix.size
   return total
 
 

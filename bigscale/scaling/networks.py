@@ -1,45 +1,69 @@
-"""The networks as lists of layers: shapes alone, without arrays or JAX.
+"""What a model's networks compute and hold, found by tracing them once.
 
-Names and shapes are those of the parameter trees that `bigscale.models` makes
-(a test compares them), so that what is counted here is what trains.
+One sample's forward pass is traced on shapes, in the plain form of every layer
+(that of `gpu`: no grouped convolution made dense, none beside a doubling or
+halving rewritten). Nothing is compiled and no array is made. A family of models
+says nothing about its layers here, so that what is counted is what trains.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
-from bigscale.scaling.biggan_layers import biggan_d, biggan_g, deep_d, deep_g
-from bigscale.scaling.layers import Layer
-from bigscale.scaling.r3gan_layers import (
-  r3gan_d,
-  r3gan_g,
-  stripped_d,
-  stripped_g,
-)
-from bigscale.spec import (
-  BigganDeepSpec,
-  BigganSpec,
-  ModelSpec,
-  R3ganSpec,
-  StrippedSpec,
-  require,
-)
+import jax
+import jax.numpy as jnp
 
-Table = Callable[[Any], Iterator[Layer]]
+from bigscale.models.registry import make_model
+from bigscale.ops.power import output_axis
+from bigscale.ops.spectral import flatten
+from bigscale.scaling.products import LEARNED, SAMPLE, Product, count
+from bigscale.spec import ModelBase
+from bigscale.types import Network, PyTree
 
-# A new model adds one line.
-_TABLES: dict[type, tuple[Table, Table]] = {
-  BigganSpec: (biggan_g, biggan_d),
-  BigganDeepSpec: (deep_g, deep_d),
-  R3ganSpec: (r3gan_g, r3gan_d),
-  StrippedSpec: (stripped_g, stripped_d),
-}
+_PLAIN = "gpu"
 
 
-class Layers(NamedTuple):
-  """Both networks, each in the order of its forward pass."""
+class Matrix(NamedTuple):
+  """A learned array of two axes and more, as [rows, out].
 
-  g: tuple[Layer, ...]
-  d: tuple[Layer, ...]
+  Attributes:
+    path: of it in the parameters, "block0/conv1/kernel".
+    rows: inputs of an output.
+    out: entries along the output axis.
+  """
+
+  path: str
+  rows: int
+  out: int
+
+  @property
+  def size(self) -> int:
+    """Entries."""
+    return self.rows * self.out
+
+
+class Traced(NamedTuple):
+  """A network.
+
+  Attributes:
+    network: as pure functions.
+    products: of one sample's forward pass, in its order.
+    elementwise: other operations of it.
+    parameters: learned numbers.
+    matrices: of these, those in arrays of two axes and more.
+  """
+
+  network: Network
+  products: tuple[Product, ...]
+  elementwise: float
+  parameters: int
+  matrices: tuple[Matrix, ...]
+
+
+class Networks(NamedTuple):
+  """Both players."""
+
+  g: Traced
+  d: Traced
 
 
 class Parameters(NamedTuple):
@@ -54,25 +78,68 @@ class Parameters(NamedTuple):
     return self.g + self.d
 
 
-def layers(model: ModelSpec) -> Layers:
-  """Returns the layers of a model's networks.
+@functools.lru_cache(maxsize=256)
+def networks(model: ModelBase) -> Networks:
+  """Traces a model's networks.
 
   Raises:
-    SpecError: nobody has described them.
+    UnknownCostError: one of them hides what it computes.
   """
-  kind = type(model)
-  require(
-    kind in _TABLES,
-    f"{kind.__name__} has no description of its layers, from which FLOP are "
-    "counted: add one of G and one of D to _TABLES of "
-    "bigscale/scaling/networks.py",
+  made = make_model(model, _PLAIN)
+  # As many samples as batch norm takes together; each is one of them.
+  batch = max(model.batch_norm_group_size, 1)
+  dtype = jnp.dtype(model.dtype)
+  side, channels = model.resolution, model.image_channels
+  labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+  latents = jax.ShapeDtypeStruct((batch, model.latent_dim), dtype)
+  images = jax.ShapeDtypeStruct((batch, side, side, channels), dtype)
+  return Networks(
+    _trace(made.g, (latents, labels), train=True),
+    _trace(made.d, (images, labels)),
   )
-  g, d = _TABLES[kind]
-  return Layers(tuple(g(model)), tuple(d(model)))
 
 
-def parameters(model: ModelSpec) -> Parameters:
+@functools.lru_cache(maxsize=256)
+def parameters(model: ModelBase) -> Parameters:
   """Learned numbers of G and of D; running statistics are none."""
-  return Parameters(
-    *(sum(layer.parameters for layer in net) for net in layers(model))
+  made = make_model(model, _PLAIN)
+  return Parameters(*(_size(_shapes(net)["params"]) for net in made))
+
+
+def _trace(
+  network: Network,
+  inputs: tuple[jax.ShapeDtypeStruct, ...],
+  **options: bool,
+) -> Traced:
+  variables = _shapes(network)
+  program = jax.make_jaxpr(
+    lambda variables, *inputs: network.apply(variables, *inputs, **options)
+  )(variables, *inputs)
+  parameters, state = (
+    len(jax.tree.leaves(variables[name])) for name in ("params", "batch_stats")
   )
+  # In the order of a flat tree: names of a dictionary sorted, then the inputs.
+  made_of = [0] * state + [LEARNED] * parameters + [SAMPLE] * len(inputs)
+  batch = inputs[0].shape[0]
+  counted = count(program, made_of)
+  arrays = flatten(variables["params"])
+  return Traced(
+    network,
+    tuple(p._replace(count=p.count / batch) for p in counted.products),
+    counted.elementwise / batch,
+    _size(variables["params"]),
+    tuple(
+      Matrix(path, array.size // out, out)
+      for path, array in arrays.items()
+      if array.ndim >= 2
+      for out in [array.shape[output_axis(path)]]
+    ),
+  )
+
+
+def _shapes(network: Network) -> dict[str, PyTree]:
+  return jax.eval_shape(network.init, jax.random.key(0))
+
+
+def _size(tree: PyTree) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))

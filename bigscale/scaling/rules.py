@@ -25,15 +25,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from bigscale.scaling.flops import training_flops
-from bigscale.spec import (
-  ModelSpec,
-  R3ganSpec,
-  RunSpec,
-  Schedule,
-  StrippedSpec,
-  choose_preset,
-  require,
-)
+from bigscale.spec import ModelBase, RunSpec, Schedule, choose_preset, require
 
 # From the ratio of widths or batches, new over old, to that of learning rates.
 Rule = Callable[[float], float]
@@ -71,7 +63,7 @@ BATCH_RULES: Mapping[str, Rule] = {
 def rescaled(
   spec: RunSpec,
   *,
-  model: ModelSpec | None = None,
+  model: ModelBase | None = None,
   global_batch_size: int | None = None,
   width_rule: str = "constant",
   batch_rule: str = "constant",
@@ -94,12 +86,14 @@ def rescaled(
   model = model or spec.model
   batch = global_batch_size or spec.global_batch_size
   factor = by_batch(batch / spec.global_batch_size)
-  old, new = widths(spec.model), widths(model)
   require(
     width_rule == "constant" or spec.model.name == model.name,
     f"width_rule={width_rule!r} compares the widths of {spec.model.name} and "
     f"{model.name}, which mean different things; use 'constant'",
   )
+  old = new = (1.0, 1.0)
+  if width_rule != "constant":
+    old, new = spec.model.player_widths, model.player_widths
   optim = dataclasses.replace(
     spec.optim,
     g_lr=_times(spec.optim.g_lr, factor * by_width(new[0] / old[0])),
@@ -108,13 +102,6 @@ def rescaled(
   return dataclasses.replace(
     spec, model=model, global_batch_size=batch, optim=optim
   )
-
-
-def widths(model: ModelSpec) -> tuple[int, int]:
-  """Of G and of D: BigGAN's channel multipliers, R3GAN's widest stage."""
-  if isinstance(model, (R3ganSpec, StrippedSpec)):
-    return (max(model.widths),) * 2
-  return model.g_width, model.d_width
 
 
 def within(spec: RunSpec, flops: float) -> RunSpec:

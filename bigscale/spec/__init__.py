@@ -16,16 +16,13 @@ from bigscale.spec.base import (
   choose_preset,
   require,
 )
-from bigscale.spec.biggan import BigganSpec
-from bigscale.spec.biggan_deep import BigganDeepSpec
 from bigscale.spec.changes import Change
 from bigscale.spec.count import ImageCount
 from bigscale.spec.data import MOST_PADDING, DataSpec, SourceSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
-from bigscale.spec.models import ModelSpec
+from bigscale.spec.model import ModelBase
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec
-from bigscale.spec.r3gan import R3ganSpec
 from bigscale.spec.run import (
   CheckpointSpec,
   EvalSpec,
@@ -40,15 +37,12 @@ from bigscale.spec.sampling import (
   SamplingSpec,
   TruncationRule,
 )
-from bigscale.spec.stripped import StrippedSpec
 from bigscale.spec.verdict import VerdictSpec
 
 __all__ = [
   "MOST_PADDING",
   "TRUNCATION_RULES",
   "AugmentSpec",
-  "BigganDeepSpec",
-  "BigganSpec",
   "Change",
   "CheckpointSpec",
   "DataSpec",
@@ -57,19 +51,17 @@ __all__ = [
   "LogSpec",
   "LossSpec",
   "MeshSpec",
-  "ModelSpec",
+  "ModelBase",
   "MonitorSpec",
   "OperationsSpec",
   "OptimSpec",
   "Precision",
-  "R3ganSpec",
   "RunSpec",
   "SamplingSpec",
   "Schedule",
   "SigmaSpec",
   "SourceSpec",
   "SpecError",
-  "StrippedSpec",
   "TruncationRule",
   "VerdictSpec",
   "choose_preset",

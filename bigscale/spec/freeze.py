@@ -13,7 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from bigscale.spec.base import Schedule, SpecError
+from bigscale.spec.base import Schedule, SpecError, require
+from bigscale.spec.model import ModelBase, family
 from bigscale.spec.run import RunSpec
 
 # JSON and float64 hold whole numbers exactly up to here.
@@ -95,6 +96,8 @@ def _coerce(kind: Any, value: Any, path: str) -> Any:
   if kind is Schedule and isinstance(value, (int, float)):
     constant = _coerce(float, value, path)
     return Schedule(first=constant, last=constant)
+  if kind is ModelBase:
+    return _coerce_model(value, path)
   if dataclasses.is_dataclass(kind):
     return value if isinstance(value, kind) else _freeze(kind, value, path)
   if kind is float and type(value) is int:
@@ -125,26 +128,22 @@ def _as_float(value: int) -> float:
 
 
 def _coerce_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
-  """Optional fields, and groups that a `name` tells apart."""
+  """Optional fields."""
   if value is None and type(None) in kinds:
     return None
-  kinds = tuple(kind for kind in kinds if kind is not type(None))
-  if len(kinds) == 1:
-    return _coerce(kinds[0], value, path)
-  by_name = {
-    next(f.default for f in dataclasses.fields(kind) if f.name == "name"): kind
-    for kind in kinds
-  }
-  if type(value) in kinds:
+  (kind,) = (kind for kind in kinds if kind is not type(None))
+  return _coerce(kind, value, path)
+
+
+def _coerce_model(value: Any, path: str) -> ModelBase:
+  """A model, of the family that its `name` chooses."""
+  if isinstance(value, ModelBase):
     return value
   if not hasattr(value, "items"):
     raise SpecError(f"{path}={value!r} must be a group of settings")
-  name = dict(value.items()).get("name")
-  if name not in by_name:
-    raise SpecError(
-      f"{path}.name={name!r} is not one of {', '.join(map(repr, by_name))}"
-    )
-  return _freeze(by_name[name], value, path)
+  given = dict(value.items())
+  require("name" in given, f"{path}.name is missing; set it in the config")
+  return _freeze(family(given["name"]), value, path)
 
 
 def _article(kind: type) -> str:

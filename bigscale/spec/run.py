@@ -8,7 +8,7 @@ from bigscale.spec.base import Schedule, check_kimg, require
 from bigscale.spec.count import ImageCount
 from bigscale.spec.data import DataSpec
 from bigscale.spec.mesh import MeshSpec
-from bigscale.spec.models import ModelSpec
+from bigscale.spec.model import ModelBase
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
 from bigscale.spec.sampling import SamplingSpec
@@ -246,7 +246,7 @@ class RunSpec:
   seed: int = 0
   global_batch_size: int
   total_kimg: float
-  model: ModelSpec
+  model: ModelBase
   data: DataSpec
   loss: LossSpec
   optim: OptimSpec
@@ -308,13 +308,12 @@ class RunSpec:
       f"model.num_singular_values={model.num_singular_values} tracks one; "
       "set it to 2 or more, or set loss.g_sigma.goal",
     )
-    has_norm = getattr(model, "g_spectral", model.name == "biggan_deep")
     require(
-      has_norm or model.spectra_interval == 1,
+      model.g_spectral or model.spectra_interval == 1,
       "loss.g_sigma and clamp_sigma of monitor.interventions need the singular "
       "values of every step, and G has no spectral norm; set "
       "model.spectra_interval from "
-      f"{getattr(model, 'spectra_interval', 0)} to 1",
+      f"{model.spectra_interval} to 1",
     )
 
   def _check_noise_scale(self) -> None:
@@ -327,7 +326,7 @@ class RunSpec:
   def _check_microbatches(self) -> None:
     """A batch is made of whole microbatches, and they of whole groups."""
     parts, size = self.optim.microbatches, self.global_batch_size
-    group = getattr(self.model, "batch_norm_group_size", 0)
+    group = self.model.batch_norm_group_size
     unit = parts * max(group, 1)
     nearest = max(unit, round(size / unit) * unit)
     require(

@@ -14,15 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bigscale.models.networks import HEADS, require_head
 from bigscale.models.norms import Moments
 from bigscale.models.registry import make_model
-from bigscale.ops import precision, spectral
+from bigscale.ops import precision
 from bigscale.ops.images import to_uint8
 from bigscale.parallel import compiler, multihost, sharding
 from bigscale.parallel.mesh import AXES, check_batch
 from bigscale.parallel.sharding import Placement
-from bigscale.scaling.networks import layers
 from bigscale.spec import RunSpec, require
 from bigscale.train.probe import Probe
 from bigscale.train.state import Average, GanState, init_state
@@ -69,8 +67,8 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
   """Compiles nothing yet: shapes, shardings and jitted functions.
 
   Raises:
-    SpecError: the batch does not divide over the mesh, or the model lacks
-      what the probe or the count of FLOP needs.
+    SpecError: the batch does not divide over the mesh, or the family makes
+      no networks.
   """
   check_batch(spec.global_batch_size, mesh)
   _check_microbatches(spec, mesh)
@@ -87,7 +85,6 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
   )
   init = functools.partial(init_state, model, spec)
   shapes = jax.eval_shape(init, np.int32(0))
-  _check_described(spec, shapes)
   shardings = placement.shardings(shapes)
   whole = sharding.replicated(mesh)
   probe = Probe(model, spec, placement)
@@ -144,21 +141,11 @@ def compile_everywhere(built: Built, inputs: tuple[Any, ...]) -> None:
     multihost.barrier("the step is compiled")
 
 
-def _check_described(spec: RunSpec, shapes: GanState) -> None:
-  """Raises `SpecError` unless all is known of the model that a run asks for.
-
-  The probe and the count of FLOP come late in a run, and would fail there.
-  """
-  top = {path.split("/")[0] for path in spectral.flatten(shapes.d.params)}
-  require_head(sum(path[0] in top for path in HEADS))
-  layers(spec.model)
-
-
 def _check_microbatches(spec: RunSpec, mesh: Mesh) -> None:
   """Raises `SpecError` unless every device has its share of all of them."""
   here = spec.global_batch_size // mesh.size
   parts = spec.optim.microbatches
-  group = getattr(spec.model, "batch_norm_group_size", 0)
+  group = spec.model.batch_norm_group_size
   require(
     here % parts == 0,
     f"optim.microbatches={parts} does not divide the {here} samples on each of "

@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from bigscale.spec import ModelSpec, SpecError
+from bigscale.spec import ModelBase, SpecError
 from bigscale.train import folder as folders
 from bigscale.train.build import Built, build
 from bigscale.train.checkpoint import CheckpointReader
@@ -104,7 +104,7 @@ def _with_weights(player: Player, weights: Average) -> Player:
   return player._replace(**weights._asdict())
 
 
-def _check_same(path: pathlib.Path, theirs: ModelSpec, ours: ModelSpec) -> None:
+def _check_same(path: pathlib.Path, theirs: ModelBase, ours: ModelBase) -> None:
   """Raises `SpecError` naming every field in which two models differ."""
   there, here = dataclasses.asdict(theirs), dataclasses.asdict(ours)
   lines = [

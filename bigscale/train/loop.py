@@ -117,7 +117,7 @@ def train(
     guard = Guard(built, stream, checkpoints, recorder, attempt)
     try:
       resume.report(recorder, stream, found, start, moved != spec)
-      if found.step < recorder.total_steps:
+      if begun and found.step < recorder.total_steps:
         prepared = _open_scores(prepared, built)
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])

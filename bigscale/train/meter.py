@@ -15,12 +15,16 @@ hardware: what rematerialization or a rewritten layer adds does not count.
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bigscale.parallel.peaks import peak_flops
 from bigscale.scaling.flops import training_flops
+from bigscale.scaling.products import UnknownCostError
 from bigscale.spec import ImageCount, RunSpec
+
+_log = logging.getLogger(__name__)
 
 
 class Meter:
@@ -43,6 +47,12 @@ class Meter:
       count: of images a step; None takes the spec's batch size for all.
     """
     self._per_step = functools.cache(functools.partial(_step_flops, spec))
+    try:
+      self._per_step(spec.images_per_step)
+      self._known = True
+    except UnknownCostError as error:
+      self._known = False
+      _log.warning("no FLOP are logged: %s", error)
     self._count = count or spec.count
     self._peak = peak_flops(devices)
     noted = (meta or {}).get("flops", {})
@@ -51,13 +61,15 @@ class Meter:
 
   def pace(self, steps: int, seconds: float) -> dict[str, float]:
     """`perf/mfu`, the share of the peak; nothing where no peak is known."""
-    if not self._peak:
+    if not self._peak or not self._known:
       return {}
     flops = steps * self._per_step(self._count.images_per_step)
     return {"perf/mfu": flops / seconds / self._peak}
 
   def totals(self, step: int) -> dict[str, float]:
-    """FLOP after that many steps."""
+    """FLOP after that many steps; nothing where a step's are not known."""
+    if not self._known:
+      return {}
     total = sum(
       steps * self._per_step(images)
       for steps, images in self._count.steps_of(step)
@@ -76,7 +88,7 @@ class Meter:
       count: of images a step from then on.
     """
     total, remaining = (
-      self.totals(s)["perf/total_flops"] for s in (left, step)
+      self.totals(s).get("perf/total_flops", 0.0) for s in (left, step)
     )
     self._abandoned_steps += left - step
     self._abandoned_flops += total - remaining
@@ -84,12 +96,11 @@ class Meter:
 
   def get_state(self, step: int) -> dict[str, float]:
     """What a checkpoint after that many steps notes, as plain JSON."""
-    total, spent = self.totals(step).values()
-    return {
-      "total": total,
-      "spent": spent,
-      "abandoned_steps": self._abandoned_steps,
-    }
+    state = {"abandoned_steps": self._abandoned_steps}
+    if totals := self.totals(step):
+      state["total"] = totals["perf/total_flops"]
+      state["spent"] = totals["perf/spent_flops"]
+    return state
 
 
 def _step_flops(spec: RunSpec, images: int) -> float:

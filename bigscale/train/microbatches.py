@@ -49,14 +49,14 @@ class Microbatches:
 
   def __init__(self, spec: RunSpec, placement: Placement) -> None:
     self.count = spec.optim.microbatches
-    update = getattr(spec.model, "batch_norm_update", "step")
+    update = spec.model.batch_norm_update
     self.in_turn = self.count > 1 and update == "forward"
     # XLA's CPU backend runs convolutions in loops by a slow path: an R3GAN step
     # takes eight times as long.
     on_cpu = placement.mesh.devices.flat[0].platform == "cpu"
     self._unrolled = self.count if on_cpu else 1
     # Of one batch norm group, which stays in one microbatch.
-    self._group = max(getattr(spec.model, "batch_norm_group_size", 0), 1)
+    self._group = max(spec.model.batch_norm_group_size, 1)
 
   def run(
     self, one: OnePart, start: PyTree, stats: PyTree, inputs: PyTree

@@ -106,7 +106,7 @@ def probe_size(spec: RunSpec, devices: int) -> int:
   and has at least `monitor.num_samples` of them, or is the whole batch.
   """
   batch, wanted = spec.global_batch_size, spec.monitor.num_samples
-  group = getattr(spec.model, "batch_norm_group_size", 0) or 1
+  group = spec.model.batch_norm_group_size or 1
 
   def fits(n: int) -> bool:
     here = n // devices

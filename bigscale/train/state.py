@@ -166,6 +166,6 @@ def _init_player(network: Network, spec: RunSpec, key: Array) -> Player:
 
 def tracked(network: Network, spec: RunSpec) -> Callable[[str], bool]:
   """Whose singular values are followed: at least those that normalize."""
-  if getattr(spec.model, "spectra_interval", 0):
+  if spec.model.spectra_interval:
     return network.tracked
   return network.spectral

@@ -16,7 +16,7 @@ from bigscale.types import Array, Network, PyTree
 
 def epsilon(spec: RunSpec) -> float:
   """Of the power iteration; models without spectral norm name none."""
-  return getattr(spec.model, "spectral_epsilon", 1e-12)
+  return spec.model.spectral_epsilon
 
 
 def under_norm(spectra: spectral.Spectra, network: Network) -> spectral.Spectra:

@@ -50,7 +50,7 @@ class Preparation:
     self._placement = placement
     self._iteration = iteration(placement)
     parts = spec.optim.microbatches
-    self.once_a_step = getattr(spec.model, "spectral_update", "step") == "step"
+    self.once_a_step = spec.model.spectral_update == "step"
     self._passes = 1 if self.once_a_step else parts
 
   def __call__(

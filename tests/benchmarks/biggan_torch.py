@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from bigscale.spec import BigganSpec, RunSpec, require
-from bigscale.spec.biggan import D_WIDTHS, G_WIDTHS, d_sides, g_sides
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan.spec import D_WIDTHS, G_WIDTHS, d_sides, g_sides
+from bigscale.spec import RunSpec, require
 
 
 def _normal(layer: nn.Module, spec: BigganSpec) -> nn.Module:

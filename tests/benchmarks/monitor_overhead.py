@@ -91,7 +91,7 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
   number = 0
 
   # As many as have one look at singular values among them.
-  together = getattr(spec.model, "spectra_interval", 1) or 1
+  together = spec.model.spectra_interval or 1
 
   def step() -> None:
     nonlocal state, row
@@ -159,7 +159,7 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
 
 def _without_spectra(spec: Any) -> Any:
   """Looks at no singular value but the first where the model divides by it."""
-  if getattr(spec.model, "spectra_interval", 1) == 1:
+  if spec.model.spectra_interval == 1:
     bare = dataclasses.replace(spec.model, num_singular_values=1)
   else:
     bare = dataclasses.replace(spec.model, spectra_interval=10**9)

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigscale.spec import R3ganSpec, RunSpec, Schedule, require
+from bigscale.models.r3gan import R3ganSpec
+from bigscale.spec import RunSpec, Schedule, require
 
 _GAIN = (2 / (1 + 0.2**2)) ** 0.5
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bigscale.losses.regularizers import logits_and_gradient_penalty
-from bigscale.models import r3gan
+from bigscale.models.r3gan import networks as r3gan
 from bigscale.ops.spectral import flatten
 from bigscale.spec import SpecError, from_config
 from tests.fast_compile import OPTIONS

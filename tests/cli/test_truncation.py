@@ -17,9 +17,10 @@ from PIL import Image
 from bigscale.cli import common, truncation
 from bigscale.cli.main import main
 from bigscale.interop import assemble, export
+from bigscale.models.biggan_deep import BigganDeepSpec
 from bigscale.parallel import fingerprint
 from bigscale.sampling import latents
-from bigscale.spec import BigganDeepSpec, SamplingSpec
+from bigscale.spec import SamplingSpec
 from bigscale.train.init_from import read_start
 from bigscale.train.state import init_state
 from tests.interop import synthetic

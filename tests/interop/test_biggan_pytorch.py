@@ -10,7 +10,8 @@ from synthetic import assert_same, leaves, theirs, trackers
 
 from bigscale.interop import biggan_deep_pytorch, biggan_pytorch
 from bigscale.interop.tensors import TensorsError
-from bigscale.spec import BigganDeepSpec, BigganSpec
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan_deep import BigganDeepSpec
 
 _GOLDEN = Path(__file__).parents[1] / "golden"
 _BIGGAN = BigganSpec(

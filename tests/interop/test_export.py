@@ -12,9 +12,10 @@ from PIL import Image
 
 from bigscale.interop import biggan_pytorch, export, r3gan
 from bigscale.interop.recipes import recipe
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.registry import make_model
 from bigscale.ops.images import to_uint8
-from bigscale.spec import R3ganSpec, SpecError
+from bigscale.spec import SpecError
 from bigscale.train.state import Average
 from bigscale.train.step import Codes, generate
 from tests.interop import synthetic

@@ -9,8 +9,9 @@ from synthetic import assert_same, hf_deep, images, leaves, theirs, unit
 
 from bigscale.interop import biggan_hf
 from bigscale.interop.tensors import TensorsError
+from bigscale.models.biggan_deep import BigganDeepSpec
 from bigscale.ops.spectral import flatten
-from bigscale.spec import BigganDeepSpec, SpecError
+from bigscale.spec import SpecError
 
 _SPEC = BigganDeepSpec(
   resolution=64,

@@ -18,9 +18,10 @@ import pytest
 from bigscale.interop import biggan_pytorch, r3gan
 from bigscale.losses import adversarial
 from bigscale.losses.regularizers import logits_and_gradient_penalty
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.registry import make_model
 from bigscale.ops import precision, spectral
-from bigscale.spec import BigganSpec, R3ganSpec
 from tests.fast_compile import OPTIONS
 from tests.rounding import rounded
 

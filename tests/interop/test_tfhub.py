@@ -9,7 +9,9 @@ from synthetic import assert_same, images, leaves, theirs
 
 from bigscale.interop import biggan_tfhub
 from bigscale.interop.tensors import TensorsError
-from bigscale.spec import BigganDeepSpec, BigganSpec, SpecError
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.spec import SpecError
 
 _SPEC = BigganSpec(
   resolution=64,

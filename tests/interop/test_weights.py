@@ -7,8 +7,10 @@ import pytest
 
 from bigscale.interop import biggan_pytorch, r3gan
 from bigscale.interop.tensors import TensorsError
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.ops.spectral import flatten
-from bigscale.spec import BigganSpec, R3ganSpec, SpecError
+from bigscale.spec import SpecError
 
 _GOLDEN = Path(__file__).parents[1] / "golden"
 _R3GAN = R3ganSpec(

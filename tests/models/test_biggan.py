@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigscale.models import biggan
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan import networks as biggan
 from bigscale.ops.spectral import flatten
-from bigscale.spec import BigganSpec
 
 _SPEC = BigganSpec(
   resolution=32,

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigscale.models import biggan_deep
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.biggan_deep import networks as biggan_deep
 from bigscale.models.norms import Moments
 from bigscale.models.registry import make_model
 from bigscale.ops.spectral import flatten
-from bigscale.spec import BigganDeepSpec, SpecError
+from bigscale.spec import SpecError
 
 _SPEC = BigganDeepSpec(
   resolution=64,

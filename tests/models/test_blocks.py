@@ -12,14 +12,12 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from bigscale.models import blocks
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.registry import make_model
+from bigscale.models.stripped_stylegan2 import StrippedSpec
 from bigscale.ops.spectral import flatten, unflatten
-from bigscale.spec import (
-  BigganDeepSpec,
-  BigganSpec,
-  R3ganSpec,
-  StrippedSpec,
-)
 from tests import fast_compile
 
 _SPECS = {

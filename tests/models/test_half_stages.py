@@ -8,15 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.registry import make_model
+from bigscale.models.stripped_stylegan2 import StrippedSpec
 from bigscale.ops.spectral import flatten
-from bigscale.spec import (
-  BigganDeepSpec,
-  BigganSpec,
-  R3ganSpec,
-  SpecError,
-  StrippedSpec,
-)
+from bigscale.spec import SpecError
 from tests import fast_compile
 
 _SPECS = {

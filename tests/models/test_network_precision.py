@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import pytest
 
 from bigscale.losses import regularizers
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.registry import make_model
+from bigscale.models.stripped_stylegan2 import StrippedSpec
 from bigscale.ops import precision
-from bigscale.spec import BigganDeepSpec, BigganSpec, R3ganSpec, StrippedSpec
 from tests.rounding import products
 
 _SPECS = {

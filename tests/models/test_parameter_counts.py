@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import pytest
 
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.r3gan import PRESETS as R3GAN
 from bigscale.models.registry import make_model
-from bigscale.spec import BigganDeepSpec, BigganSpec
-from bigscale.spec.r3gan import PRESETS as R3GAN
-from bigscale.spec.stripped import PRESETS as STRIPPED
+from bigscale.models.stripped_stylegan2 import PRESETS as STRIPPED
 
 
 def _biggan(resolution, latent_dim, g_attention):

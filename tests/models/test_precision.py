@@ -10,9 +10,9 @@ import pytest
 
 from bigscale.losses import adversarial
 from bigscale.losses.regularizers import logits_and_gradient_penalty
-from bigscale.models import r3gan
+from bigscale.models.r3gan import R3ganSpec
+from bigscale.models.r3gan import networks as r3gan
 from bigscale.ops.spectral import flatten, unflatten
-from bigscale.spec import R3ganSpec
 
 _SPEC = R3ganSpec(
   resolution=32,

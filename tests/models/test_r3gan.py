@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigscale.models import r3gan
+from bigscale.models.r3gan import R3ganSpec
+from bigscale.models.r3gan import networks as r3gan
 from bigscale.ops.spectral import flatten
-from bigscale.spec import R3ganSpec
 
 _SPEC = R3ganSpec(
   resolution=8,

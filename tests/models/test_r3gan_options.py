@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from bigscale.models import r3gan
+from bigscale.models.r3gan import PRESETS, R3ganSpec
+from bigscale.models.r3gan import networks as r3gan
 from bigscale.ops.spectral import flatten, unflatten
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.rows import to_global
 from bigscale.parallel.sharding import batch_sharding
-from bigscale.spec import MeshSpec, R3ganSpec, SpecError, from_config
-from bigscale.spec.r3gan import PRESETS
+from bigscale.spec import MeshSpec, SpecError, from_config
 from bigscale.train.build import build
 from bigscale.types import Batch
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bigscale.models import stripped
+from bigscale.models.stripped_stylegan2 import PRESETS, StrippedSpec
+from bigscale.models.stripped_stylegan2 import networks as stripped
 from bigscale.ops.resample import downsample2x, upsample2x
 from bigscale.ops.spectral import flatten, unflatten
-from bigscale.spec import SpecError, StrippedSpec, choose_preset
-from bigscale.spec.stripped import PRESETS
+from bigscale.spec import SpecError, choose_preset
 
 _SPEC = StrippedSpec(
   resolution=16,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.ops import grouped_conv
-from bigscale.spec import R3ganSpec
 
 _OTHERS = sorted(set(grouped_conv.FORMULATIONS) - {"native"})
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from bigscale.models.biggan import BigganSpec
 from bigscale.sampling.grid import save_png
 from bigscale.spec import (
-  BigganSpec,
   DataSpec,
   LossSpec,
   OptimSpec,

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.registry import make_model
 from bigscale.sampling import sheets
-from bigscale.spec import BigganSpec, R3ganSpec, SpecError
+from bigscale.spec import SpecError
 
 _BIGGAN = BigganSpec(
   resolution=32,

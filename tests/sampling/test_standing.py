@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.registry import make_model
 from bigscale.ops import spectral
 from bigscale.sampling import latents
 from bigscale.sampling.standing import standing_statistics
-from bigscale.spec import BigganSpec, R3ganSpec, SpecError
+from bigscale.spec import SpecError
 from bigscale.train.state import Average
 
 _SPEC = BigganSpec(

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import re
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +10,12 @@ import pytest
 from jax import lax
 
 from bigscale.models.registry import make_model
-from bigscale.scaling import biggan_layers
+from bigscale.scaling import products
 from bigscale.scaling.flops import (
   sample_flops,
   total_flops,
   training_flops,
 )
-from bigscale.scaling.layers import attention
 from bigscale.spec.objective import AugmentSpec
 from tests.scaling import traced
 from tests.scaling.flops_table import RUNS, spec_of
@@ -98,18 +96,8 @@ AUGMENTED = {
 }
 
 
-def our_attention(name, side, channels):
-  """As it is written: one column more than the values' sums the weights."""
-  for layer in attention(name, side, channels):
-    if layer.name.endswith("/means"):
-      extra = layer.products // (channels // 2)
-      layer = dataclasses.replace(layer, products=layer.products + extra)
-    yield layer
-
-
 def assert_traced(spec, rel=None):
-  with mock.patch.object(biggan_layers, "attention", our_attention):
-    cost = training_flops(spec)
+  cost = training_flops(spec)
   found = traced.step_flops(spec)
   if rel is None:
     # The last layer of a D that is penalized has one product less: what comes
@@ -142,7 +130,7 @@ def test_augmentation_costs_what_its_trace_does(pipe):
 @pytest.mark.parametrize("run", RUNS)
 def test_presets_in_small_cost_what_their_traces_do(run):
   small = spec_of(run, small=True)
-  interval = getattr(small.model, "spectra_interval", 0)
+  interval = small.model.spectra_interval
   if interval:
     model = dataclasses.replace(small.model, spectra_interval=1)
     small = dataclasses.replace(small, model=model)
@@ -165,8 +153,8 @@ def test_presets_in_full_cost_what_xla_counts(run):
   )
   program = traced.trace(spec)
   cost = training_flops(spec)
-  products = traced.count(program.jaxpr.jaxpr)
-  assert products == pytest.approx(cost.per_step, rel=2e-3)
+  found = products.count(program.jaxpr).flops
+  assert found == pytest.approx(cost.per_step, rel=2e-3)
   # What is no product is counted roughly, and is little.
   everything = cost.per_step + cost.elementwise + cost.optimizer
   xla = program.lower().cost_analysis()["flops"]
@@ -223,7 +211,7 @@ def test_an_image_costs_its_generator():
     jax.ShapeDtypeStruct((1, spec.model.latent_dim), jnp.float32),
     jax.ShapeDtypeStruct((1,), jnp.int32),
   )
-  assert traced.count(program.jaxpr.jaxpr) == pytest.approx(
+  assert products.count(program.jaxpr).flops == pytest.approx(
     sample_flops(spec.model), rel=6e-3
   )
 
@@ -258,7 +246,7 @@ def test_convolutions_are_counted_as_xla_does(size, groups):
     (with_gradients, (x, w, y), 3),
   ):
     program = jax.jit(function).trace(*arguments)
-    assert traced.count(program.jaxpr.jaxpr) == times * each
+    assert products.count(program.jaxpr).flops == times * each
     assert program.lower().cost_analysis()["flops"] == times * each
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from bigscale.configs import biggan, fashion_biggan, fashion_r3gan
+from bigscale.models.biggan_deep import PRESETS as DEEP
 from bigscale.spec import (
   SpecError,
   choose_preset,
@@ -13,7 +14,6 @@ from bigscale.spec import (
   from_json,
   to_json,
 )
-from bigscale.spec.biggan_deep import PRESETS as DEEP
 
 
 def changed(path: str, value: object, base=fashion_r3gan) -> dict:

@@ -5,10 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from bigscale.models import networks, registry
 from bigscale.parallel.mesh import make_mesh
-from bigscale.scaling import networks as descriptions
-from bigscale.spec import R3ganSpec, SpecError
+from bigscale.spec import SpecError
 from bigscale.train.build import build
 from tests.parallel.tiny_gans import Case, spec_of
 
@@ -49,24 +47,3 @@ def test_batches_are_whole_microbatches():
   optim = dataclasses.replace(spec.optim, microbatches=3)
   with pytest.raises(SpecError, match="use global_batch_size=15"):
     dataclasses.replace(spec, optim=optim)
-
-
-def test_a_d_without_a_head_that_the_probe_knows_is_refused(monkeypatch):
-  monkeypatch.setattr(networks, "HEADS", (("judgement",),))
-  monkeypatch.setattr("bigscale.train.build.HEADS", (("judgement",),))
-  message = refusal(Case("r3gan", "float32"))
-  assert "found 0 layers called judgement" in message
-  assert "add its name to HEADS of bigscale/models/networks.py" in message
-
-
-def test_a_model_without_a_description_of_its_flop_is_refused(monkeypatch):
-  monkeypatch.delitem(descriptions._TABLES, R3ganSpec)
-  message = refusal(Case("r3gan", "float32"))
-  assert "R3ganSpec has no description of its layers" in message
-  assert "_TABLES of bigscale/scaling/networks.py" in message
-
-
-def test_a_model_that_nobody_makes_is_refused(monkeypatch):
-  monkeypatch.delitem(registry._MAKERS, R3ganSpec)
-  message = refusal(Case("r3gan", "float32"))
-  assert "R3ganSpec has no networks: add its `make` to _MAKERS" in message

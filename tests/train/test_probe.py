@@ -8,22 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigscale.models.biggan import BigganSpec
+from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.registry import make_model
+from bigscale.models.stripped_stylegan2 import StrippedSpec
 from bigscale.monitor import probes
 from bigscale.ops.images import to_float
 from bigscale.ops.spectral import flatten
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.rows import to_global
 from bigscale.parallel.sharding import batch_sharding
-from bigscale.spec import (
-  BigganDeepSpec,
-  BigganSpec,
-  MeshSpec,
-  MonitorSpec,
-  R3ganSpec,
-  StrippedSpec,
-  from_config,
-)
+from bigscale.spec import MeshSpec, MonitorSpec, from_config
 from bigscale.train.build import build
 from bigscale.train.objective import draw_codes
 from bigscale.train.probe import probe_size

@@ -162,6 +162,26 @@ def test_drawing_that_fails_ends_no_run(tmp_path, built):
   assert "RESOURCE_EXHAUSTED" in events(tmp_path, "score_failed")[0]["error"]
 
 
+def test_processes_that_open_nothing_ask_as_often_as_the_main_one(
+  tmp_path, built, monkeypatch
+):
+  """What scores need is opened in step with all processes, once a start."""
+  asked = []
+
+  def opened_elsewhere(spec):
+    asked.append(spec)
+
+  def broken(spec):
+    raise SpecError("nothing is open")
+
+  monkeypatch.setattr(loop, "open_on_main", opened_elsewhere)
+  monkeypatch.setattr(evaluation, "open_scores", broken)
+  for starts in (1, 2):
+    loop.train(built.spec, tmp_path, prepared=loop.Prepared(built))
+    # A second start finds the run done, and scores nothing.
+    assert len(asked) == 1, starts
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
 def test_who_interrupts_a_run_ends_it(tmp_path, built, end):
   with pytest.raises(end):

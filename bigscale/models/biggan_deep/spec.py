@@ -1,17 +1,24 @@
 """BigGAN-deep: its spec and its published sizes (Brock et al. 2019, app. B)."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from bigscale.spec.base import (
-  Dtype,
-  Precision,
-  Update,
+from bigscale.models.biggan.spec import check_published, of_both_widths
+from bigscale.spec import ModelBase, require
+from bigscale.spec.base import Update
+from bigscale.spec.model import (
+  check_at_least,
   check_attention,
+  check_batch_norm,
   check_bf16_stages,
-  check_model,
-  require,
 )
+
+if TYPE_CHECKING:
+  from bigscale.types import GanModel
+
+# A block's inner width, as a share of its input's in G, its output's in D.
+REDUCTION = 4
 
 # Channel multipliers: of the first map and of each stage's output in G, of the
 # stem's and of each stage's output in D. Tables of the authors' PyTorch code;
@@ -39,16 +46,13 @@ def sides(resolution: int) -> tuple[int, ...]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BigganDeepSpec:
+class BigganDeepSpec(ModelBase):
   """BigGAN-deep (Brock et al. 2019, app. B, tables 7 to 9).
 
   Every block sees the whole of z beside the shared class embedding.
 
   Attributes:
     resolution: 64, 128, 256 or 512.
-    image_channels: 1 or 3.
-    num_classes: 0 trains without labels.
-    latent_dim: length of z.
     g_width: channel multiplier `ch` of G (128 in the paper).
     d_width: channel multiplier of D.
     shared_dim: length of the shared class embedding.
@@ -72,22 +76,11 @@ class BigganDeepSpec:
     spectral_update: the power iteration moves in every forward pass in
       training (`forward`, the authors' code), or once per network and
       optimizer step (`step`), which is cheaper.
-    num_singular_values: how many are tracked for every layer.
     bf16_stages: how many of the highest resolutions compute in bfloat16.
       Statistics, conditions, the image and the logits do not.
-    remat: the backward pass computes each block again instead of keeping what
-      is inside.
-    dtype: parameters and, outside the bfloat16 stages, activations.
-    precision: of the networks' products of float32 arrays on TPUs and GPUs,
-      which are free to round them (`bigscale.ops.precision`): `highest` not at
-      all, as the authors have it; `high` to 16 bits (TPU) in half the time;
-      `default` to 8.
   """
 
   name: Literal["biggan_deep"] = "biggan_deep"
-  resolution: int
-  image_channels: int = 3
-  num_classes: int = 0
   latent_dim: int = 128
   g_width: int = 128
   d_width: int = 128
@@ -103,13 +96,17 @@ class BigganDeepSpec:
   batch_norm_update: Update = "forward"
   spectral_epsilon: float = 1e-4
   spectral_update: Update = "forward"
-  num_singular_values: int = 3
-  bf16_stages: int = 0
-  remat: bool = False
-  dtype: Dtype = "float32"
-  precision: Precision = "highest"
+
+  # Of all matrices but the embeddings.
+  g_spectral: ClassVar[bool] = True
+  formats: ClassVar[dict[str, str]] = {
+    "biggan-pytorch": "bigscale.interop.biggan_deep_pytorch",
+    "biggan-tfhub": "bigscale.interop.biggan_tfhub",
+    "biggan-hf": "bigscale.interop.biggan_hf",
+  }
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     require(
       self.resolution in G_WIDTHS,
       f"model.resolution={self.resolution} has no BigGAN-deep; "
@@ -141,8 +138,32 @@ class BigganDeepSpec:
         f"model.{field}={getattr(self, field)} must be 1 or more; the "
         "published depth is 2",
       )
+    check_at_least(self, 0, "shared_dim")
+    check_batch_norm(self)
     check_bf16_stages(self, len(G_WIDTHS[self.resolution]))
-    check_model(self)
+
+  def make_networks(self, platform: str, split: Any, gather: Any) -> "GanModel":
+    """See `ModelBase`."""
+    from bigscale.models.biggan_deep import networks
+
+    return networks.make(self, platform, split, gather)
+
+  def of_width(
+    self, resolution: int, depth: int | None
+  ) -> Callable[[int], ModelBase]:
+    """As BigGAN's, with `depth` blocks a stage."""
+    check_published(self, resolution, G_WIDTHS)
+    changes = {
+      "g_depth": depth or self.g_depth,
+      "d_depth": depth or self.d_depth,
+    }
+    stages = len(G_WIDTHS[resolution])
+    return of_both_widths(self, resolution, stages, changes, REDUCTION)
+
+  @property
+  def player_widths(self) -> tuple[float, float]:
+    """The channel multipliers."""
+    return self.g_width, self.d_width
 
 
 PRESETS = {

@@ -7,11 +7,11 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from bigscale.bench import products
+from bigscale.scaling import products
 
 
 def _flops(function, *arguments):
-  return products.flops(jax.jit(function), *arguments)
+  return products.of_call(jax.jit(function), *arguments).flops
 
 
 def _matrix(rows, columns):
@@ -37,25 +37,27 @@ def test_a_matrix_product_takes_two_for_each_triple():
 
 
 @pytest.mark.parametrize(
-  ("stride", "groups", "places", "depth"),
-  [(1, 1, 64, 8), (2, 1, 16, 8), (1, 4, 64, 2)],
+  ("stride", "groups", "taps", "depth"),
+  # Along an axis three a place, less those beyond the border.
+  [(1, 1, 22, 8), (2, 1, 11, 8), (1, 4, 22, 2)],
 )
-def test_a_convolution(stride, groups, places, depth):
+def test_a_convolution(stride, groups, taps, depth):
   conv = _convolution(
     8,
     window_strides=(stride, stride),
     padding="SAME",
     feature_group_count=groups,
   )
-  assert _flops(*conv) == 2 * places * 4 * 9 * depth
+  assert _flops(*conv) == 2 * taps**2 * 4 * depth
 
 
 def test_zeros_between_pixels_are_free():
   conv = _convolution(
     4, window_strides=(1, 1), padding=((1, 2), (1, 2)), lhs_dilation=(2, 2)
   )
-  # 9 products for a pixel of the smaller map.
-  assert _flops(*conv) == 2 * 16 * 9 * 8 * 4
+  # Along an axis three products for a pixel of the smaller map, less those
+  # beyond the border: 1 + 2 + 1 + 2 + 1 + 2 + 1 + 1 taps.
+  assert _flops(*conv) == 2 * 11**2 * 8 * 4
 
 
 def test_loops_count_their_length_and_choices_their_larger_branch():

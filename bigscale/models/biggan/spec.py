@@ -1,18 +1,24 @@
 """BigGAN: its spec and its published sizes (Brock et al. 2019, app. B)."""
 
 import dataclasses
-from typing import Literal
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from bigscale.spec.base import (
-  Dtype,
-  Precision,
-  Update,
+from bigscale.spec import ModelBase, require
+from bigscale.spec.base import Update
+from bigscale.spec.model import (
+  check_at_least,
   check_attention,
+  check_batch_norm,
   check_bf16_stages,
   check_chunks,
-  check_model,
-  require,
+  chunked_latents,
 )
+
+if TYPE_CHECKING:
+  from bigscale.types import GanModel
 
 # Channel multipliers: of the first map and of each block's output in G, and
 # of each block's output in D. Tables of the authors' PyTorch code; 512 px of
@@ -63,13 +69,11 @@ def d_sides(resolution: int) -> tuple[int, ...]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BigganSpec:
+class BigganSpec(ModelBase):
   """BigGAN (Brock et al. 2019, app. B).
 
   Attributes:
     resolution: 8, 16, 32, 64, 128, 256 or 512.
-    image_channels: 1 or 3.
-    num_classes: 0 trains without labels.
     latent_dim: length of z; with `hierarchical` it is split evenly between
       the first layer and each block.
     g_width: channel multiplier `ch` of G (96 in the paper).
@@ -94,24 +98,11 @@ class BigganSpec:
     spectral_update: the power iteration moves in every forward pass in
       training (`forward`, the authors' code), or once per network and
       optimizer step (`step`), which is cheaper.
-    num_singular_values: how many are tracked for every layer.
-    spectra_interval: steps between updates of the tracked values of a network
-      without spectral norm; 0 never.
     bf16_stages: how many of the highest resolutions compute in bfloat16.
       Statistics, conditions, the image and the logits do not.
-    remat: the backward pass computes each block again instead of keeping what
-      is inside.
-    dtype: parameters and, outside the bfloat16 stages, activations.
-    precision: of the networks' products of float32 arrays on TPUs and GPUs,
-      which are free to round them (`bigscale.ops.precision`): `highest` not at
-      all, as the authors have it; `high` to 16 bits (TPU) in half the time;
-      `default` to 8.
   """
 
   name: Literal["biggan"] = "biggan"
-  resolution: int
-  image_channels: int = 3
-  num_classes: int = 0
   latent_dim: int = 120
   g_width: int = 96
   d_width: int = 96
@@ -127,14 +118,14 @@ class BigganSpec:
   batch_norm_update: Update = "forward"
   spectral_epsilon: float = 1e-4
   spectral_update: Update = "forward"
-  num_singular_values: int = 3
-  spectra_interval: int = 16
-  bf16_stages: int = 0
-  remat: bool = False
-  dtype: Dtype = "float32"
-  precision: Precision = "highest"
+
+  formats: ClassVar[dict[str, str]] = {
+    "biggan-pytorch": "bigscale.interop.biggan_pytorch",
+    "biggan-tfhub": "bigscale.interop.biggan_tfhub",
+  }
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     require(
       self.resolution in G_WIDTHS,
       f"model.resolution={self.resolution} has no BigGAN; "
@@ -157,8 +148,90 @@ class BigganSpec:
         f"model.{field}={getattr(self, field)} must be 1 or more; the paper's "
         "is 96",
       )
+    check_at_least(self, 0, "shared_dim")
+    check_batch_norm(self)
     check_bf16_stages(self, len(G_WIDTHS[self.resolution]))
-    check_model(self)
+
+  def make_networks(self, platform: str, split: Any, gather: Any) -> "GanModel":
+    """See `ModelBase`."""
+    from bigscale.models.biggan import networks
+
+    return networks.make(self, platform, split, gather)
+
+  def of_width(
+    self, resolution: int, depth: int | None
+  ) -> Callable[[int], ModelBase]:
+    """G's and D's widths keep their ratio, chunks of z their length.
+
+    The published tables give each resolution its depth. Attention stays at
+    this model's sides, at most half the image's, and away from 32 px.
+    """
+    check_published(self, resolution, G_WIDTHS)
+    require(
+      depth is None,
+      f"depth={depth}: BigGAN's tables fix the depth of each resolution; start "
+      "from a biggan_deep, or leave the depth out",
+    )
+    stages, before = len(G_WIDTHS[resolution]), len(G_WIDTHS[self.resolution])
+    changes = {"latent_dim": chunked_latents(self, before, stages)}
+    return of_both_widths(self, resolution, stages, changes)
+
+  @property
+  def player_widths(self) -> tuple[float, float]:
+    """The channel multipliers."""
+    return self.g_width, self.d_width
+
+
+def check_published(
+  base: ModelBase, resolution: int, widths: Mapping[int, Any]
+) -> None:
+  """Raises `SpecError` unless there is a table for a resolution."""
+  require(
+    resolution in widths,
+    f"resolution={resolution} has no {base.name}; use one of "
+    f"{', '.join(map(str, widths))}",
+  )
+
+
+def of_both_widths(
+  base: Any,
+  resolution: int,
+  stages: int,
+  changes: Mapping[str, Any],
+  reduction: int = 1,
+) -> Callable[[int], ModelBase]:
+  """Returns the BigGANs by width whose two widths keep their ratio.
+
+  Args:
+    base: BigGAN or BigGAN-deep.
+    resolution: of the models, pixels.
+    stages: of that resolution.
+    changes: of the other settings.
+    reduction: of a bottleneck, which divides both widths.
+  """
+  ratio = Fraction(base.d_width, base.g_width)
+  # The least g_width of which both are whole multiples of the reduction.
+  unit = math.lcm(ratio.denominator, reduction)
+  unit = math.lcm(unit, (Fraction(reduction) / ratio).numerator)
+  changes = {
+    **changes,
+    "resolution": resolution,
+    "bf16_stages": min(base.bf16_stages, stages),
+  }
+  if resolution != base.resolution:
+    for field in ("g_attention", "d_attention"):
+      at_most = resolution // 2
+      sides = {min(side, at_most) for side in getattr(base, field)}
+      changes[field] = () if resolution <= 32 else tuple(sorted(sides))
+
+  def make(width: int) -> ModelBase:
+    g_width = width * unit
+    d_width = int(g_width * ratio)
+    return dataclasses.replace(
+      base, g_width=g_width, d_width=d_width, **changes
+    )
+
+  return make
 
 
 def _published(

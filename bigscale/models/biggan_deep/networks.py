@@ -6,7 +6,7 @@ of the last convolution (`BigganDeepSpec.layout`). Attention stands after the
 last block of its resolution: the official generator has it before the next
 one, which is the same place.
 
-Spectral norm is not here: see `bigscale.models.biggan`.
+Spectral norm is not here: see `bigscale.models.biggan.networks`.
 """
 
 import functools
@@ -14,8 +14,15 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bigscale.models import biggan
 from bigscale.models.attention import Attention
+from bigscale.models.biggan.networks import wrap
+from bigscale.models.biggan_deep.spec import (
+  D_WIDTHS,
+  G_WIDTHS,
+  REDUCTION,
+  BigganDeepSpec,
+  sides,
+)
 from bigscale.models.blocks import Gather, block
 from bigscale.models.layers import (
   Conv,
@@ -32,13 +39,9 @@ from bigscale.models.norms import (
 )
 from bigscale.ops import resample_conv
 from bigscale.ops.resample import pool2x
-from bigscale.spec import BigganDeepSpec
-from bigscale.spec.biggan_deep import D_WIDTHS, G_WIDTHS, sides
 from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
 
 _orthogonal = nn.initializers.orthogonal()
-# A block's inner width, as a share of its input's in G, its output's in D.
-_REDUCTION = 4
 
 
 class GeneratorBlock(nn.Module):
@@ -64,7 +67,7 @@ class GeneratorBlock(nn.Module):
   def __call__(self, x_bhwc: Array, condition: Array) -> Array:
     """[B, H, W, C] to [B, H or 2H, W or 2W, features]."""
     spec = self.spec
-    inner = x_bhwc.shape[-1] // _REDUCTION
+    inner = x_bhwc.shape[-1] // REDUCTION
     conv = functools.partial(
       Conv, dtype=spec.dtype, kernel_init=_orthogonal, use_bias=True
     )
@@ -189,7 +192,7 @@ class DiscriminatorBlock(nn.Module):
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
     """[B, H, W, C] to [B, H or H/2, W or W/2, features]."""
-    inner = self.features // _REDUCTION
+    inner = self.features // REDUCTION
     conv = functools.partial(
       Conv, dtype=self.spec.dtype, kernel_init=_orthogonal, use_bias=True
     )
@@ -254,7 +257,7 @@ def make(
     split: of the batch in training.
     gather: of parameters that are split over devices; see `models.blocks`.
   """
-  return biggan.wrap(
+  return wrap(
     Generator(spec, platform, Moments(spec.batch_norm_group_size, split)),
     Discriminator(spec, platform),
     spec,

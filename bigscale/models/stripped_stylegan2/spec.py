@@ -1,19 +1,17 @@
 """StyleGAN2 without its tricks: configs B and C of R3GAN's roadmap."""
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from bigscale.spec.base import (
-  Dtype,
-  Precision,
-  check_bf16_stages,
-  check_model,
-  require,
-)
+from bigscale.spec import ModelBase, require
+from bigscale.spec.model import check_at_least, check_bf16_stages
+
+if TYPE_CHECKING:
+  from bigscale.types import GanModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StrippedSpec:
+class StrippedSpec(ModelBase):
   """StyleGAN2's backbone alone (Huang et al. 2024, sec. 4, config B).
 
   Without mapping network, style modulation, noise, equalized learning rate
@@ -21,38 +19,18 @@ class StrippedSpec:
 
   Attributes:
     resolution: side of the square images, pixels: 4 * 2^(stages - 1).
-    image_channels: 1 or 3.
-    num_classes: 0 trains without labels.
-    latent_dim: length of z.
     widths: channels of each stage, the 4x4 stage first.
     class_embedding_dim: length of the class vector concatenated to z.
-    num_singular_values: how many are tracked for every layer.
-    spectra_interval: steps between updates of the tracked values; 0 never.
-    bf16_stages: how many of the highest resolutions compute in bfloat16.
-    remat: the backward pass computes each block again instead of keeping what
-      is inside.
-    dtype: parameters and, outside the bfloat16 stages, activations.
-    precision: of the networks' products of float32 arrays on TPUs and GPUs,
-      which are free to round them (`bigscale.ops.precision`): `highest` not at
-      all, as the authors have it; `high` to 16 bits (TPU) in half the time;
-      `default` to 8.
   """
 
   name: Literal["stripped_stylegan2"] = "stripped_stylegan2"
-  resolution: int
-  image_channels: int = 3
-  num_classes: int = 0
-  latent_dim: int = 64
   widths: tuple[int, ...]
   class_embedding_dim: int = 64
-  num_singular_values: int = 3
-  spectra_interval: int = 16
-  bf16_stages: int = 0
-  remat: bool = False
-  dtype: Dtype = "float32"
-  precision: Precision = "highest"
 
   def __post_init__(self) -> None:
+    super().__post_init__()
+    check_at_least(self, 1, "widths")
+    check_at_least(self, 0, "class_embedding_dim")
     stages = len(self.widths)
     require(
       stages >= 2 and self.resolution == 4 * 2 ** (stages - 1),
@@ -61,7 +39,17 @@ class StrippedSpec:
       f"{4 * 2 ** max(stages - 1, 0)} px",
     )
     check_bf16_stages(self, stages)
-    check_model(self)
+
+  def make_networks(self, platform: str, split: Any, gather: Any) -> "GanModel":
+    """See `ModelBase`."""
+    from bigscale.models.stripped_stylegan2 import networks
+
+    return networks.make(self, gather)
+
+  @property
+  def player_widths(self) -> tuple[float, float]:
+    """The widest stage's, of both."""
+    return (max(self.widths),) * 2
 
 
 # Config B of the paper's roadmap, whose networks C shares: the widths of

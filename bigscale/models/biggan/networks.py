@@ -10,6 +10,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bigscale.models.attention import Attention
+from bigscale.models.biggan.spec import (
+  D_WIDTHS,
+  G_WIDTHS,
+  BigganSpec,
+  d_sides,
+  d_smallest_side,
+  g_sides,
+)
 from bigscale.models.blocks import Gather, block
 from bigscale.models.layers import (
   Conv,
@@ -25,14 +33,7 @@ from bigscale.models.norms import (
   Moments,
 )
 from bigscale.ops import resample_conv
-from bigscale.spec import BigganSpec, ModelSpec
-from bigscale.spec.biggan import (
-  D_WIDTHS,
-  G_WIDTHS,
-  d_sides,
-  d_smallest_side,
-  g_sides,
-)
+from bigscale.spec import ModelBase
 from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
 
 _orthogonal = nn.initializers.orthogonal()
@@ -252,7 +253,7 @@ def make(
 def wrap(
   g: nn.Module,
   d: nn.Module,
-  spec: ModelSpec,
+  spec: ModelBase,
   gather: Gather | None,
   g_spectral: Select,
 ) -> GanModel:

@@ -1,16 +1,21 @@
 """R3GAN: its spec and its published sizes (Huang et al. 2024)."""
 
 import dataclasses
-from typing import Literal
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from bigscale.spec.base import (
-  Dtype,
-  Precision,
+from bigscale.spec import ModelBase, require
+from bigscale.spec.model import (
+  check_at_least,
   check_bf16_stages,
   check_chunks,
-  check_model,
-  require,
+  chunked_latents,
 )
+
+if TYPE_CHECKING:
+  from bigscale.types import GanModel
 
 GroupedConv = Literal[
   "auto",
@@ -26,14 +31,11 @@ GroupedConv = Literal[
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class R3ganSpec:
+class R3ganSpec(ModelBase):
   """R3GAN (Huang et al. 2024, sec. 4). Lists run from 4x4 upwards.
 
   Attributes:
     resolution: side of the square images, pixels: 4 * 2^(stages - 1).
-    image_channels: 1 or 3.
-    num_classes: 0 trains without labels.
-    latent_dim: length of z.
     widths: channels of each stage, the 4x4 stage first.
     blocks: residual blocks of each stage.
     cardinality: groups of the 3x3 convolution of each stage.
@@ -44,25 +46,11 @@ class R3ganSpec:
       channels (not in the paper; BigGAN's skip-z).
     shared_embedding: the class embedding joins the code of every stage of G,
       not of the first alone (not in the paper).
-    bf16_stages: how many of the highest resolutions compute in bfloat16.
     grouped_conv: formulation (ops/grouped_conv.py); `auto` picks by platform,
       map and group width.
-    num_singular_values: how many are tracked for every layer.
-    spectra_interval: steps between updates of the tracked values; 0 never.
-    remat: the backward pass computes each block again instead of keeping what
-      is inside.
-    dtype: parameters and, outside the bfloat16 stages, activations.
-    precision: of the networks' products of float32 arrays on TPUs and GPUs,
-      which are free to round them (`bigscale.ops.precision`): `highest` not at
-      all, as the authors have it; `high` to 16 bits (TPU) in half the time;
-      `default` to 8.
   """
 
   name: Literal["r3gan"] = "r3gan"
-  resolution: int
-  image_channels: int = 3
-  num_classes: int = 0
-  latent_dim: int = 64
   widths: tuple[int, ...]
   blocks: tuple[int, ...]
   cardinality: tuple[int, ...]
@@ -70,16 +58,18 @@ class R3ganSpec:
   class_embedding_dim: int = 64
   hierarchical: bool = False
   shared_embedding: bool = False
-  bf16_stages: int = 0
   grouped_conv: GroupedConv = "auto"
-  num_singular_values: int = 3
-  spectra_interval: int = 16
-  remat: bool = False
-  dtype: Dtype = "float32"
-  precision: Precision = "highest"
+
+  formats: ClassVar[dict[str, str]] = {"r3gan": "bigscale.interop.r3gan"}
 
   def __post_init__(self) -> None:
-    check_model(self)
+    super().__post_init__()
+    check_at_least(self, 1, "widths", "blocks")
+    check_at_least(self, 0, "class_embedding_dim")
+    require(
+      self.expansion > 0,
+      f"model.expansion={self.expansion} must be positive",
+    )
     stages = len(self.widths)
     require(
       stages >= 1 and self.resolution == 4 * 2 ** (stages - 1),
@@ -116,6 +106,74 @@ class R3ganSpec:
   def inner_width(self, stage: int) -> int:
     """Channels inside the blocks of a stage."""
     return round(self.widths[stage] * self.expansion)
+
+  def make_networks(self, platform: str, split: Any, gather: Any) -> "GanModel":
+    """See `ModelBase`."""
+    from bigscale.models.r3gan import networks
+
+    return networks.make(self, platform, split, gather)
+
+  def of_width(
+    self, resolution: int, depth: int | None
+  ) -> Callable[[int], ModelBase]:
+    """Stages keep this model's widths relative to each other.
+
+    Stages that it does not have halve the width at each doubling, as the
+    published FFHQ models do from 64 px on. Groups keep their width, so that
+    there are more of them in a wider model; a dense 3x3 stays dense. Chunks of
+    z keep their length.
+    """
+    stages = int(math.log2(max(resolution, 4))) - 1
+    require(
+      resolution == 4 * 2 ** (stages - 1),
+      f"resolution={resolution} has no R3GAN; use a power of 2 from 4 px on, "
+      f"as {4 * 2 ** (stages - 1)}",
+    )
+    widest, known = max(self.widths), len(self.widths)
+    shares, group_widths = [], []
+    for stage in range(stages):
+      nearest = min(stage, known - 1)
+      beyond = Fraction(1, 2 ** (stage - nearest))
+      shares.append(Fraction(self.widths[nearest], widest) * beyond)
+      groups = self.cardinality[nearest]
+      group_width = self.inner_width(nearest) // groups
+      group_widths.append(group_width if groups > 1 else 0)
+    # Between widths at which all stages have whole groups.
+    unit = math.lcm(
+      *(
+        (
+          Fraction(group_width or 1) / share / Fraction(self.expansion)
+        ).numerator
+        for share, group_width in zip(shares, group_widths, strict=True)
+      ),
+      *(share.denominator for share in shares),
+    )
+    changes = {
+      "resolution": resolution,
+      "blocks": tuple(
+        depth or self.blocks[min(stage, known - 1)] for stage in range(stages)
+      ),
+      "bf16_stages": min(self.bf16_stages, stages),
+      "latent_dim": chunked_latents(self, known, stages),
+    }
+
+    def make(width: int) -> R3ganSpec:
+      widths = tuple(int(width * unit * share) for share in shares)
+      inner = (round(w * self.expansion) for w in widths)
+      cardinality = tuple(
+        n // group_width if group_width else 1
+        for n, group_width in zip(inner, group_widths, strict=True)
+      )
+      return dataclasses.replace(
+        self, widths=widths, cardinality=cardinality, **changes
+      )
+
+    return make
+
+  @property
+  def player_widths(self) -> tuple[float, float]:
+    """The widest stage's, of both."""
+    return (max(self.widths),) * 2
 
 
 def _published(

@@ -37,10 +37,10 @@ from bigscale.models.layers import (
   stage_dtype,
 )
 from bigscale.models.networks import gan_model, is_kernel
-from bigscale.models.r3gan import LEAKY_GAIN, BiasAct
+from bigscale.models.r3gan.networks import LEAKY_GAIN, BiasAct
+from bigscale.models.stripped_stylegan2.spec import StrippedSpec
 from bigscale.ops.resample import downsample2x, upsample2x
-from bigscale.spec import StrippedSpec
-from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
+from bigscale.types import Array, GanModel
 
 
 def _unchanged(x_bhwc: Array) -> Array:
@@ -198,21 +198,13 @@ class Discriminator(nn.Module):
     return logits + jnp.sum(class_bc * x_bc, axis=-1)
 
 
-def make(
-  spec: StrippedSpec,
-  platform: str,
-  split: BatchSplit = WHOLE_BATCH,
-  gather: Gather | None = None,
-) -> GanModel:
+def make(spec: StrippedSpec, gather: Gather | None = None) -> GanModel:
   """The two networks as pure functions.
 
   Args:
     spec: sizes.
-    platform: of the devices that will run it; all take the same program.
-    split: of the batch in training; samples do not see each other here.
     gather: of parameters that are split over devices; see `models.blocks`.
   """
-  del platform, split
   return gan_model(
     Generator(spec),
     Discriminator(spec),

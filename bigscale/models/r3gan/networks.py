@@ -29,9 +29,9 @@ from bigscale.models.layers import (
   stage_dtype,
 )
 from bigscale.models.networks import gan_model, is_kernel
+from bigscale.models.r3gan.spec import R3ganSpec
 from bigscale.ops import grouped_conv
 from bigscale.ops.resample import downsample2x, upsample2x
-from bigscale.spec import R3ganSpec
 from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
 
 _SLOPE = 0.2

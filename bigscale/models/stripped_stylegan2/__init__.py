@@ -1,0 +1,7 @@
+"""StyleGAN2 without its tricks (Huang et al. 2024)."""
+
+from bigscale.models.stripped_stylegan2.spec import PRESETS, StrippedSpec
+
+Family = StrippedSpec
+
+__all__ = ["PRESETS", "Family", "StrippedSpec"]

@@ -1,0 +1,304 @@
+"""Products of a traced program: its convolutions and matrix products.
+
+What is counted is read from the program itself, equation by equation of its
+jaxpr, so that a network of any layers is counted and no table of them can go
+wrong. Loops count as often as they run, of a choice the larger branch. As in
+XLA's own count, taps that fall on padding or between dilated pixels are free.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from bigscale.spec import SpecError
+
+# What a value is made of, as bits.
+LEARNED, SAMPLE = 1, 2
+
+# Primitives that move numbers and compute none.
+_MOVES = frozenset(
+  (
+    "bitcast_convert_type",
+    "broadcast_in_dim",
+    "concatenate",
+    "convert_element_type",
+    "copy",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "expand_dims",
+    "gather",
+    "iota",
+    "pad",
+    "pvary",
+    "reshape",
+    "rev",
+    "slice",
+    "split",
+    "squeeze",
+    "transpose",
+  )
+)
+# Programs of their own that hide what they compute.
+_OPAQUE = frozenset({"pallas_call", "ffi_call", "custom_call", "pure_callback"})
+
+
+class UnknownCostError(SpecError):
+  """A program holds something whose products cannot be counted."""
+
+
+class Product(NamedTuple):
+  """A convolution or matrix product of a program.
+
+  Attributes:
+    count: multiplications, each with its addition; of one sample perhaps.
+    left: what the left factor is made of, bits of `LEARNED` and `SAMPLE`.
+    right: the same of the right factor.
+  """
+
+  count: float
+  left: int
+  right: int
+
+  @property
+  def between(self) -> bool:
+    """Whether both factors depend on the sample, as in attention."""
+    return bool(self.left & self.right & SAMPLE)
+
+  @property
+  def first(self) -> bool:
+    """Whether the factor that depends on the sample is not learned."""
+    return LEARNED not in (
+      side & LEARNED for side in (self.left, self.right) if side & SAMPLE
+    )
+
+  @property
+  def fixed(self) -> bool:
+    """Whether no factor is a learned weight, as of a constant filter."""
+    return not self.between and not any(
+      side == LEARNED for side in (self.left, self.right)
+    )
+
+
+class Counted(NamedTuple):
+  """What a program computes.
+
+  Attributes:
+    products: in the order of the program.
+    elementwise: other operations, one a number that is made or summed up.
+  """
+
+  products: tuple[Product, ...]
+  elementwise: float
+
+  @property
+  def flops(self) -> float:
+    """Multiplications and additions of the products."""
+    return 2 * sum(product.count for product in self.products)
+
+
+def count(
+  program: core.ClosedJaxpr, inputs: Sequence[int] | None = None
+) -> Counted:
+  """Counts a traced program.
+
+  Args:
+    program: `jax.make_jaxpr(f)(...)` or `jax.jit(f).trace(...).jaxpr`.
+    inputs: what each input is made of, bits of `LEARNED` and `SAMPLE`.
+
+  Raises:
+    UnknownCostError: names a primitive that hides what it computes.
+  """
+  jaxpr = program.jaxpr
+  made_of = inputs or [0] * len(jaxpr.invars)
+  return _Walk().program(jaxpr, made_of)[0]
+
+
+class _Walk:
+  """One pass over the equations of a program and of what it calls."""
+
+  def program(
+    self, jaxpr: core.Jaxpr, inputs: Sequence[int]
+  ) -> tuple[Counted, list[int]]:
+    """What a program computes, and what its outputs are made of."""
+    made_of = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def of(variable: Any) -> int:
+      return (
+        0 if isinstance(variable, core.Literal) else made_of.get(variable, 0)
+      )
+
+    products: list[Product] = []
+    elementwise = 0
+    for equation in jaxpr.eqns:
+      counted, outputs = self._equation(equation, [*map(of, equation.invars)])
+      products += counted.products
+      elementwise += counted.elementwise
+      made_of.update(zip(equation.outvars, outputs, strict=True))
+    return Counted(tuple(products), elementwise), [*map(of, jaxpr.outvars)]
+
+  def _equation(
+    self, equation: core.JaxprEqn, inputs: list[int]
+  ) -> tuple[Counted, list[int]]:
+    name = equation.primitive.name
+    together = functools.reduce(int.__or__, inputs, 0)
+    outputs = [together] * len(equation.outvars)
+    if name in ("dot_general", "conv_general_dilated"):
+      of = _of_product if name == "dot_general" else _of_convolution
+      return Counted((Product(of(equation), *inputs[:2]),), 0), outputs
+    if name in _OPAQUE:
+      raise UnknownCostError(
+        f"what {name!r} computes cannot be counted; count it by hand, or write "
+        "it in plain JAX where FLOP are wanted"
+      )
+    if name == "cond":
+      return self._branches(equation.params["branches"], inputs)
+    if name == "scan":
+      return self._scan(equation, inputs)
+    inner = [*_programs(equation.params)]
+    if not inner:
+      return Counted((), _elementwise(equation)), outputs
+    if name == "while":
+      counted = [
+        self.program(body, [together] * len(body.invars))[0] for body in inner
+      ]
+      if any(body.products for body in counted):
+        raise UnknownCostError(
+          "a product stands in a while loop, of which nobody knows how often "
+          "it runs; use a scan"
+        )
+      return Counted((), sum(body.elementwise for body in counted)), outputs
+    # A call: of the function itself, not of the rules for its derivatives.
+    called = next(
+      (body for body in inner if len(body.invars) == len(inputs)), None
+    )
+    if called is None:
+      raise UnknownCostError(f"what the call {name!r} computes cannot be read")
+    counted, outputs = self.program(called, inputs)
+    if name == "shard_map":
+      counted = _times(counted, equation.params["mesh"].size)
+    return counted, outputs
+
+  def _branches(
+    self, branches: Sequence[core.ClosedJaxpr], inputs: list[int]
+  ) -> tuple[Counted, list[int]]:
+    which, *arguments = inputs
+    results = [self.program(branch.jaxpr, arguments) for branch in branches]
+    largest = max((counted for counted, _ in results), key=lambda c: c.flops)
+    outputs = [
+      which | functools.reduce(int.__or__, each)
+      for each in zip(*(made for _, made in results), strict=True)
+    ]
+    return largest, outputs
+
+  def _scan(
+    self, equation: core.JaxprEqn, inputs: list[int]
+  ) -> tuple[Counted, list[int]]:
+    params = equation.params
+    body = params["jaxpr"].jaxpr
+    start = params["num_consts"]
+    end = start + params["num_carry"]
+    while True:
+      counted, outputs = self.program(body, inputs)
+      carried = [
+        before | after
+        for before, after in zip(
+          inputs[start:end], outputs[: end - start], strict=True
+        )
+      ]
+      if carried == inputs[start:end]:
+        return _times(counted, params["length"]), outputs
+      inputs = [*inputs[:start], *carried, *inputs[end:]]
+
+
+def _times(counted: Counted, often: int) -> Counted:
+  return Counted(
+    tuple(p._replace(count=often * p.count) for p in counted.products),
+    often * counted.elementwise,
+  )
+
+
+def _programs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+  """The programs that an equation calls."""
+  for value in params.values():
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+      program = getattr(item, "jaxpr", item)
+      if hasattr(program, "eqns"):
+        yield program
+
+
+def _elementwise(equation: core.JaxprEqn) -> int:
+  """Numbers that an equation sums up or makes."""
+  name = equation.primitive.name
+  if name in _MOVES:
+    return 0
+  counted = equation.outvars
+  if name.startswith(("reduce_", "arg", "cum")):
+    counted = equation.invars
+  return sum(math.prod(getattr(v.aval, "shape", ())) for v in counted)
+
+
+def _of_product(equation: core.JaxprEqn) -> int:
+  (summed, _), _ = equation.params["dimension_numbers"]
+  left = equation.invars[0].aval.shape
+  return equation.outvars[0].aval.size * math.prod(left[a] for a in summed)
+
+
+def _of_convolution(equation: core.JaxprEqn) -> int:
+  params = equation.params
+  image, kernel = (variable.aval.shape for variable in equation.invars[:2])
+  result = equation.outvars[0].aval
+  numbers = params["dimension_numbers"]
+  _, _, *image_axes = numbers.lhs_spec
+  _, inputs, *kernel_axes = numbers.rhs_spec
+  _, _, *result_axes = numbers.out_spec
+  places = taps = 1
+  for i, (of_image, of_kernel, of_result) in enumerate(
+    zip(image_axes, kernel_axes, result_axes, strict=True)
+  ):
+    places *= result.shape[of_result]
+    taps *= _taps(
+      inputs=image[of_image],
+      kernel=kernel[of_kernel],
+      outputs=result.shape[of_result],
+      stride=params["window_strides"][i],
+      gap=params["lhs_dilation"][i],
+      spread=params["rhs_dilation"][i],
+      before=params["padding"][i][0],
+    )
+  return result.size // places * kernel[inputs] * taps
+
+
+@functools.cache
+def _taps(
+  *,
+  inputs: int,
+  kernel: int,
+  outputs: int,
+  stride: int,
+  gap: int,
+  spread: int,
+  before: int,
+) -> int:
+  """Along an axis, over all outputs, the taps that fall on an input."""
+  at = (
+    np.arange(outputs)[:, None] * stride
+    + np.arange(kernel)[None] * spread
+    - before
+  )
+  inside = (at >= 0) & (at < (inputs - 1) * gap + 1)
+  return int((inside & (at % gap == 0)).sum())
+
+
+def of_call(function: jax.stages.Wrapped, *arguments: Any) -> Counted:
+  """Counts one call of a jitted function, over all devices.
+
+  Args:
+    function: of arrays, jitted.
+    *arguments: arrays or shapes.
+  """
+  return count(function.trace(*arguments).jaxpr)
