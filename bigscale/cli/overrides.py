@@ -21,8 +21,9 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from bigscale.cli import shipped
-from bigscale.spec import RunSpec, SpecError
+from bigscale.spec import ModelBase, RunSpec, SpecError
 from bigscale.spec.base import Schedule
+from bigscale.spec.model import family
 
 _SETTING = re.compile(r"--?config\.([^=]+)(=(.*))?", re.DOTALL)
 _NO_SETTING = re.compile(r"--?noconfig\.([^=]+)")
@@ -180,21 +181,11 @@ def _item(kind: Any) -> type | None:
 
 
 def _dataclass(kind: Any, below: Any) -> type | None:
-  """The spec of a group; of several, that of its name."""
+  """The spec of a group; of a model, its family."""
+  if kind is ModelBase:
+    return family(below.get("name"))
   kinds = [one for one in _members(kind) if dataclasses.is_dataclass(one)]
-  if len(kinds) <= 1:
-    return kinds[0] if kinds else None
-  name = below.get("name")
-  by_name = {
-    next(f.default for f in dataclasses.fields(one) if f.name == "name"): one
-    for one in kinds
-  }
-  if name not in by_name:
-    raise SpecError(
-      f"the config's group has name {name!r}, which is none of "
-      f"{', '.join(map(repr, by_name))}"
-    )
-  return by_name[name]
+  return kinds[0] if kinds else None
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

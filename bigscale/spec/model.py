@@ -62,6 +62,9 @@ class ModelBase:
   spectral_update: ClassVar[Update] = "step"
   batch_norm_group_size: ClassVar[int] = 0
   batch_norm_update: ClassVar[Update] = "step"
+  # How weights of other names than `kernel` and `embedding` are split over
+  # devices: (pattern of a path, axes); see `bigscale.parallel.sharding`.
+  sharding_rules: ClassVar[tuple[tuple[str, tuple[int, ...]], ...]] = ()
   # By the name of a format of weights, the module that reads it.
   formats: ClassVar[dict[str, str]] = {}
 

@@ -39,7 +39,7 @@ def _random(network, seed=0):
 @pytest.fixture(scope="module")
 def model():
   """G and D with random weights."""
-  made = stripped.make(_SPEC, "cpu")
+  made = stripped.make(_SPEC)
   return made, _random(made.g), _random(made.d)
 
 
@@ -71,7 +71,7 @@ def test_shapes_and_dtypes(widths, classes, channels, dtype):
   )
 
   def run(latents, labels):
-    made = stripped.make(spec, "cpu")
+    made = stripped.make(spec)
     g, d = (n.init(jax.random.key(0)) for n in (made.g, made.d))
     images, _ = made.g.apply(g, latents, labels, train=True)
     return images, made.d.apply(d, images, labels)
@@ -210,7 +210,7 @@ def test_classes_add_a_table_to_each_network_and_nothing_else():
   paths = {}
   for classes in (0, 3):
     spec = dataclasses.replace(_SPEC, num_classes=classes)
-    made = stripped.make(spec, "cpu")
+    made = stripped.make(spec)
     paths[classes] = [
       set(flatten(jax.eval_shape(n.init, jax.random.key(0))["params"]))
       for n in (made.g, made.d)
@@ -222,7 +222,7 @@ def test_classes_add_a_table_to_each_network_and_nothing_else():
 
 def test_g_starts_with_images_of_a_sensible_scale():
   spec = StrippedSpec(resolution=8, widths=(64, 64))
-  made = stripped.make(spec, "cpu")
+  made = stripped.make(spec)
   latents = _RANDOM.normal(size=(8, 64)).astype("f4")
   labels = np.zeros(8, "i4")
 

@@ -7,11 +7,14 @@ import typing
 
 import pytest
 
-from bigscale.spec import Change, RunSpec, Schedule, changes
+from bigscale.spec import Change, ModelBase, RunSpec, Schedule, changes
+from bigscale.spec.model import families, family
 
 
 def groups_in(kind):
-  """The dataclasses in a type: of a union all, of a list the element's."""
+  """The dataclasses in a type: of models all, of a list the element's."""
+  if kind is ModelBase:
+    return [family(name) for name in families()]
   if dataclasses.is_dataclass(kind):
     return [kind]
   inner = typing.get_args(kind)
