@@ -24,7 +24,7 @@ from bigscale.spec.data import MOST_PADDING, DataSpec, SourceSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
 from bigscale.spec.models import ModelSpec
 from bigscale.spec.monitor import MonitorSpec
-from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec
+from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec, TermSpec
 from bigscale.spec.r3gan import R3ganSpec
 from bigscale.spec.run import (
   CheckpointSpec,
@@ -70,6 +70,7 @@ __all__ = [
   "SourceSpec",
   "SpecError",
   "StrippedSpec",
+  "TermSpec",
   "TruncationRule",
   "VerdictSpec",
   "choose_preset",

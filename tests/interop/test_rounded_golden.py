@@ -17,7 +17,7 @@ import pytest
 
 from bigscale.interop import biggan_pytorch, r3gan
 from bigscale.losses import adversarial
-from bigscale.losses.regularizers import logits_and_gradient_penalty
+from bigscale.losses.r1_r2 import logits_and_gradient_penalty
 from bigscale.models.registry import make_model
 from bigscale.ops import precision, spectral
 from bigscale.spec import BigganSpec, R3ganSpec

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bigscale.losses import adversarial
-from bigscale.losses.regularizers import logits_and_gradient_penalty
+from bigscale.losses.r1_r2 import logits_and_gradient_penalty
 from bigscale.models import r3gan
 from bigscale.ops.spectral import flatten, unflatten
 from bigscale.spec import R3ganSpec
