@@ -4,90 +4,24 @@ A row holds functions from logits [B] to one value a sample [B]. They are given
 at least float32, whatever the networks computed in, and ours are finite in
 value and gradient as long as the logits are (the squares while they fit).
 
-Rows of ours are in `OURS`. A loss from elsewhere is a `Separable` or a `Paired`
-that `loss.adversarial` names as `package.module:Name`.
+Rows of ours are in `OURS`. A loss from elsewhere is a row that
+`loss.adversarial` names as `package.module:Name`.
 
 A spec reads rows before JAX may start, so that JAX is imported where a loss is
 computed.
 """
 
-import dataclasses
 import functools
-import inspect
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from bigscale.losses import rows
+from bigscale.losses.rows import Paired, Separable
 from bigscale.spec import named
 from bigscale.spec.base import SpecError, require
 
 if TYPE_CHECKING:
   from bigscale.types import Array
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Row:
-  """What all losses say.
-
-  Attributes:
-    threshold: the logit above which D takes an image for real, halfway between
-      its targets; None where the loss leaves the level of the logits free, so
-      that a constant added to D changes nothing. It must be given.
-  """
-
-  # NaN: not given, which `find` refuses.
-  threshold: float | None = math.nan
-
-  # Of the subclass: whether the i-th fake is compared with the i-th real, and
-  # its functions, of which the first may take `smoothing`.
-  paired: ClassVar[bool]
-  functions: ClassVar[tuple[str, ...]]
-
-  @property
-  def smoothing(self) -> bool:
-    """Whether the loss takes label smoothing: D's targets for reals can move.
-
-    Its first function then has a parameter `smoothing`.
-    """
-    return "smoothing" in _parameters(getattr(self, self.functions[0]))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Separable(_Row):
-  """A loss in which reals and fakes do not meet.
-
-  Attributes:
-    d_real: logits of reals [B] to what D pays for each. With a parameter
-      `smoothing` in [0, 0.5) its target for reals is 1 less that.
-    d_fake: logits of fakes [B] to what D pays for each.
-    g: logits of fakes [B] to what G pays for each.
-  """
-
-  d_real: "Callable[..., Array] | None" = None
-  d_fake: "Callable[[Array], Array] | None" = None
-  g: "Callable[[Array], Array] | None" = None
-
-  paired: ClassVar[bool] = False
-  functions: ClassVar[tuple[str, ...]] = ("d_real", "d_fake", "g")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Paired(_Row):
-  """A loss of pairs: the i-th fake beside the i-th real, of the same class.
-
-  G's update then reads a batch of reals of its own.
-
-  Attributes:
-    d: logits of reals [B] and of fakes [B] to what D pays for each pair. It
-      may take `smoothing`, as `Separable.d_real`.
-    g: the same to what G pays.
-  """
-
-  d: "Callable[..., Array] | None" = None
-  g: "Callable[[Array, Array], Array] | None" = None
-
-  paired: ClassVar[bool] = True
-  functions: ClassVar[tuple[str, ...]] = ("d", "g")
 
 
 class DLoss(NamedTuple):
@@ -147,57 +81,8 @@ def find(name: str) -> Separable | Paired:
       name in OURS, f"loss.adversarial={name!r} is no loss; use one of {known}"
     )
     row = OURS[name]
-  where = "of bigscale/losses/adversarial.py"
-  require(
-    isinstance(row, (Separable, Paired)),
-    f"loss.adversarial={name!r} is no loss but {row!r}; make it a "
-    f"Separable(...) or a Paired(...) {where}",
-  )
-  kind = type(row)
-  lacking = [
-    part for part in kind.functions if not callable(getattr(row, part))
-  ]
-  require(
-    not lacking,
-    f"loss.adversarial={name!r} lacks {', '.join(lacking)}; a {kind.__name__} "
-    f"{where} has {', '.join(kind.functions)}, functions of logits, and "
-    "threshold",
-  )
-  count = 2 if row.paired else 1
-  for part in kind.functions:
-    require(
-      _takes(getattr(row, part), count),
-      f"loss.adversarial={name!r}: {part} of a {kind.__name__} is called with "
-      f"{('logits', 'logits of reals and of fakes')[row.paired]}, and cannot "
-      "be; a loss that compares fakes with reals is a Paired, any other a "
-      "Separable",
-    )
-  require(
-    row.threshold is None
-    or (type(row.threshold) in (int, float) and math.isfinite(row.threshold)),
-    f"loss.adversarial={name!r} has threshold={row.threshold!r}; give the "
-    "logit above which D takes an image for real, halfway between its targets, "
-    "or None where the loss leaves the level of the logits free",
-  )
+  rows.check(name, row)
   return row
-
-
-def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
-  try:
-    return tuple(inspect.signature(function).parameters)
-  except ValueError:
-    return ()  # Of some functions that are not Python's.
-
-
-def _takes(function: Callable[..., object], count: int) -> bool:
-  """Whether a function can be called with so many arguments."""
-  try:
-    inspect.signature(function).bind(*[None] * count)
-  except ValueError:
-    return True
-  except TypeError:
-    return False
-  return True
 
 
 def smoothed() -> tuple[str, ...]:

@@ -170,8 +170,14 @@ def test_smoothing_is_taken_where_the_row_takes_it():
   [
     ("pairs", r"'pairs' is no loss; use one of 'rpgan'.*package\.module:Name"),
     ("toy_losses:NO_G", r"lacks g; a Paired .* has d, g, functions"),
-    ("toy_losses:NO_THRESHOLD", r"threshold=nan; give the logit above which"),
-    ("toy_losses:PAIRED_G", r"g of a Separable.*compares.*is a Paired"),
+    (
+      "toy_losses:NO_THRESHOLD",
+      r"has no threshold.*give the logit above which",
+    ),
+    (
+      "toy_losses:PAIRED_G",
+      r"g of a Separable must take logits and noth.*a Paired",
+    ),
     ("toy_losses:FUNCTION", r"is no loss but <function .*; make it a Separab"),
     ("toy_losses:NOTHING", r"'toy_losses' has no 'NOTHING'; it has .*PAIRS"),
     ("toy_loses:PAIRS", r"importing 'toy_loses' failed.*PYTHONPATH"),

@@ -6,7 +6,7 @@ Named in a config alone: `loss.adversarial = "toy_losses:PAIRS"`.
 import jax
 import jax.numpy as jnp
 
-from bigscale.losses.adversarial import Paired, Separable
+from bigscale.losses.rows import Paired, Separable
 from bigscale.losses.terms import DTerm
 
 
