@@ -82,15 +82,15 @@ RULES = (
     ("interop", "models", "train/state", "train/checkpoint", "ops"),
   ),
   (
-    r"train/(state|optim|augmentation|judge|tracking|weights|microbatches|draw|"
-    r"objective|step|probe|build)",
+    r"train/(state|optim|augmentation|discriminator_pass|tracking|weights|"
+    r"microbatches|draw|objective|step|probe|build)",
     (
       "monitor/probes",
       "train/probe",
       "train/state",
       "train/optim",
       "train/augmentation",
-      "train/judge",
+      "train/discriminator_pass",
       "train/tracking",
       "train/weights",
       "train/microbatches",

@@ -230,7 +230,7 @@ class Inspection:
       "num_heldout": len(heldout),
       **({"unreadable": unreadable} if bad or bad_heldout else {}),
       **d_accuracy(
-        train, heldout, d.logits(images, labels), spec.loss.adversarial
+        train, heldout, d.logits(images, labels), spec.loss.threshold
       ),
     }
 

@@ -11,14 +11,13 @@ chance.
 import numpy as np
 
 from bigscale.spec import require
-from bigscale.spec.objective import THRESHOLDS
 
 
 def d_accuracy(
   train_n: np.ndarray,
   heldout_n: np.ndarray,
   samples_n: np.ndarray,
-  adversarial: str,
+  threshold: float | None,
 ) -> dict[str, float]:
   """What logits say of reals and samples.
 
@@ -26,7 +25,8 @@ def d_accuracy(
     train_n: logits [N] of reals that D trained on.
     heldout_n: of reals that it did not, as many or not.
     samples_n: of samples.
-    adversarial: the loss, of `LossSpec.adversarial`.
+    threshold: the logit above which D takes an image for real, as
+      `LossSpec.threshold`; None where the loss leaves their level free.
 
   Returns:
     `train_above_samples` and `heldout_above_samples`, shares of pairs, in
@@ -48,7 +48,6 @@ def d_accuracy(
     "train_above_samples": _above(train_n, samples_n),
     "heldout_above_samples": _above(heldout_n, samples_n),
   }
-  threshold = THRESHOLDS[adversarial]
   if threshold is not None:
     found |= {
       "train": float((train_n > threshold).mean()),

@@ -1,8 +1,11 @@
 """Which device holds what, and how weights travel between devices.
 
 An ordered list of (pattern, axes) over the paths of the state decides; the
-first match wins, and a leaf that none matches is an error rather than a
-silently replicated one. Models know nothing of this.
+first match wins. A leaf of one axis at most needs no rule and stays whole. One
+of two or more that no rule matches, a matrix or a kernel, is an error rather
+than a silently replicated one. Models know nothing of this; a family whose
+weights have names of their own gives rules in its spec, `sharding_rules`, which
+come before ours.
 
 Three modes (`MeshSpec.weights`):
 
@@ -30,6 +33,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bigscale.parallel.mesh import AXES
+from bigscale.spec.base import SpecError
 from bigscale.types import PyTree, Shard
 
 DATA, FSDP = AXES
@@ -43,9 +47,7 @@ _SPLIT: Rules = (
   (r"(.*/)?kernel", (-1, -2)),
   # Rows are classes, of which there need not be a round number.
   (r"(.*/)?embedding", (-1, 0)),
-  (r"(.*/)?(bias|gain|gamma|basis)", ()),
-  # Counters, schedules, what augmentation remembers.
-  (r"seed|step|attempt|augment/.*|dials/.*|.*/count", ()),
+  (r"(.*/)?basis", ()),
 )
 RULES: dict[str, Rules] = {
   "replicated": ((r".*", ()),),
@@ -66,16 +68,21 @@ def split_axis(
     rules: in order.
 
   Raises:
-    ValueError: no rule matches.
+    SpecError: no rule matches a leaf of two axes or more.
   """
   axes = next(
     (axes for pattern, axes in rules if re.fullmatch(pattern, path)), None
   )
-  if axes is None:
-    raise ValueError(
-      f"no sharding rule matches {path!r}; add one to the {len(rules)} rules"
+  if axes is None and len(shape) >= 2:
+    pattern = rf"(.*/)?{re.escape(path.rpartition('/')[2])}"
+    raise SpecError(
+      f"no sharding rule matches {path!r} of shape {tuple(shape)}, and only "
+      "vectors stay whole without one; name it kernel or embedding, or add "
+      f'(r"{pattern}", (-1, -2)), to sharding_rules of the model\'s spec (of a '
+      "family of ours: to _SPLIT in bigscale/parallel/sharding.py): the axes "
+      "along which it may be split, () for none"
     )
-  if parts == 1:
+  if axes is None or parts == 1:
     return None
   # One axis short of the front: a vector has no second axis from the end.
   for axis in axes:
@@ -92,11 +99,13 @@ class Placement:
     mesh: of the run.
     weights: mode, see this module.
     min_split_elements: smaller leaves stay whole.
+    rules: of the model, before ours.
   """
 
   mesh: Mesh
   weights: str = "replicated"
   min_split_elements: int = 0
+  rules: Rules = ()
 
   @property
   def devices(self) -> int:
@@ -140,7 +149,10 @@ class Placement:
 
   def axes(self, tree: PyTree) -> PyTree:
     """The split axis of every leaf, -1 for none (None is no leaf)."""
-    parts, rules = self.mesh.shape[FSDP], RULES[self.weights]
+    parts = self.mesh.shape[FSDP]
+    rules = RULES[self.weights]
+    if self.weights != "replicated":
+      rules = (*self.rules, *rules)
 
     def axis(path: tuple, leaf: jax.Array) -> int:
       name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -22,7 +22,7 @@ from bigscale.spec.data import MOST_PADDING, DataSpec, SourceSpec
 from bigscale.spec.freeze import from_config, from_json, to_json
 from bigscale.spec.model import ModelBase
 from bigscale.spec.monitor import MonitorSpec
-from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec
+from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec, TermSpec
 from bigscale.spec.run import (
   CheckpointSpec,
   EvalSpec,
@@ -62,6 +62,7 @@ __all__ = [
   "SigmaSpec",
   "SourceSpec",
   "SpecError",
+  "TermSpec",
   "TruncationRule",
   "VerdictSpec",
   "choose_preset",

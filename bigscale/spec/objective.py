@@ -1,36 +1,13 @@
 """Specs of what the players minimize and of what they are shown."""
 
 import dataclasses
-import typing
-from typing import Literal
+import importlib
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from bigscale.spec.base import Schedule, check_kimg, require
 
 OFF = Schedule(first=0.0, last=0.0)
-Loss = Literal[
-  "rpgan",
-  "hinge",
-  "non_saturating",
-  "minimax",
-  "least_squares",
-  "wasserstein",
-]
-LOSSES: tuple[str, ...] = typing.get_args(Loss)
-# Losses that judge each fake against a real.
-PAIRED = ("rpgan",)
-# By loss, the logit above which D takes an image for real: halfway between its
-# targets. None where the loss leaves the level of the logits free: a constant
-# added to D changes nothing.
-THRESHOLDS: dict[str, float | None] = {
-  "rpgan": None,
-  "hinge": 0.0,
-  "non_saturating": 0.0,
-  "minimax": 0.0,
-  "least_squares": 0.5,
-  "wasserstein": None,
-}
-# Losses with targets, which can be smoothed.
-SMOOTHED = ("non_saturating", "minimax", "least_squares")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,15 +39,48 @@ class SigmaSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TermSpec:
+  """A penalty on D from a package of one's own.
+
+  Attributes:
+    name: `package.module:Name` of a `DTerm` (`bigscale.losses.terms`).
+    weight: of the mean over samples.
+    interval: it is computed every so many steps, with so many times the
+      weight; its scalar is 0 in between.
+  """
+
+  name: str
+  weight: Schedule
+  interval: int = 1
+
+  def __post_init__(self) -> None:
+    require(
+      self.weight.first >= 0 and self.weight.last >= 0,
+      f"the weight of loss.terms {self.name!r} must not be negative; it runs "
+      f"from {self.weight.first} to {self.weight.last}",
+    )
+    require(
+      self.interval >= 1,
+      f"the interval of loss.terms {self.name!r} is {self.interval}; it must "
+      "be 1 (every step) or more",
+    )
+    _losses("terms").find(self.name)
+
+  @property
+  def row(self) -> Any:
+    """The `DTerm`."""
+    return _losses("terms").find(self.name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LossSpec:
   """What the players minimize.
 
   Attributes:
-    adversarial: `rpgan` (relativistic pairing), `hinge`, `non_saturating`,
-      `minimax` (the same D, G minimizes log(1 - D)), `least_squares` or
-      `wasserstein`.
-    label_smoothing: D's target for reals is 1 less this; of the three losses
-      with targets.
+    adversarial: a loss of ours (`OURS` of `bigscale.losses.adversarial`), or
+      `package.module:Name` of another.
+    label_smoothing: D's target for reals is 1 less this; of losses with
+      targets.
     r1_gamma: weight of R1 on reals, times 1/2; 0 leaves it out.
     r2_gamma: the same for R2 on fakes.
     penalty_interval: R1 and R2 are computed every so many steps, with so many
@@ -80,19 +90,21 @@ class LossSpec:
       (Gulrajani et al. 2017: 10).
     weight_clip: bound of D's weights after each update (Arjovsky et al. 2017:
       0.01); 0 is off.
+    terms: further penalties on D.
     orthogonal: strength beta of G's orthogonal regularization,
       beta * ||W^T W o (1 - I)||^2 (Brock et al. 2019, eq. 3).
     orthogonal_form: `off_diagonal`, or `full`: ||W^T W - I||^2 (eq. 2).
     g_sigma: interventions on G's spectra.
   """
 
-  adversarial: Loss
+  adversarial: str
   label_smoothing: float = 0.0
   r1_gamma: Schedule = OFF
   r2_gamma: Schedule = OFF
   penalty_interval: int = 1
   gradient_penalty: float = 0.0
   weight_clip: float = 0.0
+  terms: tuple[TermSpec, ...] = ()
   orthogonal: float = 0.0
   orthogonal_form: Literal["off_diagonal", "full"] = "off_diagonal"
   g_sigma: SigmaSpec = SigmaSpec()
@@ -119,22 +131,48 @@ class LossSpec:
       0 <= self.label_smoothing < 0.5,
       f"loss.label_smoothing={self.label_smoothing} must lie in [0, 0.5)",
     )
-    require(
-      not self.label_smoothing or self.adversarial in SMOOTHED,
-      f"loss.label_smoothing={self.label_smoothing} has no meaning for "
-      f"{self.adversarial!r}, which has no targets; set it to 0, or use one "
-      f"of {', '.join(SMOOTHED)}",
-    )
+    losses = _losses("adversarial")
+    losses.find(self.adversarial)
+    losses.check_smoothing(self.adversarial, self.label_smoothing)
     require(
       not (self.weight_clip and self.gradient_penalty),
       f"loss.weight_clip={self.weight_clip} and loss.gradient_penalty="
       f"{self.gradient_penalty} are two remedies for one thing; set one to 0",
     )
 
+    scalars = ["d/gradient_penalty", *(term.row.scalar for term in self.terms)]
+    require(
+      len(set(scalars)) == len(scalars),
+      f"loss.terms log under {', '.join(scalars[1:])}; give each a name of its "
+      "own that is not d/gradient_penalty",
+    )
+
   @property
   def paired(self) -> bool:
-    """Whether each fake is judged against a real one."""
-    return self.adversarial in PAIRED
+    """Whether each fake is compared with a real one."""
+    return _losses("adversarial").find(self.adversarial).paired
+
+  @property
+  def threshold(self) -> float | None:
+    """The logit above which D takes an image for real; None if it is free."""
+    return _losses("adversarial").find(self.adversarial).threshold
+
+  @property
+  def d_terms(self) -> Sequence[TermSpec]:
+    """All penalties on D that take a pass of their own; WGAN-GP's first."""
+    weight = self.gradient_penalty
+    if not weight:
+      return self.terms
+    ours = TermSpec(
+      name="bigscale.losses.wgan_gp:TERM",
+      weight=Schedule(first=weight, last=weight),
+    )
+    return (ours, *self.terms)
+
+
+def _losses(module: str) -> Any:
+  """A module of `bigscale.losses`, which itself imports the spec."""
+  return importlib.import_module(f"bigscale.losses.{module}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +187,7 @@ class AugmentSpec:
     probability: of each transform; with `target` only its first value.
     target: where given, the probability is driven so that a mean sign over
       the reals comes to this (ADA: 0.6): that of D(x) less the threshold of
-      the loss, or of D(x) - D(G(z)) where it has none (`THRESHOLDS`).
+      the loss, or of D(x) - D(G(z)) where it has none.
     target_interval: steps between adjustments.
     target_kimg: thousand images in which the probability can go from 0 to 1.
   """

@@ -349,7 +349,7 @@ class RunSpec:
 
   @property
   def batches_per_step(self) -> int:
-    """Batches of reals a step reads: RpGAN's G step needs its own."""
+    """Batches of reals a step reads: a paired loss' G step needs its own."""
     return self.optim.d_steps + self.loss.paired
 
   @property
@@ -378,6 +378,7 @@ class RunSpec:
       self.loss.r1_gamma,
       self.loss.r2_gamma,
       self.augment.probability,
+      *(term.weight for term in self.loss.terms),
     )
     ends = {self.optim.ema_start_kimg} | {
       schedule.kimg

@@ -73,7 +73,12 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
   check_batch(spec.global_batch_size, mesh)
   _check_microbatches(spec, mesh)
   platform = mesh.devices.flat[0].platform
-  placement = Placement(mesh, spec.mesh.weights, spec.mesh.min_split_elements)
+  placement = Placement(
+    mesh,
+    spec.mesh.weights,
+    spec.mesh.min_split_elements,
+    spec.model.sharding_rules,
+  )
   gather = functools.partial(
     sharding.gather_shards, may_scatter=placement.may_scatter
   )

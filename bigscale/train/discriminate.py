@@ -30,13 +30,13 @@ class Discriminator:
     self._labelled = spec.model.num_classes > 0
     self._batch_size = batch_size
 
-    def look(d: Average, images: Array, labels: Array) -> Array:
+    def logits(d: Average, images: Array, labels: Array) -> Array:
       params, _ = tracking.normalized(d.params, d.spectra, network, spec)
       variables = {"params": params, "batch_stats": {}}
       x = to_float(images, jnp.dtype(spec.model.dtype))
       return network.apply(variables, x, labels)
 
-    self._look = jax.jit(look)
+    self._compiled = jax.jit(logits)
 
   def logits(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """[N] float64 of [N, H, W, C] uint8 images and their labels [N]."""
@@ -49,6 +49,6 @@ class Discriminator:
       missing = size - len(some)
       padded = np.pad(some, ((0, missing), (0, 0), (0, 0), (0, 0)))
       names = np.pad(labels[start : start + size], (0, missing))
-      out = np.asarray(self._look(self._d, padded, names), np.float64)
+      out = np.asarray(self._compiled(self._d, padded, names), np.float64)
       found.append(out[: len(some)])
     return np.concatenate(found)

@@ -105,9 +105,9 @@ class Guard:
     kinks = map(count.step_of, self._built.spec.kinks_kimg)
     self._verdict.kinks = sorted(kinks)
 
-  def look(self, step: int, state: GanState, batch: Batch) -> Scalars:
+  def probe(self, step: int, state: GanState, batch: Batch) -> Scalars:
     """The probe's scalars where it is due after a step, else none."""
-    if self._heldout is None or not self.looks_at(step):
+    if self._heldout is None or not self.is_probed(step):
       return {}
     where = batch_sharding(self._built.mesh)
     try:
@@ -124,7 +124,7 @@ class Guard:
       self._take(step, state)
       self._remember(step)
 
-  def looks_at(self, step: int) -> bool:
+  def is_probed(self, step: int) -> bool:
     """Whether the dear numbers of a step are wanted, too."""
     return step % self._spec.interval == 0
 

@@ -271,7 +271,7 @@ class _Run:
       if not self._compiled:
         compile_everywhere(self._built, inputs)
       state, scalars = program(*inputs)
-      scalars = scalars | self._guard.look(step, state, batch)
+      scalars = scalars | self._guard.probe(step, state, batch)
       self._guard.keep(step, state)
     self._compiled = True
     self._pending.append(_Pending(step, scalars))
@@ -293,7 +293,7 @@ class _Run:
     while self._pending and self._pending[0].step != all_but:
       step, scalars = self._pending.popleft()
       written = self._recorder.is_due(step)
-      if not (written or self._guard.looks_at(step)):
+      if not (written or self._guard.is_probed(step)):
         # There are hundreds of singular values, and they change slowly.
         scalars = {k: x for k, x in scalars.items() if "/sigma" not in k}
       with self._watch.phase("step", step):

@@ -1,4 +1,4 @@
-"""What the losses say of some samples, given weights: pure functions.
+"""The losses of both players on some samples, given weights: pure functions.
 
 They see one device's part of one microbatch and return means over it. All that
 is random about a sample comes with it.
@@ -11,23 +11,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigscale.losses import adversarial, regularizers
+from bigscale.losses import adversarial
 from bigscale.ops import augment as augments
 from bigscale.ops.augment import draws
 from bigscale.ops.images import to_float
 from bigscale.sampling import latents as sampling
-from bigscale.spec import RunSpec
+from bigscale.spec import RunSpec, TermSpec, require
 from bigscale.train import augmentation, optim
-from bigscale.train.judge import (
+from bigscale.train.discriminator_pass import (
   BOTH,
   FAKE,
-  MIXED,
+  FIRST_TERM,
   REAL,
+  DiscriminatorFor,
+  DOutputs,
   Fakes,
-  Judgement,
   Reals,
-  See,
-  judge,
+  logits_and_penalties,
 )
 from bigscale.train.state import GanState
 from bigscale.types import Array, GanModel, PyTree
@@ -35,7 +35,7 @@ from bigscale.types import Array, GanModel, PyTree
 Scalars = dict[str, Array]
 
 # What an update's key is folded with, by use.
-_LATENTS, _LABELS, _AUGMENT, _MIX = range(4)
+_LATENTS, _LABELS, _AUGMENT, _TERM = range(4)
 
 
 class Codes(NamedTuple):
@@ -52,14 +52,14 @@ class Samples(NamedTuple):
     reals: images and labels.
     codes: of as many fakes.
     draws: by use of D, uniform numbers [B, passes, n] of its augmentation.
-    mix: [B] in [0, 1], of the mixtures of WGAN-GP; None without.
+    term_draws: by use of D, uniform numbers [B, *draws] of a `DTerm`.
     fakes: [B, H, W, C] of these codes, for D; None for G, which draws its own.
   """
 
   reals: Reals
   codes: Codes
   draws: dict[int, Array]
-  mix: Array | None
+  term_draws: dict[int, Array]
   fakes: Array | None = None
 
 
@@ -70,13 +70,17 @@ class Shared(NamedTuple):
     probability: [] of the augmentation.
     r1_gamma: [].
     r2_gamma: [].
-    due: [] bool, whether lazy penalties are; None means always.
+    due: [] bool, whether R1 and R2 are; None means always.
+    term_weights: [] by use of D, of the terms whose weight varies.
+    term_due: [] bool by use, of the terms that are not always due.
   """
 
   probability: Array
   r1_gamma: Array
   r2_gamma: Array
   due: Array | None
+  term_weights: dict[int, Array]
+  term_due: dict[int, Array]
 
 
 class Objective:
@@ -100,10 +104,9 @@ class Objective:
     self._adversarial = adversarial.make(loss.adversarial, loss.label_smoothing)
     self._augment = augments.make(spec.augment.pipe, spec.augment.chosen)
     symmetric = loss.r1_gamma.ever_positive == loss.r2_gamma.ever_positive
-    self.d_uses = (BOTH,) if symmetric else (REAL, FAKE)
-    if loss.gradient_penalty:
-      self.d_uses += (MIXED,)
-    self.g_uses = (FAKE, REAL) if self._adversarial.paired else (FAKE,)
+    self._terms = dict(enumerate(loss.d_terms, FIRST_TERM))
+    self.d_uses = ((BOTH,) if symmetric else (REAL, FAKE)) + (*self._terms,)
+    self.g_uses = (FAKE, REAL) if loss.paired else (FAKE,)
 
   def samples(
     self,
@@ -132,11 +135,17 @@ class Objective:
           self._augment.count,
         )
         drawn[use] = flat.reshape(count, passes, -1)
-    mix = None
-    if MIXED in uses:
-      dtype = jnp.dtype(self._spec.model.dtype)
-      mix = jax.random.uniform(jax.random.fold_in(key, _MIX), (count,), dtype)
-    return Samples(reals, codes, drawn, mix)
+    dtype = jnp.dtype(self._spec.model.dtype)
+    term_draws = {
+      use: jax.random.uniform(
+        jax.random.fold_in(key, _TERM + use - FIRST_TERM),
+        (count, *term.row.draws),
+        dtype,
+      )
+      for use, term in self._terms.items()
+      if use in uses and term.row.draws is not None
+    }
+    return Samples(reals, codes, drawn, term_draws)
 
   def shared(self, state: GanState, images: Array) -> Shared:
     """The schedules' values after so many images, and what turned them."""
@@ -147,6 +156,16 @@ class Objective:
       optim.value(loss.r1_gamma, images) * state.dials.r1_gamma,
       optim.value(loss.r2_gamma, images) * state.dials.r2_gamma,
       state.step % interval == 0 if interval > 1 else None,
+      {
+        use: optim.value(term.weight, images)
+        for use, term in self._terms.items()
+        if term.weight.first != term.weight.last
+      },
+      {
+        use: state.step % term.interval == 0
+        for use, term in self._terms.items()
+        if term.interval > 1
+      },
     )
 
   def d_loss(
@@ -162,23 +181,30 @@ class Objective:
     loss = self._spec.loss
     fakes = Fakes(samples.fakes, samples.codes.labels)
     reals = self._reals(samples.reals)
-    see = self._sight(d_weights, samples, shared)
-    judged = judge(see, reals, fakes, loss, shared.due, self._branches)
-    scalars = self._d_scalars(judged)
+    discriminator_for = self._discriminator_for(d_weights, samples, shared)
+    outputs = logits_and_penalties(
+      discriminator_for, reals, fakes, loss, shared.due, self._branches
+    )
+    scalars = self._d_scalars(outputs)
     # Adversarial terms and penalties apart in the logs, together here.
-    r1 = shared.r1_gamma * jnp.mean(judged.r1)
-    r2 = shared.r2_gamma * jnp.mean(judged.r2)
+    r1 = shared.r1_gamma * jnp.mean(outputs.r1)
+    r2 = shared.r2_gamma * jnp.mean(outputs.r2)
     # Lazy penalties: once an interval and as much heavier.
     penalty = loss.penalty_interval * (r1 + r2) / 2
-    if loss.gradient_penalty:
-      term = jnp.mean(
-        # A mixture is judged under the real's label.
-        regularizers.interpolation_penalty(
-          see(reals.labels, MIXED), reals.images, fakes.images, samples.mix
+    for use, term in self._terms.items():
+      value = jnp.mean(
+        self._term_values(
+          term,
+          lambda images, labels, use=use: discriminator_for(labels, use)(
+            images
+          ),
+          (reals, fakes, samples.term_draws.get(use)),
+          shared.term_due.get(use),
         )
       )
-      scalars["d/gradient_penalty"] = term
-      penalty = penalty + loss.gradient_penalty * term
+      scalars[term.row.scalar] = value
+      weight = shared.term_weights.get(use, term.weight.last)
+      penalty = penalty + term.interval * weight * value
     return scalars["d/loss"] + penalty, (no_stats, scalars)
 
   def g_loss(
@@ -190,18 +216,18 @@ class Objective:
     shared: Shared,
   ) -> tuple[Array, tuple[PyTree, Scalars]]:
     """[] of G; its statistics, moved; scalars []."""
-    see = self._sight(d_weights, samples, shared)
+    discriminator_for = self._discriminator_for(d_weights, samples, shared)
     drawn, batch_stats = self._model.g.apply(
       {"params": g_weights, "batch_stats": batch_stats},
       samples.codes.latents,
       samples.codes.labels,
       train=True,
     )
-    fake = see(samples.codes.labels, FAKE)(drawn)
+    fake = discriminator_for(samples.codes.labels, FAKE)(drawn)
     real = None
-    if self._adversarial.paired:
+    if self._spec.loss.paired:
       reals = self._reals(samples.reals)
-      real = see(reals.labels, REAL)(reals.images)
+      real = discriminator_for(reals.labels, REAL)(reals.images)
     loss = jnp.mean(self._adversarial.g(real, fake))
     return loss, (lax.stop_gradient(batch_stats), {"g/loss": loss})
 
@@ -212,11 +238,43 @@ class Objective:
       images = to_float(images, jnp.dtype(self._spec.model.dtype))
     return Reals(images, reals.labels)
 
-  def _sight(self, weights: PyTree, samples: Samples, shared: Shared) -> See:
+  def _term_values(
+    self,
+    term: TermSpec,
+    discriminator: Callable[[Array, Array], Array],
+    samples: tuple[Reals, Fakes, Array | None],
+    due: Array | None,
+  ) -> Array:
+    """[B] of a term, 0 where it is not due; None means always.
+
+    Raises:
+      SpecError: the term does not give one value a sample.
+    """
+
+    def computed() -> Array:
+      values = term.row.values(discriminator, *samples)
+      count, shape = len(samples[0].labels), getattr(values, "shape", None)
+      require(
+        shape == (count,),
+        f"the term {term.name!r} of loss.terms gives shape {shape} for {count} "
+        "samples; let it give one value a sample, without a mean",
+      )
+      return adversarial.at_least_float32(values)
+
+    if due is None:
+      return computed()
+    if not self._branches:
+      return jnp.where(due, computed(), 0)
+    like = jax.eval_shape(computed)
+    return lax.cond(due, computed, lambda: jnp.zeros(like.shape, like.dtype))
+
+  def _discriminator_for(
+    self, weights: PyTree, samples: Samples, shared: Shared
+  ) -> DiscriminatorFor:
     """D behind the augmentation."""
     variables = {"params": weights, "batch_stats": {}}
 
-    def see(labels: Array, use: int) -> Callable[[Array], Array]:
+    def of_images(labels: Array, use: int) -> Callable[[Array], Array]:
       def discriminator(x: Array) -> Array:
         if samples.draws:
           drawn = samples.draws[use]
@@ -227,11 +285,11 @@ class Objective:
 
       return discriminator
 
-    return see
+    return of_images
 
-  def _d_scalars(self, judged: Judgement) -> Scalars:
+  def _d_scalars(self, outputs: DOutputs) -> Scalars:
     """Means over the samples, without penalties."""
-    real, fake, r1, r2 = judged
+    real, fake, r1, r2 = outputs
     loss = self._adversarial.d(real, fake)
     scalars = {
       "d/loss": loss.total,
@@ -249,7 +307,7 @@ class Objective:
 def draw_codes(
   key: Array, spec: RunSpec, real_labels: Array, count: int
 ) -> Codes:
-  """Of `count` fakes. RpGAN pairs a fake with a real of the same class.
+  """Of `count` fakes. A paired loss has each of the class of its real.
 
   Args:
     key: of this use.

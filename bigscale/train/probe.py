@@ -14,7 +14,7 @@ from bigscale.parallel.mesh import AXES
 from bigscale.parallel.sharding import Placement
 from bigscale.spec import RunSpec
 from bigscale.train import tracking
-from bigscale.train.judge import Reals
+from bigscale.train.discriminator_pass import Reals
 from bigscale.train.objective import Scalars, draw_codes
 from bigscale.train.state import GanState, step_key
 from bigscale.types import Array, Batch, GanModel, PyTree

@@ -16,15 +16,17 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from bigscale.losses import regularizers
+from bigscale.losses import orthogonal, sigma
+from bigscale.losses.terms import Weights
+from bigscale.losses.weight_clip import clip
 from bigscale.monitor import probes
 from bigscale.ops import spectral
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import Placement
 from bigscale.spec import MeshSpec, RunSpec
 from bigscale.train import augmentation, optim, tracking
+from bigscale.train.discriminator_pass import Reals
 from bigscale.train.draw import Draw
-from bigscale.train.judge import Reals
 from bigscale.train.microbatches import SampleGradient
 from bigscale.train.objective import Codes, Objective, Scalars, draw_codes
 from bigscale.train.state import Average, GanState, Player, average_of, step_key
@@ -33,6 +35,9 @@ from bigscale.types import Array, Batch, GanModel, PyTree
 
 # What a step's key is folded with: the player, then (D's update, then) the use.
 _D, _G = range(2)
+
+# What may be penalized of G's weights.
+_WEIGHT_TERMS = (orthogonal.term, sigma.term)
 
 # Weights of an update, the spectra after it, the way back of gradients.
 Prepared = tuple[Ready, spectral.Spectra, Pullback]
@@ -57,6 +62,8 @@ class GanStep:
     self._objective = Objective(
       model, spec, branches=self._placement.loops_may_send
     )
+    terms = (of(spec.loss) for of in _WEIGHT_TERMS)
+    self._weight_terms = [term for term in terms if term]
     self._draw = Draw(model.g, spec, self._placement)
     self._sample_gradient = SampleGradient(spec, self._placement)
     self._iteration = iteration(self._placement)
@@ -175,7 +182,7 @@ class GanStep:
       images,
     )
     if self.spec.loss.weight_clip:
-      params = regularizers.clip(d.params, self.spec.loss.weight_clip)
+      params = clip(d.params, self.spec.loss.weight_clip)
       d = d._replace(params=params)
     told = norms | outcome.noise
     scalars = outcome.scalars | {f"d/{k}": x for k, x in told.items()}
@@ -282,25 +289,17 @@ class GanStep:
       ready: its weights in this update.
       spectra: after this update.
     """
-    loss, scalars = self.spec.loss, {}
-    if not (loss.orthogonal or loss.g_sigma.strength):
-      return None, scalars
+    if not self._weight_terms:
+      return None, {}
     whole = self._ready_g.seen_whole(ready, spectra)
 
     def penalty(params: PyTree) -> tuple[Array, Scalars]:
-      terms, total = {}, jnp.zeros(())
-      if loss.orthogonal:
-        with jax.named_scope("orthogonal"):
-          terms["g/ortho"] = regularizers.orthogonal(
-            params, self.model.g.orthogonal, loss.orthogonal_form, whole
-          )
-        total = total + loss.orthogonal * terms["g/ortho"]
-      if loss.g_sigma.strength:
-        terms["g/sigma_penalty"] = regularizers.sigma(
-          params, g.spectra, loss.g_sigma
-        )
-        total = total + loss.g_sigma.strength * terms["g/sigma_penalty"]
-      return total, terms
+      weights = Weights(params, g.spectra, whole, self.model.g.orthogonal)
+      scalars, total = {}, jnp.zeros(())
+      for term in self._weight_terms:
+        scalars[term.scalar] = term.value(weights)
+        total = total + term.weight * scalars[term.scalar]
+      return total, scalars
 
     return jax.grad(penalty, has_aux=True)(g.params)
 

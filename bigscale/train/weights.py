@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from bigscale.losses.regularizers import Whole
+from bigscale.losses.orthogonal import Whole
 from bigscale.ops import power, spectral
 from bigscale.parallel.sharding import FSDP, Placement
 from bigscale.spec import RunSpec

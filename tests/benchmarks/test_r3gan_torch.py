@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigscale.losses.regularizers import logits_and_gradient_penalty
+from bigscale.losses.r1_r2 import logits_and_gradient_penalty
 from bigscale.models.r3gan import networks as r3gan
 from bigscale.ops.spectral import flatten
 from bigscale.spec import SpecError, from_config

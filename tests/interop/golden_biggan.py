@@ -7,7 +7,7 @@ import numpy as np
 from golden_ports import Port, RecordingStep, nchw, nhwc
 
 from bigscale.interop import biggan_deep_pytorch, biggan_pytorch
-from bigscale.losses import regularizers
+from bigscale.losses import orthogonal
 from bigscale.ops import spectral
 from bigscale.train.state import Average, Player, average_of
 from bigscale.train.step import Codes, Reals
@@ -88,7 +88,7 @@ class BigganPort(Port):
       update_g=(step.update_g, state, *batch),
       update_average=(step.update_average, state, self.start),
       orthogonal=(
-        lambda params: regularizers.orthogonal(params, self.model.g.orthogonal),
+        lambda params: orthogonal.orthogonal(params, self.model.g.orthogonal),
         state.g.params,
       ),
     )

@@ -18,7 +18,7 @@ import numpy as np
 
 from bigscale.interop import r3gan
 from bigscale.interop.tensors import Weights
-from bigscale.losses import adversarial, regularizers
+from bigscale.losses import adversarial, r1_r2
 from bigscale.models.registry import make_model
 from bigscale.ops import spectral
 from bigscale.spec import from_config
@@ -213,7 +213,7 @@ class R3ganPort(Port):
   def _judge(self, d: Player, images):
     """Logits and squared gradients of images, whatever they are."""
     variables = {"params": d.params, "batch_stats": {}}
-    return regularizers.logits_and_gradient_penalty(
+    return r1_r2.logits_and_gradient_penalty(
       lambda x: self.model.d.apply(variables, x, self.labels), images
     )
 

@@ -17,7 +17,7 @@ import pytest
 
 from bigscale.interop import biggan_pytorch, r3gan
 from bigscale.losses import adversarial
-from bigscale.losses.regularizers import logits_and_gradient_penalty
+from bigscale.losses.r1_r2 import logits_and_gradient_penalty
 from bigscale.models.biggan import BigganSpec
 from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.registry import make_model

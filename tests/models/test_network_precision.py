@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bigscale.losses import regularizers
+from bigscale.losses import r1_r2
 from bigscale.models.biggan import BigganSpec
 from bigscale.models.biggan_deep import BigganDeepSpec
 from bigscale.models.r3gan import R3ganSpec
@@ -69,7 +69,7 @@ def _losses(spec, platform):
     return model.g.apply(variables, latents, labels, train=True)[0]
 
   def d_loss(d_params, g_params):
-    logits, r1 = regularizers.logits_and_gradient_penalty(
+    logits, r1 = r1_r2.logits_and_gradient_penalty(
       lambda x: model.d.apply({"params": d_params}, x, labels), draw(g_params)
     )
     return jnp.sum(logits + r1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bigscale.losses import adversarial
-from bigscale.losses.regularizers import logits_and_gradient_penalty
+from bigscale.losses.r1_r2 import logits_and_gradient_penalty
 from bigscale.models.r3gan import R3ganSpec
 from bigscale.models.r3gan import networks as r3gan
 from bigscale.ops.spectral import flatten, unflatten

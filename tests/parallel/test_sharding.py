@@ -1,8 +1,11 @@
 """Which leaf of the state is split along which axis, for real models."""
 
+import ast
+import dataclasses
 import functools
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ from bigscale.models.registry import make_model
 from bigscale.parallel import sharding
 from bigscale.parallel.mesh import AXES, make_mesh
 from bigscale.parallel.sharding import Placement
-from bigscale.spec import MeshSpec, from_config
+from bigscale.spec import MeshSpec, SpecError, from_config
 from bigscale.train.state import init_state
 from bigscale.types import Shard
 
@@ -102,9 +105,33 @@ def test_every_mode_has_rules_and_replicated_splits_nothing():
   assert set(sharding.RULES) == {"replicated", "zero", "fsdp"}
 
 
-def test_a_leaf_without_a_rule_is_an_error():
-  with pytest.raises(ValueError, match="no sharding rule matches 'a/oddity'"):
-    placement(1, 8).axes({"a": {"oddity": jnp.zeros((64, 64))}})
+def test_a_matrix_without_a_rule_is_an_error_that_prints_the_line_to_add():
+  tree = {"a": {"oddity": jnp.zeros((64, 128)), "scale": jnp.zeros(64)}}
+  with pytest.raises(SpecError, match="no sharding rule matches") as caught:
+    placement(1, 8).axes(tree)
+  message = str(caught.value)
+  assert "'a/oddity' of shape (64, 128)" in message
+  assert "sharding_rules" in message
+  # What it says, done.
+  rule = ast.literal_eval(
+    re.search(r"""\(r"[^"]*", \([-0-9, ]*\)\)""", message)[0]
+  )
+  given = dataclasses.replace(placement(1, 8, least=0), rules=(rule,))
+  assert given.axes(tree) == {"a": {"oddity": 1, "scale": -1}}
+
+
+@pytest.mark.parametrize("weights", ["replicated", "zero"])
+def test_rules_of_a_family_come_before_ours(weights):
+  tree = {"a": {"kernel": jnp.zeros((64, 128))}}
+  rules = ((r"a/kernel", (0,)),)
+  given = dataclasses.replace(placement(1, 8, weights, 0), rules=rules)
+  split = 0 if weights == "zero" else -1
+  assert given.axes(tree) == {"a": {"kernel": split}}
+
+
+def test_vectors_and_scalars_stay_whole_without_a_rule():
+  tree = {"scale": jnp.zeros(2**16), "count": jnp.zeros(())}
+  assert placement(1, 8, least=0).axes(tree) == {"scale": -1, "count": -1}
 
 
 def test_the_first_rule_wins_and_the_first_axis_that_divides():

@@ -122,12 +122,12 @@ class OddSpec(ModelBase):
 
 def test_layers_of_any_kind_are_counted_and_told_apart():
   traced = networks(OddSpec(resolution=2, latent_dim=7)).g
-  first, between, fixed, last = traced.products
-  assert [p.count for p in traced.products] == [7 * 5, 5 * 5, 5 * 3, 3 * 12]
-  assert first.first and not first.between and not first.fixed
-  assert between.between and not between.fixed
-  assert fixed.fixed and not fixed.between
-  assert not (last.first or last.between or last.fixed)
+  assert [(p.count, p.first, p.between, p.fixed) for p in traced.products] == [
+    (7 * 5, True, False, False),
+    (5 * 5, False, True, False),
+    (5 * 3, False, False, True),
+    (3 * 12, False, False, False),
+  ]
   assert traced.parameters == 7 * 5 + 3 * 12 + 12
 
 

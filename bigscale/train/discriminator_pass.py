@@ -1,4 +1,4 @@
-"""What D says of reals and fakes, and the penalties on its input gradients."""
+"""D's forward pass on reals and fakes, with R1 and R2 from the same pass."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from bigscale.losses import regularizers
+from bigscale.losses.r1_r2 import logits_and_gradient_penalty
 from bigscale.spec import LossSpec
 from bigscale.types import Array
 
@@ -25,7 +25,7 @@ class Fakes(NamedTuple):
   labels: Array
 
 
-class Judgement(NamedTuple):
+class DOutputs(NamedTuple):
   """Logits and squared input gradients [B]; zeros where not computed."""
 
   real: Array
@@ -34,27 +34,28 @@ class Judgement(NamedTuple):
   r2: Array
 
 
-# D as a function of images alone: `see(labels, use)`; `use` tells the passes
-# of one update apart, so that each draws its own augmentation.
-See = Callable[[Array, int], Callable[[Array], Array]]
-BOTH, REAL, FAKE, MIXED = range(4)
+# Makes D a function of images alone, as `discriminator_for(labels, use)`; `use`
+# tells the passes of one update apart, so that each draws its own augmentation.
+# Those of `LossSpec.d_terms` count on from the last.
+DiscriminatorFor = Callable[[Array, int], Callable[[Array], Array]]
+BOTH, REAL, FAKE, FIRST_TERM = range(4)
 
 
-def judge(
-  see: See,
+def logits_and_penalties(
+  discriminator_for: DiscriminatorFor,
   reals: Reals,
   fakes: Fakes,
   loss: LossSpec,
   due: Array | None,
   branches: bool = True,
-) -> Judgement:
+) -> DOutputs:
   """Logits of both sides, and R1 and R2 where the loss asks for them.
 
   D takes both in one pass where they are treated alike. Reals and fakes
   alternate there, so that each device keeps its own samples.
 
   Args:
-    see: D.
+    discriminator_for: D.
     reals: B of them.
     fakes: B of them.
     loss: which penalties there are.
@@ -63,22 +64,30 @@ def judge(
   """
   use_r1, use_r2 = loss.r1_gamma.ever_positive, loss.r2_gamma.ever_positive
   if use_r1 != use_r2:
-    real, r1 = _look(
-      see(reals.labels, REAL), reals.images, use_r1, due, branches
+    real, r1 = _logits_and_penalty(
+      discriminator_for(reals.labels, REAL),
+      reals.images,
+      use_r1,
+      due,
+      branches,
     )
-    fake, r2 = _look(
-      see(fakes.labels, FAKE), fakes.images, use_r2, due, branches
+    fake, r2 = _logits_and_penalty(
+      discriminator_for(fakes.labels, FAKE),
+      fakes.images,
+      use_r2,
+      due,
+      branches,
     )
-    return Judgement(real, fake, r1, r2)
-  network = see(interleave(fakes.labels, reals.labels), BOTH)
+    return DOutputs(real, fake, r1, r2)
+  network = discriminator_for(interleave(fakes.labels, reals.labels), BOTH)
   both = interleave(fakes.images, reals.images)
-  logits, penalties = _look(network, both, use_r1, due, branches)
+  logits, penalties = _logits_and_penalty(network, both, use_r1, due, branches)
   fake, real = logits.reshape(-1, 2).T
   r2, r1 = penalties.reshape(-1, 2).T
-  return Judgement(real, fake, r1, r2)
+  return DOutputs(real, fake, r1, r2)
 
 
-def _look(
+def _logits_and_penalty(
   network: Callable[[Array], Array],
   images: Array,
   penalize: bool,
@@ -92,7 +101,7 @@ def _look(
     return logits, jnp.zeros_like(logits)
 
   def penalized(x: Array) -> tuple[Array, Array]:
-    return regularizers.logits_and_gradient_penalty(network, x)
+    return logits_and_gradient_penalty(network, x)
 
   if not penalize:
     return without(images)

@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigscale.losses import regularizers
+from bigscale.losses.orthogonal import orthogonal
+from bigscale.losses.r1_r2 import logits_and_gradient_penalty
+from bigscale.losses.sigma import sigma
+from bigscale.losses.weight_clip import clip
+from bigscale.losses.wgan_gp import interpolation_penalty
 from bigscale.ops import spectral
 from bigscale.ops.spectral import flatten
 from bigscale.spec import SigmaSpec, SpecError
@@ -32,7 +36,7 @@ def _quadratic_case():
 
 def test_penalty_is_the_squared_gradient_summed_over_an_image():
   images, matrix, vector = _quadratic_case()
-  logits, penalties = regularizers.logits_and_gradient_penalty(
+  logits, penalties = logits_and_gradient_penalty(
     _quadratic(*(jnp.asarray(x, "float32") for x in (matrix, vector))),
     jnp.asarray(images, "float32"),
   )
@@ -49,7 +53,7 @@ def test_gradient_of_the_penalty_in_the_weights():
   images, matrix, vector = _quadratic_case()
 
   def total(vector):
-    _, penalties = regularizers.logits_and_gradient_penalty(
+    _, penalties = logits_and_gradient_penalty(
       _quadratic(jnp.asarray(matrix, "float32"), vector),
       jnp.asarray(images, "float32"),
     )
@@ -68,9 +72,7 @@ def test_the_discriminator_is_run_once():
     calls.append(x.shape)
     return jnp.sum(x, axis=(1, 2, 3))
 
-  regularizers.logits_and_gradient_penalty(
-    discriminator, jnp.ones((2, 4, 4, 1))
-  )
+  logits_and_gradient_penalty(discriminator, jnp.ones((2, 4, 4, 1)))
   assert calls == [(2, 4, 4, 1)]
 
 
@@ -79,7 +81,7 @@ def test_penalties_leave_half_precision_networks_as_float32():
     return jnp.sum(jnp.square(x.astype(jnp.bfloat16)), axis=(1, 2, 3))
 
   images = jnp.full((1, 32, 32, 3), 0.5, jnp.bfloat16)
-  _, penalties = regularizers.logits_and_gradient_penalty(discriminator, images)
+  _, penalties = logits_and_gradient_penalty(discriminator, images)
   assert penalties.dtype == jnp.float32
   # 3072 ones: a sum in bfloat16 stalls at 256.
   np.testing.assert_allclose(penalties, 3072)
@@ -96,7 +98,7 @@ def test_interpolation_penalty_of_a_linear_discriminator():
 
   @jax.jit
   def penalty(w):
-    return regularizers.interpolation_penalty(
+    return interpolation_penalty(
       lambda x: x.reshape(2, 2) @ w, reals, fakes, mix
     )
 
@@ -115,7 +117,7 @@ def test_interpolation_penalty_is_taken_between_reals_and_fakes():
 
   @jax.jit
   def penalty(vector, mix):
-    return regularizers.interpolation_penalty(
+    return interpolation_penalty(
       _quadratic(jnp.asarray(matrix, "float32"), vector),
       *(jnp.asarray(x, "float32") for x in (reals, fakes, mix)),
     )
@@ -140,7 +142,7 @@ def test_interpolation_penalty_where_the_gradient_vanishes():
 
   @jax.jit
   def penalty(scale):
-    return regularizers.interpolation_penalty(
+    return interpolation_penalty(
       lambda x: scale * jnp.sum(jnp.square(x), axis=(1, 2, 3)),
       images,
       images,
@@ -155,7 +157,7 @@ def test_interpolation_penalty_mixes_in_float32():
   # 1 and 1 + 2^-7 are neighbours in bfloat16.
   reals = jnp.full((1, 1, 1, 1), 1, jnp.bfloat16)
   fakes = jnp.full((1, 1, 1, 1), 1 + 2**-7, jnp.bfloat16)
-  found = regularizers.interpolation_penalty(
+  found = interpolation_penalty(
     lambda x: jnp.sum(jnp.square(x), axis=(1, 2, 3)),
     reals,
     fakes,
@@ -170,7 +172,7 @@ def test_clip_bounds_every_weight_and_keeps_its_type():
     "a": {"kernel": jnp.array([[-1.0, 0.005], [0.02, -0.01]])},
     "b": jnp.array([3, -0.001], jnp.bfloat16),
   }
-  found = regularizers.clip(params, 0.01)
+  found = clip(params, 0.01)
   np.testing.assert_array_equal(
     found["a"]["kernel"], np.float32([[-0.01, 0.005], [0.01, -0.01]])
   )
@@ -219,9 +221,9 @@ def test_orthogonal_is_the_dense_formula(params, form):
     params,
     is_leaf=lambda leaf: isinstance(leaf, tuple),
   )
-  found = jax.jit(
-    lambda params: regularizers.orthogonal(params, lambda path: True, form)
-  )(params)
+  found = jax.jit(lambda params: orthogonal(params, lambda path: True, form))(
+    params
+  )
   np.testing.assert_allclose(found, _dense_orthogonal(params, form), rtol=1e-5)
 
 
@@ -229,9 +231,7 @@ def test_orthogonal_is_the_dense_formula(params, form):
 def test_orthogonal_gradient_is_four_times_the_off_diagonal_gram(shape):
   weight = np.random.RandomState(0).normal(size=shape)
   gradient = jax.jit(
-    jax.grad(
-      lambda w: regularizers.orthogonal({"kernel": w}, lambda path: True)
-    )
+    jax.grad(lambda w: orthogonal({"kernel": w}, lambda path: True))
   )(jnp.asarray(weight, "float32"))
   gram = weight.T @ weight * (1 - np.eye(shape[1]))
   np.testing.assert_allclose(gradient, 4 * weight @ gram, rtol=1e-3, atol=1e-3)
@@ -241,11 +241,7 @@ def test_orthogonal_gradient_is_four_times_the_off_diagonal_gram(shape):
 def test_full_orthogonal_gradient(shape):
   weight = np.random.RandomState(0).normal(size=shape)
   gradient = jax.jit(
-    jax.grad(
-      lambda w: regularizers.orthogonal(
-        {"kernel": w}, lambda path: True, "full"
-      )
-    )
+    jax.grad(lambda w: orthogonal({"kernel": w}, lambda path: True, "full"))
   )(jnp.asarray(weight, "float32"))
   gram = weight.T @ weight - np.eye(shape[1])
   np.testing.assert_allclose(gradient, 4 * weight @ gram, rtol=1e-3, atol=1e-3)
@@ -253,12 +249,10 @@ def test_full_orthogonal_gradient(shape):
 
 def test_orthogonal_filters_cost_nothing_and_selection_counts():
   params = {"a": {"kernel": 3 * jnp.eye(4)}, "b": {"kernel": jnp.ones((4, 4))}}
-  assert regularizers.orthogonal(params, lambda path: path == "a/kernel") == 0
-  assert regularizers.orthogonal(params, lambda path: path == "b/kernel") > 0
+  assert orthogonal(params, lambda path: path == "a/kernel") == 0
+  assert orthogonal(params, lambda path: path == "b/kernel") > 0
   # (9 - 1)^2 for each of four filters of length 3.
-  full = regularizers.orthogonal(
-    params, lambda path: path == "a/kernel", "full"
-  )
+  full = orthogonal(params, lambda path: path == "a/kernel", "full")
   assert full == 4 * 64
 
 
@@ -266,7 +260,7 @@ def test_orthogonal_filters_cost_nothing_and_selection_counts():
 def test_no_gram_matrix_is_larger_than_the_smaller_side(form):
   wide = {"kernel": jax.ShapeDtypeStruct((20, 24_576), jnp.float32)}
   jaxpr = jax.make_jaxpr(
-    lambda params: regularizers.orthogonal(params, lambda path: True, form)
+    lambda params: orthogonal(params, lambda path: True, form)
   )(wide)
   sizes = [variable.aval.size for eqn in jaxpr.eqns for variable in eqn.outvars]
   assert max(sizes) <= 20 * 24_576
@@ -314,7 +308,7 @@ def test_sigma_is_the_distance_from_the_goal(spec):
     weight = flatten(params)[path]
     sigma0 = _sigma_by_hand(weight, spectra[path].u[0], axis)
     expected += (sigma0 - goal) ** 2
-  found = jax.jit(lambda p, s: regularizers.sigma(p, s, spec))(params, spectra)
+  found = jax.jit(lambda p, s: sigma(p, s, spec))(params, spectra)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -323,7 +317,7 @@ def test_sigma_gradient_against_finite_differences(spec):
   with jax.enable_x64(True):
     params, spectra = _sigma_case("float64")
 
-    penalty = jax.jit(lambda params: regularizers.sigma(params, spectra, spec))
+    penalty = jax.jit(lambda params: sigma(params, spectra, spec))
     gradient = flatten(jax.jit(jax.grad(penalty))(params))
     values = flatten(params)
     for path, weight in values.items():
@@ -349,7 +343,7 @@ def test_sigma_gradient_has_rank_one_and_holds_sigma1():
 
   def penalty(params, values):
     given = spectra["b/embedding"]._replace(sigma=values)
-    return regularizers.sigma(params, {"b/embedding": given}, SigmaSpec())
+    return sigma(params, {"b/embedding": given}, SigmaSpec())
 
   by_weight, by_values = jax.jit(jax.grad(penalty, argnums=(0, 1)))(
     params, spectra["b/embedding"].sigma
@@ -372,4 +366,4 @@ def test_sigma_without_a_second_value_is_refused():
   params, spectra = _sigma_case()
   alone = {"c/kernel": spectra["c/kernel"]}
   with pytest.raises(SpecError, match="num_singular_values"):
-    regularizers.sigma(params, alone, SigmaSpec(strength=1.0))
+    sigma(params, alone, SigmaSpec(strength=1.0))
