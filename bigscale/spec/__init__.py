@@ -40,6 +40,7 @@ from bigscale.spec.sampling import (
   SamplingSpec,
   TruncationRule,
 )
+from bigscale.spec.score_rows import FeatureNetwork, ScoreKind
 from bigscale.spec.stripped import StrippedSpec
 from bigscale.spec.verdict import VerdictSpec
 
@@ -53,6 +54,7 @@ __all__ = [
   "CheckpointSpec",
   "DataSpec",
   "EvalSpec",
+  "FeatureNetwork",
   "ImageCount",
   "LogSpec",
   "LossSpec",
@@ -66,6 +68,7 @@ __all__ = [
   "RunSpec",
   "SamplingSpec",
   "Schedule",
+  "ScoreKind",
   "SigmaSpec",
   "SourceSpec",
   "SpecError",
