@@ -15,7 +15,7 @@ from bigscale.metrics.features import open_network
 from bigscale.metrics.looking import Asked
 from bigscale.parallel.mesh import make_mesh
 from bigscale.report.missing import missing_scores
-from bigscale.report.read import read
+from bigscale.report.read import read_run
 from bigscale.spec import (
   CheckpointSpec,
   DataSpec,
@@ -166,7 +166,7 @@ def test_bad_rows_are_refused_in_a_sentence(module, code, score, words):
 
 def test_a_network_that_lacks_something_is_refused(module):
   code = "X = FeatureNetwork(name='x', weights=str, make=lambda w, m: {})"
-  with pytest.raises(SpecError, match="has no name and no dimension.* embed"):
+  with pytest.raises(SpecError, match=r"has no name and no dimension.* embed"):
     open_network(f"{module(code)}:X")
 
 
@@ -176,10 +176,11 @@ def test_what_a_score_takes_is_checked_before_anything_is_drawn(
   scores = ("is/toy_network:Random", DISTANCE, "intra_fd/toy_network:Random")
   with pytest.raises(SpecError) as error:
     evaluator(textures, cache, scores, num_classes=0)
-  assert "is_random needs 1 classes or more" in str(error.value).replace(
-    "is_random: is_random", "is_random"
-  )
-  assert "intra_fd_random: intra_fd_random compares within" in str(error.value)
+  for words in (
+    "is_random: is_random needs 1 classes or more",
+    "intra_fd_random: intra_fd_random compares within",
+  ):
+    assert words in str(error.value)
 
 
 def test_the_best_is_never_one_without_a_number_or_a_direction():
@@ -251,7 +252,7 @@ def test_a_run_trains_with_them(tmp_path, monkeypatch, capsys):
   sharpest = max(scored, key=lambda step: scored[step]["eval/sharpness"])
   kept = {int(path.name) for path in (run / "checkpoints").iterdir()}
   assert kept == {sharpest, 4}
-  assert missing_scores(read(run)) == []
+  assert missing_scores(read_run(run)) == []
   flags = [f"--workdir={run}", f"--metrics={SHARPNESS},{DISTANCE}"]
   assert main(["bigscale", "evaluate", *flags]) == 0
   said = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""A feature network of a user's own: docs/metrics.md, "Add a feature network"."""
+"""A feature network: docs/metrics.md, "Add a feature network"."""
 
 import hashlib
 
@@ -14,15 +14,15 @@ class RandomFeatures:
   name = "random"
   dimension = 5
   num_classes = 0
-  protocol = {
-    "feature": "means of 4 x 4 fields in [0, 1], times a random matrix",
-    "feature_length": 5,
-  }
 
   def __init__(self, weights, mesh):
     del mesh  # A network in JAX puts its weights on the devices of the mesh.
     self.variables = weights.variables
     self.fingerprint = weights.fingerprint
+    self.protocol = {
+      "feature": "a random matrix times means of 4 x 4 fields in [0, 1]",
+      "weights_source": weights.source,
+    }
 
   def embed(self, images):
     rows = np.array_split(images.mean(-1) / 255, 4, axis=1)
