@@ -1,6 +1,8 @@
 """Names of scores, and what they are checked for at the door."""
 
 import dataclasses
+import pathlib
+import re
 
 import pytest
 
@@ -172,3 +174,39 @@ def test_a_standard_error_does_not_choose_the_best(tiny_spec):
   best = CheckpointSpec(best="kid_standard_error_classifier")
   with pytest.raises(SpecError, match="neither better when higher nor"):
     dataclasses.replace(tiny_spec, evaluate=evaluate, checkpoint=best)
+
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def table(header):
+  """Cells of a table of the docs, by their rows' first cells."""
+  _, _, rest = DOCS.read_text().partition(f"| {header} |")
+  lines = rest.partition("\n\n")[0].splitlines()[2:]
+  rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+  return {
+    name: cells
+    for first, *cells in rows
+    for name in re.findall("`(.+?)`", first)
+  }
+
+
+def test_the_docs_tell_what_the_rows_say():
+  told = table("kind | columns | better")
+  assert list(told) == list(KINDS)
+  for kind, (columns, better, _) in told.items():
+    names = re.findall("`(.+?)`", columns.partition("(")[0])
+    directions = [None if d == "-" else d for d in better.split(", ")]
+    said = dict(zip(names, directions, strict=True))
+    assert said == dict(kind_of(kind).columns), kind
+  assert list(table("feature")) == list(FEATURES)
+  takes = table("score | samples | reals")
+  assert set(takes) == set(KINDS)
+  for kind, (samples, reals, besides) in takes.items():
+    row, numbers = kind_of(kind), (1000, 17)
+    for said, least in zip((samples, reals), row.fewest(*numbers), strict=True):
+      words = said.partition(" of each class")[0]
+      known = {"": 0, "D + 1": 1001, "10 (D + 1)": 10010, "K": 17}
+      assert (known[words] if words in known else int(words)) == least, kind
+    assert ("of each class" in samples) == row.within_classes
+    assert ("labels" in besides) == row.labels
