@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import linecache
 import math
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 from bigscale.cli.main import main
-from bigscale.metrics import share
+from bigscale.metrics import looking, share
 from bigscale.metrics.evaluate import make_evaluator
 from bigscale.metrics.features import open_network
 from bigscale.metrics.looking import Asked
@@ -77,6 +79,22 @@ def cache(tmp_path_factory):
   return tmp_path_factory.mktemp("cache")
 
 
+@pytest.mark.parametrize(
+  ("heading", "toy"),
+  [
+    ("Add a score", "toy_scores.py"),
+    ("Add a feature network", "toy_network.py"),
+  ],
+)
+def test_the_recipe_is_the_toy(heading, toy):
+  here = pathlib.Path(__file__).parent
+  text = (here.parents[1] / "docs" / "metrics.md").read_text()
+  section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+  recipe = section.partition("```python\n")[2].partition("```")[0]
+  assert len(recipe.splitlines()) > 10
+  assert recipe in (here / toy).read_text()
+
+
 def test_columns_have_the_short_names_of_the_rows():
   spec = EvalSpec(scores=SCORES)
   assert spec.columns == COLUMNS
@@ -131,9 +149,7 @@ def test_a_score_that_fails_leaves_the_others(
 
 
 def look(evaluator, samples):
-  from bigscale.metrics.looking import look
-
-  return look(evaluator.asked, [samples])
+  return looking.look(evaluator.asked, [samples])
 
 
 @pytest.mark.parametrize(
@@ -219,8 +235,6 @@ def test_a_changed_file_is_another_score(module, tmp_path):
   before = identity(f"{name}:X")
   assert identity("fd") == "fd"
   (tmp_path / f"{name}.py").write_text(BROKEN + "X = make()\n# Changed.\n")
-  import linecache
-
   linecache.clearcache()
   assert identity(f"{name}:X") != before
 
