@@ -180,19 +180,24 @@ def directions(names: Sequence[str]) -> dict[str, Direction | None]:
     names: of the scores.
 
   Raises:
-    SpecError: there is no such score, or two of them give one column.
+    SpecError: there is no such score, or two of them, or of their networks,
+      would have one name in logs.
   """
   found: dict[str, Direction | None] = {}
-  given_by: dict[str, Score] = {}
+  taken: dict[tuple[str, str], str] = {}
   for score in dict.fromkeys(map(Score.parse, names)):
-    better = score.row.columns.values()
-    for name, direction in zip(score.columns, better, strict=True):
-      if name in given_by:
-        raise SpecError(
-          f"{_place(given_by[name])} and {_place(score)} would both give the "
-          f"column {name!r}; leave one out, or rename its row"
-        )
-      found[name], given_by[name] = direction, score
+    place = f"{score.kind}/{score.feature}" if score.feature else score.kind
+    logged = [("column", name, place) for name in score.columns]
+    logged += [("score", score.name, place)]
+    logged += [("network", column("", score.feature)[1:], score.feature)]
+    for what, name, own in logged:
+      other = taken.setdefault((what, name), own)
+      require(
+        other == own,
+        f"{other} and {own} would both give the {what} {name!r} in logs; leave "
+        "one out, or give its row another name",
+      )
+    found |= zip(score.columns, score.row.columns.values(), strict=True)
   return found
 
 
@@ -286,18 +291,14 @@ def _is_of_fid(feature: str) -> bool:
   return feature in ("inception", "inception_clean")
 
 
-def _place(score: Score) -> str:
-  return f"{score.kind}/{score.feature}" if score.feature else score.kind
-
-
 def _own_with(name: str) -> list[str]:
-  """The score of ours that gives a column, in a list; [] where none does."""
+  """Which score of ours gives a column; [] where none does."""
   base, feature = _split(name)
   base = base.replace("fid", "fd", 1) if _is_of_fid(feature) else base
   for kind in KINDS:
     row = kind_of(kind)
     if base in row.columns and (row.over == "features") == bool(feature):
-      return [_place(Score(kind, feature))]
+      return [f"{kind}/{feature}" if feature else kind]
   return []
 
 

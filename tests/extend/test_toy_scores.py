@@ -134,7 +134,7 @@ def test_a_score_that_fails_leaves_the_others(
     "Less = make(name='less', compute=lambda samples: {'other': 1.0})\n"
   )
   bad = [f"{name}:{kind}" for kind in ("Bug", "Less")]
-  with pytest.raises(SpecError, match="both give the column 'mine'"):
+  with pytest.raises(SpecError, match="both give the column 'mine' in logs"):
     EvalSpec(scores=(*bad, f"{name}:Nan"))
   for kind, words in (
     ("Nan", "mine gives mine=nan, which is no finite number"),
@@ -178,6 +178,13 @@ def look(evaluator, samples):
 def test_bad_rows_are_refused_in_a_sentence(module, code, score, words):
   with pytest.raises(SpecError, match=f"(?s){words}"):
     EvalSpec(scores=(score.format(module(code)),))
+
+
+def test_two_networks_of_one_name_are_refused(module):
+  name = module("X = FeatureNetwork(name='random', weights=make, make=make)")
+  scores = (DISTANCE, f"kid/{name}:X")
+  with pytest.raises(SpecError, match="both give the network 'random'"):
+    EvalSpec(scores=scores)
 
 
 def test_a_network_that_lacks_something_is_refused(module):
