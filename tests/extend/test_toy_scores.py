@@ -18,6 +18,7 @@ from bigscale.metrics.looking import Asked
 from bigscale.parallel.mesh import make_mesh
 from bigscale.report.missing import missing_scores
 from bigscale.report.read import read_run
+from bigscale.scaling import collect, runs, sweep
 from bigscale.spec import (
   CheckpointSpec,
   DataSpec,
@@ -30,6 +31,7 @@ from bigscale.spec.scores import Score, identity
 from bigscale.train import loop
 from bigscale.train.best import Ranking
 from tests.e2e import tiny
+from tests.scaling import test_sweep
 
 pytest_plugins = ["tests.metrics.conftest"]
 
@@ -222,6 +224,31 @@ def test_the_best_is_never_one_without_a_number_or_a_direction():
   for step, value in enumerate(values):
     ranking.put(step, {"sharpness": value})
   assert ranking.best(range(len(values))) == [2]
+
+
+@pytest.mark.parametrize(
+  ("values", "best", "collapsed"),
+  [
+    ((0.5, 0.7, 0.6), 0.7, None),
+    ((0.7, 0.3, 0.2), 0.7, 16),
+    # Half of what may be negative says nothing.
+    ((-5.0, 0.5, -1.0), 0.5, None),
+  ],
+)
+def test_a_sweep_reads_which_way_is_better(tmp_path, values, best, collapsed):
+  (run,) = sweep.expand(test_sweep.settings(a={"seed": [4]}))
+  folder = runs.folder_of(tmp_path, run)
+  folder.mkdir(parents=True)
+  test_sweep.say(folder, "done", 24)
+  spec = dataclasses.replace(
+    from_config(tiny.get_config()), evaluate=EvalSpec(scores=(SHARPNESS,))
+  )
+  record = test_sweep.recorded([], spec=spec)
+  for step, value in zip((8, 16, 24), values, strict=True):
+    record.rows.append({"step": step, "eval/sharpness": value})
+  row = collect.row_of(tmp_path, run, record)
+  assert row["best_sharpness"] == best
+  assert row["collapsed_step"] == collapsed
 
 
 def test_other_processes_make_the_same_network():
