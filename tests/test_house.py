@@ -33,7 +33,7 @@ RULES = (
     ("metrics", "ops", "data", "parallel"),
   ),
   (
-    r"metrics/(evaluate|opening|labels|reference|memorization)",
+    r"metrics/(evaluate|opening|labels|pixels|reference|memorization)",
     ("metrics", "sampling", "data", "parallel"),
   ),
   (r"metrics/(inception|efficientnet|chunks|share)", ("metrics", "parallel")),

@@ -10,6 +10,7 @@ from absl import flags, logging
 from bigscale.cli.common import Trained, require_flag
 from bigscale.data.manifest import DataError
 from bigscale.spec import DataSpec, RunSpec, SpecError, require
+from bigscale.spec.scores import CLASSIFIER, Score
 
 if TYPE_CHECKING:
   from bigscale.data.sources import Source
@@ -48,11 +49,12 @@ def check(values: flags.FlagValues) -> None:
       not values.d_accuracy,
       "--d_accuracy asks the D of a run; give --workdir in place of --images",
     )
-    require(
-      not any(name.startswith("intra_fd_") for name in values.metrics),
-      "--metrics names intra_fd, which needs images drawn for the reference's "
-      "own classes; leave it out with --images",
-    )
+    for name in values.metrics:
+      require(
+        not Score.parse(name).row.labels,
+        f"--metrics names {name}, which needs images drawn for the reference's "
+        "own classes; leave it out with --images",
+      )
     if not statistics:
       require_flag(values, "reference", "fashion_mnist")
   require(
@@ -265,7 +267,7 @@ def _write_statistics(file: str, evaluator: "Evaluator", side: int) -> None:
   networks = [panel.network for panel in evaluator.panels]
   names = ", ".join(network.name for network in networks) or "none"
   require(
-    len(networks) == 1 and networks[0].name != "classifier",
+    len(networks) == 1 and networks[0].name != CLASSIFIER,
     f"--write_statistics={file} takes one network that others have, too, and "
     f"the scores are over: {names}; give --metrics=fid_inception",
   )

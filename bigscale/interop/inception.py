@@ -16,7 +16,7 @@ from bigscale.interop.files import (
   sha256,
 )
 from bigscale.interop.tensors import Source, Tensors, TensorsError
-from bigscale.metrics.features import Weights
+from bigscale.metrics.features import FrozenWeights
 from bigscale.metrics.inception import leaves
 from bigscale.metrics.inception_store import make_weights
 
@@ -36,7 +36,7 @@ _NAMES = {
 
 def read_weights(
   path: str | os.PathLike[str], *, unsafe_pickle: bool = False
-) -> Weights:
+) -> FrozenWeights:
   """Reads the weights from a state dict in a file.
 
   Args:
@@ -61,12 +61,12 @@ def read_weights(
     ) from error
 
 
-def weights(tensors: Tensors, source: str = "") -> Weights:
+def weights(tensors: Tensors, source: str = "") -> FrozenWeights:
   """A `FeatureExtractorInceptionV3.state_dict()` as ours.
 
   Args:
     tensors: by PyTorch's names; `num_batches_tracked` may be left out.
-    source: see `Weights`.
+    source: see `FrozenWeights`.
 
   Raises:
     TensorsError: names every missing, extra and misshaped tensor.

@@ -27,7 +27,7 @@ _MAX_IMAGES = 60_000
 _log = logging.getLogger(__name__)
 
 
-class Trained(NamedTuple):
+class TrainedClassifier(NamedTuple):
   """A classifier and its share of right answers on held-out images."""
 
   classifier: Classifier
@@ -44,7 +44,7 @@ def load_or_train(
   cache_dir: str | None = None,
   steps: int | None = None,
   most_bad: Callable[[int], int] | None = None,
-) -> Trained:
+) -> TrainedClassifier:
   """The classifier of a data source, from the cache where it lies there.
 
   Args:
@@ -86,7 +86,7 @@ def load_or_train(
   )
   arrays = {"accuracy": np.float64(accuracy), **classifier.to_arrays()}
   cache.write(path, arrays)
-  return Trained(classifier, accuracy)
+  return TrainedClassifier(classifier, accuracy)
 
 
 def check_source(train: Source, resolution: int) -> None:
@@ -137,13 +137,13 @@ def name_of(train: Source, image_shape: tuple[int, int, int]) -> str:
 
 def _load(
   path: str, num_classes: int, image_shape: tuple[int, int, int]
-) -> Trained | None:
+) -> TrainedClassifier | None:
   arrays = cache.read(path)
   if arrays is None:
     return None
   try:
     classifier = Classifier.from_arrays(arrays, num_classes, image_shape)
-    return Trained(classifier, float(arrays["accuracy"]))
+    return TrainedClassifier(classifier, float(arrays["accuracy"]))
   except (KeyError, ValueError, TypeError) as error:
     cache.discard(path, str(error))
     return None

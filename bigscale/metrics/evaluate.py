@@ -20,6 +20,7 @@ from bigscale.data.stacked import StackedSource
 from bigscale.data.subset import Subset
 from bigscale.metrics import cache, demands
 from bigscale.metrics.classifier_store import load_or_train
+from bigscale.metrics.classifier_views import KeptClasses, StackedClassifier
 from bigscale.metrics.evaluator import (
   Evaluator,
   Panel,
@@ -27,18 +28,16 @@ from bigscale.metrics.evaluator import (
   why,
 )
 from bigscale.metrics.features import Features
-from bigscale.metrics.kept_classes import KeptClasses
 from bigscale.metrics.labels import LabelPlan, plan_labels, unlabelled
 from bigscale.metrics.looking import CONFIDENT, PRESENT_SHARE
-from bigscale.metrics.opening import Setup, known_of, open_networks, seen_by
-from bigscale.metrics.pairs import Pairing
-from bigscale.metrics.reference import (
-  MostBad,
-  Request,
-  load_or_compute,
-  pair_floor,
+from bigscale.metrics.opening import (
+  Setup,
+  known_of,
+  open_networks,
+  outputs_of,
 )
-from bigscale.metrics.stacked import StackedClassifier
+from bigscale.metrics.pixels import Keeping, pixel_floor
+from bigscale.metrics.reference import MostBad, Request, load_or_compute
 from bigscale.spec import DataSpec, require
 from bigscale.spec.scores import Score, by_feature, column
 
@@ -182,18 +181,20 @@ class Opened:
     setup, failed = self._setup, {}
     attempt = functools.partial(_attempt, strict=strict, failed=failed)
     reference: dict[str, Any] = {}
-    pairing, panels = None, []
+    pixels, panels = [], []
     for feature, kinds in by_feature(setup.scores).items():
-      with attempt([column(kind, feature) for kind in kinds]):
-        if feature:
+      for kind in () if feature else kinds:
+        with attempt([column(kind, "")]):
+          keeping = self._keeping(kind)
+          reference |= self._pixel_floor(keeping)
+          pixels.append(keeping)
+      if feature:
+        with attempt([column(kind, feature) for kind in kinds]):
           panel, said = self._panel(feature, kinds)
           panels.append(panel)
-        else:
-          said = self._pair_floor()
-          pairing = self._pairing()
-        reference |= said
+          reference |= said
     plan = unlabelled("nothing can be scored")
-    if panels or pairing:
+    if panels or pixels:
       with attempt([Score.parse(name).name for name in setup.scores]):
         plan = self._plan(panels)
         unmet = self._unmet(panels, plan)
@@ -202,26 +203,26 @@ class Opened:
         failed |= unmet
     panels = [panel.without(failed) for panel in panels]
     panels = [panel for panel in panels if panel.kinds]
-    pairing = None if column("ms_ssim", "") in failed else pairing
+    pixels = [each for each in pixels if column(each.kind, "") not in failed]
     return Evaluator(
       panels,
       self._train.class_names,
-      reference | self._describe(panels, pairing),
+      reference | self._describe(panels, pixels),
       conditional=setup.num_classes > 0,
       num_samples=setup.num_samples,
-      pairing=pairing,
+      pixels=pixels,
       plan=plan,
       failed=failed,
     )
 
-  def _pairing(self) -> Pairing:
+  def _keeping(self, kind: str) -> Keeping:
     names = self._train.class_names if self._setup.num_classes else ()
-    return Pairing(self._setup.image_shape, names)
+    return Keeping(kind, self._setup.image_shape, names)
 
-  def _pair_floor(self) -> dict[str, float]:
+  def _pixel_floor(self, keeping: Keeping) -> dict[str, float]:
     setup = self._setup
-    return pair_floor(
-      self._pairing(),
+    return pixel_floor(
+      keeping,
       self._heldout,
       setup.seed,
       setup.cache_dir,
@@ -252,7 +253,7 @@ class Opened:
       setup.cache_dir,
       self._most_bad,
     )
-    panel = Panel(network, reference, kinds)
+    panel = Panel(network, reference, kinds, feature)
     _warn_if_blind(panel)
     said = {**said, **reference.distances}
     self._panels[feature] = panel, said
@@ -279,7 +280,7 @@ class Opened:
       sample_counts=plan.counts
     )
     found = demands.unmet(
-      by_feature(self._setup.scores).get("", ()), "", demands.Seen(), known
+      by_feature(self._setup.scores).get("", ()), "", demands.Outputs(), known
     )
     for panel in panels:
       reals = panel.reference.reals
@@ -287,17 +288,17 @@ class Opened:
       found |= demands.unmet(
         panel.kinds,
         panel.network.name,
-        seen_by(panel.network),
+        outputs_of(panel.network),
         known._replace(
           num_reals=reals.moments.count,
-          kept_reals=len(reals.features) or None,
+          kept_reals=len(reals.labels) or None,
           real_counts=counts.tolist(),
         ),
       )
     return found
 
   def _describe(
-    self, panels: Sequence[Panel], pairing: Pairing | None
+    self, panels: Sequence[Panel], pixels: Sequence[Keeping]
   ) -> dict[str, Any]:
     train, heldout, setup = self._train, self._heldout, self._setup
     side, _, channels = setup.image_shape
@@ -312,7 +313,7 @@ class Opened:
       "num_heldout": len(heldout),
       "protocol": {
         "networks": describe_networks(panels),
-        **({"ms_ssim": pairing.protocol} if pairing else {}),
+        **{column(each.kind, ""): each.protocol for each in pixels},
         "reference_split": "train",
         "confident": CONFIDENT,
         "present_share": PRESENT_SHARE,

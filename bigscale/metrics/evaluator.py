@@ -14,21 +14,29 @@ from bigscale.metrics.features import Features
 from bigscale.metrics.labels import LabelPlan, labels_of, unlabelled
 from bigscale.metrics.looking import Asked, Looked, look
 from bigscale.metrics.pace import Pace
-from bigscale.metrics.pairs import Pairing
 from bigscale.metrics.panel import compare_each
+from bigscale.metrics.pixels import Keeping
 from bigscale.metrics.reference import Reference
 from bigscale.spec import SpecError
-from bigscale.spec.scores import column
+from bigscale.spec.scores import CLASSIFIER, column
 
 _log = logging.getLogger(__name__)
 
 
 class Panel(NamedTuple):
-  """A network, what it makes of the reals, and the scores asked of both."""
+  """A network, what it makes of the reals, and the scores asked of both.
+
+  Attributes:
+    network: embeds.
+    reference: what it makes of the reals.
+    kinds: of scores.
+    feature: that the network was opened by.
+  """
 
   network: Features
   reference: Reference
   kinds: tuple[str, ...]
+  feature: str
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -88,7 +96,7 @@ class Evaluator:
     *,
     conditional: bool,
     num_samples: int,
-    pairing: Pairing | None = None,
+    pixels: Sequence[Keeping] = (),
     plan: LabelPlan | None = None,
     failed: Mapping[str, str] | None = None,
   ) -> None:
@@ -103,8 +111,9 @@ class Evaluator:
       tuple(panel.kinds for panel in panels),
       num_samples,
       len(class_names),
-      pairing,
+      tuple(pixels),
       plan.counts,
+      tuple(panel.feature for panel in panels),
     )
     self._class_names = class_names
     self._conditional = conditional
@@ -176,21 +185,24 @@ class Evaluator:
         failed |= dict.fromkeys(panel.names, why(looked.failed[name]))
         continue
       found, errors = compare_each(
-        seen, reals.reals, panel.kinds, name, self._class_names
+        seen._replace(class_names=self._class_names),
+        reals.reals,
+        panel.kinds,
+        name,
       )
       scores |= found
       failed |= {score: why(error) for score, error in errors.items()}
-      if name == "classifier":
+      if name == CLASSIFIER:
         scores |= looked.tally.scores(
           reals.label_counts, self._class_names, self._conditional
         )
-    if self.asked.pairing:
+    for kind, keeper in looked.kept.items():
       try:
-        if "" in looked.failed:
-          raise looked.failed[""]
-        scores |= looked.pairs.scores()
+        if isinstance(keeper, Exception):
+          raise keeper
+        scores |= keeper.scores()
       except Exception as error:
-        failed[column("ms_ssim", "")] = why(error)
+        failed[column(kind, "")] = why(error)
     return Scored(scores, failed)
 
 

@@ -5,12 +5,15 @@ many by about a constant over N, so only distances of equal counts compare;
 `frechet_distance_infinity` extrapolates to where they all do.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bigscale.parallel import interruption
-from bigscale.spec import require
+from bigscale.spec import ScoreKind, require
+
+if TYPE_CHECKING:
+  from bigscale.metrics.features import Seen
 
 
 class Moments(NamedTuple):
@@ -213,3 +216,38 @@ def frechet_distance_infinity(
   return InfiniteDistance(
     float(distance), float(error), float(slope), float(slope_error)
   )
+
+
+def _score(samples: "Seen", reals: "Seen") -> dict[str, float]:
+  return {"fd": frechet_distance(samples.moments, reals.moments)}
+
+
+def _score_at_infinity(samples: "Seen", reals: "Seen") -> dict[str, float]:
+  line = frechet_distance_infinity(samples.features, reals.moments)
+  return {
+    "fd_infinity": line.distance,
+    "fd_infinity_standard_error": line.standard_error,
+  }
+
+
+def _full_rank(dimension: int, classes: int) -> int:
+  """Returns the fewest samples whose covariance has full rank."""
+  return dimension + 1
+
+
+FD = ScoreKind(
+  name="fd",
+  columns={"fd": "less"},
+  compute=_score,
+  fewest_samples=_full_rank,
+  fewest_reals=_full_rank,
+)
+FD_INFINITY = ScoreKind(
+  name="fd_infinity",
+  columns={"fd_infinity": "less", "fd_infinity_standard_error": None},
+  compute=_score_at_infinity,
+  keeps=("features",),
+  # The smallest of its subsets is a tenth.
+  fewest_samples=lambda dimension, classes: 10 * (dimension + 1),
+  fewest_reals=_full_rank,
+)

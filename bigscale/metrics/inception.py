@@ -21,7 +21,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from bigscale.metrics import chunks, inception_resize
-from bigscale.metrics.features import Embedding, Weights
+from bigscale.metrics.features import Embedding, FrozenWeights
 from bigscale.metrics.inception_resize import RULES, SIDE, Resize
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import replicated
@@ -69,7 +69,7 @@ class Inception:
 
   def __init__(
     self,
-    weights: Weights,
+    weights: FrozenWeights,
     mesh: Mesh | None = None,
     resize: Resize = "tf1",
     images_per_device: int = 32,

@@ -14,9 +14,9 @@ from flax import traverse_util
 
 from bigscale import temporary
 from bigscale.metrics import cache
-from bigscale.metrics.features import Weights
-from bigscale.metrics.inception import leaves
-from bigscale.spec import SpecError, require
+from bigscale.metrics.features import FrozenWeights
+from bigscale.metrics.inception import Inception, leaves
+from bigscale.spec import FeatureNetwork, SpecError, require
 
 FILE = "inception-v3-fid.npz"
 
@@ -33,7 +33,9 @@ _MISSING = (
 )
 
 
-def make_weights(arrays: Mapping[str, np.ndarray], source: str = "") -> Weights:
+def make_weights(
+  arrays: Mapping[str, np.ndarray], source: str = ""
+) -> FrozenWeights:
   """Takes arrays as the network's weights.
 
   Args:
@@ -63,7 +65,7 @@ def make_weights(arrays: Mapping[str, np.ndarray], source: str = "") -> Weights:
     f"  {lines}\nTake the published file from its source again",
   )
   variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
-  return Weights(variables, fingerprint(arrays), source)
+  return FrozenWeights(variables, fingerprint(arrays), source)
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
@@ -75,7 +77,7 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
   return digest.hexdigest()
 
 
-def save(weights: Weights, cache_dir: str | None = None) -> str:
+def save(weights: FrozenWeights, cache_dir: str | None = None) -> str:
   """Writes the file, whole or not at all, in the place of an older one.
 
   Args:
@@ -104,7 +106,9 @@ def save(weights: Weights, cache_dir: str | None = None) -> str:
   return path
 
 
-def load(path: str | None = None, *, cache_dir: str | None = None) -> Weights:
+def load(
+  path: str | None = None, *, cache_dir: str | None = None
+) -> FrozenWeights:
   """Reads what `save` wrote, and checks all of it.
 
   Args:
@@ -147,3 +151,15 @@ def _read(path: str) -> dict[str, np.ndarray]:
       f"{path} cannot be read ({error}): it is cut short, damaged or of "
       f"another kind; {_REMEDY}"
     ) from error
+
+
+INCEPTION = FeatureNetwork(
+  name="inception",
+  weights=lambda cache_dir: load(cache_dir=cache_dir),
+  make=lambda weights, mesh: Inception(weights, mesh, "tf1"),
+)
+INCEPTION_CLEAN = FeatureNetwork(
+  name="inception_clean",
+  weights=INCEPTION.weights,
+  make=lambda weights, mesh: Inception(weights, mesh, "clean"),
+)

@@ -6,18 +6,22 @@ well but under another's label, or that has collapsed to few images.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bigscale.metrics.fid import (
+  FD,
   Moments,
   frechet_distance,
   require_comparable,
   require_enough,
 )
 from bigscale.parallel import interruption
-from bigscale.spec import require
+from bigscale.spec import ScoreKind, require
+
+if TYPE_CHECKING:
+  from bigscale.metrics.features import Seen
 
 
 class IntraClassDistance(NamedTuple):
@@ -94,3 +98,32 @@ def _name(label: int, class_names: Sequence[str] | None) -> str:
   if class_names is None or not 0 <= label < len(class_names):
     return str(label)
   return f"{label} ({class_names[label]})"
+
+
+def _score(samples: "Seen", reals: "Seen") -> dict[str, float]:
+  within = intra_class_distance(
+    samples.features,
+    samples.labels,
+    reals.features,
+    reals.labels,
+    class_names=samples.class_names or None,
+  )
+  return {
+    "intra_fd": within.mean,
+    "intra_fd_worst": float(within.distances.max()),
+  }
+
+
+INTRA_FD = ScoreKind(
+  name="intra_fd",
+  columns={"intra_fd": "less", "intra_fd_worst": "less"},
+  compute=_score,
+  keeps=("features",),
+  single_reals=True,
+  fewest_samples=FD.fewest_samples,
+  fewest_reals=FD.fewest_reals,
+  within_classes=True,
+  labels=True,
+  # Classes of which few are held out have no distance of their own.
+  floor=False,
+)

@@ -5,11 +5,19 @@ unbiased form, so that scores of different counts compare; it may be negative.
 Plain numpy in float64: the score is a small difference of large sums.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from bigscale.metrics.fid import require_comparable, require_finite
 from bigscale.parallel import interruption
-from bigscale.spec import require
+from bigscale.spec import ScoreKind, require
+
+if TYPE_CHECKING:
+  from bigscale.metrics.features import Seen
+
+# Rows of a block, where there are two such blocks.
+_BLOCK = 1000
 
 
 def kid(
@@ -130,3 +138,21 @@ def _check(a_nd: np.ndarray, b_md: np.ndarray) -> None:
   require_comparable(a_nd.shape[1], b_md.shape[1])
   require_finite(a_nd)
   require_finite(b_md)
+
+
+def _score(samples: "Seen", reals: "Seen") -> dict[str, float]:
+  smaller = min(len(samples.features), len(reals.features))
+  block = max(2, min(_BLOCK, smaller // 2))
+  return kid(samples.features, reals.features, subset_size=block)
+
+
+KID = ScoreKind(
+  name="kid",
+  columns={"kid": "less", "kid_standard_error": None},
+  compute=_score,
+  keeps=("features",),
+  single_reals=True,
+  # Two blocks of two.
+  fewest_samples=4,
+  fewest_reals=4,
+)

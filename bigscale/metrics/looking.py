@@ -10,12 +10,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from bigscale.metrics.features import Embedding, Features
+from bigscale.metrics.features import Embedding, Features, Seen
 from bigscale.metrics.pace import Pace
-from bigscale.metrics.pairs import Pairing, Pairs
-from bigscale.metrics.panel import Collector, Seen
+from bigscale.metrics.panel import Collector
+from bigscale.metrics.pixels import ImageKeeper, Keeping
 from bigscale.parallel import interruption
 from bigscale.spec import SpecError
+from bigscale.spec.scores import CLASSIFIER
 
 # A prediction counts towards a class's presence from this probability on, and
 # a class is present from this share of its share among the reals.
@@ -33,17 +34,20 @@ class Asked(NamedTuple):
     kinds: of scores to be made of each network's features.
     num_samples: looked at.
     num_classes: of the classifier, if there is one.
-    pairing: of samples kept for MS-SSIM; None keeps none.
+    pixels: samples that are kept for scores over pixels.
     class_counts: samples to draw of each class, which sum to `num_samples`;
       () where samples are not drawn for a class.
+    features: by which each of the networks was opened, for other processes; ()
+      takes the networks' own names.
   """
 
   networks: tuple[Features, ...]
   kinds: tuple[tuple[str, ...], ...]
   num_samples: int
   num_classes: int
-  pairing: Pairing | None = None
+  pixels: tuple[Keeping, ...] = ()
   class_counts: tuple[int, ...] = ()
+  features: tuple[str, ...] = ()
 
 
 class Tally:
@@ -94,14 +98,15 @@ class Looked(NamedTuple):
   Attributes:
     seen: by each network.
     tally: of the classifier's predictions, empty where there is none.
-    pairs: kept for MS-SSIM, if that was asked for.
+    kept: by kind of scores over pixels, the samples, or why they could not be
+      kept.
     throughput: by what was done, see `metrics.pace`.
-    failed: by network, "" of pairs, why it has not seen all of them.
+    failed: by network, why it has not seen all of them.
   """
 
   seen: tuple[Seen, ...]
   tally: Tally
-  pairs: Pairs | None
+  kept: Mapping[str, ImageKeeper | Exception]
   throughput: dict[str, dict[str, float]]
   failed: Mapping[str, Exception] = {}
 
@@ -131,8 +136,9 @@ def look(
     _Look(network, kinds, tally)
     for network, kinds in zip(asked.networks, asked.kinds, strict=True)
   ]
-  pairs = Pairs(asked.pairing) if asked.pairing else None
-  failed: dict[str, Exception] = {}
+  kept: dict[str, ImageKeeper | Exception] = {
+    keeping.kind: ImageKeeper(keeping) for keeping in asked.pixels
+  }
   drawing = Pace()
   batches = drawing.over(_first(sample_batches, asked.num_samples, or_fewer))
   for images, labels in batches:
@@ -140,21 +146,21 @@ def look(
     interruption.point()
     for each in looks:
       each.add(images, labels)
-    if pairs:
-      try:
-        pairs.add(images, labels)
-      except Exception as error:
-        pairs, failed[""] = None, error
-  failed |= {each.network.name: each.failed for each in looks if each.failed}
+    for kind, keeper in kept.items():
+      if isinstance(keeper, ImageKeeper):
+        try:
+          keeper.add(images, labels)
+        except Exception as error:
+          kept[kind] = error
   return Looked(
     tuple(each.seen() for each in looks),
     tally,
-    pairs,
+    kept,
     {
       "drawing": drawing.summary(),
       **{each.network.name: each.pace.summary() for each in looks},
     },
-    failed,
+    {each.network.name: each.failed for each in looks if each.failed},
   )
 
 
@@ -173,7 +179,7 @@ class _Look:
     self.network = network
     self.pace = Pace()
     self._collector = Collector(network, kinds)
-    self._tally = tally if network.name == "classifier" else None
+    self._tally = tally if network.name == CLASSIFIER else None
     self.failed: Exception | None = None
 
   def add(self, images: np.ndarray, labels: np.ndarray) -> None:

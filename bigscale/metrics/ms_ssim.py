@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigscale.metrics.features import KeptImages
 from bigscale.parallel import interruption
-from bigscale.spec import require
+from bigscale.spec import ScoreKind, require
 from bigscale.types import Array
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -27,6 +28,8 @@ _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 # Below two scales it would be SSIM.
 _MIN_SIDE = 2 * _WINDOW
+# Of each class, as Odena et al. draw.
+_PAIRS = 100
 
 
 class ClassSimilarity(NamedTuple):
@@ -94,7 +97,7 @@ def intra_class_ms_ssim(
   images_nhwc: np.ndarray,
   labels_n: np.ndarray,
   *,
-  pairs: int = 100,
+  pairs: int = _PAIRS,
   seed: int = 0,
   class_names: Sequence[str] | None = None,
   chunk: int = 64,
@@ -206,3 +209,26 @@ def _halve(x_bhwc: Array) -> Array:
   b, h, w, c = x_bhwc.shape
   x_bhwc = x_bhwc[:, : h // 2 * 2, : w // 2 * 2]
   return x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def _score(samples: KeptImages) -> dict[str, float]:
+  """Each class counts the same."""
+  found = intra_class_ms_ssim(
+    samples.images, samples.labels, class_names=samples.class_names or None
+  )
+  return {"ms_ssim": found.ms_ssim}
+
+
+MS_SSIM = ScoreKind(
+  name="ms_ssim",
+  # Less alike is more diverse.
+  columns={"ms_ssim": "less"},
+  compute=_score,
+  over="pixels",
+  # Two of a class make a pair.
+  fewest_samples=2,
+  within_classes=True,
+  smallest_side=_MIN_SIDE,
+  images_per_class=2 * _PAIRS,
+  protocol=lambda shape: {"scales": scales_of(*shape[:2]), "pairs": _PAIRS},
+)

@@ -14,11 +14,10 @@ from bigscale.data.subset import Subset
 from bigscale.metrics import demands
 from bigscale.metrics.classifier import FEATURES
 from bigscale.metrics.classifier_store import check_source
-from bigscale.metrics.features import Features
-from bigscale.metrics.networks import open_network
+from bigscale.metrics.features import Features, open_network
 from bigscale.metrics.reference import MOST_KEPT
 from bigscale.spec import SpecError, require
-from bigscale.spec.scores import KINDS, PIXEL_KINDS, by_feature, column
+from bigscale.spec.scores import CLASSIFIER, Score, by_feature, column
 
 
 class Setup(NamedTuple):
@@ -65,16 +64,16 @@ def open_networks(train: Source, setup: Setup) -> dict[str, Features | None]:
   Raises:
     SpecError: names every score that cannot be computed, and why.
   """
-  networks, seen, unmet = {}, {}, {}
+  networks, outputs, unmet = {}, {}, {}
   asked = by_feature(setup.scores)
   for feature, kinds in asked.items():
     try:
-      networks[feature], seen[feature] = _open(feature, train, setup)
+      networks[feature], outputs[feature] = _open(feature, train, setup)
     except SpecError as error:
       unmet |= {column(kind, feature): str(error) for kind in kinds}
   known = _expect(train, setup)
   for feature in networks:
-    unmet |= demands.unmet(asked[feature], feature, seen[feature], known)
+    unmet |= demands.unmet(asked[feature], feature, outputs[feature], known)
   if unmet:
     raise demands.refusal(unmet, len(setup.scores))
   return networks
@@ -82,21 +81,21 @@ def open_networks(train: Source, setup: Setup) -> dict[str, Features | None]:
 
 def _open(
   feature: str, train: Source, setup: Setup
-) -> tuple[Features | None, demands.Seen]:
+) -> tuple[Features | None, demands.Outputs]:
   if not feature:
-    return None, demands.Seen()
-  if feature == "classifier":
-    return None, _seen_by_classifier(train, setup)
+    return None, demands.Outputs()
+  if feature == CLASSIFIER:
+    return None, _outputs_of_classifier(train, setup)
   network = open_network(feature, setup.cache_dir)
-  return network, seen_by(network)
+  return network, outputs_of(network)
 
 
-def seen_by(network: Features) -> demands.Seen:
+def outputs_of(network: Features) -> demands.Outputs:
   """Returns what a network makes of an image."""
-  return demands.Seen(network.dimension, network.num_classes)
+  return demands.Outputs(network.dimension, network.num_classes)
 
 
-def _seen_by_classifier(train: Source, setup: Setup) -> demands.Seen:
+def _outputs_of_classifier(train: Source, setup: Setup) -> demands.Outputs:
   """Of the classifier that is yet to be trained.
 
   Raises:
@@ -110,7 +109,8 @@ def _seen_by_classifier(train: Source, setup: Setup) -> demands.Seen:
     not stacked or channels == 3,
     f"model.image_channels={channels}, and {whole!r} has stacks of 3; use 3",
   )
-  return demands.Seen(FEATURES * (3 if stacked else 1), train.num_classes)
+  dimension = FEATURES * (3 if stacked else 1)
+  return demands.Outputs(dimension, train.num_classes)
 
 
 def known_of(train: Source, setup: Setup) -> demands.Known:
@@ -130,11 +130,7 @@ def known_of(train: Source, setup: Setup) -> demands.Known:
 def _expect(train: Source, setup: Setup) -> demands.Known:
   """What is known of the images before any is read."""
   known = known_of(train, setup)
-  rows = [
-    (KINDS | PIXEL_KINDS)[kind]
-    for kinds in by_feature(setup.scores).values()
-    for kind in kinds
-  ]
+  rows = [Score.parse(name).row for name in setup.scores]
   within = any(row.within_classes for row in rows)
   if not within or setup.rule == "none" or not train.counts_quickly:
     return known

@@ -1,60 +1,19 @@
 """Several scores of one set of samples over one network's features."""
 
 import logging
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from bigscale.metrics.features import Embedding, Features
-from bigscale.metrics.fid import (
-  Moments,
-  frechet_distance,
-  frechet_distance_infinity,
-)
-from bigscale.metrics.inception_score import inception_score
-from bigscale.metrics.intra_class import intra_class_distance
-from bigscale.metrics.kid import kid
-from bigscale.metrics.modes import mode_coverage
-from bigscale.metrics.precision_recall import precision_recall
+from bigscale.metrics.features import Embedding, Features, Seen
+from bigscale.metrics.fid import Moments
 from bigscale.parallel import interruption
 from bigscale.spec import SpecError
-from bigscale.spec.scores import KINDS, column
-
-# Scores that look at single features, and so need them all at once.
-KEEP_FEATURES = ("fd_infinity", "kid", "pr", "dc", "intra_fd")
-# What is computed together.
-_WITH_FLOOR = (
-  ("fd",),
-  ("fd_infinity",),
-  ("is",),
-  ("modes",),
-  ("kid",),
-  ("pr", "dc"),
-)
-# Classes of which few are held out have no distance of their own.
-_TOGETHER = (*_WITH_FLOOR, ("intra_fd",))
-# Scores of what the network takes images for.
-_KEEP_PROBABILITIES = ("is", "modes")
-_SPLITS, _BLOCK = 10, 1000
+from bigscale.spec.named import is_path
+from bigscale.spec.scores import column, kind_of
 
 _log = logging.getLogger(__name__)
-
-
-class Seen(NamedTuple):
-  """What a network made of a set of images.
-
-  Attributes:
-    moments: of all features.
-    features: [N, D] float32, of those that are kept; N may be 0.
-    probabilities: [N, K] float32, the same.
-    labels: [N] int32, the same.
-  """
-
-  moments: Moments
-  features: np.ndarray
-  probabilities: np.ndarray
-  labels: np.ndarray
 
 
 class Collector:
@@ -72,8 +31,9 @@ class Collector:
     """
     self._network = network
     self._moments = Moments.empty(network.dimension)
-    self._features = any(kind in KEEP_FEATURES for kind in kinds)
-    self._probabilities = any(kind in _KEEP_PROBABILITIES for kind in kinds)
+    keeps = {part for kind in kinds for part in kind_of(kind).keeps}
+    self._features = "features" in keeps
+    self._probabilities = "probabilities" in keeps
     self._left = keep
     self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
@@ -96,12 +56,13 @@ class Collector:
     self._left = None if self._left is None else self._left - count
     features = slice(count if self._features else 0)
     probabilities = slice(count if self._probabilities else 0)
+    labelled = slice(max(features.stop, probabilities.stop))
     # Copies: an empty view would hold what it is a view of.
     self._kept.append(
       (
         embedding.features[features].copy(),
         embedding.probabilities[probabilities].copy(),
-        np.array(labels[features], np.int32),
+        np.array(labels[labelled], np.int32),
       )
     )
 
@@ -114,71 +75,76 @@ class Collector:
     return Seen(self._moments, *(np.concatenate(rows) for rows in columns))
 
 
+def compute(
+  kinds: Sequence[str], feature: str, *given: Any
+) -> dict[str, float]:
+  """Computes kinds of one function, and checks what it gives.
+
+  Args:
+    kinds: of scores, whose rows have the same function.
+    feature: the network, the last part of the columns' names; "" over pixels.
+    *given: what the function takes.
+
+  Raises:
+    SpecError: a number is missing or not finite, or a user's function fails.
+  """
+  name = " and ".join(column(kind, feature) for kind in kinds)
+  try:
+    values = kind_of(kinds[0]).compute(*given)
+  except SpecError:
+    raise
+  except Exception as error:
+    if not is_path(kinds[0]):
+      raise
+    _log.exception("%s failed", name)
+    raise SpecError(
+      f"{name} failed with {type(error).__name__}: {error}; mend {kinds[0]}"
+    ) from error
+  found = {}
+  for kind in kinds:
+    for part in kind_of(kind).columns:
+      found[column(part, feature)] = _number(name, part, values)
+  return found
+
+
+def _number(name: str, part: str, values: Any) -> float:
+  """One of the numbers that a function gives."""
+  value = values.get(part) if isinstance(values, Mapping) else None
+  if value is None or np.ndim(value):
+    raise SpecError(
+      f"{name} is to give a number for its column {part!r}, and gives "
+      f"{values!r}; return {{{part!r}: ...}}"
+    )
+  if not np.isfinite(value):
+    raise SpecError(
+      f"{name} gives {part}={value}, which is no finite number and ranks "
+      "nothing; look at the samples, and at what computes it"
+    )
+  return value if isinstance(value, int) else float(value)
+
+
 def compare(
-  samples: Seen,
-  reals: Seen,
-  kinds: Collection[str],
-  feature: str,
-  class_names: tuple[str, ...] = (),
+  samples: Seen, reals: Seen, kinds: Collection[str], feature: str
 ) -> dict[str, float]:
   """The scores of samples against reals.
 
   Args:
     samples: to score.
     reals: to compare with.
-    kinds: of `bigscale.spec.scores.KINDS`.
+    kinds: of scores.
     feature: name of the network, the last part of the scores' names.
-    class_names: for messages.
 
   Raises:
     SpecError: there are too few of either for a score.
   """
   found: dict[str, float] = {}
-  if "fd" in kinds:
-    found["fd"] = frechet_distance(samples.moments, reals.moments)
-  if "fd_infinity" in kinds:
-    line = frechet_distance_infinity(samples.features, reals.moments)
-    found["fd_infinity"] = line.distance
-    found["fd_infinity_standard_error"] = line.standard_error
-  if "is" in kinds:
-    count, classes = samples.probabilities.shape
-    splits = max(1, min(_SPLITS, count // max(classes, 1)))
-    found |= inception_score(samples.probabilities, splits=splits)
-  if "modes" in kinds:
-    probabilities = samples.probabilities
-    counts = np.bincount(
-      probabilities.argmax(-1), minlength=probabilities.shape[1]
-    )
-    covered = mode_coverage(counts)
-    found |= {"modes": covered.modes, "modes_kl": covered.reverse_kl}
-  if "kid" in kinds:
-    smaller = min(len(samples.features), len(reals.features))
-    block = max(2, min(_BLOCK, smaller // 2))
-    found |= kid(samples.features, reals.features, subset_size=block)
-  if "pr" in kinds or "dc" in kinds:
-    every = precision_recall(samples.features, reals.features)._asdict()
-    wanted = ("precision", "recall") if "pr" in kinds else ()
-    wanted += ("density", "coverage") if "dc" in kinds else ()
-    found |= {name: every[name] for name in wanted}
-  if "intra_fd" in kinds:
-    within = intra_class_distance(
-      samples.features,
-      samples.labels,
-      reals.features,
-      reals.labels,
-      class_names=class_names or None,
-    )
-    found["intra_fd"] = within.mean
-    found["intra_fd_worst"] = float(within.distances.max())
-  return {column(name, feature): value for name, value in found.items()}
+  for together in _together(kinds):
+    found |= compute(together, feature, samples, reals)
+  return found
 
 
 def compare_each(
-  samples: Seen,
-  reals: Seen,
-  kinds: Collection[str],
-  feature: str,
-  class_names: tuple[str, ...] = (),
+  samples: Seen, reals: Seen, kinds: Collection[str], feature: str
 ) -> tuple[dict[str, float], dict[str, Exception]]:
   """The same, where a score that fails leaves the others as they are.
 
@@ -187,16 +153,13 @@ def compare_each(
   """
   found: dict[str, float] = {}
   failed: dict[str, Exception] = {}
-  for together in _TOGETHER:
-    asked = [kind for kind in together if kind in kinds]
-    if not asked:
-      continue
+  for together in _together(kinds):
     interruption.point()
     try:
-      found |= compare(samples, reals, asked, feature, class_names)
+      found |= compute(together, feature, samples, reals)
     except Exception as error:
       # Also what linear algebra and a full memory end in.
-      failed |= {column(kind, feature): error for kind in asked}
+      failed |= {column(kind, feature): error for kind in together}
   return found, failed
 
 
@@ -211,17 +174,16 @@ def floors(
   Args:
     heldout: reals that are not in `reals`.
     reals: to compare with.
-    kinds: of `bigscale.spec.scores.KINDS`; those within classes have none.
+    kinds: of scores; those whose rows say so have none.
     feature: name of the network.
   """
   found: dict[str, float] = {}
-  for together in _WITH_FLOOR:
-    asked = [kind for kind in together if kind in kinds]
+  for together in _together([kind for kind in kinds if kind_of(kind).floor]):
     interruption.point()
     try:
-      scores = compare(heldout, reals, asked, feature)
+      scores = compute(together, feature, heldout, reals)
     except SpecError as error:
-      names = ", ".join(column(kind, feature) for kind in asked)
+      names = ", ".join(column(kind, feature) for kind in together)
       _log.warning("%s: no floor of held-out reals: %s", names, error)
       continue
     found |= {f"{name}_floor": value for name, value in scores.items()}
@@ -230,4 +192,12 @@ def floors(
 
 def of_reals(kinds: Collection[str]) -> tuple[str, ...]:
   """The kinds that look at more of the reals than their moments."""
-  return tuple(kind for kind in kinds if not KINDS[kind].moments)
+  return tuple(kind for kind in kinds if kind_of(kind).single_reals)
+
+
+def _together(kinds: Collection[str]) -> list[list[str]]:
+  """Kinds in the order asked for, those of the same function in one list."""
+  found: dict[Callable[..., Any], list[str]] = {}
+  for kind in kinds:
+    found.setdefault(kind_of(kind).compute, []).append(kind)
+  return list(found.values())

@@ -11,6 +11,7 @@
 All four depend on the numbers of samples: compare equal counts only.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ from bigscale.metrics.distances import (
   count_within,
   nearest,
 )
-from bigscale.spec import require
+from bigscale.metrics.features import Seen
+from bigscale.spec import ScoreKind, require
 
 
 class PrecisionRecall(NamedTuple):
@@ -88,3 +90,25 @@ def precision_recall(
     density=float(held.balls_of_point.mean() / density_k),
     coverage=float((held.points_of_ball > 0).mean()),
   )
+
+
+def _score(samples: Seen, reals: Seen) -> dict[str, float]:
+  """All four at once: they share their searches for neighbours."""
+  return precision_recall(samples.features, reals.features)._asdict()
+
+
+PRECISION_RECALL = ScoreKind(
+  name="pr",
+  columns={"precision": "more", "recall": "more"},
+  compute=_score,
+  keeps=("features",),
+  single_reals=True,
+  # As many neighbours, and one more.
+  fewest_samples=4,
+  fewest_reals=6,
+)
+DENSITY_COVERAGE = dataclasses.replace(
+  PRECISION_RECALL,
+  name="dc",
+  columns={"density": "more", "coverage": "more"},
+)

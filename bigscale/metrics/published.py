@@ -15,15 +15,13 @@ import numpy as np
 
 from bigscale.metrics import demands
 from bigscale.metrics.evaluator import Evaluator, Panel, describe_networks
-from bigscale.metrics.features import Features
+from bigscale.metrics.features import Features, Seen, open_network
 from bigscale.metrics.fid import Moments, require_enough
 from bigscale.metrics.labels import LabelPlan
-from bigscale.metrics.networks import open_network
-from bigscale.metrics.opening import seen_by
-from bigscale.metrics.panel import Seen
+from bigscale.metrics.opening import outputs_of
 from bigscale.metrics.reference import Reference
 from bigscale.spec import require
-from bigscale.spec.scores import KINDS, by_feature, column
+from bigscale.spec.scores import CLASSIFIER, by_feature, column, kind_of
 
 _log = logging.getLogger(__name__)
 
@@ -85,12 +83,12 @@ def evaluator_against(
     sample_counts=plan.counts if plan else (),
     num_reals=published.moments.count,
   )
-  unmet = demands.unmet(kinds, feature, seen_by(network), known)
+  unmet = demands.unmet(kinds, feature, outputs_of(network), known)
   if unmet:
     raise demands.refusal(unmet, len(scores))
   none = np.zeros((0, network.dimension), np.float32)
   seen = Seen(published.moments, none, none, np.zeros(0, np.int32))
-  panel = Panel(network, Reference(seen, np.zeros(0), {}, {}), kinds)
+  panel = Panel(network, Reference(seen, np.zeros(0), {}, {}), kinds, feature)
   protocol = {
     "networks": describe_networks([panel]),
     "statistics": {
@@ -123,13 +121,13 @@ def _asked(
     for kind in kinds:
       name = column(kind, feature)
       require(
-        kind in KINDS and KINDS[kind].moments,
+        bool(feature) and not kind_of(kind).single_reals,
         f"{name} looks at single images of the reals, and {published.file} "
         "holds their mean and covariance alone; leave it out, or compare with "
         "a data source in place of statistics",
       )
       require(
-        feature != "classifier",
+        feature != CLASSIFIER,
         f"{name} is over a classifier that is trained on the data source, of "
         f"which {published.file} says nothing; use fid_inception, or compare "
         "with a data source in place of statistics",

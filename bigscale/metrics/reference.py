@@ -15,9 +15,10 @@ here NAME:
     nothing finer than a blur, would get with as many samples.
 """
 
+import json
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,19 +26,12 @@ from bigscale.data import reading
 from bigscale.data.reading import Reader, check_bad
 from bigscale.data.sources import Source
 from bigscale.metrics import cache
-from bigscale.metrics.features import Features
+from bigscale.metrics.features import Features, Seen
 from bigscale.metrics.fid import Moments, frechet_distance, require_enough
-from bigscale.metrics.pairs import Pairing, Pairs
-from bigscale.metrics.panel import (
-  Collector,
-  Seen,
-  floors,
-  of_reals,
-)
-from bigscale.metrics.reals import Reference, pack, unpack
+from bigscale.metrics.panel import Collector, floors, of_reals
 from bigscale.parallel import interruption
 from bigscale.spec import SpecError
-from bigscale.spec.scores import column
+from bigscale.spec.scores import column, identity
 
 VERSION = 3
 # A sixteenth of the side: 1 px at 16 px, 2 px at 32 px.
@@ -67,6 +61,78 @@ class Request(NamedTuple):
   num_samples: int
   num_reals: int = 0
   seed: int = 0
+
+
+class Reference(NamedTuple):
+  """Of one source and network.
+
+  Attributes:
+    reals: what the network makes of the train split.
+    label_counts: [K] float64, the reals of each class; one of several labels
+      counts an equal part for each.
+    distances: floors and baselines, named as in the module's docstring.
+    met: by split, JSON values: images read, fitted to the size or the
+      channels, and left out because they cannot be used (`Reader.facts`).
+  """
+
+  reals: Seen
+  label_counts: np.ndarray
+  distances: dict[str, float]
+  met: dict[str, dict[str, Any]]
+
+
+def pack(reference: Reference) -> dict[str, np.ndarray]:
+  """Returns the arrays that `unpack` makes a reference of."""
+  reals = reference.reals
+  return {
+    "count": np.int64(reals.moments.count),
+    "mean": reals.moments.mean,
+    "covariance": reals.moments.covariance,
+    "features": reals.features,
+    "probabilities": reals.probabilities,
+    "labels": reals.labels,
+    "label_counts": reference.label_counts,
+    "met": np.array(json.dumps(reference.met)),
+    **{
+      f"distance/{name}": np.float64(value)
+      for name, value in reference.distances.items()
+    },
+  }
+
+
+def unpack(
+  arrays: dict[str, np.ndarray], num_classes: int, network: Features
+) -> Reference:
+  """Reads what `pack` gave.
+
+  Args:
+    arrays: by name.
+    num_classes: of the source, 1 where it has no labels.
+    network: whose features they are.
+
+  Raises:
+    KeyError, ValueError, TypeError: these are not a reference's arrays.
+  """
+  size = network.dimension
+  moments = Moments(int(arrays["count"]), arrays["mean"], arrays["covariance"])
+  shapes = moments.mean.shape, moments.covariance.shape
+  if shapes != ((size,), (size, size)):
+    raise ValueError(f"moments have shapes {shapes}")
+  seen = Seen(
+    moments, arrays["features"], arrays["probabilities"], arrays["labels"]
+  )
+  kept = max(len(seen.features), len(seen.probabilities))
+  if seen.features.shape[1] != size or len(seen.labels) != kept:
+    raise ValueError(f"features have shape {seen.features.shape}")
+  counts = arrays["label_counts"]
+  if counts.shape != (num_classes,):
+    raise ValueError(f"label_counts has shape {counts.shape}")
+  found = {
+    name.removeprefix("distance/"): float(value)
+    for name, value in arrays.items()
+    if name.startswith("distance/")
+  }
+  return Reference(seen, counts, found, json.loads(str(arrays["met"])))
 
 
 class _Reals(NamedTuple):
@@ -118,7 +184,7 @@ def load_or_compute(
     "train": train.identity,
     "heldout": heldout.identity,
     **request._asdict(),
-    "kinds": sorted(request.kinds),
+    "kinds": sorted(map(identity, request.kinds)),
   }
   side, _, channels = request.image_shape
   label = f"{train.name.split('/')[0]} {side}x{channels} {network.name}"
@@ -149,83 +215,10 @@ def _check_met(
     bad, example = met["unreadable"], met["unreadable_example"]
     if bad:
       allowed = most_bad and most_bad(met["read"] + bad)
-      _say_unreadable(source, bad, example, allowed)
+      say_unreadable(source, bad, example, allowed)
 
 
-def pair_floor(
-  pairing: Pairing,
-  heldout: Source,
-  seed: int,
-  cache_dir: str | None = None,
-  most_bad: MostBad | None = None,
-) -> dict[str, float]:
-  """`ms_ssim_floor`: the similarity of held-out reals to one another.
-
-  {} with a warning where two of a class are not held out. Of held-out records
-  that could not be read, `ms_ssim_floor_unreadable` is the number.
-
-  Args:
-    pairing: how samples are paired, too.
-    heldout: split to read.
-    seed: of the choice of reals.
-    cache_dir: see `bigscale.metrics.cache.directory`.
-    most_bad: as of `load_or_compute`.
-
-  Raises:
-    DataError: more records cannot be used.
-  """
-  content = {
-    "pairs_version": VERSION,
-    "reading_version": reading.VERSION,
-    "heldout": heldout.identity,
-    "seed": seed,
-    "image_shape": pairing.image_shape,
-    **pairing.protocol,
-  }
-  label = f"{heldout.name.split('/')[0]} ms_ssim"
-  path = cache.path_of(cache_dir, "reference", label, content)
-  allowed = most_bad and most_bad(len(heldout))
-  arrays = cache.read(path)
-  if arrays is None or arrays.keys() != {"ms_ssim", "unreadable", "example"}:
-    arrays = _compute_pair_floor(pairing, heldout, seed, allowed)
-    if not arrays:
-      return {}
-    cache.write(path, arrays)
-  found = {"ms_ssim_floor": float(arrays["ms_ssim"])}
-  bad = int(arrays["unreadable"])
-  if bad:
-    _say_unreadable(heldout, bad, str(arrays["example"]), allowed)
-    found["ms_ssim_floor_unreadable"] = bad
-  return found
-
-
-def _compute_pair_floor(
-  pairing: Pairing, heldout: Source, seed: int, allowed: int | None
-) -> dict[str, np.ndarray]:
-  """What is kept of a floor; {} where there is none."""
-  pairs = Pairs(pairing)
-  # Neighbours on disk may be views of one thing.
-  order = np.random.default_rng((seed, 3)).permutation(len(heldout))
-  reader = Reader(heldout, pairing.image_shape, allowed)
-  for images, labels in reader.chunks(order):
-    interruption.point()
-    pairs.add(images, labels)
-    if pairs.full:
-      break
-  try:
-    found = pairs.scores()
-  except SpecError as error:
-    _log.warning("ms_ssim: no floor of held-out reals: %s", error)
-    return {}
-  met = reader.facts()
-  return {
-    "ms_ssim": np.float64(found["ms_ssim"]),
-    "unreadable": np.int64(met["unreadable"]),
-    "example": np.array(met["unreadable_example"]),
-  }
-
-
-def _say_unreadable(
+def say_unreadable(
   source: Source, bad: int, example: str, allowed: int | None
 ) -> None:
   """Warns of records that were left out, also where a cache remembers them."""
@@ -361,7 +354,7 @@ def _read_reals(
     halves.append(kept[-1].moments)
   mean = totals / np.maximum(counts, 1)[:, None, None, None]
   variance = squares / np.maximum(counts, 1)[:, None, None, None] - mean**2
-  arrays = zip(*(each[1:] for each in kept), strict=True)
+  arrays = zip(*(each[1:4] for each in kept), strict=True)
   seen = Seen(halves[0].merge(halves[1]), *map(np.concatenate, arrays))
   std = np.sqrt(np.maximum(variance, 0))
   return _Reals(seen, (halves[0], halves[1]), reader, mean, std)

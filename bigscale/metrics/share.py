@@ -13,13 +13,11 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from bigscale.metrics.classifier import Classifier
-from bigscale.metrics.efficientnet import EfficientNetLite0
-from bigscale.metrics.features import Features, Weights
-from bigscale.metrics.inception import Inception
-from bigscale.metrics.kept_classes import KeptClasses
+from bigscale.metrics.classifier_views import KeptClasses, StackedClassifier
+from bigscale.metrics.features import Features, FrozenWeights
 from bigscale.metrics.looking import Asked
-from bigscale.metrics.stacked import StackedClassifier
 from bigscale.parallel import multihost
+from bigscale.spec.scores import network_of
 from bigscale.types import PyTree
 
 
@@ -57,44 +55,46 @@ def share(asked: Asked | None, mesh: Mesh) -> Asked:
 
 def _tell(asked: Asked) -> dict[str, Any]:
   """All but the weights, as JSON values."""
+  names = [network.name for network in asked.networks]
   return {
     "num_samples": asked.num_samples,
     "num_classes": asked.num_classes,
     "class_counts": list(asked.class_counts),
     "networks": [
       {
-        **_settings(network),
+        **_settings(network, feature),
         "leaves": {
           name: [list(leaf.shape), leaf.dtype.name]
           for name, leaf in _flat(_variables(network)).items()
         },
       }
-      for network in asked.networks
+      for network, feature in zip(
+        asked.networks, asked.features or names, strict=True
+      )
     ],
   }
 
 
-def _settings(network: Features) -> dict[str, Any]:
+def _settings(network: Features, feature: str) -> dict[str, Any]:
   """How a network is made, besides its weights."""
   match network:
     case KeptClasses():
-      return {**_settings(network.classifier), "kept": list(network.kept)}
+      inner = _settings(network.classifier, feature)
+      return {**inner, "kept": list(network.kept)}
     case StackedClassifier():
-      return {**_settings(network.classifier), "kind": "stacked"}
+      return {**_settings(network.classifier, feature), "kind": "stacked"}
     case Classifier():
       return {
         "kind": "classifier",
         "num_classes": network.num_classes,
         "image_shape": list(network.image_shape),
       }
-    case Inception():
-      said = {"kind": "inception", "resize": network.protocol["resize"]}
-    case EfficientNetLite0():
-      said = {"kind": "efflite0", "side": network.protocol["side"]}
-    case _:
-      raise TypeError(f"{network!r} cannot be sent to other processes")
-  source = network.protocol["weights_source"]
-  return {**said, "fingerprint": network.fingerprint, "source": source}
+  return {
+    "kind": "frozen",
+    "feature": feature,
+    "fingerprint": network.fingerprint,
+    "source": network.protocol.get("weights_source", ""),
+  }
 
 
 def _variables(network: Features) -> PyTree:
@@ -128,10 +128,8 @@ def _receive(told: dict[str, Any], sent: PyTree | None, mesh: Mesh) -> Features:
       network = StackedClassifier(network)
     kept = tuple(told.get("kept", ()))
     return KeptClasses(network, kept) if kept else network
-  weights = Weights(variables, told["fingerprint"], told["source"])
-  if told["kind"] == "inception":
-    return Inception(weights, mesh, told["resize"])
-  return EfficientNetLite0(weights, mesh, told["side"])
+  weights = FrozenWeights(variables, told["fingerprint"], told["source"])
+  return network_of(told["feature"]).make(weights, mesh)
 
 
 def _flat(variables: PyTree) -> dict[str, Any]:

@@ -14,12 +14,14 @@ class Missing(NamedTuple):
 
   Attributes:
     score: its name.
+    columns: that it would have given.
     steps: at which it was missing, in order.
     why: at the last of these.
     at_end: whether no later evaluation has it: what is known of it is older.
   """
 
   score: str
+  columns: tuple[str, ...]
   steps: tuple[int, ...]
   why: str
   at_end: bool
@@ -41,30 +43,39 @@ def missing_scores(run: Run) -> list[Missing]:
   step was scored after all.
   """
   found: dict[str, dict[int, str]] = {}
+  columns: dict[str, tuple[str, ...]] = {}
   newest = max((attempt_of(row) for row in run.rows), default=0)
   for event in run.events:
     name, step = event.get("score"), event.get("step")
     told = event.get("event") == "score_failed" and isinstance(name, str)
     if told and is_finite(step) and attempt_of(event) <= newest:
       found.setdefault(name, {})[int(step)] = str(event.get("error", ""))
+      columns[name] = tuple(event.get("columns") or _columns(name))
   missing = []
   for name, whys in sorted(found.items()):
-    scored = _steps_with(run, name)
+    scored = _steps_with(run, columns[name])
     steps = sorted(step for step in whys if step not in scored)
     if steps:
       at_end = steps[-1] > max(scored, default=-1)
-      missing.append(Missing(name, tuple(steps), whys[steps[-1]], at_end))
+      missing.append(
+        Missing(name, columns[name], tuple(steps), whys[steps[-1]], at_end)
+      )
   return missing
 
 
-def _steps_with(run: Run, name: str) -> set[int]:
-  """Steps whose rows have a score."""
+def _columns(name: str) -> tuple[str, ...]:
+  """Columns of a score of which the event does not tell them."""
   try:
-    columns = [f"eval/{column}" for column in Score.parse(name).columns]
+    return Score.parse(name).columns
   except SpecError:
     # Of a version with other scores.
-    columns = [f"eval/{name}"]
-  return {row["step"] for row in run.rows if _has_any(row, columns)}
+    return (name,)
+
+
+def _steps_with(run: Run, columns: tuple[str, ...]) -> set[int]:
+  """Steps whose rows have a score."""
+  scalars = [f"eval/{column}" for column in columns]
+  return {row["step"] for row in run.rows if _has_any(row, scalars)}
 
 
 def _has_any(row: Mapping[str, Any], columns: list[str]) -> bool:

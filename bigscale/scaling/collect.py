@@ -36,7 +36,7 @@ from absl import logging
 
 from bigscale.monitor.dead import dead_step
 from bigscale.monitor.scoring import lost_step
-from bigscale.report.missing import missing_scores
+from bigscale.report.missing import Missing, missing_scores
 from bigscale.report.read import Run as Record
 from bigscale.report.read import read_whatever
 from bigscale.scaling.folders import folder_of
@@ -44,7 +44,6 @@ from bigscale.scaling.networks import parameters
 from bigscale.scaling.runs import Outcome, outcome_of
 from bigscale.scaling.sweep import Run
 from bigscale.spec import ImageCount, RunSpec, from_json
-from bigscale.spec.scores import Score, rises
 from bigscale.train.folder import write_whole
 from bigscale.train.meter import Meter
 
@@ -130,7 +129,7 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
   watched = spec.best_score if spec else ""
   scored = _scored(spec, record) if spec else []
   if outcome and outcome.is_final:
-    collapsed, why = _collapse(outcome, scored, watched, record)
+    collapsed, why = _collapse(outcome, scored, spec, record)
     row["status"] = "done" if collapsed is None else "collapsed"
     row["collapsed_step"], row["collapsed_by"] = collapsed, why
     if collapsed is not None:
@@ -140,12 +139,13 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
   last = scored[-1] if scored else {}
   best = min(
     (score[watched] for score in scored if watched in score),
-    key=lambda value: _falling(watched, value),
+    key=lambda value: -value if spec.evaluate.rises(watched) else value,
     default=None,
   )
   missing = _missing(record, last.get("step", 0), row["collapsed_step"])
+  names = [each.score for each in missing]
   # What older evaluations have is not what the run ended with.
-  gone = {c for name in missing for c in Score.parse(name).columns}
+  gone = {column for each in missing for column in each.columns}
   last = {k: v for k, v in last.items() if k not in gone}
   return row | {
     **_costs(spec, record, outcome),
@@ -158,7 +158,7 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
     },
     **_protocol(spec, record),
     "seconds": record.seconds,
-    **({"missing_scores": "+".join(missing)} if missing else {}),
+    **({"missing_scores": "+".join(names)} if names else {}),
   }
 
 
@@ -210,15 +210,18 @@ def _own_spec(record: Record) -> RunSpec | None:
 
 
 def _collapse(
-  outcome: Outcome, scored: list[Row], watched: str, record: Record
+  outcome: Outcome, scored: list[Row], spec: RunSpec | None, record: Record
 ) -> tuple[int | None, str | None]:
   """The first step at which a run was lost, and to what."""
-  # Of what rises, the inverse falls.
-  series = [
-    (row["step"], _falling(watched, row[watched]))
-    for row in scored
-    if watched in row
-  ]
+  watched = spec.best_score if spec else ""
+  series = [(row["step"], row[watched]) for row in scored if watched in row]
+  if series and spec.evaluate.rises(watched):
+    # Its inverse falls, unless it may be negative: half of it says nothing.
+    negative = any(value < 0 for _, value in series)
+    series = [
+      (step, 1 / value if value else math.inf)
+      for step, value in (() if negative else series)
+    ]
   found = {
     "end": outcome.step if outcome.status == "lost" else None,
     "score": lost_step(series, None),
@@ -242,7 +245,7 @@ def _scored(spec: RunSpec, record: Record) -> list[Row]:
   return found
 
 
-def _missing(record: Record, step: int, collapsed: int | None) -> list[str]:
+def _missing(record: Record, step: int, collapsed: int | None) -> list[Missing]:
   """Scores that the evaluation of a step, or a later one, is without.
 
   Args:
@@ -251,7 +254,7 @@ def _missing(record: Record, step: int, collapsed: int | None) -> list[str]:
     collapsed: from which on scores do not count; None where there is none.
   """
   return [
-    missing.score
+    missing
     for missing in missing_scores(record)
     if missing.steps[-1] >= step
     and (collapsed is None or missing.steps[-1] < collapsed)
@@ -262,12 +265,6 @@ def _last(record: Record, kind: str) -> Row:
   """The last event of a kind; {} where there is none."""
   found = [event for event in record.events if event.get("event") == kind]
   return found[-1] if found else {}
-
-
-def _falling(name: str, value: float) -> float:
-  if not rises(name):
-    return value
-  return 1 / value if value else math.inf
 
 
 def _costs(spec: RunSpec, record: Record, outcome: Outcome | None) -> Row:

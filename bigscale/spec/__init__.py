@@ -37,6 +37,7 @@ from bigscale.spec.sampling import (
   SamplingSpec,
   TruncationRule,
 )
+from bigscale.spec.score_rows import FeatureNetwork, ScoreKind
 from bigscale.spec.verdict import VerdictSpec
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
   "CheckpointSpec",
   "DataSpec",
   "EvalSpec",
+  "FeatureNetwork",
   "ImageCount",
   "LogSpec",
   "LossSpec",
@@ -59,6 +61,7 @@ __all__ = [
   "RunSpec",
   "SamplingSpec",
   "Schedule",
+  "ScoreKind",
   "SigmaSpec",
   "SourceSpec",
   "SpecError",

@@ -35,6 +35,8 @@ def load(path: str, what: str) -> Any:
     )
   try:
     module = importlib.import_module(module_name)
+  except SpecError:
+    raise  # The module's own rows say what is wrong with them.
   except Exception as error:
     raise SpecError(
       f"{path!r} is to be {what}, and importing {module_name!r} failed with "

@@ -12,7 +12,7 @@ from bigscale.spec.model import ModelBase
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
 from bigscale.spec.sampling import SamplingSpec
-from bigscale.spec.scores import Score, rises
+from bigscale.spec.scores import directions, first_ranked, rises
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,13 +129,20 @@ class EvalSpec:
       len(self.scores) > 0,
       "evaluate.scores is empty; name at least one, as fd_classifier",
     )
-    for name in self.scores:
-      Score.parse(name)
+    directions(self.scores)
 
   @property
   def columns(self) -> tuple[str, ...]:
     """Names of the numbers that the scores give."""
-    return tuple(c for name in self.scores for c in Score.parse(name).columns)
+    return tuple(directions(self.scores))
+
+  def rises(self, column: str) -> bool:
+    """Returns whether more of a column of the scores is better.
+
+    Raises:
+      SpecError: neither more nor less of it is, or no score gives it.
+    """
+    return rises(column, self.scores)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,7 +182,8 @@ class CheckpointSpec:
     kimg: thousand images between checkpoints; 0 saves only the last.
     keep: newest checkpoints kept.
     keep_best: best ones kept besides.
-    best: by this column of the run's scores; "" takes the first.
+    best: by this column of the run's scores; "" takes the first one with a
+      direction.
   """
 
   kimg: float = 0.0
@@ -252,7 +260,7 @@ class RunSpec:
   optim: OptimSpec
   augment: AugmentSpec = AugmentSpec()
   mesh: MeshSpec = MeshSpec()
-  evaluate: EvalSpec = EvalSpec()
+  evaluate: EvalSpec = dataclasses.field(default_factory=EvalSpec)
   log: LogSpec = LogSpec()
   checkpoint: CheckpointSpec = CheckpointSpec()
   monitor: MonitorSpec = MonitorSpec()
@@ -291,7 +299,7 @@ class RunSpec:
       f"checkpoint.best={self.checkpoint.best!r} is none of the columns of "
       f"evaluate.scores: {', '.join(self.evaluate.columns)}",
     )
-    rises(self.best_score)  # Refuses what is no better either way.
+    self.evaluate.rises(self.best_score)  # Refuses one without a direction.
     gammas = (self.loss.r1_gamma, self.loss.r2_gamma)
     require(
       "raise_gamma" not in self.monitor.interventions
@@ -365,7 +373,7 @@ class RunSpec:
   @property
   def best_score(self) -> str:
     """Column of the scores by which the best checkpoint is chosen."""
-    return self.checkpoint.best or self.evaluate.columns[0]
+    return self.checkpoint.best or first_ranked(self.evaluate.scores)
 
   @property
   def kinks_kimg(self) -> tuple[float, ...]:

@@ -1,105 +1,48 @@
-"""Names of scores, and which numbers each gives."""
+"""Scores by name: what each gives, what it takes, and which way is better.
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+A score is KIND_FEATURE, as `kid_inception`: what is computed, over the features
+of which network. Some are over pixels and name no network, as `ms_ssim`. All
+facts of a kind stand in its row, a `ScoreKind`, in the file that computes it;
+those of a network in its `FeatureNetwork`. Both are loaded when they are asked
+for.
 
-from bigscale.spec.base import SpecError
+A user's own kind or network is named by its place, `package.module:Name`:
+`my_package.my_scores:Sharpness` over pixels, and with a slash over features:
+`my_package.my_scores:Spread/classifier`, `fd/my_package.my_nets:Random`. Their
+columns have the short names of the rows: `spread_classifier`, `fd_random`.
+"""
 
-# Networks that scores of features are named after; `inception_clean` is the
-# FID's with images resized as clean-FID does.
-FEATURES = ("classifier", "inception", "inception_clean", "efflite0")
-# How many images a kind takes, where its network gives D features and tells K
-# classes apart.
-Fewest = Callable[[int, int], int]
+import hashlib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from bigscale.spec import named
+from bigscale.spec.base import SpecError, require
+from bigscale.spec.score_rows import Direction, FeatureNetwork, ScoreKind
 
-def _at_least(count: int) -> Fewest:
-  return lambda dimension, classes: count
-
-
-def _full_rank(dimension: int, classes: int) -> int:
-  """Returns the fewest samples whose covariance has full rank."""
-  return dimension + 1
-
-
-class Kind(NamedTuple):
-  """What a kind of scores gives, and what it takes to be computed.
-
-  The demands are checked before a run's first step (`metrics.demands`); none of
-  them need stand anywhere else.
-
-  Attributes:
-    columns: it gives, without the network's name.
-    samples: the fewest generated images.
-    reals: the fewest real ones.
-    within_classes: whether it takes so many of every class that there is.
-    labels: whether samples must be drawn for classes.
-    classes: the fewest that the network must tell apart.
-    side: the smallest side of the images, pixels.
-    moments: whether all that it need know of the reals are moments, or
-      nothing.
-  """
-
-  columns: tuple[str, ...]
-  samples: Fewest = _at_least(1)
-  reals: Fewest = _at_least(0)
-  within_classes: bool = False
-  labels: bool = False
-  classes: int = 0
-  side: int = 1
-  moments: bool = False
-
-
+# The network that is trained on the labels of the data that it is to judge.
+CLASSIFIER = "classifier"
+# Networks that scores of features are named after, and where their rows are.
+FEATURES = {
+  CLASSIFIER: None,
+  "inception": "bigscale.metrics.inception_store:INCEPTION",
+  # The FID's with images resized as clean-FID does.
+  "inception_clean": "bigscale.metrics.inception_store:INCEPTION_CLEAN",
+  "efflite0": "bigscale.metrics.efficientnet_store:EFFLITE0",
+}
+# Kinds of scores, and where their rows are.
 KINDS = {
-  "fd": Kind(("fd",), _full_rank, _full_rank, moments=True),
-  "fd_infinity": Kind(
-    ("fd_infinity", "fd_infinity_standard_error"),
-    # Of the smallest of its subsets, a tenth.
-    lambda dimension, classes: 10 * (dimension + 1),
-    _full_rank,
-    moments=True,
-  ),
-  "is": Kind(
-    ("is", "is_std"), lambda dimension, classes: max(classes, 1), moments=True
-  ),
-  # Two blocks of two.
-  "kid": Kind(("kid", "kid_standard_error"), _at_least(4), _at_least(4)),
-  # As many neighbours, and one more.
-  "pr": Kind(("precision", "recall"), _at_least(4), _at_least(6)),
-  "dc": Kind(("density", "coverage"), _at_least(4), _at_least(6)),
-  "intra_fd": Kind(
-    ("intra_fd", "intra_fd_worst"),
-    _full_rank,
-    _full_rank,
-    within_classes=True,
-    labels=True,
-  ),
-  "modes": Kind(("modes", "modes_kl"), classes=2, moments=True),
-}
-# Of pixels: no network, and so no network's name. Two of a class make a pair,
-# and MS-SSIM has no second scale below 22 px.
-PIXEL_KINDS = {
-  "ms_ssim": Kind(("ms_ssim",), _at_least(2), within_classes=True, side=22)
-}
-# Of every column, which way is better: more or less of it. None where neither
-# is: a standard error says how sure a score is, not how good.
-BETTER: dict[str, Literal["more", "less"] | None] = {
-  "fd": "less",
-  "fd_infinity": "less",
-  "fd_infinity_standard_error": None,
-  "is": "more",
-  "is_std": None,
-  "kid": "less",
-  "kid_standard_error": None,
-  "precision": "more",
-  "recall": "more",
-  "density": "more",
-  "coverage": "more",
-  "intra_fd": "less",
-  "intra_fd_worst": "less",
-  "modes": "more",
-  "modes_kl": "less",
-  "ms_ssim": "less",
+  "fd": "bigscale.metrics.fid:FD",
+  "fd_infinity": "bigscale.metrics.fid:FD_INFINITY",
+  "is": "bigscale.metrics.class_scores:INCEPTION_SCORE",
+  "kid": "bigscale.metrics.kid:KID",
+  "pr": "bigscale.metrics.precision_recall:PRECISION_RECALL",
+  "dc": "bigscale.metrics.precision_recall:DENSITY_COVERAGE",
+  "intra_fd": "bigscale.metrics.intra_class:INTRA_FD",
+  "modes": "bigscale.metrics.class_scores:MODES",
+  "ms_ssim": "bigscale.metrics.ms_ssim:MS_SSIM",
 }
 
 
@@ -107,8 +50,8 @@ class Score(NamedTuple):
   """A score over the features of a network, or over pixels.
 
   Attributes:
-    kind: of `KINDS` or `PIXEL_KINDS`.
-    feature: of `FEATURES`; "" over pixels.
+    kind: of `KINDS`, or where a user's own is.
+    feature: of `FEATURES`, or where a user's own is; "" over pixels.
   """
 
   kind: str
@@ -116,35 +59,89 @@ class Score(NamedTuple):
 
   @classmethod
   def parse(cls, name: str) -> "Score":
-    """Reads KIND_FEATURE, as kid_inception, or ms_ssim.
+    """Reads KIND_FEATURE, KIND/FEATURE, or the name of a kind over pixels.
 
     Raises:
       SpecError: there is no such score.
     """
-    if name in PIXEL_KINDS:
-      return cls(name, "")
-    kind, feature = _split(name)
-    if kind == "fid" and feature.startswith("inception"):
+    if "/" in name:
+      kind, _, feature = name.partition("/")
+    elif named.is_path(name) or name in KINDS:
+      kind, feature = name, ""
+    else:
+      kind, feature = _split(name)
+    if kind == "fid" and _is_of_fid(feature):
       kind = "fd"
-    if kind not in KINDS or not feature:
+    if not (
+      (kind in KINDS or named.is_path(kind))
+      and (feature in ("", *FEATURES) or named.is_path(feature))
+    ):
+      raise SpecError(f"score {name!r} is unknown; {_forms()}")
+    over = kind_of(kind).over
+    if (over == "features") != bool(feature):
+      network = f"the network {feature!r}" if feature else "no network"
       raise SpecError(
-        f"score {name!r} is unknown; a score is KIND_FEATURE, as fd_classifier "
-        f"or fid_inception, with KIND any of {', '.join(KINDS)} and FEATURE "
-        f"any of {', '.join(FEATURES)}; or, without a network, "
-        f"{', '.join(PIXEL_KINDS)}"
+        f"score {name!r} is over {over}, and names {network}; {_forms()}"
       )
+    if named.is_path(feature):
+      network_of(feature)
     return cls(kind, feature)
+
+  @property
+  def row(self) -> ScoreKind:
+    """All facts of its kind."""
+    return kind_of(self.kind)
 
   @property
   def columns(self) -> tuple[str, ...]:
     """Names of its numbers."""
-    names = (KINDS | PIXEL_KINDS)[self.kind].columns
-    return tuple(column(name, self.feature) for name in names)
+    return tuple(column(name, self.feature) for name in self.row.columns)
 
   @property
   def name(self) -> str:
-    """The score's name, as `evaluate.scores` gives it."""
+    """The name that logs and messages have."""
     return column(self.kind, self.feature)
+
+
+def kind_of(name: str) -> ScoreKind:
+  """Returns the row of a kind.
+
+  Args:
+    name: of `KINDS`, or where a user's own is.
+
+  Raises:
+    SpecError: there is none, or it takes a name of bigscale's own kinds.
+  """
+  return _load(name, KINDS, ScoreKind, "a kind of scores")
+
+
+def network_of(name: str) -> FeatureNetwork:
+  """Returns the row of a network.
+
+  Args:
+    name: of `FEATURES` but for the classifier, or where a user's own is.
+
+  Raises:
+    SpecError: there is none, or it takes a name of bigscale's own networks.
+  """
+  return _load(name, FEATURES, FeatureNetwork, "a feature network")
+
+
+def identity(kind: str) -> str:
+  """Returns what tells a kind from others and from itself when it is changed.
+
+  Of bigscale's own it is the name; of a user's, its place and the SHA-256 of
+  the file that it stands in.
+  """
+  if not named.is_path(kind):
+    return kind
+  kind_of(kind)
+  module = sys.modules[kind.partition(":")[0]]
+  try:
+    source = inspect.getsource(module)
+  except (OSError, TypeError):
+    return kind  # Of a module without a file.
+  return f"{kind} {hashlib.sha256(source.encode()).hexdigest()}"
 
 
 def by_feature(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -154,54 +151,155 @@ def by_feature(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     SpecError: there is no such score.
   """
   found: dict[str, tuple[str, ...]] = {}
-  for score in map(Score.parse, names):
+  for score in dict.fromkeys(map(Score.parse, names)):
     found[score.feature] = (*found.get(score.feature, ()), score.kind)
   return found
 
 
 def column(name: str, feature: str) -> str:
-  """The published distance keeps its published name."""
-  if name == "fd" and feature.startswith("inception"):
+  """Returns the name of a number, or of a score, in logs.
+
+  Args:
+    name: of a column of a kind, or of a kind.
+    feature: the network; "" over pixels.
+  """
+  if named.is_path(name):
+    name = kind_of(name).name
+  if named.is_path(feature):
+    feature = network_of(feature).name
+  # The published distance keeps its published name.
+  if name == "fd" and _is_of_fid(feature):
     name = "fid"
   return f"{name}_{feature}" if feature else name
 
 
-def rises(name: str) -> bool:
-  """Returns whether more of a column is better.
+def directions(names: Sequence[str]) -> dict[str, Direction | None]:
+  """Returns the columns of scores, in order, and which way each is better.
+
+  Args:
+    names: of the scores.
 
   Raises:
-    SpecError: neither more nor less of it is, or nobody has said which.
+    SpecError: there is no such score, or two of them, or of their networks,
+      would have one name in logs.
   """
-  name, _ = _split(name)
-  # The published name of a distance.
-  kind = "fd" if name == "fid" else name.replace("fid_", "fd_")
-  if kind not in BETTER:
+  found: dict[str, Direction | None] = {}
+  taken: dict[tuple[str, str], str] = {}
+  for score in dict.fromkeys(map(Score.parse, names)):
+    place = f"{score.kind}/{score.feature}" if score.feature else score.kind
+    logged = [("column", name, place) for name in score.columns]
+    logged += [("score", score.name, place)]
+    logged += [("network", column("", score.feature)[1:], score.feature)]
+    for what, name, own in logged:
+      other = taken.setdefault((what, name), own)
+      require(
+        other == own,
+        f"{other} and {own} would both give the {what} {name!r} in logs; leave "
+        "one out, or give its row another name",
+      )
+    found |= zip(score.columns, score.row.columns.values(), strict=True)
+  return found
+
+
+def first_ranked(names: Sequence[str]) -> str:
+  """Returns the first column of scores that has a direction.
+
+  Args:
+    names: of the scores, at least one.
+
+  Raises:
+    SpecError: there is no such score, or none of them has a direction.
+  """
+  for name, direction in directions(names).items():
+    if direction:
+      return name
+  raise SpecError(
+    f"no column of {', '.join(names)} says which checkpoint is the best; add a "
+    "score that is better when higher, or when lower"
+  )
+
+
+def rises(name: str, scores: Sequence[str] = ()) -> bool:
+  """Returns whether more of a column is better.
+
+  Args:
+    name: of the column.
+    scores: names of those among whose columns it is; () looks among
+      bigscale's own.
+
+  Raises:
+    SpecError: neither more nor less of it is, or no score has the column.
+  """
+  known = directions(scores or _own_with(name))
+  if name not in known:
     raise SpecError(
-      f"column {name!r} has no direction; add 'more' or 'less' for it to "
-      "BETTER of bigscale/spec/scores.py"
+      f"column {name!r} has no direction: it is none of "
+      f"{', '.join(known) or 'the columns of a score'}"
     )
-  if BETTER[kind] is None:
+  if known[name] is None:
     raise SpecError(
       f"column {name!r} is neither better when higher nor when lower; choose "
       "a score"
     )
-  return BETTER[kind] == "more"
+  return known[name] == "more"
 
 
-def check_directions() -> None:
-  """Checks that every column of every kind has a direction, or None.
+def _load(name: str, own: Mapping[str, Any], of: type, what: str) -> Any:
+  """The row of a name.
 
-  Raises:
-    SpecError: names the columns that have neither.
+  Args:
+    name: of one of ours, or where a user's own is.
+    own: where ours are, by name.
+    of: what a row is.
+    what: it is, for messages.
   """
-  kinds = (KINDS | PIXEL_KINDS).values()
-  columns = [name for kind in kinds for name in kind.columns]
-  missing = [name for name in columns if name not in BETTER]
-  if missing:
-    raise SpecError(
-      f"the direction of {', '.join(missing)} is not stated: add 'more', "
-      "'less' or None for each to BETTER of bigscale/spec/scores.py"
+  if not named.is_path(name):
+    require(
+      own.get(name) is not None,
+      f"{name!r} is not {what}; use any of {', '.join(filter(own.get, own))}, "
+      "or package.module:Name of your own",
     )
+    return named.load(own[name], what)
+  row = named.load(name, what)
+  require(
+    isinstance(row, of),
+    f"{name!r} is to be {what}, and is of type {type(row).__name__}; make it a "
+    f"bigscale.spec.{of.__name__}",
+  )
+  require(
+    row.name not in own,
+    f"{name!r} calls itself {row.name!r}, as {what} of bigscale's own does; "
+    "give its row another name",
+  )
+  return row
+
+
+def _forms() -> str:
+  """Says how a score is named."""
+  alone = [kind for kind in KINDS if kind_of(kind).over == "pixels"]
+  return (
+    "a score is KIND_FEATURE, as fd_classifier or fid_inception, with KIND any "
+    f"of {', '.join(k for k in KINDS if k not in alone)} and FEATURE any of "
+    f"{', '.join(FEATURES)}; or, without a network, {', '.join(alone)}. One of "
+    "your own is package.module:Kind/FEATURE, or package.module:Kind over "
+    "pixels"
+  )
+
+
+def _is_of_fid(feature: str) -> bool:
+  """Whether the Fréchet distance over a network is published as FID."""
+  return feature in ("inception", "inception_clean")
+
+
+def _own_with(name: str) -> list[str]:
+  """Which score of ours gives a column; [] where none does."""
+  base, feature = _split(name)
+  base = base.replace("fid", "fd", 1) if _is_of_fid(feature) else base
+  for kind in KINDS:
+    row = kind_of(kind)
+    if base in row.columns and (row.over == "features") == bool(feature):
+      return [f"{kind}/{feature}" if feature else kind]
+  return []
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -210,6 +308,3 @@ def _split(name: str) -> tuple[str, str]:
     if name.endswith(f"_{feature}"):
       return name.removesuffix(f"_{feature}"), feature
   return name, ""
-
-
-check_directions()

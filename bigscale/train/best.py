@@ -56,15 +56,20 @@ class Ranking:
   It decides alike on all processes, which hold the same scores.
   """
 
-  def __init__(self, count: int, column: str) -> None:
+  def __init__(
+    self, count: int, column: str, names: Sequence[str] = ()
+  ) -> None:
     """Knows no scores yet.
 
     Args:
       count: how many of the best are kept.
       column: of the scores, that they are ranked by; "" takes the first.
+      names: of the scores, whose rows say which way is better; () looks among
+        bigscale's own.
     """
     self._count = count
     self._column = column
+    self._names = names
     self._scores: dict[int, dict[str, float]] = {}
     self._unreadable: frozenset[int] = frozenset()
 
@@ -121,16 +126,16 @@ class Ranking:
     earlier step's is. A step whose scores are damaged may be the best one, and
     is kept besides.
     """
+    if not self._count:
+      return []
     ranked = []
     for step in steps:
       scores = self._scores.get(step, {})
       column = self._column or next(iter(scores), "")
       score = scores.get(column, math.nan)
       if math.isfinite(score):
-        ranked.append((-score if rises(column) else score, step))
+        ranked.append((-score if rises(column, self._names) else score, step))
     kept = [step for _, step in sorted(ranked)[: self._count]]
-    if not self._count:
-      return kept
     return kept + [step for step in steps if step in self._unreadable]
 
   def should_preserve(

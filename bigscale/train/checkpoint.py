@@ -193,6 +193,7 @@ class Checkpoints(CheckpointReader):
     directory: pathlib.Path,
     spec: CheckpointSpec,
     name: str = "checkpoints",
+    scores: Sequence[str] = (),
   ) -> None:
     """Opens `directory`/`name`, clearing leftovers of broken saves.
 
@@ -200,9 +201,10 @@ class Checkpoints(CheckpointReader):
       directory: of the run.
       spec: which steps are kept.
       name: of the folder in it.
+      scores: by which steps are ranked; () takes any of bigscale's own.
     """
     self._spec = spec
-    self._ranking = best.Ranking(spec.keep_best, spec.best)
+    self._ranking = best.Ranking(spec.keep_best, spec.best, scores)
     super().__init__(directory, name)
 
   def _open(self) -> None:

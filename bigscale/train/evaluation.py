@@ -102,8 +102,16 @@ class Evaluation:
 
   def tell(self, step: int, failed: dict[str, str]) -> None:
     """Writes which scores of a step are missing, and why."""
+    scores = map(Score.parse, self._built.spec.evaluate.scores)
+    columns = {score.name: list(score.columns) for score in scores}
     for name, error in failed.items():
-      self._recorder.event("score_failed", step, score=name, error=error)
+      self._recorder.event(
+        "score_failed",
+        step,
+        score=name,
+        columns=columns.get(name, [name]),
+        error=error,
+      )
       if multihost.is_main():
         logging.warning(
           "step %d has no %s, and the training goes on: %s", step, name, error
@@ -165,7 +173,7 @@ class Evaluation:
       "reference": self._evaluator.reference if anew else None,
       "failed": self._evaluator.failed,
       "nothing": bool(self._evaluator.failed)
-      and not (asked.networks or asked.pairing),
+      and not (asked.networks or asked.pixels),
     }
 
   def _score(self, ema: Average) -> Scored:

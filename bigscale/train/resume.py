@@ -84,7 +84,7 @@ def count_at(spec: RunSpec, found: Restored) -> ImageCount:
 def open_checkpoints(folder: folders.RunFolder, spec: RunSpec) -> Checkpoints:
   """Opens the run's checkpoints, ranked by the score that the spec names."""
   kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
-  return Checkpoints(folder.path, kept)
+  return Checkpoints(folder.path, kept, scores=spec.evaluate.scores)
 
 
 def adopt(

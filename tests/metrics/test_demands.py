@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from bigscale.metrics import demands
-from bigscale.metrics.demands import Known, Seen
+from bigscale.metrics.demands import Known, Outputs
+from bigscale.metrics.features import Seen
 from bigscale.metrics.fid import Moments
-from bigscale.metrics.pairs import Pairing, Pairs
-from bigscale.metrics.panel import Seen as Features
 from bigscale.metrics.panel import compare
+from bigscale.metrics.pixels import ImageKeeper, Keeping
 from bigscale.spec import SpecError
-from bigscale.spec.scores import KINDS, PIXEL_KINDS
+from bigscale.spec.scores import KINDS, kind_of
+
+OVER_FEATURES = [kind for kind in KINDS if kind_of(kind).over == "features"]
 
 D, K = 4, 3
 # More than any kind takes, of every class.
@@ -22,7 +24,7 @@ def features(count, seed, classes=K):
   rng = np.random.default_rng(seed)
   features = rng.normal(size=(count, D)).astype(np.float32)
   shares = rng.random((count, classes)).astype(np.float32)
-  return Features(
+  return Seen(
     Moments.of(features),
     features,
     shares / shares.sum(1, keepdims=True),
@@ -44,7 +46,7 @@ def refused(kind, samples, reals):
     real_counts=counts(reals),
     class_names=("a", "b", "c"),
   )
-  return demands.unmet((kind,), "x", Seen(D, K), known)
+  return demands.unmet((kind,), "x", Outputs(D, K), known)
 
 
 def fails(kind, samples, reals):
@@ -55,10 +57,10 @@ def fails(kind, samples, reals):
   return False
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OVER_FEATURES)
 def test_the_fewest_images_are_those_that_the_code_takes(kind):
-  least = KINDS[kind].samples(D, K), KINDS[kind].reals(D, K)
-  if KINDS[kind].within_classes:
+  least = kind_of(kind).fewest(D, K)
+  if kind_of(kind).within_classes:
     least = tuple(K * count for count in least)
   for samples, reals in (
     least,
@@ -77,7 +79,7 @@ def test_a_network_of_one_class_tells_no_modes_apart():
   known = Known(side=32, num_samples=ENOUGH)
   assert (
     "2 classes or more"
-    in (demands.unmet(("modes",), "x", Seen(D, 1), known)["modes_x"])
+    in (demands.unmet(("modes",), "x", Outputs(D, 1), known)["modes_x"])
   )
   with pytest.raises(SpecError):
     compare(features(9, 1, 1), features(9, 2, 1), ("modes",), "x")
@@ -94,17 +96,16 @@ def test_a_network_of_one_class_tells_no_modes_apart():
   ],
 )
 def test_pairs_take_two_of_a_class_and_two_scales(side, sample_counts, below):
-  assert PIXEL_KINDS["ms_ssim"].side == 22
+  assert kind_of("ms_ssim").smallest_side == 22
   known = Known(
     side=side,
     num_samples=4,
     sample_counts=sample_counts,
     class_names=("a", "b"),
   )
-  assert bool(demands.unmet(("ms_ssim",), "", Seen(), known)) == below
-  pairs = Pairs(
-    Pairing((side, side, 1), known.class_names if sample_counts else ())
-  )
+  assert bool(demands.unmet(("ms_ssim",), "", Outputs(), known)) == below
+  names = known.class_names if sample_counts else ()
+  pairs = ImageKeeper(Keeping("ms_ssim", (side, side, 1), names))
   labels = np.repeat(np.arange(2), sample_counts or (2, 2))
   pairs.add(np.zeros((4, side, side, 1), np.uint8), labels)
   if below:
@@ -130,7 +131,7 @@ def test_a_refusal_has_value_rule_and_remedy():
 
 def test_within_classes_there_must_be_classes():
   known = Known(side=32, num_samples=ENOUGH, sample_counts=())
-  found = demands.unmet(("intra_fd", "fd"), "x", Seen(D, K), known)
+  found = demands.unmet(("intra_fd", "fd"), "x", Outputs(D, K), known)
   assert found.keys() == {"intra_fd_x"}
   assert "no class" in found["intra_fd_x"]
 

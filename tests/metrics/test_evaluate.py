@@ -238,7 +238,7 @@ def test_pairs_need_no_network(
   if within == "class":
     assert collapsed == pytest.approx(1, abs=1e-4)
   assert scores["ms_ssim"] < collapsed
-  monkeypatch.setattr("bigscale.metrics.reference.Reader", None)
+  monkeypatch.setattr("bigscale.metrics.pixels.Reader", None)
   again = _make(textures, tmp_path, **options)
   assert again.reference == evaluator.reference
   with pytest.raises(TypeError):  # other images

@@ -5,7 +5,7 @@ import pytest
 
 from bigscale.metrics.features import Embedding
 from bigscale.metrics.looking import Asked, look
-from bigscale.metrics.pairs import Pairing
+from bigscale.metrics.pixels import Keeping
 from bigscale.parallel import interruption
 
 COUNT, BATCH = 24, 8
@@ -43,9 +43,9 @@ def batches():
     yield images, np.zeros(BATCH, np.int32)
 
 
-def asked(*networks, pairing=None):
+def asked(*networks, pixels=()):
   kinds = (("fd",),) * len(networks)
-  return Asked(networks, kinds, COUNT, 2, pairing)
+  return Asked(networks, kinds, COUNT, 2, pixels)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,11 @@ def test_of_several_processes_each_goes_on_embedding(monkeypatch):
 
 
 def test_pairs_that_cannot_be_kept_leave_the_networks(monkeypatch):
-  monkeypatch.setattr("bigscale.metrics.pairs.np.unique", no_memory)
-  looked = look(asked(Corner("x"), pairing=Pairing((22, 22, 1))), batches())
-  assert "9 GiB" in str(looked.failed[""])
+  monkeypatch.setattr("bigscale.metrics.pixels.np.unique", no_memory)
+  pixels = (Keeping("ms_ssim", (22, 22, 1)),)
+  looked = look(asked(Corner("x"), pixels=pixels), batches())
+  assert "9 GiB" in str(looked.kept["ms_ssim"])
+  assert not looked.failed
   assert looked.seen[0].moments.count == COUNT
 
 

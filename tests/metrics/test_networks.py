@@ -2,24 +2,50 @@
 
 import pytest
 
-from bigscale.metrics import efficientnet, inception, inception_store, networks
-from bigscale.metrics import efficientnet_store as lite_store
+from bigscale.metrics import efficientnet_store, inception_store
+from bigscale.metrics.features import FrozenWeights, open_network
+
+
+class Network:
+  """Takes note of how it is made."""
+
+  dimension = num_classes = 3
+  variables, fingerprint, protocol = {}, "f00d", {}
+
+  def __init__(self, name, weights, mesh, *settings, **named):
+    self.name = name
+    self.made_with = weights, mesh, *settings, named
+
+  def embed(self, images):
+    raise NotImplementedError
 
 
 @pytest.mark.parametrize(
   ("feature", "resize"), [("inception", "tf1"), ("inception_clean", "clean")]
 )
 def test_the_fid_s_network_by_its_resizing(feature, resize, monkeypatch):
-  load = lambda cache_dir: ("weights", cache_dir)  # noqa: E731
-  monkeypatch.setattr(inception_store, "load", load)
-  monkeypatch.setattr(inception, "Inception", lambda *a, **k: (*a, k))
-  opened = networks.open_network(feature, "cache")
-  assert opened == (("weights", "cache"), {"resize": resize})
+  weights = FrozenWeights({}, "f00d")
+  told = []
+  monkeypatch.setattr(
+    inception_store,
+    "load",
+    lambda cache_dir: told.append(cache_dir) or weights,
+  )
+  monkeypatch.setattr(
+    inception_store, "Inception", lambda *given: Network(feature, *given)
+  )
+  opened = open_network(feature, "cache")
+  assert opened.made_with == (weights, None, resize, {})
+  assert told == ["cache"]
 
 
 def test_imagenet_s_features(monkeypatch):
-  monkeypatch.setattr(lite_store, "load", lambda: "weights")
+  weights = FrozenWeights({}, "f00d")
+  monkeypatch.setattr(efficientnet_store, "load", lambda: weights)
   monkeypatch.setattr(
-    efficientnet, "EfficientNetLite0", lambda *a, **k: (*a, k)
+    efficientnet_store,
+    "EfficientNetLite0",
+    lambda *given, **named: Network("efflite0", *given, **named),
   )
-  assert networks.open_network("efflite0") == ("weights", {"side": 96})
+  opened = open_network("efflite0")
+  assert opened.made_with == (weights, None, {"side": 96})

@@ -13,10 +13,9 @@ from flax import traverse_util
 
 from bigscale.metrics import efficientnet, inception, share
 from bigscale.metrics.classifier import train_classifier
-from bigscale.metrics.features import Weights
-from bigscale.metrics.kept_classes import KeptClasses
+from bigscale.metrics.classifier_views import KeptClasses, StackedClassifier
+from bigscale.metrics.features import FrozenWeights
 from bigscale.metrics.looking import Asked
-from bigscale.metrics.stacked import StackedClassifier
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import MeshSpec
 
@@ -27,7 +26,9 @@ def weights(leaves):
     name: rng.normal(size=leaf.shape).astype(leaf.dtype)
     for name, leaf in leaves.items()
   }
-  return Weights(traverse_util.unflatten_dict(flat, sep="/"), "abc", "a file")
+  return FrozenWeights(
+    traverse_util.unflatten_dict(flat, sep="/"), "abc", "a file"
+  )
 
 
 def classifier():

@@ -1,25 +1,43 @@
 """Names of scores, and what they are checked for at the door."""
 
 import dataclasses
+import pathlib
+import re
 
 import pytest
 
-from bigscale.spec import CheckpointSpec, EvalSpec, SpecError, scores
+from bigscale.spec import CheckpointSpec, EvalSpec, ScoreKind, SpecError
 from bigscale.spec.scores import (
   FEATURES,
   KINDS,
-  PIXEL_KINDS,
   Score,
   by_feature,
+  directions,
+  kind_of,
+  network_of,
   rises,
 )
 
 
 def test_every_score_has_columns_of_its_own():
-  names = [f"{kind}_{feature}" for kind in KINDS for feature in FEATURES]
-  names += PIXEL_KINDS
-  columns = [c for name in names for c in Score.parse(name).columns]
-  assert len(set(columns)) == len(columns)
+  over = {kind: kind_of(kind).over for kind in KINDS}
+  names = [
+    f"{kind}_{feature}" if over[kind] == "features" else kind
+    for kind in KINDS
+    for feature in FEATURES
+  ]
+  known = directions(names)  # Else refuses two of one name.
+  for name, direction in known.items():
+    if direction:
+      assert rises(name) == (direction == "more")
+
+
+def test_rows_have_the_names_that_they_are_found_by():
+  assert all(kind_of(name).name == name for name in KINDS)
+  networks = [name for name in FEATURES if name != "classifier"]
+  assert all(network_of(name).name == name for name in networks)
+  with pytest.raises(SpecError, match="'classifier' is not a feature network"):
+    network_of("classifier")
 
 
 def test_the_published_distance_keeps_its_name():
@@ -120,15 +138,35 @@ def tiny_spec():
   return from_config(tiny.get_config())
 
 
-def test_a_column_without_a_stated_direction_is_an_error_at_import(
-  monkeypatch,
-):
-  scores.check_directions()
-  monkeypatch.setitem(scores.KINDS, "new", scores.Kind(("new", "new_worst")))
-  with pytest.raises(SpecError, match=r"direction of new, new_worst.*BETTER"):
-    scores.check_directions()
-  with pytest.raises(SpecError, match=r"'new' has no direction.*BETTER"):
-    rises("new_inception")
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({}, r"'new' does not say which way is better .*columns=\{'new': 'more'\}"),
+    ({"columns": ("new",)}, "does not say which way is better"),
+    ({"columns": {"new": "up"}}, "column 'new' .* the direction 'up'.*'more'"),
+    ({"columns": {"New!": "more"}}, "'New!' of a column of score 'new'"),
+    ({"columns": {"new": "more"}, "name": "my new"}, "'my new' of a score"),
+    ({"columns": {"new": "more"}, "compute": 3}, "compute=3; give a function"),
+    ({"columns": {"new": "more"}, "over": "text"}, "over='text'; choose of"),
+    (
+      {"columns": {"new": "more"}, "keeps": ("images",)},
+      r"keeps=\('images',\); choose of features, probabilities in a tuple",
+    ),
+    (
+      {"columns": {"new": "more"}, "over": "pixels", "single_reals": True},
+      "over pixels, where keeps and single_reals have no meaning",
+    ),
+  ],
+)
+def test_a_row_that_lacks_something_is_refused_when_it_is_made(changes, words):
+  with pytest.raises(SpecError, match=words):
+    ScoreKind(**{"name": "new", "compute": dict, **changes})
+
+
+def test_one_score_by_two_names_is_measured_once():
+  assert EvalSpec(scores=("fd_inception", "fid_inception")).columns == (
+    "fid_inception",
+  )
 
 
 def test_a_standard_error_does_not_choose_the_best(tiny_spec):
@@ -136,3 +174,39 @@ def test_a_standard_error_does_not_choose_the_best(tiny_spec):
   best = CheckpointSpec(best="kid_standard_error_classifier")
   with pytest.raises(SpecError, match="neither better when higher nor"):
     dataclasses.replace(tiny_spec, evaluate=evaluate, checkpoint=best)
+
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def table(header):
+  """Cells of a table of the docs, by their rows' first cells."""
+  _, _, rest = DOCS.read_text().partition(f"| {header} |")
+  lines = rest.partition("\n\n")[0].splitlines()[2:]
+  rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+  return {
+    name: cells
+    for first, *cells in rows
+    for name in re.findall("`(.+?)`", first)
+  }
+
+
+def test_the_docs_tell_what_the_rows_say():
+  told = table("kind | columns | better")
+  assert list(told) == list(KINDS)
+  for kind, (columns, better, _) in told.items():
+    names = re.findall("`(.+?)`", columns.partition("(")[0])
+    directions = [None if d == "-" else d for d in better.split(", ")]
+    said = dict(zip(names, directions, strict=True))
+    assert said == dict(kind_of(kind).columns), kind
+  assert list(table("feature")) == list(FEATURES)
+  takes = table("score | samples | reals")
+  assert set(takes) == set(KINDS)
+  for kind, (samples, reals, besides) in takes.items():
+    row, numbers = kind_of(kind), (1000, 17)
+    for said, least in zip((samples, reals), row.fewest(*numbers), strict=True):
+      words = said.partition(" of each class")[0]
+      known = {"": 0, "D + 1": 1001, "10 (D + 1)": 10010, "K": 17}
+      assert (known[words] if words in known else int(words)) == least, kind
+    assert ("of each class" in samples) == row.within_classes
+    assert ("labels" in besides) == row.labels

@@ -1,11 +1,11 @@
-"""Which images are kept for MS-SSIM."""
+"""Which images are kept for scores over pixels."""
 
 import numpy as np
 import pytest
 
-from bigscale.metrics import pairs
+from bigscale.metrics import pixels
 from bigscale.metrics.ms_ssim import intra_class_ms_ssim
-from bigscale.metrics.pairs import Pairing, Pairs
+from bigscale.metrics.pixels import ImageKeeper, Keeping
 from bigscale.spec import SpecError
 
 SHAPE = (24, 24, 1)
@@ -17,10 +17,10 @@ def _images(count, seed=0):
 
 
 def test_the_first_of_each_class_are_kept(monkeypatch):
-  monkeypatch.setattr(pairs, "_MOST_BYTES", 2 * 4 * 24 * 24)
-  pairing = Pairing(SHAPE, ("cat", "owl"))
-  assert pairing.per_class == 4
-  kept = Pairs(pairing)
+  monkeypatch.setattr(pixels, "_MOST_BYTES", 2 * 4 * 24 * 24)
+  keeping = Keeping("ms_ssim", SHAPE, ("cat", "owl"))
+  assert keeping.per_class == 4
+  kept = ImageKeeper(keeping)
   images = _images(20)
   labels = np.array([0] * 7 + [1, 0, 1] + [1] * 10)
   for rows in (slice(0, 8), slice(8, 11)):
@@ -34,14 +34,14 @@ def test_the_first_of_each_class_are_kept(monkeypatch):
 
 
 def test_memory_bounds_what_is_kept():
-  assert Pairing((32, 32, 3), ("x",) * 10).per_class == 200
+  assert Keeping("ms_ssim", (32, 32, 3), ("x",) * 10).per_class == 200
   # 1000 classes of 5 images of 192 KiB are just below a GiB.
-  assert Pairing((256, 256, 3), ("x",) * 1000).per_class == 5
-  assert Pairing((1024, 1024, 3), ("x",) * 1000).per_class == 2
+  assert Keeping("ms_ssim", (256, 256, 3), ("x",) * 1000).per_class == 5
+  assert Keeping("ms_ssim", (1024, 1024, 3), ("x",) * 1000).per_class == 2
 
 
 def test_without_classes_all_are_one():
-  kept = Pairs(Pairing(SHAPE))
+  kept = ImageKeeper(Keeping("ms_ssim", SHAPE))
   images = _images(6)
   kept.add(images, np.arange(6))
   expected = intra_class_ms_ssim(images, np.zeros(6, int))
@@ -50,4 +50,4 @@ def test_without_classes_all_are_one():
 
 def test_nothing_cannot_be_paired():
   with pytest.raises(SpecError, match="no images"):
-    Pairs(Pairing(SHAPE)).scores()
+    ImageKeeper(Keeping("ms_ssim", SHAPE)).scores()

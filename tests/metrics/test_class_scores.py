@@ -1,7 +1,9 @@
+"""Scores of what a classifier takes samples for."""
+
 import numpy as np
 import pytest
 
-from bigscale.metrics.inception_score import inception_score
+from bigscale.metrics.class_scores import inception_score, mode_coverage
 from bigscale.spec import SpecError
 
 
@@ -61,3 +63,30 @@ def test_what_is_no_probability_is_refused(row):
   probabilities[7] = row
   with pytest.raises(SpecError, match="1 of 40 rows"):
     inception_score(probabilities)
+
+
+def test_equal_modes_diverge_by_nothing():
+  assert mode_coverage(np.full(50, 7)) == pytest.approx((50, 0.0))
+
+
+def test_half_of_the_modes_are_log_two_away():
+  counts = np.array([3, 0] * 8)
+  assert mode_coverage(counts) == pytest.approx((8, np.log(2)))
+
+
+def test_one_mode_is_the_worst():
+  assert mode_coverage(np.array([0, 9, 0, 0])) == pytest.approx((1, np.log(4)))
+
+
+def test_real_stacks_have_the_floor_that_rounding_gives():
+  rng = np.random.default_rng(0)
+  counts = np.bincount(rng.integers(0, 1000, 26_000), minlength=1000)
+  found = mode_coverage(counts)
+  assert found.modes == 1000
+  assert found.reverse_kl == pytest.approx(999 / 52_000, rel=0.1)
+
+
+@pytest.mark.parametrize("counts", [np.zeros(10, int), np.array([4])])
+def test_nothing_to_cover_is_refused(counts):
+  with pytest.raises(SpecError, match="cover nothing"):
+    mode_coverage(counts)

@@ -1,0 +1,50 @@
+"""Scores of a user's own: docs/metrics.md, "Add a score"."""
+
+import numpy as np
+
+from bigscale.spec import ScoreKind
+
+
+def sharpness(samples):
+  """Mean square of the differences between neighbouring pixels."""
+  pixels = samples.images.astype(np.float64) / 255
+  return {"sharpness": (np.diff(pixels, axis=2) ** 2).mean()}
+
+
+Sharpness = ScoreKind(
+  name="sharpness",
+  columns={"sharpness": "more"},
+  compute=sharpness,
+  over="pixels",
+)
+
+
+def spread(samples, reals):
+  """Variance of the samples' features over that of the reals'."""
+  variances = [np.trace(seen.moments.covariance) for seen in (samples, reals)]
+  return {"spread": variances[0] / variances[1]}
+
+
+# Neither more nor less is better: it should be 1.
+Spread = ScoreKind(
+  name="spread",
+  columns={"spread": None},
+  compute=spread,
+  fewest_samples=2,
+  fewest_reals=2,
+)
+
+
+def nearest(samples, reals):
+  """Mean distance from a sample to the real nearest to it."""
+  apart = samples.features[:, None] - reals.features[None]
+  return {"nearest": np.sqrt((apart**2).sum(-1)).min(1).mean()}
+
+
+Nearest = ScoreKind(
+  name="nearest",
+  columns={"nearest": "less"},
+  compute=nearest,
+  keeps=("features",),
+  single_reals=True,
+)
