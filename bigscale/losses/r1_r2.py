@@ -11,7 +11,7 @@ from bigscale.types import Array
 
 # Of a penalized side, its logits and their gradients included: forward, the
 # input gradient, and the backward pass of both.
-PENALIZED = Products(linear=6, first=5, between=9, pointwise=4)
+PENALIZED = Products(linear=6, first=5, between=9, pointwise=4, fixed=4)
 
 
 def logits_and_gradient_penalty(

@@ -25,12 +25,14 @@ class Products(NamedTuple):
     first: those of the first layer, whose input needs no gradient.
     between: those of two maps, as in attention.
     pointwise: what is no product.
+    fixed: those with a constant, as a filter is.
   """
 
   linear: int
   first: int
   between: int
   pointwise: int
+  fixed: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -63,5 +63,5 @@ TERM = DTerm(
   values=_values,
   scalar="d/gradient_penalty",
   draws=(),
-  cost=Products(linear=4, first=4, between=9, pointwise=4),
+  cost=Products(linear=4, first=4, between=9, pointwise=4, fixed=3),
 )

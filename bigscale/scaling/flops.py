@@ -35,6 +35,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+from bigscale.losses import r1_r2, wgan_gp
+from bigscale.losses.terms import Products
 from bigscale.scaling.networks import Networks, Traced, networks
 from bigscale.spec import ModelBase, RunSpec
 
@@ -47,21 +49,11 @@ _AVERAGE = 8
 _WARP_MARGIN = 12
 
 
-class Pass(NamedTuple):
-  """How often products and other operations are computed."""
-
-  linear: int
-  first: int
-  between: int
-  fixed: int
-  pointwise: int
-
-
-FORWARD = Pass(1, 1, 1, 1, 1)
-WEIGHTS = Pass(3, 2, 3, 2, 2)
-INPUT = Pass(2, 2, 3, 2, 2)
-PENALIZED = Pass(6, 5, 9, 4, 4)
-MIXED = Pass(4, 4, 9, 3, 4)
+FORWARD = Products(1, 1, 1, 1, 1)
+WEIGHTS = Products(3, 2, 3, 2, 2)
+INPUT = Products(2, 2, 3, 2, 2)
+PENALIZED = r1_r2.PENALIZED
+MIXED = wgan_gp.TERM.cost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +65,7 @@ class TrainingFlops:
     g_forward: of one image made.
     d_forward: of one image judged.
     d_step: all D updates without penalties, G's images with them.
-    penalties: what R1, R2 and WGAN-GP add.
+    penalties: what R1, R2, WGAN-GP and other terms add, where these say it.
     g_step: the G update.
     spectral: power iterations, and the gradient through them.
     orthogonal: penalties on G's weights.
@@ -148,7 +140,7 @@ def sample_flops(model: ModelBase) -> float:
   return 2 * _products(networks(model).g, FORWARD)
 
 
-def _products(network: Traced, kind: Pass) -> float:
+def _products(network: Traced, kind: Products) -> float:
   """Of one image; each is two operations."""
   between = (i for i, x in enumerate(network.products) if x.between)
   last = max(between, default=-1)
@@ -165,7 +157,7 @@ def _products(network: Traced, kind: Pass) -> float:
   return total
 
 
-def _pointwise(network: Traced, kind: Pass) -> float:
+def _pointwise(network: Traced, kind: Products) -> float:
   """Other operations of one image."""
   return kind.pointwise * network.elementwise
 
@@ -181,14 +173,15 @@ class _Samples(NamedTuple):
 def _samples(
   spec: RunSpec,
   networks: Networks,
-  count: Callable[[Traced, Pass], float],
+  count: Callable[[Traced, Products], float],
 ) -> _Samples:
   """A mean step's, where `count` gives one image's."""
   g, d = networks
   loss, batch = spec.loss, spec.global_batch_size
   penalties = _penalized_sides(spec) * (count(d, PENALIZED) - count(d, WEIGHTS))
-  if loss.gradient_penalty:
-    penalties += count(d, MIXED)
+  for term in loss.d_terms:
+    if term.row.cost is not None and term.weight.ever_positive:
+      penalties += count(d, term.row.cost) / term.interval
   g_step = count(g, WEIGHTS) + count(d, INPUT) + loss.paired * count(d, FORWARD)
   d_batches = spec.optim.d_steps * batch
   return _Samples(
