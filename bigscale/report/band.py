@@ -2,14 +2,9 @@
 
 from matplotlib.axes import Axes
 
+from bigscale.report.style import LEVEL_COLORS
 from bigscale.report.timeline import Timeline
 
-LEVEL_COLORS = {
-  "ok": "#4cae6e",
-  "warn": "#d9a02b",
-  "rollback": "#d6453d",
-  "stop": "#8c2f39",
-}
 _UNKNOWN_COLOR = "#8a8f98"
 _RETURN_COLOR = "#7b5fc9"
 # Kind of mark: what it is called, colour, line across curves, sign on the band.

@@ -306,9 +306,9 @@ def _within(values: Sequence[float], limits: tuple[float, float]) -> bool:
 
 def _log_locator(decades: float) -> ticker.Locator:
   """Returns which numbers an axis of some decades names."""
-  if decades < 0.9:
-    return ticker.MaxNLocator(5, steps=(1, 2, 5, 10))
   subs = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
+  if decades < 0.9:
+    subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
   return ticker.LogLocator(subs=subs, numticks=12)
 
 
