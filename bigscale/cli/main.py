@@ -1,4 +1,4 @@
-"""The `bigscale` program: finds the subcommand and answers for its errors.
+"""The `bigscale` program: finds a command, runs it, returns an exit code.
 
 The command NAME is the module `bigscale.cli.NAME` (`NAME_` for a word of
 Python's own): its docstring is the help, `FLAGS` are its flags, and `run` gets
@@ -206,7 +206,7 @@ def _read(title: str, command: ModuleType, words: list[str]) -> Sequence[str]:
 
 
 def _unknown_flag(flag: str, title: str, command: ModuleType) -> str:
-  """Says so, and which other parts of the command have it."""
+  """Returns the message, with the other parts of the command that have it."""
   name, *part = title.split()
   others = [
     other
@@ -273,9 +273,9 @@ def _overview() -> str:
 
 
 def _summaries(names: Sequence[str], *above: str) -> list[str]:
-  """Returns a line for each of some commands: the first one of its help.
+  """Returns the first line of each command's help.
 
-  It is read, not imported: an overview takes no second.
+  Modules are read, not imported, so that an overview is quick.
   """
   lines, width = [], max(map(len, names))
   for name in names:

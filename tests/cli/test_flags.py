@@ -1,14 +1,17 @@
 """Every command, and every part of one, knows its own flags alone."""
 
+import dataclasses
 import importlib
 import keyword
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 
 from bigscale.cli.flags import Flags
 from bigscale.cli.main import COMMANDS, main
+from bigscale.spec import SpecError
 
 
 def module_of(command):
@@ -108,6 +111,29 @@ def test_no_flag_is_named_as_a_method_of_all_flags():
   """It could not be read as an attribute."""
   for title, known in FLAGS.items():
     assert not known & {name for name in dir(Flags) if name[0] != "_"}, title
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+  name: str
+  size: int = 3
+  scale: float = 0.5
+  padding: int | None = None
+  flip: bool = True
+  crop: Literal["center", "none"] = "center"
+
+
+def test_fields_of_a_dataclass_become_flags():
+  values = Flags()
+  texts = dict.fromkeys(("name", "size", "scale", "padding", "flip"), "text")
+  values.fields(_Options, **texts, crop="of the image")
+  values.read(["x"])
+  assert values.fields_of(_Options) == vars(_Options("")) | {"name": None}
+  values.read(["x", "--name=a", "--padding=2", "--noflip", "--crop=none"])
+  made = _Options(**values.fields_of(_Options))
+  assert made == _Options("a", padding=2, flip=False, crop="none")
+  with pytest.raises(SpecError, match=r"--crop.*center"):
+    values.read(["x", "--crop=round"])
 
 
 HEAVY = ("jax", "numpy", "matplotlib", "orbax", "tensorflow", "ml_collections")
