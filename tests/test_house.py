@@ -106,7 +106,7 @@ RULES = (
       "sampling/latents",
     ),
   ),
-  (r"train/(claim|lives|logging|managers|mount|sealed)", ()),
+  (r"train/(claim|lives|managers|mount|sealed|writers)", ()),
   (r"train/folder", ("train/claim", "train/sealed")),
   (r"train/(index|notes)", ("train/sealed",)),
   (r"train/best", ("train/folder", "train/sealed")),

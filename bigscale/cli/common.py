@@ -1,40 +1,11 @@
-"""What commands share: parts of a command, flags, configs, checkpoints."""
+"""What commands share: flags of several of them, checkpoints."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from absl import flags
-
-from bigscale.cli.overrides import config_of
-from bigscale.spec import RunSpec, SpecError, from_config
-
-
-class Subcommand(NamedTuple):
-  """One of the things that a command does: `bigscale COMMAND SUBCOMMAND`.
-
-  Attributes:
-    flags: its own, and no others.
-    run: takes up to `max_arguments` words and gives an exit code.
-    help: what `--help` prints above the flags.
-    max_arguments: words that are no flags.
-  """
-
-  flags: flags.FlagValues
-  run: Callable[..., int]
-  help: str
-  max_arguments: int = 1
-
-
-def require_flag(values: flags.FlagValues, name: str, example: str) -> Any:
-  """The value of a flag that has no default.
-
-  Raises:
-    SpecError: it was not given.
-  """
-  if values[name].value in (None, ""):
-    raise SpecError(f"--{name} is missing; give --{name}={example}")
-  return values[name].value
+from bigscale.cli.flags import Flags
+from bigscale.spec import RunSpec, SpecError
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -50,47 +21,27 @@ def part_of(text: str) -> tuple[int, int]:
   return int(share), int(parts)
 
 
-def spec_of(values: flags.FlagValues) -> RunSpec:
-  """Freezes the config that --config named.
-
-  Raises:
-    SpecError: there is none, it cannot be loaded, or it breaks a rule.
-  """
-  if values.config is None:
-    raise SpecError("--config is missing; give --config=fashion_r3gan")
-  config = config_of(values)
-  if "base" in config:
-    raise SpecError(
-      "--config is of a sweep, which is many runs: `bigscale scaling sweep "
-      "--config=... --out=DIR` runs it; or give the config of one run"
-    )
-  return from_config(config)
-
-
-def define_process_flags(values: flags.FlagValues) -> None:
-  """The flags of a run of several processes, for `join_processes`."""
-  flags.DEFINE_string(
+def define_process_flags(values: Flags) -> None:
+  """Defines the flags of a run of several processes, for `join_processes`."""
+  values.string(
     "coordinator",
     None,
     "of several processes: HOST:PORT of process 0, or $BIGSCALE_COORDINATOR; "
     "on Cloud TPU, GKE and SLURM none of the three is needed",
-    flag_values=values,
   )
-  flags.DEFINE_integer(
+  values.integer(
     "num_processes",
     None,
     "how many, or $BIGSCALE_NUM_PROCESSES; 1 asks no scheduler for others",
-    flag_values=values,
   )
-  flags.DEFINE_integer(
+  values.integer(
     "process_id",
     None,
     "which one this is, from 0, or $BIGSCALE_PROCESS_ID",
-    flag_values=values,
   )
 
 
-def join_processes(values: flags.FlagValues) -> None:
+def join_processes(values: Flags) -> None:
   """Joins the run's other processes; call it before anything is computed.
 
   Raises:
@@ -176,13 +127,12 @@ def load(
   )
 
 
-def define_data_flag(values: flags.FlagValues) -> None:
-  """The flag of a run whose data have moved, for `DataSpec.at`."""
-  flags.DEFINE_multi_string(
+def define_data_flag(values: Flags) -> None:
+  """Defines the flag of a run whose data have moved, for `DataSpec.at`."""
+  values.multi_string(
     "data",
     [],
     "where the run's data are now, if not where the config says; of a mixture "
     "one for each source, in order, or --data=OLD=NEW for those that have "
     "moved. Other data than the run has read are refused",
-    flag_values=values,
   )

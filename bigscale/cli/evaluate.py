@@ -39,8 +39,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from bigscale.cli import truncation
 from bigscale.cli.common import (
@@ -49,8 +48,8 @@ from bigscale.cli.common import (
   define_process_flags,
   join_processes,
   load,
-  require_flag,
 )
+from bigscale.cli.flags import Flags
 from bigscale.spec import DataSpec, RunSpec
 
 if TYPE_CHECKING:
@@ -58,106 +57,83 @@ if TYPE_CHECKING:
   from bigscale.metrics.labels import LabelPlan
   from bigscale.metrics.published import Published
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
-flags.DEFINE_integer(
-  "step", None, "checkpoint to score; the newest by default", flag_values=FLAGS
-)
-flags.DEFINE_integer(
-  "num", None, "images to draw; the config's by default", flag_values=FLAGS
-)
-flags.DEFINE_list(
+FLAGS = Flags()
+FLAGS.local_path("workdir", None, "folder of a run")
+FLAGS.integer("step", None, "checkpoint to score; the newest by default")
+FLAGS.integer("num", None, "images to draw; the config's by default")
+FLAGS.list(
   "metrics",
   [],
   "scores, as fd_classifier,kid_classifier; the config's by default",
-  flag_values=FLAGS,
 )
-flags.DEFINE_string(
-  "images",
-  None,
-  "in place of a run: a folder, zip or .npz of images to score",
-  flag_values=FLAGS,
+FLAGS.string(
+  "images", None, "in place of a run: a folder, zip or .npz of images to score"
 )
-flags.DEFINE_string(
-  "reference",
-  None,
-  "with --images: the data source to compare with",
-  flag_values=FLAGS,
+FLAGS.string(
+  "reference", None, "with --images: the data source to compare with"
 )
-flags.DEFINE_integer(
+FLAGS.integer(
   "resolution",
   None,
   "with --images: side that all images are fitted to, a power of two for "
   "scores of the classifier; that of nearly all of them by default",
   lower_bound=1,
-  flag_values=FLAGS,
 )
-flags.DEFINE_enum(
+FLAGS.enum(
   "channels",
   None,
   ["1", "3"],
   "with --images: channels that all images are converted to; those of nearly "
   "all of them by default",
-  flag_values=FLAGS,
 )
-flags.DEFINE_enum(
+FLAGS.enum(
   "labels",
   None,
   ["reference", "uniform"],
   "classes that samples are drawn for: in the proportions of the reals that "
   "are compared with, or equally many of each; the config's by default",
-  flag_values=FLAGS,
 )
-flags.DEFINE_float(
+FLAGS.float(
   "max_bad_fraction",
   None,
   "of the images, and of the reals, that cannot be read; the config's "
   "data.max_bad_fraction by default",
   lower_bound=0,
   upper_bound=1,
-  flag_values=FLAGS,
 )
-flags.DEFINE_string(
-  "statistics",
-  None,
-  "file of moments to compare with, in place of the data",
-  flag_values=FLAGS,
+FLAGS.local_path(
+  "statistics", None, "file of moments to compare with, in place of the data"
 )
-flags.DEFINE_string(
+FLAGS.local_path(
   "write_statistics",
   None,
   "FILE.npz for the moments of the reals, which --statistics and pytorch-fid "
   "can read",
-  flag_values=FLAGS,
 )
-flags.DEFINE_string(
+FLAGS.local_path(
   "neighbours",
   None,
   "FILE.png for samples beside the train images most like them",
-  flag_values=FLAGS,
 )
-flags.DEFINE_string(
+FLAGS.string(
   "neighbours_feature",
   None,
   "of --neighbours: the network that says what is alike, one of those of the "
   "scores; the first by default",
-  flag_values=FLAGS,
 )
-flags.DEFINE_bool(
+FLAGS.bool(
   "d_accuracy",
   False,
   "with --workdir: what D says of train images, held-out ones and samples",
-  flag_values=FLAGS,
 )
 truncation.define_flags(FLAGS)
-flags.DEFINE_integer(
+FLAGS.integer(
   "padding",
   None,
   "with --images: pixels of black on each side of images and reals that are "
   "not of the size scored; what the reference says by default, for images too "
   "if theirs have the size of its own",
   lower_bound=0,
-  flag_values=FLAGS,
 )
 define_data_flag(FLAGS)
 define_process_flags(FLAGS)
@@ -171,7 +147,7 @@ def run() -> int:
   inspection.check(FLAGS)
   if FLAGS.images:
     return _end(_score_images())
-  workdir = require_flag(FLAGS, "workdir", "runs/first")
+  workdir = FLAGS.require("workdir", "runs/first")
   join_processes(FLAGS)
   trained = load(workdir, FLAGS.step, discriminator=FLAGS.d_accuracy)
   # Every process of several holds all that is needed: one of them is enough.
@@ -297,6 +273,8 @@ def _against_file(
 
 def _plan(published: "Published", spec: RunSpec) -> "LabelPlan":
   """The labels of a run's samples where there are moments only."""
+  import numpy as np
+
   from bigscale.data.reading import open_data
   from bigscale.data.splits import number_names
   from bigscale.metrics.labels import plan_labels, unlabelled
@@ -336,7 +314,7 @@ def _score_images() -> dict[str, Any]:
 
   data = None
   if not FLAGS.statistics:
-    reference = require_flag(FLAGS, "reference", "fashion_mnist")
+    reference = FLAGS.require("reference", "fashion_mnist")
     data = _data(DataSpec(source=reference, padding=FLAGS.padding))
 
   def make(count: int, side: int, channels: int) -> "Evaluator":

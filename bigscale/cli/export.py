@@ -16,32 +16,28 @@ docs/run_exported.py runs it without this library.
 
 import pathlib
 
-from absl import flags
-
 from bigscale.cli import truncation
+from bigscale.cli.flags import Flags
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
-flags.DEFINE_string("out", None, "file to write", flag_values=FLAGS)
-flags.DEFINE_integer(
-  "step", None, "checkpoint to use; the newest by default", flag_values=FLAGS
-)
-flags.DEFINE_list(
+FLAGS = Flags()
+FLAGS.local_path("workdir", None, "folder of a run")
+FLAGS.local_path("out", None, "file to write")
+FLAGS.integer("step", None, "checkpoint to use; the newest by default")
+FLAGS.list(
   "platforms",
   ["cpu", "tpu", "cuda"],
   "that it is to run on: cpu, tpu, cuda, rocm",
-  flag_values=FLAGS,
 )
 truncation.define_flags(FLAGS)
 
 
 def run() -> int:
   """Exports one checkpoint."""
-  from bigscale.cli.common import load, require_flag
+  from bigscale.cli.common import load
   from bigscale.spec import require
 
-  workdir = require_flag(FLAGS, "workdir", "runs/first")
-  out = pathlib.Path(require_flag(FLAGS, "out", "generator.hlo"))
+  workdir = FLAGS.require("workdir", "runs/first")
+  out = pathlib.Path(FLAGS.require("out", "generator.hlo"))
   require(
     out.absolute().parent.is_dir(),
     f"--out={out}: there is no folder {out.parent}; make it first",

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import flags
 
 from bigscale.cli import inspection
+from bigscale.cli.flags import Flags
 from bigscale.data import notes
 from bigscale.data.manifest import DataError
 from bigscale.data.reading import Reader, Samples, open_data
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def score(
-  values: flags.FlagValues,
+  values: Flags,
   data: DataSpec | None,
   max_bad_fraction: float,
   make: Callable[[int, int, int], "Evaluator"],

@@ -26,50 +26,39 @@ $BIGSCALE_CACHE, else ~/.cache/bigscale, or in --out.
 
 import sys
 
-from absl import flags
+from bigscale.cli.config import define_config, spec_of
+from bigscale.cli.flags import Flags
 
-from bigscale.cli.overrides import define_config
-
-# FILE and D_FILE.
-MAX_ARGUMENTS = 2
 _STATISTICS = "stats"
 _INCEPTION = "inception"
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string(
+FLAGS = Flags()
+FLAGS.string(
   "format",
   None,
   "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan, stats or inception",
-  flag_values=FLAGS,
 )
-flags.DEFINE_string(
+FLAGS.local_path(
   "out",
   None,
   "folder to make; of inception, that keeps it in place of the cache",
-  flag_values=FLAGS,
 )
-flags.DEFINE_string(
-  "ema", None, "file of the generator's moving average", flag_values=FLAGS
-)
+FLAGS.string("ema", None, "file of the generator's moving average")
 define_config(FLAGS, "config of the run; its model must fit the weights")
-flags.DEFINE_string(
-  "source", None, "data set of the run, without --config", flag_values=FLAGS
-)
-flags.DEFINE_boolean(
+FLAGS.string("source", None, "data set of the run, without --config")
+FLAGS.bool(
   "unsafe_pickle",
   False,
   "read .pkl files, which runs the code in them: only for files you trust",
-  flag_values=FLAGS,
 )
 
 
 def run(file: str | None = None, d_file: str | None = None) -> int:
   """Reads, checks, then writes one folder, or one file in the cache."""
-  from bigscale.cli.common import require_flag
   from bigscale.interop.formats import FORMATS
   from bigscale.spec import require
 
-  name = require_flag(FLAGS, "format", "biggan-pytorch")
+  name = FLAGS.require("format", "biggan-pytorch")
   known = (*FORMATS, _STATISTICS, _INCEPTION)
   require(name in known, f"--format={name} must be one of {', '.join(known)}")
   require(
@@ -79,14 +68,13 @@ def run(file: str | None = None, d_file: str | None = None) -> int:
   )
   if name == _INCEPTION:
     return _inception(file, d_file)
-  out = require_flag(FLAGS, "out", "runs/imported")
+  out = FLAGS.require("out", "runs/imported")
   if name == _STATISTICS:
     return _statistics(file, d_file, out)
   return _weights(name, file, d_file, out)
 
 
 def _weights(name: str, file: str, d_file: str | None, out: str) -> int:
-  from bigscale.cli.common import spec_of
   from bigscale.interop.assemble import read_run, write_run
   from bigscale.interop.files import require_new
   from bigscale.spec import require

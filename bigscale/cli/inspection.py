@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
-from bigscale.cli.common import Trained, require_flag
+from bigscale.cli.common import Trained
+from bigscale.cli.flags import Flags
 from bigscale.data.manifest import DataError
 from bigscale.spec import DataSpec, RunSpec, SpecError, require
 from bigscale.spec.scores import CLASSIFIER, Score
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
   from bigscale.metrics.features import Features
 
 
-def check(values: flags.FlagValues) -> None:
+def check(values: Flags) -> None:
   """Refuses flags that do not go together, before anything is loaded.
 
   Raises:
@@ -56,7 +57,7 @@ def check(values: flags.FlagValues) -> None:
         "own classes; leave it out with --images",
       )
     if not statistics:
-      require_flag(values, "reference", "fashion_mnist")
+      values.require("reference", "fashion_mnist")
   require(
     not (statistics and values.reference),
     f"--statistics={statistics} and --reference={values.reference} are both to "
@@ -134,7 +135,7 @@ class Inspection:
 
   def __init__(
     self,
-    values: flags.FlagValues,
+    values: Flags,
     evaluator: "Evaluator",
     data: DataSpec | None,
     side: int,
@@ -242,7 +243,7 @@ class Inspection:
     return open_data(self._data, "train"), open_data(self._data, "heldout")
 
 
-def _network(values: flags.FlagValues, evaluator: "Evaluator") -> "Features":
+def _network(values: Flags, evaluator: "Evaluator") -> "Features":
   """The network that says what is alike."""
   networks = {panel.network.name: panel.network for panel in evaluator.panels}
   require(

@@ -16,17 +16,12 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+from ml_collections import ConfigDict
 
-from bigscale.cli import shipped
-from bigscale.spec import ModelBase, RunSpec, SpecError
+from bigscale.spec import ModelBase, SpecError
 from bigscale.spec.base import Schedule
 from bigscale.spec.model import family
 
-_SETTING = re.compile(r"--?config\.([^=]+)(=(.*))?", re.DOTALL)
-_NO_SETTING = re.compile(r"--?noconfig\.([^=]+)")
 _WORDS = {"true": True, "false": False, "yes": True, "no": False}
 _WORDS |= {"1": True, "0": False}
 _WHOLE = re.compile("[+-]?[0-9]+")
@@ -34,88 +29,26 @@ _WHOLE = re.compile("[+-]?[0-9]+")
 _ANYTHING = object()
 
 
-class _ConfigParser(ConfigFileFlagParser):
-  """Reads a config from a file, or a shipped one by its name."""
-
-  def parse(self, path: str) -> Any:
-    try:
-      return super().parse(shipped.locate(path))
-    except TypeError as error:
-      if "get_config() takes 0 positional arguments" not in str(error):
-        raise
-      file, _, argument = path.partition(":")
-      raise SpecError(
-        f"{file} takes no argument; leave :{argument} out"
-      ) from error
-
-
-def define_config(values: flags.FlagValues, text: str) -> None:
-  """The flag --config, and what `--config.NAME=VALUE` becomes."""
-  config_flags.DEFINE_config_file(
-    "config",
-    help_string=f"{text}: FILE.py or FILE.py:ARG, or the name of a shipped "
-    f"one, NAME or NAME:ARG: {', '.join(shipped.names())}",
-    flag_values=values,
-    # Settings are read here.
-    sys_argv=[],
-  )
-  values["config"].parser = _ConfigParser("config", lock_config=True)
-  flags.DEFINE_multi_string(
-    "config_set",
-    [],
-    "NAME=VALUE of a setting of the run, which is also written "
-    "--config.NAME=VALUE; lists as a,b",
-    flag_values=values,
-  )
-
-
-def rewrite(argv: Sequence[str]) -> list[str]:
-  """Words with `--config.NAME=VALUE` as `--config_set=NAME=VALUE`."""
-  rest, out = list(argv), []
-  while rest:
-    word = rest.pop(0)
-    if denied := _NO_SETTING.fullmatch(word):
-      out.append(f"--config_set={denied[1]}=false")
-    elif found := _SETTING.fullmatch(word):
-      value = found[3]
-      if value is None:
-        # `--config.NAME VALUE`, or a switch.
-        follows = rest and not rest[0].startswith("--")
-        value = rest.pop(0) if follows else "true"
-      out.append(f"--config_set={found[1]}={value}")
-    else:
-      out.append(word)
-  return out
-
-
-def config_of(values: flags.FlagValues, root: Any = RunSpec) -> Any:
-  """The config that --config named, with the settings of the command line.
+def override(config: Any, root: Any, settings: Sequence[str]) -> None:
+  """Sets fields of a config, in place.
 
   Args:
-    values: of the command.
-    root: what the config is of: a spec, or a mapping from keys to specs.
+    config: the config.
+    root: what it is of: a spec, or a mapping from keys to specs.
+    settings: of the form NAME=VALUE.
 
   Raises:
-    SpecError: the config cannot be loaded, or a setting is none.
+    SpecError: the spec has no such field, or the value is not of its type.
   """
-  config = values.config
-  try:
-    # A file that failed to load speaks up at the first look into it.
-    config.items()
-  except OSError as error:
-    raise SpecError(f"--config: {error}") from error
-  if not values.config_set:
-    return config
   with contextlib.ExitStack() as stack:
     if isinstance(config, ConfigDict):
       stack.enter_context(config.unlocked())
       stack.enter_context(config.ignore_type())
-    for setting in values.config_set:
+    for setting in settings:
       path, equals, text = setting.partition("=")
       if not equals:
         raise SpecError(f"--config_set={setting} must be NAME=VALUE")
       _set(config, root, path, text)
-  return config
 
 
 def _set(config: Any, root: Any, path: str, text: str) -> None:

@@ -18,65 +18,48 @@ the collectives; nothing was run, so compare plans with plans.
 
 import json
 
-from absl import flags
+from bigscale.cli.config import define_config, spec_of
+from bigscale.cli.flags import Flags
 
-from bigscale.cli.overrides import define_config
-
-FLAGS = flags.FlagValues()
+FLAGS = Flags()
 define_config(FLAGS, "the run's config file")
-flags.DEFINE_list(
+FLAGS.list(
   "topology",
   [],
   "slice in chips, like v3:16x16, v4:4x4x4, v5e:16x16, v5p:8x8x8, v6e:16x16, "
   "or 2xv5e:16x16 for two; several for --sweep",
-  flag_values=FLAGS,
 )
-flags.DEFINE_list(
+FLAGS.list(
   "mode",
   [],
   "in place of the config's mesh: replicated, or zero:N or fsdp:N, which split "
   "the state over N devices; several for --sweep",
-  flag_values=FLAGS,
 )
-flags.DEFINE_enum(
+FLAGS.enum(
   "effort",
   "default",
   ["default", "O1"],
   "of the compiler; O1 is four times faster, right for memory and "
   "communication, and its cycles are too many: compare like with like",
-  flag_values=FLAGS,
 )
-flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
-flags.DEFINE_bool(
-  "sweep",
-  False,
-  "compare all of --topology and --mode in a table",
-  flag_values=FLAGS,
+FLAGS.bool("json", False, "print JSON")
+FLAGS.bool("sweep", False, "compare all of --topology and --mode in a table")
+FLAGS.local_path(
+  "baseline", None, "an earlier plan's JSON, to show what changed since"
 )
-flags.DEFINE_string(
-  "baseline",
-  None,
-  "an earlier plan's JSON, to show what changed since",
-  flag_values=FLAGS,
-)
-flags.DEFINE_bool(
-  "require_fit", False, "exit with 2 if it does not fit", flag_values=FLAGS
-)
-flags.DEFINE_alias("require-fit", "require_fit", flag_values=FLAGS)
-flags.DEFINE_bool(
-  "no_cache", False, "plan again what was planned before", flag_values=FLAGS
-)
+FLAGS.bool("require_fit", False, "exit with 2 if it does not fit")
+FLAGS.alias("require-fit", "require_fit")
+FLAGS.bool("no_cache", False, "plan again what was planned before")
 
 
 def run() -> int:
   """Plans a run, or several."""
-  from bigscale.cli.common import require_flag, spec_of
   from bigscale.plan import topology
   from bigscale.plan.sweep import sweep, with_mode
   from bigscale.spec import require
 
   topology.prepare()
-  names = require_flag(FLAGS, "topology", "v5e:16x16") or []
+  names = FLAGS.require("topology", "v5e:16x16") or []
   spec = spec_of(FLAGS)
   specs = [with_mode(spec, mode) for mode in FLAGS.mode] or [spec]
   require(bool(names), "--topology is missing; give --topology=v5e:16x16")

@@ -7,16 +7,15 @@ Works on finished, running and broken-off runs; needs only the run's folder.
 
 import pathlib
 
-from absl import flags
+from bigscale.cli.flags import Flags
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
+FLAGS = Flags()
+FLAGS.local_path("workdir", None, "folder of a run")
 
 
 def run() -> int:
   """Writes the page and prints where it is."""
-  from bigscale.cli.common import require_flag
   from bigscale.report import write_report
 
-  print(write_report(pathlib.Path(require_flag(FLAGS, "workdir", "runs/a"))))
+  print(write_report(pathlib.Path(FLAGS.require("workdir", "runs/a"))))
   return 0

@@ -27,90 +27,63 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from absl import flags
-
 from bigscale.cli import truncation
 from bigscale.cli.common import (
   Trained,
   define_process_flags,
   join_processes,
   load,
-  require_flag,
 )
+from bigscale.cli.flags import Flags
 from bigscale.spec import ModelBase, SpecError, TruncationRule, require
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "folder of a run", flag_values=FLAGS)
-flags.DEFINE_string("out", None, "FILE.png or FILE.npz", flag_values=FLAGS)
-flags.DEFINE_integer(
-  "step", None, "checkpoint to use; the newest by default", flag_values=FLAGS
+FLAGS = Flags()
+FLAGS.local_path("workdir", None, "folder of a run")
+FLAGS.local_path("out", None, "FILE.png or FILE.npz")
+FLAGS.integer("step", None, "checkpoint to use; the newest by default")
+FLAGS.integer(
+  "num", 64, "how many images, where no sheet is asked for", lower_bound=1
 )
-flags.DEFINE_integer(
-  "num",
-  64,
-  "how many images, where no sheet is asked for",
-  lower_bound=1,
-  flag_values=FLAGS,
-)
-flags.DEFINE_integer(
-  "seed",
-  0,
-  "of the latents",
-  lower_bound=0,
-  upper_bound=2**31 - 1,
-  flag_values=FLAGS,
-)
-flags.DEFINE_list(
-  "labels", None, "classes to draw in turn, like 3,7", flag_values=FLAGS
-)
-flags.DEFINE_enum(
+FLAGS.integer("seed", 0, "of the latents", lower_bound=0, upper_bound=2**31 - 1)
+FLAGS.list("labels", None, "classes to draw in turn, like 3,7")
+FLAGS.enum(
   "interpolate",
   None,
   ["latents", "classes"],
   "sheet: every row walks from one latent or class to another",
-  flag_values=FLAGS,
 )
-flags.DEFINE_enum(
-  "path",
-  "spherical",
-  ["spherical", "linear"],
-  "of --interpolate=latents",
-  flag_values=FLAGS,
+FLAGS.enum(
+  "path", "spherical", ["spherical", "linear"], "of --interpolate=latents"
 )
-flags.DEFINE_enum(
+FLAGS.enum(
   "class_grid",
   None,
   ["rows", "columns"],
   "sheet: every class takes a row or a column",
-  flag_values=FLAGS,
 )
-flags.DEFINE_list(
+FLAGS.list(
   "truncation_sweep",
   None,
   "sheet: a row for each threshold; the paper's are 2,1,0.5,0.04",
-  flag_values=FLAGS,
 )
-flags.DEFINE_integer(
+FLAGS.integer(
   "rows",
   8,
   "walks of --interpolate, images a class of --class_grid=columns",
   lower_bound=1,
-  flag_values=FLAGS,
 )
-flags.DEFINE_integer(
+FLAGS.integer(
   "columns",
   None,
   "of the grid, about a square by default; of a sheet, 8: steps of a walk, "
   "images a class or a threshold",
   lower_bound=1,
-  flag_values=FLAGS,
 )
-flags.DEFINE_bool(
+FLAGS.bool(
   "same_latents",
   False,
   "all classes of --class_grid, or all rows of --interpolate=classes, show "
   "the same latents",
-  flag_values=FLAGS,
 )
 truncation.define_flags(FLAGS)
 define_process_flags(FLAGS)
@@ -133,8 +106,8 @@ def run() -> int:
   """Draws and writes one file, or one a page."""
   from bigscale.parallel import multihost
 
-  workdir = require_flag(FLAGS, "workdir", "runs/first")
-  out = _out(pathlib.Path(require_flag(FLAGS, "out", "samples.png")))
+  workdir = FLAGS.require("workdir", "runs/first")
+  out = _out(pathlib.Path(FLAGS.require("out", "samples.png")))
   kind = _kind()
   labels = _numbers("labels", int, "whole numbers, like 3,7")
   thresholds = _numbers("truncation_sweep", float, "numbers, like 2,1,0.5,0.04")

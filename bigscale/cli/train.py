@@ -28,57 +28,47 @@ set with --config.NAME=VALUE. `--config=FILE:ARG` calls `get_config(ARG)`.
 import os
 import sys
 
-from absl import flags
-
 from bigscale.cli.common import (
   define_data_flag,
   define_process_flags,
   join_processes,
-  require_flag,
-  spec_of,
 )
-from bigscale.cli.overrides import define_config
+from bigscale.cli.config import define_config, spec_of
+from bigscale.cli.flags import Flags
 
-FLAGS = flags.FlagValues()
+FLAGS = Flags()
 define_config(FLAGS, "the run's config file")
-flags.DEFINE_string(
-  "workdir", None, "folder of the run, made if need be", flag_values=FLAGS
-)
-flags.DEFINE_string(
+FLAGS.local_path("workdir", None, "folder of the run, made if need be")
+FLAGS.local_path(
   "init_from",
   None,
   "folder of another run of the same model: a new run starts from its newest "
   "weights and average, with fresh optimizers; a run that resumes ignores it",
-  flag_values=FLAGS,
 )
-flags.DEFINE_integer(
+FLAGS.integer(
   "virtual_devices",
   0,
   "split this machine's CPU into so many devices, to try a mesh without one",
   lower_bound=0,
-  flag_values=FLAGS,
 )
-flags.DEFINE_integer(
+FLAGS.integer(
   "local_processes",
   0,
   "run in so many processes of this machine, watched over by this one",
   lower_bound=0,
-  flag_values=FLAGS,
 )
-flags.DEFINE_bool(
+FLAGS.bool(
   "change",
   False,
   "a run that resumes may go on with another batch size, other rates of the "
   "optimizers or averages than it began with; that is written into the run. "
   "Settings that change no number may differ without it",
-  flag_values=FLAGS,
 )
-flags.DEFINE_bool(
+FLAGS.bool(
   "accept_data",
   False,
   "a run that resumes goes on although the content of its data has changed: "
   "the same records, some of them mended or damaged",
-  flag_values=FLAGS,
 )
 define_data_flag(FLAGS)
 define_process_flags(FLAGS)
@@ -95,7 +85,7 @@ def run() -> int:
   if FLAGS.virtual_devices:
     prepare_cpu(FLAGS.virtual_devices)
   spec = spec_of(FLAGS)
-  workdir = require_flag(FLAGS, "workdir", "runs/first")
+  workdir = FLAGS.require("workdir", "runs/first")
 
   from bigscale.data.shown import shown
   from bigscale.parallel import multihost
@@ -137,7 +127,7 @@ def _run_locally(processes: int) -> int:
   )
   # Whatever is wrong with the config is better said once.
   spec_of(FLAGS)
-  life = Life(require_flag(FLAGS, "workdir", "runs/first"))
+  life = Life(FLAGS.require("workdir", "runs/first"))
   # Of a flag that is given twice, the last one counts.
   words = [*sys.argv, "--local_processes=0"]
   program = [sys.executable, "-m", "bigscale.cli.main", *words]

@@ -3,22 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from absl import flags
-
 from bigscale.cli.common import Trained
+from bigscale.cli.flags import Flags
 from bigscale.spec import TRUNCATION_RULES, TruncationRule
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(values: Flags) -> None:
   """The flags that `rule_of` and `under` read."""
-  flags.DEFINE_float(
+  values.float(
     "truncation",
     None,
     "narrow the latents: less variety, more fidelity. The rule says how",
-    flag_values=values,
   )
-  flags.DEFINE_enum(
+  values.enum(
     "truncation_rule",
     None,
     list(TRUNCATION_RULES),
@@ -26,16 +23,14 @@ def define_flags(values: flags.FlagValues) -> None:
     "scale: truncation * truncnorm(-2, 2) (the official TF-Hub modules and "
     "their ports). By default that of the config, then that of the weights' "
     "authors, then resample",
-    flag_values=values,
   )
-  flags.DEFINE_integer(
+  values.integer(
     "standing_batches",
     0,
     "normalize by the mean statistics of so many batches of the same "
     "truncation (the paper: 100); 0 takes those published with the weights "
     "for this truncation, else the running ones of training",
     lower_bound=0,
-    flag_values=values,
   )
 
 
@@ -67,7 +62,7 @@ def rule_of(trained: Trained, asked: TruncationRule | None) -> TruncationRule:
 def under(
   trained: Trained,
   truncation: float | None,
-  values: flags.FlagValues,
+  values: Flags,
   class_counts: Sequence[int] = (),
 ) -> Under:
   """Returns the generator to sample under a truncation.
@@ -118,6 +113,8 @@ def _normalized(
   class_counts: Sequence[int],
 ) -> tuple[Any, str]:
   """The average with the statistics to use, and which they are."""
+  import numpy as np
+
   from bigscale.data.proportions import apportion
   from bigscale.metrics.labels import labels_of
   from bigscale.sampling.standing import STANDING_SEED, standing_statistics

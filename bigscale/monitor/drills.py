@@ -33,7 +33,7 @@ from bigscale.train.build import Built
 from bigscale.train.checkpoint import CheckpointReader
 from bigscale.train.disturb import Disturbance
 from bigscale.train.hooks import DivergedError, draw_for_scores
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 from bigscale.types import Batch
 
 _SCORE = "fd_classifier"

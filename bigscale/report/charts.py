@@ -1,11 +1,10 @@
-"""Curves as inline SVG.
+"""Curves over kimg as inline SVG, drawn by matplotlib.
 
 Text and axes take the colour of the page around them (`currentColor`), so one
 drawing serves light and dark pages. Legends are left to the page, which can
 wrap them. Nothing of the run is ever drawn as text.
 """
 
-import colorsys
 import dataclasses
 import io
 import math
@@ -14,10 +13,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 
-from bigscale.report.axes import GREATEST, INK, dress, fit
-from bigscale.report.band import draw_band, draw_marks, legend_of
+from bigscale.report.band import Legend, draw_band, draw_marks
 from bigscale.report.timeline import Timeline
 
 # Mid-tones that stand out from white and from black alike.
@@ -31,20 +32,49 @@ PALETTE = (
   "#25a3ad",
   "#c45bb5",
 )
-REFERENCE_COLORS = ("#2fa36b", "#d0506f", "#a3814a", "#8f6fd1", "#25a3ad")
-
-# Inches of 72 points; the page stretches it.
-_SIZE = (5.4, 2.9)
-# Inches of the monitor's band: of a row, at most of all, and above it.
-_ROW, _BAND, _GAP = 0.13, 0.7, 0.07
-# Shares of the figure. Wide enough for the longest numbers, and the same for
-# all, so that the axes of neighbours line up.
-_MARGINS = {"left": 0.11, "right": 0.985, "top": 0.965, "bottom": 0.16}
+# An unlikely colour that the finished drawing swaps for the page's own.
+_INK = "#0a0b0c"
+_STYLE = {
+  "axes.axisbelow": True,
+  "axes.edgecolor": _INK,
+  "axes.grid": True,
+  "axes.labelcolor": _INK,
+  "axes.unicode_minus": False,
+  "axes.spines.left": False,
+  "axes.spines.right": False,
+  "axes.spines.top": False,
+  "font.size": 9,
+  "grid.alpha": 0.13,
+  "grid.color": _INK,
+  "grid.linewidth": 0.7,
+  "svg.fonttype": "none",
+  "text.usetex": False,
+  "xaxis.labellocation": "right",
+  # Wide enough for the longest numbers, and the same for all, so that the axes
+  # of neighbours line up.
+  "figure.subplot.left": 0.12,
+  "figure.subplot.right": 0.985,
+  "figure.subplot.top": 0.965,
+  "figure.subplot.bottom": 0.16,
+  "figure.subplot.hspace": 0.07,
+} | {
+  f"{axis}tick.{name}": value
+  for axis in "xy"
+  for name, value in (("color", _INK), ("major.size", 0))
+}
+# Inches of 72 points; the page stretches it. Of the band: a row, all at most.
+_WIDTH, _HEIGHT, _ROW, _BAND = 5.4, 2.9, 0.13, 0.7
 # More points than the first are drawn as about as many stretches as the second.
 _MOST_POINTS = 400
 _STRETCHES = 160
 _MARKED_POINTS = 40
 _MOST_REMARKS = 6
+# Beyond, matplotlib's arithmetic on the axis itself overflows.
+_GREATEST = 1e300
+# Times the median beyond which a linear axis would hide all that came before.
+_EXTREME = 1e3
+# Shares of the height beyond the curves; the second where some were given up.
+_MARGIN, _ROOM = 0.05, 0.4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +97,11 @@ class Line:
   y: Sequence[float]
   faint: bool = False
   rank: int = 0
+
+  @property
+  def finite(self) -> list[float]:
+    """The values that can be drawn."""
+    return [y for y in self.y if abs(y) < _GREATEST]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,19 +127,15 @@ class Chart:
 
   title: str
   svg: str
-  legend: list[tuple[str, str, str]]
+  legend: Legend
   remark: str
   thinned: bool
 
 
 def spread(count: int) -> list[str]:
-  """`count` colours in an order the eye can follow, first blue, last red."""
-  colors = []
-  for i in range(count):
-    hue = 0.62 * (1 - i / max(count - 1, 1))
-    rgb = colorsys.hls_to_rgb(hue, 0.52, 0.62)
-    colors.append("#" + "".join(f"{round(255 * part):02x}" for part in rgb))
-  return colors
+  """Returns colours in an order the eye can follow, first blue, last red."""
+  hues = 0.62 * np.linspace(1, 0, count)
+  return [to_hex(hsv_to_rgb((hue, 0.72, 0.82))) for hue in hues]
 
 
 def draw(
@@ -131,116 +162,58 @@ def draw(
     The drawing. Where there are too many points to draw, each stretch of
     them is drawn as its mean within the band from its least to its greatest.
   """
-  rc = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": title,
-    "font.size": 9,
-    "text.usetex": False,
-  }
-  below = timeline if band and timeline and timeline.stretches else None
-  with matplotlib.rc_context(rc):
-    figure, axes, strip = _canvas(len(below.attempts) if below else 0)
-    thinned = False
-    for line in lines:
-      thinned |= _draw_line(axes, line)
-    _reach(axes, lines)
+  attempts = timeline.attempts if band and timeline else []
+  with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
+    figure, axes, below = _canvas(len(attempts))
+    kept = [line for line in lines if not line.faint]
+    given_up = [line for line in lines if line.faint]
+    thinned = [_draw_line(axes, line) for line in kept]
     for level in levels:
       axes.axhline(level.y, color=level.color, linewidth=1.2, linestyle="--")
+    told = _set_y_axis(axes, scale, kept, given_up, levels)
+    thinned += [_draw_line(axes, line) for line in given_up]
+    legend = _legend(lines, levels)
     if timeline:
-      draw_marks(axes, timeline)
-    told = fit(axes, scale, *_finite(lines, levels))
-    if not levels:
-      _steady(axes, lines)
-    dress(axes)
-    if below:
-      draw_band(strip, below, INK)
-      dress(strip)
-      strip.grid(visible=False)
-      axes.tick_params(labelbottom=False)
-    (strip or axes).set_xlabel("kimg", color=INK, loc="right", labelpad=1)
-    drawing = io.StringIO()
-    figure.savefig(
-      drawing,
-      format="svg",
-      transparent=True,
-      metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-    )
-  svg = drawing.getvalue().replace(INK, "currentColor")
+      legend += draw_marks(axes, timeline)
+    if attempts:
+      legend += draw_band(below, timeline, _INK)
+    svg = _svg(figure)
   return Chart(
     title=title,
-    svg=svg[svg.index("<svg") :],
-    legend=_legend(lines, levels, timeline, below is not None),
+    svg=svg,
+    legend=legend,
     remark=" ".join(filter(None, (_gaps(lines), told))),
-    thinned=thinned,
+    thinned=any(thinned),
   )
 
 
-def _canvas(attempts: int) -> tuple[Figure, Any, Any]:
-  """A figure, the axes of its curves, and those of a band with some rows."""
-  width, height = _SIZE
-  if not attempts:
-    figure = Figure(figsize=_SIZE)
-    return figure, figure.subplots(gridspec_kw=_MARGINS), None
-  band = min(attempts * _ROW, _BAND)
-  total = height + band + _GAP
-  figure = Figure(figsize=(width, total))
-  margins = _MARGINS | {
-    "top": 1 - (1 - _MARGINS["top"]) * height / total,
-    "bottom": _MARGINS["bottom"] * height / total,
-  }
-  curves = (_MARGINS["top"] - _MARGINS["bottom"]) * height
-  axes, strip = figure.subplots(
-    2,
-    sharex=True,
-    gridspec_kw=margins
-    | {
-      "height_ratios": (curves, band),
-      "hspace": 2 * _GAP / (curves + band),
-    },
+def _canvas(rows: int) -> tuple[Figure, Axes, Axes | None]:
+  """Returns a figure, the axes of curves, and those of a band of some rows."""
+  band = min(rows * _ROW, _BAND)
+  figure = Figure(figsize=(_WIDTH, _HEIGHT + band))
+  shares = [_HEIGHT, band] if rows else [_HEIGHT]
+  column = figure.subplots(
+    len(shares), sharex=True, squeeze=False, height_ratios=shares
   )
-  return figure, axes, strip
+  axes, *below = column[:, 0]
+  for each in below:
+    each.grid(visible=False)
+  for each in (axes, *below):
+    each.spines.bottom.set_alpha(0.4)
+    each.xaxis.set_major_formatter("{x:,g}")
+  column[-1, 0].set_xlabel("kimg", labelpad=1)
+  return figure, axes, below[0] if below else None
 
 
-def _legend(
-  lines: Sequence[Line],
-  levels: Sequence[Level],
-  timeline: Timeline | None,
-  band: bool,
-) -> list[tuple[str, str, str]]:
-  entries = [
-    (line.label, line.color, "solid")
-    for line in lines
-    if not line.faint and not line.rank
-  ]
-  entries += [(level.label, level.color, "dashed") for level in levels]
-  if any(line.faint for line in lines):
-    entries.append(("given up by a rollback", "currentColor", "dotted"))
-  return entries + (legend_of(timeline, band) if timeline else [])
+def _svg(figure: Figure) -> str:
+  drawing = io.StringIO()
+  unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+  figure.savefig(drawing, format="svg", transparent=True, metadata=unsaid)
+  svg = drawing.getvalue().replace(_INK, "currentColor")
+  return svg[svg.index("<svg") :]
 
 
-def _finite(
-  lines: Sequence[Line], levels: Sequence[Level]
-) -> tuple[list[float], list[float]]:
-  """Values that the axis is made for, and those that were given up."""
-  kept, given_up = (
-    [y for a in lines if a.faint == faint for y in a.y if abs(y) < GREATEST]
-    for faint in (False, True)
-  )
-  return kept + [a.y for a in levels if abs(a.y) < GREATEST], given_up
-
-
-def _reach(axes: Any, lines: Sequence[Line]) -> None:
-  """Gives all drawings of a run the same horizontal axis.
-
-  Values that are not finite at its end would else shorten it.
-  """
-  x = [x for line in lines for x in line.x]
-  if x:
-    axes.update_datalim([(min(x), 0.0), (max(x), 0.0)], updatey=False)
-    axes.autoscale_view(scaley=False)
-
-
-def _draw_line(axes: Any, line: Line) -> bool:
+def _draw_line(axes: Axes, line: Line) -> bool:
   """Draws one curve; says whether it was thinned."""
   x, mean, least, most = _thin(line.x, line.y)
   thinned = len(x) < len(line.x)
@@ -256,16 +229,20 @@ def _draw_line(axes: Any, line: Line) -> bool:
     alpha=(0.8 if line.faint else 1.0) * 0.6**line.rank,
     marker="o" if marked else "",
     markersize=3,
+    zorder=1.9 if line.faint else 2,
   )
   if thinned and not line.rank:
     axes.fill_between(x, least, most, color=line.color, alpha=0.18, linewidth=0)
+  # All drawings of a run reach as far, though their last values be no numbers.
+  axes.update_datalim([(line.x[0], 0), (line.x[-1], 0)], updatey=False)
+  axes.autoscale_view(scaley=False)
   return thinned
 
 
 def _thin(x: Sequence[float], y: Sequence[float]) -> tuple[Any, Any, Any, Any]:
-  """Kimg, mean, least and greatest of stretches of equally many points."""
+  """Returns kimg, mean, least and greatest of stretches of as many points."""
   y_n = np.asarray(y, np.float64)
-  y_n = np.ma.masked_where(~(np.abs(y_n) < GREATEST), y_n)
+  y_n = np.ma.masked_where(~(np.abs(y_n) < _GREATEST), y_n)
   x_n = np.asarray(x, np.float64)
   if len(x_n) <= _MOST_POINTS:
     return x_n, y_n, y_n, y_n
@@ -277,14 +254,90 @@ def _thin(x: Sequence[float], y: Sequence[float]) -> tuple[Any, Any, Any, Any]:
   return x_sp.mean(1), y_sp.mean(1), y_sp.min(1), y_sp.max(1)
 
 
-def _steady(axes: Any, lines: Sequence[Line]) -> None:
-  """Gives an axis from 0 to curves that never leave one positive value.
+def _set_y_axis(
+  axes: Axes,
+  scale: str,
+  kept: Sequence[Line],
+  given_up: Sequence[Line],
+  levels: Sequence[Level],
+) -> str:
+  """Makes the axis for what was kept, which is drawn already, and fixes it.
 
-  Left alone, the axis would spread its round-off over the whole height.
+  What was given up leaves the picture where it would make the rest of it too
+  small to be seen.
+
+  Returns:
+    What the reader has to be told, as sentences, or "".
   """
-  values = {y for line in lines for y in line.y if math.isfinite(y)}
-  if axes.get_yscale() == "linear" and len(values) == 1 and min(values) > 0:
-    axes.set_ylim(0, 1.25 * values.pop())
+  values = [y for line in kept for y in line.finite]
+  values += [level.y for level in levels if abs(level.y) < _GREATEST]
+  lost = [y for line in given_up for y in line.finite]
+  if not values:
+    values, lost = lost, []
+    axes.update_datalim([(0, y) for y in values], updatex=False)
+  if not values:
+    return ""
+  remark, low, high = "", min(values), max(values)
+  # Left alone, the axis of a constant would be of its round-off.
+  if low == high > 0 and not levels:
+    axes.set_ylim(0, 1.25 * high)
+  elif scale == "log" and low > 0:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(_log_locator(math.log10(high / low)))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+  else:
+    remark = _bend(axes, values)
+  axes.yaxis.set_major_formatter("{x:,g}")
+  axes.margins(y=_MARGIN)
+  if not _within(lost, axes.get_ylim()):
+    # Room to see where it went.
+    axes.margins(y=_ROOM)
+  axes.set_ylim(axes.get_ylim())
+  if not _within(lost, axes.get_ylim()):
+    ends = sorted({min(lost), max(lost)})
+    span = " to ".join(f"{y:,.4g}" for y in ends)
+    remark += f" Given up, and partly out of the picture: {span}."
+  return remark.strip()
+
+
+def _within(values: Sequence[float], limits: tuple[float, float]) -> bool:
+  return not values or (limits[0] <= min(values) and max(values) <= limits[1])
+
+
+def _log_locator(decades: float) -> ticker.Locator:
+  """Returns which numbers an axis of some decades names."""
+  subs = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
+  if decades < 0.9:
+    subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+  return ticker.LogLocator(subs=subs, numticks=12)
+
+
+def _bend(axes: Axes, values: Sequence[float]) -> str:
+  """Makes a linear axis logarithmic at its ends where values need it."""
+  usual, greatest = float(np.median(np.abs(values))), max(map(abs, values))
+  if usual == 0 or greatest <= _EXTREME * usual:
+    return ""
+  threshold = 10.0 ** math.ceil(math.log10(usual))
+  # What is usual gets about a third of the height.
+  linscale = max(1.0, 0.5 * math.log10(greatest / threshold))
+  axes.set_yscale("symlog", linthresh=threshold, linscale=linscale)
+  locator = ticker.SymmetricalLogLocator(linthresh=threshold, base=10)
+  locator.set_params(numticks=7)
+  axes.yaxis.set_major_locator(locator)
+  axes.yaxis.set_minor_locator(ticker.NullLocator())
+  return f"Beyond ±{threshold:,g} the axis is logarithmic."
+
+
+def _legend(lines: Sequence[Line], levels: Sequence[Level]) -> Legend:
+  legend = [
+    (line.label, line.color, "solid")
+    for line in lines
+    if not line.faint and not line.rank
+  ]
+  legend += [(level.label, level.color, "dashed") for level in levels]
+  if any(line.faint for line in lines):
+    legend.append(("given up by a rollback", "currentColor", "dotted"))
+  return legend
 
 
 def _gaps(lines: Sequence[Line]) -> str:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import math
 import re
 import statistics
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterator
 
 from bigscale.report.charts import (
   PALETTE,
-  REFERENCE_COLORS,
   Chart,
   Level,
   Line,
@@ -63,11 +63,10 @@ def distance_chart(run: Run) -> Chart | None:
   lines = _lines(run, [distance.scalar], ["generated samples"], PALETTE)
   if not lines:
     return None
-  found = distance.levels
-  colors = REFERENCE_COLORS * (1 + len(found) // len(REFERENCE_COLORS))
+  colors = itertools.cycle(PALETTE[2:])
   levels = [
-    Level(label=label, color=color, y=value)
-    for (label, value), color in zip(found.items(), colors, strict=False)
+    Level(label=label, color=next(colors), y=value)
+    for label, value in distance.levels.items()
   ]
   return draw(distance.title, lines, levels, scale="log")
 
@@ -150,8 +149,7 @@ def _singular_values(
 
 def _growth(run: Run, name: str) -> float:
   """How far a value went from its median in the first half, as |log|."""
-  rows = [*run.rows, *(row for rows in run.abandoned for row in rows)]
-  _, y = series(sorted(rows, key=lambda row: row["step"]), name)
+  _, y = series(run.all_rows, name)
   if any(not math.isfinite(value) for value in y):
     return math.inf
   half = len(y) // 2

@@ -1,6 +1,7 @@
 """The numbers worth saying in words: title, headline, evaluations."""
 
 import dataclasses
+import json
 import math
 import pathlib
 import statistics
@@ -8,7 +9,7 @@ from typing import Any
 
 from bigscale.report.curves import NETWORKS
 from bigscale.report.distance import distance_of
-from bigscale.report.history import is_number
+from bigscale.report.history import attempt_of, is_number
 from bigscale.report.read import Run
 
 _MODELS = {"r3gan": "R3GAN", "biggan": "BigGAN"}
@@ -193,6 +194,25 @@ def headline(run: Run) -> list[tuple[str, str]]:
 
 def _times(value: float, unit: float, of: str) -> str:
   return f" ({value / unit:.3g} times {of})" if unit > 0 else ""
+
+
+def changed_settings(run: Run) -> list[tuple[str, str]]:
+  """Returns when each setting changed, and from what to what."""
+  rows = []
+  for event in run.events:
+    if event.get("event") != "setting_changed":
+      continue
+    kimg = run.kimg_at(event.get("step", 0), attempt_of(event))
+    old, new = (
+      json.dumps(event.get(name), ensure_ascii=False) for name in ("old", "new")
+    )
+    said = f"{event.get('setting')}: {old} to {new}"
+    if event.get("consequence"):
+      said += f"; {event['consequence']}"
+    after = f"step {number(event.get('step', ''))}"
+    after += "" if kimg is None else f", {number(kimg)} kimg"
+    rows.append((after, said))
+  return rows
 
 
 def evaluations(run: Run) -> Table:

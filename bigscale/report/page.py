@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from bigscale.report import goodput
-from bigscale.report.changed import changed_settings
 from bigscale.report.charts import Chart
 from bigscale.report.curves import (
   class_share_chart,
@@ -29,6 +28,7 @@ from bigscale.report.decisions import Decision, decisions, summary
 from bigscale.report.facts import (
   best_evaluation,
   cards,
+  changed_settings,
   evaluations,
   headline,
   number,

@@ -6,6 +6,7 @@ gone back to an earlier step, or may predate a file: none of it is an error.
 
 import collections
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -27,6 +28,8 @@ _NOT_FINITE = {
   "Infinity": math.inf,
   "-Infinity": -math.inf,
 }
+# Of rows: where they stand, and when they were written.
+_NO_SCALARS = ("step", "kimg", "seconds", "attempt", "time")
 # Of events.
 _STEPS = ("step", "to_step", "of_step", "attempt")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -110,18 +113,31 @@ class Run:
 
   def series(self, name: str) -> tuple[list[float], list[float]]:
     """The kimg and the values of a scalar, along the rows that led here."""
-    return series(self.rows, name)
+    return self._columns.get(name, ([], []))
 
   def names(self) -> list[str]:
     """All scalars logged, in the order in which they first appear."""
-    found: dict[str, None] = {}
+    return [name for name in self._columns if name not in _NO_SCALARS]
+
+  @functools.cached_property
+  def _columns(self) -> dict[str, tuple[list[float], list[float]]]:
+    """The kimg and the values of all numbers of the rows that led here."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
     for row in self.rows:
-      found |= dict.fromkeys(k for k, v in row.items() if is_number(v))
-    return [
-      name
-      for name in found
-      if name not in ("step", "kimg", "seconds", "attempt", "time")
-    ]
+      for name, value in row.items():
+        if is_number(value):
+          if name not in found:
+            found[name] = [], []
+          x, y = found[name]
+          x.append(row["kimg"])
+          y.append(value)
+    return found
+
+  @functools.cached_property
+  def all_rows(self) -> list[dict[str, Any]]:
+    """All rows by step, also those that were given up."""
+    rows = [*self.rows, *(row for rows in self.abandoned for row in rows)]
+    return sorted(rows, key=lambda row: row["step"])
 
   def setting(self, path: str) -> Any:
     """A field of the spec, as "model.resolution"; None where unknown."""

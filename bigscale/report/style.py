@@ -1,5 +1,13 @@
 """How the page looks: one sheet, light and dark, narrow and wide."""
 
+# Of the monitor's verdicts, in tables and in drawings.
+LEVEL_COLORS = {
+  "ok": "#4cae6e",
+  "warn": "#d9a02b",
+  "rollback": "#d6453d",
+  "stop": "#8c2f39",
+}
+
 CSS = """
 :root {
   color-scheme: light dark;
@@ -96,12 +104,11 @@ tr.best td { color: var(--accent); font-weight: 600; }
 table.decisions td { overflow-wrap: anywhere; }
 .level { border-left: .6em solid var(--soft); padding-left: .45em; }
 .level { font-weight: 600; white-space: nowrap; }
-.level.ok { border-color: #4cae6e; }
-.level.warn { border-color: #d9a02b; }
-.level.rollback { border-color: #d6453d; }
-.level.stop { border-color: #8c2f39; }
 table.facts th { width: 17rem; }
 details { margin: .8rem 0; }
 summary { cursor: pointer; color: var(--accent); }
 @media print { main { max-width: none; } figure { break-inside: avoid; } }
-"""
+""" + "".join(
+  f".level.{level} {{ border-color: {color}; }}\n"
+  for level, color in LEVEL_COLORS.items()
+)

@@ -154,8 +154,7 @@ def _stretches(
 def _ends(run: Run, seen: list[dict[str, Any]]) -> dict[int, float]:
   """The last kimg that is known of each attempt."""
   ends: dict[int, float] = {}
-  rows = [*run.rows, *(row for rows in run.abandoned for row in rows)]
-  moments = [(attempt_of(row), row["kimg"]) for row in rows]
+  moments = [(attempt_of(row), row["kimg"]) for row in run.all_rows]
   moments += [
     (attempt_of(event), run.kimg_at(event["step"], attempt_of(event)))
     for event in seen

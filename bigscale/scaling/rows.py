@@ -24,6 +24,11 @@ _COMPARE = {
   # A word of several, as blocks of a sweep are written.
   "~": lambda cell, word: word in cell.split("+"),
 }
+# How a condition is written, for help texts.
+CONDITIONS = (
+  "COLUMN=VALUE, or with != < <= > >=, or COLUMN~WORD of several; may be "
+  "repeated, all must hold"
+)
 _WHERE = re.compile(r"(.+?)(<=|>=|!=|=|<|>|~)(.*)")
 # float() also takes 1_000, infinity and digits of other scripts.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")

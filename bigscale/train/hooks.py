@@ -16,10 +16,10 @@ from bigscale.sampling import grid, sample
 from bigscale.spec import ImageCount, RunSpec, TruncationRule, to_json
 from bigscale.train.build import Built
 from bigscale.train.folder import RunFolder
-from bigscale.train.logging import JsonLines, Progress, TensorBoard
 from bigscale.train.meter import Meter
 from bigscale.train.state import Average
 from bigscale.train.stragglers import Stragglers
+from bigscale.train.writers import JsonLines, Progress, TensorBoard
 
 # Fixed latents of the grids and of evaluations, apart from those of training.
 GRID_SEED = 1

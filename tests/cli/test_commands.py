@@ -31,8 +31,6 @@ def run_dir(tmp_path_factory):
 
 def bigscale(*args: str) -> int:
   """Runs the program in this process; flags start fresh every time."""
-  module = sys.modules.pop(f"bigscale.cli.{args[0]}", None)
-  del module
   return main(["bigscale", *args])
 
 

@@ -1,11 +1,17 @@
 """Every command, and every part of one, knows its own flags alone."""
 
+import dataclasses
 import importlib
 import keyword
+import subprocess
+import sys
+from typing import Literal
 
 import pytest
 
+from bigscale.cli.flags import Flags
 from bigscale.cli.main import COMMANDS, main
+from bigscale.spec import SpecError
 
 
 def module_of(command):
@@ -18,12 +24,11 @@ def flags_of():
   found = {}
   for command in COMMANDS:
     module = module_of(command)
-    parts = getattr(module, "SUBCOMMANDS", None)
-    if parts is None:
+    for part in getattr(module, "PARTS", ()):
+      known = importlib.import_module(f"{module.__name__}.{part}").FLAGS
+      found[f"{command} {part}"] = set(known)
+    if not hasattr(module, "PARTS"):
       found[command] = set(module.FLAGS)
-      continue
-    for name, part in parts.items():
-      found[f"{command} {name}"] = set(part.flags)
   return found
 
 
@@ -79,11 +84,11 @@ def test_help_lists_its_own_flags_alone(title, capsys):
   assert shown == known
 
 
-@pytest.mark.parametrize("command", ["scaling", "monitor", "data", "bench"])
+@pytest.mark.parametrize("command", ["scaling", "monitor", "data"])
 def test_help_of_a_command_names_its_parts(command, capsys):
   assert main(["bigscale", command, "--help"]) == 0
   said = capsys.readouterr().out
-  for name in module_of(command).SUBCOMMANDS:
+  for name in module_of(command).PARTS:
     assert f"\n  {name} " in said
 
 
@@ -100,6 +105,64 @@ def test_flags_may_stand_before_the_part(tmp_path, capsys):
   words = ["--json", "shares", str(table), "--x=images"]
   assert main(["bigscale", "scaling", *words]) == 0
   assert '"column": "images"' in capsys.readouterr().out
+
+
+def test_no_flag_is_named_as_a_method_of_all_flags():
+  """It could not be read as an attribute."""
+  for title, known in FLAGS.items():
+    assert not known & {name for name in dir(Flags) if name[0] != "_"}, title
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+  name: str
+  size: int = 3
+  scale: float = 0.5
+  padding: int | None = None
+  flip: bool = True
+  crop: Literal["center", "none"] = "center"
+
+
+def test_fields_of_a_dataclass_become_flags():
+  values = Flags()
+  texts = dict.fromkeys(("name", "size", "scale", "padding", "flip"), "text")
+  values.fields(_Options, **texts, crop="of the image")
+  values.read(["x"])
+  assert values.fields_of(_Options) == vars(_Options("")) | {"name": None}
+  values.read(["x", "--name=a", "--padding=2", "--noflip", "--crop=none"])
+  made = _Options(**values.fields_of(_Options))
+  assert made == _Options("a", padding=2, flip=False, crop="none")
+  with pytest.raises(SpecError, match=r"--crop.*center"):
+    values.read(["x", "--crop=round"])
+
+
+HEAVY = ("jax", "numpy", "matplotlib", "orbax", "tensorflow", "ml_collections")
+
+
+@pytest.mark.parametrize(
+  "words", ["--help", "report --help", "report --workdir=x", "sample --help"]
+)
+def test_what_computes_nothing_starts_at_once(words):
+  code = (
+    "import sys; from bigscale.cli.main import main; main(['', *sys.argv[1:]]);"
+    f"assert not [m for m in {HEAVY} if m in sys.modules], sys.modules"
+  )
+  made = subprocess.run(
+    [sys.executable, "-c", code, *words.split()], capture_output=True, text=True
+  )
+  assert made.returncode == 0, made.stderr
+
+
+def test_a_part_does_not_load_its_neighbours():
+  code = (
+    "import sys; from bigscale.cli.main import main;"
+    "main(['', 'scaling', 'shares', '--help']);"
+    "print([m for m in sys.modules if 'bigscale.cli.scaling.' in m])"
+  )
+  made = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert made.stdout.endswith("['bigscale.cli.scaling.shares']\n")
 
 
 def test_a_close_flag_is_offered(capsys):

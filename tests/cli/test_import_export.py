@@ -31,8 +31,6 @@ def quick_compiler():
 
 def bigscale(*args: object) -> int:
   """Runs the program in this process; flags start fresh every time."""
-  module = {"import": "import_"}.get(args[0], args[0])
-  sys.modules.pop(f"bigscale.cli.{module}", None)
   return main(["bigscale", *map(str, args)])
 
 

@@ -4,21 +4,21 @@ import dataclasses
 import typing
 
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 
-from bigscale.cli import overrides
-from bigscale.cli.common import spec_of
+from bigscale.cli.config import config_of, define_config, spec_of
+from bigscale.cli.flags import Flags
 from bigscale.cli.main import main
-from bigscale.spec import RunSpec, SpecError
+from bigscale.cli.overrides import override
+from bigscale.spec import RunSpec, SpecError, from_config
 from bigscale.spec.base import Schedule
 from tests.e2e import tiny
 
 
 def spec(*words, config=tiny.__file__):
-  values = flags.FlagValues()
-  overrides.define_config(values, "")
-  values(["x", *overrides.rewrite([f"--config={config}", *words])])
+  values = Flags()
+  define_config(values, "")
+  values.read(["x", f"--config={config}", *words])
   return spec_of(values)
 
 
@@ -141,12 +141,12 @@ def test_a_sweep_s_base_is_set_alike(tmp_path):
     f"def get_config():\n  return {{'base': {base!r}, 'blocks': "
     "{'a': {'seed': [0]}}}\n"
   )
-  values = flags.FlagValues()
-  overrides.define_config(values, "")
+  values = Flags()
+  define_config(values, "")
   words = ["--config.base.monitor.action=off", "--config.base.total_kimg=1"]
   words += ["--config.blocks.a.seed=[3, 4]"]
-  values(["x", *overrides.rewrite([f"--config={config}", *words])])
-  found = overrides.config_of(values, {"base": RunSpec})
+  values.read(["x", f"--config={config}", *words])
+  found = config_of(values, {"base": RunSpec})
   assert found["base"]["monitor"]["action"] == "off"
   assert found["base"]["total_kimg"] == 1.0
   assert found["blocks"]["a"]["seed"] == [3, 4]
@@ -179,11 +179,8 @@ def test_every_field_can_be_set_to_its_default(name, default):
     text = str(default)
   if name == "data.source":
     text = "emoji"
-  values = flags.FlagValues()
-  overrides.define_config(values, "")
-  values(["x", *overrides.rewrite([f"--config.{name}={text}"])])
-  values["config"].value = config
-  found = at(spec_of(values), name)
+  override(config, RunSpec, [f"{name}={text}"])
+  found = at(from_config(config), name)
   assert found == (text if name == "data.source" else default)
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bigscale.cli import shipped
+from bigscale.cli import config as shipped
 from bigscale.cli.main import main
 
 ROOT = pathlib.Path(__file__).parents[2]

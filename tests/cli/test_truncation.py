@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 from PIL import Image
 
 from bigscale.cli import common, truncation
+from bigscale.cli.flags import Flags
 from bigscale.cli.main import main
 from bigscale.interop import assemble, export
 from bigscale.models.biggan_deep import BigganDeepSpec
@@ -206,7 +206,7 @@ def test_a_run_that_starts_from_them_notes_which_it_took(run):
 def test_weights_of_later_steps_have_statistics_of_their_own(run, tmp_path):
   """The table is of the weights as they were published."""
   trained = common.load(str(run), None)._replace(imported={}, step=7)
-  values = flags.FlagValues()
+  values = Flags()
   truncation.define_flags(values)
   values(["bigscale"])
   found = truncation.under(trained, 0.4, values)

@@ -24,7 +24,7 @@ from bigscale.data.reading import open_data
 from bigscale.data.sources import open_source
 from bigscale.data.subset import Subset
 from bigscale.spec import DataSpec, SourceSpec
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 
 FOLDERS = {f"{'ab'[i % 2]}/{i}.png": png(i) for i in range(40)}
 

@@ -32,7 +32,6 @@ def photos(tmp_path_factory):
 
 def data(*arguments):
   """The exit code of a command, whose flags start fresh every time."""
-  sys.modules.pop("bigscale.cli.data", None)
   return main(["bigscale", "data", *map(str, arguments)])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigscale.cli import shipped
+from bigscale.cli import config as shipped
 from tests import wheels
 from tests.e2e import environments, tiny
 from tests.e2e.environments import done

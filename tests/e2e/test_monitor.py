@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import shutil
-import sys
 
 import jax
 import numpy as np
@@ -238,8 +237,6 @@ def test_a_run_that_no_rollback_helps_ends_with_code_3(
     "def get_config():\n"
     "  return monitored.config(action='rollback', retries=2)\n"
   )
-  # Flags start fresh.
-  sys.modules.pop("bigscale.cli.train", None)
   program = ["bigscale", "train", f"--config={settings}"]
   assert cli.main([*program, f"--workdir={path}"]) == 3
   said = capsys.readouterr().err

@@ -18,7 +18,7 @@ from bigscale.data.sources import BadRecordError, open_source
 from bigscale.data.whole import Whole
 from bigscale.report import write_report
 from bigscale.train.folder import write_whole
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 
 NAMES = (
   b"plain",

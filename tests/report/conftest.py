@@ -15,7 +15,7 @@ from bigscale.spec import (
   Schedule,
   to_json,
 )
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 
 _REFERENCE = {
   "event": "reference",

@@ -3,7 +3,7 @@
 from bigscale.report import write_report
 from bigscale.report.facts import cards
 from bigscale.report.read import read_run
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 
 
 def write(run_dir, row, **values):

@@ -1,9 +1,9 @@
 import dataclasses
 import xml.etree.ElementTree as ElementTree
 
-from bigscale.report.band import LEVEL_COLORS
 from bigscale.report.charts import Line, draw
 from bigscale.report.read import read_run
+from bigscale.report.style import LEVEL_COLORS
 from bigscale.report.timeline import timeline
 
 _LINE = Line(label="loss", color="#3987d6", x=[0.0, 10.0], y=[1.0, 2.0])

@@ -47,6 +47,11 @@ def test_a_log_axis_names_plain_numbers():
   assert {"1", "10", "100"} <= set(_texts(chart))
 
 
+def test_a_log_axis_of_less_than_a_decade_names_several_numbers():
+  chart = draw("d", [_line([1.2, 2.0, 6.0])], scale="log")
+  assert {"1.5", "2", "3", "5"} <= set(_texts(chart))
+
+
 @pytest.mark.parametrize("y", [[0.0, 1.0, 2.0], [-1.0, 2.0], [math.nan]])
 def test_a_log_axis_gives_way_to_values_it_cannot_show(y):
   log = draw("d", [_line(y)], scale="log")
@@ -120,9 +125,12 @@ def test_the_axis_reaches_to_the_last_row_though_it_is_not_finite():
   assert "100" in _texts(draw("d", [_line(y)]))
 
 
-@pytest.mark.parametrize("y", [[math.nan] * 3, [1e308, -1e308, 1e38], [0.0]])
-def test_extreme_values_draw_without_a_warning(y):
-  assert draw("d", [_line(y)]).svg
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize(
+  "y", [[math.nan] * 3, [1e308, -1e308, 1e38], [0.0], [0.9, 0.9]]
+)
+def test_extreme_values_draw_without_a_warning(y, scale):
+  assert draw("d", [_line(y)], scale=scale).svg
 
 
 def test_many_points_become_means_and_bands_that_hide_no_peak():

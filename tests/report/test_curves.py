@@ -4,7 +4,7 @@ import pytest
 
 from bigscale.report.curves import singular_value_charts, training_charts
 from bigscale.report.read import read_run
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 
 
 def _run(run_dir, rows):

@@ -3,7 +3,7 @@
 from bigscale.report.distance import distance_of
 from bigscale.report.facts import best_evaluation, cards
 from bigscale.report.read import read_run
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 
 
 def evaluated(run_dir, step, **scores):

@@ -7,7 +7,7 @@ import pytest
 from bigscale.report import ReportError
 from bigscale.report.read import read_run
 from bigscale.train import sealed
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 
 
 def _run_of(tmp_path, rows):

@@ -11,7 +11,7 @@ import pytest
 from bigscale.report import ReportError, write_report
 from bigscale.report.facts import duration, number
 from bigscale.sampling.grid import save_png
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 
 _VOID = {"meta", "img", "br"}
 

@@ -4,7 +4,7 @@ import pytest
 
 from bigscale.report.read import read_run
 from bigscale.report.timeline import timeline
-from bigscale.train.logging import JsonLines
+from bigscale.train.writers import JsonLines
 
 
 def _stretches(run_dir):

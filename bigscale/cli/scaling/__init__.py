@@ -11,16 +11,4 @@ r"""Run sweeps, fit and draw scaling laws, count collapses, measure noise.
 See docs/scaling.md.
 """
 
-from bigscale.cli.common import Subcommand
-from bigscale.cli.scaling import fit, noise, report, shares, sweep
-
-SUBCOMMANDS = {
-  name: Subcommand(part.FLAGS, part.run, part.__doc__)
-  for name, part in {
-    "sweep": sweep,
-    "fit": fit,
-    "report": report,
-    "shares": shares,
-    "noise": noise,
-  }.items()
-}
+PARTS = ("sweep", "fit", "report", "shares", "noise")

@@ -16,16 +16,13 @@ or is a bound. See docs/scaling.md.
 import json
 import pathlib
 
-from absl import flags
-
+from bigscale.cli.flags import Flags
 from bigscale.cli.scaling import law
 
-FLAGS = flags.FlagValues()
+FLAGS = Flags()
 law.define_flags(FLAGS)
-flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
-flags.DEFINE_string(
-  "out", None, "also write the JSON to this file", flag_values=FLAGS
-)
+FLAGS.bool("json", False, "print JSON")
+FLAGS.local_path("out", None, "also write the JSON to this file")
 
 
 def run(path: str = "") -> int:

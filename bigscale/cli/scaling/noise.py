@@ -10,18 +10,16 @@ import math
 import pathlib
 from typing import TYPE_CHECKING
 
-from absl import flags
-
 if TYPE_CHECKING:
   from bigscale.scaling.noise_scale import NoiseScale
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_integer("windows", 1, "parts of the run", flag_values=FLAGS)
-flags.DEFINE_integer(
-  "resamples", 4000, "resamples of the bootstrap", flag_values=FLAGS
-)
-flags.DEFINE_integer("seed", 0, "of the resamples", flag_values=FLAGS)
-flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
+from bigscale.cli.flags import Flags
+
+FLAGS = Flags()
+FLAGS.integer("windows", 1, "parts of the run")
+FLAGS.integer("resamples", 4000, "resamples of the bootstrap")
+FLAGS.integer("seed", 0, "of the resamples")
+FLAGS.bool("json", False, "print JSON")
 
 
 def run(path: str = "") -> int:

@@ -8,23 +8,19 @@ Takes a table as `bigscale scaling fit` does.
 
 import pathlib
 
-from absl import flags
-
-from bigscale.cli.common import require_flag
+from bigscale.cli.flags import Flags
 from bigscale.cli.scaling import law
 
-FLAGS = flags.FlagValues()
+FLAGS = Flags()
 law.define_flags(FLAGS)
-flags.DEFINE_string(
-  "out", None, "the drawing: .png, .svg or .pdf", flag_values=FLAGS
-)
+FLAGS.local_path("out", None, "the drawing: .png, .svg or .pdf")
 
 
 def run(path: str = "") -> int:
   """Fits a law and draws it."""
   from bigscale.scaling import figures
 
-  out = pathlib.Path(require_flag(FLAGS, "out", "law.png"))
+  out = pathlib.Path(FLAGS.require("out", "law.png"))
   figures.save(law.study(FLAGS, path, "report"), out)
   print(out)
   return 0

@@ -8,30 +8,16 @@ failed or still run are named and not counted.
 
 import json
 
-from absl import flags
+from bigscale.cli.flags import Flags
+from bigscale.scaling.rows import CONDITIONS
 
-from bigscale.cli.common import require_flag
-from bigscale.cli.scaling.law import WHERE
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-  "x", None, "column of what runs differ in", flag_values=FLAGS
-)
-flags.DEFINE_string(
-  "status",
-  "status",
-  "column of done, collapsed, failed, running",
-  flag_values=FLAGS,
-)
-flags.DEFINE_multi_string("where", [], WHERE, flag_values=FLAGS)
-flags.DEFINE_integer(
-  "resamples",
-  4000,
-  "permutations of the test for a trend",
-  flag_values=FLAGS,
-)
-flags.DEFINE_integer("seed", 0, "of the permutations", flag_values=FLAGS)
-flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
+FLAGS = Flags()
+FLAGS.string("x", None, "column of what runs differ in")
+FLAGS.string("status", "status", "column of done, collapsed, failed, running")
+FLAGS.multi_string("where", [], CONDITIONS)
+FLAGS.integer("resamples", 4000, "permutations of the test for a trend")
+FLAGS.integer("seed", 0, "of the permutations")
+FLAGS.bool("json", False, "print JSON")
 
 
 def run(path: str = "") -> int:
@@ -45,8 +31,8 @@ def run(path: str = "") -> int:
   )
   found = shares.shares(
     path,
-    require_flag(FLAGS, "x", "dataset_images"),
-    status=require_flag(FLAGS, "status", "status"),
+    FLAGS.require("x", "dataset_images"),
+    status=FLAGS.require("status", "status"),
     where=FLAGS.where,
     permutations=FLAGS.resamples,
     seed=FLAGS.seed,

@@ -22,37 +22,26 @@ import json
 import pathlib
 import sys
 
-from absl import flags
-
-from bigscale.cli.common import part_of, require_flag
-from bigscale.cli.overrides import config_of, define_config
+from bigscale.cli.common import part_of
+from bigscale.cli.config import config_of, define_config
+from bigscale.cli.flags import Flags
 from bigscale.spec import RunSpec
 
-FLAGS = flags.FlagValues()
+FLAGS = Flags()
 define_config(FLAGS, "the sweep's config file")
-flags.DEFINE_string("out", None, "folder of the runs", flag_values=FLAGS)
-flags.DEFINE_list(
-  "only", [], "names of runs or blocks; others wait", flag_values=FLAGS
-)
-flags.DEFINE_string(
-  "part", "1/1", "K/N runs the K-th of N parts", flag_values=FLAGS
-)
-flags.DEFINE_string(
+FLAGS.local_path("out", None, "folder of the runs")
+FLAGS.list("only", [], "names of runs or blocks; others wait")
+FLAGS.string("part", "1/1", "K/N runs the K-th of N parts")
+FLAGS.local_path(
   "jobs",
   None,
   "env file for launch/*.sh; write such a file for each run, run none",
-  flag_values=FLAGS,
 )
-flags.DEFINE_bool(
-  "collect", False, "run nothing, write the tables", flag_values=FLAGS
+FLAGS.bool("collect", False, "run nothing, write the tables")
+FLAGS.bool(
+  "anew", False, "run again, in a new folder, what was run with other settings"
 )
-flags.DEFINE_bool(
-  "anew",
-  False,
-  "run again, in a new folder, what was run with other settings",
-  flag_values=FLAGS,
-)
-flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
+FLAGS.bool("json", False, "print JSON")
 
 
 def run(path: str = "") -> int:
@@ -61,9 +50,9 @@ def run(path: str = "") -> int:
   from bigscale.spec import require
 
   require(not path, f"scaling sweep takes no path; use --config={path}")
-  require_flag(FLAGS, "config", "sweeps/stacked_mnist")
+  FLAGS.require("config", "sweeps/stacked_mnist")
   config = config_of(FLAGS, {"base": RunSpec})
-  out = pathlib.Path(require_flag(FLAGS, "out", "runs/sweep"))
+  out = pathlib.Path(FLAGS.require("out", "runs/sweep"))
   planned = sweep.expand(config)
   blocks = {block for run in planned for block in run.blocks}
   names = {run.name for run in planned}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigscale.train.logging import JsonLines, Progress, TensorBoard
+from bigscale.train.writers import JsonLines, Progress, TensorBoard
 
 
 def _row(step, attempt=0, **values):

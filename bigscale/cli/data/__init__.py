@@ -1,0 +1,10 @@
+"""Build, inspect or verify a data set in shards.
+
+  bigscale data build --input=PHOTOS --out=SET --resolution=64
+  bigscale data inspect SET --sheet=sheet.png
+  bigscale data verify SET
+
+See docs/data.md.
+"""
+
+PARTS = ("build", "inspect", "verify")

@@ -1,0 +1,9 @@
+"""Judge a recorded training as the collapse monitor would, or drill it.
+
+  bigscale monitor replay TRACE.csv
+  bigscale monitor drill --out=runs/drills
+
+See docs/monitor.md.
+"""
+
+PARTS = ("replay", "drill")
