@@ -33,12 +33,11 @@ from bigscale.data.encoded import (
   check_length,
   check_size,
   find_missing,
-  is_remote,
-  local_path,
 )
 from bigscale.data.layout import Layout
 from bigscale.data.listing import list_folder, list_zip, unpack, unpack_first
 from bigscale.data.manifest import DataError, Split
+from bigscale.data.places import is_remote, local_path
 from bigscale.data.sources import Missing
 
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bigscale.data import hashing
+from bigscale.data.hashing import Permutation
 from bigscale.data.manifest import DataError
-from bigscale.data.permutation import Permutation
 from bigscale.data.proportions import apportion
 from bigscale.data.sources import Missing, Sample, Source
 from bigscale.data.splits import check_index

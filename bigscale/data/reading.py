@@ -17,12 +17,12 @@ from bigscale.data.mixture import (
   labels_of,
   shares_of,
 )
+from bigscale.data.openers import open_source
 from bigscale.data.sources import (
   BadRecordError,
   Sample,
   Source,
   Split,
-  open_source,
   padding_of,
 )
 from bigscale.data.subset import Subset

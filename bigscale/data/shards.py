@@ -87,7 +87,8 @@ class ShardSource(Source):
   def __len__(self) -> int:
     return self._offsets[-1]
 
-  def _content(self) -> str:
+  def content(self) -> str:
+    """See `Source`."""
     return self.name
 
   @property

@@ -17,7 +17,6 @@ from bigscale.data.sources import (
   Missing,
   Sample,
   Source,
-  open_source,
 )
 from bigscale.data.splits import check_index
 
@@ -36,21 +35,18 @@ class StackedSource(Source):
     digits: what is stacked.
   """
 
-  def __init__(
-    self, name: str, split: Split, padding: int | None = None
-  ) -> None:
-    """Opens the digits.
+  def __init__(self, digits: Source, name: str, split: Split) -> None:
+    """Checks the digits.
 
     Args:
-      name: their source.
+      digits: of the same split. Their padding is that of the stacks.
+      name: what a user calls them, for messages.
       split: `train` or `heldout`.
-      padding: of the digits, and so of the stacks (`open_source`).
 
     Raises:
-      DataError: there is no such source, or its records have no labels or
-        several, or colours.
+      DataError: the digits have no labels or several, or colours.
     """
-    self.digits = open_source(name, split, padding)
+    self.digits = digits
     self.padding = self.digits.padding
     self.notes = self.digits.notes
     self._records = _RECORDS[split]

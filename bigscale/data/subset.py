@@ -9,8 +9,8 @@ import functools
 
 import numpy as np
 
+from bigscale.data.hashing import Permutation
 from bigscale.data.manifest import DataError
-from bigscale.data.permutation import Permutation
 from bigscale.data.sources import Missing, Sample, Source
 
 _RECORDS_KEY = 0x53554253

@@ -11,8 +11,9 @@ from PIL import Image
 
 from bigscale.data import manifest
 from bigscale.data.folders import FolderSource
+from bigscale.data.openers import open_source
 from bigscale.data.recipe import BuildOptions
-from bigscale.data.sources import BadRecordError, Sample, Source, open_source
+from bigscale.data.sources import BadRecordError, Sample, Source
 
 OPTIONS = {"name": "set", "encoding": "raw", "records_per_shard": 10}
 

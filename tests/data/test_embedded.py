@@ -6,9 +6,9 @@ import pytest
 from marked_set import read
 
 from bigscale.data import ingest
+from bigscale.data.openers import EMBEDDED, open_source
 from bigscale.data.reading import Samples, read_many
 from bigscale.data.shards import ShardSource
-from bigscale.data.sources import EMBEDDED, open_source
 from bigscale.data.verify import verify
 
 DIRECTORY = os.path.dirname(ingest.__file__) + "/embedded"

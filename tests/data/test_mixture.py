@@ -9,8 +9,8 @@ from marked_set import read, write
 from bigscale.data import pipeline
 from bigscale.data.manifest import DataError
 from bigscale.data.mixture import deal_of
+from bigscale.data.openers import open_source
 from bigscale.data.reading import open_data, open_parts
-from bigscale.data.sources import open_source
 from bigscale.data.subset import Subset
 from bigscale.spec import DataSpec, SourceSpec, SpecError, from_config
 from tests.e2e import tiny

@@ -19,7 +19,7 @@ from bigscale.spec import DataSpec, SpecError
 
 def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
   model = {"resolution": 4, "channels": 1, "num_classes": 3, "processes": 1}
-  decide = settings.pop("decide", pipeline._alone)
+  decide = settings.pop("decide", stream.alone)
   model.update(
     {key: settings.pop(key) for key in tuple(settings) if key in model}
   )
@@ -58,13 +58,13 @@ def assert_same(got, expected):
 @pytest.fixture(autouse=True)
 def _close_streams(monkeypatch):
   opened = []
-  init = pipeline.Stream.__init__
+  init = stream.Stream.__init__
 
   def tracked(self, *args):
     opened.append(self)
     init(self, *args)
 
-  monkeypatch.setattr(pipeline.Stream, "__init__", tracked)
+  monkeypatch.setattr(stream.Stream, "__init__", tracked)
   yield
   for stream in opened:
     if hasattr(stream, "_elements"):
@@ -292,7 +292,7 @@ def stream_of(*sources, batch=4, rows=None, **settings):
   orders = tuple(order_of(source, 0, 0, spec.shuffle) for source in sources)
   sequence = Records(parts, orders, 0, spec)
   rows = range(batch) if rows is None else rows
-  return pipeline.Stream(
+  return stream.Stream(
     StepBatches(sequence, 1, batch, rows, (2, 2, 1), True), spec
   )
 
@@ -492,7 +492,7 @@ def test_one_process_reads_for_an_identity_and_the_others_are_told(
   def never(self):
     raise AssertionError("only one process reads")
 
-  monkeypatch.setattr(ShardSource, "_content", never)
+  monkeypatch.setattr(ShardSource, "content", never)
   stream = make(directory, decide=lambda choose: "told")
   assert stream.identity == "told"
   assert stream.get_state()["source"] == "told"

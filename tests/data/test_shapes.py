@@ -12,9 +12,9 @@ from PIL import Image
 
 from bigscale.data import headers, images, shapes
 from bigscale.data.archives import TarSource
+from bigscale.data.inputs import BothSplits
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import open_source
-from bigscale.data.whole import Whole
+from bigscale.data.openers import open_source
 
 _KINDS = {
   "gray png": ("L", "PNG", {}),
@@ -58,7 +58,7 @@ def test_a_header_tells_what_decoding_gives(kind, tmp_path):
     "packed": write_zip(tmp_path / "p.zip", files, zipfile.ZIP_DEFLATED),
   }
   for path in sources.values():
-    assert shapes.survey(Whole(path)).counts == {expected: 2}
+    assert shapes.survey(BothSplits(path)).counts == {expected: 2}
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
@@ -114,7 +114,7 @@ def folder_of(root, *groups):
       data = encoded(picture(mode, side, side), "PNG")
       files[f"{number:03d}.png"] = data if side else b"torn"
       number += 1
-  return Whole(write(root, files))
+  return BothSplits(write(root, files))
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,11 @@ def test_sets_of_several_shapes_are_refused(tmp_path, groups, what, flag):
 def test_headers_that_cannot_be_read_are_counted(tmp_path):
   files = {f"{i}.png": encoded(picture("RGB"), "PNG") for i in range(5)}
   files |= {f"{i}.png": b"torn" for i in range(5, 8)}
-  found = shapes.survey(Whole(write(tmp_path / "set", files)))
+  found = shapes.survey(BothSplits(write(tmp_path / "set", files)))
   assert (found.unreadable, found.looked_at) == (3, 8)
-  torn = Whole(write(tmp_path / "torn", {"a.png": b"torn", "b.png": b"torn"}))
+  torn = BothSplits(
+    write(tmp_path / "torn", {"a.png": b"torn", "b.png": b"torn"})
+  )
   with pytest.raises(DataError, match="none of the 2 images"):
     shapes.choose(torn, shapes.survey(torn))
 

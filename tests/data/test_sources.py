@@ -12,8 +12,9 @@ from marked_set import RECORDS, read, write
 
 from bigscale.data import ingest, manifest
 from bigscale.data.manifest import DataError, Schema
+from bigscale.data.openers import open_source
 from bigscale.data.shards import ShardSource
-from bigscale.data.sources import BadRecordError, open_source
+from bigscale.data.sources import BadRecordError
 from bigscale.spec import SpecError
 
 

@@ -17,7 +17,8 @@ from array_record.python import array_record_module
 
 from bigscale.data import tfds as ours
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import BadRecordError, open_source
+from bigscale.data.openers import open_source
+from bigscale.data.sources import BadRecordError
 
 RECORDS = tiny_tfds.RECORDS
 
