@@ -125,7 +125,8 @@ def open_npz(
   Samples of many systems are an array without a name: `arr_0`.
 
   Raises:
-    DataError: it is no such file, or the arrays are not as `ArraySource` takes them.
+    DataError: it is no such file, or its arrays are not as `ArraySource` takes
+      them.
   """
   with _checked_arrays(path) as arrays:
     # The second is what numpy calls an array that was given no name.

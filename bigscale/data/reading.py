@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigscale.data import hashing, transforms
-from bigscale.data.manifest import DataError
+from bigscale.data.manifest import DataError, Split
 from bigscale.data.mixture import (
   Deal,
   Labels,
@@ -22,7 +22,6 @@ from bigscale.data.sources import (
   BadRecordError,
   Sample,
   Source,
-  Split,
   padding_of,
 )
 from bigscale.data.subset import Subset

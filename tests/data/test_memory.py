@@ -11,6 +11,7 @@ from bigscale.data.arrays import ArraySource, open_npz
 from bigscale.data.manifest import DataError
 from bigscale.data.openers import open_source
 from bigscale.data.splits import held_out
+from bigscale.data.synthetic import SyntheticSource, open_synthetic
 
 
 def arrays(records=200):

@@ -26,6 +26,7 @@ from bigscale.data.openers import open_source
 from bigscale.data.reading import open_data, open_parts
 from bigscale.data.shards import ShardSource
 from bigscale.data.subset import Subset
+from bigscale.data.synthetic import SyntheticSource
 from bigscale.spec import DataSpec, SourceSpec
 
 # Labels from 1 with a gap: classes 0 and 2 have no image.

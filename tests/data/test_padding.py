@@ -13,6 +13,7 @@ from bigscale.data.mixture import earlier_identity_of, identity_of
 from bigscale.data.openers import open_source
 from bigscale.data.reading import open_data, open_parts, read_many
 from bigscale.data.recipe import BuildOptions
+from bigscale.data.stream import SOURCE_FORM, check_same
 from bigscale.spec import DataSpec
 
 SHAPES = ((27, 27), (28, 28), (29, 29), (28, 40))

@@ -14,12 +14,13 @@ from bigscale.data.order import order_of
 from bigscale.data.reading import Parts
 from bigscale.data.sequence import Records
 from bigscale.data.sources import BadRecordError, Sample
+from bigscale.data.stream import Stream, alone
 from bigscale.spec import DataSpec, SpecError
 
 
 def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
   model = {"resolution": 4, "channels": 1, "num_classes": 3, "processes": 1}
-  decide = settings.pop("decide", stream.alone)
+  decide = settings.pop("decide", alone)
   model.update(
     {key: settings.pop(key) for key in tuple(settings) if key in model}
   )
@@ -58,13 +59,13 @@ def assert_same(got, expected):
 @pytest.fixture(autouse=True)
 def _close_streams(monkeypatch):
   opened = []
-  init = stream.Stream.__init__
+  init = Stream.__init__
 
   def tracked(self, *args):
     opened.append(self)
     init(self, *args)
 
-  monkeypatch.setattr(stream.Stream, "__init__", tracked)
+  monkeypatch.setattr(Stream, "__init__", tracked)
   yield
   for stream in opened:
     if hasattr(stream, "_elements"):
@@ -292,9 +293,7 @@ def stream_of(*sources, batch=4, rows=None, **settings):
   orders = tuple(order_of(source, 0, 0, spec.shuffle) for source in sources)
   sequence = Records(parts, orders, 0, spec)
   rows = range(batch) if rows is None else rows
-  return stream.Stream(
-    StepBatches(sequence, 1, batch, rows, (2, 2, 1), True), spec
-  )
+  return Stream(StepBatches(sequence, 1, batch, rows, (2, 2, 1), True), spec)
 
 
 @pytest.mark.parametrize(
