@@ -9,7 +9,7 @@ import numpy as np
 from bigscale.scaling import bootstrap, intervals, laws
 from bigscale.scaling.compare import compare, forms
 from bigscale.scaling.fit import Fit, Loss, fit
-from bigscale.scaling.points import Points, Selection
+from bigscale.scaling.laws import Points, Selection
 from bigscale.spec import require
 
 # Percentile intervals of fewer clusters are narrower than they say.

@@ -35,7 +35,7 @@ from bigscale.types import Array, Batch, GanModel, PyTree
 _D, _G = range(2)
 
 # Weights of an update, the spectra after it, the way back of gradients.
-Prepared = tuple[Ready, spectral.Spectra, Pullback]
+PreparedUpdate = tuple[Ready, spectral.Spectra, Pullback]
 
 
 class GanStep:
@@ -139,7 +139,7 @@ class GanStep:
     codes: Codes,
     images: Array,
     key: Array | None = None,
-    prepared_g: Prepared | None = None,
+    prepared_g: PreparedUpdate | None = None,
     fakes: Array | None = None,
   ) -> tuple[GanState, Scalars]:
     """One Adam step of D on these reals and as many fakes.
@@ -189,7 +189,7 @@ class GanStep:
     codes: Codes,
     images: Array,
     key: Array | None = None,
-    prepared_g: Prepared | None = None,
+    prepared_g: PreparedUpdate | None = None,
   ) -> tuple[GanState, Scalars]:
     """One Adam step of G against D as it stands; see `update_d`."""
     g, d = state.g, state.d
@@ -243,7 +243,7 @@ class GanStep:
     return self._placement.by_sample(codes)
 
   def _fakes(
-    self, g: Player, codes: Codes, prepared: Prepared | None
+    self, g: Player, codes: Codes, prepared: PreparedUpdate | None
   ) -> tuple[Array, Player]:
     """Images [K, B, H, W, C] of codes [K, B, ...]; G, its statistics moved.
 
