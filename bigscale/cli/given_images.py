@@ -12,7 +12,7 @@ from bigscale.cli import inspection
 from bigscale.data import notes
 from bigscale.data.inputs import BothSplits
 from bigscale.data.manifest import DataError
-from bigscale.data.reading import Reader, Samples, open_data
+from bigscale.data.reading import LabelledImages, Reader, open_data
 from bigscale.data.shapes import Survey, choose, survey
 from bigscale.spec import DataSpec, require
 
@@ -133,7 +133,9 @@ def _warn_of_missing(reader: Reader, images: BothSplits, asked: int) -> None:
   )
 
 
-def _read(reader: Reader, rows: Sequence[int], count: int) -> Iterator[Samples]:
+def _read(
+  reader: Reader, rows: Sequence[int], count: int
+) -> Iterator[LabelledImages]:
   """Yields images until there are so many, or no others."""
   start = 0
   while reader.images_read < count and start < len(rows):

@@ -49,7 +49,7 @@ def open_reader(
         "memory; set data.workers=0 and read in threads"
       )
     return ProcessReader(batches, spec.workers, spec.prefetch)
-  sources = batches.records.parts.sources
+  sources = batches.records.mix.sources
   usual = 2 if any(source.decodes for source in sources) else 1
   threads = min(spec.threads or usual, spec.prefetch)
   return ThreadReader(batches, threads, spec.prefetch)

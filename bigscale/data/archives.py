@@ -23,7 +23,7 @@ from bigscale.data.encoded import (
 from bigscale.data.listing import hidden_by
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.places import local_path
-from bigscale.data.sources import Missing
+from bigscale.data.sources import MissingFile
 
 _PIECE = 1 << 20
 # Some keep captions and whole tables beside an image.
@@ -148,10 +148,10 @@ class TarSource(EncodedSource):
   def __len__(self) -> int:
     return len(self._names)
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`: every tar is there, and of the size it had."""
     counts = np.bincount(self._places[:, 0], minlength=len(self._files))
-    found: tuple[Missing, ...] = ()
+    found: tuple[MissingFile, ...] = ()
     for file, size, records in zip(
       self._files, self._sizes, counts.tolist(), strict=True
     ):

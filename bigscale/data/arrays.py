@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import Sample, Source
+from bigscale.data.sources import Record, Source
 from bigscale.data.splits import (
   HELDOUT_FRACTION,
   check_index,
@@ -96,12 +96,12 @@ class ArraySource(Source):
   def __len__(self) -> int:
     return len(self._rows)
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`. The image is a view, not to be written to."""
     check_index(index, len(self))
     row = self._rows[index]
     labels = () if self._labels is None else (int(self._labels[row]),)
-    return Sample(self._images[row], labels)
+    return Record(self._images[row], labels)
 
   def labels(self) -> np.ndarray:
     """See `Source`."""

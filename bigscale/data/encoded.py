@@ -18,8 +18,8 @@ from bigscale.data.manifest import Split
 from bigscale.data.places import is_remote
 from bigscale.data.sources import (
   BadRecordError,
-  Missing,
-  Sample,
+  MissingFile,
+  Record,
   Source,
 )
 from bigscale.data.splits import check_index
@@ -221,11 +221,11 @@ class EncodedSource(Source):
     except (OSError, ValueError) as error:
       raise self._bad(index, error) from error
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`."""
     data, labels = self.read_bytes(index)
     try:
-      return Sample(images.decode(data), labels)
+      return Record(images.decode(data), labels)
     except ValueError as error:
       raise self._bad(index, error) from error
 
@@ -292,18 +292,18 @@ def check_length(data: bytes, size: int) -> bytes:
   return data
 
 
-def find_missing(path: str, size: int, records: int) -> tuple[Missing, ...]:
+def find_missing(path: str, size: int, records: int) -> tuple[MissingFile, ...]:
   """An archive of so many records, if it is gone or not of the size it had."""
   try:
     found = epath.Path(path).stat().length
   except OSError as error:
     reason = error.strerror or error
     message = f"{path} cannot be read ({reason}); put it back"
-    return (Missing(message, records),)
+    return (MissingFile(message, records),)
   if found == size:
     return ()
   message = (
     f"{path} has {found} bytes, but had {size} when it was listed; start "
     "again, with a file that does not change"
   )
-  return (Missing(message, records),)
+  return (MissingFile(message, records),)

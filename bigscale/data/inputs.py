@@ -10,7 +10,7 @@ from etils import epath
 from bigscale.data import places
 from bigscale.data.manifest import DataError, EmptySplitError, Split
 from bigscale.data.openers import has_own_splits, open_source, opener
-from bigscale.data.sources import Sample, Source
+from bigscale.data.sources import Record, Source
 
 HELDOUT_FRACTION = 0.05
 
@@ -167,7 +167,7 @@ class BothSplits(Source):
     part, index = self._place(index)
     return part.where(index)
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`."""
     part, index = self._place(index)
     return part.read(index)

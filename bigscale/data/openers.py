@@ -216,7 +216,7 @@ def _check_first(opened: Source, source: str) -> None:
   except Exception as error:
     raise DataError(
       f"data source {source!r} cannot read record 0: {type(error).__name__}: "
-      f"{error}; return Sample(image, labels), and raise BadRecordError for a "
+      f"{error}; return Record(image, labels), and raise BadRecordError for a "
       f"record that cannot be used: {_RECIPE}"
     ) from error
   sound = isinstance(image, np.ndarray) and image.dtype == np.uint8

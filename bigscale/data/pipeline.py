@@ -20,7 +20,7 @@ from bigscale.data import transforms
 from bigscale.data.batches import StepBatches
 from bigscale.data.manifest import DataError
 from bigscale.data.order import order_of
-from bigscale.data.reading import Parts, allowed_bad, open_parts
+from bigscale.data.reading import SourceMix, allowed_bad, open_mix
 from bigscale.data.sequence import Records
 from bigscale.data.sources import Source
 from bigscale.data.stream import Decide, Stream, alone
@@ -73,17 +73,17 @@ def make(
   if batches_per_step < 1:
     raise DataError(f"batches_per_step={batches_per_step} must be 1 or more")
   transforms.check_channels(3, channels)
-  parts = open_parts(spec, "train", seed)
-  _check_count(parts, processes)
-  for source in parts.sources:
+  mix = open_mix(spec, "train", seed)
+  _check_count(mix, processes)
+  for source in mix.sources:
     _check_files(source, spec)
-  _check_labels(parts, num_classes)
+  _check_labels(mix, num_classes)
   orders = tuple(
     order_of(source, spec.shuffle_files, seed ^ number << 32, spec.shuffle)
-    for number, source in enumerate(parts.sources)
+    for number, source in enumerate(mix.sources)
   )
   batches = StepBatches(
-    records=Records(parts, orders, seed, spec),
+    records=Records(mix, orders, seed, spec),
     batches=batches_per_step,
     batch_size=global_batch_size,
     rows=rows,
@@ -93,11 +93,11 @@ def make(
   return Stream(batches, spec, decide)
 
 
-def _check_count(parts: Parts, processes: int) -> None:
+def _check_count(mix: SourceMix, processes: int) -> None:
   """Raises `DataError` where a process would have no record of its own."""
-  records = sum(len(source) for source in parts.sources)
+  records = sum(len(source) for source in mix.sources)
   if records < processes:
-    names = " and ".join(map(repr, parts.sources))
+    names = " and ".join(map(repr, mix.sources))
     raise DataError(
       f"{names} has {records} records to train on, but {processes} processes "
       "share them, and each must have one of its own; start on at most "
@@ -117,9 +117,9 @@ def _check_files(source: Source, spec: DataSpec) -> None:
     _log.warning("its records will be replaced: %s", file.message)
 
 
-def _check_labels(parts: Parts, num_classes: int) -> None:
-  found = len(parts.labels.class_names)
-  names = " and ".join(map(repr, parts.sources))
+def _check_labels(mix: SourceMix, num_classes: int) -> None:
+  found = len(mix.labels.class_names)
+  names = " and ".join(map(repr, mix.sources))
   if num_classes and not found:
     raise DataError(
       f"model.num_classes={num_classes}, but {names} has no labels; set "

@@ -17,7 +17,7 @@ FEW_RECORDS = 200_000
 _EARLIER_SIDE, _EARLIER_PADDING = 28, 2
 
 
-class Sample(NamedTuple):
+class Record(NamedTuple):
   """One record.
 
   Attributes:
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
   labels: tuple[int, ...]
 
 
-class Missing(NamedTuple):
+class MissingFile(NamedTuple):
   """A file that cannot be used.
 
   Attributes:
@@ -156,12 +156,12 @@ class Source(abc.ABC):
     """Returns the name of the file that holds a record, for messages."""
     return f"record {index} of {self.identity}"
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """Looks, fast, for files that are missing or are not what they were."""
     return ()
 
   @abc.abstractmethod
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """Reads a record, `index` in [0, len(self)).
 
     Raises:

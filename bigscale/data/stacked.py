@@ -14,8 +14,8 @@ from bigscale.data.manifest import DataError, Split
 from bigscale.data.shapes import survey
 from bigscale.data.sources import (
   BadRecordError,
-  Missing,
-  Sample,
+  MissingFile,
+  Record,
   Source,
 )
 from bigscale.data.splits import check_index
@@ -86,11 +86,11 @@ class StackedSource(Source):
     """See `Source`."""
     return (*self._digit_shape[:2], CHANNELS)
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`."""
     return self.digits.check()
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """[H, W, 3] uint8; the label counts in the base of the digits' classes."""
     check_index(index, self._records)
     members = self._members(np.array(index)).tolist()
@@ -107,7 +107,7 @@ class StackedSource(Source):
     label = 0
     for sample in stack:
       label = label * self.digits.num_classes + sample.labels[0]
-    return Sample(
+    return Record(
       np.concatenate([sample.image for sample in stack], -1), (label,)
     )
 

@@ -44,7 +44,7 @@ class Stream:
     self._reader = ahead.open_reader(batches, spec)
     self._faults: list[Fault] = []
     # Records that could not be used, of each source of the mixture.
-    self._bad = [set[int]() for _ in batches.records.parts.sources]
+    self._bad = [set[int]() for _ in batches.records.mix.sources]
     # By this process, of all sources.
     self._read = 0
     # Identities of the same records before some were mended or damaged.
@@ -57,23 +57,23 @@ class Stream:
 
     All processes ask for it together; one of them reads the files for it.
     """
-    parts = self._batches.records.parts
-    return self._decide(lambda: mixture.identity_of(*parts))
+    mix = self._batches.records.mix
+    return self._decide(lambda: mixture.identity_of(*mix))
 
   @property
   def outline(self) -> str:
     """What can be told of it without reading all files; see `Source`."""
-    return mixture.outline_of(*self._batches.records.parts)
+    return mixture.outline_of(*self._batches.records.mix)
 
   @property
   def images(self) -> int:
     """How many different ones there are: an epoch of every source."""
-    return sum(map(len, self._batches.records.parts.sources))
+    return sum(map(len, self._batches.records.mix.sources))
 
   @property
   def sources(self) -> tuple[Source, ...]:
     """The sources of the stream, one where there is no mixture."""
-    return self._batches.records.parts.sources
+    return self._batches.records.mix.sources
 
   @property
   def places(self) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ class Stream:
 
   def _enough(self, part: int) -> float:
     """A fraction to propose, by the records read so far: more than it is."""
-    shares = self._batches.records.parts.deal.shares
+    shares = self._batches.records.mix.deal.shares
     read = self._read * shares[part] / sum(shares)
     # Three standard deviations of a count above it; of few, some besides.
     bad = len(self._bad[part])
@@ -199,8 +199,8 @@ class Stream:
     """Raises `DataError` unless the data are those of a state, or accepted."""
     earlier = ""
     if state.get("source_form") != SOURCE_FORM:
-      parts = self._batches.records.parts
-      earlier = self._decide(lambda: mixture.earlier_identity_of(*parts))
+      mix = self._batches.records.mix
+      earlier = self._decide(lambda: mixture.earlier_identity_of(*mix))
     try:
       check_same(state, self.identity, earlier, self._spec)
     except DataError:

@@ -7,7 +7,7 @@ import numpy as np
 
 from bigscale.data import hashing
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import Sample, Source
+from bigscale.data.sources import Record, Source
 from bigscale.data.splits import (
   MOST_CLASSES,
   check_index,
@@ -96,12 +96,12 @@ class SyntheticSource(Source):
   def __len__(self) -> int:
     return self._records
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`."""
     check_index(index, len(self))
     place = self._first + index
     labels = self._labels_of(place)
-    return Sample(self._paint(place, labels), labels)
+    return Record(self._paint(place, labels), labels)
 
   def labels(self) -> np.ndarray:
     """See `Source`.

@@ -23,7 +23,7 @@ import numpy as np
 
 from bigscale.data import content, images, tfds_info
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import BadRecordError, Missing, Sample, Source
+from bigscale.data.sources import BadRecordError, MissingFile, Record, Source
 from bigscale.data.splits import check_index, check_split, number_names
 
 MAX_OPEN_FILES = 256
@@ -136,10 +136,10 @@ class TfdsSource(Source):
     """See `Source`."""
     return tuple(file.records for file in self._files)
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`: every file is there."""
     return tuple(
-      Missing(
+      MissingFile(
         f"{file.path} is not there, but TFDS set {self._name!r} lists it; copy "
         "it again or prepare the set again",
         file.records,
@@ -148,7 +148,7 @@ class TfdsSource(Source):
       if not os.path.exists(file.path)
     )
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`."""
     image, labels = self._example(index)
     try:
@@ -160,7 +160,7 @@ class TfdsSource(Source):
         raise ValueError(f"its image has the shape {image.shape}")
     except ValueError as error:
       raise self._bad(index, error) from error
-    return Sample(image, labels)
+    return Record(image, labels)
 
   def shape(self, index: int) -> tuple[int, int, int]:
     """See `Source`: an image file's header alone is decoded."""

@@ -18,7 +18,7 @@ from bigscale.data.idx import IdxSource
 from bigscale.data.manifest import DataError, Schema
 from bigscale.data.mixture import identity_of
 from bigscale.data.openers import open_source
-from bigscale.data.reading import open_data, open_parts
+from bigscale.data.reading import open_data, open_mix
 from bigscale.spec import DataSpec, SourceSpec
 from tests.data.built_set import encoded
 
@@ -225,7 +225,7 @@ def test_parts_and_mixtures_are_of_their_content(tmp_path, later):
       each
       for spec in specs
       for each in (
-        identity_of(*open_parts(spec, "train")),
+        identity_of(*open_mix(spec, "train")),
         open_data(spec, "train").identity,
       )
     ]

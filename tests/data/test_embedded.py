@@ -7,7 +7,7 @@ from marked_set import read
 
 from bigscale.data import ingest
 from bigscale.data.openers import EMBEDDED, open_source
-from bigscale.data.reading import Samples, read_many
+from bigscale.data.reading import LabelledImages, read_many
 from bigscale.data.shards import ShardSource
 from bigscale.data.verify import verify
 
@@ -24,7 +24,7 @@ COUNTS = {
 
 def read_all(name, split):
   source = open_source(name, split)
-  return Samples(*read(source, range(len(source))))
+  return LabelledImages(*read(source, range(len(source))))
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])

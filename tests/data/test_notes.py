@@ -23,7 +23,7 @@ from bigscale.data.idx import IdxSource
 from bigscale.data.manifest import DataError
 from bigscale.data.mixture import Mixed
 from bigscale.data.openers import open_source
-from bigscale.data.reading import open_data, open_parts
+from bigscale.data.reading import open_data, open_mix
 from bigscale.data.shards import ShardSource
 from bigscale.data.subset import Subset
 from bigscale.data.synthetic import SyntheticSource
@@ -158,7 +158,7 @@ def test_what_is_made_of_sources_says_what_they_say(tmp_path):
   assert Subset(FolderSource(path), size=3).notes == said
   assert isinstance(open_data(spec, "train"), Mixed)
   assert open_data(spec, "train").notes == said
-  parts = open_parts(spec, "train").sources
+  parts = open_mix(spec, "train").sources
   assert notes.of_sources({"train": parts}) == said
 
 

@@ -11,9 +11,9 @@ from bigscale.data.batches import StepBatches
 from bigscale.data.manifest import DataError
 from bigscale.data.mixture import Labels, deal_of, labels_of
 from bigscale.data.order import order_of
-from bigscale.data.reading import Parts
+from bigscale.data.reading import SourceMix
 from bigscale.data.sequence import Records
-from bigscale.data.sources import BadRecordError, Sample
+from bigscale.data.sources import BadRecordError, Record
 from bigscale.data.stream import Stream, alone
 from bigscale.spec import DataSpec, SpecError
 
@@ -280,7 +280,7 @@ class FakeSource:
     if index in self.broken:
       raise BadRecordError(self.identity, index, "it is broken", "nowhere")
     image = np.full((2, 2, 1), index % 251, np.uint8)
-    return Sample(image, (0,))
+    return Record(image, (0,))
 
 
 def stream_of(*sources, batch=4, rows=None, **settings):
@@ -289,7 +289,7 @@ def stream_of(*sources, batch=4, rows=None, **settings):
   shares = [1 / len(sources)] * len(sources)
   labels = labels_of(spec, sources[:1])
   labels = Labels(labels.tables * len(sources), labels.class_names)
-  parts = Parts(sources, deal_of(shares, 0), labels)
+  parts = SourceMix(sources, deal_of(shares, 0), labels)
   orders = tuple(order_of(source, 0, 0, spec.shuffle) for source in sources)
   sequence = Records(parts, orders, 0, spec)
   rows = range(batch) if rows is None else rows
@@ -462,7 +462,7 @@ def test_one_of_several_labels_is_drawn_by_position():
   source = FakeSource(50)
   source.num_classes, source.class_names = 3, ("a", "b", "c")
   read = source.read
-  source.read = lambda index: Sample(read(index).image, (0, 2))
+  source.read = lambda index: Record(read(index).image, (0, 2))
   labels = [
     np.concatenate(
       [b.labels[0] for b in take(stream_of(source, batch=n), 120 // n)]
