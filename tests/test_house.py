@@ -227,6 +227,39 @@ def test_imports_follow_the_design(path):
     ), f"{name} must not import {imported}; it may import {allowed}"
 
 
+def test_no_module_imports_itself_over_others():
+  """No circles, also none of imports in functions or of names in a table."""
+  graph = {name_of(path): _edges(path) for path in modules()}
+  while free := {*graph} - ({*graph} & set().union(*graph.values())) | {
+    name for name, to in graph.items() if not to
+  }:
+    graph = {name: to - free for name, to in graph.items() if name not in free}
+  assert not graph, f"modules that import each other in a circle: {graph}"
+
+
+def _edges(path: pathlib.Path) -> set[str]:
+  """Modules that a file imports, or names as "bigscale.module:Name"."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom):
+      names = [f"{node.module}.{alias.name}" for alias in node.names]
+    elif isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+      named = re.fullmatch(r"(bigscale(?:\.\w+)+):\w+", node.value)
+      names = [named[1]] if named else []
+    else:
+      continue
+    for name in names:
+      parts = name.split(".")
+      if parts.pop(0) != "bigscale":
+        continue
+      while parts and not PACKAGE.joinpath(*parts).with_suffix(".py").is_file():
+        parts = parts[:-1]
+      found.add("/".join(parts))
+  return found - {""}
+
+
 def test_nobody_imports_the_command_line():
   for path in modules():
     if not name_of(path).startswith("cli"):

@@ -11,6 +11,7 @@ import logging
 import math
 import mmap
 import os
+import pickle
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -192,7 +193,14 @@ class ProcessReader:
     if self._pool is None:
       self._pool = workers.open_pool(self._shared, self._workers)
     task = _Task(start, step, step % self._ahead)
-    return workers.submit(self._pool, _read, task)
+    try:
+      return workers.submit(self._pool, _read, task)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+      raise DataError(
+        f"a source cannot be sent to other processes ({error}), which "
+        f"data.workers={self._workers} reads in; give it a __getstate__ that "
+        "leaves that out, or set data.workers=0"
+      ) from error
 
   def _tell(self, restarts: int, error: BrokenProcessPool) -> None:
     if restarts > _RESTARTS:

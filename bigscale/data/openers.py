@@ -5,6 +5,7 @@ when a source of their kind is opened. A source of a user's own is
 `package.module:Name` or `package.module:Name:ARGUMENT`.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import os
@@ -93,14 +94,18 @@ def is_named(source: str) -> bool:
 
   The module has a dot, or can be imported. A path that exists is a path.
   """
-  module, _, rest = source.partition(":")
-  parts = [*module.split("."), rest.partition(":")[0]]
+  module = source.partition(":")[0]
   return (
-    module not in _SCHEMES
-    and all(part.isidentifier() for part in parts)
+    _reads_as_name(source)
     and not os.path.exists(source)
     and ("." in module or _is_importable(module))
   )
+
+
+def _reads_as_name(source: str) -> bool:
+  module, _, rest = source.partition(":")
+  parts = [*module.split("."), rest.partition(":")[0]]
+  return module not in _SCHEMES and all(part.isidentifier() for part in parts)
 
 
 def _is_importable(module: str) -> bool:
@@ -127,12 +132,14 @@ def _open(source: str, split: Split) -> Source:
     return opener("shards")(source, split)
   if path.is_dir() or (ending == ".zip" and path.is_file()):
     return opener("folder")(source, split)
-  close = difflib.get_close_matches(source, EMBEDDED, n=1)
-  hint = (
-    f"did you mean {close[0]!r}?"
-    if close
-    else "check the path; where the data of a run have moved, give --data=PATH."
-  )
+  hint = "check the path; where the data of a run have moved, give --data=PATH."
+  if close := difflib.get_close_matches(source, EMBEDDED, n=1):
+    hint = f"did you mean {close[0]!r}?"
+  elif _reads_as_name(source):
+    hint = (
+      f"no module {scheme!r} can be imported: check the name, or add its "
+      "folder to PYTHONPATH"
+    )
   raise DataError(
     f"data.source={source!r} is neither an embedded set "
     f"({', '.join(EMBEDDED)}), nor a directory, .zip or .npz that exists, nor "
@@ -163,17 +170,23 @@ def _open_named(source: str, split: Split) -> Source:
       f"data source {source!r} lacks {', '.join(lacking)}; add what is missing "
       f"to {name}: {_RECIPE}"
     )
-  try:
-    opened = make(argument, split)
-  except SpecError:
-    raise
-  except Exception as error:
-    raise DataError(
-      f"data source {source!r} cannot be opened: {name}({argument!r}, "
-      f"{split!r}) failed with {type(error).__name__}: {error}; check the "
-      f"argument, and that {name} takes it and the split"
-    ) from error
+
+  def made(split: Split) -> Source:
+    try:
+      return make(argument, split)
+    except SpecError:
+      raise
+    except Exception as error:
+      raise DataError(
+        f"data source {source!r} cannot be opened: {name}({argument!r}, "
+        f"{split!r}) failed with {type(error).__name__}: {error}; check the "
+        f"argument, and that {name} takes it and the split"
+      ) from error
+
+  opened = made(split)
   _check_parts(opened, source)
+  if split == "heldout":
+    _check_held_out(opened, made("train"), source)
   return opened
 
 
@@ -238,3 +251,17 @@ def _check_first(opened: Source, source: str) -> None:
     f"data source {source!r} reads labels {labels!r}; they must be {rule}: "
     f"{_RECIPE}"
   )
+
+
+def _check_held_out(heldout: Source, train: Source, source: str) -> None:
+  """Raises `DataError` where both splits seem to be the same records."""
+  if len(heldout) != len(train):
+    return
+  with contextlib.suppress(BadRecordError):
+    (image, labels), other = heldout.read(0), train.read(0)
+    if labels == other.labels and np.array_equal(image, other.image):
+      raise DataError(
+        f"data source {source!r} gives the same records for both splits; what "
+        "is held out must not be trained on: choose records by the split, as "
+        f"bigscale.data.splits.held_out does. {_RECIPE}"
+      )
