@@ -106,11 +106,6 @@ class ShardSource(Source):
     """See `Source`: a record of another shape cannot be used."""
     return tuple(self._manifest.schema.image_shape)
 
-  @property
-  def open_shards(self) -> int:
-    """How many are open now."""
-    return len(self._readers)
-
   def check(self) -> tuple[MissingFile, ...]:
     """See `Source`."""
     found = []
