@@ -11,13 +11,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "bigscale"
 
-# (file, what it may import), first match wins. `spec`, `types` and
-# `temporary` are free for all, and everything may import its own subpackage
+# (file, what it may import), first match wins. `spec`, `types`, `temporary` and
+# `cache_folder` are free for all, and everything may import its own subpackage
 # where listed.
 RULES = (
   (r"__init__", ()),
   (r"spec/.*", ("spec",)),
-  (r"types|temporary", ()),
+  (r"types|temporary|cache_folder", ()),
   (r"[a-z]+/__init__", ("report",)),
   (r"ops/.*", ("ops",)),
   (r"parallel/.*", ("parallel",)),
@@ -106,15 +106,14 @@ RULES = (
       "sampling/latents",
     ),
   ),
-  (r"train/(claim|lives|logging|managers|mount|sealed)", ()),
+  (r"train/(claim|lives|logging|mount|sealed)", ()),
   (r"train/folder", ("train/claim", "train/sealed")),
-  (r"train/(index|notes)", ("train/sealed",)),
+  (r"train/(managers|notes)", ("train/sealed",)),
   (r"train/best", ("train/folder", "train/sealed")),
   (
     r"train/checkpoint",
     (
       "train/best",
-      "train/index",
       "train/managers",
       "train/notes",
       "train/sealed",
@@ -203,7 +202,7 @@ def imports_of(path: pathlib.Path) -> set[str]:
       found.add("/".join(parts))
   return (
     found
-    - {"", "types", "temporary"}
+    - {"", "types", "temporary", "cache_folder"}
     - {n for n in found if n.startswith("spec")}
   )
 

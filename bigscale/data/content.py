@@ -26,7 +26,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from etils import epath
 
-from bigscale.data import cache_folder
+from bigscale import cache_folder
 from bigscale.data.places import is_remote
 
 MOST_BYTES = 32_000_000_000

@@ -15,13 +15,11 @@ import pathlib
 from typing import Any
 
 import bigscale
-from bigscale import temporary
+from bigscale import cache_folder, temporary
 from bigscale.parallel import compiler
 from bigscale.plan import compile
 from bigscale.plan.topology import Topology, require_compiler
 from bigscale.spec import RunSpec, to_json
-
-ENVIRONMENT = "BIGSCALE_CACHE"
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +50,7 @@ def make(
 
 def folder() -> pathlib.Path:
   """$BIGSCALE_CACHE/plans, or ~/.cache/bigscale/plans."""
-  chosen = os.environ.get(ENVIRONMENT)
-  base = pathlib.Path(chosen or "~/.cache").expanduser()
-  return (base if chosen else base / "bigscale") / "plans"
+  return pathlib.Path(cache_folder.directory()) / "plans"
 
 
 def path_of(
@@ -99,7 +95,7 @@ def write(path: pathlib.Path, plan: dict[str, Any]) -> bool:
       "cannot keep the plan in %s (%s); set %s to a writable directory",
       path,
       error.strerror or error,
-      ENVIRONMENT,
+      cache_folder.ENVIRONMENT,
     )
     return False
   return True

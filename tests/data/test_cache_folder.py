@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from bigscale.data import cache_folder
+from bigscale import cache_folder
 from bigscale.plan import make
 
 

@@ -11,7 +11,8 @@ import pytest
 from image_files import image, write, write_zip
 from test_archives import write_tar
 
-from bigscale.data import cache_folder, content, ingest
+from bigscale import cache_folder
+from bigscale.data import content, ingest
 from bigscale.data.archives import TarSource
 from bigscale.data.folders import FolderSource
 from bigscale.data.idx import IdxSource
