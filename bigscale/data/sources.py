@@ -45,6 +45,9 @@ class MissingFile(NamedTuple):
 class Source(abc.ABC):
   """One split of a data set. Safe to read from many threads; picklable.
 
+  Every source has `class_names`, `__len__`, `read`, `labels` and `content`. The
+  rest has defaults; docs/data.md shows how to add one.
+
   Attributes:
     class_names: name of label i at i; () in an unlabelled source.
     padding: pixels of black that a model's image gets on each side of one of
