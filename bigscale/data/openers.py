@@ -71,7 +71,7 @@ def open_source(
   Raises:
     DataError: there is no such set or split, or it is not sound.
   """
-  scheme, _, rest = source.partition(":")
+  scheme, rest = _scheme_of(source)
   if scheme == "stacked":
     return opener(scheme)(open_source(rest, split, padding), rest, split)
   opened = _open(source, split)
@@ -82,11 +82,17 @@ def open_source(
 
 def has_own_splits(source: str) -> bool:
   """Whether a source says itself what is held out, told by its name."""
-  if source.partition(":")[0] in _SCHEMES or source in EMBEDDED:
+  if _scheme_of(source)[0] or source in EMBEDDED:
     return True
   if os.path.exists(os.path.join(source, manifests.FILE_NAME)):
     return True
   return is_named(source)
+
+
+def _scheme_of(source: str) -> tuple[str, str]:
+  """A key of `_SCHEMES` and what follows its colon; "" where there is none."""
+  scheme, colon, rest = source.partition(":")
+  return (scheme, rest) if colon and scheme in _SCHEMES else ("", source)
 
 
 def is_named(source: str) -> bool:
@@ -105,7 +111,7 @@ def is_named(source: str) -> bool:
 def _reads_as_name(source: str) -> bool:
   module, _, rest = source.partition(":")
   parts = [*module.split("."), rest.partition(":")[0]]
-  return module not in _SCHEMES and all(part.isidentifier() for part in parts)
+  return not _scheme_of(source)[0] and all(p.isidentifier() for p in parts)
 
 
 def _is_importable(module: str) -> bool:
@@ -114,11 +120,11 @@ def _is_importable(module: str) -> bool:
 
 def _open(source: str, split: Split) -> Source:
   source = places.user_path(source)
-  scheme, _, rest = source.partition(":")
+  scheme, rest = _scheme_of(source)
   if source in EMBEDDED:
     directory = os.path.join(_EMBEDDED_DIRECTORY, source)
     return opener("shards")(directory, split)
-  if scheme in _SCHEMES:
+  if scheme:
     return opener(scheme)(rest, split)
   if is_named(source):
     return _open_named(source, split)
@@ -137,8 +143,8 @@ def _open(source: str, split: Split) -> Source:
     hint = f"did you mean {close[0]!r}?"
   elif _reads_as_name(source):
     hint = (
-      f"no module {scheme!r} can be imported: check the name, or add its "
-      "folder to PYTHONPATH"
+      f"no module {source.partition(':')[0]!r} can be imported: check the "
+      "name, or add its folder to PYTHONPATH"
     )
   raise DataError(
     f"data.source={source!r} is neither an embedded set "

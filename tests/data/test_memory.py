@@ -161,9 +161,9 @@ def test_a_trillion_records_take_no_memory_and_are_all_different():
 
 def test_synthetic_records_are_the_same_in_another_process():
   program = (
-    "from bigscale.data.synthetic import SyntheticSource as S\n"
+    "from bigscale.data.synthetic import open_synthetic\n"
     "import hashlib\n"
-    "s = S.parse('5000:16:7:3')\n"
+    "s = open_synthetic('5000:16:7:3')\n"
     "sample = s.read(4321)\n"
     "print(s.identity, sample.labels,"
     " hashlib.sha256(sample.image.tobytes()).hexdigest()[:8])"

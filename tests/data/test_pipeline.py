@@ -16,6 +16,7 @@ from bigscale.data.sequence import Records
 from bigscale.data.sources import BadRecordError, Record
 from bigscale.data.stream import Stream, alone
 from bigscale.spec import DataSpec, SpecError
+from bigscale.types import Batch
 
 
 def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
@@ -133,7 +134,7 @@ def test_processes_share_the_same_global_batches(directory, rows):
   parts = [take(stream, 7) for stream in streams]
   order = np.argsort(np.concatenate(rows))
   joined = [
-    pipeline.Batch(
+    Batch(
       *(np.concatenate(x, axis=1)[:, order] for x in zip(*step, strict=True))
     )
     for step in zip(*parts, strict=True)

@@ -209,8 +209,17 @@ def test_the_recipe_is_this_file():
 def test_a_path_that_exists_is_a_path(folder, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "toy_source:Toy").mkdir()
-  with pytest.raises(DataError, match="no image"):
+  with pytest.raises(DataError, match="no file in it ends in"):
     open_source("toy_source:Toy", "train")
+
+
+@pytest.mark.parametrize("name", ["stacked", "tfds", "synthetic"])
+def test_a_folder_may_be_called_like_a_kind(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / name).mkdir()
+  for opened in (lambda: open_source(name, "train"), lambda: open_inputs(name)):
+    with pytest.raises(DataError, match=f"{name} is empty: no file in it"):
+      opened()
 
 
 def test_what_processes_cannot_be_sent_is_said(folder):
