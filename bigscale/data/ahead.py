@@ -22,9 +22,8 @@ import grain
 import numpy as np
 
 from bigscale.data import workers
-from bigscale.data.batches import Element, StepBatches
+from bigscale.data.batches import Element, Position, StepBatches
 from bigscale.data.manifest import DataError
-from bigscale.data.position import Position
 from bigscale.data.sequence import Fault
 from bigscale.spec import DataSpec
 from bigscale.types import Batch

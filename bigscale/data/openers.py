@@ -25,30 +25,27 @@ EMBEDDED = ("fashion_mnist", "emoji")
 
 _EMBEDDED_DIRECTORY = os.path.join(os.path.dirname(__file__), "embedded")
 
-# Written before a colon: tfds:mnist.
-_SCHEMES = {
+OPENERS = {
+  # Written before a colon: tfds:mnist.
   "stacked": "bigscale.data.stacked:StackedSource",
   "synthetic": "bigscale.data.synthetic:open_synthetic",
   "tfds": "bigscale.data.tfds:TfdsSource",
-}
-# Told by what lies at a path, or by its ending.
-_FILES = {
+  # Told by what lies at a path, or by its ending.
   "folder": "bigscale.data.folders:FolderSource",
   "npz": "bigscale.data.arrays:open_npz",
   "shards": "bigscale.data.shards:ShardSource",
-}
-# Inputs of 'bigscale data build' alone (`inputs`).
-_INPUTS = {
+  # Inputs of 'bigscale data build' alone (`inputs`).
   "idx": "bigscale.data.idx:IdxSource",
   "tar": "bigscale.data.archives:TarSource",
 }
+_SCHEMES = ("stacked", "synthetic", "tfds")
 
 _RECIPE = 'docs/data.md, "Add a data source", shows a whole one'
 
 
 def opener(kind: str) -> Callable[..., Source]:
   """Returns what opens sources of a kind, as `npz`."""
-  return named.load((_SCHEMES | _FILES | _INPUTS)[kind], "a data source")
+  return named.load(OPENERS[kind], "a data source")
 
 
 def open_source(
@@ -86,16 +83,16 @@ def has_own_splits(source: str) -> bool:
     return True
   if os.path.exists(os.path.join(source, manifests.FILE_NAME)):
     return True
-  return is_named(source)
+  return _is_named(source)
 
 
 def _scheme_of(source: str) -> tuple[str, str]:
-  """A key of `_SCHEMES` and what follows its colon; "" where there is none."""
+  """One of `_SCHEMES` and what follows its colon; "" where there is none."""
   scheme, colon, rest = source.partition(":")
   return (scheme, rest) if colon and scheme in _SCHEMES else ("", source)
 
 
-def is_named(source: str) -> bool:
+def _is_named(source: str) -> bool:
   """Whether a source is `package.module:Name` or `...:Name:ARGUMENT`.
 
   The module has a dot, or can be imported. A path that exists is a path.
@@ -126,7 +123,7 @@ def _open(source: str, split: Split) -> Source:
     return opener("shards")(directory, split)
   if scheme:
     return opener(scheme)(rest, split)
-  if is_named(source):
+  if _is_named(source):
     return _open_named(source, split)
   places.check(source)
   path = epath.Path(source)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bigscale.data import ahead, mixture
-from bigscale.data.batches import StepBatches
+from bigscale.data.batches import Position, StepBatches
 from bigscale.data.manifest import DataError
-from bigscale.data.position import Position
 from bigscale.data.reading import allowed_bad
 from bigscale.data.sequence import Fault
 from bigscale.data.sources import Source
