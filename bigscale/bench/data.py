@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from bigscale.data import pipeline
-from bigscale.data.reading import open_parts
+from bigscale.data.reading import open_mix
 from bigscale.spec import RunSpec, require
 
 _WARM_UP = 3
@@ -101,7 +101,7 @@ def measure(spec: RunSpec, steps: int) -> DataTiming:
 
 def _read_alone(spec: RunSpec) -> float:
   """Images a second of the first source, on this thread."""
-  source = open_parts(spec.data, "train").sources[0]
+  source = open_mix(spec.data, "train").sources[0]
   random = np.random.default_rng(0)
   indices = random.integers(0, len(source), _BOUND_RECORDS).tolist()
   source.read(indices[0])

@@ -19,12 +19,11 @@ import dataclasses
 import importlib
 import json
 
-from bigscale.cli.config import define_config, spec_of
-from bigscale.cli.flags import Flags
+from bigscale.cli.config import ConfigFlags, spec_of
 from bigscale.spec import require
 
-FLAGS = Flags()
-define_config(FLAGS, "the run's config file")
+FLAGS = ConfigFlags()
+FLAGS.define_config("the run's config file")
 FLAGS.integer("steps", 20, "steps to time, after two to warm up")
 FLAGS.bool("json", False, "print JSON")
 

@@ -40,49 +40,50 @@ class _ConfigParser(ConfigFileFlagParser):
       ) from error
 
 
-def define_config(values: Flags, text: str) -> None:
-  """Defines --config, and what `--config.NAME=VALUE` becomes."""
-  config_flags.DEFINE_config_file(
-    "config",
-    help_string=f"{text}: FILE.py or FILE.py:ARG, or the name of a shipped "
-    f"one, NAME or NAME:ARG: {', '.join(names())}",
-    flag_values=values,
-    # Settings are read here.
-    sys_argv=[],
-  )
-  values["config"].parser = _ConfigParser("config", lock_config=True)
-  values.multi_string(
-    "config_set",
-    [],
-    "NAME=VALUE of a setting of the run, which is also written "
-    "--config.NAME=VALUE; lists as a,b",
-  )
+class ConfigFlags(Flags):
+  """Flags of a command that takes --config and --config.NAME=VALUE."""
 
+  def define_config(self, text: str) -> None:
+    """Defines --config, and what `--config.NAME=VALUE` becomes."""
+    config_flags.DEFINE_config_file(
+      "config",
+      help_string=f"{text}: FILE.py or FILE.py:ARG, or the name of a shipped "
+      f"one, NAME or NAME:ARG: {', '.join(names())}",
+      flag_values=self,
+      # Settings are read here.
+      sys_argv=[],
+    )
+    self["config"].parser = _ConfigParser("config", lock_config=True)
+    self.multi_string(
+      "config_set",
+      [],
+      "NAME=VALUE of a setting of the run, which is also written "
+      "--config.NAME=VALUE; lists as a,b",
+    )
 
-def parse(values: Flags, argv: Sequence[str]) -> Sequence[str]:
-  """Sets flags of which --config is one; see `Flags.read`."""
-  try:
-    rest = values(_rewrite(argv))
-  except UnknownFlagError:
-    raise
-  except flags.Error as error:
-    raise SpecError(_flag_error(error, argv)) from error
-  except ImportError as error:
-    raise SpecError(
-      f"--config: {error}; start where it can be imported from, or set "
-      "PYTHONPATH (a shipped config: from bigscale.configs import NAME)"
-    ) from error
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise SpecError(
-      f"--config: {type(error).__name__}: {error}; the config file fails where "
-      "it is read"
-    ) from error
-  if values.config is None:
-    for setting in values.config_set:
+  def _parse(self, argv: Sequence[str]) -> Sequence[str]:
+    try:
+      rest = self(_rewrite(argv))
+    except UnknownFlagError:
+      raise
+    except flags.Error as error:
+      raise SpecError(_flag_error(error, argv)) from error
+    except ImportError as error:
       raise SpecError(
-        f"--config is missing; --config.{setting} changes a setting of it"
-      )
-  return rest
+        f"--config: {error}; start where it can be imported from, or set "
+        "PYTHONPATH (a shipped config: from bigscale.configs import NAME)"
+      ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      raise SpecError(
+        f"--config: {type(error).__name__}: {error}; the config file fails "
+        "where it is read"
+      ) from error
+    if self.config is None:
+      for setting in self.config_set:
+        raise SpecError(
+          f"--config is missing; --config.{setting} changes a setting of it"
+        )
+    return rest
 
 
 def _rewrite(argv: Sequence[str]) -> list[str]:

@@ -131,13 +131,9 @@ class Flags(flags.FlagValues):
     return rest[1:]
 
   def _parse(self, argv: Sequence[str]) -> Sequence[str]:
-    if "config" not in self:
-      try:
-        return self(argv)
-      except UnknownFlagError:
-        raise
-      except flags.Error as error:
-        raise SpecError(str(error)) from error
-    from bigscale.cli.config import parse
-
-    return parse(self, argv)
+    try:
+      return self(argv)
+    except UnknownFlagError:
+      raise
+    except flags.Error as error:
+      raise SpecError(str(error)) from error

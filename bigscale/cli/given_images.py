@@ -10,10 +10,10 @@ import numpy as np
 from bigscale.cli import inspection
 from bigscale.cli.flags import Flags
 from bigscale.data import notes
+from bigscale.data.inputs import BothSplits
 from bigscale.data.manifest import DataError
-from bigscale.data.reading import Reader, Samples, open_data
+from bigscale.data.reading import LabelledImages, Reader, open_data
 from bigscale.data.shapes import Survey, choose, survey
-from bigscale.data.whole import Whole
 from bigscale.spec import DataSpec, require
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def score(
   """
   from bigscale.metrics.looking import look
 
-  images = Whole(values.images)
+  images = BothSplits(values.images)
   notes.warn(images.notes)
   asked = values.num or len(images)
   require(
@@ -115,7 +115,7 @@ def _said(reader: Reader, found: Survey, padding: int) -> dict[str, Any]:
   }
 
 
-def _warn_of_missing(reader: Reader, images: Whole, asked: int) -> None:
+def _warn_of_missing(reader: Reader, images: BothSplits, asked: int) -> None:
   """Says that fewer images than asked for can be read.
 
   Raises:
@@ -133,7 +133,9 @@ def _warn_of_missing(reader: Reader, images: Whole, asked: int) -> None:
   )
 
 
-def _read(reader: Reader, rows: Sequence[int], count: int) -> Iterator[Samples]:
+def _read(
+  reader: Reader, rows: Sequence[int], count: int
+) -> Iterator[LabelledImages]:
   """Yields images until there are so many, or no others."""
   start = 0
   while reader.images_read < count and start < len(rows):
@@ -145,7 +147,7 @@ def _read(reader: Reader, rows: Sequence[int], count: int) -> Iterator[Samples]:
 
 
 def _warn_of_others(
-  images: Whole, found: Survey, side: int, channels: int
+  images: BothSplits, found: Survey, side: int, channels: int
 ) -> None:
   """Says that some images are not like the others."""
   if len(found.counts) > 1:

@@ -26,13 +26,12 @@ $BIGSCALE_CACHE, else ~/.cache/bigscale, or in --out.
 
 import sys
 
-from bigscale.cli.config import define_config, spec_of
-from bigscale.cli.flags import Flags
+from bigscale.cli.config import ConfigFlags, spec_of
 
 _STATISTICS = "stats"
 _INCEPTION = "inception"
 
-FLAGS = Flags()
+FLAGS = ConfigFlags()
 FLAGS.string(
   "format",
   None,
@@ -44,7 +43,7 @@ FLAGS.local_path(
   "folder to make; of inception, that keeps it in place of the cache",
 )
 FLAGS.string("ema", None, "file of the generator's moving average")
-define_config(FLAGS, "config of the run; its model must fit the weights")
+FLAGS.define_config("config of the run; its model must fit the weights")
 FLAGS.string("source", None, "data set of the run, without --config")
 FLAGS.bool(
   "unsafe_pickle",

@@ -99,22 +99,23 @@ def check_data(spec: RunSpec, stream: Mapping[str, Any]) -> None:
   Raises:
     SpecError: they are others, or cannot be opened.
   """
-  from bigscale.data import mixture, pipeline
-  from bigscale.data.reading import open_parts
+  from bigscale.data import mixture
+  from bigscale.data.reading import open_mix
+  from bigscale.data.stream import SOURCE_FORM, check_same
 
   if "source" not in stream:
     return  # Of weights that were imported.
-  parts = open_parts(spec.data, "train", spec.seed)
+  mix = open_mix(spec.data, "train", spec.seed)
   try:
-    pipeline.check_same(
+    check_same(
       stream,
-      mixture.identity_of(*parts),
-      mixture.earlier_identity_of(*parts),
+      mixture.identity_of(*mix),
+      mixture.earlier_identity_of(*mix),
       spec.data,
     )
   except DataError as error:
     # The step the run stands at is not gone on with: to score it does no harm.
-    if stream.get("source_form") == pipeline.SOURCE_FORM:
+    if stream.get("source_form") == SOURCE_FORM:
       raise
     logging.warning("%s", error)
 

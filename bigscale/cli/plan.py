@@ -18,11 +18,10 @@ the collectives; nothing was run, so compare plans with plans.
 
 import json
 
-from bigscale.cli.config import define_config, spec_of
-from bigscale.cli.flags import Flags
+from bigscale.cli.config import ConfigFlags, spec_of
 
-FLAGS = Flags()
-define_config(FLAGS, "the run's config file")
+FLAGS = ConfigFlags()
+FLAGS.define_config("the run's config file")
 FLAGS.list(
   "topology",
   [],

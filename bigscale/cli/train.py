@@ -33,11 +33,10 @@ from bigscale.cli.common import (
   define_process_flags,
   join_processes,
 )
-from bigscale.cli.config import define_config, spec_of
-from bigscale.cli.flags import Flags
+from bigscale.cli.config import ConfigFlags, spec_of
 
-FLAGS = Flags()
-define_config(FLAGS, "the run's config file")
+FLAGS = ConfigFlags()
+FLAGS.define_config("the run's config file")
 FLAGS.local_path("workdir", None, "folder of the run, made if need be")
 FLAGS.local_path(
   "init_from",

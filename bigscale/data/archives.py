@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from etils import epath
 
-from bigscale.data import content, notes, splits, tar_layout
+from bigscale.data import content, notes, split_names, splits
 from bigscale.data.encoded import (
   IMAGE_EXTENSIONS,
   EncodedSource,
@@ -19,11 +19,11 @@ from bigscale.data.encoded import (
   RangeFile,
   check_length,
   find_missing,
-  local_path,
 )
 from bigscale.data.listing import hidden_by
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import Missing
+from bigscale.data.places import local_path
+from bigscale.data.sources import MissingFile
 
 _PIECE = 1 << 20
 # Some keep captions and whole tables beside an image.
@@ -120,10 +120,10 @@ class TarSource(EncodedSource):
         f"path{''.join(f'; {note}' for note in self.notes)}"
       )
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
-    tar_layout.check_splits(stems, counts.folders)
+    split_names.check_tars(stems, counts.folders)
     names = _check_labels(records, self._files)
     if not names:
-      said = tar_layout.folders_without_labels(counts.folders)
+      said = split_names.folders_without_labels(counts.folders)
       self.notes += tuple(f"{what}: {sentence}" for sentence in said)
     self._sizes = [epath.Path(f.path).stat().length for f in self._files]
     heldout = splits.held_out(
@@ -148,10 +148,10 @@ class TarSource(EncodedSource):
   def __len__(self) -> int:
     return len(self._names)
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`: every tar is there, and of the size it had."""
     counts = np.bincount(self._places[:, 0], minlength=len(self._files))
-    found: tuple[Missing, ...] = ()
+    found: tuple[MissingFile, ...] = ()
     for file, size, records in zip(
       self._files, self._sizes, counts.tolist(), strict=True
     ):

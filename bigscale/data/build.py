@@ -25,8 +25,8 @@ import numpy as np
 from bigscale.data import hashing, ingest, recipe
 from bigscale.data import manifest as manifests
 from bigscale.data.duplicates import distinct
-from bigscale.data.manifest import DataError, Manifest, Schema, Shard, Split
-from bigscale.data.parts import Job, Part, Parts, Rejected, Task, write_json
+from bigscale.data.manifest import DataError, Manifest, Schema, ShardFile, Split
+from bigscale.data.parts import Job, Part, PartMaker, Rejected, Task, write_json
 from bigscale.data.recipe import BuildOptions, Reject
 from bigscale.data.sources import Source, padding_of
 
@@ -90,7 +90,7 @@ def build(
     _begin(directory, plan)
     job = Job(inputs, directory, options, _schema(inputs, options))
     total = sum(len(source) for source in inputs.values())
-    parts = Parts(
+    parts = PartMaker(
       directory,
       workers=options.workers,
       max_rejects=int(options.max_bad_fraction * total + 1e-9),
@@ -290,12 +290,14 @@ def _write_shard(job: Job, task: Task) -> Part:
 def _manifest(
   job: Job,
   class_names: tuple[str, ...],
-  parts: Parts,
+  parts: PartMaker,
   written: Sequence[Part],
   plan: Mapping[str, Any],
 ) -> Manifest:
   shards = tuple(
-    Shard(**{name: getattr(part, name) for name in Shard.__annotations__})
+    ShardFile(
+      **{name: getattr(part, name) for name in ShardFile.__annotations__}
+    )
     for part in written
     if part.records
   )

@@ -15,18 +15,19 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import stat
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from typing import IO, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from bigscale.data import digests
-from bigscale.data.digests import Digests
+from bigscale import cache_folder
+from bigscale.data.places import is_remote
 
 MOST_BYTES = 32_000_000_000
 MOST_FILES = 1_000_000
@@ -40,7 +41,13 @@ _FILES_AT_ONCE = 64
 _NANOSECONDS = 1_000_000_000
 # Some file systems count in whole seconds, or in two.
 _MARGIN = 5 * _NANOSECONDS
-_UNREADABLE = b"unreadable".ljust(digests.SIZE)
+_SIZE = 16  # bytes of a digest and of a key
+
+# Of one cache file: 128 MB.
+_MOST_KEPT = 4_000_000
+# What this process knows, for where the cache cannot be written.
+_known: dict[bytes, bytes] = {}
+_UNREADABLE = b"unreadable".ljust(_SIZE)
 # What takes longer than some seconds is announced, and its time told.
 _MUCH_BYTES, _MANY_FILES, _LONG = 2_000_000_000, 50_000, 10.0
 
@@ -75,6 +82,80 @@ class _Told(NamedTuple):
   error: str
 
 
+class _Digests:
+  """The digests of files below one folder that the cache folder keeps.
+
+  Its file in the cache appears whole or not at all; one that is damaged counts
+  as missing, and where nothing can be written, the next process reads the data
+  again. Two processes that write at once lose each other's digests, never mix
+  them up.
+  """
+
+  def __init__(self, root: str) -> None:
+    """Reads what is kept.
+
+    Args:
+      root: the folder, or the first of some files.
+    """
+    place = root if "://" in root else os.path.realpath(root)
+    name = re.sub(r"[^A-Za-z0-9]+", "_", os.path.basename(place))[:40]
+    text = place.encode("utf-8", "surrogateescape")
+    self._own = hashlib.sha256(text).digest()
+    self._path = os.path.join(
+      cache_folder.directory(), f"digests-{name}-{self._own.hex()[:16]}.npz"
+    )
+    self._kept = _load_kept(self._path)
+
+  def key_of(self, path: str, *state: object) -> bytes:
+    """Returns what a digest is kept by.
+
+    Args:
+      path: of a file, below the folder or whole.
+      *state: all that tells whether it has changed.
+    """
+    text = repr((path, *state)).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(self._own + text, digest_size=_SIZE).digest()
+
+  def get(self, key: bytes) -> bytes | None:
+    """Returns a digest, or None where it is not kept."""
+    return self._kept.get(key) or _known.get(key)
+
+  def add(self, found: Mapping[bytes, bytes]) -> None:
+    """Keeps digests by their keys."""
+    if not found:
+      return
+    if len(_known) + len(found) > _MOST_KEPT:
+      _known.clear()
+    _known.update(found)
+    self._kept |= found
+    if len(self._kept) > _MOST_KEPT:
+      self._kept = dict(found)
+    _save_kept(self._path, self._kept)
+
+
+def _load_kept(path: str) -> dict[bytes, bytes]:
+  arrays = cache_folder.read(path)
+  if arrays is None:
+    return {}
+  parts = []
+  for name in ("keys", "values"):
+    array = arrays.get(name, np.empty(0))
+    if array.dtype != np.uint8 or array.shape[1:] != (_SIZE,):
+      cache_folder.discard(path, f"{name} are {array.dtype} {array.shape}")
+      return {}
+    data = array.tobytes()
+    parts.append([data[i : i + _SIZE] for i in range(0, len(data), _SIZE)])
+  return dict(zip(*parts, strict=False))
+
+
+def _save_kept(path: str, kept: Mapping[bytes, bytes]) -> None:
+  keys, values = (
+    np.frombuffer(b"".join(part), np.uint8).reshape(-1, _SIZE)
+    for part in (kept.keys(), kept.values())
+  )
+  cache_folder.write(path, {"keys": keys, "values": values})
+
+
 def of_files(
   root: str, paths: Sequence[str], sizes: np.ndarray, name: str
 ) -> Content:
@@ -97,7 +178,7 @@ def of_files(
   if len(paths) > MOST_FILES or total > MOST_BYTES:
     names = paths if root else [os.path.basename(path) for path in paths]
     whole, rows = False, _sample(names)
-  kept = Digests(root or paths[0])
+  kept = _Digests(root or paths[0])
   started, told = time.monotonic(), []
   if (total > _MUCH_BYTES and whole) or len(rows) > _MANY_FILES:
     _log.warning(
@@ -152,7 +233,7 @@ def _sample(names: Sequence[str]) -> list[int]:
   return np.sort(np.argsort(hashes, kind="stable")[:_SAMPLED]).tolist()
 
 
-def _digest(root: str, name: str, kept: Digests, whole: bool) -> _Told:
+def _digest(root: str, name: str, kept: _Digests, whole: bool) -> _Told:
   path = os.path.join(root, name)
   try:
     size, *times = _stat(path)
@@ -172,7 +253,7 @@ def _digest(root: str, name: str, kept: Digests, whole: bool) -> _Told:
 
 def _stat(path: str) -> tuple[int, int, int]:
   """Size, and the times of the last change of content and of anything, ns."""
-  if _is_remote(path):
+  if is_remote(path):
     found = epath.Path(path).stat()
     changed = int((found.mtime or 0) * _NANOSECONDS)
     return found.length, changed, changed
@@ -181,10 +262,6 @@ def _stat(path: str) -> tuple[int, int, int]:
     # To open a pipe is to wait for somebody who writes.
     raise OSError(errno.EINVAL, "it is no file")
   return found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _is_remote(path: str) -> bool:
-  return "://" in path
 
 
 def _read(path: str, size: int, whole: bool) -> tuple[bytes, int]:
@@ -202,10 +279,10 @@ def _read(path: str, size: int, whole: bool) -> tuple[bytes, int]:
         data = file.read(_BLOCK)
         digest.update(data)
         read += len(data)
-  return digest.digest()[: digests.SIZE], read
+  return digest.digest()[:_SIZE], read
 
 
 def _open(path: str) -> IO[bytes]:
-  if _is_remote(path):
+  if is_remote(path):
     return epath.Path(path).open("rb")
   return open(path, "rb", buffering=0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bigscale.data import recipe
 from bigscale.data.manifest import Split
-from bigscale.data.parts import Job, Part, Parts, Rejected, Task
+from bigscale.data.parts import Job, Part, PartMaker, Rejected, Task
 from bigscale.data.recipe import Reject
 
 # An image in both splits is kept in the first of these: what is held out is
@@ -18,7 +18,7 @@ from bigscale.data.recipe import Reject
 _ORDER: tuple[Split, ...] = ("heldout", "train")
 
 
-def distinct(job: Job, parts: Parts) -> dict[Split, np.ndarray]:
+def distinct(job: Job, parts: PartMaker) -> dict[Split, np.ndarray]:
   """Finds the records to keep: of those with the same pixels the first.
 
   Args:

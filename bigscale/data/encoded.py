@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bigscale.data import headers, images, pillow
+from bigscale.data import images, pillow
 from bigscale.data.content import Content
 from bigscale.data.manifest import Split
+from bigscale.data.places import is_remote
 from bigscale.data.sources import (
   BadRecordError,
-  Missing,
-  Sample,
+  MissingFile,
+  Record,
   Source,
 )
 from bigscale.data.splits import check_index
@@ -44,16 +45,6 @@ IMAGE_EXTENSIONS = (
 _LOOKED_AT = 16
 # Larger files are looked at before they are read.
 _LARGE = 1 << 24
-
-
-def is_remote(path: str) -> bool:
-  """Whether a path, once `local_path` has seen it, needs `epath`."""
-  return "://" in path
-
-
-def local_path(path: str) -> str:
-  """A path without the `file://` that `epath` does not know."""
-  return os.fspath(path).removeprefix("file://")
 
 
 class PackedNames:
@@ -168,7 +159,8 @@ class EncodedSource(Source):
         digest.update(b"unreadable")
     return f"{self._kind}@{digest.hexdigest()[:16]} padded {self.padding}"
 
-  def _content(self) -> str:
+  def content(self) -> str:
+    """See `Source`."""
     read = self._read_content()
     digest = hashlib.sha256(self._digest + read.digest).hexdigest()
     return f"{self._kind}@{digest[:16]}{read.note}"
@@ -209,11 +201,11 @@ class EncodedSource(Source):
     check_index(index, len(self))
     try:
       try:
-        start = self._first_bytes(index, headers.FIRST_BYTES)
-        return headers.shape_of(start)
+        start = self._first_bytes(index, images.FIRST_BYTES)
+        return images.shape_of(start)
       except ValueError:
         # The header may be longer than that.
-        return headers.shape_of(self._encoded(index))
+        return images.shape_of(self._encoded(index))
     except (OSError, ValueError) as error:
       raise self._bad(index, error) from error
 
@@ -229,11 +221,11 @@ class EncodedSource(Source):
     except (OSError, ValueError) as error:
       raise self._bad(index, error) from error
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`."""
     data, labels = self.read_bytes(index)
     try:
-      return Sample(images.decode(data), labels)
+      return Record(images.decode(data), labels)
     except ValueError as error:
       raise self._bad(index, error) from error
 
@@ -300,18 +292,18 @@ def check_length(data: bytes, size: int) -> bytes:
   return data
 
 
-def find_missing(path: str, size: int, records: int) -> tuple[Missing, ...]:
+def find_missing(path: str, size: int, records: int) -> tuple[MissingFile, ...]:
   """An archive of so many records, if it is gone or not of the size it had."""
   try:
     found = epath.Path(path).stat().length
   except OSError as error:
     reason = error.strerror or error
     message = f"{path} cannot be read ({reason}); put it back"
-    return (Missing(message, records),)
+    return (MissingFile(message, records),)
   if found == size:
     return ()
   message = (
     f"{path} has {found} bytes, but had {size} when it was listed; start "
     "again, with a file that does not change"
   )
-  return (Missing(message, records),)
+  return (MissingFile(message, records),)

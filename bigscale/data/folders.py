@@ -33,13 +33,12 @@ from bigscale.data.encoded import (
   check_length,
   check_size,
   find_missing,
-  is_remote,
-  local_path,
 )
-from bigscale.data.layout import Layout
+from bigscale.data.layout import FolderLayout
 from bigscale.data.listing import list_folder, list_zip, unpack, unpack_first
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import Missing
+from bigscale.data.places import is_remote, local_path
+from bigscale.data.sources import MissingFile
 
 
 class FolderSource(EncodedSource):
@@ -80,7 +79,7 @@ class FolderSource(EncodedSource):
       listing = list_zip(self._root)
     else:
       listing = list_folder(self._root)
-    layout = Layout(path, listing, self._table)
+    layout = FolderLayout(path, listing, self._table)
     chosen = layout.choose(split, heldout_fraction)
     self.notes = chosen.notes
     self.own_heldout = chosen.own_heldout
@@ -102,14 +101,14 @@ class FolderSource(EncodedSource):
   def __len__(self) -> int:
     return len(self._paths)
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`: only that the folder is there, or the zip as it was."""
     if self._zip is not None:
       return find_missing(self._root, self._zip_size, len(self))
     if epath.Path(self._root).is_dir():
       return ()
     message = f"{self._root} is no longer there; put it back"
-    return (Missing(message, len(self)),)
+    return (MissingFile(message, len(self)),)
 
   def _read_content(self) -> content.Content:
     if self._zip is not None:

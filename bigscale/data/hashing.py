@@ -1,13 +1,21 @@
-"""Random bits that are a function of a record's place, and of nothing else.
+"""Random bits and permutations that are functions of a record's place alone.
 
 SplitMix64's finalizer (Steele, Lea and Flood 2014, fig. 16), over arrays: no
 state, no order, so any process can draw any record's bits alone.
 """
 
+import dataclasses
+import functools
+
 import numpy as np
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
+# Shorter ones are sorted by hash: every permutation is as likely, and half a
+# megabyte is no burden.
+_LARGEST_TABLE = 1 << 16
+_ROUNDS = 8
+_USE = 0x5045524D
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
@@ -43,3 +51,55 @@ def scramble(key: np.uint64, places: np.ndarray) -> np.ndarray:
   """64 random bits for every place, see `random_bits`."""
   with np.errstate(over="ignore"):
     return splitmix64(np.asarray(places).astype(np.uint64) + key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Permutation:
+  """A random permutation of the numbers below `length`, without a table.
+
+  A Feistel network (Luby and Rackoff 1988) permutes the numbers of so many
+  bits, each half of them masked with a hash of the other; walking on until a
+  number lies below `length` makes it a permutation of those below it (Black and
+  Rogaway 2002). Any place can be asked for alone, and a whole batch at once.
+
+  Attributes:
+    length: 1 or more, below 2^62.
+    key: any integer; another key, another permutation.
+  """
+
+  length: int
+  key: int
+
+  def __call__(self, places: np.ndarray) -> np.ndarray:
+    """What lies at each of the places [N], in [0, length): [N] int64."""
+    places = np.asarray(places, np.int64)
+    if self.length <= _LARGEST_TABLE:
+      return _table(self.length, self.key)[places]
+    values = self._network(places.astype(np.uint64))
+    while True:
+      # Less than half of all numbers of so many bits lie outside.
+      outside = np.flatnonzero(values >= self.length)
+      if not outside.size:
+        return values.astype(np.int64)
+      values[outside] = self._network(values[outside])
+
+  @functools.cached_property
+  def _keys(self) -> list[np.uint64]:
+    return [key_of(self.key, _USE + turn) for turn in range(_ROUNDS)]
+
+  def _network(self, values: np.ndarray) -> np.ndarray:
+    bits = (self.length - 1).bit_length()
+    low_bits = np.uint64(bits // 2)
+    low_mask = np.uint64((1 << (bits // 2)) - 1)
+    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
+    high, low = values >> low_bits, values & low_mask
+    for turn in range(0, _ROUNDS, 2):
+      high = high ^ (scramble(self._keys[turn], low) & high_mask)
+      low = low ^ (scramble(self._keys[turn + 1], high) & low_mask)
+    return (high << low_bits) | low
+
+
+@functools.lru_cache(maxsize=16)
+def _table(length: int, key: int) -> np.ndarray:
+  bits = random_bits(key, _USE, np.arange(length))
+  return np.argsort(bits, kind="stable")

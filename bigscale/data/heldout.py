@@ -6,7 +6,7 @@ import numpy as np
 
 from bigscale.data import hashing, transforms
 from bigscale.data.reading import open_data
-from bigscale.data.sources import BadRecordError, Sample, padding_of
+from bigscale.data.sources import BadRecordError, Record, padding_of
 from bigscale.spec import DataSpec
 from bigscale.types import Batch
 
@@ -81,7 +81,7 @@ class Heldout:
         labels[row] = sample.labels[choice % len(sample.labels)]
     return Batch(images[None], labels[None])
 
-  def _sample_of(self, place: int) -> tuple[Sample, int, int]:
+  def _sample_of(self, place: int) -> tuple[Record, int, int]:
     """A record that can be read, its index, and a random number."""
     for turn in range(_TRIES):
       # Another draw, not the next record: that one is not to count twice.

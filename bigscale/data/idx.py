@@ -10,9 +10,9 @@ import numpy as np
 from etils import epath
 
 from bigscale.data import splits
-from bigscale.data.encoded import local_path
+from bigscale.data.arrays import ArraySource
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.memory import ArraySource
+from bigscale.data.places import local_path
 
 _GZIP = b"\x1f\x8b"
 _UINT8 = b"\0\0\x08"

@@ -22,6 +22,9 @@ _NO_RANGE = (
   "nothing says which value is white; save it with 8 or 16 unsigned bits"
 )
 
+# Most headers end before this; a long colour profile may come first.
+FIRST_BYTES = 1 << 16
+
 
 def decode(data: bytes) -> np.ndarray:
   """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or PPM.
@@ -179,3 +182,23 @@ def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:
   pixels = image[..., 0] if image.shape[-1] == 1 else image
   Image.fromarray(pixels).save(file, "PNG", optimize=True)
   return file.getvalue()
+
+
+def shape_of(data: bytes) -> tuple[int, int, int]:
+  """Returns height, width and channels (1 or 3), as `decode` gives them.
+
+  Pixels are not decoded: the file may still prove to be cut short.
+
+  Args:
+    data: the file, or so much of it that the header is whole.
+
+  Raises:
+    ValueError: the bytes are no image, or the header is not all there.
+  """
+  try:
+    with pillow.opened(data) as file:
+      width, height = orientation.size_of(file)
+      channels = channels_of(file.mode)
+  except Exception as error:  # Pillow's parsers have many for damaged headers
+    raise ValueError(f"its header cannot be read ({error})") from error
+  return height, width, channels

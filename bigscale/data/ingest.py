@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from bigscale.data import manifest as manifests
-from bigscale.data.manifest import DataError, Manifest, Schema, Shard
+from bigscale.data.manifest import DataError, Manifest, Schema, ShardFile
 from bigscale.data.records import encode
 
 # A record reads and unpacks its whole group, so that single ones, as they are,
@@ -21,12 +21,12 @@ from bigscale.data.records import encode
 # zstd has packed.
 FASTEST = "group_size:1,uncompressed"
 
-Samples = Iterable[tuple[np.ndarray, int | tuple[int, ...]]]
+LabelledRecords = Iterable[tuple[np.ndarray, int | tuple[int, ...]]]
 
 
 def write(
   directory: str,
-  splits: Mapping[manifests.Split, Samples],
+  splits: Mapping[manifests.Split, LabelledRecords],
   *,
   name: str,
   schema: Schema,
@@ -61,7 +61,7 @@ def write(
   make_directory(directory)
   if os.path.exists(os.path.join(directory, manifests.FILE_NAME)):
     raise holds_a_set(directory)
-  shards: list[Shard] = []
+  shards: list[ShardFile] = []
   for split, samples in splits.items():
     encoded = _encoded(samples, class_names, schema)
     shards += _write_split(
@@ -103,7 +103,7 @@ def holds_a_set(directory: str) -> DataError:
 
 
 def _encoded(
-  samples: Samples, class_names: tuple[str, ...], schema: Schema
+  samples: LabelledRecords, class_names: tuple[str, ...], schema: Schema
 ) -> Iterator[bytes]:
   limit = max(1, len(class_names))
   for index, (image, label) in enumerate(samples):
@@ -128,7 +128,7 @@ def _write_split(
   encoded: Iterator[bytes],
   options: str,
   records_per_shard: int,
-) -> list[Shard]:
+) -> list[ShardFile]:
   partial: list[tuple[str, int]] = []
   while head := list(itertools.islice(encoded, 1)):
     rest = itertools.islice(encoded, records_per_shard - 1)
@@ -154,10 +154,10 @@ def shard_name(split: manifests.Split, index: int, count: int) -> str:
 
 def describe_shard(
   directory: str, file: str, split: manifests.Split, records: int
-) -> Shard:
+) -> ShardFile:
   """Sums up a shard that has been written."""
   path = os.path.join(directory, file)
-  return Shard(
+  return ShardFile(
     file=file,
     split=split,
     records=records,

@@ -4,17 +4,13 @@ import glob
 import os
 from collections.abc import Mapping
 
+import numpy as np
 from etils import epath
 
-from bigscale.data import manifest as manifests
 from bigscale.data import places
 from bigscale.data.manifest import DataError, EmptySplitError, Split
-from bigscale.data.sources import (
-  EMBEDDED,
-  Source,
-  local_place,
-  open_source,
-)
+from bigscale.data.openers import has_own_splits, open_source, opener
+from bigscale.data.sources import Record, Source
 
 HELDOUT_FRACTION = 0.05
 
@@ -40,7 +36,7 @@ def open_inputs(
   Raises:
     DataError: there is no such input, or it is not sound.
   """
-  train, heldout = local_place(train), local_place(heldout)
+  train, heldout = places.user_path(train), places.user_path(heldout)
   if not 0 <= heldout_fraction < 1:
     raise DataError(
       f"heldout={heldout_fraction} must lie in [0, 1); it is a part of the "
@@ -58,7 +54,7 @@ def open_inputs(
     inputs["heldout"] = _open(train, "heldout", heldout_fraction)
   except EmptySplitError:
     # That it has none is an error only where one was asked for.
-    if heldout_fraction and not _has_own_splits(train):
+    if heldout_fraction and not has_own_splits(train):
       raise
   return inputs
 
@@ -79,34 +75,26 @@ def _open_train_alone(name: str) -> Source:
 
 def _open(name: str, split: Split, heldout_fraction: float) -> Source:
   if name.startswith("idx:"):
-    from bigscale.data.idx import IdxSource
-
     images, _, labels = name.removeprefix("idx:").partition(",")
     if not labels:
       raise DataError(
         f"input={name!r} must name two files; write idx:IMAGES,LABELS"
       )
-    paths = tuple(map(local_place, (images, labels)))
+    paths = tuple(map(places.user_path, (images, labels)))
     for path in paths:
       places.check(path)
-    return IdxSource(*paths, split, heldout_fraction)
+    return opener("idx")(*paths, split, heldout_fraction)
   ending = os.path.splitext(name)[1].lower()
   if ending == ".tar":
-    from bigscale.data.archives import TarSource
-
     places.check(name)
     paths = _matches(name)
     if not paths:
       raise DataError(f"input={name!r} matches no file; check the path")
-    return TarSource(paths, split, heldout_fraction)
+    return opener("tar")(paths, split, heldout_fraction)
   if ending == ".npz" and os.path.isfile(name):
-    from bigscale.data.memory import ArraySource
-
-    return ArraySource.load(name, split, heldout_fraction)
-  if not _has_own_splits(name) and os.path.exists(name):
-    from bigscale.data.folders import FolderSource
-
-    return FolderSource(name, split, heldout_fraction)
+    return opener("npz")(name, split, heldout_fraction)
+  if not has_own_splits(name) and os.path.exists(name):
+    return opener("folder")(name, split, heldout_fraction)
   return open_source(name, split)
 
 
@@ -120,7 +108,76 @@ def _matches(pattern: str) -> list[str]:
   return sorted(map(os.fspath, epath.Path(folder).glob(name)))
 
 
-def _has_own_splits(name: str) -> bool:
-  if name.startswith(("tfds:", "stacked:", "synthetic:")) or name in EMBEDDED:
-    return True
-  return os.path.exists(os.path.join(name, manifests.FILE_NAME))
+class BothSplits(Source):
+  """All images of a folder, zip, .npz or set, train split first."""
+
+  def __init__(self, path: str, padding: int | None = None) -> None:
+    """Opens what there is.
+
+    Args:
+      path: as `open_source` takes it.
+      padding: see `Source`.
+
+    Raises:
+      DataError: there are no images, or they cannot be read.
+    """
+    self._parts: list[Source] = []
+    refused: list[EmptySplitError] = []
+    for split in ("train", "heldout"):
+      try:
+        self._parts.append(open_source(path, split, padding))
+      except EmptySplitError as error:
+        # Of a few images none may be held out.
+        refused.append(error)
+    if not self._parts:
+      raise refused[0]
+    self._first = len(self._parts[0])
+    self.class_names = self._parts[0].class_names
+    said = (sentence for part in self._parts for sentence in part.notes)
+    self.notes = tuple(dict.fromkeys(said))
+    self.padding = self._parts[0].padding
+    self.name = " + ".join(part.name for part in self._parts)
+
+  @property
+  def identity(self) -> str:
+    """See `Source`."""
+    return " + ".join(part.identity for part in self._parts)
+
+  def __len__(self) -> int:
+    return sum(len(part) for part in self._parts)
+
+  @property
+  def decodes(self) -> bool:
+    """See `Source`."""
+    return self._parts[0].decodes
+
+  @property
+  def image_shape(self) -> tuple[int, int, int] | None:
+    """See `Source`."""
+    shapes = {part.image_shape for part in self._parts}
+    return shapes.pop() if len(shapes) == 1 else None
+
+  def shape(self, index: int) -> tuple[int, int, int]:
+    """See `Source`."""
+    part, index = self._place(index)
+    return part.shape(index)
+
+  def where(self, index: int) -> str:
+    """See `Source`."""
+    part, index = self._place(index)
+    return part.where(index)
+
+  def read(self, index: int) -> Record:
+    """See `Source`."""
+    part, index = self._place(index)
+    return part.read(index)
+
+  def _place(self, index: int) -> tuple[Source, int]:
+    """The split that holds an image, and its place there."""
+    if index < self._first:
+      return self._parts[0], index
+    return self._parts[1], index - self._first
+
+  def labels(self) -> np.ndarray:
+    """See `Source`."""
+    return np.concatenate([part.labels() for part in self._parts])

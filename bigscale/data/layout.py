@@ -36,7 +36,7 @@ class Chosen(NamedTuple):
   own_heldout: str
 
 
-class Layout:
+class FolderLayout:
   """The layout of a folder or zip.
 
   Args:

@@ -23,9 +23,9 @@ from bigscale.data.encoded import (
   IMAGE_EXTENSIONS,
   RangeFile,
   check_size,
-  is_remote,
 )
 from bigscale.data.manifest import DataError
+from bigscale.data.places import is_remote
 
 LABELS_FILE = "dataset.json"
 

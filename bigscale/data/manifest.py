@@ -37,7 +37,7 @@ class EmptySplitError(DataError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shard:
+class ShardFile:
   """One ArrayRecord file.
 
   Attributes:
@@ -106,13 +106,13 @@ class Manifest:
   name: str
   schema: Schema
   class_names: tuple[str, ...]
-  shards: tuple[Shard, ...]
+  shards: tuple[ShardFile, ...]
   source: str
   licence: str
   padding: int = 0
   made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  def of(self, split: Split) -> tuple[Shard, ...]:
+  def of(self, split: Split) -> tuple[ShardFile, ...]:
     """The shards of one split, in reading order."""
     return tuple(shard for shard in self.shards if shard.split == split)
 
@@ -213,7 +213,7 @@ def _parse(tree: Mapping[str, Any]) -> Manifest:
   )
 
 
-def _parse_shard(tree: Mapping[str, Any]) -> Shard:
+def _parse_shard(tree: Mapping[str, Any]) -> ShardFile:
   file = str(tree["file"])
   if file != os.path.basename(file) or not file:
     raise ValueError(f"shard file {file!r} must be a plain file name")
@@ -222,7 +222,7 @@ def _parse_shard(tree: Mapping[str, Any]) -> Shard:
       f"shard {file} has split={tree['split']!r}, which is not one of "
       f"{', '.join(_SPLITS)}"
     )
-  return Shard(
+  return ShardFile(
     file=file,
     split=tree["split"],
     records=_whole(tree["records"]),

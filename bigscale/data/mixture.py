@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bigscale.data import hashing
+from bigscale.data.hashing import Permutation
 from bigscale.data.manifest import DataError
-from bigscale.data.permutation import Permutation
 from bigscale.data.proportions import apportion
-from bigscale.data.sources import Missing, Sample, Source
+from bigscale.data.sources import MissingFile, Record, Source
 from bigscale.data.splits import check_index
 from bigscale.spec import DataSpec
 
@@ -259,7 +259,7 @@ class Mixed(Source):
     which, place = self._locate(index)
     return self._sources[which].padding_of(place)
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`."""
     return tuple(lost for source in self._sources for lost in source.check())
 
@@ -273,11 +273,11 @@ class Mixed(Source):
     which, place = self._locate(index)
     return self._sources[which].where(place)
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`."""
     which, place = self._locate(index)
     sample = self._sources[which].read(place)
-    return Sample(sample.image, self._labels.of(which, sample.labels))
+    return Record(sample.image, self._labels.of(which, sample.labels))
 
   def labels_of(self, index: int) -> tuple[int, ...]:
     """See `Source`."""

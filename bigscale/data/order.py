@@ -13,7 +13,7 @@ import functools
 import numpy as np
 
 from bigscale.data import hashing
-from bigscale.data.permutation import Permutation
+from bigscale.data.hashing import Permutation
 from bigscale.data.shards import MAX_OPEN_RECORDS
 from bigscale.data.sources import Source
 

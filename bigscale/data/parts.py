@@ -137,7 +137,7 @@ def _find(directory: str, file: str) -> Part | None:
     return None
 
 
-class Parts:
+class PartMaker:
   """Makes the parts that are not there yet, and counts.
 
   Attributes:

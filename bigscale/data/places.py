@@ -1,10 +1,27 @@
 """Paths and addresses of data, and whether they can be looked at here."""
 
+import os
+
 from etils import epath
 
 from bigscale.data.manifest import DataError
 
 _OUT = "mount it or copy it to a disk, and name the path there"
+
+
+def user_path(source: str) -> str:
+  """A source's name without `file://`, and with a home folder for a tilde."""
+  return os.path.expanduser(local_path(source))
+
+
+def local_path(path: str) -> str:
+  """A path without the `file://` that `epath` does not know."""
+  return os.fspath(path).removeprefix("file://")
+
+
+def is_remote(path: str) -> bool:
+  """Whether a path, once `local_path` has seen it, needs `epath`."""
+  return "://" in path
 
 
 def check(name: str) -> None:

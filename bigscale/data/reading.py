@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigscale.data import hashing, transforms
-from bigscale.data.manifest import DataError
+from bigscale.data.manifest import DataError, Split
 from bigscale.data.mixture import (
   Deal,
   Labels,
@@ -17,12 +17,11 @@ from bigscale.data.mixture import (
   labels_of,
   shares_of,
 )
+from bigscale.data.openers import open_source
 from bigscale.data.sources import (
   BadRecordError,
-  Sample,
+  Record,
   Source,
-  Split,
-  open_source,
   padding_of,
 )
 from bigscale.data.subset import Subset
@@ -37,7 +36,7 @@ _LABEL = 0x4C41424C
 _log = logging.getLogger(__name__)
 
 
-class Samples(NamedTuple):
+class LabelledImages(NamedTuple):
   """Records, as a model takes them.
 
   Attributes:
@@ -50,7 +49,7 @@ class Samples(NamedTuple):
   labels: np.ndarray
 
 
-class Parts(NamedTuple):
+class SourceMix(NamedTuple):
   """The sources of a run, one where there is no mixture.
 
   Attributes:
@@ -64,9 +63,9 @@ class Parts(NamedTuple):
   labels: Labels
 
 
-def open_parts(
+def open_mix(
   spec: DataSpec, split: Split, seed: int = 0, *, whole: bool = False
-) -> Parts:
+) -> SourceMix:
   """Opens every source of a run.
 
   Args:
@@ -100,7 +99,7 @@ def open_parts(
       for part in parts
     ]
   deal = deal_of(shares_of(spec, sizes), seed)
-  return Parts(sources, deal, labels_of(spec, sources))
+  return SourceMix(sources, deal, labels_of(spec, sources))
 
 
 def _open(
@@ -117,20 +116,20 @@ def open_data(spec: DataSpec, split: Split, *, whole: bool = False) -> Source:
   Args:
     spec: names the sources.
     split: of each.
-    whole: see `open_parts`.
+    whole: see `open_mix`.
 
   Raises:
-    DataError: as `open_parts`.
+    DataError: as `open_mix`.
   """
-  parts = open_parts(spec, split, whole=whole)
-  return Mixed(*parts) if spec.mixture else parts.sources[0]
+  mix = open_mix(spec, split, whole=whole)
+  return Mixed(*mix) if spec.mixture else mix.sources[0]
 
 
 def identities_of(spec: DataSpec) -> tuple[str, str]:
   """Returns the identities of both splits, whole, as scores compare with them.
 
   Raises:
-    DataError: as `open_parts`.
+    DataError: as `open_mix`.
   """
   train = open_data(spec, "train", whole=True)
   heldout = open_data(spec, "heldout", whole=True)
@@ -180,7 +179,7 @@ class Reader:
     self.label_counts = np.zeros(source.num_classes)
     self.unreadable: dict[int, str] = {}
 
-  def read(self, indices: Sequence[int]) -> Samples:
+  def read(self, indices: Sequence[int]) -> LabelledImages:
     """Reads some records, in the given order.
 
     Args:
@@ -207,9 +206,9 @@ class Reader:
       transforms.fit_into(sample.image, images[row], padding)
       labels[row] = self._count(sample, choice)
       row += 1
-    return Samples(images[:row], labels[:row])
+    return LabelledImages(images[:row], labels[:row])
 
-  def chunks(self, indices: Sequence[int]) -> Iterator[Samples]:
+  def chunks(self, indices: Sequence[int]) -> Iterator[LabelledImages]:
     """Reads some records, some at a time; see `read`. No chunk is empty."""
     for start in range(0, len(indices), _CHUNK):
       samples = self.read(indices[start : start + _CHUNK])
@@ -226,7 +225,7 @@ class Reader:
       "unreadable_example": next(iter(self.unreadable.values()), ""),
     }
 
-  def _count(self, sample: Sample, choice: int) -> int:
+  def _count(self, sample: Record, choice: int) -> int:
     """Counts a record, and returns its label: one of those that it carries."""
     self.images_read += 1
     self.resized += sample.image.shape[:2] != self.image_shape[:2]
@@ -266,7 +265,7 @@ def check_bad(source: Source, bad: int, allowed: int, example: str) -> None:
 
 def read_many(
   source: Source, indices: Sequence[int], resolution: int, channels: int
-) -> Samples:
+) -> LabelledImages:
   """Reads records; those that cannot be used are left out, with a warning.
 
   Args:

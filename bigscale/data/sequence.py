@@ -11,8 +11,8 @@ import numpy as np
 from bigscale.data import hashing, transforms
 from bigscale.data.manifest import DataError
 from bigscale.data.order import Order
-from bigscale.data.reading import Parts
-from bigscale.data.sources import BadRecordError, Sample, padding_of
+from bigscale.data.reading import SourceMix
+from bigscale.data.sources import BadRecordError, Record, padding_of
 from bigscale.spec import DataSpec
 
 _FLIP = 0x464C4950
@@ -43,20 +43,20 @@ class Records:
   """The endless sequence of records, by position.
 
   Attributes:
-    parts: the sources, their shares and labels.
+    mix: the sources, their shares and labels.
     orders: in which order each is read.
     seed: of flips, of labels and of replacements.
     spec: the rest.
   """
 
-  parts: Parts
+  mix: SourceMix
   orders: tuple[Order, ...]
   seed: int
   spec: DataSpec
 
   def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Source and record of positions [N]: two arrays [N] int64."""
-    which, places = self.parts.deal(np.asarray(positions, np.int64))
+    which, places = self.mix.deal(np.asarray(positions, np.int64))
     if len(self.orders) == 1:
       return which, self.orders[0].indices(places)
     indices = np.empty_like(places)
@@ -83,23 +83,23 @@ class Records:
     # Lists: to take an element of an array costs several times as much.
     columns = (which, indices, positions, flips, choices)
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    paddings = [padding_of(source) for source in self.parts.sources]
+    paddings = [padding_of(source) for source in self.mix.sources]
     faults: list[Fault] = []
     for row, (number, index, position, flip, choice) in enumerate(rows):
       sample = self._read(number, index, position, faults)
       transforms.fit_into(
         sample.image, images[row], paddings[number], mirrored=flip
       )
-      found = self.parts.labels.of(number, sample.labels)
+      found = self.mix.labels.of(number, sample.labels)
       if found:
         labels[row] = found[choice % len(found)]
     return tuple(faults)
 
   def _read(
     self, number: int, index: int, position: int, faults: list[Fault]
-  ) -> Sample:
+  ) -> Record:
     """Reads a record, or one in its place."""
-    source = self.parts.sources[number]
+    source = self.mix.sources[number]
     tried = [index]
     for turn in range(_REPLACEMENTS):
       try:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bigscale.data.hashing import Permutation
 from bigscale.data.manifest import DataError
-from bigscale.data.permutation import Permutation
 from bigscale.data.sources import BadRecordError, Source
 
 # Headers that are read of one source; of a larger one, those of a sample.

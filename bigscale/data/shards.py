@@ -27,12 +27,12 @@ from bigscale.data.manifest import (
   EmptySplitError,
   Manifest,
   Schema,
-  Shard,
+  ShardFile,
 )
 from bigscale.data.sources import (
   BadRecordError,
-  Missing,
-  Sample,
+  MissingFile,
+  Record,
   Source,
 )
 from bigscale.data.splits import check_index
@@ -87,7 +87,8 @@ class ShardSource(Source):
   def __len__(self) -> int:
     return self._offsets[-1]
 
-  def _content(self) -> str:
+  def content(self) -> str:
+    """See `Source`."""
     return self.name
 
   @property
@@ -105,24 +106,19 @@ class ShardSource(Source):
     """See `Source`: a record of another shape cannot be used."""
     return tuple(self._manifest.schema.image_shape)
 
-  @property
-  def open_shards(self) -> int:
-    """How many are open now."""
-    return len(self._readers)
-
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`."""
     found = []
     for shard in self._shards:
       try:
         check_size(self._directory, shard)
       except DataError as error:
-        found.append(Missing(str(error), shard.records))
+        found.append(MissingFile(str(error), shard.records))
     return tuple(found)
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`."""
-    return Sample(*self._decoded(index, records.decode))
+    return Record(*self._decoded(index, records.decode))
 
   def _decoded(
     self,
@@ -217,7 +213,7 @@ class ShardSource(Source):
       return reader
 
 
-def check_size(directory: str, shard: Shard) -> None:
+def check_size(directory: str, shard: ShardFile) -> None:
   """Raises `DataError` if a shard is missing or of another size than stated."""
   path = os.path.join(directory, shard.file)
   try:
@@ -234,7 +230,7 @@ def check_size(directory: str, shard: Shard) -> None:
     )
 
 
-def open_shard(directory: str, shard: Shard) -> Any:
+def open_shard(directory: str, shard: ShardFile) -> Any:
   """An `ArrayRecordReader` of a shard that agrees with its manifest.
 
   Raises:

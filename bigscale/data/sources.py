@@ -1,21 +1,14 @@
-"""Images with labels, read by index: what a source is, and which there are."""
+"""What a source is: images with labels, read by index."""
 
 import abc
 import contextlib
-import difflib
 import functools
-import os
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
-from bigscale.data import manifest as manifests
-from bigscale.data import places
 from bigscale.data.manifest import DataError
 from bigscale.data.shown import shown
-
-Split = Literal["train", "heldout"]
 
 # Labels of so many are read in a second or two.
 FEW_RECORDS = 200_000
@@ -23,12 +16,8 @@ FEW_RECORDS = 200_000
 # What images of that side got before padding was a setting.
 _EARLIER_SIDE, _EARLIER_PADDING = 28, 2
 
-EMBEDDED = ("fashion_mnist", "emoji")
 
-_EMBEDDED_DIRECTORY = os.path.join(os.path.dirname(__file__), "embedded")
-
-
-class Sample(NamedTuple):
+class Record(NamedTuple):
   """One record.
 
   Attributes:
@@ -41,7 +30,7 @@ class Sample(NamedTuple):
   labels: tuple[int, ...]
 
 
-class Missing(NamedTuple):
+class MissingFile(NamedTuple):
   """A file that cannot be used.
 
   Attributes:
@@ -53,8 +42,11 @@ class Missing(NamedTuple):
   records: int
 
 
-class Source(Protocol):
+class Source(abc.ABC):
   """One split of a data set. Safe to read from many threads; picklable.
+
+  Every source has `class_names`, `__len__`, `read`, `labels` and `content`. The
+  rest has defaults; docs/data.md shows how to add one.
 
   Attributes:
     class_names: name of label i at i; () in an unlabelled source.
@@ -85,8 +77,8 @@ class Source(Protocol):
     The first look may read all files (`content`).
     """
     if not self.padding:
-      return self._content()
-    return f"{self._content()} padded {self.padding}"
+      return self.content()
+    return f"{self.content()} padded {self.padding}"
 
   @property
   def earlier_identity(self) -> str:
@@ -110,9 +102,12 @@ class Source(Protocol):
     """
     return self.identity
 
-  def _content(self) -> str:
-    """Names all records."""
-    raise NotImplementedError(f"{type(self).__name__} has no identity")
+  def content(self) -> str:
+    """Names all records of the split by what they hold, padding apart.
+
+    Every source has this method, or an `identity` of its own.
+    """
+    raise NotImplementedError(f"{type(self).__name__} has no content")
 
   @property
   def num_classes(self) -> int:
@@ -164,12 +159,12 @@ class Source(Protocol):
     """Returns the name of the file that holds a record, for messages."""
     return f"record {index} of {self.identity}"
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """Looks, fast, for files that are missing or are not what they were."""
     return ()
 
   @abc.abstractmethod
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """Reads a record, `index` in [0, len(self)).
 
     Raises:
@@ -251,86 +246,3 @@ def padding_of(source: Source, index: int = 0) -> int:
   """The padding of a record; 0 of a source by others that knows of none."""
   known = getattr(source, "padding_of", None)
   return known(index) if known else 0
-
-
-def open_source(
-  source: str, split: Split, padding: int | None = None
-) -> Source:
-  """Opens one split of a data set; nothing large is read.
-
-  Args:
-    source: an embedded set (`fashion_mnist`, `emoji`); a directory with a
-      `manifest.json`; a folder or zip of images, or an .npz (`folders`,
-      `memory`); `tfds:NAME` (`tfds`); `stacked:SOURCE` of digits (`stacked`);
-      `synthetic:RECORDS:SIDE:CLASSES` or `...:LABELS`, the labels of a record
-      (`memory`).
-    split: `train`, or `heldout` for images never trained on.
-    padding: see `Source`; None takes the set's own, which is 0 where a set
-      does not say (`manifest`).
-
-  Raises:
-    DataError: there is no such set or split, or it is not sound.
-  """
-  if source.startswith("stacked:"):
-    from bigscale.data.stacked import StackedSource
-
-    return StackedSource(source.removeprefix("stacked:"), split, padding)
-  opened = _open(source, split)
-  if padding is not None:
-    opened.padding = padding
-  return opened
-
-
-def _open(source: str, split: Split) -> Source:
-  source = local_place(source)
-  scheme, _, rest = source.partition(":")
-  if source in EMBEDDED:
-    return _shards(os.path.join(_EMBEDDED_DIRECTORY, source), split)
-  if scheme == "tfds":
-    from bigscale.data.tfds import TfdsSource
-
-    return TfdsSource(rest, split)
-  if scheme == "synthetic":
-    from bigscale.data.memory import SyntheticSource
-
-    return SyntheticSource.parse(rest, split)
-  places.check(source)
-  path = epath.Path(source)
-  ending = path.suffix.lower()
-  if ending == ".npz" and path.is_file():
-    from bigscale.data.memory import ArraySource
-
-    return ArraySource.load(source, split)
-  if path.is_dir() and (path / manifests.FILE_NAME).exists():
-    return _shards(source, split)
-  if path.is_dir() or (ending == ".zip" and path.is_file()):
-    from bigscale.data.folders import FolderSource
-
-    return FolderSource(source, split)
-  close = difflib.get_close_matches(source, EMBEDDED, n=1)
-  hint = (
-    f"did you mean {close[0]!r}?"
-    if close
-    else "check the path; where the data of a run have moved, give --data=PATH."
-  )
-  raise DataError(
-    f"data.source={source!r} is neither an embedded set "
-    f"({', '.join(EMBEDDED)}), nor a directory, .zip or .npz that exists, nor "
-    f"tfds:NAME, stacked:SOURCE or synthetic:RECORDS:SIDE:CLASSES; {hint}"
-  )
-
-
-def local_place(source: str) -> str:
-  """A source's name without `file://`, and with a home folder for a tilde."""
-  return os.path.expanduser(source.removeprefix("file://"))
-
-
-def _shards(directory: str, split: Split) -> Source:
-  if "://" in directory:
-    raise DataError(
-      f"data.source={directory!r} is an address, and sets in shards are read "
-      "from a disk; mount it or copy it, and name the path there"
-    )
-  from bigscale.data.shards import ShardSource
-
-  return ShardSource(directory, split)

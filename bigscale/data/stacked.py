@@ -14,10 +14,9 @@ from bigscale.data.manifest import DataError, Split
 from bigscale.data.shapes import survey
 from bigscale.data.sources import (
   BadRecordError,
-  Missing,
-  Sample,
+  MissingFile,
+  Record,
   Source,
-  open_source,
 )
 from bigscale.data.splits import check_index
 
@@ -36,21 +35,18 @@ class StackedSource(Source):
     digits: what is stacked.
   """
 
-  def __init__(
-    self, name: str, split: Split, padding: int | None = None
-  ) -> None:
-    """Opens the digits.
+  def __init__(self, digits: Source, name: str, split: Split) -> None:
+    """Checks the digits.
 
     Args:
-      name: their source.
+      digits: of the same split. Their padding is that of the stacks.
+      name: what a user calls them, for messages.
       split: `train` or `heldout`.
-      padding: of the digits, and so of the stacks (`open_source`).
 
     Raises:
-      DataError: there is no such source, or its records have no labels or
-        several, or colours.
+      DataError: the digits have no labels or several, or colours.
     """
-    self.digits = open_source(name, split, padding)
+    self.digits = digits
     self.padding = self.digits.padding
     self.notes = self.digits.notes
     self._records = _RECORDS[split]
@@ -90,11 +86,11 @@ class StackedSource(Source):
     """See `Source`."""
     return (*self._digit_shape[:2], CHANNELS)
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`."""
     return self.digits.check()
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """[H, W, 3] uint8; the label counts in the base of the digits' classes."""
     check_index(index, self._records)
     members = self._members(np.array(index)).tolist()
@@ -111,7 +107,7 @@ class StackedSource(Source):
     label = 0
     for sample in stack:
       label = label * self.digits.num_classes + sample.labels[0]
-    return Sample(
+    return Record(
       np.concatenate([sample.image for sample in stack], -1), (label,)
     )
 

@@ -9,9 +9,9 @@ import functools
 
 import numpy as np
 
+from bigscale.data.hashing import Permutation
 from bigscale.data.manifest import DataError
-from bigscale.data.permutation import Permutation
-from bigscale.data.sources import Missing, Sample, Source
+from bigscale.data.sources import MissingFile, Record, Source
 
 _RECORDS_KEY = 0x53554253
 _CLASSES_KEY = 0x434C4153
@@ -131,14 +131,14 @@ class Subset(Source):
     """See `Source`."""
     return self.whole.where(int(self._outer(np.array([index]))[0]))
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`."""
     return self.whole.check()
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`."""
     image, labels = self.whole.read(int(self._outer(np.array([index]))[0]))
-    return Sample(image, self._renumber(labels))
+    return Record(image, self._renumber(labels))
 
   def labels_of(self, index: int) -> tuple[int, ...]:
     """See `Source`."""

@@ -21,15 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.data import content, headers, images, tfds_features
+from bigscale.data import content, images, tfds_info
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.sources import BadRecordError, Missing, Sample, Source
-from bigscale.data.splits import SPLITS, check_index, check_split, number_names
+from bigscale.data.sources import BadRecordError, MissingFile, Record, Source
+from bigscale.data.splits import check_index, check_split, number_names
 
 MAX_OPEN_FILES = 256
 
-_HELDOUT_SPLITS = ("validation", "test")
-_HELDOUT_TAIL = ("train[:95%]", "train[95%:]")
 # Random access gains nothing from read-ahead, and pays for it.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _LABELS_AT_ONCE = 1024
@@ -66,8 +64,8 @@ class TfdsSource(Source):
   def __init__(self, name: str, split: Split = "train") -> None:
     check_split(split)
     self._name = name
-    info = _open(name)
-    self._image, label = tfds_features.choose(info, name)
+    info = tfds_info.open_info(name)
+    self._image, label = tfds_info.choose_features(info, name)
     self._label = label
     self.class_names: tuple[str, ...] = ()
     if label is not None:
@@ -75,8 +73,8 @@ class TfdsSource(Source):
       self.class_names = tuple(
         feature.names or number_names(feature.num_classes)
       )
-    own = _choose_split(info, split, name)
-    self.notes = _notes(info, name)
+    own = tfds_info.choose_split(info, split, name)
+    self.notes = tfds_info.notes_on(info, name)
     self._files = tuple(
       _File(each.filename, each.skip, each.take)
       for each in info.splits[own].file_instructions
@@ -98,7 +96,8 @@ class TfdsSource(Source):
     """See `Source`: sizes of all that the set's description lists."""
     return f"{self.name}@{self._digest.hex()[:16]} padded {self.padding}"
 
-  def _content(self) -> str:
+  def content(self) -> str:
+    """See `Source`."""
     paths = [file.path for file in self._files]
     sizes = np.array([_size(path) for path in paths])
     read = content.of_files("", paths, sizes, self.name)
@@ -127,7 +126,7 @@ class TfdsSource(Source):
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state)
-    self._start(_open(self._name))
+    self._start(tfds_info.open_info(self._name))
 
   def __len__(self) -> int:
     return int(self._ends[-1])
@@ -137,10 +136,10 @@ class TfdsSource(Source):
     """See `Source`."""
     return tuple(file.records for file in self._files)
 
-  def check(self) -> tuple[Missing, ...]:
+  def check(self) -> tuple[MissingFile, ...]:
     """See `Source`: every file is there."""
     return tuple(
-      Missing(
+      MissingFile(
         f"{file.path} is not there, but TFDS set {self._name!r} lists it; copy "
         "it again or prepare the set again",
         file.records,
@@ -149,7 +148,7 @@ class TfdsSource(Source):
       if not os.path.exists(file.path)
     )
 
-  def read(self, index: int) -> Sample:
+  def read(self, index: int) -> Record:
     """See `Source`."""
     image, labels = self._example(index)
     try:
@@ -161,7 +160,7 @@ class TfdsSource(Source):
         raise ValueError(f"its image has the shape {image.shape}")
     except ValueError as error:
       raise self._bad(index, error) from error
-    return Sample(image, labels)
+    return Record(image, labels)
 
   def shape(self, index: int) -> tuple[int, int, int]:
     """See `Source`: an image file's header alone is decoded."""
@@ -169,7 +168,7 @@ class TfdsSource(Source):
     if not isinstance(image, bytes):
       return self.read(index).image.shape
     try:
-      return headers.shape_of(image)
+      return images.shape_of(image)
     except ValueError as error:
       raise self._bad(index, error) from error
 
@@ -287,90 +286,3 @@ def _size(path: str) -> int:
     return os.path.getsize(path)
   except OSError:
     return 0
-
-
-def _open(name: str) -> Any:
-  """What TFDS knows of a prepared set, from its files alone."""
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import file_adapters
-
-  name, _, data_dir = name.partition("@")
-  where = data_dir or tfds.core.constants.DATA_DIR
-  build = (
-    f"prepare it with `tfds build {name.partition(':')[0]} "
-    f"--data_dir={where} --file_format=array_record`, or in Python with "
-    f"tfds.builder({name!r}, data_dir={where!r}).download_and_prepare("
-    "file_format='array_record')"
-  )
-  info = _find_builder(name, data_dir, where, build).info
-  wanted = file_adapters.FileFormat.ARRAY_RECORD
-  if wanted not in info.available_file_formats():
-    raise DataError(
-      f"TFDS set {name!r} in {where} is in the format "
-      f"{info.file_format.value}, which has no random access; remove it or "
-      f"choose another folder, and {build}"
-    )
-  if info.file_format != wanted:
-    info.set_file_format(wanted, override=True, override_if_initialized=True)
-  return info
-
-
-def _find_builder(name: str, data_dir: str, where: str, build: str) -> Any:
-  """What reads a set's description; `build` says how to prepare one."""
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import naming, registered
-
-  try:
-    namespace = naming.parse_builder_name_kwargs(name)[0].namespace
-    if namespace:
-      raise DataError(
-        f"TFDS set {name!r} is of namespace {namespace}, which is fetched from "
-        "the network; prepare it and build shards from its folder"
-      )
-    arguments = {"data_dir": data_dir} if data_dir else {}
-    return tfds.core.read_only_builder.builder_from_files(name, **arguments)
-  except (registered.DatasetNotFoundError, FileNotFoundError) as error:
-    raise DataError(
-      f"TFDS set {name!r} is not prepared in {where}; {build}"
-    ) from error
-  except ImportError as error:
-    raise DataError(
-      f"TFDS set {name!r} has features that need a package which is not "
-      f"installed ({error}); install it (`pip install tensorflow-cpu`)"
-    ) from error
-  except DataError:
-    raise
-  except Exception as error:  # TFDS has many for files it cannot make out
-    reason = str(error).partition("\n")[0]
-    raise DataError(
-      f"TFDS set {name!r} in {where} cannot be opened ({reason}); check the "
-      f"name, which is NAME, NAME:VERSION or NAME/CONFIG:VERSION, or {build}"
-    ) from error
-
-
-def _choose_split(info: Any, split: Split, name: str) -> str:
-  """The split in TFDS's own language."""
-  if "train" not in info.splits:
-    raise DataError(
-      f"TFDS set {name!r} has no train split, only {', '.join(info.splits)}; "
-      "build shards from it, or use another"
-    )
-  for other in _HELDOUT_SPLITS:
-    if other in info.splits:
-      return "train" if split == "train" else other
-  return _HELDOUT_TAIL[split == "heldout"]
-
-
-def _notes(info: Any, name: str) -> tuple[str, ...]:
-  """Says which splits are not read."""
-  read = [_choose_split(info, s, name).partition("[")[0] for s in SPLITS]
-  rest = {key: each.num_examples for key, each in info.splits.items()}
-  rest = [
-    f"{key} ({n:,} records)" for key, n in rest.items() if key not in read
-  ]
-  if not rest:
-    return ()
-  return (
-    f"TFDS set {name}: {read[1]} is held out; splits not read: "
-    f"{', '.join(rest)}",
-  )

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from bigscale.data import ingest, records, workers
+from bigscale.data import ingest, places, records, workers
 from bigscale.data import manifest as manifests
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError, Manifest
 from bigscale.data.shards import check_size, open_shard
-from bigscale.data.sources import BadRecordError, Source, local_place
+from bigscale.data.sources import BadRecordError, Source
 
 _RECORDS_AT_ONCE = 256
 # A shard of one kind of fault is not listed record by record.
@@ -53,7 +53,7 @@ def verify(
   Raises:
     DataError: the manifest itself cannot be used, or there are no data.
   """
-  path = local_place(path)
+  path = places.user_path(path)
   if os.path.exists(os.path.join(path, manifests.FILE_NAME)):
     return _verify_shards(path, num_workers, progress)
   return _verify_images(path, num_workers, progress)

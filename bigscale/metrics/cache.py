@@ -1,7 +1,7 @@
 """Files of the cache that are named by all that their content depends on.
 
 So a file is never stale. How files are read and written is
-`bigscale.data.cache_folder`.
+`bigscale.cache_folder`.
 """
 
 import glob
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bigscale.data.cache_folder import (
+from bigscale.cache_folder import (
   ENVIRONMENT,
   UNREADABLE,
   directory,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigscale.data import reading
-from bigscale.data.reading import Reader, Samples
+from bigscale.data.reading import LabelledImages, Reader
 from bigscale.data.sources import Source
 from bigscale.metrics import cache
 from bigscale.metrics.classifier import (
@@ -154,7 +154,7 @@ def _read(
   image_shape: tuple[int, int, int],
   seed: int,
   most_bad: Callable[[int], int] | None,
-) -> Samples:
+) -> LabelledImages:
   indices = np.arange(len(source))
   if len(indices) > _MAX_IMAGES:
     rng = np.random.default_rng(seed)
@@ -168,4 +168,4 @@ def _read(
     rows = slice(count, count + len(some.images))
     images[rows], labels[rows] = some
     count = rows.stop
-  return Samples(images[:count], labels[:count])
+  return LabelledImages(images[:count], labels[:count])

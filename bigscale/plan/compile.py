@@ -122,7 +122,7 @@ def program(
   partitions = mesh.size // topology.slices
   work = measure.measure(hlo.parse(compiled.as_text()), partitions, hints)
   precision.check(work.float32, stated)
-  network = cost.Network(
+  network = cost.Interconnect(
     topology, cost.places(mesh.devices.flatten().tolist(), topology)
   )
   limit = topology.chip.hbm_bytes

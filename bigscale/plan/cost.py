@@ -85,7 +85,7 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class TorusGroup:
   """A group on the torus.
 
   Attributes:
@@ -118,7 +118,7 @@ def places(devices: Sequence[Any], topology: Topology) -> list[Place]:
   ]
 
 
-class Network:
+class Interconnect:
   """The links of a topology under a mesh.
 
   Args:
@@ -143,7 +143,7 @@ class Network:
       (self._within_slice(collective, one) for one in layouts), default=0.0
     )
 
-  def _within_slice(self, collective: Collective, layout: Layout) -> float:
+  def _within_slice(self, collective: Collective, layout: TorusGroup) -> float:
     chip, size = self.topology.chip, collective.bytes
     if layout.chips == 1:
       return size / chip.hbm_bytes_per_second
@@ -187,7 +187,7 @@ class Network:
     rounds = max(1, slices - 1)
     return passes * (collective.bytes * share / speed + rounds * DCN_SECONDS)
 
-  def _lay_out(self, groups: Groups) -> tuple[Layout, ...]:
+  def _lay_out(self, groups: Groups) -> tuple[TorusGroup, ...]:
     """The distinct layouts among the groups of a collective."""
     found = set()
     # Groups that use a chip, and so its links.
@@ -215,13 +215,13 @@ class Network:
   def _chips(self, group: Sequence[int]) -> set[tuple[int, ...]]:
     return {self._chip(member) for member in group}
 
-  def _of_chips(self, chips: set[tuple[int, ...]]) -> Layout:
+  def _of_chips(self, chips: set[tuple[int, ...]]) -> TorusGroup:
     sides = [sorted(set(along)) for along in zip(*chips, strict=True)]
     steps = [{b - a for a, b in itertools.pairwise(side)} for side in sides]
     even = all(len(step) <= 1 for step in steps)
     if math.prod(map(len, sides)) != len(chips) or not even:
       line = Span(len(chips), stride=1, ring=False)
-      return Layout(len(chips), (line,), is_box=False)
+      return TorusGroup(len(chips), (line,), is_box=False)
     spans = []
     for axis, (side, step) in enumerate(zip(sides, steps, strict=True)):
       if len(side) == 1:
@@ -230,4 +230,4 @@ class Network:
       whole = len(side) * stride == self.topology.shape[axis]
       ring = whole and self.topology.is_ring(axis)
       spans.append(Span(len(side), stride, ring))
-    return Layout(len(chips), tuple(spans))
+    return TorusGroup(len(chips), tuple(spans))

@@ -8,7 +8,7 @@ from typing import Any
 
 from bigscale.plan.categories import CATEGORIES
 from bigscale.plan.collectives import Collective
-from bigscale.plan.cost import Network
+from bigscale.plan.cost import Interconnect
 from bigscale.plan.measure import Work
 
 _LISTED = 10
@@ -39,7 +39,7 @@ class Timed:
     return self.collective.kind + between
 
 
-def times(work: Work, network: Network, flops: float) -> dict[str, Any]:
+def times(work: Work, network: Interconnect, flops: float) -> dict[str, Any]:
   """The part of a plan that is about time; see `report`.
 
   Args:
@@ -80,7 +80,7 @@ def times(work: Work, network: Network, flops: float) -> dict[str, Any]:
   }
 
 
-def _time(one: Collective, network: Network) -> Timed:
+def _time(one: Collective, network: Interconnect) -> Timed:
   each = network.seconds(one)
   exposed = each
   if one.asynchronous:

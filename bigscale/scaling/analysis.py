@@ -9,7 +9,7 @@ import numpy as np
 from bigscale.scaling import bootstrap, intervals, laws
 from bigscale.scaling.compare import compare, forms
 from bigscale.scaling.fit import Fit, Loss, fit
-from bigscale.scaling.points import Points, Selection
+from bigscale.scaling.laws import Points, Selection
 from bigscale.spec import require
 
 # Percentile intervals of fewer clusters are narrower than they say.
@@ -85,24 +85,12 @@ def study(selection: Selection, settings: Settings) -> Study:
   return Study(selection, settings, fitted, drawn)
 
 
-def analyse(selection: Selection, settings: Settings) -> dict[str, Any]:
-  """Fits a law to runs and says how far it can be believed.
-
-  Args:
-    selection: of a runs table.
-    settings: how.
+def record(made: Study) -> dict[str, Any]:
+  """Says how far a law can be believed, and why.
 
   Returns:
     What `bigscale scaling fit --json` prints; see docs/scaling.md.
-
-  Raises:
-    SpecError: the runs cannot tell the law's parameters.
   """
-  return record(study(selection, settings))
-
-
-def record(made: Study) -> dict[str, Any]:
-  """What `bigscale scaling fit --json` prints; see docs/scaling.md."""
   selection, settings, fitted, drawn = made
   points = selection.points
   found = {

@@ -17,7 +17,7 @@ import numpy as np
 
 from bigscale.scaling import intervals, solver
 from bigscale.scaling.fit import Fit
-from bigscale.scaling.points import Points
+from bigscale.scaling.laws import Points
 
 # Fewer clusters have too few different resamples for a tail of 2.5%.
 LEAST_CLUSTERS = 4

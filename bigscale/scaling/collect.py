@@ -37,12 +37,11 @@ from absl import logging
 from bigscale.monitor.dead import dead_step
 from bigscale.monitor.scoring import lost_step
 from bigscale.report.missing import Missing, missing_scores
-from bigscale.report.read import Run as Record
-from bigscale.report.read import read_whatever
+from bigscale.report.read import Run, read_whatever
 from bigscale.scaling.folders import folder_of
 from bigscale.scaling.networks import parameters
-from bigscale.scaling.runs import Outcome, outcome_of
-from bigscale.scaling.sweep import Run
+from bigscale.scaling.runs import RunOutcome, outcome_of
+from bigscale.scaling.sweep import SweepRun
 from bigscale.spec import ImageCount, RunSpec, from_json
 from bigscale.train.folder import write_whole
 from bigscale.train.meter import Meter
@@ -66,7 +65,7 @@ _ABOUT = (
 
 
 def write_tables(
-  out: pathlib.Path, runs: Sequence[Run], dropped: Sequence[Run] = ()
+  out: pathlib.Path, runs: Sequence[SweepRun], dropped: Sequence[SweepRun] = ()
 ) -> list[Row]:
   """Writes runs.csv and curves.csv of the runs that were begun.
 
@@ -102,7 +101,7 @@ def write_tables(
   return rows
 
 
-def _warn_of_changes(run: Run, record: Record) -> None:
+def _warn_of_changes(run: SweepRun, record: Run) -> None:
   """Says which runs are not of one recipe from their first step on."""
   for event in record.history:
     if event.get("event") == "setting_changed" and event.get("consequence"):
@@ -113,7 +112,7 @@ def _warn_of_changes(run: Run, record: Record) -> None:
       )
 
 
-def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
+def row_of(out: pathlib.Path, run: SweepRun, record: Run) -> Row:
   """A run's row of runs.csv; see the module's docstring."""
   outcome = outcome_of(out, run)
   row = {
@@ -162,7 +161,7 @@ def row_of(out: pathlib.Path, run: Run, record: Record) -> Row:
   }
 
 
-def curve_of(run: Run, record: Record, ended: Row) -> list[Row]:
+def curve_of(run: SweepRun, record: Run, ended: Row) -> list[Row]:
   """A run's rows of curves.csv, in the order of steps.
 
   Args:
@@ -204,13 +203,13 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
   return text.getvalue()
 
 
-def _own_spec(record: Record) -> RunSpec | None:
+def _own_spec(record: Run) -> RunSpec | None:
   """What a run was made with; None where it never began."""
   return from_json(record.spec) if record.spec else None
 
 
 def _collapse(
-  outcome: Outcome, scored: list[Row], spec: RunSpec | None, record: Record
+  outcome: RunOutcome, scored: list[Row], spec: RunSpec | None, record: Run
 ) -> tuple[int | None, str | None]:
   """The first step at which a run was lost, and to what."""
   watched = spec.best_score if spec else ""
@@ -231,7 +230,7 @@ def _collapse(
   return min(known, default=(None, None))
 
 
-def _scored(spec: RunSpec, record: Record) -> list[Row]:
+def _scored(spec: RunSpec, record: Run) -> list[Row]:
   """Steps with the scores of their evaluation, those that there are."""
   found = []
   for row in record.rows:
@@ -245,7 +244,7 @@ def _scored(spec: RunSpec, record: Record) -> list[Row]:
   return found
 
 
-def _missing(record: Record, step: int, collapsed: int | None) -> list[Missing]:
+def _missing(record: Run, step: int, collapsed: int | None) -> list[Missing]:
   """Scores that the evaluation of a step, or a later one, is without.
 
   Args:
@@ -261,13 +260,13 @@ def _missing(record: Record, step: int, collapsed: int | None) -> list[Missing]:
   ]
 
 
-def _last(record: Record, kind: str) -> Row:
+def _last(record: Run, kind: str) -> Row:
   """The last event of a kind; {} where there is none."""
   found = [event for event in record.events if event.get("event") == kind]
   return found[-1] if found else {}
 
 
-def _costs(spec: RunSpec, record: Record, outcome: Outcome | None) -> Row:
+def _costs(spec: RunSpec, record: Run, outcome: RunOutcome | None) -> Row:
   done = outcome is not None and outcome.status == "done"
   count = _count(spec, record)
   steps = outcome.step if done else count.step_of(spec.total_kimg)
@@ -288,14 +287,14 @@ def _costs(spec: RunSpec, record: Record, outcome: Outcome | None) -> Row:
   }
 
 
-def _count(spec: RunSpec, record: Record) -> ImageCount:
+def _count(spec: RunSpec, record: Run) -> ImageCount:
   """Returns the image count of a run, whose batch size may have changed."""
   if not record.counts:
     return spec.count
   return record.counts[max(record.counts)]
 
 
-def _protocol(spec: RunSpec, record: Record) -> Row:
+def _protocol(spec: RunSpec, record: Run) -> Row:
   reference = _last(record, "reference")
   networks: Mapping[str, Any] = reference.get("protocol", {}).get(
     "networks", {}

@@ -15,7 +15,7 @@ import numpy as np
 
 from bigscale.scaling import bootstrap, intervals, laws
 from bigscale.scaling.fit import Fit, Loss, fit, obstacle
-from bigscale.scaling.points import Points
+from bigscale.scaling.laws import Points
 
 HORIZONS = (4, 10)
 # Larger runs; of fewer, the winner is luck.

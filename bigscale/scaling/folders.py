@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bigscale.scaling.sweep import Run, label
+from bigscale.scaling.sweep import SweepRun, label
 from bigscale.spec import Change, RunSpec, SpecError, from_json, to_json
 from bigscale.train.folder import (
   by_meaning,
@@ -39,18 +39,18 @@ class Placed(NamedTuple):
     notes: what the user should know, a sentence each.
   """
 
-  runs: list[Run]
-  dropped: list[Run]
+  runs: list[SweepRun]
+  dropped: list[SweepRun]
   notes: list[str]
 
 
-def folder_of(out: pathlib.Path, run: Run) -> pathlib.Path:
+def folder_of(out: pathlib.Path, run: SweepRun) -> pathlib.Path:
   """Where a sweep keeps a run."""
   return out / "runs" / (run.folder or run.name)
 
 
 def place(
-  out: pathlib.Path, planned: Sequence[Run], *, anew: bool = False
+  out: pathlib.Path, planned: Sequence[SweepRun], *, anew: bool = False
 ) -> Placed:
   """Finds the folder of every run.
 
@@ -107,7 +107,7 @@ def conflicts(recorded: Tree, spec: RunSpec) -> list[str]:
   ]
 
 
-def remember(out: pathlib.Path, runs: Iterable[Run]) -> None:
+def remember(out: pathlib.Path, runs: Iterable[SweepRun]) -> None:
   """Adds runs to what `OUT/sweep.json` knows of its folders."""
   known = _remembered(out)
   now = known | {
@@ -160,7 +160,9 @@ def _ailment(error: Exception) -> str:
   return f"damaged ({error})"
 
 
-def _find(run: Run, found: Mapping[str, Tree], taken: set[str]) -> str | None:
+def _find(
+  run: SweepRun, found: Mapping[str, Tree], taken: set[str]
+) -> str | None:
   """The folder that a run has or may take; None where another has its name.
 
   Args:
@@ -183,7 +185,7 @@ def _find(run: Run, found: Mapping[str, Tree], taken: set[str]) -> str | None:
   return None if run.name in found else run.name
 
 
-def _about(run: Run, recorded: Tree | None) -> list[str]:
+def _about(run: SweepRun, recorded: Tree | None) -> list[str]:
   """What is to be said of a run's folder."""
   notes = []
   if recorded is None:
@@ -201,9 +203,9 @@ def _about(run: Run, recorded: Tree | None) -> list[str]:
 def _dropped(
   out: pathlib.Path,
   left: Mapping[str, Tree],
-  planned: Sequence[Run],
+  planned: Sequence[SweepRun],
   notes: list[str],
-) -> list[Run]:
+) -> list[SweepRun]:
   """The runs in folders that the config does not name."""
   known, specs = _remembered(out), {run.name: run.spec for run in planned}
   axes = {axis for run in planned for axis in run.values}
@@ -218,7 +220,7 @@ def _dropped(
     named = folder.partition("@")[0]
     blocks = tuple(about.get("blocks", ()))
     values = _along(axes, tree, about.get("values", {}))
-    runs.append(Run(folder, blocks, values, spec, folder))
+    runs.append(SweepRun(folder, blocks, values, spec, folder))
     changed = conflicts(tree, specs[named]) if named in specs else []
     told.append(f"{folder} ({'; '.join(changed)})" if changed else folder)
   if told:
@@ -273,7 +275,9 @@ def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
     yield from _leaves(tree[key], f"{path}.{key}" if path else key)
 
 
-def _refusal(out: pathlib.Path, others: Sequence[tuple[Run, list[str]]]) -> str:
+def _refusal(
+  out: pathlib.Path, others: Sequence[tuple[SweepRun, list[str]]]
+) -> str:
   alike: dict[tuple[str, ...], list[str]] = {}
   for run, changed in others:
     alike.setdefault(tuple(changed), []).append(run.name)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable
 
 from bigscale.scaling.folders import folder_of
-from bigscale.scaling.sweep import Run
+from bigscale.scaling.sweep import SweepRun
 from bigscale.spec import require, to_json
 from bigscale.train.folder import write_whole
 
@@ -41,7 +41,7 @@ WORKDIR={workdir}
 
 
 def write_jobs(
-  out: pathlib.Path, runs: Iterable[Run], base: pathlib.Path
+  out: pathlib.Path, runs: Iterable[SweepRun], base: pathlib.Path
 ) -> list[pathlib.Path]:
   """Writes OUT/jobs/NAME.py and OUT/jobs/NAME.env of every run.
 

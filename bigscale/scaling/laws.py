@@ -1,4 +1,4 @@
-"""The forms of law that are fitted, in the numbers the solver works on.
+"""The runs a law is fitted to, and the forms of law, in the solver's numbers.
 
 A law is y = E + A x^-alpha, or with a second term B x2^-beta. Its parameters
 are searched as logarithms of A and B, exponents as they are, and E as it is,
@@ -9,7 +9,7 @@ alpha would be all but the same direction.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,67 @@ Values = dict[str, np.ndarray]
 COEFFICIENTS, EXPONENTS = ("A", "B"), ("alpha", "beta")
 # Beyond, A x^-alpha is a wall and no law: the solver goes no further.
 LARGEST_EXPONENT = 8.0
+
+
+class Points(NamedTuple):
+  """Runs, or checkpoints of runs.
+
+  Attributes:
+    variables: [n] float64 each, positive: `x`, `x2` where the law has two
+      variables, and `C`, compute up to a constant factor.
+    y: [n] float64, positive: what falls, as FID.
+    censored: [n] bool. The run collapsed: y, from before, is an upper bound of
+      what it would have reached.
+    group: [n] int, the bootstrap's cluster of each, from 0.
+    rows: [n] int, rows of the table, from 1.
+  """
+
+  variables: Mapping[str, np.ndarray]
+  y: np.ndarray
+  censored: np.ndarray
+  group: np.ndarray
+  rows: np.ndarray
+
+  def take(self, chosen: np.ndarray) -> "Points":
+    """Those of an index or mask; groups are numbered anew."""
+    return Points(
+      {name: values[chosen] for name, values in self.variables.items()},
+      self.y[chosen],
+      self.censored[chosen],
+      np.unique(self.group[chosen], return_inverse=True)[1],
+      self.rows[chosen],
+    )
+
+
+class Selection(NamedTuple):
+  """What was taken from a table, and what was not.
+
+  Attributes:
+    points: to fit.
+    names: of the variables and of y, as columns or formulas of columns.
+    excluded: {"row", "line", "y", "reason"} of rows left out.
+    filtered: number of rows that `where` did not ask for.
+    grouped: the column of clusters; None where each row is its own.
+    compute_factor: k where x2 is compute / (k x), else None.
+    protocol: columns that must not differ between runs, with their value.
+    notes: what a reader should know of the rows, a sentence each.
+  """
+
+  points: Points
+  names: Mapping[str, str]
+  excluded: list[dict[str, Any]]
+  filtered: int
+  grouped: str | None
+  compute_factor: float | None
+  protocol: Mapping[str, str]
+  notes: tuple[str, ...] = ()
+
+  @property
+  def runs(self) -> int | None:
+    """Trained runs that the points are of; None where no column says it."""
+    if self.grouped is None:
+      return None
+    return int(self.points.group.max()) + 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,7 @@ _NAMES = ("run", "run_id", "run id", "id", "name", "seed", "trial")
 _IDS = (*_NAMES, "", "model")
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
   """A row with the number and the line that a reader would look for."""
 
   number: int
@@ -79,7 +79,7 @@ class Row(NamedTuple):
     }
 
 
-def read(path: str) -> tuple[list[str], list[Row]]:
+def read(path: str) -> tuple[list[str], list[TableRow]]:
   """Names of the columns, and the rows, of a table.
 
   Raises:
@@ -121,7 +121,9 @@ def read(path: str) -> tuple[list[str], list[Row]]:
       f"{len(header)}; quote cells with commas in them",
     )
     stripped = (cell.strip() for cell in cells)
-    rows.append(Row(number, line, dict(zip(header, stripped, strict=True))))
+    rows.append(
+      TableRow(number, line, dict(zip(header, stripped, strict=True)))
+    )
   return header, rows
 
 
@@ -144,7 +146,9 @@ def check_names(header: list[str], flags: Mapping[str, str]) -> None:
     )
 
 
-def matching(header: list[str], rows: list[Row], condition: str) -> list[Row]:
+def matching(
+  header: list[str], rows: list[TableRow], condition: str
+) -> list[TableRow]:
   """The rows that meet a condition of `Columns.where`."""
   found = _WHERE.fullmatch(condition)
   require(
@@ -164,7 +168,7 @@ def matching(header: list[str], rows: list[Row], condition: str) -> list[Row]:
     f"--where={condition}: {wanted!r} is no number to compare with",
   )
 
-  def holds(row: Row) -> bool:
+  def holds(row: TableRow) -> bool:
     cell = row.cells[name]
     numbers = number(cell), number(wanted)
     if None not in numbers and sign != "~":
@@ -174,7 +178,7 @@ def matching(header: list[str], rows: list[Row], condition: str) -> list[Row]:
   return [row for row in rows if holds(row)]
 
 
-def status_of(row: Row, column: str) -> str:
+def status_of(row: TableRow, column: str) -> str:
   """The first word of a row's status: it may go on as `collapsed at 4000`.
 
   Args:
@@ -207,7 +211,7 @@ def identity(cell: str) -> str:
 
 
 def summaries(
-  header: Sequence[str], rows: Sequence[Row], group: str = ""
+  header: Sequence[str], rows: Sequence[TableRow], group: str = ""
 ) -> dict[int, str]:
   """Rows that are of no run but of several: means, totals and the like.
 
@@ -248,7 +252,7 @@ def names_runs(header: Sequence[str]) -> bool:
   return any(name.lower() in _NAMES for name in header)
 
 
-def repeats(header: Sequence[str], rows: Sequence[Row]) -> dict[int, str]:
+def repeats(header: Sequence[str], rows: Sequence[TableRow]) -> dict[int, str]:
   """Rows that say what one before them says, however numbers are written.
 
   Args:

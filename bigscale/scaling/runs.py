@@ -20,7 +20,7 @@ from bigscale.parallel.mesh import make_mesh
 from bigscale.report.history import count_in, counts_by_attempt, standing
 from bigscale.report.read import read_lines
 from bigscale.scaling.folders import folder_of
-from bigscale.scaling.sweep import Run
+from bigscale.scaling.sweep import SweepRun
 from bigscale.spec import RunSpec, SpecError, to_json
 from bigscale.train import loop
 from bigscale.train.build import Built, build
@@ -34,7 +34,7 @@ _KEPT = 4
 _FAILED = "failed.txt"
 
 
-class Outcome(NamedTuple):
+class RunOutcome(NamedTuple):
   """How a run ended.
 
   Attributes:
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
     return self.status in ("done", "lost")
 
 
-def outcome_of(out: pathlib.Path, run: Run) -> Outcome | None:
+def outcome_of(out: pathlib.Path, run: SweepRun) -> RunOutcome | None:
   """How a run ended, whoever ran it; None where it has not."""
   folder = folder_of(out, run)
   events = read_lines(folder / "events.jsonl", [])
@@ -65,22 +65,22 @@ def outcome_of(out: pathlib.Path, run: Run) -> Outcome | None:
   for event in reversed(events):
     kind, step = event.get("event"), event.get("step", 0)
     if kind == "done" and step >= total:
-      return Outcome("done", step)
+      return RunOutcome("done", step)
     if kind == "lost":
-      return Outcome("lost", step, event.get("why", ""))
+      return RunOutcome("lost", step, event.get("why", ""))
   try:
-    return Outcome("failed", None, (folder / _FAILED).read_text())
+    return RunOutcome("failed", None, (folder / _FAILED).read_text())
   except FileNotFoundError:
     return None
 
 
-def is_over(out: pathlib.Path, run: Run) -> bool:
+def is_over(out: pathlib.Path, run: SweepRun) -> bool:
   """Whether a run has come to its end."""
   known = outcome_of(out, run)
   return known is not None and known.is_final
 
 
-def part(runs: Iterable[Run], share: int, parts: int) -> list[Run]:
+def part(runs: Iterable[SweepRun], share: int, parts: int) -> list[SweepRun]:
   """The `share`-th of `parts`, from 1: every so many-th run."""
   return list(runs)[share - 1 :: parts]
 
@@ -96,7 +96,9 @@ class Runner:
       collections.OrderedDict()
     )
 
-  def run(self, runs: Iterable[Run]) -> Iterator[tuple[Run, Outcome]]:
+  def run(
+    self, runs: Iterable[SweepRun]
+  ) -> Iterator[tuple[SweepRun, RunOutcome]]:
     """Runs those that are not at their end; yields each as it ends.
 
     What ails one, its settings for this data, say, need not ail the others:
@@ -109,7 +111,7 @@ class Runner:
       if not is_over(self._out, run):
         yield run, self._run_one(run, folder_of(self._out, run))
 
-  def _run_one(self, run: Run, folder: pathlib.Path) -> Outcome:
+  def _run_one(self, run: SweepRun, folder: pathlib.Path) -> RunOutcome:
     (folder / _FAILED).unlink(missing_ok=True)
     try:
       result = loop.train(
@@ -119,7 +121,7 @@ class Runner:
         prepared=self._prepare(run.spec),
       )
     except DivergedError as error:
-      return Outcome("lost", error.step, str(error))
+      return RunOutcome("lost", error.step, str(error))
     except PreemptedError:
       raise
     except SpecError as error:
@@ -127,7 +129,7 @@ class Runner:
     except Exception as error:
       logging.error("run %s:\n%s", run.name, traceback.format_exc())
       return _fail(folder, f"{type(error).__name__}: {error}")
-    return Outcome("done", int(result.state.step))
+    return RunOutcome("done", int(result.state.step))
 
   def _prepare(self, spec: RunSpec) -> loop.Prepared:
     """What runs that differ in seed or data alone have in common."""
@@ -151,10 +153,10 @@ class Runner:
     return loop.Prepared(built, self._evaluators[scores])
 
 
-def _fail(folder: pathlib.Path, why: str) -> Outcome:
+def _fail(folder: pathlib.Path, why: str) -> RunOutcome:
   folder.mkdir(parents=True, exist_ok=True)
   write_whole(folder / _FAILED, why)
-  return Outcome("failed", None, why)
+  return RunOutcome("failed", None, why)
 
 
 def _key(specs: Any) -> str:

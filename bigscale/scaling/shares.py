@@ -14,7 +14,7 @@ _LEAST_PERMUTATIONS = 100
 _MOST_PERMUTATIONS = 1_000_000
 
 
-class Level(NamedTuple):
+class LevelShare(NamedTuple):
   """The runs of one value of a column.
 
   Attributes:
@@ -47,7 +47,7 @@ class Shares(NamedTuple):
   """
 
   column: str
-  levels: list[Level]
+  levels: list[LevelShare]
   p: float | None
   excluded: list[dict[str, Any]]
   filtered: int
@@ -116,9 +116,9 @@ def shares(
   )
 
 
-def _check_runs(rows: list[tables.Row]) -> None:
+def _check_runs(rows: list[tables.TableRow]) -> None:
   """Refuses several rows of one run: they would be counted as runs."""
-  seen: dict[str, tables.Row] = {}
+  seen: dict[str, tables.TableRow] = {}
   for row in rows:
     run = row.cells.get("run", "")
     require(
@@ -130,7 +130,7 @@ def _check_runs(rows: list[tables.Row]) -> None:
     seen[run] = row
 
 
-def _levels(ended: list[tuple[str, bool]]) -> list[Level]:
+def _levels(ended: list[tuple[str, bool]]) -> list[LevelShare]:
   # 1 and 1.0 are one level, by the name of the first.
   names: dict[float | str, str] = {}
   ended = [
@@ -143,7 +143,7 @@ def _levels(ended: list[tuple[str, bool]]) -> list[Level]:
     lost = [collapsed for other, collapsed in ended if other == value]
     found = wilson(sum(lost), len(lost))
     levels.append(
-      Level(
+      LevelShare(
         value, sum(lost), len(lost), found["share"], tuple(found["interval95"])
       )
     )

@@ -23,7 +23,7 @@ _KEYS = ("base", "blocks")
 _UNSAFE = re.compile(r"[^\w.+-]+")
 
 
-class Run(NamedTuple):
+class SweepRun(NamedTuple):
   """One run of a sweep.
 
   Attributes:
@@ -41,7 +41,7 @@ class Run(NamedTuple):
   folder: str = ""
 
 
-def expand(config: Mapping[str, Any]) -> list[Run]:
+def expand(config: Mapping[str, Any]) -> list[SweepRun]:
   """All runs of a sweep, block by block, in the order of their axes.
 
   Args:
@@ -57,7 +57,7 @@ def expand(config: Mapping[str, Any]) -> list[Run]:
     f"a sweep has {' and '.join(_KEYS)}, but this config has "
     f"{', '.join(map(str, config)) or 'nothing'}; see `bigscale.scaling.sweep`",
   )
-  found: dict[str, Run] = {}
+  found: dict[str, SweepRun] = {}
   for block, axes in config["blocks"].items():
     for run in _of_block(config["base"], block, axes):
       # Equal settings are one run, whatever axes led to them.
@@ -80,7 +80,7 @@ def expand(config: Mapping[str, Any]) -> list[Run]:
 
 def _of_block(
   base: Mapping[str, Any], block: str, axes: Mapping[str, Any]
-) -> Iterator[Run]:
+) -> Iterator[SweepRun]:
   require(
     isinstance(axes, dict) and axes and all(axes.values()),
     f"block {block!r} must name axes, each with a value or more",
@@ -100,7 +100,7 @@ def _of_block(
       spec = from_config(settings)
     except SpecError as error:
       raise SpecError(f"run {name} of block {block!r}: {error}") from error
-    yield Run(name, (block,), values, spec)
+    yield SweepRun(name, (block,), values, spec)
 
 
 def _choices(axis: str, values: Any) -> list[tuple[str, dict[str, Any]]]:

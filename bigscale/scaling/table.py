@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from bigscale.scaling.points import Points, Selection
+from bigscale.scaling.laws import Points, Selection
 from bigscale.scaling.rows import (
   CENSORED,
   LEFT_OUT,
-  Row,
+  TableRow,
   check_names,
   identity,
   matching,
@@ -104,8 +104,8 @@ def select(path: str, columns: Columns) -> Selection:
 
 
 def _without(
-  rows: list[Row], reasons: dict[int, str], columns: Columns
-) -> tuple[list[Row], list[dict[str, Any]]]:
+  rows: list[TableRow], reasons: dict[int, str], columns: Columns
+) -> tuple[list[TableRow], list[dict[str, Any]]]:
   """The rows that there is nothing to say of, and the others."""
   return (
     [row for row in rows if row.number not in reasons],
@@ -118,7 +118,7 @@ def _without(
 
 
 def _notes(
-  header: list[str], rows: list[Row], columns: Columns
+  header: list[str], rows: list[TableRow], columns: Columns
 ) -> tuple[str, ...]:
   """What a reader should know of the rows that are fitted."""
   said = []
@@ -182,8 +182,8 @@ def _check_columns(
 
 
 def _by_status(
-  rows: list[Row], columns: Columns
-) -> tuple[list[Row], list[dict[str, Any]]]:
+  rows: list[TableRow], columns: Columns
+) -> tuple[list[TableRow], list[dict[str, Any]]]:
   kept, excluded = [], []
   for row in rows:
     status = status_of(row, columns.status)
@@ -197,8 +197,8 @@ def _by_status(
 
 
 def _drop_worst(
-  rows: list[Row], columns: Columns
-) -> tuple[list[Row], list[dict[str, Any]]]:
+  rows: list[TableRow], columns: Columns
+) -> tuple[list[TableRow], list[dict[str, Any]]]:
   if not columns.drop_worst:
     return rows, []
   done = [row for row in rows if status_of(row, columns.status) not in CENSORED]
@@ -211,7 +211,9 @@ def _drop_worst(
   )
 
 
-def _points(rows: list[Row], columns: Columns, factor: float | None) -> Points:
+def _points(
+  rows: list[TableRow], columns: Columns, factor: float | None
+) -> Points:
   def column(name: str) -> np.ndarray:
     return np.array([_positive(row, name) for row in rows])
 
@@ -264,7 +266,7 @@ def _names(columns: Columns, factor: float | None) -> dict[str, str]:
   return names
 
 
-def _protocol(rows: list[Row], columns: Columns) -> dict[str, str]:
+def _protocol(rows: list[TableRow], columns: Columns) -> dict[str, str]:
   found = {}
   for name in columns.protocol:
     first = rows[0]
@@ -279,7 +281,7 @@ def _protocol(rows: list[Row], columns: Columns) -> dict[str, str]:
   return found
 
 
-def _positive(row: Row, name: str) -> float:
+def _positive(row: TableRow, name: str) -> float:
   text = row.cells[name]
   value = number(text)
   require(

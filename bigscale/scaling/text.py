@@ -4,7 +4,7 @@ from typing import Any
 
 
 def as_text(found: dict[str, Any]) -> str:
-  """What `analyse` found, for people."""
+  """What `analysis.record` holds, for people."""
   names = found["names"]
   lines = [
     found["law"],

@@ -57,7 +57,8 @@ class DataSpec:
   Attributes:
     source: an embedded set (`fashion_mnist`, `emoji`), a directory of shards
       with a `manifest.json`, a folder or .zip of images, an .npz, `tfds:NAME`,
-      `stacked:SOURCE` or `synthetic:RECORDS:SIDE:CLASSES`. '' with a mixture.
+      `stacked:SOURCE`, `synthetic:RECORDS:SIDE:CLASSES`, or a source of one's
+      own, `package.module:Name:ARGUMENT` (docs/data.md). '' with a mixture.
     mixture: sources drawn from at once, in place of `source`.
     mixture_labels: `joint`: the classes of all sources, one after the
       other or as `SourceSpec.labels` maps them; `source`: its number;

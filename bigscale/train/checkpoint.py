@@ -19,7 +19,7 @@ from absl import logging
 
 from bigscale.parallel import fingerprint, multihost
 from bigscale.spec import CheckpointSpec, SpecError
-from bigscale.train import best, index, managers, notes, sealed
+from bigscale.train import best, managers, notes, sealed
 from bigscale.train.state import GanState
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class CheckpointReader:
 
   def _read(self, abstract: GanState, step: int) -> tuple[Restored | None, str]:
     """A step as it was saved, or why not; the same on all processes."""
-    _, why = _together(lambda: index.check(self._path / str(step)))
+    _, why = _together(lambda: managers.check_index(self._path / str(step)))
     if not why:
       found, why = _together(lambda: self._read_whole(abstract, step))
     if why:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bigscale.data.pipeline import Stream
+from bigscale.data.stream import Stream
 from bigscale.monitor.snapshots import Ring
 from bigscale.monitor.verdict import Decision, Verdict
 from bigscale.parallel import multihost, rows

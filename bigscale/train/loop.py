@@ -12,7 +12,7 @@ import numpy as np
 
 from bigscale.data import notes
 from bigscale.data.manifest import DataError
-from bigscale.data.pipeline import Stream
+from bigscale.data.stream import Stream
 from bigscale.metrics.evaluate import Opened
 from bigscale.metrics.evaluator import Evaluator
 from bigscale.parallel import multihost, rows

@@ -1,10 +1,13 @@
-"""Orbax's checkpoint managers, as a run needs them."""
+"""Orbax's checkpoint managers, as a run needs them, and the index they read."""
 
 import logging
 import pathlib
 from collections.abc import Sequence
 
 import orbax.checkpoint as ocp
+import tensorstore
+
+from bigscale.train import sealed
 
 
 class Manager(ocp.CheckpointManager):
@@ -42,3 +45,31 @@ def read_only(path: pathlib.Path, items: Sequence[str]) -> Manager:
 def _is_news(record: logging.LogRecord) -> bool:
   """Whether a line says more than that the folder is read only, as asked."""
   return "read only" not in record.getMessage()
+
+
+def check_index(directory: pathlib.Path) -> None:
+  """Reads the index of the arrays of a step, before the arrays are.
+
+  Orbax opens every array at once. Where the index is damaged (OCDBT: the files
+  `state/manifest.ocdbt` and `state/d/*`), each of them fails, most in threads
+  that print a traceback after nobody waits for them any more: hundreds of pages
+  around the one line that says what is wrong.
+
+  Args:
+    directory: of the step.
+
+  Raises:
+    sealed.SealError: it is damaged.
+  """
+  base = directory.absolute() / "state"
+  if not (base / "manifest.ocdbt").exists():
+    # Of that Orbax complains once.
+    return
+  spec = {"driver": "ocdbt", "base": f"{base.as_uri()}/"}
+  try:
+    tensorstore.KvStore.open(spec).result().list().result()
+  except ValueError as error:
+    said = str(error).partition("\n")[0][:200]
+    raise sealed.SealError(
+      f"the index of its arrays cannot be read ({said})"
+    ) from error

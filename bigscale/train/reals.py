@@ -6,7 +6,7 @@ import jax
 
 from bigscale.data import pipeline
 from bigscale.data.heldout import Heldout
-from bigscale.data.pipeline import Stream
+from bigscale.data.stream import Stream
 from bigscale.parallel import multihost, rows
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.train.build import Built

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from bigscale.data.pipeline import Stream
+from bigscale.data.stream import Stream
 from bigscale.parallel import compiler, multihost
 from bigscale.spec import (
   Change,

@@ -40,7 +40,7 @@ _D, _G = range(2)
 _WEIGHT_TERMS = (orthogonal.term, sigma.term)
 
 # Weights of an update, the spectra after it, the way back of gradients.
-Prepared = tuple[Ready, spectral.Spectra, Pullback]
+PreparedUpdate = tuple[Ready, spectral.Spectra, Pullback]
 
 
 class GanStep:
@@ -146,7 +146,7 @@ class GanStep:
     codes: Codes,
     images: Array,
     key: Array | None = None,
-    prepared_g: Prepared | None = None,
+    prepared_g: PreparedUpdate | None = None,
     fakes: Array | None = None,
   ) -> tuple[GanState, Scalars]:
     """One Adam step of D on these reals and as many fakes.
@@ -196,7 +196,7 @@ class GanStep:
     codes: Codes,
     images: Array,
     key: Array | None = None,
-    prepared_g: Prepared | None = None,
+    prepared_g: PreparedUpdate | None = None,
   ) -> tuple[GanState, Scalars]:
     """One Adam step of G against D as it stands; see `update_d`."""
     g, d = state.g, state.d
@@ -250,7 +250,7 @@ class GanStep:
     return self._placement.by_sample(codes)
 
   def _fakes(
-    self, g: Player, codes: Codes, prepared: Prepared | None
+    self, g: Player, codes: Codes, prepared: PreparedUpdate | None
   ) -> tuple[Array, Player]:
     """Images [K, B, H, W, C] of codes [K, B, ...]; G, its statistics moved.
 

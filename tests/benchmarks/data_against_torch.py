@@ -78,7 +78,7 @@ class _Mirrored:
   """A source as torch and Grain take one: an item by its number."""
 
   def __init__(self, directory: str) -> None:
-    from bigscale.data.sources import open_source
+    from bigscale.data.openers import open_source
 
     self.source = open_source(directory, "train")
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bigscale.cli.main import main
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 from bigscale.metrics import classifier_store, opening, published
 from tests.metrics.test_published import Network
 

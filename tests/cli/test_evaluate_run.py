@@ -11,7 +11,7 @@ from PIL import Image
 from bigscale.cli import common
 from bigscale.cli.main import main
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 from bigscale.metrics import opening, published
 from tests.cli.test_sheets import run_of
 from tests.e2e import tiny

@@ -6,18 +6,18 @@ import typing
 import pytest
 from ml_collections import ConfigDict
 
-from bigscale.cli.config import config_of, define_config, spec_of
-from bigscale.cli.flags import Flags
+from bigscale.cli.config import ConfigFlags, config_of, spec_of
 from bigscale.cli.main import main
 from bigscale.cli.overrides import override
-from bigscale.spec import RunSpec, SpecError, from_config
+from bigscale.models.r3gan import R3ganSpec
+from bigscale.spec import ModelBase, RunSpec, SpecError, from_config
 from bigscale.spec.base import Schedule
 from tests.e2e import tiny
 
 
 def spec(*words, config=tiny.__file__):
-  values = Flags()
-  define_config(values, "")
+  values = ConfigFlags()
+  values.define_config("")
   values.read(["x", f"--config={config}", *words])
   return spec_of(values)
 
@@ -141,8 +141,8 @@ def test_a_sweep_s_base_is_set_alike(tmp_path):
     f"def get_config():\n  return {{'base': {base!r}, 'blocks': "
     "{'a': {'seed': [0]}}}\n"
   )
-  values = Flags()
-  define_config(values, "")
+  values = ConfigFlags()
+  values.define_config("")
   words = ["--config.base.monitor.action=off", "--config.base.total_kimg=1"]
   words += ["--config.blocks.a.seed=[3, 4]"]
   values.read(["x", f"--config={config}", *words])
@@ -156,11 +156,11 @@ def fields(kind, path=""):
   """All fields of a spec that are one value: name, type, default."""
   hints = typing.get_type_hints(kind)
   for field in dataclasses.fields(kind):
-    name = f"{path}{field.name}"
-    if dataclasses.is_dataclass(hints[field.name]) and (
-      hints[field.name] is not Schedule
-    ):
-      yield from fields(hints[field.name], f"{name}.")
+    name, of = f"{path}{field.name}", hints[field.name]
+    if of is ModelBase:
+      of = R3ganSpec
+    if dataclasses.is_dataclass(of) and of is not Schedule:
+      yield from fields(of, f"{name}.")
     elif field.default is not dataclasses.MISSING and field.name != "mixture":
       yield name, field.default
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from bigscale.data import manifest
 from bigscale.data.folders import FolderSource
+from bigscale.data.openers import open_source
 from bigscale.data.recipe import BuildOptions
-from bigscale.data.sources import BadRecordError, Sample, Source, open_source
+from bigscale.data.sources import BadRecordError, Record, Source
 
 OPTIONS = {"name": "set", "encoding": "raw", "records_per_shard": 10}
 
@@ -39,7 +40,7 @@ class NoiseSource(Source):
       raise BadRecordError(self.identity, index, "it is spoiled", "nowhere")
     rng = np.random.default_rng((self._seed, index))
     image = rng.integers(0, 256, (self._side, self._side, 3), np.uint8)
-    return Sample(
+    return Record(
       image, (index % self.num_classes,) if self.num_classes else ()
     )
 

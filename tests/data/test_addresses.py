@@ -11,7 +11,7 @@ from bigscale.data import places
 from bigscale.data.build import build
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import FILE_NAME, DataError
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 from tests.data.built_set import NoiseSource, options
 from tests.e2e import tiny
 

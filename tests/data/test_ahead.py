@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_pipeline import FakeSource, assert_same, make, stream_of, take
 
-from bigscale.data import processes
+from bigscale.data import ahead
 from bigscale.data.manifest import DataError
 from bigscale.spec import DataSpec, SpecError
 
@@ -116,7 +116,7 @@ class Deadly(FakeSource):
 
 
 def test_those_that_are_killed_again_and_again_end_the_run(monkeypatch):
-  monkeypatch.setattr(processes, "_RESTARTS", 1)
+  monkeypatch.setattr(ahead, "_RESTARTS", 1)
   stream = stream_of(Deadly(20), workers=1)
   with pytest.raises(DataError, match="were killed 2 times in a row"):
     next(stream)
@@ -190,7 +190,7 @@ def test_systems_that_share_no_memory(directory, monkeypatch):
 
 
 def test_images_are_those_of_a_step(directory):
-  slots = processes._Slots(2, (1, 3, 4, 4, 1))
+  slots = ahead._Slots(2, (1, 3, 4, 4, 1))
   slots[1][:] = 7
   assert slots[0].shape == (1, 3, 4, 4, 1)
   assert not np.any(slots[0])

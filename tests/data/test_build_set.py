@@ -18,7 +18,7 @@ from PIL import Image
 from bigscale.data.build import build
 from bigscale.data.folders import FolderSource
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 from bigscale.data.verify import verify
 
 

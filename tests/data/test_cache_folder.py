@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from bigscale.data import cache_folder
-from bigscale.plan import cache
+from bigscale import cache_folder
+from bigscale.plan import make
 
 
 @pytest.mark.parametrize("chosen", ["~/kept", ""])
@@ -14,4 +14,4 @@ def test_home_is_found_in_the_variable_too(monkeypatch, chosen):
   monkeypatch.setenv(cache_folder.ENVIRONMENT, chosen)
   base = "/home/of/kept" if chosen else "/home/of/.cache/bigscale"
   assert cache_folder.directory() == base
-  assert cache.folder() == pathlib.Path(base) / "plans"
+  assert make.folder() == pathlib.Path(base) / "plans"

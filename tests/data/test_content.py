@@ -11,14 +11,15 @@ import pytest
 from image_files import image, write, write_zip
 from test_archives import write_tar
 
-from bigscale.data import cache_folder, content, digests, ingest
+from bigscale import cache_folder
+from bigscale.data import content, ingest
 from bigscale.data.archives import TarSource
 from bigscale.data.folders import FolderSource
 from bigscale.data.idx import IdxSource
 from bigscale.data.manifest import DataError, Schema
 from bigscale.data.mixture import identity_of
-from bigscale.data.reading import open_data, open_parts
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
+from bigscale.data.reading import open_data, open_mix
 from bigscale.spec import DataSpec, SourceSpec
 from tests.data.built_set import encoded
 
@@ -29,7 +30,7 @@ HOUR = 3600 * 10**9
 def cache(tmp_path, monkeypatch):
   """A cache of its own, and a process that knows nothing."""
   monkeypatch.setenv(cache_folder.ENVIRONMENT, str(tmp_path / "cache"))
-  monkeypatch.setattr(digests, "_known", {})
+  monkeypatch.setattr(content, "_known", {})
   return tmp_path / "cache"
 
 
@@ -56,7 +57,7 @@ def later(monkeypatch):
 
 def forget(monkeypatch):
   """As in another process."""
-  monkeypatch.setattr(digests, "_known", {})
+  monkeypatch.setattr(content, "_known", {})
 
 
 def bmp(number):
@@ -225,7 +226,7 @@ def test_parts_and_mixtures_are_of_their_content(tmp_path, later):
       each
       for spec in specs
       for each in (
-        identity_of(*open_parts(spec, "train")),
+        identity_of(*open_mix(spec, "train")),
         open_data(spec, "train").identity,
       )
     ]
@@ -351,17 +352,17 @@ def test_processes_that_write_at_once_never_mix_digests_up(tmp_path, later):
 
   def work(worker):
     for turn in range(20):
-      kept = digests.Digests(root)
+      kept = content._Digests(root)
       pairs = {
-        kept.key_of(f"{worker}/{turn}/{n}"): bytes([worker]) * digests.SIZE
+        kept.key_of(f"{worker}/{turn}/{n}"): bytes([worker]) * content._SIZE
         for n in range(50)
       }
       kept.add(pairs)
       for other in range(4):
         for n in range(50):
           key = kept.key_of(f"{other}/{turn}/{n}")
-          found = digests.Digests(root)._kept.get(key) if n == 0 else None
-          if found not in (None, bytes([other]) * digests.SIZE):
+          found = content._Digests(root)._kept.get(key) if n == 0 else None
+          if found not in (None, bytes([other]) * content._SIZE):
             wrong.append((worker, other, turn))
 
   threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]

@@ -6,9 +6,9 @@ import pytest
 from marked_set import read
 
 from bigscale.data import ingest
-from bigscale.data.reading import Samples, read_many
+from bigscale.data.openers import EMBEDDED, open_source
+from bigscale.data.reading import LabelledImages, read_many
 from bigscale.data.shards import ShardSource
-from bigscale.data.sources import EMBEDDED, open_source
 from bigscale.data.verify import verify
 
 DIRECTORY = os.path.dirname(ingest.__file__) + "/embedded"
@@ -24,7 +24,7 @@ COUNTS = {
 
 def read_all(name, split):
   source = open_source(name, split)
-  return Samples(*read(source, range(len(source))))
+  return LabelledImages(*read(source, range(len(source))))
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])

@@ -18,7 +18,8 @@ from image_files import everything, image, png, write, write_zip
 from bigscale.data import images
 from bigscale.data.folders import FolderSource
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import BadRecordError, open_source
+from bigscale.data.openers import open_source
+from bigscale.data.sources import BadRecordError
 
 
 def animals(each=20):

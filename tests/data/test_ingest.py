@@ -8,7 +8,7 @@ from PIL import Image
 
 from bigscale.data import embed, ingest, manifest
 from bigscale.data.manifest import DataError, Schema
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 from bigscale.data.verify import verify
 
 

@@ -9,9 +9,9 @@ from bigscale.data import inspect
 from bigscale.data.build import build
 from bigscale.data.folders import FolderSource
 from bigscale.data.manifest import DataError
+from bigscale.data.openers import open_source
 from bigscale.data.recipe import BuildOptions
 from bigscale.data.shards import ShardSource
-from bigscale.data.sources import open_source
 
 
 @pytest.fixture

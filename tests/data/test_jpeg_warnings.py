@@ -17,8 +17,9 @@ from bigscale.data import images, pillow
 from bigscale.data.archives import TarSource
 from bigscale.data.build import build
 from bigscale.data.folders import FolderSource
-from bigscale.data.sources import BadRecordError, open_source
-from bigscale.data.whole import Whole
+from bigscale.data.inputs import BothSplits
+from bigscale.data.openers import open_source
+from bigscale.data.sources import BadRecordError
 
 _SCAN, _FRAME = b"\xff\xda", b"\xff\xc0"
 
@@ -143,7 +144,7 @@ def test_trailing_bytes_leave_the_image_as_it_is():
 def sources(tmp_path, files):
   root = write(tmp_path / "set", files)
   yield FolderSource(root, heldout_fraction=0.0)
-  yield Whole(root)
+  yield BothSplits(root)
   yield FolderSource(
     write_zip(tmp_path / "set.zip", files), heldout_fraction=0.0
   )

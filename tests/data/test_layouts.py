@@ -12,10 +12,9 @@ from image_files import everything, image, png, write, write_zip
 
 from bigscale.data import images, split_names
 from bigscale.data.folders import FolderSource
-from bigscale.data.inputs import open_inputs
+from bigscale.data.inputs import BothSplits, open_inputs
 from bigscale.data.manifest import DataError
 from bigscale.data.split_names import Assigned
-from bigscale.data.whole import Whole
 
 
 @pytest.fixture(params=["folder", "zip"])
@@ -379,7 +378,7 @@ def test_a_table_in_a_class_folder_is_said_to_give_no_labels(place):
 
 def test_all_images_of_a_folder_say_which_are_none(tmp_path):
   path = write(tmp_path / "set", pets("train/") | pets("val/") | pets("test/"))
-  whole = Whole(path)
+  whole = BothSplits(path)
   assert len(whole) == 12
   assert said(whole, "not read", "test/ (6 images)")
 
@@ -390,7 +389,7 @@ def test_all_images_of_a_folder_are_refused_with_one_of_its_splits(tmp_path):
   with pytest.raises(
     DataError, match=r"val/a.png lies in no folder of a class"
   ):
-    Whole(path)
+    BothSplits(path)
 
 
 def test_another_held_out_input_leaves_no_images_without_a_word(tmp_path):

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 
+from bigscale.data.arrays import ArraySource, open_npz
 from bigscale.data.manifest import DataError
-from bigscale.data.memory import ArraySource, SyntheticSource
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 from bigscale.data.splits import held_out
+from bigscale.data.synthetic import SyntheticSource, open_synthetic
 
 
 def arrays(records=200):
@@ -135,16 +136,16 @@ def test_class_names_without_labels_are_refused():
 def test_what_is_no_npz_of_images_is_refused(tmp_path):
   path = tmp_path / "set.npz"
   with pytest.raises(DataError, match="cannot be read"):
-    ArraySource.load(str(path))
+    open_npz(str(path))
   path.write_bytes(b"PK\3\4 and then nothing")
   with pytest.raises(DataError, match="cannot be read"):
-    ArraySource.load(str(path))
+    open_npz(str(path))
   np.savez(path, pictures=arrays()[0])
   with pytest.raises(DataError, match="pictures, but no 'images'"):
-    ArraySource.load(str(path))
+    open_npz(str(path))
   np.savez(path, images=np.array([{}]))
   with pytest.raises(DataError, match="cannot be read"):
-    ArraySource.load(str(path))
+    open_npz(str(path))
 
 
 def test_a_trillion_records_take_no_memory_and_are_all_different():
@@ -160,9 +161,9 @@ def test_a_trillion_records_take_no_memory_and_are_all_different():
 
 def test_synthetic_records_are_the_same_in_another_process():
   program = (
-    "from bigscale.data.memory import SyntheticSource as S\n"
+    "from bigscale.data.synthetic import open_synthetic\n"
     "import hashlib\n"
-    "s = S.parse('5000:16:7:3')\n"
+    "s = open_synthetic('5000:16:7:3')\n"
     "sample = s.read(4321)\n"
     "print(s.identity, sample.labels,"
     " hashlib.sha256(sample.image.tobytes()).hexdigest()[:8])"
@@ -187,7 +188,7 @@ def test_synthetic_labels_are_those_that_are_read():
 
 
 def test_records_of_many_labels_have_as_many_and_all_different():
-  source = SyntheticSource.parse("3000:8:6:4")
+  source = open_synthetic("3000:8:6:4")
   seen = np.zeros((4, 6))
   for i in range(len(source)):
     labels = source.read(i).labels
@@ -198,7 +199,7 @@ def test_records_of_many_labels_have_as_many_and_all_different():
   )
   # Each place of each label: 500 expected, 20 standard deviation.
   assert np.abs(seen - 500).max() < 100
-  everything = SyntheticSource.parse("3:8:6:6")
+  everything = open_synthetic("3:8:6:6")
   assert sorted(everything.read(2).labels) == list(range(6))
 
 
@@ -253,4 +254,4 @@ def test_labels_of_too_many_records_are_refused():
 )
 def test_synthetic_sources_that_cannot_be_are_refused(text, message):
   with pytest.raises(DataError, match=message):
-    SyntheticSource.parse(text)
+    open_synthetic(text)

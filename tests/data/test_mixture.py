@@ -9,8 +9,8 @@ from marked_set import read, write
 from bigscale.data import pipeline
 from bigscale.data.manifest import DataError
 from bigscale.data.mixture import deal_of
-from bigscale.data.reading import open_data, open_parts
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
+from bigscale.data.reading import open_data, open_mix
 from bigscale.data.subset import Subset
 from bigscale.spec import DataSpec, SourceSpec, SpecError, from_config
 from tests.e2e import tiny
@@ -133,7 +133,7 @@ def test_labels_of_mixtures(sets):
   by_source = mixed(sets, (0.5, 0.25, 0.25), mixture_labels="source")
   images, labels = take(stream(by_source, num_classes=3), 20)
   np.testing.assert_array_equal(labels, images // 100)
-  names = open_parts(joint, "train").labels.class_names
+  names = open_mix(joint, "train").labels.class_names
   assert [name.rsplit("/", 1)[1] for name in names] == ["a", "b", "c", "x", "y"]
 
 
@@ -154,7 +154,7 @@ def test_a_map_of_labels_joins_classes(sets):
 def test_temperature_weighs_by_size(sets, temperature, shares):
   parts = tuple(SourceSpec(source=path) for path in sets)
   spec = DataSpec(mixture=parts, temperature=temperature, mixture_labels="none")
-  deal = open_parts(spec, "train").deal
+  deal = open_mix(spec, "train").deal
   np.testing.assert_allclose(
     np.array(deal.shares) / 2**32, np.array(shares) / sum(shares), rtol=1e-3
   )

@@ -16,16 +16,17 @@ from test_archives import write_tar
 from bigscale.data import inspect, notes
 from bigscale.data import manifest as manifests
 from bigscale.data.archives import TarSource
+from bigscale.data.arrays import ArraySource, open_npz
 from bigscale.data.build import build
 from bigscale.data.folders import FolderSource
 from bigscale.data.idx import IdxSource
 from bigscale.data.manifest import DataError
-from bigscale.data.memory import ArraySource, SyntheticSource
 from bigscale.data.mixture import Mixed
-from bigscale.data.reading import open_data, open_parts
+from bigscale.data.openers import open_source
+from bigscale.data.reading import open_data, open_mix
 from bigscale.data.shards import ShardSource
-from bigscale.data.sources import open_source
 from bigscale.data.subset import Subset
+from bigscale.data.synthetic import SyntheticSource
 from bigscale.spec import DataSpec, SourceSpec
 
 # Labels from 1 with a gap: classes 0 and 2 have no image.
@@ -36,7 +37,7 @@ IMAGES = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4)
 def npz(folder):
   path = folder / "set.npz"
   np.savez(path, images=IMAGES, labels=np.array(LABELS))
-  return ArraySource.load(str(path), heldout_fraction=0.0)
+  return open_npz(str(path), heldout_fraction=0.0)
 
 
 def idx(folder):
@@ -157,7 +158,7 @@ def test_what_is_made_of_sources_says_what_they_say(tmp_path):
   assert Subset(FolderSource(path), size=3).notes == said
   assert isinstance(open_data(spec, "train"), Mixed)
   assert open_data(spec, "train").notes == said
-  parts = open_parts(spec, "train").sources
+  parts = open_mix(spec, "train").sources
   assert notes.of_sources({"train": parts}) == said
 
 
@@ -227,6 +228,6 @@ def test_two_labels_of_a_sample_are_refused(tmp_path, files):
 def test_arrays_of_an_npz_that_are_not_read_are_named(tmp_path):
   path = str(tmp_path / "set.npz")
   np.savez(path, IMAGES, np.array(LABELS), test_images=IMAGES)
-  assert ArraySource.load(path).notes == (
+  assert open_npz(path).notes == (
     f"{path}: arrays not read: arr_1, test_images",
   )

@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from bigscale.data.arrays import open_npz
 from bigscale.data.manifest import DataError
-from bigscale.data.memory import ArraySource
 
 IMAGES = np.arange(40 * 4 * 4, dtype=np.uint8).reshape(40, 4, 4)
 
@@ -28,7 +28,7 @@ def write(path, **arrays):
 
 
 def test_a_true_header_is_read(tmp_path):
-  source = ArraySource.load(write(tmp_path / "a.npz", images=entry((40, 4, 4))))
+  source = open_npz(write(tmp_path / "a.npz", images=entry((40, 4, 4))))
   assert source.read(0).image.shape == (4, 4, 1)
 
 
@@ -41,7 +41,7 @@ def test_a_true_header_is_read(tmp_path):
 def test_a_header_that_lies_is_refused(tmp_path, shape, name):
   arrays = {"images": entry((40, 4, 4))} | {name: entry(shape)}
   with pytest.raises(DataError, match=rf"{name}.npy says|must be integers"):
-    ArraySource.load(write(tmp_path / "a.npz", **arrays))
+    open_npz(write(tmp_path / "a.npz", **arrays))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_header_that_lies_is_refused(tmp_path, shape, name):
 )
 def test_an_entry_that_is_no_array_is_refused(tmp_path, data):
   with pytest.raises(DataError, match=r"cannot be read as \.npz"):
-    ArraySource.load(write(tmp_path / "a.npz", images=data))
+    open_npz(write(tmp_path / "a.npz", images=data))
 
 
 def test_bytes_that_are_wrong_are_refused_or_harmless(tmp_path):
@@ -62,7 +62,7 @@ def test_bytes_that_are_wrong_are_refused_or_harmless(tmp_path):
     data[draw.integers(len(data))] ^= 1 << draw.integers(8)
     path.write_bytes(data)
     try:
-      ArraySource.load(str(path))
+      open_npz(str(path))
     except DataError as error:
       refused.append(str(error))
   assert len(refused) > 50

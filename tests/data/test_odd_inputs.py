@@ -12,16 +12,16 @@ from image_files import png, write, write_zip
 from PIL import Image
 from test_archives import write_tar
 
-from bigscale.data import headers, images, inspect
+from bigscale.data import images, inspect
 from bigscale.data.archives import TarSource
+from bigscale.data.arrays import ArraySource
 from bigscale.data.build import build
 from bigscale.data.folders import FolderSource
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError
-from bigscale.data.memory import ArraySource
 from bigscale.data.mixture import Mixed
+from bigscale.data.openers import open_source
 from bigscale.data.reading import open_data
-from bigscale.data.sources import open_source
 from bigscale.data.subset import Subset
 from bigscale.spec import DataSpec, SourceSpec
 from bigscale.train.writers import JsonLines
@@ -112,14 +112,14 @@ def test_damaged_files_raise_nothing_but_value_error(kind):
     bytes_ = bytearray(data)
     for place in rng.integers(0, min(len(data), 400), 4):
       bytes_[place] = rng.integers(256)
-    for read in (images.decode, headers.shape_of):
+    for read in (images.decode, images.shape_of):
       with contextlib.suppress(ValueError):
         read(bytes(bytes_))
 
 
 @pytest.mark.parametrize("kind", ["DDS", "EPS", "ICO", "PCX"])
 def test_files_that_are_no_images_of_this_trade_are_not_decoded(kind):
-  for read in (images.decode, headers.shape_of):
+  for read in (images.decode, images.shape_of):
     with pytest.raises(ValueError, match="it is no PNG, JPEG"):
       read(pillow(kind))
 
@@ -216,7 +216,7 @@ def test_a_jpeg_that_claims_a_gigapixel_takes_no_memory():
   data = bytearray(pillow("JPEG"))
   sides = data.index(b"\xff\xc0") + 5
   data[sides : sides + 4] = (40_000).to_bytes(2, "big") * 2
-  for read in (images.decode, headers.shape_of):
+  for read in (images.decode, images.shape_of):
     with pytest.raises(ValueError, match=r"40000 x 40000|decompression bomb"):
       read(bytes(data))
 

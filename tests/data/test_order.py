@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bigscale.data import order as orders
+from bigscale.data.hashing import Permutation
 from bigscale.data.order import Order, order_of
-from bigscale.data.permutation import Permutation
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 1000, 65536, 65537, 100_003])

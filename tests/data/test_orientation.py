@@ -12,7 +12,7 @@ from bigscale.data import images, orientation, records
 from bigscale.data import manifest as manifests
 from bigscale.data.build import build
 from bigscale.data.folders import FolderSource
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 
 HEIGHT, WIDTH = 12, 20
 TAG = 0x0112

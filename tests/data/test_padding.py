@@ -10,9 +10,10 @@ from bigscale.data import manifest, pipeline
 from bigscale.data.build import build
 from bigscale.data.manifest import DataError
 from bigscale.data.mixture import earlier_identity_of, identity_of
-from bigscale.data.reading import open_data, open_parts, read_many
+from bigscale.data.openers import open_source
+from bigscale.data.reading import open_data, open_mix, read_many
 from bigscale.data.recipe import BuildOptions
-from bigscale.data.sources import open_source
+from bigscale.data.stream import SOURCE_FORM, check_same
 from bigscale.spec import DataSpec
 
 SHAPES = ((27, 27), (28, 28), (29, 29), (28, 40))
@@ -212,15 +213,15 @@ def test_identities_tell_frames_apart(tmp_path):
 def test_streams_of_earlier_versions_go_on_where_pixels_are_the_same(padding):
   """On the embedded set of 28 px, which they framed by 2."""
   spec = DataSpec(source="fashion_mnist", padding=padding, classes=3)
-  parts = open_parts(spec, "train")
+  parts = open_mix(spec, "train")
   (source,) = parts.sources
   known = source.identity.replace(" padded 2", "")
   now, earlier = identity_of(*parts), earlier_identity_of(*parts)
-  today = {"source_form": pipeline.SOURCE_FORM}
-  pipeline.check_same({"source": now, **today}, now, earlier, spec)
-  pipeline.check_same({}, now, earlier, spec)
+  today = {"source_form": SOURCE_FORM}
+  check_same({"source": now, **today}, now, earlier, spec)
+  check_same({}, now, earlier, spec)
   if padding:
-    pipeline.check_same({"source": known}, now, earlier, spec)
+    check_same({"source": known}, now, earlier, spec)
   else:
     with pytest.raises(DataError, match='says "padding": 2'):
-      pipeline.check_same({"source": known}, now, earlier, spec)
+      check_same({"source": known}, now, earlier, spec)

@@ -11,15 +11,17 @@ from bigscale.data.batches import StepBatches
 from bigscale.data.manifest import DataError
 from bigscale.data.mixture import Labels, deal_of, labels_of
 from bigscale.data.order import order_of
-from bigscale.data.reading import Parts
+from bigscale.data.reading import SourceMix
 from bigscale.data.sequence import Records
-from bigscale.data.sources import BadRecordError, Sample
+from bigscale.data.sources import BadRecordError, Record
+from bigscale.data.stream import Stream, alone
 from bigscale.spec import DataSpec, SpecError
+from bigscale.types import Batch
 
 
 def make(directory, batch=5, batches=1, seed=0, rows=None, **settings):
   model = {"resolution": 4, "channels": 1, "num_classes": 3, "processes": 1}
-  decide = settings.pop("decide", pipeline._alone)
+  decide = settings.pop("decide", alone)
   model.update(
     {key: settings.pop(key) for key in tuple(settings) if key in model}
   )
@@ -58,13 +60,13 @@ def assert_same(got, expected):
 @pytest.fixture(autouse=True)
 def _close_streams(monkeypatch):
   opened = []
-  init = pipeline.Stream.__init__
+  init = Stream.__init__
 
   def tracked(self, *args):
     opened.append(self)
     init(self, *args)
 
-  monkeypatch.setattr(pipeline.Stream, "__init__", tracked)
+  monkeypatch.setattr(Stream, "__init__", tracked)
   yield
   for stream in opened:
     if hasattr(stream, "_elements"):
@@ -132,7 +134,7 @@ def test_processes_share_the_same_global_batches(directory, rows):
   parts = [take(stream, 7) for stream in streams]
   order = np.argsort(np.concatenate(rows))
   joined = [
-    pipeline.Batch(
+    Batch(
       *(np.concatenate(x, axis=1)[:, order] for x in zip(*step, strict=True))
     )
     for step in zip(*parts, strict=True)
@@ -279,7 +281,7 @@ class FakeSource:
     if index in self.broken:
       raise BadRecordError(self.identity, index, "it is broken", "nowhere")
     image = np.full((2, 2, 1), index % 251, np.uint8)
-    return Sample(image, (0,))
+    return Record(image, (0,))
 
 
 def stream_of(*sources, batch=4, rows=None, **settings):
@@ -288,13 +290,11 @@ def stream_of(*sources, batch=4, rows=None, **settings):
   shares = [1 / len(sources)] * len(sources)
   labels = labels_of(spec, sources[:1])
   labels = Labels(labels.tables * len(sources), labels.class_names)
-  parts = Parts(sources, deal_of(shares, 0), labels)
+  parts = SourceMix(sources, deal_of(shares, 0), labels)
   orders = tuple(order_of(source, 0, 0, spec.shuffle) for source in sources)
   sequence = Records(parts, orders, 0, spec)
   rows = range(batch) if rows is None else rows
-  return pipeline.Stream(
-    StepBatches(sequence, 1, batch, rows, (2, 2, 1), True), spec
-  )
+  return Stream(StepBatches(sequence, 1, batch, rows, (2, 2, 1), True), spec)
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_one_of_several_labels_is_drawn_by_position():
   source = FakeSource(50)
   source.num_classes, source.class_names = 3, ("a", "b", "c")
   read = source.read
-  source.read = lambda index: Sample(read(index).image, (0, 2))
+  source.read = lambda index: Record(read(index).image, (0, 2))
   labels = [
     np.concatenate(
       [b.labels[0] for b in take(stream_of(source, batch=n), 120 // n)]
@@ -492,7 +492,7 @@ def test_one_process_reads_for_an_identity_and_the_others_are_told(
   def never(self):
     raise AssertionError("only one process reads")
 
-  monkeypatch.setattr(ShardSource, "_content", never)
+  monkeypatch.setattr(ShardSource, "content", never)
   stream = make(directory, decide=lambda choose: "told")
   assert stream.identity == "told"
   assert stream.get_state()["source"] == "told"

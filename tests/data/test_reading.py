@@ -12,7 +12,7 @@ from bigscale.data import heldout, reading
 from bigscale.data.archives import TarSource
 from bigscale.data.manifest import DataError
 from bigscale.data.reading import Reader, allowed_bad, read_many
-from bigscale.data.sources import Sample, Source
+from bigscale.data.sources import Record, Source
 from bigscale.spec import DataSpec
 
 _BAD = (3, 4, 11)
@@ -70,7 +70,7 @@ class Several(Source):
 
   def read(self, index):
     image = np.zeros((4, 4 + index % 2, 1), np.uint8)
-    return Sample(image, self.given[index])
+    return Record(image, self.given[index])
 
   def labels(self):
     return np.array([labels[0] for labels in self.given], np.int32)

@@ -14,7 +14,7 @@ from PIL import Image
 from bigscale.data import images, recipe
 from bigscale.data.build import build
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])

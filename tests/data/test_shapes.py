@@ -10,11 +10,11 @@ from built_set import encoded
 from image_files import write, write_zip
 from PIL import Image
 
-from bigscale.data import headers, images, shapes
+from bigscale.data import images, shapes
 from bigscale.data.archives import TarSource
+from bigscale.data.inputs import BothSplits
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import open_source
-from bigscale.data.whole import Whole
+from bigscale.data.openers import open_source
 
 _KINDS = {
   "gray png": ("L", "PNG", {}),
@@ -50,7 +50,7 @@ def test_a_header_tells_what_decoding_gives(kind, tmp_path):
   mode, file_format, settings = _KINDS[kind]
   data = encoded(picture(mode), file_format, **settings)
   expected = images.decode(data).shape
-  assert headers.shape_of(data) == expected
+  assert images.shape_of(data) == expected
   files = {"a.png": data, "b.png": data}
   sources = {
     "folder": write(tmp_path / "folder", files),
@@ -58,13 +58,13 @@ def test_a_header_tells_what_decoding_gives(kind, tmp_path):
     "packed": write_zip(tmp_path / "p.zip", files, zipfile.ZIP_DEFLATED),
   }
   for path in sources.values():
-    assert shapes.survey(Whole(path)).counts == {expected: 2}
+    assert shapes.survey(BothSplits(path)).counts == {expected: 2}
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_image_has_no_shape(data):
   with pytest.raises(ValueError, match="header"):
-    headers.shape_of(data)
+    images.shape_of(data)
 
 
 @pytest.mark.parametrize("kind", ["colour jpeg", "long header", "tiff", "gif"])
@@ -81,7 +81,7 @@ def test_a_damaged_header_is_an_unreadable_image(kind):
     for place in random.integers(0, min(len(data), 200), 3):
       damaged[place] = random.integers(256)
     try:
-      shape = headers.shape_of(bytes(damaged))
+      shape = images.shape_of(bytes(damaged))
     except ValueError:
       continue
     assert len(shape) == 3
@@ -103,7 +103,7 @@ def test_only_the_header_is_read_from_a_tar(tmp_path):
     usual(offset, size),
   )[1]
   assert shapes.survey(source).counts == {(400, 300, 3): 3}
-  assert max(read) == headers.FIRST_BYTES < len(data)
+  assert max(read) == images.FIRST_BYTES < len(data)
 
 
 def folder_of(root, *groups):
@@ -114,7 +114,7 @@ def folder_of(root, *groups):
       data = encoded(picture(mode, side, side), "PNG")
       files[f"{number:03d}.png"] = data if side else b"torn"
       number += 1
-  return Whole(write(root, files))
+  return BothSplits(write(root, files))
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,11 @@ def test_sets_of_several_shapes_are_refused(tmp_path, groups, what, flag):
 def test_headers_that_cannot_be_read_are_counted(tmp_path):
   files = {f"{i}.png": encoded(picture("RGB"), "PNG") for i in range(5)}
   files |= {f"{i}.png": b"torn" for i in range(5, 8)}
-  found = shapes.survey(Whole(write(tmp_path / "set", files)))
+  found = shapes.survey(BothSplits(write(tmp_path / "set", files)))
   assert (found.unreadable, found.looked_at) == (3, 8)
-  torn = Whole(write(tmp_path / "torn", {"a.png": b"torn", "b.png": b"torn"}))
+  torn = BothSplits(
+    write(tmp_path / "torn", {"a.png": b"torn", "b.png": b"torn"})
+  )
   with pytest.raises(DataError, match="none of the 2 images"):
     shapes.choose(torn, shapes.survey(torn))
 

@@ -12,8 +12,9 @@ from marked_set import RECORDS, read, write
 
 from bigscale.data import ingest, manifest
 from bigscale.data.manifest import DataError, Schema
+from bigscale.data.openers import open_source
 from bigscale.data.shards import ShardSource
-from bigscale.data.sources import BadRecordError, open_source
+from bigscale.data.sources import BadRecordError
 from bigscale.spec import SpecError
 
 
@@ -228,11 +229,11 @@ def test_the_least_recently_read_shards_close(directory, marked):
   source = ShardSource(directory, "train", max_open_records=10)
   for index in (0, 6, 11, 21, 1, 7):
     np.testing.assert_array_equal(source.read(index).image, marked[index])
-    assert source.open_shards <= 2
+    assert len(source._readers) <= 2
   # One shard larger than the limit is still read.
   small = ShardSource(directory, "train", max_open_records=2)
   assert small.read(12).labels == (0,)
-  assert small.open_shards == 1
+  assert len(small._readers) == 1
 
 
 def test_records_of_several_labels(tmp_path):

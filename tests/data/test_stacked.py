@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 
 
 @pytest.fixture(scope="module")

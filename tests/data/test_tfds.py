@@ -16,8 +16,10 @@ import tiny_tfds
 from array_record.python import array_record_module
 
 from bigscale.data import tfds as ours
+from bigscale.data import tfds_info
 from bigscale.data.manifest import DataError
-from bigscale.data.sources import BadRecordError, open_source
+from bigscale.data.openers import open_source
+from bigscale.data.sources import BadRecordError
 
 RECORDS = tiny_tfds.RECORDS
 
@@ -114,7 +116,7 @@ def test_of_several_labels_the_supervised_one_is_taken(prepare):
 
 
 def test_records_of_many_files_are_found(prepare, monkeypatch):
-  info = ours._open(prepare())
+  info = tfds_info.open_info(prepare())
   (whole,) = info.splits["train"].file_instructions
   monkeypatch.setattr(ours, "MAX_OPEN_FILES", 1)
   source = ours.TfdsSource(prepare())

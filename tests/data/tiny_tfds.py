@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from bigscale.data import images
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 
 CLASSES = ("round", "square", "other")
 RECORDS = 24

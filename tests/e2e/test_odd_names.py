@@ -11,11 +11,12 @@ from absl import logging as absl_logging
 
 from bigscale.cli.main import main
 from bigscale.data.images import encode
+from bigscale.data.inputs import BothSplits
 from bigscale.data.manifest import DataError
+from bigscale.data.openers import open_source
 from bigscale.data.reading import Reader
 from bigscale.data.shown import shown
-from bigscale.data.sources import BadRecordError, open_source
-from bigscale.data.whole import Whole
+from bigscale.data.sources import BadRecordError
 from bigscale.report import write_report
 from bigscale.train.folder import write_whole
 from bigscale.train.writers import JsonLines
@@ -128,7 +129,7 @@ def test_an_unreadable_record_of_any_name_is_one_line(root, tmp_path, capsys):
 def test_lines_of_the_log_name_them_escaped(root, tmp_path, capsys, caplog):
   run(capsys, "data", "inspect", root)
   handler = absl_logging.get_absl_handler()
-  images = Whole(root)
+  images = BothSplits(root)
   odd = [i for i in range(len(images)) if not is_clean(images.where(i))]
   with caplog.at_level(logging.WARNING):
     Reader(images, (8, 8, 1)).read(odd)

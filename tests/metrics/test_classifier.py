@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bigscale.data.sources import open_source
+from bigscale.data.openers import open_source
 from bigscale.metrics.classifier import (
   FEATURES,
   Classifier,

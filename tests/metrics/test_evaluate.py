@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from bigscale.data.openers import open_source
 from bigscale.data.reading import open_data, read_many
-from bigscale.data.sources import open_source
 from bigscale.metrics.evaluate import make_evaluator
 from bigscale.metrics.reference import blur
 from bigscale.spec import DataSpec, SpecError

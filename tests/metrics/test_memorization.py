@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from bigscale.data.sources import BadRecordError, open_source
+from bigscale.data.openers import open_source
+from bigscale.data.sources import BadRecordError
 from bigscale.metrics import memorization
 from bigscale.metrics.features import Embedding
 from bigscale.metrics.memorization import search

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bigscale.cli.main import main
-from bigscale.plan import cache, make, topology
+from bigscale.plan import make, topology
 from bigscale.plan.topology import GIB
 from bigscale.spec import from_config
 from tests.e2e import tiny
@@ -58,13 +58,13 @@ def kept(monkeypatch, tmp_path):
     "warnings": [],
     "advice": ["v5e:2x2 would fit, by proportion"],
   }
-  path = cache.path_of(
+  path = make.path_of(
     from_config(tiny.get_config()),
     topology.parse("v5e:1x1"),
     "default",
     VERSIONS,
   )
-  assert cache.write(path, plan)
+  assert make.write(path, plan)
   return plan
 
 

@@ -242,7 +242,7 @@ def test_only_what_no_work_hides_is_added():
   """20,000 cycles beside a permutation, 50,000 beside the slices' reduction."""
   slice_ = topology.parse("2xv5e:4x4")
   where = [cost.Place((n % 4, n // 4)) for n in range(16)]
-  network = cost.Network(slice_, where)
+  network = cost.Interconnect(slice_, where)
   work = measure.measure(hlo.parse(excerpts.TWO_SLICES), 16)
   found = timing.times(work, network, 1e9)
   apart = found["collective_seconds"]

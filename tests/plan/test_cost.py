@@ -21,7 +21,7 @@ def network(name):
     for x in range(shape[0])
     for core in range(topology.chip.cores)
   ]
-  return cost.Network(topology, where)
+  return cost.Interconnect(topology, where)
 
 
 def seconds(name, kind, size, groups, **options):

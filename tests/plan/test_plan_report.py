@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bigscale.plan import advice, cache, memory, report
+from bigscale.plan import advice, make, memory, report
 from bigscale.plan.sweep import sweep, with_mode
 from bigscale.plan.topology import GIB, parse
 from bigscale.spec import SpecError, from_config
@@ -246,32 +246,32 @@ def test_a_file_that_is_no_baseline(tmp_path):
 def test_the_cache_tells_plans_apart(monkeypatch, tmp_path):
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
   versions = {"jax": "1"}
-  base = cache.path_of(spec_of(), POD, "O1", versions)
+  base = make.path_of(spec_of(), POD, "O1", versions)
   assert base.parent == tmp_path / "plans"
-  assert base == cache.path_of(spec_of(), POD, "O1", {"jax": "1"})
+  assert base == make.path_of(spec_of(), POD, "O1", {"jax": "1"})
   others = {
-    cache.path_of(spec_of(mesh__fsdp=2), POD, "O1", versions),
-    cache.path_of(spec_of(), parse("2xv5e:16x16"), "O1", versions),
-    cache.path_of(spec_of(), POD, "default", versions),
-    cache.path_of(spec_of(), POD, "O1", {"jax": "2"}),
+    make.path_of(spec_of(mesh__fsdp=2), POD, "O1", versions),
+    make.path_of(spec_of(), parse("2xv5e:16x16"), "O1", versions),
+    make.path_of(spec_of(), POD, "default", versions),
+    make.path_of(spec_of(), POD, "O1", {"jax": "2"}),
   }
-  monkeypatch.setattr(cache, "_sources", lambda: "other code")
-  others.add(cache.path_of(spec_of(), POD, "O1", versions))
+  monkeypatch.setattr(make, "_sources", lambda: "other code")
+  others.add(make.path_of(spec_of(), POD, "O1", versions))
   assert len(others - {base}) == 5
 
 
 def test_the_cache_survives_bad_files(monkeypatch, tmp_path, plan, caplog):
   path = tmp_path / "plans" / "one.json"
-  assert cache.read(path) is None
-  assert cache.write(path, plan)
-  assert cache.read(path) == plan
+  assert make.read(path) is None
+  assert make.write(path, plan)
+  assert make.read(path) == plan
   assert not list(path.parent.glob("*.partial"))
   path.write_text("{")
-  assert cache.read(path) is None
+  assert make.read(path) is None
   assert "planning again" in caplog.text
   blocked = tmp_path / "file"
   blocked.write_text("")
-  assert not cache.write(blocked / "plans" / "one.json", plan)
+  assert not make.write(blocked / "plans" / "one.json", plan)
   assert "BIGSCALE_CACHE" in caplog.text
 
 

@@ -6,7 +6,7 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from bigscale.scaling import analysis, figures
-from bigscale.scaling.points import Points, Selection
+from bigscale.scaling.laws import Points, Selection
 from bigscale.spec import SpecError
 
 ALPHA, BETA, FLOOR = 0.4, 0.3, 2.0

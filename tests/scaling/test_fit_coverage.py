@@ -5,7 +5,7 @@ import pytest
 
 from bigscale.scaling import bootstrap, laws
 from bigscale.scaling.fit import Loss, fit
-from bigscale.scaling.points import Points
+from bigscale.scaling.laws import Points
 
 TRIALS, RESAMPLES = 200, 60
 

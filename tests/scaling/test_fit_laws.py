@@ -5,7 +5,7 @@ import pytest
 
 from bigscale.scaling import analysis, bootstrap, compare, laws, solver
 from bigscale.scaling.fit import Loss, fit
-from bigscale.scaling.points import Points, Selection
+from bigscale.scaling.laws import Points, Selection
 
 FLOOR, FACTOR, EXPONENT = 3.0, 3e5, 0.3
 ONE, NO_FLOOR = laws.Law(("x",)), laws.Law(("x",), 0.0)
@@ -31,6 +31,10 @@ def runs(count, noise, seed=0, floor=FLOOR, copies=1):
 def selection(points, grouped="run"):
   names = {"x": "flops", "y": "fid", "C": "flops"}
   return Selection(points, names, [], 0, grouped, None, {})
+
+
+def analyse(selected, settings):
+  return analysis.record(analysis.study(selected, settings))
 
 
 def with_bound(points, x, y):
@@ -108,14 +112,14 @@ def test_floors_of_resamples_pile_up_at_zero():
 def test_pinned_floor_stays_and_has_no_error():
   points = runs(20, 0.02)
   settings = analysis.Settings(floor=FLOOR, resamples=100)
-  found = analysis.analyse(selection(points), settings)
+  found = analyse(selection(points), settings)
   floor, alpha = found["parameters"]["E"], found["parameters"]["alpha"]
   assert floor["value"] == FLOOR
   assert floor["pinned"]
   assert floor["standard_error"] is None
   assert floor["interval95"] is None
   assert alpha["interval95"][0] < EXPONENT < alpha["interval95"][1]
-  free = analysis.analyse(selection(points), analysis.Settings(resamples=100))
+  free = analyse(selection(points), analysis.Settings(resamples=100))
   # To know the floor is to know the exponent better.
   error = free["parameters"]["alpha"]["standard_error"]
   assert alpha["standard_error"] < 0.8 * error
@@ -137,9 +141,9 @@ def test_bound_above_the_law_changes_nothing():
   assert found.values == pytest.approx(alone.values, rel=1e-5)
   seen = bounded._replace(censored=np.zeros(16, bool))
   assert fit(ONE, seen, Loss()).values != pytest.approx(alone.values, rel=1e-5)
-  record = analysis.analyse(
-    selection(bounded), analysis.Settings(resamples=40)
-  )["censored"]
+  record = analyse(selection(bounded), analysis.Settings(resamples=40))[
+    "censored"
+  ]
   assert record[0]["bound"] == 40
   assert not record[0]["counts"]
 
@@ -151,7 +155,7 @@ def test_bound_below_the_law_pulls_it_down():
   found = fit(ONE, points, Loss(1.0))
   alone = fit(ONE, points.take(~points.censored), Loss(1.0))
   assert found.values["E"] < alone.values["E"] - 0.02
-  record = analysis.analyse(selection(points), analysis.Settings(resamples=40))[
+  record = analyse(selection(points), analysis.Settings(resamples=40))[
     "censored"
   ]
   assert len(record) == 5
@@ -178,7 +182,7 @@ def test_resamples_that_cannot_tell_are_left_out_and_counted():
   same = points._replace(variables={"x": points.variables["x"].copy()})
   same.variables["x"][1:4] = same.variables["x"][0]
   same.variables["C"] = same.variables["x"]
-  found = analysis.analyse(selection(same), analysis.Settings(resamples=200))
+  found = analyse(selection(same), analysis.Settings(resamples=200))
   used = found["method"]["bootstrap"]["used"]
   assert 40 < used < 190
   assert any("too few different points" in w for w in found["warnings"])
@@ -215,8 +219,6 @@ def test_too_few_smaller_runs_leave_a_reason():
 def test_growth_is_seen_and_said():
   points = runs(12, 0.02)
   grown = points._replace(y=points.y[::-1].copy())
-  found = analysis.analyse(
-    selection(grown), analysis.Settings(floor=0.0, resamples=60)
-  )
+  found = analyse(selection(grown), analysis.Settings(floor=0.0, resamples=60))
   assert found["parameters"]["alpha"]["value"] < 0
   assert any("does not fall" in warning for warning in found["warnings"])

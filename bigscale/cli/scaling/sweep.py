@@ -23,12 +23,11 @@ import pathlib
 import sys
 
 from bigscale.cli.common import part_of
-from bigscale.cli.config import config_of, define_config
-from bigscale.cli.flags import Flags
+from bigscale.cli.config import ConfigFlags, config_of
 from bigscale.spec import RunSpec
 
-FLAGS = Flags()
-define_config(FLAGS, "the sweep's config file")
+FLAGS = ConfigFlags()
+FLAGS.define_config("the sweep's config file")
 FLAGS.local_path("out", None, "folder of the runs")
 FLAGS.list("only", [], "names of runs or blocks; others wait")
 FLAGS.string("part", "1/1", "K/N runs the K-th of N parts")

@@ -1,0 +1,270 @@
+"""Opens a data source by what a user calls it: one table of kinds.
+
+A kind is opened by `opener(what follows the kind, split)`. Modules are imported
+when a source of their kind is opened. A source of a user's own is
+`package.module:Name` or `package.module:Name:ARGUMENT`.
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from etils import epath
+
+from bigscale.data import manifest as manifests
+from bigscale.data import places
+from bigscale.data.manifest import DataError, EmptySplitError, Split
+from bigscale.data.sources import BadRecordError, Source
+from bigscale.spec import SpecError, named
+
+EMBEDDED = ("fashion_mnist", "emoji")
+
+_EMBEDDED_DIRECTORY = os.path.join(os.path.dirname(__file__), "embedded")
+
+OPENERS = {
+  # Written before a colon: tfds:mnist.
+  "stacked": "bigscale.data.stacked:StackedSource",
+  "synthetic": "bigscale.data.synthetic:open_synthetic",
+  "tfds": "bigscale.data.tfds:TfdsSource",
+  # Told by what lies at a path, or by its ending.
+  "folder": "bigscale.data.folders:FolderSource",
+  "npz": "bigscale.data.arrays:open_npz",
+  "shards": "bigscale.data.shards:ShardSource",
+  # Inputs of 'bigscale data build' alone (`inputs`).
+  "idx": "bigscale.data.idx:IdxSource",
+  "tar": "bigscale.data.archives:TarSource",
+}
+_SCHEMES = ("stacked", "synthetic", "tfds")
+
+_RECIPE = 'docs/data.md, "Add a data source", shows a whole one'
+
+
+def opener(kind: str) -> Callable[..., Source]:
+  """Returns what opens sources of a kind, as `npz`."""
+  return named.load(OPENERS[kind], "a data source")
+
+
+def open_source(
+  source: str, split: Split, padding: int | None = None
+) -> Source:
+  """Opens one split of a data set; nothing large is read.
+
+  Args:
+    source: an embedded set (`fashion_mnist`, `emoji`); a directory with a
+      `manifest.json`; a folder or zip of images (`folders`), or an .npz
+      (`arrays`); `tfds:NAME` (`tfds`); `stacked:SOURCE` of digits (`stacked`);
+      `synthetic:RECORDS:SIDE:CLASSES` or `...:LABELS`, the labels of a record
+      (`synthetic`); `package.module:Name` or `package.module:Name:ARGUMENT`, a
+      subclass of `Source` or a function that returns one, which is called with
+      the argument ("" where there is none) and the split.
+    split: `train`, or `heldout` for images never trained on.
+    padding: see `Source`; None takes the set's own, which is 0 where a set
+      does not say (`manifest`).
+
+  Raises:
+    DataError: there is no such set or split, or it is not sound.
+  """
+  scheme, rest = _scheme_of(source)
+  if scheme == "stacked":
+    return opener(scheme)(open_source(rest, split, padding), rest, split)
+  opened = _open(source, split)
+  if padding is not None:
+    opened.padding = padding
+  return opened
+
+
+def has_own_splits(source: str) -> bool:
+  """Whether a source says itself what is held out, told by its name."""
+  if _scheme_of(source)[0] or source in EMBEDDED:
+    return True
+  if os.path.exists(os.path.join(source, manifests.FILE_NAME)):
+    return True
+  return _is_named(source)
+
+
+def _scheme_of(source: str) -> tuple[str, str]:
+  """One of `_SCHEMES` and what follows its colon; "" where there is none."""
+  scheme, colon, rest = source.partition(":")
+  return (scheme, rest) if colon and scheme in _SCHEMES else ("", source)
+
+
+def _is_named(source: str) -> bool:
+  """Whether a source is `package.module:Name` or `...:Name:ARGUMENT`.
+
+  The module has a dot, or can be imported. A path that exists is a path.
+  """
+  module = source.partition(":")[0]
+  return (
+    _reads_as_name(source)
+    and not os.path.exists(source)
+    and ("." in module or _is_importable(module))
+  )
+
+
+def _reads_as_name(source: str) -> bool:
+  module, _, rest = source.partition(":")
+  parts = [*module.split("."), rest.partition(":")[0]]
+  return not _scheme_of(source)[0] and all(p.isidentifier() for p in parts)
+
+
+def _is_importable(module: str) -> bool:
+  return module in sys.modules or importlib.util.find_spec(module) is not None
+
+
+def _open(source: str, split: Split) -> Source:
+  source = places.user_path(source)
+  scheme, rest = _scheme_of(source)
+  if source in EMBEDDED:
+    directory = os.path.join(_EMBEDDED_DIRECTORY, source)
+    return opener("shards")(directory, split)
+  if scheme:
+    return opener(scheme)(rest, split)
+  if _is_named(source):
+    return _open_named(source, split)
+  places.check(source)
+  path = epath.Path(source)
+  ending = path.suffix.lower()
+  if ending == ".npz" and path.is_file():
+    return opener("npz")(source, split)
+  if path.is_dir() and (path / manifests.FILE_NAME).exists():
+    _check_on_disk(source)
+    return opener("shards")(source, split)
+  if path.is_dir() or (ending == ".zip" and path.is_file()):
+    return opener("folder")(source, split)
+  hint = "check the path; where the data of a run have moved, give --data=PATH."
+  if close := difflib.get_close_matches(source, EMBEDDED, n=1):
+    hint = f"did you mean {close[0]!r}?"
+  elif _reads_as_name(source):
+    hint = (
+      f"no module {source.partition(':')[0]!r} can be imported: check the "
+      "name, or add its folder to PYTHONPATH"
+    )
+  raise DataError(
+    f"data.source={source!r} is neither an embedded set "
+    f"({', '.join(EMBEDDED)}), nor a directory, .zip or .npz that exists, nor "
+    "tfds:NAME, stacked:SOURCE, synthetic:RECORDS:SIDE:CLASSES or "
+    f"package.module:Name of your own; {hint}"
+  )
+
+
+def _check_on_disk(directory: str) -> None:
+  if "://" in directory:
+    raise DataError(
+      f"data.source={directory!r} is an address, and sets in shards are read "
+      "from a disk; mount it or copy it, and name the path there"
+    )
+
+
+def _open_named(source: str, split: Split) -> Source:
+  """Opens a source of the user's own, and checks that no part is missing."""
+  module, name, *rest = source.split(":", 2)
+  argument = rest[0] if rest else ""
+  try:
+    make = named.load(f"{module}:{name}", "a data source")
+  except SpecError as error:
+    raise DataError(str(error)) from error
+  lacking = sorted(getattr(make, "__abstractmethods__", ()))
+  if lacking:
+    raise DataError(
+      f"data source {source!r} lacks {', '.join(lacking)}; add what is missing "
+      f"to {name}: {_RECIPE}"
+    )
+
+  def made(split: Split) -> Source:
+    try:
+      return make(argument, split)
+    except SpecError:
+      raise
+    except Exception as error:
+      raise DataError(
+        f"data source {source!r} cannot be opened: {name}({argument!r}, "
+        f"{split!r}) failed with {type(error).__name__}: {error}; check the "
+        f"argument, and that {name} takes it and the split"
+      ) from error
+
+  opened = made(split)
+  _check_parts(opened, source)
+  if split == "heldout":
+    _check_held_out(opened, made("train"), source)
+  return opened
+
+
+def _check_parts(opened: Source, source: str) -> None:
+  """Raises `DataError` where a user's source lacks what is asked of it."""
+  kind = type(opened)
+  if not isinstance(opened, Source):
+    fault = f"gives {kind.__name__}, which is no Source"
+    remedy = "derive it from bigscale.data.sources.Source"
+  elif (kind.content, kind.identity) == (Source.content, Source.identity):
+    fault = "lacks content"
+    remedy = (
+      "add a method that names all records by a digest of what they hold, as "
+      "'my_set/train@3f2a': a run resumes with equal content alone"
+    )
+  elif not _are_names(getattr(opened, "class_names", None)):
+    fault = "lacks class_names"
+    remedy = "set it to a tuple of texts, () where there are no labels"
+  elif not len(opened):
+    raise EmptySplitError(
+      f"this split of data source {source!r} has no records; give it some"
+    )
+  else:
+    _check_first(opened, source)
+    return
+  raise DataError(f"data source {source!r} {fault}; {remedy}: {_RECIPE}")
+
+
+def _are_names(names: object) -> bool:
+  return isinstance(names, tuple) and all(type(name) is str for name in names)
+
+
+def _check_first(opened: Source, source: str) -> None:
+  """Raises `DataError` where the first record is not as `read` promises."""
+  try:
+    image, labels = opened.read(0)
+  except BadRecordError:
+    # Who trains on it counts those.
+    return
+  except Exception as error:
+    raise DataError(
+      f"data source {source!r} cannot read record 0: {type(error).__name__}: "
+      f"{error}; return Record(image, labels), and raise BadRecordError for a "
+      f"record that cannot be used: {_RECIPE}"
+    ) from error
+  sound = isinstance(image, np.ndarray) and image.dtype == np.uint8
+  if not sound or image.ndim != 3 or image.shape[2] not in (1, 3):
+    what = f"{getattr(image, 'dtype', type(image).__name__)}"
+    raise DataError(
+      f"data source {source!r} reads an image of {what} "
+      f"{getattr(image, 'shape', '')}; it must be uint8 [H, W, C] with C = 1 "
+      f"or 3: convert it in read. {_RECIPE}"
+    )
+  classes = opened.num_classes
+  if not isinstance(labels, tuple) or bool(labels) != bool(classes):
+    rule = "a tuple of numbers" if classes else "(), as class_names is"
+  elif not all(0 <= label < classes for label in labels):
+    rule = f"in [0, {classes}), as class_names has {classes}"
+  else:
+    return
+  raise DataError(
+    f"data source {source!r} reads labels {labels!r}; they must be {rule}: "
+    f"{_RECIPE}"
+  )
+
+
+def _check_held_out(heldout: Source, train: Source, source: str) -> None:
+  """Raises `DataError` where both splits seem to be the same records."""
+  if len(heldout) != len(train):
+    return
+  with contextlib.suppress(BadRecordError):
+    (image, labels), other = heldout.read(0), train.read(0)
+    if labels == other.labels and np.array_equal(image, other.image):
+      raise DataError(
+        f"data source {source!r} gives the same records for both splits; what "
+        "is held out must not be trained on: choose records by the split, as "
+        f"bigscale.data.splits.held_out does. {_RECIPE}"
+      )
