@@ -12,7 +12,6 @@ from bigscale.report.distance import distance_of
 from bigscale.report.history import attempt_of, is_number
 from bigscale.report.read import Run
 
-_MODELS = {"r3gan": "R3GAN", "biggan": "BigGAN"}
 _RATE = "perf/images_per_second"
 
 
@@ -55,7 +54,10 @@ def title(run: Run) -> str:
   source = run.setting("data.source")
   if not model or not source:
     return run.directory.resolve().name or "run"
-  text = f"{_MODELS.get(model, model)} on {pathlib.PurePath(str(source)).name}"
+  start = next((e for e in run.events if e.get("event") == "start"), {})
+  text = (
+    f"{start.get('family') or model} on {pathlib.PurePath(str(source)).name}"
+  )
   resolution = run.setting("model.resolution")
   return f"{text}, {resolution} px" if resolution else text
 

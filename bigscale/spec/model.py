@@ -55,6 +55,8 @@ class ModelBase:
   dtype: Dtype = "float32"
   precision: Precision = "highest"
 
+  # How reports call the family; by `name` where it is empty.
+  title: ClassVar[str] = ""
   # What holds for a family without such a setting. One that has it declares a
   # field of that name.
   g_spectral: ClassVar[bool] = False

@@ -47,6 +47,7 @@ def config_of(**changes):
       "evaluate": {"num_samples": 100, "batch_size": 50, "classifier_steps": 4},
       "log": {"steps": 1, "num_samples": 10, "tensorboard": False},
       "mesh": {"data": 1, "fsdp": 2, "weights": "zero"},
+      "monitor": {"interval": 1},
     }
   )
   config.update(changes)

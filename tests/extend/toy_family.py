@@ -89,8 +89,8 @@ class ToySpec(ModelBase):
   heads: int = 2
   patch: int = 4
 
-  # Positions are as many as tokens: never split.
-  sharding_rules: ClassVar = ((r"(.*/)?positions", ()),)
+  # Of arrays of two axes that are no kernels: they stay whole.
+  sharding_rules: ClassVar = ((r"(.*/)?(positions|bias)", ()),)
 
   def __post_init__(self):
     """Checks the shared settings and the family's own."""

@@ -94,7 +94,9 @@ def run_dir(tmp_path):
         }
       )
   events = JsonLines(tmp_path / "events.jsonl")
-  events.write({"event": "start", "parameters": {"g": 1234, "d": 5678}})
+  events.write(
+    {"event": "start", "family": "BigGAN", "parameters": {"g": 1234, "d": 5678}}
+  )
   events.write(_REFERENCE)
   for step in (10, 50, 100):
     images = np.full((4, 8, 8, 3), step, np.uint8)

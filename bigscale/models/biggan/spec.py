@@ -102,6 +102,7 @@ class BigganSpec(ModelBase):
       Statistics, conditions, the image and the logits do not.
   """
 
+  title: ClassVar[str] = "BigGAN"
   name: Literal["biggan"] = "biggan"
   latent_dim: int = 120
   g_width: int = 96

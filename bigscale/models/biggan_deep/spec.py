@@ -80,6 +80,7 @@ class BigganDeepSpec(ModelBase):
       Statistics, conditions, the image and the logits do not.
   """
 
+  title: ClassVar[str] = "BigGAN-deep"
   name: Literal["biggan_deep"] = "biggan_deep"
   latent_dim: int = 128
   g_width: int = 128

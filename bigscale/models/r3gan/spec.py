@@ -50,6 +50,7 @@ class R3ganSpec(ModelBase):
       map and group width.
   """
 
+  title: ClassVar[str] = "R3GAN"
   name: Literal["r3gan"] = "r3gan"
   widths: tuple[int, ...]
   blocks: tuple[int, ...]

@@ -1,7 +1,7 @@
 """StyleGAN2 without its tricks: configs B and C of R3GAN's roadmap."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bigscale.spec import ModelBase, require
 from bigscale.spec.model import check_at_least, check_bf16_stages
@@ -23,6 +23,7 @@ class StrippedSpec(ModelBase):
     class_embedding_dim: length of the class vector concatenated to z.
   """
 
+  title: ClassVar[str] = "Stripped StyleGAN2"
   name: Literal["stripped_stylegan2"] = "stripped_stylegan2"
   widths: tuple[int, ...]
   class_embedding_dim: int = 64
