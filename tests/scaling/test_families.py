@@ -143,7 +143,12 @@ def test_a_budget_ends_the_run():
     (CIFAR10, 1e7, {"resolution": 0}, "resolution=0 .* as 4"),
     (BIGGAN, 1e7, {"depth": 2}, "depth=2: BigGAN's tables .*biggan_deep"),
     (DEEP, 1e7, {"depth": 0}, "depth=0 must be 1"),
-    (stripped.PRESETS["B"], 1e7, {}, "stripped_stylegan2 has no family"),
+    (
+      stripped.PRESETS["B"],
+      1e7,
+      {},
+      "stripped_stylegan2 has no members of other widths",
+    ),
   ],
 )
 def test_impossible_targets_name_the_nearest(base, count, options, said):
