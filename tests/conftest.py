@@ -1,6 +1,7 @@
 """Eight virtual CPU devices for the whole suite, set before XLA starts."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -34,6 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config, "workerinput"
   ):
     return  # Of pytest-xdist: its workers inherit the flags, and run the tests.
+  if fast:
+    # Many files build the same small runs.
+    programs = tempfile.TemporaryDirectory(prefix="bigscale_programs_")
+    config.add_cleanup(programs.cleanup)
+    fast_compile.keep_programs(programs.name)
+    # A process that was killed as it wrote one leaves half of it.
+    half = "ignore:Error reading persistent compilation cache"
+    config.addinivalue_line("filterwarnings", half)
   fast_compile.start()
 
 

@@ -27,6 +27,9 @@ FLAGS = " ".join(
 _CPU_ALONE = {f"--{name}" for name in compiler._CPU_ONCE if "_cpu_" in name}
 SLOW_TIER = "--xla_llvm_disable_expensive_passes=true"
 
+# What compiles faster is compiled again.
+_CACHE = {"persistent_cache_min_compile_time_secs": 0.3}
+
 
 def __getattr__(name: str) -> Any:
   # Asked for when needed: XLA says which it knows once it has started, and
@@ -34,6 +37,19 @@ def __getattr__(name: str) -> Any:
   if name == "OPTIONS":
     return compiler.options_to_run_once("cpu")
   raise AttributeError(name)
+
+
+def keep_programs(folder: str) -> None:
+  """Compiles a program once, here and in the processes that tests start.
+
+  Args:
+    folder: for the programs of one process and of those that it starts. Two
+      that write at once could read halves of files.
+  """
+  settings = {"compilation_cache_dir": folder} | _CACHE
+  for name, value in settings.items():
+    os.environ[f"JAX_{name.upper()}"] = str(value)
+    jax.config.update(f"jax_{name}", value)
 
 
 def start() -> None:

@@ -21,14 +21,6 @@ _GOLDEN = Path(__file__).parents[1] / "golden"
 _TINY = f"--config={tiny.__file__}"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-  """Of these tests, compiling is nearly all the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def bigscale(*args: object) -> int:
   """Runs the program in this process; flags start fresh every time."""
   return main(["bigscale", *map(str, args)])

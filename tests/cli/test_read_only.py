@@ -22,27 +22,12 @@ from tests.e2e import tiny
 
 def _spec():
   """Of a model that takes little compilation."""
-  config = tiny.get_config().unlock()
-  config.model.update(
-    resolution=4,
-    widths=(4,),
-    blocks=(1,),
-    cardinality=(2,),
-    spectra_interval=0,
-  )
+  config = tiny.smallest(spectra_interval=0)
   config.monitor = {"action": "off"}
   return from_config(config)
 
 
 SPEC = _spec()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-  """Of these tests, compiling is nearly all the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def new_built():

@@ -31,7 +31,7 @@ def config(**monitor):
 
   Until its warm-up is over, a verdict looks for lost numbers alone.
   """
-  settings = tiny.get_config()
+  settings = tiny.smallest()
   settings.total_kimg = STEPS * 8 / 1000
   settings.log = {"steps": 1, "num_samples": 4, "tensorboard": False}
   settings.evaluate = {"num_samples": 4, "batch_size": 4}

@@ -40,14 +40,7 @@ FIRST, SMALL, LARGE, KIMG = 8, 8, 16, 0.192
 
 def spec_of(**settings):
   """A run of the smallest network; `__` stands for the dot in a name."""
-  config = tiny.get_config().unlock()
-  config.model.update(
-    resolution=4,
-    widths=(4,),
-    blocks=(1,),
-    cardinality=(2,),
-    spectra_interval=0,
-  )
+  config = tiny.smallest(spectra_interval=0)
   config.total_kimg = KIMG
   # A wrong count of images is seen in the weights.
   fall = {"first": 1e-3, "last": 1e-4, "kimg": KIMG}
@@ -97,10 +90,7 @@ class Programs:
 
 @pytest.fixture(scope="module")
 def programs():
-  """Of these tests, compiling is nearly all the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield Programs()
-  jax.config.update("jax_disable_most_optimizations", False)
+  return Programs()
 
 
 @pytest.fixture(scope="module")

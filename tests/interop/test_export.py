@@ -34,14 +34,6 @@ _SMALL = R3ganSpec(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-  """Of these tests, compiling is nearly all the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def _average(weights) -> Average:
   return Average(*jax.tree.map(np.asarray, tuple(weights)))
 

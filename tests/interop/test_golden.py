@@ -158,15 +158,24 @@ def tolerance_of(path, quantity, dtype) -> float:
 _KNOWN = [path for path in _FILES if kind_of(path) in _PORTS]
 _IN_FLOAT64 = [path for path in _KNOWN if recorded_in(path) == "float64"]
 # Trainings in float64 take XLA's CPU backend minutes. Of the project's own
-# recordings one is trained in the fast tier, the others in the slow one.
-_TRAINED_SLOWLY = ("biggan_64px_f64", "biggan_deep_64px_f64")
+# recordings one is trained in the fast tier, the others in the slow one; one
+# with attention is differentiated, and one is drawn in float32.
+_SLOW_QUANTITIES = {
+  "biggan_64px_f64": ("run/", "final_"),
+  "biggan_deep_64px_f64": ("run/", "final_", "grad_"),
+}
+_SLOW_IN_FLOAT32 = tuple(_SLOW_QUANTITIES)
 
 
 def marks_of(path, quantity) -> list:
+  slow = _SLOW_QUANTITIES.get(path.stem, ())
+  return marks_where(bool(slow) and quantity.startswith(slow))
+
+
+def marks_where(slow: bool) -> list:
+  """Marks of the project's own recordings."""
   own = not os.environ.get("BIGSCALE_GOLDEN_DIR")
-  training = quantity.startswith(("run/", "final_"))
-  slow = own and training and path.stem in _TRAINED_SLOWLY
-  return [pytest.mark.slow] if slow else []
+  return [pytest.mark.slow] if own and slow else []
 
 
 _CASES = [
@@ -181,7 +190,12 @@ _CASES = [
 def in_float32(is_forward: bool) -> list:
   """Cases of float64 recordings to pass through our float32 networks."""
   return [
-    pytest.param(path, quantity, id=f"{path.stem}-{quantity}")
+    pytest.param(
+      path,
+      quantity,
+      id=f"{path.stem}-{quantity}",
+      marks=marks_where(path.stem in _SLOW_IN_FLOAT32),
+    )
     for path in _IN_FLOAT64
     for quantity in quantities(path)
     if quantity.startswith(_FORWARD) == is_forward

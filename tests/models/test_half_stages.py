@@ -62,7 +62,10 @@ def _half(name, stages):
 
 
 def _run(spec):
-  """Images, statistics, logits and D's input gradient, of fixed weights."""
+  """Of fixed weights: images, statistics, logits and D's input gradient.
+
+  And the images and logits alone, and arguments of both.
+  """
   model = make_model(spec, "cpu")
 
   def weights(network, seed):
@@ -85,28 +88,33 @@ def _run(spec):
     logits, pull = jax.vjp(lambda x: model.d.apply(d, x, _LABELS), images)
     return images, stats, logits, pull(jnp.ones_like(logits))[0]
 
-  return run, (g, d, latents.astype("f4"))
+  def forward(g, d, latents):
+    images, _ = model.g.apply(g, latents, _LABELS, train=True)
+    return images, model.d.apply(d, images, _LABELS)
+
+  return run, forward, (g, d, latents.astype("f4"))
 
 
 @pytest.mark.parametrize("all_stages", [False, True])
 @pytest.mark.parametrize("name", _SPECS)
 def test_images_statistics_logits_and_gradients_are_float32(name, all_stages):
   stages = _STAGES[name] if all_stages else 1
-  run, inputs = _run(dataclasses.replace(_SPECS[name], bf16_stages=stages))
+  run, _, inputs = _run(dataclasses.replace(_SPECS[name], bf16_stages=stages))
   shapes = jax.eval_shape(run, *inputs)
   assert {x.dtype for x in jax.tree.leaves(shapes)} == {np.dtype("f4")}
 
 
 @pytest.mark.parametrize("name", ["biggan", "stripped"])
 def test_half_precision_stays_near(name):
-  plain, inputs = _run(_SPECS[name])
-  half, _ = _run(dataclasses.replace(_SPECS[name], bf16_stages=_STAGES[name]))
+  _, plain, inputs = _run(_SPECS[name])
+  spec = dataclasses.replace(_SPECS[name], bf16_stages=_STAGES[name])
+  _, half, _ = _run(spec)
   compile_ = functools.partial(jax.jit, compiler_options=fast_compile.OPTIONS)
   expected, found = (compile_(run)(*inputs) for run in (plain, half))
-  for index in (0, 2):
-    error = np.abs(found[index] - expected[index]).max()
+  for ours, theirs in zip(found, expected, strict=True):
+    error = np.abs(ours - theirs).max()
     # bfloat16 keeps eight bits: closer would mean that it is not used.
-    assert 1e-4 < error / np.abs(expected[index]).max() < 0.1
+    assert 1e-4 < error / np.abs(theirs).max() < 0.1
 
 
 def test_stages_are_counted_from_the_image_down():

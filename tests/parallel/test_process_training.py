@@ -10,7 +10,7 @@ STEPS = 3
 
 
 def config(data: int = 1, fsdp: int = 1, weights: str = "replicated") -> dict:
-  config = tiny.get_config()
+  config = tiny.smallest(widths=(8,))
   config.model.dtype = "float64"
   config.mesh = {"data": data, "fsdp": fsdp, "weights": weights}
   # All that can be split is.
@@ -27,7 +27,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize(
   ("processes", "devices", "mesh"),
   [
-    pytest.param(2, 2, (2, 2, "zero"), id="2-zero"),
+    pytest.param(2, 2, (2, 2, "zero"), id="2-zero", marks=pytest.mark.slow),
     pytest.param(2, 2, (2, 2, "fsdp"), id="2-fsdp"),
     pytest.param(2, 2, (4, 1), id="2-replicated", marks=pytest.mark.slow),
     # Weights are split between processes.

@@ -6,6 +6,7 @@ import socket
 import numpy as np
 import pytest
 
+from tests import fast_compile
 from tests.parallel import battery
 from tests.parallel.processes import free_port, run_processes
 
@@ -17,7 +18,10 @@ def told(tmp_path_factory):
   def run(processes, devices):
     folder = str(tmp_path_factory.mktemp("checkpoints"))
     program = [battery.__file__, "fashion_mnist", folder]
-    return run_processes(program, processes, devices, timeout=240)
+    flags = {"XLA_FLAGS": fast_compile.FLAGS}
+    return run_processes(
+      program, processes, devices, timeout=240, environ=flags
+    )
 
   two, one = run(2, 2), run(1, 4)
   # Gloo, which carries collectives between CPUs, prints there, too.

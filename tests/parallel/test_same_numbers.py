@@ -21,12 +21,14 @@ from tests.parallel.tiny_gans import (
 
 MESHES = ((2, 1), (4, 1), (8, 1), (2, 2), (4, 2), (1, 8))
 FAST = (
-  Case("r3gan", mesh=(8, 1), microbatches=2),
-  Case("r3gan", mesh=(4, 2), weights="zero"),
-  Case("r3gan", mesh=(1, 8), weights="fsdp", microbatches=2),
+  Case("r3gan_small", mesh=(8, 1), microbatches=2),
+  Case("r3gan_small", mesh=(4, 2), weights="zero"),
+  Case("r3gan_small", mesh=(2, 4), weights="fsdp", microbatches=2),
   # As shipped: every forward pass moves spectra and statistics.
   Case("biggan_small", mesh=(4, 2), weights="zero", update="forward"),
 )
+# Programs that compile quickly take seconds a step.
+FAST_STEPS = 4
 
 
 def all_cases():
@@ -60,8 +62,7 @@ def params():
 @pytest.mark.parametrize("case", list(params()))
 def test_float64_agrees(case):
   """Proves the logic: nothing depends on how samples and weights are spread."""
-  # Those of BigGAN take seconds each in programs that compile quickly.
-  steps = 3 if case.model == "biggan_small" else STEPS
+  steps = FAST_STEPS if case in FAST else STEPS
   rows, state = trained(case.reference, steps)
   other_rows, other_state = trained(case, steps)
   assert worst(rows, other_rows) < 1e-8
@@ -97,10 +98,10 @@ def test_float32_metrics_agree(case, record_property):
 
 def test_everything_moves():
   """Or agreement would say nothing."""
-  rows, state = trained(Case("r3gan"))
+  rows, state = trained(Case("r3gan_small"), FAST_STEPS)
   assert len({float(row["d/loss"]) for row in rows}) == len(rows)
   assert rows[0]["d/loss"].dtype == np.float64
-  assert len({float(row["aug/p"]) for row in rows}) > 2
+  assert len({float(row["aug/p"]) for row in rows}) > 1
   assert rows[-1]["d/r1"] != rows[0]["d/r1"]
   # A half-life of 20 images, in batches of 16.
   assert np.isclose(rows[0]["ema/decay"], 0.5 ** (16 / 20))

@@ -102,6 +102,20 @@ def r3gan(case: Case) -> dict:
   }
 
 
+def r3gan_small(case: Case) -> dict:
+  """All of that at 4 px, with one penalty and one transform."""
+  config = r3gan(case)
+  config["model"] |= {
+    "resolution": 4,
+    "widths": (8,),
+    "blocks": (1,),
+    "cardinality": (2,),
+  }
+  del config["loss"]["r2_gamma"]
+  config["augment"]["transforms"] = ("color",)
+  return config
+
+
 def biggan(case: Case) -> dict:
   """Hierarchical latents, shared embedding, attention, two D steps, ..."""
   return {
@@ -152,6 +166,7 @@ def biggan_deep(case: Case) -> dict:
 
 FAMILIES = {
   "r3gan": r3gan,
+  "r3gan_small": r3gan_small,
   "biggan": biggan,
   "biggan_small": biggan_small,
   "biggan_deep": biggan_deep,

@@ -150,10 +150,12 @@ def trained(case):
 @pytest.mark.parametrize(
   "case",
   [
-    Case(d_steps=3),
+    pytest.param(Case(d_steps=3), marks=pytest.mark.slow),
     Case(mesh=(2, 2), weights="zero", microbatches=2),
     Case(mesh=(2, 2), weights="fsdp", group=2, d_steps=3),
-    Case(mesh=(2, 1), microbatches=2, group=4),
+    pytest.param(
+      Case(mesh=(2, 1), microbatches=2, group=4), marks=pytest.mark.slow
+    ),
   ],
   ids=str,
 )

@@ -14,28 +14,10 @@ from bigscale.train import init_from, loop, scoring
 from tests.e2e import tiny
 from tests.interop import synthetic
 
-# One stage, no spectra: it takes little to compile.
-_MODEL = {
-  "resolution": 4,
-  "widths": (4,),
-  "blocks": (1,),
-  "cardinality": (2,),
-  "spectra_interval": 0,
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-  """Of these tests, compiling is nearly all the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
 
 def spec_of(**model):
   """Two steps."""
-  config = tiny.get_config().unlock()
-  config.model.update(_MODEL | model)
+  config = tiny.smallest(spectra_interval=0, **model)
   config.total_kimg = 0.016
   config.log.tensorboard = False
   return from_config(config)

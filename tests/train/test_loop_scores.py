@@ -43,14 +43,7 @@ class Scores:
 
 def spec_of(best=""):
   """Six steps without a monitor; every one is scored and saved."""
-  config = tiny.get_config().unlock()
-  config.model.update(
-    resolution=4,
-    widths=(4,),
-    blocks=(1,),
-    cardinality=(2,),
-    spectra_interval=0,
-  )
+  config = tiny.smallest(spectra_interval=0)
   config.total_kimg = 6 * 8 / 1000
   config.log = {"steps": 1, "num_samples": 4, "tensorboard": False}
   config.evaluate = {
@@ -62,14 +55,6 @@ def spec_of(best=""):
   config.checkpoint = {"keep": 1, "keep_best": 1, "best": best}
   config.monitor = {"action": "off"}
   return from_config(config)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-  """Of these tests, compiling is nearly all the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

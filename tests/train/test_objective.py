@@ -128,7 +128,8 @@ def expected_d_gradient(state, formula, r1=0.0, r2=0.0):
     value += r1 / 2 * square(kernel, reals.images)
     return value + r2 / 2 * square(kernel, fakes)
 
-  return np.asarray(jax.grad(objective)(state.d.params["map"]["kernel"]))
+  gradient = jax.jit(jax.grad(objective))
+  return np.asarray(gradient(state.d.params["map"]["kernel"]))
 
 
 softplus = jax.nn.softplus
@@ -159,7 +160,8 @@ def test_each_loss_reaches_both_players(name):
 
   spec, model = run_spec({"adversarial": name}), linear_model()
   reals, codes = inputs()
-  _, g_scalars = Recorder(model, spec).update_g(state, reals, codes, START)
+  update = jax.jit(Recorder(model, spec).update_g)
+  _, g_scalars = update(state, reals, codes, START)
   kernel = state.d.params["map"]["kernel"]
 
   def objective(weights):
@@ -167,7 +169,7 @@ def test_each_loss_reaches_both_players(name):
     real, fake = logits(kernel, reals.images), logits(kernel, fakes)
     return jnp.mean(G_FORMULAS[name](real, fake))
 
-  wanted = jax.grad(objective)(state.g.params["map"]["kernel"])
+  wanted = jax.jit(jax.grad(objective))(state.g.params["map"]["kernel"])
   np.testing.assert_allclose(
     g_scalars["g/grad_norm"]["map"]["kernel"], wanted, rtol=1e-4, atol=1e-6
   )
@@ -226,10 +228,8 @@ def test_gradient_penalty_and_clip():
 
 
 def g_update(loss, spectra_interval=1):
-  spec, model = (
-    run_spec(loss, spectra_interval=spectra_interval),
-    (linear_model()),
-  )
+  spec = run_spec(loss, spectra_interval=spectra_interval)
+  model = linear_model()
   state = init_state(model, spec)
   spectra = state.g.spectra
   for _ in range(60):

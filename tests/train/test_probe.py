@@ -181,7 +181,13 @@ def test_the_numbers_are_those_of_the_networks():
   )
 
 
-@pytest.mark.parametrize("mesh", [EIGHT, SPLIT], ids=["eight", "zero"])
+@pytest.mark.parametrize(
+  "mesh",
+  [
+    pytest.param(EIGHT, id="eight", marks=pytest.mark.slow),
+    pytest.param(SPLIT, id="zero"),
+  ],
+)
 def test_the_same_on_any_devices(mesh):
   alone = look(ONE)
   assert alone.keys() == NAMES
@@ -256,7 +262,17 @@ def head(name, params, features_bf, labels):
   return plain + projected
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Its head is BigGAN's, and it takes longest to compile.
+_SLOW = ("biggan_deep",)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW))
+    for name in MODELS
+  ],
+)
 def test_features_are_what_the_last_layer_sees(name):
   spec = MODELS[name]
   d = make_model(spec, "cpu").d

@@ -45,14 +45,7 @@ class Scores:
 
 
 def config_of(**evaluate):
-  config = tiny.get_config().unlock()
-  config.model.update(
-    resolution=4,
-    widths=(4,),
-    blocks=(1,),
-    cardinality=(2,),
-    spectra_interval=0,
-  )
+  config = tiny.smallest(spectra_interval=0)
   config.total_kimg = STEPS * 8 / 1000
   config.log = {"steps": 1, "num_samples": 4, "tensorboard": False}
   config.evaluate = {
@@ -65,14 +58,6 @@ def config_of(**evaluate):
   config.checkpoint = {"keep": 3, "keep_best": 1}
   config.monitor = {"action": "off"}
   return config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-  """Of these tests, compiling is nearly all the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
