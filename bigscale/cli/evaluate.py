@@ -248,14 +248,14 @@ def _against_file(
     return None
   from bigscale.interop.files import sha256
   from bigscale.interop.statistics import read_statistics
-  from bigscale.metrics.fid import Moments
+  from bigscale.metrics.fid import FeatureMoments
   from bigscale.metrics.published import Published, evaluator_against
 
   file = FLAGS.statistics
   found = read_statistics(file)
   published = Published(
     file,
-    Moments(found.count, found.mean, found.covariance),
+    FeatureMoments(found.count, found.mean, found.covariance),
     found.resize,
     found.feature,
     found.weights,

@@ -212,10 +212,10 @@ class Inspection:
     """As many reals of either split as samples, or all of them."""
     from bigscale.data.reading import Reader
     from bigscale.metrics.d_accuracy import d_accuracy
-    from bigscale.train.discriminate import Discriminator
+    from bigscale.train.discriminate import TrainedDiscriminator
 
     spec = self._trained.spec
-    d = Discriminator(
+    d = TrainedDiscriminator(
       self._trained.built, self._trained.d, spec.evaluate.batch_size
     )
 

@@ -147,7 +147,7 @@ def _plain(
   """Writes --num images."""
   import numpy as np
 
-  from bigscale.sampling.sample import Samples, check_labels, sample
+  from bigscale.sampling.sample import DrawnSamples, check_labels, sample
 
   check_labels(trained.spec.model, labels)
   drawn_under = truncation.under(trained, FLAGS.truncation, FLAGS)
@@ -164,7 +164,7 @@ def _plain(
       rule=drawn_under.protocol["truncation_rule"],
     )
   )
-  drawn = Samples(*map(np.concatenate, zip(*batches, strict=True)))
+  drawn = DrawnSamples(*map(np.concatenate, zip(*batches, strict=True)))
   columns = FLAGS.columns or math.ceil(math.sqrt(FLAGS.num))
   _write(out, trained, drawn, columns, [drawn_under.protocol])
 

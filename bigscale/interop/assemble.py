@@ -14,12 +14,12 @@ import numpy as np
 from bigscale.interop import files, standing
 from bigscale.interop.formats import (
   AUTHORS_RULES,
-  Networks,
+  ConvertedNetworks,
   convert,
   read_players,
 )
 from bigscale.interop.recipes import recipe
-from bigscale.interop.tensors import Weights
+from bigscale.interop.tensors import ConvertedWeights
 from bigscale.models.registry import make_model
 from bigscale.parallel import compiler
 from bigscale.spec import RunSpec, SamplingSpec
@@ -43,7 +43,7 @@ class Imported(NamedTuple):
       `generator`, `discriminator`, `average`, `spectra`, `statistics`,
       `truncation`, `files`.
     standing: statistics of batch norm at all truncations, see
-      `formats.Networks`.
+      `formats.ConvertedNetworks`.
   """
 
   spec: RunSpec
@@ -115,7 +115,7 @@ def _with_authors_rule(spec: RunSpec, format_name: str) -> RunSpec:
 
 
 def _truncation_notes(
-  spec: RunSpec, format_name: str, networks: Networks
+  spec: RunSpec, format_name: str, networks: ConvertedNetworks
 ) -> dict[str, str]:
   """Which statistics there are, and what `--truncation` means; {} without."""
   if not networks.g.batch_stats:
@@ -142,7 +142,7 @@ def _truncation_notes(
   }
 
 
-def assemble(spec: RunSpec, networks: Networks) -> GanState:
+def assemble(spec: RunSpec, networks: ConvertedNetworks) -> GanState:
   """The state before the first step, with these weights in it.
 
   Args:
@@ -206,7 +206,7 @@ def write_run(
       checkpoints.close()
 
 
-def _without(part: Part, weights: Weights | None) -> Part:
+def _without(part: Part, weights: ConvertedWeights | None) -> Part:
   """A player or an average, less what `weights` hold of it."""
   if weights is None:
     return part
@@ -218,7 +218,7 @@ def _without(part: Part, weights: Weights | None) -> Part:
   return part._replace(params=None, batch_stats=None, spectra=fresh)
 
 
-def _with(part: Part, weights: Weights | None) -> Part:
+def _with(part: Part, weights: ConvertedWeights | None) -> Part:
   """Fills what `_without` has left out."""
   if weights is None:
     return part

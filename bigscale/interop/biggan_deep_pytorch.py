@@ -8,11 +8,11 @@ like the official weights (`layout="tfhub"`).
 from bigscale.interop import biggan_sizes
 from bigscale.interop import biggan_state_dict as state_dict
 from bigscale.interop.tensors import (
+  ConvertedWeights,
   Shapes,
-  Source,
   Tensors,
   TensorsError,
-  Weights,
+  TensorSource,
   shapes_of,
   sizes,
 )
@@ -23,7 +23,7 @@ from bigscale.models.biggan_deep.spec import D_WIDTHS, sides
 FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN-deep, G and D"
 
 
-def generator(spec: BigganDeepSpec, tensors: Tensors) -> Weights:
+def generator(spec: BigganDeepSpec, tensors: Tensors) -> ConvertedWeights:
   """The authors' `Generator.state_dict()` as ours.
 
   Args:
@@ -37,17 +37,17 @@ def generator(spec: BigganDeepSpec, tensors: Tensors) -> Weights:
   return state_dict.load(_shapes(spec, "g"), "g", _renames(spec, "g"), tensors)
 
 
-def discriminator(spec: BigganDeepSpec, tensors: Tensors) -> Weights:
+def discriminator(spec: BigganDeepSpec, tensors: Tensors) -> ConvertedWeights:
   """The authors' `Discriminator.state_dict()` as ours; see `generator`."""
   return state_dict.load(_shapes(spec, "d"), "d", _renames(spec, "d"), tensors)
 
 
-def g_sources(spec: BigganDeepSpec) -> dict[str, Source]:
+def g_sources(spec: BigganDeepSpec) -> dict[str, TensorSource]:
   """Where each parameter and statistic of our G lies in their file."""
   return state_dict.sources(_shapes(spec, "g"), "g", _renames(spec, "g"))
 
 
-def d_sources(spec: BigganDeepSpec) -> dict[str, Source]:
+def d_sources(spec: BigganDeepSpec) -> dict[str, TensorSource]:
   """The same for D."""
   return state_dict.sources(_shapes(spec, "d"), "d", _renames(spec, "d"))
 

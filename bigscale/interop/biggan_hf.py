@@ -25,12 +25,12 @@ from bigscale.interop.tensors import (
   DENSE,
   FIRST,
   SAME,
+  ConvertedWeights,
   Layout,
   Shapes,
-  Source,
   Tensors,
   TensorsError,
-  Weights,
+  TensorSource,
   fetch,
   shapes_of,
   sizes,
@@ -73,7 +73,7 @@ _LAST_OF_MANY = Layout(
 )
 
 
-def generator(spec: BigganDeepSpec, tensors: Tensors) -> Weights:
+def generator(spec: BigganDeepSpec, tensors: Tensors) -> ConvertedWeights:
   """A `BigGAN.state_dict()` as ours.
 
   Args:
@@ -88,7 +88,7 @@ def generator(spec: BigganDeepSpec, tensors: Tensors) -> Weights:
   shapes = shapes_of(biggan_deep.make(spec, "cpu").g, spec)
   found = _sources(spec, shapes)
   vectors = {
-    f"{path}/{which}": Source(f"{found[path].name[:-5]}_{which}", SAME)
+    f"{path}/{which}": TensorSource(f"{found[path].name[:-5]}_{which}", SAME)
     for path in shapes.spectra
     for which in "uv"
   }
@@ -103,14 +103,14 @@ def generator(spec: BigganDeepSpec, tensors: Tensors) -> Weights:
   )
 
 
-def g_sources(spec: BigganDeepSpec) -> dict[str, Source]:
+def g_sources(spec: BigganDeepSpec) -> dict[str, TensorSource]:
   """Where each parameter and statistic of our G lies in their file."""
   return _sources(spec, shapes_of(biggan_deep.make(spec, "cpu").g, spec))
 
 
-def _sources(spec: BigganDeepSpec, shapes: Shapes) -> dict[str, Source]:
+def _sources(spec: BigganDeepSpec, shapes: Shapes) -> dict[str, TensorSource]:
   return {
-    path: Source(_name(path, spec), _layout(path, leaf.ndim))
+    path: TensorSource(_name(path, spec), _layout(path, leaf.ndim))
     for path, leaf in shapes.leaves.items()
   }
 
@@ -237,7 +237,7 @@ def _layout(path: str, ndim: int) -> Layout:
 
 
 def _spectrum(
-  leaves: Mapping[str, np.ndarray], path: str, source: Source
+  leaves: Mapping[str, np.ndarray], path: str, source: TensorSource
 ) -> Spectrum:
   w_oi = source.layout.theirs(leaves[path])
   w_oi = w_oi.reshape(len(w_oi), -1)

@@ -3,11 +3,11 @@
 from bigscale.interop import biggan_deep_pytorch, biggan_sizes
 from bigscale.interop import biggan_state_dict as state_dict
 from bigscale.interop.tensors import (
+  ConvertedWeights,
   Shapes,
-  Source,
   Tensors,
   TensorsError,
-  Weights,
+  TensorSource,
   shapes_of,
   sizes,
 )
@@ -19,7 +19,7 @@ from bigscale.models.biggan_deep import BigganDeepSpec
 FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN, G and D"
 
 
-def generator(spec: BigganSpec, tensors: Tensors) -> Weights:
+def generator(spec: BigganSpec, tensors: Tensors) -> ConvertedWeights:
   """The authors' `Generator.state_dict()` as ours.
 
   Args:
@@ -33,17 +33,17 @@ def generator(spec: BigganSpec, tensors: Tensors) -> Weights:
   return state_dict.load(_shapes(spec, "g"), "g", state_dict.COMMON, tensors)
 
 
-def discriminator(spec: BigganSpec, tensors: Tensors) -> Weights:
+def discriminator(spec: BigganSpec, tensors: Tensors) -> ConvertedWeights:
   """The authors' `Discriminator.state_dict()` as ours; see `generator`."""
   return state_dict.load(_shapes(spec, "d"), "d", state_dict.COMMON, tensors)
 
 
-def g_sources(spec: BigganSpec) -> dict[str, Source]:
+def g_sources(spec: BigganSpec) -> dict[str, TensorSource]:
   """Where each parameter and statistic of our G lies in their file."""
   return state_dict.sources(_shapes(spec, "g"), "g", state_dict.COMMON)
 
 
-def d_sources(spec: BigganSpec) -> dict[str, Source]:
+def d_sources(spec: BigganSpec) -> dict[str, TensorSource]:
   """The same for D."""
   return state_dict.sources(_shapes(spec, "d"), "d", state_dict.COMMON)
 

@@ -17,12 +17,12 @@ from bigscale.interop.tensors import (
   DENSE,
   FIRST,
   SAME,
+  ConvertedWeights,
   Layout,
   Shapes,
-  Source,
   Tensors,
   TensorsError,
-  Weights,
+  TensorSource,
   fetch,
 )
 from bigscale.ops.spectral import Spectrum, output_axis
@@ -60,7 +60,9 @@ _FIRST_DENSE = Layout(
 )
 
 
-def sources(shapes: Shapes, player: str, renames: Renames) -> dict[str, Source]:
+def sources(
+  shapes: Shapes, player: str, renames: Renames
+) -> dict[str, TensorSource]:
   """Where our parameters and statistics lie in their file.
 
   Args:
@@ -69,14 +71,16 @@ def sources(shapes: Shapes, player: str, renames: Renames) -> dict[str, Source]:
     renames: patterns of our paths and what they are called there.
   """
   return {
-    path: Source(_their_name(path, renames), _layout(path, leaf.ndim, player))
+    path: TensorSource(
+      _their_name(path, renames), _layout(path, leaf.ndim, player)
+    )
     for path, leaf in shapes.leaves.items()
   }
 
 
 def load(
   shapes: Shapes, player: str, renames: Renames, tensors: Tensors
-) -> Weights:
+) -> ConvertedWeights:
   """Their state dict as ours; arguments as for `sources`.
 
   Raises:
@@ -167,8 +171,8 @@ def _layout(path: str, ndim: int, player: str) -> Layout:
 
 
 def _trackers(
-  shapes: Shapes, found: Mapping[str, Source], player: str
-) -> tuple[dict[str, Source], dict[str, jax.ShapeDtypeStruct]]:
+  shapes: Shapes, found: Mapping[str, TensorSource], player: str
+) -> tuple[dict[str, TensorSource], dict[str, jax.ShapeDtypeStruct]]:
   """Sources and shapes of each rank's u and sigma, by made-up paths."""
   tracked, tracker_shapes = {}, {}
   for path, (u_ko, sigma_k) in shapes.spectra.items():
@@ -181,8 +185,8 @@ def _trackers(
     )
     u = jax.ShapeDtypeStruct(u_ko.shape[1:], u_ko.dtype)
     for rank in range(sigma_k.shape[0]):
-      tracked[f"{path}/u{rank}"] = Source(f"{owner}u{rank}", row)
-      tracked[f"{path}/sv{rank}"] = Source(f"{owner}sv{rank}", FIRST)
+      tracked[f"{path}/u{rank}"] = TensorSource(f"{owner}u{rank}", row)
+      tracked[f"{path}/sv{rank}"] = TensorSource(f"{owner}sv{rank}", FIRST)
       tracker_shapes[f"{path}/u{rank}"] = u
       tracker_shapes[f"{path}/sv{rank}"] = jax.ShapeDtypeStruct((), u.dtype)
   return tracked, tracker_shapes
@@ -200,7 +204,7 @@ def _spectrum(
 
 
 def _other_trackers(
-  tensors: Tensors, found: Mapping[str, Source], shapes: Shapes
+  tensors: Tensors, found: Mapping[str, TensorSource], shapes: Shapes
 ) -> set[str]:
   """Their trackers of ranks that we do not track."""
   owners = {found[path].name.removesuffix("weight") for path in shapes.spectra}

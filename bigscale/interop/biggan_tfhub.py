@@ -3,7 +3,7 @@
 Names are those of the graph; a leading "module/" and a trailing ":0" may be
 there or not. Axes lie as ours do.
 
-- Weights, biases and gains come in a raw and an averaged edition
+- ConvertedWeights, biases and gains come in a raw and an averaged edition
   (`w/ema_b999900`, `w/ema_0.9999`): where a file has averages, they are taken.
 - `u0` is kept from training. Their graph takes one step of the power iteration
   from it and divides by what that finds, just as ours does.
@@ -28,12 +28,12 @@ from bigscale.interop import biggan_sizes, spectra
 from bigscale.interop.tensors import (
   FIRST,
   SAME,
+  ConvertedWeights,
   Layout,
   Shapes,
-  Source,
   Tensors,
   TensorsError,
-  Weights,
+  TensorSource,
   fetch,
   raise_if_any,
   shapes_of,
@@ -88,7 +88,9 @@ _STACKS_A_NORM, _MEANS, _VARIANCES = 5, 1, 3
 _TRUNCATIONS = 51
 
 
-def generator(spec: BigganSpec | BigganDeepSpec, tensors: Tensors) -> Weights:
+def generator(
+  spec: BigganSpec | BigganDeepSpec, tensors: Tensors
+) -> ConvertedWeights:
   """The variables of an official generator as ours.
 
   Args:
@@ -103,7 +105,7 @@ def generator(spec: BigganSpec | BigganDeepSpec, tensors: Tensors) -> Weights:
   shapes = shapes_of(make_model(spec, "cpu").g, spec)
   found = _sources(spec, shapes)
   vectors = {
-    f"{path}/u": Source(found[path].name.removesuffix("w") + "u0", SAME)
+    f"{path}/u": TensorSource(found[path].name.removesuffix("w") + "u0", SAME)
     for path in shapes.spectra
   }
   named = _canonical(tensors)
@@ -156,14 +158,14 @@ def standing(
   }
 
 
-def g_sources(spec: BigganSpec | BigganDeepSpec) -> dict[str, Source]:
+def g_sources(spec: BigganSpec | BigganDeepSpec) -> dict[str, TensorSource]:
   """Where each parameter and statistic of our G lies in their file."""
   return _sources(spec, shapes_of(make_model(spec, "cpu").g, spec))
 
 
 def _sources(
   spec: BigganSpec | BigganDeepSpec, shapes: Shapes
-) -> dict[str, Source]:
+) -> dict[str, TensorSource]:
   is_deep = isinstance(spec, BigganDeepSpec)
   swapped = SAME if is_deep else _swapped(spec)
   found = {}
@@ -173,7 +175,7 @@ def _sources(
       layout = swapped
     elif path.endswith("/gamma"):
       layout = FIRST
-    found[path] = Source(_name(path, is_deep=is_deep), layout)
+    found[path] = TensorSource(_name(path, is_deep=is_deep), layout)
   return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bigscale.interop import recognize
 from bigscale.interop.files import PLAYERS, FileError, read_tensors
-from bigscale.interop.tensors import Tensors, TensorsError, Weights
+from bigscale.interop.tensors import ConvertedWeights, Tensors, TensorsError
 from bigscale.spec import ModelBase, SpecError, TruncationRule
 from bigscale.spec.model import families, family
 
@@ -52,7 +52,7 @@ _NOT_IN_SHAPES = (
 )
 
 
-Finite = TypeVar("Finite", Weights, dict[str, np.ndarray] | None)
+Finite = TypeVar("Finite", ConvertedWeights, dict[str, np.ndarray] | None)
 
 
 class Players(NamedTuple):
@@ -63,7 +63,7 @@ class Players(NamedTuple):
   ema: Tensors | None = None
 
 
-class Networks(NamedTuple):
+class ConvertedNetworks(NamedTuple):
   """The same as networks of ours, with the spec that they fit.
 
   Attributes:
@@ -77,9 +77,9 @@ class Networks(NamedTuple):
   """
 
   model: ModelBase
-  g: Weights
-  d: Weights | None
-  ema: Weights | None
+  g: ConvertedWeights
+  d: ConvertedWeights | None
+  ema: ConvertedWeights | None
   standing: dict[str, np.ndarray] | None = None
 
 
@@ -157,7 +157,7 @@ def split_players(tensors: Tensors) -> Players:
 
 def convert(
   format_name: str, players: Players, model: ModelBase | None
-) -> Networks:
+) -> ConvertedNetworks:
   """Makes networks of ours from state dicts.
 
   Args:
@@ -193,7 +193,7 @@ def convert(
       "its file out"
     )
   makers = {"g": "generator", "d": "discriminator", "ema": "generator"}
-  weights: dict[str, Weights | None] = {}
+  weights: dict[str, ConvertedWeights | None] = {}
   problems = []
   for field, maker in makers.items():
     tensors = getattr(players, field)
@@ -212,7 +212,7 @@ def convert(
   if hasattr(module, "standing"):
     averaged = players.g if players.ema is None else players.ema
     standing = _finite(module.standing(model, averaged))
-  return Networks(model, **weights, standing=standing)
+  return ConvertedNetworks(model, **weights, standing=standing)
 
 
 _TITLES = {"g": "generator", "d": "discriminator", "ema": "moving average"}
@@ -242,7 +242,7 @@ def _finite(weights: Finite) -> Finite:
   Raises:
     TensorsError: names every tensor with a value that is not finite.
   """
-  tree = tuple(weights) if isinstance(weights, Weights) else weights
+  tree = tuple(weights) if isinstance(weights, ConvertedWeights) else weights
   bad = [
     f"  {jax.tree_util.keystr(path, simple=True, separator='/')}: "
     f"{np.sum(~np.isfinite(leaf))} of {leaf.size} values"

@@ -15,7 +15,7 @@ from bigscale.interop.files import (
   read_tensors,
   sha256,
 )
-from bigscale.interop.tensors import Source, Tensors, TensorsError
+from bigscale.interop.tensors import Tensors, TensorsError, TensorSource
 from bigscale.metrics.features import FrozenWeights
 from bigscale.metrics.inception import leaves
 from bigscale.metrics.inception_store import make_weights
@@ -78,14 +78,14 @@ def weights(tensors: Tensors, source: str = "") -> FrozenWeights:
   return make_weights(arrays, source)
 
 
-def sources() -> dict[str, Source]:
+def sources() -> dict[str, TensorSource]:
   """Where each of our arrays lies in their file, by path."""
   found = {}
   for path in leaves():
     # "params/Mixed_5b/branch1x1/conv/kernel": a collection, then their names.
     *modules, kind, leaf = path.split("/")[1:]
     name, layout = _NAMES[f"{kind}/{leaf}"]
-    found[path] = Source(".".join([*modules, name]), layout)
+    found[path] = TensorSource(".".join([*modules, name]), layout)
   return found
 
 

@@ -15,11 +15,11 @@ from bigscale.interop.tensors import (
   CONV,
   DENSE,
   SAME,
+  ConvertedWeights,
   Layout,
-  Source,
   Tensors,
   TensorsError,
-  Weights,
+  TensorSource,
   fetch,
   permutation,
   raise_if_any,
@@ -52,7 +52,7 @@ _DEPTHWISE = Layout(
 )
 
 
-def generator(spec: R3ganSpec, tensors: Tensors) -> Weights:
+def generator(spec: R3ganSpec, tensors: Tensors) -> ConvertedWeights:
   """The authors' `Generator.state_dict()` as ours.
 
   Args:
@@ -65,7 +65,7 @@ def generator(spec: R3ganSpec, tensors: Tensors) -> Weights:
   return _weights(tensors, g_sources(spec), _shapes(spec, "g"))
 
 
-def discriminator(spec: R3ganSpec, tensors: Tensors) -> Weights:
+def discriminator(spec: R3ganSpec, tensors: Tensors) -> ConvertedWeights:
   """The authors' `Discriminator.state_dict()` as ours; see `generator`."""
   return _weights(tensors, d_sources(spec), _shapes(spec, "d"))
 
@@ -154,23 +154,23 @@ def _shape(tensors: Tensors, name: str, ndim: int) -> tuple[int, ...] | None:
   return shape if len(shape) == ndim and all(shape) else None
 
 
-def g_sources(spec: R3ganSpec) -> dict[str, Source]:
+def g_sources(spec: R3ganSpec) -> dict[str, TensorSource]:
   """For every parameter of our G, by path, where it lies in their file."""
 
-  def stage_source(side: int, rest: str) -> Source:
+  def stage_source(side: int, rest: str) -> TensorSource:
     stage = side.bit_length() - 3
     prefix = f"MainLayers.{stage}.Layers"
     if rest == "transition/kernel":
-      return Source(f"{prefix}.0.LinearLayer.Layer.weight", CONV)
+      return TensorSource(f"{prefix}.0.LinearLayer.Layer.weight", CONV)
     block, inner = _block(rest)
     name, layout = _INNER[inner]
     # Their transition layer comes before the blocks of its stage.
-    return Source(f"{prefix}.{block + 1}.{name}", layout)
+    return TensorSource(f"{prefix}.{block + 1}.{name}", layout)
 
   return _sources(_shapes(spec, "g"), _G_OUTSIDE, stage_source)
 
 
-def d_sources(spec: R3ganSpec) -> dict[str, Source]:
+def d_sources(spec: R3ganSpec) -> dict[str, TensorSource]:
   """For every parameter of our D, by path, where it lies in their file."""
   last = len(spec.widths) - 1
   head = f"MainLayers.{last}.Layers.{spec.blocks[0]}"
@@ -181,16 +181,16 @@ def d_sources(spec: R3ganSpec) -> dict[str, Source]:
     "classes/embedding": ("EmbeddingLayer.weight", DENSE),
   }
 
-  def stage_source(side: int, rest: str) -> Source:
+  def stage_source(side: int, rest: str) -> TensorSource:
     stage = side.bit_length() - 3
     prefix = f"MainLayers.{last - stage}.Layers"
     if rest == "transition/kernel":
       # And here after them.
       after = spec.blocks[stage]
-      return Source(f"{prefix}.{after}.LinearLayer.Layer.weight", CONV)
+      return TensorSource(f"{prefix}.{after}.LinearLayer.Layer.weight", CONV)
     block, inner = _block(rest)
     name, layout = _INNER[inner]
-    return Source(f"{prefix}.{block}.{name}", layout)
+    return TensorSource(f"{prefix}.{block}.{name}", layout)
 
   return _sources(_shapes(spec, "d"), outside, stage_source)
 
@@ -198,15 +198,15 @@ def d_sources(spec: R3ganSpec) -> dict[str, Source]:
 def _sources(
   shapes: Mapping[str, jax.ShapeDtypeStruct],
   outside: Mapping[str, tuple[str, Layout]],
-  stage_source: Callable[[int, str], Source],
-) -> dict[str, Source]:
+  stage_source: Callable[[int, str], TensorSource],
+) -> dict[str, TensorSource]:
   sources = {}
   for path in shapes:
     match = re.fullmatch(r"stage(\d+)_(.*)", path)
     if match:
       sources[path] = stage_source(int(match[1]), match[2])
     else:
-      sources[path] = Source(*outside[path])
+      sources[path] = TensorSource(*outside[path])
   return sources
 
 
@@ -223,9 +223,9 @@ def _shapes(spec: R3ganSpec, player: str) -> dict[str, jax.ShapeDtypeStruct]:
 
 def _weights(
   tensors: Tensors,
-  sources: Mapping[str, Source],
+  sources: Mapping[str, TensorSource],
   shapes: Mapping[str, jax.ShapeDtypeStruct],
-) -> Weights:
+) -> ConvertedWeights:
   filters = {name for name in tensors if _FILTER_NAME.fullmatch(name)}
   params = fetch(tensors, sources, shapes, ignored=filters)
   raise_if_any(
@@ -235,4 +235,4 @@ def _weights(
     if tensors[name].shape != _FILTER.shape
     or not np.allclose(tensors[name], _FILTER, rtol=0, atol=1e-6)
   )
-  return Weights(unflatten(params), {}, {})
+  return ConvertedWeights(unflatten(params), {}, {})

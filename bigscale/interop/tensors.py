@@ -36,7 +36,7 @@ class Layout(NamedTuple):
   theirs: Callable[[np.ndarray], np.ndarray]
 
 
-class Source(NamedTuple):
+class TensorSource(NamedTuple):
   """Where a leaf of ours comes from.
 
   Attributes:
@@ -48,7 +48,7 @@ class Source(NamedTuple):
   layout: Layout
 
 
-class Weights(NamedTuple):
+class ConvertedWeights(NamedTuple):
   """One network, as numpy arrays: what `train.state` keeps of it.
 
   Attributes:
@@ -82,9 +82,9 @@ class Shapes(NamedTuple):
 
   def assemble(
     self, leaves: Mapping[str, np.ndarray], spectra: Spectra
-  ) -> Weights:
+  ) -> ConvertedWeights:
     """Weights and statistics by path, as the trees that training keeps."""
-    return Weights(
+    return ConvertedWeights(
       unflatten({path: leaves[path] for path in self.params}),
       unflatten({path: leaves[path] for path in self.batch_stats}),
       spectra,
@@ -144,7 +144,7 @@ def sizes(tensors: Tensors, name: str, ndim: int) -> tuple[int, ...]:
 
 def fetch(
   tensors: Tensors,
-  sources: Mapping[str, Source],
+  sources: Mapping[str, TensorSource],
   shapes: Mapping[str, jax.ShapeDtypeStruct],
   ignored: Collection[str] = (),
 ) -> dict[str, np.ndarray]:

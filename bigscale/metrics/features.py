@@ -13,7 +13,7 @@ from bigscale.spec import require
 from bigscale.spec.scores import network_of
 
 if TYPE_CHECKING:
-  from bigscale.metrics.fid import Moments
+  from bigscale.metrics.fid import FeatureMoments
   from bigscale.types import PyTree
 
 
@@ -80,7 +80,7 @@ class Seen(NamedTuple):
     class_names: by label, for messages; () where nobody says.
   """
 
-  moments: "Moments"
+  moments: "FeatureMoments"
   features: np.ndarray
   probabilities: np.ndarray
   labels: np.ndarray

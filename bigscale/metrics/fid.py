@@ -16,7 +16,7 @@ if TYPE_CHECKING:
   from bigscale.metrics.features import Seen
 
 
-class Moments(NamedTuple):
+class FeatureMoments(NamedTuple):
   """Mean and covariance of features seen so far.
 
   Attributes:
@@ -32,12 +32,12 @@ class Moments(NamedTuple):
   covariance: np.ndarray
 
   @classmethod
-  def empty(cls, dimension: int) -> "Moments":
+  def empty(cls, dimension: int) -> "FeatureMoments":
     """Of no rows of `dimension` features."""
     return cls(0, np.zeros(dimension), np.zeros((dimension, dimension)))
 
   @classmethod
-  def of(cls, features_nd: np.ndarray) -> "Moments":
+  def of(cls, features_nd: np.ndarray) -> "FeatureMoments":
     """Of all rows at once.
 
     Args:
@@ -55,11 +55,11 @@ class Moments(NamedTuple):
     centred = rows - mean[None]
     return cls(count, mean, centred.T @ centred / max(count - 1, 1))
 
-  def update(self, features_nd: np.ndarray) -> "Moments":
+  def update(self, features_nd: np.ndarray) -> "FeatureMoments":
     """With [N, D] further rows."""
-    return self.merge(Moments.of(features_nd))
+    return self.merge(FeatureMoments.of(features_nd))
 
-  def merge(self, other: "Moments") -> "Moments":
+  def merge(self, other: "FeatureMoments") -> "FeatureMoments":
     """Of both together (Chan et al. 1979, eq. 2.1)."""
     count = self.count + other.count
     if count == 0:
@@ -71,7 +71,7 @@ class Moments(NamedTuple):
       + other.covariance * max(other.count - 1, 0)
       + np.outer(delta, delta) * (self.count * other.count / count)
     )
-    return Moments(count, mean, scatter / max(count - 1, 1))
+    return FeatureMoments(count, mean, scatter / max(count - 1, 1))
 
 
 def require_finite(features_nd: np.ndarray) -> None:
@@ -120,7 +120,7 @@ def require_enough_for_infinity(count: int, dimension: int) -> None:
   )
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
   """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two Gaussians.
 
   With C = A A^T and A = V diag(w)^(1/2) from the symmetric eigenproblem, the
@@ -150,7 +150,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
   return max(float(shift @ shift + spread), 0.0)
 
 
-def _factor(moments: Moments) -> np.ndarray:
+def _factor(moments: FeatureMoments) -> np.ndarray:
   """A with A A^T = covariance; rounding below zero counts as zero."""
   values, vectors = np.linalg.eigh(moments.covariance)
   return vectors * np.sqrt(np.maximum(values, 0.0))[None]
@@ -176,7 +176,7 @@ class InfiniteDistance(NamedTuple):
 
 def frechet_distance_infinity(
   features_nd: np.ndarray,
-  reference: Moments,
+  reference: FeatureMoments,
   *,
   points: int = 15,
   seed: int = 0,
@@ -210,7 +210,7 @@ def frechet_distance_infinity(
   for size in sizes:
     interruption.point()
     chosen = features_nd[rng.choice(count, size, replace=False)]
-    distances.append(frechet_distance(Moments.of(chosen), reference))
+    distances.append(frechet_distance(FeatureMoments.of(chosen), reference))
   (slope, distance), covariance = np.polyfit(1 / sizes, distances, 1, cov=True)
   slope_error, error = np.sqrt(np.diag(covariance))
   return InfiniteDistance(

@@ -12,7 +12,7 @@ import numpy as np
 
 from bigscale.metrics.fid import (
   FD,
-  Moments,
+  FeatureMoments,
   frechet_distance,
   require_comparable,
   require_enough,
@@ -88,8 +88,8 @@ def intra_class_distance(
   for row, label in enumerate(classes):
     interruption.point()
     distances[row] = frechet_distance(
-      Moments.of(samples_nd[sample_labels_n == label]),
-      Moments.of(reals_md[real_labels_m == label]),
+      FeatureMoments.of(samples_nd[sample_labels_n == label]),
+      FeatureMoments.of(reals_md[real_labels_m == label]),
     )
   return IntraClassDistance(float(distances.mean()), classes, distances)
 

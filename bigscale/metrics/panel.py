@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bigscale.metrics.features import Embedding, Features, Seen
-from bigscale.metrics.fid import Moments
+from bigscale.metrics.fid import FeatureMoments
 from bigscale.parallel import interruption
 from bigscale.spec import SpecError
 from bigscale.spec.named import is_path
@@ -30,7 +30,7 @@ class Collector:
       keep: images of which features are kept, the first; None keeps all.
     """
     self._network = network
-    self._moments = Moments.empty(network.dimension)
+    self._moments = FeatureMoments.empty(network.dimension)
     keeps = {part for kind in kinds for part in kind_of(kind).keeps}
     self._features = "features" in keeps
     self._probabilities = "probabilities" in keeps

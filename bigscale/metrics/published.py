@@ -16,7 +16,7 @@ import numpy as np
 from bigscale.metrics import demands
 from bigscale.metrics.evaluator import Evaluator, Panel, describe_networks
 from bigscale.metrics.features import Features, Seen, open_network
-from bigscale.metrics.fid import Moments, require_enough
+from bigscale.metrics.fid import FeatureMoments, require_enough
 from bigscale.metrics.labels import LabelPlan
 from bigscale.metrics.opening import outputs_of
 from bigscale.metrics.reference import Reference
@@ -41,7 +41,7 @@ class Published(NamedTuple):
   """
 
   file: str
-  moments: Moments
+  moments: FeatureMoments
   resize: str | None
   feature: str | None
   weights: str | None

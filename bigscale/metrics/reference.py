@@ -27,7 +27,11 @@ from bigscale.data.reading import Reader, check_bad
 from bigscale.data.sources import Source
 from bigscale.metrics import cache
 from bigscale.metrics.features import Features, Seen
-from bigscale.metrics.fid import Moments, frechet_distance, require_enough
+from bigscale.metrics.fid import (
+  FeatureMoments,
+  frechet_distance,
+  require_enough,
+)
 from bigscale.metrics.panel import Collector, floors, of_reals
 from bigscale.parallel import interruption
 from bigscale.spec import SpecError
@@ -114,7 +118,9 @@ def unpack(
     KeyError, ValueError, TypeError: these are not a reference's arrays.
   """
   size = network.dimension
-  moments = Moments(int(arrays["count"]), arrays["mean"], arrays["covariance"])
+  moments = FeatureMoments(
+    int(arrays["count"]), arrays["mean"], arrays["covariance"]
+  )
   shapes = moments.mean.shape, moments.covariance.shape
   if shapes != ((size,), (size, size)):
     raise ValueError(f"moments have shapes {shapes}")
@@ -147,7 +153,7 @@ class _Reals(NamedTuple):
   """
 
   seen: Seen
-  halves: tuple[Moments, Moments]
+  halves: tuple[FeatureMoments, FeatureMoments]
   reader: Reader
   mean: np.ndarray
   std: np.ndarray
@@ -296,7 +302,7 @@ def _baselines(
     return _to_uint8(draw)
 
   def distance(change: _Change) -> float:
-    scored = Moments.empty(network.dimension)
+    scored = FeatureMoments.empty(network.dimension)
     for images, labels in Reader(train, request.image_shape).chunks(drawn):
       interruption.point()
       scored = scored.update(network.embed(change(images, labels)).features)

@@ -82,7 +82,7 @@ class DialPulses(_From):
     return _turn(state, ("d_lr",), size if up else 1 / size)
 
 
-class Reals(_From):
+class FaultyReals(_From):
   """Changes the real images and labels of every step."""
 
   def __init__(
@@ -130,7 +130,7 @@ class RepeatedImage(_From):
     )
 
 
-class Weights(_From):
+class FaultyWeights(_From):
   """Changes the state before every step, in one compiled function."""
 
   def __init__(
@@ -259,21 +259,21 @@ FAULTS: dict[str, tuple[Make, float, float]] = {
   "r1_only": (_dial("r2_gamma"), 0, 0),
   "no_penalty": (_dial("r1_gamma", "r2_gamma"), 0, 0),
   "nan_batch": (NanBatch, 1, 1),
-  "garbage_images": (lambda s: Reals(s, _garbage), 1, 1),
+  "garbage_images": (lambda s: FaultyReals(s, _garbage), 1, 1),
   "repeated_image": (RepeatedImage, 1, 1),
-  "shuffled_labels": (lambda s: Reals(s, _shuffled), 1, 1),
-  "sigma_growth": (lambda s: Weights(s, _grow_layer), 1.03, 1.02),
-  "bfloat16": (lambda s: Weights(s, _to_bf16), 1, 1),
+  "shuffled_labels": (lambda s: FaultyReals(s, _shuffled), 1, 1),
+  "sigma_growth": (lambda s: FaultyWeights(s, _grow_layer), 1.03, 1.02),
+  "bfloat16": (lambda s: FaultyWeights(s, _to_bf16), 1, 1),
   "beta2": (lambda s: Program(s, "beta2"), 1, 1),
-  "ema_corrupted": (lambda s: Weights(s, _spoil_ema), 0.15, 0.1),
-  "batch_eighth": (lambda s: Reals(s, _eighth), 1, 1),
+  "ema_corrupted": (lambda s: FaultyWeights(s, _spoil_ema), 0.15, 0.1),
+  "batch_eighth": (lambda s: FaultyReals(s, _eighth), 1, 1),
 }
 
 CONTROLS: dict[str, tuple[Make, float, float]] = {
   "undisturbed": (lambda scene: Disturbance(), 1, 1),
   "d_spikes": (DialPulses, 6, 5),
   "lr_kink": (_dial("g_lr", "d_lr"), 0.3, 0.5),
-  "augmentation": (lambda s: Reals(s, _shifted), 1, 1),
+  "augmentation": (lambda s: FaultyReals(s, _shifted), 1, 1),
   "resume": (lambda scene: Disturbance(), 1, 1),
   "small_batch": (lambda scene: Disturbance(), 1, 1),
 }

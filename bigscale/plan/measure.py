@@ -69,7 +69,9 @@ class Work:
   collectives: list[Collective] = dataclasses.field(default_factory=list)
   flops: int = 0
   flops_once: int = 0
-  float32: list[precision.Product] = dataclasses.field(default_factory=list)
+  float32: list[precision.StatedProduct] = dataclasses.field(
+    default_factory=list
+  )
   uncosted: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
   )

@@ -34,7 +34,7 @@ _SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Product:
+class StatedProduct:
   """A convolution or product with a float32 operand.
 
   Attributes:
@@ -61,7 +61,7 @@ class Product:
 
 def product(
   computation: Computation, one: Instruction, cycles: float
-) -> Product | None:
+) -> StatedProduct | None:
   """The product that an instruction is; None where no operand is float32.
 
   Args:
@@ -76,7 +76,7 @@ def product(
     return None
   stated = _STATED.search(one.attributes)
   pair = stated.groups() if stated else ("default",)
-  return Product(
+  return StatedProduct(
     op_name=one.op_name,
     precision=min(pair, key=_ORDER.index),
     flops=flops(computation, one),
@@ -84,7 +84,7 @@ def product(
   )
 
 
-def check(products: Sequence[Product], stated: Precision) -> None:
+def check(products: Sequence[StatedProduct], stated: Precision) -> None:
   """Compares a program with what its spec says.
 
   Args:
@@ -113,7 +113,9 @@ def check(products: Sequence[Product], stated: Precision) -> None:
     )
 
 
-def summary(products: Sequence[Product], clock_hz: float) -> dict[str, Any]:
+def summary(
+  products: Sequence[StatedProduct], clock_hz: float
+) -> dict[str, Any]:
   """Counts of products and their seconds, for a plan; see `report`."""
   found: dict[str, Any] = {}
   for one in products:
@@ -138,7 +140,7 @@ def estimates(found: Mapping[str, Any], stated: Precision) -> dict[str, float]:
   return {name: seconds * COST[name] / COST[stated] for name in COST}
 
 
-def _allowed(one: Product, stated: Precision) -> tuple[Precision, ...]:
+def _allowed(one: StatedProduct, stated: Precision) -> tuple[Precision, ...]:
   if not one.op_name:
     # Of the compiler's own making, from either.
     return (stated, "highest")

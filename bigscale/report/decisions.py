@@ -13,7 +13,7 @@ _LEVELS = ("ok", "warn", *ALARMS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reason:
+class LoggedReason:
   """One signal's part, as text: see `monitor.verdict.Reason`."""
 
   signal: str
@@ -23,7 +23,7 @@ class Reason:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Decision:
+class LoggedDecision:
   """One event of the monitor.
 
   Attributes:
@@ -40,16 +40,16 @@ class Decision:
   kind: str
   is_level: bool
   text: str
-  reasons: list[Reason]
+  reasons: list[LoggedReason]
 
 
-def decisions(run: Run) -> list[Decision]:
+def decisions(run: Run) -> list[LoggedDecision]:
   """All that led to the latest state or was given up, in order."""
   found = []
   for event in run.history:
     attempt = attempt_of(event)
     kind, is_level = str(event.get("event")), False
-    reasons: list[Reason] = []
+    reasons: list[LoggedReason] = []
     if kind == "verdict":
       kind, is_level = str(event.get("level")), True
       text = _since(event)
@@ -73,7 +73,7 @@ def decisions(run: Run) -> list[Decision]:
     else:
       continue
     found.append(
-      Decision(
+      LoggedDecision(
         step=number(event.get("step", "")),
         attempt=attempt,
         kind=kind,
@@ -95,11 +95,11 @@ def _before(event: dict[str, Any]) -> str:
   return "" if onset is None else f", of step {number(onset)} or before"
 
 
-def _reasons(found: Any) -> list[Reason]:
+def _reasons(found: Any) -> list[LoggedReason]:
   if not isinstance(found, list):
     return []
   return [
-    Reason(
+    LoggedReason(
       signal=str(reason.get("signal", "")),
       value=_number(reason.get("value")),
       reference=_number(reason.get("reference")),

@@ -24,7 +24,7 @@ from bigscale.report.curves import (
   singular_value_charts,
   training_charts,
 )
-from bigscale.report.decisions import Decision, decisions, summary
+from bigscale.report.decisions import LoggedDecision, decisions, summary
 from bigscale.report.facts import (
   best_evaluation,
   cards,
@@ -260,7 +260,7 @@ def _monitor(run: Run) -> str:
   return _section("Monitor", facts + table + _charts(signal_charts(run)))
 
 
-def _decisions(made: list[Decision]) -> str:
+def _decisions(made: list[LoggedDecision]) -> str:
   if not made:
     return ""
   shown = made[-_MOST_DECISIONS:]
@@ -279,7 +279,7 @@ def _decisions(made: list[Decision]) -> str:
   )
 
 
-def _decision(decision: Decision) -> str:
+def _decision(decision: LoggedDecision) -> str:
   """A row for each reason; without reasons, one row that tells all."""
   reasons = decision.reasons[:_MOST_REASONS]
   more = len(decision.reasons) - len(reasons)

@@ -15,7 +15,7 @@ from bigscale.spec import ModelBase, SpecError, TruncationRule
 SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
-class Samples(NamedTuple):
+class DrawnSamples(NamedTuple):
   """A batch: images [B, H, W, C] uint8 and labels [B] int32, on the host."""
 
   images: np.ndarray
@@ -33,7 +33,7 @@ def sample(
   labels: Sequence[int] | None = None,
   truncation: float | None = None,
   rule: TruncationRule = "resample",
-) -> Iterator[Samples]:
+) -> Iterator[DrawnSamples]:
   """Draws `count` images.
 
   Sample i is a function of (seed, i // batch_size, i % batch_size) and of the
@@ -70,7 +70,7 @@ def sample(
     label_b = cycle[np.arange(start, start + batch_size) % len(cycle)]
     images = np.asarray(sample_fn(ema, z_bd, jnp.asarray(label_b)))
     kept = min(batch_size, count - start)
-    yield Samples(images[:kept], label_b[:kept])
+    yield DrawnSamples(images[:kept], label_b[:kept])
 
 
 def check_labels(model: ModelBase, labels: Sequence[int] | None) -> None:

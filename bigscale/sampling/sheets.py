@@ -14,7 +14,7 @@ import numpy as np
 
 from bigscale.sampling import interpolate
 from bigscale.sampling import latents as draw
-from bigscale.sampling.sample import SampleFn, Samples, check_labels
+from bigscale.sampling.sample import DrawnSamples, SampleFn, check_labels
 from bigscale.spec import ModelBase, TruncationRule, require
 
 # Brock et al. 2019, fig. 2a.
@@ -39,7 +39,7 @@ def draw_sheet(
   sample_fn: SampleFn,
   average: Callable[[float | None], Any],
   rows: Sequence[Row],
-) -> Samples:
+) -> DrawnSamples:
   """Draws the rows, one call each.
 
   Args:
@@ -61,7 +61,7 @@ def draw_sheet(
     )
     for row in rows
   ]
-  return Samples(
+  return DrawnSamples(
     np.concatenate(images), np.concatenate([row.labels for row in rows])
   )
 

@@ -11,7 +11,7 @@ from bigscale.train.state import Average
 from bigscale.types import Array
 
 
-class Discriminator:
+class TrainedDiscriminator:
   """D on one device, without augmentation.
 
   Spectral norm takes a power step that is forgotten, as where G is sampled.

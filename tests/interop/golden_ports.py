@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigscale.interop import r3gan
-from bigscale.interop.tensors import Weights
+from bigscale.interop.tensors import ConvertedWeights
 from bigscale.losses import adversarial, r1_r2
 from bigscale.models.registry import make_model
 from bigscale.ops import spectral
@@ -59,7 +59,7 @@ def strip(data, prefix):
   }
 
 
-def player(spec, weights: Weights) -> Player:
+def player(spec, weights: ConvertedWeights) -> Player:
   params, stats, spectra = jax.tree.map(jnp.asarray, tuple(weights))
   optimizer = jax.eval_shape(adam(spec.optim, 1.0, 0.0).init, params)
   # Adam starts at zero in every leaf.

@@ -6,7 +6,7 @@ import pytest
 from bigscale.metrics import demands
 from bigscale.metrics.demands import Known, Outputs
 from bigscale.metrics.features import Seen
-from bigscale.metrics.fid import Moments
+from bigscale.metrics.fid import FeatureMoments
 from bigscale.metrics.panel import compare
 from bigscale.metrics.pixels import ImageKeeper, Keeping
 from bigscale.spec import SpecError
@@ -25,7 +25,7 @@ def features(count, seed, classes=K):
   features = rng.normal(size=(count, D)).astype(np.float32)
   shares = rng.random((count, classes)).astype(np.float32)
   return Seen(
-    Moments.of(features),
+    FeatureMoments.of(features),
     features,
     shares / shares.sum(1, keepdims=True),
     np.arange(count, dtype=np.int32) % K,

@@ -4,7 +4,7 @@ import scipy.linalg
 import scipy.stats
 
 from bigscale.metrics.fid import (
-  Moments,
+  FeatureMoments,
   frechet_distance,
   frechet_distance_infinity,
 )
@@ -13,12 +13,12 @@ from bigscale.spec import SpecError
 
 def _gaussian(rng, dimension):
   root = rng.normal(size=(dimension, dimension))
-  return Moments(1000, rng.normal(size=dimension), root @ root.T)
+  return FeatureMoments(1000, rng.normal(size=dimension), root @ root.T)
 
 
 def test_distance_of_diagonal_gaussians_is_known():
-  a = Moments(10, np.array([0.0, 1.0]), np.diag([4.0, 9.0]))
-  b = Moments(10, np.array([3.0, 5.0]), np.diag([1.0, 16.0]))
+  a = FeatureMoments(10, np.array([0.0, 1.0]), np.diag([4.0, 9.0]))
+  b = FeatureMoments(10, np.array([3.0, 5.0]), np.diag([1.0, 16.0]))
   # ||(3, 4)||^2 + (2 - 1)^2 + (3 - 4)^2
   assert frechet_distance(a, b) == pytest.approx(27.0, rel=1e-12)
 
@@ -44,7 +44,7 @@ def test_distance_is_symmetric_and_zero_to_itself():
 def test_distance_is_stable_where_covariances_are_singular():
   rng = np.random.default_rng(0)
   rows = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 40)) * 100
-  moments = Moments.of(rows)
+  moments = FeatureMoments.of(rows)
   shifted = moments._replace(mean=moments.mean + 1e-3)
   assert frechet_distance(moments, moments) < 1e-8
   assert frechet_distance(moments, shifted) == pytest.approx(40e-6, abs=1e-8)
@@ -52,7 +52,7 @@ def test_distance_is_stable_where_covariances_are_singular():
 
 def test_moments_are_numpys():
   rows = np.random.default_rng(0).normal(3, 2, (50, 4))
-  moments = Moments.of(rows)
+  moments = FeatureMoments.of(rows)
   assert moments.count == 50
   np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-12)
   np.testing.assert_allclose(
@@ -63,11 +63,11 @@ def test_moments_are_numpys():
 def test_streamed_and_merged_moments_equal_the_whole():
   # The offset would cost a sum of squares its digits.
   rows = np.random.default_rng(0).normal(1e4, 1, (100, 4)).astype(np.float32)
-  streamed = Moments.empty(4)
+  streamed = FeatureMoments.empty(4)
   for start, end in [(0, 1), (1, 1), (1, 40), (40, 41)]:
     streamed = streamed.update(rows[start:end])
-  merged = Moments.of(rows[41:]).merge(streamed)
-  whole = Moments.of(rows)
+  merged = FeatureMoments.of(rows[41:]).merge(streamed)
+  whole = FeatureMoments.of(rows)
   assert merged.count == whole.count
   np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
   np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-8)
@@ -76,9 +76,12 @@ def test_streamed_and_merged_moments_equal_the_whole():
 def test_too_few_samples_are_refused():
   rng = np.random.default_rng(0)
   enough, few = rng.normal(size=(9, 8)), rng.normal(size=(8, 8))
-  assert frechet_distance(Moments.of(enough), Moments.of(enough)) < 1e-10
+  assert (
+    frechet_distance(FeatureMoments.of(enough), FeatureMoments.of(enough))
+    < 1e-10
+  )
   with pytest.raises(SpecError, match=r"8 samples.* needs at least 9"):
-    frechet_distance(Moments.of(enough), Moments.of(few))
+    frechet_distance(FeatureMoments.of(enough), FeatureMoments.of(few))
 
 
 def test_features_of_other_networks_are_refused():
@@ -91,15 +94,15 @@ def test_features_that_are_not_finite_are_refused():
   rows = np.zeros((5, 2))
   rows[3, 1] = np.nan
   with pytest.raises(SpecError, match="1 of 5 samples"):
-    Moments.of(rows)
+    FeatureMoments.of(rows)
 
 
 def test_infinity_has_no_bias_of_the_samples_number():
   rng = np.random.default_rng(0)
   samples = rng.normal(0, 1, (2000, 16))
-  reference = Moments(10**6, np.full(16, 0.1), np.eye(16))
+  reference = FeatureMoments(10**6, np.full(16, 0.1), np.eye(16))
   result = frechet_distance_infinity(samples, reference)
-  biased = frechet_distance(Moments.of(samples[:200]), reference)
+  biased = frechet_distance(FeatureMoments.of(samples[:200]), reference)
   assert biased > 3 * 0.16
   assert result.distance == pytest.approx(0.16, abs=0.05)
   # For D = 16 features the bias is about (D + D (D + 1) / 4) / N.
@@ -118,7 +121,7 @@ def test_infinity_is_the_fitted_line(monkeypatch):
 
   monkeypatch.setattr("bigscale.metrics.fid.frechet_distance", on_a_line)
   samples = np.random.default_rng(0).normal(size=(1500, 2))
-  result = frechet_distance_infinity(samples, Moments.of(samples))
+  result = frechet_distance_infinity(samples, FeatureMoments.of(samples))
   assert counts == list(np.linspace(150, 1500, 15).astype(int))
   # Without replacement: the last subset is the whole, the others are not.
   np.testing.assert_allclose(means[-1], samples.mean(0), atol=1e-12)
@@ -145,7 +148,7 @@ def test_infinity_is_the_fitted_line(monkeypatch):
 def test_infinity_is_that_of_the_seed():
   rows = np.random.default_rng(0).normal(size=(100, 3))
   runs = [
-    frechet_distance_infinity(rows, Moments.of(rows), seed=seed)
+    frechet_distance_infinity(rows, FeatureMoments.of(rows), seed=seed)
     for seed in (0, 0, 1)
   ]
   assert runs[0] == runs[1]
@@ -155,6 +158,6 @@ def test_infinity_is_that_of_the_seed():
 def test_infinity_of_too_few_samples_is_refused():
   rows = np.random.default_rng(0).normal(size=(49, 4))
   with pytest.raises(SpecError, match=r"49 samples .* give at least 50"):
-    frechet_distance_infinity(rows, Moments.of(rows))
+    frechet_distance_infinity(rows, FeatureMoments.of(rows))
   with pytest.raises(SpecError, match="points=2"):
-    frechet_distance_infinity(rows, Moments.of(rows), points=2)
+    frechet_distance_infinity(rows, FeatureMoments.of(rows), points=2)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bigscale.metrics.fid import Moments, frechet_distance
+from bigscale.metrics.fid import FeatureMoments, frechet_distance
 from bigscale.metrics.intra_class import intra_class_distance
 from bigscale.spec import SpecError
 
@@ -26,8 +26,8 @@ def test_mean_is_over_the_distances_of_classes(sets):
   assert result.classes.tolist() == [0, 1, 2]
   expected = [
     frechet_distance(
-      Moments.of(samples[sample_labels == label]),
-      Moments.of(reals[real_labels == label]),
+      FeatureMoments.of(samples[sample_labels == label]),
+      FeatureMoments.of(reals[real_labels == label]),
     )
     for label in range(3)
   ]
@@ -42,7 +42,7 @@ def test_swapped_labels_are_seen_and_by_the_whole_distance_are_not(sets):
   # Each centre differs by 10 in each of 4 features.
   np.testing.assert_allclose(result.distances[:2], 400, rtol=0.1)
   assert result.distances[2] < 1
-  whole = frechet_distance(Moments.of(samples), Moments.of(reals))
+  whole = frechet_distance(FeatureMoments.of(samples), FeatureMoments.of(reals))
   assert whole < 1
 
 

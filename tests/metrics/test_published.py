@@ -5,7 +5,7 @@ import pytest
 
 from bigscale.metrics import published
 from bigscale.metrics.features import Embedding
-from bigscale.metrics.fid import Moments, frechet_distance
+from bigscale.metrics.fid import FeatureMoments, frechet_distance
 from bigscale.metrics.published import Published, evaluator_against
 from bigscale.spec import SpecError
 
@@ -43,7 +43,7 @@ def _images(count, seed, high=256):
 
 
 def _published(**changes):
-  moments = Moments.of(Network().embed(_images(500, 1)).features)
+  moments = FeatureMoments.of(Network().embed(_images(500, 1)).features)
   return Published(
     "a.npz", moments._replace(count=None), "tf1", None, None, {"sha256": "1f"}
   )._replace(**changes)
@@ -53,7 +53,7 @@ def test_the_distance_is_that_to_the_file(caplog):
   evaluator = evaluator_against(_published(), num_samples=300)
   images = _images(300, 2, 200)
   scores = evaluator.score([(images, np.zeros(300, np.int32))])
-  ours = Moments.of(Network().embed(images).features)
+  ours = FeatureMoments.of(Network().embed(images).features)
   expected = frechet_distance(ours, _published().moments)
   assert scores == {"fid_inception": pytest.approx(expected)}
   assert expected > 100
@@ -118,7 +118,7 @@ def _few(count):
       "one network at a time",
     ),
     (
-      _published(moments=Moments.of(np.eye(9, 3))),
+      _published(moments=FeatureMoments.of(np.eye(9, 3))),
       {},
       "3 features, and inception has 4",
     ),

@@ -8,7 +8,7 @@ from bigscale.configs import fashion_biggan
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import MeshSpec, from_config
 from bigscale.train.build import build
-from bigscale.train.discriminate import Discriminator
+from bigscale.train.discriminate import TrainedDiscriminator
 from bigscale.train.state import average_of
 
 
@@ -39,7 +39,7 @@ def images(built):
 
 
 def test_logits_are_under_spectral_norm_and_in_order(built, d, images):
-  look = Discriminator(built, d, batch_size=3)
+  look = TrainedDiscriminator(built, d, batch_size=3)
   pictures, labels = images
   logits = look.logits(pictures, labels)
   assert logits.shape == (5,)
@@ -60,7 +60,7 @@ def test_logits_are_under_spectral_norm_and_in_order(built, d, images):
 
   larger = d._replace(params=jax.tree_util.tree_map_with_path(scaled, d.params))
   np.testing.assert_allclose(
-    Discriminator(built, larger, batch_size=3).logits(pictures, labels),
+    TrainedDiscriminator(built, larger, batch_size=3).logits(pictures, labels),
     logits,
     rtol=1e-3,
     atol=1e-5,
