@@ -27,6 +27,7 @@ $BIGSCALE_CACHE, else ~/.cache/bigscale, or in --out.
 import sys
 
 from bigscale.cli.config import ConfigFlags, spec_of
+from bigscale.spec import RunSpec
 
 _STATISTICS = "stats"
 _INCEPTION = "inception"
@@ -35,7 +36,8 @@ FLAGS = ConfigFlags()
 FLAGS.string(
   "format",
   None,
-  "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan, stats or inception",
+  "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan, stats or inception; with "
+  "--config also one of its model's own",
 )
 FLAGS.local_path(
   "out",
@@ -58,7 +60,9 @@ def run(file: str | None = None, d_file: str | None = None) -> int:
   from bigscale.spec import require
 
   name = FLAGS.require("format", "biggan-pytorch")
-  known = (*FORMATS, _STATISTICS, _INCEPTION)
+  spec = spec_of(FLAGS) if FLAGS.config is not None else None
+  own = type(spec.model).formats if spec else {}
+  known = dict.fromkeys((*FORMATS, *own, _STATISTICS, _INCEPTION))
   require(name in known, f"--format={name} must be one of {', '.join(known)}")
   require(
     file is not None,
@@ -70,17 +74,18 @@ def run(file: str | None = None, d_file: str | None = None) -> int:
   out = FLAGS.require("out", "runs/imported")
   if name == _STATISTICS:
     return _statistics(file, d_file, out)
-  return _weights(name, file, d_file, out)
+  return _weights(name, spec, file, d_file, out)
 
 
-def _weights(name: str, file: str, d_file: str | None, out: str) -> int:
+def _weights(
+  name: str, spec: RunSpec | None, file: str, d_file: str | None, out: str
+) -> int:
   from bigscale.interop.assemble import read_run, write_run
   from bigscale.interop.files import require_new
   from bigscale.spec import require
 
   # The cheap check before the long reading.
   require_new(out)
-  spec = spec_of(FLAGS) if FLAGS.config is not None else None
   require(
     spec is None or FLAGS.source is None,
     f"--source={FLAGS.source} and --config both name the data; write "

@@ -161,7 +161,7 @@ def convert(
   """Makes networks of ours from state dicts.
 
   Args:
-    format_name: a key of `FORMATS`.
+    format_name: a key of `FORMATS`, or of `formats` of the model's family.
     players: with a generator at least.
     model: that they must fit; None infers it from the tensors.
 

@@ -126,10 +126,12 @@ def another_network(format_name: str, player: str, names: Iterable[str]) -> str:
   """Returns what tensors are if they are not this player's, else "".
 
   Args:
-    format_name: a key of `formats.FORMATS`.
+    format_name: of the weights; one of a user's own family is not told apart.
     player: "G" or "D".
     names: of the tensors.
   """
+  if format_name not in _LOOK:
+    return ""
   names = list(names)
   kinds = [
     kind
