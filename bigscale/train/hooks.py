@@ -262,7 +262,7 @@ def draw_for_scores(
   asked: Asked,
   truncation: float | None = None,
   rule: TruncationRule = "resample",
-) -> Iterator[sample.Samples]:
+) -> Iterator[sample.DrawnSamples]:
   """Draws what is scored: the same latents and labels at every call.
 
   Args:

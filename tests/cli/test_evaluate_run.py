@@ -85,14 +85,14 @@ def test_logits_go_where_they_belong(scored, textures, monkeypatch):
   from bigscale.train import discriminate
 
   seen, given = [], []
-  logits = discriminate.Discriminator.logits
+  logits = discriminate.TrainedDiscriminator.logits
 
   def sure(self, images, labels):
     seen.append(logits(self, images, labels))
     given.append({image.tobytes() for image in images})
     return np.full(len(images), 1.0)
 
-  monkeypatch.setattr(discriminate.Discriminator, "logits", sure)
+  monkeypatch.setattr(discriminate.TrainedDiscriminator, "logits", sure)
   d = scored("--d_accuracy")["d_accuracy"]
   assert (d["train"], d["heldout"], d["samples"]) == (1, 1, 0)
   assert d["train_above_samples"] == 0.5
