@@ -162,26 +162,25 @@ class _Walk:
     inner = [*_programs(equation.params)]
     if not inner:
       return Counted((), _elementwise(equation)), outputs
-    if name == "while":
-      counted = [
-        self.program(body, [together] * len(body.invars))[0] for body in inner
-      ]
-      if any(body.products for body in counted):
-        raise UnknownCostError(
-          "a product stands in a while loop, of which nobody knows how often "
-          "it runs; use a scan"
-        )
-      return Counted((), sum(body.elementwise for body in counted)), outputs
     # A call: of the function itself, not of the rules for its derivatives.
     called = next(
       (body for body in inner if len(body.invars) == len(inputs)), None
     )
-    if called is None:
-      raise UnknownCostError(f"what the call {name!r} computes cannot be read")
+    if name == "while" or called is None:
+      # Also what a reduction or a scatter does with two numbers.
+      if any(self._products_of(body, together) for body in inner):
+        raise UnknownCostError(
+          f"a product stands in {name!r}, of which nobody knows how often it "
+          "runs; write it as a scan"
+        )
+      return Counted((), _elementwise(equation)), outputs
     counted, outputs = self.program(called, inputs)
     if name == "shard_map":
       counted = _times(counted, equation.params["mesh"].size)
     return counted, outputs
+
+  def _products_of(self, body: core.Jaxpr, of: int) -> tuple[Product, ...]:
+    return self.program(body, [of] * len(body.invars))[0].products
 
   def _branches(
     self, branches: Sequence[core.ClosedJaxpr], inputs: list[int]
