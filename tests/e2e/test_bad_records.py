@@ -27,7 +27,7 @@ def config_of(source: str):
   config.global_batch_size = 16
   # What takes longest; numbers are compared elsewhere.
   config.evaluate.classifier_steps = 2
-  config.loss.r1_gamma = config.loss.r2_gamma = 0.0
+  config.loss.r1_gamma = 0.0
   return config
 
 
