@@ -67,7 +67,7 @@ def main() -> None:
     return leaving
 
   loop._Run._after = after_then_die
-  loop.train(from_config(get_config()), workdir)
+  loop.train(from_config(smallest()), workdir)
 
 
 if __name__ == "__main__":
