@@ -16,12 +16,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Files of minutes, which two workers should not meet last.
 _LONGEST = (
   "test_golden",
+  "test_monitor",
   "test_resume",
-  "test_step",
-  "test_commands",
-  "test_configs",
-  "test_notebooks",
+  "test_same_numbers",
   "test_import_export",
+  "test_commands",
+  "test_objective",
+  "test_configs",
+  "test_families",
+  "test_notebooks",
 )
 
 
@@ -31,19 +34,24 @@ def pytest_configure(config: pytest.Config) -> None:
   flags = fast_compile.FLAGS if fast else fast_compile.SLOW_TIER
   os.environ.setdefault("XLA_FLAGS", flags)
   prepare_cpu(virtual_devices=8)
+  if fast:
+    share_programs(config)
   if getattr(config.option, "numprocesses", 0) and not hasattr(
     config, "workerinput"
   ):
     return  # Of pytest-xdist: its workers inherit the flags, and run the tests.
-  if fast:
-    # Many files build the same small runs.
+  fast_compile.start()
+
+
+def share_programs(config: pytest.Config) -> None:
+  """Many files build the same small runs: each program is compiled once."""
+  # One that another process is just writing is compiled again.
+  half = "ignore:Error reading persistent compilation cache"
+  config.addinivalue_line("filterwarnings", half)
+  if not hasattr(config, "workerinput"):  # Workers inherit it.
     programs = tempfile.TemporaryDirectory(prefix="bigscale_programs_")
     config.add_cleanup(programs.cleanup)
     fast_compile.keep_programs(programs.name)
-    # A process that was killed as it wrote one leaves half of it.
-    half = "ignore:Error reading persistent compilation cache"
-    config.addinivalue_line("filterwarnings", half)
-  fast_compile.start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -43,8 +43,7 @@ def keep_programs(folder: str) -> None:
   """Compiles a program once, here and in the processes that tests start.
 
   Args:
-    folder: for the programs of one process and of those that it starts. Two
-      that write at once could read halves of files.
+    folder: for the programs of this process and of all that it starts.
   """
   settings = {"compilation_cache_dir": folder} | _CACHE
   for name, value in settings.items():

@@ -73,7 +73,17 @@ def kinds_of_steps():
   return list(kinds.values())
 
 
-@pytest.mark.parametrize("name", kinds_of_steps())
+# Half a minute of tracing.
+_TRACED_SLOWLY = ("biggan_deep",)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in _TRACED_SLOWLY))
+    for name in kinds_of_steps()
+  ],
+)
 def test_a_step_traces(name):
   _, small = specs_of(name, (ARGS[name] or (None,))[0])
   built = build(small, make_mesh(MeshSpec(), jax.devices()[:1]))

@@ -16,7 +16,7 @@ SAFE = {"xla_cpu_enable_fast_min_max": False}
 @pytest.fixture
 def spec(monkeypatch):
   monkeypatch.setitem(compiler.TRAINING, "cpu", SAFE)
-  return from_config(tiny.get_config())
+  return from_config(tiny.smallest())
 
 
 def test_a_step_with_and_without(spec, monkeypatch):

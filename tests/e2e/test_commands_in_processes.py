@@ -41,7 +41,6 @@ def train(cache, workdir, processes, devices, kimg, *options, **settings):
     "--config.mesh.data=-1",
     # What takes longest to compile; numbers are compared elsewhere.
     "--config.loss.r1_gamma=0.0",
-    "--config.loss.r2_gamma=0.0",
     "--config.evaluate.classifier_steps=2",
     f"--config.total_kimg={kimg}",
     *options,

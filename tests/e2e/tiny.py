@@ -27,7 +27,8 @@ def get_config() -> ConfigDict:
         "num_singular_values": 1,
       },
       "data": {"source": "fashion_mnist", "flip": True},
-      "loss": {"adversarial": "rpgan", "r1_gamma": 0.5, "r2_gamma": 0.5},
+      # A second penalty takes seconds more to compile.
+      "loss": {"adversarial": "rpgan", "r1_gamma": 0.5},
       "optim": {"g_lr": 1e-3, "d_lr": 1e-3, "ema_half_life_kimg": 0.02},
       "evaluate": {
         "kimg": 0.0,
@@ -44,11 +45,10 @@ def get_config() -> ConfigDict:
 
 
 def smallest(**model) -> ConfigDict:
-  """The same at 4 px, with one penalty: it takes least to compile."""
+  """The same at 4 px: it takes least to compile."""
   config = get_config().unlock()
   config.model.update(resolution=4, widths=(4,), blocks=(1,), cardinality=(2,))
   config.model.update(model)
-  config.loss.r2_gamma = 0.0
   return config
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     return leaving
 
   loop._Run._after = after_then_die
-  loop.train(from_config(get_config()), workdir)
+  loop.train(from_config(smallest()), workdir)
 
 
 if __name__ == "__main__":

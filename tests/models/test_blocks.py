@@ -114,7 +114,9 @@ def _plain_answers(name):
   return _answers(name)
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize(
+  "remat", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 @pytest.mark.parametrize("name", ["biggan", "r3gan"])
 def test_values_and_gradients_stay(name, remat):
   def gather(part):

@@ -25,7 +25,9 @@ FAST = (
   Case("r3gan_small", mesh=(4, 2), weights="zero"),
   Case("r3gan_small", mesh=(2, 4), weights="fsdp", microbatches=2),
   # As shipped: every forward pass moves spectra and statistics.
-  Case("biggan_small", mesh=(4, 2), weights="zero", update="forward"),
+  Case(
+    "biggan_small", mesh=(2, 2), weights="zero", d_steps=1, update="forward"
+  ),
 )
 # Programs that compile quickly take seconds a step.
 FAST_STEPS = 4
@@ -63,6 +65,8 @@ def params():
 def test_float64_agrees(case):
   """Proves the logic: nothing depends on how samples and weights are spread."""
   steps = FAST_STEPS if case in FAST else STEPS
+  if case.model == "biggan_small":
+    steps = 2  # Seconds each.
   rows, state = trained(case.reference, steps)
   other_rows, other_state = trained(case, steps)
   assert worst(rows, other_rows) < 1e-8

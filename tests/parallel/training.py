@@ -105,6 +105,8 @@ def main() -> None:
     arrays[f"state/{name}"] = np.asarray(leaf)
   if multihost.is_main():
     np.savez(out, **arrays)
+  # A thread that asks for the others as Python ends would abort it.
+  multihost.watch().stop()
 
 
 if __name__ == "__main__":

@@ -195,10 +195,7 @@ def test_a_models_generator_takes_passes():
         variables, latents[i], labels[i]
       )
       images.append(drawn)
-    variables = {
-      "params": params,
-      "batch_stats": g.init(keys[0])["batch_stats"],
-    }
+    variables = {"params": params, "batch_stats": start}
     together, moved = jax.jit(
       functools.partial(apply, passes=2), compiler_options=fast_compile.OPTIONS
     )(variables, latents.reshape(8, 6), labels.reshape(8))

@@ -363,8 +363,7 @@ def test_a_level_that_a_paired_loss_leaves_free_steers_nothing():
 
   plain = course("rpgan", 0.0)
   assert len(set(plain[:, 0])) > 1
-  for level in (-8.0, 8.0):
-    np.testing.assert_array_equal(course("rpgan", level), plain)
+  np.testing.assert_array_equal(course("rpgan", 8.0), plain)
   # The level of other losses is no free one.
   assert np.all(course("hinge", 8.0)[:, 1] == 1)
 
