@@ -94,7 +94,9 @@ def _field(kind: Any, name: str, below: Any, gone: list[str]) -> Any:
   chosen = _dataclass(kind, below)
   if chosen is None:
     raise SpecError(f"{where}: {'.'.join(gone)} is one value and no group")
-  hints = typing.get_type_hints(chosen)
+  known = {field.name for field in dataclasses.fields(chosen)}
+  types_of = typing.get_type_hints(chosen)
+  hints = {field: types_of[field] for field in known}
   if name not in hints:
     close = difflib.get_close_matches(name, hints, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

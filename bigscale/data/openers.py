@@ -18,7 +18,7 @@ from etils import epath
 from bigscale.data import manifest as manifests
 from bigscale.data import places
 from bigscale.data.manifest import DataError, EmptySplitError, Split
-from bigscale.data.sources import BadRecordError, Source
+from bigscale.data.sources import BadRecordError, Record, Source
 from bigscale.spec import SpecError, named
 
 EMBEDDED = ("fashion_mnist", "emoji")
@@ -214,6 +214,7 @@ def _check_parts(opened: Source, source: str) -> None:
     )
   else:
     _check_first(opened, source)
+    opened.read = _CheckedRead(opened, source)
     return
   raise DataError(f"data source {source!r} {fault}; {remedy}: {_RECIPE}")
 
@@ -225,7 +226,7 @@ def _are_names(names: object) -> bool:
 def _check_first(opened: Source, source: str) -> None:
   """Raises `DataError` where the first record is not as `read` promises."""
   try:
-    image, labels = opened.read(0)
+    record = opened.read(0)
   except BadRecordError:
     # Who trains on it counts those.
     return
@@ -235,25 +236,55 @@ def _check_first(opened: Source, source: str) -> None:
       f"{error}; return Record(image, labels), and raise BadRecordError for a "
       f"record that cannot be used: {_RECIPE}"
     ) from error
+  if fault := _fault_of(record, opened.num_classes):
+    raise DataError(f"data source {source!r} {fault}: {_RECIPE}")
+
+
+def _fault_of(record: object, classes: int) -> str:
+  """What is wrong with a record that a user's source reads; "" if nothing."""
+  try:
+    image, labels = record
+  except (TypeError, ValueError):
+    return f"reads {type(record).__name__}; return Record(image, labels)"
   sound = isinstance(image, np.ndarray) and image.dtype == np.uint8
   if not sound or image.ndim != 3 or image.shape[2] not in (1, 3):
     what = f"{getattr(image, 'dtype', type(image).__name__)}"
-    raise DataError(
-      f"data source {source!r} reads an image of {what} "
-      f"{getattr(image, 'shape', '')}; it must be uint8 [H, W, C] with C = 1 "
-      f"or 3: convert it in read. {_RECIPE}"
+    return (
+      f"reads an image of {what} {getattr(image, 'shape', '')}; it must be "
+      "uint8 [H, W, C] with C = 1 or 3: convert it in read"
     )
-  classes = opened.num_classes
-  if not isinstance(labels, tuple) or bool(labels) != bool(classes):
-    rule = "a tuple of numbers" if classes else "(), as class_names is"
+  whole = isinstance(labels, tuple) and all(
+    isinstance(label, int | np.integer) for label in labels
+  )
+  if not whole or bool(labels) != bool(classes):
+    rule = "a tuple of whole numbers" if classes else "(), as class_names is"
   elif not all(0 <= label < classes for label in labels):
     rule = f"in [0, {classes}), as class_names has {classes}"
   else:
-    return
-  raise DataError(
-    f"data source {source!r} reads labels {labels!r}; they must be {rule}: "
-    f"{_RECIPE}"
-  )
+    return ""
+  return f"reads labels {labels!r}; they must be {rule}"
+
+
+class _CheckedRead:
+  """A user's `read`, whose record is refused where it is not as promised."""
+
+  def __init__(self, source: Source, name: str) -> None:
+    self._source, self._name = source, name
+
+  def __call__(self, index: int) -> Record:
+    """See `Source.read`; whatever is wrong with a record makes it a bad one."""
+    try:
+      record = type(self._source).read(self._source, index)
+    except BadRecordError:
+      raise
+    except Exception as error:
+      fault = f"read fails with {type(error).__name__}: {error}"
+    else:
+      fault = _fault_of(record, self._source.num_classes)
+    if fault:
+      where = f"data.source={self._name}"
+      raise BadRecordError(self._source.name, index, fault, where)
+    return record
 
 
 def _check_held_out(heldout: Source, train: Source, source: str) -> None:

@@ -142,7 +142,12 @@ def _one_a_sample(
 ) -> "Array":
   """Calls a row's function on logits [B] of at least float32."""
   logits = tuple(map(at_least_float32, logits))
-  found = function(*logits, **told)
+  try:
+    found = function(*logits, **told)
+  except Exception as error:
+    raise SpecError(
+      f"the loss {what} fails with {type(error).__name__}: {error}; mend it"
+    ) from error
   shape = getattr(found, "shape", None)
   if shape != logits[0].shape:
     raise SpecError(

@@ -106,7 +106,7 @@ def check(name: str, row: Any) -> None:
   takes = ("logits of reals", "logits of fakes") if row.paired else ("logits",)
   for part in kind.functions:
     require(
-      _takes(getattr(row, part), len(takes)),
+      accepts(getattr(row, part), len(takes)),
       f"loss.adversarial={name!r}: {part} of a {kind.__name__} must take "
       f"{' and '.join(takes)} and nothing else that has no default; a loss "
       "that compares fakes with reals is a Paired, any other a Separable",
@@ -128,7 +128,7 @@ def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
     return ()  # Of some functions that are not Python's.
 
 
-def _takes(function: Callable[..., object], count: int) -> bool:
+def accepts(function: Callable[..., object], count: int) -> bool:
   """Whether a function can be called with so many arguments."""
   try:
     inspect.signature(function).bind(*[None] * count)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bigscale.losses import rows
 from bigscale.spec import named
 from bigscale.spec.base import require
 
@@ -109,6 +110,11 @@ def find(name: str) -> DTerm:
     callable(row.values),
     f"loss.terms names {name!r}, whose values={row.values!r} is no function; "
     f"see DTerm {where}",
+  )
+  require(
+    rows.accepts(row.values, 4),
+    f"loss.terms names {name!r}, whose values must take (discriminator, reals, "
+    f"fakes, uniform); see DTerm {where}",
   )
   require(
     re.fullmatch(r"d/\w+_penalty", str(row.scalar)) is not None,

@@ -110,7 +110,8 @@ def compute(
 def _number(name: str, part: str, values: Any) -> float:
   """One of the numbers that a function gives."""
   value = values.get(part) if isinstance(values, Mapping) else None
-  if value is None or np.ndim(value):
+  real = isinstance(value, int | float | np.integer | np.floating)
+  if not real or isinstance(value, bool) or np.ndim(value):
     raise SpecError(
       f"{name} is to give a number for its column {part!r}, and gives "
       f"{values!r}; return {{{part!r}: ...}}"

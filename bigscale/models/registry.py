@@ -1,8 +1,9 @@
 """From a model's spec to its networks, at the precision that it states."""
 
+from bigscale.models import foreign
 from bigscale.models.blocks import Gather
 from bigscale.ops import precision
-from bigscale.spec import ModelBase, Precision, require
+from bigscale.spec import ModelBase, Precision, named
 from bigscale.types import WHOLE_BATCH, BatchSplit, GanModel, Network
 
 
@@ -26,14 +27,11 @@ def make_model(
       pass. None where they are whole. `init` never calls it.
 
   Raises:
-    SpecError: the family makes none.
+    SpecError: a user's own family makes none, or none that can train.
   """
+  if named.is_path(spec.name):
+    foreign.check(spec, platform)
   model = spec.make_networks(platform, split, gather)
-  require(
-    isinstance(model, GanModel),
-    f"make_networks of {type(spec).__name__} gave {type(model).__name__}; it "
-    "must give a GanModel, as bigscale.models.networks.gan_model makes it",
-  )
   return GanModel(*(_stated(network, spec.precision) for network in model))
 
 

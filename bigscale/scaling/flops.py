@@ -38,6 +38,7 @@ from typing import NamedTuple
 from bigscale.losses import r1_r2, wgan_gp
 from bigscale.losses.terms import Products
 from bigscale.scaling.networks import Networks, Traced, networks
+from bigscale.scaling.products import UnknownCostError
 from bigscale.spec import ModelBase, RunSpec
 
 # Operations of a weight in an update: Adam's, with its bias corrections, and
@@ -107,7 +108,7 @@ def training_flops(spec: RunSpec) -> TrainingFlops:
   """What a step of a run costs. Both networks are traced once, on shapes.
 
   Raises:
-    UnknownCostError: a network holds what cannot be counted.
+    UnknownCostError: a network or a penalty cannot be counted.
   """
   traced = networks(spec.model)
   products = _samples(spec, traced, _products)
@@ -180,8 +181,14 @@ def _samples(
   loss, batch = spec.loss, spec.global_batch_size
   penalties = _penalized_sides(spec) * (count(d, PENALIZED) - count(d, WEIGHTS))
   for term in loss.d_terms:
-    if term.row.cost is not None and term.weight.ever_positive:
-      penalties += count(d, term.row.cost) / term.interval
+    if not term.weight.ever_positive:
+      continue
+    if term.row.cost is None:
+      raise UnknownCostError(
+        f"the penalty {term.name!r} does not say what it costs; give its DTerm "
+        "cost=Products(...)"
+      )
+    penalties += count(d, term.row.cost) / term.interval
   g_step = count(g, WEIGHTS) + count(d, INPUT) + loss.paired * count(d, FORWARD)
   d_batches = spec.optim.d_steps * batch
   return _Samples(

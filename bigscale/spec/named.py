@@ -37,11 +37,10 @@ def load(path: str, what: str) -> Any:
     module = importlib.import_module(module_name)
   except SpecError:
     raise  # The module's own rows say what is wrong with them.
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise SpecError(
       f"{path!r} is to be {what}, and importing {module_name!r} failed with "
-      f"{type(error).__name__}: {error}; install its package, or add its "
-      "folder to PYTHONPATH"
+      f"{type(error).__name__}: {error}; {_remedy(module_name, error)}"
     ) from error
   if not hasattr(module, name):
     public = [key for key in vars(module) if not key.startswith("_")]
@@ -50,6 +49,16 @@ def load(path: str, what: str) -> Any:
       f"{', '.join(public) or 'nothing'}"
     )
   return getattr(module, name)
+
+
+def _remedy(module_name: str, error: BaseException) -> str:
+  """What to do about a module that could not be imported."""
+  if not isinstance(error, ModuleNotFoundError):
+    return "mend the module"
+  missing = error.name or ""
+  if module_name == missing or module_name.startswith(f"{missing}."):
+    return "install its package, or add its folder to PYTHONPATH"
+  return f"install {missing}, which the module needs"
 
 
 def _parts(path: str) -> list[str]:

@@ -206,7 +206,7 @@ class _Run:
       devices=self._built.mesh.size,
       processes=jax.process_count(),
       dataset_images=self._stream.images,
-      family=self._built.spec.model.title,
+      family=spec.model.title or spec.model.name,
       parameters={"g": _count(state.g.params), "d": _count(state.d.params)},
       compiler_options=dict(self._built.compiler_options),
       seconds=self._watch.take_seconds(),

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+import toy_family
+
 from bigscale.cli.main import main
 from bigscale.models.networks import gan_model
 from bigscale.models.registry import make_model
@@ -214,6 +216,78 @@ def test_a_family_without_networks_is_refused(kind, words):
   with pytest.raises(SpecError) as refused:
     make_model(kind(resolution=8), "cpu")
   assert words in str(refused.value)
+
+
+def sized(**networks):
+  """A family of the toy's, with a G or D that does something else."""
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Changed(toy_family.ToySpec):
+    def make_networks(self, platform, split, gather):
+      g = networks.get("g", toy_family.Generator)(self)
+      d = networks.get("d", toy_family.Discriminator)(self)
+      return gan_model(g, d, self, gather)
+
+  return Changed(resolution=8, num_classes=10)
+
+
+class OneImage(toy_family.Generator):
+  def __call__(self, latents, labels, *, train):
+    return super().__call__(latents[:1], labels[:1], train=train)
+
+
+class Whole(toy_family.Generator):
+  def __call__(self, latents, labels, *, train):
+    return super().__call__(latents, labels, train=train).astype(np.int32)
+
+
+class NoTrain(toy_family.Generator):
+  def __call__(self, latents, labels):
+    return super().__call__(latents, labels, train=True)
+
+
+class MeanLogit(toy_family.Discriminator):
+  def __call__(self, images, labels):
+    return super().__call__(images, labels).mean()
+
+
+class Column(toy_family.Discriminator):
+  def __call__(self, images, labels):
+    return super().__call__(images, labels)[:, None]
+
+
+@pytest.mark.parametrize(
+  ("networks", "words"),
+  [
+    ({"g": OneImage}, "(1, 8, 8, 3) for 2 samples; it must give floating"),
+    ({"g": Whole}, "gives int32 (2, 8, 8, 3)"),
+    ({"g": NoTrain}, "fails with TypeError"),
+    ({"d": MeanLogit}, "gives float32 () for 2 samples"),
+    ({"d": Column}, "gives float32 (2, 1) for 2 samples"),
+  ],
+)
+def test_networks_of_another_shape_are_refused(networks, words):
+  """Some would train, each sample broadcast to all."""
+  with pytest.raises(SpecError) as refused:
+    make_model(sized(**networks), "cpu")
+  assert words in str(refused.value)
+  assert "Changed" in str(refused.value)
+
+
+def test_signatures_and_rules_of_a_family_are_checked():
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Bare(toy_family.ToySpec):
+    def make_networks(self):
+      return None
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Rules(toy_family.ToySpec):
+    sharding_rules = ("x",)
+
+  with pytest.raises(SpecError, match="make_networks of Bare fails with Type"):
+    make_model(Bare(resolution=8), "cpu")
+  with pytest.raises(SpecError, match="sharding_rules of Rules has 'x'"):
+    make_model(Rules(resolution=8), "cpu")
 
 
 def test_a_family_without_widths_says_what_to_define(run):

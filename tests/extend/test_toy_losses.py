@@ -265,6 +265,14 @@ def test_terms_are_settings_like_others():
   [
     ({"name": "toy_losses:PAIRS"}, r"no penalty on D but Paired.*a DTerm"),
     ({"name": "toy_losses:UNNAMED"}, r"scalar='drift' must be d/NAME_penalty"),
+    (
+      {"name": "toy_losses:pairs_d"},
+      r"names 'toy_losses:pairs_d', which is no penalty on D",
+    ),
+    (
+      {"name": "toy_losses:SHORT"},
+      r"must take \(discriminator, reals, fakes, uniform\)",
+    ),
     ({"name": "drift"}, r"'drift' does not name a penalty on D; write package"),
     ({"name": "toy_losses:DRIFT", "interval": 0}, r"is 0; it must be 1"),
     ({"weight": -1.0, "name": "toy_losses:DRIFT"}, r"must not be negative"),

@@ -134,6 +134,8 @@ def test_a_score_that_fails_leaves_the_others(
     "Nan = make(compute=lambda samples: {'mine': float('nan')})\n"
     "Bug = make(name='bug', compute=lambda samples: 1 / 0)\n"
     "Less = make(name='less', compute=lambda samples: {'other': 1.0})\n"
+    "Text = make(name='text', compute=lambda samples: {'mine': 'high'})\n"
+    "Flag = make(name='flag', compute=lambda samples: {'mine': True})\n"
   )
   bad = [f"{name}:{kind}" for kind in ("Bug", "Less")]
   with pytest.raises(SpecError, match="both give the column 'mine' in logs"):
@@ -142,6 +144,8 @@ def test_a_score_that_fails_leaves_the_others(
     ("Nan", "mine gives mine=nan, which is no finite number"),
     ("Bug", "bug failed with ZeroDivisionError: division by zero; mend user_"),
     ("Less", "less is to give a number for its column 'mine'"),
+    ("Text", "text is to give a number for its column 'mine', and gives {'mi"),
+    ("Flag", "flag is to give a number for its column 'mine'"),
   ):
     one = evaluator(textures, cache, (f"{name}:{kind}", SHARPNESS))
     scored = one.compare(look(one, make_images(60, seed=5)))
@@ -163,7 +167,9 @@ def look(evaluator, samples):
     ("X = make()", "{}:X/classifier", "over pixels, and names the network"),
     ("X = make()", "{}:Y", "has no 'Y'; it has .*make, X"),
     ("X = 3", "{}:X", "is of type int; make it a bigscale.spec.ScoreKind"),
-    ("import nowhere", "{}:X", "failed with ModuleNotFoundError.*PYTHONPATH"),
+    ("import nowhere", "{}:X", "ModuleNotFoundError.*; install nowhere, which"),
+    ("X = ", "{}:X", "failed with SyntaxError.*; mend the module"),
+    ("import sys; sys.exit(3)", "{}:X", "failed with SystemExit: 3; mend"),
     ("X = make()", "fd/{}:X", "ScoreKind; make it a .*FeatureNetwork"),
     (
       "X = FeatureNetwork(name='classifier', weights=make, make=make)",

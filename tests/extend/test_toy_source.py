@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import pickle
 import shutil
 import sys
 import threading
@@ -17,7 +18,7 @@ from bigscale.data import pipeline, reading
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError, EmptySplitError
 from bigscale.data.openers import open_source
-from bigscale.data.sources import Record
+from bigscale.data.sources import BadRecordError, Record
 from bigscale.spec import DataSpec, SourceSpec
 
 RECORDS = 200
@@ -170,7 +171,7 @@ def array(folder, split):
     ("Float", r"reads an image of float32 \(4, 4, 3\); it must be uint8"),
     ("Planar", r"reads an image of uint8 \(3, 4, 4\); it must be uint8"),
     ("Mislabelled", r"reads labels \(3,\); they must be in \[0, 3\)"),
-    ("Bare", "cannot read record 0: ValueError.*return Record"),
+    ("Bare", "reads ndarray; return Record"),
     ("Absent", "has no 'Absent'; it has"),
   ],
 )
@@ -179,6 +180,28 @@ def test_a_source_that_lacks_a_part_is_told_of_it(folder, name, message):
     open_source(f"{__name__}:{name}:{folder}", "train")
   if name != "Absent":
     assert '"Add a data source"' in str(caught.value)
+
+
+class Later(toy_source.Toy):
+  """Its third record is not as promised, its fourth raises."""
+
+  def read(self, index):
+    image = super().read(index).image
+    if index == 2:
+      image = image / 255
+    return Record(image, (int(index == 4),) if index != 3 else 1 / 0)
+
+
+def test_a_later_record_that_is_wrong_is_a_bad_record(folder):
+  opened = open_source(f"{__name__}:Later:{folder}", "train")
+  assert opened.read(4).labels == (1,)
+  with pytest.raises(BadRecordError, match=r"record 2 .*an image of float64"):
+    opened.read(2)
+  with pytest.raises(BadRecordError, match=r"record 3 .*ZeroDivisionError"):
+    opened.read(3)
+  again = pickle.loads(pickle.dumps(opened))
+  with pytest.raises(BadRecordError, match="record 2 "):
+    again.read(2)
 
 
 def test_what_cannot_be_opened_says_what_was_called(folder):

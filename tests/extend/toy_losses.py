@@ -61,6 +61,7 @@ def noise(discriminator, reals, fakes, uniform):
 
 DRIFT = DTerm(values=drift, scalar="d/drift_penalty")
 NOISE = DTerm(values=noise, scalar="d/noise_penalty", draws=(1,))
+SHORT = DTerm(values=pairs_d, scalar="d/short_penalty")
 UNNAMED = DTerm(values=drift, scalar="drift")
 SUMMED = DTerm(
   values=lambda *of: jnp.sum(drift(*of)), scalar="d/summed_penalty"

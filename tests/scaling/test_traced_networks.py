@@ -9,13 +9,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from bigscale.losses.terms import DTerm
 from bigscale.models import biggan, biggan_deep, r3gan, stripped_stylegan2
 from bigscale.models.networks import gan_model
 from bigscale.scaling import flops
 from bigscale.scaling.networks import networks, parameters
 from bigscale.scaling.products import UnknownCostError
 from bigscale.spec import ModelBase
+from tests.scaling.tiny_runs import R3GAN, RPGAN, spec_from
 
+DRIFT = DTerm(
+  values=lambda d, x, g, u: d(x.images, x.labels), scalar="d/drift_penalty"
+)
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / "golden" / "products.json").read_text()
 )["networks"]
@@ -134,3 +139,10 @@ def test_layers_of_any_kind_are_counted_and_told_apart():
 def test_what_cannot_be_counted_is_named():
   with pytest.raises(UnknownCostError, match="pure_callback"):
     networks(OddSpec(resolution=2, opaque=True))
+
+
+def test_a_penalty_that_does_not_say_what_it_costs_is_named():
+  term = {"name": "tests.scaling.test_traced_networks:DRIFT", "weight": 1.0}
+  spec = spec_from(R3GAN, RPGAN | {"terms": (term,)}, {})
+  with pytest.raises(UnknownCostError, match="DRIFT' does not say what it"):
+    flops.training_flops(spec)
