@@ -8,7 +8,7 @@ import pathlib
 import jax
 import pytest
 
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import MeshSpec, SpecError, from_config
 from bigscale.train.build import build

@@ -33,7 +33,7 @@ RULES = (
   ),
   # Laws take anybody's numbers; costs come from traced networks.
   (
-    r"scaling/(flops|networks|products|families|rules)",
+    r"scaling/(flops|network_cost|jaxpr_flops|families|rules)",
     ("models", "losses", "ops"),
   ),
   (
@@ -45,7 +45,7 @@ RULES = (
     r"train/.*",
     (
       *("models", "losses", "ops", "parallel", "sampling", "data", "metrics"),
-      *("monitor", "scaling/flops", "scaling/products", "report"),
+      *("monitor", "scaling/flops", "scaling/jaxpr_flops", "report"),
     ),
   ),
   (
@@ -195,7 +195,7 @@ def test_import_is_light():
   """`import bigscale` pulls in neither TensorFlow nor plotting nor Orbax."""
   heavy = ("tensorflow", "matplotlib", "orbax", "PIL", "grain", "clu")
   code = (
-    "import sys, bigscale, bigscale.spec, bigscale.models.registry;"
+    "import sys, bigscale, bigscale.spec, bigscale.models.make;"
     f"print([m for m in {heavy!r} if m in sys.modules])"
   )
   out = subprocess.run(

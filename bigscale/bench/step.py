@@ -17,7 +17,7 @@ import numpy as np
 
 from bigscale.parallel import compiler
 from bigscale.parallel.mesh import make_mesh
-from bigscale.scaling import products
+from bigscale.scaling import jaxpr_flops
 from bigscale.spec import RunSpec, require
 from bigscale.train.build import Built, build
 from bigscale.types import Batch, PyTree
@@ -93,7 +93,7 @@ def measure(spec: RunSpec, steps: int) -> StepTiming:
   compile_seconds = time.perf_counter() - start
   seconds = time_steps(built, step, steps)
   median = statistics.median(seconds)
-  flop = products.of_call(
+  flop = jaxpr_flops.of_call(
     built.step, built.abstract_state, built.abstract_batch
   ).flops
   devices = list(built.mesh.devices.flat)

@@ -20,7 +20,7 @@ from bigscale.interop.formats import (
 )
 from bigscale.interop.recipes import recipe
 from bigscale.interop.tensors import ConvertedWeights
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.parallel import compiler
 from bigscale.spec import RunSpec, SamplingSpec
 from bigscale.train import folder as folders

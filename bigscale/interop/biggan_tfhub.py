@@ -42,7 +42,7 @@ from bigscale.interop.tensors import (
 from bigscale.models.biggan import BigganSpec
 from bigscale.models.biggan.spec import G_WIDTHS
 from bigscale.models.biggan_deep import BigganDeepSpec
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.ops.spectral import output_axis
 from bigscale.spec import require
 

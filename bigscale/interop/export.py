@@ -20,7 +20,7 @@ from jax import export
 
 import bigscale
 from bigscale import temporary
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.ops.images import to_uint8
 from bigscale.sampling.latents import law
 from bigscale.spec import RunSpec, SpecError

@@ -12,7 +12,7 @@ JAX lets it, unless told otherwise:
 It is a property of each product in a program, which JAX sets as it traces it
 and which the product's gradients of all orders inherit. So layers say nothing
 of it; whoever makes a program does, around the functions that it traces. The
-networks of a model have the precision of its spec (`models.registry`);
+networks of a model have the precision of its spec (`models.make`);
 everything else is exact. Products of bfloat16 arrays take one pass whatever is
 said.
 """

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 
 from bigscale.plan import categories, precision
 from bigscale.plan.collectives import KINDS, Collective, collectives
-from bigscale.plan.flops import flops
 from bigscale.plan.hlo import (
   Computation,
   Instruction,
   Module,
   size_in_bytes,
 )
+from bigscale.plan.hlo_flops import flops
 from bigscale.plan.loops import Frame, trip_count
 
 # They name values, or wait for what is counted where it starts.

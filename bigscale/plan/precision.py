@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigscale.ops.precision import HALF, NETWORK
-from bigscale.plan.flops import flops
 from bigscale.plan.hlo import Computation, Instruction, arrays
+from bigscale.plan.hlo_flops import flops
 from bigscale.spec import Precision, SpecError
 
 # Cycles over those at `highest`, of what multiplies float32 in a whole step;

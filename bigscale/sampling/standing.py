@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.ops import spectral
 from bigscale.sampling import latents as draw
 from bigscale.spec import ModelBase, TruncationRule, require

@@ -39,7 +39,7 @@ from bigscale.monitor.scoring import lost_step
 from bigscale.report.missing import Missing, missing_scores
 from bigscale.report.read import Run, read_whatever
 from bigscale.scaling.folders import folder_of
-from bigscale.scaling.networks import parameters
+from bigscale.scaling.network_cost import parameters
 from bigscale.scaling.runs import RunOutcome, outcome_of
 from bigscale.scaling.sweep import SweepRun
 from bigscale.spec import ImageCount, RunSpec, from_json

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bigscale.scaling.flops import training_flops
-from bigscale.scaling.networks import parameters
+from bigscale.scaling.network_cost import parameters
 from bigscale.spec import ModelBase, RunSpec, SpecError, require
 
 # Of any family: wider ones would hold more than 10^15 parameters.

@@ -2,9 +2,9 @@
 
 A floating-point operation is a multiplication or an addition. The cost of a run
 is that of the convolutions and matrix products of its steps, in their plain
-form (`scaling/networks`): what the recipe asks for, not what a platform makes
-of it. Rematerialization, grouped convolutions made dense and the like are no
-part of it, nor are sampling, scores and the monitor's looks. Apart from it
+form (`scaling/network_cost`): what the recipe asks for, not what a platform
+makes of it. Rematerialization, grouped convolutions made dense and the like are
+no part of it, nor are sampling, scores and the monitor's looks. Apart from it
 stand the augmentation, whose products are a form of ours (`ops/augment/warp`),
 and what is no product.
 
@@ -37,8 +37,8 @@ from typing import NamedTuple
 
 from bigscale.losses import r1_r2, wgan_gp
 from bigscale.losses.terms import Products
-from bigscale.scaling.networks import Networks, Traced, networks
-from bigscale.scaling.products import UnknownCostError
+from bigscale.scaling.jaxpr_flops import UnknownCostError
+from bigscale.scaling.network_cost import Networks, Traced, networks
 from bigscale.spec import ModelBase, RunSpec
 
 # Operations of a weight in an update: Adam's, with its bias corrections, and

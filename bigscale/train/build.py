@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from bigscale.models.make import make_model
 from bigscale.models.norms import Moments
-from bigscale.models.registry import make_model
 from bigscale.ops import precision
 from bigscale.ops.images import to_uint8
 from bigscale.parallel import compiler, multihost, sharding

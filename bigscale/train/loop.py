@@ -26,10 +26,10 @@ from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.claim import Claim
 from bigscale.train.disturb import Disturbance
 from bigscale.train.evaluation import open_on_main
-from bigscale.train.guard import Guard
 from bigscale.train.init_from import has_checkpoint, read_start
 from bigscale.train.preemption import PreemptedError, Preemption
 from bigscale.train.reals import open_stream
+from bigscale.train.rollback import Guard
 from bigscale.train.scoring import Scoring
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars

@@ -21,7 +21,7 @@ from typing import Any
 
 from bigscale.parallel.peaks import peak_flops
 from bigscale.scaling.flops import training_flops
-from bigscale.scaling.products import UnknownCostError
+from bigscale.scaling.jaxpr_flops import UnknownCostError
 from bigscale.spec import ImageCount, RunSpec
 
 _log = logging.getLogger(__name__)

@@ -29,9 +29,9 @@ from bigscale.train import hooks, mount
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints, Restored
 from bigscale.train.claim import Claim
-from bigscale.train.guard import Guard
 from bigscale.train.init_from import Start, apply_start
 from bigscale.train.meter import Meter
+from bigscale.train.rollback import Guard
 
 
 def changes_since(

@@ -10,7 +10,7 @@ import pytest
 from bigscale.bench import step as bench
 from bigscale.cli.main import main
 from bigscale.parallel.mesh import make_mesh
-from bigscale.scaling import products
+from bigscale.scaling import jaxpr_flops
 from bigscale.spec import SpecError, from_config
 from bigscale.train.build import build
 from tests.e2e import tiny
@@ -43,7 +43,7 @@ def test_what_a_step_costs(spec, timing):
 def test_larger_batches_have_more_products(spec, timing):
   twice = dataclasses.replace(spec, global_batch_size=16)
   built = build(twice, make_mesh(twice.mesh))
-  flop = products.of_call(
+  flop = jaxpr_flops.of_call(
     built.step, built.abstract_state, built.abstract_batch
   ).flops
   assert 1.8 < flop / 1e12 / timing.step_tflop <= 2

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 
 torch = pytest.importorskip("torch")
 

@@ -9,7 +9,7 @@ import pytest
 from bigscale.configs import jft
 from bigscale.data import ingest, pipeline
 from bigscale.data.manifest import Schema
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.spec import from_config
 from bigscale.train.objective import draw_codes
 

@@ -15,13 +15,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import toy_family
 
 from bigscale.cli.main import main
+from bigscale.models.make import make_model
 from bigscale.models.networks import gan_model
-from bigscale.models.registry import make_model
 from bigscale.parallel.mesh import make_mesh
 from bigscale.report import write_report
 from bigscale.scaling import families, rules
 from bigscale.scaling.flops import training_flops
-from bigscale.scaling.networks import parameters
+from bigscale.scaling.network_cost import parameters
 from bigscale.spec import ModelBase, SpecError, from_config, from_json, to_json
 from bigscale.train import loop
 from bigscale.train.build import build

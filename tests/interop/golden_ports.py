@@ -19,7 +19,7 @@ import numpy as np
 from bigscale.interop import r3gan
 from bigscale.interop.tensors import ConvertedWeights
 from bigscale.losses import adversarial, r1_r2
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.ops import spectral
 from bigscale.spec import from_config
 from bigscale.train import augmentation

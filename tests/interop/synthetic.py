@@ -5,7 +5,7 @@ import numpy as np
 
 from bigscale.interop import biggan_hf
 from bigscale.interop.tensors import shapes_of
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.ops import spectral
 from bigscale.ops.spectral import flatten
 from tests import fast_compile

@@ -12,8 +12,8 @@ from PIL import Image
 
 from bigscale.interop import biggan_pytorch, export, r3gan
 from bigscale.interop.recipes import recipe
+from bigscale.models.make import make_model
 from bigscale.models.r3gan import R3ganSpec
-from bigscale.models.registry import make_model
 from bigscale.ops.images import to_uint8
 from bigscale.spec import SpecError
 from bigscale.train.state import Average

@@ -17,8 +17,8 @@ from bigscale.interop.files import FileError
 from bigscale.interop.formats import Players, convert, read_players
 from bigscale.interop.recipes import recipe
 from bigscale.interop.tensors import TensorsError
+from bigscale.models.make import make_model
 from bigscale.models.r3gan import R3ganSpec
-from bigscale.models.registry import make_model
 from bigscale.models.stripped_stylegan2 import StrippedSpec
 from bigscale.ops.spectral import flatten
 from bigscale.parallel import compiler

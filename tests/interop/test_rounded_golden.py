@@ -19,8 +19,8 @@ from bigscale.interop import biggan_pytorch, r3gan
 from bigscale.losses import adversarial
 from bigscale.losses.r1_r2 import logits_and_gradient_penalty
 from bigscale.models.biggan import BigganSpec
+from bigscale.models.make import make_model
 from bigscale.models.r3gan import R3ganSpec
-from bigscale.models.registry import make_model
 from bigscale.ops import precision, spectral
 from tests.fast_compile import OPTIONS
 from tests.rounding import rounded

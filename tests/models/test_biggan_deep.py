@@ -10,8 +10,8 @@ import pytest
 
 from bigscale.models.biggan_deep import BigganDeepSpec
 from bigscale.models.biggan_deep import networks as biggan_deep
+from bigscale.models.make import make_model
 from bigscale.models.norms import Moments
-from bigscale.models.registry import make_model
 from bigscale.ops.spectral import flatten
 from bigscale.spec import SpecError
 

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 from bigscale.models import blocks
 from bigscale.models.biggan import BigganSpec
 from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.make import make_model
 from bigscale.models.r3gan import R3ganSpec
-from bigscale.models.registry import make_model
 from bigscale.models.stripped_stylegan2 import StrippedSpec
 from bigscale.ops.spectral import flatten, unflatten
 from tests import fast_compile

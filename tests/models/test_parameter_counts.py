@@ -7,8 +7,8 @@ import pytest
 
 from bigscale.models.biggan import BigganSpec
 from bigscale.models.biggan_deep import BigganDeepSpec
+from bigscale.models.make import make_model
 from bigscale.models.r3gan import PRESETS as R3GAN
-from bigscale.models.registry import make_model
 from bigscale.models.stripped_stylegan2 import PRESETS as STRIPPED
 
 

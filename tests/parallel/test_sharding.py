@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from bigscale.configs import biggan, biggan_deep, r3gan
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.parallel import sharding
 from bigscale.parallel.mesh import AXES, make_mesh
 from bigscale.parallel.sharding import Placement

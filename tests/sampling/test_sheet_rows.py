@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bigscale.models.biggan import BigganSpec
+from bigscale.models.make import make_model
 from bigscale.models.r3gan import R3ganSpec
-from bigscale.models.registry import make_model
 from bigscale.sampling import sheets
 from bigscale.spec import SpecError
 

@@ -8,7 +8,7 @@ from bigscale.models import biggan, biggan_deep, r3gan
 from bigscale.models import stripped_stylegan2 as stripped
 from bigscale.scaling import families, rules
 from bigscale.scaling.flops import total_flops, training_flops
-from bigscale.scaling.networks import parameters
+from bigscale.scaling.network_cost import parameters
 from bigscale.spec import SpecError
 from tests.scaling.flops_table import spec_of
 

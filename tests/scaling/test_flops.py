@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from bigscale.models.registry import make_model
-from bigscale.scaling import products
+from bigscale.models.make import make_model
+from bigscale.scaling import jaxpr_flops
 from bigscale.scaling.flops import (
   sample_flops,
   total_flops,
@@ -153,7 +153,7 @@ def test_presets_in_full_cost_what_xla_counts(run):
   )
   program = traced.trace(spec)
   cost = training_flops(spec)
-  found = products.count(program.jaxpr).flops
+  found = jaxpr_flops.count(program.jaxpr).flops
   assert found == pytest.approx(cost.per_step, rel=2e-3)
   # What is no product is counted roughly, and is little.
   everything = cost.per_step + cost.elementwise + cost.optimizer
@@ -211,7 +211,7 @@ def test_an_image_costs_its_generator():
     jax.ShapeDtypeStruct((1, spec.model.latent_dim), jnp.float32),
     jax.ShapeDtypeStruct((1,), jnp.int32),
   )
-  assert products.count(program.jaxpr).flops == pytest.approx(
+  assert jaxpr_flops.count(program.jaxpr).flops == pytest.approx(
     sample_flops(spec.model), rel=6e-3
   )
 
@@ -246,7 +246,7 @@ def test_convolutions_are_counted_as_xla_does(size, groups):
     (with_gradients, (x, w, y), 3),
   ):
     program = jax.jit(function).trace(*arguments)
-    assert products.count(program.jaxpr).flops == times * each
+    assert jaxpr_flops.count(program.jaxpr).flops == times * each
     assert program.lower().cost_analysis()["flops"] == times * each
 
 

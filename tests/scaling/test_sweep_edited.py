@@ -9,7 +9,7 @@ import pytest
 from bigscale.cli.main import main
 from bigscale.scaling import collect, folders, runs, sweep
 from bigscale.scaling.flops import training_flops
-from bigscale.scaling.networks import parameters
+from bigscale.scaling.network_cost import parameters
 from bigscale.spec import from_config, to_json
 from bigscale.train import sealed
 from tests.e2e import tiny

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigscale.models.registry import make_model
-from bigscale.scaling import products
+from bigscale.models.make import make_model
+from bigscale.scaling import jaxpr_flops
 from bigscale.train.state import init_state
 from bigscale.train.step import GanStep
 from bigscale.types import Batch
@@ -32,4 +32,4 @@ def trace(spec, platform=PLAIN):
 
 def step_flops(spec, platform=PLAIN):
   """Of the step's products, taps on padding free."""
-  return products.count(trace(spec, platform).jaxpr).flops
+  return jaxpr_flops.count(trace(spec, platform).jaxpr).flops

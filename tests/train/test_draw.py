@@ -15,8 +15,8 @@ import pytest
 from bigscale.models import networks
 from bigscale.models.blocks import Gather
 from bigscale.models.layers import Dense
+from bigscale.models.make import make_model
 from bigscale.models.norms import AffineBatchNorm, Moments
-from bigscale.models.registry import make_model
 from bigscale.parallel import sharding
 from bigscale.parallel.mesh import AXES, make_mesh
 from bigscale.parallel.sharding import Placement

@@ -13,8 +13,8 @@ from bigscale.losses.terms import DTerm
 from bigscale.models import biggan, biggan_deep, r3gan, stripped_stylegan2
 from bigscale.models.networks import gan_model
 from bigscale.scaling import flops
-from bigscale.scaling.networks import networks, parameters
-from bigscale.scaling.products import UnknownCostError
+from bigscale.scaling.jaxpr_flops import UnknownCostError
+from bigscale.scaling.network_cost import networks, parameters
 from bigscale.spec import ModelBase
 from tests.scaling.tiny_runs import R3GAN, RPGAN, spec_from
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_counted_is_named():
 
 
 def test_a_penalty_that_does_not_say_what_it_costs_is_named():
-  term = {"name": "tests.scaling.test_traced_networks:DRIFT", "weight": 1.0}
+  term = {"name": "tests.scaling.test_network_cost:DRIFT", "weight": 1.0}
   spec = spec_from(R3GAN, RPGAN | {"terms": (term,)}, {})
   with pytest.raises(UnknownCostError, match="DRIFT' does not say what it"):
     flops.training_flops(spec)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bigscale.models.registry import make_model
+from bigscale.models.make import make_model
 from bigscale.ops.power import output_axis
 from bigscale.ops.spectral import flatten
-from bigscale.scaling.products import LEARNED, SAMPLE, Product, count
+from bigscale.scaling.jaxpr_flops import LEARNED, SAMPLE, Product, count
 from bigscale.spec import ModelBase
 from bigscale.types import Network, PyTree
 

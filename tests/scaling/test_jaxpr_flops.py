@@ -7,11 +7,11 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from bigscale.scaling import products
+from bigscale.scaling import jaxpr_flops
 
 
 def _flops(function, *arguments):
-  return products.of_call(jax.jit(function), *arguments).flops
+  return jaxpr_flops.of_call(jax.jit(function), *arguments).flops
 
 
 def _matrix(rows, columns):
