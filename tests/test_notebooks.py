@@ -17,7 +17,7 @@ SHORT = {
   # Fewer than 480 steps do not always leave the fault time to ruin the run.
   # Too many for programs that compile fast and run slowly.
   "collapse": ({"COLLAPSE_STEPS": "600"}, 4),
-  "scaling_law": ({"LAW_RESAMPLES": "10"}, 12),
+  "scaling_law": ({"LAW_RESAMPLES": "40"}, 12),
   "quickstart": ({"QUICKSTART_STEPS": "6", "XLA_FLAGS": FLAGS}, 3),
 }
 LONG = ("collapse", "quickstart")

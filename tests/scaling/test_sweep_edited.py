@@ -161,7 +161,7 @@ def test_a_spec_of_an_older_version_is_compared_by_meaning(swept):
   (run, *_) = expand()
   older = to_json(run.spec)
   del older["operations"], older["loss"]["r2_gamma"], older["log"]["steps"]
-  older["loss"]["r2_gamma"] = 0.5
+  older["loss"]["r1_gamma"] = 0.5
   older["data"].pop("threads")
   finish(swept.out, run, spec=older)
   assert swept("--collect")[::2] == (0, "")
