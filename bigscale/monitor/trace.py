@@ -1,22 +1,23 @@
-"""Reads recorded traces and runs the verdict over them."""
+"""Reads recorded traces and judges them as the monitor would have."""
 
 import csv
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bigscale.monitor import foreign_logs
 from bigscale.monitor.verdict import Decision, Verdict
 from bigscale.spec.base import SpecError, require
 from bigscale.spec.verdict import VerdictSpec
 
 _FORMAT = (
-  "a trace is a CSV file with a header `step,<scalar name>,...`, or a run's "
-  "folder, or its metrics.jsonl"
+  "a trace is a CSV file with a header `step,<scalar name>,...`, a file of "
+  "JSON lines with a step, a run's folder, or the log folder of "
+  "BigGAN-PyTorch, StyleGAN (stats.jsonl) or TensorBoard"
 )
-# Part of a trace that a warm-up may take.
+# Largest fraction of a trace that the warm-up takes.
 _MAX_WARMUP = 0.2
 # How run logs spell what JSON has no number for.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -37,24 +38,41 @@ class Trace:
 
 
 def read_trace(path: str, attempt: int | None = None) -> Trace:
-  """Reads a CSV file, a metrics.jsonl, or a run's folder.
+  """Reads a run's folder, a CSV file, or the logs of another trainer.
 
-  An empty cell is missing, and so is one that is no number, which is noted;
-  `nan` and `inf` are numbers. A row without a whole step is passed over and
-  noted. Of a run that was rolled back, the rows are those that led to the
-  latest state, not those that were given up.
+  In a CSV file an empty cell is missing. So is a cell that is not a number,
+  which is noted. `nan` and `inf` are numbers. A row without a whole step is
+  skipped and noted. Of a run that was rolled back, the rows that led to its
+  latest state are read, not those of abandoned attempts.
 
   Args:
-    path: of the file or folder.
-    attempt: of a run: rows that led to the end of that attempt instead.
+    path: of the file or folder; see `foreign_logs` for the other formats.
+    attempt: of a run's folder: the rows that led to the end of this attempt.
 
   Raises:
-    SpecError: there is no such file, it is no trace, or it has no rows.
+    SpecError: the file does not exist, is not a trace, or has no rows.
   """
   file = pathlib.Path(path)
-  if file.is_dir():
+  if file.is_dir() and (file / "metrics.jsonl").is_file():
     file = file / "metrics.jsonl"
-  require(file.is_file(), f"{file} is no file; {_FORMAT}")
+  read = foreign_logs.reader_of(file)
+  if read is not None:
+    _refuse_attempt(file, attempt)
+    trace = Trace(rows=read(file), notes=[])
+  else:
+    if file.is_dir():
+      file = file / "metrics.jsonl"
+    require(file.is_file(), f"{file} is not a file; {_FORMAT}")
+    trace = _read_text(file, attempt)
+  require(
+    bool(trace.rows),
+    " ".join([f"{file} has no row with a step that is a number.", *trace.notes])
+    + f" Note: {_FORMAT}",
+  )
+  return trace
+
+
+def _read_text(file: pathlib.Path, attempt: int | None) -> Trace:
   try:
     text = file.read_text(encoding="utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
@@ -62,20 +80,18 @@ def read_trace(path: str, attempt: int | None = None) -> Trace:
       f"{file} cannot be read as text: {error}; {_FORMAT}"
     ) from None
   require(bool(text.strip()), f"{file} is empty; {_FORMAT}")
-  if file.suffix == ".jsonl":
-    trace = _read_json_lines(text, attempt)
-  else:
-    require(
-      attempt is None,
-      f"attempt={attempt} is of a run's folder, and {file} is a CSV file",
-    )
-    trace = _read_csv(text, str(file))
+  if file.suffix in (".jsonl", ".json"):
+    return _read_json_lines(text, attempt)
+  _refuse_attempt(file, attempt)
+  return _read_csv(text, str(file))
+
+
+def _refuse_attempt(file: pathlib.Path, attempt: int | None) -> None:
   require(
-    bool(trace.rows),
-    " ".join([f"{file} has no row with a step that is a number.", *trace.notes])
-    + f" Note: {_FORMAT}",
+    attempt is None,
+    f"attempt={attempt} selects rows of a bigscale run, and {file} is not one; "
+    "leave --attempt out",
   )
-  return trace
 
 
 def replay(
@@ -88,18 +104,19 @@ def replay(
 
   Args:
     trace: to judge.
-    spec: windows and limits.
-    kinks: steps at which a schedule bends.
-    warmup: steps from the trace's first on in which nothing but numbers that
-      are not finite counts; that of the spec if None, but at most a fifth of
-      the trace.
+    spec: false-alarm rates and smallest changes.
+    kinks: steps at which the run was changed on purpose.
+    warmup: number of steps from the trace's first in which only values that are
+      not finite are acted on. None takes the spec's, but at most a fifth of the
+      trace.
 
   Returns:
     JSON: `alarms`, one for each rise of the level, each with `step`, `level`,
     `signal`, `value` (null where not finite), `reference`, `rule`, `onset` and
-    `also`, the signals that concur; `healthy_step`, the last before the onset
-    of the first alarm that asks for a rollback, the last of all where there is
-    none, null where there is nothing to judge by; `rows` and `notes`.
+    `also`, the other signals that changed; `healthy_step`, the last step before
+    the onset of the first alarm that asks for a rollback, the last step of the
+    trace without such an alarm, null where nothing could be judged; `rows`, the
+    number of rows; `notes`.
   """
   steps = [step for step, _ in trace.rows]
   if warmup is None:
@@ -112,10 +129,8 @@ def replay(
   alarms = [d for d in decisions if d.new and d.level != "ok"]
   notes = [*trace.notes, *verdict.notes]
   if verdict.ignored:
-    notes.append(f"{verdict.ignored} rows repeat an earlier step: passed over")
-  onset = next(
-    (d.onset for d in alarms if d.level in ("rollback", "stop")), None
-  )
+    notes.append(f"{verdict.ignored} rows repeat an earlier step: skipped")
+  onset = next((d.onset for d in alarms if d.level == "rollback"), None)
   if onset is not None:
     healthy = max((step for step in steps if step < onset), default=None)
   elif verdict.judged:
@@ -123,9 +138,8 @@ def replay(
   else:
     healthy = None
     notes.append(
-      "too few values to judge by: nothing but numbers that are not finite "
-      f"was looked for (warm-up of {warmup} steps, then "
-      f"min_values={spec.min_values} of a signal)"
+      "too few values to judge by: only values that are not finite were looked "
+      "for. A signal is judged after about 40 values"
     )
   return {
     "alarms": [_alarm(decision) for decision in alarms],
@@ -156,28 +170,26 @@ def _number(value: float | None) -> float | None:
 def _read_json_lines(text: str, attempt: int | None) -> Trace:
   found, unreadable = [], 0
   for line in filter(str.strip, text.split("\n")):
-    try:
-      row = json.loads(line)
-    except ValueError:
-      row = None
-    step = _whole(row.get("step")) if isinstance(row, dict) else None
-    if step is None:
+    row = foreign_logs.json_row(line)
+    if row is None:
       unreadable += 1
       continue
+    step, values = row
+    number = _whole(values.get("attempt")) or 0
     scalars = {
       name: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
-      for name, value in row.items()
+      for name, value in values.items()
       if name not in _NOT_SCALARS
     }
-    found.append((_whole(row.get("attempt")) or 0, step, scalars))
+    found.append((number, step, scalars))
   if attempt is not None:
     require(
       any(number == attempt for number, _, _ in found),
-      f"attempt={attempt} has no rows; those there are: "
+      f"attempt={attempt} has no rows; the attempts in this run are "
       f"{sorted({number for number, _, _ in found})}",
     )
     found = [row for row in found if row[0] <= attempt]
-  notes = [f"{unreadable} lines are no rows with a step"] if unreadable else []
+  notes = [f"{unreadable} lines are not rows with a step"] if unreadable else []
   return Trace(rows=list(_led_to_the_end(found)), notes=notes)
 
 
@@ -201,22 +213,36 @@ def _read_csv(text: str, name: str) -> Trace:
   try:
     lines = list(csv.reader(text.splitlines(), delimiter=delimiter))
   except csv.Error as error:
-    raise SpecError(f"{name} is no CSV file: {error}; {_FORMAT}") from None
-  names = [cell.strip() for cell in lines[0]]
+    raise SpecError(f"{name} is not a CSV file: {error}; {_FORMAT}") from None
+  names = _without_run_name([cell.strip() for cell in lines[0]])
   lower = [column.lower() for column in names]
+  known = [s for s in (*foreign_logs.STEPS, *foreign_logs.KIMG) if s in lower]
   require(
-    lower.count("step") == 1,
-    f"{name} has {lower.count('step') or 'no'} columns named `step` in its "
-    f"first line, {_short(','.join(names))!r}; {_FORMAT}",
+    bool(known) and lower.count(known[0]) == 1,
+    f"{name} has {lower.count(known[0]) if known else 'no'} columns named "
+    f"`{known[0] if known else 'step'}` in its first line, "
+    f"{_short(','.join(names))!r}; {_FORMAT}",
   )
   twice = sorted({column for column in names if names.count(column) > 1})
-  require(not twice, f"{name} has several columns named {twice}; rename them")
+  require(
+    not twice,
+    f"{name} has several columns named {twice}; rename them, or export one run",
+  )
   require(len(names) > 1, f"{name} has no column but the step; {_FORMAT}")
-  return _read_cells(lines[1:], names, lower.index("step"))
+  scale = 1000.0 if known[0] in foreign_logs.KIMG else 1.0
+  return _read_cells(lines[1:], names, lower.index(known[0]), scale)
+
+
+def _without_run_name(names: list[str]) -> list[str]:
+  """Removes the run's name from the columns of a Weights & Biases export."""
+  others = [n for n in names if n.lower() not in foreign_logs.STEPS]
+  if not others or not all(" - " in name for name in others):
+    return names
+  return [name.split(" - ", 1)[-1] for name in names]
 
 
 def _read_cells(
-  lines: list[list[str]], names: list[str], at_step: int
+  lines: list[list[str]], names: list[str], at_step: int, scale: float
 ) -> Trace:
   rows = []
   no_step: list[int] = []
@@ -225,7 +251,10 @@ def _read_cells(
   for number, cells in enumerate(lines, 2):
     if not any(cell.strip() for cell in cells):
       continue
-    step = _whole(_parse(cells[at_step])) if at_step < len(cells) else None
+    value = _parse(cells[at_step]) if at_step < len(cells) else None
+    if value is not None and scale > 1 and math.isfinite(value):
+      value = float(round(value * scale))
+    step = _whole(value)
     if step is None:
       no_step.append(number)
       continue
@@ -242,11 +271,11 @@ def _read_cells(
         scalars[column] = value
     rows.append((step, scalars))
   notes = [
-    f"{column}: cells that are no numbers, taken as missing: {_lines(found)}"
+    f"{column}: cells that are not numbers, read as missing: {_lines(found)}"
     for column, found in no_number.items()
   ]
   if no_step:
-    notes.append(f"rows without a whole step, passed over: {_lines(no_step)}")
+    notes.append(f"rows without a whole step, skipped: {_lines(no_step)}")
   if too_long:
     notes.append(f"rows with more cells than the header: {_lines(too_long)}")
   return Trace(rows=rows, notes=notes)

@@ -1,44 +1,47 @@
 """Turns a run's scalars into a verdict, step by step, on the host.
 
-Every signal is followed by itself (`monitor.signals`); the strongest of a
-group speaks for the group; evidence of all groups is added up. One group alone
-warns, two ask for a rollback, and one alone only where it is far away for long:
-a GAN's losses spike often and recover, but samples, G's weights and the losses
-seldom change at once without a reason. Numbers that are not finite need no
-other evidence, nor does a D that is dead.
+Each column is compared with its own past (`monitor.scan`). The strongest column
+of a group speaks for the group, and each group has an equal share of the
+false-alarm rate. Groups whose columns shift in healthy runs as well need a
+second group that has moved, unless nothing else is watched. A value that is not
+finite, a dead discriminator and a player that is frozen need no other evidence.
 
-Pure Python, no arrays: a call costs microseconds, and the whole state is JSON.
+The state is plain JSON, so a resumed run decides as one that was not stopped.
 """
 
 import bisect
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from bigscale.monitor import dead
-from bigscale.monitor.signals import GROUPS, Kind, Tracker, kind_of
+from bigscale.monitor.column_signal import Signal
+from bigscale.monitor.columns import Kind, kind_of
+from bigscale.monitor.evidence import Group, frozen, strongest, total
+from bigscale.monitor.onset import onset
 from bigscale.spec.verdict import VerdictSpec
 
-Level = Literal["ok", "warn", "rollback", "stop"]
+Level = Literal["ok", "warn", "rollback"]
 
-# Part of a group's evidence with which it is named as a reason.
-_WORTH_NAMING = 0.25
-# Units of evidence from which on a reason has a say in the onset.
-_DECIDES_ONSET = 0.5
-# Values after which a signal in a run without losses is believed to be broken.
+# Nats by which evidence must fall below the one of a warning to return to `ok`.
+_SLACK = 2.0
+# Evidence of a group with which it is named as a reason: once in 10 rows.
+_NAMED = math.log(10)
+# Values in a row that are not finite before a column that is not vital counts.
 _BROKEN = 3
-_NOT_FINITE = "not finite"
+# Format of `Verdict.get_state`.
+_VERSION = 2
 
 
 class Reason(NamedTuple):
   """One signal's part in a decision.
 
   Attributes:
-    signal: its name.
-    value: what it shows, the median of a block of steps.
-    reference: what it is compared with; None where nothing was learned yet.
-    rule: what it breaks, as a clause.
+    signal: name of the column.
+    value: its level in the last values.
+    reference: its level before; None where nothing is known of it.
+    rule: what the signal breaks, as a clause.
   """
 
   signal: str
@@ -47,22 +50,23 @@ class Reason(NamedTuple):
   rule: str
 
   def as_text(self) -> str:
-    """For a terminal."""
+    """Returns the reason in one line."""
     known = self.reference is not None
-    usual = f"{self.reference:.4g}" if known else "unknown"
-    return f"{self.signal} {self.value:.4g}, reference {usual} ({self.rule})"
+    before = f"{self.reference:.4g}" if known else "unknown"
+    return f"{self.signal} {self.value:.4g}, before {before} ({self.rule})"
 
 
 class Decision(NamedTuple):
-  """What the verdict says at a step.
+  """The verdict at a step.
 
   Attributes:
     step: the step.
-    level: `ok`; `warn`; `rollback`: go back to a state before `onset`; `stop`:
-      that was asked for in vain.
-    onset: step at which the change began; None where all is well.
-    reasons: the strongest first; those known when the level was entered.
-    new: whether the level is another than at the step before.
+    level: `ok`, `warn`, or `rollback`: go back to a state before `onset`.
+    onset: step at which the change began; None at `ok`.
+    reasons: signals that show the change, the strongest first, as they were
+      when the level was entered.
+    new: whether this row has changed the level, or has brought the first value
+      that is not finite.
   """
 
   step: int
@@ -76,107 +80,106 @@ class Verdict:
   """Judges a run by its scalars.
 
   Attributes:
-    kinks, notes: see `__init__`; what was passed over, one sentence each.
-    ignored: rows of an earlier step than the last one's, or of the same step
-      with nothing new.
-    judged: whether there was enough to judge by; until then only numbers that
-      are not finite were looked for.
+    kinks: steps of declared changes, in ascending order.
+    notes: what was skipped in the rows, one sentence each.
+    ignored: number of rows that were skipped: their step was earlier than the
+      last row's, or the same with nothing new.
+    judged: whether any column had enough of a past to be judged. Until then
+      only values that are not finite and a dead discriminator are acted on.
+    evidence: evidence of each group at the last row, in nats: -ln of the rate
+      per row at which chance shows as much.
   """
 
   def __init__(self, spec: VerdictSpec, kinks: Sequence[int] = ()) -> None:
-    """Starts with nothing known.
+    """Knows nothing yet.
 
     Args:
-      spec: windows and limits.
-      kinks: steps at which a schedule bends; from each on, `spec.quiet` steps
-        are not judged and references are learned anew.
+      spec: false-alarm rates and smallest changes.
+      kinks: steps at which the run is changed on purpose. Nothing is compared
+        across them.
     """
     self._spec = spec
+    self._needed = {
+      "warn": math.log(spec.warn_rows),
+      "rollback": math.log(spec.rollback_rows),
+    }
     self.kinks = sorted(kinks)
-    self._trackers: dict[str, Tracker] = {}
-    self._members = dict.fromkeys(GROUPS, 0)
-    self._block: dict[str, list[float]] = {}
-    self._block_start = 0
-    self._block_end = 0
+    self._signals: dict[str, Signal] = {}
+    self._first: int | None = None
     self._last = -1
-    self._spacing = 1
+    self._rows = 0
     self._seen: set[str] = set()
-    self._quiet = spec.warmup
-    self._seen_vital = False
-    self._broken: dict[str, int] = {}
+    self._quiet = 0
+    self._is_broken = False
     self._dead = 0
-    self._hopeless_since: int | None = None
-    self._entered = 0
     self._decision = Decision(-1, "ok")
     self.notes: list[str] = []
     self.ignored = 0
     self.judged = False
+    self.evidence: dict[str, float] = {}
 
   def update(self, step: int, row: Mapping[str, Any]) -> Decision:
-    """Takes what is known of a step.
+    """Takes a row.
 
     Args:
-      step: steps done. A row of an earlier step than the last one's is passed
-        over; one of the same step adds what is new in it, as scores are that
-        an evaluation brings later.
-      row: any subset of the signals; what is no number counts as missing.
+      step: number of steps done. A row of an earlier step than the last one's
+        is skipped. A row of the same step adds the columns that are new in it,
+        such as scores of a later evaluation.
+      row: any subset of the columns. Values that are not numbers are skipped.
 
     Returns:
-      The decision; never raises because of what is in the row.
+      The decision. Nothing in a row raises an exception.
     """
     if step == self._last:
       row = {name: row[name] for name in row if name not in self._seen}
     if step < self._last or (step == self._last and not row):
       self.ignored += 1
       return self._decision._replace(new=False)
-    if step > self._last >= 0:
-      self._spacing = step - self._last
-    self._start_quiet_at_kinks(step)
+    if step > self._last:
+      self._rows += 1
+    self._cut_at_kinks(step)
     self._seen = self._seen.union(row) if step == self._last else set(row)
+    self._first = step if self._first is None else self._first
     self._last = step
-    self._open_block(step)
-    broken = self._collect(row) + self._weigh_dead(row)
+    broken = self._collect(step, row) + self._check_dead(step, row)
     if broken:
-      return self._give_up(step, broken)
-    self._hopeless_since = None
-    # Rows may be sparse: the next one is not waited for.
-    if step + self._spacing >= self._block_end:
-      self._close_block()
-      return self._decide(step)
-    return self._keep(step)
+      return self._take_broken(step, broken)
+    self._is_broken = False
+    if step < max(self._quiet, self._spec.warmup):
+      return self._keep(step)
+    return self._decide(step)
 
   def quiet_until(self, step: int) -> None:
-    """Forgets references and evidence, and judges again from that step on."""
+    """Skips rows before `step`, and compares nothing with the rows until now.
+
+    What chance does to each signal stays known.
+    """
     self._quiet = max(self._quiet, step)
-    for tracker in self._trackers.values():
-      tracker.forget()
-    self._block = {}
-    self._block_end = 0
+    for signal in self._signals.values():
+      signal.cut()
     self._dead = 0
-    self._hopeless_since = None
-    if self._decision.level != "stop":
-      self._decision = Decision(self._last, "ok")
+    self._is_broken = False
+    self.evidence = {}
+    self._decision = Decision(self._last, "ok")
 
   def get_state(self) -> dict[str, Any]:
-    """All that was learned, as plain JSON."""
+    """Returns everything that was learned, as plain JSON."""
+    decision = self._decision
     return {
+      "version": _VERSION,
+      "first": self._first,
       "last": self._last,
-      "spacing": self._spacing,
+      "rows": self._rows,
       "seen": sorted(self._seen),
       "quiet": self._quiet,
-      "block": {name: list(v) for name, v in self._block.items()},
-      "block_span": [self._block_start, self._block_end],
-      "trackers": {n: t.get_state() for n, t in self._trackers.items()},
-      "seen_vital": self._seen_vital,
-      "broken": dict(self._broken),
+      "signals": {n: s.get_state() for n, s in self._signals.items()},
+      "is_broken": self._is_broken,
       "dead": self._dead,
-      "hopeless_since": self._hopeless_since,
-      "entered": self._entered,
-      "level": self._decision.level,
-      "onset": self._decision.onset,
+      "level": decision.level,
+      "onset": decision.onset,
       "reasons": [
-        [r.signal, _to_json(r.value), r.reference, r.rule]
-        for r in self._decision.reasons
+        [r.signal, _to_json(r.value), _to_json(r.reference), r.rule]
+        for r in decision.reasons
       ],
       "notes": list(self.notes),
       "ignored": self.ignored,
@@ -184,25 +187,31 @@ class Verdict:
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes on from what `get_state` gave, to the same decisions."""
+    """Continues from what `get_state` returned, to the same decisions.
+
+    The state of a version that judged by another method is not taken over: the
+    verdict then learns from the rows that follow.
+    """
+    if state.get("version") != _VERSION:
+      self._last = state["last"]
+      self.notes.append(
+        "the verdict's state is of an earlier version: it learns anew"
+      )
+      return
+    self._first = state["first"]
     self._last = state["last"]
-    self._spacing = state["spacing"]
+    self._rows = state["rows"]
     self._seen = set(state["seen"])
     self._quiet = state["quiet"]
-    self._block = {name: list(v) for name, v in state["block"].items()}
-    self._block_start, self._block_end = state["block_span"]
-    self._trackers = {}
-    self._members = dict.fromkeys(GROUPS, 0)
-    for name, learned in state["trackers"].items():
-      self._tracker(name).set_state(learned)
-    self._seen_vital = state["seen_vital"]
-    self._broken = dict(state["broken"])
+    self._signals = {}
+    for name, learned in state["signals"].items():
+      self._signals[name] = self._new_signal(kind_of(name))
+      self._signals[name].set_state(learned)
+    self._is_broken = state["is_broken"]
     self._dead = state["dead"]
-    self._hopeless_since = state["hopeless_since"]
-    self._entered = state["entered"]
     reasons = tuple(
-      Reason(signal, float(value), reference, rule)
-      for signal, value, reference, rule in state["reasons"]
+      Reason(name, float(value), None if base is None else float(base), rule)
+      for name, value, base, rule in state["reasons"]
     )
     self._decision = Decision(
       self._last, state["level"], state["onset"], reasons
@@ -210,76 +219,59 @@ class Verdict:
     self.notes = list(state["notes"])
     self.ignored = state["ignored"]
     self.judged = state["judged"]
+    self.evidence = {}
+    if self._last >= max(self._quiet, self._spec.warmup):
+      self._weigh()
 
-  def _start_quiet_at_kinks(self, step: int) -> None:
+  def _new_signal(self, kind: Kind) -> Signal:
+    return Signal(kind, self._spec.smallest_rise)
+
+  def _cut_at_kinks(self, step: int) -> None:
     first = bisect.bisect_right(self.kinks, self._last)
     passed = self.kinks[first : bisect.bisect_right(self.kinks, step)]
     if passed:
       self.quiet_until(passed[-1] + self._spec.quiet)
 
-  def _open_block(self, step: int) -> None:
-    """Begins a block unless one is open; one overrun by a gap is judged."""
-    if step < self._block_end:
-      return
-    self._close_block()
-    spec = self._spec
-    size = max(spec.block, int(step * spec.block_fraction))
-    self._block_start, self._block_end = step, step + size
-
-  def _collect(self, row: Mapping[str, Any]) -> list[Reason]:
-    """Puts a row's numbers into the block; returns what is broken in it."""
-    reasons = []
-    block = self._block
-    for name, value in row.items():
-      if type(value) is not float:
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
-          self._note(f"{name} is not always a number: passed over there")
-          continue
-        value = float(value)
-      if name.endswith("/nonfinite"):
-        if value:
-          reasons.append(Reason(name, value, 0.0, _NOT_FINITE))
+  def _collect(self, step: int, row: Mapping[str, Any]) -> list[Reason]:
+    """Gives a row's values to their signals; returns those that are broken."""
+    broken = []
+    for name, value in _with_logit_gap(row).items():
+      if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        self._note(f"{name} is not always a number: skipped there")
         continue
+      value = float(value)
+      if name.endswith("nonfinite") and value:
+        broken.append(Reason(name, value, 0.0, "not finite"))
       kind = kind_of(name)
       if kind is None:
         continue
+      signal = self._signals.get(name)
+      if signal is None:
+        signal = self._signals[name] = self._new_signal(kind)
       if not math.isfinite(value):
-        reasons += self._weigh_not_finite(name, value, kind)
-        continue
-      self._broken.pop(name, None)
-      if kind.skip_zero and not value:
-        continue
-      self._seen_vital |= kind.vital
-      block.setdefault(name, []).append(value)
-    self._add_logit_gap(row)
-    return reasons
+        broken += self._count_broken(name, value, signal)
+      elif step >= self._quiet:
+        signal.add(value, step, self._rows)
+    return broken
 
-  def _add_logit_gap(self, row: Mapping[str, Any]) -> None:
-    real, fake = row.get("d/logit_real"), row.get("d/logit_fake")
-    try:
-      gap = float(real - fake)
-    except (TypeError, ValueError):
-      return
-    if math.isfinite(gap):
-      self._block.setdefault("d/logit_gap", []).append(gap)
-
-  def _weigh_not_finite(
-    self, name: str, value: float, kind: Kind
+  def _count_broken(
+    self, name: str, value: float, signal: Signal
   ) -> list[Reason]:
-    if not kind.vital:
-      self._broken[name] = self._broken.get(name, 0) + 1
-      if self._seen_vital or self._broken[name] < _BROKEN:
-        self._note(f"{name} is not always finite: passed over there")
-        return []
-    tracker = self._trackers.get(name)
-    known = tracker is not None and not math.isnan(tracker.last)
-    reference = tracker.last if known else None
-    return [Reason(name, value, reference, _NOT_FINITE)]
+    signal.lost += 1
+    known = None if math.isnan(signal.last) else signal.last
+    reason = [Reason(name, value, known, "not finite")]
+    if signal.kind.vital:
+      return reason
+    self._note(f"{name} is not always finite: skipped there")
+    # Nothing is known of a column with a name of no group.
+    believed = signal.kind.group != "other" and signal.kind.group != "samples"
+    return reason if believed and signal.lost >= _BROKEN else []
 
-  def _weigh_dead(self, row: Mapping[str, Any]) -> list[Reason]:
-    if "d/grad_norm" in row:
-      self._dead = self._dead + 1 if dead.is_dead(row) else 0
-    if self._dead < dead.ROWS or "d/grad_norm" not in row:
+  def _check_dead(self, step: int, row: Mapping[str, Any]) -> list[Reason]:
+    if "d/grad_norm" not in row:
+      return []
+    self._dead = self._dead + 1 if dead.is_dead(row) else 0
+    if self._dead < dead.ROWS:
       return []
     rule = f"zero, every logit {row['d/logit_real']:.4g}"
     return [Reason("d/grad_norm", 0.0, None, rule)]
@@ -288,113 +280,99 @@ class Verdict:
     if note not in self.notes:
       self.notes.append(note)
 
-  def _tracker(self, name: str) -> Tracker:
-    tracker = self._trackers.get(name)
-    if tracker is None:
-      kind = kind_of(name)
-      tracker = self._trackers[name] = Tracker(kind, self._spec)
-      self._members[kind.group] += 1
-    return tracker
-
-  def _close_block(self) -> None:
-    judge = self._block_start >= self._quiet
-    for name, values in self._block.items():
-      values.sort()
-      median = values[len(values) // 2]
-      tracker = self._tracker(name)
-      self.judged |= tracker.add(median, self._block_start, judge=judge)
-    self._block = {}
-    self._block_end = 0
-
-  def _strongest(self) -> dict[str, tuple[float, str]]:
-    """By group, its evidence and the signal that gives it."""
-    found: dict[str, tuple[float, str]] = {}
-    for name, tracker in self._trackers.items():
-      if tracker.calm:
-        continue
-      group = tracker.kind.group
-      if tracker.alone:
-        strength = self._spec.rollback
-      else:
-        strength = GROUPS[group] * tracker.evidence(self._members[group])
-      if strength > found.get(group, (0.0, ""))[0]:
-        found[group] = strength, name
+  def _weigh(self) -> list[Group]:
+    found = strongest(self._signals)
+    self.evidence = {one.group: one.evidence for one in found}
+    self.judged = self.judged or any(s.judged for s in self._signals.values())
     return found
 
   def _decide(self, step: int) -> Decision:
-    spec, level = self._spec, self._decision.level
-    groups = self._strongest()
-    total = sum(strength for strength, _ in groups.values())
-    if level == "stop":
-      return self._keep(step)
-    if level == "rollback" and total >= spec.leave * spec.rollback:
-      if step - self._entered >= spec.stop_after:
-        return self._enter(step, "stop", self._decision)
-      return self._keep(step)
-    if total >= spec.rollback:
-      return self._enter(step, "rollback", self._reasons(groups))
-    if total >= spec.warn * (spec.leave if level == "warn" else 1.0):
-      if level == "warn":
-        return self._keep(step)
-      return self._enter(step, "warn", self._reasons(groups))
-    return self._keep(step) if level == "ok" else self._enter(step, "ok")
+    held = frozen(self._signals, self._needed["rollback"])
+    if held:
+      first = self._signals[held[0]]
+      reasons = tuple(
+        Reason(n, self._signals[n].last, None, "repeats the same value")
+        for n in held
+      )
+      return self._enter(step, "rollback", lambda: first.since, reasons)
+    found = self._weigh()
+    level = self._decision.level
+    if level != "rollback" and total(found) >= self._needed["rollback"]:
+      level = "rollback"
+    elif not found or found[0].evidence < self._needed["warn"] - _SLACK:
+      level = "ok"
+    elif level == "ok" and found[0].evidence >= self._needed["warn"]:
+      level = "warn"
+    if level == "ok":
+      return self._enter(step, "ok", lambda: None, ())
+    return self._enter(
+      step, level, lambda: self._onset(found[0]), self._reasons(found)
+    )
 
-  def _reasons(self, groups: dict[str, tuple[float, str]]) -> Decision:
-    """Onset and reasons of what the groups say."""
-    named = sorted(
-      (
-        (strength, name)
-        for group, (strength, name) in groups.items()
-        if strength >= _WORTH_NAMING * GROUPS[group]
-      ),
-      reverse=True,
-    )
-    trackers = [(name, self._trackers[name]) for _, name in named]
-    # A small part of the evidence may have crept along for long before.
-    large = [n for strength, n in named if strength >= _DECIDES_ONSET]
-    onsets = [self._trackers[name].onset for name in large]
-    return Decision(
-      self._last,
-      "ok",
-      min(onsets or [t.onset for _, t in trackers], default=None),
-      tuple(Reason(n, t.last, t.reference, t.rule) for n, t in trackers),
-    )
+  def _reasons(self, found: list[Group]) -> tuple[Reason, ...]:
+    reasons = []
+    for number, one in enumerate(found):
+      if number and one.evidence < _NAMED:
+        break
+      value, before = self._signals[one.name].shown(one.found.level)
+      way = "rose" if one.found.rises else "fell"
+      rate = math.exp(min(one.found.evidence, 25.0))
+      rule = f"{way}: by chance once in {rate:.2g} rows"
+      reasons.append(Reason(one.name, value, before, rule))
+    return tuple(reasons)
+
+  def _onset(self, one: Group) -> int:
+    signal = self._signals[one.name]
+    found = onset(signal.scales, one.found.level)
+    return int(signal.since if found is None else found)
 
   def _enter(
-    self, step: int, level: Level, why: Decision | None = None
+    self,
+    step: int,
+    level: Level,
+    began: Callable[[], int | None],
+    reasons: tuple[Reason, ...],
   ) -> Decision:
-    onset, reasons = (why.onset, why.reasons) if why else (None, ())
-    self._entered = step
-    self._decision = Decision(step, level, onset, reasons, True)
+    if level == self._decision.level:
+      return self._keep(step)
+    self._decision = Decision(step, level, began(), reasons, True)
     return self._decision
 
   def _keep(self, step: int) -> Decision:
     self._decision = self._decision._replace(step=step, new=False)
     return self._decision
 
-  def _give_up(self, step: int, reasons: list[Reason]) -> Decision:
-    """An immediate rollback; a stop where it lasts."""
-    if self._hopeless_since is None:
-      self._hopeless_since = step
-    level = self._decision.level
-    if level == "stop":
+  def _take_broken(self, step: int, reasons: list[Reason]) -> Decision:
+    """Asks for a rollback at once."""
+    if self._is_broken:
       return self._keep(step)
-    if step - self._hopeless_since >= self._spec.stop_after_nonfinite:
-      return self._enter(step, "stop", self._decision)
-    if level == "rollback":
-      return self._keep(step)
-    suspected = self._reasons(self._strongest())
-    # It takes a D some steps to die.
-    dying = self._dead * self._spacing + self._spec.block if self._dead else 0
-    since = max(step - dying, 0)
-    # What is no more than noise in some signal may be hundreds of steps old.
-    onset = since if level == "ok" else min(since, self._decision.onset)
+    self._is_broken = True
+    before = self._decision
+    # A discriminator needs some rows to be found dead.
+    since = step
+    if self._dead:
+      per_row = (step - self._first) / max(self._rows - 1, 1)
+      since = max(int(step - self._dead * per_row), 0)
+    if before.level != "ok" and before.onset is not None:
+      since = min(since, before.onset)
     told = {reason.signal for reason in reasons}
-    others = (one for one in suspected.reasons if one.signal not in told)
-    why = Decision(step, level, onset, (*reasons, *others))
-    return self._enter(step, "rollback", why)
+    others = (r for r in before.reasons if r.signal not in told)
+    self._decision = Decision(
+      step, "rollback", since, (*reasons, *others), True
+    )
+    return self._decision
 
 
-def _to_json(value: float) -> float | str:
-  """A number, or the name of one that JSON does not have."""
-  return value if math.isfinite(value) else str(value)
+def _with_logit_gap(row: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Adds how far D's logits tell reals from fakes."""
+  real, fake = row.get("d/logit_real"), row.get("d/logit_fake")
+  try:
+    gap = float(real - fake)
+  except (TypeError, ValueError):
+    return row
+  return {**row, "d/logit_gap": gap} if math.isfinite(gap) else row
+
+
+def _to_json(value: float | None) -> float | str | None:
+  """Returns the number, or the name of one that JSON does not have."""
+  return value if value is None or math.isfinite(value) else str(value)

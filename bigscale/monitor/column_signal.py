@@ -1,0 +1,253 @@
+"""Follows one column of a trace: its scales, repeats and missing values."""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bigscale.monitor.columns import WEIGHTS, Kind
+from bigscale.monitor.scan import (
+  COARSE,
+  ENOUGH,
+  LARGEST,
+  ONE,
+  SIX,
+  TWO,
+  Scale,
+  Windows,
+  median,
+  surprise,
+  ways,
+)
+
+# Rows between two values of a column from which on the column is sparse: its
+# values are probes of a state, so that fewer of them are waited for.
+_SPARSE = 3
+
+
+class Found(NamedTuple):
+  """The strongest evidence in a signal.
+
+  Attributes:
+    evidence: -ln of the rate per row at which chance shows as much, in this
+      signal.
+    level: dyadic level of the scale that shows it: its blocks are 2^level rows.
+    rises: whether the signal rises.
+  """
+
+  evidence: float
+  level: int
+  rises: bool
+
+
+class Signal:
+  """Follows one column of a trace over all scales.
+
+  Attributes:
+    kind: how the column is judged.
+    scales: the dyadic scales, the finest first.
+    last: newest value; NaN before the first.
+    since: step from which on the value has been the same.
+    rows: number of values.
+    lost: number of values that were not finite, in a row.
+    found: the evidence per row in this signal alone.
+  """
+
+  def __init__(self, kind: Kind, smallest_rise: float) -> None:
+    """Knows nothing yet.
+
+    Args:
+      kind: how the column is judged.
+      smallest_rise: smallest relative rise of weights that is evidence.
+    """
+    self.kind = kind
+    self._floor = math.log1p(smallest_rise) if kind.group in WEIGHTS else 0.0
+    if kind.group == "average":
+      # Its distance to the weights follows their pace, which may double.
+      self._floor = max(self._floor, math.log(2))
+    self.scales: list[Scale] = []
+    # A doubling of G's weights in one row. It is a scale of its own.
+    self._jump: Scale | None = None
+    if kind.group == "g_weights":
+      self._jump = Scale(0, ONE, math.log(2))
+    self._recent: deque[float] = deque(maxlen=8)
+    self._times: deque[int] = deque(maxlen=2)
+    self.last = math.nan
+    self.since = 0
+    self.rows = 0
+    # Rows of the whole trace between the first two values of this column.
+    self._gap = 0
+    self._seen_at = 0
+    # Values that repeat the one before: now in a row, the longest row, in all.
+    self._same = self._longest = self._repeats = 0
+    self._scores: list[float] = []
+    self._by_scores = 0.0
+    self.lost = 0
+    self.found = Found(0.0, 0, True)
+
+  def cut(self) -> None:
+    """Compares nothing with the values before."""
+    self.found = Found(0.0, 0, True)
+    for scale in self.scales:
+      scale.cut()
+    if self._jump:
+      self._jump.cut()
+    self._recent.clear()
+    self._times.clear()
+    self._scores.clear()
+    self._same, self._by_scores = 0, 0.0
+
+  def add(self, value: float, step: int, row: int) -> None:
+    """Takes a finite value. A value that repeats the last one counts once.
+
+    Args:
+      value: of the column.
+      step: of the row.
+      row: index of the row in the trace.
+    """
+    self.lost = 0
+    if self.kind.log and value <= 0:
+      return
+    if self.rows == 1:
+      self._gap = row - self._seen_at
+    self._seen_at = row
+    self.rows += 1
+    if value == self.last:
+      self._same += 1
+      self._repeats += 1
+      return
+    self._longest, self._same = max(self._longest, self._same), 0
+    self.last, self.since = value, step
+    x = math.log(value) if self.kind.log else max(-LARGEST, min(value, LARGEST))
+    if self.kind.group == "scores":
+      self._add_score(x * self.kind.direction)
+    self._recent.append(x)
+    self._times.append(step)
+    recent = list(self._recent)
+    if self._jump:
+      self._jump.add(x, step, recent, self.kind)
+    if self.rows == 1:
+      # Whether the column is sparse is known at its second value.
+      return
+    block = x, float(step)
+    if not (self._floor or self._gap >= _SPARSE):
+      # One row alone is never evidence.
+      block = median(recent[-3:]), float(self._times[0])
+    self._add_block(block, recent)
+    self.found = self._strongest()
+
+  def _add_block(self, block: tuple[float, float], recent: list[float]) -> None:
+    finer: Sequence[float] = recent
+    for level in range(len(self.scales) + 1):
+      if level == len(self.scales):
+        self.scales.append(Scale(level, self._windows(level), self._floor))
+      scale = self.scales[level]
+      following = scale.add(*block, finer, self.kind)
+      if following is None:
+        return
+      # Increments of the blocks two levels below tell how noisy these are.
+      finer = recent if level < 1 else list(self.scales[level - 1].values)
+      finer, block = finer[-(8 if level < 1 else 16) :], following
+
+  def _windows(self, level: int) -> Windows:
+    if self._floor or self._gap >= _SPARSE:
+      return TWO if level < 1 else COARSE
+    return SIX if level < 2 else COARSE
+
+  def _add_score(self, bad: float) -> None:
+    """Compares the last two scores with the best three in a row before them."""
+    self._scores.append(bad)
+    past, self._by_scores = self._scores, 0.0
+    earlier = past[:-2]
+    if len(earlier) >= 5:
+      pairs = itertools.pairwise(earlier)
+      noise = sum(abs(a - b) for a, b in pairs) / (len(earlier) - 1)
+      best = min(median(earlier[i : i + 3]) for i in range(len(earlier)))
+      z = (min(past[-2:]) - best) / max(1.25 * noise, 1e-12)
+      if z > 2:
+        self._by_scores = surprise(z, len(earlier) - 1)
+
+  @property
+  def judged(self) -> bool:
+    """Whether the signal has enough of a past to give evidence."""
+    known = self.scales and self.scales[0].count >= ENOUGH
+    return bool(known) or len(self._scores) > 6
+
+  @property
+  def moves(self) -> bool:
+    """Whether the signal has changed often enough to be compared at all."""
+    return bool(self._scores or (self.scales and self.scales[0].count))
+
+  def _strongest(self) -> Found:
+    """Returns the strongest evidence over all scales and directions."""
+    bad = ways(self.kind)
+    scales = [*self.scales, *([self._jump] if self._jump else [])]
+    tests = max(1, sum(s.count >= ENOUGH for s in scales)) * len(bad)
+    found, level, way = max(
+      (scale.evidence[way], scale.level, way) for scale in scales for way in bad
+    )
+    found = Found(max(0.0, found - math.log(tests)), level, way == 0)
+    if self._by_scores > found.evidence:
+      return Found(self._by_scores, 0, self.kind.direction > 0)
+    return found
+
+  def is_frozen(self, evidence: float) -> bool:
+    """Returns whether the value repeats for longer than chance explains.
+
+    Args:
+      evidence: -ln of the rate at which chance may do so.
+    """
+    if not self._same:
+      return False
+    before = self.rows - self._same
+    # The rate of repeats until now is at most this (rule of succession).
+    rate = (self._repeats - self._same + 1) / (before + 1)
+    return (
+      before >= ENOUGH
+      and self._same > 2 * self._longest + 2
+      and -self._same * math.log(min(rate, 1.0)) >= evidence
+    )
+
+  def shown(self, level: int) -> tuple[float, float]:
+    """Returns the level of the last values and of those before, in its units.
+
+    Args:
+      level: dyadic level of the scale whose windows are shown.
+    """
+    if self.kind.group == "scores" and len(self._scores) > 2:
+      pair = self._scores[-1], min(self._scores[:-2])
+      late, base = (x * self.kind.direction for x in pair)
+    else:
+      late, base = self.scales[level].levels()
+    if not self.kind.log:
+      return late, base
+    return math.exp(min(late, 700.0)), math.exp(min(base, 700.0))
+
+  def get_state(self) -> dict[str, Any]:
+    """Returns everything that was learned, as plain JSON."""
+    state = {
+      name: list(value) if isinstance(value, deque) else value
+      for name, value in vars(self).items()
+      if name not in ("kind", "_floor", "scales", "_jump", "last", "found")
+    }
+    return state | {
+      "_scores": list(self._scores),
+      "last": None if math.isnan(self.last) else self.last,
+      "scales": [scale.get_state() for scale in self.scales],
+      "_jump": self._jump and self._jump.get_state(),
+    }
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    """Continues from what `get_state` returned."""
+    for name, value in state.items():
+      if name in ("_recent", "_times"):
+        getattr(self, name).extend(value)
+      elif name == "scales":
+        self.scales = [Scale.from_state(scale) for scale in value]
+      elif name == "_jump":
+        self._jump = Scale.from_state(value) if value else None
+      else:
+        setattr(self, name, list(value) if name == "_scores" else value)
+    self.last = math.nan if state["last"] is None else state["last"]
+    self.found = self._strongest() if self.scales else Found(0.0, 0, True)

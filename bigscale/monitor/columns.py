@@ -1,0 +1,120 @@
+"""How the monitor reads a column of a trace, by its name.
+
+The name decides the group that the column gives evidence for, the direction
+that is bad, and whether its logarithm is compared. Columns of BigGAN-PyTorch,
+StyleGAN, StudioGAN and Weights & Biases are recognized by the words in their
+names. All other numbers belong to the group `other`.
+"""
+
+import functools
+import re
+from typing import NamedTuple
+
+# Weights integrate what happens to them. They do not jump and come back.
+WEIGHTS = frozenset({"g_weights", "g_tail", "d_weights", "average"})
+# Groups that a rollback needs a second group for. Losses of a healthy run shift
+# for good, D's spectra move with every spike of its loss, the smaller singular
+# values of a layer lag behind and double in healthy runs.
+WEAK = frozenset({"game", "d_weights", "g_tail", "heldout", "other"})
+# Groups that move together in a healthy run. The evidence of different sides is
+# nearly independent, and is added.
+SIDES = {
+  "game": "d",
+  "d_weights": "d",
+  "heldout": "d",
+  "g_weights": "g",
+  "g_tail": "g",
+  "average": "g",
+  "samples": "samples",
+  "scores": "samples",
+  "other": "other",
+}
+
+
+class Kind(NamedTuple):
+  """How the values of a column are compared.
+
+  Attributes:
+    group: name of the group that the column gives evidence for.
+    direction: direction that is bad: 1 for a rise, -1 for a fall, 0 for both.
+    log: whether logarithms are compared. Values of 0 and below are skipped.
+    vital: whether a value that is not finite means that the run is lost.
+  """
+
+  group: str
+  direction: int = 0
+  log: bool = False
+  vital: bool = False
+
+
+_LOSS = Kind("game", vital=True)
+_GRADIENT = Kind("game", 1, log=True, vital=True)
+_SCORE = Kind("scores", 1, log=True)
+_OTHER = Kind("other")
+
+# Names of D's columns: d/..., D_blocks_4_0_conv2_sv0, Dis_..., critic.
+_OF_D = r"(^|[/_. ])(d|dis\w*|critic)\d*[/_. ]"
+# The largest singular value of a layer. StudioGAN names it by the weight.
+_SIGMA = r"sigma|spectral|singular|(^|[._/])sv\d*([._/]|$)|weight_orig$"
+
+# The first pattern that is found in the lower-case name decides. Columns of
+# kind None are not judged.
+_KINDS: tuple[tuple[str, Kind | None], ...] = (
+  (
+    r"^(perf|optim|aug|time|timing|progress|resources|monitor|system)\b"
+    r"|^(kimg|seconds|attempt|epoch|tick)\b",
+    None,
+  ),
+  # Clocks, rates and counters.
+  (
+    r"(^|[/_. ])(lr|learning_rate|steps?|iter\w*|itr|global_step|epochs?"
+    r"|time\w*|timestamp|runtime|seconds?|secs?|eta|fps|mfu|memory\w*|wd)$",
+    None,
+  ),
+  (r"(step|iter|batch|data)_?(time|sec)|sec_per|per_sec", None),
+  (r"standard_error|(^|[/_. ])std$|__(min|max)$", None),
+  # Levels that a relativistic loss leaves free. Their gap is judged.
+  (r"logit_(real|fake|heldout)$|scores/(real|fake)$|signs?\b|_sign$", None),
+  (r"^ema/decay$|nonfinite$", None),
+  (r"^ema/", Kind("average", 1, log=True)),
+  (r"heldout|overfit", Kind("heldout", 1)),
+  (r"diversity|lpips|rank$", Kind("samples", -1, log=True)),
+  (r"distance$", Kind("samples", 1, log=True)),
+  (r"(^|[/_. ])(fid|fd|kid|swd|sfid|ppl)(\d|[/_. ]|$)", _SCORE),
+  (
+    r"(^|[/_. ])(is|inception)(\d|[/_. ]|$)|precision|recall|density|coverage"
+    r"|(^|[/_])(prc|dc)(_|$)",
+    _SCORE._replace(direction=-1),
+  ),
+  (r"^eval/", None),
+  # Adam turns gradients into updates of almost constant size.
+  (r"update_norm", Kind("heldout", 1, log=True, vital=True)),
+  (r"(^|[/_])(r1|r2|gp|pl)\b|penalty|grad", _GRADIENT),
+  (r"loss|adversarial|(^|/)[gd]\w*/(main|total)", _LOSS),
+  (r"^(g|d|gen|disc?|generator|discriminator|critic)$", _LOSS),
+  (r"logit", Kind("game")),
+  (
+    rf"{_OF_D}.*(({_SIGMA})|norm)",
+    Kind("d_weights", 1, log=True),
+  ),
+  (r"sigma[1-9]|(^|[._/])sv[1-9]([._/]|$)", Kind("g_tail", 1, log=True)),
+  (rf"{_SIGMA}|norm|ortho", Kind("g_weights", 1, log=True)),
+)
+_NORM = re.compile(r"(weight|param)\w*_norm")
+
+
+@functools.cache
+def kind_of(name: str) -> Kind | None:
+  """Returns how a column of this name is judged; None if it is not."""
+  low = name.lower()
+  for pattern, kind in _KINDS:
+    if re.search(pattern, low):
+      # The norm of all weights, unlike one layer's singular value, is the run.
+      vital = kind is not None and bool(_NORM.search(low))
+      return kind._replace(vital=True) if vital else kind
+  return _OTHER
+
+
+def is_norm_of_weights(name: str) -> bool:
+  """Returns whether a column is the norm of a player's weights."""
+  return bool(_NORM.search(name.lower()))

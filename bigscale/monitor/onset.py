@@ -1,0 +1,67 @@
+"""Dates the onset of a change in a signal."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bigscale.monitor.scan import Scale
+
+# Squared standard deviations by which a step must fit better than a ramp.
+_PREFER_RAMP = 10
+# Blocks before the first possible onset: the trend is fitted to them.
+_FEWEST = 3
+# The windows of a change span this many levels below the one that shows it.
+_FINER = 2
+
+
+def onset(scales: Sequence[Scale], level: int) -> float | None:
+  """Returns the step at which a step or a ramp best explains the last blocks.
+
+  A linear trend plus either a step or a ramp is fitted by least squares, for
+  each place where it may begin. A step is then dated again on finer scales, to
+  the row. A ramp is not: it is seen best from afar.
+
+  Args:
+    scales: of the signal, the finest first.
+    level: of the scale that shows the change.
+
+  Returns:
+    The step, or None where there are too few blocks.
+  """
+  found: float | None = None
+  ramp = False
+  for scale in reversed(scales[: max(level - _FINER, 0) + 1]):
+    steps = np.array(scale.steps)
+    if len(steps) <= _FEWEST:
+      continue
+    if found is not None and (ramp or found < steps[min(8, len(steps) - 1)]):
+      break
+    found, ramp = _best(np.array(scale.values), steps)
+  return found
+
+
+def _best(values: np.ndarray, steps: np.ndarray) -> tuple[float, bool]:
+  """Returns the best onset in one scale, and whether a ramp begins there."""
+  n = len(values)
+  index = np.arange(n)
+  cuts = np.arange(_FEWEST, n)
+  # [onsets, blocks]
+  ramps = np.maximum(0, index - cuts[:, None] + 1).astype(float)
+  jumps = (index >= cuts[:, None]).astype(float)
+  trend = np.linalg.qr(np.stack([np.ones(n), index], 1))[0]
+
+  def errors(shapes: np.ndarray) -> np.ndarray:
+    """Returns the squared error of each shape on top of a linear trend."""
+    rest = values - trend @ (trend.T @ values)
+    shapes = shapes - (shapes @ trend) @ trend.T
+    norms = np.maximum((shapes**2).sum(1), 1e-12)
+    return np.maximum(rest @ rest - (shapes @ rest) ** 2 / norms, 0.0)
+
+  of_jumps = errors(jumps) * (1 + _PREFER_RAMP / n)
+  of_ramps = errors(ramps)
+  if math.isnan(of_jumps.min()):
+    return float(steps[-1]), False
+  ramp = bool(of_ramps.min() <= of_jumps.min())
+  best = of_ramps if ramp else of_jumps
+  return float(steps[cuts[int(best.argmin())]]), ramp

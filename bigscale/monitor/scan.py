@@ -1,0 +1,297 @@
+"""Measures how surprising the last values of a signal are, given its own past.
+
+A signal is averaged into blocks of 1, 2, 4, ... rows. On each of these scales
+the statistic is the level of the last blocks minus the level of the blocks
+before them (a two-window scan, as in Kim et al. 2023 and TWIN 2025). How far
+chance moves the statistic is what it did earlier in the same run. So white
+noise, autocorrelated noise and random walks need no model of their own, and
+what has left both windows is the new normal.
+
+Evidence is -ln of the rate per row at which chance alone shows as much. Two
+tails are estimated, and the weaker evidence counts:
+  - Student's t. Its degrees of freedom follow from the number of past windows,
+    so coarse scales, which have few of them, are cautious.
+  - An exponential tail of the squared statistic through its largest past values
+    (peaks over threshold, as in SPOT, Siffer et al. 2017).
+"""
+
+import bisect
+import itertools
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bigscale.monitor.columns import Kind
+
+# Blocks that each scale keeps. The search for an onset reads them.
+KEPT = 40
+# Past statistics that a scale needs before it gives evidence. With fewer,
+# Student's t alone would have fewer than 3 degrees of freedom.
+ENOUGH = 24
+# Past statistics of overlapping windows that count as one independent one.
+_OVERLAP = 4
+# Number of largest past statistics that the tail is drawn through, and the
+# factor by which the tail is made longer than they say.
+_TOP, _TAIL = 16, 1.4
+# The past at time s has the weight (s / now) ** _FORGET.
+_FORGET = 2
+# Standard deviations that a statistic is clipped to when it is learned from.
+_CLIP = 4.0
+# A rise of weights must double them within this fraction of the run so far.
+_DOUBLING = 0.1
+# Part of an unknown column's range so far that a change must exceed.
+_PART_OF_RANGE = 0.5
+# The largest magnitude of a value. Sums of squares stay finite.
+LARGEST = 1e99
+_TINY = 1e-300
+
+
+def surprise(z: float, df: float) -> float:
+  """Returns -ln P(T > z) of Student's t for z > 1.
+
+  Uses Wallace's normal approximation (1959) and Mills' ratio.
+
+  Args:
+    z: the statistic in standard deviations.
+    df: degrees of freedom.
+  """
+  w = math.sqrt(df * math.log1p(z * z / df)) * (8 * df + 1) / (8 * df + 3)
+  return 0.5 * w * w + math.log(2.5066 * w)
+
+
+def median(values: Sequence[float]) -> float:
+  """Returns the median of a sequence that is not empty."""
+  ordered, half = sorted(values), len(values) // 2
+  return (ordered[half] + ordered[~half]) / 2
+
+
+class Windows(NamedTuple):
+  """The two windows that a scale compares.
+
+  Attributes:
+    last: number of blocks in the later window.
+    before: number of blocks in the earlier window. Their median is compared.
+    rank: index from the nearest end of the later window's ordered blocks. 0
+      asks all blocks to have moved, 1 all but one. None takes the median.
+  """
+
+  last: int
+  before: int
+  rank: int | None
+
+
+# A rise of weights is believed when two rows show it, and a doubling in one
+# row. Losses and gradients spike: 5 of 6 blocks must agree.
+ONE, TWO = Windows(1, 4, 0), Windows(2, 4, 0)
+SIX, COARSE = Windows(6, 8, 1), Windows(4, 8, None)
+
+
+class Scale:
+  """One signal in blocks of 2^level rows, and what chance does to them.
+
+  Attributes:
+    level: dyadic level.
+    values: last blocks, the oldest first.
+    steps: step in the middle of each block.
+    count: number of past statistics that were learned from.
+    evidence: of a rise and of a fall, by the newest block.
+  """
+
+  def __init__(self, level: int, windows: Windows, floor: float) -> None:
+    """Knows nothing yet.
+
+    Args:
+      level: dyadic level.
+      windows: what is compared.
+      floor: smallest rise that counts, on the compared scale. Above 0, a rise
+        must also keep the pace of `_DOUBLING`.
+    """
+    self.level = level
+    self._windows = windows
+    self._floor = floor
+    self._first: float | None = None
+    self.count = 0
+    # Means over the past: steps between the windows, and by direction the
+    # movement within the blocks, the growth per step and the variance.
+    self._span = 0.0
+    self._moves = [0.0, 0.0]
+    self._slope = [0.0, 0.0]
+    self._variance = [0.0, 0.0]
+    # By direction, the largest past statistics in ascending order.
+    self._tops: tuple[list[float], list[float]] = ([], [])
+    self._tops_of = 0.0
+    self._worst = [-9.0, -9.0]
+    # Lowest and highest level so far.
+    self._range = [LARGEST, -LARGEST]
+    self.cut()
+
+  def cut(self) -> None:
+    """Forgets the blocks. What is known of chance stays."""
+    self.values: deque[float] = deque(maxlen=KEPT)
+    self.steps: deque[float] = deque(maxlen=KEPT)
+    self._half: tuple[float, float] | None = None
+    self._pending: deque[tuple[list[float], float, list[float], float]] = (
+      deque()
+    )
+    self.evidence = [0.0, 0.0]
+
+  def add(
+    self, value: float, step: float, finer: Sequence[float], kind: Kind
+  ) -> tuple[float, float] | None:
+    """Takes a block.
+
+    Args:
+      value: mean of the block.
+      step: middle of the block.
+      finer: values that the last blocks are made of, the oldest first.
+      kind: of the signal.
+
+    Returns:
+      The next scale's block and its step when this one completes it.
+    """
+    self.values.append(value)
+    self.steps.append(step)
+    self._first = step if self._first is None else self._first
+    if len(self.values) >= self._windows.last + self._windows.before:
+      self._judge(finer, kind)
+    one = self._half
+    self._half = None if one else (value, step)
+    return one and ((one[0] + value) / 2, (one[1] + step) / 2)
+
+  def levels(self) -> tuple[float, float]:
+    """Returns the medians of the later window and of the one before it."""
+    last, before, _ = self._windows
+    values = list(self.values)[-last - before :]
+    earlier = values[:-last] or values
+    return median(values[-last:]), median(earlier)
+
+  def _judge(self, finer: Sequence[float], kind: Kind) -> None:
+    last, before, rank = self._windows
+    values, steps = list(self.values)[-last - before :], self.steps
+    base, late = median(values[:before]), sorted(values[before:])
+    if rank is None:
+      rise = median(late) - base
+      moved = [rise, -rise]
+    else:
+      moved = [late[rank] - base, base - late[~rank]]
+    span = steps[-1] + steps[-last] - steps[-last - 1] - steps[-last - before]
+    span /= 2
+    moves = [0.0, 0.0]
+    for earlier, later in itertools.pairwise(finer):
+      moves[later > earlier] += abs(later - earlier)
+    self.evidence = [0.0, 0.0]
+    if self.count >= ENOUGH:
+      for way in ways(kind):
+        self.evidence[way] = self._weigh(moved[way], way, span, moves, kind)
+    # The windows that are judged are not learned from yet.
+    self._pending.append((moved, span, moves, base))
+    if len(self._pending) > last + before:
+      self._learn(*self._pending.popleft(), ways(kind))
+
+  def _weigh(
+    self,
+    moved: float,
+    way: int,
+    span: float,
+    moves: Sequence[float],
+    kind: Kind,
+  ) -> float:
+    # A random walk gets further in a gap between rows.
+    spread = math.sqrt(self._variance[way] * max(1.0, span / self._span))
+    # A steady or slowing trend is expected to go on.
+    excess = moved - max(0.0, self._slope[way] * span)
+    needed = 0.0
+    if self._floor:
+      pace = math.log(2) * span / (_DOUBLING * (self.steps[-1] - self._first))
+      needed = max(self._floor, pace)
+    elif kind.group == "other":
+      # Whether a change of an unknown column matters, its own range must tell.
+      needed = _PART_OF_RANGE * (self._range[1] - self._range[0])
+    if spread <= 0 or excess <= max(2 * spread, needed):
+      return 0.0
+    # Noise moves against the change as well, a collapse does not. So an excess
+    # in a noisier stretch counts by as much less as it is noisier.
+    usual = max(self._moves[way], 0.1 * sum(self._moves), _TINY)
+    z = min(excess / spread / max(1.0, moves[way] / usual), 1e6)
+    if z <= 2:
+      return 0.0
+    found = surprise(z, 0.55 * self.count / _OVERLAP)
+    top = [max(t, 0.0) ** 2 for t in self._tops[way]]
+    if len(top) >= _TOP // 2:
+      excesses = sum(top) / len(top) - top[0]
+      tail = max(0.0, z * z - top[0]) / max(_TAIL * excesses, 1e-9)
+      rate = max(self._tops_of / len(top), 1.0)
+      found = min(found, tail + math.log(rate) + math.log(4))
+    # A scale is asked once in 2^level rows.
+    return found + self.level * math.log(2)
+
+  def _learn(
+    self,
+    moved: Sequence[float],
+    span: float,
+    moves: Sequence[float],
+    base: float,
+    ways: Sequence[int],
+  ) -> None:
+    self.count += 1
+    self._range = [min(self._range[0], base), max(self._range[1], base)]
+    gain = (_FORGET + 1) / (self.count + _FORGET)
+    self._span += gain * (span - self._span)
+    self._moves = [
+      m + gain * (n - m) for m, n in zip(self._moves, moves, strict=True)
+    ]
+    for way in ways:
+      rest = moved[way] - self._slope[way] * span
+      spread = math.sqrt(self._variance[way])
+      if self.count > ENOUGH // 2 and spread > 0:
+        self._worst[way] = max(self._worst[way], min(rest / spread, 1e6))
+        rest = min(max(rest, -_CLIP * spread), _CLIP * spread)
+      self._slope[way] += gain * rest / max(span, _TINY)
+      self._variance[way] += gain * (rest * rest - self._variance[way])
+    if self.count > ENOUGH // 2 and self.count % _OVERLAP == 0:
+      self._learn_tail(ways)
+
+  def _learn_tail(self, ways: Sequence[int]) -> None:
+    """Adds the largest of the last `_OVERLAP` statistics to the tail."""
+    # Whenever the run has doubled, every other one is forgotten.
+    forget = self.count >= 8 * _TOP and not self.count & (self.count - 1)
+    self._tops_of = (self._tops_of + 1) / (2 if forget else 1)
+    for way in ways:
+      bisect.insort(self._tops[way], self._worst[way])
+      kept = self._tops[way][-_TOP:]
+      self._tops[way][:] = kept[:: 2 if forget else 1]
+    self._worst = [-9.0, -9.0]
+
+  def get_state(self) -> dict[str, Any]:
+    """Returns everything that was learned, as plain JSON."""
+    state = {k: v for k, v in vars(self).items() if k != "_windows"}
+    return {
+      name: list(value) if isinstance(value, (deque, list, tuple)) else value
+      for name, value in state.items()
+    } | {"_windows": list(self._windows)}
+
+  @classmethod
+  def from_state(cls, state: Mapping[str, Any]) -> "Scale":
+    """Returns the scale that `get_state` was called on."""
+    scale = cls(state["level"], Windows(*state["_windows"]), state["_floor"])
+    for name in ("_first", "count", "_span", "_tops_of"):
+      setattr(scale, name, state[name])
+    for name in (
+      *("_moves", "_slope", "_variance", "_worst", "_range", "evidence"),
+    ):
+      setattr(scale, name, list(state[name]))
+    scale._tops = tuple(list(top) for top in state["_tops"])
+    scale.values.extend(state["values"])
+    scale.steps.extend(state["steps"])
+    scale._half = tuple(state["_half"]) if state["_half"] else None
+    scale._pending.extend(
+      (list(moved), span, list(moves), base)
+      for moved, span, moves, base in state["_pending"]
+    )
+    return scale
+
+
+def ways(kind: Kind) -> tuple[int, ...]:
+  """Returns the directions that are bad: 0 for rises, 1 for falls."""
+  return {1: (0,), -1: (1,), 0: (0, 1)}[kind.direction]
