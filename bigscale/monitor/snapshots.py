@@ -1,15 +1,20 @@
-"""The last states of a run, in host memory: where a rollback goes back to.
+"""Keeps states of a run in host memory, for a rollback to return to.
 
-A snapshot starts as a copy on the devices, since the next step's donation
-takes the state away, and flows to the host while steps go on. Each process
-keeps what its own devices hold, every part once. At most one copy is on the
-devices at a time.
+A snapshot starts as a copy on the devices, since the next step donates the
+state. The copy is then transferred to the host while training continues. Each
+process keeps the shards of its own devices, each shard once. At most one copy
+is on the devices at a time.
+
+The ages of the snapshots are spaced evenly on a logarithmic scale
+(`oldest_first_to_drop`), because a collapse may have begun ten or ten thousand
+steps before it is noticed.
 """
 
 import collections
+import logging
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,55 +25,101 @@ from bigscale.parallel import multihost
 from bigscale.spec import MonitorSpec, require
 from bigscale.train.state import GanState
 
-# Of one array: (start, stop) along every axis.
+# A slice of an array: (start, stop) along each axis.
 Index = tuple[tuple[int, int], ...]
-Parts = dict[Index, np.ndarray]
+Shards = dict[Index, np.ndarray]
+
+# Snapshots below which a run is refused: one state and the one before it.
+_FEWEST = 2
+# Snapshot intervals that the ages of the snapshots reach back to.
+REACH = 100
+
+_log = logging.getLogger(__name__)
 
 
 class Snapshot(NamedTuple):
-  """A state and what went with it.
+  """A state of the run and the position of its data.
 
   Attributes:
-    step: steps done.
-    leaves: of the state in the order of `jax.tree`, by part.
-    data: state of the stream, None where it is not known.
+    step: number of steps done.
+    leaves: shards of each leaf of the state, in the order of `jax.tree`.
+    data: state of the stream; None where it is not known.
   """
 
   step: int
-  leaves: list[Parts]
+  leaves: list[Shards]
   data: dict[str, Any] | None
 
 
+def oldest_first_to_drop(
+  steps: Sequence[int], now: int, interval: int
+) -> int | None:
+  """Returns the step of the snapshot to drop when there is one too many.
+
+  Drops the snapshot whose neighbors in age are closest in ratio, so that ages
+  stay evenly spaced on a logarithmic scale. The oldest one goes only when the
+  second oldest is beyond `REACH` intervals too. With 12 snapshots there is then
+  always one that is at least as old as any age up to `REACH` intervals, and at
+  most twice as old.
+
+  Args:
+    steps: of the snapshots, the oldest first.
+    now: step of the run.
+    interval: steps between snapshots.
+
+  Returns:
+    The step; None where there are fewer than three.
+  """
+  if len(steps) < 3:
+    return None
+  ages = [(now - step) / interval for step in steps]
+  if ages[1] >= REACH:
+    return steps[0]
+  # The half is half of the interval between two snapshots.
+  ratios = {
+    (older + 0.5) / (newer + 1.5): step
+    for older, step, newer in zip(ages, steps[1:], ages[2:], strict=False)
+  }
+  return ratios[min(ratios)]
+
+
 class Ring:
-  """The newest snapshots, oldest first."""
+  """Snapshots of the run, the oldest first.
+
+  Attributes:
+    bytes_each: bytes that a snapshot takes in this process.
+    slots: number of snapshots that are kept, the same on all processes.
+    pinned: step of a snapshot that is not dropped; None for none.
+  """
 
   def __init__(self, abstract: GanState, spec: MonitorSpec) -> None:
     """Takes no memory yet.
 
     Args:
       abstract: shapes and shardings of the state.
-      spec: how many.
+      spec: number of snapshots and the memory that they may take.
 
     Raises:
-      SpecError: this host has not the memory.
+      SpecError: this host's memory is too small for two snapshots.
     """
     self._abstract = abstract
-    self._spec = spec
+    self._interval = spec.snapshot_interval
     self._kept: collections.deque[Snapshot] = collections.deque()
+    self.pinned: int | None = None
     self._on_devices: tuple[int, GanState, dict[str, Any] | None] | None = None
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     self._copy: Callable[[GanState], GanState] = jax.jit(
       lambda state: jax.tree.map(jnp.copy, state), out_shardings=shardings
     )
     self.bytes_each = sum(map(_bytes_here, jax.tree.leaves(abstract)))
-    _check_memory(self.bytes_each, spec)
+    self.slots = _slots(self.bytes_each, spec)
 
   def take(self, step: int, state: GanState, data: dict[str, Any]) -> None:
-    """Copies a state; it may be donated as soon as this returns.
+    """Copies a state. It may be donated as soon as this returns.
 
     Args:
-      step: steps done.
-      state: on the devices, perhaps still being computed.
+      step: number of steps done.
+      state: the state on the devices. It may still be computed.
       data: state of the stream.
     """
     self._settle()
@@ -79,9 +130,9 @@ class Ring:
     self._on_devices = (step, copied, data)
 
   def newest(self, before: int) -> Snapshot | None:
-    """The newest one of a step below `before` whose numbers are all finite.
+    """Returns the newest snapshot of a step below `before` that is finite.
 
-    Later ones with lost numbers are dropped: nobody can go back to them.
+    Newer snapshots below `before` that are not finite are dropped.
     """
     self._settle()
     for snapshot in reversed(list(self._kept)):
@@ -90,14 +141,11 @@ class Ring:
       finite = multihost.all_true("finite snapshot", self._is_finite(snapshot))
       if finite:
         return snapshot
-      # Not by equality: arrays have none.
-      self._kept = collections.deque(
-        kept for kept in self._kept if kept is not snapshot
-      )
+      self._drop(snapshot.step)
     return None
 
   def restore(self, snapshot: Snapshot) -> GanState:
-    """The state, on the devices again; the snapshot stays as it is."""
+    """Returns a copy of the snapshot's state on the devices."""
     leaves, structure = jax.tree.flatten(self._abstract)
     return jax.tree.unflatten(
       structure,
@@ -107,19 +155,19 @@ class Ring:
     )
 
   def forget_after(self, step: int) -> None:
-    """Drops the snapshots of later steps."""
+    """Drops the snapshots of steps after `step`."""
     self._settle()
     while self._kept and self._kept[-1].step > step:
       self._kept.pop()
 
   @property
   def held(self) -> list[int]:
-    """Steps of the snapshots, oldest first, and of one on its way."""
+    """Steps of all snapshots, the oldest first, also of one in transfer."""
     steps = [snapshot.step for snapshot in self._kept]
     return steps + ([self._on_devices[0]] if self._on_devices else [])
 
   def _settle(self) -> None:
-    """Waits until the last copy has reached the host."""
+    """Waits until the last copy is in host memory."""
     if self._on_devices is None:
       return
     step, copied, data = self._on_devices
@@ -128,9 +176,15 @@ class Ring:
       {index: np.asarray(shard) for index, shard in _distinct_shards(leaf)}
       for leaf in jax.tree.leaves(copied)
     ]
-    while len(self._kept) >= self._spec.snapshots:
-      self._kept.popleft()
     self._kept.append(Snapshot(step, leaves, data))
+    while len(self._kept) > self.slots:
+      steps = [kept.step for kept in self._kept if kept.step != self.pinned]
+      drop = oldest_first_to_drop(steps, step, self._interval)
+      self._drop(min(steps) if drop is None else drop)
+
+  def _drop(self, step: int) -> None:
+    # Arrays cannot be compared by equality here.
+    self._kept = collections.deque(k for k in self._kept if k.step != step)
 
   @staticmethod
   def _is_finite(snapshot: Snapshot) -> bool:
@@ -142,7 +196,7 @@ class Ring:
 
 
 def _distinct_shards(leaf: jax.Array) -> list[tuple[Index, jax.Array]]:
-  """This process's parts of an array, every part once."""
+  """Returns this process's shards of an array, each one once."""
   found: dict[Index, jax.Array] = {}
   for shard in leaf.addressable_shards:
     found.setdefault(_index(shard.index, leaf.shape), shard.data)
@@ -155,51 +209,59 @@ def _index(index: tuple[slice, ...], shape: tuple[int, ...]) -> Index:
   )
 
 
-def _put(abstract: jax.ShapeDtypeStruct, parts: Parts) -> jax.Array:
+def _put(abstract: jax.ShapeDtypeStruct, parts: Shards) -> jax.Array:
   def part(index: tuple[slice, ...]) -> np.ndarray:
-    # A copy: on CPU JAX may take the memory itself, and a step donates it.
+    # On a CPU, JAX may use this memory itself, and a step donates it.
     return np.array(parts[_index(index, abstract.shape)])
 
   return jax.make_array_from_callback(abstract.shape, abstract.sharding, part)
 
 
 def _bytes_here(leaf: jax.ShapeDtypeStruct) -> int:
-  """Of the distinct parts of an array on this process's devices."""
+  """Returns the bytes of an array's distinct shards in this process."""
   indices = leaf.sharding.addressable_devices_indices_map(leaf.shape)
   parts = {_index(index, leaf.shape) for index in indices.values()}
   part = np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)
   return len(parts) * int(part) * leaf.dtype.itemsize
 
 
-def _check_memory(bytes_each: int, spec: MonitorSpec) -> None:
+def _slots(bytes_each: int, spec: MonitorSpec) -> int:
+  """Returns how many snapshots every host can keep, at most the spec's number.
+
+  Raises:
+    SpecError: a host's memory is too small for two snapshots.
+  """
   gib = 2**30
-  needed = bytes_each * spec.snapshots
   allowed = spec.max_host_gib * gib
-  whose = f"monitor.max_host_gib={spec.max_host_gib}"
+  limit = f"monitor.max_host_gib={spec.max_host_gib}"
   if not allowed:
     allowed = free_bytes() / 2
-    whose = f"half of the memory that is free here ({allowed / gib:.2f} GiB)"
-  fit = int(allowed // max(bytes_each, 1))
-  remedy = (
-    f"set monitor.snapshots to {fit} or less"
-    if fit
-    else (
-      "split the state over more hosts (mesh.weights), or set "
-      "monitor.action to 'log'"
-    )
-  )
+    limit = f"half of the memory that is free here ({allowed / gib:.2f} GiB)"
+  # Processes must drop the same snapshots.
+  fits = multihost.gather("snapshots", [int(allowed // max(bytes_each, 1))])
+  fit = min(multihost.decide("snapshots", lambda: min(fits)), spec.snapshots)
   require(
-    needed <= allowed,
-    f"monitor.snapshots={spec.snapshots} copies of {bytes_each / gib:.3g} GiB "
-    f"take {needed / gib:.3g} GiB of this host's memory, more than {whose}; "
-    f"{remedy}",
+    fit >= min(_FEWEST, spec.snapshots),
+    f"a copy of the state takes {bytes_each / gib:.3g} GiB of this host's "
+    f"memory, and {_FEWEST} of them are more than {limit}; split the state "
+    "over more hosts (mesh.weights), or set monitor.action to 'log'",
   )
+  if fit < spec.snapshots:
+    _log.warning(
+      "monitor.snapshots=%d copies of %.3g GiB are more than %s: %d are kept, "
+      "and a rollback may return further than it must",
+      spec.snapshots,
+      bytes_each / gib,
+      limit,
+      fit,
+    )
+  return fit
 
 
 def free_bytes() -> float:
-  """Memory that this process may still take, by the system's account.
+  """Returns the bytes of memory that this process may still allocate.
 
-  Infinite where the system keeps none that we can read.
+  Infinite on a system that does not report it.
   """
   limits = []
   try:
@@ -212,7 +274,7 @@ def free_bytes() -> float:
       used = int((group / "memory.current").read_text())
       limits.append(float(int(most) - used))
   except (OSError, ValueError):
-    # Another system, or no control group.
+    # Not Linux, or no control group.
     pass
   if not limits:
     pages = os.sysconf_names.get("SC_AVPHYS_PAGES")

@@ -1,4 +1,4 @@
-"""Specs of the collapse monitor: what is watched, kept and done."""
+"""Settings of the collapse monitor."""
 
 import dataclasses
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from bigscale.spec.base import require
 from bigscale.spec.verdict import VerdictSpec
 
-# What a rollback may change besides the data that follow; see `MonitorSpec`.
+# Changes that a rollback may make; see `MonitorSpec`.
 Intervention = Literal[
   "lower_lr", "raise_gamma", "clamp_sigma", "ema_to_g", "older_d"
 ]
@@ -14,43 +14,49 @@ Intervention = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MonitorSpec:
-  """What watches a training for collapse.
+  """Settings of the collapse monitor.
 
   Attributes:
-    action: at an alarm: `off` watches nothing but numbers that are not finite;
-      `log` writes it down; `checkpoint` saves the newest healthy state and
-      goes on; `rollback` saves it and goes back to it, and after `retries`
-      times stops (exit code 3).
-    interval: steps between probes that cost a pass of their own (held-out
-      images, diversity) and between looks at the singular values.
-    num_samples: reals, held-out reals and fakes of a probe, at most
-      `global_batch_size`.
-    snapshot_interval: steps between copies of the state in host memory.
-    snapshots: of them that are kept, the newest.
-    max_host_gib: of host memory that snapshots may take; 0 is half of what is
-      free.
-    keep: healthy checkpoints kept on disk, the newest.
-    retries: rollbacks before the run stops.
-    rewind: steps before the onset that a first rollback goes back at least;
-      doubles with every retry.
-    data: after a rollback: `skip` reads new data (Chowdhery et al. 2022, sec.
-      5.1), `replay` the same again.
-    interventions: at a rollback, beside new noise: `lower_lr`, `raise_gamma`
-      (R1 and R2), `clamp_sigma` (G's spectra, Brock et al. 2019, eq. 4),
-      `ema_to_g` (G restarts from its average), `older_d` (D from the snapshot
-      before).
-    lr_factor: of `lower_lr`, at every rollback anew.
-    gamma_factor: of `raise_gamma`, the same.
-    sigma_factor: `clamp_sigma` bounds every sigma0 of G by this times what it
-      was in the healthy state.
-    verdict: how numbers become an alarm.
+    action: what an alarm does. `off`: nothing is watched except losses that are
+      not finite. `log`: the alarm is written to the events. `checkpoint`: the
+      newest healthy state is saved as well, and training continues. `rollback`:
+      the run returns to that state, at most `retries` times, and then stops
+      with exit code 3.
+    interval: number of steps between two probes, which compute held-out images
+      and the diversity of samples, and between two readings of the singular
+      values.
+    num_samples: number of real images, held-out images and samples in a probe,
+      at most `global_batch_size`.
+    snapshot_interval: number of steps between two copies of the state in host
+      memory.
+    snapshots: maximum number of copies. Fewer are kept where the memory is too
+      small. Their ages are spaced logarithmically. With 12 copies, a rollback
+      returns at most twice as far as it must.
+    max_host_gib: memory of each host that the copies may take, in GiB; 0 takes
+      at most half of the free memory.
+    keep: number of healthy checkpoints kept on disk, the newest.
+    retries: maximum number of rollbacks.
+    rewind: minimum number of steps between the onset and the state that the
+      first rollback returns to. Each further rollback doubles it.
+    data: data after a rollback. `skip`: new data, and the data read since is
+      left out (Chowdhery et al. 2022, sec. 5.1). `replay`: the same data again.
+    interventions: changes made at a rollback besides new noise. `lower_lr`:
+      lower learning rates. `raise_gamma`: larger weights of R1 and R2.
+      `clamp_sigma`: an upper bound on G's singular values (Brock et al. 2019,
+      eq. 4). `ema_to_g`: G restarts from its moving average. `older_d`: D
+      restarts from the snapshot before.
+    lr_factor: factor of `lower_lr`, applied at each rollback.
+    gamma_factor: factor of `raise_gamma`, applied at each rollback.
+    sigma_factor: upper bound of `clamp_sigma`, as a multiple of each layer's
+      largest singular value in the healthy state.
+    verdict: how scalars become an alarm.
   """
 
   action: Literal["off", "log", "checkpoint", "rollback"] = "checkpoint"
   interval: int = 50
   num_samples: int = 256
   snapshot_interval: int = 200
-  snapshots: int = 4
+  snapshots: int = 12
   max_host_gib: float = 0.0
   keep: int = 2
   retries: int = 3

@@ -47,8 +47,8 @@ class VerdictSpec:
     )
     require(
       0 < self.smallest_rise <= 10,
-      f"monitor.verdict.smallest_rise={self.smallest_rise} must lie in (0, 10]; "
-      "0.1 is a rise by 10%",
+      f"monitor.verdict.smallest_rise={self.smallest_rise} must lie in "
+      "(0, 10]; 0.1 is a rise by 10%",
     )
     for field in ("warmup", "quiet"):
       value = getattr(self, field)
