@@ -90,9 +90,7 @@ def prepare(cache_dir: str | None = None) -> None:
 
 def discard(path: str, reason: str) -> None:
   """Warns that a cached file is ignored and its content recomputed."""
-  _log.warning(
-    "cached file %s is corrupt (%s); recomputing it", path, reason
-  )
+  _log.warning("cached file %s is corrupt (%s); recomputing it", path, reason)
 
 
 def write(path: str, arrays: Mapping[str, np.ndarray]) -> bool:

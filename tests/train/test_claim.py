@@ -122,7 +122,7 @@ def test_a_holder_whose_supervisor_was_killed_is_waited_for(
 def test_but_not_for_ever(tmp_path, holder, monkeypatch):
   elsewhere(tmp_path)
   monkeypatch.setattr(claim, "_LEASE_SECONDS", 0.2)
-  monkeypatch.setattr(claim, "_LOOK_SECONDS", 0.05)
+  monkeypatch.setattr(claim, "_POLL_SECONDS", 0.05)
   with pytest.raises(SpecError, match="process 7 on another-machine"):
     Claim().take(tmp_path)
 

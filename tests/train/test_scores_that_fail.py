@@ -293,7 +293,7 @@ def test_reals_that_cannot_be_measured_are_tried_at_later_scores(
 
 
 def test_reals_are_not_measured_for_ever(tmp_path, built, monkeypatch):
-  monkeypatch.setattr(evaluation, "_TRIES", 2)
+  monkeypatch.setattr(evaluation, "_MAX_ATTEMPTS", 2)
   opened = Opened(OSError("a"), OSError("b"))
   loop.train(built.spec, tmp_path, prepared=loop.Prepared(built, opened))
   assert opened.calls == 2
