@@ -65,7 +65,7 @@ def ended(monkeypatch):
   monkeypatch.setattr(watches.os, "_exit", end)
   monkeypatch.setattr(watches, "_GRACE_SECONDS", 0.0)
   monkeypatch.setattr(watches, "_OWN_GRACE_SECONDS", 0.0)
-  monkeypatch.setattr(watches, "_LOOK_SECONDS", 0.01)
+  monkeypatch.setattr(watches, "_POLL_SECONDS", 0.01)
   monkeypatch.setattr(
     watches.faulthandler, "dump_traceback", lambda *a, **k: None
   )
@@ -98,12 +98,12 @@ def test_one_process_that_is_stuck_ends_itself(capfd, clock):
   watch = Watch()
   watch._limits = {"data": 0.01}
   with watch.phase("data", 7):
-    watch._look()
+    watch._poll()
     clock.sleep(0.02)
     with pytest.raises(EndedError, match="76"):
-      watch._look()
+      watch._poll()
   message = capfd.readouterr().err
-  assert "nothing moves: process 0 is in data for 0 s, at step 7" in message
+  assert "the run hangs: process 0 has been in phase data for 0 s, at step 7" in message
 
 
 def test_the_one_that_is_stuck_is_named_to_those_that_wait(capfd, clock):
@@ -111,21 +111,21 @@ def test_the_one_that_is_stuck_is_named_to_those_that_wait(capfd, clock):
   stuck, waiting = (Watch(service, n, 3) for n in (1, 2))
   stuck._limits = waiting._limits = {"step": 0.02, "data": 0.04}
   with stuck.phase("data", 30), waiting.phase("step", 29):
-    stuck._look()
+    stuck._poll()
     clock.sleep(0.03)
     # It waits for one that is within its own limit.
-    stuck._look()
-    waiting._look()
+    stuck._poll()
+    waiting._poll()
     clock.sleep(0.03)
     with pytest.raises(EndedError, match="76"):
-      stuck._look()
+      stuck._poll()
     with pytest.raises(EndedError, match="76"):
-      waiting._look()
+      waiting._poll()
   lines = capfd.readouterr().err.splitlines()
   assert len(lines) == 2
   for line in lines:
     assert "process 1 is in data" in line
-    assert "waiting for it: 2" in line
+    assert "waiting processes: 2" in line
 
 
 def test_where_all_wait_for_the_devices_all_end(clock):
@@ -134,10 +134,10 @@ def test_where_all_wait_for_the_devices_all_end(clock):
   with pair[0].phase("step", 3), pair[1].phase("step", 3):
     for watch in pair:
       watch._limits = {"step": 0.02}
-      watch._look()
+      watch._poll()
     clock.sleep(0.03)
     with pytest.raises(EndedError, match="76"):
-      pair[0]._look()
+      pair[0]._poll()
 
 
 def test_one_that_gives_no_sign_is_not_waited_for_longer(clock):
@@ -145,22 +145,22 @@ def test_one_that_gives_no_sign_is_not_waited_for_longer(clock):
   frozen, waiting = (Watch(service, n, 2) for n in (0, 1))
   waiting._limits = {"step": 0.02}
   with frozen.phase("compile", 3), waiting.phase("step", 3):
-    frozen._look()
+    frozen._poll()
     clock.sleep(0.03)
-    waiting._look()
+    waiting._poll()
     clock.sleep(0.03)
     with pytest.raises(EndedError, match="76"):
-      waiting._look()
+      waiting._poll()
 
 
 def test_time_out_of_limits_is_not_judged(clock):
   watch = Watch()
   with watch.limited({"data": 0.01}), watch.phase("evaluate"):
     clock.sleep(0.02)
-    watch._look()
+    watch._poll()
   with watch.phase("data"):
     clock.sleep(0.02)
-    watch._look()
+    watch._poll()
   watch.stop()
 
 
@@ -172,7 +172,7 @@ def test_an_inner_phase_starts_the_outer_ones_clock_anew(clock):
       clock.sleep(0.02)
       with watch.phase("data"):
         pass
-    watch._look()
+    watch._poll()
 
 
 def test_a_failure_ends_the_others_with_its_code(capfd):
@@ -181,35 +181,35 @@ def test_a_failure_ends_the_others_with_its_code(capfd):
   failing.announce(BUG, "ValueError: no")
   other.announce(2, "too late")
   with pytest.raises(EndedError, match="1"):
-    other._look()
+    other._poll()
   assert "process 0: ValueError: no" in capfd.readouterr().err
   with pytest.raises(EndedError, match="1"):
-    failing._look()
+    failing._poll()
 
 
 def test_a_lost_peer_is_no_bug(monkeypatch, clock):
   service = Service()
   left, gone = (Watch(service, n, 2) for n in (0, 1))
   for watch in (left, gone):
-    watch._look()
+    watch._poll()
 
   def sleep(seconds):
     del seconds
-    left._look()
+    left._poll()
 
   monkeypatch.setattr(clock, "sleep", sleep)
   assert talk(left, "reset by peer") == HUNG
   (told,) = [v for k, v in service.values.items() if "abort" in k]
-  assert "process 1 is gone" in json.loads(told)["why"]
+  assert "process 1 is dead" in json.loads(told)["why"]
 
 
 def test_where_all_are_there_a_failure_is_a_bug(monkeypatch, clock):
   service = Service()
   watch, other = (Watch(service, n, 2) for n in (0, 1))
   for each in (watch, other):
-    each._look()
+    each._poll()
   monkeypatch.setattr(
-    watches.time, "sleep", lambda seconds: (watch._look(), other._look())
+    watches.time, "sleep", lambda seconds: (watch._poll(), other._poll())
   )
   assert talk(watch, "out of memory") == BUG
 
@@ -246,7 +246,7 @@ def test_process_0_is_the_last_to_leave(count, monkeypatch):
   first, other = (Watch(Service(), n, count) for n in (0, 1))
   # Told at the next look, the others have a grace: process 0 as the others.
   assert other.farewell_seconds < watches._GRACE_SECONDS
-  assert first.farewell_seconds > watches._GRACE_SECONDS + first._pause
+  assert first.farewell_seconds > watches._GRACE_SECONDS + first._interval
 
 
 def test_hosts_tell_how_busy_they_are(clock):
@@ -258,7 +258,7 @@ def test_hosts_tell_how_busy_they_are(clock):
     with watch.phase("step", 5):
       clock.sleep(4 - busy)
     watch.take_seconds()
-    watch._look()
+    watch._poll()
   hosts = pair[0].hosts()
   assert [hosts[n].step for n in (0, 1)] == [5, 5]
   assert [hosts[n].waited for n in (0, 1)] == [3, 1]
