@@ -210,6 +210,6 @@ def _number(
     value = None
   if value is None or value < low or (high is not None and value >= high):
     raise SpecError(
-      f"{name}={text} must be an integer {limit}; correct it, or {_ALONE}"
+      f"{name}={text} must be a whole number {limit}; correct it, or {_ALONE}"
     )
   return value

@@ -355,7 +355,7 @@ def _seconds(variable: str, usual: int) -> int:
   text = os.environ.get(variable, str(usual))
   require(
     text.isdecimal() and int(text) > 0,
-    f"{variable}={text} must be a positive integer (seconds)",
+    f"{variable}={text} must be a whole number of seconds, at least 1",
   )
   return int(text)
 

@@ -224,8 +224,8 @@ def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
   # Rows are appended to files, which object stores do not support.
   if "://" in str(workdir):
     raise SpecError(
-      f"--workdir={workdir} is a URL, not a folder; mount a disk (Filestore, "
-      "NFS) on every machine and use a folder there"
+      f"--workdir={workdir} is an address, not a folder; mount a disk "
+      "(Filestore, NFS) on every machine and use a folder there"
     )
   return pathlib.Path(workdir).expanduser()
 

@@ -108,7 +108,7 @@ def test_flags_stand_before_variables():
       SLURM | {"SLURM_STEP_NUM_TASKS": "1"},
       "SLURM_NTASKS=5 contradicts SLURM_STEP_NUM_TASKS=1",
     ),
-    (SLURM | {"SLURM_STEP_NODELIST": ""}, "names no node"),
+    (SLURM | {"SLURM_STEP_NODELIST": ""}, "contains no node"),
     (GKE | {"TPU_WORKER_ID": "2"}, "TPU_WORKER_ID=2 .* from 0 to 1"),
     (without(GKE, "TPU_WORKER_ID"), "TPU_WORKER_ID is not set"),
     (GKE_SLICES | {"MEGASCALE_SLICE_ID": "3"}, "MEGASCALE_SLICE_ID=3"),
@@ -116,7 +116,7 @@ def test_flags_stand_before_variables():
       without(GKE_SLICES, "MEGASCALE_COORDINATOR_ADDRESS"),
       "MEGASCALE_COORDINATOR_ADDRESS is not set",
     ),
-    (SLURM | GKE, "both SLURM and Kubernetes"),
+    (SLURM | GKE, "SLURM variables and Kubernetes variables both"),
   ],
 )
 def test_contradictions(environ, words):

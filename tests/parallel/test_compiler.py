@@ -80,7 +80,7 @@ def test_the_runs_own_options_come_first(monkeypatch):
   "option", ["xla_cpu_forgotten=1", "xla_backend_optimization_level=high"]
 )
 def test_a_runs_own_option_that_xla_does_not_take_is_named(option):
-  with pytest.raises(SpecError, match=f"(?s){option}.*leave it out"):
+  with pytest.raises(SpecError, match=f"(?s){option}.*correct or remove it"):
     compiler.options(cpu(), [option])
 
 

@@ -103,7 +103,10 @@ def test_one_process_that_is_stuck_ends_itself(capfd, clock):
     with pytest.raises(EndedError, match="76"):
       watch._poll()
   message = capfd.readouterr().err
-  assert "the run hangs: process 0 has been in phase data for 0 s, at step 7" in message
+  assert (
+    "the run hangs: process 0 has been in phase data for 0 s, at step 7"
+    in message
+  )
 
 
 def test_the_one_that_is_stuck_is_named_to_those_that_wait(capfd, clock):

@@ -104,7 +104,8 @@ def test_a_damaged_step_is_passed_over_loudly(saved, damage):
   np.testing.assert_array_equal(restored.state["w"], state(2)["w"])
   ((step, why),) = restored.damaged
   assert step == 3
-  assert why.startswith("not what was saved: ['w']") == (damage == "flip")
+  flipped = why.startswith("arrays differ from what was saved: ['w']")
+  assert flipped == (damage == "flip")
   checkpoints.set_damaged_aside(restored.damaged)
   # The step can be taken and saved again.
   checkpoints.save(3, state(30), {"next": 3}, {})
@@ -120,7 +121,7 @@ def test_a_step_asked_for_by_name_is_that_one_or_none(saved):
   flip_a_bit(largest_file(saved, 2))
   checkpoints = opened(saved)
   with pytest.raises(
-    DamagedError, match=r"step 2: not what was saved: \['w'\]"
+    DamagedError, match=r"step 2: arrays differ from what was saved: \['w'\]"
   ):
     checkpoints.restore(abstract(), 2)
   assert checkpoints.restore(abstract(), 1).step == 1

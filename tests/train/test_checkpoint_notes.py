@@ -194,7 +194,7 @@ def test_a_step_is_not_another_one(saved, tmp_path):
   other = (saved / "checkpoints" / "1" / "meta" / "metadata").read_text()
   both = json.loads(content), json.loads(other)
   notes.unseal(1, *both)
-  with pytest.raises(sealed.SealError, match="are not what was saved"):
+  with pytest.raises(sealed.SealError, match="differ from what was saved"):
     notes.unseal(2, *both)
 
 
@@ -214,11 +214,11 @@ def test_notes_without_a_digest_are_of_an_earlier_version(
       path.write_text(json.dumps(plain))
     with caplog.at_level(logging.WARNING):
       assert outcome(reader) == "whole"
-    assert "took no digest" in caplog.text
+    assert "a version without a digest" in caplog.text
     # One that still has it is a damaged file.
     paths[0].write_bytes(before[0])
     assert outcome(reader) == "noticed"
-    with pytest.raises(DamagedError, match="the stream's position or the"):
+    with pytest.raises(DamagedError, match="the data position or the"):
       reader.restore(abstract(), 2)
   finally:
     for path, content in zip(paths, before, strict=True):

@@ -143,4 +143,4 @@ def test_where_there_are_no_locks_a_warning_is_all(
 
   monkeypatch.setattr(fcntl, "flock", refuse)
   Claim().take(tmp_path)
-  assert "cannot be locked (Operation not supported)" in caplog.text
+  assert f"cannot lock {tmp_path} (Operation not supported)" in caplog.text

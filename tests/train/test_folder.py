@@ -42,7 +42,7 @@ def test_it_goes_on_and_what_it_goes_on_with_is_said(
   of_older_version, caplog, precision
 ):
   folder = folders.create(of_older_version, _spec(precision=precision), [])
-  assert f"without model.precision; the run goes on with '{precision}'" in (
+  assert f"without model.precision; the run continues with '{precision}'" in (
     caplog.text
   )
   _, spec = folders.open_existing(folder.path)

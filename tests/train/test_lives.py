@@ -34,8 +34,8 @@ def test_the_message_says_where_and_what_to_do(tmp_path):
   assert [why for _, why in found[:2]] == ["", ""]
   row(tmp_path, 43)
   found += [Life(tmp_path).end(76, asked=False) for _ in range(3)]
-  for word in ("3 starts", "no step after 43", str(tmp_path), "start the run"):
-    assert word in found[-1][1]
+  for words in ("3 consecutive starts", "step 43", f"{tmp_path}", "fix it"):
+    assert words in found[-1][1]
 
 
 def test_who_starts_it_all_the_same_gets_three_more(tmp_path):
@@ -147,6 +147,6 @@ def test_launchers_stop_at_the_third(tmp_path):
   # One without a save, one with it, three without another.
   assert len((tmp_path / "starts").read_text()) == 5
   assert (
-    "3 starts in a row were killed or hung and came to no step after 0"
+    "3 consecutive starts were killed or hung before they got past step 0"
     in done.stderr
   )

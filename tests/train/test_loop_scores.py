@@ -113,13 +113,13 @@ def test_a_run_that_is_done_says_so_and_which_scores_it_lacks(
   capsys.readouterr()
   life(tmp_path, built, ())
   said = capsys.readouterr().err
-  assert "nothing to do: 0.048 kimg are shown, and total_kimg=0.048" in said
-  assert "was scored without" not in said
+  assert "the run is at 0.048 kimg and total_kimg=0.048" in said
+  assert "compute it" not in said
   (tmp_path / "checkpoints" / "6" / best.FILE).unlink()
   best.write(tmp_path / "checkpoints" / "6", 6, {"fd_classifier": 1.0})
   life(tmp_path, built, ())
   said = capsys.readouterr().err
-  assert "Step 6 was scored without kid_classifier" in said
+  assert "Step 6 has no kid_classifier; compute it" in said
 
 
 def test_a_score_that_was_written_but_not_noted_is_noted(tmp_path, built):
@@ -164,4 +164,4 @@ def test_data_that_changed_is_no_damage(tmp_path, built):
     e for e in map(json.loads, lines) if e["event"] == "damaged_checkpoint"
   ]
   assert (event["step"], event["of_step"]) == (2, 3)
-  assert "the stream's position or the notes" in event["why"]
+  assert "the data position or the metadata" in event["why"]

@@ -31,9 +31,9 @@ def loses(source, target):
 @pytest.mark.parametrize(
   ("rename", "reason"),
   [
-    (refuses, r"cannot be renamed \(Too many open files\)"),
-    (copies_half, "is not whole under its new name"),
-    (loses, "is not whole under its new name"),
+    (refuses, r"cannot rename a folder \(Too many open files\)"),
+    (copies_half, "a renamed folder is incomplete"),
+    (loses, "a renamed folder is incomplete"),
   ],
 )
 def test_a_disk_that_renames_no_folders_is_refused(
@@ -56,7 +56,7 @@ def test_the_command_says_it_before_it_trains(tmp_path, monkeypatch, capsys):
   words = [f"--config={tiny.__file__}", f"--workdir={tmp_path / 'run'}"]
   assert main(["bigscale", "train", *words]) == 2
   said = capsys.readouterr().err
-  assert f"--workdir={tmp_path / 'run'} cannot hold a run" in said
+  assert f"--workdir={tmp_path / 'run'} cannot be used for checkpoints" in said
   assert "Traceback" not in said
   assert not (tmp_path / "run").exists()
 
@@ -96,12 +96,12 @@ def test_the_type_of_a_mount_is_that_of_the_innermost(tmp_path):
 def test_a_bucket_that_renames_is_warned_of(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(mount, "kind_of", lambda folder: "fuse.gcsfuse")
   mount.check(tmp_path)
-  assert "unless its namespace is hierarchical" in caplog.text
+  assert "Unless the bucket has a hierarchical namespace" in caplog.text
 
 
 def test_a_folder_whose_name_is_no_unicode_is_refused(tmp_path, capsys):
   folder = os.path.join(str(tmp_path), os.fsdecode(b"caf\xe9"))
   words = [f"--config={tiny.__file__}", f"--workdir={folder}"]
   assert main(["bigscale", "train", *words]) == 2
-  assert "caf\\udce9 has a name that is no Unicode" in capsys.readouterr().err
+  assert "caf\\udce9 is not valid Unicode" in capsys.readouterr().err
   assert not os.path.exists(folder)

@@ -57,7 +57,7 @@ def test_the_remedy_for_a_damaged_file_works(path, spec, content):
     lambda: folders.open_existing(path.parent),
     lambda: folders.create(path.parent, spec, ["train"]),
   ):
-    with pytest.raises(SpecError, match="move this file alone aside"):
+    with pytest.raises(SpecError, match="move only this file away"):
       use()
   path.rename(path.with_suffix(".damaged"))
   folders.create(path.parent, spec, ["train"])

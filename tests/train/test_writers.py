@@ -49,7 +49,7 @@ def test_numbers_that_json_lacks_are_written_as_texts(tmp_path):
 
 def test_a_row_of_objects_is_refused_and_leaves_no_trace(tmp_path):
   lines = JsonLines(tmp_path / "metrics.jsonl")
-  with pytest.raises(TypeError, match="use numbers, texts"):
+  with pytest.raises(TypeError, match="use numbers, strings"):
     lines.write({"step": 1, "bad": object()})
   assert lines.path.read_bytes() == b""
 
