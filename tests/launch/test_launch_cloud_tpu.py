@@ -108,7 +108,7 @@ class Cloud:
   def until_ended(self) -> str:
     for _ in range(400):
       said = self.do("status")
-      if "runs:" not in said:
+      if "is running:" not in said:
         return said
       time.sleep(0.05)
     raise AssertionError(said)
@@ -145,14 +145,14 @@ def test_a_run_from_start_to_stop(tmp_path):
   cloud.do("setup")
   cloud.do("run")
   for _ in range(200):
-    if cloud.do("status").count("runs: step 1") == 2:
+    if cloud.do("status").count("is running: step 1") == 2:
       break
   # Not a second time on top of it, and going on with it does nothing.
   again = cloud("run")
-  assert (again.returncode, again.stdout.count("runs already")) == (2, 1)
-  assert cloud.do("resume").count("runs already") == 2
+  assert (again.returncode, again.stdout.count("already running")) == (2, 1)
+  assert cloud.do("resume").count("already running") == 2
   assert cloud.do("stop").count("ended with 75") == 2
-  assert cloud.do("stop").count("does not run") == 2
+  assert cloud.do("stop").count("is not running") == 2
   # It is not started again by itself, but by `resume`.
   assert [cloud.starts(f"run-1-{w}") for w in (0, 1)] == [1, 1]
   assert cloud.do("resume").count("started") == 2

@@ -182,13 +182,13 @@ def test_resume_creates_anew(tmp_path):
     ("local.sh", {"MAX_RESTARTS": "-1"}, "MAX_RESTARTS=-1 must be a whole"),
     ("local.sh", {"MAX_RESTARTS": "a[$(id>&2)]"}, "must be a whole number"),
     ("local.sh", {"RUN_ENV": ["A B=1"]}, "RUN_ENV: A B=1 must be NAME=VALUE"),
-    ("slurm.sh", {"TASKS_PER_NODE": "1"}, "one task a GPU"),
+    ("slurm.sh", {"TASKS_PER_NODE": "1"}, "one task per GPU"),
     ("cloud_tpu.sh", {"CAPACITY": "free"}, "CAPACITY=free must be one of: spo"),
     ("cloud_tpu.sh", {"ZONE": ""}, "ZONE is not set"),
     ("gke.sh", {"CAPACITY": "reserved"}, "RESERVATION is not set"),
     ("gke.sh", {"GKE_TOPOLOGY": "4x8"}, "has 32 chips, not PODS_PER_SLICE=4"),
     ("gke.sh", {"GKE_TOPOLOGY": "4*4"}, "must be like 4x4"),
-    ("gke.sh", {"TRAIN_ARGS": ["a\nb"]}, "XPK takes no line breaks"),
+    ("gke.sh", {"TRAIN_ARGS": ["a\nb"]}, "XPK does not allow line breaks"),
   ],
 )
 def test_bad_values_end_with_2(script, values, words, tmp_path):
@@ -203,7 +203,7 @@ def test_bad_usage_ends_with_2(tmp_path):
   for arguments, words in (
     (["--env=nowhere"], "no file nowhere"),
     ([env_file, "--fast"], "unknown option --fast"),
-    ([env_file, "explode"], "unknown action explode; there are: create"),
+    ([env_file, "explode"], "unknown action explode; choose from: create"),
     ([env_file, "create", "run"], "two actions: create and run"),
     ([env_file, "--go"], "--go needs an action"),
   ):
@@ -228,7 +228,7 @@ def test_placeholders_are_shown_but_never_used(script, how, tmp_path):
       script, *arguments, action, env=environ(tmp_path / "bin", **go)
     )
     assert done.returncode == 2
-    assert "is the example's; set it in" in done.stderr
+    assert "is a placeholder; set it in" in done.stderr
   assert recorded(record) == []
 
 
