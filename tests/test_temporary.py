@@ -1,4 +1,4 @@
-"""What a killed process leaves half written is removed by the next writer."""
+"""Partial files of killed processes are removed by the next writer."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def names(folder):
 
 @pytest.fixture
 def gone():
-  """The number of a process that has ended."""
+  """Returns the PID of a process that has ended."""
   process = subprocess.Popen([sys.executable, "-c", ""])
   process.wait()
   return process.pid
@@ -42,7 +42,7 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
   killed(path)
   (left,) = set(names(tmp_path)) - {"a.json"}
   assert path.read_text() == "old"
-  # Who writes another file, or reads, does not.
+  # Readers, and writers of other files, do not remove it.
   with temporary.replacing(tmp_path / "b.json") as partial:
     partial.write_text("b")
   assert left in names(tmp_path)

@@ -1,4 +1,4 @@
-"""Fingerprints: the same on any mesh, of any dtype; damage shows."""
+"""Fingerprints do not depend on the mesh and detect damage in any dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_the_mesh_does_not_matter(shape):
 
 
 def reference(values):
-  """By the definition, in Python's integers."""
+  """Computes the definition with Python integers."""
 
   def mix(x):
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) % 2**32
@@ -79,7 +79,7 @@ def flipped(values, places, bit):
   ("places", "bit"), [([3], 0), ([3], 31), ([3, 90], 31), ([0, 1], 30)]
 )
 def test_flipped_bits_show(places, bit):
-  """Two signs, too, which a weighted sum of bits would miss."""
+  """Also two flipped signs, which a weighted sum of bits would miss."""
   mesh = mesh_of(1, 1)
   before = fingerprint.fingerprints(on(mesh))
   values = {**VALUES, "float": flipped(VALUES["float"], places, bit)}

@@ -1,4 +1,4 @@
-"""Several real processes: what they tell each other, and how they fail."""
+"""Several real processes: their communication and their failures."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ from tests.parallel.processes import free_port, run_processes
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-  """What each of two processes of two devices, and one of four, printed."""
+  """Output of each of two processes with two devices, and of one with four."""
 
   def run(processes, devices):
     folder = str(tmp_path_factory.mktemp("checkpoints"))
@@ -24,7 +24,7 @@ def told(tmp_path_factory):
     )
 
   two, one = run(2, 2), run(1, 4)
-  # Gloo, which carries collectives between CPUs, prints there, too.
+  # Gloo also prints to stdout.
   return [json.loads(d.stdout.splitlines()[-1]) for d in (*one, *two)]
 
 
@@ -73,12 +73,12 @@ def test_all_embed_with_what_process_0_brought(told):
       np.testing.assert_allclose(looked[name], alone[name], rtol=1e-5)
     for name in ("counted", "fingerprint"):
       assert looked[name] == alone[name]
-  # Features themselves are process 0's to score.
+  # Only process 0 keeps the features.
   assert [looked["kept"] for looked in (alone, first, second)] == [20, 20, 0]
 
 
 def test_the_best_is_kept_and_damage_passed_over_by_all(told):
-  """Though one process alone saw the damage."""
+  """Only one process finds the damage, but all skip the checkpoint."""
   for words in told:
     kept = words["kept"]
     assert kept["kept"] == [1, 4]
@@ -90,7 +90,7 @@ def test_the_best_is_kept_and_damage_passed_over_by_all(told):
     assert kept["scores"] == {"fd_classifier": 1.0}
 
 
-def test_processes_stand_in_for_slices(told):
+def test_processes_simulate_slices(told):
   for words in told[1:]:
     assert words["slices"] == [[0, 0], [1, 1]]
     across, unequal, idle = words["impossible"]
@@ -107,7 +107,7 @@ print(multihost.initialize().kind, jax.process_index(), jax.process_count())
 
 
 def test_slurm_is_enough():
-  """JAX finds the coordinator itself, at the port that was checked."""
+  """JAX finds the coordinator itself, at the checked port."""
   slurm = {
     "SLURM_JOB_ID": "123",
     "SLURM_STEP_NODELIST": "127.0.0.1",
@@ -134,7 +134,7 @@ COMMAND = "from bigscale.cli.main import entry_point; entry_point()"
 
 
 def test_port_in_use_is_refused():
-  """JAX alone would die by a signal."""
+  """JAX alone would be killed by a signal."""
   with socket.create_server(("", 0)) as server:
     port = server.getsockname()[1]
     (done,) = run_processes(
@@ -155,7 +155,7 @@ def test_port_in_use_is_refused():
 
 
 def test_missing_peer_is_announced():
-  """JAX aborts; what it waited for is there to read."""
+  """JAX aborts, and the message says what it waited for."""
   (done,) = run_processes(
     ["-c", JOIN],
     1,
@@ -176,7 +176,7 @@ def test_missing_peer_is_announced():
 def test_different_configs_end_all_processes(tmp_path):
   config = "--config=configs/fashion_r3gan.py"
   program = ["-c", COMMAND, "train", config, f"--workdir={tmp_path / 'run'}"]
-  # Only one of them has a seed of its own.
+  # Only one process has a different seed.
   script = (
     "import os, sys\n"
     "if os.environ['BIGSCALE_PROCESS_ID'] == '1':"
