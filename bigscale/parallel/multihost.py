@@ -294,7 +294,7 @@ def fail(error: Exception) -> int:
   return watch().fail(
     error,
     USAGE if isinstance(error, SpecError) else BUG,
-    is_talk=isinstance(error, jax.errors.JaxRuntimeError),
+    may_be_remote=isinstance(error, jax.errors.JaxRuntimeError),
   )
 
 

@@ -173,13 +173,13 @@ class Watch:
     with contextlib.suppress(Exception):
       self._client.key_value_set(f"{_ABORT}first", json.dumps(abort))
 
-  def fail(self, error: Exception, code: int, is_talk: bool) -> int:
+  def fail(self, error: Exception, code: int, may_be_remote: bool) -> int:
     """Implements `multihost.fail`.
 
     Args:
       error: exception.
       code: exit code if this process caused the error.
-      is_talk: whether the error may come from communication with a process that
+      may_be_remote: whether the error may come from communication with a process that
         has failed. Finding out takes some seconds: a dead process no longer
         writes its state.
 
@@ -191,12 +191,12 @@ class Watch:
       if code == BUG:
         traceback.print_exception(error)
       why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-      found = self._code_of_talk(why) if is_talk else code
+      found = self._code_of_remote_failure(why) if may_be_remote else code
       self.announce(found, why)
       self._failure = (error, found)
     return self._failure[1]
 
-  def _code_of_talk(self, why: str) -> int:
+  def _code_of_remote_failure(self, why: str) -> int:
     """Returns the first failure's code; 76 if a process is dead; else 1."""
     try:
       before = self._states()

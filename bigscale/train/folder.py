@@ -79,7 +79,7 @@ def create(
   """Creates the folder of a new run, or opens the folder of an existing run.
 
   If allowed settings differ from those of the existing run, `spec.json` is not
-  rewritten until `adopt`. `changes_in` returns the differences.
+  rewritten until `write_spec`. `changes_in` returns the differences.
 
   Args:
     workdir: run folder.
@@ -89,7 +89,7 @@ def create(
     environment: compiler environment to record.
     change: whether settings may differ that affect the results of the run.
     begun: whether there are checkpoints. If so, a missing `spec.json` is not
-      written until `adopt`.
+      written until `write_spec`.
 
   Raises:
     SpecError: if the folder belongs to another run (the message names the
@@ -105,7 +105,7 @@ def create(
       _check_same(folder, spec, change)
       begun = False
     if not begun and not changes_in(folder, spec):
-      adopt(folder, spec, command, environment)
+      write_spec(folder, spec, command, environment)
   return folder
 
 
@@ -124,7 +124,7 @@ def _clear(folder: RunFolder) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def adopt(
+def write_spec(
   folder: RunFolder,
   spec: RunSpec,
   command: Sequence[str],

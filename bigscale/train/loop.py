@@ -53,7 +53,7 @@ class Result(NamedTuple):
 
 
 class Prepared(NamedTuple):
-  """Objects that a caller of `train` provides, such as those runs can share.
+  """Objects that a caller of `train` may provide, for example to share them.
 
   Attributes:
     built: functions of the run; None builds them.
@@ -126,7 +126,7 @@ def train(
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
       resume.take_changes(recorder, guard, found.step, changes)
-      resume.adopt(folder, built, spec, command, changes)
+      resume.write_spec(folder, built, spec, command, changes)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step)
     except hooks.DivergedError as error:

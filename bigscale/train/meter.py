@@ -7,9 +7,9 @@ they survive a restart. Steps of a killed process after its last checkpoint are
 in neither sum, because they are repeated: a resumed run reports the same
 numbers as an uninterrupted one (`events.jsonl` lists the starts).
 
-FLOP are those of the convolutions and matrix products of the model
-(`scaling/flops`). Operations added by rematerialization or by a rewritten layer
-do not count, so this is model utilization, not hardware utilization.
+Only the convolutions and matrix products of the model count (`scaling/flops`).
+Operations added by rematerialization or by a rewritten layer do not, so this is
+model utilization, not hardware utilization.
 """
 
 import dataclasses

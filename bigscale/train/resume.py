@@ -89,7 +89,7 @@ def open_checkpoints(folder: folders.RunFolder, spec: RunSpec) -> Checkpoints:
   return Checkpoints(folder.path, kept, scores=spec.evaluate.scores)
 
 
-def adopt(
+def write_spec(
   folder: folders.RunFolder,
   built: Built,
   spec: RunSpec,
@@ -99,7 +99,7 @@ def adopt(
   """Writes `spec.json` on process 0 if settings changed or it is missing."""
   if multihost.is_main() and (changes or not folder.spec.exists()):
     environment = compiler.environment(built.compiler_options)
-    folders.adopt(folder, spec, command, environment)
+    folders.write_spec(folder, spec, command, environment)
 
 
 def take_changes(

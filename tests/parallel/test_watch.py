@@ -32,7 +32,7 @@ class EndedError(Exception):
 
 def talk(watch, why):
   """Returns the code of a failure that another process may have caused."""
-  return watch.fail(RuntimeError(why), BUG, is_talk=True)
+  return watch.fail(RuntimeError(why), BUG, may_be_remote=True)
 
 
 class Clock:
@@ -127,7 +127,7 @@ def test_the_stuck_process_is_named_to_those_that_wait(capfd, clock):
   lines = capfd.readouterr().err.splitlines()
   assert len(lines) == 2
   for line in lines:
-    assert "process 1 is in data" in line
+    assert "process 1 has been in phase data" in line
     assert "waiting processes: 2" in line
 
 
@@ -235,10 +235,10 @@ def test_without_a_coordinator_the_code_is_hung():
 def test_other_failures_are_announced_and_printed_once(capfd):
   service = Service()
   watch, error = Watch(service, 0, 2), ValueError("no")
-  assert watch.fail(error, BUG, is_talk=False) == BUG
-  assert watch.fail(error, BUG, is_talk=False) == BUG
+  assert watch.fail(error, BUG, may_be_remote=False) == BUG
+  assert watch.fail(error, BUG, may_be_remote=False) == BUG
   assert capfd.readouterr().err.count("ValueError: no") == 1
-  assert watch.fail(KeyError("bad input"), 2, is_talk=False) == 2
+  assert watch.fail(KeyError("bad input"), 2, may_be_remote=False) == 2
   assert capfd.readouterr().err == ""
 
 
