@@ -1,7 +1,7 @@
 """A cache of expensive results, shared between processes as `.npz` files.
 
-Files are written atomically. A file that cannot be read counts as missing, so a
-cache failure never fails a run.
+Files are written atomically. A file that cannot be read counts as missing, and
+write errors are only logged, so caching never ends a run.
 """
 
 import logging

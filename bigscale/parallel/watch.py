@@ -179,9 +179,9 @@ class Watch:
     Args:
       error: exception.
       code: exit code if this process caused the error.
-      may_be_remote: whether the error may come from communication with a process that
-        has failed. Finding out takes some seconds: a dead process no longer
-        writes its state.
+      may_be_remote: whether the error may come from communication with a
+        process that has failed. Finding out takes some seconds: a dead process
+        no longer writes its state.
 
     Returns:
       The exit code.

@@ -1,8 +1,8 @@
 """Scores of checkpoints, and the selection of the best checkpoints.
 
 The scores of a step are stored in its checkpoint folder (`STEP/scores.json`).
-They are moved and deleted together with the checkpoint, also by a rollback, and
-can be added after the checkpoint is complete.
+They are moved and deleted together with the checkpoint, including by a
+rollback, and can be added after the checkpoint is complete.
 """
 
 import json
