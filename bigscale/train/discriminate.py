@@ -40,7 +40,7 @@ class TrainedDiscriminator:
     self._compiled = jax.jit(logits)
 
   def logits(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns logits [N] float64 of uint8 images [N, H, W, C], labels [N]."""
+    """Returns float64 logits [N]; images [N, H, W, C] uint8, labels [N]."""
     if not self._labelled:
       labels = np.zeros_like(labels)
     size = self._batch_size

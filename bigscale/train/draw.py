@@ -89,7 +89,7 @@ class Draw:
   def _passes(
     self, weights: PyTree, stats: PyTree, codes: PyTree
   ) -> tuple[Array, PyTree]:
-    """Returns images [K, b, H, W, C] and new statistics; codes [K, b, ...]."""
+    """Returns images [K, b, ...] of codes [K, b, ...], and new statistics."""
     count = codes.latents.shape[0]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), codes)
     images, moved = self._network.apply(

@@ -87,7 +87,7 @@ def create(
     command: command line to record.
     claim: lock to take on the folder; None if no other process can use it.
     environment: compiler environment to record.
-    change: whether settings may differ that affect the results of the run.
+    change: whether settings that affect the results of the run may differ.
     begun: whether there are checkpoints. If so, a missing `spec.json` is not
       written until `write_spec`.
 

@@ -56,8 +56,8 @@ class Life:
     self._folder = pathlib.Path(workdir).expanduser()
     self._saved = _saved_in(self._folder)
     record = _read(self._folder)
-    # After `MAX_LOST_STARTS`, launchers stop. A user starts the run again, and
-    # the count starts at zero.
+    # Launchers stop after `MAX_LOST_STARTS`, so a later start is manual and
+    # resets the count.
     is_current = record.saved == self._saved and record.lost < MAX_LOST_STARTS
     record = record if is_current else _EMPTY
     self._lost = record.lost

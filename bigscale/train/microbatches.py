@@ -206,7 +206,8 @@ class SampleGradient:
         (own.factors, other.factors, jax.tree.map(parts.split, samples)),
       )
       if parts.count > 1:
-        # Each factor belongs to one microbatch and thus 1/count of the mean.
+        # A factor belongs to one microbatch, which contributes 1/count of the
+        # mean.
         total, of_factors = jax.tree.map(
           lambda t: t / parts.count, (total, of_factors)
         )
