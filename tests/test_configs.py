@@ -49,7 +49,7 @@ def test_full_size_networks_can_be_made(name, arg):
 
 
 @pytest.mark.parametrize(("name", "arg"), CASES, ids=IDS)
-def test_test_config_is_the_same_run_in_small(name, arg):
+def test_the_test_config_is_a_small_version_of_the_run(name, arg):
   full, small = specs_of(name, arg)
   assert type(small.model) is type(full.model)
   assert small.loss.adversarial == full.loss.adversarial
@@ -107,7 +107,7 @@ def test_arguments(name):
 
 
 @pytest.mark.parametrize(("name", "arg"), CASES, ids=IDS)
-def test_header_tells_the_command(name, arg):
+def test_the_header_contains_the_command(name, arg):
   doc = MODULES[name].__doc__
   assert f"bigscale train --config={name}" in doc
   assert arg is None or arg in doc, "the header does not mention the argument"
@@ -148,14 +148,14 @@ TABLE_1 = {
 }
 
 
-def test_table_1_has_the_paper_s_sizes():
+def test_table_1_matches_the_sizes_in_the_paper():
   assert tuple(TABLE_1) == ARGS["biggan_table1"]
   for arg, millions in TABLE_1.items():
     full, _ = specs_of("biggan_table1", arg)
     assert sum(sizes(full.model)) / 1e6 == pytest.approx(millions, abs=0.15)
 
 
-def test_table_1_steps_are_those_of_the_header():
+def test_table_1_steps_match_the_header():
   for arg, row in MODULES["biggan_table1"].ROWS.items():
     full, _ = specs_of("biggan_table1", arg)
     assert full.total_steps == 1000 * row.steps
@@ -178,7 +178,7 @@ def test_table_1_steps_are_those_of_the_header():
     assert int(steps) == row.steps
 
 
-def test_sngan_is_miyato_s():
+def test_sngan_matches_miyato_et_al():
   """Spectral norm is only in D; sizes are counted from the Chainer code."""
   full, _ = specs_of("sngan", None)
   model = make_model(full.model, "tpu")

@@ -108,7 +108,7 @@ def test_imports_follow_the_design(path):
     ), f"{name} must not import {imported}; it may import {allowed}"
 
 
-def test_no_module_imports_itself_over_others():
+def test_there_are_no_import_cycles():
   """There are no import cycles, including imports in functions and tables.
 
   Within the package of a model family, the spec builds the networks, which
@@ -158,13 +158,13 @@ def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
       yield from _nodes(node)
 
 
-def test_nobody_imports_the_command_line():
+def test_no_module_imports_the_command_line():
   for path in modules():
     if not name_of(path).startswith("cli"):
       assert not any(i.startswith("cli") for i in imports_of(path)), path
 
 
-def test_linen_stays_where_networks_are_written():
+def test_only_networks_import_linen():
   allowed = re.compile(r"models/.*|metrics/(classifier|inception|efficientnet)")
   for path in modules():
     if "flax.linen" in path.read_text() and not allowed.fullmatch(
@@ -204,7 +204,7 @@ def test_import_is_light():
   assert out.stdout.strip() == "[]"
 
 
-def test_rooms_are_listed():
+def test_no_module_has_a_catch_all_name():
   """No module has a catch-all name such as utils or helpers."""
   for path in modules():
     assert path.stem not in ("utils", "helpers", "misc", "common_utils")

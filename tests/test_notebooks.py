@@ -64,7 +64,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_holds_no_logic(path):
+def test_cells_are_short_and_outputs_cleared(path):
   for cell in nbformat.read(path, as_version=4).cells:
     if cell.cell_type == "code":
       assert len(cell.source.splitlines()) <= 25
@@ -72,7 +72,7 @@ def test_notebook_holds_no_logic(path):
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_notebook_shows_a_whole_run_and_nothing_of_the_machine(name):
+def test_saved_outputs_show_a_full_run_without_machine_paths(name):
   path = ROOT / "notebooks" / f"{name}.ipynb"
   notebook = nbformat.read(path, as_version=4)
   assert len(_pictures(notebook)) == SHORT[name][1]

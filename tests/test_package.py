@@ -27,7 +27,7 @@ def requirements(wheel):
   return metadata, [Requirement(r) for r in metadata.get_all("Requires-Dist")]
 
 
-def test_the_wheel_holds_every_file_of_the_package(wheel):
+def test_the_wheel_contains_every_file_of_the_package(wheel):
   names = ("bigscale", "configs")
   expected = {
     str(path.relative_to(ROOT))
@@ -46,11 +46,11 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
   assert any(name.endswith(".array_record") for name in held)
 
 
-def test_the_wheel_is_small_enough_to_pass_around(wheel):
+def test_the_wheel_is_small(wheel):
   assert wheel.stat().st_size < 10e6
 
 
-def test_the_demands_admit_what_is_installed(wheel):
+def test_requirements_allow_the_installed_versions(wheel):
   """All other tests run with the installed versions."""
   _, found = requirements(wheel)
   here = [r for r in found if not r.marker or r.marker.evaluate({"extra": ""})]
@@ -62,7 +62,7 @@ def test_the_demands_admit_what_is_installed(wheel):
     )
 
 
-def test_untested_versions_are_not_taken(wheel):
+def test_requirements_exclude_untested_versions(wheel):
   _, found = requirements(wheel)
   specifiers = {r.name: r.specifier for r in found if not r.marker}
   for name in BOUNDED:
@@ -72,7 +72,7 @@ def test_untested_versions_are_not_taken(wheel):
     assert not specifiers[name].contains(f"{int(major) + 1}.0.0")
 
 
-def test_every_extra_is_told_of(wheel):
+def test_the_readme_mentions_every_extra(wheel):
   """The first screen of the README mentions each extra except `test`."""
   metadata, _ = requirements(wheel)
   extras = set(metadata.get_all("Provides-Extra"))

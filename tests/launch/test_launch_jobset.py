@@ -124,7 +124,7 @@ def check(jobset):
     },
   ],
 )
-def test_it_is_a_jobset(values, tmp_path):
+def test_the_jobset_is_valid(values, tmp_path):
   check(rendered(tmp_path, **values))
 
 
@@ -204,7 +204,7 @@ def test_mutations_are_caught(tmp_path):
   assert missed == []
 
 
-def test_its_policy(tmp_path):
+def test_failure_policy(tmp_path):
   jobset = rendered(tmp_path, MAX_RESTARTS="7", GRACE_SECONDS="250")
   assert get(jobset, "spec.failurePolicy.maxRestarts") == 7
   (rule,) = get(jobset, "spec.failurePolicy.rules")
@@ -232,7 +232,7 @@ def test_its_policy(tmp_path):
   assert get(jobset, "POD.terminationGracePeriodSeconds") == 250
 
 
-def test_its_volume(tmp_path):
+def test_volume(tmp_path):
   pod = get(
     rendered(tmp_path, VOLUME_CLAIM="runs", VOLUME_PATH="/mnt/x"), "POD"
   )
@@ -243,7 +243,7 @@ def test_its_volume(tmp_path):
   assert "volumes" not in get(rendered(tmp_path), "POD")
 
 
-def test_its_slices(tmp_path):
+def test_slices(tmp_path):
   jobset = rendered(
     tmp_path,
     NUM_SLICES="3",

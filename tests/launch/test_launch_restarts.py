@@ -234,9 +234,7 @@ def test_sigterm_passes_through_xpk(tmp_path):
     (143, None, False),
   ],
 )
-def test_slurm_queues_again_after_75_and_76_only(
-  code, restarts, queued, tmp_path
-):
+def test_slurm_only_requeues_after_75_and_76(code, restarts, queued, tmp_path):
   record = tmp_path / "record"
   recorder(tmp_path / "bin" / "srun", record, then=f"exit {code}")
   recorder(tmp_path / "bin" / "scontrol", record)

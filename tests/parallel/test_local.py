@@ -38,7 +38,7 @@ def program(text):
     ([0, 5], 5),
   ],
 )
-def test_one_code_says_what_happened(codes, one):
+def test_exit_codes_are_combined(codes, one):
   assert one_code(codes) == one
 
 

@@ -129,7 +129,7 @@ def test_impossible_meshes_of_slices(spec, words):
     assert word in str(refusal.value)
 
 
-def test_slices_are_alike():
+def test_slices_have_the_same_size():
   devices = chips("2xv5e:4x4")[:-1]
   with pytest.raises(SpecError, match="different sizes"):
     make_mesh(MeshSpec(), devices)

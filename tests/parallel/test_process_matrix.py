@@ -131,7 +131,7 @@ def test_no_loop_sends_between_processes(monkeypatch, case, apart):
   assert bool(found) != apart, found
 
 
-def test_processes_are_seen():
+def test_one_process_may_use_loops():
   """A single process may use loops, whatever its devices."""
   mesh = make_mesh(MeshSpec(), jax.devices()[:4])
   assert Placement(mesh).loops_may_send

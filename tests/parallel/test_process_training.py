@@ -48,7 +48,7 @@ def test_float64_agrees_on_any_process_count(
   assert max(worst.values()) < 1e-8, worst
 
 
-def test_metrics_move(alone):
+def test_metrics_change(alone):
   """Otherwise, agreement would mean nothing."""
   assert len(set(alone["metrics/d/loss"])) == STEPS
   assert alone["state/step"] == STEPS

@@ -28,7 +28,7 @@ def told(tmp_path_factory):
   return [json.loads(d.stdout.splitlines()[-1]) for d in (*one, *two)]
 
 
-def test_all_hear_process_0(told):
+def test_all_processes_receive_decisions(told):
   for words in told[1:]:
     assert (words["processes"], words["devices"]) == (2, 4)
     assert words["broadcast"] == 7.5
@@ -37,7 +37,7 @@ def test_all_hear_process_0(told):
     assert words["refused"] == "process 0 does not like it"
 
 
-def test_process_0_hears_all(told):
+def test_process_0_receives_all_items(told):
   _, first, second = told
   each = [{"from": 0}, {"from": 1}, {"from": 1}]
   assert first["gathered"] == [each, ["late"], []]
@@ -66,7 +66,7 @@ def test_latents_do_not_depend_on_processes_nor_on_the_mesh(told):
     assert words["latents"] == [expected, expected]
 
 
-def test_all_embed_with_what_process_0_brought(told):
+def test_all_processes_embed_with_the_shared_networks(told):
   alone, first, second = [words["looked"] for words in told]
   for looked in (first, second):
     for name in ("mean", "covariance"):
@@ -77,7 +77,7 @@ def test_all_embed_with_what_process_0_brought(told):
   assert [looked["kept"] for looked in (alone, first, second)] == [20, 20, 0]
 
 
-def test_the_best_is_kept_and_damage_passed_over_by_all(told):
+def test_all_processes_keep_the_best_and_skip_damage(told):
   """Only one process finds the damage, but all skip the checkpoint."""
   for words in told:
     kept = words["kept"]

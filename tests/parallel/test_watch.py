@@ -71,7 +71,7 @@ def ended(monkeypatch):
   )
 
 
-def test_all_of_the_time_is_counted_once(clock):
+def test_phases_add_up_to_the_elapsed_time(clock):
   watch = Watch()
   watch.take_seconds()
   with watch.phase("evaluate"):

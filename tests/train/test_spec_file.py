@@ -23,7 +23,7 @@ def path(tmp_path, spec):
   return folders.create(tmp_path, spec, ["train"]).spec
 
 
-def test_what_was_written_is_read(path, spec):
+def test_the_written_spec_is_read_back(path, spec):
   folder, read = folders.open_existing(path.parent)
   assert (folder.spec, read) == (path, spec)
   assert json.loads(path.read_text()).keys() == {
