@@ -1,7 +1,7 @@
-"""What was costly to compute, kept between processes as `.npz` files.
+"""A cache of expensive results, shared between processes as `.npz` files.
 
-Files appear whole or not at all, and one that cannot be read counts as missing:
-caching may fail, a run may not fail for it.
+Files are written atomically. A file that cannot be read counts as missing, and
+write errors are only logged, so caching never ends a run.
 """
 
 import logging
@@ -16,24 +16,24 @@ from bigscale import temporary
 from bigscale.spec import SpecError
 
 ENVIRONMENT = "BIGSCALE_CACHE"
-# What an .npz that is cut short, damaged or none at all may raise.
+# Errors raised for a file that is truncated, damaged or not an .npz.
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
-# More than what a full disk still takes of an empty file.
+# A full disk may still accept a small file, so the probe writes more.
 _PROBE_BYTES = 2**16
 
 _log = logging.getLogger(__name__)
 
 
 def directory(cache_dir: str | None = None) -> str:
-  """The cache: `cache_dir`, else $BIGSCALE_CACHE, else ~/.cache/bigscale."""
+  """Returns `cache_dir`, else $BIGSCALE_CACHE, else ~/.cache/bigscale."""
   chosen = cache_dir or os.environ.get(ENVIRONMENT)
-  # Of a variable no shell has expanded ~, where an env file sets it.
+  # An env file may set the variable without a shell that expands ~.
   return os.path.expanduser(chosen or "~/.cache/bigscale")
 
 
 def read(path: str) -> dict[str, np.ndarray] | None:
-  """The arrays of a file, or None if there is none that can be read."""
+  """Returns the arrays of a file, or None if it cannot be read."""
   if not os.path.exists(path):
     return None
   try:
@@ -44,34 +44,34 @@ def read(path: str) -> dict[str, np.ndarray] | None:
 
 
 def load(path: str) -> dict[str, np.ndarray]:
-  """The arrays of a file; raises one of `UNREADABLE` where it is none."""
-  # Opened here: numpy leaves a file open that proves to be no archive.
+  """Returns the arrays of a file; raises one of `UNREADABLE` if it is bad."""
+  # np.load(path) leaves the file open if it is not an archive.
   with open(path, "rb") as file:
     if file.read(2) != b"PK":
-      raise ValueError("it is no zip archive")
+      raise ValueError("not a zip archive")
     file.seek(0)
     with np.load(file, allow_pickle=False) as archive:
       return {name: archive[name] for name in archive.files}
 
 
 def prepare(cache_dir: str | None = None) -> None:
-  """Makes the folder, and warns where nothing new can be kept in it.
+  """Creates the cache folder and warns if it is not writable.
 
-  Files that others have put there are used all the same.
+  Existing files in a read-only cache are still used.
 
   Args:
     cache_dir: see `directory`.
 
   Raises:
-    SpecError: there is no folder, and none can be made.
+    SpecError: if the folder does not exist and cannot be created.
   """
   folder = directory(cache_dir)
   try:
     os.makedirs(folder, exist_ok=True)
   except OSError as error:
     raise SpecError(
-      f"the cache {folder} cannot be made ({error.strerror or error}); set "
-      f"{ENVIRONMENT} to a directory that you may write to"
+      f"cannot create the cache {folder} ({error.strerror or error}); set "
+      f"{ENVIRONMENT} to a writable directory"
     ) from error
   try:
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial") as file:
@@ -79,8 +79,9 @@ def prepare(cache_dir: str | None = None) -> None:
       file.flush()
   except OSError as error:
     _log.warning(
-      "the cache %s cannot be written (%s): what is not there yet is computed "
-      "again at every start; set %s to a writable directory with room",
+      "cannot write to the cache %s (%s): results that are not cached yet are "
+      "recomputed at every start; set %s to a writable directory with free "
+      "space",
       folder,
       error.strerror or error,
       ENVIRONMENT,
@@ -88,14 +89,12 @@ def prepare(cache_dir: str | None = None) -> None:
 
 
 def discard(path: str, reason: str) -> None:
-  """Says that a file is not used; what replaces it is computed again."""
-  _log.warning(
-    "cached file %s is corrupt (%s); computing it again", path, reason
-  )
+  """Warns that a cached file is ignored and its content recomputed."""
+  _log.warning("cached file %s is corrupt (%s); recomputing it", path, reason)
 
 
 def write(path: str, arrays: Mapping[str, np.ndarray]) -> bool:
-  """Writes a file under another name and renames it; False if it cannot."""
+  """Writes a file atomically; returns False if it cannot be written."""
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with temporary.replacing(path) as partial, open(partial, "wb") as file:
@@ -103,7 +102,7 @@ def write(path: str, arrays: Mapping[str, np.ndarray]) -> bool:
   except OSError as error:
     _log.warning(
       "cannot write %s (%s): continuing without a cache, so the next process "
-      "computes it again; set %s to a writable directory",
+      "recomputes it; set %s to a writable directory",
       path,
       error.strerror or error,
       ENVIRONMENT,

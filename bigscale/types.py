@@ -1,7 +1,7 @@
-"""The nouns every room of the house shares.
+"""Types shared by all packages.
 
-A network is a pair of pure functions over plain nested dictionaries; nothing
-outside `bigscale.models` knows which module library wrote it.
+A network is a set of pure functions over plain nested dictionaries. Only
+`bigscale.models` depends on a module library.
 """
 
 import dataclasses
@@ -13,17 +13,17 @@ import jax
 
 Array = jax.Array
 PyTree = Any
-# {"params": ..., "batch_stats": ...}; the second is {} without batch norm.
+# {"params": ..., "batch_stats": ...}; batch_stats is {} without batch norm.
 Variables = Mapping[str, PyTree]
 
 
 class Batch(NamedTuple):
-  """What one step of training reads.
+  """Real images and labels of one training step.
 
   Attributes:
     images: [K, B, H, W, C] uint8. K batches of B = `global_batch_size` real
-      images: one for every D update and, where the generator's loss compares
-      with reals, one more for the G update (`RunSpec.batches_per_step`).
+      images: one for each D update, plus one for the G update if the
+      generator's loss uses reals (`RunSpec.batches_per_step`).
     labels: [K, B] int32 in [0, num_classes).
   """
 
@@ -36,11 +36,11 @@ class Batch(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One device's part of a weight, to be gathered where it is used.
+  """One device's shard of a weight, gathered where it is used.
 
   Attributes:
-    value: the part.
-    axis: along which parts are joined.
+    value: the shard.
+    axis: axis along which shards are concatenated.
   """
 
   value: Array
@@ -48,11 +48,11 @@ class Shard:
 
 
 class BatchSplit(NamedTuple):
-  """How a batch is split by hand (`shard_map`) where a network runs.
+  """How `shard_map` splits a batch while a network runs.
 
   Attributes:
-    axes: of the mesh, over which samples are split; () where they are not.
-    devices: along those axes.
+    axes: mesh axes over which samples are split; () if they are not split.
+    devices: number of devices along those axes.
   """
 
   axes: tuple[str, ...] = ()
@@ -63,20 +63,23 @@ WHOLE_BATCH = BatchSplit()
 
 
 class Network(NamedTuple):
-  """One of the two players, as pure functions.
+  """The generator or the discriminator, as pure functions.
+
+  Paths of parameters are written as "a/b/kernel".
 
   Attributes:
-    init: `init(key) -> Variables`, float parameters of the spec's dtype.
+    init: `init(key) -> Variables`, with float parameters of the spec's dtype.
     apply: see `GanModel`.
-    spectral: `spectral(path) -> bool`: whether the parameter at "a/b/kernel"
-      is spectrally normalized before `apply` sees it.
-    tracked: whether its singular values are tracked; covers `spectral`.
+    spectral: `spectral(path) -> bool`: whether the parameter is spectrally
+      normalized before it is passed to `apply`.
+    tracked: `tracked(path) -> bool`: whether the parameter's singular values
+      are tracked. True wherever `spectral` is.
     orthogonal: `orthogonal(path) -> bool`: whether orthogonal regularization
-      covers it. Embeddings are left out.
-    half: `half(path) -> bool`: whether it is cast to bfloat16 where it is
-      used, so that it may as well travel in that dtype.
-    features: D's alone: `features(variables, images, labels)` gives logits [B]
-      and what its last layer sees, [B, F].
+      applies to the parameter. Embeddings are excluded.
+    half: `half(path) -> bool`: whether the network casts the parameter to
+      bfloat16, so that it can be sent in that dtype.
+    features: only for D: `features(variables, images, labels)` returns logits
+      [B] and the inputs of the last layer, [B, F].
   """
 
   init: Callable[[Array], Variables]
@@ -93,9 +96,9 @@ class GanModel(NamedTuple):
 
   `g.apply(variables, latents, labels, train)` takes latents
   [B, latent_dim] and labels [B] int32 and returns images [B, H, W, C] in
-  about [-1, 1] and the new batch statistics. With statistics it also takes
-  `passes`: the samples are then those of so many batches, one after the other,
-  and are treated as if each batch had a call of its own.
+  about [-1, 1] and the new batch statistics. A network with batch statistics
+  also takes `passes`, a number of batches that are concatenated along B. Each
+  of them is normalized as if it had its own call.
 
   `d.apply(variables, images, labels)` takes images [B, H, W, C] and returns
   logits [B], at least float32.

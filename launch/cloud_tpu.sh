@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# One run on Cloud TPU machines, asked for as a queued resource.
+# Runs training on Cloud TPU VMs, created as a queued resource.
 #
 #   launch/cloud_tpu.sh [--env=FILE] [--go | --dry-run] [ACTION]
 #
-# Shows the commands; with --go, or GO=1, does them. A dry run without an action
-# shows all. Actions:
+# Prints the commands; executes them with --go or GO=1. Without an action, a dry
+# run prints the commands of all actions. Actions:
 #
-#   create  asks for the slices (NUM_SLICES, CAPACITY)
-#   wait    until they are there
-#   setup   prepares every machine (SETUP_COMMAND)
-#   run     starts the training on every machine, in the background
+#   create  requests the slices (NUM_SLICES, CAPACITY)
+#   wait    waits until the slices are active
+#   setup   prepares each machine (SETUP_COMMAND)
+#   run     starts training on each machine, in the background
 #   tail    follows the log of the first machine
-#   status  of the slices and of the run on every machine
-#   stop    ends the run: it saves itself first
-#   resume  after a preemption: creates anew what is gone, and goes on; what
-#           still runs, or has ended for good, it leaves alone
-#   delete  gives the slices back
+#   status  shows the state of the slices, and of the run on each machine
+#   stop    saves and ends the run
+#   resume  after a preemption, recreates lost slices and resumes the run;
+#           leaves running machines and runs that ended for good alone
+#   delete  deletes the slices
 #
-# Each machine starts its process again where it ends with 75 or 76.
+# Each machine restarts its process if it ends with 75 or 76.
 
 set -euo pipefail
 # shellcheck source=common.sh
@@ -34,14 +34,14 @@ WHERE=("--project=$PROJECT" "--zone=$ZONE")
 QUEUED=(gcloud compute tpus queued-resources)
 VM=(gcloud compute tpus tpu-vm)
 
-# With a prefix, gcloud numbers the nodes.
+# gcloud appends an index to the node prefix.
 NODES=("$RUN_NAME")
 if ((NUM_SLICES > 1)); then
   NODES=()
   for ((i = 0; i < NUM_SLICES; i++)); do NODES+=("$RUN_NAME-$i"); done
 fi
 
-# on_all COMMAND: the same on all machines of all slices at once.
+# on_all COMMAND: runs a command on all machines of all slices in parallel.
 on_all() {
   local node pid pids=() code=0
   for node in "${NODES[@]}"; do
@@ -56,13 +56,13 @@ on_all() {
   return "$code"
 }
 
-# on NODE WORKER COMMAND
+# on NODE WORKER COMMAND: runs a command on a machine.
 on() {
   run "${VM[@]}" ssh "$1" "${WHERE[@]}" "--worker=$2" "${SSH_ARGS[@]}" \
     "--command=$3"
 }
 
-# host ARGUMENT...: hosts/host.sh, as a remote command.
+# host ARGUMENT...: prints the remote command that runs hosts/host.sh.
 host() { quote bash bigscale-launch/host.sh "$@"; }
 
 host_start() {
@@ -70,9 +70,9 @@ host_start() {
     "${COMMAND[@]}"
 }
 
-# Sets `state` to the queued resource's state, or to GONE where there is none; in
-# a dry run to $1. A list tells "there is none" from "gcloud failed". gcloud may
-# fail for a moment, as where the network does: it is asked again.
+# Sets `state` to the state of the queued resource, to GONE if it does not
+# exist, or to $1 in a dry run. It uses `list`, which distinguishes a missing
+# resource from a gcloud failure, and retries after temporary failures.
 queued_state() {
   local list=("${QUEUED[@]}" list "${WHERE[@]}"
     '--format=value(name.basename(),state.state)')
@@ -84,7 +84,7 @@ queued_state() {
   fi
   until found=$("${list[@]}"); do
     if ((++failures == 5)); then
-      note "gcloud failed $failures times; see above"
+      note "gcloud failed $failures times; see its messages above"
       exit 1
     fi
     sleep "$POLL_SECONDS"
@@ -113,7 +113,7 @@ do_create() {
 
 do_wait() {
   local state
-  note "until the state is ACTIVE, asked every $POLL_SECONDS s"
+  note "waiting for state ACTIVE, polling every $POLL_SECONDS s"
   while :; do
     queued_state ACTIVE
     case $state in
@@ -136,7 +136,7 @@ do_setup() {
       "$node:bigscale-launch/" "${WHERE[@]}" --worker=all
   done
   if [[ -n ${SETUP_COMMAND-} ]]; then
-    # Under bash and -e, whatever the login shell: a part that fails is seen.
+    # bash -e stops at the first failing command, whatever the login shell is.
     on_all "$(quote bash -ec "$SETUP_COMMAND")"
   fi
 }
@@ -171,7 +171,7 @@ do_resume() {
     GONE) do_create ;;
   esac
   do_wait
-  # A slice of several that was replaced has new machines.
+  # A recreated slice has new machines.
   do_setup
   on_all "$(host_start resume)"
 }

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# What the launchers share: options, the env file, checks, quoting, dry runs.
+# Functions shared by the launchers: options, env file, checks, dry runs.
 
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
-  echo "launch: bash $BASH_VERSION is too old; 4.4 or newer is needed" >&2
+  echo "launch: bash $BASH_VERSION is too old; use 4.4 or newer" >&2
   exit 2
 fi
 
@@ -15,12 +15,12 @@ fail() {
   exit 2
 }
 
-# A remark: a comment among the commands of a dry run.
+# Prints a message; in a dry run, as a shell comment.
 note() {
   if ((GO)); then printf 'launch: %s\n' "$1" >&2; else printf '# %s\n' "$1"; fi
 }
 
-# The arguments as words of any POSIX shell, on one line.
+# Prints the arguments on one line, quoted for any POSIX shell.
 quote() {
   local word words=()
   for word; do
@@ -32,18 +32,18 @@ quote() {
   printf '%s\n' "${words[*]}"
 }
 
-# Does it with --go, shows it otherwise.
+# Executes a command with --go, and prints it otherwise.
 run() {
   if ((GO)); then "$@"; else quote "$@"; fi
 }
 
 usage() {
-  # The script's own header is its help.
+  # The help is the header comment of the script.
   sed -n '2,/^$/{s/^# \{0,1\}//;/^$/d;p}' "$0"
 }
 
-# Reads [--env=FILE] [--go | --dry-run] [ACTION] and the env file.
-# Sets GO (0 or 1) and ACTION, which is empty where none was given.
+# Parses [--env=FILE] [--go | --dry-run] [ACTION] and reads the env file.
+# Sets GO (0 or 1) and ACTION (empty if not given).
 start() {
   local env_file=$LAUNCH_DIR/example.env go=${GO:-0} word
   ACTION=
@@ -61,7 +61,7 @@ start() {
   [[ $go == [01] ]] || fail "GO=$go must be 0 or 1"
   [[ -f $env_file ]] || fail "no file $env_file; copy launch/example.env and \
 give --env=FILE"
-  # Optional lists, which a file need not set.
+  # Defaults of optional values.
   TRAIN_ARGS=() RUN_ENV=() QR_ARGS=() SSH_ARGS=() XPK_ARGS=() SBATCH_ARGS=()
   SERVICE_ACCOUNT='' VOLUME_CLAIM='' VOLUME_PATH='' PARTITION='' ACCOUNT='' QUEUE=''
   # shellcheck source=example.env
@@ -69,7 +69,7 @@ give --env=FILE"
   GO=$go ENV_FILE=$env_file
 }
 
-# need NAME...: they are set, and no longer the example's.
+# need NAME...: checks that values are set and are not placeholders.
 need() {
   local name value
   local word='project|zone|location|cluster|run|bucket|registry|organization'
@@ -77,12 +77,13 @@ need() {
     value=${!name-}
     [[ -n $value ]] || fail "$name is not set; set it in $ENV_FILE"
     if [[ $value =~ (^|/)my-($word)($|[/:]) ]]; then
-      ((!GO)) || fail "$name=$value is the example's; set it in $ENV_FILE"
+      ((!GO)) || fail "$name=$value is a placeholder; set it in $ENV_FILE"
     fi
   done
 }
 
-# numbers NAME...: whole numbers from 0 (from 1 for what is counted).
+# numbers NAME...: checks that values are whole numbers, and that numbers of
+# machines and processes are at least 1.
 numbers() {
   local name
   for name; do
@@ -96,7 +97,7 @@ numbers() {
   done
 }
 
-# one_of NAME VALUE...
+# one_of NAME VALUE...: checks that a value is one of those listed.
 one_of() {
   local name=$1 value
   shift
@@ -104,20 +105,20 @@ one_of() {
   fail "$name=${!name-} must be one of: $*; set it in $ENV_FILE"
 }
 
-# What every launcher needs; sets COMMAND, the program with its arguments.
-# PROCESSES of it start on each machine, under a supervisor whose exit code says
-# whether to start again, even where the process died of a signal.
+# Checks the values that all launchers use, and sets COMMAND to the program with
+# its arguments. Each machine runs PROCESSES processes under a supervisor. Its
+# exit code says whether to restart, also if a process was killed by a signal.
 PROCESSES=1
 check_run() {
   local pair
   need RUN_NAME PROGRAM CONFIG WORKDIR
-  [[ $WORKDIR != *://* ]] || fail "WORKDIR=$WORKDIR is an address; name a \
+  [[ $WORKDIR != *://* ]] || fail "WORKDIR=$WORKDIR is an address; use a \
 folder that all machines share, on Filestore or NFS"
   numbers MAX_RESTARTS RESTART_DELAY GRACE_SECONDS
-  # It names pods, nodes and jobs, which add to it and may have 63 letters.
+  # Names of pods, nodes and jobs add a suffix and are limited to 63 characters.
   [[ $RUN_NAME =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]] \
-    || fail "RUN_NAME=$RUN_NAME must be at most 40 small letters, digits and \
-hyphens, from a letter to a letter or digit"
+    || fail "RUN_NAME=$RUN_NAME must be at most 40 lowercase letters, digits \
+and hyphens; it must start with a letter and end with a letter or digit"
   for pair in "${RUN_ENV[@]}"; do
     [[ $pair =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] \
       || fail "RUN_ENV: $pair must be NAME=VALUE"
@@ -126,13 +127,14 @@ hyphens, from a letter to a letter or digit"
     "--local_processes=$PROCESSES" "${TRAIN_ARGS[@]}")
 }
 
-# COMMAND in its environment; `env` becomes the program, so signals reach it.
+# Adds RUN_ENV to COMMAND with `env`, which replaces itself by the program, so
+# that signals reach the program.
 command_with_env() {
   if ((${#RUN_ENV[@]})); then COMMAND=(env "${RUN_ENV[@]}" "${COMMAND[@]}"); fi
 }
 
-# actions NAME...: does ACTION by the function of that name. Without one, a dry
-# run shows all.
+# actions NAME...: calls the function of ACTION. Without ACTION, a dry run calls
+# all of them.
 actions() {
   local name
   if [[ -z $ACTION ]]; then
@@ -146,5 +148,5 @@ actions() {
   for name; do
     [[ $ACTION != "$name" ]] || { "do_${name//-/_}"; return; }
   done
-  fail "unknown action $ACTION; there are: $*"
+  fail "unknown action $ACTION; choose from: $*"
 }

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# One run on TPU slices of a GKE cluster, as a JobSet or by XPK.
+# Runs training on TPU slices of a GKE cluster, as a JobSet or with XPK.
 #
 #   launch/gke.sh [--env=FILE] [--go | --dry-run] [ACTION]
 #
-# Shows the commands; with --go, or GO=1, does them. A dry run without an action
-# shows all. Actions:
+# Prints the commands; executes them with --go or GO=1. Without an action, a dry
+# run prints the commands of all actions. Actions:
 #
 #   yaml         prints the JobSet, with or without --go
-#   credentials  lets kubectl into the cluster
-#   create       makes the JobSet
-#   status       of it and its pods
+#   credentials  gives kubectl access to the cluster
+#   create       creates the JobSet
+#   status       shows the state of the JobSet and its pods
 #   tail         follows the log of the first machine
-#   resume       after it has failed for good: deletes and creates it
-#   delete       ends the run, which saves itself first, and its JobSet
-#   xpk-create   instead of create, for clusters made by XPK
-#   xpk-delete   instead of delete
+#   resume       deletes and recreates a JobSet that has failed for good
+#   delete       saves and ends the run and deletes its JobSet
+#   xpk-create   replaces create in clusters made by XPK
+#   xpk-delete   replaces delete in clusters made by XPK
 #
-# All pods are started again where one ends with 75 or 76, or where Kubernetes
-# takes its node away; with any other code the JobSet fails for good.
+# All pods are restarted if one ends with 75 or 76, or if Kubernetes removes its
+# node. With any other exit code, the JobSet fails for good.
 
 set -euo pipefail
 # shellcheck source=common.sh
@@ -37,7 +37,7 @@ check_run
   || fail "GKE_TOPOLOGY=$GKE_TOPOLOGY has $((${GKE_TOPOLOGY//x/*})) chips, not \
 PODS_PER_SLICE=$PODS_PER_SLICE times CHIPS_PER_POD=$CHIPS_PER_POD"
 
-# By name: another cluster may be kubectl's current one.
+# Named explicitly, because kubectl's current context may be another cluster.
 KUBECTL=(kubectl "--context=gke_${PROJECT}_${LOCATION}_$CLUSTER"
   "--namespace=$NAMESPACE")
 XPK_WHERE=("--cluster=$CLUSTER" "--workload=$RUN_NAME" "--project=$PROJECT"
@@ -84,12 +84,13 @@ do_delete() {
   run "${KUBECTL[@]}" delete jobset "$RUN_NAME" --ignore-not-found
 }
 
-# XPK starts again on 42 and on 127 to 255, which would be every crash. This
-# passes SIGTERM on, says 42 for 75 and 76, and 1 for what XPK would restart.
+# XPK restarts on exit codes 42 and 127 to 255, hence after every crash. This
+# wrapper forwards SIGTERM. It returns 42 for 75 and 76, and 1 for the other
+# codes that XPK would restart.
 # shellcheck disable=SC2016
-XPK_WRAPPER='told=; trap "told=1; kill -TERM \$child 2>/dev/null || :" TERM; '\
+XPK_WRAPPER='term=; trap "term=1; kill -TERM \$child 2>/dev/null || :" TERM; '\
 '"$@" & child=$!; '\
-'while told=; code=0; wait $child || code=$?; [ -n "$told" ]; do :; done; '\
+'while term=; code=0; wait $child || code=$?; [ -n "$term" ]; do :; done; '\
 'case $code in 75|76) code=42;; 42|12[7-9]|1[3-9]?|2??) code=1;; esac; '\
 'exit $code'
 
@@ -99,10 +100,10 @@ do_xpk_create() {
   command="cd $(quote "$IMAGE_CODE_DIR") && exec $(
     quote bash -c "$XPK_WRAPPER" bigscale "${COMMAND[@]}"
   )"
-  # XPK writes it into one line of YAML.
+  # XPK writes the command into one line of YAML.
   [[ $command != *$'\n'* ]] \
-    || fail "XPK takes no line breaks in WORKDIR, TRAIN_ARGS and the like"
-  # Where Kubernetes reads $(NAME) as a variable, and $$ as $.
+    || fail "XPK does not allow line breaks in WORKDIR, TRAIN_ARGS and so on"
+  # In YAML, Kubernetes expands $(NAME) and replaces $$ by $.
   command=${command//\$/\$\$}
   run xpk workload create "${XPK_WHERE[@]}" "--tpu-type=$XPK_TPU_TYPE" \
     "--num-slices=$NUM_SLICES" "--docker-image=$IMAGE" \

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# The JobSet of launch/gke.sh, on stdout.
+# Prints the JobSet of launch/gke.sh.
 #
-# Every value is a JSON string, which YAML reads as one: nothing in the env file
-# can change the document's shape.
+# Each value is written as a JSON string, which is also a YAML string, so no
+# value in the env file can change the structure of the document.
 
 json() {
   local text=$1 code char
@@ -18,10 +18,10 @@ json() {
   printf '"%s"' "$text"
 }
 
-# In a container's command and env Kubernetes replaces $(NAME), and $$ is $.
+# Escapes $ as $$: Kubernetes expands $(NAME) in a container's command and env.
 literal() { json "${1//\$/\$\$}"; }
 
-# list INDENT TEXT...: as a list of literals.
+# list INDENT TEXT...: prints a YAML list of literals.
 list() {
   local indent=$1 text
   shift
@@ -65,14 +65,14 @@ capacity() {
 }
 
 jobset() {
-  # What is left out leaves an empty line.
+  # Remove the empty lines of omitted fields.
   sed '/^$/d' <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
   name: $(json "$RUN_NAME")
   annotations:
-    # One job is one slice is one node pool.
+    # Each job runs on one slice, which is one node pool.
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
 $(
     [[ -z $QUEUE ]] || printf '  labels:\n    kueue.x-k8s.io/queue-name: %s\n' \
@@ -81,11 +81,11 @@ $(
 spec:
   network:
     enableDNSHostnames: true
-    # They look for each other before they are ready.
+    # Pods look up each other's addresses before they are ready.
     publishNotReadyAddresses: true
   failurePolicy:
     maxRestarts: $MAX_RESTARTS
-    # All old pods are gone, with their ports and chips, before new ones start.
+    # Old pods release their ports and chips before new pods start.
     restartStrategy: BlockingRecreate
     rules:
     - name: endedForGood
@@ -103,13 +103,13 @@ spec:
         backoffLimit: 0
         podFailurePolicy:
           rules:
-          # Its node was taken away: no matter how it ended, restart all.
+          # The node was removed: restart all pods, whatever the exit code.
           - action: Count
             onPodConditions:
             - type: DisruptionTarget
               status: "True"
-          # 75 and 76 are not caught here: they use up backoffLimit, and the
-          # JobSet restarts.
+          # 75 and 76 match no rule: they exceed backoffLimit, and the JobSet
+          # restarts.
           - action: FailJob
             onExitCodes:
               containerName: trainer
@@ -144,7 +144,7 @@ $(volume)
             - name: trainer
               image: $(json "$IMAGE")
               workingDir: $(json "$IMAGE_CODE_DIR")
-              # No shell between: the program itself gets SIGTERM.
+              # No shell, so that the program itself receives SIGTERM.
               command:
 $(list 14 "${COMMAND[@]}")
 $(environment)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One run as several processes on this machine's CPUs.
+# Runs training as several processes on this machine's CPUs.
 #
 #   launch/local.sh [--env=FILE] [--go | --dry-run] [run]
 #
-# Shows the command; with --go, or GO=1, does it. Started again where it ends
-# with 75 or 76, at most MAX_RESTARTS times; with any other code it ends.
-# Ctrl-C and SIGTERM let the run save itself.
+# Prints the command; executes it with --go or GO=1. Restarts the run if it ends
+# with 75 or 76, at most MAX_RESTARTS times. On Ctrl-C and SIGTERM, the run
+# saves a checkpoint and ends.
 
 set -euo pipefail
 # shellcheck source=common.sh
@@ -14,8 +14,8 @@ start "$@"
 numbers NUM_PROCESSES DEVICES_PER_PROCESS
 PROCESSES=$NUM_PROCESSES
 check_run
-# The program sees to the rest of what XLA needs on CPUs. Its pool has to have
-# twice as many threads as there are devices, or collectives deadlock.
+# XLA's thread pool needs twice as many threads as devices, or collectives can
+# deadlock. The program sets the other variables that XLA needs on CPUs.
 RUN_ENV=(JAX_PLATFORMS=cpu
   "PJRT_NPROC=$((DEVICES_PER_PROCESS > 8 ? 2 * DEVICES_PER_PROCESS : 16))"
   "${RUN_ENV[@]}")
@@ -25,7 +25,7 @@ command_with_env
 do_run() {
   local command=(bash "$HOSTS_DIR/restart.sh" "$MAX_RESTARTS" "$RESTART_DELAY"
     "${COMMAND[@]}")
-  # It has to be this process that gets the signals.
+  # exec, so that restart.sh receives the signals sent to this process.
   if ((GO)); then exec "${command[@]}"; else run "${command[@]}"; fi
 }
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# One run as a batch job of SLURM, on GPUs or CPUs.
+# Runs training as a SLURM batch job on GPUs or CPUs.
 #
 #   launch/slurm.sh [--env=FILE] [--go | --dry-run] [ACTION]
 #
-# Shows the commands; with --go, or GO=1, does them. A dry run without an action
-# shows all. Actions:
+# Prints the commands; executes them with --go or GO=1. Without an action, a dry
+# run prints the commands of all actions. Actions:
 #
 #   submit  queues the job
-#   status  of the job
+#   status  shows the state of the job
 #   tail    follows its log
-#   delete  cancels it; SLURM leaves the run KillWait seconds to save itself
+#   delete  cancels the job; the run has SLURM's KillWait seconds to save
 #
-# The job queues itself again where the run ends with 75 or 76. SIGTERM comes
-# GRACE_SECONDS before the time limit, so that a run may outlast many of them.
+# The job requeues itself if the run ends with 75 or 76. SLURM sends SIGTERM
+# GRACE_SECONDS before the time limit, so a run can continue over many limits.
 
 set -euo pipefail
 # shellcheck source=common.sh
@@ -29,9 +29,9 @@ do_submit() {
     "--time=$TIME_LIMIT" "--signal=TERM@$GRACE_SECONDS" --requeue
     "--output=$LOG_DIR/%x.log" --open-mode=append)
   if ((GPUS_PER_NODE)); then
-    # JAX gives each task the GPU of its number.
+    # JAX assigns the GPU with the task's local index to each task.
     ((TASKS_PER_NODE == GPUS_PER_NODE)) || fail "TASKS_PER_NODE=\
-$TASKS_PER_NODE must be GPUS_PER_NODE=$GPUS_PER_NODE: one task a GPU"
+$TASKS_PER_NODE must equal GPUS_PER_NODE=$GPUS_PER_NODE: one task per GPU"
     submit+=("--gpus-per-node=$GPUS_PER_NODE")
   fi
   [[ -z $PARTITION ]] || submit+=("--partition=$PARTITION")
@@ -41,7 +41,7 @@ $TASKS_PER_NODE must be GPUS_PER_NODE=$GPUS_PER_NODE: one task a GPU"
     "$MAX_RESTARTS" "$GRACE_SECONDS" "${COMMAND[@]}"
 }
 
-# Others may have jobs of that name.
+# Other users may have jobs of the same name.
 MINE=("--name=$RUN_NAME" "--user=$(id -un)")
 
 do_status() { run squeue "${MINE[@]}"; }

@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices for the whole suite, set before XLA starts."""
+"""Sets up eight virtual CPU devices for the whole suite before XLA starts."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ from tests import fast_compile
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Files of minutes, which two workers should not meet last.
+# Files that take minutes and should start early.
 _LONGEST = (
   "test_golden",
   "test_monitor",
@@ -29,7 +29,7 @@ _LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Compiles quickly in the fast tier, where nothing runs for long."""
+  """Uses fast compilation in the fast tier, where no program runs for long."""
   fast = config.option.markexpr == "not slow"
   flags = fast_compile.FLAGS if fast else fast_compile.SLOW_TIER
   os.environ.setdefault("XLA_FLAGS", flags)
@@ -39,13 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
   if getattr(config.option, "numprocesses", 0) and not hasattr(
     config, "workerinput"
   ):
-    return  # Of pytest-xdist: its workers inherit the flags, and run the tests.
+    return  # Workers of pytest-xdist inherit the flags and run the tests.
   fast_compile.start()
 
 
 def share_programs(config: pytest.Config) -> None:
-  """Many files build the same small runs: each program is compiled once."""
-  # One that another process is just writing is compiled again.
+  """Shares compiled programs between files that build the same small runs."""
+  # JAX recompiles a program that another process is still writing.
   half = "ignore:Error reading persistent compilation cache"
   config.addinivalue_line("filterwarnings", half)
   if not hasattr(config, "workerinput"):  # Workers inherit it.
@@ -55,7 +55,7 @@ def share_programs(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """The longest files first."""
+  """Runs the longest files first."""
 
   def rank(item: pytest.Item) -> int:
     name = item.path.stem

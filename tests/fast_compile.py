@@ -1,10 +1,10 @@
-"""How tests compile what runs for a moment only: a third of the time.
+"""Compiler options for programs that tests run only briefly.
 
-Programs made so run several times slower. `OPTIONS` are for `jax.jit` and
-`lower(...).compile`, and `FLAGS` the same as the XLA_FLAGS of a process of its
-own: the fast tier's, which `start` hides from the TPU's compiler, since that
-ends a process at a flag that it does not know. The slow tier trains, and leaves
-out only what LLVM takes longest for.
+Compilation takes a third of the time, and programs run several times slower.
+`OPTIONS` are for `jax.jit` and `lower(...).compile`. `FLAGS` are the same
+options as XLA_FLAGS of a separate process. The fast tier uses them for all
+programs. `start` hides them from the TPU compiler, which ends the process at an
+unknown flag. The slow tier trains, so it omits only LLVM's slowest passes.
 """
 
 import os
@@ -15,7 +15,7 @@ import jaxlib
 
 from bigscale.parallel import compiler
 
-# XLA ends a process that gives it a flag that it does not know.
+# Flags by the version that removed them: XLA ends the process at unknown flags.
 _SINCE_GONE = {"xla_cpu_use_fusion_emitters": (0, 11)}
 _VERSION = tuple(map(int, jaxlib.__version__.split(".")[:2]))
 
@@ -27,23 +27,23 @@ FLAGS = " ".join(
 _CPU_ALONE = {f"--{name}" for name in compiler._CPU_ONCE if "_cpu_" in name}
 SLOW_TIER = "--xla_llvm_disable_expensive_passes=true"
 
-# What compiles faster is compiled again.
+# Cache only programs that take longer to compile.
 _CACHE = {"persistent_cache_min_compile_time_secs": 0.3}
 
 
 def __getattr__(name: str) -> Any:
-  # Asked for when needed: XLA says which it knows once it has started, and
-  # processes that are to meet must not start it before.
+  # Evaluated lazily: XLA reports the supported options only after it has
+  # started, and processes that join a run must not start it earlier.
   if name == "OPTIONS":
     return compiler.options_to_run_once("cpu")
   raise AttributeError(name)
 
 
 def keep_programs(folder: str) -> None:
-  """Compiles a program once, here and in the processes that tests start.
+  """Compiles each program once for this process and the processes it starts.
 
   Args:
-    folder: for the programs of this process and of all that it starts.
+    folder: compilation cache folder.
   """
   settings = {"compilation_cache_dir": folder} | _CACHE
   for name, value in settings.items():
@@ -52,10 +52,10 @@ def keep_programs(folder: str) -> None:
 
 
 def start() -> None:
-  """Starts XLA on CPUs with the flags of now, and then takes some away.
+  """Starts XLA on CPUs with the current flags and then removes some of them.
 
-  It reads them once. The TPU's compiler, which tests load later, reads them
-  for itself, and those of CPUs alone end the process.
+  XLA's CPU client reads the flags once. The TPU compiler, which tests load
+  later, reads them again and ends the process at flags that only CPUs have.
   """
   jax.local_devices(backend="cpu")
   known = os.environ["XLA_FLAGS"].split()

@@ -1,11 +1,11 @@
-"""A TPU's rounding of float32 products, done on a CPU.
+"""Emulates a TPU's rounding of float32 products on a CPU.
 
-`rounded(function)` computes the function from its jaxpr, but every convolution
-and product as its `precision` says of a TPU: at `default` both operands are
-rounded to bfloat16, at `high` each is the sum of two bfloat16 parts of which
-the smallest of four products is left out, at `highest` they stay as they are.
-Sums are float32. What is traced is what a TPU's compiler is given, with all
-derivatives in it.
+`rounded(function)` evaluates the function's jaxpr and computes each convolution
+and matrix product with the TPU meaning of its `precision`. At `default`, both
+operands are rounded to bfloat16. At `high`, each operand is the sum of two
+bfloat16 numbers, and the smallest of the four products is omitted. At
+`highest`, operands are not rounded. Sums are float32. The jaxpr is what a TPU
+compiler would receive, including all derivatives.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend import core
 
 _PRODUCTS = ("dot_general", "conv_general_dilated")
-# What calls a program once, and the name of the parameter that holds it.
+# Primitives that call a program once, and the parameter that contains it.
 _CALLS = {
   "checkpoint": "jaxpr",
   "closed_call": "call_jaxpr",
@@ -30,7 +30,7 @@ _CALLS = {
 
 
 def rounded(function):
-  """`function` of arrays, its float32 products rounded as on a TPU."""
+  """Returns `function` with float32 products rounded as on a TPU."""
 
   @functools.wraps(function)
   def emulated(*args):
@@ -42,13 +42,13 @@ def rounded(function):
 
 
 def precision_of(equation) -> str:
-  """The precision of a product, of the operand that is rounded more."""
+  """Returns the precision of the operand that is rounded more."""
   pair = equation.params["precision"] or (lax.Precision.DEFAULT,)
   return str(max(pair, key=list(lax.Precision).index)).lower()
 
 
 def products(program, scope=""):
-  """Float32 products of a traced program, in depth: {(scope, precision)}."""
+  """Returns the float32 products in a program: {(scope, precision)}."""
   found = set()
   for equation in getattr(program, "jaxpr", program).eqns:
     where = f"{scope}/{equation.source_info.name_stack}"
@@ -72,7 +72,7 @@ def _is_float32(equation) -> bool:
 
 
 def _run(program, *args):
-  """Results of a program, closed or not."""
+  """Evaluates a jaxpr or closed jaxpr."""
   consts = getattr(program, "consts", ())
   program = getattr(program, "jaxpr", program)
   known = dict(zip(program.constvars, consts, strict=True))
@@ -119,10 +119,10 @@ def _product(equation, x, y):
 
 
 def _parts(x):
-  """Two bfloat16 numbers, as float32; other dtypes are not split."""
+  """Splits float32 into two bfloat16 numbers; other dtypes are not split."""
   if x.dtype != jnp.float32:
     return (x,)
-  # Not by a cast there and back, which XLA may take out.
+  # Not a cast to bfloat16 and back, which XLA may remove.
   first = lax.reduce_precision(x, 8, 7)
   return first, lax.reduce_precision(x - first, 8, 7)
 

@@ -1,5 +1,4 @@
-"""Every shipped config and argument loads, freezes and builds, and in small
-traces a step."""
+"""Every config and argument loads, freezes and builds; small ones trace."""
 
 import functools
 import importlib
@@ -19,14 +18,14 @@ MODULES = {
   if path.stem != "__init__"
 }
 NAMES = sorted(MODULES)
-# Of a file with arguments, the default stands first in ARGS.
+# For a file with arguments, the default is the first entry of ARGS.
 ARGS = {name: getattr(MODULES[name], "ARGS", ()) for name in NAMES}
 CASES = [(name, arg) for name in NAMES for arg in ARGS[name] or (None,)]
 IDS = [f"{name}:{arg}" if arg else name for name, arg in CASES]
 
 
 def specs_of(name, arg):
-  """The run in full and in small."""
+  """Returns the full-size spec and the small test spec."""
   module, args = MODULES[name], () if arg is None else (arg,)
   full, small = module.get_config(*args), module.get_test_config(*args)
   return from_config(full), from_config(small)
@@ -34,7 +33,7 @@ def specs_of(name, arg):
 
 @functools.cache
 def sizes(model):
-  """Parameters of G and D, from shapes alone."""
+  """Returns the numbers of parameters of G and D, computed from shapes."""
   networks = make_model(model, "tpu")
   shapes = [
     jax.eval_shape(network.init, jax.random.key(0))["params"]
@@ -50,7 +49,7 @@ def test_full_size_networks_can_be_made(name, arg):
 
 
 @pytest.mark.parametrize(("name", "arg"), CASES, ids=IDS)
-def test_test_config_is_the_same_run_in_small(name, arg):
+def test_the_test_config_is_a_small_version_of_the_run(name, arg):
   full, small = specs_of(name, arg)
   assert type(small.model) is type(full.model)
   assert small.loss.adversarial == full.loss.adversarial
@@ -63,7 +62,7 @@ def test_test_config_is_the_same_run_in_small(name, arg):
 
 
 def kinds_of_steps():
-  """The default runs that differ in the program of a step, not in sizes."""
+  """Returns default runs whose step programs differ in more than sizes."""
   kinds = {}
   for name in NAMES:
     _, small = specs_of(name, (ARGS[name] or (None,))[0])
@@ -73,7 +72,7 @@ def kinds_of_steps():
   return list(kinds.values())
 
 
-# Half a minute of tracing.
+# Tracing takes half a minute.
 _TRACED_SLOWLY = ("biggan_deep",)
 
 
@@ -96,11 +95,11 @@ def test_a_step_traces(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if ARGS[name]])
 def test_arguments(name):
-  """The first is the default; an unknown one is answered with the known."""
+  """The first argument is the default, and an unknown one raises an error."""
   module, first = MODULES[name], ARGS[name][0]
   assert from_config(module.get_config()) == specs_of(name, first)[0]
   specs = {specs_of(name, arg)[0] for arg in ARGS[name]}
-  assert len(specs) == len(ARGS[name]), "two arguments for one run"
+  assert len(specs) == len(ARGS[name]), "two arguments give the same run"
   for get in (module.get_config, module.get_test_config):
     with pytest.raises(SpecError, match="'huge'") as refusal:
       get("huge")
@@ -108,10 +107,10 @@ def test_arguments(name):
 
 
 @pytest.mark.parametrize(("name", "arg"), CASES, ids=IDS)
-def test_header_tells_the_command(name, arg):
+def test_the_header_contains_the_command(name, arg):
   doc = MODULES[name].__doc__
   assert f"bigscale train --config={name}" in doc
-  assert arg is None or arg in doc, "the header says nothing of it"
+  assert arg is None or arg in doc, "the header does not mention the argument"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_published_recipes(name, arg, g_lr, d_lr, d_steps, batch, average):
   assert full.optim.beta1 == 0
 
 
-# Millions, G and D together: Brock et al. 2019, Table 1.
+# Millions of parameters of G and D together: Brock et al. 2019, Table 1.
 TABLE_1 = {
   "sagan": 81.5,
   "bs512": 81.5,
@@ -149,14 +148,14 @@ TABLE_1 = {
 }
 
 
-def test_table_1_has_the_paper_s_sizes():
+def test_table_1_matches_the_sizes_in_the_paper():
   assert tuple(TABLE_1) == ARGS["biggan_table1"]
   for arg, millions in TABLE_1.items():
     full, _ = specs_of("biggan_table1", arg)
     assert sum(sizes(full.model)) / 1e6 == pytest.approx(millions, abs=0.15)
 
 
-def test_table_1_steps_are_those_of_the_header():
+def test_table_1_steps_match_the_header():
   for arg, row in MODULES["biggan_table1"].ROWS.items():
     full, _ = specs_of("biggan_table1", arg)
     assert full.total_steps == 1000 * row.steps
@@ -179,8 +178,8 @@ def test_table_1_steps_are_those_of_the_header():
     assert int(steps) == row.steps
 
 
-def test_sngan_is_miyato_s():
-  """Spectral norm in D alone; sizes recounted from the Chainer code."""
+def test_sngan_matches_miyato_et_al():
+  """Spectral norm is only in D; sizes are counted from the Chainer code."""
   full, _ = specs_of("sngan", None)
   model = make_model(full.model, "tpu")
   assert not model.g.spectral("block0/conv1/kernel")

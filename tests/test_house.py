@@ -1,4 +1,4 @@
-"""The house stands as designed: who imports whom, and how large rooms are."""
+"""Modules import each other as designed, and files stay small."""
 
 import ast
 import pathlib
@@ -12,8 +12,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "bigscale"
 
-# (module, packages or modules that it may import besides its own package),
-# first match wins. All may import the free ones.
+# (module pattern, packages or modules that it may import besides its own
+# package). The first match wins. All modules may import those in FREE.
 FREE = ("spec", "types", "temporary", "cache_folder")
 RULES = (
   (r"__init__|types|temporary|cache_folder", ()),
@@ -23,15 +23,15 @@ RULES = (
   (r"models/.*", ("ops",)),
   (r"sampling/.*", ("models", "ops", "parallel")),
   (r"metrics/.*", ("sampling", "data", "parallel", "ops")),
-  # Reads a run's folder; what a file of it is worth is said in one place.
+  # Reads run folders; only `train/sealed` verifies their files.
   (r"report/.*", ("train/sealed",)),
-  # The verdict is pure Python: it may be run on anybody's numbers.
+  # The verdict is pure Python, so it can run on any trace.
   (r"monitor/(verdict|signals|trace|dead|scoring|probes)", ("ops",)),
   (
     r"monitor/.*",
     ("train", "metrics", "sampling", "parallel"),
   ),
-  # Laws take anybody's numbers; costs come from traced networks.
+  # Laws accept any table; costs come from traced networks.
   (
     r"scaling/(flops|network_cost|jaxpr_flops|families|rules)",
     ("models", "losses", "ops"),
@@ -66,7 +66,7 @@ def name_of(path: pathlib.Path) -> str:
 
 
 def imports_of(path: pathlib.Path) -> set[str]:
-  """Modules of ours that a file imports, as "train/state"."""
+  """Returns the bigscale modules that a file imports, like "train/state"."""
   found = set()
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
@@ -108,22 +108,22 @@ def test_imports_follow_the_design(path):
     ), f"{name} must not import {imported}; it may import {allowed}"
 
 
-def test_no_module_imports_itself_over_others():
-  """No circles, also none of imports in functions or of names in a table.
+def test_there_are_no_import_cycles():
+  """There are no import cycles, including imports in functions and tables.
 
-  Within the package of one family the spec makes the networks, which take it.
-  What `spec` finds by name are extensions, which import it.
+  Within the package of a model family, the spec builds the networks, which
+  import it. `spec` finds extensions by name, and they import `spec`.
   """
   graph = {name_of(path): _edges(path) for path in modules()}
   while free := {*graph} - ({*graph} & set().union(*graph.values())) | {
     name for name, to in graph.items() if not to
   }:
     graph = {name: to - free for name, to in graph.items() if name not in free}
-  assert not graph, f"modules that import each other in a circle: {graph}"
+  assert not graph, f"import cycle: {graph}"
 
 
 def _edges(path: pathlib.Path) -> set[str]:
-  """Modules that a file imports, or names as "bigscale.module:Name"."""
+  """Returns modules that a file imports or names as "bigscale.module:Name"."""
   found = set()
   own = path.parent.relative_to(PACKAGE).as_posix()
   for node in _nodes(ast.parse(path.read_text())):
@@ -149,7 +149,7 @@ def _edges(path: pathlib.Path) -> set[str]:
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-  """All nodes that run; what only type checkers read is left out."""
+  """Yields all nodes except those in `if TYPE_CHECKING` blocks."""
   for node in ast.iter_child_nodes(tree):
     if not (
       isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
@@ -158,13 +158,13 @@ def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
       yield from _nodes(node)
 
 
-def test_nobody_imports_the_command_line():
+def test_no_module_imports_the_command_line():
   for path in modules():
     if not name_of(path).startswith("cli"):
       assert not any(i.startswith("cli") for i in imports_of(path)), path
 
 
-def test_linen_stays_where_networks_are_written():
+def test_only_networks_import_linen():
   allowed = re.compile(r"models/.*|metrics/(classifier|inception|efficientnet)")
   for path in modules():
     if "flax.linen" in path.read_text() and not allowed.fullmatch(
@@ -192,7 +192,7 @@ def test_files_and_functions_stay_small(path):
 
 
 def test_import_is_light():
-  """`import bigscale` pulls in neither TensorFlow nor plotting nor Orbax."""
+  """`import bigscale` does not import TensorFlow, plotting or Orbax."""
   heavy = ("tensorflow", "matplotlib", "orbax", "PIL", "grain", "clu")
   code = (
     "import sys, bigscale, bigscale.spec, bigscale.models.make;"
@@ -204,7 +204,7 @@ def test_import_is_light():
   assert out.stdout.strip() == "[]"
 
 
-def test_rooms_are_listed():
-  """No drawers: a file called utils or helpers is a missing decision."""
+def test_no_module_has_a_catch_all_name():
+  """No module has a catch-all name such as utils or helpers."""
   for path in modules():
     assert path.stem not in ("utils", "helpers", "misc", "common_utils")

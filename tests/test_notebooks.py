@@ -12,16 +12,16 @@ from tests.fast_compile import FLAGS
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# Of each: what makes it short, and the pictures that it draws.
+# By notebook: settings that make it short, and its number of figures.
 SHORT = {
-  # Fewer than 480 steps do not always leave the fault time to ruin the run.
-  # Too many for programs that compile fast and run slowly.
+  # With fewer than 480 steps, the fault does not always ruin the run. That is
+  # too many for programs that compile fast and run slowly.
   "collapse": ({"COLLAPSE_STEPS": "600"}, 4),
   "scaling_law": ({"LAW_RESAMPLES": "40"}, 12),
   "quickstart": ({"QUICKSTART_STEPS": "6", "XLA_FLAGS": FLAGS}, 3),
 }
 LONG = ("collapse", "quickstart")
-# Saved with what a long run of it showed, to be read without running it.
+# Notebooks saved with the outputs of a long run.
 SHOWN = ("collapse",)
 
 
@@ -35,7 +35,7 @@ def _pictures(notebook):
 
 
 def _notebooks():
-  """Those that train for minutes are slow."""
+  """Returns all notebooks; those that train for minutes are slow."""
   for path in NOTEBOOKS:
     marks = pytest.mark.slow if path.stem in LONG else ()
     yield pytest.param(path, id=path.stem, marks=marks)
@@ -64,7 +64,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_holds_no_logic(path):
+def test_cells_are_short_and_outputs_cleared(path):
   for cell in nbformat.read(path, as_version=4).cells:
     if cell.cell_type == "code":
       assert len(cell.source.splitlines()) <= 25
@@ -72,7 +72,7 @@ def test_notebook_holds_no_logic(path):
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_notebook_shows_a_whole_run_and_nothing_of_the_machine(name):
+def test_saved_outputs_show_a_full_run_without_machine_paths(name):
   path = ROOT / "notebooks" / f"{name}.ipynb"
   notebook = nbformat.read(path, as_version=4)
   assert len(_pictures(notebook)) == SHORT[name][1]

@@ -1,4 +1,4 @@
-"""What `pip install` puts on a machine: the wheel, its files, its demands."""
+"""The wheel: its files, size and requirements."""
 
 import email
 import importlib.metadata
@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from tests import wheels
 
 ROOT = wheels.ROOT
-# Libraries that break between minor versions.
+# Libraries that may break between minor versions.
 BOUNDED = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
@@ -27,7 +27,7 @@ def requirements(wheel):
   return metadata, [Requirement(r) for r in metadata.get_all("Requires-Dist")]
 
 
-def test_the_wheel_holds_every_file_of_the_package(wheel):
+def test_the_wheel_contains_every_file_of_the_package(wheel):
   names = ("bigscale", "configs")
   expected = {
     str(path.relative_to(ROOT))
@@ -46,23 +46,23 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
   assert any(name.endswith(".array_record") for name in held)
 
 
-def test_the_wheel_is_small_enough_to_pass_around(wheel):
+def test_the_wheel_is_small(wheel):
   assert wheel.stat().st_size < 10e6
 
 
-def test_the_demands_admit_what_is_installed(wheel):
-  """Which is what all other tests run with."""
+def test_requirements_allow_the_installed_versions(wheel):
+  """All other tests run with the installed versions."""
   _, found = requirements(wheel)
   here = [r for r in found if not r.marker or r.marker.evaluate({"extra": ""})]
   assert {*BOUNDED, "numpy", "ml-collections"} <= {r.name for r in here}
   for requirement in here:
     version = importlib.metadata.version(requirement.name)
     assert requirement.specifier.contains(version, prereleases=True), (
-      f"{requirement} does not admit {version}, which is installed"
+      f"{requirement} does not allow the installed version {version}"
     )
 
 
-def test_untested_versions_are_not_taken(wheel):
+def test_requirements_exclude_untested_versions(wheel):
   _, found = requirements(wheel)
   specifiers = {r.name: r.specifier for r in found if not r.marker}
   for name in BOUNDED:
@@ -72,8 +72,8 @@ def test_untested_versions_are_not_taken(wheel):
     assert not specifiers[name].contains(f"{int(major) + 1}.0.0")
 
 
-def test_every_extra_is_told_of(wheel):
-  """In the first screen of the README, but for the tests' own."""
+def test_the_readme_mentions_every_extra(wheel):
+  """The first screen of the README mentions each extra except `test`."""
   metadata, _ = requirements(wheel)
   extras = set(metadata.get_all("Provides-Extra"))
   assert {"tpu", "cuda", "tpu-plan", "torch", "tensorboard"} <= extras
@@ -81,4 +81,4 @@ def test_every_extra_is_told_of(wheel):
   screen = text[: text.index("\n## ")]
   for extra in extras - {"test"}:
     told = re.search(rf"[`\[]{extra}[`\]]", screen)
-    assert told, f"the README does not tell of {extra}"
+    assert told, f"the README does not mention {extra}"

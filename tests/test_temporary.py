@@ -1,4 +1,4 @@
-"""What a killed process leaves half written is removed by the next writer."""
+"""Partial files of killed processes are removed by the next writer."""
 
 import os
 import signal
@@ -30,19 +30,19 @@ def names(folder):
 
 @pytest.fixture
 def gone():
-  """The number of a process that has ended."""
+  """Returns the PID of a process that has ended."""
   process = subprocess.Popen([sys.executable, "-c", ""])
   process.wait()
   return process.pid
 
 
-def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+def test_the_next_writer_removes_abandoned_files(tmp_path):
   path = tmp_path / "a.json"
   path.write_text("old")
   killed(path)
   (left,) = set(names(tmp_path)) - {"a.json"}
   assert path.read_text() == "old"
-  # Who writes another file, or reads, does not.
+  # Readers, and writers of other files, do not remove it.
   with temporary.replacing(tmp_path / "b.json") as partial:
     partial.write_text("b")
   assert left in names(tmp_path)
@@ -52,7 +52,7 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
   assert path.read_text() == "new"
 
 
-def test_what_fails_leaves_nothing_and_the_old_file(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
   path = tmp_path / "a.json"
   path.write_text("old")
 
@@ -67,7 +67,7 @@ def test_what_fails_leaves_nothing_and_the_old_file(tmp_path):
   assert path.read_text() == "old"
 
 
-def test_what_a_living_one_writes_stays(tmp_path):
+def test_files_of_running_processes_stay(tmp_path):
   path = tmp_path / "a.json"
   with temporary.replacing(path) as one:
     one.write_text("one")
@@ -83,7 +83,7 @@ def aged(path, hours):
   os.utime(path, (then, then))
 
 
-def test_of_another_machine_a_day_is_waited(tmp_path, gone):
+def test_files_of_another_machine_stay_for_a_day(tmp_path, gone):
   young = tmp_path / f".a.json.elsewhere.{gone}-0.partial"
   old = tmp_path / f".a.json.elsewhere.{os.getpid()}-0.partial"
   aged(young, 20)
@@ -92,7 +92,7 @@ def test_of_another_machine_a_day_is_waited(tmp_path, gone):
   assert names(tmp_path) == [young.name]
 
 
-def test_those_of_earlier_versions_go_too(tmp_path, gone):
+def test_files_of_earlier_versions_are_removed(tmp_path, gone):
   for name in (f".spec.json.{gone}.tmp", f".0001.png.{gone}.partial"):
     (tmp_path / name).write_text("half")
   living = f".spec.json.{os.getpid()}.tmp"
@@ -107,7 +107,7 @@ def test_those_of_earlier_versions_go_too(tmp_path, gone):
   "name",
   [".hidden", "a.partial", ".a.json.tmp", ".lock", ".a.12x.tmp", "tmp.partial"],
 )
-def test_files_of_others_stay(tmp_path, name):
+def test_other_files_stay(tmp_path, name):
   aged(tmp_path / name, 100)
   temporary.clear(tmp_path)
   assert names(tmp_path) == [name]
@@ -124,6 +124,6 @@ def test_folders_and_long_names(tmp_path, gone):
   assert names(tmp_path) == []
 
 
-def test_a_folder_that_is_not_there_is_clear(tmp_path):
+def test_a_missing_folder_is_ignored(tmp_path):
   temporary.clear(tmp_path / "nowhere")
   assert not names(tmp_path)

@@ -1,4 +1,4 @@
-"""The wheel of this checkout."""
+"""Builds the wheel of this checkout."""
 
 import pathlib
 import shutil
@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def build(folder: pathlib.Path) -> pathlib.Path:
-  """Builds it from a copy, so that nothing is left here, without a registry."""
+  """Builds the wheel from a copy of the checkout, without a registry."""
   source = folder / "source"
   source.mkdir()
   for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):

@@ -1,1 +1,1 @@
-"""Meshes, shardings and processes."""
+"""Meshes, shardings and multiple processes."""

@@ -1,10 +1,10 @@
-"""Which processes make up this run, read from the environment.
+"""Detects the processes of a run from the environment.
 
-`detect` is a pure function of variables and flags. What the user says comes
-first (flags, then BIGSCALE_* variables), then what a scheduler says: SLURM,
-Kubernetes on TPUs (GKE), a Cloud TPU machine. It only decides whether there
-are others to wait for, and refuses what cannot work; for schedulers, JAX reads
-the same variables itself and finds the coordinator.
+`detect` is a pure function of flags and environment variables. Flags have
+priority over BIGSCALE_* variables, and these over the variables of a scheduler:
+SLURM, Kubernetes on TPUs (GKE), a Cloud TPU machine. `detect` only finds out
+whether there are other processes to wait for and rejects invalid settings. With
+a scheduler, JAX reads the same variables and finds the coordinator itself.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ COORDINATOR = "BIGSCALE_COORDINATOR"
 NUM_PROCESSES = "BIGSCALE_NUM_PROCESSES"
 PROCESS_ID = "BIGSCALE_PROCESS_ID"
 
-# As in jax's cloud_tpu_cluster and slurm_cluster.
+# Values from JAX's cloud_tpu_cluster and slurm_cluster.
 _TPU_PORT = "8482"
 _SLURM_PORTS = 2**12
 
-_ALONE = f"set {NUM_PROCESSES}=1 to run in this process alone"
+_ALONE = f"set {NUM_PROCESSES}=1 to run only in this process"
 
 Environ = Mapping[str, str]
 
@@ -32,10 +32,10 @@ class Cluster:
   """The processes of a run.
 
   Attributes:
-    kind: who said so; `single` has no others to wait for.
-    coordinator: HOST:PORT at which they meet; None leaves it to JAX.
-    num_processes: how many there are; None where JAX has to ask.
-    process_id: which of them this is, from 0; None likewise.
+    kind: source of the settings; `single` means that there is one process.
+    coordinator: HOST:PORT of process 0; None if JAX finds it.
+    num_processes: number of processes; None if JAX finds it.
+    process_id: index of this process, from 0; None if JAX finds it.
   """
 
   kind: Literal["single", "explicit", "slurm", "gke", "cloud_tpu"]
@@ -54,17 +54,17 @@ def detect(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> Cluster:
-  """Reads the cluster.
+  """Detects the cluster.
 
   Args:
-    environ: as `os.environ`, after `import jax`, which leaves word there of
-      the TPU chips that it found.
-    coordinator: flag; stands before its variable, as do the others.
-    num_processes: flag.
-    process_id: flag.
+    environ: environment variables. `import jax` must come first, because it
+      sets variables that describe the TPU chips.
+    coordinator: flag that overrides $BIGSCALE_COORDINATOR.
+    num_processes: flag that overrides $BIGSCALE_NUM_PROCESSES.
+    process_id: flag that overrides $BIGSCALE_PROCESS_ID.
 
   Raises:
-    SpecError: a value is missing, out of range or contradicts another.
+    SpecError: if a value is missing, out of range or contradicts another.
   """
   environ = dict(environ)
   flags = (coordinator, num_processes, process_id)
@@ -78,8 +78,8 @@ def detect(
   found = [cluster for cluster in found if cluster != SINGLE]
   require(
     len(found) < 2,
-    "both SLURM and Kubernetes variables describe several processes; unset "
-    f"those that are not this run's, or {_ALONE}",
+    "SLURM variables and Kubernetes variables both describe several processes; "
+    f"unset the ones that do not apply to this run, or {_ALONE}",
   )
   if found:
     return found[0]
@@ -95,14 +95,14 @@ def _explicit(environ: Environ) -> Cluster:
   host, _, port = address.rpartition(":")
   require(
     bool(host) and port.isdecimal() and 0 < int(port) < 2**16,
-    f"{COORDINATOR}={address} must be HOST:PORT of process 0, like "
+    f"{COORDINATOR}={address} must be HOST:PORT of process 0, for example "
     "10.0.0.2:8476",
   )
   return Cluster("explicit", address, count, index)
 
 
 def _slurm(environ: Environ) -> Cluster:
-  # A batch script sees the job's SLURM_NTASKS, but only srun starts a step.
+  # SLURM_NTASKS is also set in a batch script, but only srun starts a step.
   if "SLURM_STEP_NODELIST" not in environ or "SLURM_PROCID" not in environ:
     return SINGLE
   count = _number(environ, "SLURM_NTASKS", low=1)
@@ -110,7 +110,8 @@ def _slurm(environ: Environ) -> Cluster:
   require(
     of_step == count,
     f"SLURM_NTASKS={count} contradicts SLURM_STEP_NUM_TASKS={of_step}: srun "
-    f"started {of_step} of the job's {count} tasks; start all, or {_ALONE}",
+    f"started {of_step} of the job's {count} tasks. Start all tasks, or "
+    f"{_ALONE}",
   )
   if count == 1:
     return SINGLE
@@ -124,11 +125,11 @@ def _slurm(environ: Environ) -> Cluster:
 
 
 def _first_node(nodes: str) -> str:
-  """Of `n1`, `n1,n2`, `n[01-16],m3`, `n[01,07-15]`."""
+  """Returns the first node of a list like `n1,n2` or `n[01,07-15],m3`."""
   prefix, first = re.match(r"([^,\[]*)(?:\[([^\],-]*))?", nodes).groups("")
   require(
     bool(prefix + first),
-    f"SLURM_STEP_NODELIST={nodes!r} names no node; start with srun, or "
+    f"SLURM_STEP_NODELIST={nodes!r} contains no node; start with srun, or "
     f"{_ALONE}",
   )
   return prefix + first
@@ -154,9 +155,9 @@ def _gke(environ: Environ) -> Cluster:
 
 
 def _cloud_tpu(environ: Environ) -> Cluster:
-  """A machine with TPU chips, whose metadata server knows the others."""
-  # JAX sets these at import: the first where it finds chips, the second where
-  # it finds none. A user sets the second, too, where there is no server.
+  """Detects a Cloud TPU machine, where JAX asks the metadata server."""
+  # At import, JAX sets TPU_ML_PLATFORM if it finds TPU chips and otherwise
+  # TPU_SKIP_MDS_QUERY. Users set the latter if there is no metadata server.
   has_chips = "TPU_ML_PLATFORM" in environ
   if not has_chips or "TPU_SKIP_MDS_QUERY" in environ:
     return SINGLE
@@ -166,11 +167,11 @@ def _cloud_tpu(environ: Environ) -> Cluster:
 
 
 def _tpu_hosts(environ: Environ) -> list[str]:
-  """The hosts of this slice, as Kubernetes lists them."""
+  """Returns the hosts of this slice as listed by Kubernetes."""
   listed = environ.get("TPU_PROCESS_ADDRESSES") or environ.get(
     "TPU_WORKER_HOSTNAMES", ""
   )
-  # Without TPUs, libtpu leaves a sentence there for the processes it starts.
+  # Without TPUs, libtpu sets the variable to a sentence.
   if " " in listed.strip():
     return []
   return [host for host in listed.strip().split(",") if host]
@@ -184,7 +185,7 @@ def _wants_tpu(environ: Environ) -> bool:
 def _text(environ: Environ, name: str) -> str:
   require(
     bool(environ.get(name)),
-    f"{name} is not set, and other variables speak of several processes; set "
+    f"{name} is not set, but other variables describe several processes; set "
     f"it, or {_ALONE}",
   )
   return environ[name]
@@ -198,7 +199,7 @@ def _number(
   high: int | None = None,
   default: int | None = None,
 ) -> int:
-  """A whole number of at least `low`, and below `high` where given."""
+  """Returns a variable as an integer in [low, high)."""
   if default is not None and not environ.get(name):
     return default
   text = _text(environ, name)

@@ -1,15 +1,16 @@
-"""Compiler options for XLA: for what trains, and for what runs only once.
+"""XLA compiler options for training programs and for programs that run once.
 
-`TRAINING` is the one table of those of a run. `operations.compiler_options` and
-the variables of `ENVIRONMENT` come before it.
+`TRAINING` contains the default options of training programs.
+`operations.compiler_options` and the variables in `ENVIRONMENT` override them.
 
-CPU: XLA hands convolutions to YNNPACK (jaxlib 0.10). That is as good as Eigen
-going forward and five times slower for the gradient of the weights, where the
-kernel is as large as the map: 390 ms of processor time for 73 (3x3, 128 maps of
-16 px and 64 channels, float32). It can also crash where it sums over several
-axes. Matrix products stay with it. That is so for the steps of our models, and
-need not be elsewhere: 40 steps of the classifier that `metrics` trains took
-23.5 s of processor time with the option and 9.4 s without, on a busy machine.
+CPU: by default, XLA runs convolutions with YNNPACK (jaxlib 0.10). Its forward
+pass is as fast as Eigen's. Its gradient of the weights, where the kernel is as
+large as the map, is five times slower: 390 ms instead of 73 ms of processor
+time (3x3, 128 maps of 16 px and 64 channels, float32). It can also crash when
+it sums over several axes. The option keeps YNNPACK for matrix products only.
+Other programs can be slower with it: 40 steps of the classifier that `metrics`
+trains took 23.5 s of processor time with the option and 9.4 s without, on a
+busy machine.
 """
 
 import functools
@@ -20,33 +21,33 @@ import jax
 
 from bigscale.spec import SpecError
 
-# Values are of the option's own type: "true" is no bool to XLA.
+# XLA requires the type of the option: the string "true" is not a bool.
 Value = str | bool | int
 Options = Mapping[str, Value]
 _BOOL: dict[str, Value] = {"true": True, "false": False}
 
-# What XLA says of an option that it does not know.
+# Start of XLA's error message for an unknown option.
 _UNKNOWN = "No such compile option"
 
-# Where a user may say something of an option, too.
+# Environment variables in which a user can also set options.
 ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
-# Attention without its weights in memory: a TPU fuses products whose operands
-# are products.
+# Lets TPUs fuse matrix products whose operands are matrix products, so that
+# attention weights are not stored in memory.
 _FUSED_PRODUCTS = {
   "xla_tpu_enable_multi_level_nested_dot_fusion": True,
   "xla_tpu_enable_multi_level_input_dot_dot_fusion": True,
   "xla_tpu_enable_multi_level_output_dot_dot_fusion": True,
   "xla_tpu_enable_experimental_fusion_cost_model": True,
 }
-# Sums of gradients that run beside the backward pass.
+# Overlaps the all-reduce of gradients with the backward pass.
 _ASYNCHRONOUS_SUMS = {
   "xla_enable_async_all_reduce": True,
   "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
   "xla_tpu_prefer_async_allgather_to_allreduce": True,
 }
-# They cannot while all are combined into one at its end: messages are combined
-# up to so many bytes.
+# Limits how many bytes of all-reduces are combined. If all were combined into
+# one at the end, nothing could overlap.
 _COMBINED_BYTES = 4 * 2**20
 _SMALL_SUMS = {
   "xla_jf_crs_combiner_threshold_in_bytes": _COMBINED_BYTES,
@@ -54,7 +55,7 @@ _SMALL_SUMS = {
   "xla_tpu_ars_combiner_threshold_in_bytes": _COMBINED_BYTES,
 }
 
-# By platform: where running matters.
+# Options of training programs, by platform.
 TRAINING: Mapping[str, Options] = {
   "cpu": {
     "xla_cpu_experimental_ynn_fusion_type": (
@@ -63,8 +64,8 @@ TRAINING: Mapping[str, Options] = {
   },
   "tpu": {**_FUSED_PRODUCTS, **_ASYNCHRONOUS_SUMS, **_SMALL_SUMS},
 }
-# Where compiling takes longer than running: about a third of the time. Starting
-# values that are orthogonal take a minute otherwise.
+# Options of programs that take longer to compile than to run. They reduce the
+# time to about a third: orthogonal initialization takes a minute otherwise.
 _CPU_ONCE = {
   "xla_backend_optimization_level": 0,
   "xla_llvm_disable_expensive_passes": True,
@@ -73,19 +74,20 @@ _CPU_ONCE = {
 
 
 def options(device: jax.Device, chosen: Sequence[str] = ()) -> dict[str, Value]:
-  """Returns the `compiler_options` of `jax.jit` for a program that trains.
+  """Returns the `compiler_options` of `jax.jit` for a training program.
 
   Args:
-    device: one of those that will run it; of a topology, too.
-    chosen: NAME=VALUE of the run's own, which come before the project's; with
-      an empty value XLA's default stays.
+    device: a device that will run the program, or a device of a topology
+      description.
+    chosen: NAME=VALUE options of the run, which override the defaults. An empty
+      value keeps XLA's default.
 
   Returns:
-    Options to set. Those of the project are left out where a variable of
-    `ENVIRONMENT` names them, or where this version of XLA does not know them.
+    Options to set. A default option is omitted if a variable in `ENVIRONMENT`
+    sets it or if this version of XLA does not support it.
 
   Raises:
-    SpecError: XLA does not know one of the run's own, or not its value.
+    SpecError: if XLA does not support an option of the run or its value.
   """
   own = dict(one.split("=", 1) for one in chosen)
   kept = {
@@ -98,8 +100,8 @@ def options(device: jax.Device, chosen: Sequence[str] = ()) -> dict[str, Value]:
     if found is not None:
       raise SpecError(
         f"operations.compiler_options has {name}={own[name]}, which the "
-        f"compiler for {device.device_kind} does not take ({found}); mend it, "
-        "or leave it out"
+        f"compiler for {device.device_kind} rejects ({found}); correct or "
+        "remove it"
       )
   ours = TRAINING.get(device.platform, {})
   ours = {name: value for name, value in ours.items() if name not in own}
@@ -107,13 +109,13 @@ def options(device: jax.Device, chosen: Sequence[str] = ()) -> dict[str, Value]:
 
 
 def options_to_run_once(platform: str) -> dict[str, Value]:
-  """Returns options that make compiling fast and the program slow.
+  """Returns options for fast compilation of a slow program.
 
   Args:
-    platform: `cpu`, `gpu` or `tpu`; only on a CPU there are some.
+    platform: `cpu`, `gpu` or `tpu`.
 
   Returns:
-    As `options` does.
+    Options to set; {} unless the platform is `cpu`.
   """
   if platform != "cpu":
     return {}
@@ -121,28 +123,30 @@ def options_to_run_once(platform: str) -> dict[str, Value]:
 
 
 def environment(options: Options) -> dict[str, object]:
-  """Returns all that a compiler of this process was told, for the record.
+  """Returns the compiler options and variables of this process, for logging.
 
   Args:
-    options: of the run's programs.
+    options: compiler options of the run's programs.
   """
-  told = {name: os.environ.get(name, "") for name in ENVIRONMENT}
-  return {"compiler_options": dict(options), **told}
+  variables = {name: os.environ.get(name, "") for name in ENVIRONMENT}
+  return {"compiler_options": dict(options), **variables}
 
 
 def _usable(device: jax.Device, wanted: Options) -> dict[str, Value]:
-  """Returns the options that XLA knows and that `ENVIRONMENT` does not name.
+  """Returns the options that XLA supports and `ENVIRONMENT` does not set.
 
   Raises:
-    ValueError: XLA knows the option, but not the value.
+    ValueError: if XLA supports an option but not its value.
   """
   flags = " ".join(os.environ.get(name, "") for name in ENVIRONMENT).split()
-  said = {flag.lstrip("-").partition("=")[0] for flag in flags}
-  asked = {name: value for name, value in wanted.items() if name not in said}
-  if _refusal(device, tuple(asked.items())) is None:
-    return asked
+  set_by_user = {flag.lstrip("-").partition("=")[0] for flag in flags}
+  unset = {
+    name: value for name, value in wanted.items() if name not in set_by_user
+  }
+  if _refusal(device, tuple(unset.items())) is None:
+    return unset
   known = {}
-  for name, value in asked.items():
+  for name, value in unset.items():
     found = _refusal(device, ((name, value),))
     if found is None:
       known[name] = value
@@ -155,7 +159,7 @@ def _usable(device: jax.Device, wanted: Options) -> dict[str, Value]:
 def _refusal(
   device: jax.Device, wanted: tuple[tuple[str, Value], ...]
 ) -> str | None:
-  """Returns XLA's error message for these options, or None if it takes them."""
+  """Returns XLA's error message for these options, or None if it has none."""
   if not wanted:
     return None
   sharding = jax.sharding.SingleDeviceSharding(device)

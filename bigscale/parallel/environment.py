@@ -1,9 +1,9 @@
-"""What must stand in the environment before JAX starts on CPUs.
+"""Sets the environment variables that JAX needs on CPUs.
 
-XLA's CPU client runs collectives on a pool of as many threads as there are
-cores. With more virtual devices than cores, queued steps take every thread and
-wait for peers that get none: a deadlock. A larger pool cures it, and a
-time-out turns what is left of the problem into an error.
+XLA's CPU client runs collectives on a thread pool with one thread per core.
+With more virtual devices than cores, queued steps can occupy all threads while
+they wait for devices that have no thread: a deadlock. A larger pool avoids it,
+and a timeout turns any remaining deadlock into an error.
 
 This module must not import JAX.
 """
@@ -15,12 +15,12 @@ _COLLECTIVE_TIMEOUT_SECONDS = 120
 
 
 def prepare_cpu(virtual_devices: int | None = None) -> None:
-  """Sets the variables, leaving those the user has set.
+  """Sets the variables, except those that the user has set.
 
-  Call it before the first `import jax`.
+  Call this before the first `import jax`.
 
   Args:
-    virtual_devices: CPU devices to make; None leaves JAX's default.
+    virtual_devices: number of virtual CPU devices; None keeps JAX's default.
   """
   threads = max(_POOL_THREADS, 2 * (virtual_devices or 1))
   os.environ.setdefault("PJRT_NPROC", str(threads))

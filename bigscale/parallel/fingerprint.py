@@ -1,13 +1,14 @@
-"""Fingerprints of arrays, the same on any mesh, and of their replicas.
+"""Fingerprints of arrays that do not depend on the mesh.
 
 A fingerprint is the sum, modulo 2^32, over all elements of
-mix(mix(place + c) ^ bits), where mix is MurmurHash3's finalizer and place
-counts elements in row-major order; twice, with two constants c. A sum does not
-care in which order, or on which device, its terms are added: an array has the
-same fingerprint however it lies on devices. Without the second mixing, two
-flipped signs would cancel: 2^31 times anything odd is 2^31.
+mix(mix(index + c) ^ bits), where mix is MurmurHash3's finalizer and index is
+the row-major index of the element. It is computed for two constants c. The sum
+does not depend on the order of its terms, so an array has the same fingerprint
+under any sharding. Without the second mixing, two flipped signs would cancel:
+2^31 times any odd number is 2^31.
 
-It tells damage, not malice, and nothing of damage done before it was taken.
+Fingerprints detect accidental damage after they were computed. They are not
+cryptographic.
 """
 
 import functools
@@ -25,15 +26,15 @@ _CONSTANTS = (0x9E3779B1, 0x85EBCA77)
 
 
 class ReplicaError(RuntimeError):
-  """Devices that hold the same part of an array hold different bits."""
+  """Replicas of an array shard differ between devices."""
 
 
 class _Leaf(NamedTuple):
-  """How one array lies on the mesh; hashable.
+  """Global shape and sharding of an array; hashable.
 
   Attributes:
-    shape: of the whole.
-    spec: which axes of the mesh split which of its own.
+    shape: global shape.
+    spec: partition spec.
   """
 
   shape: tuple[int, ...]
@@ -41,23 +42,23 @@ class _Leaf(NamedTuple):
 
 
 def fingerprints(tree: PyTree) -> dict[str, str]:
-  """Of every array of a tree, by its path.
+  """Returns the fingerprint of each array in a tree.
 
   Args:
-    tree: arrays of one mesh, or on one device.
+    tree: arrays on one mesh or one device.
 
   Returns:
-    16 hexadecimal digits each.
+    Fingerprints of 16 hexadecimal digits by path.
 
   Raises:
-    ReplicaError: replicas differ, of which arrays and on which devices.
+    ReplicaError: if replicas differ; the message names arrays and devices.
   """
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   names = [jax.tree_util.keystr(path) for path, _ in flat]
   arrays = _on_one_mesh([array for _, array in flat])
   mesh = arrays[0].sharding.mesh
   leaves = tuple(_Leaf(a.shape, a.sharding.spec) for a in arrays)
-  # Of every device's part of every array: [mesh, 2] each.
+  # For each array, the sums over each device's shard: [*mesh, 2].
   sums = [
     _program(mesh, leaf)(array, _starts(mesh, leaf))
     for array, leaf in zip(arrays, leaves, strict=True)
@@ -77,17 +78,17 @@ def fingerprints(tree: PyTree) -> dict[str, str]:
     found[name] = "".join(f"{int(part):08x}" for part in total)
   if wrong:
     raise ReplicaError(
-      "devices hold different values of the same part: "
+      "replicas of the same shard differ between devices: "
       + "; ".join(wrong[:10])
       + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else "")
-      + ". Memory or arithmetic has failed: start the run again from its last "
-      "checkpoint, without the machine of the device that stands alone"
+      + ". A device's memory or arithmetic has failed. Start the run again "
+      "from its last checkpoint, without the machine of the deviating device"
     )
   return found
 
 
 def _on_one_mesh(arrays: Sequence[Any]) -> list[Array]:
-  """Those on a single device or the host go onto the mesh of the others."""
+  """Replicates arrays of the host or a single device onto the others' mesh."""
   meshes = [
     array.sharding.mesh
     for array in arrays
@@ -106,16 +107,16 @@ def _on_one_mesh(arrays: Sequence[Any]) -> list[Array]:
 def differences(
   before: Mapping[str, str], after: Mapping[str, str]
 ) -> list[str]:
-  """Paths of arrays that are not what they were."""
+  """Returns the paths of arrays with different fingerprints."""
   names = sorted(before.keys() | after.keys())
   return [name for name in names if before.get(name) != after.get(name)]
 
 
-# A program for every way to lie: many arrays of a model share one, and one for
-# all of them takes long to compile.
+# One program per shape and sharding, which many arrays of a model share. A
+# single program for all arrays takes long to compile.
 @functools.lru_cache(maxsize=1024)
 def _program(mesh: Mesh, leaf: _Leaf) -> Any:
-  """`(array, starts) -> uint32 [*mesh, 2]`, each device's part on itself."""
+  """Returns `(array, starts) -> uint32 [*mesh, 2]`, sums over each shard."""
   rows = PartitionSpec(*mesh.axis_names)
 
   def part(array: Array, start: Array) -> Array:
@@ -128,7 +129,7 @@ def _program(mesh: Mesh, leaf: _Leaf) -> Any:
       mesh=mesh,
       in_specs=(leaf.spec, rows),
       out_specs=rows,
-      # Each device speaks for itself.
+      # Devices with the same shard must be compared, not treated as equal.
       check_vma=False,
     )
   )
@@ -136,24 +137,24 @@ def _program(mesh: Mesh, leaf: _Leaf) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _gather(mesh: Mesh) -> Any:
-  """Puts the sums of all devices onto all of them."""
+  """Returns a function that replicates the sums on all devices."""
   whole = NamedSharding(mesh, PartitionSpec())
   return jax.jit(jnp.stack, out_shardings=whole)
 
 
 def _sum(part: Array, shape: tuple[int, ...], start: Array) -> Array:
-  """[2] uint32 of one device's part, which begins at `start` of the whole."""
-  place = jnp.zeros(part.shape, jnp.uint32)
+  """Returns the sums [2] uint32 of a shard that begins at index `start`."""
+  flat_index = jnp.zeros(part.shape, jnp.uint32)
   stride = 1
   for axis in reversed(range(part.ndim)):
     index = jax.lax.broadcasted_iota(jnp.uint32, part.shape, axis)
-    place += (index + start[axis]) * np.uint32(stride % 2**32)
+    flat_index += (index + start[axis]) * np.uint32(stride % 2**32)
     stride *= shape[axis]
   words = _words(part)
   sums = []
   for constant in _CONSTANTS:
     terms = [
-      _mix(_mix(place + np.uint32((constant * (n + 1)) % 2**32)) ^ word)
+      _mix(_mix(flat_index + np.uint32((constant * (n + 1)) % 2**32)) ^ word)
       for n, word in enumerate(words)
     ]
     sums += [sum(term.sum(dtype=jnp.uint32) for term in terms)]
@@ -161,7 +162,7 @@ def _sum(part: Array, shape: tuple[int, ...], start: Array) -> Array:
 
 
 def _words(x: Array) -> list[Array]:
-  """The bits of every element, as uint32 arrays of the shape of `x`."""
+  """Returns the bits of each element as uint32 arrays of the shape of `x`."""
   if x.dtype == jnp.bool_:
     return [x.astype(jnp.uint32)]
   size = x.dtype.itemsize
@@ -173,21 +174,21 @@ def _words(x: Array) -> list[Array]:
 
 
 def _mix(x: Array) -> Array:
-  """MurmurHash3's 32-bit finalizer (Appleby 2011, public domain)."""
+  """Applies MurmurHash3's 32-bit finalizer (Appleby 2011, public domain)."""
   x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
   return x ^ (x >> 16)
 
 
 def _indices(mesh: Mesh, leaf: _Leaf) -> list[tuple[slice, ...]]:
-  """The part of each device, in the order of the mesh."""
+  """Returns the index of each device's shard, in mesh order."""
   where = NamedSharding(mesh, leaf.spec).devices_indices_map(leaf.shape)
   return [where[device] for device in mesh.devices.flat]
 
 
 @functools.lru_cache(maxsize=1024)
 def _starts(mesh: Mesh, leaf: _Leaf) -> Any:
-  """[*mesh, D] uint32: where each device's part begins."""
+  """Returns [*mesh, D] uint32: the first index of each device's shard."""
   rows = [
     [index[axis].indices(size)[0] for axis, size in enumerate(leaf.shape)]
     for index in _indices(mesh, leaf)
@@ -201,16 +202,16 @@ def _starts(mesh: Mesh, leaf: _Leaf) -> Any:
 
 
 def _replicas(mesh: Mesh, leaf: _Leaf) -> list[list[int]]:
-  """Places in the mesh that hold the same part, group by group."""
+  """Returns groups of mesh positions that hold the same shard."""
   groups: dict[Any, list[int]] = {}
-  for place, index in enumerate(_indices(mesh, leaf)):
+  for position, index in enumerate(_indices(mesh, leaf)):
     key = tuple(
       part.indices(size) for part, size in zip(index, leaf.shape, strict=True)
     )
-    groups.setdefault(key, []).append(place)
+    groups.setdefault(key, []).append(position)
   return list(groups.values())
 
 
-def _ids(mesh: Mesh, places: Sequence[int]) -> str:
-  devices = [mesh.devices.flat[place] for place in places]
+def _ids(mesh: Mesh, positions: Sequence[int]) -> str:
+  devices = [mesh.devices.flat[position] for position in positions]
   return ", ".join(f"{d.id} (process {d.process_index})" for d in devices)

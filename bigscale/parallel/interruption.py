@@ -1,8 +1,8 @@
-"""Where long work on the host may be broken off.
+"""Interruption points in long work on the host.
 
-To score a checkpoint may take an hour, and a machine that is wanted back gives
-a minute. So loops of scoring ask between two pieces of work whether to go on,
-and whoever calls them says what is asked.
+Scoring a checkpoint can take an hour, but a preempted machine gives a minute's
+notice. Therefore, scoring loops call `point` between iterations, and their
+caller decides with `asking` when to interrupt them.
 """
 
 import contextlib
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 
 class InterruptedWorkError(BaseException):
-  """The work was broken off on request, and has not failed.
+  """The work was interrupted on request.
 
-  Like `asyncio.CancelledError` it is no `Exception`: who answers for errors of
-  the work must not take it for one.
+  Like `asyncio.CancelledError`, this is not an `Exception`, so that handlers of
+  errors do not catch it.
   """
 
 
@@ -25,12 +25,11 @@ _ASK: contextvars.ContextVar[Callable[[], bool] | None] = (
 
 @contextlib.contextmanager
 def asking(ask: Callable[[], bool]) -> Iterator[None]:
-  """Lets `point` break off the work in here.
+  """Lets `point` interrupt the work inside this context.
 
   Args:
-    ask: whether to break off. With several processes it is called as often as
-      the work comes to a `point`: work that all do together must come to as
-      many on each of them.
+    ask: returns whether to interrupt; called at each `point`. Work that several
+      processes do together must reach `point` equally often on each of them.
   """
   token = _ASK.set(ask)
   try:
@@ -40,7 +39,7 @@ def asking(ask: Callable[[], bool]) -> Iterator[None]:
 
 
 def point() -> None:
-  """Raises `InterruptedWorkError` where the work is to be broken off here."""
+  """Raises `InterruptedWorkError` if the work must be interrupted."""
   ask = _ASK.get()
   if ask is not None and ask():
     raise InterruptedWorkError

@@ -1,19 +1,20 @@
-"""One run in several processes of this machine, under one supervisor.
+"""Runs a program in several local processes under one supervisor.
 
-The supervisor computes nothing and does not import JAX. It tells the processes
-of each other, passes signals on to them, marks their lines, and makes one exit
-code of theirs that says what happened:
+The supervisor does not import JAX. It sets the variables by which the processes
+find each other, forwards signals to them, prefixes their output lines, and
+combines their exit codes:
 
-*   a process that ended with 1, 2 or 3 had a reason that a restart would only
-    repeat, whatever became of the others;
-*   else 76, where a process was killed, or was aborted since another one was:
-    start again;
-*   else 75, where they were preempted; else 0.
+*   1, 2 or 3 if a process ended with it, because a restart would fail for the
+    same reason;
+*   else 76 if a process was killed or was aborted after another was killed: the
+    run can be restarted;
+*   else 75 if the processes were preempted;
+*   else 0.
 
-A supervisor that is killed takes the processes along: to them it is SIGTERM.
+If the supervisor is killed, the processes receive SIGTERM.
 
-With one process no meeting is arranged: a host's process of a run of many hosts
-is supervised like any other.
+With one process, no such variables are set, so this also supervises one host's
+process of a multihost run.
 """
 
 import ctypes
@@ -31,23 +32,23 @@ from typing import BinaryIO, NamedTuple, TextIO
 from bigscale.parallel import cluster
 
 DONE, PREEMPTED, LOST = 0, 75, 76
-# In the order in which one tells more than the next.
-_TELLING = (2, 1, 3, 130, LOST, PREEMPTED, DONE)
-# For the others, once one has ended and not well.
+# Exit codes by decreasing priority.
+_PRIORITY = (2, 1, 3, 130, LOST, PREEMPTED, DONE)
+# Time for the other processes to end after one has failed.
 _GRACE_SECONDS = 30.0
-_LOOK_SECONDS = 0.1
-# Tells a process who watches over it.
+_POLL_SECONDS = 0.1
+# Environment variable with the supervisor's PID.
 _SUPERVISOR = "BIGSCALE_SUPERVISOR"
-# Of Linux's prctl: the signal that a process gets when its parent dies.
+# Option of Linux's prctl: the signal sent to a process when its parent dies.
 _PR_SET_PDEATHSIG = 1
 
 
 class Ended(NamedTuple):
-  """How processes ended.
+  """How the processes ended.
 
   Attributes:
-    code: one exit code of theirs.
-    asked: whether a signal asked them to.
+    code: combined exit code.
+    asked: whether the supervisor received a signal to end.
   """
 
   code: int
@@ -62,53 +63,53 @@ def run_locally(
 ) -> Ended:
   """Runs a program in several processes and waits for all of them.
 
-  Call it in the main thread: while it runs, SIGTERM and SIGINT go to the
-  processes.
+  Call this in the main thread: it forwards SIGTERM and SIGINT to the processes.
 
   Args:
-    program: words of its command, the same for all.
-    processes: how many, from 1. From 2 on they meet on a free port of this
-      machine.
-    environ: theirs; this process's where None.
-    grace_seconds: that the others get when one has failed or was killed, before
-      they are killed, too.
+    program: command and arguments, the same for all processes.
+    processes: number of processes, at least 1. Two or more processes connect
+      over a free port of this machine.
+    environ: environment variables of the processes; None means those of this
+      process.
+    grace_seconds: seconds between the failure of one process and killing the
+      others.
 
   Returns:
-    One exit code for all (see the module), and whether they were asked to end.
+    The combined exit code (see the module), and whether a signal arrived.
   """
   environ = dict(os.environ if environ is None else environ)
-  port, marked = _free_port(), processes > 1
+  port, prefixed = _free_port(), processes > 1
   started: list[subprocess.Popen] = []
   readers: list[threading.Thread] = []
-  told: list[int] = []
+  received: list[int] = []
 
-  def pass_on(number: int, frame: FrameType | None) -> None:
+  def forward(number: int, frame: FrameType | None) -> None:
     del frame
-    told.append(number)
+    received.append(number)
     _send(started, number)
 
-  # Before there is anybody whom a signal could miss.
+  # Installed before any process starts, so that no signal is lost.
   before = {
-    number: signal.signal(number, pass_on)
+    number: signal.signal(number, forward)
     for number in (signal.SIGTERM, signal.SIGINT)
   }
   try:
     for index in range(processes):
       process = subprocess.Popen(
         program,
-        env=environ | _place(index, processes, port),
-        stdout=subprocess.PIPE if marked else None,
-        stderr=subprocess.PIPE if marked else None,
-        # A terminal's Ctrl-C goes to the supervisor alone, which passes it on.
+        env=environ | _variables(index, processes, port),
+        stdout=subprocess.PIPE if prefixed else None,
+        stderr=subprocess.PIPE if prefixed else None,
+        # Ctrl-C in a terminal reaches only the supervisor, which forwards it.
         start_new_session=True,
       )
       started.append(process)
-      if marked:
+      if prefixed:
         pairs = ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
-        readers += [_mark(index, pipe, to) for pipe, to in pairs]
-    if told:
-      # It came while they were being started.
-      _send(started, told[-1])
+        readers += [_copy_lines(index, pipe, to) for pipe, to in pairs]
+    if received:
+      # The signal may have arrived before all processes were started.
+      _send(started, received[-1])
     _wait(started, grace_seconds)
   finally:
     _send(started, signal.SIGKILL)
@@ -117,36 +118,36 @@ def run_locally(
   for reader in readers:
     reader.join(timeout=5)
   code = one_code([process.returncode for process in started])
-  return Ended(code, bool(told))
+  return Ended(code, bool(received))
 
 
 def heed_supervisor() -> None:
-  """Has this process sent SIGTERM when its supervisor dies, if it has one.
+  """Makes this process receive SIGTERM when its supervisor dies (Linux only).
 
-  On Linux. It asks for it itself: to ask between fork and exec would run
-  Python in a forked process that may have threads.
+  The process requests this itself, because a request between fork and exec
+  would run Python in a forked process that may have threads.
   """
-  # Not told any further: who is started by this one has another parent.
+  # Removed, because this process's children have another parent.
   supervisor = os.environ.pop(_SUPERVISOR, None)
   if supervisor is None or not sys.platform.startswith("linux"):
     return
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
   if os.getppid() != int(supervisor):
-    # It died before.
+    # The supervisor died before the request.
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def one_code(codes: Sequence[int]) -> int:
-  """What the codes of processes come to; negative ones are signals."""
+  """Combines exit codes of processes; negative codes are signals."""
   plain = {
     LOST if code < 0 or code in (128 + 6, 128 + 9, 128 + 15) else code
     for code in codes
   }
-  unknown = sorted(plain - set(_TELLING))
-  return next(code for code in (*unknown, *_TELLING) if code in plain)
+  unknown = sorted(plain - set(_PRIORITY))
+  return next(code for code in (*unknown, *_PRIORITY) if code in plain)
 
 
-def _place(index: int, processes: int, port: int) -> dict[str, str]:
+def _variables(index: int, processes: int, port: int) -> dict[str, str]:
   supervised = {_SUPERVISOR: str(os.getpid())}
   if processes == 1:
     return supervised
@@ -163,14 +164,14 @@ def _free_port() -> int:
 
 
 def _wait(started: Sequence[subprocess.Popen], grace: float) -> None:
-  """Until all have ended, or the grace is over."""
+  """Waits until all processes have ended or the grace period is over."""
   until = None
   while None in (codes := [process.poll() for process in started]):
     if any(codes) and until is None:
       until = time.monotonic() + grace
     if until is not None and time.monotonic() > until:
       return
-    time.sleep(_LOOK_SECONDS)
+    time.sleep(_POLL_SECONDS)
 
 
 def _send(started: Sequence[subprocess.Popen], number: int) -> None:
@@ -182,8 +183,8 @@ def _send(started: Sequence[subprocess.Popen], number: int) -> None:
       process.wait()
 
 
-def _mark(index: int, pipe: BinaryIO, to: TextIO) -> threading.Thread:
-  """Copies lines, each with its process's number in front."""
+def _copy_lines(index: int, pipe: BinaryIO, to: TextIO) -> threading.Thread:
+  """Copies lines in a thread, each prefixed with the process index."""
   write: Callable[[str], object] = to.write
 
   def copy() -> None:

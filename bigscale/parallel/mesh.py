@@ -1,9 +1,9 @@
-"""The mesh: axes `data` (replicas) and `fsdp` (devices that share one).
+"""The device mesh with axes `data` (replicas) and `fsdp` (shards of a replica).
 
-Slices, which a data-center network joins, lie one after another along `data`,
-so that only `data` crosses that network. Within a slice the devices of one
-`fsdp` group are neighbours in the torus. A host's devices (2 x 2 chips of it)
-are then no neighbours in the batch: see `rows.local_rows`.
+Slices are connected by a data-center network. They are ordered along `data`, so
+only communication over `data` crosses that network. Within a slice, the devices
+of an `fsdp` group are neighbors in the torus. Therefore, a host's devices (2 x
+2 chips) are not contiguous in the batch: see `rows.local_rows`.
 """
 
 import collections
@@ -23,19 +23,20 @@ AXES = ("data", "fsdp")
 def make_mesh(
   spec: MeshSpec, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-  """Arranges devices.
+  """Builds the mesh.
 
   Args:
     spec: sizes of the axes.
-    devices: all of JAX's where None; also those of a topology description.
+    devices: devices, which may belong to a topology description; None means all
+      JAX devices.
 
   Returns:
-    A mesh whose axes are typed Auto: `jax.make_mesh` would make them Explicit,
-    on which a flax.linen step with R1 does not trace.
+    A mesh with Auto axes. `jax.make_mesh` would make them Explicit, and a
+    flax.linen step with R1 cannot be traced on Explicit axes.
 
   Raises:
-    SpecError: the axes do not multiply to the number of devices, or do not
-      fit their slices.
+    SpecError: if the product of the axis sizes is not the number of devices, or
+      if the axes do not fit the slices.
   """
   devices = list(jax.devices() if devices is None else devices)
   slices = _slices(spec, devices)
@@ -50,7 +51,7 @@ def make_mesh(
 
 
 def check_batch(global_batch_size: int, mesh: Mesh) -> None:
-  """Raises `SpecError` unless every device gets as many samples."""
+  """Raises `SpecError` unless the batch splits evenly over the devices."""
   devices = mesh.size
   if global_batch_size % devices:
     lower = global_batch_size // devices * devices
@@ -62,19 +63,19 @@ def check_batch(global_batch_size: int, mesh: Mesh) -> None:
 
 
 def _data_size(spec: MeshSpec, count: int, slices: int) -> int:
-  """The size of `data`, after every rule on counts."""
+  """Returns the size of `data` after checking the axis sizes."""
   each = count // slices
   require(
     slices == 1 or spec.fsdp <= each,
-    f"mesh.fsdp={spec.fsdp} would span slices, which have {each} devices "
-    "each: the network between them is too slow to gather weights over; use "
+    f"mesh.fsdp={spec.fsdp} would span slices of {each} devices, and the "
+    "network between slices is too slow to gather weights over it; use "
     f"{each} or one of its divisors",
   )
   asked = spec.data * spec.fsdp
   require(
     asked <= count,
-    f"mesh.data={spec.data} x mesh.fsdp={spec.fsdp} needs {asked} devices and "
-    f"there are {count}; use mesh.data=-1 to take what there is",
+    f"mesh.data={spec.data} x mesh.fsdp={spec.fsdp} needs {asked} devices, but "
+    f"there are {count}; use mesh.data=-1 to use all devices",
   )
   require(
     0 < asked < count or each % spec.fsdp == 0,
@@ -87,49 +88,50 @@ def _data_size(spec: MeshSpec, count: int, slices: int) -> int:
 def _check_some_left_out(
   spec: MeshSpec, devices: Sequence[Any], slices: Sequence[Sequence[Any]]
 ) -> None:
-  """Only one process of one slice may leave devices idle."""
+  """Raises if devices are idle with several processes or slices."""
   processes = len({device.process_index for device in devices})
   require(
     len(slices) == 1 and processes == 1,
     f"mesh.data={spec.data} x mesh.fsdp={spec.fsdp} leaves some of "
-    f"{len(devices)} devices idle, and with {processes} processes and "
-    f"{len(slices)} slices every one has work to do; use mesh.data=-1",
+    f"{len(devices)} devices idle, which is not possible with {processes} "
+    f"processes and {len(slices)} slices; use mesh.data=-1",
   )
 
 
 def _slices(spec: MeshSpec, devices: Sequence[Any]) -> list[list[Any]]:
-  """Devices by slice, in order; equally many of each.
+  """Returns the devices of each slice, in slice order.
 
   Raises:
-    SpecError: the devices are not in that many slices, or unequal ones.
+    SpecError: if the number of slices differs from the spec, or if the slices
+      have different sizes.
   """
   parts = collections.defaultdict(list)
   for device in devices:
-    # Devices that know of no slices may lack the attribute.
+    # Devices without slices may lack the attribute.
     parts[getattr(device, "slice_index", 0)].append(device)
   if len(parts) == 1 and spec.slices > 1 and devices[0].platform == "cpu":
     return _deal(spec.slices, devices)
   require(
     spec.slices in (-1, len(parts)),
-    f"mesh.slices={spec.slices}, but the {len(devices)} devices are of "
-    f"{len(parts)} slice(s); use mesh.slices=-1 to ask the devices",
+    f"mesh.slices={spec.slices}, but the {len(devices)} devices belong to "
+    f"{len(parts)} slice(s); use mesh.slices=-1 to detect the slices",
   )
   sizes = sorted({len(part) for part in parts.values()})
   require(
     len(sizes) == 1,
-    f"slices of different sizes ({', '.join(map(str, sizes))} devices) make "
-    "no mesh; take slices of one kind",
+    f"slices have different sizes ({', '.join(map(str, sizes))} devices); use "
+    "slices of the same size",
   )
   return [parts[index] for index in sorted(parts)]
 
 
 def _deal(slices: int, devices: Sequence[Any]) -> list[list[Any]]:
-  """Equal groups of CPU devices that stand in for slices."""
+  """Splits CPU devices into equal groups that simulate slices."""
   processes = len({device.process_index for device in devices})
   each, left = divmod(len(devices), slices)
   require(
     left == 0 and (processes == 1 or processes % slices == 0),
-    f"mesh.slices={slices} does not deal {len(devices)} CPU devices of "
+    f"mesh.slices={slices} does not split {len(devices)} CPU devices of "
     f"{processes} process(es) into equal groups; use a divisor of "
     f"{len(devices) if processes == 1 else processes}",
   )
@@ -137,7 +139,7 @@ def _deal(slices: int, devices: Sequence[Any]) -> list[list[Any]]:
 
 
 def _arrange(devices: Sequence[Any], shape: tuple[int, int]) -> np.ndarray:
-  """One slice's devices as [data, fsdp], `fsdp` along the torus."""
+  """Arranges a slice's devices as [data, fsdp], with `fsdp` along the torus."""
   if devices[0].device_kind == "TPU v4":
     return _arrange_cores(devices, shape)
   return mesh_utils.create_device_mesh(
@@ -148,10 +150,11 @@ def _arrange(devices: Sequence[Any], shape: tuple[int, int]) -> np.ndarray:
 def _arrange_cores(
   devices: Sequence[Any], shape: tuple[int, int]
 ) -> np.ndarray:
-  """The same for chips that may show two cores, each its own device.
+  """Arranges devices of chips that may have two cores, each its own device.
 
-  JAX arranges v4 only where a chip is one device, as jobs have it; in a
-  topology description it is two. Cores of one chip are nearest neighbours.
+  JAX can arrange v4 chips only if each chip is one device, as it is in a job.
+  In a topology description, a chip has two devices. The cores of a chip are
+  nearest neighbors.
   """
   data, fsdp = shape
   on_chip = collections.defaultdict(list)

@@ -1,12 +1,13 @@
-"""What differs between one process and many.
+"""Communication and decisions in runs with several processes.
 
-With one process everything here is free and does what its name says. With
-many, process 0 alone writes files and decides; the others are told.
+With one process, these functions work without any communication. With several,
+only process 0 writes files and makes decisions, and it sends the decisions to
+the others.
 
-Processes talk in two ways. Arrays go through collectives between devices.
-Decisions, which may take as long as an evaluation, go through JAX's
-coordination service on process 0: a collective would time out on CPUs. Every
-process must make the same calls in the same order.
+Arrays are sent by collectives between devices. Decisions, which can take as
+long as an evaluation, are sent through JAX's coordination service on process 0,
+because a collective would time out on CPUs. All processes must make the same
+calls in the same order.
 """
 
 import collections
@@ -36,13 +37,13 @@ START_TIMEOUT = "BIGSCALE_START_TIMEOUT"
 _START_SECONDS = 300
 HEARTBEAT_TIMEOUT = "BIGSCALE_HEARTBEAT_TIMEOUT"
 _HEARTBEAT_SECONDS = 100
-# That process 0 outlives others that leave with it.
+# Extra time before process 0 exits, so that it exits last.
 _LAST_SECONDS = 1.0
-# An evaluation on CPUs takes hours; a process that dies is noticed apart from
-# this, by its missing heartbeat.
+# Timeout of decisions. An evaluation on CPUs takes hours, and dead processes
+# are detected separately by their missing heartbeats.
 _DECISION_SECONDS = 24 * 3600
 
-# How jax.distributed calls those who know the processes.
+# The `cluster_detection_method` of `jax.distributed` for each kind of cluster.
 _METHODS = {
   "explicit": "deactivate",
   "slurm": "slurm",
@@ -57,20 +58,24 @@ def initialize(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> Cluster:
-  """Joins the other processes of this run, if there are any.
+  """Connects to the other processes of this run, if there are any.
 
-  Call it once, before anything is computed. JAX aborts the process, without
-  an exception, where the others do not come in time ($BIGSCALE_START_TIMEOUT
-  seconds, 300 by default); so a line on stderr says who is waited for.
+  Call this once, before any computation. If a process does not connect within
+  $BIGSCALE_START_TIMEOUT seconds (300 by default), JAX aborts this process
+  without an exception. Therefore, a line on stderr says what it waits for.
 
   Args:
-    coordinator: HOST:PORT of process 0; each argument stands before its
+    coordinator: HOST:PORT of process 0; each argument overrides its environment
       variable, see `cluster.detect`.
-    num_processes: of the run.
-    process_id: of this one.
+    num_processes: number of processes.
+    process_id: index of this process.
+
+  Returns:
+    The detected cluster.
 
   Raises:
-    SpecError: the environment contradicts itself, or the port is taken.
+    SpecError: if the environment is inconsistent, the port is in use, or the
+      processes cannot connect.
   """
   prepare_cpu()
   cluster = clusters.detect(
@@ -100,10 +105,10 @@ def initialize(
       **arguments,
     )
   except Exception as error:
-    # Whatever asking a metadata server or resolving a name can end in.
+    # Metadata servers and name resolution can raise any exception.
     raise SpecError(
-      f"the processes of this run could not meet ({cluster.kind}: {error}); "
-      f"name them by {clusters.COORDINATOR}, {clusters.NUM_PROCESSES} and "
+      f"cannot connect to the other processes ({cluster.kind}: {error}); "
+      f"set {clusters.COORDINATOR}, {clusters.NUM_PROCESSES} and "
       f"{clusters.PROCESS_ID}, or set {clusters.NUM_PROCESSES}=1"
     ) from error
   watch().start()
@@ -112,27 +117,27 @@ def initialize(
 
 @functools.cache
 def watch() -> Watch:
-  """What this process is at, and its eye on the others."""
+  """Returns the watchdog of this process."""
   if jax.process_count() == 1:
     return Watch()
   return Watch(_client(), jax.process_index(), jax.process_count())
 
 
 def is_main() -> bool:
-  """Whether this process writes files and prints."""
+  """Returns whether this process writes files and prints."""
   return jax.process_index() == 0
 
 
 def decide(name: str, choose: Callable[[], T]) -> T:
-  """Process 0 chooses, and all get what it chose.
+  """Calls `choose` on process 0 and returns its result on all processes.
 
   Args:
-    name: of the decision, for error messages.
-    choose: called by process 0 alone; may take hours, but must not wait for
-      the others. Returns plain JSON.
+    name: name of the decision, for error messages.
+    choose: function called only on process 0. It may take hours but must not
+      wait for other processes. It returns plain JSON.
 
   Raises:
-    SpecError: `choose` raised one; all processes raise it.
+    SpecError: if `choose` raises it; on all processes.
   """
   if jax.process_count() == 1:
     return choose()
@@ -154,11 +159,11 @@ def decide(name: str, choose: Callable[[], T]) -> T:
 
 
 def broadcast(tree: PyTree) -> PyTree:
-  """Process 0's arrays, as numpy arrays on every process.
+  """Returns process 0's arrays as numpy arrays on every process.
 
   Args:
-    tree: numbers and small arrays, of equal shapes and dtypes on all
-      processes. For anything else see `decide`.
+    tree: numbers and small arrays with equal shapes and dtypes on all
+      processes. For other values, use `decide`.
   """
   return multihost_utils.broadcast_one_to_all(tree)
 
@@ -167,61 +172,62 @@ def barrier(name: str, timeout_seconds: float = _DECISION_SECONDS) -> None:
   """Waits for all processes.
 
   Args:
-    name: of the place, for error messages.
-    timeout_seconds: after which it raises.
+    name: name of the barrier, for error messages.
+    timeout_seconds: maximum seconds to wait.
 
   Raises:
-    jax.errors.JaxRuntimeError: a process did not come.
+    jax.errors.JaxRuntimeError: if a process does not arrive in time.
   """
   if jax.process_count() > 1:
     _client().wait_at_barrier(_next_key(name), int(timeout_seconds * 1000))
 
 
 def gather(name: str, items: Sequence[Any]) -> list[Any]:
-  """What any process has to tell, on process 0.
+  """Collects items of all processes on process 0.
 
   Args:
-    name: of what is told.
-    items: of this process, plain JSON; none cost no message but the barrier.
+    name: name of the items.
+    items: items of this process, plain JSON. An empty list costs only the
+      barrier.
 
   Returns:
-    The items of all processes in their order; [] on the others.
+    All items in the order of processes on process 0; [] on the others.
   """
   if jax.process_count() == 1:
     return list(items)
   client, key = _client(), _next_key(name)
   if items:
-    # Keys are told in the order of their text.
-    place = f"{key}/{jax.process_index():08d}"
-    client.key_value_set(place, json.dumps(list(items)))
+    # Padded, because keys are sorted as text.
+    own_key = f"{key}/{jax.process_index():08d}"
+    client.key_value_set(own_key, json.dumps(list(items)))
   barrier(name)
   if not is_main():
     return []
-  told = sorted(client.key_value_dir_get(f"{key}/"))
-  return [item for _, text in told for item in json.loads(text)]
+  entries = sorted(client.key_value_dir_get(f"{key}/"))
+  return [item for _, text in entries for item in json.loads(text)]
 
 
 def all_true(name: str, mine: bool) -> bool:
-  """Whether it is true on every process.
+  """Returns whether a value is true on every process.
 
   Args:
-    name: of what is asked.
-    mine: this process's answer.
+    name: name of the value.
+    mine: value of this process.
   """
-  doubts = gather(name, [] if mine else [jax.process_index()])
-  return decide(name, lambda: not doubts)
+  false_on = gather(name, [] if mine else [jax.process_index()])
+  return decide(name, lambda: not false_on)
 
 
 def assert_same(name: str, values: dict[str, Any]) -> None:
-  """Checks that all processes hold the same.
+  """Checks that all processes have the same values.
 
   Args:
-    name: of what is compared, for the message.
-    values: plain JSON, nested or not.
+    name: name of the values, for the error message.
+    values: plain JSON, which may be nested.
 
   Raises:
-    SpecError: on every process, naming the first entries that differ between
-      process 0 and another.
+    SpecError: if values differ; on every process, with the first entries that
+      differ between process 0 and another process.
   """
   if jax.process_count() == 1:
     return
@@ -244,7 +250,7 @@ def assert_same(name: str, values: dict[str, Any]) -> None:
       ]
       require(
         not different,
-        f"the processes do not agree on {name}:\n"
+        f"the processes have different values of {name}:\n"
         + "\n".join(different[:10])
         + "\nStart all of them with the same command, files and versions.",
       )
@@ -252,33 +258,34 @@ def assert_same(name: str, values: dict[str, Any]) -> None:
   decide(name, compare)
 
 
-# In what Gloo, which carries messages between CPU processes, says of one that
-# is longer than what was waited for.
+# Part of Gloo's error message for a message that is longer than expected. Gloo
+# sends messages between CPU processes.
 _MIXED_UP = "op.preamble.length <= op.nbytes"
 _MIXED_UP_NOTE = (
-  "bigscale: a process received a message of another size than it waited for: "
-  "two processes sent their messages in different orders, which they must not "
+  "bigscale: a process received a message of an unexpected size, because two "
+  "processes sent their messages in different orders "
   '(docs/scale.md, "Between CPU processes"). Start the command again: it '
-  "resumes from the last checkpoint. If it ends here again, use one process "
-  "with --virtual_devices=N for as many devices, which pairs messages by name, "
-  "and report the config."
+  "resumes from the last checkpoint. If this error repeats, use one process "
+  "with --virtual_devices=N, which matches messages by name, and report the "
+  "config."
 )
 
 
 def fail(error: Exception) -> int:
-  """Tells the other processes that this one cannot go on: its exit code.
+  """Reports an error to the other processes and returns the exit code.
 
-  To be called where an exception is met, before anything is closed: to close
-  is to wait for the others, who wait for this process. It then has some
-  seconds to end by itself. Called again, it says the same.
+  Call this where an exception is caught, before closing anything: closing waits
+  for the other processes, which wait for this one. This process then has some
+  seconds to end by itself. A second call for the same error returns the same
+  code.
 
   Args:
-    error: what was raised. Talking to a process that was killed fails with an
-      exception of JAX's, which is no bug of who gets it.
+    error: exception. Communication with a killed process raises a JAX
+      exception, which is not a bug of this process.
 
   Returns:
-    2 of bad input; 76 where another process is gone; its code where another
-    failed first; else 1.
+    2 for invalid input; 76 if another process is dead; the exit code of another
+    process if it failed first; otherwise 1.
   """
   if _MIXED_UP in str(error):
     error.add_note(_MIXED_UP_NOTE)
@@ -287,7 +294,7 @@ def fail(error: Exception) -> int:
   return watch().fail(
     error,
     USAGE if isinstance(error, SpecError) else BUG,
-    is_talk=isinstance(error, jax.errors.JaxRuntimeError),
+    may_be_remote=isinstance(error, jax.errors.JaxRuntimeError),
   )
 
 
@@ -295,11 +302,11 @@ def fail(error: Exception) -> int:
 def watched(
   limits: Mapping[str, float], common: tuple[type[Exception], ...]
 ) -> Iterator[None]:
-  """Ends all processes where one hangs or fails in here.
+  """Ends all processes if one hangs or fails inside this context.
 
   Args:
-    limits: seconds that phases may take, see `Watch.limited`.
-    common: exceptions that all processes come to.
+    limits: maximum seconds by phase, see `Watch.limited`.
+    common: exceptions that all processes raise together.
   """
   try:
     with watch().limited(limits):
@@ -312,12 +319,12 @@ def watched(
 
 
 def leave(code: int) -> None:
-  """Ends a process of many that failed, with its exit code.
+  """Exits a failed process of a multiprocess run with its exit code.
 
-  Leaving as usual would wait for the others, who wait for this one, and end
-  in an abort minutes later, whose code says nothing. The first to go must not
-  cut the others short: with process 0 the coordinator goes, and JAX aborts who
-  is left.
+  A normal exit would wait for the other processes, which wait for this one, and
+  would be aborted minutes later with a meaningless code. The coordinator ends
+  with process 0, and JAX then aborts all remaining processes. Therefore,
+  process 0 exits last.
   """
   if code and jax.distributed.is_initialized():
     sys.stdout.flush()
@@ -326,7 +333,7 @@ def leave(code: int) -> None:
     with contextlib.suppress(Exception):
       _client().wait_at_barrier("bigscale/leave", int(seconds * 1000))
       if jax.process_index() == 0:
-        # They are through the barrier, but not yet gone.
+        # The other processes have passed the barrier but may still be exiting.
         time.sleep(_LAST_SECONDS)
     os._exit(code)
 
@@ -334,8 +341,8 @@ def leave(code: int) -> None:
 def _waiting(cluster: Cluster, seconds: int) -> str:
   if cluster.num_processes is None:
     return (
-      "bigscale: asking the Cloud TPU metadata server who else is in this "
-      f"slice, and waiting for them up to {seconds} s"
+      "bigscale: asking the Cloud TPU metadata server for the other processes "
+      f"of this slice, and waiting up to {seconds} s for them"
     )
   return (
     f"bigscale: process {cluster.process_id} of {cluster.num_processes} "
@@ -348,13 +355,13 @@ def _seconds(variable: str, usual: int) -> int:
   text = os.environ.get(variable, str(usual))
   require(
     text.isdecimal() and int(text) > 0,
-    f"{variable}={text} must be a whole number of seconds from 1",
+    f"{variable}={text} must be a whole number of seconds, at least 1",
   )
   return int(text)
 
 
 def _check_port(address: str) -> None:
-  """JAX dies by a signal where the port is in use."""
+  """Raises if the port is in use, in which case JAX would be aborted."""
   port = int(address.rpartition(":")[2])
   dual = socket.has_dualstack_ipv6()
   family = socket.AF_INET6 if dual else socket.AF_INET
@@ -362,13 +369,13 @@ def _check_port(address: str) -> None:
     socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
   except OSError as error:
     raise SpecError(
-      f"port {port} of the coordinator {address} cannot be used here "
-      f"({error.strerror}); choose another port, the same for all processes"
+      f"cannot use port {port} of the coordinator {address} "
+      f"({error.strerror}); choose another port for all processes"
     ) from error
 
 
 def _client() -> Any:
-  # Public JAX offers collectives only; Orbax takes the client from here, too.
+  # JAX has no public API for this client; Orbax also gets it here.
   from jax._src import distributed
 
   return distributed.global_state.client
@@ -378,13 +385,13 @@ _counts: collections.Counter[str] = collections.Counter()
 
 
 def _next_key(name: str) -> str:
-  """A key that is used once, equal on all processes."""
+  """Returns a key that is used once and is equal on all processes."""
   _counts[name] += 1
   return f"bigscale/{name}/{_counts[name]}"
 
 
 def _flat(values: Any, path: str = "") -> dict[str, Any]:
-  """Nested mappings as {"a.b": value}."""
+  """Flattens nested mappings to {"a.b": value}."""
   if not isinstance(values, dict):
     return {path: values}
   flat = {}

@@ -1,10 +1,10 @@
-"""What devices can compute at most."""
+"""Peak FLOP/s of devices."""
 
 from collections.abc import Iterable
 from typing import Any
 
-# bfloat16 operations per second of a chip: Google's Cloud TPU documentation,
-# the page of each family (docs.cloud.google.com/tpu/docs/v5e and so on).
+# Peak bfloat16 FLOP/s per chip, from Google's Cloud TPU documentation of each
+# family (docs.cloud.google.com/tpu/docs/v5e and so on).
 CHIP_PEAK_FLOPS = {
   "v3": 123e12,
   "v4": 275e12,
@@ -12,7 +12,7 @@ CHIP_PEAK_FLOPS = {
   "v5p": 459e12,
   "v6e": 918e12,
 }
-# What JAX calls a device of each family; some have two names.
+# JAX's device kinds of each family.
 _FAMILIES = {
   "TPU v3": "v3",
   "TPU v4": "v4",
@@ -26,21 +26,21 @@ _FAMILIES = {
 
 
 def peak_flops(devices: Iterable[Any]) -> float | None:
-  """Operations per second of all chips that these devices belong to.
+  """Returns the total peak FLOP/s of the chips of these devices.
 
-  A device may be a chip or, as on v3, a core of one.
+  A device is a chip or, on v3, a core of a chip.
 
   Args:
-    devices: JAX's.
+    devices: JAX devices.
 
   Returns:
-    None where the peak of one of them is not known.
+    The total, or None if the peak of any device is unknown.
   """
   chips = {}
   for device in devices:
     family = _FAMILIES.get(device.device_kind)
     if family is None:
       return None
-    place = (getattr(device, "slice_index", 0), tuple(device.coords))
-    chips[place] = CHIP_PEAK_FLOPS[family]
+    chip = (getattr(device, "slice_index", 0), tuple(device.coords))
+    chips[chip] = CHIP_PEAK_FLOPS[family]
   return sum(chips.values())

@@ -1,4 +1,4 @@
-"""Which rows of a batch lie on which process."""
+"""Maps rows of a batch to processes."""
 
 import functools
 
@@ -14,18 +14,18 @@ from bigscale.types import PyTree
 def local_rows(
   sharding: NamedSharding, batch_size: int, process_index: int | None = None
 ) -> np.ndarray:
-  """The rows of a batch that a process's devices hold, in order.
+  """Returns the sorted indices of the rows on a process's devices.
 
-  They are contiguous only where the process's devices are neighbours in the
-  mesh, which a mesh that follows the torus does not allow in general.
+  They are contiguous only if the process's devices are neighbors in the mesh,
+  which is generally not the case for a mesh that follows the torus.
 
   Args:
-    sharding: of [K, batch_size, ...], rows over all devices.
-    batch_size: of all processes.
-    process_index: this process where None.
+    sharding: sharding of arrays [K, batch_size, ...], rows over all devices.
+    batch_size: number of rows over all processes.
+    process_index: index of the process; None means this process.
 
   Raises:
-    SpecError: the process has no device in the mesh.
+    SpecError: if the process has no device in the mesh.
   """
   if process_index is None:
     process_index = jax.process_index()
@@ -44,11 +44,12 @@ def local_rows(
 
 
 def to_global(tree: PyTree, sharding: NamedSharding) -> PyTree:
-  """This process's rows become its part of arrays over all devices.
+  """Builds global arrays from the rows of each process.
 
   Args:
-    tree: arrays [K, rows, ...] of the rows that `local_rows` names, in order.
-    sharding: of [K, batch_size, ...], rows over all devices.
+    tree: arrays [K, rows, ...] with this process's rows, as in `local_rows`.
+    sharding: sharding of the global arrays [K, batch_size, ...], rows over all
+      devices.
   """
   share = sharding.num_devices // len(sharding.addressable_devices)
 

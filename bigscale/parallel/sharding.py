@@ -1,25 +1,24 @@
-"""Which device holds what, and how weights travel between devices.
+"""Shardings of the state, and communication of weights and gradients.
 
-An ordered list of (pattern, axes) over the paths of the state decides; the
-first match wins. A leaf of one axis at most needs no rule and stays whole. One
-of two or more that no rule matches, a matrix or a kernel, is an error rather
-than a silently replicated one. Models know nothing of this; a family whose
-weights have names of their own gives rules in its spec, `sharding_rules`, which
-come before ours.
+An ordered list of (pattern, axes) rules maps paths of the state to shardings;
+the first match wins. Leaves with at most one axis need no rule and are
+replicated. A leaf with two or more axes that matches no rule is an error, so
+that no kernel is replicated by accident. Models do not depend on this module. A
+model family with its own parameter names adds rules in its spec,
+`sharding_rules`, which have priority.
 
-Three modes (`MeshSpec.weights`):
+There are three modes (`MeshSpec.weights`):
 
 - `replicated`: every device holds the whole state.
 - `zero`: kernels and tables of the state (weights, Adam's moments, the moving
-  average) are split over `fsdp`; spectral norm, the orthogonal term, Adam and
-  the average work on a device's own part. A step gathers what its networks
-  need whole, once, in the dtype they compute in, and sums gradients straight
-  into parts.
-- `fsdp`: the state is split in the same way, but a block's weights are
-  gathered only while the block runs, and again in the backward pass.
+  average) are split over `fsdp`. Spectral norm, the orthogonal penalty, Adam
+  and the moving average run on each device's shard. A step gathers the weights
+  of its networks once, in their compute dtype, and reduce-scatters gradients.
+- `fsdp`: the state is split in the same way. The weights of a block are
+  gathered when the block runs, and again in its backward pass.
 
-A kernel is split along its output channels: the power iteration of a kernel
-split so sends vectors only (`ops/spectral`).
+Kernels are split along output channels, because their power iteration then
+sends only vectors (`ops/spectral`).
 """
 
 import dataclasses
@@ -38,14 +37,15 @@ from bigscale.types import PyTree, Shard
 
 DATA, FSDP = AXES
 
-# (regular expression over "a/b/c", axes to split, the first that divides).
+# (regular expression over "a/b/c", candidate axes). The first axis whose size
+# is divisible is split.
 Rules = Sequence[tuple[str, tuple[int, ...]]]
 
 _SPLIT: Rules = (
   (r"(.*/)?spectra/.*", ()),
   (r"(.*/)?batch_stats/.*", ()),
   (r"(.*/)?kernel", (-1, -2)),
-  # Rows are classes, of which there need not be a round number.
+  # Rows are classes, whose number is often not divisible.
   (r"(.*/)?embedding", (-1, 0)),
   (r"(.*/)?basis", ()),
 )
@@ -59,16 +59,16 @@ RULES: dict[str, Rules] = {
 def split_axis(
   path: str, shape: Sequence[int], parts: int, rules: Rules
 ) -> int | None:
-  """The axis along which a leaf is split, counted from 0; None leaves it whole.
+  """Returns the axis along which a leaf is split, or None to replicate it.
 
   Args:
-    path: "a/b/c".
-    shape: of the leaf.
-    parts: into how many.
-    rules: in order.
+    path: path of the leaf, "a/b/c".
+    shape: shape of the leaf.
+    parts: number of shards.
+    rules: rules by decreasing priority.
 
   Raises:
-    SpecError: no rule matches a leaf of two axes or more.
+    SpecError: if no rule matches a leaf with two or more axes.
   """
   axes = next(
     (axes for pattern, axes in rules if re.fullmatch(pattern, path)), None
@@ -77,14 +77,14 @@ def split_axis(
     pattern = rf"(.*/)?{re.escape(path.rpartition('/')[2])}"
     raise SpecError(
       f"no sharding rule matches {path!r} of shape {tuple(shape)}, and only "
-      "vectors stay whole without one; name it kernel or embedding, or add "
-      f'(r"{pattern}", (-1, -2)), to sharding_rules of the model\'s spec (of a '
-      "family of ours: to _SPLIT in bigscale/parallel/sharding.py): the axes "
-      "along which it may be split, () for none"
+      "vectors can be replicated without one. Name it kernel or embedding, or "
+      f'add (r"{pattern}", (-1, -2)), to sharding_rules of the model\'s spec '
+      "(for a built-in family: to _SPLIT in bigscale/parallel/sharding.py). "
+      "The tuple contains the axes along which it may be split, () for none"
     )
   if axes is None or parts == 1:
     return None
-  # One axis short of the front: a vector has no second axis from the end.
+  # Skip axes that the leaf does not have, such as axis -2 of a vector.
   for axis in axes:
     if -len(shape) <= axis < len(shape) and shape[axis] % parts == 0:
       return axis % len(shape)
@@ -93,13 +93,13 @@ def split_axis(
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """Where a run's arrays live, and how they get where they are used.
+  """The placement of a run's arrays on its mesh.
 
   Attributes:
-    mesh: of the run.
-    weights: mode, see this module.
-    min_split_elements: smaller leaves stay whole.
-    rules: of the model, before ours.
+    mesh: mesh of the run.
+    weights: mode, see the module docstring.
+    min_split_elements: leaves with fewer elements are replicated.
+    rules: rules of the model, with priority over the built-in rules.
   """
 
   mesh: Mesh
@@ -109,7 +109,7 @@ class Placement:
 
   @property
   def devices(self) -> int:
-    """How many share a batch."""
+    """Number of devices in the mesh."""
     return self.mesh.size
 
   @property
@@ -119,7 +119,7 @@ class Placement:
 
   @property
   def uses_gloo(self) -> bool:
-    """Whether collectives travel by Gloo: between CPU processes alone."""
+    """Whether collectives use Gloo, as they do between CPU processes."""
     devices = list(self.mesh.devices.flat)
     if devices[0].platform != "cpu":
       return False
@@ -127,28 +127,28 @@ class Placement:
 
   @property
   def loops_may_send(self) -> bool:
-    """Whether loops and branches of a program may hold collectives.
+    """Whether loops and branches of a program may contain collectives.
 
-    Between CPU processes they may not. XLA starts a program's collectives in
-    one order everywhere, but takes a loop or a branch for done as soon as it
-    has begun. What comes next, and does not need its result, may then send
-    first in one process and last in another, and Gloo matches messages by
-    their order alone. Unrolled, each is one more collective of the program.
+    They may not between CPU processes. XLA starts the collectives of a program
+    in the same order on all processes, but considers a loop or a branch done as
+    soon as it has started. A later collective that does not depend on it may
+    then be sent earlier in one process and later in another, and Gloo matches
+    messages only by their order. Unrolled loops avoid this.
     """
     return not self.uses_gloo
 
   @property
   def may_scatter(self) -> bool:
-    """Whether sums may be scattered by one collective.
+    """Whether gradients may be reduce-scattered.
 
-    Not between CPU processes: Gloo sends from a buffer that it also writes, and
-    elements of a large sum come out wrong now and then (jax-ml/jax#40830).
-    There everything is summed everywhere, and a device takes its part.
+    They may not between CPU processes: Gloo sends from a buffer that it also
+    writes, so elements of large sums are sometimes wrong (jax-ml/jax#40830).
+    Instead, gradients are all-reduced, and each device slices its shard.
     """
     return not self.uses_gloo
 
   def axes(self, tree: PyTree) -> PyTree:
-    """The split axis of every leaf, -1 for none (None is no leaf)."""
+    """Returns the split axis of each leaf; -1 (not a None leaf) if whole."""
     parts = self.mesh.shape[FSDP]
     rules = RULES[self.weights]
     if self.weights != "replicated":
@@ -163,32 +163,32 @@ class Placement:
     return jax.tree_util.tree_map_with_path(axis, tree)
 
   def specs(self, tree: PyTree) -> PyTree:
-    """A `PartitionSpec` for every leaf of a state or a part of it."""
+    """Returns a `PartitionSpec` for each leaf of a state or a subtree."""
     return jax.tree.map(_spec, self.axes(tree))
 
   def shardings(self, tree: PyTree) -> PyTree:
-    """A `NamedSharding` for every leaf of a state or a part of it."""
+    """Returns a `NamedSharding` for each leaf of a state or a subtree."""
     return jax.tree.map(
       lambda axis: NamedSharding(self.mesh, _spec(axis)), self.axes(tree)
     )
 
   def split(self, tree: PyTree) -> PyTree:
-    """Inside jit: these arrays as the rules have them."""
+    """Constrains arrays to the shardings of the rules; inside jit."""
     return lax.with_sharding_constraint(tree, self.shardings(tree))
 
   def whole(self, tree: PyTree) -> PyTree:
-    """Inside jit: these arrays, small ones, on every device."""
+    """Replicates small arrays on every device; inside jit."""
     return lax.with_sharding_constraint(tree, replicated(self.mesh))
 
   def by_sample(self, tree: PyTree) -> PyTree:
-    """Inside jit: arrays [B, ...] over all devices."""
+    """Splits arrays [B, ...] over all devices; inside jit."""
     return lax.with_sharding_constraint(tree, sample_sharding(self.mesh))
 
   def gather(self, weights: PyTree) -> PyTree:
-    """Inside jit: weights as the sharded gradient takes them.
+    """Gathers weights in mode `zero`; inside jit.
 
-    With `zero` they are gathered here, by a collective of our own: XLA would
-    be free to gather before the cast to a smaller dtype.
+    This uses an explicit collective, because XLA could gather before the cast
+    to a smaller dtype.
     """
     if self.weights != "zero":
       return weights
@@ -200,17 +200,17 @@ class Placement:
     )(weights)
 
   def compute_specs(self, weights: PyTree) -> PyTree:
-    """The specs of `gather`'s result."""
+    """Returns the partition specs of the result of `gather`."""
     if self.weights == "fsdp":
       return self.specs(weights)
     return jax.tree.map(lambda leaf: P(), weights)
 
   def shards(self, weights: PyTree, axes: PyTree) -> PyTree:
-    """Inside `map_devices`: weights as `Network.apply` takes them.
+    """Wraps split weights in `Shard` for `Network.apply`; inside `map_devices`.
 
     Args:
-      weights: a device's part of what `gather` returned.
-      axes: of the whole ones.
+      weights: this device's shards of the result of `gather`.
+      axes: split axes of the global weights.
     """
     if self.weights != "fsdp":
       return weights
@@ -219,14 +219,14 @@ class Placement:
     )
 
   def sum_gradients(self, gradients: PyTree, axes: PyTree) -> PyTree:
-    """Inside `map_devices`: sums over all devices, each leaf once.
+    """Sums gradients over all devices; inside `map_devices`.
 
     Args:
-      gradients: of a device's part of what `gather` returned.
-      axes: of the whole weights.
+      gradients: gradients in this device's shards of the result of `gather`.
+      axes: split axes of the global weights.
 
     Returns:
-      With `zero` and `fsdp` a device's own part of the sums.
+      The sums; with `zero` and `fsdp`, this device's shards of them.
     """
     leaves, structure = jax.tree.flatten(gradients)
     whole, parts = {}, {}
@@ -235,7 +235,7 @@ class Placement:
       if axis < 0:
         whole[i] = leaf
       elif self.weights == "fsdp":
-        # The gather's own backward pass has summed over fsdp.
+        # The backward pass of the gather has already summed over fsdp.
         parts[i] = leaf
       elif not self.may_scatter:
         whole[i] = leaf
@@ -243,7 +243,7 @@ class Placement:
         parts[i] = lax.psum_scatter(
           leaf, FSDP, scatter_dimension=axis, tiled=True
         )
-    # One operation for all that are alike, not one for each.
+    # One all-reduce for all leaves instead of one per leaf.
     sums = lax.psum(whole, AXES) | lax.psum(parts, DATA)
     if self.weights == "zero" and not self.may_scatter:
       for i, axis in enumerate(jax.tree.leaves(axes)):
@@ -253,11 +253,11 @@ class Placement:
   def map_devices(
     self, function: object, *, in_specs: PyTree, out_specs: PyTree
   ) -> object:
-    """`shard_map` over both axes.
+    """Applies `shard_map` over both axes.
 
-    Replication is not tracked (`check_vma`): batch norm over groups needs
-    `axis_index_groups`, which tracking does not know. Gradients inside are
-    therefore those of the sum over devices of what each differentiates.
+    `check_vma` is off, because batch norm over groups needs
+    `axis_index_groups`, which it does not support. Therefore, gradients inside
+    `function` are gradients of the sum of the devices' values.
     """
     return jax.shard_map(
       function,
@@ -269,12 +269,12 @@ class Placement:
 
 
 def gather_shards(tree: PyTree, may_scatter: bool = True) -> PyTree:
-  """Inside `map_devices`: every `Shard` made whole, other leaves as they are.
+  """Gathers each `Shard` and keeps other leaves; inside `map_devices`.
 
-  Its backward pass sums gradients over `fsdp` into shards.
+  The backward pass reduce-scatters gradients over `fsdp`.
 
   Args:
-    tree: with shards in it.
+    tree: tree whose leaves may be shards.
     may_scatter: see `Placement`.
   """
   gather = _gather if may_scatter else _gather_and_sum
@@ -297,12 +297,12 @@ def _gather(part: jax.Array, axis: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gather_and_sum(part: jax.Array, axis: int) -> jax.Array:
-  """As `_gather`, with a backward pass that does not scatter."""
+  """Gathers like `_gather`, with a backward pass without reduce-scatter."""
   return _gather(part, axis)
 
 
 def _own_part(whole: jax.Array, axis: int) -> jax.Array:
-  """Returns this device's part of an array; inside `map_devices`."""
+  """Returns this device's shard of an array; inside `map_devices`."""
   length = whole.shape[axis] // lax.axis_size(FSDP)
   start = lax.axis_index(FSDP) * length
   return lax.dynamic_slice_in_dim(whole, start, length, axis)
@@ -319,15 +319,15 @@ def _spec(axis: int) -> P:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Of [K, B, ...]: samples over all devices."""
+  """Returns a sharding that splits B of [K, B, ...] over all devices."""
   return NamedSharding(mesh, P(None, AXES))
 
 
 def sample_sharding(mesh: Mesh) -> NamedSharding:
-  """Of [B, ...]: samples over all devices."""
+  """Returns a sharding that splits B of [B, ...] over all devices."""
   return NamedSharding(mesh, P(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Whole on every device."""
+  """Returns a sharding that replicates an array on all devices."""
   return NamedSharding(mesh, P())

@@ -1,14 +1,15 @@
-"""What every process is at, told to all: hangs, failures and lost peers.
+"""A watchdog for hanging, failed and lost processes.
 
-A process of many waits for the others in collectives: where one is stuck in
-its data, all stand still and none fails, since its heartbeat goes on. Where one
-fails, the others would wait, and be aborted minutes later with a code that says
-nothing.
+Processes wait for each other in collectives. If one process is stuck while it
+loads data, all of them hang, but none fails, because heartbeats continue. If
+one process fails, the others wait for it and are aborted minutes later with a
+meaningless exit code.
 
-So a thread of every process writes what it is at, and for how long, into JAX's
-coordination service, and reads there whether to end. One that is at the same
-thing for too long, or fails, says so; all then print their stacks or the
-reason, and end with the same exit code within seconds.
+Therefore, a thread of each process writes the current phase and its duration
+into JAX's coordination service and reads from it whether to end. A process that
+fails, or stays in a phase for too long, writes this there. All processes then
+print their stack traces or the reason, and end with the same exit code within
+seconds.
 """
 
 import collections
@@ -26,38 +27,42 @@ from typing import Any, NamedTuple
 BUG, USAGE, HUNG = 1, 2, 76
 
 _ROOT = "bigscale/watch"
-# A folder, since to ask for a key that is not there is an error.
+# A folder, because reading a missing key is an error.
 _ABORT = f"{_ROOT}/abort/"
-_LOOK_SECONDS = 1.0
-# Each process more that looks is work for the coordinator.
-_LOOK_SECONDS_PER_PROCESS = 0.005
-# Before a process is ended that may be ending itself: one that was told, and
-# the one that failed; it may wait for a save that others have left, and must be
-# gone before JAX misses their heartbeats and aborts it.
+_POLL_SECONDS = 1.0
+# The interval grows with the number of processes to limit the coordinator's
+# load.
+_POLL_SECONDS_PER_PROCESS = 0.005
+# Time for a process to end by itself before the watchdog ends it: when another
+# process has failed, and when this process has failed. A failed process may
+# wait for a save that the others have abandoned. It must end before JAX misses
+# the others' heartbeats and aborts it.
 _GRACE_SECONDS = 6.0
 _OWN_GRACE_SECONDS = 10.0
-# Of a process other than 0 that failed: less than process 0 is given.
+# How long a failed process other than 0 waits for the others. This is less than
+# the time that process 0 waits for it.
 _FAREWELL_SECONDS = 5.0
-# Without a sign of life for so many looks, a process is gone.
-_MISSED_LOOKS = 4
-# Which the others get to end before the coordinator does.
-_LAST_LOOKS = 3
-# Where hosts wait for devices, and so for each other.
+# A process is dead if it has not written its state for this many intervals.
+_MISSED_POLLS = 4
+# Intervals for which process 0 waits for the others to end. The coordinator
+# ends with process 0.
+_LAST_POLLS = 3
+# Phases in which a host waits for devices, and thus for the other hosts.
 _WAITING = ("step",)
 
 
-class _At(NamedTuple):
-  phase: str
+class _Phase(NamedTuple):
+  name: str
   since: float
 
 
 class Host(NamedTuple):
-  """What a process has done.
+  """The progress of a process.
 
   Attributes:
-    step: that it is at.
-    busy: seconds of work on the host.
-    waited: seconds that it waited for devices, and so for the others.
+    step: current step.
+    busy: total seconds of work on the host.
+    waited: total seconds of waiting for devices, and thus for other hosts.
   """
 
   step: int
@@ -66,22 +71,22 @@ class Host(NamedTuple):
 
 
 class Watch:
-  """The phases of one process, and its eye on the others."""
+  """Records the phases of this process and watches the other processes."""
 
   def __init__(
     self, client: Any = None, index: int = 0, count: int = 1
   ) -> None:
-    """Watches nothing yet.
+    """Initializes the watchdog without starting it.
 
     Args:
-      client: of JAX's coordination service; None of a single process.
-      index: of this process.
-      count: of processes.
+      client: client of JAX's coordination service; None with one process.
+      index: index of this process.
+      count: number of processes.
     """
     self._client, self._index, self._count = client, index, count
-    self._stack = [_At("start", time.monotonic())]
-    self._taken: collections.Counter[str] = collections.Counter()
-    # Since the beginning: at work on this host, and waiting for devices.
+    self._stack = [_Phase("start", time.monotonic())]
+    self._phase_seconds: collections.Counter[str] = collections.Counter()
+    # Total seconds of work on this host and of waiting for devices.
     self._busy = self._waited = 0.0
     self._counted = time.monotonic()
     self._step = 0
@@ -91,27 +96,27 @@ class Watch:
     self._stopped = threading.Event()
     self._thread: threading.Thread | None = None
     self._failure: tuple[Exception, int] | None = None
-    # By process, its last sign of life, and when it was seen.
+    # By process, its last beat and the time when it was first seen.
     self._seen: dict[int, tuple[int, float]] = {}
 
   def start(self) -> None:
-    """Begins to look, once a second."""
+    """Starts the watchdog thread, which polls about once a second."""
     if self._thread is None:
       self._thread = threading.Thread(target=self._run, daemon=True)
       self._thread.start()
 
   def stop(self) -> None:
-    """Looks no more."""
+    """Stops the watchdog thread."""
     self._stopped.set()
     if self._thread is not None:
       self._thread.join(timeout=5)
 
   @contextlib.contextmanager
   def limited(self, seconds: Mapping[str, float]) -> Iterator[None]:
-    """Ends the program where a phase takes longer, while this is open.
+    """Ends the program if a phase in this context exceeds its limit.
 
     Args:
-      seconds: by phase; those that are not named may take for ever.
+      seconds: maximum seconds by phase; other phases are not limited.
     """
     self._limits = dict(seconds)
     self.start()
@@ -122,11 +127,13 @@ class Watch:
 
   @contextlib.contextmanager
   def phase(self, name: str, step: int | None = None) -> Iterator[None]:
-    """What the process is at; within another, its time is not the other's.
+    """Sets the current phase inside this context.
+
+    The time of a nested phase does not count for the outer phase.
 
     Args:
-      name: of the phase.
-      step: of the training.
+      name: name of the phase.
+      step: training step.
     """
     self._enter(name, step)
     try:
@@ -135,101 +142,110 @@ class Watch:
       self._leave()
 
   def take_seconds(self) -> dict[str, float]:
-    """Seconds in each phase since the last call, all of the wall's time."""
+    """Returns the seconds in each phase since the last call.
+
+    The sum of all phases is the elapsed wall time.
+    """
     with self._lock:
       self._count_time()
-      taken, self._taken = dict(self._taken), collections.Counter()
-    return taken
+      seconds = dict(self._phase_seconds)
+      self._phase_seconds = collections.Counter()
+    return seconds
 
   def hosts(self) -> dict[int, "Host"]:
-    """What every process has done so far, as it said a second ago."""
-    signs = self._signs() if self._client is not None else {}
+    """Returns the progress of each process, about a second old."""
+    states = self._states() if self._client is not None else {}
     return {
-      n: Host(sign["step"], sign["busy"], sign["waited"])
-      for n, sign in signs.items()
+      n: Host(state["step"], state["busy"], state["waited"])
+      for n, state in states.items()
     }
 
   def announce(self, code: int, why: str) -> None:
-    """Tells the others to end with an exit code; the first to do so counts."""
-    if self._client is None:
-      return
-    told = {"code": code, "why": why, "process": self._index}
-    with contextlib.suppress(Exception):
-      self._client.key_value_set(f"{_ABORT}first", json.dumps(told))
-
-  def fail(self, error: Exception, code: int, is_talk: bool) -> int:
-    """See `multihost.fail`.
+    """Asks all processes to end with an exit code; only the first call counts.
 
     Args:
-      error: what was raised.
-      code: that it has in itself.
-      is_talk: whether talk with the others may have failed, which is then
-        their failure. To find out takes some seconds: who is gone gives no
-        sign of life.
+      code: exit code.
+      why: reason to print.
+    """
+    if self._client is None:
+      return
+    abort = {"code": code, "why": why, "process": self._index}
+    with contextlib.suppress(Exception):
+      self._client.key_value_set(f"{_ABORT}first", json.dumps(abort))
+
+  def fail(self, error: Exception, code: int, may_be_remote: bool) -> int:
+    """Implements `multihost.fail`.
+
+    Args:
+      error: exception.
+      code: exit code if this process caused the error.
+      may_be_remote: whether the error may come from communication with a
+        process that has failed. Finding out takes some seconds: a dead process
+        no longer writes its state.
 
     Returns:
       The exit code.
     """
     if self._failure is None or self._failure[0] is not error:
-      # Now: nobody knows whether the program gets to the end of this.
+      # Print now, because this process may be ended before it could print.
       if code == BUG:
         traceback.print_exception(error)
       why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-      found = self._code_of_talk(why) if is_talk else code
+      found = self._code_of_remote_failure(why) if may_be_remote else code
       self.announce(found, why)
       self._failure = (error, found)
     return self._failure[1]
 
-  def _code_of_talk(self, why: str) -> int:
-    """That of who failed first; 76 where a process is gone; else 1."""
+  def _code_of_remote_failure(self, why: str) -> int:
+    """Returns the first failure's code; 76 if a process is dead; else 1."""
     try:
-      before = self._signs()
-      time.sleep(self._pause * _MISSED_LOOKS)
-      told, after = self._told(), self._signs()
+      before = self._states()
+      time.sleep(self._interval * _MISSED_POLLS)
+      abort, after = self._abort(), self._states()
     except Exception:
-      # So is the coordinator.
+      # The coordinator is dead.
       return HUNG
-    if told:
-      return told["code"]
-    gone = [n for n in before if before[n]["beat"] == after[n]["beat"]]
-    if gone:
-      self.announce(HUNG, f"process {gone[0]} is gone")
+    if abort:
+      return abort["code"]
+    dead = [n for n in before if before[n]["beat"] == after[n]["beat"]]
+    if dead:
+      self.announce(HUNG, f"process {dead[0]} is dead")
       return HUNG
     self.announce(BUG, why)
     return BUG
 
   @property
   def farewell_seconds(self) -> float:
-    """How long a process that has told the others to end waits for them.
+    """Seconds that a failed process waits for the others to end.
 
-    Process 0, with which the coordinator goes, until they have ended; any other
-    for less than process 0 gives it, or JAX aborts it.
+    The coordinator ends with process 0, so process 0 waits until the others
+    have ended. Any other process waits for less time, or JAX would abort it.
     """
     if self._index:
       return _FAREWELL_SECONDS
-    return _GRACE_SECONDS + self._pause * (1 + _LAST_LOOKS)
+    return _GRACE_SECONDS + self._interval * (1 + _LAST_POLLS)
 
   @property
-  def _pause(self) -> float:
-    return _LOOK_SECONDS + _LOOK_SECONDS_PER_PROCESS * self._count
+  def _interval(self) -> float:
+    return _POLL_SECONDS + _POLL_SECONDS_PER_PROCESS * self._count
 
   def _enter(self, name: str, step: int | None) -> None:
     with self._lock:
       self._count_time()
       self._step = self._step if step is None else step
-      self._stack.append(_At(name, self._counted))
+      self._stack.append(_Phase(name, self._counted))
 
   def _leave(self) -> None:
     with self._lock:
       self._count_time()
       self._stack.pop()
-      # What it goes on with has not lasted while it was away.
-      self._stack[-1] = _At(self._stack[-1].phase, self._counted)
+      # The limit of the outer phase starts again.
+      self._stack[-1] = _Phase(self._stack[-1].name, self._counted)
 
   def _count_time(self) -> None:
     now = time.monotonic()
-    phase, passed = self._stack[-1].phase, now - self._counted
-    self._taken[phase] += passed
+    phase, passed = self._stack[-1].name, now - self._counted
+    self._phase_seconds[phase] += passed
     if phase in _WAITING:
       self._waited += passed
     else:
@@ -237,18 +253,18 @@ class Watch:
     self._counted = now
 
   def _run(self) -> None:
-    while not self._stopped.wait(self._pause):
+    while not self._stopped.wait(self._interval):
       with contextlib.suppress(Exception):
-        # A coordinator that is gone or ending: JAX says so itself.
-        self._look()
+        # If the coordinator is dead or ending, JAX reports it.
+        self._poll()
 
-  def _look(self) -> None:
-    at = self._stack[-1]
-    seconds = time.monotonic() - at.since
+  def _poll(self) -> None:
+    phase = self._stack[-1]
+    seconds = time.monotonic() - phase.since
     self._beat += 1
     if self._client is not None:
-      sign = {
-        "phase": at.phase,
+      state = {
+        "phase": phase.name,
         "seconds": seconds,
         "step": self._step,
         "beat": self._beat,
@@ -256,82 +272,82 @@ class Watch:
         "waited": self._waited,
       }
       self._client.key_value_set(
-        f"{_ROOT}/alive/{self._index}", json.dumps(sign), allow_overwrite=True
+        f"{_ROOT}/alive/{self._index}", json.dumps(state), allow_overwrite=True
       )
-      told = self._told()
-      if told:
-        self._end(told)
-    limit = self._limits.get(at.phase)
+      abort = self._abort()
+      if abort:
+        self._end(abort)
+    limit = self._limits.get(phase.name)
     late = limit is not None and seconds > limit
-    if late and not (at.phase in _WAITING and self._waits_for(limit)):
-      why = self._describe(at.phase, seconds, limit)
+    if late and not (phase.name in _WAITING and self._waits_for(limit)):
+      why = self._describe(phase.name, seconds, limit)
       self.announce(HUNG, why)
-      self._end(self._told() or {"code": HUNG, "why": why, "process": None})
+      self._end(self._abort() or {"code": HUNG, "why": why, "process": None})
 
   def _waits_for(self, limit: float) -> list[int]:
-    """Processes that are at something else than to wait for the others.
+    """Returns the processes that do not wait for the others.
 
-    They judge themselves. One that gives no sign for longer than the limit
-    cannot.
+    They check their own limits. Processes that have not written their state for
+    longer than the limit are excluded, because they cannot check it.
     """
     now = time.monotonic()
-    signs = self._signs() if self._client is not None else {}
-    for n, sign in signs.items():
-      if self._seen.get(n, (None, 0.0))[0] != sign["beat"]:
-        self._seen[n] = (sign["beat"], now)
+    states = self._states() if self._client is not None else {}
+    for n, state in states.items():
+      if self._seen.get(n, (None, 0.0))[0] != state["beat"]:
+        self._seen[n] = (state["beat"], now)
     return [
       n
-      for n, sign in signs.items()
-      if sign["phase"] not in _WAITING and now - self._seen[n][1] < limit
+      for n, state in states.items()
+      if state["phase"] not in _WAITING and now - self._seen[n][1] < limit
     ]
 
-  def _end(self, told: Mapping[str, Any]) -> None:
-    """Ends this process, unless it does so itself in time."""
-    if told["process"] == self._index and told["code"] != HUNG:
+  def _end(self, abort: Mapping[str, Any]) -> None:
+    """Ends this process if it does not end by itself in time."""
+    if abort["process"] == self._index and abort["code"] != HUNG:
       time.sleep(_OWN_GRACE_SECONDS)
-    elif told["code"] != HUNG:
+    elif abort["code"] != HUNG:
       time.sleep(_GRACE_SECONDS)
     else:
       faulthandler.dump_traceback(sys.stderr, all_threads=True)
-    who = "" if told["process"] is None else f"process {told['process']}: "
+    who = "" if abort["process"] is None else f"process {abort['process']}: "
     print(
-      f"bigscale: ended with code {told['code']}: {who}{told['why']}",
+      f"bigscale: ended with code {abort['code']}: {who}{abort['why']}",
       file=sys.stderr,
       flush=True,
     )
     sys.stdout.flush()
     if self._index == 0 and self._client is not None:
-      # With it the coordinator goes, and others would be aborted.
-      time.sleep(self._pause * _LAST_LOOKS)
-    os._exit(told["code"])
+      # The coordinator ends with process 0, and JAX would abort the others.
+      time.sleep(self._interval * _LAST_POLLS)
+    os._exit(abort["code"])
 
   def _describe(self, phase: str, seconds: float, limit: float) -> str:
-    """Who is stuck in what: those that do not just wait for the others."""
-    signs = self._signs() if self._client is not None else {}
-    signs[self._index] = {
+    """Returns a message with the processes that hang and their phases."""
+    states = self._states() if self._client is not None else {}
+    states[self._index] = {
       "phase": phase,
       "seconds": seconds,
       "step": self._step,
     }
     busy = {
-      n: sign
-      for n, sign in signs.items()
-      if sign["phase"] not in _WAITING and sign["seconds"] > limit / 2
+      n: state
+      for n, state in states.items()
+      if state["phase"] not in _WAITING and state["seconds"] > limit / 2
     }
     stuck = "; ".join(
-      f"process {n} is in {sign['phase']} for {sign['seconds']:.0f} s, at step "
-      f"{sign['step']}"
-      for n, sign in sorted((busy or signs).items())
+      f"process {n} has been in phase {state['phase']} for "
+      f"{state['seconds']:.0f} s, at step {state['step']}"
+      for n, state in sorted((busy or states).items())
     )
-    others = sorted(signs.keys() - (busy or signs).keys())
-    waiting = f" (waiting for it: {', '.join(map(str, others))})"
-    return f"nothing moves: {stuck}{waiting if others else ''}"
+    others = sorted(states.keys() - (busy or states).keys())
+    waiting = f" (waiting processes: {', '.join(map(str, others))})"
+    return f"the run hangs: {stuck}{waiting if others else ''}"
 
-  def _signs(self) -> dict[int, dict[str, Any]]:
+  def _states(self) -> dict[int, dict[str, Any]]:
     found = self._client.key_value_dir_get(f"{_ROOT}/alive/")
     return {int(k.rpartition("/")[2]): json.loads(text) for k, text in found}
 
-  def _told(self) -> dict[str, Any] | None:
+  def _abort(self) -> dict[str, Any] | None:
     if self._client is None:
       return None
     found = self._client.key_value_dir_get(_ABORT)

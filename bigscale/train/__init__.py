@@ -1,1 +1,1 @@
-"""State, step, loop and checkpoints."""
+"""Training: state, step, loop and checkpoints."""

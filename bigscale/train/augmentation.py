@@ -1,8 +1,8 @@
-"""How often D's images are augmented: fixed, scheduled or adaptive.
+"""Augmentation probability of D's images: fixed, scheduled or adaptive.
 
-Adaptive (Karras et al. 2020b, sec. 3): the mean sign of what D says of reals
-(`losses.adversarial.Adversarial.sign`) tells how far D overfits; every few
-steps the probability moves towards the value at which that sign comes to the
+Adaptive (Karras et al. 2020b, sec. 3): the mean sign of D's output on reals
+(`losses.adversarial.Adversarial.sign`) measures how much D overfits. Every few
+steps, the probability moves in the direction that brings the sign closer to its
 target.
 """
 
@@ -16,12 +16,12 @@ from bigscale.types import Array
 
 
 class AugmentState(NamedTuple):
-  """What the adaptive probability remembers; idle otherwise.
+  """State of the adaptive probability; unused in the other modes.
 
   Attributes:
-    probability: [] in [0, 1], of each transform.
-    sign_sum: [] of `d/sign_real` since the last adjustment, one value for
-      every D update.
+    probability: [] in [0, 1], probability of each transform.
+    sign_sum: [] sum of `d/sign_real` over the D updates since the last
+      adjustment.
   """
 
   probability: Array
@@ -29,13 +29,13 @@ class AugmentState(NamedTuple):
 
 
 def init(spec: RunSpec) -> AugmentState:
-  """Before the first step."""
+  """Returns the initial state."""
   first = jnp.asarray(spec.augment.probability.first, jnp.float32)
   return AugmentState(first, jnp.zeros((), jnp.float32))
 
 
 def probability(spec: RunSpec, state: AugmentState, images: Array) -> Array:
-  """[] of this step, after so many images."""
+  """Returns the probability [] of a step after `images` images."""
   if spec.augment.target is not None:
     return state.probability
   return optim.value(spec.augment.probability, images)
@@ -50,7 +50,7 @@ def observe(state: AugmentState, mean_sign: Array) -> AugmentState:
 def adjust(
   spec: RunSpec, state: AugmentState, steps_done: Array
 ) -> AugmentState:
-  """Moves the probability, at most by interval / target_kimg."""
+  """Moves the probability by at most interval / target_kimg if it is due."""
   augment = spec.augment
   if augment.target is None:
     return state._replace(sign_sum=jnp.zeros_like(state.sign_sum))

@@ -1,8 +1,8 @@
-"""Scores of checkpoints, and which checkpoints are kept for them.
+"""Scores of checkpoints, and the selection of the best checkpoints.
 
-The scores of a step lie in its own folder (`STEP/scores.json`): they move,
-stay and go with the checkpoint that they belong to, whatever a rollback or a
-kill does, and they can be added when the checkpoint is long complete.
+The scores of a step are stored in its checkpoint folder (`STEP/scores.json`).
+They are moved and deleted together with the checkpoint, including by a
+rollback, and can be added after the checkpoint is complete.
 """
 
 import json
@@ -23,49 +23,49 @@ _log = logging.getLogger(__name__)
 def write(
   directory: pathlib.Path, step: int, scores: Mapping[str, float]
 ) -> None:
-  """Writes the scores of a step into its folder, whole or not at all."""
+  """Writes the scores of a step into its folder atomically."""
   values = {name: float(score) for name, score in scores.items()}
   content = sealed.seal({"step": step, "scores": values})
   write_whole(directory / FILE, json.dumps(content))
 
 
 def read(directory: pathlib.Path, step: int) -> dict[str, float] | None:
-  """Returns the scores of a step, None where it has none.
+  """Returns the scores of a step, or None if it has no scores.
 
   Raises:
-    sealed.SealError: they are damaged.
+    sealed.SealError: if the scores are damaged.
   """
   try:
     text = (directory / FILE).read_bytes()
   except FileNotFoundError:
     return None
   except OSError as error:
-    raise sealed.SealError(f"it cannot be read ({error})") from error
+    raise sealed.SealError(f"cannot be read ({error})") from error
   try:
     content = sealed.unseal(json.loads(text))
   except ValueError as error:
     raise sealed.SealError(str(error)) from error
   if content["step"] != step:
-    raise sealed.SealError(f"it is of step {content['step']}")
+    raise sealed.SealError(f"belongs to step {content['step']}")
   return content["scores"]
 
 
 class Ranking:
-  """The scores of the steps that there are.
+  """Ranks saved steps by their scores.
 
-  It decides alike on all processes, which hold the same scores.
+  All processes hold the same scores and therefore keep the same steps.
   """
 
   def __init__(
     self, count: int, column: str, names: Sequence[str] = ()
   ) -> None:
-    """Knows no scores yet.
+    """Initializes an empty ranking.
 
     Args:
-      count: how many of the best are kept.
-      column: of the scores, that they are ranked by; "" takes the first.
-      names: of the scores, whose rows say which way is better; () looks among
-        bigscale's own.
+      count: number of best steps to keep.
+      column: score column to rank by; "" means the first column.
+      names: names of the run's scores, which define whether higher is better;
+        () means bigscale's built-in scores.
     """
     self._count = count
     self._column = column
@@ -77,7 +77,7 @@ class Ranking:
     """Reads the scores of steps from their folders.
 
     Returns:
-      What `take` takes, as plain JSON.
+      The argument of `take`, as plain JSON.
     """
     found: list[Any] = []
     for step in steps:
@@ -85,7 +85,7 @@ class Ranking:
         found.append([step, read(directory / str(step), step)])
       except sealed.SealError as error:
         _log.warning(
-          "%s is damaged: %s; its checkpoint is kept until you remove it",
+          "%s is damaged (%s); its checkpoint is kept until you delete it",
           directory / str(step) / FILE,
           error,
         )
@@ -93,7 +93,7 @@ class Ranking:
     return found
 
   def take(self, loaded: Sequence[Any]) -> None:
-    """Knows the scores that `load` found, and no others."""
+    """Replaces all scores with those that `load` returned."""
     self._scores, unreadable = {}, set()
     for step, scores in loaded:
       if scores == "damaged":
@@ -103,28 +103,28 @@ class Ranking:
     self._unreadable = frozenset(unreadable)
 
   def put(self, step: int, scores: Mapping[str, float]) -> None:
-    """Knows the scores of one more step."""
+    """Adds the scores of one step."""
     self._scores[step] = dict(scores)
     self._unreadable -= {step}
-    # Of one that was scored in vain, its run has said so.
+    # Empty scores mean that scoring failed, which was already reported.
     if scores and self._count and self._column and self._column not in scores:
       _log.warning(
-        "step %d has no %r among its scores (%s): it is not ranked",
+        "step %d is not ranked: it has no score %r (only %s)",
         step,
         self._column,
         ", ".join(scores),
       )
 
   def get(self, step: int) -> dict[str, float] | None:
-    """The scores of a step, None where they are not known."""
+    """Returns the scores of a step, or None if they are unknown."""
     return self._scores.get(step)
 
   def best(self, steps: Sequence[int]) -> list[int]:
-    """Those of the steps that are kept for their scores, the best first.
+    """Returns the steps to keep for their scores, the best first.
 
-    A score that is no finite number is never the best. Of equal ones the
-    earlier step's is. A step whose scores are damaged may be the best one, and
-    is kept besides.
+    Steps without a finite score are not ranked. Ties go to the earlier step.
+    Steps with damaged scores are kept in addition, because any of them may be
+    the best.
     """
     if not self._count:
       return []
@@ -141,7 +141,7 @@ class Ranking:
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any
   ) -> list[bool]:
-    """Orbax's question (`PreservationPolicy`), of all steps that there are."""
+    """Implements Orbax's `PreservationPolicy` for all saved steps."""
     del context
     steps = [checkpoint.step for checkpoint in checkpoints]
     best = self.best(steps)

@@ -1,7 +1,7 @@
-"""From a spec and a mesh to one compiled step.
+"""Builds the jitted functions of a run from a spec and a mesh.
 
 The training loop, the planner, the benchmarks and the tests all call `build`,
-so that what is planned and measured is what runs.
+so plans and measurements apply to the program that trains.
 """
 
 import functools
@@ -29,25 +29,25 @@ from bigscale.types import Array, Batch, BatchSplit, GanModel, PyTree
 
 
 class Built(NamedTuple):
-  """A run, ready to start. Nothing is allocated yet.
+  """The jitted functions and abstract arrays of a run; nothing is allocated.
 
   Attributes:
-    spec: of the run.
-    mesh: it runs on.
-    model: its networks.
+    spec: spec of the run.
+    mesh: mesh of the run.
+    model: generator and discriminator.
     abstract_state: shapes, dtypes and shardings of the state.
-    abstract_batch: the same of a batch.
-    init: `init(seed) -> GanState`, a numpy int32; the spec's own without. No
-      program depends on it: runs that differ in it alone may share a `Built`.
-    step: `step(state, batch) -> (state, scalars)`; donates the state. A run
-      whose batch size has changed says what images were shown before, too
-      (`GanStep`).
+    abstract_batch: shapes, dtypes and shardings of a batch.
+    init: `init(seed) -> GanState`; `seed` is a numpy int32 and defaults to the
+      spec's seed. Runs that differ only in their seed can share a `Built`.
+    step: `step(state, batch) -> (state, scalars)`; donates the state. If the
+      run's batch size has changed, the number of images shown before the step
+      is a third argument (`GanStep`).
     abstract_heldout: shapes of the held-out images that `probe` takes.
-    probe: `probe(state, batch, heldout) -> scalars`, the monitor's look at
-      samples (`train/probe`).
-    sample: `sample(ema, latents, labels) -> uint8 [B, H, W, C]`, whole on
+    probe: `probe(state, batch, heldout) -> scalars`, the monitor's expensive
+      probe of samples (`train/probe`).
+    sample: `sample(ema, latents, labels) -> uint8 [B, H, W, C]`, replicated on
       every device.
-    compiler_options: of these programs.
+    compiler_options: XLA options of `step`, `probe` and `sample`.
   """
 
   spec: RunSpec
@@ -64,11 +64,11 @@ class Built(NamedTuple):
 
 
 def build(spec: RunSpec, mesh: Mesh) -> Built:
-  """Compiles nothing yet: shapes, shardings and jitted functions.
+  """Builds the functions of a run without compiling them.
 
   Raises:
-    SpecError: the batch does not divide over the mesh, or the family makes
-      no networks.
+    SpecError: if the batch size is not divisible by the number of devices, or
+      the model family cannot build these networks.
   """
   check_batch(spec.global_batch_size, mesh)
   _check_microbatches(spec, mesh)
@@ -130,24 +130,24 @@ def build(spec: RunSpec, mesh: Mesh) -> Built:
 
 
 def compile_everywhere(built: Built, inputs: tuple[Any, ...]) -> None:
-  """Compiles a step in all CPU processes before it runs in any.
+  """Compiles the step on all CPU processes before any of them runs it.
 
-  Gloo, between them, waits 30 seconds for the others and then ends the run; on
-  busy cores one may compile for minutes longer than another.
+  Gloo, which connects CPU processes, times out after 30 seconds. On busy cores,
+  compile times can differ by minutes between processes.
 
   Args:
-    built: of the run.
-    inputs: of the step.
+    built: the run's functions.
+    inputs: arguments of the step.
   """
   cpu = built.mesh.devices.flat[0].platform == "cpu"
   if cpu and jax.process_count() > 1:
-    # The call that follows finds the program.
+    # The next call reuses the compiled program.
     built.step.lower(*inputs).compile()
     multihost.barrier("the step is compiled")
 
 
 def _check_microbatches(spec: RunSpec, mesh: Mesh) -> None:
-  """Raises `SpecError` unless every device has its share of all of them."""
+  """Raises `SpecError` unless microbatches divide each device's samples."""
   here = spec.global_batch_size // mesh.size
   parts = spec.optim.microbatches
   group = spec.model.batch_norm_group_size
@@ -161,8 +161,8 @@ def _check_microbatches(spec: RunSpec, mesh: Mesh) -> None:
   require(
     parts == 1 or here // parts % group == 0,
     f"model.batch_norm_group_size={group} does not divide a microbatch of "
-    f"{here // parts} samples on each device; with optim.microbatches={parts} "
-    f"a group stays on one device: use a divisor of {here // parts}",
+    f"{here // parts} samples on each device; with optim.microbatches={parts}, "
+    f"a group cannot span devices. Use a divisor of {here // parts}",
   )
   Moments(group, BatchSplit(AXES, mesh.size)).samples(here // parts)
 

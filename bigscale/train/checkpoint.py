@@ -1,10 +1,10 @@
-"""Checkpoints: state, data position and notes of a step, in one (Orbax).
+"""Orbax checkpoints with the state, the data position and metadata of a step.
 
-Saves are asynchronous and atomic: a step either is complete or is not there.
-Orbax notices a file that is missing or cut short, but not a flipped bit in it.
-So every array's fingerprint (`parallel/fingerprint`) is noted with it and
-compared when it is read again, on whatever mesh; a digest covers the rest
-(`train/notes`).
+Saves are asynchronous and atomic: a step is either complete or absent. Orbax
+detects files that are missing or truncated, but not flipped bits. Therefore,
+each checkpoint stores a fingerprint of every array (`parallel/fingerprint`),
+which is compared when the array is restored on any mesh. A digest covers the
+JSON values (`train/notes`).
 """
 
 import errno
@@ -26,20 +26,20 @@ T = TypeVar("T")
 
 _ITEMS = ("state", "data", "meta")
 _FINGERPRINTS = "fingerprints"
-# Beyond its arrays a checkpoint has little.
-_ROOM = 1.05
+# Disk space that a checkpoint takes, relative to its arrays.
+_DISK_FACTOR = 1.05
 
 
 class DamagedError(SpecError):
-  """A checkpoint that is not what was saved."""
+  """A checkpoint that cannot be read or differs from what was saved."""
 
 
 class Damage(NamedTuple):
-  """A checkpoint that was passed over.
+  """A damaged checkpoint that was skipped.
 
   Attributes:
-    step: of it.
-    why: what is wrong with it.
+    step: step of the checkpoint.
+    why: reason why it cannot be used.
   """
 
   step: int
@@ -47,13 +47,13 @@ class Damage(NamedTuple):
 
 
 class Restored(NamedTuple):
-  """What a checkpoint gives back.
+  """The content of a restored checkpoint.
 
   Attributes:
-    step: it was saved after.
-    state: on the devices that the abstract state asked for.
-    data: state of the stream.
-    meta: anything else, plain JSON.
+    step: number of steps done when it was saved.
+    state: state with the shardings of the abstract state.
+    data: state of the data stream.
+    meta: metadata, plain JSON.
     damaged: newer checkpoints that could not be read, the newest first.
   """
 
@@ -65,23 +65,23 @@ class Restored(NamedTuple):
 
 
 class CheckpointReader:
-  """The checkpoints of a run folder that others may be writing; read only.
+  """Reads the checkpoints of a run folder that another process may be writing.
 
-  Nothing in the folder is made, changed or deleted, not even leftovers of
-  broken saves: they may be a save under way.
+  The reader never creates, changes or deletes files. It also keeps incomplete
+  saves, which may be in progress.
 
   Attributes:
-    directory: of the run.
+    directory: run folder.
   """
 
   def __init__(
     self, directory: pathlib.Path, name: str = "checkpoints"
   ) -> None:
-    """Opens `directory`/`name`, which need not be there.
+    """Opens `directory`/`name`, which may not exist.
 
     Args:
-      directory: of the run.
-      name: of the folder in it.
+      directory: run folder.
+      name: name of the checkpoint folder in it.
     """
     self.directory = directory
     self._path = directory.absolute() / name
@@ -91,33 +91,33 @@ class CheckpointReader:
     self._manager = managers.read_only(self._path, _ITEMS)
 
   def latest_step(self) -> int | None:
-    """The newest complete step."""
+    """Returns the newest complete step, or None."""
     return self._manager.latest_step()
 
   def steps(self) -> list[int]:
-    """All complete steps, in order."""
+    """Returns all complete steps in ascending order."""
     return sorted(self._manager.all_steps())
 
   def restore(self, abstract: GanState, step: int | None = None) -> Restored:
-    """Reads a step onto the devices of `abstract`.
+    """Restores a step onto the devices of `abstract`.
 
     Args:
-      abstract: shapes, dtypes and shardings.
-      step: None takes the newest one that is whole, which all processes agree
-        on; damaged ones are logged, and named in what is returned.
+      abstract: shapes, dtypes and shardings of the state.
+      step: step to restore; None means the newest undamaged step, on which all
+        processes agree. Damaged steps are logged and listed in the result.
 
     Raises:
-      SpecError: there is no such step.
-      DamagedError: it, or all of them, cannot be read, is not what was saved,
-        or is the state of another model.
+      SpecError: if the step does not exist.
+      DamagedError: if the step, or every step, cannot be read, differs from
+        what was saved, or belongs to another model.
     """
-    # Process 0's view of a shared disk, to which steps may be added just now.
+    # All processes use process 0's listing: steps may be added meanwhile.
     steps = multihost.decide("steps", self.steps)
     if not steps or step not in (None, *steps):
       known = ", ".join(map(str, steps)) or "none"
       raise SpecError(
         f"no checkpoint of step {step if step is not None else '(any)'} in "
-        f"{self._manager.directory}; there are: {known}"
+        f"{self._manager.directory}; existing steps: {known}"
       )
     damaged: list[Damage] = []
     for candidate in reversed(steps) if step is None else [step]:
@@ -129,22 +129,22 @@ class CheckpointReader:
       logging.error("checkpoint %d is damaged: %s", candidate, why)
       damaged.append(Damage(candidate, why))
     raise DamagedError(
-      f"no whole checkpoint in {self._manager.directory}: "
+      f"no undamaged checkpoint in {self._manager.directory}: "
       + "; ".join(f"step {step}: {why}" for step, why in damaged)
-      + "; name another one (--step), or start from a state in the run's "
-      "healthy/"
+      + ". Choose another step (--step), or start from a checkpoint in the "
+      "run's healthy/ folder"
     )
 
   def _has_changed(self, steps: Sequence[int]) -> bool:
-    """Whether the run has saved, and so deleted, steps since these were listed.
+    """Returns whether the run has added or deleted steps since the listing.
 
-    Then what could not be read may have been going, and another is newest.
+    If so, the step that could not be read may have been deleted meanwhile.
     """
     self._manager.reload()
     return multihost.decide("steps", self.steps) != steps
 
   def _read(self, abstract: GanState, step: int) -> tuple[Restored | None, str]:
-    """A step as it was saved, or why not; the same on all processes."""
+    """Returns a step, or the reason why it is damaged, on all processes."""
     _, why = _together(lambda: managers.check_index(self._path / str(step)))
     if not why:
       found, why = _together(lambda: self._read_whole(abstract, step))
@@ -153,21 +153,21 @@ class CheckpointReader:
     noted = found.meta.pop(_FINGERPRINTS, None)
     if noted is None:
       return found, ""
-    # All processes compute together: none may stop before.
+    # Fingerprints are computed collectively, so every process gets here.
     wrong, why = _together(
       lambda: fingerprint.differences(
         noted, fingerprint.fingerprints(found.state)
       )
     )
     if wrong:
-      why = f"not what was saved: {', '.join(wrong[:5])}"
+      why = f"arrays differ from what was saved: {', '.join(wrong[:5])}"
     return (None, why) if why else (found, "")
 
   def _read_whole(self, abstract: GanState, step: int) -> Restored:
-    """A step, its notes as they were saved, its arrays as they are there.
+    """Returns a step whose JSON values are verified and arrays are not.
 
     Raises:
-      sealed.SealError: the notes are not what was saved.
+      sealed.SealError: if the JSON values differ from what was saved.
     """
     restored = self._manager.restore(
       step,
@@ -181,12 +181,12 @@ class CheckpointReader:
     return Restored(step, restored.state, data, meta)
 
   def close(self) -> None:
-    """Lets go of what Orbax holds."""
+    """Closes Orbax's checkpoint manager."""
     self._manager.close()
 
 
 class Checkpoints(CheckpointReader):
-  """The checkpoints of a run folder that this run alone writes."""
+  """Reads and writes the checkpoints of a run that no other process writes."""
 
   def __init__(
     self,
@@ -195,13 +195,14 @@ class Checkpoints(CheckpointReader):
     name: str = "checkpoints",
     scores: Sequence[str] = (),
   ) -> None:
-    """Opens `directory`/`name`, clearing leftovers of broken saves.
+    """Opens `directory`/`name` and deletes incomplete saves.
 
     Args:
-      directory: of the run.
-      spec: which steps are kept.
-      name: of the folder in it.
-      scores: by which steps are ranked; () takes any of bigscale's own.
+      directory: run folder.
+      spec: which steps to keep.
+      name: name of the checkpoint folder in it.
+      scores: names of the scores that rank steps; () means bigscale's built-in
+        scores.
     """
     self._spec = spec
     self._ranking = best.Ranking(spec.keep_best, spec.best, scores)
@@ -219,14 +220,14 @@ class Checkpoints(CheckpointReader):
         cleanup_tmp_directories=True,
       ),
     )
-    # Processes that rank differently would disagree on which steps there are.
+    # All processes must rank alike, or they would keep different steps.
     steps = self.steps()
     self._ranking.take(
       multihost.decide("scores", lambda: self._ranking.load(self._path, steps))
     )
 
   def _has_changed(self, steps: Sequence[int]) -> bool:
-    # Nobody else writes here.
+    # No other process writes to this folder.
     del steps
     return False
 
@@ -237,19 +238,19 @@ class Checkpoints(CheckpointReader):
     data: Mapping[str, Any],
     meta: Mapping[str, Any],
   ) -> None:
-    """Copies the state to the host and writes it behind the training's back.
+    """Copies the state to the host and writes it asynchronously.
 
     Args:
-      step: steps done. One that exists already is left as it is.
+      step: number of steps done. An existing checkpoint is not overwritten.
       state: device arrays; they may be donated as soon as this returns.
-      data: state of the stream.
-      meta: plain JSON.
+      data: state of the data stream.
+      meta: metadata, plain JSON.
 
     Raises:
-      fingerprint.ReplicaError: devices disagree on the state; nothing of it
-        is saved.
-      OSError: there is no room for it on the disk. Of a disk that fills up
-        while it is written, a later call tells.
+      fingerprint.ReplicaError: if replicas of the state differ between devices;
+        nothing is saved.
+      OSError: if the disk has too little free space. If the disk fills up
+        during the write, a later call raises.
     """
     if step in self._manager.all_steps():
       return
@@ -266,22 +267,21 @@ class Checkpoints(CheckpointReader):
       force=True,
     )
     if not saved:
-      # Orbax refuses steps older than the newest one without a word.
+      # Orbax silently refuses steps older than the newest one.
       logging.error("checkpoint of step %d was not saved", step)
 
   def set_scores(self, step: int, scores: Mapping[str, float]) -> None:
-    """Notes what a checkpoint scores, by which the best ones are kept.
+    """Writes the scores of a checkpoint into its folder and ranks it.
 
-    Waits until the checkpoint is complete: its scores lie in its folder.
+    Waits until the checkpoint is complete.
 
     Args:
-      step: that was saved.
-      scores: by column, the same on all processes; {} where it was scored in
-        vain.
+      step: saved step.
+      scores: scores by column, equal on all processes; {} if scoring failed.
     """
     self.wait()
     if step not in self.steps():
-      logging.error("checkpoint of step %d is not there to be scored", step)
+      logging.error("cannot write scores: there is no checkpoint %d", step)
       return
     self._ranking.put(step, scores)
     if multihost.is_main():
@@ -289,28 +289,27 @@ class Checkpoints(CheckpointReader):
         best.write(self._path / str(step), step, scores)
       except OSError as error:
         logging.warning(
-          "the scores of step %d are not noted with its checkpoint (%s)",
+          "cannot write the scores of step %d into its checkpoint (%s)",
           step,
           error,
         )
 
   def scores(self, step: int) -> dict[str, float] | None:
-    """What a checkpoint scores, None where it was not scored."""
+    """Returns the scores of a checkpoint, or None if it was not scored."""
     return self._ranking.get(step)
 
   def set_aside(self, after: int, attempt: int) -> list[int]:
-    """Moves later steps out of the way of an attempt that starts before them.
+    """Moves the checkpoints after a step to `abandoned/attempt-N/NAME`.
 
-    Orbax does not save a step that is older than its newest one. They go to
-    `abandoned/attempt-N/NAME` beside this folder, where nobody looks for
-    checkpoints and nobody deletes them.
+    Orbax does not save a step that is older than its newest one. Checkpoints in
+    `abandoned`, next to this folder, are neither read nor deleted.
 
     Args:
-      after: steps above this one go.
-      attempt: that made them.
+      after: steps greater than this one are moved.
+      attempt: attempt that saved them.
 
     Returns:
-      The steps that went.
+      The steps that were moved.
     """
     self.wait()
     later = [step for step in self.steps() if step > after]
@@ -318,7 +317,7 @@ class Checkpoints(CheckpointReader):
     return later
 
   def set_damaged_aside(self, damaged: Sequence[Damage]) -> None:
-    """Moves them to `damaged/NAME`: their steps are to be saved again."""
+    """Moves checkpoints to `damaged/NAME` so that the steps can be resaved."""
     self._set_aside([step for step, _ in damaged], "damaged")
 
   def _set_aside(self, steps: Sequence[int], where: str) -> None:
@@ -334,37 +333,43 @@ class Checkpoints(CheckpointReader):
     for step in steps:
       place = aside / str(step)
       if place.exists():
-        # Left by a process that was killed as it went back here.
+        # A process was killed during an earlier move of this step.
         shutil.rmtree(place)
       (self._path / str(step)).rename(place)
 
   def wait(self) -> None:
-    """Waits until what was saved is on disk."""
+    """Waits until all saves are complete."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits until the last save is complete; without it, it may be lost."""
+    """Waits for the last save, which could otherwise be lost, and closes."""
     self._manager.wait_until_finished()
     self._manager.close()
 
 
 def _together(read: Callable[[], T]) -> tuple[T | None, str]:
-  """What a read gave, or why any process's failed; the latter on all alike."""
+  """Returns the result of a read, or why it failed on some process.
+
+  All processes return the same reason.
+  """
   found, why = None, ""
   try:
     found = read()
   except sealed.SealError as error:
     why = str(error)
   except Exception as error:
-    # Whatever reading damaged files can end in.
-    why = f"it cannot be read ({type(error).__name__}: {_brief(error)})"
-  told = multihost.gather("damage", [why] if why else [])
-  why = multihost.decide("damage", lambda: told[0] if told else "")
+    # Reading damaged files can raise any exception.
+    why = f"cannot be read ({type(error).__name__}: {_brief(error)})"
+  reasons = multihost.gather("damage", [why] if why else [])
+  why = multihost.decide("damage", lambda: reasons[0] if reasons else "")
   return (None, why) if why else (found, "")
 
 
 def _check_room(path: pathlib.Path, step: int, state: GanState) -> None:
-  """Now, and in words: in the middle of a save the others would wait for it."""
+  """Raises `OSError` if the disk has too little space for a checkpoint.
+
+  If one process failed during the save, the others would wait for it.
+  """
   needed = sum(
     shard.data.nbytes
     for leaf in jax.tree.leaves(state)
@@ -372,16 +377,17 @@ def _check_room(path: pathlib.Path, step: int, state: GanState) -> None:
     if shard.replica_id == 0
   )
   free = shutil.disk_usage(path).free
-  if free < needed * _ROOM:
+  if free < needed * _DISK_FACTOR:
     raise OSError(
       errno.ENOSPC,
-      f"checkpoint {step} takes {needed / 2**30:.2f} GiB, and {path} has "
-      f"{free / 2**30:.2f} GiB left on its disk; make room, or lower "
-      "checkpoint.keep, and start the run again: earlier steps are whole",
+      f"checkpoint {step} needs {needed / 2**30:.2f} GiB, but the disk of "
+      f"{path} has {free / 2**30:.2f} GiB free. Free disk space or lower "
+      "checkpoint.keep, then start the run again: earlier checkpoints are "
+      "complete",
     )
 
 
 def _brief(error: Exception) -> str:
-  """The first line of a message, which may go on for pages."""
+  """Returns the first line of a message, at most 200 characters."""
   lines = str(error).strip().splitlines()
   return lines[0][:200] if lines else ""

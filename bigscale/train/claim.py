@@ -1,8 +1,8 @@
-"""One run at a time in a folder.
+"""A lock that lets only one run write to a folder at a time.
 
-Two trainings that write one folder lose each other's checkpoints without a
-word. The lock is the kernel's (flock): it ends with the process, however that
-ends, so that no restart finds one left behind.
+Two runs that write to the same folder would silently delete each other's
+checkpoints. The lock is a kernel lock (flock). The kernel releases it when the
+process ends for any reason, so a restart never finds a stale lock.
 """
 
 import contextlib
@@ -18,53 +18,55 @@ from typing import IO
 from bigscale.spec import SpecError
 
 FILE = ".lock"
-# NFS gives up the locks of a machine that is gone after its lease, 90 s as a
-# rule: a run that starts again elsewhere must not end over that.
+# NFS releases the locks of a lost machine when its lease expires, usually after
+# 90 s. A run that restarts on another machine waits for that.
 _LEASE_SECONDS = 120.0
-# A process that has lost its supervisor saves the run, which may be large.
+# A process whose supervisor was killed saves a last checkpoint, which can be
+# large.
 _ORPHAN_SECONDS = 900.0
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _HOLDER = "process {} with parent {} on {}\n"
 _log = logging.getLogger(__name__)
 
 
 class Claim:
-  """A process's claim on a run's folder; held from `take` to `release`."""
+  """An exclusive lock on a run folder, held from `take` to `release`."""
 
   def __init__(self) -> None:
     self._file: IO[str] | None = None
 
   def take(self, folder: pathlib.Path) -> None:
-    """Claims the folder, which must exist.
+    """Locks the folder, which must exist.
 
-    A file system that knows no locks is warned of, and not guarded. A holder on
-    another machine is waited for: that machine may be gone. So is a holder on
-    this machine that has lost its parent: a process whose supervisor was killed
-    saves the run and ends (`parallel.local.heed_supervisor`).
+    If another machine holds the lock, this waits for a while, because that
+    machine may be lost. It also waits for a process of this machine whose
+    parent is dead: a process whose supervisor was killed saves the run and ends
+    (`parallel.local.heed_supervisor`). On a file system without locks, this
+    only logs a warning.
 
     Raises:
-      SpecError: another process holds it.
-      OSError: the folder cannot be written.
+      SpecError: if another process holds the lock.
+      OSError: if the folder is not writable.
     """
     file = (folder / FILE).open("a+")
-    began, told = time.monotonic(), ""
+    began, reported = time.monotonic(), ""
     try:
       while (holder := _lock(file)) is not None:
-        if time.monotonic() - began >= _patience(holder):
+        if time.monotonic() - began >= _max_wait(holder):
           file.close()
           raise SpecError(
-            f"--workdir={folder} is in use by another run ({holder}); wait "
-            "for its end, stop it, or choose another folder"
+            f"--workdir={folder} is in use by another run ({holder}). Wait "
+            "until it ends, stop it, or choose another folder"
           )
-        if holder != told:
-          _log.warning("%s is held by %s: waiting", folder, holder)
-          told = holder
-        time.sleep(_LOOK_SECONDS)
+        if holder != reported:
+          _log.warning("waiting for %s, which is locked by %s", folder, holder)
+          reported = holder
+        time.sleep(_POLL_SECONDS)
     except OSError as error:
       file.close()
       _log.warning(
-        "%s cannot be locked (%s): see to it yourself that no other run "
-        "writes there",
+        "cannot lock %s (%s): make sure that no other run writes to this "
+        "folder",
         folder,
         error.strerror,
       )
@@ -75,7 +77,7 @@ class Claim:
     self._file = file
 
   def release(self) -> None:
-    """Gives the folder back, if this process holds it."""
+    """Releases the lock if this process holds it."""
     if self._file is not None:
       with contextlib.suppress(OSError):
         self._file.truncate(0)
@@ -83,10 +85,10 @@ class Claim:
       self._file = None
 
 
-def _patience(holder: str) -> float:
-  """Seconds for which a holder is waited for.
+def _max_wait(holder: str) -> float:
+  """Returns the maximum seconds to wait for a holder of the lock.
 
-  Not at all for a process of this machine that is not orphaned.
+  It is 0 for a process of this machine that still has its parent.
   """
   found = re.fullmatch(r"process \d+ with parent (\d+) on (.+)", holder)
   if not found or found[2] != socket.gethostname():
@@ -95,13 +97,13 @@ def _patience(holder: str) -> float:
     os.kill(int(found[1]), 0)
   except ProcessLookupError:
     return _ORPHAN_SECONDS
-  except PermissionError:  # another user's process, and alive
+  except PermissionError:  # running as another user
     pass
   return 0.0
 
 
 def _lock(file: IO[str]) -> str | None:
-  """Locks the file: None, or else who holds it."""
+  """Locks the file and returns None, or returns the current holder."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:

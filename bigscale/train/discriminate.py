@@ -1,4 +1,4 @@
-"""What the D of a checkpoint says of images, outside of training."""
+"""Evaluates the D of a checkpoint on images, outside training."""
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,17 @@ from bigscale.types import Array
 class TrainedDiscriminator:
   """D on one device, without augmentation.
 
-  Spectral norm takes a power step that is forgotten, as where G is sampled.
+  As in sampling from G, spectral norm takes one power iteration step whose
+  result is discarded.
   """
 
   def __init__(self, built: Built, d: Average, batch_size: int) -> None:
-    """Makes the program; computes nothing.
+    """Builds the jitted function without running it.
 
     Args:
-      built: of the run, on a mesh of one device.
-      d: its weights there, before spectral norm.
-      batch_size: images at a time, the one shape that is compiled.
+      built: functions of the run, built on a mesh of one device.
+      d: D's weights on that device, before spectral norm.
+      batch_size: number of images per call; the only compiled shape.
     """
     spec, network = built.spec, built.model.d
     self._d = d
@@ -39,7 +40,7 @@ class TrainedDiscriminator:
     self._compiled = jax.jit(logits)
 
   def logits(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """[N] float64 of [N, H, W, C] uint8 images and their labels [N]."""
+    """Returns float64 logits [N]; images [N, H, W, C] uint8, labels [N]."""
     if not self._labelled:
       labels = np.zeros_like(labels)
     size = self._batch_size

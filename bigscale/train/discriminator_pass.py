@@ -1,4 +1,4 @@
-"""D's forward pass on reals and fakes, with R1 and R2 from the same pass."""
+"""D's forward pass on reals and fakes, which also computes R1 and R2."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,21 +12,21 @@ from bigscale.types import Array
 
 
 class Reals(NamedTuple):
-  """One batch of reals: [B, H, W, C] float in [-1, 1] and [B] int32."""
+  """A batch of reals: images [B, H, W, C] in [-1, 1] and labels [B] int32."""
 
   images: Array
   labels: Array
 
 
 class Fakes(NamedTuple):
-  """One batch from G: as `Reals`."""
+  """A batch of G's samples: shapes as in `Reals`."""
 
   images: Array
   labels: Array
 
 
 class DOutputs(NamedTuple):
-  """Logits and squared input gradients [B]; zeros where not computed."""
+  """Logits and squared input gradients [B]; zeros if not computed."""
 
   real: Array
   fake: Array
@@ -34,9 +34,9 @@ class DOutputs(NamedTuple):
   r2: Array
 
 
-# Makes D a function of images alone, as `discriminator_for(labels, use)`; `use`
-# tells the passes of one update apart, so that each draws its own augmentation.
-# Those of `LossSpec.d_terms` count on from the last.
+# `discriminator_for(labels, use)` returns D as a function of images only. `use`
+# is the index of a forward pass within an update, and each index has its own
+# augmentation. The terms of `LossSpec.d_terms` use FIRST_TERM and above.
 DiscriminatorFor = Callable[[Array, int], Callable[[Array], Array]]
 BOTH, REAL, FAKE, FIRST_TERM = range(4)
 
@@ -49,18 +49,18 @@ def logits_and_penalties(
   due: Array | None,
   branches: bool = True,
 ) -> DOutputs:
-  """Logits of both sides, and R1 and R2 where the loss asks for them.
+  """Returns the logits of reals and fakes, and R1 and R2 if the loss uses them.
 
-  D takes both in one pass where they are treated alike. Reals and fakes
-  alternate there, so that each device keeps its own samples.
+  Unless only one of the penalties is used, D processes reals and fakes in one
+  pass. They are interleaved, so each device keeps its own samples.
 
   Args:
-    discriminator_for: D.
-    reals: B of them.
-    fakes: B of them.
-    loss: which penalties there are.
-    due: [] bool, whether they are due in this step; None means always.
-    branches: whether D may run in one branch of a program.
+    discriminator_for: D, see `DiscriminatorFor`.
+    reals: B real images.
+    fakes: B generated images.
+    loss: loss with the penalties.
+    due: [] bool, whether the penalties are due in this step; None means always.
+    branches: whether D may run inside a branch of `lax.cond`.
   """
   use_r1, use_r2 = loss.r1_gamma.ever_positive, loss.r2_gamma.ever_positive
   if use_r1 != use_r2:
@@ -94,7 +94,7 @@ def _logits_and_penalty(
   due: Array | None,
   branches: bool,
 ) -> tuple[Array, Array]:
-  """Logits [B] and squared gradients [B]."""
+  """Returns logits [B] and squared gradients [B]."""
 
   def without(x: Array) -> tuple[Array, Array]:
     logits = network(x)
@@ -114,6 +114,6 @@ def _logits_and_penalty(
 
 
 def interleave(a: Array, b: Array) -> Array:
-  """[B, ...] twice to [2B, ...]: a0 b0 a1 b1 ..."""
+  """Interleaves two arrays [B, ...] to [2B, ...]: a0 b0 a1 b1 ..."""
   stacked = jnp.stack([a, b], axis=1)
   return stacked.reshape(2 * a.shape[0], *a.shape[1:])

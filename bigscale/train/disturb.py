@@ -1,4 +1,4 @@
-"""What drills and tests do to a run from outside, to see how it copes."""
+"""Fault injection for drills and tests."""
 
 from collections.abc import Callable
 
@@ -10,22 +10,22 @@ Step = Callable[..., tuple[GanState, Scalars]]
 
 
 class Disturbance:
-  """Nothing. Subclasses change what a step is given.
+  """Changes nothing; subclasses replace the inputs or the program of a step.
 
-  `step` counts from 1; `attempt` rises at each rollback.
+  `step` counts from 1, and `attempt` increases by 1 at each rollback.
   """
 
   def batch(self, step: int, attempt: int, batch: Batch) -> Batch:
-    """What the step reads, numpy arrays [K, rows, ...] of this process."""
+    """Returns the step's batch, numpy [K, rows, ...] of this process."""
     del step, attempt
     return batch
 
   def state(self, step: int, attempt: int, state: GanState) -> GanState:
-    """The state before the step; a changed leaf keeps shape and sharding."""
+    """Returns the state before the step, with equal shapes and shardings."""
     del step, attempt
     return state
 
   def program(self, step: int, attempt: int, usual: Step) -> Step:
-    """What computes the step."""
+    """Returns the function that computes the step."""
     del step, attempt
     return usual

@@ -1,8 +1,9 @@
-"""G's images for updates of D, of one update or of several at once.
+"""G's forward passes for one or several D updates.
 
-G stands still while D is updated. Where its weights do so too, the images of
-all D updates of a step come from one forward pass: weights are gathered and
-batch norm's sums cross devices once, and a device's products are larger.
+G's parameters do not change during the D updates of a step. If its normalized
+weights do not change either, one forward pass generates the images of all D
+updates. It gathers weights and sums batch statistics over devices only once,
+and its matrix products are larger.
 """
 
 import jax
@@ -22,12 +23,12 @@ class Draw:
   def __init__(
     self, network: Network, spec: RunSpec, placement: Placement
   ) -> None:
-    """Takes what the spec says of batches.
+    """Initializes the passes.
 
     Args:
       network: G.
-      spec: of the run.
-      placement: of its arrays.
+      spec: spec of the run.
+      placement: placement of the run's arrays.
     """
     self._network = network
     self._placement = placement
@@ -35,26 +36,26 @@ class Draw:
 
   @property
   def of_all_updates(self) -> bool:
-    """Whether one pass may take the samples of several updates.
+    """Whether one pass may generate the samples of several updates.
 
-    Not where microbatches move batch statistics in turn: those of the second
-    update would start before the first one's end.
+    False if microbatches update batch statistics one after the other: the
+    second update must start from the final statistics of the first.
     """
     return not self._microbatches.in_turn
 
   def __call__(
     self, ready: Ready, batch_stats: PyTree, codes: PyTree
   ) -> tuple[Array, PyTree]:
-    """Draws the images of K updates.
+    """Generates the images of K updates.
 
     Args:
       ready: G's weights.
-      batch_stats: of G, before.
-      codes: `Codes` of [K, B, ...].
+      batch_stats: G's running statistics before the updates.
+      codes: `Codes` with arrays [K, B, ...].
 
     Returns:
-      Images [K, B, H, W, C], those of an update with batch statistics of their
-      own, and the running statistics as one update after the other moves them.
+      Images [K, B, H, W, C], each update normalized by its own batch
+      statistics, and the running statistics after all updates in order.
     """
     placement, parts = self._placement, self._microbatches
     axes = placement.axes(ready.weights)
@@ -88,7 +89,7 @@ class Draw:
   def _passes(
     self, weights: PyTree, stats: PyTree, codes: PyTree
   ) -> tuple[Array, PyTree]:
-    """Images [K, b, H, W, C] of codes [K, b, ...]; statistics, moved."""
+    """Returns images [K, b, ...] of codes [K, b, ...], and new statistics."""
     count = codes.latents.shape[0]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), codes)
     images, moved = self._network.apply(
@@ -96,7 +97,7 @@ class Draw:
       flat.latents,
       flat.labels,
       train=True,
-      # Without batch statistics samples do not see each other.
+      # Without batch statistics, samples are independent.
       **({"passes": count} if stats else {}),
     )
     return images.reshape(count, -1, *images.shape[1:]), moved

@@ -1,9 +1,9 @@
-"""Scores of the moving average against the run's own data.
+"""Scores the moving average against the run's own data.
 
-All processes draw and embed, each its share; process 0 alone reads the reals,
-compares, and says what has failed. What fails on another process alone, inside
-work of all devices, leaves the others waiting in it: nobody can save that, and
-the watch over all processes ends them (`operations.hang_seconds`).
+All processes generate and embed their share of the samples. Process 0 alone
+reads the reals, computes the scores and reports failures. If another process
+fails during a computation on all devices, the remaining processes hang there
+until the watchdog ends them (`operations.hang_seconds`).
 """
 
 import json
@@ -23,20 +23,19 @@ from bigscale.train.hooks import Recorder, draw_for_scores, open_scores
 from bigscale.train.preemption import Preemption
 from bigscale.train.state import Average
 
-# How often a start of the run measures reals of which that has failed: it may
-# take an hour, and fail in its last minute.
-_TRIES = 3
+# Maximum attempts per start to measure the reals. An attempt can take an hour.
+_MAX_ATTEMPTS = 3
 
 
 def open_on_main(spec: RunSpec) -> Opened | None:
-  """Opens what a run's scores need, before its first step.
+  """Opens the data and networks of a run's scores before its first step.
 
   Returns:
-    What is opened, on process 0; None on the others.
+    The opened inputs on process 0; None on the other processes.
 
   Raises:
-    SpecError: names every score that cannot be computed, on all processes; or
-      what is computed once for all scores cannot be kept.
+    SpecError: if scores cannot be computed (the message names all of them), or
+      if the cache folder cannot be created; on all processes.
   """
   found = []
 
@@ -50,7 +49,7 @@ def open_on_main(spec: RunSpec) -> Opened | None:
 
 
 class Evaluation:
-  """Scores the moving average; no score's failure is the end of the run."""
+  """Scores the moving average; a failed score does not end the run."""
 
   def __init__(
     self,
@@ -59,14 +58,14 @@ class Evaluation:
     preemption: Preemption,
     evaluator: Evaluator | Opened | None = None,
   ) -> None:
-    """Computes nothing yet.
+    """Initializes without computing anything.
 
     Args:
-      built: of the run.
-      recorder: of its rows and events.
-      preemption: may break off scoring.
-      evaluator: where the caller has one, it is used as it is; else what makes
-        one, looked at on process 0. None opens that at the first score.
+      built: functions of the run.
+      recorder: writer of the run's rows and events.
+      preemption: preemption handler, which can interrupt scoring.
+      evaluator: a ready evaluator, or the opened inputs from which process 0
+        makes one. None opens the inputs at the first evaluation.
     """
     self._built = built
     self._recorder = recorder
@@ -74,20 +73,21 @@ class Evaluation:
     self._opened = evaluator if isinstance(evaluator, Opened) else None
     self._given = evaluator is not None and self._opened is None
     self._evaluator = evaluator if self._given else None
-    self._tries = 0
+    self._attempts = 0
     self._failure = ""
     self._asked: Asked | None = None
 
   def run(self, step: int, ema: Average) -> Scored:
-    """Draws, scores and writes one row, and how fast in an event.
+    """Samples, computes the scores and writes them as one row.
 
-    An event `score_failed` says of every score that is missing why.
+    Also writes an event with the throughput, and an event `score_failed` with
+    the reason for each missing score.
 
     Returns:
-      Scores by name, without the prefix `eval/`; the same on all processes.
+      Scores by name, without the prefix `eval/`; equal on all processes.
 
     Raises:
-      InterruptedWorkError: the run is asked to end; on all processes.
+      InterruptedWorkError: if the run was asked to end; on all processes.
     """
     with interruption.asking(self._preemption.asked):
       scored = self._get_ready(step) or self._score(ema)
@@ -97,11 +97,11 @@ class Evaluation:
       row = {f"eval/{name}": value for name, value in scored.scores.items()}
       self._recorder.row(step, row)
       logging.info("step %d: %s", step, json.dumps(scored.scores))
-    self.tell(step, scored.failed)
+    self.report_failures(step, scored.failed)
     return scored
 
-  def tell(self, step: int, failed: dict[str, str]) -> None:
-    """Writes which scores of a step are missing, and why."""
+  def report_failures(self, step: int, failed: dict[str, str]) -> None:
+    """Writes an event for each missing score of a step, with the reason."""
     scores = map(Score.parse, self._built.spec.evaluate.scores)
     columns = {score.name: list(score.columns) for score in scores}
     for name, error in failed.items():
@@ -114,25 +114,28 @@ class Evaluation:
       )
       if multihost.is_main():
         logging.warning(
-          "step %d has no %s, and the training goes on: %s", step, name, error
+          "step %d: cannot compute %s, training continues: %s",
+          step,
+          name,
+          error,
         )
 
   def without_any(self, error: str) -> Scored:
-    """Returns that no score could be computed."""
+    """Returns a result in which all scores failed with this error."""
     names = self._built.spec.evaluate.scores
     return Scored({}, {Score.parse(name).name: error for name in names})
 
   def _get_ready(self, step: int) -> Scored | None:
-    """Measures the reals, and has all processes hold the same networks.
+    """Measures the reals and shares the networks with all processes.
 
     Returns:
-      What is missing, where no score can be computed; else None.
+      The failures if no score can be computed, else None.
     """
-    told = self._preemption.decide("reference", self._prepare)
-    if told["failure"]:
-      return self.without_any(told["failure"])
-    if told["reference"] is not None:
-      # Before the first draw: who waits in a collective may time out.
+    prepared = self._preemption.decide("reference", self._prepare)
+    if prepared["failure"]:
+      return self.without_any(prepared["failure"])
+    if prepared["reference"] is not None:
+      # Before sampling: a process that waits in a collective may time out.
       mine = self._evaluator.asked if multihost.is_main() else None
       failure = ""
       try:
@@ -142,27 +145,27 @@ class Evaluation:
       if not multihost.all_true("shared networks", not failure):
         self._asked = None
         return self.without_any(
-          failure
-          or "another process cannot hold the networks: its log says why"
+          failure or "another process could not load the networks; see its log"
         )
-      self._recorder.event("reference", step, **told["reference"])
-    return Scored({}, told["failed"]) if told["nothing"] else None
+      self._recorder.event("reference", step, **prepared["reference"])
+    return Scored({}, prepared["failed"]) if prepared["nothing"] else None
 
   def _prepare(self) -> dict[str, Any]:
-    """Makes the evaluator, where there is none or a part of it has failed.
+    """Makes the evaluator if it does not exist or some of its scores failed.
 
     Returns:
-      JSON values: its `reference` where it is a new one, why there is none,
-      and, where it has `nothing` to score with, what has failed.
+      Plain JSON. `failure` is the reason why there is no evaluator, or "".
+      `reference` describes a new evaluator and is None otherwise. `failed`
+      contains the reasons by score. `nothing` says that no score is left.
     """
     missing = self._evaluator is None or bool(self._evaluator.failed)
-    anew = self._asked is None and self._evaluator is not None
-    if missing and not self._given and self._tries < _TRIES:
-      self._tries += 1
+    is_new = self._asked is None and self._evaluator is not None
+    if missing and not self._given and self._attempts < _MAX_ATTEMPTS:
+      self._attempts += 1
       try:
         self._opened = self._opened or open_scores(self._built.spec)
         self._evaluator = self._opened.evaluator(strict=False)
-        anew = True
+        is_new = True
       except Exception as error:
         self._failure = why(error)
     if self._evaluator is None:
@@ -170,7 +173,7 @@ class Evaluation:
     asked = self._evaluator.asked
     return {
       "failure": "",
-      "reference": self._evaluator.reference if anew else None,
+      "reference": self._evaluator.reference if is_new else None,
       "failed": self._evaluator.failed,
       "nothing": bool(self._evaluator.failed)
       and not (asked.networks or asked.pixels),
@@ -182,15 +185,15 @@ class Evaluation:
       drawn = draw_for_scores(self._built, ema, self._asked)
       looked = look(self._asked, drawn)
     except Exception as error:
-      # To draw has failed; a network's own failure is in what was seen.
+      # Sampling failed. Failures of single networks are reported in `looked`.
       failure = why(error)
-    told = self._preemption.decide(
+    scored = self._preemption.decide(
       "scores", lambda: self._compare(looked, failure)._asdict()
     )
-    return Scored(**told)
+    return Scored(**scored)
 
   def _compare(self, looked: Looked | None, failure: str) -> Scored:
-    """Computes the scores on process 0; a failure leaves them all out."""
+    """Computes the scores on process 0; an exception fails all of them."""
     if looked is None:
       return self.without_any(failure)
     try:

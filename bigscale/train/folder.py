@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and whether it can be written."""
+"""Creates, checks and opens the folder of a run."""
 
 import contextlib
 import dataclasses
@@ -24,15 +24,15 @@ from bigscale.spec import (
 from bigscale.train import sealed
 from bigscale.train.claim import Claim
 
-# What spec.json holds, besides a digest of it.
+# The keys of spec.json, besides its digest.
 _UNSEALED = {"spec", "versions", "command", "environment"}
 
-# In the names of Orbax's folders of steps until they are whole.
+# Part of the names of Orbax's incomplete step folders.
 HALF_SAVED = ".orbax-checkpoint-tmp"
 
-_GO_ON = (
+_RESTART = (
   "start the run again with the same --config (`bigscale train`), which "
-  "writes it anew and goes on"
+  "rewrites the file and resumes"
 )
 
 _log = logging.getLogger(__name__)
@@ -42,27 +42,27 @@ _PACKAGES = ("bigscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-  """Paths of a run (design: one folder holds everything of it)."""
+  """The paths of a run's files; all files of a run are in one folder."""
 
   path: pathlib.Path
 
   @property
   def spec(self) -> pathlib.Path:
-    """The resolved spec, versions, command and environment."""
+    """File with the resolved spec, versions, command and environment."""
     return self.path / "spec.json"
 
   @property
   def metrics(self) -> pathlib.Path:
-    """One JSON object a logged step."""
+    """File with one JSON object per logged step."""
     return self.path / "metrics.jsonl"
 
   @property
   def events(self) -> pathlib.Path:
-    """One JSON object for everything that is not a step."""
+    """File with one JSON object per event."""
     return self.path / "events.jsonl"
 
   def samples(self, step: int) -> pathlib.Path:
-    """The grid of fixed latents at a step."""
+    """Returns the path of the grid of samples at a step."""
     return self.path / "samples" / f"{step:08d}.png"
 
 
@@ -76,24 +76,24 @@ def create(
   change: bool = False,
   begun: bool = False,
 ) -> RunFolder:
-  """Makes the folder of a new run, or opens that of the same run.
+  """Creates the folder of a new run, or opens the folder of an existing run.
 
-  Where settings differ from those of the run that is there, `spec.json` stays
-  as it is until `adopt`: `changes_in` says which they are.
+  If allowed settings differ from those of the existing run, `spec.json` is not
+  rewritten until `write_spec`. `changes_in` returns the differences.
 
   Args:
-    workdir: the folder.
-    spec: of the run.
-    command: recorded.
-    claim: taken on the folder; None where nobody else can know of it.
-    environment: recorded.
-    change: whether settings may change that change the run's numbers.
-    begun: whether there are checkpoints. Then a `spec.json` that is missing
-      stays so until `adopt`.
+    workdir: run folder.
+    spec: spec of the run.
+    command: command line to record.
+    claim: lock to take on the folder; None if no other process can use it.
+    environment: compiler environment to record.
+    change: whether settings that affect the results of the run may differ.
+    begun: whether there are checkpoints. If so, a missing `spec.json` is not
+      written until `write_spec`.
 
   Raises:
-    SpecError: it holds another run (the difference is named), is in use, or
-      cannot be written.
+    SpecError: if the folder belongs to another run (the message names the
+      differences), is in use or is not writable.
   """
   folder = RunFolder(_local(workdir))
   with _writable(folder):
@@ -105,15 +105,15 @@ def create(
       _check_same(folder, spec, change)
       begun = False
     if not begun and not changes_in(folder, spec):
-      adopt(folder, spec, command, environment)
+      write_spec(folder, spec, command, environment)
   return folder
 
 
 def _clear(folder: RunFolder) -> None:
-  """Removes what a killed process of the run left half written.
+  """Removes incomplete files and checkpoints that a killed process left.
 
-  Orbax clears the folders of checkpoints that this start opens; of `healthy/`
-  that depends on the monitor.
+  Orbax only cleans the checkpoint folders that this start opens, and whether it
+  opens `healthy/` depends on the monitor.
   """
   temporary.clear(folder.path)
   temporary.clear(folder.path / "samples")
@@ -124,22 +124,22 @@ def _clear(folder: RunFolder) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def adopt(
+def write_spec(
   folder: RunFolder,
   spec: RunSpec,
   command: Sequence[str],
   environment: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes the settings that a run has from now on.
+  """Writes the current settings of a run to `spec.json`.
 
   Args:
-    folder: of the run.
-    spec: its settings.
-    command: that started it.
-    environment: what XLA was told (`compiler.environment`).
+    folder: folder of the run.
+    spec: settings of the run.
+    command: command line that started the run.
+    environment: compiler options and variables (`compiler.environment`).
 
   Raises:
-    SpecError: the folder cannot be written.
+    SpecError: if the folder is not writable.
   """
   content = {
     "spec": to_json(spec),
@@ -157,29 +157,29 @@ def _writable(folder: RunFolder) -> Iterator[None]:
     yield
   except OSError as error:
     raise SpecError(
-      f"--workdir={folder.path} cannot be written ({error.strerror}); choose "
-      "a folder that you may write to, on a disk with room"
+      f"cannot write to --workdir={folder.path} ({error.strerror}); choose "
+      "a writable folder on a disk with free space"
     ) from error
 
 
 def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
-  """Opens a finished or broken-off run for reading.
+  """Opens an existing run for reading.
 
   Raises:
-    SpecError: there is no run.
+    SpecError: if the folder contains no run.
   """
   folder = RunFolder(_local(workdir))
   if not folder.spec.is_file():
     if any((folder.path / "checkpoints").glob("[0-9]*")):
       raise SpecError(
-        f"{folder.spec} is missing; the run's checkpoints are there: put back "
-        f"a copy of this file, or {_GO_ON}"
+        f"{folder.spec} is missing, but the run's checkpoints exist. Restore "
+        f"a copy of this file, or {_RESTART}"
       )
     raise SpecError(
-      f"--workdir={folder.path} holds no run (no spec.json); name the folder "
+      f"--workdir={folder.path} contains no run (no spec.json); use a folder "
       "that `bigscale train` wrote"
     )
-  return folder, from_json(_spec_there(folder))
+  return folder, from_json(_recorded_spec(folder))
 
 
 def with_places(
@@ -189,97 +189,97 @@ def with_places(
   *,
   begun: bool,
 ) -> tuple[RunSpec, RunSpec]:
-  """Finds where a run's data are now.
+  """Finds the current locations of a run's data.
 
-  A run that has begun keeps the places its `spec.json` names: a config with
-  other ones says where to read, as `places` do. Whether the data there are the
-  same shows when the checkpoint is restored.
+  A run with checkpoints keeps the data sources recorded in its `spec.json`. If
+  the config names other sources, they are only the locations to read from, like
+  `places`. Restoring the checkpoint verifies that the data are the same.
 
   Args:
-    workdir: the folder.
-    spec: of the run, from its config.
-    places: see `DataSpec.at`.
-    begun: whether the folder holds a checkpoint.
+    workdir: run folder.
+    spec: spec of the run, from its config.
+    places: current locations of the data, see `DataSpec.at`.
+    begun: whether the folder contains a checkpoint.
 
   Returns:
-    The spec as the run began, and with the places to read from.
+    The spec with the recorded sources, and the spec with the current locations.
 
   Raises:
-    SpecError: the places do not fit the sources.
+    SpecError: if the locations do not match the sources.
   """
   folder = RunFolder(_local(workdir))
   if begun and folder.spec.is_file():
-    # Not as a spec: other versions know other settings.
-    data = _spec_there(folder)["data"]
+    # Plain JSON, because other versions of bigscale have other settings.
+    data = _recorded_spec(folder)["data"]
     parts = data.get("mixture") or (data,)
-    there = tuple(part["source"] for part in parts)
-    here = spec.data.sources
-    if there != here and len(there) == len(here):
-      places = places or here
-      spec = dataclasses.replace(spec, data=spec.data.with_sources(there))
+    recorded = tuple(part["source"] for part in parts)
+    given = spec.data.sources
+    if recorded != given and len(recorded) == len(given):
+      places = places or given
+      spec = dataclasses.replace(spec, data=spec.data.with_sources(recorded))
   return spec, dataclasses.replace(spec, data=spec.data.at(places))
 
 
 def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  # Rows are appended to files, which buckets do not know.
+  # Rows are appended to files, which object stores do not support.
   if "://" in str(workdir):
     raise SpecError(
       f"--workdir={workdir} is an address, not a folder; mount a disk "
-      "(Filestore, NFS) on every machine and name a folder there"
+      "(Filestore, NFS) on every machine and use a folder there"
     )
   return pathlib.Path(workdir).expanduser()
 
 
 def settings_in(path: pathlib.Path) -> Mapping[str, Any]:
-  """Returns the settings that a `spec.json` holds, as plain JSON.
+  """Returns the settings in a `spec.json` file, as plain JSON.
 
   Raises:
-    OSError: it cannot be read.
-    ValueError: it is not what was written. A flipped bit of a number would
-      make it another run's.
+    OSError: if the file cannot be read.
+    ValueError: if the file does not match its digest. A flipped bit in a number
+      could otherwise go unnoticed.
   """
   written = json.loads(path.read_bytes())
-  # Those of earlier versions have no digest, and these keys alone.
+  # Files of earlier versions have only these keys and no digest.
   if not (isinstance(written, Mapping) and written.keys() <= _UNSEALED):
     written = sealed.unseal(written)
   if not isinstance(written.get("spec"), Mapping):
-    raise ValueError("it holds no settings")
+    raise ValueError("no settings in it")
   return written["spec"]
 
 
-def _spec_there(folder: RunFolder) -> Mapping[str, Any]:
-  """The spec in a folder, as plain JSON.
+def _recorded_spec(folder: RunFolder) -> Mapping[str, Any]:
+  """Returns the spec recorded in a folder, as plain JSON.
 
   Raises:
-    SpecError: it is damaged.
+    SpecError: if `spec.json` is damaged.
   """
   try:
     return settings_in(folder.spec)
   except ValueError as error:
     raise SpecError(
-      f"{folder.spec} is damaged ({error}); what the run has saved beside it "
-      "is another matter: put back a copy of this file, or move this file "
-      f"alone aside and {_GO_ON}"
+      f"{folder.spec} is damaged ({error}). The run's checkpoints are not "
+      "affected: restore a copy of this file, or move only this file away and "
+      f"{_RESTART}"
     ) from error
 
 
 def changes_in(folder: RunFolder, spec: RunSpec) -> list[Change]:
   """Returns the settings in which a spec differs from a folder's.
 
-  None where the folder has no `spec.json`.
+  Returns an empty list if the folder has no `spec.json`.
 
   Raises:
-    SpecError: the folder's `spec.json` is damaged.
+    SpecError: if the folder's `spec.json` is damaged.
   """
   if not folder.spec.exists():
     return []
-  return changes_of(_spec_there(folder), spec)
+  return changes_of(_recorded_spec(folder), spec)
 
 
 def changes_of(old: Mapping[str, Any], spec: RunSpec) -> list[Change]:
   """Returns the settings in which a spec differs from a recorded one.
 
-  Settings that the version which recorded it did not know are no change.
+  Settings that did not exist in the recording version do not count.
   """
   new = by_meaning(to_json(spec))
   unknown = [name for name, _ in _unknown_to(old, new, "")]
@@ -294,11 +294,11 @@ def _check_same(folder: RunFolder, spec: RunSpec, change: bool) -> None:
   refused = changes.refusal(changes_in(folder, spec), asked=change)
   if refused:
     raise SpecError(f"--workdir={folder.path} {refused}")
-  old, new = _spec_there(folder), by_meaning(to_json(spec))
+  old, new = _recorded_spec(folder), by_meaning(to_json(spec))
   for name, value in _unknown_to(old, new, ""):
     if Change(name, None, value).nature.kind != "free":
       _log.warning(
-        "%s was written by a version without %s; the run goes on with %r",
+        "%s was written by a version without %s; the run continues with %r",
         folder.spec,
         name,
         value,
@@ -306,10 +306,10 @@ def _check_same(folder: RunFolder, spec: RunSpec, change: bool) -> None:
 
 
 def by_meaning(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Returns a recorded spec with defaults for settings it does not have.
+  """Returns a recorded spec with defaults for missing settings.
 
-  An earlier version may have written it. One that this version cannot read is
-  returned as it is.
+  Settings can be missing if an earlier version wrote the spec. A spec that this
+  version cannot read is returned unchanged.
   """
   with contextlib.suppress(SpecError):
     recorded = to_json(from_json(recorded))
@@ -319,7 +319,7 @@ def by_meaning(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
 def differences(
   old: Any, new: Any, path: str
 ) -> Iterator[tuple[str, Any, Any]]:
-  """The leaves in which two trees differ: dotted name, old and new value."""
+  """Yields dotted name, old value and new value of each differing leaf."""
   if isinstance(old, Mapping) and isinstance(new, Mapping):
     for key in sorted(old.keys() | new.keys()):
       name = f"{path}.{key}" if path else key
@@ -338,7 +338,7 @@ def _are_groups(value: Any) -> bool:
 
 
 def _unknown_to(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any]]:
-  """The settings, and their values, that an older spec does not have."""
+  """Yields the settings, and their values, that an older spec lacks."""
   if isinstance(old, Mapping) and isinstance(new, Mapping):
     for key, value in new.items():
       name = f"{path}.{key}" if path else key
@@ -349,7 +349,7 @@ def _unknown_to(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-  """Of Python and of the packages that numbers depend on."""
+  """Returns the versions of Python and of packages that affect results."""
   found = {"python": sys.version.split()[0]}
   for package in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -358,8 +358,8 @@ def versions() -> dict[str, str]:
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-  """Writes a file whole or not at all."""
+  """Writes a file atomically."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Names of files need not be Unicode.
+  # File names in the text may not be valid Unicode.
   with temporary.replacing(path) as partial:
     partial.write_text(text, encoding="utf-8", errors="backslashreplace")

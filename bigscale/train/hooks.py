@@ -1,4 +1,4 @@
-"""What happens beside the steps: rows, grids, scores, checkpoints."""
+"""Work between training steps: metrics, events, sample grids and scores."""
 
 import math
 import time
@@ -21,25 +21,32 @@ from bigscale.train.state import Average
 from bigscale.train.stragglers import Stragglers
 from bigscale.train.writers import JsonLines, Progress, TensorBoard
 
-# Fixed latents of the grids and of evaluations, apart from those of training.
+# Seeds of the fixed latents of grids and evaluations.
 GRID_SEED = 1
 EVAL_SEED = 2
-_SECONDS_BETWEEN_TIMES = 60.0
+_TIMES_INTERVAL_SECONDS = 60.0
 
 
 class DivergedError(RuntimeError):
-  """A run is lost, and the monitor could not save it.
+  """A run diverged, and the monitor could not roll it back.
 
   Attributes:
-    step: at which it was lost.
+    step: step at which the run diverged.
   """
 
   def __init__(self, step: int, why: str, healthy: int | None = None) -> None:
-    """Says what is left: the healthy state of that step, if there is one."""
-    left = "the newest checkpoint may be from before it"
+    """Initializes the error.
+
+    Args:
+      step: step at which the run diverged.
+      why: reason.
+      healthy: step of the newest checkpoint in `healthy/`; None if there is
+        none.
+    """
+    recovery = "the newest checkpoint may be from before the divergence"
     if healthy is not None:
-      left = f"the newest healthy state is healthy/{healthy}"
-    super().__init__(f"lost at step {step}: {why}; {left}")
+      recovery = f"the newest healthy state is healthy/{healthy}"
+    super().__init__(f"diverged at step {step}: {why}; {recovery}")
     self.step = step
 
 
@@ -47,7 +54,7 @@ class Recorder:
   """Writes rows of metrics and events.
 
   Attributes:
-    count: of the run's images.
+    count: number of images per step over the run.
   """
 
   def __init__(
@@ -59,15 +66,16 @@ class Recorder:
     meter: Meter | None = None,
     count: ImageCount | None = None,
   ) -> None:
-    """Opens the files, and cuts what this start will write again.
+    """Opens the files and removes the rows that this start will rewrite.
 
     Args:
-      folder: of the run.
-      spec: of the run.
-      first_step: steps done.
-      attempt: of the state that the run goes on from.
-      meter: of what the run computes; None counts from nothing.
-      count: of the run's images; None takes the spec's batch size for all.
+      folder: folder of the run.
+      spec: spec of the run.
+      first_step: number of steps done.
+      attempt: attempt of the state that the run resumes from.
+      meter: FLOP counter of the run; None starts a new one at zero.
+      count: number of images per step over the run; None means the spec's batch
+        size for all steps.
     """
     self.count = count or spec.count
     self._changed = not self.count.is_uniform
@@ -79,7 +87,7 @@ class Recorder:
     self._clock = time.perf_counter()
     self._clock_step = first_step
     self._started = time.time()
-    self._told_times = time.monotonic()
+    self._times_written = time.monotonic()
     self._stragglers = Stragglers(multihost.watch())
     if not self._main:
       return
@@ -93,19 +101,19 @@ class Recorder:
 
   @property
   def total_steps(self) -> int:
-    """Steps of the whole run."""
+    """Number of steps of the whole run."""
     return self.count.step_of(self._spec.total_kimg)
 
   def waited(self, seconds: float) -> None:
-    """Counts time spent waiting for data."""
+    """Adds seconds spent waiting for data."""
     self._data_wait += seconds
 
   def is_due(self, step: int) -> bool:
-    """Whether a step's scalars are written."""
+    """Returns whether the scalars of a step are written."""
     return step % self._spec.log.steps == 0 or step == self.total_steps
 
   def step(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes the scalars of a step, with its pace."""
+    """Writes the scalars of a step with its throughput."""
     now = time.perf_counter()
     steps, seconds = step - self._clock_step, now - self._clock
     images = steps * self._spec.images_per_step
@@ -123,7 +131,13 @@ class Recorder:
       self._progress.update(step, {**values, **pace})
 
   def start_attempt(self, attempt: int, left: int, step: int) -> None:
-    """Goes back from one step to another; what is written now on says so."""
+    """Starts a new attempt after a rollback.
+
+    Args:
+      attempt: number of the new attempt, written to all further rows.
+      left: step before the rollback.
+      step: step after the rollback.
+    """
     self.count = self.count.going_on(step, self._spec.images_per_step)
     self._meter.go_back(left, step, self.count)
     self._attempt = attempt
@@ -133,7 +147,7 @@ class Recorder:
       self._progress.go_back(step, self.total_steps)
 
   def row(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes one row to every log."""
+    """Writes one row to `metrics.jsonl` and TensorBoard."""
     if not self._main:
       return
     self._metrics.write(
@@ -148,16 +162,16 @@ class Recorder:
     if self._tensorboard:
       self._tensorboard.scalars(step, values)
 
-  def told(self, kind: str, step: int) -> int:
-    """How many events of a kind tell of a step; on process 0."""
+  def count_events(self, kind: str, step: int) -> int:
+    """Returns the number of events of a kind and step; only on process 0."""
     return sum(
       (event.get("event"), event.get("step"), event.get("attempt", 0))
       == (kind, step, self._attempt)
       for event in self._events.rows()
     )
 
-  def scored(self, step: int) -> dict[str, float]:
-    """Scores of a step that its row holds, {} without one; on process 0."""
+  def scores_in_rows(self, step: int) -> dict[str, float]:
+    """Returns the scores written for a step, or {}; only on process 0."""
     found: dict[str, float] = {}
     for row in self._metrics.rows():
       if (row.get("step"), row.get("attempt", 0)) == (step, self._attempt):
@@ -169,25 +183,26 @@ class Recorder:
     return found
 
   def meta(self, step: int) -> dict[str, Any]:
-    """What every checkpoint of a step notes, as plain JSON."""
+    """Returns the metadata of a step's checkpoint, as plain JSON."""
     return {
       "kimg": self.count.kimg(step),
       "batches": self.count.to_json(),
-      # For a run that loses its spec.json.
+      # Replaces a lost spec.json.
       "spec": to_json(self._spec),
       "flops": self._meter.get_state(step),
     }
 
   def changed_batches(self) -> dict[str, Any]:
-    """Of a run whose batch size has changed, its `ImageCount`, for an event.
+    """Returns event fields with the `ImageCount` if the batch size changed.
 
-    Also where it went back to before: what was given up had the other size.
+    Also returns them if a rollback went back to before the change, because the
+    discarded steps had the other batch size.
     """
     self._changed = self._changed or not self.count.is_uniform
     return {"batches": self.count.to_json()} if self._changed else {}
 
   def event(self, kind: str, step: int, **fields: Any) -> None:
-    """Writes what is not a step's number."""
+    """Writes an event."""
     if self._main:
       self._events.write(
         {
@@ -200,34 +215,46 @@ class Recorder:
       )
 
   def times(self, step: int, seconds: Mapping[str, float]) -> None:
-    """Writes where the wall's time went since the last such event."""
-    self._told_times = time.monotonic()
+    """Writes an event with the seconds spent in each phase since the last one.
+
+    Args:
+      step: current step.
+      seconds: wall time by phase.
+    """
+    self._times_written = time.monotonic()
     rounded = {name: round(value, 3) for name, value in seconds.items()}
     self.event("times", step, seconds=rounded)
 
   def times_if_due(
     self, step: int, take: Callable[[], Mapping[str, float]]
   ) -> None:
-    """The same once a minute: what a kill leaves unknown is less than that."""
-    if time.monotonic() - self._told_times > _SECONDS_BETWEEN_TIMES:
+    """Calls `times` if the last call was more than a minute ago.
+
+    A killed run therefore loses at most a minute of times.
+
+    Args:
+      step: current step.
+      take: returns the seconds by phase since its last call.
+    """
+    if time.monotonic() - self._times_written > _TIMES_INTERVAL_SECONDS:
       self.times(step, take())
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Shows a picture in TensorBoard."""
+    """Writes an image to TensorBoard."""
     if self._main and self._tensorboard:
       self._tensorboard.image(step, name, image)
 
   def note(self, text: str) -> None:
-    """Tells the user, without breaking the progress bar."""
+    """Prints a message without breaking the progress bar."""
     if self._main:
       self._progress.note(text)
 
   def pause(self, seconds: float) -> None:
-    """Leaves time spent outside of steps out of the throughput."""
+    """Excludes seconds spent outside steps from the throughput."""
     self._clock += seconds
 
   def close(self) -> None:
-    """Flushes files."""
+    """Closes the writers."""
     if self._main:
       self._progress.close()
       if self._tensorboard:
@@ -237,7 +264,7 @@ class Recorder:
 def draw_grid(
   built: Built, folder: RunFolder, recorder: Recorder, step: int, ema: Average
 ) -> None:
-  """Writes samples/STEP.png: the same latents and labels at every step."""
+  """Writes samples/STEP.png; latents and labels are the same at every step."""
   count = built.spec.log.num_samples
   (drawn,) = sample.sample(
     built.sample,
@@ -263,12 +290,12 @@ def draw_for_scores(
   truncation: float | None = None,
   rule: TruncationRule = "resample",
 ) -> Iterator[sample.DrawnSamples]:
-  """Draws what is scored: the same latents and labels at every call.
+  """Generates the samples to score, with the same latents at every call.
 
   Args:
-    built: of the run.
-    ema: weights to draw with.
-    asked: how many samples, and of which classes.
+    built: functions of the run.
+    ema: weights of G.
+    asked: number of samples and their classes.
     truncation: see `sampling.sample`.
     rule: see `sampling.sample`.
   """
@@ -286,15 +313,15 @@ def draw_for_scores(
 
 
 def evaluator_of(spec: RunSpec) -> Evaluator:
-  """The evaluator of a run's data at the model's resolution."""
+  """Returns the evaluator of a run's data at the model's resolution."""
   return open_scores(spec).evaluator()
 
 
 def open_scores(spec: RunSpec) -> Opened:
-  """Opens what a run's scores need, and checks that all can be computed.
+  """Opens the data and networks of a run's scores and checks each score.
 
   Raises:
-    SpecError: names every score that cannot.
+    SpecError: if scores cannot be computed; the message names all of them.
   """
   return open_evaluation(
     spec.data,

@@ -1,4 +1,4 @@
-"""A new run that starts from the weights of another one."""
+"""Initializes a new run with the weights of another run."""
 
 import dataclasses
 import os
@@ -13,16 +13,16 @@ from bigscale.train.state import Average, GanState, Player, average_of
 
 
 class Start(NamedTuple):
-  """Weights to start from.
+  """The weights of another run.
 
   Attributes:
-    path: folder of their run.
-    step: of the checkpoint.
-    g: weights, statistics and spectra of G.
-    d: those of D.
+    path: folder of the other run.
+    step: step of its checkpoint.
+    g: weights, batch statistics and spectra of G.
+    d: weights, batch statistics and spectra of D.
     ema: G's moving average.
-    statistics: which statistics of batch norm imported weights brought; ""
-      of weights that were trained here. Training goes on from those in `g`.
+    statistics: which batch norm statistics imported weights came with; "" if
+      the weights were trained by bigscale. Training uses the statistics in `g`.
   """
 
   path: pathlib.Path
@@ -33,13 +33,13 @@ class Start(NamedTuple):
   statistics: str = ""
 
   def note(self) -> dict[str, Any]:
-    """Returns what the run's events say of its start."""
-    said = {"run": str(self.path), "of_step": self.step}
-    return said | ({"statistics": self.statistics} if self.statistics else {})
+    """Returns the fields of the `init_from` event."""
+    fields = {"run": str(self.path), "of_step": self.step}
+    return fields | ({"statistics": self.statistics} if self.statistics else {})
 
 
 def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
-  """Whether a run folder, which need not be there, holds a checkpoint."""
+  """Returns whether a folder, which may not exist, contains a checkpoint."""
   steps = pathlib.Path(directory) / "checkpoints"
   return steps.is_dir() and any(
     path.name.isdecimal() for path in steps.iterdir()
@@ -47,26 +47,26 @@ def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
 
 
 def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
-  """Reads the newest checkpoint of another run.
+  """Reads the weights from the newest checkpoint of another run.
 
   Args:
-    built: the new run, on whose devices the weights are put.
-    directory: of the other run.
+    built: functions of the new run, whose mesh the weights are restored to.
+    directory: folder of the other run.
 
   Raises:
-    SpecError: there is no run or no checkpoint, or its model is another.
+    SpecError: if there is no run or no checkpoint, or if the models differ.
   """
   path = pathlib.Path(directory)
   has_spec = folders.RunFolder(path).spec.is_file()
   if not has_spec or not has_checkpoint(path):
     raise SpecError(
-      f"--init_from={path} holds no run with a checkpoint; name the folder of "
-      "one that `bigscale train` or `bigscale import` wrote"
+      f"--init_from={path} contains no run with a checkpoint; use a folder "
+      "that `bigscale train` or `bigscale import` wrote"
     )
   folder, theirs = folders.open_existing(path)
   _check_same(path, theirs.model, built.spec.model)
-  # Its optimizers and counters may be of another kind: they are read as they
-  # are, and left.
+  # Its optimizer and augmentation settings may differ, so the state is restored
+  # with the other run's structure. Only the weights are used.
   other = build(
     dataclasses.replace(
       theirs,
@@ -92,7 +92,7 @@ def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
 
 
 def apply_start(state: GanState, start: Start) -> GanState:
-  """The fresh `state` with the other run's weights, at its own step 0."""
+  """Returns the initial state with its weights replaced by `start`."""
   return state._replace(
     g=_with_weights(state.g, start.g),
     d=_with_weights(state.d, start.d),
@@ -105,16 +105,18 @@ def _with_weights(player: Player, weights: Average) -> Player:
 
 
 def _check_same(path: pathlib.Path, theirs: ModelBase, ours: ModelBase) -> None:
-  """Raises `SpecError` naming every field in which two models differ."""
+  """Raises `SpecError` with all differences if two models differ."""
   there, here = dataclasses.asdict(theirs), dataclasses.asdict(ours)
   lines = [
-    f"  model.{name}: {there.get(name)!r} there, {here.get(name)!r} here"
+    f"  model.{name}: {there.get(name)!r} in the other run, "
+    f"{here.get(name)!r} in this one"
     for name in sorted(there.keys() | here.keys())
     if there.get(name) != here.get(name)
   ]
   if lines:
     raise SpecError(
-      f"--init_from={path} is of another model:\n"
+      f"--init_from={path} contains another model:\n"
       + "\n".join(lines)
-      + "\nSet these in --config as they are there, or take another run."
+      + "\nSet these fields in --config to the other run's values, or use "
+      "another run."
     )

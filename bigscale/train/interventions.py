@@ -1,4 +1,4 @@
-"""What a rollback changes in the state it goes back to, besides its noise."""
+"""Interventions: changes that a rollback makes to the restored state."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from bigscale.train.state import GanState
 def make(
   state: GanState, spec: MonitorSpec, retry: int, older: GanState | None
 ) -> tuple[GanState, dict[str, Any]]:
-  """Makes the interventions that the spec names.
+  """Applies the interventions of the spec to a state.
 
   Args:
-    state: gone back to.
-    spec: which, and how strong.
-    retry: 1 at the first rollback. Factors apply once for each, and replace
-      those of earlier ones.
-    older: an earlier state, for `older_d`; None where there is none.
+    state: restored state.
+    spec: interventions and their factors.
+    retry: number of rollbacks so far, from 1. Factors are raised to this power
+      and replace those of earlier rollbacks.
+    older: earlier state for `older_d`; None if there is none.
 
   Returns:
-    The state, and what was turned to what, as plain JSON.
+    The new state, and the new value of each changed setting as plain JSON.
   """
   dials, turned = state.dials, {}
   if "lower_lr" in spec.interventions:
@@ -49,7 +49,7 @@ def make(
     dials = dials._replace(g_sigma_bound=bounds)
   if "ema_to_g" in spec.interventions:
     turned["g"] = "ema"
-    # Copies: leaves that share a buffer cannot both be donated.
+    # Copied, because leaves that share a buffer cannot both be donated.
     params, batch_stats, spectra = jax.tree.map(jnp.copy, tuple(state.ema))
     g = state.g._replace(
       params=params, batch_stats=batch_stats, spectra=spectra
@@ -64,7 +64,7 @@ def make(
 def filled(
   like: jax.Array | jax.ShapeDtypeStruct, value: float | int
 ) -> jax.Array:
-  """An array of this shape, dtype and sharding, full of one value."""
+  """Returns a constant array with the shape, dtype and sharding of `like`."""
   whole = np.full(like.shape, value, like.dtype)
   return jax.make_array_from_callback(
     like.shape, like.sharding, lambda index: np.array(whole[index])

@@ -1,14 +1,14 @@
-"""Counts starts in a row that were lost without a new step.
+"""Stops restarts of a run that makes no progress.
 
-Whoever starts a run again does so by its exit code: 76 says that a process was
-killed, or hung. Where that comes at the same place each time, it would go on
-until the restarts are used up. So the supervisor counts the starts that ended
-so and came to no new step, in a file of the run's folder, and turns the last
-one into code 1, which no launcher starts again. A new step is one that was
-saved, or a row of metrics.jsonl that is further than any before.
+Launchers restart a run if its exit code is 76: a process was killed or hung. If
+that happens at the same step after each start, all restarts would be wasted.
+Therefore, the supervisor counts consecutive starts that ended with 76 and made
+no progress, in a file in the run folder. After `MAX_LOST_STARTS` of them, it
+changes the exit code to 1, which no launcher restarts. Progress is a newly
+saved step or a row in metrics.jsonl for a later step than before.
 
-A start that was asked to end (SIGTERM) is not counted, whether it came to a
-step or not: machines that are taken away say nothing of the run.
+A start that was asked to end (SIGTERM) is not counted, with or without
+progress: losing a machine says nothing about the run.
 """
 
 import contextlib
@@ -17,23 +17,23 @@ import os
 import pathlib
 from typing import NamedTuple
 
-# In a row.
-MOST = 3
+# Maximum consecutive starts without progress.
+MAX_LOST_STARTS = 3
 FILE = ".lives"
 _LOST, _BUG = 76, 1
 _SAVES = ("checkpoints", "healthy")
 _ROWS = "metrics.jsonl"
-# Of the end of the rows, which hold more than one.
-_LOOKED_AT = 1 << 20
+# Bytes read from the end of metrics.jsonl, enough for several rows.
+_TAIL_BYTES = 1 << 20
 
 
-class _Noted(NamedTuple):
-  """What the file says.
+class _Record(NamedTuple):
+  """Content of the file.
 
   Attributes:
-    saved: the steps that there were.
-    furthest: the furthest step that has a row, 0 where none has.
-    lost: starts in a row that have left both so.
+    saved: saved steps.
+    furthest: largest step that has a row; 0 if there is none.
+    lost: consecutive starts that ended with 76 without progress.
   """
 
   saved: list[str]
@@ -41,66 +41,68 @@ class _Noted(NamedTuple):
   lost: int
 
 
-_NOTHING = _Noted([], 0, 0)
+_EMPTY = _Record([], 0, 0)
 
 
 class Life:
-  """One start of a run, from before it to its exit code."""
+  """One start of a run, up to its exit code."""
 
   def __init__(self, workdir: str | os.PathLike[str]) -> None:
-    """Notes what is saved before the start.
+    """Records the progress before the start.
 
     Args:
-      workdir: folder of the run, which need not be there yet.
+      workdir: run folder, which may not exist yet.
     """
     self._folder = pathlib.Path(workdir).expanduser()
     self._saved = _saved_in(self._folder)
-    noted = _read(self._folder)
-    # After the last one somebody has looked, and starts it all the same.
-    goes_on = noted.saved == self._saved and noted.lost < MOST
-    noted = noted if goes_on else _NOTHING
-    self._lost = noted.lost
-    # Rows that follow the save are cut by who resumes from it.
-    self._furthest = max(noted.furthest, _furthest_in(self._folder))
+    record = _read(self._folder)
+    # Launchers stop after `MAX_LOST_STARTS`, so a later start is manual and
+    # resets the count.
+    is_current = record.saved == self._saved and record.lost < MAX_LOST_STARTS
+    record = record if is_current else _EMPTY
+    self._lost = record.lost
+    # A resumed run removes the rows after its checkpoint, so the file also
+    # records the largest step seen.
+    self._furthest = max(record.furthest, _furthest_in(self._folder))
 
   def end(self, code: int, asked: bool) -> tuple[int, str]:
-    """Counts a start that was lost without a new step.
+    """Counts this start if it ended with 76 without progress.
 
-    Several supervisors of one run count together: all read the same number
-    before, and write the same.
+    If a run has several supervisors, all of them read the same count before the
+    start and write the same count after it.
 
     Args:
-      code: that the processes ended with.
-      asked: whether they were told to end.
+      code: exit code of the processes.
+      asked: whether the processes were asked to end.
 
     Returns:
-      The exit code, 1 in place of 76 where it is not to be started again, and
-      then why.
+      The exit code and "", or 1 instead of 76 and the reason if the run must
+      not be restarted.
     """
     if asked or code != _LOST or _saved_in(self._folder) != self._saved:
       return code, ""
     furthest = _furthest_in(self._folder)
     lost = 0 if furthest > self._furthest else self._lost + 1
-    self._note(_Noted(self._saved, max(furthest, self._furthest), lost))
-    if lost < MOST:
+    self._write(_Record(self._saved, max(furthest, self._furthest), lost))
+    if lost < MAX_LOST_STARTS:
       return code, ""
     return _BUG, (
-      f"{lost} starts in a row were killed or hung and came to no step after "
-      f"{self._furthest}, so that the run in {self._folder} is not to be "
-      "started again; look above for the reason (memory, a hang, a lost "
-      "machine), mend it, and start the run anew"
+      f"{lost} consecutive starts were killed or hung before they got past "
+      f"step {self._furthest}; the run in {self._folder} will not be restarted "
+      "automatically. Find the reason in the log above (memory, a hang, a lost "
+      "machine), fix it, and start the run again"
     )
 
-  def _note(self, noted: _Noted) -> None:
+  def _write(self, record: _Record) -> None:
     own = self._folder / f"{FILE}.{os.getpid()}.tmp"
     with contextlib.suppress(OSError):
       self._folder.mkdir(parents=True, exist_ok=True)
-      own.write_text(json.dumps(noted._asdict()))
+      own.write_text(json.dumps(record._asdict()))
       own.replace(self._folder / FILE)
 
 
 def _saved_in(folder: pathlib.Path) -> list[str]:
-  """The names of the steps that are saved whole."""
+  """Returns the names of all completely saved steps."""
   found: set[str] = set()
   for part in _SAVES:
     with contextlib.suppress(OSError):
@@ -109,10 +111,10 @@ def _saved_in(folder: pathlib.Path) -> list[str]:
 
 
 def _furthest_in(folder: pathlib.Path) -> int:
-  """The furthest step of the last rows; 0 where there are none."""
+  """Returns the largest step in the last rows; 0 if there are none."""
   try:
     with (folder / _ROWS).open("rb") as file:
-      file.seek(max(0, file.seek(0, os.SEEK_END) - _LOOKED_AT))
+      file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
       lines = file.read().splitlines()
   except OSError:
     return 0
@@ -123,10 +125,10 @@ def _furthest_in(folder: pathlib.Path) -> int:
   return furthest
 
 
-def _read(folder: pathlib.Path) -> _Noted:
+def _read(folder: pathlib.Path) -> _Record:
   try:
-    noted = _Noted(**json.loads((folder / FILE).read_bytes()))
+    record = _Record(**json.loads((folder / FILE).read_bytes()))
   except (OSError, ValueError, TypeError):
-    return _NOTHING
-  sound = type(noted.lost) is int and type(noted.furthest) is int
-  return noted if sound else _NOTHING
+    return _EMPTY
+  valid = type(record.lost) is int and type(record.furthest) is int
+  return record if valid else _EMPTY

@@ -1,4 +1,4 @@
-"""The walk of one run: build, resume, step, look, save."""
+"""The training loop: build, resume, step, monitor, save."""
 
 import collections
 import os
@@ -37,13 +37,13 @@ from bigscale.types import Batch
 
 
 class Result(NamedTuple):
-  """How a training ended.
+  """The result of a training run.
 
   Attributes:
-    folder: of the run.
-    state: after the last step.
-    scores: of the last evaluation.
-    failed: by score, why the last evaluation does not have it.
+    folder: folder of the run.
+    state: state after the last step.
+    scores: scores of the last evaluation.
+    failed: reasons by name of the scores missing from the last evaluation.
   """
 
   folder: folders.RunFolder
@@ -53,12 +53,13 @@ class Result(NamedTuple):
 
 
 class Prepared(NamedTuple):
-  """What many short trainings share, and what is done to them.
+  """Objects that a caller of `train` may provide, for example to share them.
 
   Attributes:
-    built: of the spec; None builds it.
-    evaluator: of the spec's data, or what makes it; None opens that.
-    disturbance: of the steps.
+    built: functions of the run; None builds them.
+    evaluator: evaluator of the run's data, or its opened inputs; None opens
+      the inputs.
+    disturbance: fault injection into the steps.
   """
 
   built: Built | None = None
@@ -76,22 +77,25 @@ def train(
   change: bool = False,
   accept_data: bool = False,
 ) -> Result:
-  """Trains until `spec.total_kimg`, resuming where `workdir` stands.
+  """Trains until `spec.total_kimg`, resuming from the checkpoint in `workdir`.
 
   Args:
-    spec: of the run.
-    workdir: its folder, made if need be.
-    command: recorded in the folder.
-    init_from: folder of a run whose newest weights and average a new one takes.
-    prepared: what the caller has made already.
-    data: where the data are now (`DataSpec.at`).
-    change: take other rates and another batch size (`spec.changes`).
-    accept_data: take records that were mended (`Stream.set_state`).
+    spec: spec of the run.
+    workdir: run folder, created if necessary.
+    command: command line to record in the folder.
+    init_from: folder of a run whose newest weights initialize a new run.
+    prepared: objects that the caller provides.
+    data: current locations of the data (`DataSpec.at`).
+    change: allow other learning rates and another batch size (`spec.changes`).
+    accept_data: accept repaired records (`Stream.set_state`).
+
+  Returns:
+    The final state and the last scores.
 
   Raises:
-    SpecError: spec, scores, folder or `init_from` cannot be used.
-    hooks.DivergedError: the run is lost, and the monitor could not save it.
-    PreemptedError: SIGTERM came; the run is saved.
+    SpecError: if the spec, scores, folder or `init_from` cannot be used.
+    hooks.DivergedError: if the run diverged and could not be rolled back.
+    PreemptedError: if SIGTERM arrived; the run is saved.
   """
   multihost.watch().take_seconds()
   workdir = os.path.expanduser(workdir)
@@ -122,7 +126,7 @@ def train(
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
       resume.take_changes(recorder, guard, found.step, changes)
-      resume.adopt(folder, built, spec, command, changes)
+      resume.write_spec(folder, built, spec, command, changes)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step)
     except hooks.DivergedError as error:
@@ -132,14 +136,14 @@ def train(
       guard.close()
       recorder.close()
   finally:
-    # Without this the last asynchronous save could be lost.
+    # Waits for the last asynchronous save.
     checkpoints.close()
     stream.close()
     claim.release()
 
 
 def _open_data(built: Built) -> Stream:
-  """Opens the stream, checks that all processes see the same data, warns."""
+  """Opens the stream, compares the data of all processes and logs warnings."""
   stream = open_stream(built)
   multihost.assert_same("data", {"outline": stream.outline})
   if multihost.is_main():
@@ -148,21 +152,21 @@ def _open_data(built: Built) -> Stream:
 
 
 def _open_scores(prepared: Prepared, built: Built) -> Prepared:
-  """Opens what the scores take, unless the caller did; refuses what cannot."""
+  """Opens the inputs of the scores unless the caller provides them."""
   if prepared.evaluator is not None:
     return prepared
   return prepared._replace(evaluator=open_on_main(built.spec))
 
 
 class _Pending(NamedTuple):
-  """A step whose numbers are on their way."""
+  """A dispatched step whose scalars have not been read yet."""
 
   step: int
   scalars: Scalars
 
 
 class _Run:
-  """The loop and what it needs at hand."""
+  """The training loop of one start."""
 
   def __init__(
     self,
@@ -190,7 +194,7 @@ class _Run:
     self._compiled = False
 
   def until_the_end(self, state: GanState, first_step: int) -> Result:
-    """Steps from `first_step` to the last."""
+    """Runs all steps after `first_step`."""
     watched = multihost.watched(
       self._built.spec.operations.limits,
       common=(hooks.DivergedError, PreemptedError),
@@ -222,13 +226,13 @@ class _Run:
     while step < self._recorder.total_steps:
       step += 1
       state = self._one_step(step, state)
-      # Two steps in flight: further ahead, batches would fill the devices, and
-      # what the host waits for data would say nothing of what they wait.
-      ill = self._judge(all_but=step)
+      # At most two steps are in flight. With more, batches would fill device
+      # memory, and the host's data wait would not reflect the devices' wait.
+      go_back = self._judge(all_but=step)
       leaving = leaving or self._preemption.asked()
-      if not ill and (leaving or self._is_due(step)):
-        ill = self._judge()
-      if ill:
+      if not go_back and (leaving or self._is_due(step)):
+        go_back = self._judge()
+      if go_back:
         with self._watch.phase("rollback", step):
           state, step, scores = self._guard.go_back(step)
           self._pending.clear()
@@ -246,7 +250,7 @@ class _Run:
     return Result(self._folder, state, *self._scoring.last)
 
   def _leave(self, step: int, state: GanState) -> None:
-    """Ends a run that is to be resumed elsewhere."""
+    """Saves the run and raises `PreemptedError`."""
     with self._watch.phase("checkpoint", step):
       self._save(step, state)
       self._checkpoints.wait()
@@ -254,11 +258,12 @@ class _Run:
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.event("preempted", step)
     raise PreemptedError(
-      f"asked to end (SIGTERM): step {step} is saved; start it again to go on"
+      f"asked to end (SIGTERM): step {step} is saved; start the run again to "
+      "resume"
     )
 
   def _one_step(self, step: int, state: GanState) -> GanState:
-    """Dispatches a step, and what the monitor wants of it."""
+    """Dispatches a step and its probe, and takes a snapshot if due."""
     attempt, disturb = self._guard.attempt, self._disturbance
     waited = time.perf_counter()
     with self._watch.phase("data", step):
@@ -279,23 +284,23 @@ class _Run:
     return state
 
   def _shown_before(self, step: int) -> tuple[np.floating, ...]:
-    """Returns the images shown before a step; () in a uniform run."""
+    """Returns the number of images before a step; () in a uniform run."""
     count = self._recorder.count
     if count.is_uniform:
       return ()
     return (np.dtype(jnp.result_type(float)).type(count.images(step - 1)),)
 
   def _judge(self, all_but: int | None = None) -> bool:
-    """Writes and judges the steps that are done: whether to go back.
+    """Writes and judges finished steps; returns whether to roll back.
 
     Args:
-      all_but: a step that may still be running.
+      all_but: step to leave pending because it may still be running.
     """
     while self._pending and self._pending[0].step != all_but:
       step, scalars = self._pending.popleft()
       written = self._recorder.is_due(step)
       if not (written or self._guard.is_probed(step)):
-        # There are hundreds of singular values, and they change slowly.
+        # Hundreds of singular values are costly to copy and change slowly.
         scalars = {k: x for k, x in scalars.items() if "/sigma" not in k}
       with self._watch.phase("step", step):
         row = {k: float(x) for k, x in jax.device_get(scalars).items()}
@@ -307,7 +312,7 @@ class _Run:
     return False
 
   def _is_due(self, step: int) -> bool:
-    """Whether grids, scores or checkpoints follow a step."""
+    """Returns whether samples, scores or a checkpoint are due after a step."""
     log, spec = self._built.spec.log, self._built.spec
     kimgs = (spec.evaluate.kimg, log.samples_kimg, spec.checkpoint.kimg)
     return any(self._every(kimg, step) for kimg in kimgs)
@@ -317,7 +322,7 @@ class _Run:
     return last or self._recorder.count.is_due(kimg, step)
 
   def _after(self, step: int, state: GanState, leaving: bool) -> bool:
-    """Draws, saves and scores what is due: whether the run is to end now."""
+    """Writes the due samples, checkpoint and scores; returns whether to end."""
     if not self._is_due(step):
       return leaving
     spec = self._built.spec
@@ -332,7 +337,7 @@ class _Run:
     if scored or self._every(spec.checkpoint.kimg, step):
       with self._watch.phase("checkpoint", step):
         self._save(step, state)
-    if scored and not leaving:  # Else its next start scores the step.
+    if scored and not leaving:  # If leaving, the next start scores the step.
       leaving = not self._scoring.run(step, state)
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.pause(time.perf_counter() - started)
@@ -350,13 +355,13 @@ class _Run:
     try:
       return next(self._stream)
     except DataError:
-      # What led to it; the others do not come to a meeting any more.
+      # Written without `gather`: the other processes do not get here.
       for fault in self._stream.take_faults():
         self._recorder.event("bad_record", step, **fault._asdict())
       raise
 
   def _report_faults(self, step: int) -> None:
-    """Lists the records that were replaced, on any process."""
+    """Writes an event for each bad record that any process replaced."""
     faults = [fault._asdict() for fault in self._stream.take_faults()]
     for fault in multihost.gather("bad records", faults):
       self._recorder.event("bad_record", step, **fault)

@@ -1,4 +1,4 @@
-"""Orbax's checkpoint managers, as a run needs them, and the index they read."""
+"""Orbax checkpoint managers, and a check of the index that they read."""
 
 import logging
 import pathlib
@@ -11,25 +11,24 @@ from bigscale.train import sealed
 
 
 class Manager(ocp.CheckpointManager):
-  """Orbax's, which leaves it to the loop to ask whether the run is preempted.
+  """Orbax's manager without its check for preemption.
 
-  JAX agrees on a step by counting who has asked how often. Orbax asks from a
-  thread of process 0 alone as well, and processes would leave at different
-  steps.
+  JAX finds a common step by counting each process's calls. Orbax also calls
+  from a thread of process 0, so processes would stop at different steps.
   """
 
   def reached_preemption(self, step: int) -> bool:
-    """Never: the loop saves when it is asked to end."""
+    """Returns False: the training loop handles preemption."""
     del step
     return False
 
 
 def read_only(path: pathlib.Path, items: Sequence[str]) -> Manager:
-  """Opens a folder of checkpoints to read, and makes nothing in it.
+  """Opens a folder of checkpoints for reading, without creating files.
 
   Args:
-    path: of the folder, which need not be there.
-    items: names of what a checkpoint holds.
+    path: checkpoint folder, which may not exist.
+    items: names of the items in a checkpoint.
   """
   options = ocp.CheckpointManagerOptions(
     read_only=True, save_interval_steps=0, create=False
@@ -43,33 +42,32 @@ def read_only(path: pathlib.Path, items: Sequence[str]) -> Manager:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-  """Whether a line says more than that the folder is read only, as asked."""
+  """Drops Orbax's message that the folder is read only."""
   return "read only" not in record.getMessage()
 
 
 def check_index(directory: pathlib.Path) -> None:
-  """Reads the index of the arrays of a step, before the arrays are.
+  """Verifies the index of a step's arrays before they are restored.
 
-  Orbax opens every array at once. Where the index is damaged (OCDBT: the files
-  `state/manifest.ocdbt` and `state/d/*`), each of them fails, most in threads
-  that print a traceback after nobody waits for them any more: hundreds of pages
-  around the one line that says what is wrong.
+  Orbax opens all arrays concurrently. If the index is damaged (OCDBT: the files
+  `state/manifest.ocdbt` and `state/d/*`), every array fails, and background
+  threads print hundreds of pages of tracebacks around the one relevant line.
 
   Args:
-    directory: of the step.
+    directory: folder of the step.
 
   Raises:
-    sealed.SealError: it is damaged.
+    sealed.SealError: if the index is damaged.
   """
   base = directory.absolute() / "state"
   if not (base / "manifest.ocdbt").exists():
-    # Of that Orbax complains once.
+    # Orbax reports a missing index with one error.
     return
   spec = {"driver": "ocdbt", "base": f"{base.as_uri()}/"}
   try:
     tensorstore.KvStore.open(spec).result().list().result()
   except ValueError as error:
-    said = str(error).partition("\n")[0][:200]
+    reason = str(error).partition("\n")[0][:200]
     raise sealed.SealError(
-      f"the index of its arrays cannot be read ({said})"
+      f"the index of its arrays cannot be read ({reason})"
     ) from error

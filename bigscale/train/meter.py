@@ -1,16 +1,15 @@
-"""How much a run has computed, and how fast for its devices.
+"""Counts the FLOP of a run and computes its model FLOP utilization.
 
-Two sums. `total`: of the steps that led to the present state, what a scaling
-law takes for compute; a function of the step, and of the batch sizes on the
-way, alone. `spent`: besides these, of
-the steps that rollbacks gave up. Both survive a restart, from a checkpoint's
-notes. Steps that a killed process took after its last checkpoint are in
-neither: they are taken again, and a resumed run says what an undisturbed one
-would (`events.jsonl` has the starts).
+There are two sums. `total` covers the steps that led to the current state; it
+is the compute in scaling laws and depends only on the step and the batch sizes.
+`spent` also covers the steps discarded by rollbacks. Checkpoints store both, so
+they survive a restart. Steps of a killed process after its last checkpoint are
+in neither sum, because they are repeated: a resumed run reports the same
+numbers as an uninterrupted one (`events.jsonl` lists the starts).
 
-FLOP are of convolutions and matrix products as the recipe asks for them
-(`scaling/flops`), so that utilization is that of the model, not of the
-hardware: what rematerialization or a rewritten layer adds does not count.
+Only the convolutions and matrix products of the model count (`scaling/flops`).
+Operations added by rematerialization or by a rewritten layer do not, so this is
+model utilization, not hardware utilization.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Meter:
-  """Counts FLOP of a run."""
+  """Counts the FLOP of a run."""
 
   def __init__(
     self,
@@ -37,14 +36,15 @@ class Meter:
     meta: Mapping[str, Any] | None = None,
     count: ImageCount | None = None,
   ) -> None:
-    """Goes on from a checkpoint.
+    """Initializes the counter from a checkpoint.
 
     Args:
-      spec: of the run.
-      devices: that it runs on.
-      meta: what the checkpoint notes, `get_state` under "flops"; without it,
-        as of older checkpoints, nothing was given up.
-      count: of images a step; None takes the spec's batch size for all.
+      spec: spec of the run.
+      devices: devices of the run.
+      meta: metadata of the checkpoint, with `get_state` under "flops". If it is
+        missing, as in older checkpoints, no steps were discarded.
+      count: number of images per step over the run; None means the spec's batch
+        size for all steps.
     """
     self._per_step = functools.cache(functools.partial(_step_flops, spec))
     try:
@@ -52,7 +52,7 @@ class Meter:
       self._known = True
     except UnknownCostError as error:
       self._known = False
-      _log.warning("no FLOP are logged: %s", error)
+      _log.warning("FLOP are not logged: %s", error)
     self._count = count or spec.count
     self._peak = peak_flops(devices)
     noted = (meta or {}).get("flops", {})
@@ -60,14 +60,14 @@ class Meter:
     self._abandoned_flops = noted.get("spent", 0.0) - noted.get("total", 0.0)
 
   def pace(self, steps: int, seconds: float) -> dict[str, float]:
-    """`perf/mfu`, the share of the peak; nothing where no peak is known."""
+    """Returns `perf/mfu`, the fraction of the peak; {} if it is unknown."""
     if not self._peak or not self._known:
       return {}
     flops = steps * self._per_step(self._count.images_per_step)
     return {"perf/mfu": flops / seconds / self._peak}
 
   def totals(self, step: int) -> dict[str, float]:
-    """FLOP after that many steps; nothing where a step's are not known."""
+    """Returns the FLOP of the first `step` steps; {} if they are unknown."""
     if not self._known:
       return {}
     total = sum(
@@ -80,12 +80,12 @@ class Meter:
     }
 
   def go_back(self, left: int, step: int, count: ImageCount) -> None:
-    """Counts the steps that are given up.
+    """Counts the steps discarded by a rollback.
 
     Args:
-      left: steps done.
-      step: steps done in the state that is gone back to.
-      count: of images a step from then on.
+      left: number of steps done before the rollback.
+      step: number of steps done in the restored state.
+      count: number of images per step from now on.
     """
     total, remaining = (
       self.totals(s).get("perf/total_flops", 0.0) for s in (left, step)
@@ -95,7 +95,7 @@ class Meter:
     self._count = count
 
   def get_state(self, step: int) -> dict[str, float]:
-    """What a checkpoint after that many steps notes, as plain JSON."""
+    """Returns the values to store in a checkpoint, as plain JSON."""
     state = {"abandoned_steps": self._abandoned_steps}
     if totals := self.totals(step):
       state["total"] = totals["perf/total_flops"]
@@ -104,9 +104,9 @@ class Meter:
 
 
 def _step_flops(spec: RunSpec, images: int) -> float:
-  """Returns the FLOP of a step that shows so many images."""
+  """Returns the FLOP of a step with this number of images."""
   if images != spec.images_per_step:
-    # Microbatches may have been others, too; they cost nothing.
+    # One microbatch always divides the batch, and FLOP do not depend on it.
     spec = dataclasses.replace(
       spec,
       global_batch_size=images // spec.optim.d_steps,

@@ -1,12 +1,12 @@
-"""The gradient of a mean over samples: split over devices and in time.
+"""Gradients of a mean over samples, split over devices and microbatches.
 
 Each device differentiates the mean over its own samples, one microbatch after
-the other, and the sums cross devices once, however many microbatches there
-are. Written with `shard_map`: under plain `jit` XLA may put the all-reduce
-into the loop.
+the other. Gradients are summed over devices once per update, for any number of
+microbatches. This uses `shard_map`, because under plain `jit` XLA may put the
+all-reduce into the loop.
 
-Which samples make a microbatch does not depend on the devices: sample i (or
-group i of batch norm) is in microbatch i modulo their number.
+The assignment of samples to microbatches does not depend on the devices: sample
+i (or batch norm group i) is in microbatch i modulo their number.
 """
 
 from collections.abc import Callable
@@ -24,38 +24,39 @@ from bigscale.spec import RunSpec, require
 from bigscale.train.weights import Ready, scaled
 from bigscale.types import Array, PyTree
 
-# (own weights, the other's, batch statistics of G, samples [b, ...], shared)
-# -> ([] mean over the samples, (new statistics, scalars [] likewise)).
+# (weights of the updated network, weights of the other network, batch
+# statistics of G, samples [b, ...], shared) -> (mean over the samples [],
+# (new statistics, means of scalars [])).
 SampleLoss = Callable[
   [PyTree, PyTree, PyTree, PyTree, PyTree],
   tuple[Array, tuple[PyTree, dict[str, Array]]],
 ]
 
 
-# Computes one microbatch. Takes the running total, batch statistics and the
-# microbatch's inputs; returns the new total, new statistics and its results.
+# Computes one microbatch: takes the running total, the batch statistics and the
+# inputs; returns the new total, the new statistics and the results.
 OnePart = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
 
 
 class Microbatches:
-  """How one device computes its samples: in parts, one after the other.
+  """Runs the microbatches of one device one after the other.
 
   Attributes:
-    count: of parts.
-    in_turn: whether a part starts from the batch statistics that the one before
-      it has moved. If not, all start from the same, and their results are
-      averaged.
+    count: number of microbatches.
+    in_turn: whether each microbatch starts from the batch statistics that the
+      previous one updated. If not, all microbatches start from the same
+      statistics, and their results are averaged.
   """
 
   def __init__(self, spec: RunSpec, placement: Placement) -> None:
     self.count = spec.optim.microbatches
     update = spec.model.batch_norm_update
     self.in_turn = self.count > 1 and update == "forward"
-    # XLA's CPU backend runs convolutions in loops by a slow path: an R3GAN step
+    # On CPUs, XLA uses a slow path for convolutions in loops: an R3GAN step
     # takes eight times as long.
     on_cpu = placement.mesh.devices.flat[0].platform == "cpu"
     self._unrolled = self.count if on_cpu else 1
-    # Of one batch norm group, which stays in one microbatch.
+    # Samples of a batch norm group, which must be in the same microbatch.
     self._group = max(spec.model.batch_norm_group_size, 1)
 
   def run(
@@ -65,12 +66,12 @@ class Microbatches:
 
     Args:
       one: see `OnePart`.
-      start: of what adds up.
-      stats: of G, before.
+      start: initial total.
+      stats: batch statistics of G before the update.
       inputs: arrays [count, ...].
 
     Returns:
-      What has added up; statistics, moved; what was found, [count, ...].
+      The total, the new statistics, and the results as arrays [count, ...].
     """
 
     def step(carry: tuple, inputs: PyTree) -> tuple[tuple, tuple]:
@@ -86,31 +87,31 @@ class Microbatches:
         step, (start, stats), inputs, length=self.count, unroll=self._unrolled
       )
       moved = moved if self.in_turn else means(each)
-    # With groups, each device has moved the statistics by its own groups.
+    # With groups, each device has updated the statistics with its own groups.
     return total, lax.pmean(moved, AXES) if self._group > 1 else moved, found
 
   def split(self, x: Array) -> Array:
-    """[b, ...] to [count, b / count, ...]."""
+    """Splits an array [b, ...] to [count, b / count, ...]."""
     rest = x.shape[1:]
     x = x.reshape(-1, self.count, self._group, *rest)
     return jnp.moveaxis(x, 1, 0).reshape(self.count, -1, *rest)
 
   def join(self, x: Array) -> Array:
-    """What `split` was given."""
+    """Inverts `split`."""
     rest = x.shape[2:]
     x = x.reshape(self.count, -1, self._group, *rest)
     return jnp.moveaxis(x, 0, 1).reshape(-1, *rest)
 
 
 class Outcome(NamedTuple):
-  """Of all samples of an update.
+  """Gradients and scalars of an update, over the global batch.
 
   Attributes:
-    gradients: of the mean loss, in the own weights.
-    batch_stats: of G, moved.
+    gradients: gradients of the mean loss in the updated network's weights.
+    batch_stats: new batch statistics of G.
     scalars: means over the global batch.
-    noise: `probes.gradient_noise`, {} where nobody asked. In the weights as
-      samples meet them, after spectral norm.
+    noise: `probes.gradient_noise` in the weights after spectral norm; {} if
+      `log.noise_scale` is off.
   """
 
   gradients: Ready
@@ -119,7 +120,7 @@ class Outcome(NamedTuple):
   noise: dict[str, Array]
 
 
-# Of the scalars, while an update is under way.
+# Temporary scalar: squared norm of the gradient of a microbatch.
 _PART_SQUARE = "part_square"
 
 
@@ -127,10 +128,11 @@ class SampleGradient:
   """Differentiates means over the samples of a global batch."""
 
   def __init__(self, spec: RunSpec, placement: Placement) -> None:
-    """Takes what the spec says of batches.
+    """Initializes the gradient computation.
 
     Raises:
-      SpecError: the noise scale is asked for, and a batch has no parts.
+      SpecError: if `log.noise_scale` is on and there is only one device with
+        one microbatch.
     """
     self._placement = placement
     self._microbatches = Microbatches(spec, placement)
@@ -138,8 +140,8 @@ class SampleGradient:
     self._noise_scale = spec.log.noise_scale
     require(
       not self._noise_scale or self._all_parts > 1,
-      "log.noise_scale compares the gradients of parts of a batch, but one "
-      "device takes all of it at once; use optim.microbatches=2 or more, or "
+      "log.noise_scale compares the gradients of microbatches, but the batch "
+      "is one microbatch on one device; use optim.microbatches=2 or more, or "
       "more devices",
     )
     self._half = jnp.dtype(spec.mesh.gradient_dtype)
@@ -153,15 +155,15 @@ class SampleGradient:
     samples: PyTree,
     shared: PyTree,
   ) -> Outcome:
-    """Calls `loss` for every microbatch on every device.
+    """Differentiates `loss` for every microbatch on every device.
 
     Args:
       loss: see `SampleLoss`; differentiated in its first argument.
-      own: weights that are updated.
-      other: weights that are not.
-      batch_stats: of G, before.
+      own: weights of the updated network.
+      other: weights of the other network.
+      batch_stats: batch statistics of G before the update.
       samples: arrays [B, ...].
-      shared: arrays that all samples see.
+      shared: arrays without a sample axis, used by all samples.
     """
     placement, parts = self._placement, self._microbatches
     own_axes = placement.axes(own.weights)
@@ -195,7 +197,7 @@ class SampleGradient:
           )
         return gradient, stats, (of_factors, scalars)
 
-      # Several add up in float32.
+      # Gradients of several microbatches are summed in float32.
       start = jax.tree.map(_wide_zeros, own.weights)
       total, stats, (of_factors, scalars) = parts.run(
         one,
@@ -204,7 +206,8 @@ class SampleGradient:
         (own.factors, other.factors, jax.tree.map(parts.split, samples)),
       )
       if parts.count > 1:
-        # A factor belongs to one microbatch, of which the mean has a share.
+        # A factor belongs to one microbatch, which contributes 1/count of the
+        # mean.
         total, of_factors = jax.tree.map(
           lambda t: t / parts.count, (total, of_factors)
         )
@@ -231,11 +234,11 @@ class SampleGradient:
 
   @property
   def _all_parts(self) -> int:
-    """Of a global batch: those whose gradients are taken apart."""
+    """Number of microbatches of the global batch, over all devices."""
     return self._microbatches.count * self._placement.devices
 
   def _with_noise(self, outcome: Outcome) -> Outcome:
-    """Puts `probes.gradient_noise` in place of the parts' squares."""
+    """Replaces the squared norms by `probes.gradient_noise`."""
     scalars = dict(outcome.scalars)
     noise = probes.gradient_noise(
       scalars.pop(_PART_SQUARE),
@@ -248,7 +251,7 @@ class SampleGradient:
   def _over_devices(
     self, outcome: Outcome, weights: PyTree, axes: PyTree
   ) -> Outcome:
-    """Means over devices."""
+    """Averages gradients and scalars over devices."""
     placement = self._placement
 
     def to_send(gradient: Array, weight: Array) -> Array:
@@ -267,7 +270,7 @@ class SampleGradient:
 
 
 def means(tree: PyTree) -> PyTree:
-  """Over the first axis."""
+  """Averages each array over its first axis."""
   return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
 
 

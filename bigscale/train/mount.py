@@ -1,9 +1,9 @@
-"""Checks that a disk can rename a folder with its content.
+"""Checks that the file system of a run folder can rename folders.
 
-A checkpoint is written to a folder of another name, which is renamed when it is
-whole. A bucket with a flat namespace has no folders: gcsfuse refuses such a
-rename, or copies the files one by one where it is told to (`rename-dir-limit`),
-and a kill on the way leaves half a checkpoint under the name of a whole one.
+A checkpoint is written to a temporary folder, which is renamed when it is
+complete. A bucket with a flat namespace has no folders: gcsfuse refuses the
+rename or, with `rename-dir-limit`, copies the files one by one. If the process
+is killed meanwhile, half a checkpoint is left under the final name.
 """
 
 import contextlib
@@ -17,20 +17,21 @@ from bigscale.spec import SpecError
 
 _MOUNTS = "/proc/self/mounts"
 _REMEDY = (
-  "name a folder on a disk that all machines share (Filestore, NFS), or on a "
-  "bucket with a hierarchical namespace"
+  "use a folder on a shared disk (Filestore, NFS) or on a bucket with a "
+  "hierarchical namespace"
 )
 _log = logging.getLogger(__name__)
 
 
 def check(workdir: str | os.PathLike[str]) -> None:
-  """Refuses a workdir on a disk that cannot rename folders; makes the workdir.
+  """Creates the run folder and raises if it does not support renaming folders.
 
-  Warns where the disk is a bucket, of which nothing says whether its renames
-  are whole. What cannot be written at all is left to who writes there.
+  Logs a warning if the folder is on a bucket, because there is no way to tell
+  whether its renames are atomic. A folder that is not writable passes; the
+  first write to it fails.
 
   Raises:
-    SpecError: the rename fails, or leaves something behind.
+    SpecError: if the rename fails or is incomplete.
   """
   if "://" in str(workdir):
     return
@@ -39,8 +40,8 @@ def check(workdir: str | os.PathLike[str]) -> None:
     str(folder.absolute()).encode()
   except UnicodeEncodeError as error:
     raise SpecError(
-      f"--workdir={folder} has a name that is no Unicode, and checkpoints can "
-      "only be written to others; choose another folder, or rename this one"
+      f"--workdir={folder} is not valid Unicode, so checkpoints cannot be "
+      "written there; choose another folder or rename this one"
     ) from error
   made = not folder.exists()
   try:
@@ -58,15 +59,14 @@ def check(workdir: str | os.PathLike[str]) -> None:
       with contextlib.suppress(OSError):
         folder.rmdir()
     raise SpecError(
-      f"--workdir={folder} cannot hold a run: {why}, as every checkpoint needs "
-      f"it; {_REMEDY}"
+      f"--workdir={folder} cannot be used for checkpoints: {why}; {_REMEDY}"
     )
   kind = kind_of(folder)
   if kind.startswith("fuse") and "gcs" in kind:
     _log.warning(
-      "--workdir=%s is a bucket (%s): unless its namespace is hierarchical, a "
-      "kill during a save leaves a part of a checkpoint, which a resume passes "
-      "over for the one before; else %s",
+      "--workdir=%s is on a bucket (%s). Unless the bucket has a hierarchical "
+      "namespace, a run killed during a save leaves an incomplete checkpoint, "
+      "and a resume uses the one before it. To avoid this, %s",
       folder,
       kind,
       _REMEDY,
@@ -74,38 +74,38 @@ def check(workdir: str | os.PathLike[str]) -> None:
 
 
 def _try(probe: pathlib.Path) -> str:
-  """Renames a folder with a file in it; returns the error, or ""."""
+  """Renames a folder that contains a file; returns the error or ""."""
   before, after = probe / "before", probe / "after"
   try:
     before.mkdir()
     (before / "file").write_bytes(b"content")
-  except OSError:  # a full disk: who writes there says so
+  except OSError:  # for example a full disk, which the first write reports
     return ""
   try:
     os.rename(before, after)
   except OSError as error:
-    return f"a folder in it cannot be renamed ({error.strerror or error})"
+    return f"it cannot rename a folder ({error.strerror or error})"
   try:
     content = (after / "file").read_bytes()
   except OSError:
     content = b""
   if content != b"content" or before.exists():
-    return "a folder in it that was renamed is not whole under its new name"
+    return "a renamed folder is incomplete"
   return ""
 
 
 def kind_of(folder: pathlib.Path, mounts: str = _MOUNTS) -> str:
-  """Returns the type of the file system of a folder; "" where nothing says it.
+  """Returns the file system type of a folder, or "" if it is unknown.
 
   Args:
-    folder: that exists.
-    mounts: a table as Linux gives it.
+    folder: existing folder.
+    mounts: path of a mount table in the format of /proc/self/mounts.
   """
   place, found = os.path.realpath(folder), ("", "")
   with contextlib.suppress(OSError), open(mounts, errors="replace") as file:
     for line in file:
       _, point, kind, *_ = [*line.split(" "), "", ""]
-      # Spaces are written as octal numbers.
+      # Spaces are written as octal escapes.
       point = point.encode("latin-1", "replace").decode("unicode_escape")
       inside = f"{place}/".startswith(f"{point.rstrip('/')}/")
       if inside and len(point) >= len(found[0]):

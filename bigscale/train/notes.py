@@ -1,9 +1,9 @@
-"""What a checkpoint holds besides arrays: one digest covers it all.
+"""A digest of the JSON values in a checkpoint.
 
-That is the position of the stream, the notes, among them the fingerprints of
-the arrays, and of which step they are. The digest stands in both files that
-hold these, so that no single damaged file can pass for an old one without a
-digest.
+The digest covers the step, the position of the data stream and the metadata,
+which include the fingerprints of the arrays. It is stored in both JSON files,
+so a single damaged file cannot pass for a file of an older version, which has
+no digest.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _DIGEST = "digest"
 def seal(
   step: int, data: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns both with the digest of all."""
+  """Returns `data` and `meta`, each with the digest of all arguments."""
   digest = {_DIGEST: sealed.digest([step, dict(data), dict(meta)])}
   return {**data, **digest}, {**meta, **digest}
 
@@ -27,25 +27,25 @@ def seal(
 def unseal(
   step: int, data: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns what `seal` was given.
+  """Returns the original arguments of `seal`.
 
-  Notes of versions that took no digest are taken as they are, with a warning.
+  Values without a digest, from older versions, are accepted with a warning.
 
   Raises:
-    sealed.SealError: they are not what was saved.
+    sealed.SealError: if the values do not match the digest.
   """
   data, meta = dict(data), dict(meta)
   digests = data.pop(_DIGEST, None), meta.pop(_DIGEST, None)
   if digests == (None, None):
     logging.warning(
-      "checkpoint %d is of a version that took no digest of the stream's "
-      "position and the notes: damage there would not be noticed",
+      "checkpoint %d was written by a version without a digest of the data "
+      "position and metadata: damage to them would go unnoticed",
       step,
     )
     return data, meta
   digest = sealed.digest([step, data, meta])
   if digests != (digest, digest):
     raise sealed.SealError(
-      "the stream's position or the notes are not what was saved"
+      "the data position or the metadata differ from what was saved"
     )
   return data, meta

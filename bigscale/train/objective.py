@@ -1,7 +1,7 @@
-"""The losses of both players on some samples, given weights: pure functions.
+"""The losses of G and D as pure functions of weights and samples.
 
-They see one device's part of one microbatch and return means over it. All that
-is random about a sample comes with it.
+They process one device's share of a microbatch and return means over it. Random
+numbers are passed with the samples.
 """
 
 from collections.abc import Callable
@@ -34,26 +34,27 @@ from bigscale.types import Array, GanModel, PyTree
 
 Scalars = dict[str, Array]
 
-# What an update's key is folded with, by use.
+# Values folded into the key of an update, by use.
 _LATENTS, _LABELS, _AUGMENT, _TERM = range(4)
 
 
 class Codes(NamedTuple):
-  """What G is asked for: latents [B, latent_dim] and labels [B] int32."""
+  """G's inputs: latents [B, latent_dim] and labels [B] int32."""
 
   latents: Array
   labels: Array
 
 
 class Samples(NamedTuple):
-  """All that an update knows of its samples, B of them.
+  """The B samples of an update.
 
   Attributes:
-    reals: images and labels.
-    codes: of as many fakes.
-    draws: by use of D, uniform numbers [B, passes, n] of its augmentation.
-    term_draws: by use of D, uniform numbers [B, *draws] of a `DTerm`.
-    fakes: [B, H, W, C] of these codes, for D; None for G, which draws its own.
+    reals: real images and labels.
+    codes: latents and labels of B fakes.
+    draws: by use of D, uniform random numbers [B, passes, n] for augmentation.
+    term_draws: by use of D, uniform random numbers [B, *draws] for a `DTerm`.
+    fakes: [B, H, W, C] generated images for an update of D; None for an update
+      of G, which generates them itself.
   """
 
   reals: Reals
@@ -64,15 +65,15 @@ class Samples(NamedTuple):
 
 
 class Shared(NamedTuple):
-  """What all samples of an update see.
+  """Values that are the same for all samples of an update.
 
   Attributes:
-    probability: [] of the augmentation.
-    r1_gamma: [].
-    r2_gamma: [].
-    due: [] bool, whether R1 and R2 are; None means always.
-    term_weights: [] by use of D, of the terms whose weight varies.
-    term_due: [] bool by use, of the terms that are not always due.
+    probability: [] probability of each augmentation.
+    r1_gamma: [] weight of R1.
+    r2_gamma: [] weight of R2.
+    due: [] bool, whether R1 and R2 are due; None means always.
+    term_weights: by use of D, [] weight of each term with a varying weight.
+    term_due: by use of D, [] bool for each term that is not always due.
   """
 
   probability: Array
@@ -89,13 +90,13 @@ class Objective:
   def __init__(
     self, model: GanModel, spec: RunSpec, branches: bool = True
   ) -> None:
-    """Takes what the spec says of losses.
+    """Initializes the losses.
 
     Args:
-      model: both networks.
-      spec: of the run.
-      branches: whether a network may run in one branch of a program; where
-        not, lazy penalties are computed in every step and left out of most.
+      model: generator and discriminator.
+      spec: spec of the run.
+      branches: whether a network may run inside a branch of `lax.cond`. If not,
+        lazy penalties are computed in every step and discarded in most.
     """
     self._branches = branches
     self._model = model
@@ -115,13 +116,13 @@ class Objective:
     codes: Codes,
     uses: tuple[int, ...],
   ) -> Samples:
-    """Draws what is random about samples besides their codes.
+    """Draws the random numbers of augmentation and loss terms.
 
     Args:
-      key: of the update; None where nothing is to be drawn.
-      reals: B of them.
-      codes: B of them.
-      uses: of D in this update.
+      key: key of the update; None if no random numbers are needed.
+      reals: B real images and labels.
+      codes: B latents and labels.
+      uses: uses of D in this update.
     """
     count = len(reals.labels)
     drawn: dict[int, Array] = {}
@@ -148,7 +149,7 @@ class Objective:
     return Samples(reals, codes, drawn, term_draws)
 
   def shared(self, state: GanState, images: Array) -> Shared:
-    """The schedules' values after so many images, and what turned them."""
+    """Returns the scheduled values after `images` images, times the dials."""
     loss = self._spec.loss
     interval = loss.penalty_interval
     return Shared(
@@ -176,7 +177,7 @@ class Objective:
     samples: Samples,
     shared: Shared,
   ) -> tuple[Array, tuple[PyTree, Scalars]]:
-    """[] of D with its penalties; {}, as G was before; scalars []."""
+    """Returns D's loss [] with penalties, `no_stats`, and scalars []."""
     del no_weights
     loss = self._spec.loss
     fakes = Fakes(samples.fakes, samples.codes.labels)
@@ -186,10 +187,10 @@ class Objective:
       discriminator_for, reals, fakes, loss, shared.due, self._branches
     )
     scalars = self._d_scalars(outputs)
-    # Adversarial terms and penalties apart in the logs, together here.
+    # The loss is the sum; the scalars log each summand.
     r1 = shared.r1_gamma * jnp.mean(outputs.r1)
     r2 = shared.r2_gamma * jnp.mean(outputs.r2)
-    # Lazy penalties: once an interval and as much heavier.
+    # Lazy penalties are due once per interval, multiplied by the interval.
     penalty = loss.penalty_interval * (r1 + r2) / 2
     for use, term in self._terms.items():
       value = jnp.mean(
@@ -215,7 +216,7 @@ class Objective:
     samples: Samples,
     shared: Shared,
   ) -> tuple[Array, tuple[PyTree, Scalars]]:
-    """[] of G; its statistics, moved; scalars []."""
+    """Returns G's loss [], its new batch statistics and scalars []."""
     discriminator_for = self._discriminator_for(d_weights, samples, shared)
     drawn, batch_stats = self._model.g.apply(
       {"params": g_weights, "batch_stats": batch_stats},
@@ -232,7 +233,7 @@ class Objective:
     return loss, (lax.stop_gradient(batch_stats), {"g/loss": loss})
 
   def _reals(self, reals: Reals) -> Reals:
-    """uint8 to floats of the model's dtype."""
+    """Converts uint8 images to floats of the model's dtype."""
     images = reals.images
     if images.dtype == jnp.uint8:
       images = to_float(images, jnp.dtype(self._spec.model.dtype))
@@ -245,10 +246,10 @@ class Objective:
     samples: tuple[Reals, Fakes, Array | None],
     due: Array | None,
   ) -> Array:
-    """[B] of a term, 0 where it is not due; None means always.
+    """Returns the values [B] of a term, or zeros if it is not due.
 
     Raises:
-      SpecError: the term does not give one value a sample.
+      SpecError: if the term does not return one value per sample.
     """
 
     def computed() -> Array:
@@ -256,8 +257,8 @@ class Objective:
       count, shape = len(samples[0].labels), getattr(values, "shape", None)
       require(
         shape == (count,),
-        f"the term {term.name!r} of loss.terms gives shape {shape} for {count} "
-        "samples; let it give one value a sample, without a mean",
+        f"the term {term.name!r} of loss.terms returned shape {shape} for "
+        f"{count} samples; it must return one value per sample, without a mean",
       )
       return adversarial.at_least_float32(values)
 
@@ -271,7 +272,7 @@ class Objective:
   def _discriminator_for(
     self, weights: PyTree, samples: Samples, shared: Shared
   ) -> DiscriminatorFor:
-    """D behind the augmentation."""
+    """Returns D applied to augmented images."""
     variables = {"params": weights, "batch_stats": {}}
 
     def of_images(labels: Array, use: int) -> Callable[[Array], Array]:
@@ -288,7 +289,7 @@ class Objective:
     return of_images
 
   def _d_scalars(self, outputs: DOutputs) -> Scalars:
-    """Means over the samples, without penalties."""
+    """Returns the logged means over the samples."""
     real, fake, r1, r2 = outputs
     loss = self._adversarial.d(real, fake)
     scalars = {
@@ -307,13 +308,15 @@ class Objective:
 def draw_codes(
   key: Array, spec: RunSpec, real_labels: Array, count: int
 ) -> Codes:
-  """Of `count` fakes. A paired loss has each of the class of its real.
+  """Draws latents and labels of fakes.
+
+  Paired losses and empirical labels use the labels of the reals.
 
   Args:
-    key: of this use.
-    spec: of the run.
-    real_labels: [count] int32.
-    count: of fakes.
+    key: random key.
+    spec: spec of the run.
+    real_labels: [count] int32 labels of the reals.
+    count: number of fakes.
   """
   model = spec.model
   latents = sampling.normal(

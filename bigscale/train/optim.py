@@ -1,4 +1,4 @@
-"""Adam, schedules in images, and the decay of the moving average."""
+"""Adam, schedules over images, and the decay of the moving average."""
 
 import jax.numpy as jnp
 import optax
@@ -8,31 +8,33 @@ from bigscale.types import Array
 
 
 def images_seen(spec: RunSpec, step: Array) -> Array:
-  """Returns the real images shown to D before a step of a uniform run.
+  """Returns the number of real images before a step of a uniform run.
 
-  Every step of a uniform run shows as many. The dtype is the widest float.
-
-  An int32 would end at 2.1 billion images.
+  All steps of a uniform run have the same number of images. The result has the
+  widest float dtype, because an int32 would overflow at 2.1 billion images.
   """
   return step.astype(jnp.result_type(float)) * spec.images_per_step
 
 
 def value(schedule: Schedule, images: Array) -> Array:
-  """The schedule after that many images: a cosine, then its last value."""
+  """Returns a schedule's value after `images` images.
+
+  The schedule is a cosine followed by its last value.
+  """
   if schedule.kimg == 0 or schedule.first == schedule.last:
     return jnp.asarray(schedule.last, images.dtype)
-  share = jnp.clip(images / (1000 * schedule.kimg), 0, 1)
-  fall = (1 + jnp.cos(jnp.pi * share)) / 2
-  return schedule.last + (schedule.first - schedule.last) * fall
+  progress = jnp.clip(images / (1000 * schedule.kimg), 0, 1)
+  decay = (1 + jnp.cos(jnp.pi * progress)) / 2
+  return schedule.last + (schedule.first - schedule.last) * decay
 
 
 def adam(
   spec: OptimSpec, learning_rate: float | Array, beta2: float | Array
 ) -> optax.GradientTransformation:
-  """Adam at this moment's learning rate and beta2, which may be traced.
+  """Returns Adam with the current learning rate and beta2, which may be traced.
 
-  The state does not depend on either, so that the transformation is made anew
-  in every step. The bias correction uses the current beta2, as in PyTorch.
+  The optimizer state depends on neither, so each step creates a new
+  transformation. Bias correction uses the current beta2, as in PyTorch.
   """
   return optax.chain(
     optax.scale_by_adam(b1=spec.beta1, b2=beta2, eps=spec.epsilon),
@@ -41,7 +43,7 @@ def adam(
 
 
 def ema_decay(spec: RunSpec, images: Array) -> Array:
-  """Share of the old average that this step keeps, in [0, 1)."""
+  """Returns the weight of the old average in this step, in [0, 1)."""
   optim = spec.optim
   if optim.ema_half_life_kimg is None:
     decay = jnp.asarray(optim.ema_decay, images.dtype)

@@ -1,4 +1,4 @@
-"""SIGTERM: the machine is wanted back, and the run may save itself first."""
+"""Handles SIGTERM, which asks a run to save and end."""
 
 import contextlib
 import signal
@@ -17,30 +17,31 @@ T = TypeVar("T")
 
 
 class PreemptedError(RuntimeError):
-  """The run was asked to end, has saved itself, and wants to be resumed."""
+  """The run was asked to end; it is saved and can be resumed."""
 
 
 class Preemption:
-  """Whether the run was asked to end."""
+  """Detects a request to end the run, consistently on all processes."""
 
   def __init__(self) -> None:
     self._asked = False
-    # How often this was asked. With several processes JAX names a number that
-    # all have yet to reach, and each says so when it comes to it.
+    # Number of calls of `asked`. With several processes, JAX chooses a future
+    # call, and all processes return True at that call.
     self._calls = 0
 
   @contextlib.contextmanager
   def watching(self) -> Iterator[None]:
-    """Notices SIGTERM while it is open, where this is the main thread.
+    """Handles SIGTERM in the main thread of a single process.
 
-    With several processes JAX's own service listens: it tells all of them of a
-    signal to any, and names a call of `asked` that all have yet to make.
+    With several processes, JAX's preemption service handles the signal. If any
+    process receives it, the service chooses a future call of `asked` at which
+    all processes end.
     """
-    ours = (
+    handles = (
       jax.process_count() == 1
       and threading.current_thread() is threading.main_thread()
     )
-    if not ours:
+    if not handles:
       yield
       return
     before = signal.signal(signal.SIGTERM, self._note)
@@ -50,40 +51,44 @@ class Preemption:
       signal.signal(signal.SIGTERM, before)
 
   def asked(self) -> bool:
-    """Whether to save and end here; all processes call it equally often."""
+    """Returns whether to save and end now.
+
+    All processes must call this equally often.
+    """
     if jax.process_count() > 1 and not self._asked:
       self._calls += 1
       self._asked = multihost_utils.reached_preemption_sync_point(self._calls)
     return self._asked
 
   def decide(self, name: str, choose: Callable[[], T]) -> T:
-    """As `multihost.decide`, of work during which process 0 asks alone.
+    """Calls `multihost.decide` with work that can be interrupted.
 
-    The others wait for it, and count its calls as theirs.
+    During the work, only process 0 calls `asked`. The others wait for it and
+    copy its number of calls.
 
     Args:
-      name: of the decision, for error messages.
-      choose: see `multihost.decide`; may be broken off.
+      name: name of the decision, for error messages.
+      choose: see `multihost.decide`; may raise `InterruptedWorkError`.
 
     Raises:
-      InterruptedWorkError: it was broken off; all processes raise it.
+      InterruptedWorkError: if the work was interrupted; on all processes.
     """
     if jax.process_count() == 1:
       return choose()
 
     def work() -> dict[str, object]:
       try:
-        value, broken_off = choose(), False
+        value, interrupted = choose(), False
       except InterruptedWorkError:
-        value, broken_off = None, True
-      return {"value": value, "calls": self._calls, "broken_off": broken_off}
+        value, interrupted = None, True
+      return {"value": value, "calls": self._calls, "interrupted": interrupted}
 
-    told = multihost.decide(name, work)
-    self._calls = told["calls"]
-    if told["broken_off"]:
+    result = multihost.decide(name, work)
+    self._calls = result["calls"]
+    if result["interrupted"]:
       self._asked = True
       raise InterruptedWorkError
-    return told["value"]
+    return result["value"]
 
   def _note(self, number: int, frame: FrameType | None) -> None:
     del number, frame

@@ -1,7 +1,7 @@
-"""The monitor's dear look: samples, at an interval, in a program of its own.
+"""The monitor's expensive probe, which evaluates samples at an interval.
 
-Its own, so that the steps in between pay nothing and carry no held-out images.
-It reads the state and changes nothing.
+It is a separate program, so the steps in between cost nothing extra and need no
+held-out images. It does not change the state.
 """
 
 import jax
@@ -19,29 +19,29 @@ from bigscale.train.objective import Scalars, draw_codes
 from bigscale.train.state import GanState, step_key
 from bigscale.types import Array, Batch, GanModel, PyTree
 
-# What the step's key is folded with; its own uses are 0 and 1.
+# Value folded into the key of a step, which itself uses 0 and 1.
 _PROBE = 2
 
 
 class Probe:
-  """Compares reals of the last batch, held-out reals and fresh fakes."""
+  """Compares reals of the last batch, held-out reals and new fakes."""
 
   def __init__(
     self, model: GanModel, spec: RunSpec, placement: Placement
   ) -> None:
-    """Makes the function; computes nothing."""
+    """Initializes the probe without computing anything."""
     self._model = model
     self._spec = spec
     self._placement = placement
     self.count = probe_size(spec, placement.devices)
 
   def __call__(self, state: GanState, batch: Batch, heldout: Batch) -> Scalars:
-    """Scalars [] of the state as it stands.
+    """Returns the probe's scalars [].
 
     Args:
-      state: after a step.
-      batch: of that step, [K, B, ...].
-      heldout: [1, count, ...] reals that D never trained on.
+      state: state after a step.
+      batch: batch of that step, arrays [K, B, ...].
+      heldout: reals that D never trains on, arrays [1, count, ...].
     """
     spec = self._spec
     reals = Reals(*(_spread(x[0], self.count) for x in batch))
@@ -69,7 +69,7 @@ class Probe:
       )
       d_variables = {"params": d_params, "batch_stats": {}}
 
-      def look(images: Array, labels: Array) -> dict[str, Array]:
+      def statistics(images: Array, labels: Array) -> dict[str, Array]:
         logits, features = self._model.d.features(d_variables, images, labels)
         return {
           "logits": logits,
@@ -78,9 +78,9 @@ class Probe:
         }
 
       return {
-        "fake": look(fakes, codes.labels),
-        "real": look(self._float(reals.images), reals.labels),
-        "heldout": look(self._float(unseen.images), unseen.labels),
+        "fake": statistics(fakes, codes.labels),
+        "real": statistics(self._float(reals.images), reals.labels),
+        "heldout": statistics(self._float(unseen.images), unseen.labels),
       }
 
     with jax.named_scope("probe"):
@@ -92,7 +92,7 @@ class Probe:
         state.g.batch_stats,
         self._placement.by_sample((reals, unseen, codes)),
       )
-      # Small, and taken together: every device has them whole.
+      # Small and compared across samples, so every device gets all of them.
       return _compare(**self._placement.whole(seen))
 
   def _float(self, images: Array) -> Array:
@@ -100,10 +100,11 @@ class Probe:
 
 
 def probe_size(spec: RunSpec, devices: int) -> int:
-  """Samples of a probe: the least part of a batch that is enough.
+  """Returns the number of samples of a probe.
 
-  It divides the batch, is divided by the devices and by groups of batch norm,
-  and has at least `monitor.num_samples` of them, or is the whole batch.
+  This is the smallest divisor of the batch size that is at least
+  `monitor.num_samples` (or the whole batch) and splits evenly over devices and
+  batch norm groups.
   """
   batch, wanted = spec.global_batch_size, spec.monitor.num_samples
   group = spec.model.batch_norm_group_size or 1
@@ -121,7 +122,7 @@ def probe_size(spec: RunSpec, devices: int) -> int:
 
 
 def _spread(x: Array, count: int) -> Array:
-  """`count` rows of [B, ...] evenly, so that every device gives as many."""
+  """Selects `count` evenly spaced rows of [B, ...], equally per device."""
   return x.reshape(count, -1, *x.shape[1:])[:, 0]
 
 

@@ -1,4 +1,4 @@
-"""This process's share of the real images of a run."""
+"""Opens this process's share of a run's real images."""
 
 import functools
 
@@ -25,13 +25,13 @@ def open_stream(built: Built) -> Stream:
     seed=spec.seed,
     rows=rows.local_rows(batch_sharding(built.mesh), spec.global_batch_size),
     processes=jax.process_count(),
-    # Files are read for it: one process does, for all.
+    # Process 0 reads the files for the data identity and shares the result.
     decide=functools.partial(multihost.decide, "data identity"),
   )
 
 
 def open_heldout(built: Built) -> Heldout:
-  """Opens this process's share of the reals that D never trains on."""
+  """Opens this process's share of the held-out reals."""
   spec = built.spec
   count = built.abstract_heldout.images.shape[1]
   return Heldout(

@@ -1,4 +1,4 @@
-"""What a start finds in its folder, and how it goes on from there."""
+"""Resumes a run from its folder, or starts a new run."""
 
 import contextlib
 import dataclasses
@@ -37,13 +37,14 @@ from bigscale.train.rollback import Guard
 def changes_since(
   folder: folders.RunFolder, found: Restored, spec: RunSpec, *, change: bool
 ) -> list[Change]:
-  """What changes where `spec.json` is lost, by the checkpoint's own notes.
+  """Compares the spec with the checkpoint's if `spec.json` is missing.
 
   Returns:
-    Nothing where it is there: it has told already.
+    The changed settings; [] if `spec.json` exists, because `open_folder` has
+    compared it already.
 
   Raises:
-    SpecError: the run may not go on with these settings.
+    SpecError: if the run cannot continue with these settings.
   """
 
   def compare() -> list[list[Any]]:
@@ -52,13 +53,13 @@ def changes_since(
     noted = found.meta.get("spec")
     if noted is None:
       logging.warning(
-        "%s is missing, and checkpoint %d is of a version that noted no "
-        "settings: the run goes on with those of --config",
+        "%s is missing, and checkpoint %d is from a version that did not store "
+        "the settings; the run continues with the settings of --config",
         folder.spec,
         found.step,
       )
       return []
-    logging.warning("%s is missing: it is written anew", folder.spec)
+    logging.warning("%s is missing; rewriting it", folder.spec)
     changes = folders.changes_of(noted, spec)
     if refused := refusal(changes, asked=change):
       raise SpecError(f"--workdir={folder.path} {refused}")
@@ -68,9 +69,10 @@ def changes_since(
 
 
 def count_at(spec: RunSpec, found: Restored) -> ImageCount:
-  """The images of a run that goes on from a checkpoint.
+  """Returns the number of images per step of a run resumed from a checkpoint.
 
-  Those of earlier versions note thousand images alone: all steps were alike.
+  Checkpoints of earlier versions store only `kimg`, because all steps had the
+  same number of images.
   """
   count = spec.count
   if noted := found.meta.get("batches"):
@@ -82,22 +84,22 @@ def count_at(spec: RunSpec, found: Restored) -> ImageCount:
 
 
 def open_checkpoints(folder: folders.RunFolder, spec: RunSpec) -> Checkpoints:
-  """Opens the run's checkpoints, ranked by the score that the spec names."""
+  """Opens the run's checkpoints, ranked by the spec's best score."""
   kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
   return Checkpoints(folder.path, kept, scores=spec.evaluate.scores)
 
 
-def adopt(
+def write_spec(
   folder: folders.RunFolder,
   built: Built,
   spec: RunSpec,
   command: Sequence[str],
   changes: Sequence[Change],
 ) -> None:
-  """Writes `spec.json` on process 0, where settings changed or it was lost."""
+  """Writes `spec.json` on process 0 if settings changed or it is missing."""
   if multihost.is_main() and (changes or not folder.spec.exists()):
     environment = compiler.environment(built.compiler_options)
-    folders.adopt(folder, spec, command, environment)
+    folders.write_spec(folder, spec, command, environment)
 
 
 def take_changes(
@@ -106,9 +108,9 @@ def take_changes(
   step: int,
   changes: Sequence[Change],
 ) -> None:
-  """Writes what the run goes on with, before `spec.json` says it.
+  """Writes events for changed settings, before `spec.json` is rewritten.
 
-  A kill in between writes it once more, and never leaves it out.
+  If the run is killed in between, the events are written twice but never lost.
   """
   for change in changes:
     why = change.nature.why
@@ -146,18 +148,17 @@ def report(
   start: Start | None,
   moved: bool,
 ) -> None:
-  """Writes events for whatever a start found changed or damaged.
+  """Writes events for changed data, initial weights and damaged checkpoints.
 
   Args:
-    recorder: of the run.
-    stream: that stands where the run goes on.
-    found: what the run goes on from.
-    start: what a new run starts from.
-    moved: whether its data are read where its settings do not say.
+    recorder: recorder of the run.
+    stream: restored data stream.
+    found: checkpoint that the run resumes from.
+    start: initial weights from another run, or None.
+    moved: whether the data are at other locations than the settings say.
   """
   if moved:
-    places = stream.places
-    recorder.event("data_moved", found.step, places=places)
+    recorder.event("data_moved", found.step, places=stream.places)
   before = found.data.get("source")
   if before in stream.get_state().get("accepted", ()):
     recorder.event("data_accepted", found.step, old=before, new=stream.identity)
@@ -177,7 +178,11 @@ def open_folder(
   change: bool,
   begun: bool,
 ) -> tuple[folders.RunFolder, list[Change]]:
-  """Makes and claims the folder on process 0; all return it and the changes."""
+  """Creates and locks the folder on process 0.
+
+  Returns:
+    The folder and the changed settings, on all processes.
+  """
   folder = folders.RunFolder(pathlib.Path(workdir))
 
   def make() -> list[list[Any]]:
@@ -200,8 +205,8 @@ def open_folder(
     require(
       (folder.path / claims.FILE).is_file(),
       f"--workdir={workdir} is not the same folder on process "
-      f"{jax.process_index()} as on process 0; name one on a file system that "
-      "all of them share",
+      f"{jax.process_index()} as on process 0; use a folder on a file system "
+      "that all processes share",
     )
     undo.pop_all()
   return folder, changes
@@ -214,13 +219,13 @@ def restore(
   start: Start | None,
   accept_data: bool = False,
 ) -> Restored:
-  """Returns the newest whole checkpoint, or the start of a new run."""
+  """Returns the newest undamaged checkpoint, or the start of a new run."""
   latest = multihost.decide("latest step", checkpoints.latest_step)
   if latest is None:
     state = built.init(np.int32(built.spec.seed))
     if start:
       state = apply_start(state, start)
-      # Saved at once: who resumes need not find the other run again.
+      # Saved now, so that a resumed run does not need the other run.
       meta = {"kimg": 0.0, "spec": to_json(built.spec)}
       checkpoints.save(0, state, stream.get_state(), meta)
     return Restored(0, state, stream.get_state(), {})

@@ -1,8 +1,7 @@
-"""The monitor's hands: what a verdict makes of a run.
+"""Acts on the monitor's verdicts: events, healthy checkpoints and rollbacks.
 
-The verdict (`monitor/verdict`) only reads numbers. Here its alarms become
-events, healthy checkpoints and rollbacks. All processes hold the same numbers
-and come to the same decisions.
+The verdict itself (`monitor/verdict`) only reads scalars. All processes have
+the same scalars and make the same decisions.
 """
 
 import logging
@@ -29,10 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-  """Watches one run, keeps healthy states and goes back to them.
+  """Monitors one run, keeps healthy states and rolls back to them.
 
   Attributes:
-    attempt: rises at each rollback.
+    attempt: number of rollbacks of the run.
   """
 
   def __init__(
@@ -43,10 +42,10 @@ class Guard:
     recorder: Recorder,
     attempt: int,
   ) -> None:
-    """Watches nothing yet.
+    """Initializes the monitor.
 
     Raises:
-      SpecError: the snapshots do not fit into this host's memory.
+      SpecError: if the snapshots do not fit into this host's memory.
     """
     spec = built.spec
     self._built = built
@@ -62,9 +61,9 @@ class Guard:
     self._unresolved = False
     self._level = "ok"
     self._onset = 0
-    # Where to go back to; None where nothing is kept from before.
+    # Step to roll back to; None if no earlier state is kept.
     self._target: int | None = None
-    # By step, the verdict's state after it, for the snapshots there are.
+    # The verdict's state after each step that has a snapshot.
     self._verdicts: dict[int, dict[str, Any]] = {}
     self._ring = self._healthy = self._heldout = None
     if spec.monitor.action in ("checkpoint", "rollback"):
@@ -78,7 +77,7 @@ class Guard:
       self._heldout = open_heldout(built)
 
   def get_state(self) -> dict[str, Any]:
-    """What a checkpoint keeps, as plain JSON."""
+    """Returns the state to store in a checkpoint, as plain JSON."""
     return {
       "verdict": self._verdict.get_state(),
       "retries": self._retries,
@@ -86,59 +85,59 @@ class Guard:
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes on where `get_state` was called."""
+    """Restores a state from `get_state`."""
     verdict = state["verdict"]
     self._verdict.set_state(verdict)
     self._retries = state["retries"]
     self._unresolved = state["unresolved"]
-    # An alarm that is still on: what follows is not kept as healthy.
+    # During an alarm, further states are not kept as healthy.
     self._level = verdict["level"]
     self._onset = verdict["onset"] or 0
 
   def expect_change(self, step: int) -> None:
-    """Learns anew what is usual from a step on: settings have changed."""
+    """Restarts the verdict's baselines because settings change at a step."""
     self._verdict.quiet_until(step + self._spec.verdict.quiet)
 
   def _place_kinks(self) -> None:
-    """Steps of the schedules' bends, which are fixed in images."""
+    """Converts the kinks of the schedules from images to steps."""
     count = self._recorder.count
     kinks = map(count.step_of, self._built.spec.kinks_kimg)
     self._verdict.kinks = sorted(kinks)
 
   def probe(self, step: int, state: GanState, batch: Batch) -> Scalars:
-    """The probe's scalars where it is due after a step, else none."""
+    """Returns the probe's scalars if it is due after a step, else {}."""
     if self._heldout is None or not self.is_probed(step):
       return {}
     where = batch_sharding(self._built.mesh)
     try:
       heldout = self._heldout.batch(step // self._spec.interval)
     except Exception:
-      # The others look at this step, too, and wait for this process.
+      # The other processes run the probe and wait for this process.
       self._report_failure(step)
       heldout = self._heldout.batch(0)
     return self._built.probe(state, batch, rows.to_global(heldout, where))
 
   def start(self, step: int, state: GanState) -> None:
-    """Keeps the state that the run starts or goes on from."""
+    """Takes a snapshot of the state that the run starts from."""
     if self._ring is not None and self._level == "ok":
       self._take(step, state)
       self._remember(step)
 
   def is_probed(self, step: int) -> bool:
-    """Whether the dear numbers of a step are wanted, too."""
+    """Returns whether the expensive probe runs after a step."""
     return step % self._spec.interval == 0
 
   def keep(self, step: int, state: GanState) -> None:
-    """Takes a snapshot where one is due after a step and all is well."""
+    """Takes a snapshot if one is due after a step and there is no alarm."""
     due = step % self._spec.snapshot_interval == 0
     if self._ring is not None and due and self._level == "ok":
       self._take(step, state)
 
   def judge(self, step: int, row: Mapping[str, float]) -> bool:
-    """Whether to go back, of a step whose numbers have come.
+    """Judges the scalars of a step and returns whether to roll back.
 
     Raises:
-      DivergedError: the run is lost, and the monitor is not to go back.
+      DivergedError: if the run diverged and the monitor may not roll back.
     """
     if self._spec.action == "off":
       _refuse_nonfinite(step, row)
@@ -153,18 +152,19 @@ class Guard:
     self._level = decision.level
     self._remember_if_due(step)
     if decision.new:
-      self._tell(decision)
+      self._report(decision)
       self._onset = step if decision.onset is None else decision.onset
     if decision.level in ("ok", "warn"):
       return False
-    # A run that an alarm did not stop may be lost later.
-    lost = _lost(row)
+    # A run that continued after an alarm may diverge later.
+    lost = _nonfinite_loss(row)
     if not (decision.new or lost):
       return False
     back = self._spec.action == "rollback"
-    # What follows may look calm again because ill has become usual.
+    # Without a rollback, later scalars may seem normal only because the
+    # baselines have adapted to the failure.
     self._unresolved = not back
-    # Each retry goes further: the seed of it may be older than what it shows.
+    # Each retry goes further back: the cause may precede its first symptom.
     rewind = self._spec.rewind * 2**self._retries if back else 0
     target, failed = None, False
     try:
@@ -180,27 +180,28 @@ class Guard:
     return False
 
   def go_back(self, step: int) -> tuple[GanState, int, dict[str, float] | None]:
-    """Returns to the healthy state that `judge` has saved.
+    """Rolls back to the healthy state that `judge` saved.
 
     Args:
-      step: the last one that was dispatched.
+      step: last dispatched step.
 
     Returns:
-      The state to go on from, its step, and what the checkpoint of this step
-      scored: the moving average that was scored is not changed.
+      The state to continue from, its step, and the scores of that step's
+      checkpoint. The scores stay valid, because interventions do not change the
+      moving average.
 
     Raises:
-      DivergedError: there is none, or it was tried often enough.
+      DivergedError: if there is no healthy state or no retry is left.
     """
     target = self._target
     if target is None or self._retries >= self._spec.retries:
-      why = "no state is kept from before it"
+      why = "no earlier healthy state is available"
       if target is not None:
         why = f"{self._retries} rollbacks did not help"
       raise DivergedError(step, why, target)
     self._retries += 1
     self.attempt += 1
-    # From disk: what cannot be read there is no healthy checkpoint.
+    # Read from disk, to be sure that the healthy checkpoint is readable.
     restored = self._healthy.restore(self._built.abstract_state, target)
     state, turned = self._turned(restored.state, target)
     scores = self._checkpoints.scores(target)
@@ -223,12 +224,12 @@ class Guard:
       **self._recorder.changed_batches(),
     )
     self._recorder.note(
-      f"step {step}: back to step {target}, attempt {self.attempt}"
+      f"step {step}: rolled back to step {target}, attempt {self.attempt}"
     )
     return state, target, scores
 
   def secure(self, step: int) -> None:
-    """Saves the newest healthy state, of a run that is about to be ended."""
+    """Saves the newest healthy state before the run ends."""
     if self._ring is None or self._unresolved:
       return
     try:
@@ -237,9 +238,9 @@ class Guard:
       self._report_failure(step)
 
   def finish(self, step: int, state: GanState) -> None:
-    """Saves the newest healthy state, the last one if all is well.
+    """Saves the newest healthy state, which is the last one without alarm.
 
-    After an alarm that nobody acted on, the state saved at it stays.
+    If an alarm was not followed by a rollback, the state saved then is kept.
     """
     if self._ring is None or self._unresolved:
       return
@@ -249,18 +250,19 @@ class Guard:
     self.secure(step)
 
   def close(self) -> None:
-    """Waits for what is being written."""
+    """Waits until all saves are complete."""
     if self._healthy is not None:
       self._healthy.close()
 
   def _secure(self, step: int, onset: int) -> int | None:
-    """Puts the newest healthy state up to `onset` on disk: its step.
+    """Saves the newest healthy state up to `onset` and returns its step.
 
-    From host memory or, where that goes back less far, from a checkpoint.
+    The state comes from a snapshot in host memory or, if all snapshots are
+    newer, from a checkpoint.
     """
     if self._ring is None:
       return None
-    # Between processes Orbax's barriers have the same names in all managers.
+    # All Orbax managers use the same barrier names, so saves must not overlap.
     self._checkpoints.wait()
     self._ring.forget_after(onset)
     snapshot = self._ring.newest(onset + 1)
@@ -281,7 +283,7 @@ class Guard:
   def _secure_from_disk(self, step: int, onset: int) -> int | None:
     kept = set(self._healthy.steps())
     steps = sorted(kept | set(self._checkpoints.steps()), reverse=True)
-    # Process 0's view of a shared disk.
+    # All processes use process 0's listing of the shared disk.
     for target in multihost.decide("kept", lambda: steps):
       if target > onset:
         continue
@@ -308,8 +310,8 @@ class Guard:
     data: Mapping[str, Any],
     verdict: Mapping[str, Any],
   ) -> None:
-    """Writes healthy/STEP, whole when this returns."""
-    # Orbax would not save a step older than one that turned out ill.
+    """Writes healthy/STEP and waits until it is complete."""
+    # Orbax would refuse a step older than one that is no longer healthy.
     self._healthy.set_aside(step, self.attempt)
     watched = self.get_state() | {"verdict": verdict, "unresolved": False}
     meta = self._recorder.meta(step) | {"monitor": watched}
@@ -319,7 +321,7 @@ class Guard:
   def _turned(
     self, state: GanState, step: int
   ) -> tuple[GanState, dict[str, Any]]:
-    """The state gone back to, with the interventions made."""
+    """Returns the restored state after interventions, and their values."""
     older = None
     if "older_d" in self._spec.interventions:
       before = self._ring.newest(step)
@@ -329,15 +331,15 @@ class Guard:
     return state._replace(attempt=attempt), turned
 
   def _move_data(self, data: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Sets the stream back to `data` and skips what was read since."""
+    """Resets the stream to `data` and skips the records read since."""
     here = self._stream.get_state()
     left_out = here["skipped"]
     if self._spec.data == "replay":
       self._stream.set_state(data)
       return None
-    # Of earlier rollbacks, too, which a state from before them does not know.
+    # Keep the ranges skipped by earlier rollbacks, which `data` may predate.
     self._stream.set_state({**data, "skipped": left_out})
-    # In records: batches may have been of another size when the state was.
+    # Counted in records, because the batch size may have changed since.
     return self._stream.skip(
       here["records_consumed"] - data["records_consumed"]
     )
@@ -350,13 +352,13 @@ class Guard:
       self._remember(step)
 
   def _remember(self, step: int) -> None:
-    """The verdict's state, as long as there is a snapshot of this step."""
+    """Keeps the verdict's state for as long as there is a snapshot."""
     self._verdicts[step] = self._verdict.get_state()
     held = self._ring.held
     self._verdicts = {k: v for k, v in self._verdicts.items() if k in held}
 
-  def _tell(self, decision: Decision) -> None:
-    """Writes down what changed, and why."""
+  def _report(self, decision: Decision) -> None:
+    """Writes an event and a note for a new level, with the reasons."""
     reasons = [reason._asdict() for reason in decision.reasons]
     self._recorder.event(
       "verdict",
@@ -367,26 +369,26 @@ class Guard:
     )
     if decision.level == "ok":
       return
-    what = "; ".join(reason.as_text() for reason in decision.reasons[:3])
-    self._recorder.note(f"step {decision.step}: {decision.level}: {what}")
+    text = "; ".join(reason.as_text() for reason in decision.reasons[:3])
+    self._recorder.note(f"step {decision.step}: {decision.level}: {text}")
 
   def _report_failure(self, step: int) -> None:
-    """A monitor that fails must not take a run of weeks with it."""
+    """Logs the first failure of the monitor; training continues."""
     if not self._failed:
-      _log.exception("the monitor failed at step %d; training goes on", step)
+      _log.exception("the monitor failed at step %d; training continues", step)
       self._recorder.event("monitor_failed", step)
     self._failed = True
 
 
 def _refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:
-  """Raises `DivergedError` where a loss is no number: nothing can go on."""
-  lost = _lost(row)
+  """Raises `DivergedError` if a loss is not finite."""
+  lost = _nonfinite_loss(row)
   if lost:
     raise DivergedError(step, lost)
 
 
-def _lost(row: Mapping[str, float]) -> str:
-  """Which loss is no number, "" where all are."""
+def _nonfinite_loss(row: Mapping[str, float]) -> str:
+  """Returns a message about a loss that is not finite, or ""."""
   return next(
     (
       f"{name} is {row[name]}"

@@ -12,16 +12,16 @@ from bigscale.train.evaluation import Evaluation
 from bigscale.train.preemption import Preemption
 from bigscale.train.state import GanState
 
-# How many starts of a run score the step that they go on from, where each ends
-# while it does: training is to go on.
-_TRIES = 2
+# Maximum starts of a run that may end while they score the step that they
+# resume from. After that, training continues without these scores.
+_MAX_STARTS = 2
 
 
 class Scoring:
-  """Scores steps that are saved, and notes the scores with them.
+  """Scores saved steps and stores the scores in their checkpoints.
 
   Attributes:
-    last: the last evaluation, without scores before.
+    last: result of the last evaluation; empty before the first.
   """
 
   def __init__(
@@ -40,10 +40,10 @@ class Scoring:
     self.last = Scored({})
 
   def run(self, step: int, state: GanState) -> bool:
-    """Scores a step that was saved: what fails here costs no training.
+    """Scores a saved step.
 
     Returns:
-      False where the run was asked to end before the scores were there.
+      False if the run was asked to end before the scores were computed.
     """
     try:
       with self._watch.phase("evaluate", step):
@@ -53,63 +53,63 @@ class Scoring:
       return False
     best = self._built.spec.best_score
     score = self.last.scores.get(best)
-    said = "is missing" if score is None else f"{score:.4g}"
-    self._recorder.note(f"step {step}: {best} {said}")
+    text = "is missing" if score is None else f"{score:.4g}"
+    self._recorder.note(f"step {step}: {best} {text}")
     return True
 
   def nothing_to_do(self, step: int) -> str:
-    """Says that a run is at its end, and which scores asked for are not there.
+    """Returns a message that the run is complete, with its missing scores.
 
     Args:
-      step: that it stands at.
+      step: last step of the run.
     """
     spec = self._built.spec
     text = (
-      f"nothing to do: {self._recorder.count.kimg(step):g} kimg are shown, and "
-      f"total_kimg={spec.total_kimg:g}; raise it to go on"
+      f"nothing to do: the run is at {self._recorder.count.kimg(step):g} kimg "
+      f"and total_kimg={spec.total_kimg:g}; raise total_kimg to continue"
     )
     known = self._checkpoints.scores(step)
-    lacking = [
+    missing = [
       name
       for name in spec.evaluate.scores
       if known and not set(Score.parse(name).columns) & known.keys()
     ]
-    if lacking:
+    if missing:
       text += (
-        f". Step {step} was scored without {', '.join(lacking)}: `bigscale "
-        f"evaluate --metrics={','.join(lacking)}` computes it"
+        f". Step {step} has no {', '.join(missing)}; compute it with `bigscale "
+        f"evaluate --metrics={','.join(missing)}`"
       )
     return text
 
   def catch_up(self, step: int, state: GanState) -> bool:
-    """The same for the step that a run goes on from, unless it was done.
+    """Scores the step that a run resumes from if its scores are missing.
 
-    A kill may have come between the save and its scores, or between the row
-    of the scores and their note with the checkpoint. A step that was scored in
-    vain has no scores, and is not scored again; nor is one at which a start of
-    the run has ended often enough.
+    The run may have been killed after the save and before the scores, or after
+    the row of scores and before they were stored in the checkpoint. A step is
+    not scored again if its scores failed or if too many starts of the run ended
+    while scoring it.
 
     Returns:
-      As `run`.
+      False if the run was asked to end before the scores were computed.
     """
     if self._checkpoints.scores(step) is not None:
       return True
-    written, tries = multihost.decide(
+    written, starts = multihost.decide(
       "scored",
       lambda: [
-        self._recorder.scored(step),
-        self._recorder.told("catch_up", step),
+        self._recorder.scores_in_rows(step),
+        self._recorder.count_events("catch_up", step),
       ],
     )
     if written:
       self._checkpoints.set_scores(step, written)
-    elif tries < _TRIES:
+    elif starts < _MAX_STARTS:
       self._recorder.event("catch_up", step)
       return self.run(step, state)
     else:
       self.last = self._evaluation.without_any(
-        f"{tries} starts of the run have ended while they scored the step"
+        f"{starts} starts of the run ended while they scored this step"
       )
-      self._evaluation.tell(step, self.last.failed)
+      self._evaluation.report_failures(step, self.last.failed)
       self._checkpoints.set_scores(step, {})
     return True

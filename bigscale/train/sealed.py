@@ -1,9 +1,9 @@
-"""JSON that carries the digest of its own content.
+"""JSON objects that contain a digest of their content.
 
-A flipped bit in a number of a JSON file leaves a file that parses. What a
-resume depends on is therefore sealed: a SHA-256 over the content goes with it,
-and is compared when it is read. The digest is of the values, not of the bytes
-of a file: damage that changes no value is no damage.
+A JSON file with a flipped bit in a number still parses. Therefore, the files
+that a resume depends on contain a SHA-256 digest of their content, which is
+verified when they are read. The digest is computed from the values, not from
+the bytes, so damage that changes no value is ignored.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ KEY = "sha256"
 
 
 class SealError(ValueError):
-  """Content that is not what its digest was taken of."""
+  """The content does not match its digest."""
 
 
 def digest(content: Any) -> str:
   """Returns the SHA-256 of plain JSON, 64 hexadecimal digits.
 
-  It is the same before the content is written as JSON and after it is read
-  again: keys become text, tuples become lists, and their order in a mapping
-  does not count.
+  The digest does not change when the content is written as JSON and read back:
+  keys are converted to strings and tuples to lists, and the order of keys does
+  not matter.
   """
   plain = json.loads(json.dumps(content))
   text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
@@ -36,14 +36,14 @@ def seal(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unseal(sealed: Any) -> dict[str, Any]:
-  """Returns the content that `seal` was given.
+  """Returns the original content of a sealed object.
 
   Raises:
-    SealError: it is not that content any more.
+    SealError: if the content does not match its digest.
   """
   if not isinstance(sealed, Mapping):
-    raise SealError(f"it holds {type(sealed).__name__}, not an object")
+    raise SealError(f"expected a JSON object, not {type(sealed).__name__}")
   content = {name: x for name, x in sealed.items() if name != KEY}
   if sealed.get(KEY) != digest(content):
-    raise SealError("its content does not match its digest")
+    raise SealError("the content does not match its digest")
   return content

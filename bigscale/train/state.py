@@ -1,4 +1,4 @@
-"""What a training is at one moment: the tree that checkpoints hold."""
+"""The training state, which checkpoints store."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,13 +16,13 @@ from bigscale.types import Array, GanModel, Network, PyTree
 
 
 class Player(NamedTuple):
-  """One network and all that its training carries.
+  """The training state of one network.
 
   Attributes:
-    params: raw weights, before spectral norm.
-    batch_stats: running statistics, {} without batch norm.
-    spectra: power iterations of the tracked weights.
-    optimizer: of Adam.
+    params: parameters before spectral norm.
+    batch_stats: running batch statistics; {} without batch norm.
+    spectra: power iteration states of the tracked weights.
+    optimizer: state of Adam.
   """
 
   params: PyTree
@@ -32,30 +32,30 @@ class Player(NamedTuple):
 
 
 class Average(NamedTuple):
-  """The moving average of G, whole: weights, statistics and spectra."""
+  """The moving average of G's weights, batch statistics and spectra."""
 
   params: PyTree
   batch_stats: PyTree
   spectra: spectral.Spectra
 
 
-# Not infinite: whoever compares two states may subtract them.
+# Finite, so that two states can be subtracted.
 NO_BOUND = float(jnp.finfo(jnp.float32).max)
 
 
 class Dials(NamedTuple):
-  """What may be turned while a run goes on, without another program.
+  """Settings that can change during a run without recompilation.
 
-  The monitor's interventions turn them. Factors are [] float32, 1 in a run
-  that nobody touched.
+  The monitor's interventions set them. Factors are [] float32 and 1 without
+  interventions.
 
   Attributes:
-    g_lr: of G's learning rate.
-    d_lr: of D's.
-    r1_gamma: of the weight of R1.
-    r2_gamma: of that of R2.
-    g_sigma_bound: by path of G's tracked weights, [] the bound of sigma0 that
-      `clamp_sigma` holds; out of reach at first.
+    g_lr: factor of G's learning rate.
+    d_lr: factor of D's learning rate.
+    r1_gamma: factor of the weight of R1.
+    r2_gamma: factor of the weight of R2.
+    g_sigma_bound: by path of G's tracked weights, [] upper bound of sigma0 for
+      `clamp_sigma`; initially `NO_BOUND`.
   """
 
   g_lr: Array
@@ -69,15 +69,15 @@ class GanState(NamedTuple):
   """The state of a run.
 
   Attributes:
-    seed: [] int32, of everything that is drawn. Here, so that runs that differ
-      in it alone share one compiled program.
-    step: [] int32, steps done.
-    attempt: [] int32, rises at each rollback and changes the noise.
+    seed: [] int32, random seed. It is part of the state so that runs that
+      differ only in their seed share a compiled program.
+    step: [] int32, number of steps done.
+    attempt: [] int32, number of rollbacks; each rollback changes the noise.
     g: the generator.
     d: the discriminator.
-    ema: G's moving average, which is what gets sampled and measured.
-    augment: of the adaptive augmentation.
-    dials: of interventions.
+    ema: G's moving average, which is used for samples and scores.
+    augment: state of the adaptive augmentation.
+    dials: settings changed by interventions.
   """
 
   seed: Array
@@ -93,24 +93,24 @@ class GanState(NamedTuple):
 def init_state(
   model: GanModel, spec: RunSpec, seed: Array | None = None
 ) -> GanState:
-  """The state before the first step, a function of the seed alone.
+  """Returns the state before the first step.
 
   Args:
-    model: of the run.
-    spec: of the run.
-    seed: [] int32; `spec.seed` where None.
+    model: generator and discriminator.
+    spec: spec of the run.
+    seed: [] int32 random seed; None means `spec.seed`.
   """
   seed = jnp.asarray(spec.seed if seed is None else seed, jnp.int32)
   key = jax.random.key(seed)
   g = _init_player(model.g, spec, jax.random.fold_in(key, 0))
   d = _init_player(model.d, spec, jax.random.fold_in(key, 1))
-  # A copy: two leaves that share a buffer cannot both be donated.
+  # Copied, because leaves that share a buffer cannot both be donated.
   ema = jax.tree.map(jnp.copy, average_of(g))
   zero = jnp.zeros((), jnp.int32)
   return GanState(
     seed=seed,
     step=zero,
-    # A copy, too.
+    # Copied for the same reason.
     attempt=jnp.copy(zero),
     g=g,
     d=d,
@@ -121,10 +121,10 @@ def init_state(
 
 
 def init_dials(g_spectra: spectral.Spectra) -> Dials:
-  """All as the spec has it."""
+  """Returns the dials without interventions."""
 
   def filled(value: float) -> Array:
-    # An array of its own each: they are donated.
+    # Each dial needs its own buffer, because the state is donated.
     return jnp.full((), value, jnp.float32)
 
   return Dials(
@@ -137,12 +137,12 @@ def init_dials(g_spectra: spectral.Spectra) -> Dials:
 
 
 def average_of(player: Player) -> Average:
-  """The part of a player that its moving average covers."""
+  """Returns the fields of a player that the moving average covers."""
   return Average(player.params, player.batch_stats, player.spectra)
 
 
 def step_key(state: GanState) -> Array:
-  """The key of all that this step draws."""
+  """Returns the random key of a step."""
   key = jax.random.fold_in(jax.random.key(state.seed), state.attempt)
   return jax.random.fold_in(key, state.step)
 
@@ -165,7 +165,10 @@ def _init_player(network: Network, spec: RunSpec, key: Array) -> Player:
 
 
 def tracked(network: Network, spec: RunSpec) -> Callable[[str], bool]:
-  """Whose singular values are followed: at least those that normalize."""
+  """Returns a predicate over paths: whether singular values are tracked.
+
+  Weights with spectral norm are always tracked.
+  """
   if spec.model.spectra_interval:
     return network.tracked
   return network.spectral

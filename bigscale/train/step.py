@@ -1,13 +1,13 @@
-"""One step of training: D updates, G update, moving average, scalars.
+"""A training step: D updates, G update, moving average, scalars.
 
-Pure functions of state and batch. Randomness is a function of (seed, attempt,
-step, use) and of a sample's place in the global batch, never of devices.
+All functions are pure. Random numbers depend on (seed, attempt, step, use) and
+on a sample's index in the global batch, not on devices.
 
-An update has two halves. What concerns weights alone (`weights`: spectral
-norm; here: Adam, the orthogonal term, the average) is written for whole arrays
-and split by XLA as the state's shardings say. What concerns samples
-(`objective`) runs on each device for its own part of the batch, and its sums
-cross devices once (`microbatches`).
+An update has two parts. Computations on weights only (`weights`: spectral norm;
+here: Adam, weight penalties, the moving average) are written for global arrays,
+and XLA partitions them by the state's shardings. Computations on samples
+(`objective`) run on each device for its share of the batch, and gradients are
+summed over devices once per update (`microbatches`).
 """
 
 import jax
@@ -33,28 +33,30 @@ from bigscale.train.state import Average, GanState, Player, average_of, step_key
 from bigscale.train.weights import Preparation, Pullback, Ready, iteration
 from bigscale.types import Array, Batch, GanModel, PyTree
 
-# What a step's key is folded with: the player, then (D's update, then) the use.
+# Values folded into the key of a step, for each network. The index of the D
+# update and the use are folded in after them.
 _D, _G = range(2)
 
-# What may be penalized of G's weights.
+# The penalties on G's weights.
 _WEIGHT_TERMS = (orthogonal.term, sigma.term)
 
-# Weights of an update, the spectra after it, the way back of gradients.
+# The weights of an update, the spectra after it, and the function that maps
+# gradients back to the parameters.
 PreparedUpdate = tuple[Ready, spectral.Spectra, Pullback]
 
 
 class GanStep:
-  """The updates of one model under one spec."""
+  """The training step of a model."""
 
   def __init__(
     self, model: GanModel, spec: RunSpec, placement: Placement | None = None
   ) -> None:
-    """Makes the functions; computes nothing.
+    """Initializes the step without computing anything.
 
     Args:
-      model: made for the mesh of `placement`.
-      spec: of the run.
-      placement: of its arrays; None is one device.
+      model: model built for the mesh of `placement`.
+      spec: spec of the run.
+      placement: placement of the run's arrays; None means one device.
     """
     self.model = model
     self.spec = spec
@@ -73,15 +75,16 @@ class GanStep:
   def __call__(
     self, state: GanState, batch: Batch, images: Array | None = None
   ) -> tuple[GanState, Scalars]:
-    """Does one step.
+    """Runs one step.
 
     Args:
-      state: before it. `jit` with donation: it is gone afterwards.
-      batch: [batches_per_step, B, ...] of real images.
-      images: [] shown before it; None where all steps had this batch size.
+      state: state before the step; deleted if it is donated to `jit`.
+      batch: real images and labels, arrays [batches_per_step, B, ...].
+      images: [] number of images before the step; None if all steps had this
+        batch size.
 
     Returns:
-      The state after it and scalars [] of what happened in it.
+      The state after the step and its scalars [].
     """
     spec = self.spec
     key = step_key(state)
@@ -97,7 +100,7 @@ class GanStep:
     codes = jax.tree.map(lambda *each: jnp.stack(each), *codes)
     prepared = fakes = None
     if self._ready_g.once_a_step:
-      # G stands still until its own update.
+      # G does not change until its own update.
       prepared = self._ready_g(state.g.params, state.g.spectra)
       if spec.optim.fakes_at_once and self._draw.of_all_updates:
         fakes, g = self._fakes(state.g, codes, prepared)
@@ -122,7 +125,7 @@ class GanStep:
         unroll=1 if self._placement.loops_may_send else steps,
       )
       scalars = jax.tree.map(lambda x: jnp.mean(x, axis=0), per_update)
-    # A paired G is compared with a batch of its own; others ignore it.
+    # Paired losses of G use the last batch of reals; other losses ignore it.
     last = jax.tree.map(lambda x: x[-1], batch)
     reals = Reals(last.images, last.labels)
     codes = self._codes(g_key, reals.labels)
@@ -149,16 +152,19 @@ class GanStep:
     prepared_g: PreparedUpdate | None = None,
     fakes: Array | None = None,
   ) -> tuple[GanState, Scalars]:
-    """One Adam step of D on these reals and as many fakes.
+    """Runs one Adam step of D on B reals and B fakes.
 
     Args:
-      state: before it.
-      reals: [B] of them, uint8 or float in [-1, 1].
-      codes: of as many fakes.
-      images: [] shown so far, which schedules follow.
-      key: of augmentation and interpolation; None where neither is used.
-      prepared_g: G's weights where they are ready; its spectra then stay.
-      fakes: [B, H, W, C] of those codes; None draws them.
+      state: state before the update.
+      reals: B real images, uint8 or float in [-1, 1], and labels.
+      codes: latents and labels of B fakes.
+      images: [] number of images so far, the input of schedules.
+      key: key of augmentation and interpolation; None if neither is used.
+      prepared_g: G's prepared weights; if given, its spectra do not change.
+      fakes: [B, H, W, C] G's images for `codes`; None generates them.
+
+    Returns:
+      The new state and the scalars [] of the update.
     """
     g, d = state.g, state.d
     if fakes is None:
@@ -184,10 +190,10 @@ class GanStep:
     if self.spec.loss.weight_clip:
       params = clip(d.params, self.spec.loss.weight_clip)
       d = d._replace(params=params)
-    told = norms | outcome.noise
-    scalars = outcome.scalars | {f"d/{k}": x for k, x in told.items()}
-    seen = augmentation.observe(state.augment, scalars["d/sign_real"])
-    return state._replace(g=g, d=d, augment=seen), scalars
+    more = norms | outcome.noise
+    scalars = outcome.scalars | {f"d/{k}": x for k, x in more.items()}
+    augment = augmentation.observe(state.augment, scalars["d/sign_real"])
+    return state._replace(g=g, d=d, augment=augment), scalars
 
   def update_g(
     self,
@@ -198,7 +204,7 @@ class GanStep:
     key: Array | None = None,
     prepared_g: PreparedUpdate | None = None,
   ) -> tuple[GanState, Scalars]:
-    """One Adam step of G against D as it stands; see `update_d`."""
+    """Runs one Adam step of G; see `update_d` for the arguments."""
     g, d = state.g, state.d
     ready_g, g_spectra, back = prepared_g or self._ready_g(g.params, g.spectra)
     if self._ready_d.once_a_step:
@@ -224,14 +230,14 @@ class GanStep:
     lr = optim.value(self.spec.optim.g_lr, images) * state.dials.g_lr
     g, norms = self._adam_step(g, gradients, lr, images)
     g = self._clamped(g, state.dials.g_sigma_bound)
-    told = norms | outcome.noise
-    scalars |= penalties | {f"g/{k}": x for k, x in told.items()}
+    more = norms | outcome.noise
+    scalars |= penalties | {f"g/{k}": x for k, x in more.items()}
     return state._replace(g=g, d=d), scalars
 
   def update_average(
     self, state: GanState, images: Array
   ) -> tuple[GanState, Scalars]:
-    """Moves the average towards G."""
+    """Updates the moving average of G."""
     decay = optim.ema_decay(self.spec, images)
 
     def mix(old: Array, new: Array) -> Array:
@@ -252,12 +258,15 @@ class GanStep:
   def _fakes(
     self, g: Player, codes: Codes, prepared: PreparedUpdate | None
   ) -> tuple[Array, Player]:
-    """Images [K, B, H, W, C] of codes [K, B, ...]; G, its statistics moved.
+    """Generates the fakes of K updates of D.
 
     Args:
-      g: before.
-      codes: of K updates of D.
-      prepared: as `prepared_g` of `update_d`.
+      g: G before the updates.
+      codes: latents and labels, arrays [K, B, ...].
+      prepared: see `prepared_g` of `update_d`.
+
+    Returns:
+      Images [K, B, H, W, C] and G with new batch statistics.
     """
     if prepared is None:
       ready, spectra, _ = self._ready_g(g.params, g.spectra)
@@ -282,12 +291,14 @@ class GanStep:
   def _weight_penalty(
     self, g: Player, ready: Ready, spectra: spectral.Spectra
   ) -> tuple[PyTree | None, Scalars]:
-    """Gradients of the penalties on G's weights, None without; their values.
+    """Returns the gradients and values of the penalties on G's weights.
+
+    The gradients are None without penalties.
 
     Args:
-      g: before this update.
-      ready: its weights in this update.
-      spectra: after this update.
+      g: G before this update.
+      ready: G's prepared weights of this update.
+      spectra: G's spectra after this update.
     """
     if not self._weight_terms:
       return None, {}
@@ -304,7 +315,7 @@ class GanStep:
     return jax.grad(penalty, has_aux=True)(g.params)
 
   def _close(self, state: GanState) -> GanState:
-    """What ends a step: counters, and spectra that no forward pass moves."""
+    """Updates counters, and the spectra of weights without spectral norm."""
     state = state._replace(
       step=state.step + 1,
       augment=augmentation.adjust(self.spec, state.augment, state.step + 1),
@@ -320,7 +331,7 @@ class GanStep:
     )
 
   def _clamped(self, g: Player, bounds: dict[str, Array]) -> Player:
-    """G with its spectra below the spec's bound and those of the dials."""
+    """Clamps G's spectral norms to the bounds of the spec and the dials."""
     fixed = self.spec.loss.g_sigma.clamp
     if not (fixed or self.spec.clamps_sigma):
       return g
@@ -334,7 +345,7 @@ class GanStep:
   def _adam_step(
     self, player: Player, gradients: PyTree, lr: Array, images: Array
   ) -> tuple[Player, Scalars]:
-    """The player after Adam, and what `probes.movement` says of it."""
+    """Returns the player after an Adam step, and `probes.movement`."""
     beta2 = optim.value(self.spec.optim.beta2, images)
     transformation = optim.adam(self.spec.optim, lr, beta2)
     with jax.named_scope("adam"):
@@ -353,21 +364,21 @@ def generate(
   codes: Codes,
   placement: Placement | None = None,
 ) -> Array:
-  """Images [B, H, W, C] in about [-1, 1] from the average, as for a user.
+  """Generates images [B, H, W, C] in about [-1, 1] with the moving average.
 
-  One step of the power iteration is applied and forgotten, as the authors'
-  code does in evaluation.
+  As in the authors' evaluation code, this takes one step of the power iteration
+  and discards its state.
 
   Args:
-    model: of the run.
-    spec: of the run.
-    ema: the average.
-    codes: B of them.
-    placement: of the average; None is one device.
+    model: generator and discriminator.
+    spec: spec of the run.
+    ema: moving average of G.
+    codes: B latents and labels.
+    placement: placement of the average; None means one device.
   """
   params, _ = tracking.normalized(ema.params, ema.spectra, model.g, spec)
   if placement:
-    # Left to itself XLA may split the convolutions' channels instead.
+    # Without these constraints, XLA may split the channels of convolutions.
     params = placement.whole(params)
     if len(codes.labels) % placement.devices == 0:
       codes = placement.by_sample(codes)

@@ -1,7 +1,7 @@
-"""Which host is slow, from what all of them say of themselves.
+"""Finds slow hosts by comparing how long each host works.
 
-All processes take the same time a step, since they wait for each other. The
-slow one is the one that waits least: it has the most work of its own.
+All processes take the same time per step, because they wait for each other. The
+slowest one waits least: it spends the most time on its own work.
 """
 
 import statistics
@@ -9,30 +9,32 @@ import time
 
 from bigscale.parallel.watch import Host, Watch
 
-# Signs come once a second: over less, a second more or less would show.
+# Minimum interval. Hosts report once a second, which limits the precision.
 _SECONDS = 20.0
 
 
 class Stragglers:
-  """Compares hosts from time to time."""
+  """Compares hosts at an interval."""
 
   def __init__(self, watch: Watch) -> None:
-    """Compares nothing yet."""
+    """Initializes the comparison."""
     self._watch = watch
     self._before: dict[int, Host] = {}
-    self._looked = time.monotonic()
+    self._compared = time.monotonic()
 
   def columns(self) -> dict[str, float]:
-    """Numbers for a row of metrics, every 20 s; {} between, or of one host.
+    """Returns scalars for a row of metrics, or {}.
 
-    hosts/busy_median, hosts/busy_max: seconds of a step that a host works,
-      loading data most of all, of the median host and of the busiest.
-    hosts/busiest: its number.
+    They are returned every 20 s in a run with several hosts:
+
+    hosts/busy_median, hosts/busy_max: seconds per step that the median host and
+      the busiest host work, mostly on loading data.
+    hosts/busiest: index of the busiest host.
     """
     now = time.monotonic()
-    if now - self._looked < _SECONDS:
+    if now - self._compared < _SECONDS:
       return {}
-    self._looked = now
+    self._compared = now
     before, self._before = self._before, self._watch.hosts()
     busy = {
       n: (host.busy - before[n].busy) / (host.step - before[n].step)

@@ -1,7 +1,8 @@
-"""The singular values of a player: those that normalize, and those followed.
+"""Singular values of a network's weights, for spectral norm and for logging.
 
-A weight with spectral norm takes a power step as `model.spectral_update` says.
-The others take one every `model.spectra_interval` steps, for the record alone.
+The power iteration of weights with spectral norm advances according to
+`model.spectral_update`. For the other tracked weights, it advances every
+`model.spectra_interval` steps, only for logging.
 """
 
 import jax
@@ -15,12 +16,12 @@ from bigscale.types import Array, Network, PyTree
 
 
 def epsilon(spec: RunSpec) -> float:
-  """Of the power iteration; models without spectral norm name none."""
+  """Returns the epsilon of the power iteration."""
   return spec.model.spectral_epsilon
 
 
 def under_norm(spectra: spectral.Spectra, network: Network) -> spectral.Spectra:
-  """The power iterations of the weights with spectral norm."""
+  """Returns the spectra of the weights with spectral norm."""
   return {
     path: spectrum
     for path, spectrum in spectra.items()
@@ -31,7 +32,12 @@ def under_norm(spectra: spectral.Spectra, network: Network) -> spectral.Spectra:
 def normalized(
   params: PyTree, spectra: spectral.Spectra, network: Network, spec: RunSpec
 ) -> tuple[PyTree, spectral.Spectra]:
-  """Spectral norm where the network has it, and all spectra, one step on."""
+  """Applies spectral norm after one power iteration step.
+
+  Returns:
+    The parameters, normalized where the network has spectral norm, and all
+    spectra after the step.
+  """
   moving = under_norm(spectra, network)
   if not moving:
     return params, spectra
@@ -46,7 +52,7 @@ def tracked(
   spec: RunSpec,
   iteration: spectral.Iteration = spectral.HERE,
 ) -> Player:
-  """One power step for the weights without spectral norm, when due."""
+  """Advances the spectra of weights without spectral norm if due."""
   free = {
     path: spectrum
     for path, spectrum in player.spectra.items()
@@ -69,7 +75,7 @@ def tracked(
 
 
 def sigmas(name: str, player: Player) -> dict[str, Array]:
-  """Tracked singular values, as `g/sigma0/block0.conv1`."""
+  """Returns the tracked singular values, named like `g/sigma0/block0.conv1`."""
   return {
     f"{name}/sigma{rank}/{path.removesuffix('/kernel').replace('/', '.')}": s
     for path, spectrum in player.spectra.items()

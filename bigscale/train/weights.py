@@ -1,9 +1,8 @@
-"""From a player's weights to those its network computes with, and back.
+"""Prepares parameters for the forward pass, and maps gradients back.
 
-Spectral norm, the cast to the dtype of computation and the gathering of what
-is split over devices happen here, on weights alone, once for all samples of an
-update. Their backward pass turns gradients of the weights that samples met
-into gradients of the player's own.
+Preparation applies spectral norm, casts to the compute dtype and gathers split
+parameters, once for all samples of an update. Its backward pass converts
+gradients in the prepared weights to gradients in the parameters.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,24 +22,24 @@ from bigscale.types import Array, Network, PyTree
 
 
 class Ready(NamedTuple):
-  """Weights that samples may meet.
+  """Weights prepared for the forward pass.
 
   Attributes:
-    weights: normalized, cast and placed (`Placement.gather`).
-    factors: by path, [microbatches] that make of a weight what each
-      microbatch's forward pass has; {} where they share one.
+    weights: normalized, cast and gathered weights (`Placement.gather`).
+    factors: by path, [microbatches] factors of a weight in the forward pass of
+      each microbatch; {} if all microbatches use the same weights.
   """
 
   weights: PyTree
   factors: dict[str, Array]
 
 
-# From gradients of `Ready` to gradients of the player's weights.
+# Maps gradients in `Ready` to gradients in the parameters.
 Pullback = Callable[[Ready], PyTree]
 
 
 class Preparation:
-  """How one network's weights are made ready."""
+  """Prepares the weights of one network."""
 
   def __init__(
     self, network: Network, spec: RunSpec, placement: Placement
@@ -56,11 +55,15 @@ class Preparation:
   def __call__(
     self, params: PyTree, spectra: spectral.Spectra
   ) -> tuple[Ready, spectral.Spectra, Pullback]:
-    """Weights for one update, the spectra after it, and the way back.
+    """Prepares the weights of one update.
 
     Args:
-      params: of the player.
-      spectra: the power iterations, of which those under spectral norm move.
+      params: parameters of the network.
+      spectra: power iteration states; those under spectral norm advance.
+
+    Returns:
+      The prepared weights, the new spectra, and the function that maps
+      gradients back to the parameters.
     """
     with jax.named_scope("spectral_norm"):
       normal, pullback, stepped = jax.vjp(
@@ -82,7 +85,7 @@ class Preparation:
     return ready, lax.stop_gradient(stepped), back
 
   def again(self, params: PyTree, spectra: spectral.Spectra) -> Ready:
-    """Weights for one more look that moves no power iteration."""
+    """Returns prepared weights without advancing the power iteration."""
     moving = tracking.under_norm(spectra, self._network)
     with jax.named_scope("spectral_norm"):
       normal = spectral.normalize_again(
@@ -93,10 +96,17 @@ class Preparation:
   def seen_whole(
     self, ready: Ready, spectra: spectral.Spectra
   ) -> dict[str, Whole]:
-    """Raw weights as every device may have them, by path, for Gram matrices.
+    """Returns the unnormalized half precision weights for Gram matrices.
 
-    Those that compute in half precision, from what was gathered for the
-    samples: a weight is its largest singular value times the normalized one.
+    They are computed from the weights gathered for the forward pass: a weight
+    is its largest singular value times the normalized weight.
+
+    Args:
+      ready: prepared weights.
+      spectra: spectra that normalized these weights.
+
+    Returns:
+      Replicated weights by path, each with its scale.
     """
     whole = {}
     for path, weight in spectral.flatten(ready.weights).items():
@@ -127,7 +137,7 @@ class Preparation:
     return Ready(params, factors), {**spectra, **stepped}
 
   def _place(self, normal: Ready) -> Ready:
-    # Without this constraint XLA gathers kernels for each use it finds.
+    # Without this constraint, XLA gathers a kernel separately for each use.
     weights = self._placement.split(normal.weights)
     flat = spectral.flatten(weights)
     cast = {
@@ -142,7 +152,7 @@ class Preparation:
 
 
 def iteration(placement: Placement) -> spectral.Iteration:
-  """The power iteration of weights placed so."""
+  """Returns the power iteration for weights with this placement."""
   if not placement.splits:
     return spectral.HERE
 
@@ -170,7 +180,7 @@ def iteration(placement: Placement) -> spectral.Iteration:
 
 
 def scaled(weights: PyTree, factors: dict[str, Array]) -> PyTree:
-  """Weights times the factors [] of one microbatch."""
+  """Multiplies weights by the factors [] of one microbatch."""
   if not factors:
     return weights
   flat = spectral.flatten(weights)

@@ -1,6 +1,6 @@
-"""What a training writes while it runs: rows, TensorBoard events, progress.
+"""Writers of metrics, TensorBoard events and progress.
 
-Only process 0 makes these writers; the others make none.
+Only process 0 creates these writers.
 """
 
 import json
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 30.0
 _SHOWN_LOSSES = ("d/loss", "g/loss")
-# JSON has no such numbers, and `null` would not say which one it was.
+# JSON has no such numbers, and `null` would be ambiguous.
 _NOT_FINITE = {
   "NaN": math.nan,
   "Infinity": math.inf,
@@ -30,20 +30,20 @@ _NOT_FINITE = {
 
 
 class JsonLines:
-  """An append-only file of JSON objects, one a line.
+  """An append-only file with one JSON object per line.
 
-  Numbers that JSON cannot hold are written as the texts "NaN", "Infinity" and
-  "-Infinity"; `rows` reads them back as floats. A row is with the system when
-  `write` returns, so a killed process loses at most the line it was writing.
-  That torn line is cut by the next `JsonLines` made on the file. The file is
-  open only while a row is written: nothing needs closing.
+  Numbers that JSON does not support are written as the strings "NaN",
+  "Infinity" and "-Infinity"; `rows` reads them back as floats. `write` passes
+  each row to the operating system before it returns, so a killed process loses
+  at most one line. The next `JsonLines` on the file removes an incomplete last
+  line. The file is open only during a write and needs no closing.
   """
 
   def __init__(self, path: str | os.PathLike[str]) -> None:
-    """Goes on with the file at `path`, made with its folders if missing.
+    """Opens the file at `path`, creating it and its folders if missing.
 
     Raises:
-      OSError: the file cannot be written.
+      OSError: if the file is not writable.
     """
     self.path = pathlib.Path(path)
     self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,31 +58,31 @@ class JsonLines:
     """Appends one row.
 
     Args:
-      row: names to numbers, texts, None, or lists and mappings of them; NumPy
-        and JAX scalars are numbers too.
+      row: values by name: numbers, strings, None, or lists and mappings of
+        them. NumPy and JAX scalars are converted.
     """
     line = json.dumps(_to_json(row), allow_nan=False, ensure_ascii=False)
     with self.path.open("ab") as file:
-      # Names of files need not be Unicode; \udcXX is an escape of JSON, too.
+      # File names may not be valid Unicode. \udcXX is also a JSON escape.
       file.write(line.encode(errors="backslashreplace") + b"\n")
 
   def rows(self) -> list[dict[str, Any]]:
-    """All rows, in the order written, numbers that are not finite restored."""
+    """Returns all rows in order, with non-finite numbers restored."""
     lines = self.path.read_bytes().splitlines()
     return [_from_json(row) for row in map(_parse, lines) if row is not None]
 
   def truncate_after(self, step: int, attempt: int = 0) -> None:
-    """Cuts what a run restored at (`attempt`, `step`) will write again.
+    """Removes the rows that a run restored at (`attempt`, `step`) will rewrite.
 
-    Rows of earlier attempts stay, since nothing will replay them; rows of
-    later ones go, since their number will be used again. Rows without a
-    `step` stay with their attempt; rows without an `attempt` belong to
-    attempt 0. Lines that stay keep their bytes; lines that a failing disk
-    left unreadable go. The file is replaced whole.
+    Rows of earlier attempts stay, because they are not repeated. Rows of later
+    attempts are removed, because their numbers will be reused. Rows of this
+    attempt without a `step` stay. Rows without an `attempt` belong to attempt
+    0. Remaining lines keep their bytes, and unreadable lines are removed. The
+    file is replaced atomically.
 
     Args:
-      step: the last step that the restored state has taken.
-      attempt: the restored attempt.
+      step: last step of the restored state.
+      attempt: attempt of the restored state.
     """
     kept = []
     for line in self.path.read_bytes().splitlines(keepends=True):
@@ -99,7 +99,7 @@ class JsonLines:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-  """The object on a line, or None where there is none to be read."""
+  """Returns the JSON object on a line, or None if there is none."""
   try:
     row = json.loads(line)
   except ValueError:
@@ -108,7 +108,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _to_json(value: Any) -> Any:
-  """Plain values that `json` writes as valid JSON."""
+  """Converts values to types that `json` writes as valid JSON."""
   if isinstance(value, Mapping):
     return {str(key): _to_json(entry) for key, entry in value.items()}
   if isinstance(value, (list, tuple)):
@@ -119,11 +119,11 @@ def _to_json(value: Any) -> Any:
     array = np.asarray(value)  # scalars and arrays of NumPy and JAX
     if array.dtype == object:
       raise TypeError(
-        f"{value!r} has no place in a row; use numbers, texts, None, or lists "
-        "and mappings of them"
+        f"{value!r} cannot be written to a row; use numbers, strings, None, or "
+        "lists and mappings of them"
       )
     if array.dtype.kind not in "biufU":
-      array = array.astype(np.float64)  # bfloat16 and its kin
+      array = array.astype(np.float64)  # bfloat16 and similar dtypes
     return _to_json(array.tolist())
   if math.isfinite(value):
     return value
@@ -141,12 +141,12 @@ def _from_json(value: Any) -> Any:
 
 
 class TensorBoard:
-  """Scalars and images as TensorBoard events, through clu's writers.
+  """Writes scalars and images as TensorBoard events, using clu's writers.
 
-  clu's writers need TensorFlow and tensorboard. Where one is missing, a note
-  says once how to get them, and every call does nothing: `metrics.jsonl` holds
-  the same numbers. Events cannot be taken back, so steps replayed after a
-  restart appear twice here and once in `metrics.jsonl`.
+  clu's writers need TensorFlow and tensorboard. If one is missing, a warning
+  explains how to install it, and all calls do nothing; `metrics.jsonl` contains
+  the same scalars. Events cannot be removed, so steps repeated after a restart
+  appear twice here and once in `metrics.jsonl`.
 
   Attributes:
     active: whether events are written.
@@ -158,10 +158,10 @@ class TensorBoard:
       from clu import metric_writers
     except ImportError as error:
       _log.warning(
-        "TensorBoard events are not written: %s. The numbers are in "
-        "metrics.jsonl and the report; for TensorBoard as well, "
+        "TensorBoard events are not written: %s. The scalars are in "
+        "metrics.jsonl and the report. For TensorBoard, run "
         "pip install 'bigscale[tensorboard]', or set log.tensorboard=False "
-        "to silence this note.",
+        "to silence this warning.",
         error,
       )
     else:
@@ -178,23 +178,23 @@ class TensorBoard:
       self._writer.write_scalars(step, dict(scalars))
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Writes one picture, as `bigscale.sampling.grid.grid` makes it.
+    """Writes one image.
 
     Args:
-      step: steps taken.
-      name: the tag to show it under.
+      step: number of steps done.
+      name: tag of the image.
       image: [H, W, C] uint8, C = 1 or 3.
     """
     if self._writer is not None:
       self._writer.write_images(step, {name: image[None]})
 
   def flush(self) -> None:
-    """Sends what is buffered to the disk."""
+    """Flushes buffered events to disk."""
     if self._writer is not None:
       self._writer.flush()
 
   def close(self) -> None:
-    """Flushes and ends; later calls do nothing."""
+    """Flushes and closes the writer; later calls do nothing."""
     if self._writer is not None:
       self._writer.flush()
       self._writer.close()
@@ -202,11 +202,11 @@ class TensorBoard:
 
 
 class Progress:
-  """How far the training is: a bar on a terminal, else a line now and then.
+  """Shows the progress of training.
 
-  On a terminal, a tqdm bar with the time left, images a second and losses.
-  Elsewhere (a log file, a scheduler) one plain line about every 30 seconds,
-  and one at the end.
+  On a terminal, this is a tqdm bar with the remaining time, images per second
+  and losses. Otherwise (a log file, a scheduler), it prints one plain line
+  about every 30 seconds and one at the end.
   """
 
   def __init__(
@@ -217,13 +217,13 @@ class Progress:
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
   ) -> None:
-    """Starts at `initial_step`, the step a resumed run continues from.
+    """Starts the display.
 
     Args:
-      total_steps: steps of the whole run.
-      initial_step: steps taken before.
-      stream: where to write; None is standard error.
-      clock: seconds from any origin, never going back.
+      total_steps: number of steps of the whole run.
+      initial_step: number of steps done before this start.
+      stream: output stream; None means standard error.
+      clock: monotonic clock in seconds.
     """
     self._total = total_steps
     self._step = initial_step
@@ -248,12 +248,12 @@ class Progress:
   def update(
     self, step: int, scalars: Mapping[str, float] | None = None
   ) -> None:
-    """Moves on to `step`.
+    """Updates the display.
 
     Args:
-      step: steps taken in all.
-      scalars: newest values under the names of `metrics.jsonl`; the losses
-        and `perf/images_per_second` are shown. None keeps those shown.
+      step: total number of steps done.
+      scalars: newest scalars, named as in `metrics.jsonl`. The losses and
+        `perf/images_per_second` are shown. None keeps the previous ones.
     """
     if scalars is not None:
       self._scalars = dict(scalars)
@@ -266,36 +266,35 @@ class Progress:
     self._step = step
     now = self._clock()
     if self._first is None:
-      # Time is counted from the first step taken: it compiles the program and
-      # would spoil the estimate.
+      # The first step includes compilation, so the pace is measured after it.
       self._first = (step, now)
     if now - self._last_line >= _SECONDS_BETWEEN_LINES:
       self._print_line(now)
 
   def go_back(self, step: int, total_steps: int | None = None) -> None:
-    """Moves back to a step from which the run starts again.
+    """Moves the display back to an earlier step.
 
     Args:
-      step: steps taken in all.
-      total_steps: of the whole run, where that is another number now.
+      step: total number of steps done.
+      total_steps: new number of steps of the whole run; None keeps the old one.
     """
     self._total = self._total if total_steps is None else total_steps
     if self._bar is not None:
       self._bar.total = self._total
       self._bar.update(step - self._step)
     self._step = self._line_step = step
-    # The pace is taken anew.
+    # Restart the measurement of the pace.
     self._first = None
 
   def note(self, text: str) -> None:
-    """Prints a line of its own without breaking the bar."""
+    """Prints a line without breaking the bar."""
     if self._bar is not None:
       self._bar.write(text, file=self._stream)
     else:
       print(text, file=self._stream, flush=True)
 
   def close(self) -> None:
-    """Ends the bar, or prints the last line; more closes do nothing."""
+    """Closes the bar or prints the last line; later calls do nothing."""
     if self._bar is not None:
       self._bar.close()
     elif self._line_step != self._step:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run on one Cloud TPU machine, in the background.
+# Runs training on one Cloud TPU machine, in the background.
 #
 #   host.sh start  NAME CODE_DIR MAX DELAY_SECONDS COMMAND [ARGUMENT...]
 #   host.sh resume NAME CODE_DIR MAX DELAY_SECONDS COMMAND [ARGUMENT...]
@@ -7,8 +7,9 @@
 #   host.sh log    NAME
 #   host.sh stop   NAME GRACE_SECONDS
 #
-# `resume` leaves alone what runs, and what ended with a code that asks for no
-# restart. The run's log, pid and exit code are in ~/bigscale-launch/NAME.
+# `resume` does nothing if the run is running or has ended with a code other
+# than 75 and 76. The run's log, pid and exit code are in
+# ~/bigscale-launch/NAME.
 
 set -euo pipefail
 
@@ -17,7 +18,7 @@ action=$1 name=$2
 state=$HOME/bigscale-launch/$name
 mkdir -p "$state"
 
-# Held by the run for as long as it lives.
+# The run holds this lock until it ends.
 running() { ! flock --nonblock "$state/lock" true; }
 
 start() {
@@ -25,20 +26,20 @@ start() {
   shift 3
   exec 9>"$state/lock"
   if ! flock --nonblock 9; then
-    echo "$(hostname): $name runs already"
-    # Asking for it twice is a mistake, going on with it is not.
+    echo "$(hostname): $name is already running"
+    # A second `start` is a mistake, but `resume` may be called at any time.
     [[ $action == resume ]] || exit 2
     return
   fi
   if [[ $action == resume && -f $state/code ]]; then
     code=$(<"$state/code")
     if [[ $code != 75 && $code != 76 ]]; then
-      echo "$(hostname): $name ended with $code; run starts it all the same"
+      echo "$(hostname): $name ended with $code; use run to start it again"
       return
     fi
   fi
   cd "$folder"
-  # Away from the ssh session, which ends; it keeps the lock in descriptor 9.
+  # Detached from the ssh session. Descriptor 9 keeps the lock.
   setsid bash "$here/restart.sh" "--state=$state" "$max" "$delay" "$@" \
     >>"$state/log" 2>&1 </dev/null &
   echo "$(hostname): $name started; log in $state/log"
@@ -46,23 +47,23 @@ start() {
 
 stop() {
   if ! running; then
-    echo "$(hostname): $name does not run"
+    echo "$(hostname): $name is not running"
     return
   fi
   kill -TERM "$(<"$state/pid")"
   if flock --wait "$1" "$state/lock" true; then
     echo "$(hostname): $name ended with $(<"$state/code")"
   else
-    echo "$(hostname): $name still runs $1 s after SIGTERM" >&2
+    echo "$(hostname): $name is still running $1 s after SIGTERM" >&2
     exit 1
   fi
 }
 
 status() {
   if running; then
-    echo "$(hostname): $name runs: $(tail -n 1 "$state/log")"
+    echo "$(hostname): $name is running: $(tail -n 1 "$state/log")"
   else
-    echo "$(hostname): $name does not run; last exit code:" \
+    echo "$(hostname): $name is not running; last exit code:" \
       "$(cat "$state/code" 2>/dev/null || echo none)"
   fi
 }

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs a command, and again where it ended with 75 (preempted, saved) or 76
-# (ended by the watchdog), at most MAX times more. Ends with its last exit code.
+# Runs a command and restarts it if it ends with 75 (preempted, saved) or 76
+# (killed, or ended by the watchdog), at most MAX times. Returns the last exit
+# code of the command.
 #
 #   restart.sh [--state=DIR] MAX DELAY_SECONDS COMMAND [ARGUMENT...]
 #
-# SIGTERM, SIGINT and SIGHUP go to the command as SIGTERM, and there is no
-# further start. DIR gets `pid` and, at the end, `code`.
+# SIGTERM, SIGINT and SIGHUP are forwarded as SIGTERM, and the command is not
+# restarted after them. DIR receives the files `pid` and, at the end, `code`.
 
 set -euo pipefail
 
@@ -21,24 +22,25 @@ fi
 max=$1 delay=$2
 shift 2
 
-child='' told='' arrived=''
-tell() {
-  told=1 arrived=1
+child='' stopping='' interrupted=''
+forward() {
+  stopping=1 interrupted=1
   [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || :
 }
-trap tell TERM INT HUP
+trap forward TERM INT HUP
 
 finish() {
   [[ -z $state ]] || echo "$1" >"$state/code"
   exit "$1"
 }
 
-# A signal ends `wait` early, with a code that is not the child's.
+# Sets `code` to the exit code of a process. A signal interrupts `wait`, which
+# then returns another code and must be repeated.
 await() {
   while :; do
-    arrived='' code=0
+    interrupted='' code=0
     wait "$1" || code=$?
-    [[ -n $arrived ]] || return 0
+    [[ -n $interrupted ]] || return 0
   done
 }
 
@@ -50,25 +52,25 @@ fi
 for ((restarts = 0; ; restarts++)); do
   "$@" &
   child=$!
-  [[ -z $told ]] || kill -TERM "$child" 2>/dev/null || :
+  [[ -z $stopping ]] || kill -TERM "$child" 2>/dev/null || :
   await "$child"
   child=
   case $code in
     75 | 76) ;;
     *) finish "$code" ;;
   esac
-  [[ -z $told ]] || finish "$code"
+  [[ -z $stopping ]] || finish "$code"
   if ((restarts >= max)); then
-    echo "restart.sh: code $code after $max restarts; not starting again" >&2
+    echo "restart.sh: code $code after $max restarts; giving up" >&2
     finish "$code"
   fi
   again="restart $((restarts + 1)) of $max in $delay s"
   echo "restart.sh: code $code; $again" >&2
-  # By seconds: a signal just before `wait` would go unnoticed to its end.
+  # One-second steps, because a signal just before `wait` does not interrupt it.
   for ((left = delay; left > 0; left--)); do
-    [[ -z $told ]] || break
+    [[ -z $stopping ]] || break
     sleep 1 &
     wait $! || :
   done
-  [[ -z $told ]] || finish "$code"
+  [[ -z $stopping ]] || finish "$code"
 done

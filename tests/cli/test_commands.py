@@ -227,7 +227,7 @@ def test_nothing_to_sample(tmp_path, capsys):
   empty.mkdir()
   out = f"--out={tmp_path / 'a.png'}"
   message = refused(capsys, "sample", f"--workdir={empty}", out)
-  assert "holds no run" in message
+  assert "contains no run" in message
   assert not list(empty.iterdir())
   assert "no run" in refused(capsys, "report", f"--workdir={empty}")
 

@@ -244,7 +244,7 @@ def test_import_refuses(options, words, files, capsys, monkeypatch):
   [
     ("--out={tmp}/g.hlo", "--workdir is missing"),
     ("--workdir={run}", "--out is missing"),
-    ("--workdir={tmp}/no --out={tmp}/g.hlo", "holds no run"),
+    ("--workdir={tmp}/no --out={tmp}/g.hlo", "contains no run"),
     ("--workdir={run} --out={tmp}/no/g.hlo", "there is no folder"),
     ("--workdir={run} --out={tmp}", "is a folder"),
     ("--workdir={run} --out={tmp}/g --step=3", "no checkpoint of step 3"),
@@ -275,7 +275,7 @@ def test_a_disk_that_fills_leaves_nothing(files, monkeypatch, capsys):
 def test_init_from_nothing(tmp_path, capsys):
   options = [f"--workdir={tmp_path / 'new'}", f"--init_from={tmp_path}"]
   message = refused(capsys, "train", _TINY, *options)
-  assert "holds no run with a checkpoint" in message
+  assert "contains no run with a checkpoint" in message
   assert not (tmp_path / "new").exists(), "a refused run leaves nothing behind"
 
 

@@ -251,7 +251,7 @@ def test_a_start_that_fails_takes_no_change(run, programs):
   state.mkdir(parents=True)
   spec = spec_of(log__steps=4)
   before = written(run)
-  with pytest.raises(SpecError, match="no whole checkpoint"):
+  with pytest.raises(SpecError, match="no undamaged checkpoint"):
     loop.train(spec, run, prepared=programs.prepared(spec))
   assert written(run) == before
 
@@ -473,7 +473,7 @@ def test_a_lost_spec_file_loses_no_run(run, programs, damage):
   with pytest.raises(SpecError, match="start the run again with the same"):
     folders.open_existing(run)
   if damage == "truncated":
-    with pytest.raises(SpecError, match="move this file alone aside"):
+    with pytest.raises(SpecError, match="move only this file away"):
       loop.train(spec, run, prepared=programs.prepared(spec))
     path.rename(run / "spec.damaged")
   # Another run's settings are not taken for its own.

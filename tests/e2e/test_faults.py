@@ -107,7 +107,7 @@ def test_a_process_that_hangs_is_named_and_all_end(meet):
   finished = meet("hang")
   assert codes(finished) == [76, 76], finished
   for each in finished:
-    assert "nothing moves: process 1 is in data" in each.stderr
+    assert "process 1 has been in phase data" in each.stderr
     # The stacks.
     assert "in _next_batch" in each.stderr or "Thread 0x" in each.stderr
   assert "in next_batch_or_fault" in finished[1].stderr

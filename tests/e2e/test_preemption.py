@@ -66,4 +66,4 @@ def test_the_program_ends_with_75(tmp_path, monkeypatch, capsys):
     ]
   )
   assert code == PREEMPTED == 75
-  assert "start it again" in capsys.readouterr().err
+  assert "start the run again" in capsys.readouterr().err

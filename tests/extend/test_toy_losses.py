@@ -291,5 +291,5 @@ def test_two_penalties_of_one_name_are_refused():
 
 def test_a_penalty_that_is_a_sum_is_refused():
   summed = TermSpec(name="toy_losses:SUMMED", weight=constant(1.0))
-  with pytest.raises(SpecError, match=r"SUMMED' of loss\.terms gives shape"):
+  with pytest.raises(SpecError, match=r"SUMMED' of loss\.terms returned shape"):
     d_update({"adversarial": "hinge", "terms": (summed,)})

@@ -1,4 +1,4 @@
-"""Runs the launchers beside programs that write down how they were called."""
+"""Runs the launchers with fake programs that record how they were called."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ LAUNCH = ROOT / "launch"
 HOSTS = LAUNCH / "hosts"
 LAUNCHERS = ("cloud_tpu.sh", "gke.sh", "slurm.sh", "local.sh")
 
-# What a shell, YAML, Kubernetes and printf would each make something of.
+# Values that a shell, YAML, Kubernetes and printf could each misread.
 AWKWARD = (
   "/b/a b\"c'd$HOME$(x)`y`\\z",
   "",
@@ -20,7 +20,7 @@ AWKWARD = (
   "$(POD_IP) $$(POD_IP) $$$ ${HOME}",
   "tab\there, é, two\\nlines",
 )
-# In place of the example's placeholders.
+# Replaces the placeholders of the example.
 FILLED = {
   "RUN_NAME": "run-1",
   "PROJECT": "a-project",
@@ -38,7 +38,7 @@ FILLED = {
 def write_env(
   path: pathlib.Path, values: Mapping[str, str | Sequence[str]] | None = None
 ) -> pathlib.Path:
-  """The example's env file, with these values; a sequence is a list."""
+  """Writes the example's env file with these values; sequences are arrays."""
   lines = [(LAUNCH / "example.env").read_text()]
   for name, value in (FILLED | dict(values or {})).items():
     if isinstance(value, str):
@@ -50,7 +50,7 @@ def write_env(
 
 
 def program(path: pathlib.Path, text: str) -> pathlib.Path:
-  """An executable piece of bash."""
+  """Writes an executable bash script."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(f"#!/usr/bin/env bash\n{text}\n")
   path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -58,14 +58,14 @@ def program(path: pathlib.Path, text: str) -> pathlib.Path:
 
 
 def recorder(path: pathlib.Path, record: pathlib.Path, then: str = "") -> None:
-  """A program that appends its arguments to `record`."""
+  """Writes a program that appends its arguments to `record`."""
   name = shlex.quote(path.name)
   to = shlex.quote(str(record))
   program(path, f"printf '%s\\0' {name} \"$@\" $'\\n' >>{to}\n{then}")
 
 
 def recorded(record: pathlib.Path) -> list[list[str]]:
-  """The calls, each with the program's name first."""
+  """Returns the recorded calls, each with the program's name first."""
   if not record.exists():
     return []
   calls = record.read_text().split("\0\n\0")
@@ -73,7 +73,7 @@ def recorded(record: pathlib.Path) -> list[list[str]]:
 
 
 def environ(bin_dir: pathlib.Path | None = None, **more: str) -> dict[str, str]:
-  """This environment without what would steer the launchers or SLURM."""
+  """Returns this environment without variables that affect the launchers."""
   env = {
     name: value
     for name, value in os.environ.items()
@@ -94,7 +94,7 @@ def launch(
   env: Mapping[str, str] | None = None,
   cwd: pathlib.Path = ROOT,
 ) -> subprocess.CompletedProcess[str]:
-  """Runs a launcher to its end."""
+  """Runs a launcher and waits for its end."""
   return subprocess.run(
     ["bash", str(LAUNCH / script), *arguments],
     env=environ() if env is None else dict(env),
@@ -107,7 +107,7 @@ def launch(
 
 
 def commands(shown: str) -> list[list[str]]:
-  """The commands of a dry run, as a shell reads them."""
+  """Parses the commands of a dry run as a shell does."""
   found, pending = [], ""
   for line in shown.splitlines(keepends=True):
     if not pending and line.startswith("# "):
@@ -116,7 +116,7 @@ def commands(shown: str) -> list[list[str]]:
     try:
       words = shlex.split(pending)
     except ValueError:
-      # A quoted value goes on in the next line.
+      # A quoted value continues on the next line.
       continue
     found.append(words)
     pending = ""
@@ -125,7 +125,7 @@ def commands(shown: str) -> list[list[str]]:
 
 
 def option(command: Sequence[str], name: str) -> str:
-  """The value of --name=VALUE."""
+  """Returns the value of --name=VALUE."""
   values = [
     word.partition("=")[2] for word in command if word.startswith(f"--{name}=")
   ]
@@ -134,7 +134,7 @@ def option(command: Sequence[str], name: str) -> str:
 
 
 def kubernetes_reads(text: str) -> str:
-  """What a container gets: $(NAME) is replaced where NAME is known, $$ is $."""
+  """Expands $(NAME) for known names and $$, as Kubernetes does."""
   known = {"POD_IP": "REPLACED"}
   out, at = "", 0
   while at < len(text):

@@ -1,4 +1,4 @@
-"""launch/cloud_tpu.sh for real, on machines that are folders here."""
+"""Runs launch/cloud_tpu.sh with --go on fake machines, which are folders."""
 
 import pathlib
 import shlex
@@ -16,8 +16,8 @@ from tests.launch.launching import (
   write_env,
 )
 
-# Its machines are $FAKE/NODE-WORKER, two a slice; ssh gives the command to a
-# login shell there, as sshd would.
+# A machine is $FAKE/NODE-WORKER, and each slice has two. ssh runs the command
+# in a login shell there, like sshd.
 GCLOUD = """
 options=() words=()
 for word in "$@"; do
@@ -68,7 +68,7 @@ SETUP = "mkdir -p 'the code' && cp {bigscale} 'the code/a program'"
 
 
 class Cloud:
-  """A Cloud TPU that is a folder."""
+  """A fake Cloud TPU, which is a folder."""
 
   def __init__(self, folder: pathlib.Path, at_start: str, **values: object):
     self.folder = folder
@@ -108,18 +108,18 @@ class Cloud:
   def until_ended(self) -> str:
     for _ in range(400):
       said = self.do("status")
-      if "runs:" not in said:
+      if "is running:" not in said:
         return said
       time.sleep(0.05)
     raise AssertionError(said)
 
 
-# Not for ever: a test that fails leaves nobody to stop it.
+# Limited, because nothing stops these programs if a test fails.
 WAITS = "trap 'sleep 0.2; exit 75' TERM; for _ in {1..2000}; do sleep .04; done"
 MACHINES = ("run-1-0-0", "run-1-0-1", "run-1-1-0", "run-1-1-1")
 
 
-def test_every_machine_gets_the_very_arguments(tmp_path):
+def test_every_machine_gets_the_exact_arguments(tmp_path):
   cloud = Cloud(
     tmp_path,
     "exit 0",
@@ -145,28 +145,28 @@ def test_a_run_from_start_to_stop(tmp_path):
   cloud.do("setup")
   cloud.do("run")
   for _ in range(200):
-    if cloud.do("status").count("runs: step 1") == 2:
+    if cloud.do("status").count("is running: step 1") == 2:
       break
-  # Not a second time on top of it, and going on with it does nothing.
+  # A second `run` fails, and `resume` does nothing.
   again = cloud("run")
-  assert (again.returncode, again.stdout.count("runs already")) == (2, 1)
-  assert cloud.do("resume").count("runs already") == 2
+  assert (again.returncode, again.stdout.count("already running")) == (2, 1)
+  assert cloud.do("resume").count("already running") == 2
   assert cloud.do("stop").count("ended with 75") == 2
-  assert cloud.do("stop").count("does not run") == 2
-  # It is not started again by itself, but by `resume`.
+  assert cloud.do("stop").count("is not running") == 2
+  # Only `resume` starts it again.
   assert [cloud.starts(f"run-1-{w}") for w in (0, 1)] == [1, 1]
   assert cloud.do("resume").count("started") == 2
   assert cloud.do("stop").count("ended with 75") == 2
   assert [cloud.starts(f"run-1-{w}") for w in (0, 1)] == [2, 2]
 
 
-def test_after_a_preemption_everything_is_made_anew(tmp_path):
+def test_after_a_preemption_everything_is_recreated(tmp_path):
   cloud = Cloud(tmp_path, "exit 0")
   cloud.do("setup")
   cloud.do("run")
   cloud.until_ended()
-  # What ended for good is left alone, unless it is asked for.
-  assert cloud.do("resume").count("ended with 0; run starts it") == 2
+  # A run that ended for good is only started again by `run`.
+  assert cloud.do("resume").count("ended with 0; use run") == 2
   assert cloud.starts("run-1-0") == 1
   cloud.record.unlink()
   cloud.states("SUSPENDED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
@@ -178,7 +178,7 @@ def test_after_a_preemption_everything_is_made_anew(tmp_path):
   assert calls[6:10] == ["ssh", "scp", "ssh", "ssh"]
 
 
-def test_resume_creates_what_is_gone(tmp_path):
+def test_resume_creates_a_missing_resource(tmp_path):
   cloud = Cloud(tmp_path, "exit 0")
   cloud.states("DELETING", "GONE", "PROVISIONING", "ACTIVE")
   assert cloud.do("resume").count("started") == 2
@@ -186,7 +186,7 @@ def test_resume_creates_what_is_gone(tmp_path):
   assert calls[:5] == ["list", "list", "create", "list", "list"]
 
 
-def test_waiting_outlasts_a_moment_without_gcloud(tmp_path):
+def test_waiting_survives_temporary_gcloud_failures(tmp_path):
   cloud = Cloud(tmp_path, "exit 0")
   cloud.states("PROVISIONING", "ERROR", "ERROR", "PROVISIONING", "ACTIVE")
   cloud.do("wait")
@@ -198,7 +198,7 @@ def test_waiting_outlasts_a_moment_without_gcloud(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["SUSPENDED", "FAILED", "DELETING", "GONE"])
-def test_waiting_for_what_never_comes_ends(state, tmp_path):
+def test_waiting_ends_if_the_resource_will_never_be_active(state, tmp_path):
   cloud = Cloud(tmp_path, "exit 0")
   cloud.states("WAITING_FOR_RESOURCES", state)
   done = cloud("wait")
@@ -206,6 +206,6 @@ def test_waiting_for_what_never_comes_ends(state, tmp_path):
   assert f"run-1 is {state}; try resume" in done.stderr
 
 
-def test_what_fails_on_a_machine_fails_here(tmp_path):
+def test_a_failure_on_a_machine_is_a_failure_of_the_script(tmp_path):
   cloud = Cloud(tmp_path, "exit 0", NUM_SLICES="2", SETUP_COMMAND="false; true")
   assert cloud("setup").returncode == 1

@@ -1,4 +1,4 @@
-"""Launchers, without doing anything: form, quoting, refusals."""
+"""Dry runs of the launchers: syntax, quoting, rejected values."""
 
 import json
 import os
@@ -63,9 +63,9 @@ def test_bash_reads_it(script):
 
 
 def test_shellcheck_finds_nothing(tmp_path):
-  # Beside the interpreter, where pip puts it: PATH need not name that folder.
+  # pip installs it next to the interpreter, which may not be on the PATH.
   checker = pathlib.Path(sys.executable).with_name("shellcheck")
-  assert checker.exists(), "it is missing; pip install 'bigscale[test]'"
+  assert checker.exists(), "shellcheck is missing; pip install 'bigscale[test]'"
   found = subprocess.run(
     [checker, "--external-sources", "--source-path=SCRIPTDIR", *SCRIPTS],
     cwd=ROOT,
@@ -73,7 +73,7 @@ def test_shellcheck_finds_nothing(tmp_path):
     text=True,
   )
   assert found.returncode == 0, found.stdout
-  # The checker itself works.
+  # The checker finds errors.
   (tmp_path / "bad.sh").write_text("#!/bin/bash\nrm -r $1\n")
   assert subprocess.run(
     [checker, tmp_path / "bad.sh"], capture_output=True
@@ -81,7 +81,7 @@ def test_shellcheck_finds_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("script", LAUNCHERS)
-def test_without_go_nothing_is_done(script, tmp_path):
+def test_without_go_nothing_is_executed(script, tmp_path):
   record = tmp_path / "record"
   for tool in ("gcloud", "kubectl", "xpk", "sbatch", "scancel", "bigscale"):
     recorder(tmp_path / "bin" / tool, record)
@@ -134,7 +134,7 @@ def test_cloud_tpu_quotes_for_two_shells(awkward):
     ]
 
 
-def test_create_says_what_was_asked_for(tmp_path):
+def test_create_requests_the_given_capacity(tmp_path):
   def created(**values):
     env_file = write_env(tmp_path / "e", values)
     (command,) = commands(shown("cloud_tpu.sh", env_file, "create"))
@@ -161,7 +161,7 @@ def test_create_says_what_was_asked_for(tmp_path):
   }
 
 
-def test_resume_creates_anew(tmp_path):
+def test_resume_recreates_the_resource(tmp_path):
   env_file = write_env(tmp_path / "e")
   done = [c[3:5] for c in commands(shown("cloud_tpu.sh", env_file, "resume"))]
   assert done[:4] == [
@@ -182,13 +182,13 @@ def test_resume_creates_anew(tmp_path):
     ("local.sh", {"MAX_RESTARTS": "-1"}, "MAX_RESTARTS=-1 must be a whole"),
     ("local.sh", {"MAX_RESTARTS": "a[$(id>&2)]"}, "must be a whole number"),
     ("local.sh", {"RUN_ENV": ["A B=1"]}, "RUN_ENV: A B=1 must be NAME=VALUE"),
-    ("slurm.sh", {"TASKS_PER_NODE": "1"}, "one task a GPU"),
+    ("slurm.sh", {"TASKS_PER_NODE": "1"}, "one task per GPU"),
     ("cloud_tpu.sh", {"CAPACITY": "free"}, "CAPACITY=free must be one of: spo"),
     ("cloud_tpu.sh", {"ZONE": ""}, "ZONE is not set"),
     ("gke.sh", {"CAPACITY": "reserved"}, "RESERVATION is not set"),
     ("gke.sh", {"GKE_TOPOLOGY": "4x8"}, "has 32 chips, not PODS_PER_SLICE=4"),
     ("gke.sh", {"GKE_TOPOLOGY": "4*4"}, "must be like 4x4"),
-    ("gke.sh", {"TRAIN_ARGS": ["a\nb"]}, "XPK takes no line breaks"),
+    ("gke.sh", {"TRAIN_ARGS": ["a\nb"]}, "XPK does not allow line breaks"),
   ],
 )
 def test_bad_values_end_with_2(script, values, words, tmp_path):
@@ -203,7 +203,7 @@ def test_bad_usage_ends_with_2(tmp_path):
   for arguments, words in (
     (["--env=nowhere"], "no file nowhere"),
     ([env_file, "--fast"], "unknown option --fast"),
-    ([env_file, "explode"], "unknown action explode; there are: create"),
+    ([env_file, "explode"], "unknown action explode; choose from: create"),
     ([env_file, "create", "run"], "two actions: create and run"),
     ([env_file, "--go"], "--go needs an action"),
   ):
@@ -228,12 +228,12 @@ def test_placeholders_are_shown_but_never_used(script, how, tmp_path):
       script, *arguments, action, env=environ(tmp_path / "bin", **go)
     )
     assert done.returncode == 2
-    assert "is the example's; set it in" in done.stderr
+    assert "is a placeholder; set it in" in done.stderr
   assert recorded(record) == []
 
 
 def test_gcloud_knows_the_flags(tmp_path):
-  """Read by gcloud itself, which checks flags without an account."""
+  """gcloud itself checks the flags, which needs no account."""
   if not shutil.which("gcloud"):
     pytest.skip("gcloud is not installed")
   lines = []
@@ -245,7 +245,7 @@ def test_gcloud_knows_the_flags(tmp_path):
     env_file = write_env(tmp_path / "e", values)
     for script in ("cloud_tpu.sh", "gke.sh"):
       lines += shown(script, env_file).splitlines()
-  # One of each kind: the linter reads flags, which takes it a second each.
+  # One command of each kind, because the linter takes a second for each.
   kinds = {
     tuple(word.partition("=")[0] for word in shlex.split(line)): line
     for line in lines
@@ -253,7 +253,7 @@ def test_gcloud_knows_the_flags(tmp_path):
   }
   lines = sorted(kinds.values())
   assert len(lines) > 8
-  # A flag that is none, and one of another release track.
+  # An unknown flag, and a flag of another release track.
   wrong = [f"{lines[0]} --typo", f"{lines[-1]} --best-effort"]
   listed = tmp_path / "commands.json"
   listed.write_text(

@@ -1,4 +1,4 @@
-"""The JobSet of launch/gke.sh, against the schema and against mutations."""
+"""The JobSet of launch/gke.sh against its schema, and mutations of it."""
 
 import copy
 import json
@@ -19,8 +19,8 @@ from tests.launch.launching import (
   write_env,
 )
 
-# What the validators let pass without: they read a JobSet's own required fields
-# as empty, and the others have defaults, under which it would be another job.
+# Fields that the validators do not require: they treat a JobSet's missing
+# fields as empty, or use defaults that would make another job.
 REQUIRED = (
   "apiVersion",
   "kind",
@@ -56,7 +56,7 @@ def rendered(tmp_path, **values):
 
 
 def place(document, path):
-  """The innermost container and key of a dotted path."""
+  """Returns the innermost container and the key of a dotted path."""
   keys = path.replace("JOB", JOB).replace("POD", POD).split(".")
   keys = [int(key) if key.isdecimal() else key for key in keys]
   for key in keys[:-1]:
@@ -70,7 +70,7 @@ def get(document, path):
 
 
 def kept(given, read):
-  """Whether all that was given is in what was read, which adds defaults."""
+  """Returns whether `read`, which has added defaults, contains `given`."""
   if isinstance(given, dict):
     return isinstance(read, dict) and all(
       key in read and kept(value, read[key]) for key, value in given.items()
@@ -85,13 +85,13 @@ def kept(given, read):
 
 
 def check(jobset):
-  """Raises where the JobSet is not one."""
+  """Raises if the JobSet is invalid."""
   for path in REQUIRED:
     try:
       get(jobset, path)
     except (KeyError, IndexError, TypeError):
       raise ValueError(f"{path} is missing") from None
-  # Types and required fields raise; names that are none are dropped.
+  # Wrong types and missing fields raise; unknown names are dropped.
   read = models.JobsetV1alpha2JobSet.from_dict(copy.deepcopy(jobset))
   if not kept(jobset, json.loads(read.to_json())):
     raise ValueError("fields were dropped that the schema does not know")
@@ -124,7 +124,7 @@ def check(jobset):
     },
   ],
 )
-def test_it_is_a_jobset(values, tmp_path):
+def test_the_jobset_is_valid(values, tmp_path):
   check(rendered(tmp_path, **values))
 
 
@@ -204,7 +204,7 @@ def test_mutations_are_caught(tmp_path):
   assert missed == []
 
 
-def test_its_policy(tmp_path):
+def test_failure_policy(tmp_path):
   jobset = rendered(tmp_path, MAX_RESTARTS="7", GRACE_SECONDS="250")
   assert get(jobset, "spec.failurePolicy.maxRestarts") == 7
   (rule,) = get(jobset, "spec.failurePolicy.rules")
@@ -213,7 +213,7 @@ def test_its_policy(tmp_path):
     ["PodFailurePolicy"],
   )
   disrupted, exited = get(jobset, "JOB.podFailurePolicy.rules")
-  # The first rule that fits decides.
+  # The first matching rule applies.
   assert disrupted == {
     "action": "Count",
     "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
@@ -232,7 +232,7 @@ def test_its_policy(tmp_path):
   assert get(jobset, "POD.terminationGracePeriodSeconds") == 250
 
 
-def test_its_volume(tmp_path):
+def test_volume(tmp_path):
   pod = get(
     rendered(tmp_path, VOLUME_CLAIM="runs", VOLUME_PATH="/mnt/x"), "POD"
   )
@@ -243,7 +243,7 @@ def test_its_volume(tmp_path):
   assert "volumes" not in get(rendered(tmp_path), "POD")
 
 
-def test_its_slices(tmp_path):
+def test_slices(tmp_path):
   jobset = rendered(
     tmp_path,
     NUM_SLICES="3",
@@ -270,7 +270,7 @@ def test_awkward_values_reach_the_container(tmp_path):
     "IMAGE_CODE_DIR": '/a "dir"',
     "QUEUE": "yes",
   }
-  # XPK, which gke.sh shows beside it, takes no line breaks.
+  # gke.sh also prints the XPK command, which must have no line breaks.
   env_file = write_env(tmp_path / "e", values)
   done = launch("gke.sh", f"--env={env_file}", "yaml")
   assert done.returncode == 0, done.stderr
@@ -294,11 +294,11 @@ def test_awkward_values_reach_the_container(tmp_path):
     "B": "x=y\n",
   }
   assert container["workingDir"] == '/a "dir"'
-  # A word that YAML would take for a truth value.
+  # YAML would read this word as a boolean without quotes.
   assert jobset["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "yes"}
 
 
-def test_create_gives_kubectl_the_jobset(tmp_path):
+def test_create_passes_the_jobset_to_kubectl(tmp_path):
   record, given = tmp_path / "record", tmp_path / "given"
   recorder(tmp_path / "bin" / "kubectl", record, then=f"cat >'{given}'")
   env_file = write_env(tmp_path / "e", {"TRAIN_ARGS": AWKWARD})
@@ -309,7 +309,7 @@ def test_create_gives_kubectl_the_jobset(tmp_path):
   where += ["--namespace=default"]
   assert recorded(record) == [["kubectl", *where, "create", "--filename=-"]]
   assert given.read_text() == launch(*arguments, "yaml").stdout
-  # What the dry run shows does the same.
+  # The command of the dry run does the same.
   shown = launch(*arguments, "create").stdout
   given.unlink()
   program(tmp_path / "shown", shown)

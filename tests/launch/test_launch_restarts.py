@@ -1,4 +1,4 @@
-"""What runs on the machines, with programs that end as they are told to."""
+"""Scripts on the machines, with programs that end with given codes."""
 
 import pathlib
 import shutil
@@ -25,7 +25,7 @@ from tests.launch.launching import (
 
 
 def ending(folder: pathlib.Path, codes: list[int]) -> pathlib.Path:
-  """A program whose nth start ends with the nth code."""
+  """Writes a program whose nth start ends with the nth code."""
   (folder / "codes").write_text("".join(f"{code}\n" for code in codes))
   return program(
     folder / "bin" / "bigscale",
@@ -38,7 +38,7 @@ exit "$(sed -n "$(wc -l <starts)p" codes)"
 
 
 def waiting(folder: pathlib.Path, at_sigterm: str) -> pathlib.Path:
-  """A program that waits for SIGTERM."""
+  """Writes a program that waits for SIGTERM."""
   return program(
     folder / "bin" / "bigscale",
     f"""
@@ -63,7 +63,7 @@ def until(condition, seconds=20):
 
 def restart(*arguments, **options):
   command = ["bash", str(HOSTS / "restart.sh"), *map(str, arguments)]
-  # A suite that runs in the background ignores it, and so would all it starts.
+  # A background shell ignores SIGINT, and its child processes inherit that.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     return subprocess.Popen(
@@ -81,11 +81,11 @@ def restart(*arguments, **options):
     ([75, 76, 75, 0], 4),
     ([76, 1], 2),
     *(([code], 1) for code in (1, 2, 3, 42, 74, 77, 134, 143, 255)),
-    # Three restarts are allowed below.
+    # Three restarts are allowed.
     ([75, 76, 75, 76, 0], 4),
   ],
 )
-def test_it_starts_again_after_75_and_76_only(codes, starts, tmp_path):
+def test_only_75_and_76_are_restarted(codes, starts, tmp_path):
   done = restart(
     f"--state={tmp_path}", 3, 0, ending(tmp_path, codes), "--an=argument"
   )
@@ -99,7 +99,7 @@ def test_it_starts_again_after_75_and_76_only(codes, starts, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("code", [75, 0, 7])
 def test_sigterm_reaches_the_program_whose_code_is_kept(number, code, tmp_path):
-  # It takes its time, and is asked twice meanwhile.
+  # The program needs time to end and receives the signal twice.
   running = restart(3, 0, waiting(tmp_path, f"sleep 0.3; exit {code}"))
   until(lambda: lines(tmp_path / "starts") == 1)
   running.send_signal(number)
@@ -110,7 +110,7 @@ def test_sigterm_reaches_the_program_whose_code_is_kept(number, code, tmp_path):
   assert lines(tmp_path / "starts") == 1
 
 
-def test_sigterm_between_two_starts_ends_the_wait(tmp_path):
+def test_sigterm_between_two_starts_ends_the_delay(tmp_path):
   running = restart(3, 60, ending(tmp_path, [76, 0]))
   until(lambda: lines(tmp_path / "starts") == 1)
   assert "in 60 s" in running.stderr.readline()
@@ -127,7 +127,7 @@ def test_a_program_that_is_killed(tmp_path):
   assert done.returncode == 128 + signal.SIGKILL
 
 
-def test_local_starts_all_processes_again(tmp_path):
+def test_local_restarts_all_processes(tmp_path):
   record = tmp_path / "record"
   env_file = write_env(
     tmp_path / "e",
@@ -144,7 +144,7 @@ def test_local_starts_all_processes_again(tmp_path):
   assert done.returncode == 3, done.stderr
   assert lines(tmp_path / "starts") == 3
   calls = [call for call in recorded(record) if "train" in call]
-  # Twice the devices: fewer threads deadlock.
+  # With fewer than twice as many threads as devices, collectives deadlock.
   assert calls[0][1:4] == ["JAX_PLATFORMS=cpu", "PJRT_NPROC=24", "A=b c"]
   assert calls[0][-2:] == ["--local_processes=3", "--virtual_devices=12"]
   assert calls == calls[:1] * 3
@@ -166,7 +166,7 @@ def test_sigterm_passes_through_local(tmp_path):
 
 
 def in_xpk(tmp_path, bigscale, **values):
-  """The container that XPK 1.16 makes of a command."""
+  """Runs a command in the container command of XPK 1.16."""
   values |= {"PROGRAM": str(bigscale), "IMAGE_CODE_DIR": str(tmp_path)}
   env_file = write_env(tmp_path / "e", values)
   done = launch("gke.sh", f"--env={env_file}", "xpk-create")
@@ -186,7 +186,7 @@ exit $EXIT_CODE
   return subprocess.Popen(["bash", "-c", script], env=environ())
 
 
-def test_xpk_restarts_what_is_to_be_restarted(tmp_path):
+def test_xpk_only_restarts_75_and_76(tmp_path):
   codes = {0: 0, 1: 1, 2: 2, 3: 3, 41: 41, 42: 1, 43: 43, 75: 42, 76: 42}
   codes |= {126: 126, 127: 1, 130: 1, 134: 1, 199: 1, 200: 1, 255: 1}
   bigscale = program(tmp_path / "bin" / "bigscale", f"exit $(<'{tmp_path}/c')")
@@ -234,9 +234,7 @@ def test_sigterm_passes_through_xpk(tmp_path):
     (143, None, False),
   ],
 )
-def test_slurm_queues_again_after_75_and_76_only(
-  code, restarts, queued, tmp_path
-):
+def test_slurm_only_requeues_after_75_and_76(code, restarts, queued, tmp_path):
   record = tmp_path / "record"
   recorder(tmp_path / "bin" / "srun", record, then=f"exit {code}")
   recorder(tmp_path / "bin" / "scontrol", record)
@@ -257,7 +255,7 @@ def test_slurm_queues_again_after_75_and_76_only(
   assert then == ([["scontrol", "requeue", "7"]] if queued else [])
 
 
-def test_a_cancelled_job_is_not_queued_again(tmp_path):
+def test_a_cancelled_job_is_not_requeued(tmp_path):
   record = tmp_path / "record"
   program(
     tmp_path / "bin" / "srun", f"cd '{tmp_path}'; touch up; sleep 1; exit 75"
@@ -274,8 +272,8 @@ def test_a_cancelled_job_is_not_queued_again(tmp_path):
   assert recorded(record) == []
 
 
-def test_slurm_itself(tmp_path):
-  """A job that asks to be queued again, where there is a cluster."""
+def test_a_real_slurm_requeues_the_job(tmp_path):
+  """Runs only where SLURM is installed."""
   if (
     not shutil.which("sbatch")
     or subprocess.run(["sinfo"], capture_output=True).returncode
@@ -293,7 +291,7 @@ def test_slurm_itself(tmp_path):
   env_file = write_env(tmp_path / "e", values)
   done = launch("slurm.sh", f"--env={env_file}", "--go", "submit")
   assert done.returncode == 0, done.stderr
-  # SLURM may take two minutes to start a job again.
+  # SLURM may take two minutes to restart a job.
   until(lambda: lines(tmp_path / "starts") == 2, seconds=300)
   log = (tmp_path / "logs" / "bigscale-launch-test.log").read_text()
   assert "code 75; restart 1 of 100" in log

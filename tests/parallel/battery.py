@@ -1,6 +1,6 @@
-"""What several processes do together: run by `test_processes.py`.
+"""Operations of several processes, run by `test_processes.py`.
 
-battery.py DATA FOLDER: prints one line of JSON.
+Usage: battery.py DATA FOLDER. Prints one line of JSON.
 """
 
 import functools
@@ -29,7 +29,7 @@ from bigscale.train.checkpoint import Checkpoints
 
 
 def interleaved() -> Mesh:
-  """Devices of all processes in turn: no process's rows are contiguous."""
+  """Returns a mesh on which no process's rows are contiguous."""
   devices = np.array(jax.devices()).reshape(jax.process_count(), -1)
   return Mesh(devices.T.reshape(-1, 1), AXES)
 
@@ -43,7 +43,7 @@ def refusal(call) -> str:
 
 
 def rows_of(mesh: Mesh, source: str) -> list:
-  """Global batches of marked images, put together from all processes."""
+  """Returns global batches of labeled images, assembled from all processes."""
   sharding = batch_sharding(mesh)
   stream = pipeline.make(
     DataSpec(source=source, flip=True),
@@ -73,7 +73,7 @@ def rows_of(mesh: Mesh, source: str) -> list:
 
 
 def latents_of(mesh: Mesh) -> list:
-  """Drawn by a program over all devices, as the step does."""
+  """Draws latents in a program over all devices, as the step does."""
   sharding = NamedSharding(mesh, P(AXES))
   draw = jax.jit(
     lambda step: latents.normal(
@@ -86,10 +86,10 @@ def latents_of(mesh: Mesh) -> list:
 
 
 def looked_at() -> dict:
-  """Samples, through a classifier that process 0 alone brings."""
+  """Embeds samples with a classifier that only process 0 has."""
   mesh, asked = make_mesh(MeshSpec()), None
   if multihost.is_main():
-    # Nobody else could make it: it does not come from a seed alone.
+    # The classifier depends on data, so other processes cannot rebuild it.
     images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
     network = train_classifier(images, np.arange(2), 2, seed=3, steps=1)
     asked = Asked((network,), (("fd", "kid"),), 20, 2)
@@ -109,7 +109,7 @@ def looked_at() -> dict:
 
 
 def kept_in(folder: pathlib.Path) -> dict:
-  """Checkpoints of two lives, of which one process reads the last wrongly."""
+  """Checkpoints of two starts, where one process misreads the last one."""
   where = NamedSharding(make_mesh(MeshSpec()), P("data"))
   spec = CheckpointSpec(keep=1, keep_best=1, best="fd_classifier")
 
@@ -166,7 +166,7 @@ def main() -> None:
   told["refused"] = refusal(lambda: multihost.decide("b", fail))
   told["gathered"] = [
     multihost.gather("items", [{"from": index}] * (index + 1)),
-    # Of two, the one that has nothing to tell comes first.
+    # Process 0 has no items, and the last process has one.
     multihost.gather("items", ["late"] if index else []),
     multihost.gather("items", []),
   ]

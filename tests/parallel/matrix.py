@@ -1,7 +1,8 @@
-"""Tiny trainings one after another, in several processes: `run` starts them.
+"""Runs tiny trainings one after another in several processes.
 
-matrix.py CASES.json OUT.npz: CASES lists fields of `tiny_gans.Case`. Process 0
-writes `NAME/INDEX`, the arrays of `arrays`, for every case.
+`run` starts the processes. Usage: matrix.py CASES.json OUT.npz. CASES contains
+fields of `tiny_gans.Case`. For each case, process 0 writes the result of
+`arrays` to `NAME/INDEX`.
 """
 
 import json
@@ -29,14 +30,14 @@ def run(
   devices: int,
   timeout: float,
 ) -> dict[str, list[np.ndarray]]:
-  """By name of the case, what `arrays` gives for it.
+  """Returns the result of `arrays` by name of the case.
 
   Args:
-    folder: for the files passed.
-    cases: meshes of which are of all devices.
-    processes: to train them in.
-    devices: of each process.
-    timeout: seconds for all.
+    folder: folder for input and output files.
+    cases: cases whose meshes have all devices.
+    processes: number of processes.
+    devices: number of devices of each process.
+    timeout: maximum seconds for all cases.
   """
   asked, out = folder / "cases.json", folder / "out.npz"
   asked.write_text(json.dumps([case._asdict() for case in cases]))
@@ -55,11 +56,11 @@ def run(
 
 
 def arrays(case: Case) -> list[np.ndarray]:
-  """Scalars of all steps, what was learned, moments on the network's scale."""
+  """Returns scalars, learned arrays, and moments scaled by the network's."""
   rows, state = tiny_gans.trained(case, STEPS)
   moments = jax.tree.leaves((state.g.optimizer, state.d.optimizer))
   scale = max(float(np.max(np.abs(x))) for x in moments)
-  # A one beside them: differences are relative to the largest entry.
+  # The appended 1.0 makes differences relative to the network's scale.
   scaled = np.concatenate([np.ravel(x) / scale for x in moments] + [[1.0]])
   leaves = jax.tree.leaves((rows, tiny_gans.learned(state)))
   return [np.asarray(leaf) for leaf in leaves] + [scaled]

@@ -1,4 +1,4 @@
-"""Starts real JAX processes on this machine, joined over loopback."""
+"""Starts real JAX processes on this machine, connected over loopback."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ _TAIL = 3000
 
 
 class Finished(NamedTuple):
-  """What is left of a process."""
+  """Exit code and output of a process."""
 
   code: int | None
   stdout: str
@@ -23,7 +23,7 @@ class Finished(NamedTuple):
 
 
 def free_port() -> int:
-  """A port that nobody listened on a moment ago."""
+  """Returns a port that was free a moment ago."""
   with socket.create_server(("127.0.0.1", 0)) as server:
     return server.getsockname()[1]
 
@@ -38,19 +38,19 @@ def run_processes(
   each: Sequence[Mapping[str, str]] | None = None,
   check: bool = True,
 ) -> list[Finished]:
-  """Runs one program in several processes at once.
+  """Runs a program in several processes.
 
   Args:
-    program: arguments after `python`, the same for all.
-    num_processes: how many; told to bigscale by its BIGSCALE_* variables.
-    devices_per_process: virtual CPU devices of each.
-    timeout: seconds, after which all are killed.
-    environ: variables for all. An empty value takes a variable away.
-    each: variables for each.
-    check: all must end with code 0.
+    program: arguments after `python`, the same for all processes.
+    num_processes: number of processes; passed in BIGSCALE_* variables.
+    devices_per_process: number of virtual CPU devices of each process.
+    timeout: maximum seconds, after which all processes are killed.
+    environ: variables of all processes. An empty value removes a variable.
+    each: additional variables of each process.
+    check: whether all processes must end with code 0.
 
   Returns:
-    What is left of each, in order; code None for those killed.
+    The result of each process in order; code None for killed processes.
   """
   port = free_port()
   with tempfile.TemporaryDirectory() as folder:
@@ -91,19 +91,19 @@ def run_processes(
 
 
 def _environ(devices: int, wanted: Mapping[str, str]) -> dict[str, str]:
-  """This process's and `wanted`, with that many devices."""
+  """Returns this process's variables and `wanted`, with `devices` devices."""
   environ = dict(os.environ) | {
     "JAX_PLATFORMS": "cpu",
     "PJRT_NPROC": "16",
     "PYTHONPATH": str(ROOT),
-    # One that another left behind must not wait for long.
+    # A process whose peer has died must not wait for long.
     "BIGSCALE_START_TIMEOUT": "60",
   }
   environ |= wanted
   flags = [
     flag
     for flag in environ.get("XLA_FLAGS", "").split()
-    # Those of the suite itself.
+    # Remove the flags of the test suite.
     if "device_count" not in flag and "collective_timeout" not in flag
   ]
   flags += [
@@ -116,7 +116,7 @@ def _environ(devices: int, wanted: Mapping[str, str]) -> dict[str, str]:
 def _wait(
   started: Sequence[subprocess.Popen], until: float
 ) -> list[int | None]:
-  """Exit codes; None for those that had to be killed."""
+  """Returns exit codes; None for processes that had to be killed."""
   codes = []
   for process in started:
     try:

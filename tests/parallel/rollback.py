@@ -1,7 +1,7 @@
-"""A run that goes back once, in one process or several: `run` starts them.
+"""A run that rolls back once, in one or several processes.
 
-rollback.py FOLDER: trains in FOLDER/run. Every process writes the state after
-the last step as INDEX.npz, from the devices that it has.
+`run` starts the processes. Usage: rollback.py FOLDER. Trains in FOLDER/run.
+Each process writes its shards of the final state to INDEX.npz.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ from tests.parallel.processes import run_processes
 def run(
   folder: pathlib.Path, *, processes: int, devices: int
 ) -> list[dict[str, np.ndarray]]:
-  """The last state by path, as each process has it."""
+  """Returns the final state by path for each process."""
   run_processes(
     [__file__, str(folder)],
     processes,

@@ -1,4 +1,4 @@
-"""Which processes make up a run, from made-up environments."""
+"""Detection of the processes of a run from environment variables."""
 
 import pytest
 from jax._src.clusters import cloud_tpu_cluster, slurm_cluster
@@ -48,7 +48,7 @@ def without(environ, name):
       SLURM | {"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"},
       SINGLE,
     ),
-    # A batch script that calls bigscale without srun.
+    # A batch script that runs bigscale without srun.
     (without(SLURM, "SLURM_STEP_NODELIST"), SINGLE),
     (GKE, Cluster("gke", "job-0-0.job:8482", 2, 1)),
     (GKE_SLICES, Cluster("gke", "job-0-0.job:8482", 6, 5)),
@@ -71,7 +71,7 @@ def test_environments(environ, cluster):
   assert detect(environ) == cluster
 
 
-def test_flags_stand_before_variables():
+def test_flags_override_variables():
   flags = {"coordinator": "h:1", "num_processes": 2, "process_id": 0}
   assert detect(EXPLICIT, **flags) == Cluster("explicit", "h:1", 2, 0)
   assert detect(EXPLICIT, process_id=0).process_id == 0
@@ -108,7 +108,7 @@ def test_flags_stand_before_variables():
       SLURM | {"SLURM_STEP_NUM_TASKS": "1"},
       "SLURM_NTASKS=5 contradicts SLURM_STEP_NUM_TASKS=1",
     ),
-    (SLURM | {"SLURM_STEP_NODELIST": ""}, "names no node"),
+    (SLURM | {"SLURM_STEP_NODELIST": ""}, "contains no node"),
     (GKE | {"TPU_WORKER_ID": "2"}, "TPU_WORKER_ID=2 .* from 0 to 1"),
     (without(GKE, "TPU_WORKER_ID"), "TPU_WORKER_ID is not set"),
     (GKE_SLICES | {"MEGASCALE_SLICE_ID": "3"}, "MEGASCALE_SLICE_ID=3"),
@@ -116,7 +116,7 @@ def test_flags_stand_before_variables():
       without(GKE_SLICES, "MEGASCALE_COORDINATOR_ADDRESS"),
       "MEGASCALE_COORDINATOR_ADDRESS is not set",
     ),
-    (SLURM | GKE, "both SLURM and Kubernetes"),
+    (SLURM | GKE, "SLURM variables and Kubernetes variables both"),
   ],
 )
 def test_contradictions(environ, words):
@@ -131,7 +131,7 @@ def test_contradictions(environ, words):
 )
 @pytest.mark.parametrize("port", [None, "9000"])
 def test_slurm_as_jax_reads_it(monkeypatch, nodes, port):
-  """It is JAX that will: the port that is checked must be the port taken."""
+  """The port that is checked must be the port that JAX uses."""
   environ = SLURM | {"SLURM_STEP_NODELIST": nodes}
   environ |= {"JAX_COORDINATOR_PORT": port} if port else {}
   for name, value in environ.items():
@@ -149,7 +149,7 @@ def test_slurm_as_jax_reads_it(monkeypatch, nodes, port):
 def test_kubernetes_as_jax_reads_it(monkeypatch, environ):
   theirs = cloud_tpu_cluster.GkeTpuCluster
   monkeypatch.setattr(theirs, "wait_for_coordinator", lambda *_: None)
-  # What is not in the environment it would ask of a metadata server.
+  # JAX would ask a metadata server for values missing from the environment.
   monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", lambda _: ("", 200))
   for name, value in environ.items():
     monkeypatch.setenv(name, value)

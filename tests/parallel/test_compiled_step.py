@@ -1,4 +1,4 @@
-"""What the compiled step sends and holds."""
+"""Collectives and memory of the compiled step."""
 
 import functools
 import math
@@ -27,7 +27,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
 
 @functools.cache
 def sent(case):
-  """(kind, bytes, whether a loop repeats it) of every collective."""
+  """Returns (kind, bytes, whether it is in a loop) of each collective."""
   _, compiled = built_and_compiled(case)
   module = hlo.parse(compiled.as_text())
   repeated = set()
@@ -73,7 +73,7 @@ SPLIT = Case("r3gan_small", "float32", (1, 4), "zero", microbatches=2)
 
 
 def test_gradients_cross_devices_once():
-  """One all-reduce for each player's update, whatever the microbatches."""
+  """Each update has one all-reduce, for any number of microbatches."""
   g, d = weight_bytes(REPLICATED)
   large = [
     size
@@ -86,12 +86,12 @@ def test_gradients_cross_devices_once():
 
 
 def test_split_gradients_are_scattered_once():
-  """In zero no all-reduce is as large as the weights."""
+  """In mode zero, no all-reduce is as large as the weights."""
   g, d = weight_bytes(SPLIT)
   scattered = [
     size for kind, size, _ in sent(SPLIT) if kind == "reduce-scatter"
   ]
-  # Each device keeps its quarter; small leaves stay whole.
+  # Each device receives a quarter; small leaves are replicated.
   assert 0.8 * (g + d) / 4 < sum(scattered) <= (g + d) / 4
   largest = max(size for kind, size, _ in sent(SPLIT) if kind == "all-reduce")
   assert largest < min(g, d) / 4
@@ -100,7 +100,7 @@ def test_split_gradients_are_scattered_once():
 
 @pytest.mark.parametrize("case", [REPLICATED, SPLIT], ids=lambda c: c.weights)
 def test_state_is_donated(case):
-  """The step must not hold two copies of the state."""
+  """Without donation, the step would hold two copies of the state."""
   built, compiled = built_and_compiled(case)
   held = sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

@@ -1,4 +1,4 @@
-"""What the step asks of XLA's compiler."""
+"""Compiler options of the step."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def cpu():
   return jax.local_devices(backend="cpu")[0]
 
 
-def test_convolutions_on_cpu_keep_clear_of_ynnpack():
+def test_convolutions_on_cpu_do_not_use_ynnpack():
   options = compiler.options(cpu())
   if not options:
     pytest.skip("this XLA does not know the option")
@@ -38,20 +38,20 @@ def test_the_users_flags_come_first(monkeypatch, variable, flag):
   assert compiler.options(cpu()) == {}
 
 
-def test_a_flag_of_another_name_says_nothing(monkeypatch):
+def test_other_flags_are_ignored(monkeypatch):
   before = compiler.options(cpu())
   monkeypatch.setenv("XLA_FLAGS", f"--{_YNN}_of_another=1")
   assert compiler.options(cpu()) == before
 
 
-def test_an_option_that_xla_forgot_is_left_out(monkeypatch):
+def test_an_option_unknown_to_xla_is_omitted(monkeypatch):
   ours = {"xla_cpu_forgotten": "1", **KNOWN}
   monkeypatch.setattr(compiler, "TRAINING", {"cpu": ours})
   assert compiler.options(cpu()) == KNOWN
 
 
-def test_a_value_that_xla_does_not_take_is_loud(monkeypatch):
-  """Left out, nobody would know that the option has no effect."""
+def test_a_value_that_xla_rejects_raises(monkeypatch):
+  """If it were omitted, nobody would notice that it has no effect."""
   monkeypatch.setattr(
     compiler, "TRAINING", {"cpu": dict.fromkeys(KNOWN, "false")}
   )
@@ -59,7 +59,7 @@ def test_a_value_that_xla_does_not_take_is_loud(monkeypatch):
     compiler.options(cpu())
 
 
-def test_fast_compiling_options_are_taken(monkeypatch):
+def test_fast_compile_options_are_accepted(monkeypatch):
   monkeypatch.setenv("XLA_FLAGS", "")
   found = compiler.options_to_run_once("cpu")
   assert found["xla_backend_optimization_level"] == 0
@@ -79,18 +79,18 @@ def test_the_runs_own_options_come_first(monkeypatch):
 @pytest.mark.parametrize(
   "option", ["xla_cpu_forgotten=1", "xla_backend_optimization_level=high"]
 )
-def test_a_runs_own_option_that_xla_does_not_take_is_named(option):
-  with pytest.raises(SpecError, match=f"(?s){option}.*leave it out"):
+def test_a_rejected_option_of_the_run_is_named(option):
+  with pytest.raises(SpecError, match=f"(?s){option}.*correct or remove it"):
     compiler.options(cpu(), [option])
 
 
 @pytest.mark.parametrize("option", ["--xla_a=1", "xla_a", "=1", "fast"])
-def test_what_is_no_option_is_refused(option):
+def test_invalid_options_are_rejected(option):
   with pytest.raises(SpecError, match="xla_NAME=VALUE"):
     OperationsSpec(compiler_options=(option,))
 
 
-def test_the_environment_is_told_whole(monkeypatch):
+def test_the_recorded_environment_is_complete(monkeypatch):
   monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
   monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
   assert compiler.environment(KNOWN) == {

@@ -1,4 +1,4 @@
-"""Fingerprints: the same on any mesh, of any dtype; damage shows."""
+"""Fingerprints do not depend on the mesh and detect damage in any dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def on(mesh, specs=ONE, values=VALUES):
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (1, 4), (2, 4)])
-def test_the_mesh_does_not_matter(shape):
+def test_fingerprints_do_not_depend_on_the_mesh(shape):
   expected = fingerprint.fingerprints(on(mesh_of(1, 1)))
   split = {
     **ONE,
@@ -49,7 +49,7 @@ def test_the_mesh_does_not_matter(shape):
 
 
 def reference(values):
-  """By the definition, in Python's integers."""
+  """Computes the definition with Python integers."""
 
   def mix(x):
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) % 2**32
@@ -64,7 +64,7 @@ def reference(values):
   return "".join(f"{part:08x}" for part in sums)
 
 
-def test_it_is_what_the_definition_says():
+def test_fingerprints_match_the_definition():
   found = fingerprint.fingerprints(on(mesh_of(2, 2)))
   assert found["['float']"] == reference(VALUES["float"])
 
@@ -78,8 +78,8 @@ def flipped(values, places, bit):
 @pytest.mark.parametrize(
   ("places", "bit"), [([3], 0), ([3], 31), ([3, 90], 31), ([0, 1], 30)]
 )
-def test_flipped_bits_show(places, bit):
-  """Two signs, too, which a weighted sum of bits would miss."""
+def test_flipped_bits_are_detected(places, bit):
+  """Also two flipped signs, which a weighted sum of bits would miss."""
   mesh = mesh_of(1, 1)
   before = fingerprint.fingerprints(on(mesh))
   values = {**VALUES, "float": flipped(VALUES["float"], places, bit)}
@@ -87,7 +87,7 @@ def test_flipped_bits_show(places, bit):
   assert fingerprint.differences(before, after) == ["['float']"]
 
 
-def test_swapped_elements_show():
+def test_swapped_elements_are_detected():
   mesh = mesh_of(1, 1)
   swapped = VALUES["float"].copy()
   swapped[0, 0], swapped[5, 5] = swapped[5, 5], swapped[0, 0]
@@ -120,11 +120,11 @@ def test_a_replica_that_differs_is_named():
   assert "['ok']" not in message
 
 
-def test_an_array_that_is_gone_is_a_difference():
+def test_a_missing_array_is_a_difference():
   assert fingerprint.differences({"a": "1", "b": "2"}, {"b": "2"}) == ["a"]
 
 
-def test_arrays_of_no_mesh_have_the_same():
+def test_arrays_without_a_mesh_have_the_same_fingerprint():
   values = {**VALUES, "half": jnp.asarray(VALUES["half"])}
   assert fingerprint.fingerprints(values) == fingerprint.fingerprints(
     on(mesh_of(2, 2))

@@ -1,4 +1,4 @@
-"""The supervisor of local processes: one honest exit code, signals, marks."""
+"""The supervisor of local processes: exit codes, signals, output prefixes."""
 
 import os
 import signal
@@ -23,11 +23,11 @@ def program(text):
   [
     ([0, 0], 0),
     ([0, 2], 2),
-    # A bug in one, and what the others died of: no reason to start again.
+    # One process failed and the other was aborted: a restart would fail again.
     ([1, 134], 1),
     ([-6, 1, -9], 1),
     ([3, 76], 3),
-    # One was killed, and took the other along.
+    # One process was killed, and the other was aborted because of it.
     ([-9, -6], 76),
     ([137, 134], 76),
     ([0, -9], 76),
@@ -38,11 +38,11 @@ def program(text):
     ([0, 5], 5),
   ],
 )
-def test_one_code_says_what_happened(codes, one):
+def test_exit_codes_are_combined(codes, one):
   assert one_code(codes) == one
 
 
-def test_processes_know_each_other_and_their_lines_are_marked(capfd):
+def test_processes_get_their_variables_and_lines_are_prefixed(capfd):
   code, _ = run_locally(
     program(
       """
@@ -63,7 +63,7 @@ def test_processes_know_each_other_and_their_lines_are_marked(capfd):
   assert places.pop().startswith("127.0.0.1:")
 
 
-def test_one_process_is_told_of_its_supervisor_alone(capfd):
+def test_one_process_only_gets_its_supervisor(capfd):
   code, _ = run_locally(
     program("import os; print([k for k in os.environ if 'BIGSCALE' in k])"),
     1,
@@ -72,7 +72,7 @@ def test_one_process_is_told_of_its_supervisor_alone(capfd):
   assert (code, capfd.readouterr().out) == (0, "['BIGSCALE_SUPERVISOR']\n")
 
 
-def test_the_others_of_one_that_failed_are_ended():
+def test_the_other_processes_are_ended_after_a_failure():
   started = time.monotonic()
   code, _ = run_locally(
     program(
@@ -92,7 +92,7 @@ def test_the_others_of_one_that_failed_are_ended():
 
 
 def supervised(processes, folder):
-  """A supervisor; its processes leave a file each, and one when told to end."""
+  """Starts a supervisor whose processes write a file at start and SIGTERM."""
   child = textwrap.dedent(
     f"""
     import os, pathlib, signal, sys, time
@@ -138,14 +138,14 @@ def test_sigterm_reaches_all_and_their_code_is_kept(processes, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_supervisor_leaves_nobody_behind(processes, tmp_path):
+def test_processes_end_when_the_supervisor_is_killed(processes, tmp_path):
   supervisor = supervised(processes, tmp_path)
   supervisor.kill()
   assert supervisor.wait(timeout=20) == -signal.SIGKILL
   wait_for(tmp_path, "told*", processes)
 
 
-def test_who_comes_after_the_supervisor_ends_too(monkeypatch):
+def test_a_process_ends_if_the_supervisor_died_before(monkeypatch):
   monkeypatch.setenv("BIGSCALE_SUPERVISOR", "1")
   child = "from bigscale.parallel.local import heed_supervisor as h; h(); 1 / 0"
   ended = subprocess.run(program(child), capture_output=True)

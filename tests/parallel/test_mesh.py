@@ -65,13 +65,13 @@ def test_impossible_settings(settings, words):
 
 
 def chips(name):
-  """Devices of a slice that is not here."""
+  """Returns devices of a topology description."""
   pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
   return topology.devices(topology.parse(name))
 
 
 def steps_between(a, b, sides):
-  """Links from one chip to another on a torus of these sides."""
+  """Returns the number of links between two chips on a torus."""
   pairs = zip(a.coords, b.coords, sides, strict=False)
   return sum(min(abs(x - y), n - abs(x - y)) for x, y, n in pairs)
 
@@ -81,7 +81,7 @@ def steps_between(a, b, sides):
   [
     ("v5e:16x16", 16, (16, 16)),
     ("v5p:4x4x4", 4, (4, 4, 4)),
-    # Two cores a chip: every other step is none.
+    # A chip has two cores, so every other step stays on the chip.
     ("v4:4x4x4", 8, (4, 4, 4)),
   ],
 )
@@ -98,7 +98,7 @@ def test_groups_are_rings_of_the_torus(name, fsdp, sides):
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8, 128])
 def test_cores_of_a_chip_stay_together(fsdp):
-  """v4 shows two in a topology description, which JAX does not arrange."""
+  """A v4 topology description has two cores per chip, which JAX rejects."""
   devices = chips("v4:4x4x4")
   grid = make_mesh(MeshSpec(fsdp=fsdp), devices).devices
   assert grid.shape == (128 // fsdp, fsdp)
@@ -129,14 +129,14 @@ def test_impossible_meshes_of_slices(spec, words):
     assert word in str(refusal.value)
 
 
-def test_slices_are_alike():
+def test_slices_have_the_same_size():
   devices = chips("2xv5e:4x4")[:-1]
   with pytest.raises(SpecError, match="different sizes"):
     make_mesh(MeshSpec(), devices)
 
 
 def test_rows_of_hosts_on_a_torus():
-  """A host's 2 x 2 chips lie in two rings: two runs of rows."""
+  """A host's 2 x 2 chips are in two rings, so it has two ranges of rows."""
   mesh = make_mesh(MeshSpec(fsdp=16), chips("v5e:16x16"))
   where = sharding.batch_sharding(mesh)
   rows = [local_rows(where, 512, process) for process in range(64)]

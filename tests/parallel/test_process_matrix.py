@@ -1,7 +1,7 @@
-"""Every family in every weight mode between processes, as shipped.
+"""Every family in every weight mode between processes.
 
-Any two of family, weight mode, microbatches and updates of D meet in a case.
-One start of the processes trains all of them, in float64.
+The cases cover each pair of values of family, weight mode, microbatches and D
+updates. All of them train in float64 in one start of the processes.
 """
 
 import jax
@@ -17,7 +17,7 @@ from bigscale.train.build import build
 from tests.parallel import matrix, tiny_gans
 from tests.parallel.tiny_gans import Case
 
-# Family, weights, microbatches, updates of D.
+# (family, weight mode, microbatches, D updates).
 PAIRS = (
   ("r3gan", "replicated", 2, 2),
   ("r3gan", "zero", 1, 2),
@@ -32,7 +32,7 @@ PAIRS = (
 
 
 def case(family: str, weights: str, parts: int, d_steps: int) -> Case:
-  """On four devices; penalties of every other step, running updates."""
+  """Returns a case on four devices with penalties in every other step."""
   return Case(
     family,
     mesh=(2, 2),
@@ -45,7 +45,7 @@ def case(family: str, weights: str, parts: int, d_steps: int) -> Case:
 
 
 CASES = [case(*pair) for pair in PAIRS]
-# Half a minute of processor time each; the others take minutes to compile.
+# Half a minute of processor time each; the other families take minutes.
 R3GAN = [c for c in CASES if c.model == "r3gan"]
 
 
@@ -61,7 +61,7 @@ R3GAN = [c for c in CASES if c.model == "r3gan"]
   ],
 )
 def test_float64_agrees_with_one_process(tmp_path, processes, cases):
-  """One device and one process against four devices in several."""
+  """Training on one device agrees with four devices in several processes."""
   found = matrix.run(
     tmp_path,
     cases,
@@ -89,7 +89,7 @@ SENDS = {
 
 
 def senders(jaxpr, inside=False):
-  """Collectives that a loop or a branch of a program holds."""
+  """Yields the collectives in loops and branches of a program."""
   found, seen, waiting = set(), set(), [(jaxpr, inside)]
   while waiting:
     jaxpr, inside = waiting.pop()
@@ -121,7 +121,7 @@ def senders(jaxpr, inside=False):
   ids=lambda case: case.model,
 )
 def test_no_loop_sends_between_processes(monkeypatch, case, apart):
-  """Or Gloo could pair messages that do not belong together."""
+  """Otherwise, Gloo could match messages that do not belong together."""
   if apart:
     monkeypatch.setattr(Placement, "loops_may_send", False)
   spec = tiny_gans.spec_of(case)
@@ -131,14 +131,14 @@ def test_no_loop_sends_between_processes(monkeypatch, case, apart):
   assert bool(found) != apart, found
 
 
-def test_processes_are_seen():
-  """One process is free to loop, whatever its devices."""
+def test_one_process_may_use_loops():
+  """A single process may use loops, whatever its devices."""
   mesh = make_mesh(MeshSpec(), jax.devices()[:4])
   assert Placement(mesh).loops_may_send
 
 
 def test_mixed_up_messages_are_explained():
-  """Gloo names a line of C++ and two sizes."""
+  """Gloo's own message is a line of C++ and two sizes."""
   gloo = (
     "UNKNOWN: Gloo AllGather failed: [enforce fail at gloo/transport/tcp/"
     "pair.cc:459] op.preamble.length <= op.nbytes. 216 vs 192. "

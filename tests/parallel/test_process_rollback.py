@@ -1,4 +1,4 @@
-"""Processes go back together."""
+"""All processes roll back together."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tests.parallel import rollback, training
 
 
 @pytest.mark.slow
-def test_two_processes_go_back_as_one_does(tmp_path):
+def test_two_processes_roll_back_as_one_does(tmp_path):
   folders = [tmp_path / "one", tmp_path / "two"]
   for folder in folders:
     folder.mkdir()

@@ -1,8 +1,8 @@
-"""The same training on any mesh, in any mode, whole or in microbatches.
+"""Training agrees on any mesh, in any mode and with microbatches.
 
-Pairs of settings are covered in the fast tier, all of them in the slow one.
-In float64 agreement to 1e-8 proves the logic; in float32 metrics agree to
-1e-4, or to three times what another order of the samples does.
+The fast tier covers pairs of settings, the slow tier all combinations. In
+float64, agreement to 1e-8 shows that the logic is right. In float32, metrics
+agree to 1e-4, or to three times the effect of reordering the samples.
 """
 
 import itertools
@@ -24,24 +24,24 @@ FAST = (
   Case("r3gan_small", mesh=(8, 1), microbatches=2),
   Case("r3gan_small", mesh=(4, 2), weights="zero"),
   Case("r3gan_small", mesh=(2, 4), weights="fsdp", microbatches=2),
-  # As shipped: every forward pass moves spectra and statistics.
+  # The default setting: each forward pass updates spectra and statistics.
   Case(
     "biggan_small", mesh=(2, 2), weights="zero", d_steps=1, update="forward"
   ),
 )
-# Programs that compile quickly take seconds a step.
+# Programs that are compiled fast take seconds per step.
 FAST_STEPS = 4
 
 
 def all_cases():
-  """Fast ones as they are, the others slow."""
+  """Returns the fast cases; the others are marked slow."""
   yield from FAST
   for mesh, weights, parts in itertools.product(
     MESHES, ("replicated", "zero", "fsdp"), (1, 2)
   ):
     if weights != "replicated" and mesh[1] == 1:
       continue
-    # Groups that stay on a device, so that microbatches change nothing.
+    # These groups stay on one device, so microbatches do not change results.
     group = 2 if parts == 2 else 0
     if fits(mesh, parts, group):
       yield Case("biggan", "float64", mesh, weights, parts, group)
@@ -63,10 +63,10 @@ def params():
 
 @pytest.mark.parametrize("case", list(params()))
 def test_float64_agrees(case):
-  """Proves the logic: nothing depends on how samples and weights are spread."""
+  """Shows that results do not depend on how samples and weights are split."""
   steps = FAST_STEPS if case in FAST else STEPS
   if case.model == "biggan_small":
-    steps = 2  # Seconds each.
+    steps = 2  # A step takes seconds.
   rows, state = trained(case.reference, steps)
   other_rows, other_state = trained(case, steps)
   assert worst(rows, other_rows) < 1e-8
@@ -100,13 +100,13 @@ def test_float32_metrics_agree(case, record_property):
     assert max(difference) < 3 * max(spread), (difference, spread)
 
 
-def test_everything_moves():
-  """Or agreement would say nothing."""
+def test_everything_changes():
+  """Otherwise, agreement would mean nothing."""
   rows, state = trained(Case("r3gan_small"), FAST_STEPS)
   assert len({float(row["d/loss"]) for row in rows}) == len(rows)
   assert rows[0]["d/loss"].dtype == np.float64
   assert len({float(row["aug/p"]) for row in rows}) > 1
   assert rows[-1]["d/r1"] != rows[0]["d/r1"]
-  # A half-life of 20 images, in batches of 16.
+  # The half-life is 20 images, and a batch has 16.
   assert np.isclose(rows[0]["ema/decay"], 0.5 ** (16 / 20))
   assert 0 < worst(state.ema.params, state.g.params) < 1

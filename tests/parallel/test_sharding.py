@@ -1,4 +1,4 @@
-"""Which leaf of the state is split along which axis, for real models."""
+"""The split axis of each leaf of the state, for real models."""
 
 import ast
 import dataclasses
@@ -28,7 +28,7 @@ MODELS = {
   "biggan_deep128": biggan_deep.get_config("128"),
   "r3gan_imagenet64": r3gan.get_config("imagenet64"),
 }
-# The first splits nothing.
+# The first mesh splits nothing.
 MESHES = ((8, 1), (4, 2), (1, 8))
 
 
@@ -51,8 +51,8 @@ def named(tree):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_shardings_are_those_on_file(name):
-  """To renew the files: BIGSCALE_RENEW=1 in the environment; read the diff."""
+def test_shardings_match_the_golden_files(name):
+  """Compares with the golden files; set BIGSCALE_RENEW=1 to rewrite them."""
   found = {}
   for data, fsdp in MESHES:
     axes = named(placement(data, fsdp).axes(abstract_state(name)))
@@ -75,8 +75,8 @@ def _renewing():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_rest_of_the_state_follows_the_weights(name):
-  """Adam's moments and the average lie as the weights they belong to."""
+def test_moments_and_average_are_split_like_the_weights(name):
+  """Adam's moments and the moving average are split like their weights."""
   axes = named(placement(1, 8).axes(abstract_state(name)))
   followers = 0
   for path, axis in axes.items():
@@ -91,7 +91,7 @@ def test_the_rest_of_the_state_follows_the_weights(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_split_leaves_hold_nearly_everything(name):
+def test_nearly_all_elements_are_split(name):
   state = abstract_state(name)
   leaves = named(state)
   axes = named(placement(1, 8).axes(state))
@@ -105,14 +105,14 @@ def test_every_mode_has_rules_and_replicated_splits_nothing():
   assert set(sharding.RULES) == {"replicated", "zero", "fsdp"}
 
 
-def test_a_matrix_without_a_rule_is_an_error_that_prints_the_line_to_add():
+def test_a_matrix_without_a_rule_raises_with_the_rule_to_add():
   tree = {"a": {"oddity": jnp.zeros((64, 128)), "scale": jnp.zeros(64)}}
   with pytest.raises(SpecError, match="no sharding rule matches") as caught:
     placement(1, 8).axes(tree)
   message = str(caught.value)
   assert "'a/oddity' of shape (64, 128)" in message
   assert "sharding_rules" in message
-  # What it says, done.
+  # Follow the advice of the message.
   rule = ast.literal_eval(
     re.search(r"""\(r"[^"]*", \([-0-9, ]*\)\)""", message)[0]
   )
@@ -121,7 +121,7 @@ def test_a_matrix_without_a_rule_is_an_error_that_prints_the_line_to_add():
 
 
 @pytest.mark.parametrize("weights", ["replicated", "zero"])
-def test_rules_of_a_family_come_before_ours(weights):
+def test_rules_of_a_family_have_priority(weights):
   tree = {"a": {"kernel": jnp.zeros((64, 128))}}
   rules = ((r"a/kernel", (0,)),)
   given = dataclasses.replace(placement(1, 8, weights, 0), rules=rules)
@@ -129,7 +129,7 @@ def test_rules_of_a_family_come_before_ours(weights):
   assert given.axes(tree) == {"a": {"kernel": split}}
 
 
-def test_vectors_and_scalars_stay_whole_without_a_rule():
+def test_vectors_and_scalars_are_replicated_without_a_rule():
   tree = {"scale": jnp.zeros(2**16), "count": jnp.zeros(())}
   assert placement(1, 8, least=0).axes(tree) == {"scale": -1, "count": -1}
 
@@ -144,7 +144,7 @@ def test_the_first_rule_wins_and_the_first_axis_that_divides():
   assert sharding.split_axis("a/kernel", (8, 8), 1, rules) is None
 
 
-def test_small_leaves_stay_whole():
+def test_small_leaves_are_replicated():
   tree = {"kernel": jnp.zeros((8, 8))}
   assert placement(1, 8, least=64).axes(tree) == {"kernel": 1}
   assert placement(1, 8, least=65).axes(tree) == {"kernel": -1}
@@ -152,12 +152,11 @@ def test_small_leaves_stay_whole():
 
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("weights", ["replicated", "zero", "fsdp"])
-def test_gather_then_sum_is_a_product_with_the_number_of_devices(
-  monkeypatch, weights, apart
-):
-  """Weights come whole to every device; gradients come back summed once.
+def test_gathered_gradients_are_summed_once(monkeypatch, weights, apart):
+  """Each device gets the whole weights, and gradients are summed once.
 
-  Between CPU processes by a sum of all: Gloo's scattered one can be wrong.
+  Between CPU processes, sums use an all-reduce: Gloo's reduce-scatter can be
+  wrong.
   """
   if apart:
     monkeypatch.setattr(Placement, "uses_gloo", True)
@@ -190,7 +189,7 @@ def test_gather_then_sum_is_a_product_with_the_number_of_devices(
   summed = total(tree)
   scattered = "reduce-scatter" in total.lower(tree).compile().as_text()
   assert scattered == (weights != "replicated" and not apart)
-  # Ranks 0 to 7 add up to 28.
+  # Ranks 0 to 7 sum to 28.
   np.testing.assert_allclose(
     summed["kernel"], 28 * (1 + np.arange(24)).reshape(3, 8)
   )
@@ -206,8 +205,8 @@ def test_shards_are_transparent_to_tree_functions():
   np.testing.assert_array_equal(doubled["a"].value, 2.0)
 
 
-def test_gathers_are_differentiated_twice_alike():
-  """A penalty on gradients needs it; with and without a scattered sum."""
+def test_second_derivatives_of_gathers_agree():
+  """Gradient penalties differentiate twice, with and without may_scatter."""
   place = placement(4, 2, "fsdp", least=0)
   tree = {"kernel": jnp.linspace(-1.0, 1.0, 24).reshape(3, 8)}
   axes = place.axes(tree)

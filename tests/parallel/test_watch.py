@@ -1,4 +1,4 @@
-"""What a process is at: seconds by phase, hangs, and who else is gone."""
+"""The watchdog: seconds by phase, hangs, and dead processes."""
 
 import json
 
@@ -11,7 +11,7 @@ GRACE_SECONDS = watches._GRACE_SECONDS
 
 
 class Service:
-  """JAX's coordination service, in one process."""
+  """A fake of JAX's coordination service."""
 
   def __init__(self):
     self.values = {}
@@ -31,12 +31,12 @@ class EndedError(Exception):
 
 
 def talk(watch, why):
-  """The code of a failure that may be somebody else's."""
-  return watch.fail(RuntimeError(why), BUG, is_talk=True)
+  """Returns the code of a failure that another process may have caused."""
+  return watch.fail(RuntimeError(why), BUG, may_be_remote=True)
 
 
 class Clock:
-  """Time that passes where a test says so."""
+  """A clock that advances only when a test says so."""
 
   def __init__(self):
     self.now = 0.0
@@ -57,7 +57,7 @@ def clock(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def ended(monkeypatch):
-  """Processes that would have ended raise their code; nobody waits."""
+  """Exiting raises the exit code, and grace periods are skipped."""
 
   def end(code):
     raise EndedError(code)
@@ -65,13 +65,13 @@ def ended(monkeypatch):
   monkeypatch.setattr(watches.os, "_exit", end)
   monkeypatch.setattr(watches, "_GRACE_SECONDS", 0.0)
   monkeypatch.setattr(watches, "_OWN_GRACE_SECONDS", 0.0)
-  monkeypatch.setattr(watches, "_LOOK_SECONDS", 0.01)
+  monkeypatch.setattr(watches, "_POLL_SECONDS", 0.01)
   monkeypatch.setattr(
     watches.faulthandler, "dump_traceback", lambda *a, **k: None
   )
 
 
-def test_all_of_the_time_is_counted_once(clock):
+def test_phases_add_up_to_the_elapsed_time(clock):
   watch = Watch()
   watch.take_seconds()
   with watch.phase("evaluate"):
@@ -85,7 +85,7 @@ def test_all_of_the_time_is_counted_once(clock):
   assert "checkpoint" not in watch.take_seconds()
 
 
-def test_a_phase_that_goes_on_is_counted_so_far(clock):
+def test_an_open_phase_is_counted_so_far(clock):
   watch = Watch()
   watch.take_seconds()
   with watch.phase("step"):
@@ -94,77 +94,80 @@ def test_a_phase_that_goes_on_is_counted_so_far(clock):
     assert watch.take_seconds()["step"] == 0
 
 
-def test_one_process_that_is_stuck_ends_itself(capfd, clock):
+def test_a_single_stuck_process_ends_itself(capfd, clock):
   watch = Watch()
   watch._limits = {"data": 0.01}
   with watch.phase("data", 7):
-    watch._look()
+    watch._poll()
     clock.sleep(0.02)
     with pytest.raises(EndedError, match="76"):
-      watch._look()
+      watch._poll()
   message = capfd.readouterr().err
-  assert "nothing moves: process 0 is in data for 0 s, at step 7" in message
+  assert (
+    "the run hangs: process 0 has been in phase data for 0 s, at step 7"
+    in message
+  )
 
 
-def test_the_one_that_is_stuck_is_named_to_those_that_wait(capfd, clock):
+def test_the_stuck_process_is_named_to_those_that_wait(capfd, clock):
   service = Service()
   stuck, waiting = (Watch(service, n, 3) for n in (1, 2))
   stuck._limits = waiting._limits = {"step": 0.02, "data": 0.04}
   with stuck.phase("data", 30), waiting.phase("step", 29):
-    stuck._look()
+    stuck._poll()
     clock.sleep(0.03)
-    # It waits for one that is within its own limit.
-    stuck._look()
-    waiting._look()
+    # `waiting` keeps waiting while the other process is within its limit.
+    stuck._poll()
+    waiting._poll()
     clock.sleep(0.03)
     with pytest.raises(EndedError, match="76"):
-      stuck._look()
+      stuck._poll()
     with pytest.raises(EndedError, match="76"):
-      waiting._look()
+      waiting._poll()
   lines = capfd.readouterr().err.splitlines()
   assert len(lines) == 2
   for line in lines:
-    assert "process 1 is in data" in line
-    assert "waiting for it: 2" in line
+    assert "process 1 has been in phase data" in line
+    assert "waiting processes: 2" in line
 
 
-def test_where_all_wait_for_the_devices_all_end(clock):
+def test_if_all_wait_for_the_devices_all_end(clock):
   service = Service()
   pair = [Watch(service, n, 2) for n in (0, 1)]
   with pair[0].phase("step", 3), pair[1].phase("step", 3):
     for watch in pair:
       watch._limits = {"step": 0.02}
-      watch._look()
+      watch._poll()
     clock.sleep(0.03)
     with pytest.raises(EndedError, match="76"):
-      pair[0]._look()
+      pair[0]._poll()
 
 
-def test_one_that_gives_no_sign_is_not_waited_for_longer(clock):
+def test_a_silent_process_is_not_waited_for_longer_than_the_limit(clock):
   service = Service()
   frozen, waiting = (Watch(service, n, 2) for n in (0, 1))
   waiting._limits = {"step": 0.02}
   with frozen.phase("compile", 3), waiting.phase("step", 3):
-    frozen._look()
+    frozen._poll()
     clock.sleep(0.03)
-    waiting._look()
+    waiting._poll()
     clock.sleep(0.03)
     with pytest.raises(EndedError, match="76"):
-      waiting._look()
+      waiting._poll()
 
 
-def test_time_out_of_limits_is_not_judged(clock):
+def test_phases_outside_limited_have_no_limit(clock):
   watch = Watch()
   with watch.limited({"data": 0.01}), watch.phase("evaluate"):
     clock.sleep(0.02)
-    watch._look()
+    watch._poll()
   with watch.phase("data"):
     clock.sleep(0.02)
-    watch._look()
+    watch._poll()
   watch.stop()
 
 
-def test_an_inner_phase_starts_the_outer_ones_clock_anew(clock):
+def test_an_inner_phase_restarts_the_clock_of_the_outer_one(clock):
   watch = Watch()
   watch._limits = {"step": 0.05}
   with watch.phase("step"):
@@ -172,56 +175,56 @@ def test_an_inner_phase_starts_the_outer_ones_clock_anew(clock):
       clock.sleep(0.02)
       with watch.phase("data"):
         pass
-    watch._look()
+    watch._poll()
 
 
-def test_a_failure_ends_the_others_with_its_code(capfd):
+def test_a_failure_ends_the_other_processes_with_its_code(capfd):
   service = Service()
   failing, other = (Watch(service, n, 2) for n in (0, 1))
   failing.announce(BUG, "ValueError: no")
   other.announce(2, "too late")
   with pytest.raises(EndedError, match="1"):
-    other._look()
+    other._poll()
   assert "process 0: ValueError: no" in capfd.readouterr().err
   with pytest.raises(EndedError, match="1"):
-    failing._look()
+    failing._poll()
 
 
-def test_a_lost_peer_is_no_bug(monkeypatch, clock):
+def test_a_dead_peer_is_not_a_bug(monkeypatch, clock):
   service = Service()
   left, gone = (Watch(service, n, 2) for n in (0, 1))
   for watch in (left, gone):
-    watch._look()
+    watch._poll()
 
   def sleep(seconds):
     del seconds
-    left._look()
+    left._poll()
 
   monkeypatch.setattr(clock, "sleep", sleep)
   assert talk(left, "reset by peer") == HUNG
   (told,) = [v for k, v in service.values.items() if "abort" in k]
-  assert "process 1 is gone" in json.loads(told)["why"]
+  assert "process 1 is dead" in json.loads(told)["why"]
 
 
-def test_where_all_are_there_a_failure_is_a_bug(monkeypatch, clock):
+def test_if_all_processes_run_a_failure_is_a_bug(monkeypatch, clock):
   service = Service()
   watch, other = (Watch(service, n, 2) for n in (0, 1))
   for each in (watch, other):
-    each._look()
+    each._poll()
   monkeypatch.setattr(
-    watches.time, "sleep", lambda seconds: (watch._look(), other._look())
+    watches.time, "sleep", lambda seconds: (watch._poll(), other._poll())
   )
   assert talk(watch, "out of memory") == BUG
 
 
-def test_who_failed_first_is_believed():
+def test_the_first_failure_decides_the_code():
   service = Service()
   watch, other = (Watch(service, n, 2) for n in (0, 1))
   other.announce(2, "no such file")
   assert talk(watch, "reset by peer") == 2
 
 
-def test_without_a_coordinator_the_run_is_lost():
+def test_without_a_coordinator_the_code_is_hung():
   class Dead(Service):
     def key_value_dir_get(self, folder):
       raise RuntimeError("UNAVAILABLE")
@@ -229,27 +232,28 @@ def test_without_a_coordinator_the_run_is_lost():
   assert talk(Watch(Dead(), 1, 2), "reset by peer") == HUNG
 
 
-def test_what_is_no_talk_is_told_at_once_and_printed_once(capfd):
+def test_other_failures_are_announced_and_printed_once(capfd):
   service = Service()
   watch, error = Watch(service, 0, 2), ValueError("no")
-  assert watch.fail(error, BUG, is_talk=False) == BUG
-  assert watch.fail(error, BUG, is_talk=False) == BUG
+  assert watch.fail(error, BUG, may_be_remote=False) == BUG
+  assert watch.fail(error, BUG, may_be_remote=False) == BUG
   assert capfd.readouterr().err.count("ValueError: no") == 1
-  assert watch.fail(KeyError("bad input"), 2, is_talk=False) == 2
+  assert watch.fail(KeyError("bad input"), 2, may_be_remote=False) == 2
   assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("count", [2, 1000])
-def test_process_0_is_the_last_to_leave(count, monkeypatch):
-  """With it the coordinator goes, and JAX aborts who is left."""
+def test_process_0_leaves_last(count, monkeypatch):
+  """The coordinator ends with process 0, and JAX aborts remaining processes."""
   monkeypatch.setattr(watches, "_GRACE_SECONDS", GRACE_SECONDS)
   first, other = (Watch(Service(), n, count) for n in (0, 1))
-  # Told at the next look, the others have a grace: process 0 as the others.
+  # Other processes read the abort at their next poll and then have a grace
+  # period.
   assert other.farewell_seconds < watches._GRACE_SECONDS
-  assert first.farewell_seconds > watches._GRACE_SECONDS + first._pause
+  assert first.farewell_seconds > watches._GRACE_SECONDS + first._interval
 
 
-def test_hosts_tell_how_busy_they_are(clock):
+def test_hosts_report_how_busy_they_are(clock):
   service = Service()
   pair = [Watch(service, n, 2) for n in (0, 1)]
   for watch, busy in zip(pair, (1, 3), strict=True):
@@ -258,7 +262,7 @@ def test_hosts_tell_how_busy_they_are(clock):
     with watch.phase("step", 5):
       clock.sleep(4 - busy)
     watch.take_seconds()
-    watch._look()
+    watch._poll()
   hosts = pair[0].hosts()
   assert [hosts[n].step for n in (0, 1)] == [5, 5]
   assert [hosts[n].waited for n in (0, 1)] == [3, 1]

@@ -1,4 +1,4 @@
-"""Small runs with everything in them that could depend on devices."""
+"""Small runs that use every feature that could depend on devices."""
 
 import functools
 from typing import NamedTuple
@@ -20,20 +20,20 @@ BATCH = 16
 
 
 class Case(NamedTuple):
-  """One way to run one of the two trainings.
+  """One configuration of a tiny training.
 
   Attributes:
-    model: of `FAMILIES`.
-    dtype: of parameters and computation.
+    model: a key of `FAMILIES`.
+    dtype: dtype of parameters and computation.
     mesh: sizes of `data` and `fsdp`.
-    weights: mode.
-    microbatches: of every batch.
-    group: of batch norm, samples; 0 is the whole batch.
-    permuted: sums over samples in another order.
-    d_steps: updates of D in a step; 0 is two for BigGANs and one for R3GAN.
-    update: of spectral and batch norm in BigGAN. With `step`, averages over
-      microbatches are those of one batch.
-    interval: of R3GAN's penalties, steps.
+    weights: weight mode.
+    microbatches: number of microbatches per batch.
+    group: batch norm group size in samples; 0 means the whole batch.
+    permuted: whether samples are summed in another order.
+    d_steps: D updates per step; 0 means two for BigGANs and one for R3GAN.
+    update: update mode of spectral and batch norm in BigGAN. With `step`,
+      averages over microbatches equal those of one batch.
+    interval: interval of R3GAN's penalties in steps.
   """
 
   model: str
@@ -49,7 +49,7 @@ class Case(NamedTuple):
 
   @property
   def reference(self) -> "Case":
-    """The same training on one device; in one piece, where that is the same."""
+    """Returns the case on one device, without microbatches if equivalent."""
     parts = self.microbatches if self.update == "forward" else 1
     return self._replace(
       mesh=(1, 1), weights="replicated", microbatches=parts, permuted=False
@@ -57,14 +57,14 @@ class Case(NamedTuple):
 
   @property
   def name(self) -> str:
-    """For a test, and for arrays in a file."""
+    """Name of the case in test IDs and array files."""
     mesh = "x".join(map(str, self.mesh))
     parts = [self.model, mesh, self.weights, f"{self.microbatches}parts"]
     return "-".join(parts + [f"{self.d_steps}d"] * bool(self.d_steps))
 
 
 def r3gan(case: Case) -> dict:
-  """R1 and R2 in every step, adaptive ADA, labels, schedules."""
+  """R1 and R2 in every step, ADA, labels, schedules."""
   return {
     "model": {
       "name": "r3gan",
@@ -103,7 +103,7 @@ def r3gan(case: Case) -> dict:
 
 
 def r3gan_small(case: Case) -> dict:
-  """All of that at 4 px, with one penalty and one transform."""
+  """As `r3gan`, at 4 px with one penalty and one transform."""
   config = r3gan(case)
   config["model"] |= {
     "resolution": 4,
@@ -141,7 +141,7 @@ def biggan(case: Case) -> dict:
 
 
 def biggan_small(case: Case) -> dict:
-  """All of that at 8 px: one block of G and two of D."""
+  """As `biggan`, at 8 px with one block of G and two of D."""
   config = biggan(case)
   config["model"] |= {
     "resolution": 8,
@@ -154,7 +154,7 @@ def biggan_small(case: Case) -> dict:
 
 
 def biggan_deep(case: Case) -> dict:
-  """As small as it gets: 64 px, one block a side."""
+  """The smallest possible model: 64 px, one block per network."""
   config = biggan(case)
   config["model"] |= {
     "name": "biggan_deep",
@@ -172,12 +172,12 @@ FAMILIES = {
   "biggan_small": biggan_small,
   "biggan_deep": biggan_deep,
 }
-# The steps of these would take ten times as long.
+# Steps of these families would be ten times slower if compiled fast.
 COMPILED_WELL = ("biggan", "biggan_deep")
 
 
 def spec_of(case: Case) -> RunSpec:
-  """The run, on the case's mesh."""
+  """Returns the spec of the run on the case's mesh."""
   config = FAMILIES[case.model](case)
   config["optim"]["microbatches"] = case.microbatches
   if case.d_steps:
@@ -191,7 +191,7 @@ def spec_of(case: Case) -> RunSpec:
         "data": case.mesh[0],
         "fsdp": case.mesh[1],
         "weights": case.weights,
-        # All that can be split is.
+        # Split every leaf that can be split.
         "min_split_elements": 2,
       },
       **config,
@@ -200,7 +200,7 @@ def spec_of(case: Case) -> RunSpec:
 
 
 class PermutedStep(GanStep):
-  """Samples, with all that is drawn for them, in another order."""
+  """A step with the samples, and their random numbers, in another order."""
 
   def _samples(self, *of_update):
     samples = super()._samples(*of_update)
@@ -210,7 +210,7 @@ class PermutedStep(GanStep):
 
 @functools.cache
 def compiled(case: Case):
-  """The run, built, and its compiled step."""
+  """Returns the built run and its compiled step."""
   spec = spec_of(case)
   devices = jax.devices()[: case.mesh[0] * case.mesh[1]]
   with jax.enable_x64(case.dtype == "float64"):
@@ -228,7 +228,7 @@ def compiled(case: Case):
 
 @functools.cache
 def first_state(model: str, dtype: str):
-  """Before training, on the host."""
+  """Returns the initial state on the host."""
   case = Case(model, dtype)
   spec = spec_of(case)
   with jax.enable_x64(dtype == "float64"):
@@ -238,7 +238,7 @@ def first_state(model: str, dtype: str):
 
 
 def data(case: Case) -> Batch:
-  """[STEPS, K, B, ...] of noise, the same for all cases of a model."""
+  """Returns noise batches [STEPS, K, B, ...], equal for a model's cases."""
   spec = spec_of(case)
   rng = np.random.default_rng(0)
   side = spec.model.resolution
@@ -250,7 +250,7 @@ def data(case: Case) -> Batch:
 
 @functools.cache
 def trained(case: Case, steps: int = STEPS):
-  """Scalars of every step and the final state, on the host."""
+  """Returns the scalars of each step and the final state, on the host."""
   built, step = compiled(case)
   batches = data(case)
   with jax.enable_x64(case.dtype == "float64"):
@@ -277,7 +277,7 @@ def trained(case: Case, steps: int = STEPS):
 
 
 def worst(a, b) -> float:
-  """Largest difference, relative to the largest entry of each array."""
+  """Returns the largest difference, relative to each array's maximum."""
   differences = jax.tree.map(
     lambda x, y: float(np.max(np.abs(x - y)) / max(np.max(np.abs(x)), 1e-12)),
     a,
@@ -287,10 +287,10 @@ def worst(a, b) -> float:
 
 
 def learned(state):
-  """Everything but Adam's moments.
+  """Returns everything except Adam's moments.
 
-  The bias before a batch norm has no gradient but round-off, and its moments
-  are the squares of that; they are compared on the scale of the network.
+  The bias before a batch norm has zero gradient up to rounding, and its moments
+  are the squares of rounding errors. They are compared on the network's scale.
   """
   players = [p._replace(optimizer=()) for p in (state.g, state.d)]
   return players, state.ema, state.augment

@@ -1,8 +1,9 @@
-"""Some steps of any run, in one process or several: `run` starts them.
+"""Trains some steps of any run in one or several processes.
 
-training.py CASE.json OUT.npz: CASE holds `config`, as `from_config` takes it,
-and `steps`. Process 0 writes `metrics/NAME` [steps] and, of the state after
-them, `state/PATH`, whole arrays. With model.dtype=float64 all is in float64.
+`run` starts the processes. Usage: training.py CASE.json OUT.npz. CASE contains
+`config`, as for `from_config`, and `steps`. Process 0 writes `metrics/NAME`
+[steps] and the final state as `state/PATH`, global arrays. With
+model.dtype=float64, all arrays are float64.
 """
 
 import json
@@ -35,16 +36,16 @@ def run(
   timeout: float = 400,
   xla_flags: str = fast_compile.FLAGS,
 ) -> dict[str, np.ndarray]:
-  """Trains, and gives metrics and final state by name.
+  """Trains and returns metrics and final state by name.
 
   Args:
-    folder: for the files passed.
-    config: of the run.
-    steps: to take.
-    processes: to take them in.
-    devices: of each process.
-    timeout: seconds.
-    xla_flags: how to compile; "" where a program runs for longer.
+    folder: folder for input and output files.
+    config: config of the run.
+    steps: number of steps.
+    processes: number of processes.
+    devices: number of devices of each process.
+    timeout: maximum seconds.
+    xla_flags: compiler flags; "" for programs that run longer.
   """
   case, out = folder / "case.json", folder / f"{processes}x{devices}.npz"
   case.write_text(json.dumps({"config": config, "steps": steps}))
@@ -62,10 +63,11 @@ def run(
 def worst_difference(
   one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-  """Largest differences of metrics, weights and Adam's moments.
+  """Returns the largest differences of metrics, weights and Adam's moments.
 
-  Relative to the largest entry of each array; moments to that of all: those
-  of a bias before a batch norm are the squares of round-off.
+  They are relative to the maximum of each array. For moments, they are relative
+  to the maximum of all moments: those of a bias before a batch norm are squares
+  of rounding errors.
   """
   assert one.keys() == other.keys()
   worst = {"metrics": 0.0, "weights": 0.0, "moments": 0.0}
@@ -105,7 +107,7 @@ def main() -> None:
     arrays[f"state/{name}"] = np.asarray(leaf)
   if multihost.is_main():
     np.savez(out, **arrays)
-  # A thread that asks for the others as Python ends would abort it.
+  # A thread that queries the other processes at exit would abort Python.
   multihost.watch().stop()
 
 

@@ -198,7 +198,7 @@ def test_no_settings_are_read_off_a_spec_that_is_not_what_was_written(
     content = sealed.seal({"spec": to_json(run.spec)})
     text = json.dumps(content).replace('"latent_dim": 8', '"latent_dim": 9')
     path.write_text(text)
-    said = f"{path} is damaged (its content does not match its digest)"
+    said = f"{path} is damaged (the content does not match its digest)"
   else:
     path.unlink()
     said = f"{path} is missing, and what the run has written is there"

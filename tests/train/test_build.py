@@ -1,4 +1,4 @@
-"""What a run cannot do is refused before anything is compiled."""
+"""Invalid batch and group sizes are rejected before anything is compiled."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def test_groups_stay_on_a_device_with_microbatches():
 
 
 def test_groups_are_whole_devices_or_parts_of_one():
-  # Sixteen samples in groups of eight, on devices of four and of sixteen.
+  # Sixteen samples in groups of eight, with four and sixteen per device.
   for mesh in ((4, 1), (1, 1)):
     spec = spec_of(Case("biggan", "float32", mesh, group=8))
     build(spec, make_mesh(spec.mesh, jax.devices()[: mesh[0]]))

@@ -1,4 +1,4 @@
-"""Of a run's programs, only the networks may round float32."""
+"""Only the networks of a run may round float32."""
 
 import re
 
@@ -16,7 +16,7 @@ from tests.rounding import products
 
 @pytest.fixture(scope="module")
 def built():
-  """BigGAN with whatever else multiplies: ADA, orthogonal term, penalties."""
+  """BigGAN with everything else that multiplies: ADA, penalties, terms."""
   config = biggan.get_test_config("128")
   config.model.precision = "default"
   config.augment = {"pipe": "ada", "probability": 0.5}
@@ -45,11 +45,11 @@ def _traced(built, program):
 
 
 @pytest.mark.parametrize("program", ["step", "probe", "sample"])
-def test_only_networks_have_the_spec_s_precision(built, program):
+def test_only_networks_use_the_precision_of_the_spec(built, program):
   found = products(_traced(built, program).jaxpr)
   of_networks = {one for one in found if re.search(rf"\b{NETWORK}\b", one[0])}
   assert {stated for _, stated in of_networks} == {"default"}
-  # Spectral norm multiplies in all three.
+  # Spectral norm contains matrix products in all three programs.
   assert found - of_networks
   assert {stated for _, stated in found - of_networks} == {"highest"}
 

@@ -1,4 +1,4 @@
-"""Checkpoints notice damage, and fall back to the newest whole one."""
+"""Damage to checkpoints is detected, and the newest undamaged one is used."""
 
 import errno
 import gc
@@ -15,7 +15,7 @@ from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import CheckpointSpec, MeshSpec, SpecError
 from bigscale.train.checkpoint import Checkpoints, DamagedError
 
-# Orbax leaves readers of damaged files behind, whom nobody awaits.
+# Orbax leaves background readers of damaged files running.
 pytestmark = [
   pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
   pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
@@ -24,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _leave_nobody_behind():
-  """To the next file, which takes no warnings."""
+  """Collects leftovers before the next file, where warnings are errors."""
   yield
   gc.collect()
 
@@ -53,7 +53,7 @@ def opened(tmp_path):
 
 @pytest.fixture
 def saved(tmp_path):
-  """Steps 1, 2 and 3."""
+  """Saves steps 1, 2 and 3."""
   checkpoints = opened(tmp_path)
   for step in (1, 2, 3):
     checkpoints.save(step, state(step), {"next": step}, {"kimg": float(step)})
@@ -84,7 +84,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("mesh", [(2, 2), (1, 4), (1, 1)])
-def test_what_was_saved_is_read_on_any_mesh(saved, mesh):
+def test_a_checkpoint_can_be_read_on_any_mesh(saved, mesh):
   checkpoints = opened(saved)
   where = sharding(*mesh)
   restored = checkpoints.restore(abstract(where))
@@ -96,7 +96,7 @@ def test_what_was_saved_is_read_on_any_mesh(saved, mesh):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_step_is_passed_over_loudly(saved, damage):
+def test_a_damaged_step_is_skipped_with_an_error(saved, damage):
   DAMAGES[damage](largest_file(saved, 3))
   checkpoints = opened(saved)
   restored = checkpoints.restore(abstract())
@@ -104,9 +104,10 @@ def test_a_damaged_step_is_passed_over_loudly(saved, damage):
   np.testing.assert_array_equal(restored.state["w"], state(2)["w"])
   ((step, why),) = restored.damaged
   assert step == 3
-  assert why.startswith("not what was saved: ['w']") == (damage == "flip")
+  flipped = why.startswith("arrays differ from what was saved: ['w']")
+  assert flipped == (damage == "flip")
   checkpoints.set_damaged_aside(restored.damaged)
-  # The step can be taken and saved again.
+  # The step can be trained and saved again.
   checkpoints.save(3, state(30), {"next": 3}, {})
   checkpoints.wait()
   again = checkpoints.restore(abstract())
@@ -116,11 +117,11 @@ def test_a_damaged_step_is_passed_over_loudly(saved, damage):
   assert (saved / "damaged" / "checkpoints" / "3").is_dir()
 
 
-def test_a_step_asked_for_by_name_is_that_one_or_none(saved):
+def test_a_given_step_is_never_replaced_by_another(saved):
   flip_a_bit(largest_file(saved, 2))
   checkpoints = opened(saved)
   with pytest.raises(
-    DamagedError, match=r"step 2: not what was saved: \['w'\]"
+    DamagedError, match=r"step 2: arrays differ from what was saved: \['w'\]"
   ):
     checkpoints.restore(abstract(), 2)
   assert checkpoints.restore(abstract(), 1).step == 1
@@ -129,7 +130,7 @@ def test_a_step_asked_for_by_name_is_that_one_or_none(saved):
   checkpoints.close()
 
 
-def test_where_all_are_damaged_nothing_is_made_up(saved):
+def test_if_all_are_damaged_nothing_is_restored(saved):
   for step in (1, 2, 3):
     flip_a_bit(largest_file(saved, step))
   checkpoints = opened(saved)
@@ -138,7 +139,7 @@ def test_where_all_are_damaged_nothing_is_made_up(saved):
   checkpoints.close()
 
 
-def test_replicas_that_disagree_are_not_saved(tmp_path):
+def test_replicas_that_differ_are_not_saved(tmp_path):
   where = sharding()
   whole = np.asarray(state(1)["w"])
   places = where.addressable_devices_indices_map(whole.shape)
@@ -154,10 +155,8 @@ def test_replicas_that_disagree_are_not_saved(tmp_path):
   checkpoints.close()
 
 
-def test_a_save_does_not_ask_whether_the_run_is_preempted(
-  tmp_path, monkeypatch
-):
-  """JAX counts who asks how often: processes must do so alike, in the loop."""
+def test_a_save_does_not_check_for_preemption(tmp_path, monkeypatch):
+  """JAX counts the calls, so only the loop may make them, on all processes."""
   asked = []
   monkeypatch.setattr(
     multihost_utils, "reached_preemption_sync_point", asked.append
@@ -170,7 +169,7 @@ def test_a_save_does_not_ask_whether_the_run_is_preempted(
   assert asked == []
 
 
-def test_a_full_disk_is_said_before_anything_is_written(saved, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(saved, monkeypatch):
   checkpoints = opened(saved)
   room = shutil.disk_usage(saved)._replace(free=64 * 512 * 4)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
@@ -178,7 +177,7 @@ def test_a_full_disk_is_said_before_anything_is_written(saved, monkeypatch):
     checkpoints.save(4, state(4), {}, {})
   assert caught.value.errno == errno.ENOSPC
   monkeypatch.undo()
-  # What is there is whole, and there is room again.
+  # Existing checkpoints are complete, and there is free space again.
   checkpoints.save(4, state(4), {}, {})
   checkpoints.wait()
   assert checkpoints.restore(abstract()).step == 4

@@ -1,4 +1,4 @@
-"""Damage beside the arrays of a checkpoint is noticed, too."""
+"""Damage to the JSON files of a checkpoint is also detected."""
 
 import gc
 import json
@@ -20,25 +20,25 @@ from bigscale.train.checkpoint import (
   DamagedError,
 )
 
-# Orbax leaves readers of damaged files behind, whom nobody awaits.
+# Orbax leaves background readers of damaged files running.
 pytestmark = [
   pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
   pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
 ]
-# Bits flipped in each file, on top of a cut, an empty and a missing one.
+# Flipped bits per file, besides truncating, emptying and removing it.
 FLIPS = 5
 
 
 @pytest.fixture(autouse=True)
 def _leave_nobody_behind():
-  """To the next file, which takes no warnings."""
+  """Collects leftovers before the next file, where warnings are errors."""
   yield
   gc.collect()
 
 
 @pytest.fixture(autouse=True)
 def _quiet():
-  """Hundreds of expected errors."""
+  """Silences hundreds of expected errors."""
   before = absl_logging.get_verbosity()
   absl_logging.set_verbosity(absl_logging.FATAL)
   yield
@@ -81,7 +81,7 @@ def meta(step):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-  """Steps 1 and 2."""
+  """Saves steps 1 and 2."""
   folder = tmp_path_factory.mktemp("saved")
   checkpoints = Checkpoints(folder, CheckpointSpec(keep=5, keep_best=0))
   for step in (1, 2):
@@ -103,7 +103,7 @@ def files_of(saved, step=2):
 
 
 def damages(content, seed):
-  """(what was done, the damaged content), None where the file is gone."""
+  """Yields (kind of damage, damaged content or None if the file is removed)."""
   bits = range(8 * len(content))
   for bit in random.Random(seed).sample(bits, min(FLIPS, len(bits))):
     flipped = bytearray(content)
@@ -115,7 +115,7 @@ def damages(content, seed):
 
 
 def outcome(reader):
-  """Whether step 2 is whole; fails where what is given back was not saved."""
+  """Returns whether step 2 is whole or damage was noticed."""
   restored = reader.restore(abstract())
   if restored.damaged:
     assert (restored.step, restored.damaged[0].step) == (1, 2)
@@ -125,7 +125,7 @@ def outcome(reader):
   return "noticed" if restored.damaged else "whole"
 
 
-def test_damage_to_any_file_is_noticed_or_changes_nothing(saved, reader):
+def test_damage_to_any_file_is_noticed_or_harmless(saved, reader):
   found = {}
   seed = random.randrange(2**31)
   for path in files_of(saved):
@@ -144,14 +144,14 @@ def test_damage_to_any_file_is_noticed_or_changes_nothing(saved, reader):
           raise
     finally:
       path.write_bytes(content)
-  # What holds values is never passed over.
+  # Damage to files with values is always noticed.
   assert found["data/metadata"] == found["meta/metadata"] == {"noticed"}
   assert found["state/manifest.ocdbt"] == {"noticed"}
   assert outcome(reader) == "whole"
 
 
 @pytest.mark.parametrize("name", ["manifest.ocdbt", "d/*"])
-def test_a_damaged_index_of_the_arrays_is_said_once(saved, reader, name, capfd):
+def test_a_damaged_array_index_is_reported_once(saved, reader, name, capfd):
   (path,) = (saved / "checkpoints" / "2" / "state").glob(name)
   content = path.read_bytes()
   try:
@@ -163,13 +163,13 @@ def test_a_damaged_index_of_the_arrays_is_said_once(saved, reader, name, capfd):
   assert (restored.step, step) == (1, 2)
   assert why.startswith("the index of its arrays cannot be read")
   assert str(path) in why
-  # Threads of TensorStore print their own.
+  # Threads of TensorStore would print their own tracebacks.
   assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["data", "meta"])
-def test_every_bit_of_the_notes_counts(saved, name):
-  """All of them: what Orbax reads of these two files is their JSON."""
+def test_every_bit_of_the_json_counts(saved, name):
+  """Orbax only reads the JSON of these two files."""
   folder = saved / "checkpoints" / "2"
   both = {n: (folder / n / "metadata").read_bytes() for n in ("data", "meta")}
   content = both[name]
@@ -188,20 +188,20 @@ def test_every_bit_of_the_notes_counts(saved, name):
     assert found == wanted, f"bit {bit}"
 
 
-def test_a_step_is_not_another_one(saved, tmp_path):
-  """A folder that was renamed: its position would be of another step."""
+def test_a_renamed_step_is_rejected(saved, tmp_path):
+  """Its data position would belong to another step."""
   content = (saved / "checkpoints" / "1" / "data" / "metadata").read_text()
   other = (saved / "checkpoints" / "1" / "meta" / "metadata").read_text()
   both = json.loads(content), json.loads(other)
   notes.unseal(1, *both)
-  with pytest.raises(sealed.SealError, match="are not what was saved"):
+  with pytest.raises(sealed.SealError, match="differ from what was saved"):
     notes.unseal(2, *both)
 
 
-def test_notes_without_a_digest_are_of_an_earlier_version(
+def test_files_without_a_digest_are_accepted_with_a_warning(
   saved, reader, caplog
 ):
-  """They are taken with a warning, and never end in a traceback."""
+  """They were written by an earlier version."""
   absl_logging.set_verbosity(absl_logging.WARNING)
   paths = [
     saved / "checkpoints" / "2" / name / "metadata" for name in ("data", "meta")
@@ -214,18 +214,18 @@ def test_notes_without_a_digest_are_of_an_earlier_version(
       path.write_text(json.dumps(plain))
     with caplog.at_level(logging.WARNING):
       assert outcome(reader) == "whole"
-    assert "took no digest" in caplog.text
-    # One that still has it is a damaged file.
+    assert "a version without a digest" in caplog.text
+    # If one file still has the digest, the other one is damaged.
     paths[0].write_bytes(before[0])
     assert outcome(reader) == "noticed"
-    with pytest.raises(DamagedError, match="the stream's position or the"):
+    with pytest.raises(DamagedError, match="the data position or the"):
       reader.restore(abstract(), 2)
   finally:
     for path, content in zip(paths, before, strict=True):
       path.write_bytes(content)
 
 
-def test_digests_are_of_values():
+def test_digests_are_computed_from_values():
   plain = {"b": [1, 2.5, None], "a": {"1": "ä\udcff"}}
   assert sealed.unseal(json.loads(json.dumps(sealed.seal(plain)))) == plain
   assert sealed.digest({"a": (1, 2)}) == sealed.digest({"a": [1, 2]})

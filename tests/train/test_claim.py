@@ -1,4 +1,4 @@
-"""A folder belongs to one run at a time, for as long as that lives."""
+"""A folder belongs to one run at a time, until the process ends."""
 
 import fcntl
 import os
@@ -28,7 +28,7 @@ time.sleep(60)
 
 @pytest.fixture
 def holder(tmp_path):
-  """Another process that holds the folder."""
+  """Starts another process that locks the folder."""
   process = subprocess.Popen(
     [sys.executable, "-c", HOLD, str(tmp_path)],
     stdout=subprocess.PIPE,
@@ -41,12 +41,12 @@ def holder(tmp_path):
   process.stdout.close()
 
 
-def test_a_folder_in_use_is_refused_and_its_holder_named(tmp_path, holder):
+def test_a_folder_in_use_is_rejected_and_its_holder_named(tmp_path, holder):
   with pytest.raises(SpecError, match=f"in use .*process {holder.pid} with"):
     Claim().take(tmp_path)
 
 
-def test_the_command_says_so_before_it_does_anything(tmp_path, holder, capsys):
+def test_the_command_fails_before_it_does_anything(tmp_path, holder, capsys):
   started = time.monotonic()
   code = main(
     [
@@ -61,7 +61,7 @@ def test_the_command_says_so_before_it_does_anything(tmp_path, holder, capsys):
   assert not (tmp_path / "spec.json").exists()
 
 
-def test_a_killed_process_holds_nothing(tmp_path, holder):
+def test_a_killed_process_releases_the_lock(tmp_path, holder):
   holder.send_signal(signal.SIGKILL)
   holder.wait()
   mine = Claim()
@@ -74,9 +74,7 @@ def elsewhere(folder):
   (folder / FILE).write_text("process 7 on another-machine\n")
 
 
-def test_another_machine_that_holds_it_is_waited_for(
-  tmp_path, holder, monkeypatch
-):
+def test_a_lock_of_another_machine_is_waited_for(tmp_path, holder, monkeypatch):
   elsewhere(tmp_path)
 
   def and_then_it_is_gone(_):
@@ -89,9 +87,7 @@ def test_another_machine_that_holds_it_is_waited_for(
   mine.release()
 
 
-def test_a_holder_whose_supervisor_was_killed_is_waited_for(
-  tmp_path, monkeypatch
-):
+def test_a_holder_without_a_supervisor_is_waited_for(tmp_path, monkeypatch):
   hold = shlex.join([sys.executable, "-c", HOLD, str(tmp_path)])
   shell = subprocess.Popen(
     ["bash", "-c", f"{hold} & echo $!; wait"],
@@ -119,15 +115,15 @@ def test_a_holder_whose_supervisor_was_killed_is_waited_for(
   shell.stdout.close()
 
 
-def test_but_not_for_ever(tmp_path, holder, monkeypatch):
+def test_the_wait_for_such_a_holder_is_limited(tmp_path, holder, monkeypatch):
   elsewhere(tmp_path)
   monkeypatch.setattr(claim, "_LEASE_SECONDS", 0.2)
-  monkeypatch.setattr(claim, "_LOOK_SECONDS", 0.05)
+  monkeypatch.setattr(claim, "_POLL_SECONDS", 0.05)
   with pytest.raises(SpecError, match="process 7 on another-machine"):
     Claim().take(tmp_path)
 
 
-def test_what_is_released_may_be_taken(tmp_path):
+def test_a_released_folder_can_be_locked_again(tmp_path):
   mine = Claim()
   for _ in range(2):
     mine.take(tmp_path)
@@ -135,12 +131,10 @@ def test_what_is_released_may_be_taken(tmp_path):
   assert (tmp_path / FILE).read_text() == ""
 
 
-def test_where_there_are_no_locks_a_warning_is_all(
-  tmp_path, monkeypatch, caplog
-):
+def test_a_file_system_without_locks_only_warns(tmp_path, monkeypatch, caplog):
   def refuse(*_):
     raise OSError(95, "Operation not supported")
 
   monkeypatch.setattr(fcntl, "flock", refuse)
   Claim().take(tmp_path)
-  assert "cannot be locked (Operation not supported)" in caplog.text
+  assert f"cannot lock {tmp_path} (Operation not supported)" in caplog.text

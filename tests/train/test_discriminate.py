@@ -1,4 +1,4 @@
-"""D of a checkpoint, outside of training."""
+"""Evaluating the D of a checkpoint outside training."""
 
 import jax
 import numpy as np
@@ -38,12 +38,12 @@ def images(built):
   return rng.integers(0, 256, shape, np.uint8), labels
 
 
-def test_logits_are_under_spectral_norm_and_in_order(built, d, images):
+def test_logits_use_spectral_norm_and_keep_the_order(built, d, images):
   look = TrainedDiscriminator(built, d, batch_size=3)
   pictures, labels = images
   logits = look.logits(pictures, labels)
   assert logits.shape == (5,)
-  # Batches and their padding change nothing.
+  # Neither the batch nor its padding changes the logits.
   order = np.array([4, 2, 0, 1, 3])
   np.testing.assert_allclose(
     look.logits(pictures[order], labels[order]), logits[order], rtol=1e-4
@@ -51,7 +51,7 @@ def test_logits_are_under_spectral_norm_and_in_order(built, d, images):
   assert np.ptp(logits) > 0
   other = look.logits(pictures, (labels + 1) % 10)
   assert (other != logits).any()
-  # Spectral norm takes the scale of its weights away again.
+  # Spectral norm cancels the scale of its weights.
   network = built.model.d
 
   def scaled(path, leaf):

@@ -1,6 +1,6 @@
-"""One forward pass of G for all updates of D gives what one for each gives.
+"""One forward pass of G for all D updates equals one pass per update.
 
-The players are of two matrices each, so that a step compiles in seconds.
+Each network has two matrices, so that a step compiles in seconds.
 """
 
 import functools
@@ -33,7 +33,7 @@ _lecun = nn.initializers.lecun_normal()
 
 
 class Generator(nn.Module):
-  """Linear, batch norm, linear."""
+  """A linear layer, batch norm, and a linear layer."""
 
   moments: Moments
   gather: Gather | None = None
@@ -50,7 +50,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Linear, tanh, linear."""
+  """A linear layer, tanh, and a linear layer."""
 
   gather: Gather | None = None
 
@@ -58,7 +58,7 @@ class Discriminator(nn.Module):
   def __call__(self, images, labels):
     x = images.reshape(len(images), -1)
     x = jnp.tanh(Dense(8, "float64", _lecun, name="first")(x))
-    # A fake under another's label would be judged otherwise.
+    # The logit depends on the label, so swapped labels would be noticed.
     return (1 + labels) * Dense(1, "float64", _lecun, name="linear")(x)[:, 0]
 
 
@@ -113,7 +113,7 @@ def spec_of(case, **model):
 
 @functools.cache
 def trained(case):
-  """Scalars of two steps, and the state after them."""
+  """Returns the scalars of two steps and the final state."""
   spec = spec_of(case)
   rng = np.random.default_rng(0)
   with jax.enable_x64(True):
@@ -159,11 +159,11 @@ def trained(case):
   ],
   ids=str,
 )
-def test_the_same_numbers(case):
-  """On one device with a pass for each update, and as the case has it."""
+def test_one_pass_equals_one_pass_per_update(case):
+  """The reference runs on one device with a pass per update."""
   apart = case._replace(mesh=(1, 1), weights="replicated")
   if case.group:
-    # A group stays in one microbatch.
+    # A group is always in one microbatch.
     apart = apart._replace(microbatches=1)
   rows, state = trained(apart)
   other_rows, other = trained(case._replace(at_once=True))
@@ -175,8 +175,8 @@ def test_the_same_numbers(case):
   assert all(np.ptp(leaf) > 0 for leaf in stats)
 
 
-def test_a_models_generator_takes_passes():
-  """BigGAN's has batch norm in its blocks and at its end."""
+def test_the_generator_of_a_model_takes_passes():
+  """BigGAN has batch norm in its blocks and at its end."""
   case = Case()
   spec = spec_of(case, g_width=2, d_width=2, shared_dim=2)
   with jax.enable_x64(True):
@@ -208,7 +208,7 @@ def test_a_models_generator_takes_passes():
   [("step", 2, True), ("forward", 1, True), ("forward", 2, False)],
 )
 def test_statistics_in_turn_keep_updates_apart(update, microbatches, together):
-  """The second update starts where the last microbatch of the first ended."""
+  """The second update starts from the last microbatch of the first."""
   spec = spec_of(Case(microbatches=microbatches), batch_norm_update=update)
   placement = Placement(make_mesh(spec.mesh, jax.devices()[:1]))
   assert Draw(None, spec, placement).of_all_updates == together

@@ -1,4 +1,4 @@
-"""A run's folder goes on with the run that it holds."""
+"""A run folder can be reused by the same run only."""
 
 import json
 import subprocess
@@ -22,40 +22,40 @@ def _spec(**model):
 
 @pytest.fixture
 def of_older_version(tmp_path):
-  """A folder whose spec.json does not know `model.precision`."""
+  """Returns a folder whose spec.json lacks `model.precision`."""
   folder = folders.create(tmp_path, _spec(), [])
   written = json.loads(folder.spec.read_text())
   assert written["spec"]["model"].pop("precision") == "highest"
-  # Nor did that version seal it.
+  # That version did not write a digest either.
   del written[sealed.KEY]
   folder.spec.write_text(json.dumps(written))
   return tmp_path
 
 
-def test_a_run_of_a_version_without_a_setting_is_read(of_older_version):
+def test_a_run_of_an_older_version_can_be_read(of_older_version):
   _, spec = folders.open_existing(of_older_version)
   assert spec == _spec()
 
 
 @pytest.mark.parametrize("precision", ["highest", "default"])
-def test_it_goes_on_and_what_it_goes_on_with_is_said(
+def test_a_missing_setting_is_logged_and_taken_from_the_config(
   of_older_version, caplog, precision
 ):
   folder = folders.create(of_older_version, _spec(precision=precision), [])
-  assert f"without model.precision; the run goes on with '{precision}'" in (
+  assert f"without model.precision; the run continues with '{precision}'" in (
     caplog.text
   )
   _, spec = folders.open_existing(folder.path)
   assert spec.model.precision == precision
 
 
-def test_a_setting_that_is_there_may_not_change(tmp_path):
+def test_a_recorded_setting_may_not_change(tmp_path):
   folders.create(tmp_path, _spec(), [])
   with pytest.raises(SpecError, match="precision: 'highest' there, 'high'"):
     folders.create(tmp_path, _spec(precision="high"), [])
 
 
-def test_other_differences_still_make_another_run(of_older_version, caplog):
+def test_other_differences_are_still_rejected(of_older_version, caplog):
   with pytest.raises(SpecError, match="remat: False there, True here"):
     folders.create(of_older_version, _spec(remat=True), [])
   assert "goes on" not in caplog.text
@@ -63,13 +63,13 @@ def test_other_differences_still_make_another_run(of_older_version, caplog):
 
 @pytest.fixture
 def gone():
-  """The number of a process that has ended."""
+  """Returns the PID of a process that has ended."""
   process = subprocess.Popen([sys.executable, "-c", ""])
   process.wait()
   return process.pid
 
 
-def test_the_next_start_removes_what_a_killed_one_left(tmp_path, gone):
+def test_the_next_start_removes_partial_files(tmp_path, gone):
   folder = folders.create(tmp_path, _spec(), [])
   host = temporary.beside(folder.spec).name.split(".")[-3]
   left = [
@@ -84,7 +84,7 @@ def test_the_next_start_removes_what_a_killed_one_left(tmp_path, gone):
   for name in left + kept:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("half")
-  # A reader touches nothing.
+  # A reader changes nothing.
   folders.open_existing(tmp_path)
   assert all((tmp_path / name).exists() for name in left + kept)
   claim = Claim()

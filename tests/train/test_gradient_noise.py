@@ -1,4 +1,4 @@
-"""The two terms of the gradient noise scale, as an update measures them."""
+"""The two terms of the gradient noise scale in an update."""
 
 import jax
 import numpy as np
@@ -26,13 +26,13 @@ def spec(microbatches=1, noise_scale=True, **mesh):
 
 
 def squared_distance(own, other, stats, samples, shared):
-  """Of weights to samples: a sample's gradient is their difference."""
+  """Loss whose gradient is the difference between weights and sample."""
   apart = own["net"]["kernel"][None] - samples
   return 0.5 * (apart**2).sum(-1).mean(), (stats, {})
 
 
 def parts_of(x_bd, devices, microbatches):
-  """Which samples meet in one gradient; see `microbatches`."""
+  """Returns the samples of each gradient; see `microbatches`."""
   rows = np.split(x_bd, devices)
   return [part[i::microbatches] for part in rows for i in range(microbatches)]
 
@@ -59,7 +59,7 @@ def test_noise_of_known_gradients(devices, microbatches):
   small, big = BATCH // len(parts), BATCH
   square_small = (means**2).sum(1).mean()
   square_big = (means.mean(0) ** 2).sum()
-  # McCandlish et al. 2018, eq. A.2 and A.3, as they stand there.
+  # McCandlish et al. 2018, eq. A.2 and A.3.
   signal = (big * square_big - small * square_small) / (big - small)
   noise = (square_small - square_big) / (1 / small - 1 / big)
   assert outcome.noise == {
@@ -69,7 +69,7 @@ def test_noise_of_known_gradients(devices, microbatches):
 
 
 def test_both_terms_are_unbiased():
-  """On average over many batches they are the truth."""
+  """Their averages over many batches equal the true values."""
   rng = np.random.default_rng(1)
   truth, spread = np.array([0.3, -0.2, 0.1]), np.array([1.0, 2.0, 0.5])
   x = truth + spread * rng.normal(size=(20_000, 4, 2, 3))
@@ -92,7 +92,7 @@ def scalars_of(noise_scale):
   return set(jax.eval_shape(built.step, state, batch)[1])
 
 
-def test_a_run_writes_them_if_asked():
+def test_a_run_writes_them_if_enabled():
   assert scalars_of(True) - scalars_of(False) == {
     f"{player}/gradient_{term}"
     for player in "dg"
@@ -100,12 +100,12 @@ def test_a_run_writes_them_if_asked():
   }
 
 
-def test_a_batch_without_parts_is_refused():
+def test_a_single_microbatch_is_rejected():
   mesh = make_mesh(MeshSpec(data=1), jax.devices()[:1])
   with pytest.raises(SpecError, match=r"optim\.microbatches=2 or more"):
     SampleGradient(spec(), Placement(mesh))
 
 
-def test_split_weights_are_refused():
+def test_split_weights_are_rejected():
   with pytest.raises(SpecError, match="use zero or replicated"):
     spec(weights="fsdp")

@@ -1,4 +1,4 @@
-"""A new run starts from another one's weights, and from nothing else of it."""
+"""A new run takes the weights of another run, and nothing else."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.interop import synthetic
 
 
 def spec_of(**model):
-  """Two steps."""
+  """Returns a spec with two steps."""
   config = tiny.smallest(spectra_interval=0, **model)
   config.total_kimg = 0.016
   config.log.tensorboard = False
@@ -24,7 +24,7 @@ def spec_of(**model):
 
 
 class _NoEvaluation:
-  """Scores nothing: no classifier is trained for these tests."""
+  """Scores nothing, so these tests train no classifier."""
 
   def __init__(self, *arguments):
     del arguments
@@ -36,7 +36,7 @@ class _NoEvaluation:
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-  """The folder of a run that was imported: G alone, at step 0."""
+  """Imports a run, which has only G, at step 0."""
   folder = tmp_path_factory.mktemp("imported")
   spec = spec_of()
   leaves = synthetic.leaves(spec.model)
@@ -49,7 +49,7 @@ def imported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(imported):
-  """The same run, two steps on."""
+  """Trains the imported run for two steps."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(scoring, "Evaluation", _NoEvaluation)
     return loop.train(spec_of(), imported[0])
@@ -57,7 +57,7 @@ def trained(imported):
 
 @pytest.fixture
 def first_state(monkeypatch):
-  """`train(...)` up to its first step: (state, steps done)."""
+  """Runs `train(...)` up to its first step; returns (state, steps done)."""
   monkeypatch.setattr(
     loop._Run, "until_the_end", lambda self, state, first: (state, first)
   )
@@ -73,7 +73,7 @@ def is_zero(tree) -> bool:
   return not any(map(np.any, jax.tree.leaves(tree)))
 
 
-def test_an_import_goes_on_training(imported, trained):
+def test_an_imported_run_can_be_trained(imported, trained):
   _, made = imported
   assert int(trained.state.step) == 2
   before = flatten(made.state.ema.params)["basis"]
@@ -82,7 +82,7 @@ def test_an_import_goes_on_training(imported, trained):
   assert not is_zero(trained.state.g.optimizer)
 
 
-def test_weights_come_along_and_nothing_else(trained, tmp_path, first_state):
+def test_only_weights_are_taken(trained, tmp_path, first_state):
   new, source = tmp_path / "new", trained.folder.path
   state, first = first_state(spec_of(), new, init_from=source)
   assert (int(state.step), first) == (0, 0)
@@ -96,18 +96,18 @@ def test_weights_come_along_and_nothing_else(trained, tmp_path, first_state):
   assert (event["step"], event["of_step"]) == (0, 2)
   assert event["run"] == str(source)
 
-  # Its own checkpoint wins: the other run need not even be there any more.
+  # The new run has its own checkpoint, so the other run may be missing.
   again, _ = first_state(spec_of(), new, init_from=tmp_path / "gone")
   assert_same(again, state)
 
 
-def test_another_model_is_refused_by_the_field(imported, tmp_path):
+def test_differences_between_models_are_named(imported, tmp_path):
   new = tmp_path / "new"
   with pytest.raises(SpecError) as caught:
     loop.train(spec_of(latent_dim=9), new, init_from=imported[0])
   assert "model.latent_dim: 8 there, 9 here" in str(caught.value)
   assert "model.widths" not in str(caught.value)
-  assert not new.exists(), "a refused run leaves nothing behind"
+  assert not new.exists(), "a rejected run must not create its folder"
 
 
 def test_folders_without_a_checkpoint(imported, tmp_path):
@@ -118,7 +118,7 @@ def test_folders_without_a_checkpoint(imported, tmp_path):
   assert not init_from.has_checkpoint(tmp_path)
 
 
-def test_a_fresh_discriminator_is_owned_up_to(imported):
+def test_an_untrained_discriminator_is_reported(imported):
   notes = imported[1].notes
   assert notes["discriminator"].startswith("fresh, of seed 0")
   assert notes["model"] == "of --config"

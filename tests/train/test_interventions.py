@@ -1,4 +1,4 @@
-"""What a rollback turns, and that it acts in the step."""
+"""The interventions of a rollback, and their effect on a step."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ def spec_with(loss=LOSS, watched=None, **others):
 
 @functools.cache
 def first_state(seed=0) -> GanState:
-  """With an average and a step of its own."""
+  """Returns a state with a distinct average and step."""
   state = jax.jit(
     lambda: init_state(linear_model(), spec_with(), jnp.int32(seed))
   )()
@@ -63,11 +63,11 @@ def test_without_interventions_nothing_changes():
 
 
 @pytest.mark.parametrize(("retry", "factor"), [(1, 0.5), (3, 0.125)])
-def test_lower_lr_turns_both_players(retry, factor):
+def test_lower_lr_changes_both_players(retry, factor):
   state, turned = make("lower_lr", retry=retry, lr_factor=0.5)
   assert turned == {"lr": factor}
   assert (state.dials.g_lr, state.dials.d_lr) == (factor, factor)
-  # Nothing else.
+  # Nothing else changes.
   dials = first_state().dials._replace(g_lr=factor, d_lr=factor)
   assert same(state, first_state()._replace(dials=dials))
 
@@ -79,7 +79,7 @@ def test_a_later_factor_replaces_the_earlier_one():
   assert state.dials.g_lr == 0.25
 
 
-def test_raise_gamma_turns_both_penalties():
+def test_raise_gamma_changes_both_penalties():
   state, turned = make("raise_gamma", retry=2, gamma_factor=3.0)
   assert turned == {"gamma": 9.0}
   assert (state.dials.r1_gamma, state.dials.r2_gamma) == (9, 9)
@@ -107,13 +107,13 @@ def test_ema_to_g_restarts_g_from_copies_of_its_average():
   assert same(state.g.optimizer, before.g.optimizer)
   assert same(state.ema, before.ema)
   assert same(state.d, before.d)
-  # A step donates the state: no buffer may stand in it twice.
+  # A step donates the state, so no buffer may occur twice.
   buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.g)]
   average = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.ema)]
   assert not set(buffers) & set(average)
 
 
-def test_older_d_is_taken_whole():
+def test_older_d_replaces_the_whole_discriminator():
   older = first_state(seed=1)
   state, turned = make("older_d", older=older)
   assert turned == {"d": 11}
@@ -122,13 +122,13 @@ def test_older_d_is_taken_whole():
   assert same(state._replace(d=None), first_state()._replace(d=None))
 
 
-def test_older_d_where_there_is_none():
+def test_older_d_without_an_older_state():
   state, turned = make("older_d")
   assert turned == {}
   assert same(state, first_state())
 
 
-def test_all_together():
+def test_all_interventions_together():
   names = ("lower_lr", "raise_gamma", "clamp_sigma", "ema_to_g", "older_d")
   state, turned = make(*names, older=first_state(seed=1))
   assert turned.keys() == {"lr", "gamma", "sigma_factor", "g", "d"}
@@ -182,12 +182,12 @@ def test_a_factor_of_0_freezes_one_player(frozen, other):
   assert not same(moved, getattr(before, other).params)
   assert scalars[f"{still}/update_norm"] == 0
   assert scalars[f"{other}/update_norm"] > 0
-  # Adam goes on learning what gradients look like.
+  # Adam still updates its statistics of the gradients.
   assert scalars[f"{still}/grad_norm"] > 0
 
 
-def test_dials_are_factors_and_at_1_change_nothing():
-  """Powers of two are exact: bit-equal to the spec that says the same."""
+def test_dials_are_factors_and_1_changes_nothing():
+  """Powers of two are exact, so results are bit-equal to those of the spec."""
   loss = from_loss(adversarial="hinge", r1_gamma=2.0, r2_gamma=0.125)
   other = spec_with(loss, g_lr=2e-2, d_lr=4e-2)
   dials = {"g_lr": 0.5, "d_lr": 0.25, "r1_gamma": 0.25, "r2_gamma": 2.0}
@@ -196,7 +196,7 @@ def test_dials_are_factors_and_at_1_change_nothing():
   for name in ("g", "d", "ema"):
     assert same(getattr(turned, name), getattr(plain, name))
   for name in dials:
-    # Each of them is needed for that.
+    # Each dial has an effect.
     partly, _ = one_step(other, **(dials | {name: 1}))
     assert not same((partly.g, partly.d), (plain.g, plain.d)), name
 
@@ -213,7 +213,7 @@ def leading(state):
   return np.linalg.norm(np.asarray(state.g.params["map"]["kernel"]), 2)
 
 
-def test_the_bound_holds_sigma0_of_g():
+def test_the_bound_limits_sigma0_of_g():
   watched = monitor("clamp_sigma")
   spec = spec_with(watched=watched)
   state = first_state()
@@ -227,7 +227,7 @@ def test_the_bound_holds_sigma0_of_g():
   bounds, _ = interventions.make(state, watched, 1, None)
   bound = float(bounds.dials.g_sigma_bound["map/kernel"])
   assert bound == pytest.approx(leading(state), rel=1e-3)
-  # Large steps, which would make G's weights grow.
+  # Large steps let G's weights grow without a bound.
   free, held = state, bounds
   for _ in range(16):
     free, _ = one_step(spec, free, g_lr=5)
@@ -237,8 +237,8 @@ def test_the_bound_holds_sigma0_of_g():
   assert not same(held.g.params, state.g.params)
 
 
-def test_an_untouched_bound_is_no_bound():
-  """What follows compiles the clamp or not: the numbers are the same."""
+def test_the_initial_bound_has_no_effect():
+  """The program with the clamp gives the same numbers as without it."""
   spec = spec_with(watched=monitor("clamp_sigma"))
   with_clamp, _ = one_step(spec, g_lr=5)
   without, _ = one_step(spec_with(), g_lr=5)

@@ -1,4 +1,4 @@
-"""The best checkpoints stay, whatever ends the process in between."""
+"""The best checkpoints are kept, also when a run is killed and restarted."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ def save(checkpoints, step, score=None, column=LESS):
 
 @pytest.fixture
 def scored(tmp_path):
-  """Steps 1 and 3, the best one and the newest, of a run that has ended."""
+  """A run with step 1, the best one, and step 3, the newest one."""
   checkpoints = opened(tmp_path)
   for step, score in ((1, 1.0), (2, 5.0), (3, 6.0)):
     save(checkpoints, step, score)
@@ -50,21 +50,21 @@ def scored(tmp_path):
 
 
 def steps_after(folder, step=4, score=9.0, **options):
-  """Of the next life, which saves one more."""
+  """Restarts the run, saves one more step, and returns the steps."""
   checkpoints = opened(folder, **options)
   save(checkpoints, step, score)
   checkpoints.close()
   return checkpoints.steps()
 
 
-def test_the_best_of_an_earlier_life_stays(scored):
+def test_the_best_of_an_earlier_start_is_kept(scored):
   assert steps_after(scored) == [1, 4]
   assert steps_after(scored, 5, None) == [1, 5]
   assert steps_after(scored, 6, 0.5) == [1, 6]
   assert steps_after(scored, 7, 9.0) == [6, 7]
 
 
-def test_more_is_better_where_it_is(tmp_path):
+def test_scores_can_be_better_when_higher(tmp_path):
   checkpoints = opened(tmp_path, column=MORE)
   for step, score in ((1, 0.3), (2, 0.7), (3, 0.1)):
     save(checkpoints, step, score, MORE)
@@ -76,12 +76,12 @@ def test_more_is_better_where_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_no_number_is_never_the_best(scored, lost):
+def test_a_score_that_is_not_finite_is_never_the_best(scored, lost):
   assert steps_after(scored, score=lost) == [1, 4]
   assert steps_after(scored, 5, lost) == [1, 5]
 
 
-def test_none_is_best_where_none_was_scored(tmp_path):
+def test_without_scores_no_step_is_the_best(tmp_path):
   checkpoints = opened(tmp_path)
   for step in (1, 2, 3):
     save(checkpoints, step, math.nan if step == 2 else None)
@@ -89,7 +89,7 @@ def test_none_is_best_where_none_was_scored(tmp_path):
   assert checkpoints.steps() == [3]
 
 
-def test_scores_of_another_column_count_once_it_is_asked_for(tmp_path, caplog):
+def test_another_column_can_be_selected_later(tmp_path, caplog):
   checkpoints = opened(tmp_path, keep_best=2)
   for step, less, more in ((1, 1.0, 0.1), (2, 2.0, 0.9), (3, 3.0, 0.2)):
     save(checkpoints, step)
@@ -97,19 +97,19 @@ def test_scores_of_another_column_count_once_it_is_asked_for(tmp_path, caplog):
   checkpoints.close()
   assert checkpoints.steps() == [1, 2, 3]
   assert steps_after(tmp_path, column=MORE, score=None) == [2, 4]
-  # A column that a step was not scored by.
+  # The step has no score of this column.
   with caplog.at_level(logging.WARNING):
     assert steps_after(tmp_path, 5, None, column="kid_classifier") == [5]
-  assert "step 2 has no 'kid_classifier' among its scores" in caplog.text
+  assert "step 2 is not ranked: it has no score 'kid_class" in caplog.text
 
 
-def test_a_damaged_best_gives_way_to_the_next(scored):
+def test_a_damaged_best_checkpoint_is_replaced_by_the_next(scored):
   shutil.rmtree(scored / "checkpoints" / "1" / "state")
   checkpoints = opened(scored)
   save(checkpoints, 4, 2.0)
   checkpoints.wait()
   assert checkpoints.steps() == [1, 4]
-  # It is set aside where somebody reads it.
+  # Restoring it moves it to `damaged`.
   shutil.rmtree(scored / "checkpoints" / "4" / "state")
   save(checkpoints, 5, 9.0)
   checkpoints.wait()
@@ -123,18 +123,18 @@ def test_a_damaged_best_gives_way_to_the_next(scored):
   assert (scored / "damaged" / "checkpoints" / "1" / best.FILE).is_file()
 
 
-def test_scores_go_with_the_steps_that_a_rollback_gives_up(tmp_path):
+def test_a_rollback_discards_the_scores_of_its_steps(tmp_path):
   checkpoints = opened(tmp_path, keep_best=2)
   for step, score in ((1, 4.0), (2, 5.0), (3, 1.0)):
     save(checkpoints, step, score)
   assert checkpoints.set_aside(1, attempt=0) == [2, 3]
-  # Steps of the same numbers: what they score is not known yet.
+  # The repeated steps have no scores yet.
   save(checkpoints, 2)
   assert (checkpoints.scores(2), checkpoints.scores(3)) == (None, None)
   save(checkpoints, 3, 9.0)
   save(checkpoints, 4, 8.0)
   checkpoints.close()
-  # As 4 was saved, 3 was one of the two best.
+  # When step 4 was saved, step 3 was one of the two best.
   assert checkpoints.steps() == [1, 3, 4]
   assert steps_after(tmp_path, 5, 8.5, keep_best=2) == [1, 4, 5]
   aside = tmp_path / "abandoned" / "attempt-0" / "checkpoints"
@@ -153,17 +153,17 @@ def test_a_flipped_bit_in_a_score_deletes_no_checkpoint(scored, caplog):
     except sealed.SealError:
       continue
   assert steps_after(scored, score=None) == [1, 3, 4]
-  assert "is kept until you remove it" in caplog.text
+  assert "is kept until you delete it" in caplog.text
 
 
-def test_what_a_kill_leaves_of_a_score_is_no_score(scored):
-  """The save is complete, and the score is being written."""
+def test_a_partially_written_score_is_ignored(scored):
+  """The run was killed after the save, while it wrote the score."""
   folder = scored / "checkpoints" / "3"
   (folder / best.FILE).rename(folder / f".{best.FILE}.77.tmp")
   assert steps_after(scored, score=None) == [1, 4]
 
 
-def test_scores_of_another_step_are_not_taken(scored):
+def test_scores_of_another_step_are_rejected(scored):
   checkpoints = scored / "checkpoints"
   shutil.copy(checkpoints / "3" / best.FILE, checkpoints / "1" / best.FILE)
   with pytest.raises(ValueError, match="it is of step 3"):
@@ -176,7 +176,7 @@ def test_scores_are_plain_json(scored):
   assert found.keys() == {"step", "scores", "sha256"}
 
 
-def test_who_reads_changes_nothing(scored):
+def test_a_reader_changes_nothing(scored):
   (scored / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
 
   def seen():
@@ -195,7 +195,7 @@ def test_who_reads_changes_nothing(scored):
   assert reader.restore(abstract).step == 3
   reader.close()
   assert seen() == before
-  # Not even the folder that is not there.
+  # It does not even create a missing folder.
   elsewhere = CheckpointReader(scored / "elsewhere")
   assert elsewhere.latest_step() is None
   elsewhere.close()

@@ -1,4 +1,4 @@
-"""A run that is killed at the same place each time is not started for ever."""
+"""A run that is killed at the same step each time is not restarted forever."""
 
 import json
 import os
@@ -22,23 +22,23 @@ def row(folder, step):
     file.write(json.dumps({"step": step, "d/loss": 1.0}) + "\n")
 
 
-def test_three_lost_starts_without_a_save_are_the_last(tmp_path):
+def test_the_third_start_without_a_save_is_the_last(tmp_path):
   folder = tmp_path / "run"
   assert [Life(folder).end(76, asked=False)[0] for _ in range(3)] == [76, 76, 1]
 
 
-def test_the_message_says_where_and_what_to_do(tmp_path):
+def test_the_message_names_the_step_and_a_remedy(tmp_path):
   save(tmp_path, 40)
   save(tmp_path, 8)
   found = [Life(tmp_path).end(76, asked=False) for _ in range(3)]
   assert [why for _, why in found[:2]] == ["", ""]
   row(tmp_path, 43)
   found += [Life(tmp_path).end(76, asked=False) for _ in range(3)]
-  for word in ("3 starts", "no step after 43", str(tmp_path), "start the run"):
-    assert word in found[-1][1]
+  for words in ("3 consecutive starts", "step 43", f"{tmp_path}", "fix it"):
+    assert words in found[-1][1]
 
 
-def test_who_starts_it_all_the_same_gets_three_more(tmp_path):
+def test_starting_it_again_resets_the_count(tmp_path):
   codes = [Life(tmp_path).end(76, asked=False)[0] for _ in range(6)]
   assert codes == [76, 76, 1] * 2
 
@@ -52,19 +52,19 @@ def test_a_saved_step_is_progress(tmp_path, part):
     assert life.end(76, asked=False) == (76, "")
 
 
-def test_a_step_further_than_any_before_is_progress(tmp_path):
+def test_a_later_step_than_before_is_progress(tmp_path):
   for step in range(1, 8):
     life = Life(tmp_path)
     row(tmp_path, step)
     assert life.end(76, asked=False) == (76, "")
 
 
-def test_steps_that_are_taken_again_are_no_progress(tmp_path):
+def test_repeated_steps_are_not_progress(tmp_path):
   save(tmp_path, 4)
   codes = []
   for _ in range(4):
     life = Life(tmp_path)
-    # Who resumes cuts the rows after its checkpoint.
+    # A resumed run removes the rows after its checkpoint.
     (tmp_path / "metrics.jsonl").unlink(missing_ok=True)
     for step in (5, 6, 7):
       row(tmp_path, step)
@@ -74,7 +74,7 @@ def test_steps_that_are_taken_again_are_no_progress(tmp_path):
   assert codes == [76, 76, 76, 1]
 
 
-def test_a_save_under_way_is_none(tmp_path):
+def test_an_incomplete_save_is_not_progress(tmp_path):
   save(tmp_path, 4)
   for code in (76, 76, 1):
     life = Life(tmp_path)
@@ -91,7 +91,7 @@ def test_preemptions_and_other_ends_are_not_counted(tmp_path, code, asked):
   assert not (tmp_path / lives.FILE).exists()
 
 
-def test_a_preemption_between_does_not_begin_the_count_anew(tmp_path):
+def test_a_preemption_in_between_does_not_reset_the_count(tmp_path):
   ends = [(76, False), (76, True), (76, False), (75, True), (76, False)]
   assert [Life(tmp_path).end(*end)[0] for end in ends] == [76, 76, 76, 75, 1]
 
@@ -105,12 +105,12 @@ def test_supervisors_of_one_run_count_together(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"saved": 1, "lost": "x"}'])
-def test_a_damaged_note_is_none(tmp_path, text):
+def test_a_damaged_record_is_ignored(tmp_path, text):
   (tmp_path / lives.FILE).write_text(text)
   assert Life(tmp_path).end(76, asked=False) == (76, "")
 
 
-# As `bigscale train --local_processes` does it, with another program.
+# What `bigscale train --local_processes` does, with another program.
 _TRAIN = """
 import sys
 from bigscale.parallel.local import run_locally
@@ -133,7 +133,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_launchers_stop_at_the_third(tmp_path):
+def test_launchers_stop_after_the_third(tmp_path):
   train = [sys.executable, "-c", textwrap.dedent(_TRAIN), str(tmp_path)]
   child = _CHILD.format(folder=str(tmp_path))
   done = subprocess.run(
@@ -144,9 +144,9 @@ def test_launchers_stop_at_the_third(tmp_path):
     timeout=60,
   )
   assert done.returncode == 1
-  # One without a save, one with it, three without another.
+  # One start without a save, one with a save, and three without another.
   assert len((tmp_path / "starts").read_text()) == 5
   assert (
-    "3 starts in a row were killed or hung and came to no step after 0"
+    "3 consecutive starts were killed or hung before they got past step 0"
     in done.stderr
   )

@@ -1,4 +1,4 @@
-"""A run saves first, then scores, and keeps its best across its lives."""
+"""A run saves, then scores, and keeps its best checkpoint over restarts."""
 
 import json
 
@@ -14,16 +14,16 @@ from bigscale.train import best, loop, notes
 from bigscale.train.build import build
 from tests.e2e import tiny
 
-# By step: the best comes early.
+# Scores by step; the best one is early.
 SCORES = {1: 5.0, 2: 1.0, 3: 6.0, 4: 7.0, 5: 4.0, 6: 8.0}
 
 
 class KilledError(BaseException):
-  """Stands for a SIGKILL; `tests/e2e/test_resume.py` has a real one."""
+  """Simulates a SIGKILL; `tests/e2e/test_resume.py` sends a real one."""
 
 
 class Scores:
-  """An evaluator that looks at nothing, and dies at a step."""
+  """An evaluator that returns fixed scores, and dies at a step."""
 
   def __init__(self, steps, dies_at=None):
     self.reference = {"images": 0}
@@ -42,7 +42,7 @@ class Scores:
 
 
 def spec_of(best=""):
-  """Six steps without a monitor; every one is scored and saved."""
+  """Returns a spec with six steps; each is scored and saved."""
   config = tiny.smallest(spectra_interval=0)
   config.total_kimg = 6 * 8 / 1000
   config.log = {"steps": 1, "num_samples": 4, "tensorboard": False}
@@ -59,13 +59,13 @@ def spec_of(best=""):
 
 @pytest.fixture(scope="module")
 def built():
-  """No program depends on what is kept."""
+  """Builds the run once, since no program depends on the settings to keep."""
   spec = spec_of()
   return build(spec, make_mesh(spec.mesh, jax.devices()[:1]))
 
 
 def life(folder, built, steps, dies_at=None, best=""):
-  """Trains in `folder` with what scores `steps`, until it dies or is done."""
+  """Trains in `folder`, scoring `steps`, until it dies or is complete."""
   spec = spec_of(best)
   prepared = loop.Prepared(built._replace(spec=spec), Scores(steps, dies_at))
   if dies_at is None:
@@ -89,40 +89,38 @@ def scored_rows(folder):
   }
 
 
-def test_the_best_of_a_killed_life_is_kept_to_the_end(tmp_path, built):
-  # Dies while step 4 is scored, which was saved before.
+def test_the_best_of_a_killed_start_is_kept(tmp_path, built):
+  # Dies while it scores step 4, which is already saved.
   life(tmp_path, built, (1, 2, 3, 4), dies_at=4)
   assert saved(tmp_path) == [2, 4]
   assert 4 not in scored_rows(tmp_path)
-  # The next life scores it first.
+  # The next start scores it first.
   life(tmp_path, built, (4, 5), dies_at=5)
   assert saved(tmp_path) == [2, 5]
   done = life(tmp_path, built, (5, 6))
   assert done.scores["fd_classifier"] == SCORES[6]
   assert saved(tmp_path) == [2, 6]
   assert scored_rows(tmp_path) == SCORES
-  # A run that is done has nothing to do, and scores nothing again.
+  # A complete run scores nothing again.
   life(tmp_path, built, ())
   assert saved(tmp_path) == [2, 6]
 
 
-def test_a_run_that_is_done_says_so_and_which_scores_it_lacks(
-  tmp_path, built, capsys
-):
+def test_a_complete_run_reports_missing_scores(tmp_path, built, capsys):
   life(tmp_path, built, (1, 2, 3, 4, 5, 6))
   capsys.readouterr()
   life(tmp_path, built, ())
   said = capsys.readouterr().err
-  assert "nothing to do: 0.048 kimg are shown, and total_kimg=0.048" in said
-  assert "was scored without" not in said
+  assert "the run is at 0.048 kimg and total_kimg=0.048" in said
+  assert "compute it" not in said
   (tmp_path / "checkpoints" / "6" / best.FILE).unlink()
   best.write(tmp_path / "checkpoints" / "6", 6, {"fd_classifier": 1.0})
   life(tmp_path, built, ())
   said = capsys.readouterr().err
-  assert "Step 6 was scored without kid_classifier" in said
+  assert "Step 6 has no kid_classifier; compute it" in said
 
 
-def test_a_score_that_was_written_but_not_noted_is_noted(tmp_path, built):
+def test_a_score_in_a_row_is_added_to_its_checkpoint(tmp_path, built):
   life(tmp_path, built, (1, 2, 3), dies_at=3)
   (tmp_path / "checkpoints" / "3").rename(tmp_path / "3")
   (tmp_path / "checkpoints" / "2" / best.FILE).unlink()
@@ -131,14 +129,14 @@ def test_a_score_that_was_written_but_not_noted_is_noted(tmp_path, built):
   assert saved(tmp_path) == [2, 4]
 
 
-def test_another_column_may_be_asked_for_on_resume(tmp_path, built):
+def test_another_column_can_be_selected_on_resume(tmp_path, built):
   life(tmp_path, built, (1, 2, 3, 4), dies_at=4)
   life(tmp_path, built, (4, 5), dies_at=5, best="kid_classifier")
-  # Of 2 and 4, the one whose -score is the least.
+  # Step 4 has the best score of this column, and step 5 is the newest.
   assert saved(tmp_path) == [4, 5]
 
 
-def test_data_that_changed_is_no_damage(tmp_path, built):
+def test_changed_data_are_not_damage(tmp_path, built):
   life(tmp_path, built, (1, 2, 3), dies_at=3)
   paths = [
     tmp_path / "checkpoints" / "3" / name / "metadata"
@@ -155,7 +153,7 @@ def test_data_that_changed_is_no_damage(tmp_path, built):
       spec_of(), tmp_path, prepared=loop.Prepared(built, Scores((3, 4)))
     )
   assert saved(tmp_path) == [2, 3]
-  # The same difference by damage: back to the step before.
+  # If damage causes the difference, the step before is restored.
   paths[1].write_bytes(before[1])
   life(tmp_path, built, (3, 4), dies_at=4)
   assert (tmp_path / "damaged" / "checkpoints" / "3").is_dir()
@@ -164,4 +162,4 @@ def test_data_that_changed_is_no_damage(tmp_path, built):
     e for e in map(json.loads, lines) if e["event"] == "damaged_checkpoint"
   ]
   assert (event["step"], event["of_step"]) == (2, 3)
-  assert "the stream's position or the notes" in event["why"]
+  assert "the data position or the metadata" in event["why"]

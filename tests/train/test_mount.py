@@ -1,4 +1,4 @@
-"""A disk that cannot rename a folder is refused before a run writes there."""
+"""A disk that cannot rename folders is rejected before a run starts."""
 
 import errno
 import logging
@@ -15,7 +15,7 @@ from tests.e2e import tiny
 
 
 def refuses(source, target):
-  """As gcsfuse does it on a flat bucket, of a folder that is not empty."""
+  """Fails like gcsfuse on a flat bucket if the folder is not empty."""
   raise OSError(errno.EMFILE, "Too many open files", os.fspath(source))
 
 
@@ -31,12 +31,12 @@ def loses(source, target):
 @pytest.mark.parametrize(
   ("rename", "reason"),
   [
-    (refuses, r"cannot be renamed \(Too many open files\)"),
-    (copies_half, "is not whole under its new name"),
-    (loses, "is not whole under its new name"),
+    (refuses, r"cannot rename a folder \(Too many open files\)"),
+    (copies_half, "a renamed folder is incomplete"),
+    (loses, "a renamed folder is incomplete"),
   ],
 )
-def test_a_disk_that_renames_no_folders_is_refused(
+def test_a_disk_that_cannot_rename_folders_is_rejected(
   tmp_path, monkeypatch, rename, reason
 ):
   monkeypatch.setattr(mount.os, "rename", rename)
@@ -51,17 +51,17 @@ def test_a_disk_that_renames_no_folders_is_refused(
   assert os.listdir(folder) == ["file"]
 
 
-def test_the_command_says_it_before_it_trains(tmp_path, monkeypatch, capsys):
+def test_the_command_fails_before_it_trains(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(mount.os, "rename", refuses)
   words = [f"--config={tiny.__file__}", f"--workdir={tmp_path / 'run'}"]
   assert main(["bigscale", "train", *words]) == 2
   said = capsys.readouterr().err
-  assert f"--workdir={tmp_path / 'run'} cannot hold a run" in said
+  assert f"--workdir={tmp_path / 'run'} cannot be used for checkpoints" in said
   assert "Traceback" not in said
   assert not (tmp_path / "run").exists()
 
 
-def test_others_are_left_as_they_are(tmp_path, caplog):
+def test_other_disks_pass(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     mount.check(tmp_path)
     mount.check(tmp_path / "new" / "run")
@@ -70,14 +70,14 @@ def test_others_are_left_as_they_are(tmp_path, caplog):
   assert os.listdir(tmp_path / "new" / "run") == []
 
 
-def test_what_cannot_be_written_is_said_by_who_writes(tmp_path):
+def test_folders_that_are_not_writable_pass(tmp_path):
   (tmp_path / "file").touch()
   mount.check(tmp_path / "file" / "run")
   mount.check("gs://bucket/run")
   assert not pathlib.Path("gs:").exists()
 
 
-def test_the_type_of_a_mount_is_that_of_the_innermost(tmp_path):
+def test_the_type_is_that_of_the_innermost_mount(tmp_path):
   bucket = tmp_path / "a b" / "bucket"
   (bucket / "run").mkdir(parents=True)
   table = tmp_path / "mounts"
@@ -93,15 +93,15 @@ def test_the_type_of_a_mount_is_that_of_the_innermost(tmp_path):
   assert mount.kind_of(tmp_path, str(tmp_path / "none")) == ""
 
 
-def test_a_bucket_that_renames_is_warned_of(tmp_path, monkeypatch, caplog):
+def test_a_bucket_causes_a_warning(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(mount, "kind_of", lambda folder: "fuse.gcsfuse")
   mount.check(tmp_path)
-  assert "unless its namespace is hierarchical" in caplog.text
+  assert "Unless the bucket has a hierarchical namespace" in caplog.text
 
 
-def test_a_folder_whose_name_is_no_unicode_is_refused(tmp_path, capsys):
+def test_a_folder_name_that_is_not_unicode_is_rejected(tmp_path, capsys):
   folder = os.path.join(str(tmp_path), os.fsdecode(b"caf\xe9"))
   words = [f"--config={tiny.__file__}", f"--workdir={folder}"]
   assert main(["bigscale", "train", *words]) == 2
-  assert "caf\\udce9 has a name that is no Unicode" in capsys.readouterr().err
+  assert "caf\\udce9 is not valid Unicode" in capsys.readouterr().err
   assert not os.path.exists(folder)

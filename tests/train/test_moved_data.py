@@ -1,4 +1,4 @@
-"""Resuming with data that moved or changed; nothing is compiled for it."""
+"""Resuming with moved or changed data, without compiling anything."""
 
 import json
 import os
@@ -24,7 +24,7 @@ STEPS = 24
 
 
 def photos(folder, seed=0, classes=10):
-  """Ten classes of BMP, all of one size in bytes."""
+  """Writes BMP images of equal file size in several classes."""
   random = np.random.default_rng(seed)
   for label in range(classes):
     place = folder / f"class{label}"
@@ -36,7 +36,7 @@ def photos(folder, seed=0, classes=10):
 
 
 def get_config(source):
-  """For the command line."""
+  """The config for the command line."""
   return config_of(source)
 
 
@@ -52,7 +52,7 @@ def config_of(*sources):
 
 @pytest.fixture(scope="module")
 def zeros():
-  """A state of either model."""
+  """Returns a function that builds an all-zero state."""
   made = {}
 
   def state(built):
@@ -70,7 +70,7 @@ def zeros():
 
 
 def finish(config, path, state, change=lambda data: data):
-  """A folder of a run that has nothing to do any more."""
+  """Writes the folder of a complete run."""
   spec = from_config(config)
   built = build(spec, make_mesh(MeshSpec(), jax.devices()[:1]))
   stream = open_stream(built)
@@ -84,7 +84,7 @@ def finish(config, path, state, change=lambda data: data):
 
 @pytest.fixture
 def cached(tmp_path_factory, monkeypatch):
-  """One cache for all: the classifier is trained once for each set."""
+  """Uses one cache, so that a classifier is trained once per data set."""
   place = tmp_path_factory.getbasetemp() / "cache_of_moved_data"
   monkeypatch.setenv("BIGSCALE_CACHE", str(place))
 
@@ -97,7 +97,7 @@ def run(tmp_path, zeros, cached):
 
 @pytest.fixture
 def resumed(run, tmp_path, capsys):
-  """Starts it again, and gives the exit code and what was said."""
+  """Starts the run again and returns the exit code and its messages."""
 
   def again(*options, source=tmp_path / "photos"):
     common = [f"--config={__file__}:{source}", f"--workdir={run}"]
@@ -117,13 +117,13 @@ def events(run, kind):
   return [e for e in map(json.loads, lines) if e["event"] == kind]
 
 
-def test_the_same_data_are_resumed(resumed, run):
+def test_the_same_data_can_be_resumed(resumed, run):
   code, said = resumed()
   assert code == 0, said
   assert not events(run, "data_moved")
 
 
-def test_one_changed_image_is_refused_and_named(resumed, run, tmp_path):
+def test_a_changed_image_is_rejected_and_named(resumed, run, tmp_path):
   path = tmp_path / "photos" / "class3" / "2.bmp"
   times = os.stat(path)
   Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
@@ -138,7 +138,7 @@ def test_one_changed_image_is_refused_and_named(resumed, run, tmp_path):
   assert not events(run, "start")
 
 
-def test_a_mended_image_is_accepted_where_asked(resumed, run, tmp_path):
+def test_a_repaired_image_is_accepted_with_the_flag(resumed, run, tmp_path):
   path = tmp_path / "photos" / "class3" / "2.bmp"
   Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
   code, said = resumed()
@@ -149,7 +149,7 @@ def test_a_mended_image_is_accepted_where_asked(resumed, run, tmp_path):
   (accepted,) = events(run, "data_accepted")
   assert accepted["old"] != accepted["new"]
   assert accepted["step"] == STEPS
-  # Another order of all would be another run.
+  # Without a record, the order of all records would change.
   path.unlink()
   code, said = resumed("--accept_data")
   assert code == 2
@@ -181,7 +181,7 @@ def test_settings_change_on_the_command_line(resumed, run):
   assert "seed: 0 there, 1 here" in said
 
 
-def test_data_that_moved_are_the_same_data(resumed, run, tmp_path):
+def test_moved_data_are_the_same_data(resumed, run, tmp_path):
   before = spec_in(run)
   os.rename(tmp_path / "photos", tmp_path / "elsewhere")
   code, said = resumed()
@@ -200,7 +200,7 @@ def test_data_that_moved_are_the_same_data(resumed, run, tmp_path):
   assert moves == [[moved]] * 3
 
 
-def test_other_data_at_another_place_are_refused(resumed, run, tmp_path):
+def test_other_data_at_another_location_are_rejected(resumed, run, tmp_path):
   photos(tmp_path / "other", seed=1)
   before = spec_in(run)
   other = tmp_path / "other"
@@ -224,7 +224,7 @@ def test_a_run_without_a_checkpoint_keeps_its_source(run, resumed, tmp_path):
   assert "data.source" in said
 
 
-def test_a_checkpoint_of_an_older_version_is_refused_in_words(
+def test_a_checkpoint_of_an_older_version_is_rejected_with_a_message(
   tmp_path, zeros, resumed, run
 ):
   def older(data):
@@ -247,7 +247,7 @@ def mixed(tmp_path, zeros, cached):
   return config, run
 
 
-def test_sources_of_a_mixture_move_one_by_one_or_all(mixed, tmp_path):
+def test_sources_of_a_mixture_can_move_separately(mixed, tmp_path):
   config, run = mixed
   before = spec_in(run)
   a, b, moved = (str(tmp_path / name) for name in ("a", "b", "moved"))
@@ -264,8 +264,8 @@ def test_sources_of_a_mixture_move_one_by_one_or_all(mixed, tmp_path):
   assert [part.name for part in parts] == [None, b]
 
 
-def test_a_mixture_of_before_a_new_setting_is_resumed(mixed, tmp_path):
-  """Its spec.json knows nothing of padding or names."""
+def test_a_mixture_recorded_without_a_new_setting_is_resumed(mixed, tmp_path):
+  """Its spec.json has no padding and no names."""
   config, run = mixed
   os.rename(tmp_path / "moved", tmp_path / "b")
   path = run / "spec.json"
@@ -283,7 +283,7 @@ def test_a_mixture_of_before_a_new_setting_is_resumed(mixed, tmp_path):
     loop.train(from_config(config), run)
 
 
-def test_a_score_is_of_the_data_of_the_run(run, tmp_path, capsys, caplog):
+def test_scores_use_the_data_of_the_run(run, tmp_path, capsys, caplog):
   def evaluate(*options):
     code = main(["bigscale", "evaluate", f"--workdir={run}", *options])
     return code, capsys.readouterr().err
@@ -300,7 +300,7 @@ def test_a_score_is_of_the_data_of_the_run(run, tmp_path, capsys, caplog):
   inspection.check_data(spec, common.load(run, None).stream)
   assert not caplog.text
   stream = {"source": "photos/train@0123456789abcdef"}
-  # It cannot be told, and nothing goes on from here.
+  # An identity of an earlier version cannot be verified, so it only warns.
   inspection.check_data(spec, stream)
   assert "an earlier version" in caplog.text
   with pytest.raises(SpecError, match="the data changed"):

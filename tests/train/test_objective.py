@@ -1,7 +1,7 @@
-"""Every choice of loss, penalty and intervention reaches the step.
+"""Each choice of loss, penalty and intervention affects the step.
 
-On players of one matrix each, so that a step compiles in a second and its
-answer can be worked out beside it.
+Each network has one matrix, so that a step compiles in a second and the test
+can compute the expected result.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ def run_spec(loss, augment=None, spectra_interval=0, **others):
 
 
 def linear_model(level=0.0) -> GanModel:
-  """G(z) = z W, D(x) = sum(tanh(x V)) + level: its gradient depends on x."""
+  """G(z) = z W, D(x) = sum(tanh(x V)) + level; D's gradient depends on x."""
 
   def init(shape):
     def make(key):
@@ -79,7 +79,7 @@ def linear_model(level=0.0) -> GanModel:
 
 
 class Recorder(GanStep):
-  """Gradients in place of their norm."""
+  """Records gradients instead of their norms."""
 
   def _adam_step(self, player, gradients, lr, images):
     player, _ = super()._adam_step(player, gradients, lr, images)
@@ -95,7 +95,7 @@ def inputs():
 
 
 def d_update(loss, step=0, **others):
-  """Gradient of D, scalars and the new state of one update."""
+  """Returns the gradient of D, the scalars and the new state of an update."""
   spec = run_spec(loss, **others)
   model = linear_model()
   state = init_state(model, spec)._replace(step=jnp.asarray(step, jnp.int32))
@@ -112,7 +112,7 @@ def logits(kernel, images):
 
 
 def expected_d_gradient(state, formula, r1=0.0, r2=0.0):
-  """Of mean formula(real, fake) + r1/2 R1 + r2/2 R2, worked out plainly."""
+  """Gradient of mean formula(real, fake) + r1/2 R1 + r2/2 R2."""
   reals, codes = inputs()
   fakes = (codes.latents @ state.g.params["map"]["kernel"]).reshape(
     reals.images.shape
@@ -152,7 +152,7 @@ G_FORMULAS = {
 
 
 @pytest.mark.parametrize("name", D_FORMULAS)
-def test_each_loss_reaches_both_players(name):
+def test_each_loss_affects_both_players(name):
   gradient, scalars, state, _ = d_update({"adversarial": name})
   wanted = expected_d_gradient(state, D_FORMULAS[name])
   np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
@@ -176,7 +176,7 @@ def test_each_loss_reaches_both_players(name):
 
 
 @pytest.mark.parametrize(("r1", "r2"), [(0.7, 0.7), (0.7, 0.0), (0.0, 0.4)])
-def test_penalties_apart_and_together(r1, r2):
+def test_penalties_alone_and_together(r1, r2):
   gradient, scalars, state, _ = d_update(
     from_loss(adversarial="rpgan", r1_gamma=r1, r2_gamma=r2)
   )
@@ -187,7 +187,7 @@ def test_penalties_apart_and_together(r1, r2):
 
 
 def from_loss(**fields):
-  """Numbers as constant schedules, as a config has them."""
+  """Converts numbers to constant schedules, as configs do."""
   spec = from_config(
     {
       "global_batch_size": 8,
@@ -205,7 +205,7 @@ def from_loss(**fields):
 
 
 @pytest.mark.parametrize(("step", "due"), [(0, True), (3, False), (4, True)])
-def test_lazy_penalties_are_as_much_heavier(step, due):
+def test_lazy_penalties_are_multiplied_by_the_interval(step, due):
   loss = from_loss(adversarial="hinge", r1_gamma=0.5, penalty_interval=4)
   gradient, scalars, state, _ = d_update(loss, step=step)
   r1 = 4 * 0.5 if due else 0.0
@@ -246,13 +246,13 @@ def singular_values(player):
   return np.linalg.svd(np.asarray(player.params["map"]["kernel"]))[1]
 
 
-def test_sigma_clamp_bounds_g_alone():
+def test_sigma_clamp_only_bounds_g():
   state, after, _ = g_update(
     {"adversarial": "hinge", "g_sigma": SigmaSpec(clamp=1.0)}
   )
   before = singular_values(state.g)
   assert before[0] > 1.3
-  # Adam has moved the weights by 0.01 since the vectors were found.
+  # Adam has changed the weights by 0.01 since the power iteration.
   assert singular_values(after.g)[0] < max(1.0, before[1]) + 0.1
   np.testing.assert_array_equal(
     state.d.params["map"]["kernel"], after.d.params["map"]["kernel"]
@@ -276,7 +276,7 @@ def test_sigma_penalty_pulls_the_first_towards_the_second():
   np.testing.assert_allclose(pull, wanted, rtol=1e-2, atol=1e-2)
 
 
-def test_orthogonal_forms_reach_g():
+def test_orthogonal_penalties_affect_g():
   rows = {}
   for form in ("off_diagonal", "full"):
     loss = {
@@ -296,7 +296,7 @@ def test_orthogonal_forms_reach_g():
 
 
 def whole_steps(spec, count, level=0.0):
-  """The state after each of `count` whole steps, and their scalars."""
+  """Returns the state after each of `count` steps, and the scalars."""
   model = linear_model(level)
   state, step = init_state(model, spec), jax.jit(GanStep(model, spec))
   rng = np.random.default_rng(0)
@@ -311,7 +311,7 @@ def whole_steps(spec, count, level=0.0):
   return states, rows
 
 
-def test_spectra_without_norm_move_at_their_interval():
+def test_spectra_without_norm_advance_at_their_interval():
   spec = run_spec({"adversarial": "hinge"}, spectra_interval=3)
   states, rows = whole_steps(spec, 6)
   values = [np.asarray(s.d.spectra["map/kernel"].sigma) for s in states]
@@ -345,8 +345,8 @@ def test_adaptive_probability_follows_the_sign_of_d_on_reals():
   assert p != 0.5
 
 
-def test_a_level_that_a_paired_loss_leaves_free_steers_nothing():
-  """Neither the adaptive probability nor the sign that the monitor sees."""
+def test_a_free_level_of_a_paired_loss_has_no_effect():
+  """It affects neither the adaptive probability nor the logged sign."""
   adaptive = AugmentSpec(
     pipe="diffaugment",
     probability=from_config_schedule(0.5),
@@ -364,13 +364,13 @@ def test_a_level_that_a_paired_loss_leaves_free_steers_nothing():
   plain = course("rpgan", 0.0)
   assert len(set(plain[:, 0])) > 1
   np.testing.assert_array_equal(course("rpgan", 8.0), plain)
-  # The level of other losses is no free one.
+  # With other losses, the level matters.
   assert np.all(course("hinge", 8.0)[:, 1] == 1)
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_signs_are_of_the_pairs_of_the_loss(parts):
-  """Of the i-th real and the i-th fake, also in microbatches."""
+def test_signs_compare_the_pairs_of_the_loss(parts):
+  """The i-th real is compared with the i-th fake, also in microbatches."""
   _, scalars, state, _ = d_update({"adversarial": "rpgan"}, microbatches=parts)
   reals, codes = inputs()
   fakes = codes.latents @ state.g.params["map"]["kernel"]
@@ -386,7 +386,7 @@ def from_config_schedule(value):
   return dataclasses.replace(AugmentSpec().probability, first=value, last=value)
 
 
-def test_augmentation_changes_what_d_sees_and_zero_does_not():
+def test_augmentation_changes_the_inputs_of_d_unless_it_is_zero():
   loss = {"adversarial": "rpgan"}
   reference, *_ = d_update(loss)
   off, *_ = d_update(

@@ -1,4 +1,4 @@
-"""Schedules in images and the decay of the average."""
+"""Schedules over images and the decay of the moving average."""
 
 import dataclasses
 

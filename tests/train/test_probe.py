@@ -1,4 +1,4 @@
-"""The monitor's look at samples: what it sees, on any number of devices."""
+"""The monitor's expensive probe: its scalars, on any number of devices."""
 
 import dataclasses
 import functools
@@ -53,15 +53,15 @@ def sized(batch, wanted, group=0):
     (2048, 256, 512, 512),
     (2048, 300, 8, 512),
     (256, 256, 8, 256),
-    # No more than there is.
+    # At most the whole batch.
     (64, 256, 1, 64),
     (48, 20, 1, 24),
-    # Every device gives as many.
+    # Each device has equally many samples.
     (48, 20, 16, 48),
     (96, 20, 4, 24),
   ],
 )
-def test_the_least_part_of_a_batch_that_is_enough(
+def test_the_smallest_sufficient_divisor_of_the_batch(
   batch, wanted, devices, count
 ):
   assert probe_size(sized(batch, wanted), devices) == count
@@ -70,17 +70,19 @@ def test_the_least_part_of_a_batch_that_is_enough(
 @pytest.mark.parametrize(
   ("batch", "wanted", "devices", "group", "count"),
   [
-    # 24 samples would be one group and a half.
+    # 24 samples would be one and a half groups.
     (48, 20, 1, 16, 48),
     (64, 20, 1, 16, 32),
-    # A group over two devices of 8, or over four of 4.
+    # A group spans two devices with 8 samples each, or four with 4 each.
     (64, 20, 4, 16, 32),
     (64, 20, 8, 16, 32),
     (64, 12, 4, 16, 16),
   ],
 )
-def test_groups_of_batch_norm_stay_whole(batch, wanted, devices, group, count):
-  """Else the run would end at its first probe."""
+def test_groups_of_batch_norm_are_not_split(
+  batch, wanted, devices, group, count
+):
+  """Otherwise, the run would fail at its first probe."""
   assert probe_size(sized(batch, wanted, group), devices) == count
 
 
@@ -99,7 +101,7 @@ def compiled(mesh):
 
 @functools.cache
 def whole_state():
-  """Random weights on the host, without the zeros of a first state."""
+  """Returns random weights on the host; an initial state has zeros."""
   abstract = compiled(ONE)[0].abstract_state
   rng = np.random.default_rng(0)
 
@@ -121,7 +123,7 @@ def batches():
   return draw(2, BATCH), draw(1, COUNT)
 
 
-def look(mesh, state=None, inputs=None):
+def probed(mesh, state=None, inputs=None):
   built, probe = compiled(mesh)
   state = whole_state() if state is None else state
   where = jax.tree.map(lambda leaf: leaf.sharding, built.abstract_state)
@@ -139,7 +141,7 @@ NAMES = {
 }
 
 
-def test_the_numbers_are_those_of_the_networks():
+def test_the_scalars_match_the_networks():
   state, (batch, heldout) = whole_state(), batches()
   built, _ = compiled(ONE)
   g = {"params": state.g.params, "batch_stats": {}}
@@ -160,7 +162,7 @@ def test_the_numbers_are_those_of_the_networks():
     ]
     return fakes, looks
 
-  # Evenly through the first batch of the step.
+  # Evenly spaced rows of the first batch of the step.
   images, labels = batch.images[0, ::2], batch.labels[0, ::2]
   fakes, looks = by_hand(images, labels, heldout.images[0], heldout.labels[0])
   (real, real_f), (unseen, _), (fake, fake_f) = looks
@@ -176,7 +178,7 @@ def test_the_numbers_are_those_of_the_networks():
     ),
   }
   assert wanted.keys() == NAMES
-  assert look(ONE) == pytest.approx(
+  assert probed(ONE) == pytest.approx(
     {name: float(value) for name, value in wanted.items()}, rel=1e-4
   )
 
@@ -188,42 +190,42 @@ def test_the_numbers_are_those_of_the_networks():
     pytest.param(SPLIT, id="zero"),
   ],
 )
-def test_the_same_on_any_devices(mesh):
-  alone = look(ONE)
+def test_scalars_do_not_depend_on_devices(mesh):
+  alone = probed(ONE)
   assert alone.keys() == NAMES
-  assert look(mesh) == pytest.approx(alone, rel=1e-4)
+  assert probed(mesh) == pytest.approx(alone, rel=1e-4)
 
 
 def test_a_collapsed_generator_has_no_diversity():
   state = whole_state()
-  assert look(ONE)["g/diversity"] > 0.1
-  assert look(ONE)["g/effective_rank"] > 0.1
+  assert probed(ONE)["g/diversity"] > 0.1
+  assert probed(ONE)["g/effective_rank"] > 0.1
   last = next(name for name in state.g.params if "rgb" in name)
   params = state.g.params | {
     last: jax.tree.map(np.zeros_like, state.g.params[last])
   }
-  collapsed = look(ONE, state._replace(g=state.g._replace(params=params)))
+  collapsed = probed(ONE, state._replace(g=state.g._replace(params=params)))
   assert collapsed["g/diversity"] == pytest.approx(0, abs=1e-3)
   assert collapsed["g/pixel_distance"] > 0.5
 
 
-def test_every_look_draws_other_fakes():
+def test_each_probe_draws_other_fakes():
   state = whole_state()
-  first = look(ONE)
-  assert look(ONE) == first
+  first = probed(ONE)
+  assert probed(ONE) == first
   for field in ("step", "attempt", "seed"):
     other = state._replace(**{field: getattr(state, field) + np.int32(1)})
-    assert look(ONE, other)["g/diversity"] != first["g/diversity"]
+    assert probed(ONE, other)["g/diversity"] != first["g/diversity"]
 
 
-def test_heldout_images_that_d_takes_for_fakes_show():
-  """Reals against themselves have no gap."""
+def test_the_heldout_gap_is_zero_for_the_same_reals():
+  """For other reals, it is not zero."""
   batch, _ = batches()
   rows = slice(0, BATCH, BATCH // COUNT)
   same = Batch(batch.images[:1, rows], batch.labels[:1, rows])
-  seen = look(ONE, inputs=(batch, same))
+  seen = probed(ONE, inputs=(batch, same))
   assert seen["d/heldout_gap"] == pytest.approx(0, abs=1e-5)
-  assert abs(look(ONE)["d/heldout_gap"]) > 1e-3
+  assert abs(probed(ONE)["d/heldout_gap"]) > 1e-3
 
 
 _LABELS = dict(num_classes=3, latent_dim=8)
@@ -245,7 +247,7 @@ MODELS = {
 
 
 def head(name, params, features_bf, labels):
-  """From features to logits, as the papers have it."""
+  """Maps features to logits as in the papers."""
   flat = flatten(params)
   if name == "r3gan_unlabelled":
     return features_bf @ flat["logit/kernel"][:, 0]
@@ -262,7 +264,7 @@ def head(name, params, features_bf, labels):
   return plain + projected
 
 
-# Its head is BigGAN's, and it takes longest to compile.
+# Has the same head as BigGAN, and takes longest to compile.
 _SLOW = ("biggan_deep",)
 
 
@@ -273,7 +275,7 @@ _SLOW = ("biggan_deep",)
     for name in MODELS
   ],
 )
-def test_features_are_what_the_last_layer_sees(name):
+def test_features_are_the_inputs_of_the_last_layer(name):
   spec = MODELS[name]
   d = make_model(spec, "cpu").d
   rng = np.random.default_rng(0)

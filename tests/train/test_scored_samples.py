@@ -1,4 +1,4 @@
-"""What is drawn for scores, in training, drills and from the command line."""
+"""The samples drawn for scores, in training, drills and commands."""
 
 import types
 
@@ -10,7 +10,7 @@ from bigscale.train.hooks import draw_for_scores
 
 
 def built(batch_size):
-  """A generator that paints what it is asked for, in place of a run's."""
+  """Returns a fake run whose generator paints the requested latents."""
 
   def sample(ema, latents, labels):
     image = np.zeros((len(labels), 4, 4, 1), np.uint8)
@@ -32,16 +32,16 @@ def drawn(batch_size, counts):
   return labels
 
 
-def test_scored_samples_are_of_the_classes_of_the_reals():
+def test_scored_samples_have_the_classes_of_the_reals():
   counts = (61, 0, 7, 2)
   labels = drawn(25, counts)
   np.testing.assert_array_equal(np.bincount(labels, minlength=4), counts)
-  # Of samples in batches of any size, the same ones.
+  # The samples do not depend on the batch size.
   np.testing.assert_array_equal(labels, drawn(70, counts))
   np.testing.assert_array_equal(labels, drawn(9, counts))
 
 
-def test_without_reals_of_known_classes_all_come_in_turn():
+def test_without_classes_of_the_reals_all_classes_take_turns():
   asked = Asked((), (), 8, 4)
   ((_, labels),) = draw_for_scores(built(8), None, asked)
   np.testing.assert_array_equal(labels, np.arange(8) % 4)

@@ -1,4 +1,4 @@
-"""No score ends a run that has begun, and none that cannot be begins one."""
+"""Failing scores do not end a run, and invalid scores prevent its start."""
 
 import json
 import os
@@ -24,10 +24,10 @@ STEPS = 3
 
 
 class Scores:
-  """An evaluator that looks at nothing, and does at each score as it is told.
+  """An evaluator that does what it is told at each score.
 
-  What it is told is a value of the score, an exception that it raises, or what
-  it calls.
+  An entry of `told` is a value to return, an exception to raise, or a function
+  to call.
   """
 
   def __init__(self, *told):
@@ -62,7 +62,7 @@ def config_of(**evaluate):
 
 @pytest.fixture(scope="module")
 def built():
-  """Its steps change nothing: they would take long to compile."""
+  """Builds a run whose steps do nothing, because they compile slowly."""
   spec = from_config(config_of())
   real = build(spec, make_mesh(spec.mesh, jax.devices()[:1]))
   losses = {"d/loss": np.float32(0.7), "g/loss": np.float32(0.7)}
@@ -97,7 +97,7 @@ def noted(folder, step):
     (FileNotFoundError(2, "No such file", "weights.npz"), "weights.npz"),
   ],
 )
-def test_a_failure_is_an_event_and_the_run_goes_on(
+def test_a_failure_is_an_event_and_the_run_continues(
   tmp_path, built, error, words, caplog
 ):
   done = train(tmp_path, built, 5.0, error, 4.0)
@@ -105,7 +105,7 @@ def test_a_failure_is_an_event_and_the_run_goes_on(
   assert failed(tmp_path) == [(2, "fd_classifier"), (2, "kid_classifier")]
   for event in events(tmp_path, "score_failed"):
     assert words in event["error"]
-  assert "step 2 has no kid_classifier, and the training goes on" in caplog.text
+  assert "step 2: cannot compute kid_classifier" in caplog.text
   assert [noted(tmp_path, step) for step in (1, 2, 3)] == [
     {"fd_classifier": 5.0},
     {},
@@ -115,7 +115,7 @@ def test_a_failure_is_an_event_and_the_run_goes_on(
   assert "fd_classifier is missing at step 2: " in page
 
 
-def test_what_others_give_is_kept(tmp_path, built):
+def test_other_scores_are_kept(tmp_path, built):
   part = Scored({"fd_classifier": 3.0}, {"kid_classifier": "no memory"})
   done = train(tmp_path, built, 5.0, 4.0, lambda: part)
   assert (done.scores, done.failed) == tuple(part)
@@ -128,11 +128,11 @@ def test_what_others_give_is_kept(tmp_path, built):
   )
 
 
-def test_drawing_that_fails_ends_no_run(tmp_path, built):
+def test_a_failure_of_sampling_does_not_end_the_run(tmp_path, built):
   def broken(*arguments):
     raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-  # Of the grid it is the last, too; one is drawn at the end alone.
+  # The first two calls fail. They sample for the scores of steps 1 and 2.
   spec = built.spec
   calls = []
 
@@ -147,10 +147,10 @@ def test_drawing_that_fails_ends_no_run(tmp_path, built):
   assert "RESOURCE_EXHAUSTED" in events(tmp_path, "score_failed")[0]["error"]
 
 
-def test_processes_that_open_nothing_ask_as_often_as_the_main_one(
+def test_all_processes_open_the_scores_equally_often(
   tmp_path, built, monkeypatch
 ):
-  """What scores need is opened in step with all processes, once a start."""
+  """Opening the inputs of scores is a decision of all processes."""
   asked = []
 
   def opened_elsewhere(spec):
@@ -163,19 +163,19 @@ def test_processes_that_open_nothing_ask_as_often_as_the_main_one(
   monkeypatch.setattr(evaluation, "open_scores", broken)
   for starts in (1, 2):
     loop.train(built.spec, tmp_path, prepared=loop.Prepared(built))
-    # A second start finds the run done, and scores nothing.
+    # The second start finds the run complete and scores nothing.
     assert len(asked) == 1, starts
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
-def test_who_interrupts_a_run_ends_it(tmp_path, built, end):
+def test_a_user_interrupt_ends_the_run(tmp_path, built, end):
   with pytest.raises(end):
     train(tmp_path, built, 5.0, end())
   assert not failed(tmp_path)
 
 
-def test_a_step_is_not_scored_for_ever(tmp_path, built):
-  """Its scores end the process each time."""
+def test_a_step_is_not_scored_forever(tmp_path, built):
+  """Scoring ends the process each time."""
 
   class KilledError(BaseException):
     pass
@@ -187,16 +187,16 @@ def test_a_step_is_not_scored_for_ever(tmp_path, built):
   assert done.scores == {"fd_classifier": 1.0}
   assert failed(tmp_path) == [(1, "fd_classifier"), (1, "kid_classifier")]
   (event, _) = events(tmp_path, "score_failed")
-  assert "2 starts of the run have ended" in event["error"]
+  assert "2 starts of the run ended" in event["error"]
   assert [event["step"] for event in events(tmp_path, "catch_up")] == [1, 1]
 
 
-def test_scores_that_failed_are_not_tried_again_by_a_resume(tmp_path, built):
+def test_failed_scores_are_not_repeated_after_a_resume(tmp_path, built):
   class KilledError(BaseException):
     pass
 
   with pytest.raises(KilledError):
-    # Dies in the step after the one that was scored in vain.
+    # Dies in the step after the one whose scores failed.
     train(tmp_path, built, ValueError("none"), KilledError())
   (tmp_path / "checkpoints" / "2").rename(tmp_path / "2")
   train(tmp_path, built, 2.0, 1.0)
@@ -204,7 +204,7 @@ def test_scores_that_failed_are_not_tried_again_by_a_resume(tmp_path, built):
   assert {step for step, _ in failed(tmp_path)} == {1}
 
 
-def test_sigterm_breaks_off_the_scores_and_a_resume_makes_them(tmp_path, built):
+def test_sigterm_interrupts_scoring_and_a_resume_repeats_it(tmp_path, built):
   reached = []
 
   def long():
@@ -226,9 +226,7 @@ def test_sigterm_breaks_off_the_scores_and_a_resume_makes_them(tmp_path, built):
   assert done.scores == {"fd_classifier": 2.0}
 
 
-def test_sigterm_between_draws_and_in_the_scores_that_are_caught_up(
-  tmp_path, built
-):
+def test_sigterm_during_sampling_interrupts_missing_scores(tmp_path, built):
   drawn = []
 
   def sample(*arguments):
@@ -245,12 +243,12 @@ def test_sigterm_between_draws_and_in_the_scores_that_are_caught_up(
     drawn.clear()
     with pytest.raises(PreemptedError):
       loop.train(spec, tmp_path, prepared=loop.Prepared(changed, told))
-    # Of a hundred batches.
+    # A hundred batches would be drawn without the signal.
     assert len(drawn) <= 3
     assert len(events(tmp_path, "catch_up")) == life - 1
 
 
-def test_a_run_that_is_to_end_scores_nothing_first(tmp_path, built):
+def test_a_run_that_is_ending_does_not_score(tmp_path, built):
   def grid(*arguments):
     os.kill(os.getpid(), signal.SIGTERM)
     return built.step(*arguments)
@@ -261,7 +259,7 @@ def test_a_run_that_is_to_end_scores_nothing_first(tmp_path, built):
 
 
 class Opened(evaluation.Opened):
-  """Measures the reals as it is told; see `Scores`."""
+  """Measures the reals as told; see `Scores`."""
 
   def __init__(self, *told):
     self.told, self.calls = iter(told), 0
@@ -275,9 +273,7 @@ class Opened(evaluation.Opened):
     return now
 
 
-def test_reals_that_cannot_be_measured_are_tried_at_later_scores(
-  tmp_path, built
-):
+def test_measuring_the_reals_is_retried_at_later_scores(tmp_path, built):
   none = Scores()
   none.failed = dict.fromkeys(
     ("fd_classifier", "kid_classifier"), "too many records cannot be used"
@@ -292,8 +288,10 @@ def test_reals_that_cannot_be_measured_are_tried_at_later_scores(
   ]
 
 
-def test_reals_are_not_measured_for_ever(tmp_path, built, monkeypatch):
-  monkeypatch.setattr(evaluation, "_TRIES", 2)
+def test_measuring_the_reals_is_not_retried_forever(
+  tmp_path, built, monkeypatch
+):
+  monkeypatch.setattr(evaluation, "_MAX_ATTEMPTS", 2)
   opened = Opened(OSError("a"), OSError("b"))
   loop.train(built.spec, tmp_path, prepared=loop.Prepared(built, opened))
   assert opened.calls == 2
@@ -305,7 +303,7 @@ def test_reals_are_not_measured_for_ever(tmp_path, built, monkeypatch):
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
-  """Starts a run with settings of `evaluate`: what it says."""
+  """Starts a run with settings of `evaluate` and returns its messages."""
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path / "cache"))
   config = tmp_path / "config.py"
   config.write_text(
@@ -350,16 +348,14 @@ def refused(tmp_path, monkeypatch, capsys):
     (("scores=('kid_classifier',)", "num_reals=99999999"), ("num_reals",)),
   ],
 )
-def test_scores_that_cannot_be_are_refused_before_step_1(
-  refused, arguments, words
-):
+def test_invalid_scores_are_rejected_before_step_1(refused, arguments, words):
   said = refused(*(f"--config.evaluate.{each}" for each in arguments))
   assert "Traceback" not in said
   for word in words:
     assert word in said
 
 
-def test_a_class_that_is_too_small_is_named(refused, tmp_path):
+def test_a_class_with_too_few_images_is_named(refused, tmp_path):
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (430, 4, 4, 1), np.uint8)
   labels = np.repeat([0, 1, 2, 3, 4, 5, 6], [100, 100, 40, 60, 30, 70, 30])
@@ -382,15 +378,15 @@ def test_a_model_without_labels_has_no_scores_within_classes(refused):
   assert "the samples are of no class" in said
 
 
-def test_a_cache_that_cannot_be_made(refused, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_created(refused, tmp_path, monkeypatch):
   (tmp_path / "file").write_text("")
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path / "file" / "cache"))
   said = refused("--config.evaluate.num_samples=100")
-  assert "cannot be made" in said
+  assert "cannot create the cache" in said
   assert "set BIGSCALE_CACHE" in said
 
 
-def test_a_run_that_is_done_asks_for_nothing(tmp_path, built, monkeypatch):
+def test_a_complete_run_opens_no_scores(tmp_path, built, monkeypatch):
   train(tmp_path, built, 3.0, 2.0, 1.0)
   monkeypatch.setattr(evaluation, "open_scores", None)
   done = loop.train(built.spec, tmp_path, prepared=loop.Prepared(built))

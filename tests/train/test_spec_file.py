@@ -1,4 +1,4 @@
-"""spec.json says what a run is; damage to it makes no other run."""
+"""spec.json identifies a run, and damage to it is detected."""
 
 import json
 import random
@@ -23,7 +23,7 @@ def path(tmp_path, spec):
   return folders.create(tmp_path, spec, ["train"]).spec
 
 
-def test_what_was_written_is_read(path, spec):
+def test_the_written_spec_is_read_back(path, spec):
   folder, read = folders.open_existing(path.parent)
   assert (folder.spec, read) == (path, spec)
   assert json.loads(path.read_text()).keys() == {
@@ -31,7 +31,7 @@ def test_what_was_written_is_read(path, spec):
   }
 
 
-def test_a_flipped_bit_is_noticed_or_changes_nothing(path, spec):
+def test_a_flipped_bit_is_noticed_or_harmless(path, spec):
   content = path.read_bytes()
   seed = random.randrange(2**31)
   noticed = 0
@@ -46,7 +46,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(path, spec):
       if "spec.json is damaged" not in str(error):
         raise
       noticed += 1
-  # Nearly all: what is left is space between values.
+  # Nearly all flips are noticed; the others change whitespace.
   assert noticed > FLIPS // 2
 
 
@@ -57,7 +57,7 @@ def test_the_remedy_for_a_damaged_file_works(path, spec, content):
     lambda: folders.open_existing(path.parent),
     lambda: folders.create(path.parent, spec, ["train"]),
   ):
-    with pytest.raises(SpecError, match="move this file alone aside"):
+    with pytest.raises(SpecError, match="move only this file away"):
       use()
   path.rename(path.with_suffix(".damaged"))
   folders.create(path.parent, spec, ["train"])
@@ -68,6 +68,6 @@ def test_a_file_of_an_earlier_version_has_no_digest(path, spec):
   plain = {"spec": to_json(spec), "versions": {}, "command": []}
   path.write_text(json.dumps(plain))
   assert folders.open_existing(path.parent)[1] == spec
-  # It is sealed as the run goes on.
+  # Resuming the run adds the digest.
   folders.create(path.parent, spec, ["train"])
   assert sealed.KEY in json.loads(path.read_text())

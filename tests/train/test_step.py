@@ -1,4 +1,4 @@
-"""The first state and the noise of a step."""
+"""The initial state and the random numbers of a step."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The host with the most work of its own is the slow one."""
+"""The host that spends the most time on its own work is the slow one."""
 
 import pytest
 
@@ -15,7 +15,7 @@ class Clock:
 
 
 class Watched:
-  """What hosts say, as the test has it."""
+  """A fake watchdog that returns given progress."""
 
   def __init__(self, said):
     self.said = said
@@ -31,12 +31,12 @@ def clock(monkeypatch):
   return clock
 
 
-def test_the_busiest_is_named(clock):
+def test_the_busiest_host_is_named(clock):
   watched = Watched({n: Host(100, 10.0, 90.0) for n in range(4)})
   found = Stragglers(watched)
   assert found.columns() == {}
   clock.now = 21.0
-  # Nothing to compare with yet.
+  # There is no earlier progress to compare with.
   assert found.columns() == {}
   watched.said = {
     **{n: Host(200, 12.0, 98.0) for n in (0, 1, 3)},
@@ -53,7 +53,7 @@ def test_the_busiest_is_named(clock):
 
 
 @pytest.mark.parametrize("said", [{}, {0: Host(200, 3.0, 1.0)}])
-def test_one_host_is_compared_with_nobody(clock, said):
+def test_a_single_host_has_no_columns(clock, said):
   found = Stragglers(Watched({0: Host(100, 1.0, 1.0)}))
   clock.now = 21.0
   found.columns()
@@ -62,7 +62,7 @@ def test_one_host_is_compared_with_nobody(clock, said):
   assert found.columns() == {}
 
 
-def test_hosts_that_stand_still_are_left_out(clock):
+def test_hosts_without_progress_are_ignored(clock):
   said = {n: Host(100, 10.0, 0.0) for n in range(3)}
   found = Stragglers(Watched(said))
   for now in (21.0, 42.0):

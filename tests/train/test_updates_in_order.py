@@ -1,4 +1,4 @@
-"""A step is its updates one after the other, each on a batch of its own."""
+"""A step runs its updates one after the other, each on its own batch."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ D_STEPS, CLASSES = 2, 3
 
 
 def labelled_model() -> GanModel:
-  """`linear_model`, whose players see labels."""
+  """Returns `linear_model` with networks that use labels."""
   plain = linear_model()
 
   def apply_g(variables, latents, labels, *, train):
@@ -39,7 +39,7 @@ def spec_of(loss):
 
 
 def by_hand(step, spec, state, batch):
-  """The same from the updates that `test_objective` works out."""
+  """Computes the step from the updates that `test_objective` verifies."""
   key, images = step_key(state), optim.images_seen(spec, state.step)
   d_key, g_key = jax.random.fold_in(key, _D), jax.random.fold_in(key, _G)
   losses = []
@@ -52,7 +52,7 @@ def by_hand(step, spec, state, batch):
   reals = Reals(batch.images[-1], batch.labels[-1])
   codes = draw_codes(g_key, spec, reals.labels, BATCH)
   state, scalars = step.update_g(state, reals, codes, images, g_key)
-  # The average is of G as this step leaves it.
+  # The average follows G after this step.
   average = jax.tree.map(
     lambda old, new: (old + new) / 2, state.ema.params, state.g.params
   )
@@ -60,7 +60,7 @@ def by_hand(step, spec, state, batch):
 
 
 def test_a_step_does_its_updates_in_order():
-  # Its fakes have labels of their own.
+  # Fakes have labels that differ from those of the reals.
   spec, model = spec_of("hinge"), labelled_model()
   step = GanStep(model, spec)
   state = init_state(model, spec)._replace(step=jnp.int32(3))

@@ -30,7 +30,7 @@ def test_rows_come_back_as_written_and_are_on_disk_at_once(tmp_path):
   assert lines.rows() == rows
 
 
-def test_numbers_that_json_lacks_are_written_as_texts(tmp_path):
+def test_non_finite_numbers_are_written_as_strings(tmp_path):
   def refuse(constant):
     raise AssertionError(f"{constant} is not JSON")
 
@@ -47,14 +47,14 @@ def test_numbers_that_json_lacks_are_written_as_texts(tmp_path):
   assert row["c"] == [-math.inf, 1.0]
 
 
-def test_a_row_of_objects_is_refused_and_leaves_no_trace(tmp_path):
+def test_a_row_of_objects_is_rejected_and_not_written(tmp_path):
   lines = JsonLines(tmp_path / "metrics.jsonl")
-  with pytest.raises(TypeError, match="use numbers, texts"):
+  with pytest.raises(TypeError, match="use numbers, strings"):
     lines.write({"step": 1, "bad": object()})
   assert lines.path.read_bytes() == b""
 
 
-def test_opening_cuts_a_torn_last_line(tmp_path):
+def test_opening_removes_an_incomplete_last_line(tmp_path):
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(b'{"step": 1}\n{"step": 2, "d/lo')
   lines = JsonLines(path)
@@ -62,7 +62,7 @@ def test_opening_cuts_a_torn_last_line(tmp_path):
   assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
-def test_truncation_cuts_what_the_restored_run_writes_again(tmp_path):
+def test_truncation_removes_the_rows_to_be_rewritten(tmp_path):
   lines = JsonLines(tmp_path / "metrics.jsonl")
   for row in [
     {"event": "start"},
@@ -93,7 +93,7 @@ def test_truncation_to_the_start_and_past_unreadable_lines(tmp_path):
   assert path.read_bytes() == b""
 
 
-def test_without_tensorflow_one_note_and_no_events(
+def test_without_tensorflow_there_is_one_warning_and_no_events(
   tmp_path, monkeypatch, caplog
 ):
   monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
@@ -111,7 +111,7 @@ def test_without_tensorflow_one_note_and_no_events(
 
 
 class _Writer:
-  """Stands in for clu's SummaryWriter and takes down the calls."""
+  """A fake of clu's SummaryWriter that records calls."""
 
   def __init__(self, logdir):
     self.calls = [("open", logdir)]
@@ -166,7 +166,7 @@ class _Clock:
     return self.now
 
 
-def test_off_a_terminal_one_line_every_half_minute():
+def test_off_a_terminal_there_is_one_line_per_half_minute():
   clock, stream = _Clock(), io.StringIO()
   progress = Progress(1000, 100, stream=stream, clock=clock)
   scalars = {"perf/images_per_second": 1234.5, "d/loss": 0.25, "g/loss": 1.5}
@@ -189,7 +189,7 @@ def test_off_a_terminal_one_line_every_half_minute():
   assert lines[3].startswith("step 200/1000 (20.0%)")
 
 
-def test_off_a_terminal_the_first_step_does_not_spoil_the_estimate():
+def test_off_a_terminal_the_first_step_is_not_in_the_estimate():
   clock, stream = _Clock(), io.StringIO()
   progress = Progress(10, stream=stream, clock=clock)
   clock.now += 100.0  # compiling
@@ -203,7 +203,7 @@ def test_off_a_terminal_the_first_step_does_not_spoil_the_estimate():
   )
 
 
-def test_a_note_is_a_line_of_its_own():
+def test_a_note_is_a_separate_line():
   stream = io.StringIO()
   progress = Progress(10, stream=stream)
   progress.note("resumed at step 5")
@@ -216,7 +216,7 @@ class _Terminal(io.StringIO):
     return True
 
 
-def test_on_a_terminal_a_bar_with_rate_and_losses():
+def test_on_a_terminal_there_is_a_bar_with_rate_and_losses():
   stream = _Terminal()
   progress = Progress(10, 4, stream=stream)
   progress.update(5, {"d/loss": 0.25, "perf/images_per_second": 64.0})
