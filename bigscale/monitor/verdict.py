@@ -184,6 +184,7 @@ class Verdict:
       "notes": list(self.notes),
       "ignored": self.ignored,
       "judged": self.judged,
+      "evidence": dict(self.evidence),
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
@@ -219,9 +220,7 @@ class Verdict:
     self.notes = list(state["notes"])
     self.ignored = state["ignored"]
     self.judged = state["judged"]
-    self.evidence = {}
-    if self._last >= max(self._quiet, self._spec.warmup):
-      self._weigh()
+    self.evidence = dict(state["evidence"])
 
   def _new_signal(self, kind: Kind) -> Signal:
     return Signal(kind, self._spec.smallest_rise)

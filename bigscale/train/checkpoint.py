@@ -185,6 +185,24 @@ class CheckpointReader:
     self._manager.close()
 
 
+class _Pinned:
+  """Orbax preservation policy that keeps one step.
+
+  Attributes:
+    step: the step; None keeps none.
+  """
+
+  def __init__(self) -> None:
+    self.step: int | None = None
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    """Implements Orbax's `PreservationPolicy` for all saved steps."""
+    del context
+    return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class Checkpoints(CheckpointReader):
   """Reads and writes the checkpoints of a run that no other process writes."""
 
@@ -206,6 +224,7 @@ class Checkpoints(CheckpointReader):
     """
     self._spec = spec
     self._ranking = best.Ranking(spec.keep_best, spec.best, scores)
+    self._pinned = _Pinned()
     super().__init__(directory, name)
 
   def _open(self) -> None:
@@ -215,7 +234,7 @@ class Checkpoints(CheckpointReader):
       item_names=_ITEMS,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(
-          [policies.LatestN(self._spec.keep), self._ranking]
+          [policies.LatestN(self._spec.keep), self._ranking, self._pinned]
         ),
         cleanup_tmp_directories=True,
       ),
@@ -225,6 +244,15 @@ class Checkpoints(CheckpointReader):
     self._ranking.take(
       multihost.decide("scores", lambda: self._ranking.load(self._path, steps))
     )
+
+  def pin(self, before: int | None) -> None:
+    """Keeps the newest checkpoint up to a step, whatever else is deleted.
+
+    Args:
+      before: the step; None keeps no such checkpoint.
+    """
+    steps = [] if before is None else [s for s in self.steps() if s <= before]
+    self._pinned.step = max(steps, default=None)
 
   def _has_changed(self, steps: Sequence[int]) -> bool:
     # No other process writes to this folder.

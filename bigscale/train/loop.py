@@ -240,6 +240,8 @@ class _Run:
           if scores is not None:
             self._checkpoints.set_scores(step, scores)
         continue
+      if self._guard.take_save_request():
+        self._save(step, state)
       if self._after(step, state, leaving):
         self._leave(step, state)
     with self._watch.phase("checkpoint", step):
@@ -305,7 +307,7 @@ class _Run:
       with self._watch.phase("step", step):
         row = {k: float(x) for k, x in jax.device_get(scalars).items()}
       if written:
-        self._recorder.step(step, row)
+        self._recorder.step(step, row | self._guard.evidence())
         self._recorder.times_if_due(step, self._watch.take_seconds)
       if self._guard.judge(step, row):
         return True

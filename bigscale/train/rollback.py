@@ -63,6 +63,7 @@ class Guard:
     self._onset = 0
     # Step to roll back to; None if no earlier state is kept.
     self._target: int | None = None
+    self._save_asked = False
     # The verdict's state after each step that has a snapshot.
     self._verdicts: dict[int, dict[str, Any]] = {}
     self._ring = self._healthy = self._heldout = None
@@ -93,6 +94,7 @@ class Guard:
     # During an alarm, further states are not kept as healthy.
     self._level = verdict["level"]
     self._onset = verdict["onset"] or 0
+    self._pin()
 
   def expect_change(self, step: int) -> None:
     """Restarts the verdict's baselines because settings change at a step."""
@@ -128,10 +130,34 @@ class Guard:
     return step % self._spec.interval == 0
 
   def keep(self, step: int, state: GanState) -> None:
-    """Takes a snapshot if one is due after a step and there is no alarm."""
+    """Takes a snapshot if one is due after a step and there is no alarm.
+
+    A warning does not stop snapshots: one from before its onset is pinned.
+    """
     due = step % self._spec.snapshot_interval == 0
-    if self._ring is not None and due and self._level == "ok":
+    if self._ring is not None and due and self._level != "rollback":
       self._take(step, state)
+
+  def _pin(self) -> None:
+    """Keeps a state from before the onset for as long as a suspicion lasts."""
+    if self._ring is None:
+      return
+    suspected = self._level != "ok"
+    before = [step for step in self._ring.held if step <= self._onset]
+    self._ring.pinned = before[-1] if suspected and before else None
+    self._checkpoints.pin(self._onset if suspected else None)
+
+  def take_save_request(self) -> bool:
+    """Returns whether the current state is to be saved, once per request.
+
+    It is at an alarm that has no healthy state to return to.
+    """
+    asked, self._save_asked = self._save_asked, False
+    return asked
+
+  def evidence(self) -> dict[str, float]:
+    """Returns the verdict's evidence at the last judged step, in nats."""
+    return {f"monitor/{k}": x for k, x in self._verdict.evidence.items()}
 
   def judge(self, step: int, row: Mapping[str, float]) -> bool:
     """Judges the scalars of a step and returns whether to roll back.
@@ -154,6 +180,7 @@ class Guard:
     if decision.new:
       self._report(decision)
       self._onset = step if decision.onset is None else decision.onset
+      self._pin()
     if decision.level in ("ok", "warn"):
       return False
     # A run that continued after an alarm may diverge later.
@@ -172,9 +199,15 @@ class Guard:
     except Exception:
       self._report_failure(step)
       failed = True
-    if back and not failed:
+    if back and not failed and (target is not None or lost):
       self._target = target
       return True
+    if back and target is None:
+      self._save_asked = True
+      self._recorder.note(
+        f"step {step}: no state from before step {self._onset} is kept, so the "
+        "run is not rolled back; the current state is saved"
+      )
     if lost:
       raise DivergedError(step, lost, target)
     return False
