@@ -161,12 +161,16 @@ class Signal:
     past, self._by_scores = self._scores, 0.0
     earlier = past[:-2]
     if len(earlier) >= 5:
-      pairs = itertools.pairwise(earlier)
-      noise = sum(abs(a - b) for a, b in pairs) / (len(earlier) - 1)
+      # The early scores improve fast, which is not noise: hence the median. It
+      # is 0.95 standard deviations for the differences of normal values.
+      moves = [abs(a - b) for a, b in itertools.pairwise(earlier)]
+      noise = max(median(moves) / 0.95, 1e-12)
       best = min(median(earlier[i : i + 3]) for i in range(len(earlier)))
-      z = (min(past[-2:]) - best) / max(1.25 * noise, 1e-12)
+      z = (min(past[-2:]) - best) / noise
       if z > 2:
-        self._by_scores = surprise(z, len(earlier) - 1)
+        # Scores are asked once in many rows.
+        rare = math.log(max(self._seen_at / len(past), 1.0))
+        self._by_scores = surprise(z, len(earlier) - 1) + rare
 
   @property
   def judged(self) -> bool:

@@ -29,8 +29,11 @@ KEPT = 40
 # Past statistics that a scale needs before it gives evidence. With fewer,
 # Student's t alone would have fewer than 3 degrees of freedom.
 ENOUGH = 24
-# Past statistics of overlapping windows that count as one independent one.
+# Past statistics of overlapping windows of which the tail takes the largest.
 _OVERLAP = 4
+# Degrees of freedom per past statistic. Windows overlap, so that three of them
+# say as much as one; the weights of `_FORGET` leave 5 / 9 of these.
+_DF = 0.55 / 3
 # Number of largest past statistics that the tail is drawn through, and the
 # factor by which the tail is made longer than they say.
 _TOP, _TAIL = 16, 1.4
@@ -216,7 +219,7 @@ class Scale:
     z = min(excess / spread / max(1.0, moves[way] / usual), 1e6)
     if z <= 2:
       return 0.0
-    found = surprise(z, 0.55 * self.count / _OVERLAP)
+    found = surprise(z, _DF * self.count)
     top = [max(t, 0.0) ** 2 for t in self._tops[way]]
     if len(top) >= _TOP // 2:
       excesses = sum(top) / len(top) - top[0]

@@ -1,13 +1,11 @@
-"""The verdict: what it sees, what leaves it cold, and that it explains."""
+"""The verdict: what it alarms on, what it ignores, and how it explains."""
 
 import json
 import math
 import random
-import time
 
 import pytest
 
-from bigscale.monitor.signals import GROUPS, kind_of
 from bigscale.monitor.verdict import Verdict
 from bigscale.spec import SpecError
 from bigscale.spec.verdict import VerdictSpec
@@ -28,7 +26,7 @@ SIGNALS = {
   "g/weight_norm": (20.0, 0.001, 0.3),
   "ema/distance": (0.03, 0.05, 0.3),
 }
-DEAR = {
+EXPENSIVE = {
   "g/diversity": (0.8, 0.08, 0.0),
   "g/effective_rank": (0.6, 0.15, 0.1),
   "g/pixel_distance": (1.0, 0.25, -2.0),
@@ -45,7 +43,7 @@ def rows(effects=None, seed=0, steps=STEPS, at=AT, tau=40.0, end=None):
   for step in range(steps):
     drift = math.log1p(30 * step / steps) / math.log(31)
     row = {"g/nonfinite": 0.0, "perf/mfu": rng.random(), "aug/p": step / steps}
-    shown = SIGNALS | (DEAR if step % INTERVAL == 0 else {})
+    shown = SIGNALS | (EXPENSIVE if step % INTERVAL == 0 else {})
     for name, (level, noise, slope) in shown.items():
       last = correlated.get(name, 0.0)
       correlated[name] = 0.5 * last + math.sqrt(0.75) * rng.gauss(0, 1)
@@ -68,13 +66,17 @@ def first(decisions, level):
 
 
 FAULTS = {
-  "g_lr": {"g/update_norm": 2.3, "g/loss": 1.0, "g/pixel_distance": 1.2},
-  "d_frozen": {"d/update_norm": -30.0, "d/loss": 2.0, "g/diversity": -1.0},
-  "repeated_image": {"g/loss": 1.5, "d/loss": -3.0, "g/diversity": -1.5},
-  "mode_collapse": {"g/diversity": -1.5, "g/effective_rank": -2.0},
+  "g_lr": {"g/update_norm": 2.3, "g/loss": 1.0, "ema/distance": 2.0},
+  "d_frozen": {"d/loss": 2.0, "g/diversity": -2.0},
+  "repeated_image": {"g/loss": 1.5, "d/loss": -3.0, "g/diversity": -2.0},
+  "mode_collapse": {
+    "g/diversity": -2.5,
+    "g/effective_rank": -2.5,
+    "d/loss": -1.0,
+  },
   "one_layer": {"g/sigma0/layer7": 2.0},
   "ema": {"ema/distance": 2.0},
-  "overfit_slowly": {"d/loss": -4.0, "d/heldout_gap": 2.0, "g/diversity": -0.9},
+  "weights_grow": {"g/weight_norm": 1.0},
 }
 
 
@@ -84,12 +86,27 @@ def test_faults_ask_for_a_rollback(fault, seed):
   decisions, _ = judge(rows(FAULTS[fault], seed))
   alarm = first(decisions, "rollback")
   assert alarm is not None
-  assert AT < alarm.step <= AT + 200
-  assert AT - 3 * INTERVAL <= alarm.onset <= AT + 100
+  assert AT < alarm.step <= AT + 60
+  # At most one probe, or 10% of the run, away.
+  assert AT - INTERVAL <= alarm.onset <= AT + 5 * INTERVAL
   assert all(d.step >= AT for d in decisions)
-  assert {reason.signal for reason in alarm.reasons} <= set(FAULTS[fault]) | {
-    "d/logit_gap"
-  }
+  assert alarm.reasons[0].signal in set(FAULTS[fault]) | {"d/logit_gap"}
+  assert "by chance once in" in alarm.reasons[0].rule
+
+
+def test_losses_alone_warn_where_other_groups_are_watched():
+  losses = {"d/loss": 1.5, "g/loss": 1.0}
+  decisions, _ = judge(rows(losses))
+  assert first(decisions, "warn") is not None
+  assert first(decisions, "rollback") is None
+
+
+def test_losses_alone_roll_back_where_nothing_else_is_watched():
+  run = (
+    (step, {"d/loss": row["d/loss"], "g/loss": row["g/loss"]})
+    for step, row in rows({"d/loss": 1.5, "g/loss": 1.0})
+  )
+  assert AT < first(judge(run)[0], "rollback").step <= AT + 60
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -129,8 +146,8 @@ def test_a_fault_after_a_kink_is_seen():
 
 
 def test_a_change_in_the_warm_up_is_not_judged():
-  decisions, _ = judge(rows(FAULTS["g_lr"], at=50, steps=400))
-  assert decisions == []
+  fault = rows(FAULTS["one_layer"], at=100, steps=190)
+  assert judge(fault, VerdictSpec(warmup=200))[0] == []
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -150,14 +167,12 @@ def test_not_finite_is_an_immediate_rollback_even_in_the_warm_up(signal, bad):
 
 
 def test_not_finite_out_of_nothing_began_where_it_is():
-  """What crept along in some signal, and was no warning, has no say in it."""
   verdict = Verdict(VerdictSpec())
-  crept = {"d/sigma0/layer3": 0.6}
+  crept = {"d/sigma0/layer3": 0.06}
   for step, row in rows(crept, at=400, steps=AT):
     assert verdict.update(step, row).level == "ok"
   decision = verdict.update(AT, {"d/loss": math.nan})
   assert (decision.level, decision.onset) == ("rollback", AT)
-  assert "d/sigma0/layer3" in {reason.signal for reason in decision.reasons}
 
 
 def test_not_finite_after_a_warning_began_where_that_did():
@@ -180,15 +195,38 @@ def test_a_count_of_what_is_not_finite_is_an_immediate_rollback():
   assert decision.reasons[0].signal == "g/nonfinite"
 
 
-def test_not_finite_for_long_is_a_stop():
-  spec = VerdictSpec(stop_after_nonfinite=50)
-  decisions, _ = judge(
-    ((step, {"d/loss": math.nan}) for step in range(99)), spec
-  )
-  assert [(d.step, d.level) for d in decisions] == [
-    (0, "rollback"),
-    (50, "stop"),
-  ]
+def test_not_finite_is_reported_once_while_it_lasts_and_again_later():
+  values = [0.5] * 5 + [math.nan] * 60 + [0.5] * 5 + [math.inf]
+  decisions, _ = judge((s, {"d/loss": v}) for s, v in enumerate(values))
+  alarms = [d.step for d in decisions if d.level == "rollback"]
+  assert alarms == [5, 70]
+
+
+def test_not_finite_during_an_alarm_is_another_alarm():
+  verdict = Verdict(VerdictSpec())
+  for step, row in rows(FAULTS["one_layer"], steps=AT + 40):
+    decision = verdict.update(step, row)
+  assert (decision.level, decision.new) == ("rollback", False)
+  decision = verdict.update(AT + 40, {"g/loss": math.nan})
+  assert (decision.level, decision.new) == ("rollback", True)
+  assert decision.reasons[0].signal == "g/loss"
+
+
+def test_a_lasting_shift_becomes_normal_and_a_later_fault_is_seen():
+  """A benign shift at 6,000 steps, then a NaN at 15,000."""
+
+  def shifted():
+    rng = random.Random(0)
+    for step in range(0, 15_001, 10):
+      level = 0.6 if step < 6000 else 1.2
+      row = {"d/loss": level + 0.05 * rng.gauss(0, 1)}
+      yield step, row if step < 15_000 else {"d/loss": math.nan}
+
+  decisions, _ = judge(shifted())
+  levels = [(d.level, d.step) for d in decisions]
+  assert levels[0][0] in ("warn", "rollback")
+  assert ("rollback", 15_000) in levels
+  assert levels[-2][0] == "ok"
 
 
 DEAD = {"d/grad_norm": 0.0, "d/logit_real": 0.1, "d/logit_fake": 0.1}
@@ -200,16 +238,15 @@ def test_a_dead_discriminator_is_a_rollback_after_three_rows():
   (reason,) = decisions[-1].reasons
   assert decisions[-1].onset == 0
   assert reason.as_text() == (
-    "d/grad_norm 0, reference unknown (zero, every logit 0.1)"
+    "d/grad_norm 0, before unknown (zero, every logit 0.1)"
   )
 
 
-def test_a_dead_discriminator_began_to_die_before():
-  spec = VerdictSpec(block=10)
-  verdict = Verdict(spec)
+def test_a_dead_discriminator_died_before_it_was_found():
+  verdict = Verdict(VerdictSpec())
   for step in range(100, 103):
     decision = verdict.update(step, DEAD)
-  assert (decision.level, decision.onset) == ("rollback", 102 - 3 - 10)
+  assert (decision.level, decision.onset) == ("rollback", 99)
 
 
 @pytest.mark.parametrize(
@@ -243,22 +280,16 @@ def test_how_long_it_was_dead_survives_a_restart():
   assert second.update(2, DEAD).level == "rollback"
 
 
-def test_a_rollback_that_nobody_makes_is_raised_once_and_becomes_a_stop():
-  spec = VerdictSpec(stop_after=200)
-  decisions, _ = judge(rows(FAULTS["mode_collapse"]), spec)
-  levels = [d.level for d in decisions]
-  assert levels.count("rollback") == 1
-  assert levels[-1] == "stop"
-  assert decisions[-1].step - first(decisions, "rollback").step >= 200
+def test_a_rollback_that_nobody_makes_is_raised_once():
+  decisions, _ = judge(rows(FAULTS["one_layer"]))
+  assert [d.level for d in decisions] == ["rollback", "ok"]
 
 
 def test_a_probe_that_fails_by_itself_is_said_once():
   broken = ((s, r | {"g/diversity": math.nan}) for s, r in rows())
   decisions, verdict = judge(broken)
   assert decisions == []
-  assert verdict.notes == [
-    "g/diversity is not always finite: passed over there"
-  ]
+  assert verdict.notes == ["g/diversity is not always finite: skipped there"]
 
 
 def test_a_single_signal_that_stays_not_finite_is_a_rollback():
@@ -285,16 +316,25 @@ def test_steps_that_do_not_advance_are_passed_over():
   assert verdict.ignored == 2
 
 
-def test_scores_that_come_later_in_the_same_step_count():
+@pytest.mark.parametrize(
+  ("name", "sign"), [("eval/fd_classifier", 1), ("eval/inception_score", -1)]
+)
+def test_scores_that_come_later_in_the_same_step_count(name, sign):
   verdict = Verdict(VerdictSpec())
   levels = []
-  scores = [40.0, 20.0, 10.0, 8.0, 9.0, 8.0, 30.0, 35.0]
+  scores = [40.0, 20.0, 11.0, 8.0, 9.0, 8.0, 8.5, 8.2, 60.0, 75.0]
   for index, score in enumerate(scores):
     step = 500 + 100 * index
     verdict.update(step, {"d/loss": 0.6})
-    levels.append(verdict.update(step, {"eval/fd_classifier": score}).level)
-  assert levels[:6] == ["ok"] * 6
-  assert levels[7] == "rollback"
+    value = score if sign > 0 else 100 / score
+    levels.append(verdict.update(step, {name: value}).level)
+  assert levels[:9] == ["ok"] * 9
+  assert levels[9] != "ok"
+  better = Verdict(VerdictSpec())
+  for index, score in enumerate(scores):
+    value = 100 / score if sign > 0 else score
+    level = better.update(500 + 100 * index, {name: value}).level
+  assert level == "ok"
 
 
 @pytest.mark.parametrize("fault", ["g_lr", "mode_collapse", "one_layer"])
@@ -313,26 +353,52 @@ def test_a_resumed_verdict_decides_as_an_undisturbed_one(fault, cut):
   assert after.get_state() == verdict.get_state()
 
 
-def test_quiet_forgets_and_learns_anew():
+def test_nothing_is_compared_across_a_declared_change():
   verdict = Verdict(VerdictSpec())
   levels = {}
-  for step, row in rows(FAULTS["g_lr"], tau=5.0):
-    if step == AT + 120:
+  for step, row in rows(FAULTS["one_layer"], tau=5.0):
+    if step == AT + 40:
       assert verdict.update(step, row).level == "rollback"
       verdict.quiet_until(step + 50)
     levels[step] = verdict.update(step, row).level
-  assert set(list(levels.values())[AT + 120 :]) == {"ok"}
+  assert set(list(levels.values())[AT + 40 :]) == {"ok"}
 
 
-def test_slow_changes_are_seen_in_long_runs():
-  change = {"g/diversity": -1.2, "g/sigma0/layer7": 1.2}
+def test_sparse_rows_need_as_many_rows():
+  change = {"g/sigma0/layer7": 1.2}
+  sparse = ((100 * s, r) for s, r in rows(change, at=AT, tau=40.0))
+  alarm = first(judge(sparse)[0], "rollback")
+  assert 100 * AT < alarm.step <= 100 * (AT + 60)
 
-  def long():
-    for step, row in rows(change, at=AT, tau=80.0, steps=STEPS):
-      yield 100 * step, row
 
-  alarm = first(judge(long())[0], "rollback")
-  assert 100 * AT < alarm.step <= 100 * (AT + 300)
+@pytest.mark.parametrize("name", ["d/weight_norm", "g/weight_norm"])
+def test_frozen_weights_are_an_alarm(name):
+  frozen = {}
+
+  def run():
+    for step, row in rows(steps=AT + 40):
+      if step >= AT:
+        row[name] = frozen.setdefault(name, row[name])
+      yield step, row
+
+  alarm = first(judge(run())[0], "rollback")
+  assert AT < alarm.step <= AT + 8
+  assert alarm.onset == AT
+  assert alarm.reasons[0] == (
+    name,
+    frozen[name],
+    None,
+    "repeats the same value",
+  )
+
+
+def test_rounded_values_that_repeat_are_not_frozen():
+  rng = random.Random(0)
+  run = (
+    (step, {"g/weight_norm": round(20 + 0.001 * step + 0.1 * rng.random(), 1)})
+    for step in range(3000)
+  )
+  assert judge(run)[0] == []
 
 
 def test_single_columns_warn_and_roll_back_by_themselves():
@@ -357,74 +423,36 @@ def test_the_directions_that_are_good_are_no_evidence():
   assert judge(rows(better))[0] == []
 
 
-def test_a_spike_of_d_stays_below_a_rollback():
-  spiking = ("game", "d_weights", "heldout", "ema")
-  assert sum(GROUPS[group] for group in spiking) < VerdictSpec().rollback
-  assert GROUPS["game"] + GROUPS["samples"] >= VerdictSpec().rollback
-  assert GROUPS["game"] + GROUPS["g_weights"] >= VerdictSpec().rollback
+@pytest.mark.parametrize("phi", [0.0, 0.3, 0.9, 0.99])
+@pytest.mark.parametrize("name", ["d/loss", "g/sigma0/a", "g/diversity", "x1"])
+def test_stationary_noise_is_at_most_one_rollback_in_10_000_rows(phi, name):
+  rng = random.Random(f"{phi}{name}")
+  x = rng.gauss(0, 1)
+  run = []
+  for step in range(10_000):
+    x = phi * x + math.sqrt(1 - phi**2) * rng.gauss(0, 1)
+    positive = "/" in name and name != "d/loss"
+    run.append((step, {name: 2 * math.exp(0.05 * x) if positive else x}))
+  alarms = [d for d in judge(run)[0] if d.level == "rollback"]
+  assert len(alarms) <= (1 if phi else 0)
 
 
-@pytest.mark.parametrize(
-  ("name", "group"),
-  [
-    ("d/loss", "game"),
-    ("g/grad_norm", "game"),
-    ("d/sigma2/stage4_block0.expand", "d_weights"),
-    ("g/sigma0/linear", "g_weights"),
-    ("d/update_norm", "game"),
-    ("g/update_norm", "game"),
-    ("g/pixel_distance", "samples"),
-    ("ema/distance", "ema"),
-    ("eval/fd_classifier", "samples"),
-    ("D_blocks.0.0.conv1.sv0", "d_weights"),
-    ("G_blocks.0.0.conv1.sv0", "g_weights"),
-    ("Loss/D/loss", "game"),
-    ("Loss/scores/fake", "game"),
-    ("metrics/fid50k", "samples"),
-    ("temperature", "other"),
-  ],
-)
-def test_names_decide_the_group(name, group):
-  assert kind_of(name).group == group
-
-
-@pytest.mark.parametrize(
-  "name",
-  [
-    "perf/mfu",
-    "aug/p",
-    "ema/decay",
-    "eval/classes_present",
-    "eval/kid_standard_error_classifier",
-    "G_lr",
-  ],
-)
-def test_some_names_are_not_judged(name):
-  assert kind_of(name) is None
-
-
-def test_a_step_costs_little():
+def test_a_state_of_an_earlier_version_is_learned_anew():
   verdict = Verdict(VerdictSpec())
-  run = list(rows())
-  start = time.process_time()
-  for item in run:
-    verdict.update(*item)
-  # Four times what is measured on one slow core.
-  assert (time.process_time() - start) / STEPS < 1.2e-3
+  verdict.set_state({"last": 70, "trackers": {}, "level": "stop"})
+  assert verdict.update(71, {"d/loss": 0.5}).level == "ok"
+  assert "earlier version" in verdict.notes[0]
 
 
 @pytest.mark.parametrize(
   "broken",
   [
-    {"block": 0},
     {"warmup": -1},
-    {"limit": 0.0},
-    {"min_values": 2},
-    {"min_values": 40},
-    {"clip": 1.0},
-    {"rollback": 0.5},
-    {"recovery": 1.0},
-    {"leave": 0.0},
+    {"quiet": -1},
+    {"warn_rows": 10},
+    {"rollback_rows": 1000.0},
+    {"rollback_rows": math.nan},
+    {"smallest_rise": 0.0},
   ],
 )
 def test_a_spec_that_cannot_work_is_refused(broken):
