@@ -186,8 +186,8 @@ def here(kind):
 @pytest.mark.parametrize(
   ("name", "words"),
   [
-    ("bigan", "config.model.name='bigan' is not one of 'biggan', "),
-    (7, "config.model.name=7 is not one of 'biggan', "),
+    ("bigan", "config.model.name='bigan' must be one of 'biggan', "),
+    (7, "config.model.name=7 must be one of 'biggan', "),
     ("no_such_package:Toy", "No module named 'no_such_package'"),
     ("toy_family:Toi", "'toy_family' has no 'Toi'; it has "),
     ("toy_family:", "write package.module:Name"),

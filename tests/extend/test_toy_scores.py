@@ -163,7 +163,7 @@ def look(evaluator, samples):
   [
     ("X = make(columns={'mine': 'up'})", "{}:X", "direction 'up'; use 'more'"),
     ("X = make(columns={})", "{}:X", "does not say which way is better"),
-    ("X = make(name='fd')", "{}:X", "calls itself 'fd'.*another name"),
+    ("X = make(name='fd')", "{}:X", "has the name 'fd'.*another name"),
     ("X = make()", "{}:X/classifier", "over pixels, and names the network"),
     ("X = make()", "{}:Y", "has no 'Y'; it has .*make, X"),
     ("X = 3", "{}:X", "is of type int; make it a bigscale.spec.ScoreKind"),
@@ -174,12 +174,12 @@ def look(evaluator, samples):
     (
       "X = FeatureNetwork(name='classifier', weights=make, make=make)",
       "fd/{}:X",
-      "calls itself 'classifier'.*another name",
+      "has the name 'classifier'.*another name",
     ),
     (
       "X = FeatureNetwork(name='x', weights=None, make=make)",
       "fd/{}:X",
-      "weights=None; give a function",
+      "weights=None; it must be a function",
     ),
   ],
 )
@@ -223,7 +223,7 @@ def test_the_best_is_never_one_without_a_number_or_a_direction():
   best = CheckpointSpec(best="spread_random")
   with pytest.raises(SpecError, match="neither better when higher nor"):
     dataclasses.replace(measured, checkpoint=best)
-  with pytest.raises(SpecError, match="says which checkpoint is the best"):
+  with pytest.raises(SpecError, match="can rank checkpoints"):
     dataclasses.replace(spec, evaluate=EvalSpec(scores=(SPREAD,)))
   ranking = Ranking(1, "sharpness", SCORES)
   values = (math.nan, 0.2, 0.7, math.inf, -math.inf, 0.1)

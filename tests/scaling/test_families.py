@@ -147,7 +147,7 @@ def test_a_budget_ends_the_run():
       stripped.PRESETS["B"],
       1e7,
       {},
-      "stripped_stylegan2 has no members of other widths",
+      "stripped_stylegan2 does not define models of other widths",
     ),
   ],
 )

@@ -146,15 +146,18 @@ def tiny_spec():
     ({"columns": {"new": "up"}}, "column 'new' .* the direction 'up'.*'more'"),
     ({"columns": {"New!": "more"}}, "'New!' of a column of score 'new'"),
     ({"columns": {"new": "more"}, "name": "my new"}, "'my new' of a score"),
-    ({"columns": {"new": "more"}, "compute": 3}, "compute=3; give a function"),
-    ({"columns": {"new": "more"}, "over": "text"}, "over='text'; choose of"),
+    (
+      {"columns": {"new": "more"}, "compute": 3},
+      "compute=3; it must be a function",
+    ),
+    ({"columns": {"new": "more"}, "over": "text"}, "over='text'; choose from"),
     (
       {"columns": {"new": "more"}, "keeps": ("images",)},
-      r"keeps=\('images',\); choose of features, probabilities in a tuple",
+      r"keeps=\('images',\); choose from features, probabilities in a tuple",
     ),
     (
       {"columns": {"new": "more"}, "over": "pixels", "single_reals": True},
-      "over pixels, where keeps and single_reals have no meaning",
+      "over pixels, where keeps and single_reals do not apply",
     ),
   ],
 )
