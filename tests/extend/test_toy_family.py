@@ -259,11 +259,11 @@ class Column(toy_family.Discriminator):
 @pytest.mark.parametrize(
   ("networks", "words"),
   [
-    ({"g": OneImage}, "(1, 8, 8, 3) for 2 samples; it must give floating"),
-    ({"g": Whole}, "gives int32 (2, 8, 8, 3)"),
+    ({"g": OneImage}, "(1, 8, 8, 3) for 2 samples; it must return floating"),
+    ({"g": Whole}, "returns int32 (2, 8, 8, 3)"),
     ({"g": NoTrain}, "fails with TypeError"),
-    ({"d": MeanLogit}, "gives float32 () for 2 samples"),
-    ({"d": Column}, "gives float32 (2, 1) for 2 samples"),
+    ({"d": MeanLogit}, "returns float32 () for 2 samples"),
+    ({"d": Column}, "returns float32 (2, 1) for 2 samples"),
   ],
 )
 def test_networks_of_another_shape_are_refused(networks, words):
@@ -286,7 +286,7 @@ def test_signatures_and_rules_of_a_family_are_checked():
 
   with pytest.raises(SpecError, match="make_networks of Bare fails with Type"):
     make_model(Bare(resolution=8), "cpu")
-  with pytest.raises(SpecError, match="sharding_rules of Rules has 'x'"):
+  with pytest.raises(SpecError, match="sharding_rules of Rules contains 'x'"):
     make_model(Rules(resolution=8), "cpu")
 
 

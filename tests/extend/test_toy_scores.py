@@ -138,7 +138,7 @@ def test_a_score_that_fails_leaves_the_others(
     "Flag = make(name='flag', compute=lambda samples: {'mine': True})\n"
   )
   bad = [f"{name}:{kind}" for kind in ("Bug", "Less")]
-  with pytest.raises(SpecError, match="both give the column 'mine' in logs"):
+  with pytest.raises(SpecError, match="both log the column 'mine'"):
     EvalSpec(scores=(*bad, f"{name}:Nan"))
   for kind, words in (
     ("Nan", "mine gives mine=nan, which is no finite number"),
@@ -164,12 +164,12 @@ def look(evaluator, samples):
     ("X = make(columns={'mine': 'up'})", "{}:X", "direction 'up'; use 'more'"),
     ("X = make(columns={})", "{}:X", "does not say which way is better"),
     ("X = make(name='fd')", "{}:X", "has the name 'fd'.*another name"),
-    ("X = make()", "{}:X/classifier", "over pixels, and names the network"),
-    ("X = make()", "{}:Y", "has no 'Y'; it has .*make, X"),
-    ("X = 3", "{}:X", "is of type int; make it a bigscale.spec.ScoreKind"),
+    ("X = make()", "{}:X/classifier", "over pixels, but names the network"),
+    ("X = make()", "{}:Y", "does not define 'Y'; it defines .*make, X"),
+    ("X = 3", "{}:X", "has the type int; make it a bigscale.spec.ScoreKind"),
     ("import nowhere", "{}:X", "ModuleNotFoundError.*; install nowhere, which"),
-    ("X = ", "{}:X", "failed with SyntaxError.*; mend the module"),
-    ("import sys; sys.exit(3)", "{}:X", "failed with SystemExit: 3; mend"),
+    ("X = ", "{}:X", "failed with SyntaxError.*; fix the module"),
+    ("import sys; sys.exit(3)", "{}:X", "failed with SystemExit: 3; fix"),
     ("X = make()", "fd/{}:X", "ScoreKind; make it a .*FeatureNetwork"),
     (
       "X = FeatureNetwork(name='classifier', weights=make, make=make)",
@@ -191,7 +191,7 @@ def test_bad_rows_are_refused_in_a_sentence(module, code, score, words):
 def test_two_networks_of_one_name_are_refused(module):
   name = module("X = FeatureNetwork(name='random', weights=make, make=make)")
   scores = (DISTANCE, f"kid/{name}:X")
-  with pytest.raises(SpecError, match="both give the network 'random'"):
+  with pytest.raises(SpecError, match="both log the network 'random'"):
     EvalSpec(scores=scores)
 
 

@@ -186,7 +186,7 @@ def test_discriminator_block_by_hand():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"resolution": 32}, "resolution=32 has no BigGAN-deep"),
+    ({"resolution": 32}, "resolution=32 is not a resolution of BigGAN-deep"),
     ({"g_width": 6}, "g_width=6 must be a multiple of 4"),
     ({"d_depth": 0}, "d_depth=0 must be 1 or more"),
     ({"d_attention": (64,)}, "d_attention contains 64 px"),

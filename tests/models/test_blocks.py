@@ -242,7 +242,7 @@ def test_weights_of_blocks_are_gathered_again_in_the_backward_pass(name):
 
 
 def test_a_block_has_a_name_that_is_known_as_one():
-  with pytest.raises(ValueError, match="'head' names no block"):
+  with pytest.raises(ValueError, match="'head' is not a block's name"):
     blocks.block(object, "head", False, None)
   assert blocks.is_block("stage16_block0")
   assert not blocks.is_block("stage16_transition")
