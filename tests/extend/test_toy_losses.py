@@ -161,25 +161,31 @@ def test_smoothing_is_taken_where_the_row_takes_it():
   loss = adversarial.make("toy_losses:WIDE_HINGE", 0.25)
   reals = jnp.array([1.0, 2.0])
   np.testing.assert_allclose(loss.d(reals, reals).real, [0.5, 0.0])
-  with pytest.raises(SpecError, match=r"label_smoothing=0.1 has no meaning"):
+  with pytest.raises(SpecError, match=r"label_smoothing=0.1 does not apply"):
     LossSpec(adversarial="toy_losses:PAIRS", label_smoothing=0.1)
 
 
 @pytest.mark.parametrize(
   ("name", "message"),
   [
-    ("pairs", r"'pairs' is no loss; use one of 'rpgan'.*package\.module:Name"),
-    ("toy_losses:NO_G", r"lacks g; a Paired .* has d, g, functions"),
+    (
+      "pairs",
+      r"'pairs' is not a loss; use one of 'rpgan'.*package\.module:Name",
+    ),
+    ("toy_losses:NO_G", r"lacks g; a Paired .* has the functions d, g of"),
     (
       "toy_losses:NO_THRESHOLD",
-      r"has no threshold.*give the logit above which",
+      r"has no finite threshold.*set it to the logit above which",
     ),
     (
       "toy_losses:PAIRED_G",
-      r"g of a Separable must take logits and noth.*a Paired",
+      r"g of a Separable must take logits and no other.*a Paired",
     ),
-    ("toy_losses:FUNCTION", r"is no loss but <function .*; make it a Separab"),
-    ("toy_losses:NOTHING", r"'toy_losses' has no 'NOTHING'; it has .*PAIRS"),
+    ("toy_losses:FUNCTION", r"is <function .*, not a loss; make it a Separab"),
+    (
+      "toy_losses:NOTHING",
+      r"'toy_losses' does not define 'NOTHING'; it defines .*PAIRS",
+    ),
     ("toy_loses:PAIRS", r"importing 'toy_loses' failed.*PYTHONPATH"),
   ],
 )
@@ -190,7 +196,7 @@ def test_what_is_no_loss_is_refused_with_what_to_do(name, message):
 
 def test_a_mean_in_place_of_values_is_refused():
   loss = adversarial.make("toy_losses:MEAN")
-  with pytest.raises(SpecError, match=r"toy_losses:MEAN: d gives shape \(\)"):
+  with pytest.raises(SpecError, match=r"toy_losses:MEAN: d returns shape \(\)"):
     loss.d(jnp.zeros(3), jnp.zeros(3))
 
 
@@ -263,11 +269,14 @@ def test_terms_are_settings_like_others():
 @pytest.mark.parametrize(
   ("term", "message"),
   [
-    ({"name": "toy_losses:PAIRS"}, r"no penalty on D but Paired.*a DTerm"),
-    ({"name": "toy_losses:UNNAMED"}, r"scalar='drift' must be d/NAME_penalty"),
+    ({"name": "toy_losses:PAIRS"}, r"is Paired.*, not a penalty on D.*a DTerm"),
+    (
+      {"name": "toy_losses:UNNAMED"},
+      r"scalar='drift' must have the form d/NAME_penalty",
+    ),
     (
       {"name": "toy_losses:pairs_d"},
-      r"names 'toy_losses:pairs_d', which is no penalty on D",
+      r"contains 'toy_losses:pairs_d', which is .*, not a penalty on D",
     ),
     (
       {"name": "toy_losses:SHORT"},
@@ -285,7 +294,7 @@ def test_what_is_no_penalty_is_refused(term, message):
 
 
 def test_two_penalties_of_one_name_are_refused():
-  with pytest.raises(SpecError, match="give each a name of its own"):
+  with pytest.raises(SpecError, match="give each a unique name"):
     LossSpec(adversarial="hinge", terms=(TERMS[0], TERMS[0]))
 
 

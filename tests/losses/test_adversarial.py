@@ -204,8 +204,8 @@ def test_half_precision_logits_give_float32_losses(name, smoothing):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (("wgan",), "'wgan' is no loss; use one of 'rpgan', 'hinge'"),
-    (("hinge", 0.1), "label_smoothing=0.1 has no meaning for 'hinge'"),
+    (("wgan",), "'wgan' is not a loss; use one of 'rpgan', 'hinge'"),
+    (("hinge", 0.1), "label_smoothing=0.1 does not apply to 'hinge'"),
     (("rpgan", 0.1), "set it to 0, or use one of non_saturating"),
   ],
 )

@@ -199,7 +199,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Downsampling blocks, ReLU, global sum, and a linear plus projection logit."""
+  """Downsampling blocks, ReLU, a global sum and a projection logit."""
 
   spec: BigganSpec
   platform: str
