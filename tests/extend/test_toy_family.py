@@ -193,7 +193,7 @@ def here(kind):
     ("toy_family:", "write package.module:Name"),
     ("toy_family:Block", "derives from bigscale.spec.ModelBase"),
     ("json:dumps", "derives from bigscale.spec.ModelBase"),
-    (here(NoDataclass), "put @dataclasses.dataclass(frozen=True, "),
+    (here(NoDataclass), "decorate it with @dataclasses.dataclass("),
   ],
 )
 def test_names_of_no_family_are_refused(name, words):
@@ -209,7 +209,7 @@ def test_names_of_no_family_are_refused(name, words):
   ("kind", "words"),
   [
     (NoNetworks, "NoNetworks has no networks: define make_networks(self, "),
-    (OddNetworks, "it must give a GanModel"),
+    (OddNetworks, "it must return a GanModel"),
   ],
 )
 def test_a_family_without_networks_is_refused(kind, words):

@@ -255,5 +255,5 @@ def test_presets():
     64,
     0,
   )
-  with pytest.raises(SpecError, match=r"'A' is no preset .*; use one of B"):
+  with pytest.raises(SpecError, match=r"'A' is not a preset .*; use one of B"):
     choose_preset(PRESETS, "A", "the stripped StyleGAN2")
