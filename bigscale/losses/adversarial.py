@@ -1,15 +1,15 @@
-"""Adversarial losses, each declared by a single record.
+"""Adversarial losses and their declarations.
 
-A record contains functions from logits [B] to one value per sample, [B]. Their
-inputs are at least float32, whatever dtype the networks compute in. The values
-and gradients of the built-in losses are finite as long as the logits are finite
-(for squares, as long as these do not overflow).
+A declaration contains functions from logits [B] to one value per sample, [B].
+Their inputs are at least float32, whatever dtype the networks compute in. The
+values and gradients of the built-in losses are finite as long as the logits are
+finite (for squares, as long as these do not overflow).
 
-`OURS` contains the built-in losses. A user's own loss is a record that
+`OURS` contains the built-in losses. A user's own loss is a declaration that
 `loss.adversarial` names as `package.module:Name`.
 
-A spec reads these records before JAX may be initialized, so JAX is imported
-inside the functions that compute a loss.
+A spec reads these declarations before JAX may be initialized, so JAX is
+imported inside the functions that compute a loss.
 """
 
 import functools
@@ -46,7 +46,7 @@ class Adversarial(NamedTuple):
     d: function from logits of reals [B] and of fakes [B] to a `DLoss`.
     g: function from the same logits to G's loss per sample [B]. The reals may
       be None unless the loss is paired.
-    row: the loss's record.
+    row: the declaration of the loss.
   """
 
   d: "Callable[[Array, Array], DLoss]"
@@ -67,13 +67,13 @@ class Adversarial(NamedTuple):
 
 
 def find(name: str) -> Separable | Paired:
-  """Returns the record of a built-in loss or of `package.module:Name`.
+  """Returns the declaration of a built-in loss or of `package.module:Name`.
 
   Args:
     name: name as in `LossSpec.adversarial`.
 
   Raises:
-    SpecError: there is no such loss, or its record is incomplete.
+    SpecError: there is no such loss, or its declaration is incomplete.
   """
   known = (
     f"{', '.join(map(repr, OURS))}, or package.module:Name of your own loss"
@@ -147,7 +147,7 @@ def _per_sample(
   *logits: "Array",
   **options: float,
 ) -> "Array":
-  """Calls a record's function on logits [B] of at least float32."""
+  """Calls a function of the loss on logits [B] of at least float32."""
   logits = tuple(map(at_least_float32, logits))
   try:
     found = function(*logits, **options)

@@ -1,4 +1,4 @@
-"""Records that declare a loss: its functions and its properties.
+"""Declarations of losses: their functions and properties.
 
 A user's own loss is a `Separable` or a `Paired` in any module.
 """
@@ -83,7 +83,7 @@ class Paired(_Row):
 
 
 def check(name: str, row: Any) -> None:
-  """Raises `SpecError` unless `row` is a complete loss record.
+  """Raises `SpecError` unless `row` is a complete declaration of a loss.
 
   Args:
     name: name of the loss, as in `LossSpec.adversarial`.

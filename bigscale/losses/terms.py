@@ -1,9 +1,9 @@
-"""Records that declare a penalty, so the training step need not know its name.
+"""Declarations of penalties.
 
-The spec and the training step read these records. A `DTerm` is a penalty on D
-that needs a pass of its own. A `WeightTerm` is a penalty on G's weights. R1 and
-R2 are neither, because they share D's pass with its logits
-(`train/discriminator_pass`).
+The spec and the training step read these declarations, so the step need not
+know a penalty by name. A `DTerm` is a penalty on D that needs a pass of its
+own. A `WeightTerm` is a penalty on G's weights. R1 and R2 are neither, because
+they share D's pass with its logits (`train/discriminator_pass`).
 """
 
 import dataclasses

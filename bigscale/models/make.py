@@ -1,6 +1,6 @@
 """Builds the networks of a model's spec, at the precision of the spec."""
 
-from bigscale.models import foreign
+from bigscale.models import check_networks
 from bigscale.models.blocks import Gather
 from bigscale.ops import precision
 from bigscale.spec import ModelBase, Precision, named
@@ -31,7 +31,7 @@ def make_model(
     SpecError: a user's family does not build networks that can be trained.
   """
   if named.is_path(spec.name):
-    foreign.check(spec, platform)
+    check_networks.check(spec, platform)
   model = spec.make_networks(platform, split, gather)
   return GanModel(*(_stated(network, spec.precision) for network in model))
 

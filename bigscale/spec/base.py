@@ -11,7 +11,7 @@ Precision = Literal["highest", "high", "default"]
 Update = Literal["forward", "step"]
 T = TypeVar("T")
 # Image counts are exact in float64 up to 2^53.
-MOST_KIMG = 1e12
+MAX_KIMG = 1e12
 
 
 class SpecError(ValueError):
@@ -43,10 +43,10 @@ def choose_preset(presets: Mapping[str, T], name: str, what: str) -> T:
 
 
 def check_kimg(name: str, kimg: float) -> None:
-  """Checks that a length lies in [0, MOST_KIMG] thousand images."""
+  """Checks that a length lies in [0, MAX_KIMG] thousand images."""
   require(
-    0 <= kimg <= MOST_KIMG,
-    f"{name}={kimg} must lie between 0 and {MOST_KIMG:g} thousand images",
+    0 <= kimg <= MAX_KIMG,
+    f"{name}={kimg} must lie between 0 and {MAX_KIMG:g} thousand images",
   )
 
 

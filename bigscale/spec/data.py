@@ -8,7 +8,7 @@ from typing import Literal
 from bigscale.spec.base import require
 
 # Maximum number of threads, processes or prefetched batches.
-MOST_AT_ONCE = 4096
+MAX_PARALLEL = 4096
 MOST_PADDING = 4096
 
 
@@ -128,8 +128,8 @@ class DataSpec:
       value, least = getattr(self, name), int(name == "prefetch")
       require(value >= least, f"data.{name}={value} must be {least} or more")
       require(
-        name == "shuffle_files" or value <= MOST_AT_ONCE,
-        f"data.{name}={value} must be at most {MOST_AT_ONCE:,}",
+        name == "shuffle_files" or value <= MAX_PARALLEL,
+        f"data.{name}={value} must be at most {MAX_PARALLEL:,}",
       )
     require(
       0 <= self.max_bad_fraction <= 1,

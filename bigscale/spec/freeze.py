@@ -17,7 +17,7 @@ from bigscale.spec.model import ModelBase, family
 from bigscale.spec.run import RunSpec
 
 # JSON and float64 represent integers exactly up to this value.
-MOST_WHOLE = 2**53
+MAX_INTEGER = 2**53
 
 
 def from_config(config: Mapping[str, Any]) -> RunSpec:
@@ -110,9 +110,9 @@ def _coerce(kind: Any, value: Any, path: str) -> Any:
       f"{path}={value!r} is {_article(type(value))}; it must be "
       f"{_article(kind)}"
     )
-  if kind is int and abs(value) > MOST_WHOLE:
+  if kind is int and abs(value) > MAX_INTEGER:
     raise SpecError(
-      f"{path} must be a whole number of at most {MOST_WHOLE:,}; it has "
+      f"{path} must be a whole number of at most {MAX_INTEGER:,}; it has "
       f"{value.bit_length()} bits"
     )
   return value
