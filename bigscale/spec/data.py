@@ -92,11 +92,11 @@ class DataSpec:
       substitutes another record, `error` stops the run.
     max_bad_fraction: largest fraction of a source's records that may be bad, in
       [0, 1]. The run stops if more are bad.
-    prefetch: batches that are read ahead of the training step, at least 1.
-    threads: threads that read and decode. 0 uses one thread for uncompressed
+    prefetch: number of batches to read ahead of the training step, at least 1.
+    threads: number of threads that read and decode. 0 uses one thread for uncompressed
       pixels, where two threads would compete for Python's global interpreter
       lock (GIL), and two threads otherwise. Remote storage benefits from more.
-    workers: processes that read and decode, instead of threads; 0 uses threads.
+    workers: number of processes that read and decode; 0 uses threads instead.
       Use processes if the threads of one process decode too slowly because they
       compete for the GIL. Linux only.
   """

@@ -14,8 +14,8 @@ OFF = Schedule(first=0.0, last=0.0)
 class SigmaSpec:
   """Interventions on the largest singular values of G's weights.
 
-  They keep spectra from exploding, but do not by themselves prevent collapse
-  (Brock et al. 2019, sec. 4.1).
+  These interventions keep spectra from exploding, but do not prevent collapse
+  by themselves (Brock et al. 2019, sec. 4.1).
 
   Attributes:
     clamp: upper bound of the largest singular value sigma0. After each update,

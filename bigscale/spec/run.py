@@ -36,8 +36,9 @@ class OptimSpec:
     ema_decay: decay of G's moving average per step, in [0, 1) (BigGAN: 0.9999).
     ema_half_life_kimg: half-life of G's moving average in thousand images. If
       set, it replaces `ema_decay`: the decay is 0.5^(batch / half-life)
-      (R3GAN). A half-life of 0 averages nothing.
-    ema_start_kimg: thousand images before which the average is a copy of G.
+      (R3GAN). A half-life of 0 disables averaging.
+    ema_start_kimg: thousand images at which averaging starts. Before that,
+      the average is a copy of G.
   """
 
   g_lr: Schedule
