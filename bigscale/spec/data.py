@@ -93,9 +93,10 @@ class DataSpec:
     max_bad_fraction: largest fraction of a source's records that may be bad, in
       [0, 1]. The run stops if more are bad.
     prefetch: number of batches to read ahead of the training step, at least 1.
-    threads: number of threads that read and decode. 0 uses one thread for uncompressed
-      pixels, where two threads would compete for Python's global interpreter
-      lock (GIL), and two threads otherwise. Remote storage benefits from more.
+    threads: number of threads that read and decode. 0 uses one thread for
+      uncompressed pixels, where two threads would compete for Python's global
+      interpreter lock (GIL), and two threads otherwise. Remote storage benefits
+      from more.
     workers: number of processes that read and decode; 0 uses threads instead.
       Use processes if the threads of one process decode too slowly because they
       compete for the GIL. Linux only.

@@ -136,7 +136,8 @@ class FeatureNetwork:
       (`metrics.cache.directory`; None uses the default folder). It raises
       `SpecError` if they are missing or damaged.
     make: function that builds the network, a `metrics.features.Features`, from
-      its weights and a mesh of devices. None uses the devices of this process.
+      its weights and a mesh of devices. A mesh of None means the devices of
+      this process.
   """
 
   name: str
