@@ -189,7 +189,7 @@ def here(kind):
     ("bigan", "config.model.name='bigan' must be one of 'biggan', "),
     (7, "config.model.name=7 must be one of 'biggan', "),
     ("no_such_package:Toy", "No module named 'no_such_package'"),
-    ("toy_family:Toi", "'toy_family' has no 'Toi'; it has "),
+    ("toy_family:Toi", "'toy_family' does not define 'Toi'; it defines "),
     ("toy_family:", "write package.module:Name"),
     ("toy_family:Block", "derives from bigscale.spec.ModelBase"),
     ("json:dumps", "derives from bigscale.spec.ModelBase"),

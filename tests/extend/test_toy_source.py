@@ -172,7 +172,7 @@ def array(folder, split):
     ("Planar", r"reads an image of uint8 \(3, 4, 4\); it must be uint8"),
     ("Mislabelled", r"reads labels \(3,\); they must be in \[0, 3\)"),
     ("Bare", "reads ndarray; return Record"),
-    ("Absent", "has no 'Absent'; it has"),
+    ("Absent", "does not define 'Absent'; it defines"),
   ],
 )
 def test_incomplete_sources_are_refused(folder, name, message):
