@@ -1,1 +1,1 @@
-"""One file a run: `get_config` and, for tests, `get_test_config`."""
+"""One file per run, with `get_config` and, for tests, `get_test_config`."""

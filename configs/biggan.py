@@ -1,13 +1,13 @@
-r"""BigGAN on ImageNet as published, at 128, 256 and 512 px, and beside them.
+r"""BigGAN on ImageNet as published, at 128, 256 and 512 px, and related models.
 
   bigscale train --config=biggan:128 --workdir=runs/b128 \
       --config.data.source=/data/imagenet128
 
-Source: Brock et al. 2019, sec. 3 and app. C: batch 2048, two D steps, Adam
-with 5e-5 for G and 2e-4 for D, moving average 0.9999, orthogonal
+Source: Brock et al. 2019, sec. 3 and app. C: batch 2048, two D steps, Adam with
+5e-5 for G and 2e-4 for D, moving average with decay 0.9999, orthogonal
 regularization. `data.source` is a directory of shards.
 
-| argument | hardware and time there | FLOP | FID / IS to expect |
+| argument | published hardware and time | FLOP | expected FID / IS |
 |---|---|---|---|
 | 128 | 128 TPU v3 cores, 1 to 2 days | 1.4e20 | 8.7 +- 0.6 / 98.8 +- 3 |
 | 256 | 256 TPU v3 cores, 1 to 2 days | 5.3e20 | 8.7 +- 0.1 / 142.3 +- 2 |
@@ -16,16 +16,17 @@ regularization. `data.source` is a directory of shards.
 | 64 | not published | | not published |
 | 32 | CIFAR-10 | | 14.73 / 9.22 |
 
-FID and IS: Table 2, "no truncation", and app. C.2 for CIFAR-10, in features of
-TensorFlow's Inception; quoted from memory of the paper: look there before
-citing them. FLOP: from layer shapes, for 150,000 steps (`docs/flops.md`). The
-paper's 128 px runs collapse near 150,000 steps; it does not say how long the
-others ran. At 64 px, too, 150,000 are asked for. Sizes at 32 and 64 px are
-those of the authors' PyTorch code, which takes 15 days at 128 px on 8 V100,
-with batch 256 x 8 and one D step.
+FID and IS are from Table 2, "no truncation", and from app. C.2 for CIFAR-10,
+with features of TensorFlow's Inception. They are quoted from memory; check the
+paper before citing them. FLOP are computed from layer shapes for 150,000 steps
+(`docs/flops.md`). The paper's 128 px runs collapse near 150,000 steps; it does
+not state how long the others ran. The 64 px config also uses 150,000 steps.
+Sizes at 32 and 64 px are those of the authors' PyTorch code, which takes 15
+days at 128 px on 8 V100 GPUs, with batch 256 x 8 and one D step.
 
-`loss.orthogonal` is the paper's beta = 1e-4, of ||W^T W o (1 - I)||^2. The
-authors' PyTorch code multiplies half its gradient: 1e-4 there is 5e-5 here.
+`loss.orthogonal` is the paper's beta = 1e-4, the factor of ||W^T W o (1 -
+I)||^2. The authors' PyTorch code multiplies half of its gradient, so 1e-4 there
+is 5e-5 here.
 """
 
 import dataclasses
@@ -39,23 +40,23 @@ ARGS = ("128", "32", "64", "256", "512", "512_z160")
 
 
 def get_config(arg: str = ARGS[0]) -> ConfigDict:
-  """The paper's settings for one of `ARGS`."""
+  """Returns the paper's settings for one of `ARGS`."""
   presets = {name: PRESETS[name] for name in ARGS}
   config = recipe(choose_preset(presets, arg, "configs/biggan.py"))
   if arg == "32":
     config.data.source = "data/cifar10"
-    # 1,000 epochs; the paper does not say.
+    # 1,000 epochs; the paper does not state the length.
     config.total_kimg = 50_000.0
   return config
 
 
 def recipe(model: ModelBase) -> ConfigDict:
-  """The paper's training of any BigGAN on ImageNet."""
+  """Returns the paper's training settings for any BigGAN on ImageNet."""
   return ConfigDict(
     {
       "seed": 0,
       "global_batch_size": 2048,
-      # 150,000 steps of two D updates.
+      # 150,000 steps with two D updates each.
       "total_kimg": 614_400.0,
       "model": dataclasses.asdict(model),
       "data": {
@@ -80,19 +81,19 @@ def recipe(model: ModelBase) -> ConfigDict:
 
 
 def get_test_config(arg: str = ARGS[0]) -> ConfigDict:
-  """The same shape of run in a few seconds, on embedded images."""
+  """Returns a similar run on embedded images that takes a few seconds."""
   return shrink(get_config(arg))
 
 
 def shrink(config: ConfigDict, resolution: int = 32) -> ConfigDict:
-  """The same kind of model, narrow, at that resolution, on the emoji."""
+  """Returns a config for a narrow model of the same kind on the emoji."""
   config.global_batch_size = 8
   config.total_kimg = 0.032
   config.data.source = "emoji"
   model = config.model
   model.resolution = resolution
   model.num_classes = 9
-  # One chunk each for the first layer and 3 blocks, or 4 at 64 px.
+  # One chunk for the first layer and for each of the 3 blocks (4 at 64 px).
   model.latent_dim = 20
   model.g_width = model.d_width = 8
   model.shared_dim = min(model.shared_dim, 8)

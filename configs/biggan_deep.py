@@ -3,19 +3,20 @@ r"""BigGAN-deep on ImageNet as published, at 128, 256 and 512 px.
   bigscale train --config=biggan_deep:128 --workdir=runs/deep128 \
       --config.data.source=/data/imagenet128
 
-Source: Brock et al. 2019, app. B and C: as BigGAN, with learning rates 5e-5
-for G and 2e-4 for D at 128 px and 2.5e-5 for both above.
+Source: Brock et al. 2019, app. B and C. The training is that of BigGAN, with
+learning rates 5e-5 for G and 2e-4 for D at 128 px, and 2.5e-5 for both at
+higher resolutions.
 
-| argument | hardware and time there | FID / IS to expect |
+| argument | published hardware and time | expected FID / IS |
 |---|---|---|
 | 128 | 128 TPU v3 cores, 1 to 2 days | 5.7 +- 0.3 / 124.5 +- 2 |
 | 256 | 256 TPU v3 cores, 1 to 2 days | 6.9 +- 0.2 / 171.4 +- 2 |
 | 512 | 512 TPU v3 cores, 1 to 2 days | 7.5 / 152.8 |
 
-FID and IS: Table 2, "no truncation", in features of TensorFlow's Inception;
-quoted from memory of the paper: look there before citing them.
-The paper does not say how many steps its runs took; 150,000 are asked for
-here. `data.source` is a directory of shards.
+FID and IS are from Table 2, "no truncation", with features of TensorFlow's
+Inception. They are quoted from memory; check the paper before citing them. The
+paper does not state the number of steps; these configs use 150,000.
+`data.source` is a directory of shards.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +29,7 @@ ARGS = ("128", "256", "512")
 
 
 def get_config(arg: str = ARGS[0]) -> ConfigDict:
-  """The paper's settings for one of `ARGS`."""
+  """Returns the paper's settings for one of `ARGS`."""
   presets = {name: PRESETS[name] for name in ARGS}
   model = choose_preset(presets, arg, "configs/biggan_deep.py")
   config = biggan.recipe(model)
@@ -38,7 +39,7 @@ def get_config(arg: str = ARGS[0]) -> ConfigDict:
 
 
 def get_test_config(arg: str = ARGS[0]) -> ConfigDict:
-  """The same shape of run in a few seconds, on embedded images."""
+  """Returns a similar run on embedded images that takes a few seconds."""
   config = biggan.shrink(get_config(arg), resolution=64)
   config.model.g_depth = config.model.d_depth = 1
   return config

@@ -1,17 +1,17 @@
-r"""BigGAN on ImageNet at 128 px, as published, arranged for a TPU pod slice.
+r"""BigGAN on ImageNet at 128 px, as published, for a TPU pod slice.
 
   bigscale plan --config=biggan_imagenet128 --topology=v5e:16x16
   bigscale train --config=biggan_imagenet128 \
       --workdir=runs/biggan128 --config.data.source=/data/imagenet128
 
-The recipe, its sources and the numbers to expect are those of
-`configs/biggan.py:128`. What differs is how it is computed: bfloat16 maps,
-weights and optimizer split over 256 chips, gathered once an update in bfloat16
+The recipe, its sources and the expected scores are those of
+`configs/biggan.py:128`. Only the execution differs: bfloat16 maps, weights and
+optimizer state sharded over 256 chips and gathered once per update in bfloat16
 (`zero`), and one power iteration per network and optimizer step instead of one
 per forward pass.
 
-Hardware: 256 TPU v5e chips, 8 images on each. `docs/plans.md` has what the
-compiler says of it; nobody has timed it on a pod.
+Hardware: 256 TPU v5e chips with 8 images each. `docs/plans.md` reports the
+compiler's estimates; the config has not been timed on a pod.
 """
 
 from ml_collections import ConfigDict
@@ -20,19 +20,19 @@ from bigscale.configs import biggan
 
 
 def get_config() -> ConfigDict:
-  """The paper's settings, for v5e:16x16."""
+  """Returns the paper's settings, for v5e:16x16."""
   return arrange(biggan.get_config("128"), bf16_stages=6)
 
 
 def get_test_config() -> ConfigDict:
-  """The same shape of run in a few seconds, on embedded images."""
+  """Returns a similar run on embedded images that takes a few seconds."""
   config = arrange(biggan.get_test_config("128"), bf16_stages=4)
   config.mesh.fsdp = 1
   return config
 
 
 def arrange(config: ConfigDict, bf16_stages: int) -> ConfigDict:
-  """How a pod slice computes it."""
+  """Sets precision, power iterations and sharding for a pod slice."""
   config.model.bf16_stages = bf16_stages
   config.model.spectral_update = "step"
   config.mesh = {

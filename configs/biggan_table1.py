@@ -1,7 +1,9 @@
-r"""The ablation of BigGAN's Table 1: ImageNet, 128 px, a row an argument.
+r"""The ablation of BigGAN's Table 1 on ImageNet at 128 px.
 
   bigscale train --config=biggan_table1:bs2048 --workdir=runs/row \
       --config.data.source=/data/imagenet128
+
+Each argument is a row of the table:
 
 | argument | batch | ch | M | shared | skip-z | ortho | 1000 steps | FID | IS |
 |---|---|---|---|---|---|---|---|---|---|
@@ -16,17 +18,16 @@ r"""The ablation of BigGAN's Table 1: ImageNet, 128 px, a row an argument.
 | ch64 | 2048 | 64 | 71.3 | x | x | x | 371 | 10.48 (0.10) | 86.90 (0.61) |
 
 Source: Brock et al. 2019, Table 1, without truncation, mean (standard
-deviation) over 8 runs. M: parameters of G and D, in millions. Steps: the mean
-of those where runs collapsed, or 1,000,000. Hardware there: 128 TPU v3 cores
-for batch 2048. The FIDs and IS are quoted from memory of the paper, but for the
-first row's: look there before citing them.
+deviation) over 8 runs. M is the number of parameters of G and D, in millions.
+Steps are the mean step of collapse, or 1,000,000. The published hardware is 128
+TPU v3 cores for batch 2048. Except for the first row, FID and IS are quoted
+from memory; check the paper before citing them.
 
-`sagan` is the starting point, trained as its own authors did (Zhang et al.
-2019): learning rates 1e-4 for G and 4e-4 for D, beta2 0.9, one D step, no
-moving average; its numbers are theirs, with attention at 64 px. The other
-rows have the paper's training (see configs/biggan.py). z has 128 entries
-without the shared embedding and 120 with it, which gives the sizes of the
-paper to 0.15 M.
+`sagan` is the baseline, trained as by its own authors (Zhang et al. 2019):
+learning rates 1e-4 for G and 4e-4 for D, beta2 0.9, one D step, no moving
+average. Its scores are theirs, with attention at 64 px. The other rows use the
+paper's training (see configs/biggan.py). z has 128 entries without the shared
+embedding and 120 with it, which reproduces the paper's sizes to 0.15 M.
 """
 
 from typing import NamedTuple
@@ -39,7 +40,7 @@ from bigscale.spec import choose_preset
 
 
 class Row(NamedTuple):
-  """What a row changes. Steps are in thousands, as in the table."""
+  """Settings that a row changes. Steps are in thousands, as in the table."""
 
   batch: int
   ch: int
@@ -64,7 +65,7 @@ ARGS = tuple(ROWS)
 
 
 def get_config(arg: str = ARGS[0]) -> ConfigDict:
-  """One row."""
+  """Returns the settings of one row."""
   row = choose_preset(ROWS, arg, "configs/biggan_table1.py")
   config = biggan.recipe(PRESETS["128"])
   config.global_batch_size = row.batch
@@ -83,5 +84,5 @@ def get_config(arg: str = ARGS[0]) -> ConfigDict:
 
 
 def get_test_config(arg: str = ARGS[0]) -> ConfigDict:
-  """The same shape of run in a few seconds, on embedded images."""
+  """Returns a similar run on embedded images that takes a few seconds."""
   return biggan.shrink(get_config(arg))

@@ -1,9 +1,10 @@
-"""R3GAN on two embedded sets at once: emoji and Fashion-MNIST, 19 classes.
+"""R3GAN on two embedded data sets, emoji and Fashion-MNIST, with 19 classes.
 
 bigscale train --config=chaos_embedded --workdir=runs/chaos
 
-The small cousin of `configs/chaos_pod.py`. A quarter of the images are emoji,
-although they are a sixth of all: each set has epochs of its own.
+This is the small version of `configs/chaos_pod.py`. A quarter of the sampled
+images are emoji, although emoji are a sixth of all images. Each data set has
+its own epochs.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from bigscale.configs import emoji_r3gan
 
 
 def get_config() -> ConfigDict:
-  """As the emoji run."""
+  """Returns the settings of the emoji run with the mixture."""
   config = emoji_r3gan.get_config()
   config.model.num_classes = 19
   config.data = {
@@ -22,13 +23,13 @@ def get_config() -> ConfigDict:
     ),
     "mixture_labels": "joint",
   }
-  # As many as the held-out halves of the mixture allow to compare with.
+  # The held-out halves of the mixture contain enough reals for this number.
   config.evaluate.num_samples = 2000
   return config
 
 
 def get_test_config() -> ConfigDict:
-  """The same in a few seconds."""
+  """Returns a similar run that takes a few seconds."""
   config = emoji_r3gan.get_test_config()
   full = get_config()
   config.model.num_classes = full.model.num_classes

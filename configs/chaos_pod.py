@@ -1,16 +1,17 @@
-r"""BigGAN on a hundred million images of four sources, at 256 px.
+r"""BigGAN on a hundred million images from four sources, at 256 px.
 
   bigscale train --config=chaos_pod --workdir=runs/chaos
 
 Each source is a directory of shards ('bigscale data build'); change the paths.
-The idea is that of the runs called chaos (TPU Podcast community, 2020), which
-mixed ImageNet, Flickr, Danbooru and faces: much and varied data steadies a
-BigGAN. Shares are ours: by the square root of the size (temperature 2), so
-that the small sets are seen without drowning the large ones. The label is the
-source, as YFCC and faces have no classes to share.
+The config follows the runs called chaos (TPU Podcast community, 2020), which
+mixed ImageNet, Flickr, Danbooru and faces. Their idea is that large and varied
+data stabilizes a BigGAN. The shares are our choice: they are proportional to
+the square root of the size (temperature 2), so small sources are sampled often
+enough without displacing the large ones. The label is the source, because YFCC
+and faces have no common classes.
 
 Sizes: ImageNet 1.28 M, YFCC 97 M, Danbooru2019 3.7 M, FFHQ 70 thousand.
-Hardware: as `configs/biggan.py:256`, 256 TPU v3 cores; not run by us.
+Hardware: 256 TPU v3 cores, as for `configs/biggan.py:256`; not run by us.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ SOURCES = ("imagenet", "yfcc", "danbooru", "ffhq")
 
 
 def get_config() -> ConfigDict:
-  """BigGAN-256 on the mixture."""
+  """Returns the settings of BigGAN-256 on the mixture."""
   config = biggan.get_config("256")
   config.model.num_classes = len(SOURCES)
   config.data = {
@@ -37,7 +38,7 @@ def get_config() -> ConfigDict:
 
 
 def get_test_config() -> ConfigDict:
-  """The same shape of run in a few seconds, on the embedded sets."""
+  """Returns a similar run on embedded images that takes a few seconds."""
   config = biggan.shrink(get_config())
   config.model.num_classes = 2
   config.data = {

@@ -1,4 +1,4 @@
-"""R3GAN on the embedded emoji: 1,704 colour images of 9 categories.
+"""R3GAN on the embedded emoji: 1,704 color images in 9 categories.
 
 bigscale train --config=emoji_r3gan --workdir=runs/emoji
 """
@@ -9,7 +9,7 @@ from bigscale.configs import fashion_r3gan
 
 
 def get_config() -> ConfigDict:
-  """As the Fashion-MNIST run, at 32 px in colour."""
+  """Returns the Fashion-MNIST settings changed to color images of 32 px."""
   config = fashion_r3gan.get_config()
   config.model.resolution = 32
   config.model.image_channels = 3
@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   config.model.blocks = (1, 1, 1, 1)
   config.model.cardinality = (16, 16, 8, 4)
   config.data.source = "emoji"
-  # Text and flags are wrong when mirrored.
+  # Mirrored text and flags are wrong.
   config.data.flip = False
   config.loss.r1_gamma = {"first": 4.0, "last": 4.0}
   config.loss.r2_gamma = {"first": 4.0, "last": 4.0}
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
 
 
 def get_test_config() -> ConfigDict:
-  """The same in a few seconds."""
+  """Returns a similar run that takes a few seconds."""
   config = get_config()
   config.global_batch_size = 8
   config.total_kimg = 0.032

@@ -2,17 +2,17 @@
 
   bigscale train --config=fashion_biggan --workdir=runs/biggan
 
-BigGAN's whole recipe in small: hinge loss, shared class embedding,
-hierarchical latents, conditional batch norm, spectral norm with three singular
-values tracked a layer, projection discriminator, orthogonal regularization and
-a moving average.
+It uses BigGAN's complete recipe at a small scale: hinge loss, shared class
+embedding, hierarchical latents, conditional batch norm, spectral norm with
+three tracked singular values per layer, projection discriminator, orthogonal
+regularization and a moving average.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-  """16 channels, 32 px: about 560,000 parameters in all."""
+  """Returns a config with 16 channels at 32 px: about 560,000 parameters."""
   return ConfigDict(
     {
       "seed": 0,
@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
 
 
 def get_test_config() -> ConfigDict:
-  """The same in a few seconds."""
+  """Returns a similar run that takes a few seconds."""
   config = get_config()
   config.global_batch_size = 8
   config.total_kimg = 0.032

@@ -1,4 +1,4 @@
-"""R3GAN on the embedded Fashion-MNIST images: the main job.
+"""R3GAN on the embedded Fashion-MNIST images, the main example.
 
 bigscale train --config=fashion_r3gan --workdir=runs/fashion
 """
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-  """The main job."""
+  """Returns the settings of the main example."""
   return ConfigDict(
     {
       "seed": 0,
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
         "cardinality": (8, 4, 4),
         "class_embedding_dim": 32,
       },
-      # A mirrored shoe is not one of these: all of them point left.
+      # No flips, because all shoes in the data set point left.
       "data": {"source": "fashion_mnist", "flip": False},
       "loss": {
         "adversarial": "rpgan",
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
 
 
 def get_test_config() -> ConfigDict:
-  """The same in a few seconds."""
+  """Returns a similar run that takes a few seconds."""
   config = get_config()
   config.global_batch_size = 8
   config.total_kimg = 0.032

@@ -1,4 +1,4 @@
-r"""R3GAN as published, an argument a data set.
+r"""R3GAN as published; the argument is the data set.
 
   bigscale train --config=r3gan:cifar10 --workdir=runs/cifar10 \
       --config.data.source=/data/cifar10
@@ -15,18 +15,20 @@ r"""R3GAN as published, an argument a data set.
 | stacked_mnist | none | 512 | 20 | 2.7e11 | 8 L40, 7 hours | 1000 modes |
 
 Source: Huang et al. 2024, sec. 4 and app. D, and the authors' `train.py`: Adam
-with beta1 0, RpGAN with R1 and R2 every step. Over the burn-in all of these
-move along a cosine: the learning rate from 2e-4 to 5e-5, beta2 from 0.9 to
-0.99, gamma to a tenth, the half-life of the moving average and the probability
-of the augmentation up from 0. An ImageNet model took about 5,000 H100 hours.
-The authors stop when FID saturates; their default of 10,000 Mimg stands for it.
-FLOP: of both updates, from layer shapes (`docs/flops.md`).
+with beta1 0, and RpGAN with R1 and R2 in every step. During the burn-in, these
+settings change along a cosine: the learning rate from 2e-4 to 5e-5, beta2 from
+0.9 to 0.99, gamma to a tenth, and the half-life of the moving average and the
+probability of the augmentation from 0 to their final values. An ImageNet model
+took about 5,000 H100 hours. The authors stop when FID saturates; the configs
+use their default length of 10,000 Mimg. FLOP include both updates and are
+computed from layer shapes (`docs/flops.md`).
 
-Stacked MNIST is not in their code. The paper: CIFAR-10's model without classes,
-no augmentation, a constant learning rate, a burn-in "considerably" shorter.
-Chosen here: the burn-in (a tenth), gamma, the half-life, and 20 Mimg, which are
-7 hours at the pace of their CIFAR-10 run. Digits are not mirrored, and those of
-28 px are framed to 32 px where the set is built (`data build --padding=2`).
+The authors' code does not include Stacked MNIST. According to the paper, it
+uses CIFAR-10's model without classes, no augmentation, a constant learning
+rate, and a "considerably" shorter burn-in. The burn-in (a tenth), gamma, the
+half-life and the length are our choice. The length of 20 Mimg is 7 hours at the
+speed of their CIFAR-10 run. Digits are not mirrored. Digits of 28 px are padded
+to 32 px when the data set is built (`data build --padding=2`).
 """
 
 import dataclasses
@@ -39,16 +41,18 @@ from bigscale.spec import choose_preset
 
 
 class Row(NamedTuple):
-  """What differs between the authors' presets.
+  """Settings that differ between the authors' presets.
 
   Attributes:
-    batch: images of one update.
+    batch: images per update.
     total_kimg: thousand images shown to D.
-    burn_in_kimg: of the schedules.
-    gamma: of R1 and R2 at the start; a tenth of it after the burn-in.
-    half_life_kimg: of the moving average after it.
-    augment: probability of each transform after it; 0 is none at all.
-    last_lr: after it.
+    burn_in_kimg: length of the schedules in thousand images.
+    gamma: gamma of R1 and R2 at the start; it falls to a tenth in the burn-in.
+    half_life_kimg: half-life of the moving average after the burn-in, in
+      thousand images.
+    augment: probability of each transform after the burn-in; 0 disables
+      augmentation.
+    last_lr: learning rate after the burn-in.
   """
 
   batch: int
@@ -73,7 +77,7 @@ ARGS = tuple(ROWS)
 
 
 def get_config(arg: str = ARGS[0]) -> ConfigDict:
-  """The authors' settings for one of `ARGS`."""
+  """Returns the authors' settings for one of `ARGS`."""
   row = choose_preset(ROWS, arg, "configs/r3gan.py")
   model = PRESETS[arg]
 
@@ -113,12 +117,12 @@ def get_config(arg: str = ARGS[0]) -> ConfigDict:
 
 
 def get_test_config(arg: str = ARGS[0]) -> ConfigDict:
-  """The same shape of run in a few seconds, on embedded images."""
+  """Returns a similar run on embedded images that takes a few seconds."""
   return shrink(get_config(arg))
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """The same kind of model, narrow, at 16 px, on the emoji."""
+  """Returns a config for a narrow 16 px model of the same kind on the emoji."""
   config.global_batch_size = 8
   config.total_kimg = 0.032
   config.data.source = "emoji"

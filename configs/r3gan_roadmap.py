@@ -1,27 +1,30 @@
-r"""From StyleGAN2 to R3GAN on FFHQ, 256 px: the paper's roadmap, a stop each.
+r"""The roadmap of the R3GAN paper, from StyleGAN2 to R3GAN, on FFHQ at 256 px.
 
   bigscale train --config=r3gan_roadmap:B --workdir=runs/b \
       --config.data.source=/data/ffhq256
 
 | argument | networks | loss | G, D (M) | FLOP | FID |
 |---|---|---|---|---|---|
-| B | StyleGAN2's, stripped | GAN + R1 | 18.890, 23.996 | 4.2e18 | 12.46 |
-| C | the same | RpGAN + R1 + R2 | 18.890, 23.996 | 5.3e18 | 11.65 |
+| B | stripped StyleGAN2 | GAN + R1 | 18.890, 23.996 | 4.2e18 | 12.46 |
+| C | as B | RpGAN + R1 + R2 | 18.890, 23.996 | 5.3e18 | 11.65 |
 | D | plain bottleneck ResNet | as C | 23.378, 23.282 | 4.9e18 | 9.95 |
 | E | R3GAN: grouped, inverted | as C | 23.058, 23.010 | 5.5e18 | 7.05 |
 
-Source: Huang et al. 2024, sec. 3 and 4.1. Each run shows D 5 million images;
-FIDs are of these short runs (configs/r3gan.py:ffhq256 is E in earnest: 2.75).
-Config A, StyleGAN2 itself (7.52), is not ours. The paper names no hardware for
-these; FLOP are of the 5 million images, from layer shapes (`docs/flops.md`).
+Source: Huang et al. 2024, sec. 3 and 4.1. Each run shows 5 million images to D,
+and the FIDs are those of these short runs. configs/r3gan.py:ffhq256 is the full
+run of E, with FID 2.75. Config A, StyleGAN2 itself (7.52), is not included. The
+paper states no hardware for these runs. FLOP are for 5 million images, computed
+from layer shapes (`docs/flops.md`).
 
-The paper changes two settings of A, which are StyleGAN2-ADA's `paper256`: z has
-64 entries, and the learning rate falls from 2.5e-3 to 5e-5. It inherits the
-rest: batch 64, Adam with beta1 0 and beta2 0.99, moving average of half-life
-20 kimg, mirrored images. Where it is silent, chosen here: gamma stays at
-`paper256`'s 1 for R1 and R2 in all four; the learning rate of B for all; no
-schedules and no augmentation; penalties every step (it strips the lazy ones).
-B and C compute in float32, D and E with E's bfloat16 stages.
+The paper changes two settings of config A, which uses StyleGAN2-ADA's
+`paper256`: z has 64 entries, and the learning rate is reduced from 2.5e-3 to
+5e-5. The other settings stay: batch 64, Adam with beta1 0 and beta2 0.99,
+moving average with a half-life of 20 kimg, mirrored images. These settings,
+which the paper does not state, are our choice: gamma is `paper256`'s 1 for R1
+and R2 in all four configs, the learning rate of B is used for all, there are no
+schedules and no augmentation, and penalties are computed in every step (the
+paper removes lazy regularization). B and C compute in float32, D and E with E's
+bfloat16 stages.
 """
 
 import dataclasses
@@ -43,7 +46,10 @@ ARGS = tuple(MODELS)
 
 
 def get_config(arg: str = ARGS[0]) -> ConfigDict:
-  """One stop of the roadmap; `data.source` is a directory of shards."""
+  """Returns the settings of one config of the roadmap.
+
+  `data.source` is a directory of shards.
+  """
   model = choose_preset(MODELS, arg, "configs/r3gan_roadmap.py")
   loss = {"adversarial": "rpgan", "r1_gamma": 1.0, "r2_gamma": 1.0}
   if arg == "B":
@@ -72,5 +78,5 @@ def get_config(arg: str = ARGS[0]) -> ConfigDict:
 
 
 def get_test_config(arg: str = ARGS[0]) -> ConfigDict:
-  """The same shape of run in a few seconds, on embedded images."""
+  """Returns a similar run on embedded images that takes a few seconds."""
   return shrink(get_config(arg))

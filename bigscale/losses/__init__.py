@@ -1,1 +1,1 @@
-"""Logits to scalars."""
+"""Losses and penalties."""

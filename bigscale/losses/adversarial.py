@@ -1,14 +1,15 @@
-"""What the players minimize: one row a loss, all that is known of it in one.
+"""Adversarial losses and their declarations.
 
-A row holds functions from logits [B] to one value a sample [B]. They are given
-at least float32, whatever the networks computed in, and ours are finite in
-value and gradient as long as the logits are (the squares while they fit).
+A declaration contains functions from logits [B] to one value per sample, [B].
+Their inputs are at least float32, whatever dtype the networks compute in. The
+values and gradients of the built-in losses are finite as long as the logits are
+finite (for squares, as long as these do not overflow).
 
-Rows of ours are in `OURS`. A loss from elsewhere is a row that
+`OURS` contains the built-in losses. A user's own loss is a declaration that
 `loss.adversarial` names as `package.module:Name`.
 
-A spec reads rows before JAX may start, so that JAX is imported where a loss is
-computed.
+A spec reads these declarations before JAX may be initialized, so JAX is
+imported inside the functions that compute a loss.
 """
 
 import functools
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class DLoss(NamedTuple):
-  """D's loss, one value a sample.
+  """D's loss per sample.
 
   Attributes:
-    total: [B], what D minimizes the mean of.
-    real: [B], the reals' share of it; None where the two do not separate.
-    fake: [B], that of the fakes; total = real + fake.
+    total: [B], the loss whose mean D minimizes.
+    real: [B], the term of the reals; None if the loss is not separable.
+    fake: [B], the term of the fakes; total = real + fake.
   """
 
   total: "Array"
@@ -39,12 +40,13 @@ class DLoss(NamedTuple):
 
 
 class Adversarial(NamedTuple):
-  """The losses of the two players of one run.
+  """The losses of both players of a run.
 
   Attributes:
-    d: logits of reals [B] and of fakes [B] to `DLoss`.
-    g: the same to what G minimizes [B]; the reals may be None unless paired.
-    row: of the loss.
+    d: function from logits of reals [B] and of fakes [B] to a `DLoss`.
+    g: function from the same logits to G's loss per sample [B]. The reals may
+      be None unless the loss is paired.
+    row: the declaration of the loss.
   """
 
   d: "Callable[[Array, Array], DLoss]"
@@ -52,9 +54,9 @@ class Adversarial(NamedTuple):
   row: Separable | Paired
 
   def sign(self, real: "Array", fake: "Array") -> "Array":
-    """Returns what D takes each real for, [B] of -1, 0 and 1; 1 is real.
+    """Returns D's prediction for each real, [B] of -1, 0 and 1; 1 is real.
 
-    Without a threshold a real is compared with the fake of the same row, as
+    Without a threshold, a real is compared with the fake at the same index, as
     Huang et al. (2024) report it for RpGAN.
     """
     import jax.numpy as jnp
@@ -65,20 +67,23 @@ class Adversarial(NamedTuple):
 
 
 def find(name: str) -> Separable | Paired:
-  """The row of a loss: one of ours, or that of `package.module:Name`.
+  """Returns the declaration of a built-in loss or of `package.module:Name`.
 
   Args:
-    name: as in `LossSpec.adversarial`.
+    name: name as in `LossSpec.adversarial`.
 
   Raises:
-    SpecError: there is no such loss, or it lacks a part.
+    SpecError: there is no such loss, or its declaration is incomplete.
   """
-  known = f"{', '.join(map(repr, OURS))}, or package.module:Name of your own"
+  known = (
+    f"{', '.join(map(repr, OURS))}, or package.module:Name of your own loss"
+  )
   if named.is_path(name):
     row = named.load(name, "a loss")
   else:
     require(
-      name in OURS, f"loss.adversarial={name!r} is no loss; use one of {known}"
+      name in OURS,
+      f"loss.adversarial={name!r} is not a loss; use one of {known}",
     )
     row = OURS[name]
   rows.check(name, row)
@@ -86,48 +91,47 @@ def find(name: str) -> Separable | Paired:
 
 
 def smoothed() -> tuple[str, ...]:
-  """The losses of ours that take label smoothing."""
+  """Returns the names of the built-in losses that support label smoothing."""
   return tuple(name for name, row in OURS.items() if row.smoothing)
 
 
 def check_smoothing(name: str, label_smoothing: float) -> None:
-  """Raises `SpecError` for smoothing of a loss that has no targets."""
+  """Raises `SpecError` if a loss without targets has label smoothing."""
   require(
     not label_smoothing or find(name).smoothing,
-    f"loss.label_smoothing={label_smoothing} has no meaning for {name!r}, "
+    f"loss.label_smoothing={label_smoothing} does not apply to {name!r}, "
     "which has no targets; set it to 0, or use one of "
     f"{', '.join(smoothed())}",
   )
 
 
 def make(name: str, label_smoothing: float = 0.0) -> Adversarial:
-  """The losses of `LossSpec.adversarial`.
+  """Returns the losses that `LossSpec.adversarial` names.
 
   Args:
-    name: of the loss.
-    label_smoothing: D's target for reals is 1 less this, fakes' stays at 0 and
-      G's at 1 (one-sided: Salimans et al. 2016, sec. 3.4).
+    name: name of the loss.
+    label_smoothing: amount subtracted from D's target for reals. D's target for
+      fakes stays 0 and G's target stays 1 (one-sided smoothing: Salimans et al.
+      2016, sec. 3.4).
 
   Raises:
-    SpecError: no such loss, smoothing for one that has no targets, or a
-      function of it does not give one value a sample.
+    SpecError: there is no such loss, it has no targets to smooth, or one of its
+      functions does not return one value per sample.
   """
   row = find(name)
   check_smoothing(name, label_smoothing)
-  told = {"smoothing": label_smoothing} if label_smoothing else {}
+  options = {"smoothing": label_smoothing} if label_smoothing else {}
   functions = {
-    part: functools.partial(
-      _one_a_sample, getattr(row, part), f"{name}: {part}"
-    )
+    part: functools.partial(_per_sample, getattr(row, part), f"{name}: {part}")
     for part in row.functions
   }
 
   def paired_d(real: "Array", fake: "Array") -> DLoss:
-    return DLoss(functions["d"](real, fake, **told), None, None)
+    return DLoss(functions["d"](real, fake, **options), None, None)
 
   def separable_d(real: "Array", fake: "Array") -> DLoss:
     real_b, fake_b = (
-      functions["d_real"](real, **told),
+      functions["d_real"](real, **options),
       functions["d_fake"](fake),
     )
     return DLoss(real_b + fake_b, real_b, fake_b)
@@ -137,35 +141,38 @@ def make(name: str, label_smoothing: float = 0.0) -> Adversarial:
   return Adversarial(separable_d, lambda real, fake: functions["g"](fake), row)
 
 
-def _one_a_sample(
-  function: "Callable[..., Array]", what: str, *logits: "Array", **told: float
+def _per_sample(
+  function: "Callable[..., Array]",
+  what: str,
+  *logits: "Array",
+  **options: float,
 ) -> "Array":
-  """Calls a row's function on logits [B] of at least float32."""
+  """Calls a function of the loss on logits [B] of at least float32."""
   logits = tuple(map(at_least_float32, logits))
   try:
-    found = function(*logits, **told)
+    found = function(*logits, **options)
   except Exception as error:
     raise SpecError(
-      f"the loss {what} fails with {type(error).__name__}: {error}; mend it"
+      f"the loss {what} fails with {type(error).__name__}: {error}; fix it"
     ) from error
   shape = getattr(found, "shape", None)
   if shape != logits[0].shape:
     raise SpecError(
-      f"the loss {what} gives shape {shape} for logits of shape "
-      f"{logits[0].shape}; let it give one value a sample, without a mean"
+      f"the loss {what} returns shape {shape} for logits of shape "
+      f"{logits[0].shape}; it must return one value per sample, not a mean"
     )
   return found
 
 
 def at_least_float32(x: "Array") -> "Array":
-  """Losses and penalties never run in a half precision."""
+  """Casts an array of lower precision to float32, for losses and penalties."""
   import jax.numpy as jnp
 
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def rpgan_d(real: "Array", fake: "Array") -> "Array":
-  """softplus(-(D(x) - D(G(z)))), the i-th real beside the i-th fake.
+  """softplus(-(D(x) - D(G(z)))) for pairs of the i-th real and the i-th fake.
 
   Source: Huang et al. 2024, eq. 2, f(t) = -log(1 + e^-t).
   """
@@ -173,7 +180,7 @@ def rpgan_d(real: "Array", fake: "Array") -> "Array":
 
 
 def rpgan_g(real: "Array", fake: "Array") -> "Array":
-  """softplus(-(D(G(z)) - D(x))); the reals are the constant of each pair."""
+  """softplus(-(D(G(z)) - D(x))), with reals as the constant of each pair."""
   return _softplus(real - fake)
 
 
@@ -188,14 +195,14 @@ def hinge_d_fake(fake: "Array") -> "Array":
 
 
 def hinge_g(fake: "Array") -> "Array":
-  """-D(G(z)); Wasserstein's too."""
+  """-D(G(z)); also the Wasserstein loss of G."""
   return -fake
 
 
 def logistic_d_real(real: "Array", smoothing: float = 0.0) -> "Array":
   """-(1 - s) log p - s log(1 - p), p = sigmoid(D(x)) (Goodfellow et al. 2014).
 
-  As softplus(-D) + s D, in which nothing overflows.
+  Computed as softplus(-D) + s D, which cannot overflow.
   """
   return _softplus(-real) + smoothing * real
 
@@ -211,17 +218,17 @@ def non_saturating_g(fake: "Array") -> "Array":
 
 
 def minimax_g(fake: "Array") -> "Array":
-  """log(1 - sigmoid(D(G(z)))): flat where D is sure of the fake."""
+  """log(1 - sigmoid(D(G(z)))): its gradient vanishes if D rejects the fake."""
   return -_softplus(fake)
 
 
 def least_squares_d_real(real: "Array", smoothing: float = 0.0) -> "Array":
-  """(D(x) - (1 - s))^2 / 2, the half being the paper's (Mao et al. 2017)."""
+  """(D(x) - (1 - s))^2 / 2, with the factor 1/2 of Mao et al. 2017."""
   return _square(real - (1 - smoothing)) / 2
 
 
 def least_squares_d_fake(fake: "Array") -> "Array":
-  """D(G(z))^2 / 2: targets 0 and 1 (eq. 9 of the paper)."""
+  """D(G(z))^2 / 2: the targets are 0 and 1 (Mao et al. 2017, eq. 9)."""
   return _square(fake) / 2
 
 
@@ -231,7 +238,7 @@ def least_squares_g(fake: "Array") -> "Array":
 
 
 def wasserstein_d_real(real: "Array") -> "Array":
-  """-D(x) (Arjovsky et al. 2017); D must be kept Lipschitz by other means."""
+  """-D(x) (Arjovsky et al. 2017); another term must keep D Lipschitz."""
   return -real
 
 
@@ -259,7 +266,6 @@ def _square(x: "Array") -> "Array":
 
 
 OURS: dict[str, Separable | Paired] = {
-  # Relativistic pairing.
   "rpgan": Paired(d=rpgan_d, g=rpgan_g, threshold=None),
   "hinge": Separable(
     d_real=hinge_d_real, d_fake=hinge_d_fake, g=hinge_g, threshold=0.0
@@ -270,7 +276,7 @@ OURS: dict[str, Separable | Paired] = {
     g=non_saturating_g,
     threshold=0.0,
   ),
-  # The same D; G minimizes log(1 - D).
+  # D as in `non_saturating`; G minimizes log(1 - D).
   "minimax": Separable(
     d_real=logistic_d_real,
     d_fake=logistic_d_fake,

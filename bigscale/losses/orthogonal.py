@@ -1,4 +1,4 @@
-"""The orthogonal regularization of G's weights."""
+"""Orthogonal regularization of G's weights."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ Form = Literal["off_diagonal", "full"]
 
 
 class Whole(NamedTuple):
-  """A weight as every device has it: `scale` [] times `weight`."""
+  """An unsharded weight: `scale` [] times `weight`."""
 
   weight: Array
   scale: Array
 
 
 def term(loss: LossSpec) -> WeightTerm | None:
-  """The penalty of `loss.orthogonal`; None where it is off."""
+  """Returns the penalty of `loss.orthogonal`, or None if it is off."""
   if not loss.orthogonal:
     return None
 
@@ -46,22 +46,23 @@ def orthogonal(
   form: Form = "off_diagonal",
   whole: Mapping[str, Whole] | None = None,
 ) -> Array:
-  """Sum over weights of how far their output filters are from orthogonal.
+  """Returns the sum over weights of their output filters' non-orthogonality.
 
   `off_diagonal` is ||W^T W o (1 - I)||_F^2 (Brock et al. 2019, eq. 3), `full`
   is ||W^T W - I||_F^2 (eq. 2), both before the factor beta. The Gram matrix
-  compares every pair of output filters. Where they outnumber the inputs the
-  same sums come from the smaller Gram matrix: ||W W^T||_F = ||W^T W||_F. So no
-  matrix is larger than min(in, out)^2: BigGAN-128's first layer would need
-  24,576^2.
+  compares every pair of output filters. If filters outnumber inputs, the same
+  sums are computed from the smaller Gram matrix, because ||W W^T||_F = ||W^T
+  W||_F. So no matrix is larger than min(in, out)^2; for BigGAN-128's first
+  layer it would otherwise be 24,576^2.
 
   Args:
     params: nested dictionary of weights.
-    select: names the weights covered, by path; vectors are skipped.
-    form: see above.
-    whole: weights that every device has whole, by path. A device then
-      compares all filters with its own part of them, in the dtype of the
-      whole ones. Weights that are not in it are compared as they are.
+    select: selects the weights to penalize, by path; vectors are skipped.
+    form: form of the penalty, see above.
+    whole: unsharded weights by path, for weights that are sharded. A device
+      compares all filters with the filters of its own shard, in the dtype of
+      the unsharded weight. Weights that are not in `whole` are compared as they
+      are.
   """
   total = jnp.zeros(())
   for path, weight in flatten(params).items():
@@ -86,7 +87,7 @@ def orthogonal(
 
 
 def _matrix(weight: Array, path: str) -> Array:
-  """[in, out], outputs last."""
+  """Returns a weight as a matrix [in, out]."""
   weight = jnp.moveaxis(weight, output_axis(path), -1)
   return weight.reshape(-1, weight.shape[-1])
 
@@ -95,9 +96,9 @@ def _matrix(weight: Array, path: str) -> Array:
 def _distance(form: Form, w_io: Array, all_io: Array, scale: Array) -> Array:
   """||W^T W o (1 - I)||_F^2 or ||W^T W - I||_F^2, W = scale * all_io.
 
-  Of the Gram matrix's columns those of w_io, which are W's or some of them,
-  with the gradient 4 W (W^T W o (1 - I)) in those alone: what another device
-  has of W answers for its own.
+  Only the Gram matrix's columns of w_io, this device's filters of W, are
+  summed. The gradient 4 W (W^T W o (1 - I)) covers only those columns, because
+  other devices compute the gradients of their own shards.
   """
   return jnp.sum(jnp.square(_deviation(form, w_io, all_io, scale)))
 
@@ -131,7 +132,7 @@ _distance.defvjp(_distance_forward, _distance_backward)
 
 
 def _product(subscripts: str, all_io: Array, other: Array) -> Array:
-  """In the dtype of `all_io`, summed in that of `other`."""
+  """An einsum in the dtype of `all_io`, accumulated in the dtype of `other`."""
   return jnp.einsum(
     subscripts,
     all_io,
@@ -142,12 +143,12 @@ def _product(subscripts: str, all_io: Array, other: Array) -> Array:
 
 
 def _small_gram(w_io: Array) -> Array:
-  """W W^T, with the Frobenius norm of W^T W."""
+  """Returns W W^T, which has the same Frobenius norm as W^T W."""
   return jnp.einsum("io,jo->ij", w_io, w_io, precision=_HIGHEST)
 
 
 def _wide_off_diagonal(w_io: Array) -> Array:
-  """||W^T W o (1 - I)||_F^2 over pairs of columns, more than rows."""
+  """||W^T W o (1 - I)||_F^2 for a matrix with more columns than rows."""
   squared_norms_o = jnp.sum(jnp.square(w_io), axis=0)
   whole = jnp.sum(jnp.square(_small_gram(w_io)))
   return whole - jnp.sum(jnp.square(squared_norms_o))

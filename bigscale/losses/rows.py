@@ -1,4 +1,4 @@
-"""What is known of a loss, in one row: its functions and the facts about them.
+"""Declarations of losses: their functions and properties.
 
 A user's own loss is a `Separable` or a `Paired` in any module.
 """
@@ -17,40 +17,42 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Row:
-  """What all losses say.
+  """Properties of all losses.
 
   Attributes:
-    threshold: the logit above which D takes an image for real, halfway between
-      its targets; None where the loss leaves the level of the logits free, so
-      that a constant added to D changes nothing. It must be given.
+    threshold: the logit above which D classifies an image as real, halfway
+      between its targets. None if a constant added to all logits does not
+      change the loss. It must be given.
   """
 
-  # NaN: not given, which `check` refuses.
+  # The default NaN means that it was not given, which `check` rejects.
   threshold: float | None = math.nan
 
-  # Of the subclass: whether the i-th fake is compared with the i-th real, and
-  # its functions, of which the first may take `smoothing`.
+  # Set by subclasses: whether the i-th fake is compared with the i-th real, and
+  # the names of the loss's functions. The first may have an argument
+  # `smoothing`.
   paired: ClassVar[bool]
   functions: ClassVar[tuple[str, ...]]
 
   @property
   def smoothing(self) -> bool:
-    """Whether the loss takes label smoothing: D's targets for reals can move.
+    """Whether the loss supports label smoothing of D's targets for reals.
 
-    Its first function then has a parameter `smoothing`.
+    Its first function then has an argument `smoothing`.
     """
     return "smoothing" in _parameters(getattr(self, self.functions[0]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Separable(_Row):
-  """A loss in which reals and fakes do not meet.
+  """A loss that is a sum of a term of the reals and a term of the fakes.
 
   Attributes:
-    d_real: logits of reals [B] to what D pays for each. With a parameter
-      `smoothing` in [0, 0.5) its target for reals is 1 less that.
-    d_fake: logits of fakes [B] to what D pays for each.
-    g: logits of fakes [B] to what G pays for each.
+    d_real: function from logits of reals [B] to D's loss per sample. If it has
+      an argument `smoothing` in [0, 0.5), its target for reals is 1 -
+      smoothing.
+    d_fake: function from logits of fakes [B] to D's loss per sample.
+    g: function from logits of fakes [B] to G's loss per sample.
   """
 
   d_real: "Callable[..., Array] | None" = None
@@ -63,14 +65,14 @@ class Separable(_Row):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Paired(_Row):
-  """A loss of pairs: the i-th fake beside the i-th real, of the same class.
+  """A loss of pairs of the i-th fake and the i-th real, of the same class.
 
-  G's update then reads a batch of reals of its own.
+  G's update then needs a batch of reals.
 
   Attributes:
-    d: logits of reals [B] and of fakes [B] to what D pays for each pair. It
-      may take `smoothing`, as `Separable.d_real`.
-    g: the same to what G pays.
+    d: function from logits of reals [B] and of fakes [B] to D's loss per pair.
+      It may have an argument `smoothing`, as in `Separable.d_real`.
+    g: function from the same logits to G's loss per pair.
   """
 
   d: "Callable[..., Array] | None" = None
@@ -81,16 +83,16 @@ class Paired(_Row):
 
 
 def check(name: str, row: Any) -> None:
-  """Raises `SpecError` unless `row` is a loss with all its parts.
+  """Raises `SpecError` unless `row` is a complete declaration of a loss.
 
   Args:
-    name: of the loss, as in `LossSpec.adversarial`.
-    row: found under that name.
+    name: name of the loss, as in `LossSpec.adversarial`.
+    row: the object with that name.
   """
   where = "of bigscale/losses/rows.py"
   require(
     isinstance(row, (Separable, Paired)),
-    f"loss.adversarial={name!r} is no loss but {row!r}; make it a "
+    f"loss.adversarial={name!r} is {row!r}, not a loss; make it a "
     f"Separable(...) or a Paired(...) {where}",
   )
   kind = type(row)
@@ -100,7 +102,7 @@ def check(name: str, row: Any) -> None:
   require(
     not lacking,
     f"loss.adversarial={name!r} lacks {', '.join(lacking)}; a {kind.__name__} "
-    f"{where} has {', '.join(kind.functions)}, functions of logits, and "
+    f"{where} has the functions {', '.join(kind.functions)} of logits, and a "
     "threshold",
   )
   takes = ("logits of reals", "logits of fakes") if row.paired else ("logits",)
@@ -108,16 +110,16 @@ def check(name: str, row: Any) -> None:
     require(
       accepts(getattr(row, part), len(takes)),
       f"loss.adversarial={name!r}: {part} of a {kind.__name__} must take "
-      f"{' and '.join(takes)} and nothing else that has no default; a loss "
+      f"{' and '.join(takes)} and no other arguments without defaults; a loss "
       "that compares fakes with reals is a Paired, any other a Separable",
     )
   threshold = row.threshold
   known = type(threshold) in (int, float) and math.isfinite(threshold)
   require(
     threshold is None or known,
-    f"loss.adversarial={name!r} has no threshold, or none that is a number; "
-    "give the logit above which D takes an image for real, halfway between its "
-    "targets, or None where the loss leaves the level of the logits free",
+    f"loss.adversarial={name!r} has no finite threshold; set it to the logit "
+    "above which D classifies an image as real, halfway between its targets, "
+    "or to None if a constant added to all logits does not change the loss",
   )
 
 
@@ -125,11 +127,11 @@ def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
   try:
     return tuple(inspect.signature(function).parameters)
   except ValueError:
-    return ()  # Of some functions that are not Python's.
+    return ()  # Some functions that are not written in Python.
 
 
 def accepts(function: Callable[..., object], count: int) -> bool:
-  """Whether a function can be called with so many arguments."""
+  """Whether a function can be called with `count` positional arguments."""
   try:
     inspect.signature(function).bind(*[None] * count)
   except ValueError:

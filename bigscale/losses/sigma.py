@@ -1,4 +1,4 @@
-"""The penalty on the largest singular values of G's weights."""
+"""Penalty on the largest singular values of G's weights."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -13,12 +13,12 @@ from bigscale.ops.spectral import (
 from bigscale.spec import LossSpec, SigmaSpec, require
 from bigscale.types import Array, PyTree
 
-# Floor of the norm of W^T u in the sigma penalty, as in the authors' iteration.
+# Minimum norm of W^T u in the penalty, as in the authors' power iteration.
 _EPSILON = 1e-12
 
 
 def term(loss: LossSpec) -> WeightTerm | None:
-  """The penalty of `loss.g_sigma.strength`; None where it is off."""
+  """Returns the penalty of `loss.g_sigma.strength`, or None if it is off."""
   spec = loss.g_sigma
   if not spec.strength:
     return None
@@ -30,28 +30,29 @@ def term(loss: LossSpec) -> WeightTerm | None:
 
 
 def sigma(params: PyTree, spectra: Spectra, spec: SigmaSpec) -> Array:
-  """Sum over tracked weights of (sigma0 - goal)^2, before the strength.
+  """Returns the sum over tracked weights of (sigma0 - goal)^2.
 
-  sigma0 = u0^T W v0 with u0 from `spectra` and v0 = unit(W^T u0), both held
-  fixed, so that the gradient in W is 2 (sigma0 - goal) u0 v0^T (Brock et al.
-  2019, sec. 4.1).
+  The strength is not included. sigma0 = u0^T W v0, with u0 from `spectra` and
+  v0 = unit(W^T u0). No gradient flows through u0 and v0, so the gradient in W
+  is 2 (sigma0 - goal) u0 v0^T (Brock et al. 2019, sec. 4.1).
 
   Args:
     params: nested dictionary of weights.
-    spectra: their power iterations.
-    spec: `goal`, or where it is 0 `ratio` times the sigma1 of `spectra`;
-      weights with one tracked singular value are then left out.
+    spectra: power iterations of the weights.
+    spec: the penalty's `goal`. If it is 0, the goal is `ratio` times the sigma1
+      of `spectra`, and weights with only one tracked singular value are
+      skipped.
 
   Raises:
-    SpecError: that leaves no weight.
+    SpecError: all weights would be skipped.
   """
   if not spec.goal:
     spectra = {path: s for path, s in spectra.items() if len(s.sigma) > 1}
     require(
       bool(spectra),
-      f"loss.g_sigma.goal={spec.goal} compares sigma0 with sigma1, which is "
-      "tracked for no weight; track two singular values or more "
-      "(model.num_singular_values), or set a goal",
+      f"loss.g_sigma.goal={spec.goal} compares sigma0 with sigma1, but no "
+      "weight tracks sigma1; set model.num_singular_values to 2 or more, or "
+      "set loss.g_sigma.goal",
     )
   total = jnp.zeros(())
   flat = flatten(params)

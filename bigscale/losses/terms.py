@@ -1,8 +1,9 @@
-"""What a penalty says of itself, so that the step need not know it by name.
+"""Declarations of penalties.
 
-Spec and training read these records. A penalty on D's outputs that takes a pass
-of its own is a `DTerm`, one on G's weights a `WeightTerm`. R1 and R2 are
-neither: they share D's pass with its logits (`train/discriminator_pass`).
+The spec and the training step read these declarations, so the step need not
+know a penalty by name. A `DTerm` is a penalty on D that needs a pass of its
+own. A `WeightTerm` is a penalty on G's weights. R1 and R2 are neither, because
+they share D's pass with its logits (`train/discriminator_pass`).
 """
 
 import dataclasses
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
 
 
 class Products(NamedTuple):
-  """How often a sample has D's products computed, gradients included.
+  """How often a step computes D's products per sample, including gradients.
 
   Attributes:
-    linear: those of a layer with weights.
-    first: those of the first layer, whose input needs no gradient.
-    between: those of two maps, as in attention.
-    pointwise: what is no product.
-    fixed: those with a constant, as a filter is.
+    linear: passes over products of a layer with weights.
+    first: passes over products of the first layer, whose input needs no
+      gradient.
+    between: passes over products of two maps, as in attention.
+    pointwise: passes over operations that are not products.
+    fixed: passes over products with a constant, such as a filter.
   """
 
   linear: int
@@ -38,21 +40,22 @@ class Products(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DTerm:
-  """A penalty on D, one value a sample.
+  """A penalty on D, with one value per sample.
 
-  It works with microbatches and any mesh: `values` sees one device's part of
-  one microbatch, and all that is random about a sample comes with it.
+  It works with microbatches and any mesh: `values` receives one device's shard
+  of one microbatch, and its random numbers are an argument.
 
   Attributes:
-    values: `values(discriminator, reals, fakes, uniform)` gives [B]. Here
-      `discriminator(images, labels)` gives logits [B] of images [B, H, W, C],
-      behind the run's augmentation; `reals` and `fakes` have `images`
-      [B, H, W, C], floats in [-1, 1], and `labels` [B] int32; `uniform` is
-      [B, *draws] in [0, 1), or None.
-    scalar: its name in the logs, `d/NAME_penalty`: the monitor takes it for a
-      penalty.
-    draws: shape of a sample's uniform numbers; None draws none.
-    cost: in a step that computes it; None is not known.
+    values: function `values(discriminator, reals, fakes, uniform)` that returns
+      [B]. `discriminator(images, labels)` returns the logits [B] of images [B,
+      H, W, C], after the run's augmentation. `reals` and `fakes` have `images`
+      [B, H, W, C], floats in [-1, 1], and `labels` [B] int32. `uniform` is [B,
+      *draws] in [0, 1), or None.
+    scalar: name in the logs, `d/NAME_penalty`. The monitor treats scalars with
+      this name as penalties.
+    draws: shape of the uniform random numbers per sample; None draws none.
+    cost: products per sample in a step that computes the penalty; None if
+      unknown.
   """
 
   values: "Callable[[Callable[..., Array], Any, Any, Array | None], Array]"
@@ -62,14 +65,14 @@ class DTerm:
 
 
 class Weights(NamedTuple):
-  """What there is to be known of G's weights in an update.
+  """G's weights in an update, and related values.
 
   Attributes:
-    params: nested dictionary of them, before spectral norm.
-    spectra: the power iterations of those that are tracked.
-    whole: by path, what every device has whole (`orthogonal.Whole`).
-    orthogonal: `orthogonal(path)`: whether the family has the orthogonal
-      penalty cover it.
+    params: nested dictionary of the weights, before spectral norm.
+    spectra: power iterations of the tracked weights.
+    whole: unsharded weights by path (`orthogonal.Whole`).
+    orthogonal: `orthogonal(path)` returns whether orthogonal regularization
+      covers a weight.
   """
 
   params: "PyTree"
@@ -83,9 +86,10 @@ class WeightTerm:
   """A penalty on G's weights.
 
   Attributes:
-    value: of `Weights`, [] before the weight.
-    weight: of the value in G's loss.
-    scalar: name of the value in the logs.
+    value: function from `Weights` to the penalty [], without the factor
+      `weight`.
+    weight: factor of the penalty in G's loss.
+    scalar: name of the penalty in the logs.
   """
 
   value: "Callable[[Weights], Array]"
@@ -94,32 +98,32 @@ class WeightTerm:
 
 
 def find(name: str) -> DTerm:
-  """The `DTerm` that `package.module:Name` names.
+  """Returns the `DTerm` that `package.module:Name` names.
 
   Raises:
-    SpecError: there is none, or it lacks a part.
+    SpecError: there is no such object, or it is not a valid `DTerm`.
   """
   row = named.load(name, "a penalty on D")
   where = "of bigscale/losses/terms.py"
   require(
     isinstance(row, DTerm),
-    f"loss.terms names {name!r}, which is no penalty on D but {row!r}; make it "
-    f"a DTerm(...) {where}",
+    f"loss.terms contains {name!r}, which is {row!r}, not a penalty on D; make "
+    f"it a DTerm(...) {where}",
   )
   require(
     callable(row.values),
-    f"loss.terms names {name!r}, whose values={row.values!r} is no function; "
-    f"see DTerm {where}",
+    f"loss.terms contains {name!r}, whose values={row.values!r} is not a "
+    f"function; see DTerm {where}",
   )
   require(
     rows.accepts(row.values, 4),
-    f"loss.terms names {name!r}, whose values must take (discriminator, reals, "
-    f"fakes, uniform); see DTerm {where}",
+    f"loss.terms contains {name!r}, whose values must take (discriminator, "
+    f"reals, fakes, uniform); see DTerm {where}",
   )
   require(
     re.fullmatch(r"d/\w+_penalty", str(row.scalar)) is not None,
-    f"loss.terms names {name!r}, whose scalar={row.scalar!r} must be "
-    "d/NAME_penalty, which the monitor takes for a penalty",
+    f"loss.terms contains {name!r}, whose scalar={row.scalar!r} must have the "
+    "form d/NAME_penalty, by which the monitor recognizes a penalty",
   )
   require(
     row.draws is None
@@ -127,7 +131,7 @@ def find(name: str) -> DTerm:
       isinstance(row.draws, tuple)
       and all(type(size) is int and size >= 0 for size in row.draws)
     ),
-    f"loss.terms names {name!r}, whose draws={row.draws!r} must be the shape "
-    "of a sample's uniform numbers, as (3,), or None",
+    f"loss.terms contains {name!r}, whose draws={row.draws!r} must be the "
+    "shape of the uniform numbers per sample, such as (3,), or None",
   )
   return row

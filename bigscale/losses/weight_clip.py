@@ -7,5 +7,5 @@ from bigscale.types import PyTree
 
 
 def clip(params: PyTree, bound: float) -> PyTree:
-  """Every weight into [-bound, bound] (Arjovsky et al. 2017, algorithm 1)."""
+  """Clips weights to [-bound, bound] (Arjovsky et al. 2017, algorithm 1)."""
   return jax.tree.map(lambda leaf: jnp.clip(leaf, -bound, bound), params)

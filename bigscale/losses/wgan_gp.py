@@ -1,4 +1,4 @@
-"""WGAN-GP's penalty: input gradients of length 1 between reals and fakes."""
+"""WGAN-GP's penalty: input gradients of norm 1 between reals and fakes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,26 +17,28 @@ def interpolation_penalty(
   fakes_bhwc: Array,
   mix_b: Array,
 ) -> Array:
-  """(|grad D| - 1)^2 between reals and fakes, per sample, before the weight.
+  """Returns (|grad D| - 1)^2 between reals and fakes, per sample.
 
-  Gulrajani et al. 2017, eq. 3. Samples must not see each other in D. Where the
-  gradient vanishes the penalty is 1 and its own gradient 0.
+  Source: Gulrajani et al. 2017, eq. 3, without the weight. The samples must be
+  independent in D. If the gradient vanishes, the penalty is 1 and its own
+  gradient is 0.
 
   Args:
-    discriminator: images to logits [B].
+    discriminator: function from images to logits [B].
     reals_bhwc: [B, H, W, C].
     fakes_bhwc: [B, H, W, C].
-    mix_b: [B] in [0, 1], the share of the real in each mixture; uniform draws.
+    mix_b: [B] uniform in [0, 1], the weight of the real in each interpolation.
 
   Returns:
-    [B].
+    Penalties [B].
   """
   mix = at_least_float32(mix_b)[:, None, None, None]
   reals, fakes = at_least_float32(reals_bhwc), at_least_float32(fakes_bhwc)
   _, squares = logits_and_gradient_penalty(
     discriminator, mix * reals + (1 - mix) * fakes
   )
-  # The inner `where` keeps sqrt's slope at zero, infinite, out of the product.
+  # The inner `where` prevents the infinite slope of sqrt at zero, which times
+  # zero would be NaN.
   positive = squares > 0
   norms = jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
   return jnp.square(norms - 1)
@@ -48,7 +50,7 @@ def _values(
   fakes: Any,
   mix_b: Array,
 ) -> Array:
-  """As `DTerm.values`; a mixture is taken under the real's label."""
+  """`DTerm.values`; an interpolation has the label of its real."""
   return interpolation_penalty(
     lambda images: discriminator(images, reals.labels),
     reals.images,
@@ -57,8 +59,9 @@ def _values(
   )
 
 
-# Its gradient is that of a gradient alone, without the logits'. D is piecewise
-# linear but for attention: what stands before the last one costs as in R1.
+# The penalty differentiates only a gradient, not the logits. D is piecewise
+# linear except for attention, so the layers before the last attention cost as
+# much as in R1.
 TERM = DTerm(
   values=_values,
   scalar="d/gradient_penalty",

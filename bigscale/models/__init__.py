@@ -1,1 +1,1 @@
-"""Generators and discriminators, written in flax.linen."""
+"""Generators and discriminators, written in Flax Linen."""

@@ -1,4 +1,4 @@
-"""Self-attention over the places of a map (Zhang et al. 2019, sec. 3)."""
+"""Self-attention over the positions of a map (Zhang et al. 2019, sec. 3)."""
 
 import functools
 
@@ -11,14 +11,15 @@ from bigscale.types import Array
 
 
 class Attention(nn.Module):
-  """Self-attention with pooled keys and values, its gain starting at 0.
+  """Self-attention with pooled keys and values and a gain that starts at 0.
 
-  As BigGAN's code has it: keys of an eighth of the channels, values of half
-  of them, no biases. In the map's dtype, but the softmax at least in float32.
+  As in BigGAN's code, keys have an eighth of the channels, values have half of
+  them, and there are no biases. It computes in the map's dtype, except that the
+  softmax uses at least float32.
 
   Attributes:
-    dtype: of the weights.
-    platform: of the devices that run it: `cpu`, `gpu` or `tpu`.
+    dtype: dtype of the weights.
+    platform: platform of the devices that run it: `cpu`, `gpu` or `tpu`.
   """
 
   dtype: str
@@ -26,7 +27,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to the same; H and W even, C 8 or more."""
+    """Maps [B, H, W, C] to the same shape; H and W even, C at least 8."""
     b, h, w, c = x_bhwc.shape
     conv = functools.partial(
       Conv,
@@ -35,8 +36,8 @@ class Attention(nn.Module):
       kernel_init=nn.initializers.orthogonal(),
     )
     query_bnk = conv(c // 8, name="theta")(x_bhwc).reshape(b, h * w, -1)
-    # Keys and values by one product and one pooling: few channels take as long
-    # as many.
+    # One product and one pooling compute both keys and values, because a few
+    # channels take as long as many.
     kernels = (
       conv(c // 8, apply=_kernel_alone, name="phi")(x_bhwc),
       conv(c // 2, apply=_kernel_alone, name="g")(x_bhwc),
@@ -53,6 +54,6 @@ class Attention(nn.Module):
 
 
 def _kernel_alone(x_bhwc: Array, w_hwio: Array) -> Array:
-  """A convolution's weights, for one that has several."""
+  """Returns a convolution's weights, to be concatenated with others."""
   del x_bhwc
   return w_hwio

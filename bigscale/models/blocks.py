@@ -1,19 +1,19 @@
-"""How the blocks of a network run: what they keep and where weights come from.
+"""Runs the blocks of a network with rematerialization and gathered weights.
 
-A network is a chain of blocks, the top-level entries of its parameters that
-`is_block` names. Two things may be asked of it, neither of which changes a
-value or the tree of parameters:
+A network is a chain of blocks. A block is a top-level entry of the parameters
+for which `is_block` is true. Two options change how blocks run. Neither changes
+a value or the tree of parameters:
 
-- `remat`: the backward pass computes each block again from its input, so that
-  only the inputs of blocks are kept (and sums over devices, not to send them
-  twice).
-- a gather: a function from a part of the parameter tree (some of its top-level
-  entries, whole) to the arrays that computation uses, for parameters that are
-  split over devices. It is called as a block runs, and again in its backward
-  pass, so that the whole weights of one block at a time are in memory. For
-  that nothing may be kept that is made of weights alone: of what a block
-  computes, products, sums and maxima are kept, the cheap rest is computed
-  again. What no block owns is gathered once, at the network's start.
+- `remat`: the backward pass recomputes each block from its input, so only the
+  inputs of blocks are stored. Sums over devices are stored as well, to avoid
+  sending them twice.
+- `gather`: a function from some top-level entries of the parameter tree to the
+  arrays that computation uses, for sharded parameters. It is called when a
+  block runs and again in its backward pass, so memory contains the gathered
+  weights of only one block at a time. This requires that no value computed
+  from weights alone is stored: products, sums and maxima are stored, and the
+  cheap rest is recomputed. Parameters outside blocks are gathered once, when
+  the network starts.
 """
 
 import functools
@@ -38,27 +38,27 @@ _COSTLY = _MESSAGES | {
 
 
 def is_block(name: str) -> bool:
-  """Whether a top-level entry of the parameters belongs to a block."""
+  """Whether a top-level entry of the parameters is a block."""
   return _BLOCK.fullmatch(name) is not None
 
 
 def block(
   module: type[nn.Module], name: str, remat: bool, gather: Gather | None
 ) -> Callable[..., nn.Module]:
-  """The class of a block that runs as asked; to be called in a compact module.
+  """Returns a block's class with the requested options, for a compact module.
 
   Args:
-    module: its class. Whatever shapes its computation must be an attribute:
-      arguments of its call are arrays.
-    name: of the block.
-    remat: see this module.
-    gather: see this module.
+    module: class of the block. Values that affect shapes must be attributes,
+      because the arguments of its call are arrays.
+    name: name of the block.
+    remat: see the module docstring.
+    gather: see the module docstring.
 
   Raises:
-    ValueError: `is_block` does not know the name.
+    ValueError: `is_block` is false for the name.
   """
   if not is_block(name):
-    raise ValueError(f"{name!r} names no block; see blocks.is_block")
+    raise ValueError(f"{name!r} is not a block's name; see blocks.is_block")
   if gather is not None:
     module = nn.map_variables(
       module, "params", functools.partial(_gather_block, gather, name)
@@ -71,7 +71,7 @@ def block(
 
 
 def gather_rest(gather: Gather | None, params: PyTree) -> PyTree:
-  """A network's parameters, those gathered that no block will gather."""
+  """Returns the parameters with those outside blocks gathered."""
   if gather is None:
     return params
   rest = {name: p for name, p in params.items() if not is_block(name)}

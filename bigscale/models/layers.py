@@ -1,4 +1,4 @@
-"""Layers that more than one model uses."""
+"""Layers that several families use."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,12 +14,12 @@ Initializer = Callable[..., Array]
 
 
 def scaled_normal(gain: float, fan_in: int) -> Initializer:
-  """N(0, gain / sqrt(fan_in)); gain 0 gives zeros."""
+  """Returns the initializer N(0, gain / sqrt(fan_in)); gain 0 is zeros."""
   return nn.initializers.normal(gain / fan_in**0.5)
 
 
 def uniform_bias(fan_in: int) -> Initializer:
-  """U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): PyTorch's default for a bias."""
+  """Returns PyTorch's bias initializer, U(-b, b) with b = fan_in^(-1/2)."""
   bound = fan_in**-0.5
 
   def init(key: Array, shape: Sequence[int], dtype: str) -> Array:
@@ -29,17 +29,19 @@ def uniform_bias(fan_in: int) -> Initializer:
 
 
 class Conv(nn.Module):
-  """Convolution that keeps H and W. Weights are cast to the input's dtype.
+  """A convolution that keeps H and W.
+
+  Weights are cast to the input's dtype.
 
   Attributes:
-    features: output channels.
-    size: of the square kernel.
-    dtype: of the weights.
-    kernel_init: of the weights; None is N(0, 1 / sqrt(fan-in)).
-    use_bias: adds a bias, PyTorch's default at the start.
-    groups: of a grouped convolution.
-    apply: how to convolve; takes x_bhwc and w_hwio.
-    kept: where positive, how many of the outputs are computed: the first.
+    features: number of output channels.
+    size: side of the square kernel.
+    dtype: dtype of the weights.
+    kernel_init: initializer of the weights; None is N(0, 1 / sqrt(fan-in)).
+    use_bias: whether to add a bias, initialized as in PyTorch.
+    groups: number of groups of a grouped convolution.
+    apply: function that convolves x_bhwc with w_hwio.
+    kept: number of leading output channels to compute; 0 computes all.
   """
 
   features: int
@@ -53,7 +55,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to [B, H, W, kept or features]."""
+    """Maps [B, H, W, C] to [B, H, W, kept or features]."""
     kept = self.kept or self.features
     group_in = x_bhwc.shape[-1] // self.groups
     fan_in = group_in * self.size**2
@@ -73,13 +75,13 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-  """Matrix product.
+  """A linear layer.
 
   Attributes:
-    features: output channels.
-    dtype: of the weights.
-    kernel_init: of the weights; None is N(0, 1 / sqrt(fan-in)).
-    use_bias: adds a bias, PyTorch's default at the start.
+    features: number of output channels.
+    dtype: dtype of the weights.
+    kernel_init: initializer of the weights; None is N(0, 1 / sqrt(fan-in)).
+    use_bias: whether to add a bias, initialized as in PyTorch.
   """
 
   features: int
@@ -89,7 +91,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x_bi: Array) -> Array:
-    """[B, I] to [B, features]."""
+    """Maps [B, I] to [B, features]."""
     fan_in = x_bi.shape[-1]
     w_io = self.param(
       "kernel",
@@ -107,14 +109,14 @@ class Dense(nn.Module):
 
 
 class Embedding(nn.Module):
-  """A row of a table for every class.
+  """A table with one row per class.
 
   Attributes:
-    num_classes: rows.
+    num_classes: number of rows.
     features: length of a row.
-    table_init: of the table, which is called `embedding` to set it apart from
-      kernels.
-    dtype: of the table.
+    table_init: initializer of the table. The parameter is called `embedding`,
+      so that it is not selected as a kernel.
+    dtype: dtype of the table.
   """
 
   num_classes: int
@@ -124,9 +126,11 @@ class Embedding(nn.Module):
 
   @nn.compact
   def __call__(self, labels: Array) -> Array:
-    """[B] int32, or shares of the classes [B, num_classes], to [B, features].
+    """Maps labels to rows [B, features].
 
-    Shares mix the rows: one-hot ones give what the labels would.
+    Args:
+      labels: [B] int32, or weights of the classes [B, num_classes]. Weights mix
+        the rows; one-hot weights select a single row.
     """
     shape = (self.num_classes, self.features)
     table = self.param("embedding", self.table_init, shape, self.dtype)
@@ -137,9 +141,9 @@ class Embedding(nn.Module):
 
 
 def stage_dtype(spec: ModelBase, side: int) -> jnp.dtype:
-  """In which a layer computes on maps of that side, px.
+  """Returns the dtype that a layer computes in on maps of a side, px.
 
-  The last `bf16_stages` resolutions are half precision.
+  The `bf16_stages` highest resolutions compute in bfloat16.
   """
   half = side * 2**spec.bf16_stages > spec.resolution
   return jnp.dtype(jnp.bfloat16 if half else spec.dtype)
@@ -152,18 +156,18 @@ def projection_logits(
   init: Initializer,
   dtype: str,
 ) -> Array:
-  """The end of a projection discriminator (Miyato and Koyama 2018).
+  """Computes the logits of a projection discriminator (Miyato and Koyama 2018).
 
-  ReLU, sum over places, a linear layer (`linear`) plus the product with the
-  class's embedding (`projection`). From the sum on in `dtype`. To be called in
-  a compact module.
+  Applies ReLU, a sum over positions, and a linear layer (`linear`), and adds
+  the product with the class embedding (`projection`). The sum and all that
+  follows compute in `dtype`. Must be called in a compact module.
 
   Args:
-    x_bhwc: last map.
+    x_bhwc: the last map.
     labels: [B] int32.
-    num_classes: 0 leaves the projection out.
-    init: of both weights.
-    dtype: of both weights.
+    num_classes: number of classes; 0 omits the projection.
+    init: initializer of both weights.
+    dtype: dtype of both weights.
 
   Returns:
     Logits [B].

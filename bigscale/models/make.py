@@ -1,6 +1,6 @@
-"""From a model's spec to its networks, at the precision that it states."""
+"""Builds the networks of a model's spec, at the precision of the spec."""
 
-from bigscale.models import foreign
+from bigscale.models import check_networks
 from bigscale.models.blocks import Gather
 from bigscale.ops import precision
 from bigscale.spec import ModelBase, Precision, named
@@ -13,30 +13,31 @@ def make_model(
   split: BatchSplit = WHOLE_BATCH,
   gather: Gather | None = None,
 ) -> GanModel:
-  """Makes generator and discriminator, at the precision of their spec.
+  """Builds the generator and the discriminator, at the precision of their spec.
 
   Args:
-    spec: of the model.
-    platform: of the devices that will run it: `cpu`, `gpu` or `tpu`. Passed
-      rather than asked of JAX, so that a TPU program can be made without one.
-    split: how `shard_map` splits the batch in training; sampling and anything
-      under plain `jit` sees whole batches.
-    gather: from a part of a network's parameters, some of its top-level
-      entries, to the arrays that `apply` computes with, for parameters that
-      are split over devices: called as a block runs, and again in its backward
-      pass. None where they are whole. `init` never calls it.
+    spec: spec of the model.
+    platform: platform of the devices that will run it: `cpu`, `gpu` or `tpu`.
+      It is an argument, and not read from JAX, so that a program for a TPU can
+      be compiled without one.
+    split: how `shard_map` splits the training batch. Sampling and functions
+      under plain `jit` use whole batches.
+    gather: function from some top-level entries of a network's parameters to
+      the arrays that `apply` computes with, for sharded parameters. It is
+      called when a block runs and again in its backward pass. None if
+      parameters are not sharded. `init` never calls it.
 
   Raises:
-    SpecError: a user's own family makes none, or none that can train.
+    SpecError: a user's family does not build networks that can be trained.
   """
   if named.is_path(spec.name):
-    foreign.check(spec, platform)
+    check_networks.check(spec, platform)
   model = spec.make_networks(platform, split, gather)
   return GanModel(*(_stated(network, spec.precision) for network in model))
 
 
 def _stated(network: Network, stated: Precision) -> Network:
-  """The network, its functions traced at a precision whoever calls them."""
+  """Returns the network with its functions traced at a fixed precision."""
   of_network = precision.of_network(stated)
   return network._replace(
     init=of_network(network.init),

@@ -1,4 +1,4 @@
-"""From two flax modules to the pure functions that the rest of us sees."""
+"""Wraps two Flax modules as the pure functions of a `GanModel`."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ Select = Callable[[str], bool]
 
 
 def is_kernel(path: str) -> bool:
-  """Convolutions and matrices, not embeddings, bases, gains and biases."""
+  """Whether a parameter is the kernel of a convolution or linear layer."""
   return path.endswith("kernel")
 
 
 def never(path: str) -> bool:
-  """Selects nothing."""
+  """Returns False for every path."""
   del path
   return False
 
@@ -43,22 +43,25 @@ def gan_model(
   """Wraps a generator and a discriminator.
 
   Args:
-    g: called with (latents, labels, train=...) to images. Where it has batch
-      norm it has a field `moments`; where its blocks gather their own weights,
-      a field `gather` (`blocks.block`).
-    d: called with (images, labels) to logits [B]; may have a field `gather`.
-    spec: of both.
-    gather: of parameters that are split over devices, where `apply` runs;
-      None where they are whole. See `blocks`.
-    g_spectral: parameters of G with spectral norm, by path.
-    d_spectral: those of D.
-    g_orthogonal: parameters that orthogonal regularization covers.
-    d_orthogonal: those of D.
-    d_head: path of the layer of D, "trunk/last", whose input the monitor's
-      probe looks at. None takes the last layer that has a kernel.
+    g: module that maps (latents, labels, train=...) to images. A module with
+      batch norm must have a field `moments`. A module whose blocks gather their
+      own weights must have a field `gather` (`blocks.block`).
+    d: module that maps (images, labels) to logits [B]; may have a field
+      `gather`.
+    spec: spec of the model.
+    gather: function that gathers sharded parameters inside `apply`, or None if
+      they are not sharded; see `blocks`.
+    g_spectral: selects the parameters of G with spectral norm, by path.
+    d_spectral: selects the parameters of D with spectral norm, by path.
+    g_orthogonal: selects the parameters of G that orthogonal regularization
+      covers, by path.
+    d_orthogonal: selects the parameters of D that orthogonal regularization
+      covers, by path.
+    d_head: path of the layer of D, such as "trunk/last", whose input the
+      monitor's probe reads. None uses the last layer that has a kernel.
   """
   latents, labels, images = _examples(spec)
-  first_g, first_d = g, d  # At the start weights are whole.
+  first_g, first_d = g, d  # `init` creates unsharded weights.
   g, d = _with_gather(g, gather), _with_gather(d, gather)
 
   def init_g(key: Array) -> Variables:
@@ -99,7 +102,7 @@ def gan_model(
 def _generate(
   g: nn.Module, gather: Gather | None
 ) -> Callable[..., tuple[Array, Variables]]:
-  """G's `apply`, see `GanModel`."""
+  """Returns G's `apply`; see `GanModel`."""
 
   def apply(
     variables: Variables,
@@ -124,7 +127,7 @@ def _generate(
 
 
 def _with_gather(network: nn.Module, gather: Gather | None) -> nn.Module:
-  """The module whose blocks gather their weights, where it has any."""
+  """Returns the module with `gather` set, if its blocks gather weights."""
   return network.clone(gather=gather) if _gathers(network) else network
 
 
@@ -135,14 +138,14 @@ def _gathers(network: nn.Module) -> bool:
 def _gathered(
   network: nn.Module, gather: Gather | None, params: PyTree
 ) -> PyTree:
-  """Parameters as the module takes them."""
+  """Returns the parameters in the form that the module expects."""
   if gather is None or _gathers(network):
     return gather_rest(gather, params)
   return gather(params)
 
 
 def _examples(spec: ModelBase) -> tuple[Array, Array, Array]:
-  """Latents, labels and images, one each."""
+  """Returns zero latents, labels and images with a batch size of 1."""
   image = (1, spec.resolution, spec.resolution, spec.image_channels)
   return (
     jnp.zeros((1, spec.latent_dim), spec.dtype),
@@ -154,7 +157,7 @@ def _examples(spec: ModelBase) -> tuple[Array, Array, Array]:
 def _with_features(
   apply: Callable[[Variables, Array, Array], Array], head: str | None
 ) -> Callable[[Variables, Array, Array], tuple[Array, Array]]:
-  """D's pass that also gives what its last layer sees, [B, F]."""
+  """Returns `apply_d` that also returns the input of the last layer, [B, F]."""
 
   def features(
     variables: Variables, images: Array, labels: Array
@@ -180,12 +183,12 @@ def _with_features(
       logits = apply(variables, images, labels)
     require(
       bool(seen),
-      "the monitor's probe reads the input of D's last layer, and found "
+      "the monitor's probe reads the input of D's last layer, but found "
       + ("no layer with a kernel in D" if head is None else f"no {head!r}")
-      + "; name the layer by d_head of bigscale.models.networks.gan_model",
+      + "; set d_head of bigscale.models.networks.gan_model to a layer's path",
     )
     x = seen[-1]
-    if x.ndim > 2:  # Of a map or of tokens.
+    if x.ndim > 2:  # A feature map or tokens.
       x = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
     return logits, x
 
@@ -193,7 +196,7 @@ def _with_features(
 
 
 def _has_kernel(params: PyTree, path: Sequence[str]) -> bool:
-  """Whether the module at a path has a kernel of its own."""
+  """Whether the module at a path has a kernel."""
   for name in path:
     if not isinstance(params, Mapping) or name not in params:
       return False
@@ -202,11 +205,11 @@ def _has_kernel(params: PyTree, path: Sequence[str]) -> bool:
 
 
 def _half(init: Callable[[Array], Variables], spec: ModelBase) -> Select:
-  """Kernels of the convolutions that see half-precision maps."""
+  """Selects the kernels of convolutions whose input is bfloat16."""
 
   @functools.cache
   def kernels() -> frozenset[str]:
-    """Found by watching one pass, so that no second table can be wrong."""
+    """Finds the kernels by tracing, so no table has to be maintained."""
     found = set()
 
     def watch(
@@ -221,7 +224,8 @@ def _half(init: Callable[[Array], Variables], spec: ModelBase) -> Select:
       return call(*inputs, **options)
 
     with nn.intercept_methods(watch):
-      # A function of its own: JAX remembers traces, and would not call again.
+      # A new function each time, because JAX caches traces and would skip
+      # `watch`.
       jax.eval_shape(lambda: init(jax.random.key(0)))
     return frozenset(found)
 
@@ -229,5 +233,5 @@ def _half(init: Callable[[Array], Variables], spec: ModelBase) -> Select:
 
 
 def _tracked(spectral: Select) -> Select:
-  """All that is like a matrix, and whatever has spectral norm."""
+  """Selects all kernels and all parameters with spectral norm."""
   return lambda path: is_kernel(path) or spectral(path)

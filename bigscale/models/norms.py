@@ -1,8 +1,8 @@
-"""Batch norm over the global batch or groups of it, conditional and plain.
+"""Batch norm over the global batch or groups of samples.
 
-Under `jit` over a mesh the mean over the batch axis is the mean over all
-devices. Where the batch is split by hand (`shard_map`), `Moments` says what
-lies elsewhere.
+Under `jit` over a mesh, a mean over the batch axis is the mean over all
+devices. If `shard_map` splits the batch, `Moments` describes which samples are
+on other devices.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from bigscale.types import Array, BatchSplit
 class Moments:
   """Which samples share a mean and a variance.
 
-  Brock et al. 2019 take them over all devices; smaller groups, of as many
-  samples as a replica or some replicas hold, are XMC-GAN's way (Zhang et al.
-  2021) and cost fewer messages.
+  Brock et al. 2019 share them across all devices. Smaller groups, with the
+  samples of one replica or several, follow XMC-GAN (Zhang et al. 2021) and need
+  less communication.
 
   Attributes:
-    group_size: samples; consecutive ones make a group. 0 is the whole batch.
-    split: where the batch lies.
-    passes: batches that a device's samples are of, one after the other, each
-      with groups of its own.
+    group_size: number of consecutive samples in a group; 0 is the whole batch.
+    split: how the batch is split over devices.
+    passes: number of batches that a device's samples consist of, one after the
+      other. Each batch has its own groups.
   """
 
   group_size: int = 0
@@ -38,29 +38,29 @@ class Moments:
   def __call__(
     self, x_bhwc: Array, near_c: Array | float = 0.0
   ) -> tuple[Array, Array]:
-    """Computes means and biased variances, [G, C] of the G groups here.
+    """Computes means and biased variances, [G, C], of the G local groups.
 
-    Those of the first pass come first.
-
-    The variance is E[(x - k)^2] - E[x - k]^2. Its relative error is about that
-    of x times (mean - k)^2 / variance, whatever k is.
+    The groups of the first pass come first. The variance is E[(x - k)^2] - E[x
+    - k]^2. Its relative error is about that of x times (mean - k)^2 / variance,
+    for any k.
 
     Args:
       x_bhwc: [B, H, W, C] in float32 or wider.
-      near_c: [C] k, a guess of the means, equal on all devices. A constant to
-        the gradient.
+      near_c: [C] k, an estimate of the means that is equal on all devices. No
+        gradient flows through it.
 
     Raises:
-      SpecError: groups do not fill the batch, or split a device's samples.
+      SpecError: groups do not divide the batch, or would split one device's
+        samples unevenly.
     """
     b, h, w, c = x_bhwc.shape
     here, spanned = self._groups(b)
     near_c = lax.stop_gradient(jnp.broadcast_to(near_c, (c,)))
     x_gnhwc = x_bhwc.reshape(here, b // here, h, w, c)
     x_gnhwc = x_gnhwc - near_c[None, None, None, None]
-    # One pass, so that both sums cross the devices in one all-reduce and come
-    # out of the convolution before them. A guess taken from the batch, or a
-    # second pass, would read the map once more.
+    # One pass over the map: both sums need a single all-reduce, and the
+    # compiler can fuse them with the preceding convolution. An estimate from
+    # the batch itself, or a second pass, would read the map once more.
     mean_gc = jnp.mean(x_gnhwc, axis=(1, 2, 3))
     square_gc = jnp.mean(jnp.square(x_gnhwc), axis=(1, 2, 3))
     if spanned > 1:
@@ -77,12 +77,12 @@ class Moments:
     return mean_gc + near_c[None], var_gc
 
   def samples(self, b: int) -> int:
-    """In one group, of a batch with `b` samples here."""
+    """Returns the number of samples per group if `b` samples are local."""
     here, spanned = self._groups(b)
     return b // here * spanned
 
   def _groups(self, samples: int) -> tuple[int, int]:
-    """How many groups lie here, and over how many devices one is spread."""
+    """Returns the number of local groups and the devices that a group spans."""
     b = samples // self.passes
     size = self.group_size or b * self.split.devices
     here, spanned = max(1, b // size), max(1, size // b)
@@ -91,25 +91,25 @@ class Moments:
       devices = self.split.devices
       raise SpecError(
         f"model.batch_norm_group_size={size} does not fit {b} samples on each "
-        f"of {devices} devices: a group is a divisor of {b}, or {b} times a "
-        f"divisor of {devices}; use {b} (each device for itself) or 0 (the "
-        "whole batch)"
+        f"of {devices} devices: it must be a divisor of {b}, or {b} times a "
+        f"divisor of {devices}; use {b} (one group per device) or 0 (the whole "
+        "batch)"
       )
     return self.passes * here, spanned
 
 
 class BatchNorm(nn.Module):
-  """Normalizes channels, then applies a gain and a bias made elsewhere.
+  """Normalizes channels, then applies a gain and a bias given by the caller.
 
-  All in float32 or wider, folded into one factor and one term for each
-  channel; the result has the map's dtype. Running statistics live in
-  `batch_stats`, as means over the groups that lie here; the variance there is
-  the unbiased one, as in PyTorch. In training their mean is also the guess
-  that keeps the batch's variance exact where means are large (`Moments`).
+  It computes in float32 or wider, with one factor and one offset per channel.
+  The result has the map's dtype. The running statistics in `batch_stats` are
+  means over the local groups; the variance is the unbiased one, as in PyTorch.
+  In training, the running mean also serves as the estimate that keeps the
+  batch's variance accurate if means are large (`Moments`).
 
   Attributes:
-    momentum: share of the old running statistics kept by an update.
-    epsilon: added to the variance.
+    momentum: decay rate of the running statistics per update.
+    epsilon: constant added to the variance.
     moments: which samples share statistics.
   """
 
@@ -126,9 +126,16 @@ class BatchNorm(nn.Module):
     *,
     train: bool,
   ) -> Array:
-    """[B, H, W, C] to the same; `train` uses and records the batch's.
+    """Normalizes [B, H, W, C].
 
-    Gain and bias are [B, C] or broadcast to it.
+    Args:
+      x_bhwc: [B, H, W, C].
+      gain_bc: gain, broadcastable to [B, C].
+      bias_bc: bias, broadcastable to [B, C].
+      train: whether to use the batch's statistics and update the running ones.
+
+    Returns:
+      [B, H, W, C] in the dtype of `x_bhwc`.
     """
     b, h, w, channels = x_bhwc.shape
     wide = jnp.promote_types(x_bhwc.dtype, jnp.float32)
@@ -154,7 +161,7 @@ class BatchNorm(nn.Module):
     return y.astype(x_bhwc.dtype)
 
   def _moved(self, running_c: Array, found_gc: Array) -> Array:
-    """Running statistics after each pass in turn."""
+    """Returns the running statistics, updated once per pass."""
     passes = self.moments.passes
     means_pc = jnp.mean(
       found_gc.reshape(passes, -1, found_gc.shape[-1]), axis=1
@@ -166,7 +173,7 @@ class BatchNorm(nn.Module):
 
 
 class AffineBatchNorm(nn.Module):
-  """Batch norm with one learned gain and bias a channel."""
+  """Batch norm with a learned gain and bias per channel."""
 
   momentum: float
   epsilon: float
@@ -175,7 +182,7 @@ class AffineBatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array, *, train: bool) -> Array:
-    """[B, H, W, C] to the same."""
+    """Maps [B, H, W, C] to the same shape."""
     channels = x_bhwc.shape[-1]
     gain = self.param("gain", nn.initializers.ones, (channels,), self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (channels,), self.dtype)
@@ -187,16 +194,16 @@ class AffineBatchNorm(nn.Module):
 class ConditionalBatchNorm(nn.Module):
   """Batch norm whose gain and bias depend on a condition.
 
-  The gain is 1 + f(condition): without the 1 the layer starts by multiplying
-  with noise around zero (Brock et al. 2019, app. B, and their code).
+  The gain is 1 + f(condition). Without the 1, the layer would initially
+  multiply by noise around zero (Brock et al. 2019, app. B, and their code).
 
   Attributes:
     momentum: see `BatchNorm`.
     epsilon: see `BatchNorm`.
-    dtype: of the parameters.
-    num_classes: where positive, the condition is a label [B] int32 (or shares
-      of the classes, see `Embedding`) and gain and bias are rows of tables;
-      else a vector [B, N], mapped linearly.
+    dtype: dtype of the parameters.
+    num_classes: if positive, the condition is a label [B] int32 (or class
+      weights, see `Embedding`), and gain and bias are rows of tables. If 0, the
+      condition is a vector [B, N] that is mapped linearly.
     moments: see `BatchNorm`.
   """
 
@@ -208,7 +215,7 @@ class ConditionalBatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array, condition: Array, *, train: bool) -> Array:
-    """[B, H, W, C] to the same."""
+    """Maps [B, H, W, C] to the same shape."""
     gain_bc = self._map("gain", x_bhwc.shape[-1], condition)
     bias_bc = self._map("bias", x_bhwc.shape[-1], condition)
     return BatchNorm(self.momentum, self.epsilon, self.moments, name="norm")(

@@ -1,1 +1,1 @@
-"""Pure JAX functions: no model, no mesh, no state of their own."""
+"""Pure JAX functions that depend on no model, mesh or state."""

@@ -1,19 +1,19 @@
-"""Attention over the places of a map, written as each platform likes it.
+"""Attention over the positions of a map, in formulations for each platform.
 
 A query weighs all keys by the softmax of its products with them. The weights
-[B, n, m] are far larger than what they are made of: 134 MB for 16 maps of
-64 x 64 places with keys of 32 x 32, in bfloat16. Values and gradients of all
-orders agree between formulations; only speed and memory differ.
+[B, n, m] are much larger than their inputs: 134 MB in bfloat16 for 16 maps with
+64 x 64 queries and 32 x 32 keys. All formulations have the same values and the
+same gradients of all orders. Only speed and memory differ.
 
 | formulation | where the weights are |
 |-------------|-----------------------|
-| `plain`     | in memory, from the forward pass to the backward pass |
-| `remade`    | nowhere: each product that takes them makes them again |
-| `library`   | as XLA makes of `jax.nn.dot_product_attention` |
+| `plain`     | stored from the forward pass to the backward pass |
+| `remade`    | not stored: each product that uses them recomputes them |
+| `library`   | as `jax.nn.dot_product_attention` compiles |
 
-Estimated cycles of the TPU's compiler for v5e at 1.5 GHz, `remade` with the
-options of `parallel.compiler`, milliseconds of a whole layer in bfloat16, whose
-weights 64 x 64 queries and 32 x 32 keys make:
+Estimated cycles of the TPU compiler for v5e at 1.5 GHz (`remade` with the
+options of `parallel.compiler`), milliseconds of a whole layer in bfloat16 with
+64 x 64 queries and 32 x 32 keys:
 
 | layer                                       | `plain` | `remade` |
 |---------------------------------------------|---------|----------|
@@ -21,11 +21,11 @@ weights 64 x 64 queries and 32 x 32 keys make:
 | 192 channels, 8 images, forward + backward  | 3.22    | 1.38     |
 | 192 channels, 16 images, forward            | 0.66    | 0.66     |
 
-Without a gradient the compiler fuses all of `plain`, so `remade` is the same
-there. In its own form it would take 1.24.
+Without a gradient the compiler fuses all of `plain`, so `remade` computes
+`plain` there. The forward pass of its own formulation would take 1.24.
 
-CPU: processor milliseconds, float32, forward + backward, the best of 5 in
-turns on a busy machine (keys of 8 and 12, values of 32 and 48):
+CPU processor milliseconds, float32, forward + backward, best of 5 interleaved
+runs on a busy machine (keys of 8 and 12 channels, values of 32 and 48):
 
 | images, queries, keys | `plain` | `remade` | `library` |
 |-----------------------|---------|----------|-----------|
@@ -48,16 +48,17 @@ from bigscale.types import Array
 # (queries [B, n, k], keys [B, m, k], values [B, m, v]) -> [B, n, v].
 Formulation = Callable[[Array, Array, Array], Array]
 
-# A TPU's compiler fuses products of products whose width is a multiple of it.
+# The TPU compiler fuses products of products if their width is a multiple of
+# this.
 _WIDTH = 16
 
 
 def plain(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
-  """Leaves the gradient to JAX.
+  """Computes attention and leaves the gradient to JAX.
 
-  The softmax divides last, where there are v and not m numbers a place, and
-  its sum is one more column of the product with the values: a TPU would pass
-  over all n x m weights once more for either.
+  The division by the softmax's sum comes last, on v instead of m numbers per
+  position. The sum is one more column of the product with the values. A TPU
+  would otherwise read all n x m weights once more for each.
   """
   score_bnm = _scores(query_bnk, key_bmk)
   top_bn = lax.stop_gradient(jnp.max(score_bnm, axis=-1))
@@ -66,19 +67,19 @@ def plain(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
 
 
 def remade(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
-  """Makes the weights again wherever a product takes them.
+  """Computes attention and recomputes the weights for each product.
 
-  So does Dao et al. 2022 (FlashAttention, alg. 4), in a kernel of its own. Here
-  the TPU's compiler fuses the products, given the options that
-  `parallel.compiler` sets. Barriers keep it from making the weights once and
-  storing them.
+  FlashAttention does the same in a custom kernel (Dao et al. 2022, alg. 4).
+  Here, the TPU compiler fuses the products, given the options that
+  `parallel.compiler` sets. Optimization barriers prevent it from computing the
+  weights once and storing them.
   """
   how = _How(precision.current(), query_bnk.shape[-1])
   return _remade(how, query_bnk, key_bmk, value_bmv)
 
 
 def library(query_bnk: Array, key_bmk: Array, value_bmv: Array) -> Array:
-  """Calls JAX's own, whose heads of keys and values must be equally wide."""
+  """Calls JAX's function, which needs keys and values of equal width."""
   width = max(query_bnk.shape[-1], value_bmv.shape[-1])
 
   def one_head(x: Array) -> Array:
@@ -99,21 +100,21 @@ FORMULATIONS: dict[str, Formulation] = {
 
 
 def choose(platform: str) -> str:
-  """Names the formulation for `cpu`, `gpu` or `tpu`, as measured (see above).
+  """Returns the formulation for `cpu`, `gpu` or `tpu`, as measured (see above).
 
-  No GPU was measured; it gets `plain`.
+  No GPU was measured; it uses `plain`.
   """
   return "remade" if platform == "tpu" else "plain"
 
 
 def _scores(q: Array, k: Array) -> Array:
-  """[B, n, m], in float32 or wider."""
+  """Returns the products of queries and keys, [B, n, m], at least float32."""
   wide = jnp.promote_types(q.dtype, jnp.float32)
   return _product("bnk,bmk->bnm", q, k, wide)
 
 
 def _product(subscripts: str, a: Array, b: Array, dtype: jnp.dtype) -> Array:
-  """An einsum of arrays of one dtype, with a result of another."""
+  """Returns an einsum of arrays of one dtype with a result of another dtype."""
   is_half = a.dtype == jnp.bfloat16
   einsum = precision.half(jnp.einsum) if is_half else jnp.einsum
   return einsum(subscripts, a, b, preferred_element_type=dtype)
@@ -122,9 +123,10 @@ def _product(subscripts: str, a: Array, b: Array, dtype: jnp.dtype) -> Array:
 def _weighed(
   score_bnm: Array, top_bn: Array, value_bmv: Array
 ) -> tuple[Array, Array]:
-  """Returns means of the values, [B, n, v], and sums of the weights, [B, n].
+  """Returns the weighted means of the values and the sums of the weights.
 
-  Both have the scores' dtype. `top_bn` is what is taken off the scores.
+  The means are [B, n, v] and the sums [B, n], both in the scores' dtype.
+  `top_bn` is subtracted from the scores.
   """
   dtype, wide = value_bmv.dtype, score_bnm.dtype
   weight_bnm = jnp.exp(score_bnm - top_bn[..., None]).astype(dtype)
@@ -140,11 +142,11 @@ def _weighed(
 
 
 class _How(NamedTuple):
-  """What the backward pass of `remade` has to know.
+  """Settings for the backward pass of `remade`.
 
   Attributes:
-    precision: of its products.
-    width: of queries and keys.
+    precision: precision of its products.
+    width: width of queries and keys.
   """
 
   precision: Precision | None
@@ -153,7 +155,7 @@ class _How(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _remade(how: _How, q: Array, k: Array, v: Array) -> Array:
-  """Computes the plain form, which a TPU fuses where no gradient is taken."""
+  """Computes `plain`, which a TPU fuses if no gradient is needed."""
   del how
   return plain(q, k, v)
 
@@ -163,11 +165,11 @@ def _forward(
 ) -> tuple[Array, tuple[Array, ...]]:
   missing = -how.width % _WIDTH
   if missing:
-    # Here, and not by the caller, or the gradients' products are not fused. The
-    # barrier keeps the compiler from taking the zeros away again.
+    # The padding is here because the gradients' products are not fused if the
+    # caller pads. The barrier prevents the compiler from removing the zeros.
     padding = ((0, 0), (0, 0), (0, missing))
     q, k = lax.optimization_barrier((jnp.pad(q, padding), jnp.pad(k, padding)))
-  # From scores of its own: from the same they would be stored.
+  # From separate scores: scores that are used twice would be stored.
   top_bn = jnp.max(_scores(*lax.optimization_barrier((q, k))), axis=-1)
   top_bn = lax.stop_gradient(top_bn)
   out_bnv, sum_bn = _weighed(_scores(q, k), top_bn, v)
@@ -194,11 +196,12 @@ def _gradients(
 ) -> tuple[Array, Array, Array]:
   """Returns the gradients of queries, keys and values.
 
-  With weights P and their gradient D, that of the scores is P (D - sum(P D)),
-  and sum(P D) over m is the product of the result with its own gradient. P is
-  the exponential E over its sum. The gradient of the result is divided by that
-  sum, where there are v and not m numbers a place. A logarithm of the sum that
-  was added to the maximum would be rounded away beside a large one.
+  With weights P and their gradient D, the gradient of the scores is P (D -
+  sum(P D)). The sum P D over m is the product of the output with its own
+  gradient. P is the exponential E divided by its sum. The output's gradient is
+  divided by that sum, on v instead of m numbers per position. Adding the
+  logarithm of the sum to the maximum instead would lose it to rounding if the
+  maximum is large.
   """
   wide = sum_bn.dtype
   by_out_bnv = (by_out_bnv / sum_bn[..., None]).astype(by_out_bnv.dtype)

@@ -1,10 +1,11 @@
-"""Grouped 3x3 convolutions, written as each platform likes them.
+"""Grouped 3x3 convolutions, in formulations for each platform.
 
-A group of R3GAN has 16 or 32 channels. A TPU's matrix unit is 128 wide and runs
-almost empty on them; XLA's CPU backend differentiates `feature_group_count`
-about a hundred times slower than a dense convolution of the same cost. Several
-groups can become one, whose kernel is zero off the diagonal blocks. Values and
-gradients of all orders agree; only the speed differs.
+A group of R3GAN has 16 or 32 channels. A TPU's matrix unit is 128 wide, so such
+groups leave most of it idle. XLA's CPU backend differentiates
+`feature_group_count` about a hundred times slower than a dense convolution of
+the same cost. Therefore several groups can be merged into one whose kernel is
+zero outside the diagonal blocks. All formulations have the same values and the
+same gradients of all orders. Only the speed differs.
 
 TPU: estimated cycles of the compiler for v5e at 1.5 GHz, one R3GAN block in
 bfloat16 (float32 at 4 px), forward + backward, milliseconds:
@@ -20,18 +21,19 @@ bfloat16 (float32 at 4 px), forward + backward, milliseconds:
 |  8 px, 16, 32 images  | 0.69   | 0.76       |            |
 |  4 px, 16, 32 images  | 0.21   | 0.27       |            |
 
-With the gradient of R1: 22.8 to 9.3 at 16 px, 4.2 to 2.5 at 8 px (width 32).
-Nine shifted products of matrices, 8 px, 32: 3.6. Where little is computed,
-making the wide kernel costs more than it saves.
+With the gradient of R1, merging reduces 22.8 to 9.3 at 16 px and 4.2 to 2.5 at
+8 px (width 32). Nine shifted matrix products take 3.6 at 8 px, width 32. For
+small maps, building the merged kernel costs more than it saves.
 
-Two more things halve a merged block (16 px, 16: 2.6 to 1.7 ms). A 1x1 kernel
-stays a convolution: as a product of matrices it would pin the order of B, H, W
-and C, and the map would be copied before and after each 3x3 convolution. And
-the wide kernel is made without moving O, see `block_diagonal`.
+Two further measures halve the time of a merged block (16 px, 16: 2.6 to 1.7
+ms). First, a 1x1 kernel remains a convolution. As a matrix product it would fix
+the order of B, H, W and C, and the map would be copied before and after each
+3x3 convolution. Second, the merged kernel is built without moving O; see
+`block_diagonal`.
 
-CPU: processor milliseconds on one core, float32, 128 images of groups of 16,
-the best of 12, one convolution with its activations; in brackets the block's
-share of PyTorch's time with the gradient of R1, of 5:
+CPU: processor milliseconds on one core, float32, 128 images, groups of 16, one
+convolution with its activations, best of 12. In brackets: the time of a block
+with the gradient of R1, relative to PyTorch, best of 5.
 
 | map, channels | native | per_group | split_32  | split_64   | dense |
 |---------------|--------|-----------|-----------|------------|-------|
@@ -39,10 +41,10 @@ share of PyTorch's time with the gradient of R1, of 5:
 |  8 px, 128    | 20     | 12 (0.67) | 12 (0.66) | 17 (0.80)  | 24    |
 |  8 px, 256    | 57     | 32 (1.30) | 32 (1.02) | 40 (1.28)  | 120   |
 
-The gradient of the weights at 16 px: 29, 30 and 37 for the middle three, 94 as
-three products of shifted rows; `patches` takes five times a convolution. With
-YNNPACK, which XLA prefers where not told (`parallel/compiler.py`), the gradient
-of a dense kernel takes five times as long.
+The gradient of the weights at 16 px takes 29, 30 and 37 for the middle three,
+and 94 as three products of shifted rows. `patches` takes five times as long as
+a convolution. With YNNPACK, which XLA uses by default (`parallel/compiler.py`),
+the gradient of a dense kernel takes five times as long.
 """
 
 import functools
@@ -55,24 +57,24 @@ from bigscale.types import Array
 
 Formulation = Callable[[Array, Array, int], Array]
 
-# One XLA convolution a part: beyond this many the program grows too long.
+# Maximum number of XLA convolutions; more would make the program too long.
 _MAX_PARTS = 32
-# On a TPU, below this product of side, px, and group width merging costs more
-# than it saves: between 128, where it loses, and 256, where it wins.
+# On a TPU, the smallest product of side (px) and group width for which merging
+# saves time. It costs time at 128 and saves time at 256.
 _MERGE_FROM = 256
 
 
 def conv(x_bhwc: Array, w_hwio: Array, *, platform: str = "cpu") -> Array:
-  """Dense convolution, stride 1, zero padding that keeps H and W.
+  """Computes a dense convolution with stride 1 that keeps H and W.
 
-  Except on a TPU, a 1x1 kernel becomes a product of two matrices. Not an einsum
-  over B, H and W: XLA's CPU backend takes five times as long for the gradient
-  of that.
+  Except on a TPU, a 1x1 kernel becomes a product of two matrices. It is not an
+  einsum over B, H and W, whose gradient takes five times as long on XLA's CPU
+  backend.
 
   Args:
     x_bhwc: [B, H, W, I].
     w_hwio: [h, w, I, O], of the same dtype.
-    platform: of the devices that will run it: `cpu`, `gpu` or `tpu`.
+    platform: platform of the devices that will run it: `cpu`, `gpu` or `tpu`.
 
   Returns:
     [B, H, W, O].
@@ -84,7 +86,7 @@ def conv(x_bhwc: Array, w_hwio: Array, *, platform: str = "cpu") -> Array:
 
 
 def native(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
-  """XLA's own form: `feature_group_count`."""
+  """Uses XLA's `feature_group_count`."""
   return jax.lax.conv_general_dilated(
     x_bhwc,
     w_hwio,
@@ -96,14 +98,14 @@ def native(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
 
 
 def merged(x_bhwc: Array, w_hwio: Array, groups: int, width: int) -> Array:
-  """Fewer groups of up to `width` channels, still `feature_group_count`."""
+  """Merges groups up to `width` channels and uses `feature_group_count`."""
   together = _together(groups, w_hwio.shape[2], width)
   wide_hwio = block_diagonal(w_hwio, groups, together)
   return native(x_bhwc, wide_hwio, groups // together)
 
 
 def split(x_bhwc: Array, w_hwio: Array, groups: int, width: int) -> Array:
-  """A dense convolution for every merged group of up to `width` channels."""
+  """Merges groups up to `width` channels and convolves each densely."""
   together = _together(groups, w_hwio.shape[2], width)
   wide_hwio = block_diagonal(w_hwio, groups, together)
   parts = groups // together
@@ -118,7 +120,7 @@ def split(x_bhwc: Array, w_hwio: Array, groups: int, width: int) -> Array:
 
 
 def patches(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
-  """Shifted copies of the input and one batched matrix product."""
+  """Computes one batched matrix product of shifted copies of the input."""
   b, h, w, channels = x_bhwc.shape
   kh, kw, group_in, out = w_hwio.shape
   group_out = out // groups
@@ -139,17 +141,18 @@ def patches(x_bhwc: Array, w_hwio: Array, groups: int) -> Array:
 
 
 def block_diagonal(w_hwio: Array, groups: int, together: int) -> Array:
-  """The kernel of `groups / together` groups: zero where the old ones cross.
+  """Returns the kernel of `groups / together` merged groups.
 
-  The j-th rows of blocks are the kernel itself, masked to the outputs of each
-  j-th group. O stays innermost throughout: blocks moved there and back cost a
-  TPU a fifth of a block of layers. The gradient of the masks picks the blocks
-  out again.
+  It is zero where different original groups meet. The j-th block of rows is the
+  kernel itself, masked to the outputs of groups whose index is j modulo
+  `together`. O stays the innermost axis: moving the blocks would cost a TPU a
+  fifth of the time of a block of layers. The gradient of the masks extracts the
+  blocks again.
 
   Args:
     w_hwio: [h, w, I / groups, O].
-    groups: of it.
-    together: how many of them become one; divides `groups`.
+    groups: number of groups of the kernel.
+    together: number of groups to merge into one; divides `groups`.
 
   Returns:
     [h, w, together * I / groups, O].
@@ -167,7 +170,7 @@ def block_diagonal(w_hwio: Array, groups: int, together: int) -> Array:
 
 
 def _together(groups: int, group_in: int, width: int) -> int:
-  """How many groups become one of at most `width` channels; 1 is allowed."""
+  """Returns how many groups to merge into one of at most `width` channels."""
   divisors = [n for n in range(1, groups + 1) if groups % n == 0]
   return max(n for n in divisors if n == 1 or n * group_in <= width)
 
@@ -191,15 +194,15 @@ FORMULATIONS: dict[str, Formulation] = {
 def choose(
   formulation: str, platform: str, groups: int, side: int, group_width: int
 ) -> str:
-  """Names the formulation that `auto` stands for, as measured (see above).
+  """Returns the formulation that `auto` stands for, as measured (see above).
 
   Args:
     formulation: a key of `FORMULATIONS`, or `auto`.
-    platform: of the devices that will run it: `cpu`, `gpu` or `tpu`. No GPU
-      was measured; it gets `native`.
-    groups: of the convolution.
-    side: of the map, px.
-    group_width: input channels of a group.
+    platform: platform of the devices that will run it: `cpu`, `gpu` or `tpu`.
+      No GPU was measured; it uses `native`.
+    groups: number of groups of the convolution.
+    side: side of the map, px.
+    group_width: number of input channels per group.
   """
   if formulation != "auto":
     return formulation

@@ -1,4 +1,4 @@
-"""Images at the doors (uint8) and inside (float in [-1, 1])."""
+"""Converts between uint8 images and float images in [-1, 1]."""
 
 import jax.numpy as jnp
 
@@ -11,5 +11,5 @@ def to_float(images: Array, dtype: jnp.dtype = jnp.float32) -> Array:
 
 
 def to_uint8(images: Array) -> Array:
-  """Maps floats in about [-1, 1] to uint8 [0, 255], clipping what overflows."""
+  """Maps floats in [-1, 1] to uint8 [0, 255], clipping values outside."""
   return jnp.clip(jnp.round(images * 127.5 + 127.5), 0, 255).astype(jnp.uint8)

@@ -1,10 +1,10 @@
-"""1x1 convolution and the largest of 2 x 2 places, as each platform likes it.
+"""A 1x1 convolution followed by 2 x 2 max pooling, for each platform.
 
-Attention pools its keys and values so (Brock et al. 2019, their code). Values
-and gradients agree between formulations: places that are equally large share
-the gradient, as in `jnp.max`. On a CPU, forward and backward, `whole` takes a
-sixth to a third of the processor time (16 ms of 98 for 32 maps of 32 px, 64 to
-40 channels; 113 of 394 for 16 of 64 px, 96 to 60).
+Attention pools its keys and values this way (code of Brock et al. 2019). Both
+formulations have the same values and gradients: equal maxima share the
+gradient, as in `jnp.max`. On a CPU, `whole` takes a sixth to a third of the
+other's processor time, forward and backward (16 ms of 98 for 32 maps of 32 px,
+64 to 40 channels; 113 of 394 for 16 maps of 64 px, 96 to 60).
 """
 
 import functools
@@ -29,10 +29,10 @@ def whole(x_bhwc: Array, w_hwio: Array) -> Array:
 
 
 def strided(x_bhwc: Array, w_hwio: Array) -> Array:
-  """Makes four convolutions of every other place, and takes the largest.
+  """Computes four strided convolutions and takes their maximum.
 
-  A TPU takes as long for the maxima of a reshaped map, and their gradients, as
-  for attention itself.
+  On a TPU, the maximum of a reshaped map and its gradient would take as long as
+  attention itself.
   """
   return _strided(precision.current(), x_bhwc, w_hwio)
 
@@ -41,22 +41,22 @@ FORMULATIONS: dict[str, Formulation] = {"whole": whole, "strided": strided}
 
 
 def choose(platform: str) -> str:
-  """Names the formulation for `cpu`, `gpu` or `tpu`.
+  """Returns the formulation for `cpu`, `gpu` or `tpu`.
 
-  No GPU was measured; it gets `whole`.
+  No GPU was measured; it uses `whole`.
   """
   return "strided" if platform == "tpu" else "whole"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _strided(stated: Precision | None, x_bhwc: Array, w_hwio: Array) -> Array:
-  """Computes `whole`, which is faster on a TPU where no gradient is taken."""
+  """Computes `whole`, which is faster on a TPU if no gradient is needed."""
   del stated
   return whole(x_bhwc, w_hwio)
 
 
 def _four(x_bhwc: Array, w_hwio: Array) -> list[Array]:
-  """Returns four [B, H, W, O]: at even and odd rows and columns."""
+  """Returns four [B, H, W, O], one for each parity of rows and columns."""
   return [
     lax.conv_general_dilated(
       x_bhwc[:, row:, column:],

@@ -1,14 +1,14 @@
-"""One power iteration of many weights at once, split over devices or whole.
+"""Power iterations of many weights at once, sharded or not.
 
-Brock et al. 2019, sec. 4: the first k singular values of a weight W come from
-k vectors u that persist, made orthogonal by Gram-Schmidt in every iteration:
-v = GS(W^T u), u = GS(W v), sigma = u . W v. Weights are read in place, never
-reshaped, at the highest precision, in float32 or wider.
+The first k singular values of a weight W come from k persistent vectors u,
+which Gram-Schmidt orthogonalizes in every iteration: v = GS(W^T u), u = GS(W
+v), sigma = u . W v (Brock et al. 2019, sec. 4). Weights are not reshaped. All
+products have the highest precision, in float32 or wider.
 
-Where a weight is split over devices (inside `shard_map`), each multiplies its
-own part, and two messages carry the products of all weights together: a sum
-and a concatenation. Left to itself, XLA gathers whole kernels instead (seen
-for TPU v5e: 950 MB a step of BigGAN-128).
+If a weight is sharded (inside `shard_map`), each device multiplies its own
+shard. Two collectives then transfer the products of all weights together: a sum
+and a concatenation. By default XLA would gather whole kernels instead (observed
+for TPU v5e: 950 MB per step of BigGAN-128).
 """
 
 import dataclasses
@@ -23,15 +23,16 @@ from jax import lax
 
 from bigscale.types import Array
 
-# Vectors up to this length are orthogonalized together.
+# Vectors up to this length are orthogonalized in one batch.
 _SHORTEST = 512
 
 
 class Spectrum(NamedTuple):
-  """The power iteration of one weight.
+  """The state of a weight's power iteration.
 
   Attributes:
-    u: [k, O] left singular vectors, O the length of the weight's output axis.
+    u: [k, O] left singular vectors, where O is the length of the weight's
+      output axis.
     sigma: [k] singular values, largest first.
   """
 
@@ -39,18 +40,18 @@ class Spectrum(NamedTuple):
   sigma: Array
 
 
-# From the path of a weight ("block0/conv1/kernel") to its spectrum.
+# Spectra by the path of a weight, such as "block0/conv1/kernel".
 Spectra = Mapping[str, Spectrum]
 
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-  """How weights are split over devices, inside `shard_map`.
+  """How weights are sharded over devices, inside `shard_map`.
 
   Attributes:
-    axis_name: of the mesh.
-    parts: devices along it.
-    split: by path, the axis along which a weight is split, -1 for none.
+    axis_name: name of the mesh axis.
+    parts: number of devices along the axis.
+    split: by path, the axis along which a weight is sharded, or -1.
   """
 
   axis_name: str
@@ -59,7 +60,7 @@ class Exchange:
 
 
 class Steps(NamedTuple):
-  """One iteration on: spectra, and by path right vectors [k, ...]."""
+  """The result of an iteration: spectra, and right vectors [k, ...] by path."""
 
   spectra: dict[str, Spectrum]
   v: dict[str, Array]
@@ -71,17 +72,18 @@ def iterate(
   epsilon: float,
   exchange: Exchange | None = None,
 ) -> Steps:
-  """One iteration for all k vectors of all weights, in two passes over each.
+  """Runs one iteration for all k vectors of all weights.
 
-  The authors' code goes vector by vector, but each uses the u of the iteration
-  before, and of the other vectors only what Gram-Schmidt takes off: products
-  with the weight can be taken for all at once. No gradient.
+  It reads each weight twice. The authors' code handles one vector after the
+  other. However, each vector uses the u of the previous iteration and depends
+  on the others only through Gram-Schmidt, so the products with the weight can
+  be computed for all vectors at once. No gradient flows through the result.
 
   Args:
-    weights: by path, whole or a device's parts.
-    spectra: of some of them.
-    epsilon: floor of norms.
-    exchange: of split weights.
+    weights: by path, whole weights or a device's shards.
+    spectra: spectra of some of the weights.
+    epsilon: lower bound of norms.
+    exchange: how weights are sharded, or None.
   """
   wide = {
     path: lax.stop_gradient(weights[path]).astype(spectrum.u.dtype)
@@ -105,13 +107,15 @@ def leading_values(
   epsilon: float,
   exchange: Exchange | None = None,
 ) -> dict[str, Array]:
-  """By path, sigma0 [] = u0^T W v0 with v0 = unit(W^T u0): one pass.
+  """Returns sigma0 [] = u0^T W v0 by path, with v0 = unit(W^T u0).
+
+  It reads each weight once and does not update the spectra.
 
   Args:
-    weights: by path, whole or a device's parts.
-    spectra: of some of them; they stay.
-    epsilon: floor of norms.
-    exchange: of split weights.
+    weights: by path, whole weights or a device's shards.
+    spectra: spectra of some of the weights.
+    epsilon: lower bound of norms.
+    exchange: how weights are sharded, or None.
   """
   wide = {
     path: lax.stop_gradient(weights[path]).astype(spectrum.u.dtype)
@@ -130,7 +134,7 @@ def _times_all_u(
   us: Mapping[str, Array],
   exchange: Exchange | None,
 ) -> dict[str, Array]:
-  """W^T u of every weight, whole."""
+  """Returns the unsharded W^T u of every weight."""
   if exchange is None:
     return {p: times_u(w, us[p], output_axis(p)) for p, w in weights.items()}
   products, partial, pieces = {}, [], {}
@@ -151,7 +155,7 @@ def _times_all_v(
   vs: Mapping[str, Array],
   exchange: Exchange | None,
 ) -> dict[str, Array]:
-  """W v of every weight, whole."""
+  """Returns the unsharded W v of every weight."""
   if exchange is None:
     return {p: times_v(w, vs[p], output_axis(p)) for p, w in weights.items()}
   products, partial, pieces = {}, [], {}
@@ -168,12 +172,12 @@ def _times_all_v(
 
 
 def _place_in_v(split: int, out: int) -> int:
-  """The axis of v [k, ...] that belongs to a weight's input axis."""
+  """Returns the axis of v [k, ...] for a weight's input axis."""
   return 1 + split - (split > out)
 
 
 def _own(x: Array, axis: int, exchange: Exchange) -> Array:
-  """This device's share of an array that all have."""
+  """Returns this device's shard of a replicated array."""
   length = x.shape[axis] // exchange.parts
   start = lax.axis_index(exchange.axis_name) * length
   return lax.dynamic_slice_in_dim(x, start, length, axis)
@@ -185,14 +189,14 @@ def _exchange(
   pieces: dict[str, int],
   exchange: Exchange,
 ) -> dict[str, Array]:
-  """Sums some products over devices and joins others, along an axis each."""
+  """Sums some products over devices and concatenates others along an axis."""
   if partial:
     summed = [products[path] for path in partial]
     summed = lax.psum(summed, exchange.axis_name)
     products |= dict(zip(partial, summed, strict=True))
   if not pieces:
     return products
-  # One message for all.
+  # A single collective for all products.
   flat = jnp.concatenate([products[path].ravel() for path in pieces])
   flat_pn = lax.all_gather(flat, exchange.axis_name)
   start = 0
@@ -207,21 +211,21 @@ def _exchange(
 
 
 def times_u(weight: Array, u_ko: Array, axis: int) -> Array:
-  """W^T u for every u: [k, ...], the weight's other axes."""
+  """Returns W^T u for every u: [k, ...] with the weight's other axes."""
   return _contract(weight, u_ko, (axis % weight.ndim,))
 
 
 def times_v(weight: Array, v_k: Array, axis: int) -> Array:
-  """W v for every v: [k, O]."""
+  """Returns W v for every v: [k, O]."""
   others = (i for i in range(weight.ndim) if i != axis % weight.ndim)
   return _contract(weight, v_k, tuple(others))
 
 
 def _contract(weight: Array, x_k: Array, axes: tuple[int, ...]) -> Array:
-  """Sums over `axes` of the weight, all but the first of x.
+  """Sums over `axes` of the weight and all but the first axis of x.
 
-  The order of the operands is that of a matrix product in which neither is
-  transposed: on CPU the other one takes eight to fourteen times as long.
+  The order of the operands is that of a matrix product without transposes. On a
+  CPU the other order takes eight to fourteen times as long.
   """
   of_x = tuple(range(1, x_k.ndim))
   highest = lax.Precision.HIGHEST
@@ -234,10 +238,11 @@ def _contract(weight: Array, x_k: Array, axes: tuple[int, ...]) -> Array:
 def _gram_schmidt_of_all(
   vectors: Mapping[str, Array], epsilon: float
 ) -> dict[str, Array]:
-  """`gram_schmidt` of the vectors [k, ...] of every path.
+  """Applies `gram_schmidt` to the vectors [k, ...] of every path.
 
-  Those of about one length go together, padded with zeros to a power of two:
-  one by one, a large network's are hundreds of tiny operations.
+  Vectors of similar length are padded with zeros to a power of two and
+  processed in one batch. One by one, a large network would need hundreds of
+  tiny operations.
   """
   alike: dict[tuple[int, int], dict[str, Array]] = {}
   for path, x_k in vectors.items():
@@ -257,7 +262,7 @@ def _gram_schmidt_of_all(
 
 
 def gram_schmidt(x_k: Array, epsilon: float) -> Array:
-  """The rows of [k, ...] made orthogonal to those before, and unit."""
+  """Orthonormalizes the rows of [k, ...], each against those before it."""
   basis: list[Array] = []
   for x in x_k:
     for e in basis:
@@ -267,10 +272,10 @@ def gram_schmidt(x_k: Array, epsilon: float) -> Array:
 
 
 def unit(x: Array, epsilon: float) -> Array:
-  """X over its norm, which is taken to be `epsilon` or more."""
+  """Returns x divided by its norm, which is bounded below by `epsilon`."""
   return x / jnp.maximum(jnp.sqrt(jnp.sum(x * x)), epsilon)
 
 
 def output_axis(path: str) -> int:
-  """Kernels end in their output axis; an embedding's rows are its outputs."""
+  """Returns the output axis: first for an embedding, last for a kernel."""
   return 0 if path.endswith("embedding") else -1

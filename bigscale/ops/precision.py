@@ -1,7 +1,7 @@
-"""How exactly products of float32 arrays are computed: decided here alone.
+"""Precision of products of float32 arrays.
 
-An accelerator multiplies float32 numbers faster where it may round them first.
-JAX lets it, unless told otherwise:
+An accelerator multiplies float32 numbers faster if it may round them first. JAX
+allows this by default:
 
 | precision | TPU: passes in bfloat16 | GPU with tensor cores | CPU   |
 |-----------|-------------------------|-----------------------|-------|
@@ -9,12 +9,11 @@ JAX lets it, unless told otherwise:
 | `high`    | three, from two parts of each operand | TensorFloat-32 | exact |
 | `default` | one: operands rounded to 8 bits | TensorFloat-32 | exact |
 
-It is a property of each product in a program, which JAX sets as it traces it
-and which the product's gradients of all orders inherit. So layers say nothing
-of it; whoever makes a program does, around the functions that it traces. The
-networks of a model have the precision of its spec (`models.make`);
-everything else is exact. Products of bfloat16 arrays take one pass whatever is
-said.
+Precision is a property of each product in a program. JAX sets it when it traces
+the product, and gradients of all orders inherit it. Therefore layers do not set
+a precision. The code that builds a program sets it around the functions it
+traces. A model's networks have the precision of its spec (`models.make`);
+everything else is exact. Products of bfloat16 arrays always take one pass.
 """
 
 import functools
@@ -25,9 +24,9 @@ import jax
 
 from bigscale.spec import Precision
 
-# The scope of operations that are a network's.
+# Scope of the operations of networks.
 NETWORK = "network"
-# The scope of products of a bfloat16 stage that sum to float32.
+# Scope of products in bfloat16 stages that accumulate to float32.
 HALF = "half_precision"
 
 _P = ParamSpec("_P")
@@ -37,14 +36,15 @@ _R = TypeVar("_R")
 def at(
   precision: Precision | None,
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-  """Returns a decorator of functions whose products have this precision.
+  """Returns a decorator that sets the precision of a function's products.
 
-  Those that name a precision of their own keep it. Gradients inherit it, but
-  for the backward function of a `jax.custom_vjp`, which JAX traces after the
-  decorated function has returned: it must ask `current` in its forward pass.
+  Products that state their own precision keep it. Gradients inherit the
+  precision, except in the backward function of a `jax.custom_vjp`, which JAX
+  traces after the decorated function has returned. Such a function must read
+  `current` in its forward pass.
 
   Args:
-    precision: of products that name none; None is JAX's own default.
+    precision: precision of products that state none; None is JAX's default.
   """
 
   def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -61,24 +61,25 @@ def at(
 def of_network(
   precision: Precision,
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-  """Returns `at(precision)` that also names the operations, by `NETWORK`."""
+  """Returns `at(precision)` that also adds the scope `NETWORK`."""
   return lambda function: at(precision)(jax.named_scope(NETWORK)(function))
 
 
 def half(function: Callable[_P, _R]) -> Callable[_P, _R]:
   """Decorates products of bfloat16 arrays whose results are float32.
 
-  So are their results' gradients, which would not be rounded at `highest`:
-  each of the product's own gradients would take several passes, in a stage
-  that is bfloat16 to take one.
+  The gradients of the results are float32 too. At `highest`, each gradient
+  product would therefore take several passes, although a bfloat16 stage should
+  take one.
   """
   return at("default")(jax.named_scope(HALF)(function))
 
 
-# Decorates what is never rounded: losses, penalties, statistics, scores.
+# Decorates computations that are never rounded: losses, penalties, statistics
+# and scores.
 exact = at("highest")
 
 
 def current() -> Precision | None:
-  """Returns the precision of products that are traced now."""
+  """Returns the precision of products that are being traced."""
   return jax.config.jax_default_matmul_precision

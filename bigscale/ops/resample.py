@@ -1,10 +1,10 @@
-"""Doubling and halving of maps.
+"""Upsampling and downsampling of maps by a factor of 2.
 
-`upsample2x` and `downsample2x` have the filter [1, 3, 3, 1] / 8, which is
-[1, 2, 1] convolved with the box [1, 1]: what R3GAN's resamplers use through
-StyleGAN's upfirdn2d (Huang et al. 2024; Karras et al. 2020). They are written
-as the filter's two phases, so that no zeros are inserted and multiplied.
-Borders see zeros.
+`upsample2x` and `downsample2x` use the filter [1, 3, 3, 1] / 8, which is [1, 2,
+1] convolved with the box [1, 1]. R3GAN uses it through StyleGAN's upfirdn2d
+(Huang et al. 2024; Karras et al. 2020). The functions compute the filter's two
+phases separately, so no zeros are inserted and multiplied. Values beyond the
+border are zero.
 """
 
 from collections.abc import Callable
@@ -15,23 +15,23 @@ from bigscale.types import Array
 
 
 def pool2x(x_bhwc: Array, reduce: Callable[..., Array]) -> Array:
-  """[B, H, W, C] to [B, H/2, W/2, C] by `reduce` (jnp.mean or jnp.max)."""
+  """Reduces [B, H, W, C] to [B, H/2, W/2, C] by jnp.mean or jnp.max."""
   b, h, w, c = x_bhwc.shape
   return reduce(x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
 def upsample2x(x_bhwc: Array) -> Array:
-  """[B, H, W, C] to [B, 2H, 2W, C]; the filter sums to 4, keeping means."""
+  """Maps [B, H, W, C] to [B, 2H, 2W, C]; the filter sums to 4 to keep means."""
   return _double(_double(x_bhwc, 1), 2)
 
 
 def downsample2x(x_bhwc: Array) -> Array:
-  """[B, H, W, C] to [B, H/2, W/2, C]. H and W must be even."""
+  """Maps [B, H, W, C] to [B, H/2, W/2, C]. H and W must be even."""
   return _halve(_halve(x_bhwc, 1), 2)
 
 
-def _neighbour(x: Array, axis: int, offset: int) -> Array:
-  """x[i + offset] along `axis`, zero beyond the border; offset is 1 or -1."""
+def _neighbor(x: Array, axis: int, offset: int) -> Array:
+  """Returns x[i + offset] along `axis`, zero beyond it; offset is 1 or -1."""
   size = x.shape[axis]
   zero = jnp.zeros_like(jnp.take(x, jnp.array([0]), axis=axis))
   if offset > 0:
@@ -42,7 +42,7 @@ def _neighbour(x: Array, axis: int, offset: int) -> Array:
 
 
 def _double(x: Array, axis: int) -> Array:
-  before, after = _neighbour(x, axis, -1), _neighbour(x, axis, 1)
+  before, after = _neighbor(x, axis, -1), _neighbor(x, axis, 1)
   even = (before + 3 * x) / 4
   odd = (3 * x + after) / 4
   shape = list(x.shape)
@@ -55,5 +55,5 @@ def _halve(x: Array, axis: int) -> Array:
   shape[axis : axis + 1] = [shape[axis] // 2, 2]
   left, right = jnp.split(x.reshape(shape), 2, axis=axis + 1)
   left, right = left.squeeze(axis + 1), right.squeeze(axis + 1)
-  before, after = _neighbour(right, axis, -1), _neighbour(left, axis, 1)
+  before, after = _neighbor(right, axis, -1), _neighbor(left, axis, 1)
   return (before + 3 * left + 3 * right + after) / 8

@@ -1,23 +1,25 @@
-"""3x3 convolutions after doubling and before halving a map, in fewer products.
+"""3x3 convolutions with 2x upsampling before or 2x pooling after them.
 
-`upsample_conv` is a convolution of the map whose every pixel was made four
-(nearest neighbour); `conv_pool` is the mean over 2 x 2 places of a
-convolution. Plainly written, both take 36 products of an input and an output
-channel for a pixel of the smaller map. Three other ways, equal in value and
-gradients of all orders:
+`upsample_conv` convolves the map upsampled by nearest neighbor. `conv_pool`
+computes the mean over 2 x 2 positions of a convolution. In plain form, both
+take 36 products of an input and an output channel per pixel of the smaller map.
+Three other forms have the same values and the same gradients of all orders:
 
-- `taps`, 16 products: pixels that are alike meet sums of the kernel's weights,
-  4 x 4 of them in all. Doubling is then four 2x2 convolutions, one for each
-  phase of the result, and halving one of stride 2 (four, on CPU).
-- `sparse`, 9 products: with S the sum over 2 x 2 neighbours, a doubled map is
-  S of the map with zeros between its pixels, and pooling is S, then every
-  other pixel. S commutes with the convolution; it goes behind the one of the
-  sparse map, and before the one whose results are mostly dropped. No weights
-  are summed, which counts where maps are small and kernels large.
-- `phases`, 9 products, for doubling: `sparse` with its convolution split into
-  those of even and odd rows and columns, so that nobody multiplies zeros.
+- `taps`, 16 products: equal pixels are multiplied by sums of the kernel's
+  weights, 4 x 4 of them in total. Upsampling becomes four 2x2 convolutions,
+  one for each phase of the result. Pooling becomes one convolution with stride
+  2 (four, on CPU).
+- `sparse`, 9 products: let S be the sum over 2 x 2 neighbors. An upsampled map
+  is S of the map with zeros between its pixels. Pooling is S followed by
+  taking every other pixel. S commutes with the convolution, so it follows the
+  convolution of the sparse map, and precedes the convolution most of whose
+  results are dropped. No weights are summed, which matters for small maps
+  with large kernels.
+- `phases`, 9 products, only for upsampling: `sparse` with its convolution
+  split into those of even and odd rows and columns, so no zeros are
+  multiplied.
 
-Milliseconds, forward + backward, of BigGAN-128 (ch 96), 8 images a chip in G
+Milliseconds, forward + backward, of BigGAN-128 (ch 96), 8 images per chip in G
 and 16 in D: estimated cycles of the TPU compiler for v5e at 1.5 GHz, bfloat16:
 
 | layer (smaller map, channels)  | plain | taps | sparse | phases |
@@ -29,23 +31,24 @@ and 16 in D: estimated cycles of the TPU compiler for v5e at 1.5 GHz, bfloat16:
 | D 16 px, 384 to 384            | 0.87  | 0.53 | 0.42   |        |
 | D 64 px, 96 to 96              | 2.42  | 0.62 | 1.73   |        |
 
-A convolution of stride 2 runs at full speed there, one of a sparse map
-multiplies its zeros. XLA's CPU backend is slow at the gradients of both; CPU
-milliseconds on 2 cores, float32, batch 64, 64 to 64 channels, forward +
+On a TPU, a convolution with stride 2 runs at full speed, and one of a sparse
+map multiplies its zeros. XLA's CPU backend is slow at the gradients of both.
+CPU milliseconds on 2 cores, float32, batch 64, 64 to 64 channels, forward +
 backward:
 
 | layer (smaller map) | plain | taps | sparse or phases |
 |---------------------|-------|------|------------------|
-| doubling, 16 px     | 312   | 189  | 326              |
-| halving, 16 px      | 303   | 169  | 205              |
+| upsampling, 16 px   | 312   | 189  | 326              |
+| pooling, 16 px      | 303   | 169  | 205              |
 
-1x1 convolutions commute with either, and belong where the map is small
-(`doubled_last`, `pooled_first`). On a TPU a convolution with four equal taps,
-sparse or of stride 2, saves a pass over the larger map where that is large.
-With the sum of the other branch, as above: doubling, 1.10 for 1.56 ms to 128
-px of 96 channels, 0.87 for 1.03 to 64 px of 192; halving, 0.40 for 0.96 from
-128 px of 3 channels, 0.43 for 0.76 from 64 px of 96, 0.32 for 0.62 from 32 px
-of 192.
+1x1 convolutions commute with both operations, so they are applied to the
+smaller map (`doubled_last`, `pooled_first`). On a TPU, a convolution with four
+equal taps, sparse or with stride 2, saves a pass over the larger map if that
+map is large. Milliseconds including the sum with the other branch, as above.
+Upsampling: 1.10 instead of 1.56 to 128 px with 96 channels, 0.87 instead of
+1.03 to 64 px with 192. Pooling: 0.40 instead of 0.96 from 128 px with 3
+channels, 0.43 instead of 0.76 from 64 px with 96, 0.32 instead of 0.62 from 32
+px with 192.
 """
 
 import functools
@@ -61,17 +64,17 @@ from bigscale.types import Array
 
 Form = Callable[[Array, Array], Array]
 _KERNEL_AXES = (0, 1)  # Rows and columns.
-_PADDING = ((1, 0), (0, 1))  # Of the smaller map, by phase of the larger.
+_PADDING = ((1, 0), (0, 1))  # Padding of the smaller map, by output phase.
 
 
 def upsample_nearest2x(x_bhwc: Array) -> Array:
-  """[B, H, W, C] to [B, 2H, 2W, C], every pixel four times."""
-  # Axis by axis: both at once take a TPU a tenth longer.
+  """Maps [B, H, W, C] to [B, 2H, 2W, C] by repeating every pixel."""
+  # Axis by axis, because a TPU takes a tenth longer for both at once.
   return jnp.repeat(jnp.repeat(x_bhwc, 2, axis=1), 2, axis=2)
 
 
 def _halve(x_bhwc: Array) -> Array:
-  """Means over 2 x 2 places."""
+  """Returns the means over 2 x 2 positions."""
   b, h, w, c = x_bhwc.shape
   return jnp.mean(x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
@@ -93,7 +96,7 @@ def _taps_upsample(x_bhwc: Array, w_hwio: Array) -> Array:
       for column in (0, 1)
     ]
     rows.append(jnp.concatenate(pair, axis=-1))
-  # Columns beside each other are in their place already; rows alternate.
+  # Adjacent columns are already in order; rows must be interleaved.
   return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
@@ -105,7 +108,7 @@ def _split_taps_pool(x_bhwc: Array, w_hwio: Array) -> Array:
   b, h, w, c = x_bhwc.shape
   x_bhiwjc = x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c)
   taps = _tap_sums(w_hwio) / 4
-  # The first tap reaches one pixel back: even ones meet odd pixels.
+  # The first tap is one pixel before, so even taps multiply odd pixels.
   return sum(
     _conv(
       x_bhiwjc[:, :, 1 - row, :, 1 - column],
@@ -118,14 +121,14 @@ def _split_taps_pool(x_bhwc: Array, w_hwio: Array) -> Array:
 
 
 def _sparse_upsample(x_bhwc: Array, w_hwio: Array) -> Array:
-  # Two zeros on either side: the map with zeros in between is 2H - 1 high and
-  # S takes one off what it gets.
+  # Two zeros on each side: the map with zeros in between has height 2H - 1, and
+  # S shortens its input by one.
   sparse = _conv(x_bhwc, w_hwio, ((2, 2), (2, 2)), spread=2)
-  return _sum_neighbours(sparse)
+  return _sum_neighbors(sparse)
 
 
 def _sparse_pool(x_bhwc: Array, w_hwio: Array) -> Array:
-  return _strided(_sum_neighbours(_pad(x_bhwc)) / 4, w_hwio)
+  return _strided(_sum_neighbors(_pad(x_bhwc)) / 4, w_hwio)
 
 
 def _phases_upsample(x_bhwc: Array, w_hwio: Array) -> Array:
@@ -134,11 +137,11 @@ def _phases_upsample(x_bhwc: Array, w_hwio: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _phases(stated: Precision | None, x_bhwc: Array, w_hwio: Array) -> Array:
-  """Both directions of `phases`, the gradients at the precision `stated`."""
+  """The `phases` form, with gradients at the precision `stated`."""
   del stated
   middle, outer, inside, around = slice(1, 2), slice(0, 3, 2), (0, 0), (1, 1)
-  # Rows and columns of the sparse convolution, even or odd. There are more
-  # odd ones: from before the first pixel to behind the last.
+  # Even or odd rows and columns of the sparse convolution. There is one more
+  # odd row and column, because they extend beyond the first and the last pixel.
   ee = _conv(x_bhwc, w_hwio[middle, middle], (inside, inside))
   eo = _conv(x_bhwc, w_hwio[middle, outer], (inside, around))
   oe = _conv(x_bhwc, w_hwio[outer, middle], (around, inside))
@@ -165,18 +168,18 @@ def _phases_backward(
 def _phases_gradients(
   x_bhwc: Array, w_hwio: Array, cotangent_bhwo: Array
 ) -> tuple[Array, Array]:
-  """Both gradients as those of a strided convolution.
+  """Computes both gradients as those of a strided convolution.
 
-  With the kernel turned round, <y, upsample(x, w)> = <x, strided(S y, w)>.
+  With the flipped kernel, <y, upsample(x, w)> = <x, strided(S y, w)>.
   """
   x_gradient, pull = jax.vjp(
-    functools.partial(_strided, _sum_neighbours(_pad(cotangent_bhwo))),
+    functools.partial(_strided, _sum_neighbors(_pad(cotangent_bhwo))),
     _turn(w_hwio),
   )
   return x_gradient, _turn(pull(x_bhwc)[0])
 
 
-# JAX would convolve maps with zeros in between, at four times the cost.
+# JAX's own gradient would convolve maps with zeros, at four times the cost.
 _phases.defvjp(_phases_forward, _phases_backward)
 
 
@@ -220,13 +223,14 @@ POOL_1X1: dict[str, Form] = {
 
 
 def upsample_conv(x_bhwc: Array, w_hwio: Array, *, platform: str) -> Array:
-  """A 3x3 or 1x1 convolution of the map doubled by nearest neighbour.
+  """Computes a 3x3 or 1x1 convolution of a map upsampled by nearest neighbor.
 
   Args:
     x_bhwc: [B, H, W, I].
     w_hwio: [3, 3, I, O] or [1, 1, I, O], of the same dtype.
-    platform: of the devices: `cpu`, `gpu` or `tpu`. The form follows from it
-      and from H, as measured (see this module); no GPU was.
+    platform: platform of the devices: `cpu`, `gpu` or `tpu`. It determines the
+      form, together with H, as measured (see the module docstring). No GPU was
+      measured.
 
   Returns:
     [B, 2H, 2W, O].
@@ -242,7 +246,7 @@ def upsample_conv(x_bhwc: Array, w_hwio: Array, *, platform: str) -> Array:
 
 
 def conv_pool(x_bhwc: Array, w_hwio: Array, *, platform: str) -> Array:
-  """A 3x3 or 1x1 convolution, then means over 2 x 2 places.
+  """Computes a 3x3 or 1x1 convolution and its means over 2 x 2 positions.
 
   Args:
     x_bhwc: [B, H, W, I], H and W even.
@@ -288,20 +292,23 @@ def _pad(x_bhwc: Array) -> Array:
   return jnp.pad(x_bhwc, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
-def _sum_neighbours(x_bhwc: Array) -> Array:
-  """S: [B, H, W, C] to [B, H-1, W-1, C]."""
+def _sum_neighbors(x_bhwc: Array) -> Array:
+  """Computes S: [B, H, W, C] to [B, H-1, W-1, C]."""
   x_bhwc = x_bhwc[:, :-1] + x_bhwc[:, 1:]
   return x_bhwc[:, :, :-1] + x_bhwc[:, :, 1:]
 
 
 def _turn(w_hwio: Array) -> Array:
-  """The kernel of the transposed convolution."""
+  """Returns the kernel of the transposed convolution."""
   return jnp.flip(w_hwio, _KERNEL_AXES).swapaxes(2, 3)
 
 
 def _tap_sums(w_hwio: Array) -> Array:
-  """[3, 3, I, O] to [4, 4, I, O]: w0, w0 + w1, w1 + w2, w2 on either axis."""
-  # In half precision the sums would be rounded twice.
+  """Maps [3, 3, I, O] to [4, 4, I, O].
+
+  Both axes become w0, w0 + w1, w1 + w2, w2.
+  """
+  # In bfloat16 the sums would be rounded twice.
   wide = w_hwio.astype(jnp.promote_types(w_hwio.dtype, jnp.float32))
   for axis in _KERNEL_AXES:
     first, middle, last = jnp.split(wide, 3, axis=axis)
@@ -312,10 +319,10 @@ def _tap_sums(w_hwio: Array) -> Array:
 
 
 def interleave(phases: Sequence[Sequence[Array]]) -> Array:
-  """Phases [row][column] of [B, H, W, C] to the map [B, 2H, 2W, C].
+  """Interleaves phases [row][column] of [B, H, W, C] to [B, 2H, 2W, C].
 
-  As a sum of four maps with zeros in between, which a compiler makes one loop
-  of; a stack of them is copied once more on a TPU.
+  The result is a sum of four maps with zeros in between, which a compiler fuses
+  into one loop. A stack of the phases would be copied once more on a TPU.
   """
   zero = jnp.zeros((), phases[0][0].dtype)
   return sum(

@@ -1,12 +1,12 @@
 """Singular values of the weights of a parameter tree, and their uses.
 
 `normalize` divides every selected weight by a running estimate of its largest
-singular value (Miyato et al. 2018) and returns the estimates of the first k,
-found by a persistent power iteration with Gram-Schmidt deflation (Brock et al.
-2019, sec. 4). `track` only estimates, `clamp` cuts the largest one down. One
-call is one iteration. Everything is float32 or better at the highest
-precision. The iteration itself is `ops/power`'s; `Iteration` is its way to
-weights that are split over devices.
+singular value (Miyato et al. 2018). It also returns estimates of the first k
+singular values from a persistent power iteration with Gram-Schmidt deflation
+(Brock et al. 2019, sec. 4). `track` only estimates. `clamp` limits the largest
+singular value. Each call runs one iteration. Everything is float32 or wider at
+the highest precision. `ops/power` implements the iteration; `Iteration` adapts
+it to sharded weights.
 """
 
 import functools
@@ -23,13 +23,13 @@ from bigscale.types import Array, PyTree
 
 
 class Iteration(NamedTuple):
-  """The power iteration where the weights are: by path, see `ops/power`.
+  """A power iteration for weights that may be sharded; see `ops/power`.
 
   Attributes:
-    step: `step(weights, spectra, epsilon) -> Steps`.
-    leading: `leading(weights, spectra, epsilon)`: by path, sigma0 [].
-    nests: whether loops and branches may hold it; where not, they are
-      unrolled, and a branch is taken and its result left out.
+    step: `step(weights, spectra, epsilon)` returns `Steps`.
+    leading: `leading(weights, spectra, epsilon)` returns sigma0 [] by path.
+    nests: whether loops and branches may contain the iteration. If False, loops
+      are unrolled, and branches are computed and their result discarded.
   """
 
   step: Callable[[Mapping[str, Array], Spectra, float], Steps]
@@ -43,9 +43,9 @@ HERE = Iteration(power.iterate, power.leading_values)
 def init(
   key: Array, params: PyTree, select: Callable[[str], bool], k: int
 ) -> Spectra:
-  """Random unit vectors for every weight that `select(path)` names.
+  """Returns random unit vectors for every weight that `select` selects.
 
-  A weight has at most as many singular values as its smaller side.
+  The number of singular values of a weight is at most its smaller side.
   """
   shapes = {}
   for path, weight in flatten(params).items():
@@ -54,7 +54,7 @@ def init(
       count = min(k, out, weight.size // out)
       dtype = jnp.promote_types(weight.dtype, jnp.float32)
       shapes[path] = jax.ShapeDtypeStruct((count, out), dtype)
-  # One draw for all: on CPU each costs half a second of compiling.
+  # A single random draw, because each costs half a second of compiling on CPU.
   sizes = [shape.size for shape in shapes.values()]
   drawn = jax.random.normal(key, (sum(sizes),), jnp.result_type(float))
   spectra, start = {}, 0
@@ -74,18 +74,18 @@ def normalize(
   epsilon: float,
   iteration: Iteration = HERE,
 ) -> tuple[PyTree, Spectra]:
-  """Divides the tracked weights by their largest singular value.
+  """Divides the tracked weights by their largest singular values.
 
-  The gradient flows through sigma = u^T W v with u and v held fixed.
+  The gradient flows through sigma = u^T W v, but not through u and v.
 
   Args:
     params: nested dictionary of weights.
-    spectra: their power iterations.
-    epsilon: floor of the norms in the iteration.
-    iteration: of split weights.
+    spectra: power iterations of the weights.
+    epsilon: lower bound of the norms in the iteration.
+    iteration: power iteration, for sharded weights.
 
   Returns:
-    The same tree with normalized weights, and the iterations one step on.
+    The tree with normalized weights, and the updated spectra.
   """
   flat = flatten(params)
   stepped, v = iteration.step(flat, spectra, epsilon)
@@ -109,18 +109,18 @@ def normalize_often(
   epsilon: float,
   iteration: Iteration = HERE,
 ) -> tuple[PyTree, dict[str, Array], Spectra]:
-  """`normalize` as in `times` forward passes with the same weights.
+  """Applies `normalize` as in several forward passes with the same weights.
 
   Args:
     params: nested dictionary of weights.
-    spectra: their power iterations.
-    times: forward passes, each of which moves the iterations.
-    epsilon: floor of the norms in the iteration.
-    iteration: of split weights.
+    spectra: power iterations of the weights.
+    times: number of forward passes, each of which updates the spectra.
+    epsilon: lower bound of the norms in the iteration.
+    iteration: power iteration, for sharded weights.
 
   Returns:
-    The weights as the last pass has them; by path, factors [times] that make
-    of these what each pass has; and the iterations `times` steps on.
+    The weights of the last pass; by path, factors [times] that convert these to
+    the weights of each pass; and the spectra after `times` updates.
   """
   flat, factors = flatten(params), {}
 
@@ -155,10 +155,10 @@ def normalize_again(
   epsilon: float,
   iteration: Iteration = HERE,
 ) -> PyTree:
-  """`normalize` that leaves the iterations where they are.
+  """Applies `normalize` without updating the spectra.
 
-  sigma0 = u0^T W v0 of these weights, with u0 from `spectra` and
-  v0 = unit(W^T u0): one pass over the weight. No gradient through sigma0.
+  sigma0 = u0^T W v0 of these weights, with u0 from `spectra` and v0 = unit(W^T
+  u0), which reads the weight once. No gradient flows through sigma0.
   """
   flat = flatten(params)
   for path, sigma0 in iteration.leading(flat, spectra, epsilon).items():
@@ -172,13 +172,13 @@ def track(
   epsilon: float,
   iteration: Iteration = HERE,
 ) -> Spectra:
-  """The iterations one step on, the weights as they are; no gradient.
+  """Returns the spectra after one iteration, without a gradient.
 
   Args:
     params: nested dictionary of weights.
-    spectra: power iterations of some of them.
-    epsilon: floor of the norms in the iteration.
-    iteration: of split weights.
+    spectra: power iterations of some of the weights.
+    epsilon: lower bound of the norms in the iteration.
+    iteration: power iteration, for sharded weights.
   """
   return iteration.step(flatten(params), spectra, epsilon).spectra
 
@@ -189,17 +189,18 @@ def clamp(
   bounds: Mapping[str, float | Array],
   epsilon: float,
 ) -> PyTree:
-  """Takes what exceeds `bound` off the largest singular value.
+  """Reduces largest singular values that exceed their bounds.
 
   W <- W - max(0, sigma0 - bound) u0 v0^T (Brock et al. 2019, eq. 4), with u0
-  from `spectra`, v0 = unit(W^T u0) and sigma0 = u0^T W v0. Exact once u0 has
-  converged; before that sigma0 is too small and less is taken.
+  from `spectra`, v0 = unit(W^T u0) and sigma0 = u0^T W v0. The result is exact
+  once u0 has converged. Before that, sigma0 is too small, and the reduction
+  too.
 
   Args:
     params: nested dictionary of weights.
-    spectra: power iterations of those to clamp.
-    bounds: by path, of the largest singular value.
-    epsilon: floor of the norm of W^T u0.
+    spectra: power iterations of the weights to clamp.
+    bounds: upper bounds of the largest singular values, by path.
+    epsilon: lower bound of the norm of W^T u0.
 
   Returns:
     The same tree; weights without a spectrum or below the bound are unchanged.
@@ -217,18 +218,19 @@ def clamp(
 def leading_value(
   weight: Array, u: Array, axis: int, epsilon: float
 ) -> tuple[Array, Array]:
-  """sigma0 = u^T W v and v = unit(W^T u), from one pass over the weight.
+  """Returns sigma0 = u^T W v and v = unit(W^T u), reading the weight once.
 
-  The gradient is u v^T: both vectors are held fixed.
+  The gradient of sigma0 is u v^T: no gradient flows through u and v.
 
   Args:
-    weight: at least float32, its output axis of length O at `axis`.
+    weight: a weight, at least float32, with its outputs (length O) along
+      `axis`.
     u: [O] unit, the leading left singular vector.
-    axis: of the outputs.
-    epsilon: floor of the norm of W^T u.
+    axis: output axis of the weight.
+    epsilon: lower bound of the norm of W^T u.
 
   Returns:
-    sigma0 [] and v, of the weight's shape without its output axis.
+    sigma0 [] and v, which has the weight's shape without its output axis.
   """
   product = power.times_u(weight, lax.stop_gradient(u)[None], axis)[0]
   v = lax.stop_gradient(power.unit(product, epsilon))
@@ -239,10 +241,10 @@ def leading_value(
 def _with_gradient(
   axis: int, sigma: Array, weight: Array, u: Array, v: Array
 ) -> Array:
-  """A known sigma = u^T W v as a function of W alone.
+  """Returns a known sigma = u^T W v as a function of W alone.
 
-  To differentiate the products that found it would cost the backward pass a
-  contraction over all k vectors, where this one is an outer product.
+  Differentiating the products that computed it would cost the backward pass a
+  contraction over all k vectors. This gradient is a single outer product.
   """
   del axis, weight, u, v
   return sigma
@@ -254,19 +256,19 @@ def _with_gradient_jvp(
 ) -> tuple[Array, Array]:
   _, _, u, v = primals
   (direction,) = power.times_v(tangents[1], v[None], axis)
-  # Through the rule again, for derivatives of higher order.
+  # Calls the rule again, for derivatives of higher order.
   return _with_gradient(axis, *primals), jnp.sum(direction * u)
 
 
 def _outer(u: Array, v: Array, axis: int) -> Array:
-  """Makes u v^T, in the shape of a weight."""
+  """Returns u v^T in the shape of a weight."""
   others = tuple(i for i in range(v.ndim + 1) if i != axis % (v.ndim + 1))
   u = jnp.expand_dims(u, others)
   return u * jnp.expand_dims(v, axis)
 
 
 def flatten(tree: PyTree) -> dict[str, Array]:
-  """Nested dictionaries to one, keyed by "a/b/c"."""
+  """Returns nested dictionaries as one dictionary with keys like "a/b/c"."""
   flat = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     flat["/".join(str(entry.key) for entry in path)] = leaf
@@ -274,7 +276,7 @@ def flatten(tree: PyTree) -> dict[str, Array]:
 
 
 def unflatten(flat: Mapping[str, Array]) -> PyTree:
-  """Undoes `flatten`."""
+  """Inverts `flatten`."""
   tree: dict = {}
   for path, leaf in flat.items():
     *parents, name = path.split("/")

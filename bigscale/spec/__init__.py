@@ -1,12 +1,12 @@
-"""The frozen description of a run.
+"""Frozen dataclasses that describe a run.
 
-A config file (`ml_collections.ConfigDict`) is turned into these dataclasses at
-the door by `from_config`; nothing below the command line sees
-a ConfigDict. Every rule a run must obey is checked here, and a broken one is a
-`SpecError` whose message names the value, the rule and the remedy.
+`from_config` turns a config file (`ml_collections.ConfigDict`) into these
+dataclasses. Only the command line handles a ConfigDict. The dataclasses check
+every rule that a run must obey and raise a `SpecError` whose message contains
+the value, the rule and the remedy.
 
-All schedules are functions of images shown to D, never of steps, so that a
-change of batch size leaves them where they were (Huang et al. 2024, app. B).
+All schedules are functions of the number of images shown to D, not of steps, so
+a change of batch size does not move them (Huang et al. 2024, app. B).
 """
 
 from bigscale.spec.base import (
@@ -23,12 +23,12 @@ from bigscale.spec.freeze import from_config, from_json, to_json
 from bigscale.spec.model import ModelBase
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec, TermSpec
+from bigscale.spec.operations import OperationsSpec
 from bigscale.spec.run import (
   CheckpointSpec,
   EvalSpec,
   LogSpec,
   MeshSpec,
-  OperationsSpec,
   OptimSpec,
   RunSpec,
 )

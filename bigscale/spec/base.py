@@ -1,21 +1,21 @@
-"""The error, the rule and the schedule that every spec is made of."""
+"""Types and checks that all specs share."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 Dtype = Literal["float32", "float64"]
-# Of products of float32 arrays; see `bigscale.ops.precision`.
+# Rounding of products of float32 arrays; see `bigscale.ops.precision`.
 Precision = Literal["highest", "high", "default"]
-# When something moves: in every forward pass in training, or once a step.
+# Whether state is updated in every training forward pass or once per step.
 Update = Literal["forward", "step"]
 T = TypeVar("T")
-# Images are counted exactly in float64 up to 2^53.
-MOST_KIMG = 1e12
+# Image counts are exact in float64 up to 2^53.
+MAX_KIMG = 1e12
 
 
 class SpecError(ValueError):
-  """A config that cannot be run: what is wrong, which rule, what to do."""
+  """A config that cannot run. The message names the value, rule and remedy."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -25,28 +25,28 @@ def require(condition: bool, message: str) -> None:
 
 
 def choose_preset(presets: Mapping[str, T], name: str, what: str) -> T:
-  """The preset of that name.
+  """Returns a preset by name.
 
   Args:
-    presets: by name.
-    name: asked for.
-    what: the presets are of, for the message.
+    presets: the presets by name.
+    name: the name of the preset to return.
+    what: what the presets describe, for the error message.
 
   Raises:
-    SpecError: there is no such preset; the message lists those there are.
+    SpecError: there is no preset with this name; the message lists all presets.
   """
   require(
     name in presets,
-    f"{name!r} is no preset of {what}; use one of {', '.join(presets)}",
+    f"{name!r} is not a preset of {what}; use one of {', '.join(presets)}",
   )
   return presets[name]
 
 
 def check_kimg(name: str, kimg: float) -> None:
-  """An interval or a length in thousand images: not negative, and countable."""
+  """Checks that a length lies in [0, MAX_KIMG] thousand images."""
   require(
-    0 <= kimg <= MOST_KIMG,
-    f"{name}={kimg} must lie between 0 and {MOST_KIMG:g} thousand images",
+    0 <= kimg <= MAX_KIMG,
+    f"{name}={kimg} must lie between 0 and {MAX_KIMG:g} thousand images",
   )
 
 
@@ -54,7 +54,12 @@ def check_kimg(name: str, kimg: float) -> None:
 class Schedule:
   """A cosine from `first` to `last` over the first `kimg` thousand images.
 
-  A plain number in a config means a constant.
+  A single number in a config is a constant schedule.
+
+  Attributes:
+    first: the value at the start of the run.
+    last: the value from `kimg` thousand images on.
+    kimg: length of the cosine in thousand images; 0 uses `last` from the start.
   """
 
   first: float
@@ -69,5 +74,5 @@ class Schedule:
 
   @property
   def ever_positive(self) -> bool:
-    """Whether what it weighs is ever computed."""
+    """Whether the schedule is positive at any time."""
     return self.first > 0 or self.last > 0

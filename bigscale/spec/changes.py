@@ -1,26 +1,27 @@
-"""Which settings of a run may change when it resumes.
+"""Decides which settings of a run may change when it resumes.
 
-`NATURES` is the one place that says so. A setting falls to the longest of its
-names that starts the setting's own. Every setting falls to one: a new one that
-does not is found by a test, so that it is decided, not forgotten.
+`NATURES` contains one entry per setting or group of settings. The entry whose
+name is the longest prefix of a setting's name applies. Every setting must have
+an entry; a test finds new settings that have none.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-# free: changes no number of the training beyond rounding, or how long it is.
-# asked: changes its numbers from here on; a resume takes it with --change.
-# fixed: makes another run of it.
+# free: does not change the training's results beyond rounding, or changes
+# only its length.
+# asked: changes the results from here on. A resume requires --change.
+# fixed: would make it a different run.
 Kind = Literal["free", "asked", "fixed"]
 
 
 class Nature(NamedTuple):
-  """What a change of a setting means to a run that resumes.
+  """Whether a setting may change when a run resumes, and why.
 
   Attributes:
-    kind: see `Kind`.
-    why: of one that is asked for, its consequence; of a fixed one, the reason.
+    kind: one of the values of `Kind`.
+    why: for `asked`, the consequence of the change; for `fixed`, the reason.
   """
 
   kind: Kind
@@ -28,31 +29,34 @@ class Nature(NamedTuple):
 
 
 FREE = Nature("free")
-_NETWORKS = Nature("fixed", "the weights are of these networks")
-_LOSS = Nature("fixed", "it is what the players minimize")
-_AUGMENT = Nature("fixed", "it is what D is shown")
+_NETWORKS = Nature("fixed", "the saved weights belong to these networks")
+_LOSS = Nature("fixed", "it defines the players' losses")
+_AUGMENT = Nature("fixed", "it defines the images that D sees")
 _RATE = Nature(
   "asked",
-  "the optimizers' moments stay; schedules go on by the images seen so far",
+  "the optimizers' moments are kept; schedules continue from the images seen "
+  "so far",
 )
 _AVERAGE = Nature(
-  "asked", "the moving average stays, and follows G by the new rule"
+  "asked", "the moving average is kept and then updated by the new rule"
 )
-_DATA = Nature("fixed", "it is which images are trained on, and in which order")
+_DATA = Nature("fixed", "it defines the training images and their order")
 _MOMENTS = Nature(
   "asked",
-  "batch norm takes its moments over a microbatch; without batch norm nothing "
-  "changes beyond rounding",
+  "batch norm computes its moments over a microbatch; without batch norm only "
+  "rounding changes",
 )
 
 NATURES: Mapping[str, Nature] = {
-  "seed": Nature("fixed", "weights, latents and the data's order follow it"),
+  "seed": Nature(
+    "fixed", "weights, latents and the order of the data depend on it"
+  ),
   "global_batch_size": Nature(
     "asked",
-    "progress is counted in images: schedules, intervals and the length stay "
-    "where they are, and the data go on with the next image. What is counted "
-    "in steps (log.steps, the monitor's intervals, optim.ema_decay, Adam's "
-    "betas) spans other numbers of images",
+    "progress is counted in images, so schedules, intervals and the length of "
+    "the run do not move, and the data continue with the next image. Settings "
+    "counted in steps (log.steps, the monitor's intervals, optim.ema_decay, "
+    "Adam's betas) cover a different number of images",
   ),
   "total_kimg": FREE,
   "model": _NETWORKS,
@@ -68,8 +72,8 @@ NATURES: Mapping[str, Nature] = {
   "data.flip": _DATA,
   "data.shuffle": _DATA,
   "data.shuffle_files": _DATA,
-  "data.fake_labels": Nature("fixed", "it is which classes G is trained on"),
-  # What replaces a bad record is a function of its place alone.
+  "data.fake_labels": Nature("fixed", "it defines the classes G is trained on"),
+  # The replacement of a bad record depends only on the record's index.
   "data.bad_records": FREE,
   "data.max_bad_fraction": FREE,
   "data.prefetch": FREE,
@@ -80,13 +84,14 @@ NATURES: Mapping[str, Nature] = {
   "optim.beta1": _RATE,
   "optim.beta2": _RATE,
   "optim.epsilon": _RATE,
-  "optim.d_steps": Nature("fixed", "it is the order of the players' updates"),
+  "optim.d_steps": Nature("fixed", "it defines the order of the updates"),
   "optim.microbatches": _MOMENTS,
   "optim.fakes_at_once": FREE,
   "optim.ema_decay": _AVERAGE,
   "optim.ema_half_life_kimg": _AVERAGE,
   "optim.ema_start_kimg": Nature(
-    "asked", "before it the average is G itself, also where one was kept"
+    "asked",
+    "before this point G's weights replace the average, even a saved one",
   ),
   "mesh.data": FREE,
   "mesh.fsdp": FREE,
@@ -97,7 +102,7 @@ NATURES: Mapping[str, Nature] = {
   "evaluate": FREE,
   "log": FREE,
   "checkpoint": FREE,
-  # Up to an alarm a run has the same numbers whatever the monitor would do.
+  # The monitor's settings do not affect the results before the first alarm.
   "monitor": FREE,
   "operations": FREE,
   "sampling": FREE,
@@ -106,12 +111,12 @@ NATURES: Mapping[str, Nature] = {
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-  """A setting that two specs do not share.
+  """A setting whose value differs between two specs.
 
   Attributes:
-    setting: its dotted name.
-    old: value of the run that is there.
-    new: value that is asked for.
+    setting: dotted name of the setting.
+    old: its value in the existing run.
+    new: its value in the requested spec.
   """
 
   setting: str
@@ -123,7 +128,7 @@ class Change:
 
   @property
   def nature(self) -> Nature:
-    """See `nature_of`; of a setting of another version, that it is fixed."""
+    """The setting's nature; `fixed` if this version has no such setting."""
     try:
       return nature_of(self.setting)
     except KeyError:
@@ -131,51 +136,51 @@ class Change:
 
 
 def nature_of(setting: str) -> Nature:
-  """Returns what a change of a setting means.
+  """Returns whether a setting may change when a run resumes.
 
   Args:
-    setting: its dotted name, as `optim.g_lr.first` or `data.mixture[0].share`.
+    setting: dotted name, such as `optim.g_lr.first` or `data.mixture[0].share`.
 
   Raises:
-    KeyError: nobody has decided it; see `NATURES`.
+    KeyError: `NATURES` has no entry for the setting.
   """
   name = setting.partition("[")[0]
   while name not in NATURES:
     name, dot, _ = name.rpartition(".")
     if not dot:
       raise KeyError(
-        f"NATURES of bigscale/spec/changes.py does not say whether {setting} "
+        f"NATURES in bigscale/spec/changes.py does not say whether {setting} "
         "may change when a run resumes; add it"
       )
   return NATURES[name]
 
 
 def refusal(changes: Iterable[Change], *, asked: bool) -> str:
-  """Says which changes a resume does not take, "" where it takes all.
+  """Returns a message about changes that a resume rejects, or "" if none.
 
   Args:
-    changes: between the run that is there and the spec that is asked for.
+    changes: the changes between the existing run and the requested spec.
     asked: whether `--change` was given.
 
   Returns:
-    What to say after the name of the run's folder.
+    The text that follows the name of the run folder.
   """
   changes = list(changes)
   fixed = [c for c in changes if c.nature.kind == "fixed"]
   waiting = [c for c in changes if c.nature.kind == "asked"]
   lines = []
   if fixed:
-    lines.append("holds another run:")
+    lines.append("contains a different run:")
     lines += [f"  {change} ({change.nature.why})" for change in fixed]
     lines.append(
-      "Choose another folder, or restore these values to resume that run."
+      "Choose another folder, or restore the old values to resume that run."
     )
   if waiting and not asked:
-    besides = "also has" if fixed else "holds this run with"
-    lines.append(f"{besides} other settings that change its numbers:")
+    besides = "also has" if fixed else "contains this run with"
+    lines.append(f"{besides} different settings that change its results:")
     lines += [f"  {change}" for change in waiting]
     lines.append(
-      "Give --change to go on with the new values from here on, which is "
-      "written into the run; or restore the old ones."
+      "Pass --change to continue with the new values (the change is recorded "
+      "in the run folder), or restore the old values."
     )
   return "\n".join(lines)

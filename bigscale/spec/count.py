@@ -1,53 +1,58 @@
-"""How many images a run has shown after each of its steps."""
+"""Converts between training steps and images shown."""
 
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
-# 22.4 kimg are 700 steps of 32, not 700.0000000000001.
+# Rounding makes 22.4 kimg 700 steps of 32 images, not 700.0000000000001.
 _DIGITS = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageCount:
-  """Turns steps into images and back, also where the batch size has changed.
+  """Converts steps to images and back, including runs whose batch size changed.
 
   Attributes:
-    pieces: (FIRST, IMAGES) each, in order: the steps after FIRST show so many
-      images. One for every batch size that the run has had; the first begins
-      at step 0, and the last one goes on for ever.
+    pieces: pairs (FIRST, IMAGES) in increasing order of FIRST: every step after
+      FIRST shows IMAGES images, until the next pair applies. There is one pair
+      per batch size; the first pair has FIRST = 0.
   """
 
   pieces: tuple[tuple[int, int], ...]
 
   @classmethod
   def of(cls, pieces: Iterable[Sequence[int]]) -> "ImageCount":
-    """Returns the count that `to_json` wrote."""
+    """Returns the count that `to_json` serialized."""
     return cls(tuple((int(first), int(images)) for first, images in pieces))
 
   def to_json(self) -> list[list[int]]:
-    """The pieces as plain JSON."""
+    """Returns the pieces as JSON values."""
     return [list(piece) for piece in self.pieces]
 
   @property
   def is_uniform(self) -> bool:
-    """Whether all steps show as many images."""
+    """Whether all steps show the same number of images."""
     return len(self.pieces) == 1
 
   @property
   def images_per_step(self) -> int:
-    """Images shown in each step from now on."""
+    """Images per step after the last change of the batch size."""
     return self.pieces[-1][1]
 
   def going_on(self, step: int, images_per_step: int) -> "ImageCount":
-    """The count of a run that goes on from a step, with so many images each."""
+    """Returns the count of a run that continues with a batch size.
+
+    Args:
+      step: the last step before the run continues.
+      images_per_step: images shown per step from then on.
+    """
     pieces = [piece for piece in self.pieces if piece[0] < step]
     if not pieces or pieces[-1][1] != images_per_step:
       pieces.append((step if pieces else 0, images_per_step))
     return ImageCount(tuple(pieces))
 
   def steps_of(self, step: int) -> list[tuple[int, int]]:
-    """Returns (STEPS, IMAGES a step) of each piece up to a step."""
+    """Returns (STEPS, IMAGES per step) of each piece, up to a step."""
     ends = [first for first, _ in self.pieces[1:]] + [step]
     return [
       (min(end, step) - first, images)
@@ -64,7 +69,7 @@ class ImageCount:
     return self.images(step) / 1000
 
   def step_of(self, kimg: float) -> int:
-    """The first step after which at least `kimg` thousand images are shown."""
+    """Returns the first step that has shown at least `kimg` thousand images."""
     first, images = self.pieces[0]
     for begin, size in self.pieces[1:]:
       if self.images(begin) < round(kimg * 1000, _DIGITS):
@@ -73,13 +78,18 @@ class ImageCount:
     return first + max(0, math.ceil(round(left / images, _DIGITS)))
 
   def every(self, kimg: float) -> int:
-    """Steps in `kimg` thousand images, at least 1; 0 stays 0 (never)."""
+    """Returns the steps in `kimg` thousand images: 0 for 0, else at least 1."""
     return _rounded(kimg * 1000 / self.images_per_step) if kimg else 0
 
   def is_due(self, kimg: float, step: int) -> bool:
-    """Whether what is done every `kimg` thousand images follows a step.
+    """Whether an action that repeats every `kimg` thousand images is due.
 
-    From where the batch size changed on, multiples of `kimg` are kept to.
+    After a change of the batch size, actions stay aligned to multiples of
+    `kimg`.
+
+    Args:
+      kimg: interval in thousand images; 0 is never.
+      step: the step that has just finished.
     """
     if not kimg:
       return False

@@ -1,4 +1,4 @@
-"""Where a run's images come from."""
+"""Specs of the data set."""
 
 import dataclasses
 import math
@@ -7,8 +7,8 @@ from typing import Literal
 
 from bigscale.spec.base import require
 
-# Threads, processes, or batches in memory.
-MOST_AT_ONCE = 4096
+# Maximum number of threads, processes or prefetched batches.
+MAX_PARALLEL = 4096
 MOST_PADDING = 4096
 
 
@@ -17,15 +17,17 @@ class SourceSpec:
   """One source of a mixture.
 
   Attributes:
-    source: see `DataSpec.source`.
-    share: of all images, in (0, 1]; the shares of a mixture sum to 1. Left 0
-      in all of them where `DataSpec.temperature` gives the shares.
-    subset: see `DataSpec.subset`.
-    classes: see `DataSpec.classes`.
-    padding: see `DataSpec.padding`.
-    name: of the source in the names of joint classes; None takes `source`.
-    labels: with joint labels, the label that each class of the source gets in
-      the mixture; () gives it labels of its own.
+    source: the source, in the format of `DataSpec.source`.
+    share: fraction of all images that come from this source, in (0, 1]. The
+      shares of a mixture sum to 1. Leave all of them 0 if
+      `DataSpec.temperature` is set.
+    subset: number of images to train on, as in `DataSpec.subset`; 0 uses all.
+    classes: number of classes to train on, as in `DataSpec.classes`; 0 uses
+      all.
+    padding: black pixels on each side, as in `DataSpec.padding`.
+    name: name of the source in the names of joint classes; None uses `source`.
+    labels: with joint labels, the label of each of the source's classes in the
+      mixture; () gives the source labels that no other source has.
   """
 
   source: str
@@ -52,42 +54,52 @@ class SourceSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSpec:
-  """Where images come from, and in which order.
+  """Where training images come from, and in which order.
 
   Attributes:
-    source: an embedded set (`fashion_mnist`, `emoji`), a directory of shards
-      with a `manifest.json`, a folder or .zip of images, an .npz, `tfds:NAME`,
-      `stacked:SOURCE`, `synthetic:RECORDS:SIDE:CLASSES`, or a source of one's
-      own, `package.module:Name:ARGUMENT` (docs/data.md). '' with a mixture.
-    mixture: sources drawn from at once, in place of `source`.
-    mixture_labels: `joint`: the classes of all sources, one after the
-      other or as `SourceSpec.labels` maps them; `source`: its number;
-      `none`: no labels.
-    temperature: where positive, a source of n images has a share in proportion
-      to n^(1 / temperature): 1 by size, large values all alike.
-    subset: where positive, train on so many images only. Smaller subsets lie
-      inside larger ones; the seed of the run does not matter.
-    classes: where positive, so many classes only, nested likewise.
-    padding: pixels of black on each side of an image that is not of the
-      model's size, before it is resized: 2 frames digits of 28 px to 32 px.
-      None takes what the set's manifest says, else 0.
-    flip: mirror half of the images, chosen by record.
-    shuffle: another order every epoch; off reads the records as stored.
-    shuffle_files: shards that are shuffled together; 0 takes all of them where
-      their index fits in memory, else as many as do (`data.order`).
+    source: the data set: an embedded set (`fashion_mnist`, `emoji`), a
+      directory of shards with a `manifest.json`, a folder or .zip of images, an
+      .npz file, `tfds:NAME`, `stacked:SOURCE`,
+      `synthetic:RECORDS:SIDE:CLASSES`, or a user's own source
+      `package.module:Name:ARGUMENT` (docs/data.md). Must be '' if `mixture` is
+      set.
+    mixture: several sources to sample from, instead of `source`.
+    mixture_labels: labels of a mixture's images: `joint` numbers the classes of
+      all sources consecutively, or as `SourceSpec.labels` maps them; `source`
+      uses the index of the source; `none` trains without labels.
+    temperature: if positive, the share of a source with n images is
+      proportional to n^(1 / temperature). 1 is proportional to size; large
+      values approach equal shares. 0 uses `SourceSpec.share`.
+    subset: number of images to train on; 0 uses all. A smaller subset is
+      contained in every larger one and does not depend on the run's seed.
+    classes: number of classes to train on; 0 uses all. A smaller selection is
+      contained in every larger one.
+    padding: black pixels added to each side of an image that is not of the
+      model's size, before it is resized. A value of 2 pads digits of 28 px to
+      32 px. None uses the value of the data set's manifest, or 0 if it has
+      none.
+    flip: whether to mirror half of the images horizontally. The choice depends
+      on the record.
+    shuffle: whether to use a new order in every epoch; False reads records in
+      stored order.
+    shuffle_files: number of shards that are shuffled together. 0 uses all
+      shards if their index fits in memory, otherwise as many as fit
+      (`data.order`).
     fake_labels: labels of generated images: `uniform` over the classes, or
-      `empirical`, those of the reals of the same batch. Losses that pair
-      reals with fakes always take the latter.
-    bad_records: `skip` puts another record in the place of one that cannot be
-      read, `error` stops at the first.
-    max_bad_fraction: of a source's records; more, and the run stops.
-    prefetch: batches read ahead of the step.
-    threads: that read and decode; 0 takes one where records are plain pixels
-      (two would wait for each other at Python's lock) and two elsewhere.
-      Storage that is far away wants more.
-    workers: processes that read and decode in place of threads, where one
-      process's threads decode too little: they wait for each other at Python's
-      lock. On Linux.
+      `empirical`, the labels of the reals in the same batch. Losses that pair
+      reals with fakes always use `empirical`.
+    bad_records: what to do about a record that cannot be read: `skip`
+      substitutes another record, `error` stops the run.
+    max_bad_fraction: largest fraction of a source's records that may be bad, in
+      [0, 1]. The run stops if more are bad.
+    prefetch: number of batches to read ahead of the training step, at least 1.
+    threads: number of threads that read and decode. 0 uses one thread for
+      uncompressed pixels, where two threads would compete for Python's global
+      interpreter lock (GIL), and two threads otherwise. Remote storage benefits
+      from more.
+    workers: number of processes that read and decode; 0 uses threads instead.
+      Use processes if the threads of one process decode too slowly because they
+      compete for the GIL. Linux only.
   """
 
   source: str = ""
@@ -110,15 +122,15 @@ class DataSpec:
   def __post_init__(self) -> None:
     require(
       bool(self.source) != bool(self.mixture),
-      f"data.source={self.source!r} and data.mixture of {len(self.mixture)} "
-      "sources: set one of them",
+      f"data.source={self.source!r} and data.mixture with {len(self.mixture)} "
+      "sources: set exactly one of the two",
     )
     for name in ("prefetch", "threads", "workers", "shuffle_files"):
       value, least = getattr(self, name), int(name == "prefetch")
       require(value >= least, f"data.{name}={value} must be {least} or more")
       require(
-        name == "shuffle_files" or value <= MOST_AT_ONCE,
-        f"data.{name}={value} must be at most {MOST_AT_ONCE:,}",
+        name == "shuffle_files" or value <= MAX_PARALLEL,
+        f"data.{name}={value} must be at most {MAX_PARALLEL:,}",
       )
     require(
       0 <= self.max_bad_fraction <= 1,
@@ -126,8 +138,8 @@ class DataSpec:
     )
     require(
       not (self.threads and self.workers),
-      f"data.threads={self.threads} and data.workers={self.workers}: threads "
-      "or processes read, not both; set one of them to 0",
+      f"data.threads={self.threads} and data.workers={self.workers} cannot "
+      "both be set, because either threads or processes read; set one to 0",
     )
     _check_subset(self.subset, self.classes)
     _check_padding(self.padding)
@@ -136,17 +148,17 @@ class DataSpec:
     else:
       require(
         self.temperature == 0,
-        f"data.temperature={self.temperature} weighs the sources of a mixture; "
-        "set data.mixture, or temperature to 0",
+        f"data.temperature={self.temperature} needs a mixture of sources; set "
+        "data.mixture, or set data.temperature to 0",
       )
 
   @property
   def sources(self) -> tuple[str, ...]:
-    """All of them, in order."""
+    """Names of all sources, in order."""
     return tuple(part.source for part in self.mixture or (self,))
 
   def with_sources(self, sources: Sequence[str]) -> "DataSpec":
-    """The same with other sources, one for each of these."""
+    """Returns this spec with its sources replaced, one for one."""
     if not self.mixture:
       return dataclasses.replace(self, source=sources[0])
     parts = zip(self.mixture, sources, strict=True)
@@ -154,14 +166,15 @@ class DataSpec:
     return dataclasses.replace(self, mixture=mixture)
 
   def at(self, places: Sequence[str]) -> "DataSpec":
-    """The same data at other places; names of classes stay what they are.
+    """Returns this spec with its sources moved; class names do not change.
 
     Args:
-      places: `PATH` for each source in order, or `OLD=NEW` for some of them;
-        () leaves them where they are.
+      places: `PATH` for each source in order, or `OLD=NEW` for each source that
+        has moved; () moves none.
 
     Raises:
-      SpecError: places and sources are not as many, or a place is empty.
+      SpecError: the number of places differs from the number of sources, or a
+        place is empty.
     """
     named, listed = {}, []
     for place in places:
@@ -172,13 +185,13 @@ class DataSpec:
         named[old] = place[len(old) + 1 :]
     require(
       not listed or (not named and len(listed) == len(self.sources)),
-      f"--data={listed[0] if listed else ''} is one of {len(places)} places, "
-      f"and the run reads {len(self.sources)} sources "
-      f"({', '.join(map(repr, self.sources))}); give one --data=PATH for each, "
+      f"--data={listed[0] if listed else ''} is one of {len(places)} paths, "
+      f"but the run reads {len(self.sources)} sources "
+      f"({', '.join(map(repr, self.sources))}); pass one --data=PATH for each, "
       "in this order, or --data=OLD=NEW for those that have moved",
     )
     sources = listed or [named.get(old, old) for old in self.sources]
-    require(all(sources), "--data names no place; give --data=PATH")
+    require(all(sources), "--data has an empty path; pass --data=PATH")
     moved = self.with_sources(sources)
     if not moved.mixture:
       return moved
@@ -193,20 +206,20 @@ class DataSpec:
   def _check_mixture(self) -> None:
     require(
       not (self.subset or self.classes) and self.padding is None,
-      "data.subset, data.classes and data.padding are of one source; set those "
-      "of each source in data.mixture",
+      "data.subset, data.classes and data.padding do not apply to a mixture; "
+      "set them for each source in data.mixture",
     )
     require(
       self.temperature >= 0,
-      f"data.temperature={self.temperature} must be positive, or 0 for given "
-      "shares",
+      f"data.temperature={self.temperature} must be positive, or 0 to use the "
+      "shares in data.mixture",
     )
     shares = [part.share for part in self.mixture]
     if self.temperature:
       require(
         not any(shares),
-        f"data.temperature={self.temperature} gives the shares of the mixture; "
-        f"remove share={max(shares)}, or set temperature to 0",
+        f"data.temperature={self.temperature} determines the shares of the "
+        f"mixture; remove share={max(shares)}, or set data.temperature to 0",
       )
       return
     total = math.fsum(shares)
@@ -222,8 +235,8 @@ class DataSpec:
 def _check_padding(padding: int | None) -> None:
   require(
     padding is None or 0 <= padding <= MOST_PADDING,
-    f"data.padding={padding} must be 0 to {MOST_PADDING} pixels, or None for "
-    "what the set's manifest says",
+    f"data.padding={padding} must be 0 to {MOST_PADDING} pixels, or None to "
+    "use the data set's manifest",
   )
 
 

@@ -1,8 +1,7 @@
-"""From a config to a frozen spec, and to and from JSON.
+"""Converts a config to a frozen spec, and a spec to and from JSON.
 
-The one place where untyped values become typed ones. An unknown key, a missing
-one or a value of the wrong type names the key, what was found and what to
-write.
+Untyped values become typed values only here. Errors about unknown keys, missing
+keys and values of the wrong type name the key, the value and the remedy.
 """
 
 import dataclasses
@@ -17,19 +16,19 @@ from bigscale.spec.base import Schedule, SpecError, require
 from bigscale.spec.model import ModelBase, family
 from bigscale.spec.run import RunSpec
 
-# JSON and float64 hold whole numbers exactly up to here.
-MOST_WHOLE = 2**53
+# JSON and float64 represent integers exactly up to this value.
+MAX_INTEGER = 2**53
 
 
 def from_config(config: Mapping[str, Any]) -> RunSpec:
-  """Freezes a config.
+  """Converts a config to a checked, frozen spec.
 
   Args:
-    config: an `ml_collections.ConfigDict` or any nested mapping with the
-      fields of `RunSpec`. `model.name` chooses the kind of model.
+    config: an `ml_collections.ConfigDict` or any nested mapping with the fields
+      of `RunSpec`. `model.name` chooses the family of models.
 
   Returns:
-    The checked run.
+    The spec of the run.
 
   Raises:
     SpecError: a key is unknown or missing, or a value breaks a rule.
@@ -38,17 +37,17 @@ def from_config(config: Mapping[str, Any]) -> RunSpec:
 
 
 def to_json(spec: Any) -> dict[str, Any]:
-  """The spec as nested dictionaries of plain values."""
+  """Returns the spec as nested dictionaries of JSON values."""
   return dataclasses.asdict(spec)
 
 
 def from_json(tree: Mapping[str, Any]) -> RunSpec:
-  """Reads what `to_json` gave."""
+  """Returns the spec that `to_json` serialized."""
   return from_config(tree)
 
 
 def _freeze(kind: type, value: Any, path: str) -> Any:
-  """Makes a dataclass of `kind` from a mapping."""
+  """Builds a dataclass of type `kind` from a mapping."""
   if not isinstance(value, Mapping) and not hasattr(value, "items"):
     raise SpecError(f"{path}={value!r} must be a group of settings")
   given = dict(value.items())
@@ -75,7 +74,7 @@ def _freeze(kind: type, value: Any, path: str) -> Any:
 
 
 def _coerce(kind: Any, value: Any, path: str) -> Any:
-  """Checks `value` against the type `kind` of a field."""
+  """Checks `value` against a field's type `kind` and converts it if needed."""
   origin = typing.get_origin(kind)
   if origin in (typing.Union, types.UnionType):
     return _coerce_union(typing.get_args(kind), value, path)
@@ -111,9 +110,9 @@ def _coerce(kind: Any, value: Any, path: str) -> Any:
       f"{path}={value!r} is {_article(type(value))}; it must be "
       f"{_article(kind)}"
     )
-  if kind is int and abs(value) > MOST_WHOLE:
+  if kind is int and abs(value) > MAX_INTEGER:
     raise SpecError(
-      f"{path} must be a whole number of at most {MOST_WHOLE:,}; it has "
+      f"{path} must be a whole number of at most {MAX_INTEGER:,}; it has "
       f"{value.bit_length()} bits"
     )
   return value
@@ -123,12 +122,11 @@ def _as_float(value: int) -> float:
   try:
     return float(value)
   except OverflowError:
-    # Said as what it comes to.
     return math.inf if value > 0 else -math.inf
 
 
 def _coerce_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
-  """Optional fields."""
+  """Coerces the value of an optional field."""
   if value is None and type(None) in kinds:
     return None
   (kind,) = (kind for kind in kinds if kind is not type(None))
@@ -136,7 +134,7 @@ def _coerce_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
 
 
 def _coerce_model(value: Any, path: str) -> ModelBase:
-  """A model, of the family that its `name` chooses."""
+  """Coerces a model to the family that its `name` chooses."""
   if isinstance(value, ModelBase):
     return value
   if not hasattr(value, "items"):
@@ -150,7 +148,7 @@ def _article(kind: type) -> str:
   names = {
     int: "a whole number",
     float: "a number",
-    str: "a text",
+    str: "a string",
     bool: "True or False",
     type(None): "None",
   }

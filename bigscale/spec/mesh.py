@@ -1,4 +1,4 @@
-"""How devices are arranged."""
+"""Spec of the device mesh."""
 
 import dataclasses
 from typing import Literal
@@ -8,20 +8,24 @@ from bigscale.spec.base import require
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSpec:
-  """How devices are arranged.
+  """How devices are arranged and how weights are sharded over them.
 
   Attributes:
-    data: replicas; -1 takes all devices that `fsdp` leaves.
-    fsdp: devices that share one replica's state, all of one slice.
-    weights: `replicated` keeps the whole state on every device; `zero` splits
-      it over `fsdp` and gathers weights once a step; `fsdp` gathers them
-      block by block (`parallel/sharding`).
-    min_split_elements: smaller weights stay whole: a share would cost more to
-      send than to hold.
-    gradient_dtype: in which gradients of bfloat16 weights cross devices.
-    slices: groups of devices joined by a data-center network, which only
-      `data` crosses; -1 asks the devices. CPU devices, which know of none,
-      are dealt into as many equal groups as are named here.
+    data: number of replicas; -1 uses all devices that `fsdp` leaves.
+    fsdp: number of devices that share the state of one replica. All of them
+      must belong to one slice.
+    weights: `replicated` keeps the whole state on every device. `zero` shards
+      it over `fsdp` and gathers the weights once per step. `fsdp` shards it and
+      gathers the weights block by block (`parallel/sharding`).
+    min_split_elements: smallest number of elements of a weight that is sharded.
+      Smaller weights are replicated, because communicating a shard would cost
+      more than the memory it saves.
+    gradient_dtype: dtype in which gradients of bfloat16 weights are sent
+      between devices.
+    slices: number of slices, groups of devices that are connected by a
+      data-center network. Only the `data` axis crosses slices. -1 reads the
+      number from the devices. CPU devices have no slices, so they are divided
+      into this number of equal groups.
   """
 
   data: int = -1
@@ -35,17 +39,17 @@ class MeshSpec:
     require(
       (self.data == -1 or self.data >= 1) and self.fsdp >= 1,
       f"mesh.data={self.data}, mesh.fsdp={self.fsdp}: use positive numbers, "
-      "or -1 for mesh.data to take all devices",
+      "or -1 for mesh.data to use all devices",
     )
     require(
       self.slices == -1 or self.slices >= 1,
-      f"mesh.slices={self.slices}: use a positive number, or -1 to ask the "
-      "devices",
+      f"mesh.slices={self.slices}: use a positive number, or -1 to read it "
+      "from the devices",
     )
     require(
       -1 in (self.data, self.slices) or self.data % self.slices == 0,
-      f"mesh.data={self.data} does not split over mesh.slices={self.slices}; "
-      "use a multiple, or -1 for mesh.data to take all devices",
+      f"mesh.data={self.data} is not divisible by mesh.slices={self.slices}; "
+      "use a multiple, or -1 for mesh.data to use all devices",
     )
     require(
       self.min_split_elements >= 0,

@@ -1,8 +1,8 @@
-"""What every family of models says of itself, once: settings and networks.
+"""Settings and networks that every family of models defines.
 
-A family is a frozen dataclass that derives from `ModelBase`. `model.name` of a
-config chooses it: the name of a package of `bigscale.models`, whose `Family` it
-is, or `package.module:Name` of a user's own.
+A family is a frozen dataclass that derives from `ModelBase`. `model.name` in a
+config chooses it: either the name of a package in `bigscale.models` that
+defines `Family`, or `package.module:Name` of a user's own family.
 """
 
 import dataclasses
@@ -22,25 +22,28 @@ _FAMILIES = "bigscale.models"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelBase:
-  """Settings that all models share; a family adds its own and its networks.
+  """Settings that all models share.
 
   Attributes:
-    name: of the family, as `model.name` of a config has it.
+    name: name of the family, as `model.name` in a config.
     resolution: side of the square images, pixels.
-    image_channels: 1 or 3.
-    num_classes: 0 trains without labels.
+    image_channels: number of image channels, 1 or 3.
+    num_classes: number of classes, at least 2; 0 trains without labels.
     latent_dim: length of z.
-    num_singular_values: how many are tracked for every layer.
-    spectra_interval: steps between updates of the tracked values of weights
-      without spectral norm; 0 never.
-    bf16_stages: how many of the highest resolutions compute in bfloat16.
-    remat: the backward pass computes each block again instead of keeping what
-      is inside.
-    dtype: parameters and, outside the bfloat16 stages, activations.
-    precision: of the networks' products of float32 arrays on TPUs and GPUs,
-      which are free to round them (`bigscale.ops.precision`): `highest` not at
-      all, as the authors have it; `high` to 16 bits (TPU) in half the time;
-      `default` to 8.
+    num_singular_values: number of largest singular values to track per layer,
+      at least 1.
+    spectra_interval: steps between updates of the tracked singular values of
+      weights without spectral norm; 0 never updates them.
+    bf16_stages: number of stages, counted from the highest resolution, that
+      compute in bfloat16.
+    remat: whether the backward pass recomputes each block's activations instead
+      of storing them.
+    dtype: dtype of the parameters, and of activations outside the bfloat16
+      stages.
+    precision: precision of the networks' products of float32 arrays on TPUs and
+      GPUs, whose hardware may round the factors (`bigscale.ops.precision`).
+      `highest` does not round, like the original implementations. `high` rounds
+      to 16 bits (TPU) and takes half the time. `default` rounds to 8 bits.
   """
 
   name: str = ""
@@ -55,23 +58,22 @@ class ModelBase:
   dtype: Dtype = "float32"
   precision: Precision = "highest"
 
-  # How reports call the family; by `name` where it is empty.
+  # Name of the family in reports; an empty title means `name`.
   title: ClassVar[str] = ""
-  # What holds for a family without such a setting. One that has it declares a
-  # field of that name.
+  # Values for families that do not declare a field of the same name.
   g_spectral: ClassVar[bool] = False
   spectral_epsilon: ClassVar[float] = 1e-12
   spectral_update: ClassVar[Update] = "step"
   batch_norm_group_size: ClassVar[int] = 0
   batch_norm_update: ClassVar[Update] = "step"
-  # How weights of other names than `kernel` and `embedding` are split over
-  # devices: (pattern of a path, axes); see `bigscale.parallel.sharding`.
+  # How weights not named `kernel` or `embedding` are sharded: pairs of a path
+  # pattern and axes; see `bigscale.parallel.sharding`.
   sharding_rules: ClassVar[tuple[tuple[str, tuple[int, ...]], ...]] = ()
-  # By the name of a format of weights, the module that reads it.
+  # The module that reads each weight format, by the format's name.
   formats: ClassVar[dict[str, str]] = {}
 
   def __post_init__(self) -> None:
-    """Checks the shared settings; a family checks its own besides.
+    """Checks the shared settings; a family adds its own checks.
 
     Raises:
       SpecError: a setting breaks a rule.
@@ -85,8 +87,8 @@ class ModelBase:
     )
     require(
       self.num_classes == 0 or self.num_classes >= 2,
-      f"model.num_classes={self.num_classes} must be 0 (no labels) or 2 and "
-      "more",
+      f"model.num_classes={self.num_classes} must be 0 (no labels) or at least "
+      "2",
     )
     for field in ("resolution", "latent_dim"):
       require(
@@ -96,7 +98,7 @@ class ModelBase:
     require(
       self.num_singular_values >= 1,
       f"model.num_singular_values={self.num_singular_values} must be 1 or "
-      "more; 3 is usual, and the first normalizes a layer with spectral norm",
+      "more, because spectral norm divides by the first; 3 is usual",
     )
     require(
       self.spectra_interval >= 0,
@@ -114,60 +116,67 @@ class ModelBase:
     require(
       self.batch_norm_group_size == 0 or self.batch_norm_group_size >= 2,
       f"model.batch_norm_group_size={self.batch_norm_group_size} must be 0 "
-      "(the whole batch) or 2 samples and more: one has no variance",
+      "(the whole batch) or at least 2, because one sample has no variance",
     )
 
   def make_networks(
     self, platform: str, split: Any, gather: Callable[[Any], Any] | None
   ) -> "GanModel":
-    """Makes the generator and the discriminator; every family's own.
+    """Builds the generator and the discriminator; every family overrides it.
 
     Args:
-      platform: of the devices that will run them: `cpu`, `gpu` or `tpu`.
-      split: how `shard_map` splits the batch in training (`types.BatchSplit`);
-        batch norm needs to know.
-      gather: of parameters that are split over devices (`models.blocks`).
+      platform: platform of the devices that run the networks: `cpu`, `gpu` or
+        `tpu`.
+      split: how `shard_map` splits the training batch (`types.BatchSplit`), for
+        batch norm.
+      gather: function that gathers sharded parameters (`models.blocks`), or
+        None.
     """
     del platform, split, gather
     raise SpecError(
       f"{type(self).__name__} has no networks: define make_networks(self, "
-      "platform, split, gather), as with bigscale.models.networks.gan_model"
+      "platform, split, gather), for example with "
+      "bigscale.models.networks.gan_model"
     )
 
   def of_width(
     self, resolution: int, depth: int | None
   ) -> Callable[[int], "ModelBase"]:
-    """Returns the models that differ from this one in width; 1 the narrowest.
+    """Returns a function from a width index to a model of that width.
+
+    Index 1 is the narrowest model. The models differ from this one in width,
+    and in resolution and depth as requested.
 
     Args:
-      resolution: of them, pixels.
-      depth: blocks of each stage; None is this model's own.
+      resolution: resolution of the models, pixels.
+      depth: blocks per stage; None uses this model's depth.
 
     Raises:
-      SpecError: there are none of that resolution or depth.
+      SpecError: the family has no models of this resolution or depth.
     """
     del resolution, depth
     raise SpecError(
-      f"{self.name} has no members of other widths; define of_width(self, "
-      f"resolution, depth) of {type(self).__name__}, or set the widths by hand"
+      f"{self.name} does not define models of other widths; define "
+      f"of_width(self, resolution, depth) in {type(self).__name__}, or set the "
+      "widths by hand"
     )
 
   @property
   def player_widths(self) -> tuple[float, float]:
-    """Widths of G and D, by which learning rates are rescaled."""
+    """Widths of G and D, which determine how learning rates are rescaled."""
     raise SpecError(
-      f"{self.name} does not say how wide it is, so that no learning rate can "
-      f"follow its width; define player_widths of {type(self).__name__}, or "
+      f"{self.name} does not define its width, so learning rates cannot be "
+      f"rescaled by width; define player_widths in {type(self).__name__}, or "
       "use the rule 'constant'"
     )
 
   def has(self, setting: str) -> bool:
-    """Whether the family has a setting of that name."""
+    """Whether the family has a setting with this name."""
     return any(field.name == setting for field in dataclasses.fields(self))
 
 
 def families() -> tuple[str, ...]:
-  """Names of the families that are part of bigscale."""
+  """Returns the names of the built-in families."""
   (folder,) = importlib.import_module(_FAMILIES).__path__
   return tuple(
     sorted(
@@ -177,37 +186,37 @@ def families() -> tuple[str, ...]:
 
 
 def family(name: Any) -> type[ModelBase]:
-  """Finds a family by `model.name`.
+  """Returns the family that `model.name` chooses.
 
   Raises:
-    SpecError: there is none of that name; the message says what there is.
+    SpecError: there is no such family; the message lists the built-in ones.
   """
   path = name
   if not isinstance(name, str) or not named.is_path(name):
     require(
       name in families(),
-      f"config.model.name={name!r} is not one of "
-      f"{', '.join(map(repr, families()))}, nor package.module:Name of a "
-      "family of your own",
+      f"config.model.name={name!r} must be one of "
+      f"{', '.join(map(repr, families()))}, or package.module:Name of your own "
+      "family",
     )
     path = f"{_FAMILIES}.{name}:Family"
   found = named.load(path, "a family of models")
   require(
     isinstance(found, type) and issubclass(found, ModelBase),
-    f"config.model.name={name!r} names {found!r}, which is no family of "
-    "models; let it be a frozen dataclass that derives from "
+    f"config.model.name={name!r} names {found!r}, which is not a family of "
+    "models; define a frozen dataclass that derives from "
     "bigscale.spec.ModelBase",
   )
   require(
     "__dataclass_fields__" in vars(found),
-    f"{name!r} is no dataclass; put @dataclasses.dataclass(frozen=True, "
-    "kw_only=True) above it",
+    f"{name!r} is not a dataclass; decorate it with "
+    "@dataclasses.dataclass(frozen=True, kw_only=True)",
   )
   return found
 
 
 def check_at_least(model: ModelBase, least: float, *fields: str) -> None:
-  """Numbers, or tuples of them, of `least` or more each."""
+  """Checks that fields, or all entries of tuples, are at least `least`."""
   for field in fields:
     value = getattr(model, field)
     values = value if isinstance(value, tuple) else (value,)
@@ -219,7 +228,7 @@ def check_at_least(model: ModelBase, least: float, *fields: str) -> None:
 
 
 def check_batch_norm(model: Any) -> None:
-  """The rules of `batch_norm_momentum` and `batch_norm_epsilon`."""
+  """Checks `batch_norm_momentum` and `batch_norm_epsilon`."""
   epsilon, momentum = model.batch_norm_epsilon, model.batch_norm_momentum
   require(
     epsilon >= 0, f"model.batch_norm_epsilon={epsilon} must not be negative"
@@ -231,7 +240,7 @@ def check_batch_norm(model: Any) -> None:
 
 
 def check_bf16_stages(model: Any, stages: int) -> None:
-  """Half precision covers some of the resolutions, from the highest down."""
+  """Checks that `bf16_stages` is at most the number of stages."""
   require(
     0 <= model.bf16_stages <= stages,
     f"model.bf16_stages={model.bf16_stages} must be between 0 and {stages}, "
@@ -240,12 +249,13 @@ def check_bf16_stages(model: Any, stages: int) -> None:
 
 
 def chunked_latents(model: Any, chunks_before: int, chunks: int) -> int:
-  """Length of z of so many chunks, each as long as the model's are.
+  """Returns the length of z for a number of chunks of this model's length.
 
   Args:
-    model: with `latent_dim` and `hierarchical`; without chunks z stays.
-    chunks_before: of the model.
-    chunks: of the other one.
+    model: a model with `latent_dim` and `hierarchical`. Without `hierarchical`
+      the length of z does not change.
+    chunks_before: number of chunks in `model`.
+    chunks: number of chunks in the other model.
   """
   if not model.hierarchical:
     return model.latent_dim
@@ -253,7 +263,7 @@ def chunked_latents(model: Any, chunks_before: int, chunks: int) -> int:
 
 
 def check_chunks(model: Any, chunks: int, where: str) -> None:
-  """A hierarchical z splits into equal chunks."""
+  """Checks that a hierarchical z splits into equal chunks."""
   size = max(1, round(model.latent_dim / chunks))
   require(
     model.latent_dim % chunks == 0,
@@ -267,25 +277,25 @@ def check_attention(
   g_channels: Iterable[tuple[int, int]],
   d_channels: Iterable[tuple[int, int]],
 ) -> None:
-  """Attention stands only where a block makes a map that it can work on.
+  """Checks that attention is applied to existing maps with enough channels.
 
   Args:
-    model: with `g_attention` and `d_attention`.
-    g_channels: side, px, and channels of the map after each block of G.
-    d_channels: the same of D.
+    model: a model with `g_attention` and `d_attention`.
+    g_channels: (side in px, channels) of the map after each block of G.
+    d_channels: the same for D.
   """
   for field, maps in (("g_attention", g_channels), ("d_attention", d_channels)):
     known = dict(maps)
     for side in getattr(model, field):
       require(
         side in known,
-        f"model.{field} names {side} px, which no block of this "
-        f"{model.resolution} px network makes; use any of "
+        f"model.{field} contains {side} px, but no block of this "
+        f"{model.resolution} px network has such a map; use any of "
         f"{', '.join(map(str, sorted(known)))}",
       )
       require(
         known[side] >= 8,
-        f"model.{field} names {side} px, where there are {known[side]} "
-        "channels; its keys take an eighth of them, so there must be 8 or "
-        "more: widen the network or choose another map",
+        f"model.{field} contains {side} px, where there are {known[side]} "
+        "channels; attention keys use an eighth of the channels, so it needs "
+        "8 or more: widen the network or choose another map",
       )

@@ -1,4 +1,4 @@
-"""Specs of what the players minimize and of what they are shown."""
+"""Specs of the losses, their penalties and augmentation."""
 
 import dataclasses
 import importlib
@@ -14,15 +14,17 @@ OFF = Schedule(first=0.0, last=0.0)
 class SigmaSpec:
   """Interventions on the largest singular values of G's weights.
 
-  Brock et al. 2019, sec. 4.1: they keep spectra from exploding, and do not by
-  themselves keep a training from collapse.
+  These interventions keep spectra from exploding, but do not prevent collapse
+  by themselves (Brock et al. 2019, sec. 4.1).
 
   Attributes:
-    clamp: after each update, W <- W - max(0, sigma0 - clamp) u0 v0^T; 0 is
-      off.
-    strength: of the penalty sum over layers of (sigma0 - goal)^2; 0 is off.
-    goal: a fixed one; 0 takes `ratio` times sigma1, held constant.
-    ratio: see `goal`.
+    clamp: upper bound of the largest singular value sigma0. After each update,
+      W <- W - max(0, sigma0 - clamp) u0 v0^T. 0 is off.
+    strength: weight of a penalty, the sum over layers of (sigma0 - goal)^2; 0
+      is off.
+    goal: target of the penalty; 0 uses `ratio` times sigma1, the second largest
+      singular value, without a gradient.
+    ratio: multiple of sigma1 that replaces `goal` if `goal` is 0.
   """
 
   clamp: float = 0.0
@@ -40,13 +42,13 @@ class SigmaSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TermSpec:
-  """A penalty on D from a package of one's own.
+  """A user-defined penalty on D.
 
   Attributes:
     name: `package.module:Name` of a `DTerm` (`bigscale.losses.terms`).
-    weight: of the mean over samples.
-    interval: it is computed every so many steps, with so many times the
-      weight; its scalar is 0 in between.
+    weight: weight of the penalty's mean over samples, at least 0.
+    interval: steps between evaluations of the penalty. Its weight is multiplied
+      by the interval. Its scalar is logged as 0 for steps in between.
   """
 
   name: str
@@ -56,7 +58,7 @@ class TermSpec:
   def __post_init__(self) -> None:
     require(
       self.weight.first >= 0 and self.weight.last >= 0,
-      f"the weight of loss.terms {self.name!r} must not be negative; it runs "
+      f"the weight of loss.terms {self.name!r} must not be negative; it goes "
       f"from {self.weight.first} to {self.weight.last}",
     )
     require(
@@ -68,33 +70,36 @@ class TermSpec:
 
   @property
   def row(self) -> Any:
-    """The `DTerm`."""
+    """The `DTerm` that `name` names."""
     return _losses("terms").find(self.name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossSpec:
-  """What the players minimize.
+  """The losses of both players.
 
   Attributes:
-    adversarial: a loss of ours (`OURS` of `bigscale.losses.adversarial`), or
-      `package.module:Name` of another.
-    label_smoothing: D's target for reals is 1 less this; of losses with
-      targets.
-    r1_gamma: weight of R1 on reals, times 1/2; 0 leaves it out.
-    r2_gamma: the same for R2 on fakes.
-    penalty_interval: R1 and R2 are computed every so many steps, with so many
-      times the weight (Karras et al. 2020, sec. 3.1). `d/r1` and `d/r2` are
-      logged as 0 in between.
-    gradient_penalty: weight of (|grad D| - 1)^2 between reals and fakes
-      (Gulrajani et al. 2017: 10).
-    weight_clip: bound of D's weights after each update (Arjovsky et al. 2017:
-      0.01); 0 is off.
-    terms: further penalties on D.
-    orthogonal: strength beta of G's orthogonal regularization,
-      beta * ||W^T W o (1 - I)||^2 (Brock et al. 2019, eq. 3).
-    orthogonal_form: `off_diagonal`, or `full`: ||W^T W - I||^2 (eq. 2).
-    g_sigma: interventions on G's spectra.
+    adversarial: name of a built-in loss (`OURS` in
+      `bigscale.losses.adversarial`), or `package.module:Name` of a user's own.
+    label_smoothing: amount subtracted from D's target for reals, in [0, 0.5).
+      Only for losses that have targets.
+    r1_gamma: gamma of R1, whose penalty on reals has the weight gamma / 2; 0 is
+      off.
+    r2_gamma: gamma of R2, whose penalty on fakes has the weight gamma / 2; 0 is
+      off.
+    penalty_interval: steps between evaluations of R1 and R2. Their weights are
+      multiplied by the interval (Karras et al. 2020, sec. 3.1). `d/r1` and
+      `d/r2` are logged as 0 for steps in between.
+    gradient_penalty: weight of the WGAN-GP penalty (|grad D| - 1)^2 between
+      reals and fakes (Gulrajani et al. 2017 use 10); 0 is off.
+    weight_clip: bound of the absolute values of D's weights after each update
+      (Arjovsky et al. 2017 use 0.01); 0 is off.
+    terms: additional, user-defined penalties on D.
+    orthogonal: strength beta of orthogonal regularization of G, beta * ||W^T W
+      o (1 - I)||^2 (Brock et al. 2019, eq. 3); 0 is off.
+    orthogonal_form: form of orthogonal regularization: `off_diagonal` (eq. 3),
+      or `full`, ||W^T W - I||^2 (eq. 2).
+    g_sigma: interventions on the singular values of G's weights.
   """
 
   adversarial: str
@@ -114,7 +119,7 @@ class LossSpec:
       gamma = getattr(self, field)
       require(
         gamma.first >= 0 and gamma.last >= 0,
-        f"loss.{field} must not be negative; it runs from {gamma.first} to "
+        f"loss.{field} must not be negative; it goes from {gamma.first} to "
         f"{gamma.last}",
       )
     for field in ("orthogonal", "gradient_penalty", "weight_clip"):
@@ -137,29 +142,29 @@ class LossSpec:
     require(
       not (self.weight_clip and self.gradient_penalty),
       f"loss.weight_clip={self.weight_clip} and loss.gradient_penalty="
-      f"{self.gradient_penalty} are two remedies for one thing; set one to 0",
+      f"{self.gradient_penalty} both limit D's slope; set one of them to 0",
     )
 
     scalars = ["d/gradient_penalty", *(term.row.scalar for term in self.terms)]
     require(
       len(set(scalars)) == len(scalars),
-      f"loss.terms log under {', '.join(scalars[1:])}; give each a name of its "
-      "own that is not d/gradient_penalty",
+      f"loss.terms log the scalars {', '.join(scalars[1:])}; give each a "
+      "unique name other than d/gradient_penalty",
     )
 
   @property
   def paired(self) -> bool:
-    """Whether each fake is compared with a real one."""
+    """Whether the loss compares each fake with a real image."""
     return _losses("adversarial").find(self.adversarial).paired
 
   @property
   def threshold(self) -> float | None:
-    """The logit above which D takes an image for real; None if it is free."""
+    """The logit above which D classifies an image as real, if there is one."""
     return _losses("adversarial").find(self.adversarial).threshold
 
   @property
   def d_terms(self) -> Sequence[TermSpec]:
-    """All penalties on D that take a pass of their own; WGAN-GP's first."""
+    """All penalties on D that need a pass of their own, WGAN-GP first."""
     weight = self.gradient_penalty
     if not weight:
       return self.terms
@@ -171,25 +176,30 @@ class LossSpec:
 
 
 def _losses(module: str) -> Any:
-  """A module of `bigscale.losses`, which itself imports the spec."""
+  """Imports a module of `bigscale.losses`, which itself imports the spec."""
   return importlib.import_module(f"bigscale.losses.{module}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentSpec:
-  """Differentiable augmentation of what D sees, reals and fakes alike.
+  """Differentiable augmentation of D's inputs, both reals and fakes.
 
   Attributes:
-    pipe: `none`; `diffaugment` (Zhao et al. 2020); `ada`, the pipe of
-      StyleGAN2-ADA with R3GAN's strengths (Karras et al. 2020b).
-    transforms: of `diffaugment`: color, translation, cutout; of `ada`: blit,
-      geometric, color, cutout. Empty means all of the pipe's.
-    probability: of each transform; with `target` only its first value.
-    target: where given, the probability is driven so that a mean sign over
-      the reals comes to this (ADA: 0.6): that of D(x) less the threshold of
-      the loss, or of D(x) - D(G(z)) where it has none.
-    target_interval: steps between adjustments.
-    target_kimg: thousand images in which the probability can go from 0 to 1.
+    pipe: augmentation pipeline: `none`; `diffaugment` (Zhao et al. 2020);
+      `ada`, the pipeline of StyleGAN2-ADA with R3GAN's strengths (Karras et al.
+      2020b).
+    transforms: transforms to apply. `diffaugment` has color, translation and
+      cutout; `ada` has blit, geometric, color and cutout. () applies all of
+      them.
+    probability: probability of each transform, in [0, 1]. With `target`, only
+      the schedule's first value is used.
+    target: target of adaptive augmentation, in (0, 1); ADA uses 0.6. The
+      probability is adjusted until the mean sign over the reals equals the
+      target. The sign is that of D(x) minus the loss's threshold, or of D(x) -
+      D(G(z)) if the loss has no threshold. None uses `probability`.
+    target_interval: steps between adjustments of the probability.
+    target_kimg: thousand images in which the probability can increase from 0 to
+      1.
   """
 
   pipe: Literal["none", "diffaugment", "ada"] = "none"
@@ -204,7 +214,7 @@ class AugmentSpec:
     for name in self.transforms:
       require(
         name in known,
-        f"augment.transforms names {name!r}, which the pipe {self.pipe!r} "
+        f"augment.transforms contains {name!r}, which the pipe {self.pipe!r} "
         f"does not have; it has {', '.join(known) or 'none'}",
       )
     for value in (self.probability.first, self.probability.last):
@@ -214,7 +224,7 @@ class AugmentSpec:
       )
     require(
       self.target is None or 0 < self.target < 1,
-      f"augment.target={self.target} must lie in (0, 1); 0.6 is ADA's",
+      f"augment.target={self.target} must lie in (0, 1); ADA uses 0.6",
     )
     require(
       self.target_interval >= 1 and self.target_kimg > 0,
@@ -225,7 +235,7 @@ class AugmentSpec:
 
   @property
   def chosen(self) -> tuple[str, ...]:
-    """The transforms in use, in the pipe's order."""
+    """The selected transforms, in the pipeline's order."""
     known = TRANSFORMS[self.pipe]
     return tuple(name for name in known if name in (self.transforms or known))
 

@@ -1,7 +1,6 @@
-"""Specs of everything around the model, and of the run as a whole."""
+"""Specs of optimizers, scores, logs and checkpoints, and of the whole run."""
 
 import dataclasses
-import re
 from typing import Literal
 
 from bigscale.spec.base import Schedule, check_kimg, require
@@ -11,32 +10,35 @@ from bigscale.spec.mesh import MeshSpec
 from bigscale.spec.model import ModelBase
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
+from bigscale.spec.operations import OperationsSpec
 from bigscale.spec.sampling import SamplingSpec
 from bigscale.spec.scores import directions, first_ranked, rises
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimSpec:
-  """Adam for both players, and the moving average of G.
+  """Adam for both players, and the moving average of G's weights.
 
   Attributes:
     g_lr: learning rate of G.
     d_lr: learning rate of D.
-    beta1: decay of the first moment.
-    beta2: decay of the second moment.
-    epsilon: of Adam.
-    d_steps: D updates before each G update.
-    microbatches: parts that every batch is computed in, one after the other,
-      for less memory (gradient accumulation). The gradient is that of the
-      whole batch, and crosses devices once.
-    fakes_at_once: whether one forward pass of G draws the fakes of all D
-      updates of a step, where its weights stand still meanwhile. Faster, and
-      takes the memory of `d_steps` batches in that pass. Batch norm treats each
-      batch alone either way.
-    ema_decay: kept share of G's average at each step (BigGAN: 0.9999).
-    ema_half_life_kimg: used in its place where given: the decay is
-      0.5^(batch / half-life) (R3GAN).
-    ema_start_kimg: before it the average is G itself.
+    beta1: Adam's decay rate of the first moment, in [0, 1).
+    beta2: Adam's decay rate of the second moment, in [0, 1).
+    epsilon: Adam's epsilon, added to the root of the second moment.
+    d_steps: number of D updates per G update.
+    microbatches: number of microbatches that each batch is split into. They are
+      computed one after the other to save memory (gradient accumulation). The
+      gradient is that of the whole batch and is sent between devices once.
+    fakes_at_once: whether one forward pass of G generates the fakes of all D
+      updates of a step. It applies only if G's state does not change between
+      these updates. It is faster, but needs the memory of `d_steps` batches in
+      that pass. Batch norm always normalizes each batch separately.
+    ema_decay: decay of G's moving average per step, in [0, 1) (BigGAN: 0.9999).
+    ema_half_life_kimg: half-life of G's moving average in thousand images. If
+      set, it replaces `ema_decay`: the decay is 0.5^(batch / half-life)
+      (R3GAN). A half-life of 0 disables averaging.
+    ema_start_kimg: thousand images at which averaging starts. Before that,
+      the average is a copy of G.
   """
 
   g_lr: Schedule
@@ -63,7 +65,7 @@ class OptimSpec:
       lr = getattr(self, field)
       require(
         lr.first > 0 and lr.last >= 0,
-        f"optim.{field} runs from {lr.first} to {lr.last}; it must be positive",
+        f"optim.{field} goes from {lr.first} to {lr.last}; it must be positive",
       )
     betas = (self.beta1, self.beta2.first, self.beta2.last, self.ema_decay)
     require(
@@ -78,27 +80,29 @@ class OptimSpec:
     half_life = self.ema_half_life_kimg
     require(
       half_life is None or min(half_life.first, half_life.last) >= 0,
-      f"optim.ema_half_life_kimg={half_life} must not be negative; 0 has no "
-      "average, None takes optim.ema_decay",
+      f"optim.ema_half_life_kimg={half_life} must not be negative; 0 disables "
+      "averaging, None uses optim.ema_decay",
     )
     check_kimg("optim.ema_start_kimg", self.ema_start_kimg)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalSpec:
-  """Measuring during training, on the EMA weights.
+  """Scores computed during training, with G's averaged (EMA) weights.
 
   Attributes:
-    kimg: thousand images between measurements; 0 measures only at the end.
-    num_samples: generated images a measurement.
-    batch_size: images generated at a time.
-    scores: what is measured, as `fd_classifier` or `fid_inception`; see
-      `bigscale.spec.scores`.
-    num_reals: train records to compare with, random ones; 0 takes all.
-    classifier_steps: of the classifier whose features are compared; None
-      takes enough of them for the source.
-    labels: of samples: `reference` draws the classes in the proportions of the
-      reals that are compared with; `uniform` draws equally many of each class.
+    kimg: thousand images between evaluations; 0 evaluates only at the end.
+    num_samples: number of images to generate per evaluation, at least 2.
+    batch_size: number of images to generate at once.
+    scores: names of the scores to compute, such as `fd_classifier` or
+      `fid_inception`; see `bigscale.spec.scores`.
+    num_reals: number of randomly selected training records to compare with; 0
+      uses all.
+    classifier_steps: training steps of the classifier whose features are
+      compared; None chooses a number by the source.
+    labels: labels of generated samples: `reference` samples classes in the
+      proportions of the reals they are compared with; `uniform` generates the
+      same number of samples of each class.
   """
 
   kimg: float = 0.0
@@ -127,36 +131,38 @@ class EvalSpec:
     )
     require(
       len(self.scores) > 0,
-      "evaluate.scores is empty; name at least one, as fd_classifier",
+      "evaluate.scores is empty; name at least one score, such as "
+      "fd_classifier",
     )
     directions(self.scores)
 
   @property
   def columns(self) -> tuple[str, ...]:
-    """Names of the numbers that the scores give."""
+    """Names of the columns that the scores write."""
     return tuple(directions(self.scores))
 
   def rises(self, column: str) -> bool:
-    """Returns whether more of a column of the scores is better.
+    """Returns whether higher values of a score column are better.
 
     Raises:
-      SpecError: neither more nor less of it is, or no score gives it.
+      SpecError: no score has this column, or the column has no direction.
     """
     return rises(column, self.scores)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogSpec:
-  """What a run writes down, and how often.
+  """What a run logs, and how often.
 
   Attributes:
     steps: steps between rows of metrics.jsonl.
-    samples_kimg: thousand images between sample grids; 0 draws only the last.
-    num_samples: images in a grid.
-    tensorboard: also write TensorBoard events.
-    noise_scale: also write what the gradient noise scale is made of
-      (`bigscale.scaling.noise_scale`), from the gradients of all devices and
-      microbatches.
+    samples_kimg: thousand images between sample grids; 0 writes only the last
+      grid.
+    num_samples: number of images in a grid.
+    tensorboard: whether to write TensorBoard events as well.
+    noise_scale: whether to log the terms of the gradient noise scale
+      (`bigscale.scaling.noise_scale`), estimated from the gradients of all
+      devices and microbatches.
   """
 
   steps: int = 10
@@ -176,14 +182,14 @@ class LogSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSpec:
-  """What is kept of a run.
+  """Which checkpoints a run keeps.
 
   Attributes:
     kimg: thousand images between checkpoints; 0 saves only the last.
-    keep: newest checkpoints kept.
-    keep_best: best ones kept besides.
-    best: by this column of the run's scores; "" takes the first one with a
-      direction.
+    keep: number of newest checkpoints to keep, at least 1.
+    keep_best: number of best checkpoints to keep in addition.
+    best: score column that ranks the checkpoints; "" uses the first column that
+      has a direction.
   """
 
   kimg: float = 0.0
@@ -201,54 +207,26 @@ class CheckpointSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OperationsSpec:
-  """How a run deals with machines that fail.
-
-  Attributes:
-    hang_seconds: that a process may wait for data or for a step; then all end
-      with exit code 76, and say who waited for what. 0 waits for ever.
-    pause_factor: so many times longer may compiling, scoring and saving take.
-    compiler_options: NAME=VALUE of XLA's compiler, for the run's programs; they
-      come before the project's own (`parallel/compiler`). NAME= leaves that
-      option as XLA has it.
-  """
-
-  hang_seconds: float = 1800.0
-  pause_factor: float = 8.0
-  compiler_options: tuple[str, ...] = ()
-
-  def __post_init__(self) -> None:
-    for option in self.compiler_options:
-      require(
-        re.fullmatch(r"xla_\w+=.*", option) is not None,
-        f"operations.compiler_options has {option!r}; write "
-        "xla_NAME=VALUE, without dashes",
-      )
-    require(
-      self.hang_seconds >= 0 and self.pause_factor >= 1,
-      f"operations.hang_seconds={self.hang_seconds} must be 0 or more, and "
-      f"operations.pause_factor={self.pause_factor} 1 or more",
-    )
-
-  @property
-  def limits(self) -> dict[str, float]:
-    """Seconds that each phase of the training loop may take."""
-    if not self.hang_seconds:
-      return {}
-    pauses = ("compile", "samples", "evaluate", "checkpoint", "rollback")
-    return dict.fromkeys(("data", "step"), self.hang_seconds) | dict.fromkeys(
-      pauses, self.hang_seconds * self.pause_factor
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSpec:
-  """One training, whole.
+  """A complete training run.
 
   Attributes:
-    seed: of weights, latents and data order.
-    global_batch_size: images of one D update over all devices.
-    total_kimg: thousand real images to show to D.
+    seed: seed of the weights, the latents and the order of the data, in [0,
+      2^31).
+    global_batch_size: number of images per D update, summed over all devices.
+    total_kimg: length of the run: thousand real images to show to D.
+    model: the family of models and its settings.
+    data: the data set.
+    loss: losses and penalties.
+    optim: optimizers and G's moving average.
+    augment: augmentation of D's inputs.
+    mesh: arrangement of devices.
+    evaluate: scores computed during training.
+    log: metrics and sample grids.
+    checkpoint: checkpoints to keep.
+    monitor: collapse monitor.
+    operations: handling of machine failures.
+    sampling: defaults of the commands that sample.
   """
 
   seed: int = 0
@@ -279,7 +257,7 @@ class RunSpec:
     require(
       self.total_steps < 2**31,
       f"total_kimg={self.total_kimg} is {self.total_steps} steps of "
-      f"{self.images_per_step} images, and steps are counted up to 2^31; use "
+      f"{self.images_per_step} images, but steps are counted up to 2^31; use "
       f"less than {2**31 * self.images_per_step / 1000:g}",
     )
     self._check_together()
@@ -288,51 +266,50 @@ class RunSpec:
     require(0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2^31)")
 
   def _check_together(self) -> None:
-    """Rules between one group of settings and another."""
+    """Checks rules that involve settings of several groups."""
     require(
       self.augment.target is None or self.augment.pipe != "none",
-      f"augment.target={self.augment.target} drives no augmentation; set "
+      f"augment.target={self.augment.target} needs an augmentation; set "
       "augment.pipe to 'ada' or 'diffaugment', or augment.target to None",
     )
     require(
       self.best_score in self.evaluate.columns,
-      f"checkpoint.best={self.checkpoint.best!r} is none of the columns of "
+      f"checkpoint.best={self.checkpoint.best!r} must be a column of "
       f"evaluate.scores: {', '.join(self.evaluate.columns)}",
     )
-    self.evaluate.rises(self.best_score)  # Refuses one without a direction.
+    self.evaluate.rises(self.best_score)  # Raises if it has no direction.
     gammas = (self.loss.r1_gamma, self.loss.r2_gamma)
     require(
       "raise_gamma" not in self.monitor.interventions
       or any(gamma.ever_positive for gamma in gammas),
-      "monitor.interventions names raise_gamma, and loss.r1_gamma and "
-      "loss.r2_gamma are 0; leave it out, or train with R1 or R2",
+      "monitor.interventions contains raise_gamma, but loss.r1_gamma and "
+      "loss.r2_gamma are 0; remove it, or train with R1 or R2",
     )
     sigma, model = self.loss.g_sigma, self.model
     if not (sigma.clamp or sigma.strength or self.clamps_sigma):
       return
     require(
       not sigma.strength or sigma.goal > 0 or model.num_singular_values >= 2,
-      "loss.g_sigma compares sigma0 with sigma1, and "
-      f"model.num_singular_values={model.num_singular_values} tracks one; "
-      "set it to 2 or more, or set loss.g_sigma.goal",
+      "loss.g_sigma compares sigma0 with sigma1, but "
+      f"model.num_singular_values={model.num_singular_values} tracks only "
+      "one; set it to 2 or more, or set loss.g_sigma.goal",
     )
     require(
       model.g_spectral or model.spectra_interval == 1,
-      "loss.g_sigma and clamp_sigma of monitor.interventions need the singular "
-      "values of every step, and G has no spectral norm; set "
-      "model.spectra_interval from "
-      f"{model.spectra_interval} to 1",
+      "loss.g_sigma and clamp_sigma in monitor.interventions need the singular "
+      "values of every step, but G has no spectral norm; change "
+      f"model.spectra_interval from {model.spectra_interval} to 1",
     )
 
   def _check_noise_scale(self) -> None:
     require(
       not (self.log.noise_scale and self.mesh.weights == "fsdp"),
-      "log.noise_scale needs whole gradients of parts of a batch, which "
-      "mesh.weights=fsdp never has; use zero or replicated",
+      "log.noise_scale needs the unsharded gradients of microbatches and "
+      "devices, which mesh.weights=fsdp does not have; use zero or replicated",
     )
 
   def _check_microbatches(self) -> None:
-    """A batch is made of whole microbatches, and they of whole groups."""
+    """Checks that a batch splits into equal microbatches of whole groups."""
     parts, size = self.optim.microbatches, self.global_batch_size
     group = self.model.batch_norm_group_size
     unit = parts * max(group, 1)
@@ -347,37 +324,37 @@ class RunSpec:
 
   @property
   def clamps_sigma(self) -> bool:
-    """Whether the step can bound G's spectra; see `MonitorSpec`."""
+    """Whether the step can bound G's singular values; see `MonitorSpec`."""
     return "clamp_sigma" in self.monitor.interventions
 
   @property
   def images_per_step(self) -> int:
-    """Real images that D sees in one step."""
+    """Real images that D sees per step."""
     return self.global_batch_size * self.optim.d_steps
 
   @property
   def batches_per_step(self) -> int:
-    """Batches of reals a step reads: a paired loss' G step needs its own."""
+    """Batches of reals per step, one more for G if the loss is paired."""
     return self.optim.d_steps + self.loss.paired
 
   @property
   def count(self) -> ImageCount:
-    """The image count of a run that has this batch size throughout."""
+    """The image count of a run with this batch size from start to end."""
     return ImageCount(((0, self.images_per_step),))
 
   @property
   def total_steps(self) -> int:
-    """Steps of such a run that show at least `total_kimg`."""
+    """Number of steps of such a run that show at least `total_kimg`."""
     return self.count.step_of(self.total_kimg)
 
   @property
   def best_score(self) -> str:
-    """Column of the scores by which the best checkpoint is chosen."""
+    """The score column that ranks the checkpoints."""
     return self.checkpoint.best or first_ranked(self.evaluate.scores)
 
   @property
   def kinks_kimg(self) -> tuple[float, ...]:
-    """Thousand images at which something scheduled begins or ends."""
+    """Thousand images at which a schedule ends or the moving average starts."""
     schedules = (
       self.optim.g_lr,
       self.optim.d_lr,

@@ -1,6 +1,7 @@
-"""What is true of a kind of scores, and of a feature network, in one row each.
+"""Declarations of score kinds and feature networks.
 
-Rows stand beside the code that computes; `spec.scores` finds them by name.
+Each declaration is a `ScoreKind` or `FeatureNetwork` next to the code that
+computes it. `spec.scores` finds it by name.
 """
 
 import dataclasses
@@ -10,47 +11,48 @@ from typing import Any, Literal
 from bigscale.spec.base import require
 
 Direction = Literal["more", "less"]
-# How many images a kind takes, where its network gives D features and tells K
-# classes apart.
+# Returns the fewest images that a kind needs, given D, the number of features,
+# and K, the number of classes.
 Fewest = Callable[[int, int], int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreKind:
-  """A kind of scores: what it gives, what it takes, and how it is computed.
+  """A kind of score: its columns, requirements and implementation.
 
-  The demands are checked before a run's first step (`metrics.demands`).
+  The requirements are checked before a run's first step (`metrics.demands`).
 
   Attributes:
-    name: the first part of its scores' names.
-    columns: the numbers that it gives, without the network's name, and for
-      each whether `more` or `less` of it is better; None where neither is: a
-      standard error says how sure a score is, not how good.
-    compute: gives a finite number by column. Over features it is called with
-      what the network has seen of samples and of reals, two
-      `metrics.features.Seen`; over pixels with the images that were kept, a
-      `metrics.pixels.KeptImages`. Kinds of the same function are computed
-      together, once, and each takes its own columns.
-    over: what it looks at.
-    keeps: what it needs of single samples, with their labels; without any, a
-      kind over features knows their moments alone.
-    single_reals: whether it needs the same of single reals. Else it knows
-      their moments.
-    fewest_samples: that it takes.
-    fewest_reals: that it takes.
-    within_classes: whether it takes so many of every class that there is.
-    labels: whether samples must be drawn for classes.
-    fewest_classes: that the network must tell apart.
-    smallest_side: of the images, pixels.
-    images_per_class: over pixels, how many are kept of each class, or of all
-      where there are none; None keeps as many as fit into a GiB.
-    floor: whether it is computed of held-out reals, too.
-    protocol: over pixels, what else it depends on for images of a shape
-      (R, R, C), as JSON values.
+    name: first component of the names of the scores of this kind.
+    columns: the columns of the result, without the network's name. The value
+      says whether `more` or `less` is better. It is None if the column has no
+      direction, such as a standard error, which measures uncertainty rather
+      than quality.
+    compute: function that returns a finite number per column. Over features,
+      its arguments are the network's outputs for samples and for reals, two
+      `metrics.features.Seen`. Over pixels, its argument is the images that were
+      kept, a `metrics.pixels.KeptImages`. Kinds with the same function are
+      computed together in one call, and each uses its own columns.
+    over: input of the kind: `features` of a network, or `pixels`.
+    keeps: outputs that the kind needs for each sample, with labels. If empty, a
+      kind over features receives only their moments.
+    single_reals: whether the kind needs these outputs for each real as well.
+      Otherwise it receives only the moments of the reals.
+    fewest_samples: minimum number of samples.
+    fewest_reals: minimum number of reals.
+    within_classes: whether the minimum applies to each class separately.
+    labels: whether samples must be generated with labels.
+    fewest_classes: minimum number of classes of the network.
+    smallest_side: minimum side of the images, pixels.
+    images_per_class: over pixels, number of images to keep per class, or in
+      total if there are no classes. None keeps as many as fit in 1 GiB.
+    floor: whether to compute the score for held-out reals as well.
+    protocol: over pixels, function that returns further settings that the score
+      depends on for images of shape (R, R, C), as JSON values.
 
   Raises:
-    SpecError: a direction is missing or wrong, or another field has a value
-      that it cannot have.
+    SpecError: a direction is missing or invalid, or another field has an
+      invalid value.
   """
 
   name: str
@@ -77,7 +79,7 @@ class ScoreKind:
     require(
       isinstance(columns, Mapping) and len(columns) > 0,
       f"score {self.name!r} does not say which way is better (columns="
-      f"{columns!r}); give each column a direction, as columns="
+      f"{columns!r}); give each column a direction, for example columns="
       f"{{{self.name!r}: 'more'}}",
     )
     for name, direction in columns.items():
@@ -85,12 +87,13 @@ class ScoreKind:
       require(
         direction in ("more", "less", None),
         f"column {name!r} of score {self.name!r} has the direction "
-        f"{direction!r}; use 'more' or 'less', whichever is better, or None "
-        "where neither is",
+        f"{direction!r}; use 'more' or 'less', whichever is better, or None if "
+        "neither is",
       )
     require(
       callable(self.compute),
-      f"score {self.name!r} has compute={self.compute!r}; give a function",
+      f"score {self.name!r} has compute={self.compute!r}; it must be a "
+      "function",
     )
     for field, value, choices in (
       ("over", {self.over}, {"features", "pixels"}),
@@ -98,22 +101,22 @@ class ScoreKind:
     ):
       require(
         not isinstance(self.keeps, str) and value <= choices,
-        f"score {self.name!r} has {field}={getattr(self, field)!r}; choose of "
-        f"{', '.join(sorted(choices))}"
+        f"score {self.name!r} has {field}={getattr(self, field)!r}; choose "
+        f"from {', '.join(sorted(choices))}"
         + (" in a tuple" if field == "keeps" else ""),
       )
     require(
       self.over == "features" or not (self.keeps or self.single_reals),
-      f"score {self.name!r} is over pixels, where keeps and single_reals have "
-      "no meaning; leave them out, or set over='features'",
+      f"score {self.name!r} is over pixels, where keeps and single_reals do "
+      "not apply; remove them, or set over='features'",
     )
 
   def fewest(self, dimension: int, classes: int) -> tuple[int, int]:
-    """Returns the fewest samples and reals.
+    """Returns the minimum numbers of samples and reals.
 
     Args:
-      dimension: D features of the network.
-      classes: K that it tells apart.
+      dimension: D, the number of features of the network.
+      classes: K, the number of classes of the network.
     """
     samples, reals = (
       least(dimension, classes) if callable(least) else least
@@ -124,15 +127,17 @@ class ScoreKind:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureNetwork:
-  """A network whose features are compared, with weights that others trained.
+  """A network with published weights whose features are compared.
 
   Attributes:
-    name: the last part of its scores' names, and that of what `make` gives.
-    weights: reads the weights, a `metrics.features.FrozenWeights`, given the
-      folder of the cache (`metrics.cache.directory`; None takes the usual
-      one). Raises `SpecError` where they are missing or damaged.
-    make: the network, a `metrics.features.Features`, of its weights, on the
-      devices of a mesh; None takes those of this process.
+    name: last component of the names of the scores over this network.
+    weights: function that reads the weights, a
+      `metrics.features.FrozenWeights`, from a cache folder
+      (`metrics.cache.directory`; None uses the default folder). It raises
+      `SpecError` if they are missing or damaged.
+    make: function that builds the network, a `metrics.features.Features`, from
+      its weights and a mesh of devices. A mesh of None means the devices of
+      this process.
   """
 
   name: str
@@ -145,14 +150,14 @@ class FeatureNetwork:
       require(
         callable(getattr(self, field)),
         f"feature network {self.name!r} has {field}={getattr(self, field)!r}; "
-        "give a function",
+        "it must be a function",
       )
 
 
 def _check_name(name: Any, what: str) -> None:
-  """Raises `SpecError` unless a name can stand in that of a column."""
+  """Raises `SpecError` unless a name can be part of a column's name."""
   require(
     isinstance(name, str) and name.isidentifier() and name == name.lower(),
-    f"the name {name!r} of a {what} must be of lower-case letters, digits and "
-    "_, as 'sharpness'",
+    f"the name {name!r} of a {what} must consist of lower-case letters, digits "
+    "and _, for example 'sharpness'",
   )

@@ -1,15 +1,16 @@
-"""Scores by name: what each gives, what it takes, and which way is better.
+"""Scores by name: their columns, requirements and directions.
 
-A score is KIND_FEATURE, as `kid_inception`: what is computed, over the features
-of which network. Some are over pixels and name no network, as `ms_ssim`. All
-facts of a kind stand in its row, a `ScoreKind`, in the file that computes it;
-those of a network in its `FeatureNetwork`. Both are loaded when they are asked
-for.
+A score has the form KIND_FEATURE, such as `kid_inception`, where KIND is the
+statistic and FEATURE the network whose features it compares. Some kinds are
+over pixels and have no network, such as `ms_ssim`. A kind is declared by a
+`ScoreKind` in the file that computes it, a network by a `FeatureNetwork`. Both
+are imported on first use.
 
-A user's own kind or network is named by its place, `package.module:Name`:
-`my_package.my_scores:Sharpness` over pixels, and with a slash over features:
-`my_package.my_scores:Spread/classifier`, `fd/my_package.my_nets:Random`. Their
-columns have the short names of the rows: `spread_classifier`, `fd_random`.
+A user's own kind or network is named by its import path, `package.module:Name`.
+`my_package.my_scores:Sharpness` is over pixels. Over features, a slash
+separates kind and network: `my_package.my_scores:Spread/classifier`,
+`fd/my_package.my_nets:Random`. The columns use the short names of the
+declarations: `spread_classifier`, `fd_random`.
 """
 
 import hashlib
@@ -22,17 +23,17 @@ from bigscale.spec import named
 from bigscale.spec.base import SpecError, require
 from bigscale.spec.score_rows import Direction, FeatureNetwork, ScoreKind
 
-# The network that is trained on the labels of the data that it is to judge.
+# The network that is trained on the labels of the data set.
 CLASSIFIER = "classifier"
-# Networks that scores of features are named after, and where their rows are.
+# Feature networks by name, and the import paths of their declarations.
 FEATURES = {
   CLASSIFIER: None,
   "inception": "bigscale.metrics.inception_store:INCEPTION",
-  # The FID's with images resized as clean-FID does.
+  # The FID's network, with images resized as in clean-FID.
   "inception_clean": "bigscale.metrics.inception_store:INCEPTION_CLEAN",
   "efflite0": "bigscale.metrics.efficientnet_store:EFFLITE0",
 }
-# Kinds of scores, and where their rows are.
+# Score kinds by name, and the import paths of their declarations.
 KINDS = {
   "fd": "bigscale.metrics.fid:FD",
   "fd_infinity": "bigscale.metrics.fid:FD_INFINITY",
@@ -47,11 +48,12 @@ KINDS = {
 
 
 class Score(NamedTuple):
-  """A score over the features of a network, or over pixels.
+  """A kind of score, and the network whose features it compares.
 
   Attributes:
-    kind: of `KINDS`, or where a user's own is.
-    feature: of `FEATURES`, or where a user's own is; "" over pixels.
+    kind: a key of `KINDS`, or the import path of a user's own kind.
+    feature: a key of `FEATURES`, or the import path of a user's own network; ""
+      over pixels.
   """
 
   kind: str
@@ -59,7 +61,7 @@ class Score(NamedTuple):
 
   @classmethod
   def parse(cls, name: str) -> "Score":
-    """Reads KIND_FEATURE, KIND/FEATURE, or the name of a kind over pixels.
+    """Parses KIND_FEATURE, KIND/FEATURE, or the name of a kind over pixels.
 
     Raises:
       SpecError: there is no such score.
@@ -81,7 +83,7 @@ class Score(NamedTuple):
     if (over == "features") != bool(feature):
       network = f"the network {feature!r}" if feature else "no network"
       raise SpecError(
-        f"score {name!r} is over {over}, and names {network}; {_forms()}"
+        f"score {name!r} is over {over}, but names {network}; {_forms()}"
       )
     if named.is_path(feature):
       network_of(feature)
@@ -89,49 +91,51 @@ class Score(NamedTuple):
 
   @property
   def row(self) -> ScoreKind:
-    """All facts of its kind."""
+    """The declaration of the score's kind."""
     return kind_of(self.kind)
 
   @property
   def columns(self) -> tuple[str, ...]:
-    """Names of its numbers."""
+    """The full names of the score's columns."""
     return tuple(column(name, self.feature) for name in self.row.columns)
 
   @property
   def name(self) -> str:
-    """The name that logs and messages have."""
+    """The score's name in logs and messages."""
     return column(self.kind, self.feature)
 
 
 def kind_of(name: str) -> ScoreKind:
-  """Returns the row of a kind.
+  """Returns the declaration of a kind.
 
   Args:
-    name: of `KINDS`, or where a user's own is.
+    name: a key of `KINDS`, or the import path of a user's own kind.
 
   Raises:
-    SpecError: there is none, or it takes a name of bigscale's own kinds.
+    SpecError: there is no such kind, or a user's kind has a built-in name.
   """
   return _load(name, KINDS, ScoreKind, "a kind of scores")
 
 
 def network_of(name: str) -> FeatureNetwork:
-  """Returns the row of a network.
+  """Returns the declaration of a network.
 
   Args:
-    name: of `FEATURES` but for the classifier, or where a user's own is.
+    name: a key of `FEATURES` other than the classifier, or the import path of a
+      user's own network.
 
   Raises:
-    SpecError: there is none, or it takes a name of bigscale's own networks.
+    SpecError: there is no such network, or a user's network has a built-in
+      name.
   """
   return _load(name, FEATURES, FeatureNetwork, "a feature network")
 
 
 def identity(kind: str) -> str:
-  """Returns what tells a kind from others and from itself when it is changed.
+  """Returns a string that changes if the kind or its source code changes.
 
-  Of bigscale's own it is the name; of a user's, its place and the SHA-256 of
-  the file that it stands in.
+  For a built-in kind it is the name. For a user's own kind it is the import
+  path and the SHA-256 of the source file.
   """
   if not named.is_path(kind):
     return kind
@@ -140,12 +144,12 @@ def identity(kind: str) -> str:
   try:
     source = inspect.getsource(module)
   except (OSError, TypeError):
-    return kind  # Of a module without a file.
+    return kind  # The module has no file.
   return f"{kind} {hashlib.sha256(source.encode()).hexdigest()}"
 
 
 def by_feature(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-  """Kinds of scores asked of each network, and of pixels under "".
+  """Returns the requested score kinds of each network, and of pixels under "".
 
   Raises:
     SpecError: there is no such score.
@@ -157,31 +161,31 @@ def by_feature(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def column(name: str, feature: str) -> str:
-  """Returns the name of a number, or of a score, in logs.
+  """Returns the full name of a column or score in logs.
 
   Args:
-    name: of a column of a kind, or of a kind.
+    name: name of a column or of a kind.
     feature: the network; "" over pixels.
   """
   if named.is_path(name):
     name = kind_of(name).name
   if named.is_path(feature):
     feature = network_of(feature).name
-  # The published distance keeps its published name.
+  # The Fréchet distance over Inception features keeps its published name.
   if name == "fd" and _is_of_fid(feature):
     name = "fid"
   return f"{name}_{feature}" if feature else name
 
 
 def directions(names: Sequence[str]) -> dict[str, Direction | None]:
-  """Returns the columns of scores, in order, and which way each is better.
+  """Returns the columns of scores, in order, with the direction of each.
 
   Args:
-    names: of the scores.
+    names: names of the scores.
 
   Raises:
-    SpecError: there is no such score, or two of them, or of their networks,
-      would have one name in logs.
+    SpecError: there is no such score, or two scores or networks would have the
+      same name in logs.
   """
   found: dict[str, Direction | None] = {}
   taken: dict[tuple[str, str], str] = {}
@@ -194,64 +198,64 @@ def directions(names: Sequence[str]) -> dict[str, Direction | None]:
       other = taken.setdefault((what, name), own)
       require(
         other == own,
-        f"{other} and {own} would both give the {what} {name!r} in logs; leave "
-        "one out, or give its row another name",
+        f"{other} and {own} would both log the {what} {name!r}; remove one of "
+        "them, or give it another name",
       )
     found |= zip(score.columns, score.row.columns.values(), strict=True)
   return found
 
 
 def first_ranked(names: Sequence[str]) -> str:
-  """Returns the first column of scores that has a direction.
+  """Returns the first column of the scores that has a direction.
 
   Args:
-    names: of the scores, at least one.
+    names: names of the scores, at least one.
 
   Raises:
-    SpecError: there is no such score, or none of them has a direction.
+    SpecError: there is no such score, or no column has a direction.
   """
   for name, direction in directions(names).items():
     if direction:
       return name
   raise SpecError(
-    f"no column of {', '.join(names)} says which checkpoint is the best; add a "
-    "score that is better when higher, or when lower"
+    f"no column of {', '.join(names)} can rank checkpoints; add a score that "
+    "has a direction"
   )
 
 
 def rises(name: str, scores: Sequence[str] = ()) -> bool:
-  """Returns whether more of a column is better.
+  """Returns whether higher values of a column are better.
 
   Args:
-    name: of the column.
-    scores: names of those among whose columns it is; () looks among
-      bigscale's own.
+    name: full name of the column.
+    scores: names of the scores that may have the column; () means the built-in
+      scores.
 
   Raises:
-    SpecError: neither more nor less of it is, or no score has the column.
+    SpecError: no score has the column, or the column has no direction.
   """
   known = directions(scores or _own_with(name))
   if name not in known:
     raise SpecError(
-      f"column {name!r} has no direction: it is none of "
+      f"column {name!r} is unknown: it must be one of "
       f"{', '.join(known) or 'the columns of a score'}"
     )
   if known[name] is None:
     raise SpecError(
       f"column {name!r} is neither better when higher nor when lower; choose "
-      "a score"
+      "a column that has a direction"
     )
   return known[name] == "more"
 
 
 def _load(name: str, own: Mapping[str, Any], of: type, what: str) -> Any:
-  """The row of a name.
+  """Returns the declaration with a name.
 
   Args:
-    name: of one of ours, or where a user's own is.
-    own: where ours are, by name.
-    of: what a row is.
-    what: it is, for messages.
+    name: a key of `own`, or the import path of a user's own declaration.
+    own: import paths of the built-in declarations, by name.
+    of: type of the declaration.
+    what: what the declaration describes, for error messages.
   """
   if not named.is_path(name):
     require(
@@ -263,26 +267,26 @@ def _load(name: str, own: Mapping[str, Any], of: type, what: str) -> Any:
   row = named.load(name, what)
   require(
     isinstance(row, of),
-    f"{name!r} is to be {what}, and is of type {type(row).__name__}; make it a "
-    f"bigscale.spec.{of.__name__}",
+    f"{name!r} must be {what}, but has the type {type(row).__name__}; make it "
+    f"a bigscale.spec.{of.__name__}",
   )
   require(
     row.name not in own,
-    f"{name!r} calls itself {row.name!r}, as {what} of bigscale's own does; "
-    "give its row another name",
+    f"{name!r} has the name {row.name!r}, which is the name of {what} of "
+    "bigscale; give it another name",
   )
   return row
 
 
 def _forms() -> str:
-  """Says how a score is named."""
+  """Returns the help text on how to name a score."""
   alone = [kind for kind in KINDS if kind_of(kind).over == "pixels"]
   return (
-    "a score is KIND_FEATURE, as fd_classifier or fid_inception, with KIND any "
-    f"of {', '.join(k for k in KINDS if k not in alone)} and FEATURE any of "
-    f"{', '.join(FEATURES)}; or, without a network, {', '.join(alone)}. One of "
-    "your own is package.module:Kind/FEATURE, or package.module:Kind over "
-    "pixels"
+    "a score is KIND_FEATURE, for example fd_classifier or fid_inception, "
+    f"where KIND is any of {', '.join(k for k in KINDS if k not in alone)} and "
+    f"FEATURE any of {', '.join(FEATURES)}; or, without a network, "
+    f"{', '.join(alone)}. Name your own score package.module:Kind/FEATURE, or "
+    "package.module:Kind over pixels"
   )
 
 
@@ -292,7 +296,7 @@ def _is_of_fid(feature: str) -> bool:
 
 
 def _own_with(name: str) -> list[str]:
-  """Which score of ours gives a column; [] where none does."""
+  """Returns a list with the built-in score that has a column; [] if none."""
   base, feature = _split(name)
   base = base.replace("fid", "fd", 1) if _is_of_fid(feature) else base
   for kind in KINDS:
@@ -303,7 +307,10 @@ def _own_with(name: str) -> list[str]:
 
 
 def _split(name: str) -> tuple[str, str]:
-  """The name without its network's, and that; "" where it names none."""
+  """Splits a column's name into the name without the network, and the network.
+
+  The network is "" if the name has none.
+  """
   for feature in FEATURES:
     if name.endswith(f"_{feature}"):
       return name.removesuffix(f"_{feature}"), feature

@@ -1,1 +1,1 @@
-"""Sweeps: settings of a run, and what is varied about them."""
+"""Sweeps: base settings of a run, and the settings that vary."""

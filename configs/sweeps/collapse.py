@@ -1,4 +1,4 @@
-r"""Whether more data, or more diverse data, keeps a GAN from collapsing.
+r"""Tests whether more data, or more diverse data, prevents collapse.
 
   bigscale scaling sweep --config=sweeps/collapse --out=runs/collapse
   bigscale scaling shares runs/collapse/runs.csv --x=dataset_images \
@@ -6,12 +6,12 @@ r"""Whether more data, or more diverse data, keeps a GAN from collapsing.
   bigscale scaling shares runs/collapse/runs.csv --x=classes \
       --where=blocks~classes
 
-Brock et al. 2019 (sec. 4.3) saw BigGAN grow more stable from 1 to 300 million
-images. Here a small BigGAN is trained at a learning rate just too large for it,
-on so many images, or on a hundred of so many classes, with eight seeds each.
-The argument, SOURCE[,RATE[,KIMG]], names the source of images
-(`tfds:fashion_mnist`), the learning rate (1e-2) and the length (72). What came
-of it: `docs/first_law.md`.
+Brock et al. 2019 (sec. 4.3) observed that BigGAN became more stable from 1 to
+300 million images. This sweep trains a small BigGAN with a learning rate just
+above the stable range, with different numbers of images, or with 100 images
+from different numbers of classes, and eight seeds each. The argument,
+SOURCE[,RATE[,KIMG]], is the source of images (`tfds:fashion_mnist`), the
+learning rate (1e-2) and the length (72). `docs/first_law.md` has the results.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ _KIMG = 72.0
 
 
 def get_config(what: str = "") -> dict[str, Any]:
-  """The sweep on one source of ten classes."""
+  """Returns the sweep on a source with ten classes."""
   source, rate, kimg = [*what.split(","), "", ""][:3]
   base = first_law.get_config(f"biggan,{source}")["base"]
   base.model.g_width = base.model.d_width = 4
@@ -47,5 +47,5 @@ def get_config(what: str = "") -> dict[str, Any]:
 
 
 def get_test_config() -> dict[str, Any]:
-  """The same in a few seconds, with the embedded images."""
+  """Returns a similar sweep on embedded images that takes a few seconds."""
   return first_law.shortened(get_config("fashion_mnist"))

@@ -1,4 +1,4 @@
-r"""How small GANs improve with parameters, images, batch and data.
+r"""How small GANs improve with parameters, images, batch size and data.
 
   bigscale scaling sweep --config=sweeps/first_law:r3gan \
       --out=runs/law_r3gan
@@ -7,22 +7,22 @@ r"""How small GANs improve with parameters, images, batch and data.
   bigscale scaling sweep --out=runs/law_cifar10 --only=size \
       --config=sweeps/first_law:r3gan,tfds:cifar10,3
 
-The argument is MODEL[,SOURCE[,CHANNELS]]: r3gan or biggan (8 px both), the
-source of images (`tfds:fashion_mnist`) and their channels (1). Clothes of 28 px
-are framed to 32 px: here, or by a set built with `--padding=2`. Blocks, with
-three seeds each:
+The argument is MODEL[,SOURCE[,CHANNELS]]: r3gan or biggan (both at 8 px), the
+source of images (`tfds:fashion_mnist`) and its number of channels (1). Fashion
+images of 28 px are padded to 32 px, either by this config or by building the
+data set with `--padding=2`. There are five blocks, with three seeds each:
 
 | block | varies |
 |---|---|
-| `size` | the width; with the scores along a run, parameters by images |
-| `batch` | the batch, over as many images, learning rates by its square root |
-| `images` | how many images there are to learn from |
-| `classes` | of how many classes they are |
-| `noise` | nothing: these runs log the gradient noise scale |
+| `size` | the width; the scores along a run cover parameters by images |
+| `batch` | the batch size; learning rates scale with its square root |
+| `images` | the number of training images |
+| `classes` | the number of classes |
+| `noise` | nothing; these runs log the gradient noise scale |
 
-Learning rates, penalties and the average's half-life stay the same along a run:
-each of its scores is that of a run of that length. What came of it:
-`docs/first_law.md`.
+Learning rates, penalties and the half-life of the average are constant during a
+run, so each score along a run equals that of a run of that length.
+`docs/first_law.md` has the results.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ _SEEDS = [0, 1, 2]
 
 
 def get_config(what: str = "r3gan") -> dict[str, Any]:
-  """The sweep of one model on one source."""
+  """Returns the sweep of one model on one source."""
   model, _, rest = what.partition(",")
   source, _, channels = rest.partition(",")
   models = {"r3gan": _r3gan, "biggan": _biggan}
@@ -70,7 +70,7 @@ _KIMG = 36.0
 _COMMON = {
   "seed": 0,
   "mesh": {"data": 1},
-  # A run that is lost is a finding here: nobody turns it back.
+  # A collapsed run is a result here, so the monitor must not roll it back.
   "monitor": {"action": "off"},
   "evaluate": {
     "kimg": _KIMG / 8,
@@ -86,7 +86,7 @@ _COMMON = {
   },
   "checkpoint": {"kimg": _KIMG / 2, "keep": 1},
 }
-# It takes parts of a batch to see how gradients of images differ.
+# The noise scale is estimated from differences between microbatches.
 _NOISE = {
   "optim.microbatches": 2,
   "log.noise_scale": True,
@@ -95,7 +95,7 @@ _NOISE = {
 
 
 def _r3gan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
-  """A small R3GAN, widths of its stages, batches."""
+  """Returns a small R3GAN, its widths and its batch sizes."""
   base = {
     "global_batch_size": 32,
     "total_kimg": _KIMG,
@@ -130,7 +130,7 @@ def _r3gan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
 
 
 def _biggan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
-  """A small BigGAN, its channel multipliers, batches."""
+  """Returns a small BigGAN, its channel multipliers and its batch sizes."""
   base = {
     "global_batch_size": 32,
     "total_kimg": _KIMG,
@@ -162,12 +162,12 @@ def _biggan() -> tuple[dict[str, Any], dict[str, Any], list[int]]:
 
 
 def padding_of(source: str) -> int | None:
-  """Of digits and clothes of 28 px; others have what their manifest says."""
+  """Returns 2 for the 28 px digits and fashion images, otherwise None."""
   return 2 if source in ("tfds:mnist", "tfds:fashion_mnist") else None
 
 
 def of_classes(count: int) -> dict[str, Any]:
-  """Settings of so many classes of ten."""
+  """Returns the settings that select `count` of ten classes."""
   return {
     "data.classes": count if count < _CLASSES else 0,
     "model.num_classes": count,
@@ -175,7 +175,10 @@ def of_classes(count: int) -> dict[str, Any]:
 
 
 def _batch(base: dict[str, Any], size: int) -> dict[str, Any]:
-  """Settings of another batch: Adam's rates go with its square root."""
+  """Returns the settings of another batch size.
+
+  Adam's learning rates are proportional to the square root of the batch size.
+  """
   factor = sqrt(size / base["global_batch_size"])
   return {
     "global_batch_size": size,
@@ -185,12 +188,12 @@ def _batch(base: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def get_test_config() -> dict[str, Any]:
-  """The same in a few seconds, with the embedded images."""
+  """Returns a similar sweep on embedded images that takes a few seconds."""
   return shortened(get_config("r3gan,fashion_mnist"))
 
 
 def shortened(config: dict[str, Any]) -> dict[str, Any]:
-  """A sweep whose runs take four steps."""
+  """Shortens the runs of a sweep to four steps."""
   base = config["base"]
   base.total_kimg = 0.128
   base.evaluate.kimg = 0.0

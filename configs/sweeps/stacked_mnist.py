@@ -1,4 +1,4 @@
-r"""Mode coverage of four losses on stacked MNIST, two seeds each.
+r"""Mode coverage of four losses on stacked MNIST, with two seeds each.
 
   bigscale scaling sweep --config=sweeps/stacked_mnist \
       --out=runs/stacked_mnist
@@ -6,9 +6,10 @@ r"""Mode coverage of four losses on stacked MNIST, two seeds each.
       --out=runs/stacked_mnist
 
 The argument is the source of the digits, `tfds:mnist` by default. Digits of 28
-px are framed to 32 px: here, or by a set built with `--padding=2`. A thousand
-modes, counted over 26,000 samples by a classifier of digits; the scores are
-`modes_classifier` and `modes_kl_classifier` (of reals: 1000 and about 0.024).
+px are padded to 32 px, either by this config or by building the data set with
+`--padding=2`. There are a thousand modes. A digit classifier counts those
+covered by 26,000 samples. The scores are `modes_classifier` and
+`modes_kl_classifier` (1000 and about 0.024 for reals).
 
 | loss | modes, two seeds | reverse KL | Huang et al. 2024, table 1 |
 |---|---|---|---|
@@ -17,9 +18,9 @@ modes, counted over 26,000 samples by a classifier of digits; the scores are
 | RpGAN + R1 | 130, 305 | 3.34, 2.56 | fails |
 | GAN + R1 | 521, 308 | 1.83, 2.76 | fails |
 
-A small R3GAN without classes, digits of 16 px, 80,000 images shown:
-two runs at once took 2 busy CPU cores 16 to 23 minutes. What it shows, and what
-not, is in docs/metrics.md.
+The model is a small R3GAN without classes, with digits of 16 px and 80,000
+images shown. Two concurrent runs took 16 to 23 minutes on 2 busy CPU cores.
+docs/metrics.md discusses what the results do and do not show.
 """
 
 from typing import Any
@@ -38,7 +39,7 @@ _GAMMA = 0.3
 
 
 def get_config(digits: str = "tfds:mnist") -> dict[str, Any]:
-  """The four losses, by the source of the digits."""
+  """Returns the sweep over four losses, with digits from a source."""
   base = {
     "seed": 0,
     "global_batch_size": 32,
@@ -92,7 +93,7 @@ def get_config(digits: str = "tfds:mnist") -> dict[str, Any]:
 
 
 def get_test_config() -> dict[str, Any]:
-  """The same in a few seconds, with the embedded pictures as digits."""
+  """Returns a similar sweep with embedded images as digits, for tests."""
   config = get_config("fashion_mnist")
   base = config["base"]
   base.global_batch_size = 8

@@ -271,8 +271,8 @@ def test_a_config_s_refusal_is_quoted(tmp_path, capsys):
   config = "--config=configs/biggan_table1.py:bs4096"
   assert bigscale("train", config, f"--workdir={tmp_path / 'run'}") == 2
   assert capsys.readouterr().err == (
-    f"bigscale: {config}: 'bs4096' is no preset of configs/biggan_table1.py; "
-    "use one of sagan, bs512, bs1024, bs2048, ch96, shared, skipz, ortho, "
-    "ch64\n"
+    f"bigscale: {config}: 'bs4096' is not a preset of "
+    "configs/biggan_table1.py; use one of sagan, bs512, bs1024, bs2048, ch96, "
+    "shared, skipz, ortho, ch64\n"
   )
   assert not list(tmp_path.iterdir())

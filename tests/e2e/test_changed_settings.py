@@ -327,7 +327,7 @@ def test_it_is_told_and_shown(grown):
   run, *_ = grown
   rates = changed(run)["optim.d_lr.first"]
   assert (rates["old"], rates["new"]) == (1e-3, 2e-3)
-  assert "schedules go on" in rates["consequence"]
+  assert "schedules continue" in rates["consequence"]
   assert changed(run)["optim.ema_half_life_kimg"]["new"] is None
   found = changed(run)["global_batch_size"]
   assert (found["step"], found["old"], found["new"]) == (FIRST, SMALL, LARGE)

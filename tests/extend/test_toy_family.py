@@ -1,4 +1,4 @@
-"""A family from outside the package trains, by its name alone."""
+"""A family outside the package trains when a config names it."""
 
 import dataclasses
 import json
@@ -70,18 +70,18 @@ def rows(folder):
   return [json.loads(line) for line in lines]
 
 
-def test_it_trains_with_scores_and_the_monitor(run):
+def test_training_with_scores_and_the_monitor(run):
   folder, _, done = run
   assert np.isfinite(done.scores["fd_classifier"])
   row = next(row for row in rows(folder) if row["step"] == 2)
-  # Its D has a last layer, found by watching, whose features are compared.
+  # D's last layer is found by tracing, and its input features are compared.
   assert np.isfinite(row["g/effective_rank"])
   assert row["perf/total_flops"] == 2 * training_flops(run[1].spec).per_step
   assert any(name.startswith("g/sigma0/Block_0") for name in row)
   assert NAME in (folder / "spec.json").read_text()
 
 
-def test_it_resumes_and_is_reported(run):
+def test_resume_and_report(run):
   folder, built, _ = run
   longer = dataclasses.replace(built.spec, total_kimg=0.024)
   prepared = loop.Prepared(built._replace(spec=longer))
@@ -90,7 +90,7 @@ def test_it_resumes_and_is_reported(run):
   assert "toy_family" in write_report(folder).read_text()
 
 
-def test_its_spec_goes_through_json():
+def test_json_round_trip_of_the_spec():
   spec = from_config(config_of())
   assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
   assert spec.model.name == NAME
@@ -123,7 +123,7 @@ def first_step(built):
   return [float(scalars[name]) for name in names]
 
 
-def test_its_members_have_a_size(run):
+def test_models_of_other_widths(run):
   spec = run[1].spec
   found = families.member(
     spec.model, families.of_parameters(50_000), tolerance=0.3
@@ -134,7 +134,7 @@ def test_its_members_have_a_size(run):
   assert wider.optim.g_lr.first == pytest.approx(1e-3 / ratio)
 
 
-def test_command_lines_set_its_fields(tmp_path, capsys):
+def test_command_line_flags_set_fields(tmp_path, capsys):
   file = tmp_path / "toy.py"
   file.write_text(
     "from ml_collections import ConfigDict\n"
@@ -150,7 +150,7 @@ def test_command_lines_set_its_fields(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_it_can_be_planned(tmp_path, capsys, monkeypatch):
+def test_plan(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   file = tmp_path / "toy.py"
   file.write_text(
@@ -164,19 +164,19 @@ def test_it_can_be_planned(tmp_path, capsys, monkeypatch):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoNetworks(ModelBase):
-  """A family that lacks its networks."""
+  """A family without networks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OddNetworks(ModelBase):
-  """A family that gives something else."""
+  """A family whose `make_networks` returns another object."""
 
   def make_networks(self, platform, split, gather):
     return gan_model
 
 
 class NoDataclass(NoNetworks):
-  """A family without the decorator."""
+  """A family without the dataclass decorator."""
 
 
 def here(kind):
@@ -186,17 +186,17 @@ def here(kind):
 @pytest.mark.parametrize(
   ("name", "words"),
   [
-    ("bigan", "config.model.name='bigan' is not one of 'biggan', "),
-    (7, "config.model.name=7 is not one of 'biggan', "),
+    ("bigan", "config.model.name='bigan' must be one of 'biggan', "),
+    (7, "config.model.name=7 must be one of 'biggan', "),
     ("no_such_package:Toy", "No module named 'no_such_package'"),
-    ("toy_family:Toi", "'toy_family' has no 'Toi'; it has "),
+    ("toy_family:Toi", "'toy_family' does not define 'Toi'; it defines "),
     ("toy_family:", "write package.module:Name"),
     ("toy_family:Block", "derives from bigscale.spec.ModelBase"),
     ("json:dumps", "derives from bigscale.spec.ModelBase"),
-    (here(NoDataclass), "put @dataclasses.dataclass(frozen=True, "),
+    (here(NoDataclass), "decorate it with @dataclasses.dataclass("),
   ],
 )
-def test_names_of_no_family_are_refused(name, words):
+def test_invalid_families_are_refused(name, words):
   config = config_of()
   with config.ignore_type():
     config.model.name = name
@@ -209,7 +209,7 @@ def test_names_of_no_family_are_refused(name, words):
   ("kind", "words"),
   [
     (NoNetworks, "NoNetworks has no networks: define make_networks(self, "),
-    (OddNetworks, "it must give a GanModel"),
+    (OddNetworks, "it must return a GanModel"),
   ],
 )
 def test_a_family_without_networks_is_refused(kind, words):
@@ -219,7 +219,7 @@ def test_a_family_without_networks_is_refused(kind, words):
 
 
 def sized(**networks):
-  """A family of the toy's, with a G or D that does something else."""
+  """Returns a toy family with a G or D that returns other arrays."""
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Changed(toy_family.ToySpec):
@@ -259,15 +259,15 @@ class Column(toy_family.Discriminator):
 @pytest.mark.parametrize(
   ("networks", "words"),
   [
-    ({"g": OneImage}, "(1, 8, 8, 3) for 2 samples; it must give floating"),
-    ({"g": Whole}, "gives int32 (2, 8, 8, 3)"),
+    ({"g": OneImage}, "(1, 8, 8, 3) for 2 samples; it must return floating"),
+    ({"g": Whole}, "returns int32 (2, 8, 8, 3)"),
     ({"g": NoTrain}, "fails with TypeError"),
-    ({"d": MeanLogit}, "gives float32 () for 2 samples"),
-    ({"d": Column}, "gives float32 (2, 1) for 2 samples"),
+    ({"d": MeanLogit}, "returns float32 () for 2 samples"),
+    ({"d": Column}, "returns float32 (2, 1) for 2 samples"),
   ],
 )
-def test_networks_of_another_shape_are_refused(networks, words):
-  """Some would train, each sample broadcast to all."""
+def test_networks_of_wrong_shapes_are_refused(networks, words):
+  """Some would train, with each sample broadcast to all others."""
   with pytest.raises(SpecError) as refused:
     make_model(sized(**networks), "cpu")
   assert words in str(refused.value)
@@ -286,11 +286,11 @@ def test_signatures_and_rules_of_a_family_are_checked():
 
   with pytest.raises(SpecError, match="make_networks of Bare fails with Type"):
     make_model(Bare(resolution=8), "cpu")
-  with pytest.raises(SpecError, match="sharding_rules of Rules has 'x'"):
+  with pytest.raises(SpecError, match="sharding_rules of Rules contains 'x'"):
     make_model(Rules(resolution=8), "cpu")
 
 
-def test_a_family_without_widths_says_what_to_define(run):
+def test_a_family_without_widths_is_refused(run):
   with pytest.raises(SpecError, match="define of_width"):
     families.widths_of(NoNetworks(resolution=8))
   model = NoNetworks(resolution=8)

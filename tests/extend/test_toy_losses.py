@@ -1,4 +1,4 @@
-"""A loss and a penalty from outside the package, found by their names alone."""
+"""A loss and a penalty outside the package, used when a config names them."""
 
 import dataclasses
 import functools
@@ -46,7 +46,7 @@ def constant(weight):
 
 
 def labelled_model():
-  """D(x, y) = sum(tanh(x V)) + 10 y: labels are in the logits."""
+  """D(x, y) = sum(tanh(x V)) + 10 y, so logits contain the labels."""
   model = linear_model()
 
   def apply_d(variables, images, labels):
@@ -56,7 +56,7 @@ def labelled_model():
 
 
 def whole(network):
-  """A network that gathers its weights where it runs, as `fsdp` wants it."""
+  """Returns a network that gathers its weights when it runs, as for `fsdp`."""
 
   def apply(variables, *inputs, **how):
     gathered = {**variables, "params": gather_shards(variables["params"])}
@@ -66,7 +66,7 @@ def whole(network):
 
 
 def batch_of(spec):
-  """Noise, in which all labels differ between batches of a step."""
+  """Returns noise whose labels all differ between batches of a step."""
   rng = np.random.default_rng(0)
   shape = (spec.batches_per_step, BATCH)
   images = rng.integers(0, 256, (*shape, SIDE, SIDE, 1), dtype=np.uint8)
@@ -75,7 +75,7 @@ def batch_of(spec):
 
 
 def train(spec, model, steps=2, mesh=ONE, weights="replicated"):
-  """States from the first on, and the scalars of each step."""
+  """Returns all states, starting with the first, and the scalars per step."""
   devices = jax.devices()[: mesh.data * mesh.fsdp]
   placement = Placement(make_mesh(mesh, devices), weights)
   model = type(model)(*map(whole, model))
@@ -101,12 +101,12 @@ def labelled_spec(name, **others):
 
 
 def of_batch(state, spec, index):
-  """Logits of a batch of reals without the labels' part, and of the labels."""
+  """Returns logits of reals without their labels' term, and that term."""
   images = batch_of(spec).images[index].reshape(BATCH, -1) / 127.5 - 1
   return np.tanh(images @ np.asarray(state.d.params["map"]["kernel"])).sum(1)
 
 
-def test_a_paired_loss_by_name_pairs_g_with_reals_of_its_own():
+def test_a_paired_loss_gives_g_its_own_reals():
   spec = labelled_spec("toy_losses:PAIRS")
   assert spec.batches_per_step == 2
   model = labelled_model()
@@ -119,19 +119,19 @@ def test_a_paired_loss_by_name_pairs_g_with_reals_of_its_own():
   model = model._replace(g=model.g._replace(apply=no_images))
   states, rows = train(spec, model, mesh=TWO, weights="zero")
   for before, after, row in zip(states, states[1:], rows, strict=False):
-    # Labels cancel, for they are the same: 10 apart would count a hundred.
+    # Equal labels cancel; labels that are 10 apart would contribute a hundred.
     reals = of_batch(after, spec, 1)
     np.testing.assert_allclose(row["g/loss"], np.mean(reals**2), rtol=1e-4)
     reals = of_batch(before, spec, 0)
     wanted = np.mean((reals - 1) ** 2)
     np.testing.assert_allclose(row["d/loss"], wanted, rtol=1e-4)
-    # Without a threshold a real is compared with its fake.
+    # Without a threshold, a real is compared with its fake.
     wanted = np.mean(np.sign(reals))
     np.testing.assert_allclose(row["d/sign_real"], wanted, atol=1e-6)
     assert "d/loss_real" not in row
 
 
-def test_a_separable_loss_by_name_is_that_of_its_functions():
+def test_a_separable_loss_calls_its_functions():
   spec = run_spec({"adversarial": "toy_losses:WIDE_HINGE"})
   assert spec.batches_per_step == 1
   states, rows = train(spec, linear_model(), mesh=TWO)
@@ -142,7 +142,7 @@ def test_a_separable_loss_by_name_is_that_of_its_functions():
     assert row["d/loss"] == pytest.approx(
       row["d/loss_real"] + row["d/loss_fake"], rel=1e-5
     )
-    # About the row's threshold, 0.5.
+    # Around the loss's threshold, 0.5.
     wanted = np.mean(np.sign(reals - 0.5))
     assert wanted != np.mean(np.sign(reals))
     np.testing.assert_allclose(row["d/sign_real"], wanted, atol=1e-6)
@@ -157,40 +157,46 @@ def test_accuracy_of_d_follows_the_threshold_of_the_row():
   assert "train" not in d_accuracy(reals, reals, samples, spec.threshold)
 
 
-def test_smoothing_is_taken_where_the_row_takes_it():
+def test_smoothing_needs_an_argument_of_the_loss():
   loss = adversarial.make("toy_losses:WIDE_HINGE", 0.25)
   reals = jnp.array([1.0, 2.0])
   np.testing.assert_allclose(loss.d(reals, reals).real, [0.5, 0.0])
-  with pytest.raises(SpecError, match=r"label_smoothing=0.1 has no meaning"):
+  with pytest.raises(SpecError, match=r"label_smoothing=0.1 does not apply"):
     LossSpec(adversarial="toy_losses:PAIRS", label_smoothing=0.1)
 
 
 @pytest.mark.parametrize(
   ("name", "message"),
   [
-    ("pairs", r"'pairs' is no loss; use one of 'rpgan'.*package\.module:Name"),
-    ("toy_losses:NO_G", r"lacks g; a Paired .* has d, g, functions"),
+    (
+      "pairs",
+      r"'pairs' is not a loss; use one of 'rpgan'.*package\.module:Name",
+    ),
+    ("toy_losses:NO_G", r"lacks g; a Paired .* has the functions d, g of"),
     (
       "toy_losses:NO_THRESHOLD",
-      r"has no threshold.*give the logit above which",
+      r"has no finite threshold.*set it to the logit above which",
     ),
     (
       "toy_losses:PAIRED_G",
-      r"g of a Separable must take logits and noth.*a Paired",
+      r"g of a Separable must take logits and no other.*a Paired",
     ),
-    ("toy_losses:FUNCTION", r"is no loss but <function .*; make it a Separab"),
-    ("toy_losses:NOTHING", r"'toy_losses' has no 'NOTHING'; it has .*PAIRS"),
+    ("toy_losses:FUNCTION", r"is <function .*, not a loss; make it a Separab"),
+    (
+      "toy_losses:NOTHING",
+      r"'toy_losses' does not define 'NOTHING'; it defines .*PAIRS",
+    ),
     ("toy_loses:PAIRS", r"importing 'toy_loses' failed.*PYTHONPATH"),
   ],
 )
-def test_what_is_no_loss_is_refused_with_what_to_do(name, message):
+def test_invalid_losses_are_refused_with_a_remedy(name, message):
   with pytest.raises(SpecError, match=message):
     LossSpec(adversarial=name)
 
 
-def test_a_mean_in_place_of_values_is_refused():
+def test_a_mean_instead_of_values_is_refused():
   loss = adversarial.make("toy_losses:MEAN")
-  with pytest.raises(SpecError, match=r"toy_losses:MEAN: d gives shape \(\)"):
+  with pytest.raises(SpecError, match=r"toy_losses:MEAN: d returns shape \(\)"):
     loss.d(jnp.zeros(3), jnp.zeros(3))
 
 
@@ -228,7 +234,7 @@ def test_a_lazy_penalty_is_computed_at_its_interval():
   assert rows[0]["d/noise_penalty"] > 0
   assert rows[1]["d/noise_penalty"] == 0
   assert all(row["d/gradient_penalty"] > 0 for row in rows)
-  # Its weight moves, and the monitor is told where it ends.
+  # Its weight changes, and the monitor knows when the change ends.
   spec = run_spec({"adversarial": "hinge", "terms": TERMS})
   assert spec.kinks_kimg == (0.1,)
 
@@ -263,11 +269,14 @@ def test_terms_are_settings_like_others():
 @pytest.mark.parametrize(
   ("term", "message"),
   [
-    ({"name": "toy_losses:PAIRS"}, r"no penalty on D but Paired.*a DTerm"),
-    ({"name": "toy_losses:UNNAMED"}, r"scalar='drift' must be d/NAME_penalty"),
+    ({"name": "toy_losses:PAIRS"}, r"is Paired.*, not a penalty on D.*a DTerm"),
+    (
+      {"name": "toy_losses:UNNAMED"},
+      r"scalar='drift' must have the form d/NAME_penalty",
+    ),
     (
       {"name": "toy_losses:pairs_d"},
-      r"names 'toy_losses:pairs_d', which is no penalty on D",
+      r"contains 'toy_losses:pairs_d', which is .*, not a penalty on D",
     ),
     (
       {"name": "toy_losses:SHORT"},
@@ -278,14 +287,14 @@ def test_terms_are_settings_like_others():
     ({"weight": -1.0, "name": "toy_losses:DRIFT"}, r"must not be negative"),
   ],
 )
-def test_what_is_no_penalty_is_refused(term, message):
+def test_invalid_penalties_are_refused(term, message):
   term = {"weight": 1.0, **term}
   with pytest.raises(SpecError, match=message):
     TermSpec(**term | {"weight": constant(term["weight"])})
 
 
-def test_two_penalties_of_one_name_are_refused():
-  with pytest.raises(SpecError, match="give each a name of its own"):
+def test_two_penalties_with_one_name_are_refused():
+  with pytest.raises(SpecError, match="give each a unique name"):
     LossSpec(adversarial="hinge", terms=(TERMS[0], TERMS[0]))
 
 

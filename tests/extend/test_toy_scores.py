@@ -1,4 +1,4 @@
-"""Scores and a feature network from outside the package, by name alone."""
+"""Scores and a feature network outside the package, named in a config."""
 
 import dataclasses
 import json
@@ -88,7 +88,7 @@ def cache(tmp_path_factory):
     ("Add a feature network", "toy_network.py"),
   ],
 )
-def test_the_recipe_is_the_toy(heading, toy):
+def test_docs_contain_the_toy(heading, toy):
   here = pathlib.Path(__file__).parent
   text = (here.parents[1] / "docs" / "metrics.md").read_text()
   section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
@@ -106,7 +106,7 @@ def test_columns_have_the_short_names_of_the_rows():
   assert Score.parse("kid/inception") == Score.parse("kid_inception")
 
 
-def test_they_are_measured_with_their_floors(textures, make_images, cache):
+def test_scores_have_floors(textures, make_images, cache):
   one = evaluator(textures, cache)
   images, labels = make_images(60, seed=5)
   scores = one.score([(images, labels)])
@@ -123,11 +123,11 @@ def test_they_are_measured_with_their_floors(textures, make_images, cache):
   protocol = json.loads(json.dumps(one.reference["protocol"]))
   assert protocol["networks"]["random"]["fingerprint"]
   assert protocol["sharpness"]["within"] == "class"
-  # The second time from the cache.
+  # The second time, the result comes from the cache.
   assert evaluator(textures, cache).reference == one.reference
 
 
-def test_a_score_that_fails_leaves_the_others(
+def test_a_failing_score_does_not_affect_others(
   textures, make_images, cache, module
 ):
   name = module(
@@ -138,7 +138,7 @@ def test_a_score_that_fails_leaves_the_others(
     "Flag = make(name='flag', compute=lambda samples: {'mine': True})\n"
   )
   bad = [f"{name}:{kind}" for kind in ("Bug", "Less")]
-  with pytest.raises(SpecError, match="both give the column 'mine' in logs"):
+  with pytest.raises(SpecError, match="both log the column 'mine'"):
     EvalSpec(scores=(*bad, f"{name}:Nan"))
   for kind, words in (
     ("Nan", "mine gives mine=nan, which is no finite number"),
@@ -163,47 +163,45 @@ def look(evaluator, samples):
   [
     ("X = make(columns={'mine': 'up'})", "{}:X", "direction 'up'; use 'more'"),
     ("X = make(columns={})", "{}:X", "does not say which way is better"),
-    ("X = make(name='fd')", "{}:X", "calls itself 'fd'.*another name"),
-    ("X = make()", "{}:X/classifier", "over pixels, and names the network"),
-    ("X = make()", "{}:Y", "has no 'Y'; it has .*make, X"),
-    ("X = 3", "{}:X", "is of type int; make it a bigscale.spec.ScoreKind"),
+    ("X = make(name='fd')", "{}:X", "has the name 'fd'.*another name"),
+    ("X = make()", "{}:X/classifier", "over pixels, but names the network"),
+    ("X = make()", "{}:Y", "does not define 'Y'; it defines .*make, X"),
+    ("X = 3", "{}:X", "has the type int; make it a bigscale.spec.ScoreKind"),
     ("import nowhere", "{}:X", "ModuleNotFoundError.*; install nowhere, which"),
-    ("X = ", "{}:X", "failed with SyntaxError.*; mend the module"),
-    ("import sys; sys.exit(3)", "{}:X", "failed with SystemExit: 3; mend"),
+    ("X = ", "{}:X", "failed with SyntaxError.*; fix the module"),
+    ("import sys; sys.exit(3)", "{}:X", "failed with SystemExit: 3; fix"),
     ("X = make()", "fd/{}:X", "ScoreKind; make it a .*FeatureNetwork"),
     (
       "X = FeatureNetwork(name='classifier', weights=make, make=make)",
       "fd/{}:X",
-      "calls itself 'classifier'.*another name",
+      "has the name 'classifier'.*another name",
     ),
     (
       "X = FeatureNetwork(name='x', weights=None, make=make)",
       "fd/{}:X",
-      "weights=None; give a function",
+      "weights=None; it must be a function",
     ),
   ],
 )
-def test_bad_rows_are_refused_in_a_sentence(module, code, score, words):
+def test_invalid_rows_are_refused(module, code, score, words):
   with pytest.raises(SpecError, match=f"(?s){words}"):
     EvalSpec(scores=(score.format(module(code)),))
 
 
-def test_two_networks_of_one_name_are_refused(module):
+def test_two_networks_with_one_name_are_refused(module):
   name = module("X = FeatureNetwork(name='random', weights=make, make=make)")
   scores = (DISTANCE, f"kid/{name}:X")
-  with pytest.raises(SpecError, match="both give the network 'random'"):
+  with pytest.raises(SpecError, match="both log the network 'random'"):
     EvalSpec(scores=scores)
 
 
-def test_a_network_that_lacks_something_is_refused(module):
+def test_incomplete_networks_are_refused(module):
   code = "X = FeatureNetwork(name='x', weights=str, make=lambda w, m: {})"
   with pytest.raises(SpecError, match=r"has no name and no dimension.* embed"):
     open_network(f"{module(code)}:X")
 
 
-def test_what_a_score_takes_is_checked_before_anything_is_drawn(
-  textures, cache
-):
+def test_requirements_are_checked_before_sampling(textures, cache):
   scores = ("is/toy_network:Random", DISTANCE, "intra_fd/toy_network:Random")
   with pytest.raises(SpecError) as error:
     evaluator(textures, cache, scores, num_classes=0)
@@ -214,7 +212,7 @@ def test_what_a_score_takes_is_checked_before_anything_is_drawn(
     assert words in str(error.value)
 
 
-def test_the_best_is_never_one_without_a_number_or_a_direction():
+def test_the_best_checkpoint_needs_a_finite_score():
   spec = from_config(tiny.get_config())
   evaluate = EvalSpec(scores=SCORES)
   # The first column has no direction.
@@ -223,7 +221,7 @@ def test_the_best_is_never_one_without_a_number_or_a_direction():
   best = CheckpointSpec(best="spread_random")
   with pytest.raises(SpecError, match="neither better when higher nor"):
     dataclasses.replace(measured, checkpoint=best)
-  with pytest.raises(SpecError, match="says which checkpoint is the best"):
+  with pytest.raises(SpecError, match="can rank checkpoints"):
     dataclasses.replace(spec, evaluate=EvalSpec(scores=(SPREAD,)))
   ranking = Ranking(1, "sharpness", SCORES)
   values = (math.nan, 0.2, 0.7, math.inf, -math.inf, 0.1)
@@ -237,11 +235,11 @@ def test_the_best_is_never_one_without_a_number_or_a_direction():
   [
     ((0.5, 0.7, 0.6), 0.7, None),
     ((0.7, 0.3, 0.2), 0.7, 16),
-    # Half of what may be negative says nothing.
+    # A fraction of a score that can be negative has no meaning.
     ((-5.0, 0.5, -1.0), 0.5, None),
   ],
 )
-def test_a_sweep_reads_which_way_is_better(tmp_path, values, best, collapsed):
+def test_a_sweep_uses_the_direction(tmp_path, values, best, collapsed):
   (run,) = sweep.expand(test_sweep.settings(a={"seed": [4]}))
   folder = runs.folder_of(tmp_path, run)
   folder.mkdir(parents=True)
@@ -257,7 +255,7 @@ def test_a_sweep_reads_which_way_is_better(tmp_path, values, best, collapsed):
   assert row["collapsed_step"] == collapsed
 
 
-def test_other_processes_make_the_same_network():
+def test_other_processes_build_the_same_network():
   network = open_network("toy_network:Random")
   asked = Asked((network,), (("fd",),), 10, 2, features=("toy_network:Random",))
   (told,) = json.loads(json.dumps(share._tell(asked)))["networks"]
@@ -279,7 +277,7 @@ def test_a_changed_file_is_another_score(module, tmp_path):
   assert identity(f"{name}:X") != before
 
 
-def test_a_run_trains_with_them(tmp_path, monkeypatch, capsys):
+def test_training_with_user_scores(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path / "cache"))
   config = tiny.get_config().unlock()
   config.model.update(
@@ -303,7 +301,7 @@ def test_a_run_trains_with_them(tmp_path, monkeypatch, capsys):
   assert set(scored) == {2, 4, 6}
   for row in scored.values():
     assert all(f"eval/{name}" in row for name in COLUMNS)
-  # When the last one was saved, it had no score yet.
+  # The last checkpoint had no score yet when it was saved.
   sharpest = max((2, 4), key=lambda step: scored[step]["eval/sharpness"])
   kept = {int(path.name) for path in (run / "checkpoints").iterdir()}
   assert kept == {sharpest, 6}

@@ -1,4 +1,4 @@
-"""A data source from outside the package: docs/data.md, "Add a data source"."""
+"""A data source outside the package (docs/data.md, "Add a data source")."""
 
 import itertools
 import pathlib
@@ -26,7 +26,7 @@ RECORDS = 200
 
 @pytest.fixture
 def folder(tmp_path):
-  """Images of 4 x 4 that differ from each other."""
+  """Writes 4 x 4 images that differ from each other."""
   images = np.random.default_rng(0).integers(0, 256, (RECORDS, 4, 4, 3))
   place = tmp_path / "toy"
   place.mkdir()
@@ -53,7 +53,7 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(a.labels, b.labels)
 
 
-def test_it_opens_by_name_and_holds_out_other_images(folder):
+def test_splits_have_different_images(folder):
   train, heldout = (
     open_source(f"toy_source:Toy:{folder}", split)
     for split in ("train", "heldout")
@@ -66,7 +66,7 @@ def test_it_opens_by_name_and_holds_out_other_images(folder):
   assert open_source(f"toy_source:Toy:{folder}", "train", 2).padding == 2
 
 
-def test_it_streams_and_resumes_where_it_stood(folder):
+def test_a_stream_resumes_at_its_position(folder):
   name = f"toy_source:Toy:{folder}"
   stream = stream_of(name)
   first = list(itertools.islice(stream, 4))
@@ -80,7 +80,7 @@ def test_it_streams_and_resumes_where_it_stood(folder):
   again.close()
 
 
-def test_its_identity_is_its_content(folder, tmp_path):
+def test_the_identity_depends_on_the_content(folder, tmp_path):
   moved = str(tmp_path / "moved")
   shutil.copytree(folder, moved)
   before = open_source(f"toy_source:Toy:{folder}", "train").identity
@@ -94,7 +94,7 @@ def test_its_identity_is_its_content(folder, tmp_path):
     changed.set_state(state)
 
 
-def test_it_goes_where_other_sources_go(folder):
+def test_it_works_like_other_sources(folder):
   name = f"toy_source:Toy:{folder}"
   inputs = open_inputs(name)
   assert [*inputs] == ["train", "heldout"]
@@ -172,10 +172,10 @@ def array(folder, split):
     ("Planar", r"reads an image of uint8 \(3, 4, 4\); it must be uint8"),
     ("Mislabelled", r"reads labels \(3,\); they must be in \[0, 3\)"),
     ("Bare", "reads ndarray; return Record"),
-    ("Absent", "has no 'Absent'; it has"),
+    ("Absent", "does not define 'Absent'; it defines"),
   ],
 )
-def test_a_source_that_lacks_a_part_is_told_of_it(folder, name, message):
+def test_incomplete_sources_are_refused(folder, name, message):
   with pytest.raises(DataError, match=message) as caught:
     open_source(f"{__name__}:{name}:{folder}", "train")
   if name != "Absent":
@@ -183,7 +183,7 @@ def test_a_source_that_lacks_a_part_is_told_of_it(folder, name, message):
 
 
 class Later(toy_source.Toy):
-  """Its third record is not as promised, its fourth raises."""
+  """A source whose third record has another dtype and whose fourth raises."""
 
   def read(self, index):
     image = super().read(index).image
@@ -192,7 +192,7 @@ class Later(toy_source.Toy):
     return Record(image, (int(index == 4),) if index != 3 else 1 / 0)
 
 
-def test_a_later_record_that_is_wrong_is_a_bad_record(folder):
+def test_invalid_later_records_are_bad_records(folder):
   opened = open_source(f"{__name__}:Later:{folder}", "train")
   assert opened.read(4).labels == (1,)
   with pytest.raises(BadRecordError, match=r"record 2 .*an image of float64"):
@@ -204,7 +204,7 @@ def test_a_later_record_that_is_wrong_is_a_bad_record(folder):
     again.read(2)
 
 
-def test_what_cannot_be_opened_says_what_was_called(folder):
+def test_errors_name_the_call_that_failed(folder):
   with pytest.raises(
     DataError, match=r"Toy\('', 'train'\) failed with FileNot"
   ):
@@ -223,7 +223,7 @@ def test_splits_of_the_same_records_are_refused(folder):
     open_source(f"{__name__}:Undivided:{folder}", "heldout")
 
 
-def test_the_recipe_is_this_file():
+def test_docs_contain_the_toy_source():
   root = pathlib.Path(__file__).parent.parent.parent
   recipe = pathlib.Path(toy_source.__file__).read_text()
   assert recipe in (root / "docs" / "data.md").read_text()
@@ -245,7 +245,7 @@ def test_a_folder_may_be_called_like_a_kind(name, tmp_path, monkeypatch):
       opened()
 
 
-def test_what_processes_cannot_be_sent_is_said(folder):
+def test_sources_that_cannot_be_pickled_are_reported(folder):
   stream = stream_of(f"{__name__}:Locked:{folder}", workers=1)
   with pytest.raises(DataError, match="cannot be sent to other processes"):
     next(stream)

@@ -1,4 +1,4 @@
-"""A family of models in one file: a transformer on both sides."""
+"""A family of models in one file: a transformer for G and D."""
 
 import dataclasses
 from typing import ClassVar
@@ -11,13 +11,13 @@ from bigscale.spec import ModelBase, require
 
 
 class Block(nn.Module):
-  """Self-attention and two dense layers, each beside an identity."""
+  """Self-attention and two dense layers, each with a residual connection."""
 
   heads: int
 
   @nn.compact
   def __call__(self, x_bnc):
-    """[B, N, C] to the same."""
+    """Maps [B, N, C] to the same shape."""
     y_bnc = nn.LayerNorm()(x_bnc)
     x_bnc = x_bnc + nn.MultiHeadDotProductAttention(self.heads)(y_bnc)
     y_bnc = nn.gelu(nn.Dense(2 * x_bnc.shape[-1])(nn.LayerNorm()(x_bnc)))
@@ -25,13 +25,13 @@ class Block(nn.Module):
 
 
 class Generator(nn.Module):
-  """Tokens that start from z and the class, each of them a patch."""
+  """Tokens that depend on z and the class; each token becomes a patch."""
 
   spec: "ToySpec"
 
   @nn.compact
   def __call__(self, latents, labels, *, train):
-    """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    """Maps latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
     del train
     spec, side = self.spec, self.spec.resolution // self.spec.patch
     code_bc = nn.Dense(spec.width)(latents)
@@ -53,13 +53,13 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Patches to tokens, their mean, and a logit of the class."""
+  """Patches become tokens; their mean determines the logit of the class."""
 
   spec: "ToySpec"
 
   @nn.compact
   def __call__(self, images, labels):
-    """Images [B, H, W, C] and labels [B] to logits [B]."""
+    """Maps images [B, H, W, C] and labels [B] to logits [B]."""
     spec = self.spec
     patch = (spec.patch, spec.patch)
     x_bhwc = nn.Conv(spec.width, patch, patch)(images)
@@ -78,10 +78,10 @@ class ToySpec(ModelBase):
   """A transformer GAN.
 
   Attributes:
-    width: of a token.
-    depth: blocks of either network.
-    heads: of attention; they divide the width.
-    patch: side of what a token stands for, pixels.
+    width: length of a token, a multiple of `heads`.
+    depth: number of blocks of each network.
+    heads: number of attention heads.
+    patch: side of the image patch of a token, pixels.
   """
 
   width: int = 32
@@ -89,7 +89,7 @@ class ToySpec(ModelBase):
   heads: int = 2
   patch: int = 4
 
-  # Of arrays of two axes that are no kernels: they stay whole.
+  # Two-dimensional arrays that are not kernels are replicated.
   sharding_rules: ClassVar = ((r"(.*/)?(positions|bias)", ()),)
 
   def __post_init__(self):
@@ -106,7 +106,7 @@ class ToySpec(ModelBase):
     return gan_model(Generator(self), Discriminator(self), self, gather)
 
   def of_width(self, resolution, depth):
-    """Members of other widths, for sweeps over size."""
+    """Returns models of other widths, for sweeps over size."""
     return lambda width: dataclasses.replace(
       self,
       resolution=resolution,
@@ -116,5 +116,5 @@ class ToySpec(ModelBase):
 
   @property
   def player_widths(self):
-    """Of both, by which learning rates are rescaled."""
+    """Widths of G and D, by which learning rates are rescaled."""
     return self.width, self.width

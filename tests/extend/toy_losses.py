@@ -1,6 +1,6 @@
-"""Losses and penalties of a user's own, as a package outside would have them.
+"""A user's own losses and penalties, in a module outside the package.
 
-Named in a config alone: `loss.adversarial = "toy_losses:PAIRS"`.
+A config names them: `loss.adversarial = "toy_losses:PAIRS"`.
 """
 
 import jax
@@ -11,7 +11,7 @@ from bigscale.losses.terms import DTerm
 
 
 def pairs_d(real, fake):
-  """(D(x) - D(G(z)) - 1)^2, of each pair."""
+  """(D(x) - D(G(z)) - 1)^2 for each pair."""
   return (real - fake - 1) ** 2
 
 
@@ -24,7 +24,7 @@ PAIRS = Paired(d=pairs_d, g=pairs_g, threshold=None)
 
 
 def wide_hinge_d_real(real, smoothing=0.0):
-  """max(0, 2 (1 - s) - D(x)): the hinge about 0.5."""
+  """max(0, 2 (1 - s) - D(x)): the hinge loss around 0.5."""
   return jax.nn.relu(2 * (1 - smoothing) - real)
 
 
@@ -37,7 +37,7 @@ WIDE_HINGE = Separable(
 
 NO_G = Paired(d=pairs_d, threshold=None)
 NO_THRESHOLD = Paired(d=pairs_d, g=pairs_g)
-# It would be given the logits of fakes alone.
+# It would receive only the logits of fakes.
 PAIRED_G = Separable(
   d_real=wide_hinge_d_real, d_fake=wide_hinge_d_real, g=pairs_g, threshold=0.0
 )
@@ -52,7 +52,7 @@ def drift(discriminator, reals, fakes, uniform):
 
 
 def noise(discriminator, reals, fakes, uniform):
-  """How far D moves when an image is a little brighter, by a random share."""
+  """Change of D's logit if an image is brightened by a random fraction."""
   del fakes
   brighter = reals.images + 0.3 * uniform[:, :, None, None]
   moved = discriminator(brighter, reals.labels)

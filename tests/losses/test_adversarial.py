@@ -1,4 +1,4 @@
-"""Losses by hand and against float64; what they must not depend on."""
+"""Losses compared with formulas by hand and in float64, and invariances."""
 
 import pathlib
 import subprocess
@@ -27,7 +27,7 @@ def _log_sigmoid(x):
 
 
 def _reference(name, smoothing, r, f):
-  """(D, its real share, its fake share, G), as the papers write them."""
+  """Returns the papers' (D, its term of reals, its term of fakes, G)."""
   p, q = _log_sigmoid(r), _log_sigmoid(f)
   not_p, not_q = _log_sigmoid(-r), _log_sigmoid(-f)
   if name == "rpgan":
@@ -49,7 +49,8 @@ def _reference(name, smoothing, r, f):
 
 def _draws(count=64):
   random = np.random.RandomState(0)
-  # Of float32, so that both sides see the same numbers; no kink of the hinge.
+  # float32 values, so that both sides use the same numbers, away from the kink
+  # of the hinge.
   draws = random.normal(scale=3, size=(2, count)).astype(np.float32)
   assert np.abs(np.abs(draws) - 1).min() > 1e-3
   return draws
@@ -111,7 +112,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("name", adversarial.OURS)
-def test_only_pairs_need_the_reals(name):
+def test_only_paired_losses_need_reals(name):
   loss = adversarial.make(name)
   spec = LossSpec(adversarial=name)
   assert spec.paired == (name == "rpgan")
@@ -121,7 +122,7 @@ def test_only_pairs_need_the_reals(name):
     np.testing.assert_array_equal(loss.g(None, _FAKE), loss.g(_REAL, _FAKE))
 
 
-def test_rpgan_sees_only_differences_of_pairs():
+def test_rpgan_depends_only_on_differences_of_pairs():
   for loss in (adversarial.rpgan_d, adversarial.rpgan_g):
     np.testing.assert_allclose(
       loss(_REAL + 7, _FAKE + 7), loss(_REAL, _FAKE), rtol=1e-5
@@ -165,7 +166,7 @@ def test_slopes_at_extreme_logits_are_the_limits():
   close(slope("rpgan", "real"), [-1, 0])
   close(slope("rpgan", "g"), [-1, 0])
   close(slope("non_saturating", "real"), [-1, 0])
-  # Sureness is punished: the best logit is log((1 - s) / s).
+  # Confidence is penalized: the best logit is log((1 - s) / s).
   close(slope("non_saturating", "real", 0.1), [-0.9, 0.1], rtol=1e-6)
   close(slope("non_saturating", "fake"), [0, 1])
   close(slope("non_saturating", "g"), [-1, 0])
@@ -188,7 +189,7 @@ def test_smoothing_moves_the_best_real_logit_alone(name):
 
 @pytest.mark.parametrize(("name", "smoothing"), _ALL)
 def test_half_precision_logits_give_float32_losses(name, smoothing):
-  # 300.5 is no bfloat16: a loss computed in it would round.
+  # 300.5 is not a bfloat16 number, so a bfloat16 loss would be rounded.
   half = [jnp.array([300.0], jnp.bfloat16), jnp.array([-0.5], jnp.bfloat16)]
   single = [x.astype(jnp.float32) for x in half]
   loss = adversarial.make(name, smoothing)
@@ -204,12 +205,12 @@ def test_half_precision_logits_give_float32_losses(name, smoothing):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (("wgan",), "'wgan' is no loss; use one of 'rpgan', 'hinge'"),
-    (("hinge", 0.1), "label_smoothing=0.1 has no meaning for 'hinge'"),
+    (("wgan",), "'wgan' is not a loss; use one of 'rpgan', 'hinge'"),
+    (("hinge", 0.1), "label_smoothing=0.1 does not apply to 'hinge'"),
     (("rpgan", 0.1), "set it to 0, or use one of non_saturating"),
   ],
 )
-def test_what_has_no_meaning_is_refused(arguments, message):
+def test_invalid_losses_are_refused(arguments, message):
   with pytest.raises(SpecError, match=message):
     adversarial.make(*arguments)
 
@@ -225,20 +226,20 @@ def test_the_sign_ignores_the_level_where_the_loss_does(name):
   np.testing.assert_array_equal(raised, plain if free else np.ones(3))
 
 
-def test_of_least_squares_the_sign_turns_between_its_targets():
+def test_the_threshold_of_least_squares():
   loss = adversarial.make("least_squares")
   real = jnp.asarray([0.4, 0.5, 0.6])
   np.testing.assert_array_equal(loss.sign(real, real), [-1, 0, 1])
 
 
-def test_what_is_said_of_losses_names_each():
+def test_messages_list_all_losses():
   readme = pathlib.Path(__file__).parents[2] / "README.md"
   for name in adversarial.OURS:
     assert f"`{name}`" in readme.read_text(), name
 
 
 def test_a_spec_is_read_without_jax():
-  """Its loss, too: what JAX reads when it starts may be set afterwards."""
+  """Its loss as well, because JAX's startup settings may be set afterwards."""
   code = (
     "import sys; from bigscale.spec import LossSpec;"
     "spec = LossSpec(adversarial='least_squares', label_smoothing=0.1);"

@@ -1,4 +1,4 @@
-"""Penalties on a D and on weights solved by hand; weights without detours."""
+"""Penalties for functions and weights with closed-form solutions."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from bigscale.spec import SigmaSpec, SpecError
 
 
 def _quadratic(matrix, vector):
-  """D(x) = x^T A x / 2 + b^T x per sample: its gradient is A x + b."""
+  """D(x) = x^T A x / 2 + b^T x per sample, with the gradient A x + b."""
 
   def discriminator(x_bhwc):
     x_bn = x_bhwc.reshape(x_bhwc.shape[0], -1)
@@ -76,14 +76,14 @@ def test_the_discriminator_is_run_once():
   assert calls == [(2, 4, 4, 1)]
 
 
-def test_penalties_leave_half_precision_networks_as_float32():
+def test_penalties_of_bfloat16_networks_are_float32():
   def discriminator(x):
     return jnp.sum(jnp.square(x.astype(jnp.bfloat16)), axis=(1, 2, 3))
 
   images = jnp.full((1, 32, 32, 3), 0.5, jnp.bfloat16)
   _, penalties = logits_and_gradient_penalty(discriminator, images)
   assert penalties.dtype == jnp.float32
-  # 3072 ones: a sum in bfloat16 stalls at 256.
+  # 3072 ones; a sum in bfloat16 would stop at 256.
   np.testing.assert_allclose(penalties, 3072)
 
 
@@ -92,7 +92,7 @@ def _draw(*shape, seed=0, dtype="float32"):
 
 
 def test_interpolation_penalty_of_a_linear_discriminator():
-  # Its gradient is w wherever: |w| = 5, and 1 where nothing is to pay.
+  # Its gradient is w everywhere: |w| = 5, and |w| = 1 without a penalty.
   reals, fakes = _draw(2, 1, 1, 2), _draw(2, 1, 1, 2, seed=1)
   mix = jnp.array([0.0, 0.7])
 
@@ -105,7 +105,7 @@ def test_interpolation_penalty_of_a_linear_discriminator():
   w = jnp.array([3.0, -4.0])
   np.testing.assert_allclose(penalty(w), [16, 16], rtol=1e-6)
   np.testing.assert_allclose(penalty(w / 5), [0, 0], atol=1e-12)
-  # 2 (|w| - 1) w / |w| a sample.
+  # 2 (|w| - 1) w / |w| per sample.
   slope = jax.jit(jax.grad(lambda w: jnp.sum(penalty(w))))(w)
   np.testing.assert_allclose(slope, 2 * 2 * 4 * w / 5, rtol=1e-6)
 
@@ -154,7 +154,7 @@ def test_interpolation_penalty_where_the_gradient_vanishes():
 
 
 def test_interpolation_penalty_mixes_in_float32():
-  # 1 and 1 + 2^-7 are neighbours in bfloat16.
+  # 1 and 1 + 2^-7 are adjacent bfloat16 numbers.
   reals = jnp.full((1, 1, 1, 1), 1, jnp.bfloat16)
   fakes = jnp.full((1, 1, 1, 1), 1 + 2**-7, jnp.bfloat16)
   found = interpolation_penalty(
@@ -181,12 +181,12 @@ def test_clip_bounds_every_weight_and_keeps_its_type():
 
 
 def _dense_orthogonal(params, form):
-  """The formula as written, with every Gram matrix built."""
+  """The formula as published, with all Gram matrices."""
   total = 0.0
   for path, weight in flatten(params).items():
     if weight.ndim < 2:
       continue
-    # Filters of a kernel come last, rows of a table first.
+    # Filters are the last axis of a kernel and the first axis of a table.
     axis = 0 if path.endswith("embedding") else -1
     weight = np.moveaxis(np.asarray(weight, np.float64), axis, 0)
     w = weight.reshape(weight.shape[0], -1)
@@ -247,7 +247,7 @@ def test_full_orthogonal_gradient(shape):
   np.testing.assert_allclose(gradient, 4 * weight @ gram, rtol=1e-3, atol=1e-3)
 
 
-def test_orthogonal_filters_cost_nothing_and_selection_counts():
+def test_orthogonal_filters_have_no_penalty():
   params = {"a": {"kernel": 3 * jnp.eye(4)}, "b": {"kernel": jnp.ones((4, 4))}}
   assert orthogonal(params, lambda path: path == "a/kernel") == 0
   assert orthogonal(params, lambda path: path == "b/kernel") > 0
@@ -267,7 +267,7 @@ def test_no_gram_matrix_is_larger_than_the_smaller_side(form):
 
 
 def _sigma_case(dtype="float32"):
-  """Weights with spectra that have not converged; "c" has one value."""
+  """Returns weights with spectra before convergence; "c" has one value."""
   params = {
     "a": {"kernel": _draw(3, 3, 2, 4, dtype=dtype)},
     "b": {"embedding": _draw(6, 5, seed=1, dtype=dtype)},
@@ -338,7 +338,7 @@ def test_sigma_gradient_against_finite_differences(spec):
       )
 
 
-def test_sigma_gradient_has_rank_one_and_holds_sigma1():
+def test_sigma_gradient_has_rank_one_and_fixes_sigma1():
   params, spectra = _sigma_case()
 
   def penalty(params, values):

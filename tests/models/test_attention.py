@@ -1,4 +1,4 @@
-"""Attention: where it starts and what it weighs."""
+"""Attention at initialization, and its weighted mean."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def test_attention_starts_as_the_identity():
 
 
 def test_attention_is_a_weighted_mean_of_pooled_values():
-  # Queries of zero weigh all places alike.
+  # Queries of zero weigh all positions equally.
   x = np.random.RandomState(0).normal(size=(2, 4, 4, 8)).astype("f4")
   attention = Attention("float32")
   params = jax.jit(attention.init)(jax.random.key(0), x)["params"]

@@ -1,4 +1,4 @@
-"""Batch norm over groups: whole, on one device, over several devices."""
+"""Batch norm over the whole batch and groups, on one and several devices."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,10 @@ def _maps():
 
 
 def _by_hand(x, size):
-  """Normalized maps, and means over groups of means and unbiased variances."""
+  """Returns normalized maps, and averages of group means and variances.
+
+  The variances are unbiased.
+  """
   groups = x.reshape(-1, size, *x.shape[1:])
   mean = groups.mean((1, 2, 3), keepdims=True)
   var = groups.var((1, 2, 3), keepdims=True)
@@ -42,7 +45,7 @@ def _apply(norm, x):
 @pytest.mark.parametrize("size", [2, 4, 8, 16])
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_groups_are_the_same_on_one_device_and_eight(size, fsdp):
-  """Two samples a device: groups of one device, of two, of four, of all."""
+  """Two samples per device: groups span one, two, four or all devices."""
   x = _maps()
   y, mean, var = _by_hand(x, size)
   group = 0 if size == BATCH else size
@@ -78,7 +81,7 @@ def test_other_sizes_are_refused(size, here, devices):
 @pytest.mark.parametrize("group", [0, 4])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_passes_side_by_side_are_passes_in_turn(group, devices):
-  """Each has statistics of its own; running ones move pass after pass."""
+  """Each pass has its own statistics and updates the running ones in order."""
   passes, momentum = 3, 0.9
   x = np.stack([(i + 1) * _maps() + i for i in range(passes)])
   stats = {"mean": jnp.zeros(CHANNELS), "var": jnp.ones(CHANNELS)}

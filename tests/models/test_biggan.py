@@ -1,4 +1,4 @@
-"""BigGAN's shapes, modes and invariances; its numbers are golden tests."""
+"""Shapes, modes and invariances of BigGAN; golden tests check its values."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ _LABELS = np.array([0, 1, 2, 1], "i4")
 
 
 def _abstract(spec):
-  """Images and logits of two samples and the variables, as shapes."""
+  """Returns abstract images and logits of two samples, and the variables."""
   model = biggan.make(spec, "cpu")
   key = jax.random.key(0)
   g, d = (jax.eval_shape(n.init, key) for n in (model.g, model.d))
@@ -50,7 +50,7 @@ def _params(spec, player):
 
 
 def _random(network, seed=0):
-  """Weights without zeros, so that attention is seen."""
+  """Returns weights without zeros, so that attention has an effect."""
   shapes = jax.eval_shape(network.init, jax.random.key(0))
   random = np.random.RandomState(seed)
 
@@ -65,7 +65,7 @@ def _random(network, seed=0):
 
 @pytest.fixture(scope="module")
 def sampler():
-  """G with random weights, from the running statistics."""
+  """G with random weights, using the running statistics."""
   g = biggan.make(_SPEC, "cpu").g
   variables = _random(g)
   return jax.jit(lambda z, y: g.apply(variables, z, y, train=False)[0])
@@ -93,7 +93,7 @@ def test_shapes_at_every_resolution(resolution):
   assert images.shape == (2, resolution, resolution, 3)
   assert images.dtype == jnp.float32
   assert (logits.shape, logits.dtype) == ((2,), jnp.float32)
-  # Two norms a block and the last one, a mean and a variance each.
+  # Two norms per block and the last one, with a mean and a variance each.
   assert len(jax.tree.leaves(g["batch_stats"])) == 2 * (2 * blocks + 1)
 
 
@@ -113,7 +113,7 @@ def test_every_mode_of_conditioning(num_classes, shared_dim, hierarchical):
   assert logits.shape == (2,)
   g, d = flatten(g["params"]), flatten(d["params"])
   assert ("projection/embedding" in d) == bool(num_classes)
-  # 8 latents in 4 chunks of 2: the first layer's and one for each block.
+  # 8 latents in 4 chunks of 2, for the first layer and each block.
   assert g["linear/kernel"].shape[0] == (2 if hierarchical else 8)
   gain = {path: g[path].shape for path in g if "block1/norm1/gain" in path}
   if num_classes and not shared_dim and not hierarchical:
@@ -126,7 +126,7 @@ def test_every_mode_of_conditioning(num_classes, shared_dim, hierarchical):
     assert gain == {"block1/norm1/gain": (8,)}
 
 
-def test_attention_stands_where_it_is_asked_for():
+def test_attention_follows_the_requested_sides():
   spec = dataclasses.replace(_SPEC, g_attention=(8, 32), d_attention=())
   g, d = _params(spec, "g"), _params(spec, "d")
   found = {path.split("/")[0] for path in g if path.startswith("attention")}
@@ -144,7 +144,7 @@ def test_first_weights_are_orthogonal():
   np.testing.assert_allclose(w_io.T @ w_io, np.eye(8), atol=1e-5)
 
 
-def test_images_lie_within_tanh(sampler):
+def test_images_are_in_the_range_of_tanh(sampler):
   images = sampler(30 * _LATENTS, _LABELS)
   assert np.abs(images).max() <= 1
 
@@ -161,7 +161,7 @@ def test_sampling_does_not_mix_samples(sampler):
   np.testing.assert_array_equal(np.delete(gradient, 1, axis=0), 0)
 
 
-def test_every_chunk_of_the_latents_and_the_label_reach_the_image(sampler):
+def test_images_depend_on_every_chunk_and_the_label(sampler):
   slopes = jax.grad(lambda z: jnp.sum(jnp.square(sampler(z, _LABELS))))(
     jnp.asarray(_LATENTS)
   )
@@ -171,7 +171,7 @@ def test_every_chunk_of_the_latents_and_the_label_reach_the_image(sampler):
   assert difference.max(axis=(1, 2, 3)).min() > 1e-3
 
 
-def test_logits_of_a_sample_are_its_own(judge):
+def test_logits_of_a_sample_do_not_depend_on_others(judge):
   order = np.array([2, 0, 3, 1])
   logits = judge(_IMAGES, _LABELS)
   np.testing.assert_allclose(
@@ -183,11 +183,11 @@ def test_logits_of_a_sample_are_its_own(judge):
   assert np.abs(others - logits).min() > 1e-5
 
 
-def test_what_is_spectrally_normalized():
+def test_weights_with_spectral_norm():
   model = biggan.make(_SPEC, "cpu")
   g = {path for path in _params(_SPEC, "g") if model.g.spectral(path)}
   d = {path for path in _params(_SPEC, "d") if model.d.spectral(path)}
-  # In G never the shared embedding; in D the projection, too.
+  # In G not the shared embedding; in D also the projection.
   assert "shared/embedding" not in g
   assert "projection/embedding" in d
   assert {"linear/kernel", "block0/norm1/gain/kernel", "to_rgb/kernel"} <= g

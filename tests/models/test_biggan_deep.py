@@ -1,4 +1,4 @@
-"""BigGAN-deep's shapes, layouts and invariances; its numbers are golden."""
+"""Shapes, layouts and invariances of BigGAN-deep; golden tests check values."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ _SPEC = BigganDeepSpec(
 
 @functools.cache
 def _abstract(spec):
-  """Images and logits of two samples and the variables, as shapes."""
+  """Returns abstract images and logits of two samples, and the variables."""
   model = make_model(spec, "cpu")
   key = jax.random.key(0)
   g, d = (jax.eval_shape(n.init, key) for n in (model.g, model.d))
@@ -66,7 +66,7 @@ def test_shapes_at_every_resolution(resolution):
 def test_the_published_blocks():
   spec = BigganDeepSpec(resolution=256, num_classes=1000, g_attention=(64,))
   _, _, g, d = _abstract(spec)
-  # As in pytorch-pretrained-BigGAN's configuration for 256 px.
+  # As in the 256 px configuration of pytorch-pretrained-BigGAN.
   ends = [16, 16, 16, 8, 8, 8, 8, 4, 4, 2, 2, 1]
   starts = [16, *ends[:-1]]
   for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
@@ -74,12 +74,12 @@ def test_the_published_blocks():
     assert g[f"block{i}/conv1/kernel"].shape == (1, 1, start * 128, inner)
     assert g[f"block{i}/conv2/kernel"].shape == (3, 3, inner, inner)
     assert g[f"block{i}/conv4/kernel"].shape == (1, 1, inner, end * 128)
-    # All norms see all of z and the class.
+    # All norms depend on all of z and the class.
     assert g[f"block{i}/norm4/gain/kernel"].shape == (256, inner)
-  # After the eighth block, before the ninth.
+  # Attention is after the eighth block and before the ninth.
   assert {p.split("/")[0] for p in g if "atten" in p} == {"attention7"}
   assert d["block4_0/conv1/kernel"].shape == (1, 1, 1024, 512)
-  # The shortcut keeps the input's channels and adds the others.
+  # The shortcut keeps the input's channels and adds the missing ones.
   assert d["block4_0/shortcut/kernel"].shape == (1, 1, 1024, 1024)
   grown = {path.split("/")[0] for path in d if "shortcut/kernel" in path}
   assert grown == {"block0_0", "block1_0", "block2_0", "block4_0"}
@@ -106,7 +106,7 @@ def test_without_labels():
   assert g["block0/norm1/gain/kernel"].shape[0] == spec.latent_dim
 
 
-def test_what_is_spectrally_normalized():
+def test_weights_with_spectral_norm():
   model = make_model(_SPEC, "cpu")
   _, _, g, d = _abstract(_SPEC)
   g_norm = {path for path in g if model.g.spectral(path)}
@@ -127,7 +127,7 @@ def _random(params, seed=0):
 
 
 def test_generator_block_by_hand():
-  """Equal to its definition where all convolutions are identities of sorts."""
+  """The block equals its definition if all convolutions are near-identities."""
   spec = dataclasses.replace(_SPEC, batch_norm_epsilon=0.0)
   block = biggan_deep.GeneratorBlock(
     spec, 4, upsample=True, platform="cpu", moments=Moments(), train=False
@@ -186,10 +186,10 @@ def test_discriminator_block_by_hand():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"resolution": 32}, "resolution=32 has no BigGAN-deep"),
+    ({"resolution": 32}, "resolution=32 is not a resolution of BigGAN-deep"),
     ({"g_width": 6}, "g_width=6 must be a multiple of 4"),
     ({"d_depth": 0}, "d_depth=0 must be 1 or more"),
-    ({"d_attention": (64,)}, "d_attention names 64 px"),
+    ({"d_attention": (64,)}, "d_attention contains 64 px"),
     ({"shared_dim": 0}, "shared_dim=0 must be 1 or more"),
   ],
 )

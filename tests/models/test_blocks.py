@@ -1,4 +1,4 @@
-"""Blocks computed again, or gathering their weights: the same networks."""
+"""Rematerialization and gathered weights do not change the networks."""
 
 import collections
 import dataclasses
@@ -81,7 +81,7 @@ def _codes(name):
 
 
 def _objective(model, name):
-  """A loss with D's input gradient in it, as a function of both networks."""
+  """Returns a loss of both networks that contains D's input gradient."""
   latents, labels = _codes(name)
 
   def loss(g, d):
@@ -94,7 +94,7 @@ def _objective(model, name):
 
 
 def _answers(name, gather=None, remat=False):
-  """Loss, statistics and gradients of both networks, in float64."""
+  """Returns the loss, statistics and gradients of both networks in float64."""
   spec = dataclasses.replace(_SPECS[name], dtype="float64", remat=remat)
   loss = _objective(make_model(spec, "cpu", gather=gather), name)
   run = jax.value_and_grad(loss, (0, 1), has_aux=True, allow_int=True)
@@ -118,7 +118,7 @@ def _plain_answers(name):
   "remat", [pytest.param(False, marks=pytest.mark.slow), True]
 )
 @pytest.mark.parametrize("name", ["biggan", "r3gan"])
-def test_values_and_gradients_stay(name, remat):
+def test_values_and_gradients_do_not_change(name, remat):
   def gather(part):
     return jax.tree.map(lambda w: w + 0, part)
 
@@ -145,13 +145,13 @@ def test_every_parameter_is_gathered_once(name, remat):
   assert found == jax.eval_shape(
     jax.value_and_grad(plain, (0, 1), has_aux=True), *_variables(name)
   )
-  # One pass through each network, of which every parameter is used once.
+  # Each network runs once, and uses each parameter once.
   g, d = (flatten(v["params"]).keys() for v in _variables(name))
   assert seen == collections.Counter([*g, *d])
 
 
 @pytest.mark.parametrize("name", _SPECS)
-def test_the_tree_of_parameters_stays(name):
+def test_the_parameter_tree_does_not_change(name):
   plain = make_model(_SPECS[name], "cpu")
   spec = dataclasses.replace(_SPECS[name], remat=True)
   other = make_model(spec, "cpu", gather=lambda part: part)
@@ -161,7 +161,7 @@ def test_the_tree_of_parameters_stays(name):
 
 
 def _count(jaxpr, primitive):
-  """How often a primitive stands in a program and what it calls."""
+  """Counts a primitive in a program and in the programs that it calls."""
   count = 0
   for equation in jaxpr.eqns:
     count += equation.primitive.name == primitive
@@ -175,7 +175,7 @@ def _count(jaxpr, primitive):
 
 
 def _d_loss(name, gather=None, **changes):
-  """A function of D's parameters."""
+  """Returns D's loss as a function of its parameters."""
   spec = dataclasses.replace(_SPECS[name], **changes)
   d = make_model(spec, "cpu", gather=gather).d
   images = np.zeros((_BATCH, spec.resolution, spec.resolution, 3), "f4")
@@ -184,7 +184,7 @@ def _d_loss(name, gather=None, **changes):
 
 
 @pytest.mark.parametrize("name", _SPECS)
-def test_remat_computes_blocks_again(name):
+def test_remat_recomputes_blocks(name):
   params = _variables(name)[1]["params"]
   plain, again = (
     _count(
@@ -198,7 +198,7 @@ def test_remat_computes_blocks_again(name):
 
 @pytest.mark.parametrize("name", ["biggan", "r3gan"])
 def test_weights_of_blocks_are_gathered_again_in_the_backward_pass(name):
-  """And nothing else is computed again."""
+  """Nothing else is recomputed."""
   params = _variables(name)[1]["params"]
   parted = {
     path
@@ -232,8 +232,8 @@ def test_weights_of_blocks_are_gathered_again_in_the_backward_pass(name):
   program = jax.make_jaxpr(run)(params).jaxpr
   inside = [p for p in parted if blocks.is_block(p.split("/")[0])]
   again = _count(program, "all_gather") - len(parted)
-  # The first block asks for no gradient by its input, so that some of its
-  # weights are not needed twice; tables never are.
+  # The first block needs no gradient of its input, so some of its weights are
+  # not needed twice. Tables never are.
   first = [p for p in inside if p.startswith(("block0", "stage16_block0"))]
   assert len(inside) - len(first) <= again <= len(inside)
   plain = jax.make_jaxpr(jax.grad(_d_loss(name)))(params).jaxpr
@@ -241,8 +241,8 @@ def test_weights_of_blocks_are_gathered_again_in_the_backward_pass(name):
     assert _count(program, primitive) == _count(plain, primitive)
 
 
-def test_a_block_has_a_name_that_is_known_as_one():
-  with pytest.raises(ValueError, match="'head' names no block"):
+def test_a_block_needs_a_block_name():
+  with pytest.raises(ValueError, match="'head' is not a block's name"):
     blocks.block(object, "head", False, None)
   assert blocks.is_block("stage16_block0")
   assert not blocks.is_block("stage16_transition")

@@ -1,4 +1,4 @@
-"""Half-precision stages of the networks that are not R3GAN."""
+"""bfloat16 stages of the networks other than R3GAN."""
 
 import dataclasses
 import functools
@@ -51,7 +51,7 @@ _LABELS = np.array([0, 1], "i4")
 
 
 def _half(name, stages):
-  """Kernels that are cast, of G and of D."""
+  """Returns the kernels of G and of D that are cast."""
   spec = dataclasses.replace(_SPECS[name], bf16_stages=stages)
   model = make_model(spec, "cpu")
   found = []
@@ -62,9 +62,10 @@ def _half(name, stages):
 
 
 def _run(spec):
-  """Of fixed weights: images, statistics, logits and D's input gradient.
+  """Returns images, statistics, logits and D's input gradient.
 
-  And the images and logits alone, and arguments of both.
+  Weights are fixed. Also returns functions of the images and logits alone, and
+  the arguments of both.
   """
   model = make_model(spec, "cpu")
 
@@ -113,7 +114,7 @@ def test_images_statistics_logits_and_gradients_are_float32(name, all_stages):
 
 
 @pytest.mark.parametrize("name", ["biggan", "stripped"])
-def test_half_precision_stays_near(name):
+def test_bfloat16_results_are_close(name):
   _, plain, inputs = _run(_SPECS[name])
   spec = dataclasses.replace(_SPECS[name], bf16_stages=_STAGES[name])
   _, half, _ = _run(spec)
@@ -121,15 +122,15 @@ def test_half_precision_stays_near(name):
   expected, found = (compile_(run)(*inputs) for run in (plain, half))
   for ours, theirs in zip(found, expected, strict=True):
     error = np.abs(ours - theirs).max()
-    # bfloat16 keeps eight bits: closer would mean that it is not used.
+    # bfloat16 has eight bits; a smaller difference would mean it is not used.
     assert 1e-4 < error / np.abs(theirs).max() < 0.1
 
 
 def test_stages_are_counted_from_the_image_down():
   assert _half("biggan", 0) == [set(), set()]
   g, d = _half("biggan", 1)
-  # Attention at 32 px belongs to the last block of G. In D, what a block is
-  # given counts, and its attention follows it.
+  # Attention at 32 px follows the last block of G. In D, the side of a block's
+  # input counts, and attention follows the block.
   block = {f"block2/{name}/kernel" for name in ("conv1", "conv2", "shortcut")}
   attention = {
     f"attention2/{name}/kernel" for name in ("theta", "phi", "g", "o")

@@ -1,6 +1,7 @@
-"""Networks multiply float32 at the precision of their spec, all derivatives.
+"""Networks multiply float32 at the precision of their spec.
 
-Of the traced programs, as a TPU's compiler is given them; nothing is compiled.
+This includes derivatives of all orders. The tests inspect traced programs for a
+TPU; nothing is compiled.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ _SPECS = {
     hierarchical=True,
     bf16_stages=1,
   ),
-  # Large enough for every form of `ops/resample_conv` on a TPU.
+  # Large enough to use every form of `ops/resample_conv` on a TPU.
   "biggan": BigganSpec(
     resolution=32,
     num_classes=3,
@@ -54,7 +55,7 @@ _SPECS = {
 
 
 def _losses(spec, platform):
-  """Gradients of both players, D's with R1; arguments as shapes."""
+  """Returns both players' gradients, D's with R1, and abstract arguments."""
   model = make_model(spec, platform)
   g, d = jax.eval_shape(
     lambda key: (model.g.init(key), model.d.init(key)), jax.random.key(0)
@@ -98,26 +99,26 @@ _SLOW = ("biggan_deep", "stripped")
 def test_every_product_of_every_derivative(name):
   spec = dataclasses.replace(_SPECS[name], precision="high")
   function, *shapes = _losses(spec, "tpu")
-  # What surrounds the networks asks for another.
+  # The surrounding code requests a different precision.
   program = jax.make_jaxpr(precision.exact(function))(*shapes)
   found = products(program)
   assert len(found) > 10
   assert {stated for _, stated in found} == {"high"}, found
 
 
-def test_unless_told_otherwise_none_is_rounded():
+def test_by_default_no_product_is_rounded():
   function, *shapes = _losses(_SPECS["r3gan"], "gpu")
   found = products(jax.make_jaxpr(function)(*shapes))
   assert {stated for _, stated in found} == {"highest"}
 
 
 def test_a_bfloat16_stage_takes_one_pass():
-  """Also for the gradients of its products that are summed in float32."""
+  """This includes gradients of its products that accumulate to float32."""
   spec = dataclasses.replace(_SPECS["biggan"], bf16_stages=4)
   function, *shapes = _losses(spec, "tpu")
   found = products(jax.make_jaxpr(function)(*shapes))
   in_half = {one for one in found if precision.HALF in one[0]}
   assert {stated for _, stated in in_half} == {"default"}
   others = {where for where, _ in found - in_half}
-  # What is left of float32: conditions, logits and the first layer.
+  # The remaining float32 products: conditions, logits and the first layer.
   assert not any("attention" in where for where in others), others

@@ -1,4 +1,4 @@
-"""Batch norms by hand."""
+"""Batch norms, compared with hand-written formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def test_affine_scales_and_shifts_channels():
   np.testing.assert_allclose(np.std(y, (0, 1, 2)), gain, atol=1e-4)
 
 
-def test_conditional_gain_is_one_plus_what_the_condition_says():
+def test_conditional_gain_is_one_plus_a_linear_map():
   x, condition = _maps(), jnp.ones((5, 3))
   norm = ConditionalBatchNorm(0.9, 1e-5, "float32")
   variables = norm.init(jax.random.key(0), x, condition, train=True)
@@ -109,7 +109,7 @@ def test_labels_choose_rows_of_gain_and_bias():
 
 
 def _error_where_means_are_large(mean):
-  """Of the variance in training, relative, at |mean| / std = 100."""
+  """Returns the variance's relative error in training at |mean| / std = 100."""
   random = np.random.RandomState(1)
   x = (100 + random.normal(size=(16, 8, 8, 32))).astype("f4")
   stats = {"mean": jnp.full(32, mean, "f4"), "var": jnp.ones(32)}
@@ -125,13 +125,13 @@ def _error_where_means_are_large(mean):
 
 
 def test_variances_are_exact_where_means_are_large():
-  """The running mean is a guess, which need not be close."""
+  """The running mean is an estimate that need not be close."""
   assert _error_where_means_are_large(99.0) < 3e-6
   assert _error_where_means_are_large(105.0) < 2e-5
 
 
-def test_the_running_mean_is_a_constant_to_the_gradient():
-  """Only rounding depends on it, and no gradient does."""
+def test_no_gradient_depends_on_the_running_mean():
+  """Only rounding depends on it; no gradient does."""
   x = jnp.asarray(_maps())
   norm = BatchNorm(momentum=0.0, epsilon=1e-5)
 

@@ -1,4 +1,7 @@
-"""Published sizes, to the parameter (recounted from the authors' code)."""
+"""Exact parameter counts of the published models.
+
+They are recounted from the authors' code.
+"""
 
 import dataclasses
 
@@ -35,10 +38,10 @@ def _deep(resolution, layout):
 _CASES = {
   "biggan_128": (_biggan(128, 120, 64), 70_433_988, 87_982_370),
   "biggan_256": (_biggan(256, 140, 128), 82_097_604, 99_225_890),
-  # compare_gan's D has 98,801,378 parameters, for its blocks that keep their
-  # channels have no 1x1 convolution in the shortcut even where they pool:
-  # 768 x 768 + 768 and 96 x 96 + 96 fewer than the authors' rule gives. The
-  # same 768 at 256 px: 98,635,298.
+  # compare_gan's D has 98,801,378 parameters, because its blocks that keep
+  # their channels have no 1x1 convolution in the shortcut even if they pool:
+  # 768 x 768 + 768 and 96 x 96 + 96 fewer than by the authors' rule. The same
+  # 768 at 256 px: 98,635,298.
   "biggan_512_z160": (
     _biggan(512, 160, 64),
     82_468_068,
@@ -61,7 +64,7 @@ _CASES = {
 }
 
 
-# Millions in G and D as Huang et al. 2024 print them, table 4.
+# Millions of parameters in G and D, from Huang et al. 2024, table 4.
 _HUANG = {
   "roadmap_B": ("18.890", "23.996"),
   "roadmap_D": ("23.378", "23.282"),
@@ -69,8 +72,8 @@ _HUANG = {
 }
 
 
-# G and D of the ablation at 128 px: width, shared embedding, skip-z.
-# In millions as the rows of Brock et al. 2019, table 1, give them, recounted
+# G and D of the ablation at 128 px: width, shared embedding, skip-z. In
+# millions, in the order of the rows of Brock et al. 2019, table 1, recounted
 # from the authors' code at 120 latents: 81.3, 173.3, 160.6, 158.4, 71.4.
 _TABLE_1 = {
   "ch64": (64, 0, False, 81_334_598, 81.3),
@@ -96,7 +99,7 @@ def test_parameter_count(name):
 
 
 @pytest.mark.parametrize("name", _HUANG)
-def test_counts_are_those_the_paper_prints(name):
+def test_counts_agree_with_the_paper(name):
   printed = tuple(f"{count / 1e6:.3f}" for count in _CASES[name][1:])
   assert printed == _HUANG[name]
 

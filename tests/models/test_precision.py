@@ -1,4 +1,4 @@
-"""Half-precision stages: what of the gradient penalties survives them."""
+"""The accuracy of gradient penalties through bfloat16 stages."""
 
 import dataclasses
 from typing import NamedTuple
@@ -29,10 +29,10 @@ class Penalties(NamedTuple):
   """Squared norms of D's input gradient over all samples and networks.
 
   Attributes:
-    exact: in float64 throughout.
-    ours: of float32 images.
-    theirs: of the same images in bfloat16.
-    gradient: that `theirs` sums.
+    exact: computed in float64 throughout.
+    ours: computed for float32 images.
+    theirs: computed for the same images in bfloat16.
+    gradient: the gradient that `theirs` sums.
   """
 
   exact: np.ndarray
@@ -42,7 +42,7 @@ class Penalties(NamedTuple):
 
 
 def _network(seed):
-  """D a little after the start: residual branches no longer zero."""
+  """Returns D shortly after initialization, with nonzero residual branches."""
   random = np.random.RandomState(seed)
 
   def fill(path, x):
@@ -61,7 +61,7 @@ def _see(spec):
 
 
 def _their_penalty(discriminator, images):
-  """As the authors: the gradient and its sum in the fakes' own bfloat16."""
+  """As the authors' code: the gradient and its sum in the fakes' bfloat16."""
   logits, pullback = jax.vjp(discriminator, images.astype(jnp.bfloat16))
   (gradient,) = pullback(jnp.ones_like(logits))
   return jnp.sum(jnp.square(gradient), axis=(1, 2, 3)), gradient
@@ -69,7 +69,7 @@ def _their_penalty(discriminator, images):
 
 @pytest.fixture(scope="module")
 def penalties():
-  """By penalty: R1 of images in float32, R2 of ones that were in bfloat16."""
+  """By penalty: R1 for float32 images, R2 for images rounded to bfloat16."""
   networks = [_network(seed) for seed in range(_SEEDS)]
   random = np.random.RandomState(0)
   shape = (_SEEDS, _SAMPLES, 32, 32, 3)
@@ -108,17 +108,17 @@ def _exact(networks, inputs):
 
 
 def _error(found, reference):
-  """Mean over samples of the relative error."""
+  """Returns the mean over samples of the relative error."""
   return np.mean(np.abs(np.asarray(found, "f8") / reference - 1))
 
 
 @pytest.mark.parametrize("name", ["r1", "r2"])
 def test_sum_over_pixels_is_not_rounded_to_bfloat16(penalties, name):
-  """What our dtype governs, whatever the network did before.
+  """Tests the dtype of the sum, for any rounding inside the network.
 
-  Against the float64 sum of the very gradient that D gives, the mean relative
-  error of a sample's penalty is 4e-8 ours and 1.6e-3 theirs (bfloat16 rounds
-  by up to 3.9e-3).
+  Compared with the float64 sum of D's gradient, the mean relative error of a
+  sample's penalty is 4e-8 for ours and 1.6e-3 for theirs (bfloat16 rounds by up
+  to 3.9e-3).
   """
   _, ours, theirs, gradient = penalties[name]
   assert (ours.dtype, theirs.dtype) == (jnp.float32, jnp.bfloat16)
@@ -130,19 +130,20 @@ def test_sum_over_pixels_is_not_rounded_to_bfloat16(penalties, name):
 
 @pytest.mark.parametrize("name", ["r1", "r2"])
 def test_penalty_is_closer_to_float64_than_the_authors_is(penalties, name):
-  """Against the whole computation in float64, weights included.
+  """Compares with the whole computation in float64, weights included.
 
-  Mean relative error of a sample's penalty over 4 networks of 16 samples:
+  Mean relative error of a sample's penalty over 4 networks with 16 samples:
 
   | bfloat16 stages | R1 ours | theirs | R2 ours | theirs |
   |-----------------|---------|--------|---------|--------|
   | 1 of 4          | 0.0012  | 0.0018 | 0.0012  | 0.0018 |
   | 3 of 4          | 0.0020  | 0.0026 | 0.0020  | 0.0025 |
 
-  What is left of ours is the bfloat16 stages' own error; where that is larger
-  (residual branches as strong as the skip path: 0.004 to 0.006), it hides the
-  difference. The authors keep reals in float32: their R1 is as ours, and R1 is
-  here to show the same on images that bfloat16 cannot hold.
+  The remaining error of ours is that of the bfloat16 stages. If it is larger
+  (with residual branches as strong as the skip path: 0.004 to 0.006), it hides
+  the difference. The authors keep reals in float32, so their R1 is the same as
+  ours. R1 is included to show the effect on images that bfloat16 cannot
+  represent.
   """
   exact, ours, theirs, _ = penalties[name]
   assert _error(ours, exact) < 0.002

@@ -1,4 +1,4 @@
-"""R3GAN's shapes, precisions and invariances; its numbers are golden tests."""
+"""Shapes, precision and invariances of R3GAN; golden tests check its values."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ _LABELS = np.array([0, 1, 2, 1], "i4")
 
 
 def _abstract(spec):
-  """Images and logits of two samples, as shapes and dtypes."""
+  """Returns the images and logits of two samples, as shapes and dtypes."""
   model = r3gan.make(spec, "cpu")
 
   def run(latents, labels):
@@ -42,7 +42,7 @@ def _abstract(spec):
 
 
 def _random(network, seed=0):
-  """Weights without the zeros of Fixup, so that every path is seen."""
+  """Returns weights without Fixup's zeros, so that every path has an effect."""
   shapes = jax.eval_shape(network.init, jax.random.key(0))
   random = np.random.RandomState(seed)
   return jax.tree.map(
@@ -52,7 +52,7 @@ def _random(network, seed=0):
 
 @pytest.fixture(scope="module")
 def apply():
-  """G and D with random weights, as functions of inputs."""
+  """G and D with random weights, as functions of their inputs."""
   model = r3gan.make(_SPEC, "cpu")
   g, d = _random(model.g), _random(model.d)
   return (
@@ -103,14 +103,14 @@ def test_half_precision_stages_compute_in_bfloat16_and_change_little():
   error = np.abs(low - high).max()
   assert 1e-5 < error < 0.05 * np.abs(high).max()
   text = str(jax.make_jaxpr(lambda v: images(half, v))(variables))
-  # The 4x4 stage stays wide, the 8x8 one does not.
+  # The 4x4 stage is not bfloat16; the 8x8 stage is.
   assert "f32[4,4,4,32]" in text
   assert "bf16[4,4,4,32]" not in text
   assert "bf16[4,8,8,16]" in text
   assert " f32[4,8,8,16]" not in text.replace(":", " ")
 
 
-def test_parameters_are_float32_whatever_the_stages():
+def test_parameters_are_always_float32():
   model = r3gan.make(dataclasses.replace(_SPEC, bf16_stages=2), "cpu")
   for network in (model.g, model.d):
     shapes = jax.eval_shape(network.init, jax.random.key(0))
@@ -143,7 +143,7 @@ def test_labels_matter_to_both(apply):
   assert np.abs(logits).min() > 1e-4
 
 
-def test_samples_do_not_see_each_other(apply):
+def test_samples_are_independent(apply):
   generate, judge = apply
   order = np.array([2, 0, 3, 1])
   np.testing.assert_allclose(
@@ -173,7 +173,7 @@ def test_blocks_start_as_the_identity():
   assert np.abs(block.apply(variables, x) - x).max() > 0.1
 
 
-def test_spreads_of_the_first_weights():
+def test_standard_deviations_of_initial_weights():
   spec = R3ganSpec(
     resolution=8,
     latent_dim=64,

@@ -1,4 +1,4 @@
-"""BigGAN's options in R3GAN: latents and classes at every stage."""
+"""BigGAN's options in R3GAN: latents and classes in every stage."""
 
 import dataclasses
 import functools
@@ -46,7 +46,7 @@ def _count(spec):
 
 @functools.cache
 def _images(hierarchical, shared_embedding):
-  """Images of G as a function of its parameters, latents and labels."""
+  """Returns G's images as a function of its parameters, latents and labels."""
   spec = dataclasses.replace(
     _PLAIN, hierarchical=hierarchical, shared_embedding=shared_embedding
   )
@@ -87,7 +87,7 @@ def test_an_option_adds_a_layer_to_the_later_stages_and_nothing_else(option):
     ({}, 13_431, 20_781_952),
     # Two thirds of z's rows move from 16 channels to 16 and 8.
     (_HIERARCHICAL, 13_431 - 2 * 8, 20_781_952),
-    # The later stages see 5 and 64 entries of the class more.
+    # The codes of the later stages have 5 and 64 more entries for the class.
     (_SHARED, 13_431 + 5 * 24, 20_781_952 + 64 * 3 * 768),
     (_BOTH, 13_431 - 2 * 8 + 5 * 24, 20_781_952 + 64 * 3 * 768),
   ],
@@ -104,7 +104,7 @@ def test_presets_are_plain():
 
 
 def test_the_start_is_the_plain_network():
-  """1 + linear(code), with the linear layer at zero: see the trained ones."""
+  """The linear layer of 1 + linear(code) starts at zero."""
   plain, params = _images(False, False)
   scaled, scaled_params = _images(False, True)
   zeros = {path: 0 * x for path, x in scaled_params.items() if path in _SCALES}
@@ -122,7 +122,7 @@ def test_every_stage_has_its_own_chunk_of_z():
   images, params = _images(True, False)
 
   def change(chunk, alone=None):
-    """Largest change where one chunk changes, one scale layer left alone."""
+    """Returns the largest change from one chunk through one scale layer."""
     kept = {
       path: x if path not in _SCALES or alone in (None, path) else 0 * x
       for path, x in params.items()
@@ -139,9 +139,9 @@ def test_every_stage_has_its_own_chunk_of_z():
   assert change(2, alone="stage16_scale/kernel") > 1e-3
 
 
-def test_every_stage_sees_the_one_embedding():
+def test_every_stage_depends_on_the_shared_embedding():
   images, params = _images(False, True)
-  # The first stage sees z alone: its rows for the class are zero.
+  # The first stage depends only on z: its rows for the class are zero.
   kernel = params["latents/kernel"].copy()
   kernel[6:] = 0
   others = (_LABELS + 1) % 3
@@ -165,10 +165,10 @@ def test_z_must_split_and_classes_must_be_there():
 
 @pytest.fixture(scope="module")
 def trained():
-  """20 steps on noise: scalars of each, and G's parameters before and after.
+  """Returns scalars of 20 steps on noise, and G's parameters around them.
 
-  Compiling takes nearly all of the time, so that the three options share a
-  run, and D, whom they do not concern, goes without penalties.
+  Compiling takes nearly all of the time, so the three options share a run. D
+  does not depend on them and has no penalties.
   """
   spec = from_config(
     {
@@ -213,13 +213,15 @@ def trained():
   ("option", "rows_of_kernel"),
   [("hierarchical", slice(0, 4)), ("shared_embedding", slice(4, 9))],
 )
-def test_training_moves_what_an_option_adds(trained, option, rows_of_kernel):
+def test_training_changes_the_weights_of_an_option(
+  trained, option, rows_of_kernel
+):
   scalars, before, after = trained
   assert all(np.isfinite(x) for row in scalars for x in row.values()), option
   path = "stage8_scale/kernel"
   assert before[path].shape == (9, 16)
   assert not np.any(before[path]), "it starts at zero"
-  # Adam moves every entry by about the learning rate a step.
+  # Adam changes every entry by about the learning rate per step.
   assert np.abs(after[path][rows_of_kernel]).mean() > 2e-3
 
 

@@ -1,4 +1,4 @@
-"""The stripped StyleGAN2: its shapes, its sums of images and its start."""
+"""Stripped StyleGAN2: shapes, sums of images and initialization."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ _LABELS = np.array([0, 1, 2, 1], "i4")
 
 
 def _random(network, seed=0):
-  """Weights and biases of a like size."""
+  """Returns weights and biases of similar size."""
   shapes = jax.eval_shape(network.init, jax.random.key(0))
   random = np.random.RandomState(seed)
   return jax.tree.map(
@@ -87,7 +87,7 @@ def test_shapes_and_dtypes(widths, classes, channels, dtype):
 
 
 def test_image_is_the_sum_over_resolutions(model):
-  """Output skips: what one resolution draws is only upsampled after that."""
+  """With output skips, the image of one resolution is later only upsampled."""
   made, g, _ = model
 
   @jax.jit
@@ -95,7 +95,7 @@ def test_image_is_the_sum_over_resolutions(model):
     return made.g.apply(g, _LATENTS, _LABELS, train=True)[0]
 
   def only(*sides):
-    """G whose other resolutions draw black."""
+    """Returns G with black images at all other resolutions."""
     kept = tuple(f"stage{side}_to_rgb/" for side in sides)
     flat = flatten(g["params"])
     params = {
@@ -108,7 +108,7 @@ def test_image_is_the_sum_over_resolutions(model):
   parts = [images(only(side)) for side in (4, 8, 16)]
   assert all(np.abs(part).max() > 0.01 for part in parts)
   np.testing.assert_allclose(sum(parts), whole, atol=1e-5)
-  # The 4 px image has 4 x 4 free pixels a channel: twice upsampled.
+  # The 4 px image has 4 x 4 free pixels per channel, upsampled twice.
   pixels = jnp.eye(16).reshape(16, 4, 4, 1)
   basis = np.asarray(upsample2x(upsample2x(pixels))).reshape(16, 256).T
   drawn = np.moveaxis(np.asarray(parts[0]), -1, 1).reshape(12, 256).T
@@ -134,14 +134,14 @@ def test_block_is_the_skip_path_over_root_two_without_its_branch():
 
 
 def test_filters_and_convolutions_make_stylegan2s_strided_ones():
-  """Inside the borders, that is: StyleGAN2 fuses the filter [1, 3, 3, 1]."""
+  """They agree inside the borders; StyleGAN2 fuses the filter [1, 3, 3, 1]."""
   x = _RANDOM.uniform(1, 2, size=(1, 16, 16, 4)).astype("f4")
   w = _RANDOM.uniform(0, 1, size=(3, 3, 4, 2)).astype("f4")
   taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype("f4") / 64
   numbers = ("NHWC", "HWIO", "NHWC")
 
   def blur(x, padding):
-    """One filter a channel."""
+    """Filters each channel separately."""
     kernel = np.tile(taps[:, :, None, None], (1, 1, 1, x.shape[-1]))
     return lax.conv_general_dilated(
       x,
@@ -153,7 +153,7 @@ def test_filters_and_convolutions_make_stylegan2s_strided_ones():
     )
 
   def ours(resample, x):
-    # Positive throughout, so that the leaky ReLU does nothing.
+    # All values are positive, so that the leaky ReLU is the identity.
     layer = stripped.ConvAct(2, 3, "float32", resample)
     params = {"conv": {"kernel": w}, "act": {"bias": np.zeros(2, "f4")}}
     return layer.apply({"params": params}, x)
@@ -182,8 +182,8 @@ def test_filters_and_convolutions_make_stylegan2s_strided_ones():
   )
 
 
-def test_samples_do_not_see_each_other(apply):
-  """No minibatch standard deviation, no statistics."""
+def test_samples_are_independent(apply):
+  """There is no minibatch standard deviation and no batch statistics."""
   generate, judge = apply
   order = np.array([2, 0, 3, 1])
   images = generate(_LATENTS, _LABELS)
@@ -244,7 +244,7 @@ def test_g_starts_with_images_of_a_sensible_scale():
   }
   for path, spread in expected.items():
     np.testing.assert_allclose(np.std(params[path]), spread, rtol=0.12)
-  # Two images of about unit variance; upsampling takes some of it.
+  # The sum of two images of about unit variance, reduced by upsampling.
   assert 0.5 < np.std(images) < 3
 
 
@@ -255,5 +255,5 @@ def test_presets():
     64,
     0,
   )
-  with pytest.raises(SpecError, match=r"'A' is no preset .*; use one of B"):
+  with pytest.raises(SpecError, match=r"'A' is not a preset .*; use one of B"):
     choose_preset(PRESETS, "A", "the stripped StyleGAN2")

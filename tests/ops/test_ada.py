@@ -1,4 +1,4 @@
-"""The ADA pipe: known colours and cutouts, statistics, the pipe as a whole."""
+"""The ADA pipeline: known colors and cutouts, statistics, and invariances."""
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,9 @@ def _images(batch, side, channels=3, seed=0):
     # The luma, 0.2 on each channel, becomes -0.2.
     (colors.luma_flip(jnp.array([1.0])), (0.4, -0.1, 0.3), (0, -0.5, -0.1)),
     (colors.luma_flip(jnp.array([0.0])), (0.4, -0.1, 0.3), (0.4, -0.1, 0.3)),
-    # Half a turn mirrors what differs from the luma, 0.2.
+    # Half a turn mirrors the difference from the luma, 0.2.
     (colors.hue(jnp.array([np.pi])), (0.4, -0.1, 0.3), (0, 0.5, 0.1)),
-    # A third of a turn takes red to green, green to blue, blue to red.
+    # A third of a turn maps red to green, green to blue and blue to red.
     (
       colors.hue(jnp.array([2 * np.pi / 3])),
       (0.4, -0.1, 0.3),
@@ -53,9 +53,9 @@ def test_two_luma_flips_are_none():
   np.testing.assert_allclose(flip @ flip, np.eye(4), atol=1e-6)
 
 
-def test_gray_is_as_three_equal_channels():
+def test_gray_equals_three_equal_channels():
   one = jnp.ones(1)
-  # Brightness comes first, so that contrast scales what it has added.
+  # Brightness comes first, so contrast scales the shift.
   matrix = colors.luma_flip(one) @ colors.contrast(3 * one)
   matrix = matrix @ colors.brightness(0.2 * one)
   gray = jnp.asarray(_images(1, 4, 1))
@@ -70,8 +70,10 @@ def test_cutout_by_hand():
   centres = jnp.array([[0.5, 0.25], [0.0, 1.0], [0.5, 0.5]])
   cut = ada.cut_out(x, centres, jnp.array([0.5, 0.5, 0.0]))[..., 0]
   expected = np.ones((3, 8, 8))
-  expected[0, 0:4, 2:6] = 0  # x is the middle, y a quarter from above
-  expected[1, 6:, :2] = 0  # the corner at the left below
+  expected[0, 0:4, 2:6] = (
+    0  # The center is at the middle of x and a quarter of y.
+  )
+  expected[1, 6:, :2] = 0  # The center is the lower left corner.
   np.testing.assert_array_equal(cut, expected)
 
 
@@ -98,13 +100,13 @@ def test_statistics_of_blits():
   m = np.asarray(motion.inverse_b33)
   _is_share(motion.drawn_b, 1 - (1 - p) ** 3)
   _is_share(np.linalg.det(m) < 0, p / 2)
-  _is_share(np.abs(m[:, 0, 0]) < 0.5, p / 2)  # an odd number of quarters
+  _is_share(np.abs(m[:, 0, 0]) < 0.5, p / 2)  # An odd number of quarter turns.
   shift = np.round(np.linalg.inv(m[:, :2, :2]) @ m[:, :2, 2:])
   moved = np.abs(shift).max(axis=(1, 2)) > 0
-  # Rounded, one of 16 in each direction is none.
+  # After rounding, one in 16 translations per direction is zero.
   _is_share(moved, p * (1 - 1 / 16**2))
   assert np.abs(shift).max() == 8
-  # Whole steps of a uniform up to 8, those of no move at all left out.
+  # Rounded uniform numbers up to 8, without images that do not move.
   mean_square = (2 * sum(k**2 for k in range(8)) / 16 + 8**2 / 16) * 256 / 255
   np.testing.assert_allclose((shift[moved] ** 2).mean(), mean_square, rtol=0.04)
   still = m[~np.asarray(motion.drawn_b)]
@@ -131,7 +133,7 @@ def test_statistics_of_geometric_motions():
   half_normal = stretch[stretched]
   np.testing.assert_allclose((half_normal**2).mean(), 0.2**2, rtol=0.08)
   turned = np.abs(linear[:, 0, 1]) > 1e-5
-  # One rotation at least: with probability p.
+  # At least one rotation, with probability p.
   _is_share(turned, p)
   angle = np.arctan2(linear[:, 1, 0], linear[:, 0, 0])[turned & ~stretched]
   assert abs(np.cos(angle).mean()) < 4 / np.sqrt(2 * len(angle))
@@ -147,7 +149,7 @@ def test_statistics_of_colors():
   drawn = draw_color(_uniform(10), 3, p)
   m = np.asarray(drawn.matrix_b44, np.float64)
   _is_share(drawn.drawn_b, 1 - (1 - p / 2) ** 5)
-  # What happens to gray: contrast, flipped or not, and shift.
+  # Changes of gray: contrast, luma flip or not, and shift.
   gain = m[:, :3, :3].sum(axis=(1, 2)) / 3
   _is_share(gain < 0, p / 4)
   contrast = np.log2(np.abs(gain))
@@ -156,7 +158,7 @@ def test_statistics_of_colors():
   shift = m[:, :3, 3].mean(axis=1) / gain
   _is_share(np.abs(shift) > 1e-6, p / 2)
   _is_normal(shift[np.abs(shift) > 1e-6], 0.2)
-  # What happens across: hue and saturation, on top of contrast.
+  # Changes across the luma axis: hue and saturation, in addition to contrast.
   u = np.array([1, -1, 0]) / np.sqrt(2)
   v = np.array([1, 1, -2]) / np.sqrt(6)
   across = np.stack([m[:, :3, :3] @ u @ u, m[:, :3, :3] @ u @ v], -1)
@@ -182,16 +184,16 @@ def test_probability_zero_is_the_identity_bit_for_bit(at_32px):
   assert np.isfinite(augmented).all()
 
 
-def test_probability_one_spares_no_image(at_32px):
+def test_probability_one_changes_every_image(at_32px):
   x, _ = at_32px
   changed = pipe(jax.random.key(6), x, jnp.float32(1)) != x
   assert changed.any(axis=(1, 2, 3)).all()
-  # A quarter of each image is cut out, less what hangs over its border.
+  # The cutout covers a quarter of each image, less the part beyond its border.
   again = pipe(jax.random.key(6), x, jnp.float32(1))
   assert ((again == 0).all(axis=-1).mean(axis=(1, 2)) >= 1 / 16).all()
 
 
-def test_eight_devices_make_the_images_of_one(at_32px):
+def test_eight_devices_equal_one(at_32px):
   x, expected = at_32px
   mesh = Mesh(np.array(jax.devices()), ("data",))
   rows = NamedSharding(mesh, PartitionSpec("data"))
@@ -201,7 +203,7 @@ def test_eight_devices_make_the_images_of_one(at_32px):
 
 
 def test_gradient_penalty_through_the_pipe():
-  """R1's own gradient, so the second derivative, by finite differences."""
+  """Compares R1's gradient, a second derivative, with finite differences."""
 
   def score(x):
     return jnp.tanh(2 * pipe(jax.random.key(1), x, jnp.float32(0.9))).sum()
@@ -232,12 +234,12 @@ def test_shape_and_dtype_are_kept(dtype, channels):
 @pytest.mark.parametrize(
   ("shape", "message"), [((2, 8, 8, 2), "C = 1"), ((2, 8, 6, 3), "8x6")]
 )
-def test_images_that_do_not_fit_are_refused(shape, message):
+def test_images_of_other_shapes_are_refused(shape, message):
   with pytest.raises(SpecError, match=message):
     pipe(jax.random.key(0), jnp.zeros(shape), jnp.float32(0.5))
 
 
-def test_make_refuses_what_it_does_not_have():
+def test_make_refuses_unknown_names():
   with pytest.raises(SpecError, match="diffaugment, ada"):
     augment.make("adda", ())
   with pytest.raises(SpecError, match="it has blit, geometric"):

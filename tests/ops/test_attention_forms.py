@@ -1,6 +1,6 @@
-"""Formulations of attention and of pooled convolutions agree.
+"""Formulations of attention and pooled convolutions agree.
 
-So do their gradients, and gradients of those.
+Their first and second derivatives agree as well.
 """
 
 import functools
@@ -21,20 +21,20 @@ def draw(shapes, dtype="float64", scale=1.0, seed=0):
 
 
 def qkv(dtype="float64", scale=1.0):
-  """Queries and keys so large that scores are about `scale` squared."""
+  """Returns queries and keys whose scores are about `scale` squared."""
   query, key = draw([(B, N, K), (B, M, K)], dtype, scale)
   (value,) = draw([(B, M, V)], dtype, seed=1)
   return query, key, value
 
 
 def softmax(query, key, value):
-  """As a textbook has it."""
+  """Attention as in textbooks."""
   scores = jnp.einsum("bnk,bmk->bnm", query, key)
   return jax.nn.softmax(scores, axis=-1) @ value
 
 
 def first_and_second(function, *x):
-  """Values, gradients, and gradients of a gradient's square, as in R1."""
+  """Returns values, gradients, and gradients of a squared gradient."""
 
   def loss(*x):
     return jnp.sum(jnp.sin(function(*x)))
@@ -69,8 +69,8 @@ def test_formulations_agree_in_float64(name, scale):
     assert_close(run(*x), first_and_second(softmax, *x), 1e-10)
 
 
-def test_the_librarys_agrees():
-  """It computes in float32."""
+def test_library_agrees():
+  """The library computes in float32."""
   x = qkv("float32")
   found = first_and_second(attention.library, *x)
   assert_close(found, first_and_second(softmax, *x), 2e-5)
@@ -79,7 +79,7 @@ def test_the_librarys_agrees():
 @pytest.mark.parametrize("name", ["plain", "remade"])
 @pytest.mark.parametrize("scale", [1e2, 1e8, 1e18])
 def test_finite_scores_give_finite_results(name, scale):
-  """Scores of up to 1e37, where one key has all the weight."""
+  """Scores are up to 1e37, so one key has all the weight."""
   x = qkv("float32", scale)
   assert np.isfinite(np.max(jnp.einsum("bnk,bmk->bnm", *x[:2])))
   out, gradients, _ = first_and_second(attention.FORMULATIONS[name], *x)
@@ -93,10 +93,10 @@ def test_finite_scores_give_finite_results(name, scale):
 
 @pytest.mark.parametrize("level", [0.0, 1e3, 1e6, 1e12])
 def test_gradients_share_among_equal_keys(level):
-  """However large the scores are: a sum of weights is not lost beside them."""
+  """Rounding must not lose the sum of the weights, even for large scores."""
   query, key, value = qkv("float32")
   query = query.at[..., 0].set(1)
-  # Equal scores up to rounding, and far above 1.
+  # Scores that are equal up to rounding and much larger than 1.
   key = jnp.zeros_like(key).at[..., 0].set(level)
 
   def gradients(function, dtype):
@@ -110,8 +110,8 @@ def test_gradients_share_among_equal_keys(level):
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_half_precision_is_as_near(scale):
-  """To float32 of the same numbers, in values and gradients."""
+def test_bfloat16_errors_are_similar(scale):
+  """Compares values and gradients with float32 for the same inputs."""
   x = qkv("bfloat16", scale)
   wide = [one.astype("float32") for one in x]
   expected = first_and_second(softmax, *wide)[:2]
@@ -148,7 +148,7 @@ def test_pooled_convolutions_agree(ties):
   ],
 )
 def test_gradients_keep_the_stated_precision(function, x):
-  """JAX traces a gradient of its own after the network has returned."""
+  """JAX traces custom gradients after the network has returned."""
 
   def loss(*x):
     return jnp.sum(precision.at("high")(function)(*x))

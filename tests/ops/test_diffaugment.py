@@ -1,4 +1,4 @@
-"""DiffAugment against hand-made cases and the ranges of the paper."""
+"""DiffAugment compared with manual examples and the ranges of the paper."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def test_color_by_hand():
   np.testing.assert_allclose(shifted, x + 0.5, atol=1e-6)
   gray = diffaugment.color(x, 0 * one, 0 * one, one)
   np.testing.assert_allclose(gray[0, 0], [[0.2] * 3, [0] * 3], atol=1e-6)
-  # About the image's mean, 0.1; the shift has come before.
+  # Around the image's mean, 0.1, after the shift.
   flat = diffaugment.color(x, 0.5 * one, one, 0.5 * one)
   expected = [[0.75, 0.5, 0.7], [0.55] * 3]
   np.testing.assert_allclose(flat[0, 0], expected, atol=1e-6)
@@ -66,12 +66,12 @@ def test_cutout_by_hand(side, centre, zeros):
   cut = diffaugment.cut_out(x, jnp.array([centre]), jnp.array([2]))
   expected = np.ones((1, side, 4, 1))
   expected[0, list(zeros), 1:3] = 0
-  # Half of 4 columns about the third.
+  # Half of 4 columns, centered on the third.
   np.testing.assert_array_equal(cut, expected[:, :, [0, 1, 2, 3]])
 
 
 def test_translations_drawn():
-  """Uniform over whole pixels up to an eighth of the side."""
+  """Translations are uniform over whole pixels up to an eighth of the side."""
   marked = jnp.zeros((_COUNT, _SIDE, _SIDE, 1)).at[:, 8, 8].set(1)
   moved = translation(jax.random.key(0), marked, jnp.float32(1))
   counts = np.asarray(moved).sum(axis=(0, 3))
@@ -81,7 +81,7 @@ def test_translations_drawn():
 
 
 def test_cutouts_drawn():
-  """Half of each side, about any of the 17 places 0 ... 16."""
+  """Cutouts have half of each side and one of the 17 centers 0 to 16."""
   x = jnp.ones((_COUNT, _SIDE, _SIDE, 1))
   cut = np.asarray(cutout(jax.random.key(1), x, jnp.float32(1))) == 0
   for axis in (1, 2):
@@ -98,9 +98,9 @@ def test_each_transform_is_drawn_with_the_probability():
   _is_share(cut, 0.3)
   moved = np.asarray(translation(jax.random.key(2), x, p) == 0)
   moved = moved.any(axis=(1, 2, 3))
-  # One of five shifts is none, in both directions.
+  # One of five shifts is zero, in each direction.
   _is_share(moved, 0.3 * 24 / 25)
-  # Independently of each other.
+  # The transforms are independent.
   _is_share(cut & moved, 0.3 * 0.3 * 24 / 25)
   x = _images((_COUNT, 2, 2, 3))
   changed = np.asarray(color(jax.random.key(2), x, p) != x)
@@ -131,7 +131,7 @@ def test_probability_zero_is_the_identity_bit_for_bit():
   assert np.asarray(untouched).tobytes() == np.asarray(x).tobytes()
 
 
-def test_eight_devices_make_the_images_of_one():
+def test_eight_devices_equal_one():
   x = _images((16, 32, 32, 3))
   p = jnp.float32(0.6)
   expected = pipe(jax.random.key(5), x, p)
@@ -143,7 +143,7 @@ def test_eight_devices_make_the_images_of_one():
   np.testing.assert_allclose(sharded, expected, atol=1e-6)
 
 
-def test_a_transform_draws_the_same_beside_others():
+def test_a_transform_does_not_depend_on_the_others():
   x, p = _images((16, 32, 32, 3)), jnp.float32(0.6)
   cut = cutout(jax.random.key(5), x, p) == 0
   assert cut.any()
@@ -172,7 +172,7 @@ def test_shape_and_dtype_are_kept(dtype, channels):
   assert (out.shape, out.dtype) == (x.shape, x.dtype)
 
 
-def test_images_that_do_not_fit_are_refused():
+def test_images_of_other_shapes_are_refused():
   with pytest.raises(SpecError, match="C = 1"):
     pipe(jax.random.key(0), jnp.zeros((2, 8, 8, 4)), jnp.float32(0.5))
 

@@ -1,4 +1,4 @@
-"""Every formulation of the grouped convolution is the same function."""
+"""All formulations of the grouped convolution are the same function."""
 
 from typing import get_args
 
@@ -21,7 +21,7 @@ def _inputs(size=3, groups=2, group_in=4):
 
 
 def _derivatives(convolve, x_bhwc, w_hwio):
-  """Value, gradients, and the gradients of a gradient penalty."""
+  """Returns the value, gradients, and gradients of a gradient penalty."""
 
   def value(x, w):
     return jnp.sum(jnp.sin(convolve(x, w)))
@@ -45,7 +45,7 @@ def _all(name, groups, x_bhwc, w_hwio):
   return jax.jit(lambda x, w: _derivatives(convolve, x, w))(x_bhwc, w_hwio)
 
 
-# Six groups of 16: merged to three of 32, to two of 48 (of 64 at most), to one.
+# Six groups of 16, merged to three of 32, to two of 48 (64 at most), or one.
 @pytest.mark.parametrize(("groups", "group_in"), [(1, 4), (2, 4), (6, 16)])
 @pytest.mark.parametrize("name", _OTHERS)
 def test_formulations_agree_to_second_order(name, groups, group_in):
@@ -60,11 +60,11 @@ def test_formulations_agree_to_second_order(name, groups, group_in):
 
 
 @pytest.mark.parametrize("name", ["merged_128", "split_32", "dense"])
-def test_half_precision_stays_near(name):
+def test_bfloat16_results_are_close(name):
   inputs = _inputs(groups=6, group_in=16)
   exact = _all("native", 6, *(jnp.asarray(a, "float32") for a in inputs))
   half = _all(name, 6, *(jnp.asarray(a, "bfloat16") for a in inputs))
-  # The last two amplify errors of sin's argument, whatever the formulation.
+  # The last two amplify errors of sin's argument, for any formulation.
   for expected, found in zip(exact[:1], half[:1], strict=True):
     assert found.dtype == jnp.bfloat16
     error = np.abs(found.astype("float32") - expected).max()
@@ -91,7 +91,7 @@ def test_merging_fills_the_width_and_no_more():
     ]
 
   assert convolutions("native") == [(12, 16)]
-  # Eight groups would fill 128 channels; six divide the twelve.
+  # Eight groups would fill 128 channels, but six is a divisor of twelve.
   assert convolutions("merged_128") == [(2, 96)]
   assert convolutions("merged_256") == [(1, 192)]
   assert convolutions("per_group") == [(1, 16)] * 12
@@ -100,9 +100,9 @@ def test_merging_fills_the_width_and_no_more():
   assert convolutions("dense") == [(1, 192)]
 
 
-def test_block_diagonal_holds_each_group_in_its_place():
+def test_block_diagonal_contains_each_group():
   w_hwio = np.random.RandomState(0).normal(size=(3, 3, 2, 12))
-  # Four groups of 2 x 3, two of them together.
+  # Four groups of 2 x 3, merged in pairs.
   found = grouped_conv.block_diagonal(jnp.asarray(w_hwio, "float32"), 4, 2)
   assert found.shape == (3, 3, 4, 12)
   np.testing.assert_array_equal(
@@ -121,7 +121,7 @@ def test_native_is_the_sum_over_taps_of_its_group():
     jnp.asarray(x_bhwc, "float32"), jnp.asarray(w_hwio, "float32"), 2
   )
   padded = np.pad(x_bhwc, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  # Output channel 7 is in the second group, input channels 4 to 8.
+  # Output channel 7 belongs to the second group, input channels 4 to 8.
   window = padded[1, 2:5, 1:4, 4:8]
   np.testing.assert_allclose(
     found[1, 2, 1, 7], np.sum(window * w_hwio[..., 7]), rtol=1e-4
@@ -155,7 +155,7 @@ def test_pointwise_convolutions_leave_the_layout_to_a_tpu():
 
 
 @pytest.mark.parametrize("name", sorted(grouped_conv.FORMULATIONS))
-def test_groups_do_not_see_each_other(name):
+def test_groups_are_independent(name):
   x_bhwc, w_hwio = (jnp.asarray(a, "float32") for a in _inputs())
   convolve = grouped_conv.FORMULATIONS[name]
   changed = x_bhwc.at[..., :4].add(1.0)
@@ -164,13 +164,13 @@ def test_groups_do_not_see_each_other(name):
   assert np.abs(before[..., :6] - after[..., :6]).max() > 0.1
 
 
-def test_choice_follows_the_platform_unless_told():
+def test_auto_chooses_by_platform():
   def choose(formulation, platform, side=16, group_width=16, groups=4):
     return grouped_conv.choose(formulation, platform, groups, side, group_width)
 
   assert choose("patches", "tpu") == "patches"
   assert choose("auto", "gpu") == "native"
-  # As many convolutions as a program bears.
+  # The maximum number of convolutions in a program.
   for groups, width, name in (
     (4, 16, "split_32"),
     (64, 16, "split_32"),
@@ -178,7 +178,7 @@ def test_choice_follows_the_platform_unless_told():
     (96, 32, "patches"),
   ):
     assert choose("auto", "cpu", groups=groups, group_width=width) == name
-  # As measured: merging pays from 16 px for groups of 16, 8 px for 32.
+  # Measured: merging saves time from 16 px for groups of 16, 8 px for 32.
   for side, width, name in (
     (16, 16, "merged_128"),
     (8, 16, "native"),

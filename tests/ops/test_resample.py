@@ -1,4 +1,4 @@
-"""The two-phase resamplers against zero insertion and the plain filter."""
+"""The resamplers compared with zero insertion and an explicit filter."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def _images(side=(6, 4)):
 
 
 def _filter(x, axis, before, after):
-  """Zero-padded correlation with `_TAPS` along one axis."""
+  """Correlates with `_TAPS` along one axis, with zero padding."""
   padding = [(0, 0)] * x.ndim
   padding[axis] = (before, after)
   x = np.pad(x, padding)
@@ -35,7 +35,7 @@ def _up(x, axis):
   index = [slice(None)] * x.ndim
   index[axis] = slice(0, None, 2)
   y[tuple(index)] = x
-  # StyleGAN's padding for a filter of 4 taps; the gain restores the mean.
+  # StyleGAN's padding for a 4-tap filter; the gain preserves the mean.
   return 2 * _filter(y, axis, 2, 1)
 
 
@@ -50,7 +50,7 @@ def test_upsample_is_zero_insertion_and_filter():
   np.testing.assert_allclose(upsample2x(jnp.asarray(x)), expected, atol=1e-6)
 
 
-def test_downsample_is_filter_and_every_other_pixel():
+def test_downsample_is_filter_and_subsampling():
   x = _images()
   expected = _down(_down(x, 1), 2)
   np.testing.assert_allclose(downsample2x(jnp.asarray(x)), expected, atol=1e-6)
@@ -72,5 +72,5 @@ def test_constants_stay_inside_the_border(halve_or_double, shape, dtype):
   assert y.shape == shape
   assert y.dtype == dtype
   np.testing.assert_array_equal(y[:, 1:-1, 1:-1].astype(jnp.float32), 1)
-  # Zeros lie beyond the border.
+  # Values beyond the border are zero.
   assert float(y[0, 0, 0, 0]) < 1

@@ -1,4 +1,4 @@
-"""Convolutions beside a doubling or a halving: every form is the plain one."""
+"""All forms of resampling convolutions are the same function."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def _inputs(name=""):
 
 
 def _derivatives(form, x_bhwc, w_hwio):
-  """Value, gradients, and the gradients of a gradient penalty."""
+  """Returns the value, gradients, and gradients of a gradient penalty."""
 
   def value(x, w):
     return jnp.sum(jnp.sin(form(x, w)))
@@ -128,8 +128,8 @@ def test_every_platform_has_the_same_function(platform, side):
 
 
 @pytest.mark.parametrize(("name", "form"), _OTHERS)
-def test_half_precision_stays_half(name, form):
-  """Sums of weights are taken in float32 and rounded once."""
+def test_bfloat16_inputs_give_bfloat16(name, form):
+  """Sums of weights are computed in float32 and rounded once."""
   x_bhwc, w_hwio = (jnp.asarray(a, jnp.bfloat16) for a in _inputs(name))
   found = _FORMS[name][form](x_bhwc, w_hwio)
   assert found.dtype == jnp.bfloat16

@@ -1,4 +1,4 @@
-"""Singular values against numpy's; kernels that stay where they are."""
+"""Singular values compared with NumPy's, and kernels that stay sharded."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from bigscale.ops import spectral
 from tests import fast_compile
 
-# Compiling takes nearly all the time of these tests, and less of it so.
+# Compiling takes nearly all of the time; this setting shortens it.
 _jit = functools.partial(jax.jit, compiler_options=fast_compile.OPTIONS)
 _normalize = _jit(spectral.normalize, static_argnums=2)
 
@@ -30,7 +30,7 @@ def _weight(shape, seed=0):
 
 
 def _matrix(path, weight):
-  """(out, rest) float64."""
+  """Returns the matrix (out, rest) in float64."""
   axis = 0 if path.endswith("embedding") else -1
   weight = np.moveaxis(np.asarray(weight, np.float64), axis, 0)
   return weight.reshape(weight.shape[0], -1)
@@ -74,7 +74,7 @@ def test_deflation_finds_the_left_singular_vectors():
 
 
 def _with_values(values, inputs, seed=0):
-  """A kernel (inputs, len(values)) of these singular values."""
+  """Returns a kernel (inputs, len(values)) with these singular values."""
   random = np.random.RandomState(seed)
   u, _ = np.linalg.qr(random.normal(size=(len(values), len(values))))
   v, _ = np.linalg.qr(random.normal(size=(inputs, inputs)))
@@ -85,7 +85,7 @@ def _with_values(values, inputs, seed=0):
 def test_track_finds_the_top_three_however_close(gap):
   values = gap ** np.arange(8)
   params = {"kernel": _with_values(values, 12)}
-  # The slowest error shrinks by the gap squared a step.
+  # The slowest error decreases by the squared ratio of values per step.
   found = _converged(params, k=3, steps=int(6 / (1 - gap)))["kernel"]
   singular = np.linalg.svd(np.float64(params["kernel"]))[1]
   np.testing.assert_allclose(found.sigma, singular[:3], rtol=1e-4)
@@ -93,7 +93,7 @@ def test_track_finds_the_top_three_however_close(gap):
 
 
 def _vector_by_vector(weight, u_ko, axis):
-  """The authors' loop in float64, each product taken on its own."""
+  """The authors' loop in float64, with a separate product per vector."""
   w = np.moveaxis(np.asarray(weight, np.float64), axis, 0)
   w = w.reshape(w.shape[0], -1)
   us, vs, values = [], [], []
@@ -115,7 +115,7 @@ def _vector_by_vector(weight, u_ko, axis):
   [("kernel", (3, 3, 4, 5)), ("kernel", (4, 9)), ("embedding", (7, 5))],
   ids=str,
 )
-def test_one_iteration_is_the_one_that_goes_vector_by_vector(name, shape):
+def test_one_iteration_equals_the_authors_loop(name, shape):
   weight, axis = _weight(shape), spectral.output_axis(name)
   params, direction = {name: weight}, _weight(shape, 5)
   spectra = spectral.init(jax.random.key(0), params, lambda path: True, 3)
@@ -174,8 +174,8 @@ def test_clamp_lowers_the_top_value_to_the_bound_alone(bound):
   for path in ("a/kernel", "embedding"):
     singular = np.linalg.svd(_matrix(path, spectral.flatten(clamped)[path]))[1]
     np.testing.assert_allclose(singular, np.minimum(values, bound), rtol=1e-5)
-  # The singular vectors stay: what was taken off is in the direction of the
-  # first pair.
+  # The singular vectors do not change, because the difference has the direction
+  # of the first pair.
   change = _matrix("kernel", conv) - _matrix("kernel", clamped["a"]["kernel"])
   u, _, v = np.linalg.svd(_matrix("kernel", conv))
   excess = max(0, 5 - bound) * np.outer(u[:, 0], v[0])
@@ -218,7 +218,7 @@ def test_init_selects_by_path():
   np.testing.assert_allclose(jnp.linalg.norm(chosen["a/kernel"].u), 1, 1e-6)
 
 
-def test_normalized_weight_has_unit_norm_and_others_stay():
+def test_only_selected_weights_are_normalized():
   params = {"a": {"kernel": _weight((3, 3, 4, 5)), "bias": _weight((5,))}}
   spectra = _converged({"a": {"kernel": params["a"]["kernel"]}}, k=1)
   normalized, _ = _normalize(params, spectra, 1e-6)
@@ -278,7 +278,7 @@ def test_unflatten_undoes_flatten():
 
 
 def _largest(hlo, *collectives):
-  """Elements of the largest array that these exchange between devices."""
+  """Returns the elements of the largest array sent by these collectives."""
   largest = 0
   for line in hlo.splitlines():
     if not re.search(rf"= .*({'|'.join(collectives)})(-start)?\(", line):
@@ -293,7 +293,10 @@ _MOVES = ("all-gather", "all-to-all", "collective-permute")
 
 
 def _sharded_case():
-  """Kernels over eight devices by their output channels, all else whole."""
+  """Returns kernels sharded over eight devices by output channels.
+
+  All other arrays are replicated.
+  """
   mesh = Mesh(np.array(jax.devices()), ("fsdp",))
   params = {
     "conv": {"kernel": _weight((3, 3, 64, 64))},
@@ -312,7 +315,7 @@ def _sharded_case():
 
 
 def _normalize_and_pull_back(params, spectra):
-  """With the gradient in the weights, as in training."""
+  """Includes the gradient in the weights, as in training."""
 
   def loss(params):
     normalized, stepped = spectral.normalize(params, spectra, 1e-6)
@@ -339,16 +342,16 @@ def test_sharded_kernels_are_never_gathered(function):
   arguments, shardings = _sharded_case()
   expected = _jit(function)(*arguments)
   sharded = jax.device_put(arguments, shardings)
-  # Spectra whole, as in a training state; kernels wherever they end up.
+  # Spectra are replicated, as in a training state; kernels may be sharded.
   _, spectra_out = jax.eval_shape(function, *arguments)
   whole = {path: shardings[1][path] for path in spectra_out}
   compiled = (
     _jit(function, out_shardings=(None, whole)).lower(*sharded).compile()
   )
   hlo = compiled.as_text()
-  # u [2, O] at most; a device's part of the smaller kernel has 64 * 16.
+  # At most u [2, O]; a device's shard of the smaller kernel has 64 * 16.
   assert _largest(hlo, *_MOVES) <= 2 * 128
-  # v [2, 3, 3, I] of the convolution at most, and the partition is real.
+  # At most v [2, 3, 3, I] of the convolution, and the sharding is effective.
   assert 0 < _largest(hlo, "all-reduce", "reduce-scatter") <= 2 * 3 * 3 * 64
   found = compiled(*sharded)
   jax.tree.map(

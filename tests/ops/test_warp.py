@@ -1,4 +1,4 @@
-"""Resampling against a slow one of NumPy and known motions."""
+"""Resampling compared with a slow NumPy version and known motions."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def _images(batch, side, channels=3, seed=0):
 
 
 def _grid(side):
-  """x and y about the centre, y downwards."""
+  """Returns x and y relative to the center, y downwards."""
   centred = np.arange(side) - (side - 1) / 2
   return np.meshgrid(centred, centred)
 
@@ -45,7 +45,7 @@ def _inverse(turn=0.0, scale=(1.0, 1.0), shift=(0.0, 0.0), flip=1.0):
 
 
 def _slow_warp(image, inverse):
-  """Pad, insert zeros, filter, sample, filter, drop: one [N, N] channel."""
+  """Warps one [N, N] channel in explicit steps, with inserted zeros."""
   side, taps = len(image), warping._FILTER
   x = np.pad(image.astype(np.float64), side - 1, mode="reflect")
   for axis in range(2):
@@ -81,7 +81,7 @@ def test_warp_is_pad_double_sample_halve():
       _inverse(),
       _inverse(turn=0.7),
       _inverse(turn=-2.5, scale=(1.3, 0.8), shift=(1.3, -2.2)),
-      # So small that places lie beyond the reflected margin.
+      # A scale so small that positions lie beyond the reflected margin.
       _inverse(turn=0.4, scale=(0.2, 0.3), shift=(3, 1)),
       _inverse(flip=-1.0, shift=(-4.6, 0.1)),
     ]
@@ -96,7 +96,7 @@ def test_warp_is_pad_double_sample_halve():
   np.testing.assert_allclose(warp(x, inverses), expected, atol=2e-5)
 
 
-def test_warp_gives_identity_and_whole_translations_back():
+def test_warp_reproduces_whole_translations():
   x = _images(5, 8)
   inverse = np.concatenate(
     [_inverse(shift=s) for s in ((0, 0), (1, 0), (0, -1), (2, 1), (-3, 2))]
@@ -131,7 +131,8 @@ def test_linear_images_stay_linear():
   )
   expected = np.array([0.05, -0.03, 0.2]) @ inverse[0]
   np.testing.assert_allclose(fit[:2], expected[:2], atol=1e-5)
-  # The filter's centre is 0.05 pixels off: it shifts, and shifts back turned.
+  # The filter's center is off by 0.05 pixels, so the image shifts; rotated, it
+  # shifts back.
   np.testing.assert_allclose(fit[2], expected[2], atol=4e-3)
 
 

@@ -56,7 +56,7 @@ def test_impossible_meshes(spec, words):
   ("settings", "words"),
   [
     ({"slices": 0}, "mesh.slices=0"),
-    ({"data": 3, "slices": 2}, "mesh.data=3 does not split over mesh.slices=2"),
+    ({"data": 3, "slices": 2}, "mesh.data=3 is not divisible by mesh.slices=2"),
   ],
 )
 def test_impossible_settings(settings, words):

@@ -12,7 +12,7 @@ from bigscale.spec.model import families, family
 
 
 def groups_in(kind):
-  """The dataclasses in a type: of models all, of a list the element's."""
+  """Returns the dataclasses in a type, with all families for a model."""
   if kind is ModelBase:
     return [family(name) for name in families()]
   if dataclasses.is_dataclass(kind):
@@ -24,7 +24,7 @@ def groups_in(kind):
 
 
 def leaves_of(kind, path=""):
-  """Dotted names of all settings; of a union of groups those of each."""
+  """Yields the dotted names of all settings, for unions of all members."""
   hints = typing.get_type_hints(kind)
   for field in dataclasses.fields(kind):
     name = f"{path}.{field.name}" if path else field.name
@@ -41,7 +41,7 @@ def leaves_of(kind, path=""):
 LEAVES = sorted(set(leaves_of(RunSpec)))
 
 
-def test_the_walk_finds_what_there_is():
+def test_leaves_include_known_settings():
   assert len(LEAVES) > 150
   for name in (
     *("seed", "model.widths", "model.g_attention", "data.mixture[0].share"),
@@ -57,8 +57,8 @@ def test_every_setting_has_a_nature(name):
   assert bool(nature.why) == (nature.kind != "free"), name
 
 
-def test_every_nature_is_of_a_setting():
-  """None is left over of a setting that is gone."""
+def test_every_nature_has_a_setting():
+  """No entry is left over from a removed setting."""
   for name in changes.NATURES:
     assert any(
       leaf.partition("[")[0] == name or f"{leaf}.".startswith(f"{name}.")
@@ -67,21 +67,21 @@ def test_every_nature_is_of_a_setting():
 
 
 @pytest.mark.parametrize("group", ["data", "optim", "mesh"])
-def test_groups_of_several_natures_are_decided_one_by_one(group):
-  """A new setting of these falls to no prefix."""
+def test_groups_of_several_natures_have_no_default(group):
+  """A new setting of these groups has no entry by default."""
   assert group not in changes.NATURES
   with pytest.raises(KeyError, match="add it"):
     changes.nature_of(f"{group}.new")
 
 
-def test_a_new_section_is_not_forgotten():
+def test_unknown_sections_raise():
   with pytest.raises(KeyError, match="add it"):
     changes.nature_of("section.setting")
-  # Nor is one that another version had.
+  # A setting of another version is fixed.
   assert Change("section.setting", 1, 2).nature.kind == "fixed"
 
 
-def test_what_is_refused_is_listed_with_both_values_and_a_remedy():
+def test_refusal_lists_both_values_and_a_remedy():
   found = [
     Change("evaluate.kimg", 1.0, 2.0),
     Change("optim.g_lr.first", 1e-3, 5e-4),
@@ -97,7 +97,7 @@ def test_what_is_refused_is_listed_with_both_values_and_a_remedy():
   assert changes.refusal(found[:1], asked=False) == ""
 
 
-def test_schedules_are_decided_whole():
+def test_fields_of_a_schedule_share_its_nature():
   for name in ("optim.g_lr", "optim.beta2", "augment.probability"):
     for field in dataclasses.fields(Schedule):
       assert changes.nature_of(f"{name}.{field.name}") == changes.nature_of(

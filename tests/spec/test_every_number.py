@@ -1,4 +1,4 @@
-"""Every number of a spec refuses what it cannot be, by its name."""
+"""Every numeric field of a spec rejects invalid values and names the field."""
 
 import contextlib
 import copy
@@ -19,12 +19,12 @@ SETTINGS = {
   "stripped": BASE | {"model": STRIPPED | {"num_classes": 10}},
   "biggan_deep": BASE | {"model": tiny_runs.DEEP},
 }
-# -1 is whatever the devices give.
+# -1 reads the value from the devices.
 AUTOMATIC = {"mesh.data", "mesh.slices"}
 
 
 def leaves(group, path=""):
-  """Dotted names of all fields but texts and switches, and their values."""
+  """Yields the dotted names and values of all fields except str and bool."""
   for field in dataclasses.fields(group):
     value, name = getattr(group, field.name), f"{path}{field.name}"
     if isinstance(value, Schedule):
@@ -66,32 +66,32 @@ def refused(kind, path, value):
   assert len(said) < 900
 
 
-def test_there_are_many():
+def test_many_fields_are_found():
   assert len(NUMBERS) > 120
   assert {kind for kind, _, _ in NUMBERS} == set(SETTINGS)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])
-def test_none_takes_what_is_not_finite(value):
+def test_nonfinite_values_are_rejected(value):
   for kind, path, before in NUMBERS:
     many = isinstance(before, tuple)
     refused(kind, path, [value] * max(1, len(before)) if many else value)
 
 
 @pytest.mark.parametrize("value", ["nan", "1", {}, [[]], {"first": "x"}, b""])
-def test_none_takes_what_is_no_number(value):
+def test_non_numbers_are_rejected(value):
   for kind, path, before in NUMBERS:
     if before is not None:
       refused(kind, path, value)
 
 
 @pytest.mark.parametrize("value", [-1, -1.0, -(2**62)])
-def test_none_takes_what_is_negative(value):
+def test_negative_values_are_rejected(value):
   for kind, path, before in NUMBERS:
     if path in AUTOMATIC and value == -1:
       continue
     if isinstance(before, tuple):
-      # Pairs and lists of groups have rules of their own.
+      # Pairs and lists of groups have other rules.
       if before and all(type(each) is int for each in before):
         refused(kind, path, [value] * len(before))
     elif before is not None:
@@ -99,7 +99,7 @@ def test_none_takes_what_is_negative(value):
 
 
 @pytest.mark.parametrize("value", [1e30, 2**70, -1e30, 1e-300, 3, 0, 0.5, None])
-def test_others_are_taken_or_refused_and_nothing_else(value):
+def test_other_values_raise_only_spec_errors(value):
   for kind, path, before in NUMBERS:
     many = isinstance(before, tuple)
     given = [value] * max(1, len(before)) if many else value

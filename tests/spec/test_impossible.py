@@ -1,4 +1,4 @@
-"""Values that no run can have are refused where its spec is made."""
+"""Invalid values are rejected when the spec is built."""
 
 import copy
 import math
@@ -48,7 +48,7 @@ def spec(path, value, settings=None):
 
 @pytest.mark.parametrize("path", NUMBERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])
-def test_what_is_not_finite_is_refused(path, value):
+def test_nonfinite_values_are_refused(path, value):
   with pytest.raises(
     SpecError, match=rf"{path}.*=(nan|-?inf) must be a finite"
   ):
@@ -56,7 +56,7 @@ def test_what_is_not_finite_is_refused(path, value):
 
 
 @pytest.mark.parametrize("path", NUMBERS)
-def test_what_is_negative_is_refused(path):
+def test_negative_values_are_refused(path):
   with pytest.raises(SpecError, match=rf"{path.rpartition('.')[2]}"):
     spec(path, -1.0)
 
@@ -77,7 +77,7 @@ def test_what_is_negative_is_refused(path):
     ("model.expansion", -2.0, "expansion"),
   ],
 )
-def test_other_values_that_cannot_be(path, value, words):
+def test_other_invalid_values(path, value, words):
   with pytest.raises(SpecError, match=words):
     spec(path, value)
 
@@ -91,7 +91,7 @@ def test_other_values_that_cannot_be(path, value, words):
   ],
 )
 @pytest.mark.parametrize("model", [tiny_runs.BIGGAN, tiny_runs.DEEP])
-def test_values_of_models_that_cannot_be(model, name, value):
+def test_invalid_values_of_models(model, name, value):
   with pytest.raises(SpecError, match=name):
     spec(f"model.{name}", value, tiny.get_config().to_dict() | {"model": model})
 
@@ -119,7 +119,7 @@ def test_a_seed_beyond_the_range_is_refused(seed, capsys):
     "total_kimg=nan",
   ],
 )
-def test_the_command_refuses_them_with_one_message(override, tmp_path, capsys):
+def test_the_command_reports_one_message(override, tmp_path, capsys):
   words = [f"--config={tiny.__file__}", f"--workdir={tmp_path / 'run'}"]
   assert main(["bigscale", "train", *words, f"--config.{override}"]) == 2
   said = capsys.readouterr().err

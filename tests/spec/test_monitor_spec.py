@@ -1,4 +1,4 @@
-"""Settings of the monitor are checked at the door."""
+"""Settings of the monitor are validated when the spec is built."""
 
 import json
 
@@ -100,16 +100,16 @@ def test_refusals_of_the_verdict(verdict, words):
     assert word in str(refusal.value)
 
 
-def test_gamma_is_raised_only_where_there_is_one():
+def test_raise_gamma_needs_a_gamma():
   monitor = ROLLBACK | {"interventions": ("raise_gamma",)}
   from_config(changed(monitor))
   with pytest.raises(SpecError, match=r"raise_gamma.*r1_gamma.*are 0"):
     from_config(changed(monitor, fashion_biggan))
 
 
-def test_sigma_is_clamped_where_it_is_known_in_every_step():
+def test_clamp_sigma_needs_sigma_in_every_step():
   monitor = ROLLBACK | {"interventions": ("clamp_sigma",)}
-  # BigGAN's spectral norm looks at it anyway.
+  # BigGAN's spectral norm tracks it in every step.
   assert from_config(changed(monitor, fashion_biggan)).clamps_sigma
   spec = from_config(changed(monitor, model={"spectra_interval": 1}))
   assert spec.clamps_sigma

@@ -1,4 +1,4 @@
-"""Names of scores, and what they are checked for at the door."""
+"""Names of scores and their validation."""
 
 import dataclasses
 import pathlib
@@ -19,20 +19,20 @@ from bigscale.spec.scores import (
 )
 
 
-def test_every_score_has_columns_of_its_own():
+def test_every_score_has_unique_columns():
   over = {kind: kind_of(kind).over for kind in KINDS}
   names = [
     f"{kind}_{feature}" if over[kind] == "features" else kind
     for kind in KINDS
     for feature in FEATURES
   ]
-  known = directions(names)  # Else refuses two of one name.
+  known = directions(names)  # Raises if two have the same name.
   for name, direction in known.items():
     if direction:
       assert rises(name) == (direction == "more")
 
 
-def test_rows_have_the_names_that_they_are_found_by():
+def test_rows_have_the_names_of_their_keys():
   assert all(kind_of(name).name == name for name in KINDS)
   networks = [name for name in FEATURES if name != "classifier"]
   assert all(network_of(name).name == name for name in networks)
@@ -64,7 +64,7 @@ def test_names_with_more_than_one_underscore():
   assert Score.parse("ms_ssim").columns == ("ms_ssim",)
 
 
-def test_scores_are_gathered_by_network():
+def test_scores_are_grouped_by_network():
   names = ("fid_inception", "ms_ssim", "kid_inception", "fd_classifier")
   assert by_feature(names) == {
     "inception": ("fd", "kid"),
@@ -92,7 +92,7 @@ def test_an_unknown_score_is_refused_by_name(name):
     EvalSpec(scores=(name,))
 
 
-def test_no_score_at_all_is_refused():
+def test_empty_scores_are_refused():
   with pytest.raises(SpecError, match=r"evaluate\.scores is empty"):
     EvalSpec(scores=())
 
@@ -108,7 +108,7 @@ def test_no_score_at_all_is_refused():
     ("intra_fd_worst_classifier", False),
     ("is_inception_clean", True),
     ("fd_infinity_inception", False),
-    # Less alike is more diverse.
+    # Less similarity is more diversity.
     ("ms_ssim", False),
   ],
 )
@@ -116,7 +116,7 @@ def test_which_scores_are_better_when_higher(column, more):
   assert rises(column) == more
 
 
-def test_the_best_is_chosen_by_a_column_that_is_measured(tiny_spec):
+def test_the_best_checkpoint_needs_a_measured_column(tiny_spec):
   assert tiny_spec.best_score == "fd_classifier"
   evaluate = EvalSpec(scores=("kid_classifier", "pr_classifier"))
   measured = dataclasses.replace(tiny_spec, evaluate=evaluate)
@@ -146,30 +146,33 @@ def tiny_spec():
     ({"columns": {"new": "up"}}, "column 'new' .* the direction 'up'.*'more'"),
     ({"columns": {"New!": "more"}}, "'New!' of a column of score 'new'"),
     ({"columns": {"new": "more"}, "name": "my new"}, "'my new' of a score"),
-    ({"columns": {"new": "more"}, "compute": 3}, "compute=3; give a function"),
-    ({"columns": {"new": "more"}, "over": "text"}, "over='text'; choose of"),
+    (
+      {"columns": {"new": "more"}, "compute": 3},
+      "compute=3; it must be a function",
+    ),
+    ({"columns": {"new": "more"}, "over": "text"}, "over='text'; choose from"),
     (
       {"columns": {"new": "more"}, "keeps": ("images",)},
-      r"keeps=\('images',\); choose of features, probabilities in a tuple",
+      r"keeps=\('images',\); choose from features, probabilities in a tuple",
     ),
     (
       {"columns": {"new": "more"}, "over": "pixels", "single_reals": True},
-      "over pixels, where keeps and single_reals have no meaning",
+      "over pixels, where keeps and single_reals do not apply",
     ),
   ],
 )
-def test_a_row_that_lacks_something_is_refused_when_it_is_made(changes, words):
+def test_incomplete_rows_are_refused(changes, words):
   with pytest.raises(SpecError, match=words):
     ScoreKind(**{"name": "new", "compute": dict, **changes})
 
 
-def test_one_score_by_two_names_is_measured_once():
+def test_two_names_of_one_score_give_one_column():
   assert EvalSpec(scores=("fd_inception", "fid_inception")).columns == (
     "fid_inception",
   )
 
 
-def test_a_standard_error_does_not_choose_the_best(tiny_spec):
+def test_a_standard_error_cannot_rank_checkpoints(tiny_spec):
   evaluate = EvalSpec(scores=("kid_classifier",))
   best = CheckpointSpec(best="kid_standard_error_classifier")
   with pytest.raises(SpecError, match="neither better when higher nor"):
@@ -180,7 +183,7 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def table(header):
-  """Cells of a table of the docs, by their rows' first cells."""
+  """Returns the cells of a table in the docs, by the first cell of each row."""
   _, _, rest = DOCS.read_text().partition(f"| {header} |")
   lines = rest.partition("\n\n")[0].splitlines()[2:]
   rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
@@ -191,7 +194,7 @@ def table(header):
   }
 
 
-def test_the_docs_tell_what_the_rows_say():
+def test_docs_agree_with_the_rows():
   told = table("kind | columns | better")
   assert list(told) == list(KINDS)
   for kind, (columns, better, _) in told.items():

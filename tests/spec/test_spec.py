@@ -1,4 +1,4 @@
-"""Configs are checked at the door, by name, rule and remedy."""
+"""Config errors name the value, the rule and the remedy."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from bigscale.spec import (
 
 
 def changed(path: str, value: object, base=fashion_r3gan) -> dict:
-  """The config as plain dictionaries with one value changed."""
+  """Returns the config as nested dictionaries, with one value changed."""
   config = base.get_config().to_dict()
   *groups, name = path.split(".")
   node = config
@@ -96,7 +96,7 @@ def test_biggan_refusals(path, value, words):
     assert word in str(refusal.value)
 
 
-def test_options_that_need_labels_are_refused_without():
+def test_options_that_need_labels_are_refused_without_them():
   config = fashion_r3gan.get_config().to_dict()
   config["model"] |= {"num_classes": 0, "shared_embedding": True}
   with pytest.raises(SpecError, match=r"shared_embedding=True needs labels"):
@@ -134,7 +134,7 @@ def test_attention_needs_eight_channels():
     from_config(config)
 
 
-def test_an_unknown_preset_lists_those_there_are():
+def test_an_unknown_preset_lists_the_known_ones():
   with pytest.raises(SpecError, match=r"'1024'.*128, 256, 512"):
     choose_preset(DEEP, "1024", "BigGAN-deep")
 
@@ -157,13 +157,13 @@ def test_a_number_is_a_constant_schedule():
 
 
 def test_steps_follow_from_images():
-  """BigGAN shows two batches a step to D; RpGAN reads one more for G."""
+  """BigGAN shows two batches per step to D; RpGAN reads one more for G."""
   paper = from_config(biggan.get_config("128"))
   assert paper.images_per_step == 4096
   assert paper.batches_per_step == 2
   assert paper.total_steps == 150_000
   assert paper.count.every(4096.0) == 1000
-  # In floats 22.4 * 1000 / 32 is a little more than 700.
+  # In floating point, 22.4 * 1000 / 32 is slightly more than 700.
   small = dataclasses.replace(paper, total_kimg=22.4, global_batch_size=16)
   assert small.total_steps == 700
   assert from_config(fashion_r3gan.get_config()).batches_per_step == 2

@@ -220,7 +220,7 @@ def test_a_run_without_a_checkpoint_keeps_its_source(run, resumed, tmp_path):
   photos(tmp_path / "other", seed=1)
   code, said = resumed(source=tmp_path / "other")
   assert code == 2
-  assert "holds another run" in said
+  assert "contains a different run" in said
   assert "data.source" in said
 
 

@@ -1,7 +1,8 @@
-"""BigGAN (Brock et al. 2019, app. B; tables as in the authors' code).
+"""BigGAN's networks (Brock et al. 2019, app. B; tables from the authors' code).
 
-Spectral norm is not here: the step transforms the parameters before `apply`
-(`bigscale.ops.spectral`); `Network.spectral` says which.
+Spectral norm is not part of the modules. The training step normalizes the
+parameters before `apply` (`bigscale.ops.spectral`); `Network.spectral` selects
+the parameters.
 """
 
 import functools
@@ -40,7 +41,7 @@ _orthogonal = nn.initializers.orthogonal()
 
 
 class GeneratorBlock(nn.Module):
-  """BN-ReLU-up-3x3-BN-ReLU-3x3 beside a 1x1 shortcut."""
+  """BN-ReLU-upsample-3x3-BN-ReLU-3x3, with a 1x1 shortcut."""
 
   spec: BigganSpec
   features: int
@@ -50,7 +51,7 @@ class GeneratorBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array, condition: Array | None) -> Array:
-    """[B, H, W, C] to [B, 2H, 2W, features]."""
+    """Maps [B, H, W, C] to [B, 2H, 2W, features]."""
     conv = functools.partial(
       Conv,
       self.features,
@@ -82,7 +83,7 @@ def _norm(
   x: Array,
   name: str,
 ) -> Array:
-  """The batch norm that this condition asks for; inside a compact module."""
+  """Applies the batch norm for a condition; called inside a compact module."""
   settings = (spec.batch_norm_momentum, spec.batch_norm_epsilon, spec.dtype)
   if condition is None:
     norm = AffineBatchNorm(*settings, moments, name=name)
@@ -98,7 +99,7 @@ def _norm(
 
 
 class Generator(nn.Module):
-  """Linear to 4x4, blocks upwards, BN-ReLU-3x3-tanh."""
+  """A linear layer to 4x4, upsampling blocks, and BN-ReLU-3x3-tanh."""
 
   spec: BigganSpec
   platform: str
@@ -107,7 +108,7 @@ class Generator(nn.Module):
 
   @nn.compact
   def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
-    """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    """Maps latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
     spec = self.spec
     first, *widths = (spec.g_width * m for m in G_WIDTHS[spec.resolution])
     first_bz, conditions = self._conditions(latents, labels, len(widths))
@@ -134,15 +135,16 @@ class Generator(nn.Module):
       use_bias=True,
       name="to_rgb",
     )(x_bhwc)
-    # Penalties differentiate with respect to images: never in half precision.
+    # Penalties differentiate with respect to images, so images are not
+    # bfloat16.
     return jnp.tanh(rgb_bhwc.astype(spec.dtype))
 
   def _conditions(
     self, latents: Array, labels: Array, blocks: int
   ) -> tuple[Array, list[Array | None]]:
-    """What the first layer and each block's norms see.
+    """Returns the input of the first layer and the conditions of the blocks.
 
-    Order [y, z_i], as in the authors' PyTorch code.
+    A condition is [y, z_i], in the order of the authors' PyTorch code.
     """
     spec = self.spec
     latents = latents.astype(spec.dtype)
@@ -154,7 +156,7 @@ class Generator(nn.Module):
       return chunks[0], [labels] * blocks
     parts: list[Array] = []
     if spec.num_classes:
-      # Never spectrally normalized: "seems to randomly cripple G".
+      # The authors omit spectral norm here: it "seems to randomly cripple G".
       dim = spec.shared_dim or spec.num_classes
       parts = [
         Embedding(
@@ -169,7 +171,7 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-  """[ReLU]-3x3-ReLU-3x3-pool beside a 1x1 shortcut."""
+  """[ReLU]-3x3-ReLU-3x3-pool, with a 1x1 shortcut."""
 
   spec: BigganSpec
   features: int
@@ -179,7 +181,7 @@ class DiscriminatorBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to [B, H/2 or H, W/2 or W, features]."""
+    """Maps [B, H, W, C] to [B, H/2 or H, W/2 or W, features]."""
     conv = functools.partial(
       Conv, dtype=self.spec.dtype, kernel_init=_orthogonal, use_bias=True
     )
@@ -197,7 +199,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Blocks downwards, ReLU, global sum, linear plus projection."""
+  """Downsampling blocks, ReLU, a global sum and a projection logit."""
 
   spec: BigganSpec
   platform: str
@@ -205,7 +207,7 @@ class Discriminator(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, labels: Array) -> Array:
-    """Images [B, H, W, C] and labels [B] to logits [B]."""
+    """Maps images [B, H, W, C] and labels [B] to logits [B]."""
     spec = self.spec
     x_bhwc = images
     make_block = functools.partial(block, remat=spec.remat, gather=self.gather)
@@ -233,13 +235,13 @@ def make(
   split: BatchSplit = WHOLE_BATCH,
   gather: Gather | None = None,
 ) -> GanModel:
-  """The two networks as pure functions.
+  """Builds the two networks as pure functions.
 
   Args:
-    spec: sizes.
-    platform: of the devices that will run it (`cpu`, `gpu`, `tpu`).
-    split: of the batch in training.
-    gather: of parameters that are split over devices; see `models.blocks`.
+    spec: spec of the model.
+    platform: platform of the devices that will run it (`cpu`, `gpu`, `tpu`).
+    split: how the training batch is split over devices.
+    gather: function that gathers sharded parameters; see `models.blocks`.
   """
   return wrap(
     Generator(spec, platform, Moments(spec.batch_norm_group_size, split)),
@@ -257,14 +259,14 @@ def wrap(
   gather: Gather | None,
   g_spectral: Select,
 ) -> GanModel:
-  """What is normalized and regularized in every BigGAN.
+  """Wraps two modules with the parameter selections that all BigGANs share.
 
   Args:
     g: see `gan_model`.
-    d: the same.
-    spec: of both.
+    d: see `gan_model`.
+    spec: spec of the model.
     gather: see `gan_model`.
-    g_spectral: parameters of G with spectral norm, by path.
+    g_spectral: selects the parameters of G with spectral norm, by path.
   """
   return gan_model(
     g,
@@ -273,7 +275,7 @@ def wrap(
     gather,
     g_spectral=g_spectral,
     d_spectral=lambda path: path.endswith(("kernel", "projection/embedding")),
-    # The authors leave out the shared embedding alone.
+    # As in the authors' code, only the shared embedding is excluded.
     g_orthogonal=lambda path: path != "shared/embedding",
     d_orthogonal=lambda path: not path.endswith("embedding"),
   )

@@ -20,10 +20,11 @@ from bigscale.spec.model import (
 if TYPE_CHECKING:
   from bigscale.types import GanModel
 
-# Channel multipliers: of the first map and of each block's output in G, and
-# of each block's output in D. Tables of the authors' PyTorch code; 512 px of
-# D, which is not there, of compare_gan (resnet_biggan.py). 8 and 16 px are
-# 32 px cut short, and nobody's: for experiments that a CPU can make.
+# Channel multipliers. In G: of the first map and of each block's output. In D:
+# of each block's output. The tables are from the authors' PyTorch code. D's
+# entry for 512 px, which that code lacks, is from compare_gan
+# (resnet_biggan.py). The 8 and 16 px entries are truncations of the 32 px one,
+# not published models; they allow experiments on a CPU.
 G_WIDTHS = {
   8: (4, 4),
   16: (4, 4, 4),
@@ -45,21 +46,21 @@ D_WIDTHS = {
 
 
 def g_sides(resolution: int) -> tuple[int, ...]:
-  """Side of the map that each block of G makes, px."""
+  """Returns the side of each G block's output, px."""
   blocks = len(G_WIDTHS[resolution]) - 1
   return tuple(4 * 2 ** (i + 1) for i in range(blocks))
 
 
 def d_smallest_side(resolution: int) -> int:
-  """Of D's maps, px."""
+  """Returns the side of D's smallest map, px."""
   return {8: 4, 16: 8, 32: 8}.get(resolution, 4)
 
 
 def d_sides(resolution: int) -> tuple[int, ...]:
-  """The side by which attention is asked for after each block of D, px.
+  """Returns the side by which `d_attention` refers to each block of D, px.
 
-  That of the block's output, but for 32 px, where the authors' table says 16
-  for all four blocks, though the last three make 8 px.
+  It is the side of the block's output, except at 32 px, where the authors'
+  table uses 16 for all four blocks although the last three output 8 px.
   """
   blocks = len(D_WIDTHS[resolution])
   if resolution == 32:
@@ -73,33 +74,39 @@ class BigganSpec(ModelBase):
   """BigGAN (Brock et al. 2019, app. B).
 
   Attributes:
-    resolution: 8, 16, 32, 64, 128, 256 or 512.
-    latent_dim: length of z; with `hierarchical` it is split evenly between
-      the first layer and each block.
+    name: name of the family; always `biggan`.
+    resolution: side of the square images, pixels: 8, 16, 32, 64, 128, 256 or
+      512.
+    latent_dim: length of z. With `hierarchical`, z is split into equal chunks,
+      one for the first layer and one for each block.
     g_width: channel multiplier `ch` of G (96 in the paper).
-    d_width: channel multiplier of D.
-    shared_dim: length of the shared class embedding; 0 gives every
-      conditional batch norm its own embedding.
-    hierarchical: a chunk of z for every block (skip-z).
-    g_attention: resolutions with self-attention in G, px.
-    d_attention: the same in D.
-    g_spectral: spectral norm in G, too (SN-GAN has it in D alone).
-    d_wide: the inner width of a D block is its output's, not its input's
-      (SN-GAN: False).
-    batch_norm_momentum: share of the old running statistics kept each step.
-    batch_norm_epsilon: added to the variance.
-    batch_norm_group_size: samples that share statistics in training, a
-      device's or some devices'; 0 is the whole batch.
-    batch_norm_update: running statistics move in every forward pass in
-      training (`forward`, the authors' code), or once per optimizer step, by
-      the mean over its microbatches (`step`); one and the same without
-      gradient accumulation.
-    spectral_epsilon: guards the norms of the power iteration.
-    spectral_update: the power iteration moves in every forward pass in
-      training (`forward`, the authors' code), or once per network and
-      optimizer step (`step`), which is cheaper.
-    bf16_stages: how many of the highest resolutions compute in bfloat16.
-      Statistics, conditions, the image and the logits do not.
+    d_width: channel multiplier `ch` of D (96 in the paper).
+    shared_dim: length of the shared class embedding; 0 uses a separate
+      embedding in every conditional batch norm.
+    hierarchical: whether each block of G receives its own chunk of z (skip-z).
+    g_attention: sides of the maps of G that self-attention follows, px.
+    d_attention: sides of the maps of D that self-attention follows, px.
+    g_spectral: whether G has spectral norm as well as D (SN-GAN: False).
+    d_wide: whether the inner width of a D block is its output width. False uses
+      its input width, as in SN-GAN.
+    batch_norm_momentum: decay rate of the running statistics per update, in [0,
+      1).
+    batch_norm_epsilon: constant added to the variance in batch norm.
+    batch_norm_group_size: number of samples that share statistics in training:
+      those of a fraction of a device, of one device or of several devices. 0
+      uses the whole batch.
+    batch_norm_update: when the running statistics are updated. `forward`
+      updates them in every training forward pass, as in the authors' code.
+      `step` updates them once per optimizer step, with the mean over its
+      microbatches. Without gradient accumulation both are the same.
+    spectral_epsilon: constant that prevents division by zero in the power
+      iteration.
+    spectral_update: when the power iteration is updated. `forward` updates it
+      in every training forward pass, as in the authors' code. `step` updates it
+      once per network and optimizer step, which is cheaper.
+    bf16_stages: number of stages, counted from the highest resolution, that
+      compute in bfloat16. Statistics, conditions, images and logits stay in
+      `dtype`.
   """
 
   title: ClassVar[str] = "BigGAN"
@@ -129,7 +136,7 @@ class BigganSpec(ModelBase):
     super().__post_init__()
     require(
       self.resolution in G_WIDTHS,
-      f"model.resolution={self.resolution} has no BigGAN; "
+      f"model.resolution={self.resolution} is not a resolution of BigGAN; "
       "use 8, 16, 32, 64, 128, 256 or 512",
     )
     blocks = len(G_WIDTHS[self.resolution]) - 1
@@ -146,8 +153,8 @@ class BigganSpec(ModelBase):
     for field in ("g_width", "d_width"):
       require(
         getattr(self, field) >= 1,
-        f"model.{field}={getattr(self, field)} must be 1 or more; the paper's "
-        "is 96",
+        f"model.{field}={getattr(self, field)} must be 1 or more; the paper "
+        "uses 96",
       )
     check_at_least(self, 0, "shared_dim")
     check_batch_norm(self)
@@ -162,16 +169,17 @@ class BigganSpec(ModelBase):
   def of_width(
     self, resolution: int, depth: int | None
   ) -> Callable[[int], ModelBase]:
-    """G's and D's widths keep their ratio, chunks of z their length.
+    """Returns models by width that keep the ratio of G's and D's widths.
 
-    The published tables give each resolution its depth. Attention stays at
-    this model's sides, at most half the image's, and away from 32 px.
+    The published tables fix the depth of each resolution. Chunks of z keep
+    their length. If the resolution changes, attention keeps this model's sides,
+    up to half the image's side; models of at most 32 px have no attention.
     """
     check_published(self, resolution, G_WIDTHS)
     require(
       depth is None,
-      f"depth={depth}: BigGAN's tables fix the depth of each resolution; start "
-      "from a biggan_deep, or leave the depth out",
+      f"depth={depth} cannot be set, because BigGAN's tables fix the depth of "
+      "each resolution; use biggan_deep, or do not set the depth",
     )
     stages, before = len(G_WIDTHS[resolution]), len(G_WIDTHS[self.resolution])
     changes = {"latent_dim": chunked_latents(self, before, stages)}
@@ -179,17 +187,17 @@ class BigganSpec(ModelBase):
 
   @property
   def player_widths(self) -> tuple[float, float]:
-    """The channel multipliers."""
+    """The channel multipliers of G and D."""
     return self.g_width, self.d_width
 
 
 def check_published(
   base: ModelBase, resolution: int, widths: Mapping[int, Any]
 ) -> None:
-  """Raises `SpecError` unless there is a table for a resolution."""
+  """Raises `SpecError` unless the tables contain a resolution."""
   require(
     resolution in widths,
-    f"resolution={resolution} has no {base.name}; use one of "
+    f"resolution={resolution} is not a resolution of {base.name}; use one of "
     f"{', '.join(map(str, widths))}",
   )
 
@@ -201,17 +209,18 @@ def of_both_widths(
   changes: Mapping[str, Any],
   reduction: int = 1,
 ) -> Callable[[int], ModelBase]:
-  """Returns the BigGANs by width whose two widths keep their ratio.
+  """Returns a function from a width index to a model with the same width ratio.
 
   Args:
-    base: BigGAN or BigGAN-deep.
-    resolution: of the models, pixels.
-    stages: of that resolution.
-    changes: of the other settings.
-    reduction: of a bottleneck, which divides both widths.
+    base: a BigGAN or BigGAN-deep.
+    resolution: resolution of the models, pixels.
+    stages: number of stages at this resolution.
+    changes: other settings to change.
+    reduction: reduction factor of the bottleneck, which must divide both
+      widths.
   """
   ratio = Fraction(base.d_width, base.g_width)
-  # The least g_width of which both are whole multiples of the reduction.
+  # The smallest g_width for which both widths are multiples of the reduction.
   unit = math.lcm(ratio.denominator, reduction)
   unit = math.lcm(unit, (Fraction(reduction) / ratio).numerator)
   changes = {
@@ -247,8 +256,8 @@ def _published(
   )
 
 
-# Latents and attention of the official weights (TF-Hub); 32 and 64 px were
-# not published and follow the authors' PyTorch code.
+# Latents and attention follow the official weights (TF-Hub). The 32 and 64 px
+# models were not published there and follow the authors' PyTorch code.
 PRESETS = {
   "32": BigganSpec(
     resolution=32, num_classes=10, latent_dim=80, g_width=64, d_width=64
@@ -265,11 +274,12 @@ PRESETS = {
   "128": _published(128, 120, 64),
   "256": _published(256, 140, 128),
   "512": _published(512, 128, 64),
-  # compare_gan's choice.
+  # The latents that compare_gan uses.
   "512_z160": _published(512, 160, 64),
-  # SN-GAN with projection (Miyato et al. 2018; Miyato and Koyama 2018), which
-  # BigGAN grew out of: tables of the authors' Chainer code, whose batch norm
-  # adds 2e-5 and whose power iteration 1e-12.
+  # SN-GAN with projection, the predecessor of BigGAN (Miyato et al. 2018;
+  # Miyato and Koyama 2018). Its tables are from the authors' Chainer code,
+  # which uses an epsilon of 2e-5 in batch norm and 1e-12 in the power
+  # iteration.
   "sngan_128": BigganSpec(
     resolution=128,
     num_classes=1000,

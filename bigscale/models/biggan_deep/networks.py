@@ -1,12 +1,12 @@
-"""BigGAN-deep (Brock et al. 2019, app. B, tables 7 to 9).
+"""BigGAN-deep's networks (Brock et al. 2019, app. B, tables 7 to 9).
 
-Blocks and their order are those of the authors' PyTorch code and of the
-official weights, which agree but for the order of the condition and the width
-of the last convolution (`BigganDeepSpec.layout`). Attention stands after the
-last block of its resolution: the official generator has it before the next
-one, which is the same place.
+The blocks and their order are those of the authors' PyTorch code and of the
+official weights. These two differ only in the order of the condition and the
+width of the last convolution (`BigganDeepSpec.layout`). Attention follows the
+last block of its resolution. The official generator applies it before the next
+block, which is the same position.
 
-Spectral norm is not here: see `bigscale.models.biggan.networks`.
+Spectral norm is not part of the modules; see `bigscale.models.biggan.networks`.
 """
 
 import functools
@@ -45,15 +45,16 @@ _orthogonal = nn.initializers.orthogonal()
 
 
 class GeneratorBlock(nn.Module):
-  """1x1, 3x3, 3x3 and 1x1, each after BN-ReLU, beside an identity.
+  """1x1, 3x3, 3x3 and 1x1, each after BN-ReLU, with an identity shortcut.
 
   Attributes:
-    spec: of the model.
-    features: at most those of the input; the shortcut drops the last ones.
-    upsample: doubles the side, before the first 3x3.
-    platform: of the devices.
-    moments: of batch norm.
-    train: normalizes by the batch's statistics.
+    spec: spec of the model.
+    features: number of output channels, at most that of the input. The shortcut
+      drops the last channels.
+    upsample: whether to double the side, before the first 3x3.
+    platform: platform of the devices.
+    moments: which samples share batch norm statistics.
+    train: whether to normalize with the batch's statistics.
   """
 
   spec: BigganDeepSpec
@@ -65,7 +66,7 @@ class GeneratorBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array, condition: Array) -> Array:
-    """[B, H, W, C] to [B, H or 2H, W or 2W, features]."""
+    """Maps [B, H, W, C] to [B, H or 2H, W or 2W, features]."""
     spec = self.spec
     inner = x_bhwc.shape[-1] // REDUCTION
     conv = functools.partial(
@@ -100,7 +101,7 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-  """Linear to 4x4, stages of blocks upwards, BN-ReLU-3x3-tanh."""
+  """A linear layer to 4x4, upsampling stages, and BN-ReLU-3x3-tanh."""
 
   spec: BigganDeepSpec
   platform: str
@@ -109,7 +110,7 @@ class Generator(nn.Module):
 
   @nn.compact
   def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
-    """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    """Maps latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
     spec = self.spec
     first, *widths = (spec.g_width * m for m in G_WIDTHS[spec.resolution])
     condition = self._condition(latents, labels)
@@ -142,16 +143,16 @@ class Generator(nn.Module):
       name="output_norm",
     )
     rgb_bhwc = self._to_rgb(nn.relu(norm(x_bhwc, train=train)))
-    # As in BigGAN, images are never in half precision.
+    # As in BigGAN, images are not bfloat16.
     return jnp.tanh(rgb_bhwc.astype(spec.dtype))
 
   def _condition(self, latents: Array, labels: Array) -> Array:
-    """What the first layer and all norms see, in the layout's order."""
+    """Returns the condition of the first layer and all norms, [B, N]."""
     spec = self.spec
     latents = latents.astype(spec.dtype)
     if not spec.num_classes:
       return latents
-    # Never spectrally normalized, as in BigGAN.
+    # No spectral norm, as in BigGAN.
     classes = Embedding(
       spec.num_classes, spec.shared_dim, _orthogonal, spec.dtype, name="shared"
     )(labels)
@@ -161,7 +162,11 @@ class Generator(nn.Module):
     return jnp.concatenate(parts, axis=1)
 
   def _to_rgb(self, x_bhwc: Array) -> Array:
-    """The official one makes `g_width` channels; all but the first are lost."""
+    """Applies the last convolution.
+
+    The official one has `g_width` output channels, of which only the first
+    `image_channels` are used.
+    """
     spec = self.spec
     is_wide = spec.layout == "tfhub"
     return Conv(
@@ -176,13 +181,14 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-  """ReLU-1x1, ReLU-3x3, ReLU-3x3, ReLU-[pool]-1x1 beside an identity.
+  """ReLU-1x1, ReLU-3x3, ReLU-3x3 and ReLU-[pool]-1x1, with a shortcut.
 
   Attributes:
-    spec: of the model.
-    features: at least those of the input; a 1x1 convolution of the shortcut
-      makes those it lacks.
-    downsample: halves the side, before the last 1x1.
+    spec: spec of the model.
+    features: number of output channels, at least that of the input. A 1x1
+      convolution adds the missing channels to the shortcut, which is otherwise
+      the identity.
+    downsample: whether to halve the side, before the last 1x1.
   """
 
   spec: BigganDeepSpec
@@ -191,7 +197,7 @@ class DiscriminatorBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to [B, H or H/2, W or W/2, features]."""
+    """Maps [B, H, W, C] to [B, H or H/2, W or W/2, features]."""
     inner = self.features // REDUCTION
     conv = functools.partial(
       Conv, dtype=self.spec.dtype, kernel_init=_orthogonal, use_bias=True
@@ -210,7 +216,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """3x3, stages of blocks downwards to 4x4, ReLU, sum, projection."""
+  """3x3, stages of downsampling blocks to 4x4, ReLU, sum, and projection."""
 
   spec: BigganDeepSpec
   platform: str
@@ -218,7 +224,7 @@ class Discriminator(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, labels: Array) -> Array:
-    """Images [B, H, W, C] and labels [B] to logits [B]."""
+    """Maps images [B, H, W, C] and labels [B] to logits [B]."""
     spec = self.spec
     first, *widths = (spec.d_width * m for m in D_WIDTHS[spec.resolution])
     x_bhwc = Conv(
@@ -249,13 +255,13 @@ def make(
   split: BatchSplit = WHOLE_BATCH,
   gather: Gather | None = None,
 ) -> GanModel:
-  """The two networks as pure functions.
+  """Builds the two networks as pure functions.
 
   Args:
-    spec: sizes.
-    platform: of the devices that will run it (`cpu`, `gpu`, `tpu`).
-    split: of the batch in training.
-    gather: of parameters that are split over devices; see `models.blocks`.
+    spec: spec of the model.
+    platform: platform of the devices that will run it (`cpu`, `gpu`, `tpu`).
+    split: how the training batch is split over devices.
+    gather: function that gathers sharded parameters; see `models.blocks`.
   """
   return wrap(
     Generator(spec, platform, Moments(spec.batch_norm_group_size, split)),

@@ -17,12 +17,14 @@ from bigscale.spec.model import (
 if TYPE_CHECKING:
   from bigscale.types import GanModel
 
-# A block's inner width, as a share of its input's in G, its output's in D.
+# Ratio of a block's width to its inner width. The block's width is that of the
+# input in G and of the output in D.
 REDUCTION = 4
 
-# Channel multipliers: of the first map and of each stage's output in G, of the
-# stem's and of each stage's output in D. Tables of the authors' PyTorch code;
-# 512 px of D, which is not there, of compare_gan (resnet_biggan_deep.py).
+# Channel multipliers. In G: of the first map and of each stage's output. In D:
+# of the stem's and each stage's output. The tables are from the authors'
+# PyTorch code. D's entry for 512 px, which that code lacks, is from compare_gan
+# (resnet_biggan_deep.py).
 G_WIDTHS = {
   64: (16, 16, 8, 4, 2),
   128: (16, 16, 8, 4, 2, 1),
@@ -38,7 +40,7 @@ D_WIDTHS = {
 
 
 def sides(resolution: int) -> tuple[int, ...]:
-  """Sides of the maps that stages make, from 4 px up to the image's."""
+  """Returns the sides of the stages' maps, from 4 px to the image's side."""
   found = [4]
   while found[-1] < resolution:
     found.append(2 * found[-1])
@@ -49,35 +51,42 @@ def sides(resolution: int) -> tuple[int, ...]:
 class BigganDeepSpec(ModelBase):
   """BigGAN-deep (Brock et al. 2019, app. B, tables 7 to 9).
 
-  Every block sees the whole of z beside the shared class embedding.
+  Every block receives all of z together with the shared class embedding.
 
   Attributes:
-    resolution: 64, 128, 256 or 512.
-    g_width: channel multiplier `ch` of G (128 in the paper).
-    d_width: channel multiplier of D.
+    name: name of the family; always `biggan_deep`.
+    resolution: side of the square images, pixels: 64, 128, 256 or 512.
+    latent_dim: length of z.
+    g_width: channel multiplier `ch` of G, a multiple of 4 (128 in the paper).
+    d_width: channel multiplier `ch` of D, a multiple of 4 (128 in the paper).
     shared_dim: length of the shared class embedding.
-    g_depth: blocks of each stage of G.
-    d_depth: blocks of each stage of D.
-    g_attention: resolutions with self-attention in G, px.
-    d_attention: the same in D.
-    layout: `tfhub`, the official weights': condition [z, y] and a last
-      convolution of `g_width` channels of which `image_channels` are kept;
-      `pytorch`, BigGAN-PyTorch's: condition [y, z] and a last convolution of
-      `image_channels`. D is the same in both.
-    batch_norm_momentum: share of the old running statistics kept each step.
-    batch_norm_epsilon: added to the variance.
-    batch_norm_group_size: samples that share statistics in training, a
-      device's or some devices'; 0 is the whole batch.
-    batch_norm_update: running statistics move in every forward pass in
-      training (`forward`, the authors' code), or once per optimizer step, by
-      the mean over its microbatches (`step`); one and the same without
-      gradient accumulation.
-    spectral_epsilon: guards the norms of the power iteration.
-    spectral_update: the power iteration moves in every forward pass in
-      training (`forward`, the authors' code), or once per network and
-      optimizer step (`step`), which is cheaper.
-    bf16_stages: how many of the highest resolutions compute in bfloat16.
-      Statistics, conditions, the image and the logits do not.
+    g_depth: number of blocks per stage of G.
+    d_depth: number of blocks per stage of D.
+    g_attention: sides of the maps of G that self-attention follows, px.
+    d_attention: sides of the maps of D that self-attention follows, px.
+    layout: layout of G's weights. `tfhub` is that of the official weights: the
+      condition is [z, y], and the last convolution has `g_width` channels, of
+      which only the first `image_channels` are used. `pytorch` is that of
+      BigGAN-PyTorch: the condition is [y, z], and the last convolution has
+      `image_channels` channels. D is the same in both.
+    batch_norm_momentum: decay rate of the running statistics per update, in [0,
+      1).
+    batch_norm_epsilon: constant added to the variance in batch norm.
+    batch_norm_group_size: number of samples that share statistics in training:
+      those of a fraction of a device, of one device or of several devices. 0
+      uses the whole batch.
+    batch_norm_update: when the running statistics are updated. `forward`
+      updates them in every training forward pass, as in the authors' code.
+      `step` updates them once per optimizer step, with the mean over its
+      microbatches. Without gradient accumulation both are the same.
+    spectral_epsilon: constant that prevents division by zero in the power
+      iteration.
+    spectral_update: when the power iteration is updated. `forward` updates it
+      in every training forward pass, as in the authors' code. `step` updates it
+      once per network and optimizer step, which is cheaper.
+    bf16_stages: number of stages, counted from the highest resolution, that
+      compute in bfloat16. Statistics, conditions, images and logits stay in
+      `dtype`.
   """
 
   title: ClassVar[str] = "BigGAN-deep"
@@ -98,7 +107,7 @@ class BigganDeepSpec(ModelBase):
   spectral_epsilon: float = 1e-4
   spectral_update: Update = "forward"
 
-  # Of all matrices but the embeddings.
+  # All matrices except the embeddings have spectral norm.
   g_spectral: ClassVar[bool] = True
   formats: ClassVar[dict[str, str]] = {
     "biggan-pytorch": "bigscale.interop.biggan_deep_pytorch",
@@ -110,7 +119,7 @@ class BigganDeepSpec(ModelBase):
     super().__post_init__()
     require(
       self.resolution in G_WIDTHS,
-      f"model.resolution={self.resolution} has no BigGAN-deep; "
+      f"model.resolution={self.resolution} is not a resolution of BigGAN-deep; "
       f"use one of {', '.join(map(str, G_WIDTHS))}",
     )
     _, *above = sides(self.resolution)
@@ -124,14 +133,14 @@ class BigganDeepSpec(ModelBase):
     )
     require(
       self.num_classes == 0 or self.shared_dim >= 1,
-      f"model.shared_dim={self.shared_dim} must be 1 or more, for all blocks "
-      "share one class embedding; the published length is 128",
+      f"model.shared_dim={self.shared_dim} must be 1 or more, because all "
+      "blocks share one class embedding; the published length is 128",
     )
     for field in ("g_width", "d_width"):
       require(
         getattr(self, field) >= 4 and getattr(self, field) % 4 == 0,
         f"model.{field}={getattr(self, field)} must be a multiple of 4, the "
-        "bottleneck's reduction; the paper's is 128",
+        "reduction of the bottleneck; the paper uses 128",
       )
     for field in ("g_depth", "d_depth"):
       require(
@@ -152,7 +161,11 @@ class BigganDeepSpec(ModelBase):
   def of_width(
     self, resolution: int, depth: int | None
   ) -> Callable[[int], ModelBase]:
-    """As BigGAN's, with `depth` blocks a stage."""
+    """Returns models by width that keep the ratio of G's and D's widths.
+
+    Each stage has `depth` blocks. Attention changes as in
+    `BigganSpec.of_width`.
+    """
     check_published(self, resolution, G_WIDTHS)
     changes = {
       "g_depth": depth or self.g_depth,
@@ -163,7 +176,7 @@ class BigganDeepSpec(ModelBase):
 
   @property
   def player_widths(self) -> tuple[float, float]:
-    """The channel multipliers."""
+    """The channel multipliers of G and D."""
     return self.g_width, self.d_width
 
 

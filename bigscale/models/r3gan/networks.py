@@ -1,17 +1,18 @@
-"""R3GAN (Huang et al. 2024, sec. 4): a plain grouped ResNet on both sides.
+"""R3GAN's networks: plain grouped ResNets (Huang et al. 2024, sec. 4).
 
-No normalization, no modulation, no tanh. A block is 1x1 up, grouped 3x3, 1x1
-down, with the last convolution starting at zero (Fixup), so that at the start
-a network is its skip path. Names of parameters: `stage16/block0/grouped/
-kernel` is in the stage that works at 16 x 16.
+They have no normalization, modulation or tanh. A block consists of a 1x1
+convolution that widens, a grouped 3x3 and a 1x1 that narrows. The last
+convolution starts at zero (Fixup), so a block is initially the identity. The
+name of a parameter contains the side of its stage:
+`stage16_block0/grouped/kernel` is in the stage that works at 16 x 16.
 
-Two options that the paper does not have come from BigGAN (Brock et al. 2019,
-app. B): `hierarchical` gives every stage of G a chunk of z, and with
-`shared_embedding` every stage sees the one class embedding, too. The first
-stage's code scales the basis as ever; each later one scales the channels that
-its stage starts from, by 1 + linear(code). The linear layer starts at zero, so
-that the network at the start is the plain one; BigGAN's conditional batch norm
-has no place here, where nothing is normalized.
+Two options that are not in the paper come from BigGAN (Brock et al. 2019, app.
+B). `hierarchical` gives every stage of G a chunk of z. `shared_embedding` gives
+every stage the same class embedding. The code of the first stage scales the
+basis. The code of each later stage scales its input channels by 1 +
+linear(code). That linear layer starts at zero, so these options do not change
+the initial function. BigGAN's conditional batch norm is not used, because R3GAN
+has no normalization.
 """
 
 import functools
@@ -35,18 +36,18 @@ from bigscale.ops.resample import downsample2x, upsample2x
 from bigscale.types import WHOLE_BATCH, Array, BatchSplit, GanModel
 
 _SLOPE = 0.2
-# Gain of a leaky ReLU (He et al. 2015).
+# Gain for a leaky ReLU (He et al. 2015).
 LEAKY_GAIN = (2 / (1 + _SLOPE**2)) ** 0.5
 
 
 class BiasAct(nn.Module):
-  """Adds a bias, then a leaky ReLU of slope 0.2 and gain 1."""
+  """Adds a bias and applies a leaky ReLU with slope 0.2 and gain 1."""
 
   dtype: str
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Any shape, channels last."""
+    """Maps an array of any shape, channels last, to the same shape."""
     bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.dtype)
     bias = bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
     x = x + bias
@@ -54,7 +55,7 @@ class BiasAct(nn.Module):
 
 
 class Block(nn.Module):
-  """x + down(act(grouped(act(up(x))))); the sum is not activated."""
+  """x + down(act(grouped(act(up(x))))), without an activation of the sum."""
 
   spec: R3ganSpec
   cardinality: int
@@ -63,7 +64,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to the same."""
+    """Maps [B, H, W, C] to the same shape."""
     channels = x_bhwc.shape[-1]
     inner = round(channels * self.spec.expansion)
     conv1x1 = _conv1x1(self.spec, self.platform)
@@ -98,7 +99,7 @@ class Block(nn.Module):
 
 
 def _conv1x1(spec: R3ganSpec, platform: str) -> Callable[..., Conv]:
-  """A 1x1 convolution, still to be told its features and its name."""
+  """Returns a 1x1 convolution whose features and name are still to be set."""
   return functools.partial(
     Conv,
     size=1,
@@ -113,7 +114,7 @@ def _block_gain(spec: R3ganSpec) -> float:
 
 
 class Generator(nn.Module):
-  """A learned 4x4 basis scaled by the latents, then stages upwards."""
+  """A learned 4x4 basis scaled by the latents, and upsampling stages."""
 
   spec: R3ganSpec
   platform: str
@@ -121,8 +122,8 @@ class Generator(nn.Module):
 
   @nn.compact
   def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
-    """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
-    del train  # Without batch norm, training and sampling are one.
+    """Maps latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    del train  # Only batch norm would need it.
     spec = self.spec
     conv1x1 = _conv1x1(spec, self.platform)
     latents_bz = latents.astype(spec.dtype)
@@ -151,12 +152,13 @@ class Generator(nn.Module):
         x_bhwc = _scale(spec, stage, codes[stage], upsample2x(x_bhwc))
       x_bhwc = _blocks(spec, stage, self.platform, self.gather, x_bhwc)
     image_bhwc = conv1x1(spec.image_channels, name="to_rgb")(x_bhwc)
-    # Penalties differentiate with respect to images: never in half precision.
+    # Penalties differentiate with respect to images, so images are not
+    # bfloat16.
     return image_bhwc.astype(spec.dtype)
 
 
 class Discriminator(nn.Module):
-  """Stages downwards, a depthwise 4x4 head, a linear or projection logit."""
+  """Downsampling stages, a depthwise 4x4 head, a linear or projection logit."""
 
   spec: R3ganSpec
   platform: str
@@ -164,7 +166,7 @@ class Discriminator(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array, labels: Array) -> Array:
-    """Images [B, H, W, C] and labels [B] to logits [B]."""
+    """Maps images [B, H, W, C] and labels [B] to logits [B]."""
     spec = self.spec
     last = len(spec.widths) - 1
     x_bhwc = images.astype(stage_dtype(spec, spec.resolution))
@@ -182,8 +184,8 @@ class Discriminator(nn.Module):
     basis_hwc = self.param(
       "basis", scaled_normal(1.0, 16), (4, 4, spec.widths[0]), spec.dtype
     )
-    # Not as an einsum: for its transposes XLA's CPU backend computes the
-    # resampled map again in every element, at a tenth of the step's time.
+    # Not an einsum: for its transposes, XLA's CPU backend would recompute the
+    # resampled map for every element, which costs a tenth of the step time.
     features_bc = jnp.sum(
       x_bhwc.astype(spec.dtype) * basis_hwc[None], axis=(1, 2)
     )
@@ -195,7 +197,8 @@ class Discriminator(nn.Module):
     class_bc = Embedding(
       spec.num_classes,
       spec.widths[0],
-      # The authors' gain 1 / sqrt(dim) on top of the usual 1 / sqrt(fan-in).
+      # The authors' gain 1 / sqrt(dim), in addition to the usual 1 /
+      # sqrt(fan-in).
       scaled_normal(spec.widths[0] ** -0.5, spec.num_classes),
       spec.dtype,
       name="classes",
@@ -210,7 +213,7 @@ def _blocks(
   gather: Gather | None,
   x_bhwc: Array,
 ) -> Array:
-  """The residual blocks of one stage; called inside a compact module."""
+  """Applies the residual blocks of a stage; called inside a compact module."""
   for i in range(spec.blocks[stage]):
     name = f"stage{4 * 2**stage}_block{i}"
     x_bhwc = block(Block, name, spec.remat, gather)(
@@ -220,7 +223,7 @@ def _blocks(
 
 
 def _codes(spec: R3ganSpec, latents_bz: Array, class_by: Array) -> list[Array]:
-  """What each stage of G is told: [B, n], with n = 0 where nothing."""
+  """Returns the code of each stage of G, [B, n]; n = 0 if it has none."""
   later = len(spec.widths) - 1
   if spec.hierarchical:
     chunks = jnp.split(latents_bz, later + 1, axis=-1)
@@ -234,7 +237,7 @@ def _codes(spec: R3ganSpec, latents_bz: Array, class_by: Array) -> list[Array]:
 
 
 def _scale(spec: R3ganSpec, stage: int, code_bz: Array, x_bhwc: Array) -> Array:
-  """Channels times 1 + linear(code); called inside a compact module."""
+  """Multiplies channels by 1 + linear(code); called inside a compact module."""
   if not code_bz.shape[-1]:
     return x_bhwc
   gain_bc = 1 + Dense(
@@ -252,13 +255,14 @@ def make(
   split: BatchSplit = WHOLE_BATCH,
   gather: Gather | None = None,
 ) -> GanModel:
-  """The two networks as pure functions.
+  """Builds the two networks as pure functions.
 
   Args:
-    spec: sizes.
-    platform: of the devices that will run it (`cpu`, `gpu`, `tpu`).
-    split: of the batch in training; samples do not see each other here.
-    gather: of parameters that are split over devices; see `models.blocks`.
+    spec: spec of the model.
+    platform: platform of the devices that will run it (`cpu`, `gpu`, `tpu`).
+    split: how the training batch is split; unused, because samples do not
+      depend on each other.
+    gather: function that gathers sharded parameters; see `models.blocks`.
   """
   del split
   return gan_model(

@@ -32,22 +32,26 @@ GroupedConv = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class R3ganSpec(ModelBase):
-  """R3GAN (Huang et al. 2024, sec. 4). Lists run from 4x4 upwards.
+  """R3GAN (Huang et al. 2024, sec. 4).
 
   Attributes:
+    name: name of the family; always `r3gan`.
     resolution: side of the square images, pixels: 4 * 2^(stages - 1).
-    widths: channels of each stage, the 4x4 stage first.
-    blocks: residual blocks of each stage.
-    cardinality: groups of the 3x3 convolution of each stage.
-    expansion: width inside a block over width between blocks: 2 is the
-      inverted bottleneck of the paper's config E, 0.25 the plain one of D.
-    class_embedding_dim: length of the class vector concatenated to z.
-    hierarchical: a chunk of z for every stage of G, where it scales the
-      channels (not in the paper; BigGAN's skip-z).
-    shared_embedding: the class embedding joins the code of every stage of G,
-      not of the first alone (not in the paper).
-    grouped_conv: formulation (ops/grouped_conv.py); `auto` picks by platform,
-      map and group width.
+    widths: number of channels of each stage, from the 4x4 stage upwards.
+    blocks: number of residual blocks of each stage, from the 4x4 stage upwards.
+    cardinality: number of groups of the 3x3 convolution of each stage, from the
+      4x4 stage upwards.
+    expansion: ratio of the width inside a block to the width between blocks. 2
+      is the inverted bottleneck of the paper's config E; 0.25 is the ordinary
+      bottleneck of config D.
+    class_embedding_dim: length of the class embedding that is concatenated to
+      z.
+    hierarchical: whether each stage of G receives its own chunk of z, which
+      scales its channels (BigGAN's skip-z; not in the paper).
+    shared_embedding: whether every stage of G receives the class embedding, not
+      only the first (not in the paper).
+    grouped_conv: formulation of grouped convolutions (ops/grouped_conv.py).
+      `auto` chooses by platform, map size and group width.
   """
 
   title: ClassVar[str] = "R3GAN"
@@ -87,8 +91,8 @@ class R3ganSpec(ModelBase):
       inner = width * self.expansion
       require(
         inner >= 1 and inner == round(inner),
-        f"model.expansion={self.expansion} makes {inner} channels of a stage "
-        f"of {width}; their product must be a whole number",
+        f"model.expansion={self.expansion} times the width {width} is {inner} "
+        "channels; the product must be a whole number",
       )
       require(
         groups > 0 and round(inner) % groups == 0,
@@ -100,12 +104,12 @@ class R3ganSpec(ModelBase):
       check_chunks(self, stages, f"one for each of {stages} stages")
     require(
       self.num_classes > 0 or not self.shared_embedding,
-      "model.shared_embedding=True needs labels, and model.num_classes is 0; "
-      "set it to the number of classes, or leave the embedding out",
+      "model.shared_embedding=True needs labels, but model.num_classes is 0; "
+      "set it to the number of classes, or set model.shared_embedding to False",
     )
 
   def inner_width(self, stage: int) -> int:
-    """Channels inside the blocks of a stage."""
+    """Returns the number of channels inside the blocks of a stage."""
     return round(self.widths[stage] * self.expansion)
 
   def make_networks(self, platform: str, split: Any, gather: Any) -> "GanModel":
@@ -117,18 +121,18 @@ class R3ganSpec(ModelBase):
   def of_width(
     self, resolution: int, depth: int | None
   ) -> Callable[[int], ModelBase]:
-    """Stages keep this model's widths relative to each other.
+    """Returns models by width that keep the ratios between stage widths.
 
-    Stages that it does not have halve the width at each doubling, as the
-    published FFHQ models do from 64 px on. Groups keep their width, so that
-    there are more of them in a wider model; a dense 3x3 stays dense. Chunks of
-    z keep their length.
+    Additional stages halve the width at each doubling of the resolution, as the
+    published FFHQ models do from 64 px on. Groups keep their width, so a wider
+    model has more groups; a dense 3x3 convolution stays dense. Chunks of z keep
+    their length.
     """
     stages = int(math.log2(max(resolution, 4))) - 1
     require(
       resolution == 4 * 2 ** (stages - 1),
-      f"resolution={resolution} has no R3GAN; use a power of 2 from 4 px on, "
-      f"as {4 * 2 ** (stages - 1)}",
+      f"resolution={resolution} is not a resolution of R3GAN; use a power of 2 "
+      f"that is at least 4 px, for example {4 * 2 ** (stages - 1)}",
     )
     widest, known = max(self.widths), len(self.widths)
     shares, group_widths = [], []
@@ -139,7 +143,8 @@ class R3ganSpec(ModelBase):
       groups = self.cardinality[nearest]
       group_width = self.inner_width(nearest) // groups
       group_widths.append(group_width if groups > 1 else 0)
-    # Between widths at which all stages have whole groups.
+    # All stages consist of whole groups if the widest width is a multiple of
+    # this.
     unit = math.lcm(
       *(
         (
@@ -173,7 +178,7 @@ class R3ganSpec(ModelBase):
 
   @property
   def player_widths(self) -> tuple[float, float]:
-    """The widest stage's, of both."""
+    """The width of the widest stage, for both G and D."""
     return (max(self.widths),) * 2
 
 
@@ -203,8 +208,8 @@ _FFHQ256 = _published(
   bf16_stages=4,
 )
 
-# Tables of the authors' train.py. D's class embedding is as long as its 4x4
-# stage is wide in all of them.
+# Tables of the authors' train.py. In all of them, D's class embedding is as
+# long as the 4x4 stage is wide.
 PRESETS = {
   "cifar10": _published((768,) * 4, (96,) * 4, num_classes=10, bf16_stages=3),
   "ffhq64": _published((768,) * 4 + (384,), (96,) * 4 + (48,), bf16_stages=4),
@@ -215,12 +220,12 @@ PRESETS = {
   "imagenet64": _published(
     (1536,) * 5, (96,) * 5, num_classes=1000, bf16_stages=4
   ),
-  # Not in the authors' code. Their appendix D: the CIFAR-10 model without
-  # classes. Digits are padded from 28 px to 32.
+  # Not in the authors' code. According to their appendix D, this is the
+  # CIFAR-10 model without classes. Digits are padded from 28 px to 32 px.
   "stacked_mnist": _published((768,) * 4, (96,) * 4, bf16_stages=3),
-  # The last two stops of the paper's roadmap on FFHQ-256. D is a plain
-  # bottleneck ResNet, three times as wide as StyleGAN2 outside the blocks
-  # and 0.75 times inside.
+  # The last two configs of the paper's roadmap on FFHQ-256. In config D,
+  # networks are ordinary bottleneck ResNets, three times as wide as StyleGAN2
+  # outside the blocks and 0.75 times as wide inside.
   "D": _published(
     (1536, 1536, 1536, 1536, 768, 384, 192),
     (1,) * 7,

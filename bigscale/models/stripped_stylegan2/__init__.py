@@ -1,4 +1,4 @@
-"""StyleGAN2 without its tricks (Huang et al. 2024)."""
+"""Stripped StyleGAN2 (Huang et al. 2024)."""
 
 from bigscale.models.stripped_stylegan2.spec import PRESETS, StrippedSpec
 

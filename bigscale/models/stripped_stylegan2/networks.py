@@ -1,25 +1,27 @@
-"""StyleGAN2's backbone alone: configs B and C of R3GAN's roadmap.
+"""Stripped StyleGAN2's networks: configs B and C of R3GAN's roadmap.
 
-What Huang et al. 2024 (sec. 3) leave of StyleGAN2: in G a learned 4x4 basis,
-two 3x3 convolutions a resolution, leaky ReLU, images summed over resolutions
-(output skips), no tanh; in D residual blocks and a head of two linear layers.
-Gone are the mapping network, modulation, noise, normalization of z, minibatch
-standard deviation and the equalized learning rate. B and C differ in the loss
-alone. The authors published no code for either; the parameter counts of their
-table come out exactly (18.890 M and 23.996 M). Left open there, chosen here:
+Huang et al. 2024 (sec. 3) reduce StyleGAN2 to the following. G has a learned
+4x4 basis, two 3x3 convolutions per resolution, leaky ReLU, and images summed
+over resolutions (output skips), without tanh. D has residual blocks and a head
+of two linear layers. The mapping network, modulation, noise, normalization of
+z, minibatch standard deviation and the equalized learning rate are removed. B
+and C differ only in the loss. The authors published no code for either, but the
+parameter counts of their table are reproduced exactly (18.890 M and 23.996 M).
+The paper leaves these choices open:
 
-- z enters as in config D and E: the basis is multiplied by a bias-free linear
-  layer of z. The count leaves room for nothing else.
-- Without equalized learning rate, weights start as N(0, gain / sqrt(fan-in)),
-  gain sqrt(2 / 1.04) before a leaky ReLU (He et al. 2015) and 1 elsewhere;
-  biases at zero. The activation then needs no gain of its own, while
+- z enters as in configs D and E: the basis is multiplied by a linear layer of
+  z without bias. The parameter count excludes anything else.
+- Weights start as N(0, gain / sqrt(fan-in)), without equalized learning rate,
+  with gain sqrt(2 / 1.04) before a leaky ReLU (He et al. 2015) and 1
+  elsewhere; biases start at zero. The activation then needs no gain, while
   StyleGAN2 multiplies by sqrt(2) after it.
 - The sum of a residual block is divided by sqrt(2), as in StyleGAN2.
-- Filters and convolutions are separate (StyleGAN2 fuses them into strided
-  ones): the same function but at the borders, for up to 4 times the
-  multiplications of those layers.
-- Classes, which the paper's models B and C do not have: in G the embedding is
-  concatenated to z, as in R3GAN; D adds a projection (Miyato and Koyama 2018).
+- Filters and convolutions are separate, while StyleGAN2 fuses them into strided
+  ones. The function is the same except at the borders, but these layers need
+  up to 4 times the multiplications.
+- The paper's models B and C have no classes. Here, G concatenates the class
+  embedding to z, as R3GAN does, and D adds a projection (Miyato and Koyama
+  2018).
 """
 
 import functools
@@ -51,10 +53,10 @@ class ConvAct(nn.Module):
   """Convolution, resampling, bias and leaky ReLU.
 
   Attributes:
-    features: output channels.
-    size: of the square kernel.
-    dtype: of the weights.
-    resample: between the convolution and the bias.
+    features: number of output channels.
+    size: side of the square kernel.
+    dtype: dtype of the weights.
+    resample: function applied between the convolution and the bias.
   """
 
   features: int
@@ -64,7 +66,7 @@ class ConvAct(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to [B, H, W, features], before resampling."""
+    """Maps [B, H, W, C] to [B, H, W, features], resampled."""
     init = scaled_normal(LEAKY_GAIN, x_bhwc.shape[-1] * self.size**2)
     y_bhwc = Conv(self.features, self.size, self.dtype, init, name="conv")(
       x_bhwc
@@ -73,14 +75,14 @@ class ConvAct(nn.Module):
 
 
 class ToRgb(nn.Module):
-  """1x1 convolution to an image, with a bias that starts at zero."""
+  """A 1x1 convolution to an image, with a bias that starts at zero."""
 
   channels: int
   dtype: str
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to [B, H, W, channels]."""
+    """Maps [B, H, W, C] to [B, H, W, channels]."""
     y_bhwc = Conv(self.channels, 1, self.dtype, name="conv")(x_bhwc)
     bias_c = self.param(
       "bias", nn.initializers.zeros, (self.channels,), self.dtype
@@ -96,7 +98,7 @@ class ResidualBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_bhwc: Array) -> Array:
-    """[B, H, W, C] to [B, H/2, W/2, features]."""
+    """Maps [B, H, W, C] to [B, H/2, W/2, features]."""
     channels = x_bhwc.shape[-1]
     y_bhwc = ConvAct(channels, 3, self.dtype, name="conv0")(x_bhwc)
     y_bhwc = ConvAct(self.features, 3, self.dtype, downsample2x, name="conv1")(
@@ -109,15 +111,15 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-  """A learned 4x4 basis scaled by the latents, then stages upwards."""
+  """A learned 4x4 basis scaled by the latents, and upsampling stages."""
 
   spec: StrippedSpec
   gather: Gather | None = None
 
   @nn.compact
   def __call__(self, latents: Array, labels: Array, *, train: bool) -> Array:
-    """Latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
-    del train  # Without batch norm, training and sampling are one.
+    """Maps latents [B, latent_dim] and labels [B] to images [B, H, W, C]."""
+    del train  # Only batch norm would need it.
     spec, dtype = self.spec, self.spec.dtype
     code_bz = latents.astype(dtype)
     if spec.num_classes:
@@ -157,14 +159,14 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Residual blocks downwards, a 3x3 convolution and two linear layers."""
+  """Downsampling residual blocks, a 3x3 convolution and two linear layers."""
 
   spec: StrippedSpec
   gather: Gather | None = None
 
   @nn.compact
   def __call__(self, images: Array, labels: Array) -> Array:
-    """Images [B, H, W, C] and labels [B] to logits [B]."""
+    """Maps images [B, H, W, C] and labels [B] to logits [B]."""
     spec, dtype = self.spec, self.spec.dtype
     x_bhwc = ConvAct(spec.widths[-1], 1, dtype, name="from_rgb")(
       images.astype(stage_dtype(spec, spec.resolution))
@@ -199,11 +201,11 @@ class Discriminator(nn.Module):
 
 
 def make(spec: StrippedSpec, gather: Gather | None = None) -> GanModel:
-  """The two networks as pure functions.
+  """Builds the two networks as pure functions.
 
   Args:
-    spec: sizes.
-    gather: of parameters that are split over devices; see `models.blocks`.
+    spec: spec of the model.
+    gather: function that gathers sharded parameters; see `models.blocks`.
   """
   return gan_model(
     Generator(spec),

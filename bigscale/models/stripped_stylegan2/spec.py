@@ -1,4 +1,4 @@
-"""StyleGAN2 without its tricks: configs B and C of R3GAN's roadmap."""
+"""Stripped StyleGAN2: its spec, and configs B and C of R3GAN's roadmap."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StrippedSpec(ModelBase):
-  """StyleGAN2's backbone alone (Huang et al. 2024, sec. 4, config B).
+  """The backbone of StyleGAN2 (Huang et al. 2024, sec. 4, config B).
 
-  Without mapping network, style modulation, noise, equalized learning rate
-  and minibatch standard deviation. Lists run from 4x4 upwards.
+  It has no mapping network, style modulation, noise, equalized learning rate or
+  minibatch standard deviation.
 
   Attributes:
+    name: name of the family; always `stripped_stylegan2`.
     resolution: side of the square images, pixels: 4 * 2^(stages - 1).
-    widths: channels of each stage, the 4x4 stage first.
-    class_embedding_dim: length of the class vector concatenated to z.
+    widths: number of channels of each stage, from the 4x4 stage upwards.
+    class_embedding_dim: length of the class embedding that is concatenated to
+      z.
   """
 
   title: ClassVar[str] = "Stripped StyleGAN2"
@@ -36,7 +38,7 @@ class StrippedSpec(ModelBase):
     require(
       stages >= 2 and self.resolution == 4 * 2 ** (stages - 1),
       f"model.resolution={self.resolution} does not fit {stages} "
-      f"model.widths; use 2 stages or more, {stages} of them make "
+      f"model.widths; use at least 2 stages; {stages} stages make "
       f"{4 * 2 ** max(stages - 1, 0)} px",
     )
     check_bf16_stages(self, stages)
@@ -49,12 +51,13 @@ class StrippedSpec(ModelBase):
 
   @property
   def player_widths(self) -> tuple[float, float]:
-    """The widest stage's, of both."""
+    """The width of the widest stage, for both G and D."""
     return (max(self.widths),) * 2
 
 
-# Config B of the paper's roadmap, whose networks C shares: the widths of
-# StyleGAN2-ADA's `paper256`. 18.890 M parameters in G, 23.996 M in D.
+# Config B of the paper's roadmap; config C has the same networks. The widths
+# are those of StyleGAN2-ADA's `paper256`: 18.890 M parameters in G, 23.996 M in
+# D.
 PRESETS = {
   "B": StrippedSpec(resolution=256, widths=(512, 512, 512, 512, 256, 128, 64)),
 }

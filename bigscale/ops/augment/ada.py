@@ -1,25 +1,27 @@
-"""The pipe of StyleGAN2-ADA with R3GAN's strengths.
+"""The pipeline of StyleGAN2-ADA with R3GAN's strengths.
 
-In this order (Karras et al. 2020, app. B; multipliers and strengths as R3GAN
-sets them): `blit`, pixels moved whole: x-flip, quarter turns, whole
-translation; `geometric`: isotropic scaling, rotation, anisotropic scaling,
-rotation, fractional translation; `color`: brightness, contrast, luma flip,
-hue, saturation; `cutout`. Image-space filters and noise are off in R3GAN and
-left out. An operation is applied to an image with its multiplier times the
-probability given: 1 for blit, geometric and cutout, 1/2 for colours.
+It consists of these operations, in this order (Karras et al. 2020, app. B;
+multipliers and strengths as in R3GAN). `blit` moves whole pixels: x-flip,
+quarter turns and integer translation. `geometric` consists of isotropic
+scaling, rotation, anisotropic scaling, rotation and fractional translation.
+`color` consists of brightness, contrast, luma flip, hue and saturation.
+`cutout` is last. R3GAN disables image-space filters and noise, so they are
+omitted. An operation is applied to an image with the given probability times
+the operation's multiplier, which is 1 for blit, geometric and cutout, and 1/2
+for color.
 
-Where this differs from the authors' code:
+Differences from the authors' code:
 
-- An image whose colours, or whose pixels' places, no draw has changed is
-  returned as it was, bit for bit. Theirs passes through filters, or through
-  the identity matrix, which give it back up to rounding.
-- An image with blit operations alone is made by moving its pixels. Theirs
-  pass through the resampling, whose filter is not quite symmetric: there a
-  flip convolves the image with a kernel of about 0.96 at its centre and up
-  to 0.1 beside it, which changes pixels of photos by up to 0.3 and of noise by
-  up to 0.7 (docs/parity.md). Combined with geometric operations, blits are
-  part of one resampling, as theirs are.
-- The reflected margin is always the widest that theirs can be
+- An image whose colors or geometry no operation changes is returned bit for
+  bit. The authors pass it through filters or the identity matrix, which
+  reproduce it only up to rounding.
+- An image with only blit operations is computed by moving its pixels. The
+  authors resample it with a filter that is not quite symmetric. There, a flip
+  convolves the image with a kernel of about 0.96 at its center and up to 0.1
+  next to it, which changes pixels of photos by up to 0.3 and of noise by up to
+  0.7 (docs/parity.md). If combined with geometric operations, blits are part
+  of one resampling, as in the authors' code.
+- The reflected margin always has the maximum width of the authors' margin
   (`bigscale.ops.augment.warp`).
 """
 
@@ -30,8 +32,8 @@ from bigscale.ops.augment.warp import warp
 from bigscale.spec import require
 from bigscale.types import Array
 
-_CUTOUT_SIZE = 0.5  # Of each side.
-# Uniform numbers of an image: blit, geometric, color, cutout.
+_CUTOUT_SIZE = 0.5  # Fraction of each side.
+# Uniform numbers per image, for blit, geometric, color and cutout.
 COUNT = 7 + 11 + 10 + 3
 _SPLITS = (7, 18, 28)
 
@@ -42,13 +44,13 @@ def augment(
   images_bhwc: Array,
   probability: Array,
 ) -> Array:
-  """Applies those of blit, geometric, color, cutout that are named.
+  """Applies the selected transforms of blit, geometric, color and cutout.
 
   Args:
-    transforms: names.
+    transforms: names of the transforms to apply.
     u_bn: [B, COUNT] uniform in [0, 1).
     images_bhwc: [B, N, N, C] float in [-1, 1], C = 1 or 3.
-    probability: [] of each operation, before its multiplier, in [0, 1].
+    probability: [] in [0, 1], of each operation before its multiplier.
 
   Raises:
     SpecError: the images have another shape.
@@ -57,8 +59,8 @@ def augment(
   batch, height, width, channels = x.shape
   require(
     height == width,
-    f"the ada pipe was given images of {height}x{width}; it turns them by "
-    "quarters and takes squares",
+    f"the ada pipe was given images of {height}x{width}; they must be square, "
+    "because it applies quarter turns",
   )
   u_blit, u_geometric, u_color, u_cutout = jnp.split(u_bn, _SPLITS, axis=1)
   moved, inverse = x, geometry.identity(batch)
@@ -80,20 +82,21 @@ def augment(
   return x.astype(images_bhwc.dtype)
 
 
-def cut_out(images_bhwc: Array, centres_b2: Array, size_b: Array) -> Array:
-  """Zeroes pixels whose centre lies in a square.
+def cut_out(images_bhwc: Array, centers_b2: Array, size_b: Array) -> Array:
+  """Sets pixels to zero whose center lies in a square.
 
   Args:
     images_bhwc: [B, H, W, C] float.
-    centres_b2: [B, 2] x and y of the square's centre, over the sides.
-    size_b: [B] its side over the image's; 0 for none.
+    centers_b2: [B, 2] x and y of the square's center, as a fraction of the
+      sides.
+    size_b: [B] side of the square, as a fraction of the image's; 0 for none.
   """
   covered = []
-  for side, centre_b in zip(
-    images_bhwc.shape[2:0:-1], centres_b2.T, strict=True
+  for side, center_b in zip(
+    images_bhwc.shape[2:0:-1], centers_b2.T, strict=True
   ):
-    at = (jnp.arange(side, dtype=centre_b.dtype) + 0.5) / side
-    distance = jnp.abs(at[None] - centre_b[:, None])
+    at = (jnp.arange(side, dtype=center_b.dtype) + 0.5) / side
+    distance = jnp.abs(at[None] - center_b[:, None])
     covered.append(distance < size_b[:, None] / 2)
   columns, rows = covered
   return jnp.where(

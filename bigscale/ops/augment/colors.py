@@ -1,6 +1,6 @@
-"""Random affine maps of colour space.
+"""Random affine maps of color space.
 
-A map is a [B, 4, 4] homogeneous matrix from (r, g, b, 1) to (r, g, b, 1),
+A map is a [B, 4, 4] homogeneous matrix from (r, g, b, 1) to (r, g, b, 1), with
 values in [-1, 1]. The luma axis is (1, 1, 1) / sqrt(3).
 """
 
@@ -13,16 +13,16 @@ import numpy as np
 from bigscale.ops.augment import draws
 from bigscale.types import Array
 
-_MULTIPLIER = 0.5  # Of the probability, for each of the five.
+_MULTIPLIER = 0.5  # Factor of the probability of each operation.
 _BRIGHTNESS_STD = 0.2
-_CONTRAST_STD = 0.5  # Of log2.
-_SATURATION_STD = 1.0  # Of log2.
+_CONTRAST_STD = 0.5  # Of the factor's log2.
+_SATURATION_STD = 1.0  # Of the factor's log2.
 
-# Along the luma axis; in homogeneous coordinates.
+# Projection onto the luma axis, in homogeneous coordinates.
 _LUMA = np.zeros((4, 4), np.float32)
 _LUMA[:3, :3] = 1 / 3
 _EYE = np.eye(4, dtype=np.float32)
-# Of the cross product with the luma axis.
+# Cross product with the luma axis.
 _CROSS = np.zeros((4, 4), np.float32)
 _CROSS[:3, :3] = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
 _SHIFT = np.zeros((4, 4), np.float32)
@@ -31,11 +31,11 @@ _CORNER = np.diag(np.array([0, 0, 0, 1], np.float32))
 
 
 class ColorMap(NamedTuple):
-  """What was drawn for a batch.
+  """Random color maps of a batch.
 
   Attributes:
     matrix_b44: [B, 4, 4] float32.
-    drawn_b: [B] bool; where false, the matrix is the identity.
+    drawn_b: [B] bool; if False, the matrix is the identity.
   """
 
   matrix_b44: Array
@@ -53,12 +53,12 @@ def contrast(factor_b: Array) -> Array:
 
 
 def luma_flip(flip_b: Array) -> Array:
-  """Mirrors the luma where [B] values are 1, not where they are 0."""
+  """Mirrors the luma of images with a [B] value of 1; 0 has no effect."""
   return _EYE[None] - 2 * _LUMA[None] * _wide(flip_b)
 
 
 def hue(theta_b: Array) -> Array:
-  """Turns by [B] radians about the luma axis."""
+  """Rotates by [B] radians about the luma axis."""
   across = (_EYE - _LUMA - _CORNER)[None]
   return (
     (_LUMA + _CORNER)[None]
@@ -74,10 +74,10 @@ def saturation(factor_b: Array) -> Array:
 
 
 def draw(u_b10: Array, channels: int, probability: Array | float) -> ColorMap:
-  """Brightness, contrast, luma flip, hue, saturation, in this order.
+  """Generates random brightness, contrast, luma flip, hue and saturation.
 
-  Each is drawn with half of this probability. Hue and saturation are none for
-  images of one channel.
+  They are applied in this order, each with half of the probability. Hue and
+  saturation do not apply to images with one channel.
 
   Args:
     u_b10: [B, 10] uniform in [0, 1).
@@ -106,10 +106,10 @@ def draw(u_b10: Array, channels: int, probability: Array | float) -> ColorMap:
 
 
 def apply(images_bhwc: Array, matrix_b44: Array) -> Array:
-  """Maps the colours of [B, H, W, C] images, C = 1 or 3.
+  """Maps the colors of images [B, H, W, C], C = 1 or 3.
 
-  A gray image takes the mean of the three rows, as a pixel of three equal
-  channels would on average.
+  A gray image uses the mean of the three rows, which is the average of what a
+  pixel with three equal channels would become.
   """
   matrix = matrix_b44[:, :3].astype(images_bhwc.dtype)
   if images_bhwc.shape[-1] == 1:

@@ -1,12 +1,12 @@
-"""DiffAugment: colour, translation and cutout (Zhao et al. 2020).
+"""DiffAugment: color, translation and cutout (Zhao et al. 2020).
 
-As the authors' code has it: `color` is brightness, then saturation, then
-contrast; `translation` moves by up to an eighth of each side and fills with
-zeros; `cutout` zeroes a rectangle of half of each side, whose centre may lie
-anywhere in the image. A gray image has no saturation to change.
+As in the authors' code, `color` is brightness, then saturation, then contrast.
+`translation` moves the image by up to an eighth of each side and fills with
+zeros. `cutout` sets a rectangle with half of each side to zero, whose center
+may be anywhere in the image. Saturation does not change a gray image.
 
-The paper always applies every transform; here each of the three is applied to
-each image with the probability given, independently.
+The paper always applies every transform. Here, each of the three is applied to
+each image independently with the given probability.
 """
 
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from bigscale.ops.augment import draws, moves
 from bigscale.types import Array
 
-_TRANSLATION = 8  # A side over this is the farthest translation.
-_CUTOUT = 2  # A side over this is the cutout's.
-COUNT = 10  # Uniform numbers of an image.
+_TRANSLATION = 8  # Ratio of the image's side to the maximum translation.
+_CUTOUT = 2  # Ratio of the image's side to the cutout's side.
+COUNT = 10  # Uniform numbers per image.
 
 
 def augment(
@@ -25,13 +25,13 @@ def augment(
   images_bhwc: Array,
   probability: Array,
 ) -> Array:
-  """Applies those of color, translation and cutout that `transforms` names.
+  """Applies the selected transforms of color, translation and cutout.
 
   Args:
-    transforms: names.
+    transforms: names of the transforms to apply.
     u_bn: [B, COUNT] uniform in [0, 1).
     images_bhwc: [B, H, W, C] float in [-1, 1], C = 1 or 3.
-    probability: [] of each transform for each image, in [0, 1].
+    probability: [] in [0, 1], of each transform for each image.
 
   Raises:
     SpecError: the images have another shape.
@@ -51,13 +51,13 @@ def augment(
 def color(
   images_bhwc: Array, shift_b: Array, saturation_b: Array, contrast_b: Array
 ) -> Array:
-  """Adds `shift`, then scales about the pixel's mean, then the image's.
+  """Adds a shift, then scales about the pixel's mean and the image's mean.
 
   Args:
     images_bhwc: [B, H, W, C] float.
-    shift_b: [B] added to all values.
-    saturation_b: [B] factor of what a pixel's channels differ by.
-    contrast_b: [B] factor of what an image's values differ by.
+    shift_b: [B] value added to all channels.
+    saturation_b: [B] factor of the differences from the pixel's mean.
+    contrast_b: [B] factor of the differences from the image's mean.
   """
   shift, saturation, contrast = (
     v.astype(images_bhwc.dtype)[:, None, None, None]
@@ -81,16 +81,16 @@ def translate(images_bhwc: Array, rows_b: Array, columns_b: Array) -> Array:
 
 
 def cut_out(images_bhwc: Array, rows_b: Array, columns_b: Array) -> Array:
-  """Zeroes half of each side about pixel (rows, columns); both [B] int."""
+  """Zeroes half of each side around pixel (rows, columns); both [B] int."""
   row = _inside(images_bhwc.shape[1], rows_b)[:, :, None, None]
   column = _inside(images_bhwc.shape[2], columns_b)[:, None, :, None]
   return jnp.where(row & column, 0, images_bhwc)
 
 
-def _inside(side: int, centre_b: Array) -> Array:
-  """[B, side] bool: whether the rectangle covers this row or column."""
+def _inside(side: int, center_b: Array) -> Array:
+  """Returns [B, side] bool, whether the rectangle covers a row or column."""
   size = side // _CUTOUT
-  offset = jnp.arange(side)[None] - centre_b[:, None] + size // 2
+  offset = jnp.arange(side)[None] - center_b[:, None] + size // 2
   return (offset >= 0) & (offset < size)
 
 
@@ -108,9 +108,10 @@ def _translate(u_2b: Array, x: Array) -> Array:
 
 
 def _cut_out(u_2b: Array, x: Array) -> Array:
-  # An even rectangle has its centre between pixels, so one place more.
-  centres = [
+  # The center of a rectangle with an even side lies between pixels, so there is
+  # one more position.
+  centers = [
     draws.whole(u, side + 1 - side // _CUTOUT % 2)
     for u, side in zip(u_2b, x.shape[1:3], strict=True)
   ]
-  return cut_out(x, *centres)
+  return cut_out(x, *centers)

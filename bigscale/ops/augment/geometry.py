@@ -1,8 +1,8 @@
 """Random motions of the plane, as inverse homogeneous matrices.
 
-A motion is held as the [B, 3, 3] matrix that takes (x, y, 1) of the output to
-the input, both in pixels about the image's centre, y downwards. The first
-operation on the image is therefore the leftmost factor.
+A motion is represented by the [B, 3, 3] matrix that maps (x, y, 1) of the
+output to the input. Coordinates are pixels relative to the image's center, with
+y downwards. Therefore the first operation on the image is the leftmost factor.
 """
 
 from typing import NamedTuple
@@ -13,18 +13,18 @@ import jax.numpy as jnp
 from bigscale.ops.augment import draws
 from bigscale.types import Array
 
-_WHOLE_TRANSLATION = 0.125  # Farthest, of the side.
-_SCALE_STD = 0.2  # Of log2.
-_ANISOTROPY_STD = 0.2  # Of log2.
-_TRANSLATION_STD = 0.125  # Of the side.
+_WHOLE_TRANSLATION = 0.125  # Maximum, as a fraction of the side.
+_SCALE_STD = 0.2  # Of the factor's log2.
+_ANISOTROPY_STD = 0.2  # Of the factor's log2.
+_TRANSLATION_STD = 0.125  # As a fraction of the side.
 
 
 class Motion(NamedTuple):
-  """What was drawn for a batch.
+  """Random motions of a batch.
 
   Attributes:
-    inverse_b33: [B, 3, 3] float32, output to input.
-    drawn_b: [B] bool; where false, the matrix is the identity.
+    inverse_b33: [B, 3, 3] float32, from output to input.
+    drawn_b: [B] bool; if False, the matrix is the identity.
   """
 
   inverse_b33: Array
@@ -32,16 +32,16 @@ class Motion(NamedTuple):
 
 
 def compose(*inverses_b33: Array) -> Array:
-  """The product; the first operation on the image comes first."""
+  """Returns the product of inverse motions, in order of application."""
   product = inverses_b33[0]
   for inverse in inverses_b33[1:]:
-    # Matrix units round to bfloat16 by default: a pixel's width at 256 px.
+    # Matrix units round to bfloat16 by default, an error of a pixel at 256 px.
     product = jnp.matmul(product, inverse, precision=jax.lax.Precision.HIGHEST)
   return product
 
 
 def identity(batch: int) -> Array:
-  """[batch, 3, 3]."""
+  """Returns identity matrices [batch, 3, 3]."""
   return jnp.broadcast_to(jnp.eye(3, dtype=jnp.float32), (batch, 3, 3))
 
 
@@ -51,25 +51,26 @@ def translate(x_b: Array, y_b: Array) -> Array:
 
 
 def scale(x_b: Array, y_b: Array) -> Array:
-  """Makes the image larger by these factors."""
+  """Enlarges the image by factors."""
   return _matrix((1 / x_b, 0, 0), (0, 1 / y_b, 0), (0, 0, 1))
 
 
 def rotate(theta_b: Array) -> Array:
-  """Turns the image counterclockwise, as seen, by theta radians."""
+  """Rotates the image counterclockwise by theta radians."""
   cos, sin = jnp.cos(theta_b), jnp.sin(theta_b)
   return _matrix((cos, -sin, 0), (sin, cos, 0), (0, 0, 1))
 
 
 def draw_blit(u_b7: Array, side: int, probability: Array | float) -> Motion:
-  """X-flip, quarter turns, then a whole translation, by pixels.
+  """Generates an x-flip, quarter turns and a translation by whole pixels.
 
-  Each is drawn with this probability, and may then still be none: flips are
-  even, of four turns one is none, translations are uniform up to an eighth.
+  Each is selected with the probability, but may still be the identity: half of
+  the flips, one of four turns. Translations are uniform up to an eighth of the
+  side.
 
   Args:
     u_b7: [B, 7] uniform in [0, 1).
-    side: of the image, pixels.
+    side: side of the image, pixels.
     probability: [] in [0, 1].
   """
   u = u_b7.T
@@ -89,15 +90,15 @@ def draw_blit(u_b7: Array, side: int, probability: Array | float) -> Motion:
 def draw_geometric(
   u_b11: Array, side: int, probability: Array | float
 ) -> Motion:
-  """Scaling, rotation, anisotropic scaling, rotation, translation.
+  """Generates scaling, rotation, anisotropic scaling, rotation, translation.
 
   Scales are log2-normal, angles uniform over the circle, translations normal.
-  The rotations before and after the anisotropic scaling are drawn with
-  1 - sqrt(1 - p) each, so that either occurs with probability p.
+  The rotations before and after the anisotropic scaling each have a probability
+  of 1 - sqrt(1 - p), so at least one of them is applied with probability p.
 
   Args:
     u_b11: [B, 11] uniform in [0, 1).
-    side: of the image, pixels.
+    side: side of the image, pixels.
     probability: [] in [0, 1].
   """
   u = u_b11.T
@@ -127,7 +128,7 @@ def draw_geometric(
 
 
 def _matrix(*rows: tuple[Array | float, ...]) -> Array:
-  """[B, 3, 3] float32 of entries that are [B] or numbers."""
+  """Returns [B, 3, 3] float32 from entries that are [B] or scalars."""
   batch = next(jnp.shape(v) for row in rows for v in row if jnp.ndim(v))
   entries = [
     jnp.broadcast_to(jnp.asarray(v, jnp.float32), batch)

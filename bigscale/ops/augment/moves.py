@@ -1,8 +1,8 @@
-"""Whole pixels moved to other places, each image by indices of its own.
+"""Moves whole pixels, with separate indices for each image.
 
-Written as products with one-hot matrices: on an accelerator made of matrix
-units they cost far less than a gather, their gradient is no scatter, and
-copies are exact (each sum has one term).
+The functions use products with one-hot matrices. On matrix units these are much
+cheaper than a gather, and their gradient is not a scatter. The copies are
+exact, because each sum has one nonzero term.
 """
 
 import jax
@@ -16,8 +16,8 @@ def take(images_bhwc: Array, rows_bi: Array, columns_bj: Array) -> Array:
 
   Args:
     images_bhwc: [B, H, W, C] float.
-    rows_bi: [B, I] int; outside [0, H) gives a row of zeros.
-    columns_bj: [B, J] int; outside [0, W) gives a column of zeros.
+    rows_bi: [B, I] int; an index outside [0, H) selects zeros.
+    columns_bj: [B, J] int; an index outside [0, W) selects zeros.
   """
   height, width = images_bhwc.shape[1:3]
   dtype = images_bhwc.dtype
@@ -31,23 +31,24 @@ def take(images_bhwc: Array, rows_bi: Array, columns_bj: Array) -> Array:
 
 
 def blit(images_bhwc: Array, inverse_b33: Array) -> Array:
-  """Flips, quarter turns and whole translations, reflecting at the border.
+  """Applies flips, quarter turns and whole translations, with reflection.
 
   Args:
     images_bhwc: [B, N, N, C] float.
-    inverse_b33: [B, 3, 3] homogeneous: output (x, y, 1) about the image's
-      centre, in pixels, y downwards, to input. The linear part must be a
-      signed permutation, the translation whole and less than N pixels.
+    inverse_b33: [B, 3, 3] homogeneous matrices from output to input (x, y, 1),
+      in pixels relative to the image's center, y downwards. The linear part
+      must be a signed permutation. The translation must be an integer and less
+      than N pixels.
   """
   side = images_bhwc.shape[1]
-  centred = jnp.arange(side, dtype=inverse_b33.dtype) - (side - 1) / 2
+  centered = jnp.arange(side, dtype=inverse_b33.dtype) - (side - 1) / 2
   m = inverse_b33[:, :2, :, None]
-  # Where x and y change places, rows of the output run along x of the input.
+  # If x and y are swapped, rows of the output run along x of the input.
   swapped_b = jnp.abs(inverse_b33[:, 0, 0]) < 0.5
   swapped = swapped_b[:, None]
-  rows = jnp.where(swapped, m[:, 0, 1], m[:, 1, 1]) * centred[None]
+  rows = jnp.where(swapped, m[:, 0, 1], m[:, 1, 1]) * centered[None]
   rows += jnp.where(swapped, m[:, 0, 2], m[:, 1, 2])
-  columns = jnp.where(swapped, m[:, 1, 0], m[:, 0, 0]) * centred[None]
+  columns = jnp.where(swapped, m[:, 1, 0], m[:, 0, 0]) * centered[None]
   columns += jnp.where(swapped, m[:, 1, 2], m[:, 0, 2])
   source = jnp.where(
     swapped_b[:, None, None, None],
@@ -57,7 +58,7 @@ def blit(images_bhwc: Array, inverse_b33: Array) -> Array:
   return take(source, _reflect(rows, side), _reflect(columns, side))
 
 
-def _reflect(centred: Array, side: int) -> Array:
-  """Coordinates about the centre to indices, mirrored at border pixels."""
-  index = jnp.round(centred + (side - 1) / 2).astype(jnp.int32)
+def _reflect(centered: Array, side: int) -> Array:
+  """Maps centered coordinates to indices, reflected at the border pixels."""
+  index = jnp.round(centered + (side - 1) / 2).astype(jnp.int32)
   return (side - 1) - jnp.abs((side - 1) - jnp.abs(index))

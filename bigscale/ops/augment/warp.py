@@ -1,29 +1,30 @@
 """Affine resampling of images, as in StyleGAN2-ADA.
 
-What it computes, step by step: reflect the image beyond its borders (without
-repeating the border pixel) to N - 1 pixels of margin on each side; double its
-resolution with the orthogonal wavelet filter sym6; sample it bilinearly, zero
-beyond the margin, at the transformed places of an output of twice the
-resolution with 3 pixels of margin; halve that with the same filter, mirrored,
-and crop. The filter being orthogonal, identity and whole translations give
-the pixels back up to rounding.
+The function is equivalent to these steps. Extend the image by reflection
+(without repeating the border pixel) with a margin of N - 1 pixels on each side.
+Double its resolution with the orthogonal wavelet filter sym6. Sample it
+bilinearly, with zeros beyond the margin, at the transformed positions of an
+output with twice the resolution and a margin of 3 pixels. Halve that with the
+same filter, mirrored, and crop it. Because the filter is orthogonal, the
+identity and integer translations reproduce the pixels up to rounding.
 
-How: reflecting, doubling and sampling are linear, and the kernel at a place
-(x, y) is a product of one in x and one in y, each of 7 taps. So the sample is
-a row of weights [N] times the image times a column of weights [N]: a matrix
-product of [places, N] by [N, N * C], then a weighted sum. Nothing is gathered
-in the forward pass and nothing scattered in the gradient, both slow on TPU,
-and no [6N, 6N] image is ever held. The cost, 2 C N^2 (2N + 12)^2 FLOPs an
-image (35 million at 32 px, 0.5 billion at 64 px, 7 billion at 128 px), grows
-with N^4: from 256 px (109 billion) on, a gather may be the better way on
-accelerators without large matrix units. Places are worked through in bands of
-rows to bound memory.
+Implementation: reflection, doubling and sampling are linear, and the kernel at
+a position (x, y) is a product of one kernel in x and one in y, with 7 taps
+each. So a sample is a row of weights [N] times the image times a column of
+weights [N]: a matrix product of [positions, N] by [N, N * C], then a weighted
+sum. The forward pass has no gather and the gradient no scatter, both of which
+are slow on a TPU, and no [6N, 6N] image is stored. The cost, 2 C N^2 (2N +
+12)^2 FLOPs per image (35 million at 32 px, 0.5 billion at 64 px, 7 billion at
+128 px), grows with N^4. From 256 px (109 billion) on, a gather may be faster on
+accelerators without large matrix units. Positions are processed in bands of
+rows to limit memory.
 
-The authors choose the margin from the batch: as far as the corners of its
-images reach, and 6 pixels more, N - 1 at most. A compiled program has static
-shapes, and here an image's result must not depend on its batch: the margin is
-always N - 1. Results differ only where the filters reach beyond the authors'
-smaller margin and they find zeros: we find reflected pixels.
+The authors derive the margin from the batch: the distance that the corners of
+its images reach, plus 6 pixels, at most N - 1. A compiled program has static
+shapes, and here an image's result must not depend on its batch, so the margin
+is always N - 1. Results differ only where the filters reach beyond the authors'
+smaller margin. There the authors' code reads zeros and this module reads
+reflected pixels.
 """
 
 import functools
@@ -34,8 +35,8 @@ import numpy as np
 
 from bigscale.types import Array
 
-# Daubechies' least asymmetric wavelet of 6 vanishing moments, low-pass
-# decomposition filter; 12 taps, normalized to sum 1.
+# Daubechies' least asymmetric wavelet with 6 vanishing moments: its low-pass
+# decomposition filter, 12 taps, normalized to sum 1.
 _SYM6 = np.array(
   [
     0.015404109327027373,
@@ -53,26 +54,26 @@ _SYM6 = np.array(
   ]
 )
 _FILTER = _SYM6 / _SYM6.sum()
-_MARGIN = 3  # Of the output, in its pixels: a quarter of the filter.
+_MARGIN = 3  # Margin of the output, in pixels: a quarter of the filter.
 _TAPS = 7
-# Of the largest intermediate result, for each image.
+# Maximum size of the largest intermediate result, per image.
 _BAND_BYTES = 4 * 2**20
 
 
 def warp(images_bhwc: Array, inverse_b33: Array) -> Array:
-  """Resamples each image at transformed places.
+  """Resamples each image at transformed positions.
 
   Args:
     images_bhwc: [B, N, N, C] float32 or float64.
-    inverse_b33: [B, 3, 3] homogeneous: (x, y, 1) of the output to the input,
-      in pixels about the image's centre, y downwards.
+    inverse_b33: [B, 3, 3] homogeneous matrices from output to input (x, y, 1),
+      in pixels relative to the image's center, y downwards.
   """
   batch, side, _, channels = images_bhwc.shape
   fine = 2 * (side + 2 * _MARGIN)
   rows = _band_rows(side, fine, channels, images_bhwc.dtype.itemsize)
   images_bycx = images_bhwc.swapaxes(2, 3)
 
-  # Weights are made anew in the backward pass; they would fill the memory.
+  # The backward pass recomputes the weights, which would fill the memory.
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def band(images_bycx: Array, inverse_b33: Array, rows_r: Array) -> Array:
     x, y = _places(inverse_b33, rows_r, side)
@@ -99,7 +100,7 @@ def warp(images_bhwc: Array, inverse_b33: Array) -> Array:
 
 
 def _band_rows(side: int, fine: int, channels: int, item_bytes: int) -> int:
-  """The most rows of the fine output that divide it and fit."""
+  """Returns the most rows that divide the fine output and fit in a band."""
   row_bytes = fine * side * channels * item_bytes
   most = max(1, _BAND_BYTES // row_bytes)
   return max(r for r in range(1, fine + 1) if fine % r == 0 and r <= most)
@@ -108,13 +109,13 @@ def _band_rows(side: int, fine: int, channels: int, item_bytes: int) -> int:
 def _places(
   inverse_b33: Array, rows_r: Array, side: int
 ) -> tuple[Array, Array]:
-  """[B, n] x and y of a band's places on the doubled, reflected image."""
+  """Returns x and y, [B, n], of a band's positions on the reflected grid."""
   fine = 2 * (side + 2 * _MARGIN)
-  # A pixel's own place on a doubled grid is the even one.
+  # A pixel's own position on the doubled grid is the even one.
   origin = side - 1 + 2 * _MARGIN
   x_out = jnp.tile(jnp.arange(fine) - origin, rows_r.size)[None] / 2
   y_out = jnp.repeat(rows_r - origin, fine)[None] / 2
-  # Written out: a matrix product would round places to bfloat16 on TPU.
+  # Written out, because a matrix product would round to bfloat16 on a TPU.
   m = inverse_b33[..., None]
   x, y = (
     2 * (m[:, i, 0] * x_out + m[:, i, 1] * y_out + m[:, i, 2]) for i in range(2)
@@ -125,11 +126,11 @@ def _places(
 
 
 def _weights(place_bn: Array, side: int, dtype: jnp.dtype) -> Array:
-  """[B, n, side]: what each pixel of a row gives to each place.
+  """Returns the weight of each pixel of a row at each position, [B, n, side].
 
-  Between fine points k and k + 1 the value is linear, and zero beyond both
-  ends of the reflected image. Fine points 2a and 2a + 1 are made of pixels
-  a - 3 to a + 3 of it.
+  Between fine points k and k + 1 the value is linear. It is zero beyond both
+  ends of the reflected image. Fine points 2a and 2a + 1 are computed from its
+  pixels a - 3 to a + 3.
   """
   pixels = 3 * side - 2
   place = jnp.clip(place_bn, -2, 2 * pixels + 1)
@@ -159,10 +160,10 @@ def _weights(place_bn: Array, side: int, dtype: jnp.dtype) -> Array:
 
 
 def _phases() -> np.ndarray:
-  """[parity, end, tap]: pixels a - 3 ... a + 3 to the points beside a place.
+  """Returns the weights of pixels a - 3 to a + 3, [parity, end, tap].
 
-  The place lies between fine points 2a + parity and the next; fine point k is
-  the sum over pixels s of 2 filter[5 + k - 2s].
+  A position lies between fine points 2a + parity and 2a + parity + 1, its two
+  ends. Fine point k is the sum over pixels s of 2 filter[5 + k - 2s].
   """
   phases = np.zeros((2, 2, _TAPS))
   for parity in range(2):
@@ -178,7 +179,7 @@ _PHASES = _phases()
 
 
 def _halving(side: int) -> np.ndarray:
-  """[side, 2 side + 12]: the mirrored filter at every other point."""
+  """Returns [side, 2 side + 12], the mirrored filter at every other point."""
   halve = np.zeros((side, 2 * (side + 2 * _MARGIN)))
   for pixel in range(side):
     start = 2 * pixel + 1

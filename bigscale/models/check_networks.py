@@ -1,7 +1,7 @@
-"""Checks of a family from outside: its networks are traced before they train.
+"""Checks a user's family of models by tracing its networks before training.
 
-Where G or D gives arrays of another shape, broadcasting may train all the same,
-and nothing but the samples would tell.
+If G or D returned arrays of a wrong shape, broadcasting could let training run,
+and only the samples would reveal the error.
 """
 
 import functools
@@ -18,15 +18,15 @@ from bigscale.types import WHOLE_BATCH, GanModel, Network
 
 @functools.lru_cache(maxsize=64)
 def check(spec: ModelBase, platform: str) -> None:
-  """Traces both networks of a model on shapes.
+  """Traces both networks of a model abstractly.
 
   Args:
-    spec: of the model.
-    platform: of the devices that will run it.
+    spec: spec of the model.
+    platform: platform of the devices that will run it.
 
   Raises:
-    SpecError: the family makes no networks, one fails where it is traced, or
-      gives arrays of another shape or dtype than it must.
+    SpecError: the family builds no networks, or a network cannot be traced or
+      returns arrays of the wrong shape or dtype.
   """
   family = type(spec).__name__
   _check_rules(spec, family)
@@ -36,10 +36,10 @@ def check(spec: ModelBase, platform: str) -> None:
   )
   require(
     isinstance(model, GanModel),
-    f"make_networks of {family} gave {type(model).__name__}; it must give a "
-    "GanModel, as bigscale.models.networks.gan_model makes it",
+    f"make_networks of {family} returned {type(model).__name__}; it must "
+    "return a GanModel, which bigscale.models.networks.gan_model builds",
   )
-  # Two samples at least: one alone cannot tell a mean from a row.
+  # With one sample, a mean over the batch and the sample would be the same.
   batch = max(2, spec.batch_norm_group_size)
   dtype = jnp.dtype(spec.dtype)
   image = (spec.resolution, spec.resolution, spec.image_channels)
@@ -63,7 +63,7 @@ def _traced(
   who: str, network: Network, inputs: tuple[Any, ...], **options: bool
 ) -> Any:
   variables = _called(
-    f"the start of {who}",
+    f"the initialization of {who}",
     lambda: jax.eval_shape(network.init, jax.random.key(0)),
   )
   call = functools.partial(network.apply, **options)
@@ -79,7 +79,7 @@ def _called(who: str, function: Callable[[], Any]) -> Any:
     message = str(error).strip().partition("\n")[0]
     raise SpecError(
       f"{who} fails with {type(error).__name__}: {message}; docs/extending.md "
-      "says what networks take and give"
+      "describes the inputs and outputs of networks"
     ) from error
 
 
@@ -89,8 +89,8 @@ def _check_output(
   given = getattr(found, "shape", type(found).__name__)
   require(
     given == shape and jnp.issubdtype(found.dtype, jnp.floating),
-    f"{who} gives {getattr(found, 'dtype', '')} {given} for {shape[0]} "
-    f"samples; it must give floating {what}, here {shape}",
+    f"{who} returns {getattr(found, 'dtype', '')} {given} for {shape[0]} "
+    f"samples; it must return floating-point {what}, here {shape}",
   )
 
 
@@ -104,6 +104,6 @@ def _check_rules(spec: ModelBase, family: str) -> None:
       sound = False
     require(
       sound and not isinstance(rule, str),
-      f"sharding_rules of {family} has {rule!r}; a rule is (pattern of a path, "
-      'axes), as (r"(.*/)?positions", ())',
+      f"sharding_rules of {family} contains {rule!r}; a rule is (pattern of a "
+      'path, axes), for example (r"(.*/)?positions", ())',
     )

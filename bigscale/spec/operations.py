@@ -1,0 +1,50 @@
+"""Spec of how a run handles machine failures."""
+
+import dataclasses
+import re
+
+from bigscale.spec.base import require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OperationsSpec:
+  """How a run handles machine failures.
+
+  Attributes:
+    hang_seconds: maximum seconds that a process may wait for data or a step.
+      After that, all processes exit with code 76 and report which process
+      waited for what. 0 waits forever.
+    pause_factor: multiple of `hang_seconds` that compiling, sampling,
+      evaluating, saving a checkpoint and rolling back may take, at least 1.
+    compiler_options: options of the XLA compiler for the run's programs, as
+      NAME=VALUE. They take precedence over the project's own options
+      (`parallel/compiler`). NAME= without a value leaves the option at XLA's
+      default.
+  """
+
+  hang_seconds: float = 1800.0
+  pause_factor: float = 8.0
+  compiler_options: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    for option in self.compiler_options:
+      require(
+        re.fullmatch(r"xla_\w+=.*", option) is not None,
+        f"operations.compiler_options contains {option!r}; write "
+        "xla_NAME=VALUE, without dashes",
+      )
+    require(
+      self.hang_seconds >= 0 and self.pause_factor >= 1,
+      f"operations.hang_seconds={self.hang_seconds} must be 0 or more, and "
+      f"operations.pause_factor={self.pause_factor} 1 or more",
+    )
+
+  @property
+  def limits(self) -> dict[str, float]:
+    """Maximum seconds of each phase of the training loop; {} if unlimited."""
+    if not self.hang_seconds:
+      return {}
+    pauses = ("compile", "samples", "evaluate", "checkpoint", "rollback")
+    return dict.fromkeys(("data", "step"), self.hang_seconds) | dict.fromkeys(
+      pauses, self.hang_seconds * self.pause_factor
+    )
