@@ -19,7 +19,7 @@ import dataclasses
 import importlib
 import json
 
-from bigscale.cli.config import ConfigFlags, spec_of
+from bigscale.cli.config_flags import ConfigFlags, spec_of
 from bigscale.spec import require
 
 FLAGS = ConfigFlags()

@@ -26,7 +26,7 @@ $BIGSCALE_CACHE, else ~/.cache/bigscale, or in --out.
 
 import sys
 
-from bigscale.cli.config import ConfigFlags, spec_of
+from bigscale.cli.config_flags import ConfigFlags, spec_of
 from bigscale.spec import RunSpec
 
 _STATISTICS = "stats"

@@ -34,6 +34,7 @@ COMMANDS = (
   "sample",
   "evaluate",
   "report",
+  "config",
   "data",
   "monitor",
   "scaling",

@@ -18,7 +18,7 @@ the collectives; nothing was run, so compare plans with plans.
 
 import json
 
-from bigscale.cli.config import ConfigFlags, spec_of
+from bigscale.cli.config_flags import ConfigFlags, spec_of
 
 FLAGS = ConfigFlags()
 FLAGS.define_config("the run's config file")

@@ -33,7 +33,7 @@ from bigscale.cli.common import (
   define_process_flags,
   join_processes,
 )
-from bigscale.cli.config import ConfigFlags, spec_of
+from bigscale.cli.config_flags import ConfigFlags, spec_of
 
 FLAGS = ConfigFlags()
 FLAGS.define_config("the run's config file")

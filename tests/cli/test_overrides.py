@@ -6,7 +6,7 @@ import typing
 import pytest
 from ml_collections import ConfigDict
 
-from bigscale.cli.config import ConfigFlags, config_of, spec_of
+from bigscale.cli.config_flags import ConfigFlags, config_of, spec_of
 from bigscale.cli.main import main
 from bigscale.cli.overrides import override
 from bigscale.models.r3gan import R3ganSpec

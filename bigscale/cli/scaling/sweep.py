@@ -23,7 +23,7 @@ import pathlib
 import sys
 
 from bigscale.cli.common import part_of
-from bigscale.cli.config import ConfigFlags, config_of
+from bigscale.cli.config_flags import ConfigFlags, config_of
 from bigscale.spec import RunSpec
 
 FLAGS = ConfigFlags()
