@@ -170,7 +170,7 @@ def test_import_of_statistics(tmp_path, capsys):
     np.testing.assert_array_equal(arrays["mu"], np.arange(4.0))
   assert "not empty" in refused(capsys, "import", *options)
   message = refused(capsys, "import", *options, "--source=emoji")
-  assert "--source has no meaning" in message
+  assert "--source has no effect" in message
 
 
 # Refusals.

@@ -98,10 +98,10 @@ def test_a_run_is_judged_by_its_own_settings(monitor, trace, tmp_path):
   [
     ((), "monitor '' is unknown"),
     (("look",), "monitor 'look' is unknown"),
-    (("replay",), "replay of what?"),
+    (("replay",), "replay needs a path"),
     (("replay", "none.csv"), "none.csv is no file"),
-    (("replay", "x.csv", "--set=limits=3"), "keys: warmup, block"),
-    (("replay", "x.csv", "--set=window=many"), "'many' is no int"),
+    (("replay", "x.csv", "--set=limits=3"), "monitor.verdict: warmup, block"),
+    (("replay", "x.csv", "--set=window=many"), "'many' is not of type int"),
     (("replay", "x.csv", "--set=window=1"), "monitor.verdict.min_values"),
     (("replay", "x.csv", "--warmup=-1"), "must not be negative"),
   ],

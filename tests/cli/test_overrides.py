@@ -103,8 +103,11 @@ def test_switches_and_spaces_are_read_as_before(words, flip):
   [
     ("optim.g_lrr=1", ("--config.optim.g_lrr", "did you mean 'g_lr'")),
     ("modle.widths=3", ("--config.modle", "did you mean 'model'")),
-    ("seed.first=3", ("--config.seed", "one value and no group")),
-    ("optim=3", ("--config.optim=3 is a group", "--config.optim.NAME=VALUE")),
+    ("seed.first=3", ("--config.seed", "a value, not a group")),
+    (
+      "optim=3",
+      ("--config.optim=3: this is a group", "--config.optim.NAME=VALUE"),
+    ),
     ("seed=1.5", ("--config.seed=1.5 must be a whole number",)),
     ("seed=1_0", ("--config.seed=1_0 must be a whole number",)),
     ("total_kimg=many", ("--config.total_kimg=many must be a number",)),
@@ -200,7 +203,7 @@ def test_an_entry_of_a_list_of_groups_is_set_by_its_number():
     ("mixture.x.share=1", "data.mixture has 2 entries, numbered from 0"),
     ("mixture.0.shar=1", "did you mean 'share'"),
     ("mixture.0=3", "is a group"),
-    ("mixture.0.source.x=1", "one value and no group"),
+    ("mixture.0.source.x=1", "a value, not a group"),
   ],
 )
 def test_an_entry_that_is_none_is_refused(setting, said):

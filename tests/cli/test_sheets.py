@@ -240,7 +240,7 @@ def test_evaluate_scores_what_it_says(biggan, monkeypatch, capsys):
     ),
     (
       ["--truncation_sweep=1", "--truncation=0.5"],
-      ("--truncation has no meaning for --truncation_sweep",),
+      ("--truncation has no effect on --truncation_sweep",),
     ),
     (["--class_grid=rows", "--num=5"], ("--num", "--class_grid=rows")),
     (["--class_grid=rows", "--rows=5"], ("--rows", "use --columns")),

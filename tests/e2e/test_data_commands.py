@@ -67,7 +67,7 @@ def test_from_photos_to_a_sound_set(photos, tmp_path, capfd):
   assert json.loads(rows[0])["reason"] == "it has 0 bytes"
 
   assert data("verify", out, "--workers=1") == 0
-  assert "is sound" in capfd.readouterr().out
+  assert "has no faults" in capfd.readouterr().out
   assert data("inspect", out, f"--sheet={tmp_path / 's.png'}") == 0
   words = capfd.readouterr().out
   assert "name: pets" in words
@@ -131,7 +131,7 @@ def test_json_report(tmp_path, capfd):
     (["build", "--input=/nowhere", "--out=x"], "neither an embedded set"),
     (["build", "--input=emoji", "--out=x", "--quality=0"], "quality=0 must"),
     (["build", "--input=emoji", "--out=x", "--heldout=2"], "heldout=2.0 must"),
-    (["inspect"], "data inspect of what"),
+    (["inspect"], "data inspect needs a path"),
     (["inspect", "/nowhere"], "neither an embedded set"),
     (["verify", "/nowhere"], "neither an embedded set"),
     (["inspect", "emoji", "--sheet=/nowhere/x.png"], "cannot be written"),
