@@ -1,209 +1,141 @@
-"""The flag --config: a config file, or one that comes with the package.
+r"""Print a config with the meaning of every field.
 
-`--config=fashion_r3gan` is the same config wherever the command starts. A file
-is named by its path, as `--config=my_config.py`; a file at the path that was
-given comes before a shipped config of that name.
+Example:
+  bigscale config --config=fashion_r3gan
+
+Prints each field as `NAME = VALUE` under its meaning. Every NAME can be set
+with --config.NAME=VALUE. A field whose value is not its default also shows the
+default.
+
+Show what an override changes, and what the config file itself sets:
+
+  bigscale config --config=biggan:128 --config.optim.g_lr=1e-4 --diff
+  bigscale config --config=biggan:128 --diff
 """
 
-import difflib
-import os
-import pathlib
-import re
-from collections.abc import Sequence
+import dataclasses
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+from bigscale.cli.config_flags import ConfigFlags, spec_of
+from bigscale.spec import RunSpec, Schedule, SpecError
+from bigscale.spec.describe import REQUIRED, Setting, describe, summary_of
 
-import bigscale
-from bigscale.cli.flags import Flags, UnknownFlagError
-from bigscale.cli.overrides import override
-from bigscale.spec import RunSpec, SpecError, from_config, require
+FLAGS = ConfigFlags()
+FLAGS.define_config("the config to print")
+FLAGS.bool(
+  "diff",
+  False,
+  "print only the fields that --config.NAME=VALUE changes in the config file. "
+  "Without such a flag, print only the fields that the config file sets to "
+  "something other than the default",
+)
+FLAGS.bool(
+  "json",
+  False,
+  "print a JSON list of objects with path, type, default (absent if the field "
+  "is required), config_file (only if --diff compares with it), value and "
+  "meaning",
+)
 
-_SETTING = re.compile(r"--?config\.([^=]+)(=(.*))?", re.DOTALL)
-_NO_SETTING = re.compile(r"--?noconfig\.([^=]+)")
-
-
-class _ConfigParser(ConfigFileFlagParser):
-  """Reads a config from a file, or a shipped one by its name."""
-
-  def parse(self, path: str) -> Any:
-    try:
-      return super().parse(locate(path))
-    except TypeError as error:
-      if "get_config() takes 0 positional arguments" not in str(error):
-        raise
-      file, _, argument = path.partition(":")
-      raise SpecError(
-        f"{file} takes no argument; leave :{argument} out"
-      ) from error
+_WIDTH = 79
+_UNDOCUMENTED = "(no entry in the docstring of its class)"
 
 
-class ConfigFlags(Flags):
-  """Flags of a command that takes --config and --config.NAME=VALUE."""
-
-  def define_config(self, text: str) -> None:
-    """Defines --config, and what `--config.NAME=VALUE` becomes."""
-    config_flags.DEFINE_config_file(
-      "config",
-      help_string=f"{text}: FILE.py or FILE.py:ARG, or the name of a shipped "
-      f"one, NAME or NAME:ARG: {', '.join(names())}",
-      flag_values=self,
-      # Settings are read here.
-      sys_argv=[],
-    )
-    self["config"].parser = _ConfigParser("config", lock_config=True)
-    self.multi_string(
-      "config_set",
-      [],
-      "NAME=VALUE of a setting of the run, which is also written "
-      "--config.NAME=VALUE; lists as a,b",
-    )
-
-  def _parse(self, argv: Sequence[str]) -> Sequence[str]:
-    try:
-      rest = self(_rewrite(argv))
-    except UnknownFlagError:
-      raise
-    except flags.Error as error:
-      raise SpecError(_flag_error(error, argv)) from error
-    except ImportError as error:
-      raise SpecError(
-        f"--config: {error}; start where it can be imported from, or set "
-        "PYTHONPATH (a shipped config: from bigscale.configs import NAME)"
-      ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-      raise SpecError(
-        f"--config: {type(error).__name__}: {error}; the config file fails "
-        "where it is read"
-      ) from error
-    if self.config is None:
-      for setting in self.config_set:
-        raise SpecError(
-          f"--config is missing; --config.{setting} changes a setting of it"
-        )
-    return rest
-
-
-def _rewrite(argv: Sequence[str]) -> list[str]:
-  """Returns words with `--config.NAME=VALUE` as `--config_set=NAME=VALUE`."""
-  rest, out = list(argv), []
-  while rest:
-    word = rest.pop(0)
-    if denied := _NO_SETTING.fullmatch(word):
-      out.append(f"--config_set={denied[1]}=false")
-    elif found := _SETTING.fullmatch(word):
-      value = found[3]
-      if value is None:
-        # `--config.NAME VALUE`, or a switch.
-        follows = rest and not rest[0].startswith("--")
-        value = rest.pop(0) if follows else "true"
-      out.append(f"--config_set={found[1]}={value}")
-    else:
-      out.append(word)
-  return out
-
-
-def _flag_error(error: Exception, argv: Sequence[str]) -> str:
-  """Returns what is wrong with the flags, in one line.
-
-  A config file that refuses its argument is quoted; one that fails, by the
-  last line, where the cause is.
-  """
-  message, chain = str(error), [error]
-  while chain[-1].__context__:
-    chain.append(chain[-1].__context__)
-  # ml_collections wraps an error in others of its type; the first is the last.
-  refusals = [cause for cause in chain if isinstance(cause, SpecError)]
-  if refusals:
-    given = (arg for arg in argv if arg.startswith("--config="))
-    config = next(given, "--config")
-    return f"{config}: {refusals[-1]}"
-  before, found, after = message.partition("Traceback (most recent call last)")
-  if not found:
-    return message
-  return f"{before.strip()} {after.strip().splitlines()[-1]}"
-
-
-def config_of(values: Flags, root: Any = RunSpec) -> Any:
-  """Returns the config, with the settings of the command line.
-
-  Args:
-    values: the flags, once they are read.
-    root: what the config is of: a spec, or a mapping from keys to specs.
-
-  Raises:
-    SpecError: the config cannot be loaded, or a setting is none.
-  """
-  config = values.config
-  try:
-    # A file that failed to load speaks up at the first look into it.
-    config.items()
-  except OSError as error:
-    raise SpecError(f"--config: {error}") from error
-  if values.config_set:
-    override(config, root, values.config_set)
-  return config
-
-
-def spec_of(values: Flags) -> RunSpec:
-  """Returns the frozen config that --config named.
-
-  Raises:
-    SpecError: there is none, it cannot be loaded, or it breaks a rule.
-  """
-  if values.config is None:
-    raise SpecError("--config is missing; give --config=fashion_r3gan")
-  config = config_of(values)
-  if "base" in config:
-    raise SpecError(
-      "--config is of a sweep, which is many runs: `bigscale scaling sweep "
-      "--config=... --out=DIR` runs it; or give the config of one run"
-    )
-  return from_config(config)
-
-
-def names() -> list[str]:
-  """Returns the names of all shipped configs, as "biggan" or "sweeps/NAME"."""
-  folder = _folder()
-  return sorted(
-    path.relative_to(folder).with_suffix("").as_posix()
-    for path in folder.rglob("*.py")
-    if path.name != "__init__.py"
-  )
-
-
-def locate(config: str) -> str:
-  """Returns the value of --config with a path in place of a name.
-
-  Args:
-    config: FILE, FILE:ARG, NAME or NAME:ARG.
-
-  Raises:
-    SpecError: it is neither a file nor the name of a shipped config.
-  """
-  path, colon, argument = config.partition(":")
-  require(path, "it is empty; give a file or the name of a shipped config")
-  if os.path.isfile(path):
-    return config
-  known = names()
-  if path in known:
-    return f"{_folder() / path}.py{colon}{argument}"
-  # As in a checkout.
-  name = path.removeprefix("./").removeprefix("configs/").removesuffix(".py")
-  if name in known:
-    hint = f"the shipped config of that name is --config={name}"
-  elif close := difflib.get_close_matches(name, known, n=1):
-    hint = f"did you mean --config={close[0]}?"
+def run() -> int:
+  """Prints the config."""
+  file = None
+  if FLAGS.diff and FLAGS.config_set:
+    file = _values_in_file()
+  spec = spec_of(FLAGS)
+  settings = list(describe(spec, missing=_UNDOCUMENTED))
+  if file is not None:
+    settings = [s for s in settings if file.get(s.path, REQUIRED) != s.value]
+  elif FLAGS.diff:
+    settings = [s for s in settings if s.default != s.value]
+  if FLAGS.json:
+    print(json.dumps([_to_json(s, file) for s in settings], indent=2))
   else:
-    hint = "give a file's path or one of the names"
-  raise SpecError(
-    f"{path!r} is neither a file nor the name of a shipped config; {hint} "
-    f"(shipped: {', '.join(known)})"
+    text = "\n".join(_lines(spec, settings, file))
+    print(text.strip() or "no differences")
+  return 0
+
+
+def _values_in_file() -> dict[str, Any]:
+  """Returns the values of the config file without the overrides, by path.
+
+  Raises:
+    SpecError: the config file breaks a rule without the overrides.
+  """
+  try:
+    spec = spec_of(FLAGS, overridden=False)
+  except SpecError as error:
+    raise SpecError(
+      f"--diff compares with the config file, which is not valid alone: {error}"
+    ) from error
+  return {s.path: s.value for s in describe(spec, missing=_UNDOCUMENTED)}
+
+
+def _lines(
+  spec: RunSpec, settings: Sequence[Setting], file: Mapping[str, Any] | None
+) -> Iterator[str]:
+  """Yields the printed lines: a heading per section, then its fields."""
+  section = ""
+  for setting in settings:
+    if (name := _section(setting.path)) != section:
+      section = name
+      group = type(getattr(spec, name))
+      yield from ("", f"# ==== {name}: {summary_of(group)}")
+    yield ""
+    yield from _wrapped(setting.meaning)
+    line = f"{setting.path} = {_shown(setting.value)}"
+    if file is not None:
+      before = file.get(setting.path, REQUIRED)
+      other = "not set" if before is REQUIRED else _shown(before)
+      line += f"  # config file: {other}"
+    elif setting.default not in (REQUIRED, setting.value):
+      line += f"  # default: {_shown(setting.default)}"
+    yield line
+
+
+def _section(path: str) -> str:
+  """Returns the group of a field, "" for a field of the run itself."""
+  return path.partition(".")[0] if "." in path else ""
+
+
+def _wrapped(text: str) -> list[str]:
+  return textwrap.wrap(
+    text,
+    _WIDTH,
+    initial_indent="# ",
+    subsequent_indent="# ",
+    break_long_words=False,
+    break_on_hyphens=False,
   )
 
 
-def _folder() -> pathlib.Path:
-  # In a checkout it is a link to the folder configs/ at the top.
-  return pathlib.Path(bigscale.__file__).parent.joinpath("configs").resolve()
+def _shown(value: Any) -> str:
+  """Returns a value as --config.NAME=VALUE accepts it."""
+  if isinstance(value, Schedule):
+    constant = value.first == value.last and not value.kimg
+    return f"{value.first if constant else dataclasses.asdict(value)}"
+  return repr(value)
+
+
+def _to_json(
+  setting: Setting, file: Mapping[str, Any] | None
+) -> dict[str, Any]:
+  row = {"path": setting.path, "type": setting.type}
+  if setting.default is not REQUIRED:
+    row["default"] = setting.default
+  if file is not None and setting.path in file:
+    row["config_file"] = file[setting.path]
+  row |= {"value": setting.value, "meaning": setting.meaning}
+  return {key: _plain(value) for key, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+  """Returns a value that JSON can represent."""
+  return dataclasses.asdict(value) if isinstance(value, Schedule) else value
