@@ -1,9 +1,10 @@
-"""Opens what the scores of one data source need, and measures its reals.
+"""Opens the splits and networks of an evaluation, and measures the reals.
 
-In two stages. `open_evaluation` opens splits and networks and checks what every
-score takes (`metrics.demands`), in seconds: a run does so before its first
-step. `Opened.evaluator` then trains the classifier and measures the reals,
-which may take an hour and is kept in the cache.
+This happens in two stages. `open_evaluation` opens splits and networks and
+checks the requirements of every score (`metrics.demands`). It takes seconds, so
+a run does it before its first step. `Opened.evaluator` then trains the
+classifier and measures the reals. This may take an hour, and the results are
+cached.
 """
 
 import contextlib
@@ -45,15 +46,16 @@ _log = logging.getLogger(__name__)
 
 
 def make_evaluator(data: DataSpec, **asked: Any) -> Evaluator:
-  """Opens the networks and measures the reals.
+  """Opens the networks, measures the reals, and returns the evaluator.
 
   Args:
     data: see `open_evaluation`.
     **asked: the other arguments of `open_evaluation`.
 
   Raises:
-    SpecError: as `open_evaluation`.
-    DataError: the source cannot be read, or too many of its records.
+    SpecError: see `open_evaluation`.
+    DataError: the source cannot be read, or too many of its records are
+      unusable.
   """
   return open_evaluation(data, **asked).evaluator()
 
@@ -75,23 +77,25 @@ def open_evaluation(
   """Opens splits and networks, and checks that every score can be computed.
 
   Args:
-    data: of the run, with labels for scores of the classifier. Whatever part
-      of a source a run may see, it is to look like all of it.
-    resolution: side of the samples, pixels.
+    data: data of the run. Scores of the classifier need labels. The scores use
+      the whole source even if the run trains on part of it.
+    resolution: height and width of the samples, pixels.
     channels: 1 or 3.
-    num_classes: of the model, 0 if it is unconditional.
-    num_samples: images that each score takes.
-    scores: names, see `bigscale.spec.scores`.
-    num_reals: train records to compare with; 0 takes all.
-    seed: of the classifier, the halves and the baselines.
-    cache_dir: None takes $BIGSCALE_CACHE, else ~/.cache/bigscale.
-    classifier_steps: as of `train_classifier`; others give other features.
-    labels: of samples; see `EvalSpec.labels`.
+    num_classes: number of classes of the model, 0 if it is unconditional.
+    num_samples: number of samples that each score uses.
+    scores: names of scores, see `bigscale.spec.scores`.
+    num_reals: number of train records to compare with; 0 uses all.
+    seed: seed of the classifier, the random halves and the baselines.
+    cache_dir: cache directory; None uses $BIGSCALE_CACHE, or ~/.cache/bigscale
+      if that is not set.
+    classifier_steps: see `train_classifier`. Another number of steps gives
+      other features.
+    labels: how labels of samples are chosen; see `EvalSpec.labels`.
 
   Raises:
-    SpecError: names every score that cannot be computed: it is unknown or its
-      network's weights are missing, the source has no labels or other classes
-      than the model, or there are too few images or samples.
+    SpecError: names every score that cannot be computed because it is unknown,
+      its network's weights are missing, the source has no labels or other
+      classes than the model, or there are too few images or samples.
     DataError: the source cannot be opened.
   """
   train = open_data(data, "train", whole=True)
@@ -105,7 +109,7 @@ def open_evaluation(
   require(
     num_reals <= len(train),
     f"evaluate.num_reals={num_reals}, but {train!r} has {len(train)} records; "
-    "use as many or fewer, or 0 for all",
+    "use that number or fewer, or 0 for all",
   )
   setup = Setup(
     tuple(scores),
@@ -127,7 +131,7 @@ def open_evaluation(
 def _attempt(
   names: Sequence[str], strict: bool, failed: dict[str, str]
 ) -> Iterator[None]:
-  """Notes why scores fail in here, unless that is to be raised."""
+  """Records why the named scores failed; raises instead if `strict`."""
   try:
     yield
   except Exception as error:
@@ -137,7 +141,7 @@ def _attempt(
 
 
 class Opened:
-  """Splits and networks that all scores can be computed with."""
+  """The opened splits and networks of an evaluation."""
 
   def __init__(
     self,
@@ -147,36 +151,38 @@ class Opened:
     setup: Setup,
     most_bad: MostBad,
   ) -> None:
-    """Takes what `open_evaluation` has opened and checked.
+    """Takes the results of `open_evaluation`.
 
     Args:
       train: split to compare with.
       heldout: split for the floors.
-      networks: by feature; None where it is to be trained, or of pixels.
-      setup: the scores.
-      most_bad: how many of so many records may be unusable.
+      networks: networks by feature. None for the classifier, which is trained
+        later, and for pixels, which have no network.
+      setup: the scores and their settings.
+      most_bad: maps a number of records to how many of them may be unusable.
     """
     self._train, self._heldout = train, heldout
     self._networks, self._setup, self._most_bad = networks, setup, most_bad
-    # Of the networks whose reals are measured, and what is said of them.
+    # By feature: each panel whose reals are measured, and its reference values.
     self._panels: dict[str, tuple[Panel, dict[str, Any]]] = {}
 
   def prepare_cache(self) -> None:
-    """Makes the folder of the cache; raises `SpecError` where none can be."""
+    """Creates the cache directory; raises `SpecError` if that fails."""
     cache.prepare(self._setup.cache_dir)
 
   def evaluator(self, *, strict: bool = True) -> Evaluator:
-    """Trains the classifier where there is one, and measures the reals.
+    """Trains the classifier if a score needs it, and measures the reals.
 
-    Called again, it does what failed before.
+    A second call retries only what failed in the first.
 
     Args:
-      strict: whether to raise what fails. Else the scores that it concerns are
-        in `Evaluator.failed`, and the others can be computed.
+      strict: whether to raise if a score fails. Otherwise `Evaluator.failed`
+        contains the failed scores, and the others can be computed.
 
     Raises:
-      SpecError: there are too few images that can be read.
-      DataError: the source cannot be read, or too many of its records.
+      SpecError: too few images can be read.
+      DataError: the source cannot be read, or too many of its records are
+        unusable.
     """
     setup, failed = self._setup, {}
     attempt = functools.partial(_attempt, strict=strict, failed=failed)
@@ -232,7 +238,7 @@ class Opened:
   def _panel(
     self, feature: str, kinds: tuple[str, ...]
   ) -> tuple[Panel, dict[str, Any]]:
-    """A network with its reals, and what the reference is to say of it."""
+    """Returns a feature's panel and its entries of `Evaluator.reference`."""
     if feature in self._panels:
       return self._panels[feature]
     setup = self._setup
@@ -260,7 +266,7 @@ class Opened:
     return panel, said
 
   def _plan(self, panels: Sequence[Panel]) -> LabelPlan:
-    """The labels of samples, by the reals that they are compared with."""
+    """Returns the labels of the samples, based on the reals' label counts."""
     setup, train = self._setup, self._train
     if setup.rule == "none":
       return unlabelled("the samples are of no class")
@@ -275,7 +281,7 @@ class Opened:
     )
 
   def _unmet(self, panels: Sequence[Panel], plan: LabelPlan) -> dict[str, str]:
-    """What cannot be computed of the reals that were read."""
+    """Returns the scores that the reals actually read are too few for."""
     known = known_of(self._train, self._setup)._replace(
       sample_counts=plan.counts
     )
@@ -323,7 +329,7 @@ class Opened:
         "heldout_name": heldout.name,
         "side": side,
         "channels": channels,
-        # What was read of each split, fitted to these, and left out.
+        # Numbers of images read, resized or converted, and skipped, by split.
         "images": met,
         "seed": setup.seed,
       },
@@ -333,7 +339,7 @@ class Opened:
 def _classifier(
   train: Source, heldout: Source, setup: Setup, most_bad: MostBad
 ) -> tuple[Features, float]:
-  """The classifier of a source, and its accuracy on held-out images."""
+  """Returns the classifier of a source and its held-out accuracy."""
   side, _, channels = setup.image_shape
   kept: tuple[int, ...] = ()
   if isinstance(train, Subset):
@@ -367,8 +373,8 @@ def _warn_if_blind(panel: Panel) -> None:
   ]
   if floor is not None and floor >= min(baselines):
     _log.warning(
-      "%s puts held-out reals no nearer to the train split than a baseline: "
-      "%s; its distances say little here",
+      "%s places held-out reals no closer to the train split than a baseline: "
+      "%s; its distances are not informative for this data",
       name,
       reals.distances,
     )

@@ -1,4 +1,4 @@
-"""Memorization: how near samples come to images of the train split."""
+"""Memorization: distances of samples to their nearest train images."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from bigscale.spec import require
 
 
 class Memorization(NamedTuple):
-  """How near samples come to the train split, beside held-out reals.
+  """Distances of samples to the train split, relative to held-out reals.
 
   Attributes:
-    memorization_ratio: median of `ratios`; about 1 for new images as good as
-      reals, far below 1 for copies. Bad samples lie above 1 without being
-      new, so read it beside a score of quality.
-    ratios: [N] float64, each sample's distance to its nearest train image
-      over `heldout_distance`.
-    heldout_distance: median distance of a held-out real to its nearest train
+    memorization_ratio: median of `ratios`. It is about 1 for new images of the
+      quality of reals, and far below 1 for copies. Bad samples have ratios
+      above 1 without being new, so read it together with a quality score.
+    ratios: [N] float64, each sample's distance to its nearest train image,
+      divided by `heldout_distance`.
+    heldout_distance: median distance of held-out reals to their nearest train
       image.
     neighbours: the k nearest train images of each sample, for a sheet.
   """
@@ -38,31 +38,31 @@ def memorization(
   k: int = 5,
   tiles: Tiles = DEFAULT_TILES,
 ) -> Memorization:
-  """Searches the train split for the images nearest to each sample.
+  """Finds the train images nearest to each sample.
 
-  A feature network that was trained on the train split draws its images and
-  held-out reals apart: ratios are then a little too low for any generator.
+  A feature network that was trained on the train split separates its images
+  from held-out reals. Ratios are then slightly too low for any generator.
 
   Args:
     samples_nd: [N, D] features of generated images.
-    train_parts: all of the train split, one [M, D] after the other; one is
-      in memory at a time.
-    heldout_hd: [H, D] of reals that are not in it.
-    k: train images found for each sample.
-    tiles: pairs that are compared at once; bounds memory.
+    train_parts: features of the whole train split, in consecutive [M, D]
+      arrays; one is in memory at a time.
+    heldout_hd: [H, D] features of reals outside the train split.
+    k: number of train images to find per sample.
+    tiles: number of pairs compared at once, which bounds memory.
 
   Raises:
-    SpecError: there are no samples or held-out reals, the train split has
-      fewer than k images, half of the held-out reals are in it, features are
-      of different length or not finite.
+    SpecError: there are no samples or no held-out reals, the train split has
+      fewer than k images or contains half of the held-out reals, or features
+      differ in length or are not finite.
   """
   for name, count in (
     ("samples", len(samples_nd)),
     ("held-out reals", len(heldout_hd)),
   ):
-    require(count >= 1, f"{count} {name} have no neighbours; give 1 or more")
+    require(count >= 1, f"there are no {name}; give 1 or more")
   require_comparable(samples_nd.shape[1], heldout_hd.shape[1])
-  # One walk through the train split, which may have to be read for it.
+  # One pass over the train split, because it may have to be read from disk.
   both = _nearest_in_parts(
     np.concatenate([samples_nd, heldout_hd]), train_parts, k, tiles
   )
@@ -73,8 +73,8 @@ def memorization(
   require(
     heldout_distance > 0,
     f"{int((apart == 0).sum())} of {len(apart)} held-out reals have a copy in "
-    "the train split, so their distance to it says nothing; hold out images "
-    "that are not in it",
+    "the train split, so their distance to it is not informative; hold out "
+    "images that are not in the train split",
   )
   ratios = neighbours.distances[:, 0] / heldout_distance
   return Memorization(
@@ -85,8 +85,8 @@ def memorization(
 def _nearest_in_parts(
   rows_nd: np.ndarray, parts: Iterable[np.ndarray], k: int, tiles: Tiles
 ) -> Neighbours:
-  """As `nearest`, of a reference that is never in memory as a whole."""
-  require(k >= 1, f"k={k} is not a number of neighbours; use 1 or more")
+  """Finds nearest rows as `nearest` does, in a reference given in parts."""
+  require(k >= 1, f"k={k} must be 1 or more")
   indices = np.zeros((len(rows_nd), 0), np.int64)
   distances = np.zeros((len(rows_nd), 0))
   start = 0
@@ -100,6 +100,6 @@ def _nearest_in_parts(
     start += len(part)
   require(
     start >= k,
-    f"{start} train images have no {k} nearest; give at least {k}",
+    f"{start} train images are fewer than k={k} neighbors; give at least {k}",
   )
   return Neighbours(indices, distances)

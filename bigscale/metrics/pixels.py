@@ -1,7 +1,7 @@
-"""Scores over pixels: which images are kept for them, and what comes out.
+"""Scores over pixels: which images are kept, and the scores of held-out reals.
 
-Of every class the first images that come are kept, as many as the score's row
-asks for, so that memory stays bounded.
+For each class, the first images are kept, up to the number that the score's row
+sets. This bounds memory.
 """
 
 import logging
@@ -20,19 +20,20 @@ from bigscale.parallel import interruption
 from bigscale.spec import SpecError, require
 from bigscale.spec.scores import column, identity, kind_of
 
-# Of images kept for a score, over all classes.
+# Memory limit of the images kept for one score, over all classes.
 _MOST_BYTES = 2**30
 
 _log = logging.getLogger(__name__)
 
 
 class Keeping(NamedTuple):
-  """Which images are kept.
+  """Which images are kept for a score.
 
   Attributes:
-    kind: of the score that they are for.
+    kind: kind of score that the images are for.
     image_shape: (R, R, C).
-    class_names: as many are kept of each; () takes all images for one class.
+    class_names: the same number of images is kept for each; () treats all
+      images as one class.
   """
 
   kind: str
@@ -41,14 +42,14 @@ class Keeping(NamedTuple):
 
   @property
   def per_class(self) -> int:
-    """Images kept of each class: what the row asks for, or what has room."""
+    """Number of images kept per class: the row's number or the memory limit."""
     classes = max(1, len(self.class_names))
     room = _MOST_BYTES // (classes * int(np.prod(self.image_shape)))
     return max(2, min(kind_of(self.kind).images_per_class or room, room))
 
   @property
   def protocol(self) -> dict[str, Any]:
-    """What the score depends on, as JSON values."""
+    """Everything that the score depends on, as JSON values."""
     more = kind_of(self.kind).protocol
     return {
       **(more(self.image_shape) if more else {}),
@@ -58,21 +59,21 @@ class Keeping(NamedTuple):
 
 
 class ImageKeeper:
-  """Keeps images of a set for a score."""
+  """Keeps the first images of each class for a score."""
 
   def __init__(self, keeping: Keeping) -> None:
-    """Keeps none yet."""
+    """Starts with no images."""
     self._keeping = keeping
     self._counts = np.zeros(max(1, len(keeping.class_names)), np.int64)
     self._kept: list[tuple[np.ndarray, np.ndarray]] = []
 
   @property
   def full(self) -> bool:
-    """Whether every class has as many as are kept."""
+    """Whether every class has all its images."""
     return bool((self._counts >= self._keeping.per_class).all())
 
   def add(self, images: np.ndarray, labels: np.ndarray) -> None:
-    """Takes [N, R, R, C] uint8 images and their labels [N]."""
+    """Adds [N, R, R, C] uint8 images and their labels [N]."""
     if self.full:
       return
     if not self._keeping.class_names:
@@ -105,22 +106,22 @@ def pixel_floor(
   cache_dir: str | None = None,
   most_bad: MostBad | None = None,
 ) -> dict[str, float]:
-  """Computes a score of held-out reals, as `COLUMN_floor`.
+  """Computes a score of held-out reals, named `COLUMN_floor`.
 
-  {} with a warning where they are too few, and where the score's row says that
-  it has no floor. Of held-out records that could not be read,
-  `SCORE_floor_unreadable` is the number.
+  Returns {} if the score's row has `floor=False`. If there are too few held-out
+  reals, logs a warning and returns {}. `SCORE_floor_unreadable` is the number
+  of held-out records that could not be read, if there are any.
 
   Args:
-    keeping: which images are kept, of samples too.
+    keeping: which images are kept; the same for samples and reals.
     heldout: split to read.
-    seed: of the choice of reals.
+    seed: seed of the choice of reals.
     cache_dir: see `bigscale.metrics.cache.directory`.
-    most_bad: how many of so many records may be unusable; None allows any
-      number.
+    most_bad: maps a number of records to how many of them may be unusable;
+      None allows any number.
 
   Raises:
-    DataError: more records cannot be used.
+    DataError: more records than `most_bad` allows are unusable.
   """
   if not kind_of(keeping.kind).floor:
     return {}
@@ -155,9 +156,9 @@ def pixel_floor(
 def _compute_floor(
   keeping: Keeping, heldout: Source, seed: int, allowed: int | None
 ) -> dict[str, np.ndarray]:
-  """What is kept of a floor; {} where there is none."""
+  """Returns the arrays to cache for a floor; {} if there is no floor."""
   keeper = ImageKeeper(keeping)
-  # Neighbours on disk may be views of one thing.
+  # Shuffled: records that are adjacent on disk may show the same object.
   order = np.random.default_rng((seed, 3)).permutation(len(heldout))
   reader = Reader(heldout, keeping.image_shape, allowed)
   for images, labels in reader.chunks(order):
