@@ -139,7 +139,7 @@ class BigganPort(Port):
     found = {}
     for path, gradient in spectral.flatten(scalars["g/grad_norm"]).items():
       name, layout = sources[path]
-      found[f"grad_G0/{name}"] = layout.theirs(np.asarray(gradient))
+      found[f"grad_G0/{name}"] = layout.to_file(np.asarray(gradient))
     return found
 
   @functools.cache  # noqa: B019

@@ -246,7 +246,7 @@ class R3ganPort(Port):
       _, scalars = update(*arguments)
       gradients = spectral.flatten(scalars[f"{name.lower()}/grad_norm"])
       for path, (theirs, layout) in sources.items():
-        found[f"grad_{name}/{theirs}"] = layout.theirs(
+        found[f"grad_{name}/{theirs}"] = layout.to_file(
           np.asarray(gradients[path])
         )
     return found

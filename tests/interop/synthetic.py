@@ -25,7 +25,7 @@ def leaves(spec, player="g", seed=0):
 def theirs(sources, found):
   """The same under their names and in their axis order."""
   return {
-    source.name: np.array(source.layout.theirs(found[path]))
+    source.name: np.array(source.layout.to_file(found[path]))
     for path, source in sources.items()
   }
 

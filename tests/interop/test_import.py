@@ -284,7 +284,7 @@ def test_each_file_goes_to_its_player(tmp_path):
   ):
     params = flatten(getattr(made.state, part).params)
     for path, (name, layout) in sources.items():
-      theirs = layout.theirs(np.asarray(params[path]))
+      theirs = layout.to_file(np.asarray(params[path]))
       np.testing.assert_array_equal(theirs, given[part][name])
   assert made.notes["discriminator"] == "d.npz"
   assert made.notes["average"] == "ema.npz"

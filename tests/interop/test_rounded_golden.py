@@ -80,7 +80,7 @@ def _theirs(gradients, sources):
   """Gradients under the authors' names and in their layout."""
   flat = spectral.flatten(gradients)
   return {
-    name: layout.theirs(np.asarray(flat[path]))
+    name: layout.to_file(np.asarray(flat[path]))
     for path, (name, layout) in sources.items()
   }
 

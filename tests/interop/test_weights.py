@@ -91,7 +91,7 @@ def test_layouts_keep_every_entry():
     load = r3gan.generator if player == "G" else r3gan.discriminator
     params = flatten(load(_R3GAN, tensors).params)
     for path, (name, layout) in sources(_R3GAN).items():
-      np.testing.assert_array_equal(layout.theirs(params[path]), tensors[name])
+      np.testing.assert_array_equal(layout.to_file(params[path]), tensors[name])
 
 
 def test_biggan_first_map_is_channels_last_with_bias_and_trackers():
