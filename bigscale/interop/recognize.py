@@ -145,7 +145,8 @@ def another_network(format_name: str, player: str, names: Iterable[str]) -> str:
     return (
       f"none of its {len(names)} tensors{f' ({listed})' if names else ''} "
       f"belongs to a generator of --format={format_name}, whose names are "
-      f"{_TENSOR_NAMES[format_name]}; use a file of that format, or another --format"
+      f"{_TENSOR_NAMES[format_name]}; use a file of that format, or another "
+      "--format"
     )
   there, who = kinds[0]
   if there != format_name:
