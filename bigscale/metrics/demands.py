@@ -134,7 +134,7 @@ def _check(kind: str, name: str, outputs: Outputs, known: Known) -> None:
   rule = f"{name}, which needs at least {{}}{over}"
   if known.num_samples < least[0]:
     raise SpecError(
-      f"evaluate.num_samples={known.num_samples} samples, too few for "
+      f"evaluate.num_samples={known.num_samples} is too few for "
       f"{rule.format(least[0])}; raise evaluate.num_samples"
     )
   reals = known.kept_reals if row.single_reals else known.num_reals

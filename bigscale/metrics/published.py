@@ -121,9 +121,9 @@ def _asked(
       name = column(kind, feature)
       require(
         bool(feature) and not kind_of(kind).single_reals,
-        f"{name} needs single images of the reals, but {published.file} "
-        "contains only their mean and covariance; leave it out, or compare "
-        "with a data source instead of statistics",
+        f"{name} needs individual reals, but {published.file} contains only "
+        "their mean and covariance; leave it out, or compare with a data "
+        "source instead of statistics",
       )
       require(
         feature != CLASSIFIER,

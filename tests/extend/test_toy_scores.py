@@ -141,11 +141,14 @@ def test_a_score_that_fails_leaves_the_others(
   with pytest.raises(SpecError, match="both give the column 'mine' in logs"):
     EvalSpec(scores=(*bad, f"{name}:Nan"))
   for kind, words in (
-    ("Nan", "mine gives mine=nan, which is no finite number"),
-    ("Bug", "bug failed with ZeroDivisionError: division by zero; mend user_"),
-    ("Less", "less is to give a number for its column 'mine'"),
-    ("Text", "text is to give a number for its column 'mine', and gives {'mi"),
-    ("Flag", "flag is to give a number for its column 'mine'"),
+    ("Nan", "mine returned mine=nan, which is not finite"),
+    ("Bug", "bug failed with ZeroDivisionError: division by zero; fix user_"),
+    ("Less", "less must return a number for its column 'mine'"),
+    (
+      "Text",
+      "text must return a number for its column 'mine', but returned {'",
+    ),
+    ("Flag", "flag must return a number for its column 'mine'"),
   ):
     one = evaluator(textures, cache, (f"{name}:{kind}", SHARPNESS))
     scored = one.compare(look(one, make_images(60, seed=5)))

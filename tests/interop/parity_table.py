@@ -1,8 +1,9 @@
-"""Prints docs/parity.md up to its first `##`: how near we come to the authors.
+"""Prints docs/parity.md up to its first `##`: errors against the authors' code.
 
   PYTHONPATH=.:tests/interop python tests/interop/parity_table.py
 
-Some ten minutes; the same cases as test_golden.py, the slow ones too.
+It takes about ten minutes, and runs the cases of test_golden.py, slow ones
+included.
 """
 
 import test_golden as golden

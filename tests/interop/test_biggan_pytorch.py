@@ -1,4 +1,4 @@
-"""BigGAN-PyTorch's state dicts of both models: round trips and sizes."""
+"""BigGAN-PyTorch's state dicts of both models: round trips and inference."""
 
 import dataclasses
 import json
@@ -139,7 +139,7 @@ def test_sizes_of_a_generator_without_spectral_norm():
 def test_singular_values_are_found_where_the_file_has_none():
   found, tensors = _file(_DEEP, "g")
   without = {name: x for name, x in tensors.items() if ".sv" not in name}
-  # As the authors' conversion of the official weights leaves it.
+  # The authors' conversion of the official weights leaves this shape.
   without["blocks.3.1.gamma"] = without["blocks.3.1.gamma"].reshape(1)
   spectra = biggan_deep_pytorch.generator(_DEEP, without).spectra
   w_io = found["block0/conv1/kernel"].reshape(64, 16).astype("f8")
@@ -158,12 +158,12 @@ def test_another_kind_of_file_is_refused():
     biggan_pytorch.infer_spec({"conv.weight": np.zeros(3)})
   _, g = _file(_BIGGAN, "g")
   g["blocks.2.0.conv1.weight"] = np.zeros((17, 32, 3, 3))
-  with pytest.raises(TensorsError, match="32, 16, 17, 4 channels follow none"):
+  with pytest.raises(TensorsError, match="32, 16, 17, 4 channels match none"):
     biggan_pytorch.infer_spec(g)
 
 
 def test_players_of_two_trainings_are_refused():
   _, g = _file(_BIGGAN, "g")
   _, d = _file(dataclasses.replace(_BIGGAN, resolution=128, latent_dim=12), "d")
-  with pytest.raises(TensorsError, match="sees 128 px and the generator"):
+  with pytest.raises(TensorsError, match="has 128 px and the generator"):
     biggan_pytorch.infer_spec(g, d)

@@ -1,4 +1,4 @@
-"""Exported programs draw what the generator draws, without the library."""
+"""Exported programs sample like the generator, without the library."""
 
 import json
 import runpy
@@ -40,7 +40,7 @@ def _average(weights) -> Average:
 
 @pytest.fixture(scope="module")
 def small():
-  # Weights of unit size would saturate all pixels.
+  # Weights of unit variance would saturate all pixels.
   leaves = {k: 0.4 * x for k, x in synthetic.leaves(_SMALL).items()}
   tensors = synthetic.theirs(r3gan.g_sources(_SMALL), leaves)
   weights = r3gan.generator(_SMALL, tensors)
@@ -49,7 +49,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def biggan():
-  """With batch norm and spectral norm, which is folded into the weights."""
+  """A model with batch norm, and spectral norm that is folded in."""
   with np.load(
     _ROOT / "tests" / "golden" / "biggan_32px_plain_f64.npz"
   ) as data:
@@ -64,7 +64,7 @@ def biggan():
 
 
 def _sampled(spec, ema, latents, labels):
-  """What `build(spec).sample` computes."""
+  """Returns the images of `build(spec).sample`."""
   model = make_model(spec.model, "cpu")
   images = jax.jit(
     lambda z, y: to_uint8(generate(model, spec, ema, Codes(z, y)))
@@ -79,13 +79,13 @@ def _codes(spec, count):
 
 
 def _assert_same_images(ours, theirs):
-  """Round-off may carry a value across the border of two of 256 levels."""
+  """Allows rounding to move a value by one of 256 levels."""
   assert ours.dtype == theirs.dtype == np.uint8
   assert ours.shape == theirs.shape
   difference = np.abs(ours.astype(int) - theirs.astype(int))
   assert difference.max() <= 1
   assert np.mean(difference > 0) < 0.01
-  assert len(np.unique(ours)) > 20, "an image without contrast proves nothing"
+  assert len(np.unique(ours)) > 20, "the image has too little contrast"
 
 
 def test_the_example_draws_what_sample_draws(small, tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_spectral_norm_is_folded_in(biggan):
   codes = _codes(spec, 6)
   drawn = np.asarray(exported.call(*codes))
   _assert_same_images(drawn, _sampled(spec, ema, *codes))
-  # A step of the power iteration would be 9 products for every weight.
+  # A step of the power iteration would take 9 products per weight.
   products = exported.mlir_module().count("stablehlo.dot_general")
   assert 0 < products < 2 * len(ema.spectra)
 
@@ -143,7 +143,7 @@ def test_the_header_says_what_the_program_takes(small, tmp_path):
     "float32[b,4]",
     "int32[b]",
   ]
-  # Weights are in it: 4 bytes a parameter, and a program around them.
+  # The file contains the weights, 4 bytes per parameter, and the program.
   weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(ema.params))
   assert weights < out.stat().st_size < weights + 60_000
   assert sorted(p.name for p in tmp_path.iterdir()) == ["g.hlo", "g.hlo.json"]

@@ -1,4 +1,4 @@
-"""Reading files: what is read, what is never run, and what the errors say."""
+"""Reading of files: contents, code that must not run, and error messages."""
 
 import pathlib
 import pickle
@@ -52,7 +52,7 @@ def test_files_cut_short(kind, kept, tmp_path):
   else:
     save_file({"a": _KERNEL}, path)
   path.write_bytes(path.read_bytes()[:kept])
-  _refused(path, "cannot be read", "cut short")
+  _refused(path, "cannot be read", "truncated")
 
 
 def test_one_damaged_entry(tmp_path):
@@ -96,7 +96,7 @@ def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
 
 
 class _Tensor:
-  """What is used of a torch.Tensor."""
+  """The used part of a torch.Tensor."""
 
   def __init__(self, array):
     self.array = array
@@ -116,7 +116,7 @@ class _Tensor:
 
 @pytest.fixture
 def torch(monkeypatch):
-  """A stand-in for PyTorch whose `load` gives what the test says."""
+  """A stand-in for PyTorch whose `load` returns what the test sets."""
   module = types.ModuleType("torch")
   module.result, module.calls = {}, []
 
@@ -157,7 +157,7 @@ def test_pytorch_files_of_a_whole_training(torch, tmp_path):
 
 
 class _Bomb:
-  """Unpickling this makes a file."""
+  """Creates a file when it is unpickled."""
 
   def __init__(self, path):
     self.path = path
@@ -169,14 +169,14 @@ class _Bomb:
 def test_pickles_are_not_run_unasked(tmp_path):
   path = tmp_path / "a.pkl"
   path.write_bytes(pickle.dumps(_Bomb(tmp_path / "boom")))
-  _refused(path, "runs whatever code", "--unsafe_pickle")
+  _refused(path, "runs any code", "--unsafe_pickle")
   assert not (tmp_path / "boom").exists()
   _refused(path, "NoneType", unsafe_pickle=True)
   assert (tmp_path / "boom").exists()
 
 
 class _Module:
-  """What is used of a torch.nn.Module."""
+  """The used part of a torch.nn.Module."""
 
   def state_dict(self):
     return {"Model.a": _Tensor(_KERNEL)}

@@ -1,4 +1,4 @@
-"""pytorch-pretrained-BigGAN's state dicts: the same images, the same norm."""
+"""pytorch-pretrained-BigGAN's state dicts: equal images and spectral norm."""
 
 import dataclasses
 
@@ -66,7 +66,7 @@ def test_both_divide_by_the_same_singular_values(imported):
     owner = sources[path].name.removesuffix("_orig")
     u, v = file[f"{owner}_u"], file[f"{owner}_v"]
     w_oi = file[f"{owner}_orig"].reshape(len(u), -1)
-    # Ours takes a step from its u, which must end at theirs.
+    # bigscale takes a step from its u, which must end at the file's v.
     stepped = unit(u_ko[0] @ w_oi)
     np.testing.assert_allclose(stepped, v, atol=1e-5, err_msg=path)
     np.testing.assert_allclose(u @ w_oi @ stepped, u @ w_oi @ v, rtol=1e-5)
@@ -81,11 +81,11 @@ def test_missing_extra_and_misshaped_tensors_are_named():
   with pytest.raises(TensorsError) as caught:
     biggan_hf.generator(_SPEC, file)
   message = str(caught.value)
-  assert message.startswith("3 tensors do not fit")
+  assert message.startswith("3 tensors do not match")
   assert "missing generator.layers.5.conv_1.weight_v (72,)" in message
   assert "extra generator.surprise (3,)" in message
   assert "misshaped generator.bn.running_vars (11, 8)" in message
-  assert "the spec asks for (51, 8)" in message
+  assert "the spec requires (51, 8)" in message
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_attention_inside_a_stage_is_refused():
       "layers.4.", "layers.3."
     )
     moved[name.replace("layers.x.", "layers.4.")] = x
-  with pytest.raises(TensorsError, match="attention after 3 blocks stands"):
+  with pytest.raises(TensorsError, match="after 3 blocks is inside a stage"):
     biggan_hf.infer_spec(moved)
 
 

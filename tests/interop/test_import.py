@@ -1,4 +1,4 @@
-"""From tensors to a run: sizes, players, recipes."""
+"""Import of tensors as a run: sizes, players, recipes."""
 
 import dataclasses
 import functools
@@ -60,13 +60,13 @@ def _plain(player="G"):
 
 
 def _random(spec: R3ganSpec, player="g"):
-  """Weights under the authors' names."""
+  """Random weights under the authors' names."""
   sources = getattr(r3gan, f"{player}_sources")(spec)
   return synthetic.theirs(sources, synthetic.leaves(spec, player))
 
 
 def _file(path: Path, **players) -> Path:
-  """A file of several players; the one called `bare` has no prefix."""
+  """Writes a file of several players; `bare` has no prefix."""
   arrays = {}
   for name, tensors in players.items():
     prefix = "" if name == "bare" else f"{name}/"
@@ -135,12 +135,12 @@ def test_a_damaged_block_is_named_though_the_sizes_are_inferred():
   with pytest.raises(TensorsError) as caught:
     convert("r3gan", Players(tensors), None)
   message = str(caught.value)
-  assert message.startswith("generator: 2 tensors do not fit")
+  assert message.startswith("generator: 2 tensors do not match")
   assert "missing MainLayers.0.Layers.1.LinearLayer1.Layer.weight" in message
   assert "misshaped MainLayers.2.Layers.2.NonLinearity1.Bias (3,)" in message
 
 
-# Which player is what.
+# Players.
 
 
 @pytest.mark.parametrize("joint", ["/", "."])
@@ -180,15 +180,15 @@ def test_players_of_several_files(tmp_path):
   assert read_players(g, d, ema) == Players(a, b, c)
   assert read_players(both, None, ema) == Players(a, b, c)
   assert read_players(g, both) == Players(a, b)
-  # Whoever publishes the average alone: it is the generator.
+  # A file with only the average: it becomes the generator too.
   assert read_players(ema) == Players(c, None, c)
-  with pytest.raises(FileError, match="both hold a discriminator"):
+  with pytest.raises(FileError, match="both contain a discriminator"):
     read_players(both, d)
-  with pytest.raises(FileError, match="holds no generator"):
+  with pytest.raises(FileError, match="contains no generator"):
     read_players(_file(tmp_path / "only.npz", D=b))
 
 
-# Into networks.
+# Conversion to networks.
 
 
 def test_problems_of_all_players_in_one_message():
@@ -199,7 +199,7 @@ def test_problems_of_all_players_in_one_message():
   with pytest.raises(TensorsError) as caught:
     convert("r3gan", Players(g, d, ema), _PLAIN)
   message = str(caught.value)
-  assert "generator: 1 tensors do not fit" in message
+  assert "generator: 1 tensors do not match" in message
   assert "discriminator: 1 tensors" in message
   assert "moving average: 2 tensors" in message
   assert "missing MainLayers.0.Layers.0.Basis (16, 4, 4)" in message
@@ -210,7 +210,7 @@ def test_the_field_that_does_not_fit_is_named():
   with pytest.raises(TensorsError) as caught:
     convert("r3gan", Players(_plain()), wrong)
   message = str(caught.value)
-  assert "model.latent_dim=7, the file's shapes say 6" in message
+  assert "model.latent_dim=7, but the file's shapes imply 6" in message
   assert "bf16_stages" not in message
 
 
@@ -231,15 +231,15 @@ def test_a_model_of_another_family():
 
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_tensors_of_another_format(name):
-  """Every format refuses what is not its own, in one sentence."""
+  """Every format refuses foreign tensors in one sentence."""
   with pytest.raises(SpecError):
     convert(name, Players({"weights": np.zeros((2, 2))}), None)
 
 
-# Into a state.
+# Assembly of a state.
 
 
-# One stage: drawing starting values is slow to compile, tensor by tensor.
+# One stage, because initialization of many tensors is slow to compile.
 _SMALL = R3ganSpec(
   resolution=4, latent_dim=3, widths=(4,), blocks=(1,), cardinality=(2,)
 )
@@ -293,8 +293,8 @@ def test_each_file_goes_to_its_player(tmp_path):
 def test_notes_say_where_each_part_came_from(imported):
   notes = imported.notes
   assert notes["generator"] == "g.npz"
-  assert "fresh" in notes["discriminator"]
-  assert "no file holds one" in notes["average"]
+  assert "initialized with seed" in notes["discriminator"]
+  assert "no file contains one" in notes["average"]
   assert notes["spectra"].startswith("0 from the files")
   assert len(notes["files"][0]["sha256"]) == 64
   assert json.loads(json.dumps(notes)) == notes
@@ -320,7 +320,7 @@ def test_notes_say_where_each_part_came_from(imported):
 def test_recipes_are_those_of_the_configs(config, argument):
   published = from_config(config.get_config(argument))
   made = recipe(published.model, None)
-  # What watches a run is not part of the recipe.
+  # The monitor is not part of a recipe.
   watched = dataclasses.replace(made.spec, monitor=published.monitor)
   assert watched == published
   assert "deep" not in made.name or config is biggan_deep_config

@@ -1,4 +1,4 @@
-"""Published statistics: which files there are, and what is checked."""
+"""Published statistics: file formats and checks."""
 
 import json
 import pickle
@@ -36,7 +36,7 @@ def test_statistics_of_both_kinds(tmp_path):
   found = statistics.read_statistics(pkl, unsafe_pickle=True)
   assert found.count == 40
   np.testing.assert_allclose(found.mean, mu)
-  # StyleGAN divides by the count, numpy by one less.
+  # StyleGAN divides by the count, numpy by the count minus one.
   np.testing.assert_allclose(found.covariance, sigma * 39 / 40)
 
 
@@ -117,7 +117,7 @@ def test_stylegan_s_sums_in_an_npz(tmp_path):
     (
       '{"count": "x", "resize": 1, "feature": null, "weights": null, '
       '"source": ""}',
-      "no sound count, resize",
+      "no valid count, resize",
     ),
   ],
 )

@@ -1,4 +1,4 @@
-"""The official generators' variables: order, layout, editions, sizes."""
+"""The official generators' variables: order, layout, versions, sizes."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ _AVERAGED = ("w", "b", "gamma", "beta", "scale", "offset")
 
 
 def _file(spec, suffix):
-  """As the graph names and shapes it: averages beside raw ones, u0, module/."""
+  """Returns leaves, and a file with the graph's names, shapes and averages."""
   found = leaves(spec)
   random = np.random.RandomState(7)
   file = {}
@@ -78,14 +78,14 @@ def test_biggan_makes_the_image_of_its_variables():
 def test_first_layer_and_shared_embedding_lie_as_there():
   _, file = _file(_SPEC, "ema_b999900")
   params = biggan_tfhub.generator(_SPEC, file).params
-  # A vector of latents times w is a map whose channels lie innermost.
+  # A latent vector times w is a map with the channels as innermost axis.
   w = file["module/Generator/G_Z/G_linear/w/ema_b999900:0"]
   assert w.shape == (2, 4 * 4 * 32)
   np.testing.assert_array_equal(params["linear"]["kernel"], w)
   # A one-hot label times w is a row.
   table = file["module/linear/w/ema_b999900:0"]
   np.testing.assert_array_equal(params["shared"]["embedding"], table)
-  # Theirs sees [z_i, y] and ours [y, z_i]; a chunk has 2 latents.
+  # The file's condition is [z_i, y], bigscale's is [y, z_i]; z_i has 2 entries.
   gain = file["module/Generator/GBlock_1/HyperBN_1/gamma/w/ema_b999900:0"]
   ours = params["block1"]["norm2"]["gain"]["kernel"]
   np.testing.assert_array_equal(ours[:4], gain[2:])
@@ -93,7 +93,7 @@ def test_first_layer_and_shared_embedding_lie_as_there():
 
 
 def _stacked_file():
-  """BigGAN-deep's with the stacks of the graph for its statistics."""
+  """Returns BigGAN-deep's file with the graph's stacks of statistics."""
   found, file = _file(_DEEP, "ema_0.9999")
   norms = [f"block{i}/norm{j}" for i in range(8) for j in range(1, 5)]
   stacked = {name: x for name, x in file.items() if "accumul" not in name}
@@ -119,7 +119,7 @@ def test_deep_statistics_are_those_of_all_truncations():
 def test_stacks_of_another_number_of_truncations_are_refused():
   _, stacked, _ = _stacked_file()
   stacked["module_apply_default/stack_6:0"] = np.zeros((50, 16), "f4")
-  with pytest.raises(TensorsError, match=r"stack_6 \(50, 16\) must hold"):
+  with pytest.raises(TensorsError, match=r"stack_6 \(50, 16\) must contain"):
     biggan_tfhub.generator(_DEEP, stacked)
 
 
@@ -157,10 +157,10 @@ def test_missing_extra_and_misshaped_variables_are_named():
   with pytest.raises(TensorsError) as caught:
     biggan_tfhub.generator(_DEEP, file)
   message = str(caught.value)
-  assert message.startswith("3 tensors do not fit")
+  assert message.startswith("3 tensors do not match")
   assert "missing Generator/GBlock/BatchNorm_2/offset/u0 (1, 16)" in message
   assert "extra Generator/surprise (3,)" in message
-  assert "misshaped linear/w (3, 5), the spec asks for (3, 4)" in message
+  assert "misshaped linear/w (3, 5), the spec requires (3, 4)" in message
 
 
 @pytest.mark.parametrize("spec", [_SPEC, _DEEP], ids=["biggan", "deep"])
@@ -170,7 +170,7 @@ def test_sizes_are_read_off(spec):
 
 
 def test_sizes_of_another_kind_of_file_are_refused():
-  with pytest.raises(TensorsError, match="blocks of no channels"):
+  with pytest.raises(TensorsError, match="blocks with no channels"):
     biggan_tfhub.infer_spec({"conv1.weight": np.zeros((2, 2))})
 
 

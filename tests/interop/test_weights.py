@@ -1,4 +1,4 @@
-"""Importing state dicts: what is checked, and what the errors say."""
+"""Import of state dicts: checks and error messages."""
 
 from pathlib import Path
 
@@ -61,11 +61,11 @@ def test_every_missing_extra_and_misshaped_tensor_is_named():
     r3gan.discriminator(_R3GAN, tensors)
   message = str(caught.value)
   assert isinstance(caught.value, SpecError)
-  assert message.startswith("4 tensors do not fit")
+  assert message.startswith("4 tensors do not match")
   assert "missing ExtractionLayer.Layer.weight (16, 3, 1, 1)" in message
   assert "missing MainLayers.0.Layers.0.NonLinearity1.Bias (32,)" in message
   assert "extra Surprise.weight (2, 3)" in message
-  assert f"misshaped {head} (1, 17), the spec asks for (1, 16)" in message
+  assert f"misshaped {head} (1, 17), the spec requires (1, 16)" in message
 
 
 def test_another_spec_is_refused():
@@ -98,7 +98,7 @@ def test_biggan_first_map_is_channels_last_with_bias_and_trackers():
   tensors = _biggan()
   weights = biggan_pytorch.generator(_BIGGAN, tensors)
   kernel = weights.params["linear"]["kernel"]
-  # Row (c, y, x) of theirs is column (y, x, c) of ours.
+  # Row (c, y, x) in the file is column (y, x, c) in bigscale.
   c, y, x = 5, 1, 3
   theirs, ours = (c * 4 + y) * 4 + x, (y * 4 + x) * 16 + c
   np.testing.assert_array_equal(
@@ -118,7 +118,7 @@ def test_biggan_trackers_beyond_the_spec_are_left():
   )  # fmt: skip
   weights = biggan_pytorch.discriminator(one, _biggan("D"))
   assert weights.spectra["block0/conv1/kernel"].sigma.shape == (1,)
-  # The last layer has one output, so one singular value whatever is asked.
+  # The last layer has one output, so it has only one singular value.
   three = biggan_pytorch.discriminator(_BIGGAN, _biggan("D"))
   assert three.spectra["linear/kernel"].sigma.shape == (1,)
   assert three.spectra["block0/conv1/kernel"].sigma.shape == (3,)

@@ -1,4 +1,4 @@
-"""Scores of what a classifier takes samples for."""
+"""Scores of the classes that a classifier predicts for samples."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_sure_and_balanced_opinions_score_the_number_of_classes():
 
 def test_score_is_the_definition_in_each_split():
   p = np.random.default_rng(0).dirichlet(np.ones(3), 32)
-  # 32 / 3 samples: splits of 10, 11 and 11, as the authors' code cuts them.
+  # Splits of 32 samples in three: 10, 11 and 11, as in the authors' code.
   scores = []
   for part in (p[:10], p[10:21], p[21:]):
     kl = (part * np.log(part / part.mean(0)[None])).sum(1)
@@ -36,12 +36,12 @@ def test_score_is_the_definition_in_each_split():
 
 
 def test_splits_are_consecutive():
-  # Sorted by class, each split knows one class alone.
+  # Sorted by class, so each split contains only one class.
   sure = np.eye(4)[np.arange(64) // 16]
   assert inception_score(sure, splits=4)["is"] == pytest.approx(1.0)
   assert inception_score(sure, splits=1)["is"] == pytest.approx(4.0)
   halves = inception_score(sure[:48], splits=2)
-  # One split of two classes, 16 and 8 samples of 24: exp(H(2/3)) twice.
+  # A split has 16 and 8 of 24 samples from two classes: exp(H(2/3)).
   expected = np.exp(-(2 * np.log(2 / 3) + np.log(1 / 3)) / 3)
   assert halves["is"] == pytest.approx(expected)
 

@@ -1,4 +1,4 @@
-"""The classifier of stacks."""
+"""The classifier of stacked digits."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from bigscale.spec import SpecError
 
 
 class Brightness:
-  """A classifier of three classes: dark, grey and bright."""
+  """A classifier of three classes: dark, gray and bright."""
 
   num_classes = 3
   dimension = 1

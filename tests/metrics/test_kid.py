@@ -6,7 +6,7 @@ from bigscale.spec import SpecError
 
 
 def _direct(x, y):
-  """The definition, pair by pair."""
+  """Computes the definition pair by pair."""
 
   def kernel(a, b):
     return (np.dot(a, b) / len(a) + 1) ** 3
@@ -35,7 +35,7 @@ def test_chunked_estimate_is_the_sum_over_pairs(tile):
 
 
 def test_a_known_distance_is_found():
-  # In one dimension, of points that all are a or b: k(a,a) + k(b,b) - 2 k(a,b).
+  # In one dimension, with all points equal to a or b: k(a,a)+k(b,b)-2k(a,b).
   a, b = np.full((4, 1), 1.0), np.full((6, 1), 2.0)
   assert mmd_squared(a, b) == pytest.approx(2**3 + 5**3 - 2 * 3**3)
 
@@ -73,7 +73,7 @@ def test_standard_error_is_the_spread_over_fresh_samples():
   ]
   spread = np.std([score["kid"] for score in scores], ddof=1)
   errors = [score["kid_standard_error"] for score in scores]
-  # Dividing by the root of 20 blocks alone would give 0.4 of it.
+  # The standard error over 20 independent blocks would be 0.4 of the spread.
   assert 0.75 < np.sqrt(np.mean(np.square(errors))) / spread < 1.4
 
 

@@ -1,4 +1,4 @@
-"""Several networks look at the same samples, and one of them fails."""
+"""Several networks embed the same samples, and one of them fails."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ COUNT, BATCH = 24, 8
 
 
 class Corner:
-  """Features are what lies in an image's corner, or what is made of it."""
+  """A network whose features are pixels in a corner, optionally changed."""
 
   dimension = 3
   num_classes = 2
@@ -52,22 +52,22 @@ def asked(*networks, pixels=()):
   ("change", "words"), [(nan, "1 of 8 samples"), (no_memory, "9 GiB")]
 )
 def test_one_that_fails_leaves_the_others(change, words):
-  ill, well = Corner("ill", change), Corner("well")
-  looked = look(asked(ill, well), batches())
-  assert looked.failed.keys() == {"ill"}
-  assert words in str(looked.failed["ill"])
+  failing, working = Corner("failing", change), Corner("working")
+  looked = look(asked(failing, working), batches())
+  assert looked.failed.keys() == {"failing"}
+  assert words in str(looked.failed["failing"])
   assert looked.seen[1].moments.count == COUNT
-  # It is not asked again.
-  assert (ill.embedded, well.embedded) == (BATCH, COUNT)
+  # It is not used again.
+  assert (failing.embedded, working.embedded) == (BATCH, COUNT)
 
 
 def test_of_several_processes_each_goes_on_embedding(monkeypatch):
   """The devices of the others share every batch."""
   monkeypatch.setattr("jax.process_count", lambda: 2)
-  ill = Corner("ill", nan)
-  looked = look(asked(ill), batches())
-  assert ill.embedded == COUNT
-  assert "1 of 8 samples" in str(looked.failed["ill"])
+  failing = Corner("failing", nan)
+  looked = look(asked(failing), batches())
+  assert failing.embedded == COUNT
+  assert "1 of 8 samples" in str(looked.failed["failing"])
 
 
 def test_pairs_that_cannot_be_kept_leave_the_networks(monkeypatch):
@@ -87,7 +87,7 @@ def test_it_is_broken_off_between_two_batches():
   ):
     look(asked(network), batches())
   assert network.embedded == BATCH
-  # Outside nobody is asked.
+  # Outside the context, nothing is called.
   interruption.point()
 
 
@@ -96,7 +96,7 @@ def test_who_answers_for_errors_does_not_take_it_for_one():
     try:
       interruption.point()
     except Exception:
-      raise AssertionError("it was taken for an error") from None
+      raise AssertionError("it was handled as an error") from None
     except interruption.InterruptedWorkError:
       return
-  raise AssertionError("it went on")
+  raise AssertionError("it was not interrupted")

@@ -1,4 +1,4 @@
-"""The sheet of samples and their nearest train images."""
+"""The sheet of samples next to their nearest train images."""
 
 import json
 
@@ -13,7 +13,7 @@ from bigscale.metrics.memorization import search
 
 
 class Pixels:
-  """Its features are the pixels."""
+  """A network whose features are the pixels."""
 
   name = "pixels"
 
@@ -65,7 +65,7 @@ def test_copies_come_first_beside_what_they_copy(
 
 
 class Torn:
-  """A split of which some records cannot be read."""
+  """A split with some unreadable records."""
 
   class_names = ()
 

@@ -21,11 +21,11 @@ def _noise(seed):
 
 
 def _direct(a, b):
-  """MS-SSIM of one channel of 32 px, two scales, in float64 by scipy."""
+  """Computes two-scale MS-SSIM of one 32 px channel with scipy, in float64."""
 
   def blur(x):
     inside = slice(5, -5)
-    # 11 taps: scipy's radius is round(truncate * sigma).
+    # 11 taps, because scipy's radius is round(truncate * sigma).
     return ndimage.gaussian_filter(x, 1.5, truncate=5 / 1.5)[inside, inside]
 
   result = 1.0
@@ -50,7 +50,7 @@ def test_value_is_the_definition(darker):
   a = _smooth_images(8, 0)
   mixed = 0.6 * a + 0.4 * _smooth_images(8, 1) - 20
   b = np.clip(mixed, 0, 255).astype(np.uint8)
-  # In the dark the constants matter.
+  # The constants matter for dark images.
   a, b = a // darker, b // darker
   values = np.asarray(ms_ssim(a, b))
   expected = [
@@ -83,7 +83,7 @@ def test_every_scale_of_any_side_has_a_window(side):
 
 @pytest.fixture(scope="module")
 def classes():
-  """Class 3 repeats one image; class 5 is noise; class 9 has two images."""
+  """Class 3 repeats one image, class 5 is noise, class 9 has two images."""
   same = np.repeat(_smooth_images(1, 0), 6, axis=0)
   images = np.concatenate([same, _noise(0), _smooth_images(2, 2)])
   labels = np.array([3] * 6 + [5] * 8 + [9] * 2)

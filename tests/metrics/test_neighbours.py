@@ -10,7 +10,7 @@ SMALL = Tiles(rows=32, reference=64)
 
 @pytest.fixture(scope="module")
 def reals():
-  """300 reals for training and 60 held out, [N, 8]."""
+  """300 train reals and 60 held-out reals, [N, 8]."""
   rows = np.random.default_rng(0).normal(10, 1, (360, 8))
   return rows[:300], rows[300:]
 
@@ -43,7 +43,7 @@ def test_copies_are_found_and_have_a_ratio_far_below_one(reals):
 def test_a_train_split_in_parts_is_the_same_as_in_one(reals):
   train, heldout = reals
   whole = memorization(heldout[:20], [train], heldout, tiles=SMALL)
-  # The second part is smaller than k.
+  # The second part has fewer than k rows.
   parts = iter([train[:140], train[140:143], train[143:]])
   split = memorization(heldout[:20], parts, heldout, tiles=SMALL)
   np.testing.assert_array_equal(
@@ -61,7 +61,11 @@ def test_heldout_reals_that_are_not_held_out_are_refused(reals):
 
 @pytest.mark.parametrize(
   ("counts", "message"),
-  [((0, 300, 60), "0 samples"), ((9, 300, 0), "0 held-out"), ((9, 4, 60), "4")],
+  [
+    ((0, 300, 60), "there are no samples"),
+    ((9, 300, 0), "there are no held-out reals"),
+    ((9, 4, 60), "4"),
+  ],
 )
 def test_too_few_images_are_refused(reals, counts, message):
   train, heldout = reals

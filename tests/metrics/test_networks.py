@@ -1,4 +1,4 @@
-"""Which network a score's name opens."""
+"""The network that the name of a score opens."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from bigscale.metrics.features import FrozenWeights, open_network
 
 
 class Network:
-  """Takes note of how it is made."""
+  """Records the arguments it is created with."""
 
   dimension = num_classes = 3
   variables, fingerprint, protocol = {}, "f00d", {}

@@ -1,4 +1,4 @@
-"""How fast something was, by a clock that we hold."""
+"""Throughput, measured with a fake clock."""
 
 from bigscale.metrics.pace import Pace
 

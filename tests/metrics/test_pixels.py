@@ -1,4 +1,4 @@
-"""Which images are kept for scores over pixels."""
+"""Images that are kept for scores over pixels."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_the_first_of_each_class_are_kept(monkeypatch):
 
 def test_memory_bounds_what_is_kept():
   assert Keeping("ms_ssim", (32, 32, 3), ("x",) * 10).per_class == 200
-  # 1000 classes of 5 images of 192 KiB are just below a GiB.
+  # 1000 classes of 5 images of 192 KiB are just below 1 GiB.
   assert Keeping("ms_ssim", (256, 256, 3), ("x",) * 1000).per_class == 5
   assert Keeping("ms_ssim", (1024, 1024, 3), ("x",) * 1000).per_class == 2
 

@@ -9,14 +9,14 @@ SMALL = Tiles(rows=32, reference=64)
 
 
 def _modes(per_mode, modes=4, seed=0):
-  """Rows of far-off modes, [modes * per_mode, 8], one mode after another."""
+  """Returns rows of distant modes, [modes * per_mode, 8], mode by mode."""
   rng = np.random.default_rng(seed)
   centres = 100 * np.eye(8)[:modes]
   return np.concatenate([c + rng.normal(size=(per_mode, 8)) for c in centres])
 
 
 def _direct(samples, reals, k, density_k):
-  """The definitions, over matrices of all distances."""
+  """Computes the definitions from matrices of all distances."""
 
   def distances(a, b):
     return np.linalg.norm(a[:, None] - b[None], axis=-1)
@@ -73,7 +73,7 @@ def test_invented_modes_lower_precision_and_density():
 
 
 def test_boundaries_are_inside_for_precision_and_recall():
-  # Balls to the third neighbour: 0 +- 3, 1 +- 2, 2 +- 2, 3 +- 3.
+  # Balls to the third neighbor: 0 +- 3, 1 +- 2, 2 +- 2, 3 +- 3.
   line = np.array([[0.0], [1], [2], [3]])
   around = np.array([[-4.0], [-3], [6], [7], [50], [51]])
   assert precision_recall(around, line, density_k=1).precision == 2 / 6

@@ -1,4 +1,4 @@
-"""Distances to moments that others measured, and what is refused."""
+"""Distances to published moments, and files that are refused."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SIZE = 4
 
 
 class Network:
-  """Stands for Inception: its features are what lies in an image's corner."""
+  """A stand-in for Inception whose features are pixels in a corner."""
 
   dimension = SIZE
   num_classes = 3
@@ -109,8 +109,12 @@ def _few(count):
 @pytest.mark.parametrize(
   ("one", "options", "words"),
   [
-    (_published(), {"scores": ("kid_inception",)}, "kid_inception .* single"),
-    (_published(), {"scores": ("ms_ssim",)}, "ms_ssim looks at single"),
+    (
+      _published(),
+      {"scores": ("kid_inception",)},
+      "kid_inception .* individual",
+    ),
+    (_published(), {"scores": ("ms_ssim",)}, "ms_ssim needs individual"),
     (_published(), {"scores": ("fd_classifier",)}, "trained on the data"),
     (
       _published(),
@@ -120,22 +124,22 @@ def _few(count):
     (
       _published(moments=FeatureMoments.of(np.eye(9, 3))),
       {},
-      "3 features, and inception has 4",
+      "3 features, but inception has 4",
     ),
     (
       _published(resize="clean"),
       {},
-      r"another resizing \(clean\).*fid_inception_clean for clean",
+      r"resizing clean, but .* tf1.*fid_inception_clean for clean",
     ),
     (
       _published(),
       {"scores": ("fid_inception_clean",)},
-      r"another resizing \(tf1\).*\(clean\)",
+      r"resizing tf1, but the samples use clean",
     ),
-    (_published(feature="efflite0"), {}, r"another network \(efflite0\)"),
-    (_published(weights="beef"), {}, r"another weights \(beef\).*f00d"),
-    (_few(4), {}, "the images behind a.npz are 4 samples"),
-    (_published(), {"num_samples": 4}, r"evaluate\.num_samples are 4"),
+    (_published(feature="efflite0"), {}, "network efflite0, but"),
+    (_published(weights="beef"), {}, "weights beef, but .*f00d"),
+    (_few(4), {}, r"4 images of a\.npz are too few"),
+    (_published(), {"num_samples": 4}, r"evaluate\.num_samples=4"),
   ],
 )
 def test_another_protocol_is_refused(one, options, words):

@@ -1,4 +1,4 @@
-"""Truncated latents have the distribution of resampling, and no other."""
+"""Truncated latents have exactly the distribution of resampling."""
 
 import itertools
 import types
@@ -16,7 +16,7 @@ _THRESHOLDS = (2.0, 1.0, 0.5, 0.04)
 
 @pytest.fixture(scope="module")
 def drawn():
-  """[threshold] -> 200,000 entries of one key."""
+  """By threshold, 200,000 entries from the same key."""
   key = jax.random.key(0)
   return {
     threshold: np.asarray(
@@ -31,16 +31,16 @@ def test_truncated_is_the_truncated_normal(drawn, threshold):
   entries = drawn[threshold].ravel().astype(np.float64)
   assert (np.abs(entries) < threshold).all()
   expected = stats.truncnorm(-threshold, threshold)
-  # At this many entries a distance of 0.0036 has probability 1 in 100.
+  # With this many entries, a distance above 0.0036 has probability 0.01.
   assert stats.kstest(entries, expected.cdf).statistic < 0.0036
-  # Clipping would gather 5 % to 97 % of the mass at the bounds.
+  # Clipping would put 5 % to 97 % of the mass at the bounds.
   edge = 0.99 * threshold
   share = np.mean(np.abs(entries) > edge)
   assert share == pytest.approx(2 * expected.sf(edge), rel=0.1)
 
 
 def test_truncated_is_what_resampling_gives(drawn):
-  """Drawing each entry again until it falls inside."""
+  """Resampling draws each entry again until it falls inside."""
   random = np.random.default_rng(0)
   entries = random.standard_normal(200_000)
   while (outside := np.abs(entries) > 0.5).any():
@@ -78,7 +78,7 @@ _MODEL = types.SimpleNamespace(latent_dim=100, dtype="float32")
 
 @pytest.mark.parametrize("truncation", [1.0, 0.4, 0.02])
 def test_scale_is_what_the_official_modules_are_given(truncation):
-  """truncation * truncnorm(-2, 2)."""
+  """The official modules use truncation * truncnorm(-2, 2)."""
   z = latents.draw(jax.random.key(0), 2000, _MODEL, truncation, "scale")
   entries = np.asarray(z, np.float64).ravel()
   assert (np.abs(entries) < 2 * truncation).all()

@@ -1,4 +1,4 @@
-"""What rows ask of G; and that shares of classes mean what they say."""
+"""Latents and labels of sheet rows, and mixtures of class embeddings."""
 
 import dataclasses
 import itertools
@@ -42,9 +42,9 @@ _MODELS = {
 @pytest.mark.parametrize("name", _MODELS)
 @jax.enable_x64(True)
 def test_one_hot_shares_are_labels(name):
-  """And half and half is neither, nor the mean image.
+  """Equal weights of two classes give neither class nor the mean image.
 
-  In float64: how a compiler rounds sums of products must not decide it.
+  Uses float64, so that the rounding of the compiler does not matter.
   """
   model = dataclasses.replace(_MODELS[name], dtype="float64")
   g = make_model(model, "cpu").g
@@ -87,7 +87,7 @@ def test_latent_interpolation():
   assert {row.truncation for row in rows} == {0.5}
   ends = np.stack([row.latents[[0, -1]] for row in rows])
   assert (abs(ends) < 0.5).all()
-  assert len(np.unique(ends)) == ends.size, "every row has ends of its own"
+  assert len(np.unique(ends)) == ends.size, "every row has its own ends"
   again = sheets.latent_interpolation(
     _BIGGAN, rows=2, columns=5, seed=1, labels=[2, 0], truncation=0.5
   )
@@ -176,8 +176,8 @@ def test_draw_sheet_reads_row_by_row_with_each_row_s_average():
   ("make", "options", "message"),
   [
     ("latent_interpolation", {"rows": 0, "columns": 3}, "rows=0.*empty"),
-    ("latent_interpolation", {"rows": 1, "columns": 1}, "2 columns or more"),
-    ("class_interpolation", {"rows": 1, "columns": 1}, "2 columns or more"),
+    ("latent_interpolation", {"rows": 1, "columns": 1}, "1 row and 2 columns"),
+    ("class_interpolation", {"rows": 1, "columns": 1}, "1 row and 2 columns"),
     (
       "class_interpolation",
       {"rows": 1, "columns": 2, "labels": [1]},

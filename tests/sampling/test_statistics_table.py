@@ -1,4 +1,4 @@
-"""Statistics between the truncations at which they were published."""
+"""Statistics at and between the published truncations."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def _at(truncation):
 
 @pytest.mark.parametrize("row", range(51))
 def test_on_the_grid_they_are_a_row(row):
-  """In floating point 0.58 * 50 is less than 29."""
+  """In floating point, 0.58 * 50 is less than 29."""
   np.testing.assert_array_equal(_at(float(f"{0.02 * row:.2f}")), _ROWS[row])
 
 
@@ -27,7 +27,7 @@ def test_on_the_grid_they_are_a_row(row):
   [(0.41, 20, 0.5), (0.405, 20, 0.25), (0.0133, 0, 0.665), (0.999, 49, 0.95)],
 )
 def test_between_they_are_weighed_as_in_the_ports(truncation, low, share):
-  """The lower row by the fraction: see `statistics_at`."""
+  """The lower row is weighted by the fraction, see `statistics_at`."""
   expected = share * _ROWS[low] + (1 - share) * _ROWS[low + 1]
   np.testing.assert_allclose(_at(truncation), expected, rtol=1e-5)
   assert _at(truncation).dtype == np.float32
@@ -35,7 +35,7 @@ def test_between_they_are_weighed_as_in_the_ports(truncation, low, share):
 
 @pytest.mark.parametrize("truncation", [-0.1, 1.02, float("nan")])
 def test_beyond_the_table(truncation):
-  with pytest.raises(SpecError, match="lies beyond the statistics"):
+  with pytest.raises(SpecError, match="is outside the statistics"):
     statistics_at({"mean": _ROWS}, truncation)
 
 
