@@ -71,7 +71,7 @@ def infer_spec(
     sizes(g_tensors, f"blocks.{i}.0.conv4.weight", 4)[0] for i in range(count)
   ]
   resolution, width, depth = biggan_sizes.of_deep_generator(outputs)
-  places = state_dict.attention_places(g_tensors, r"blocks\.(\d+)\.1\.gamma")
+  places = state_dict.attention_indices(g_tensors, r"blocks\.(\d+)\.1\.gamma")
   attention = tuple(8 * 2 ** (i // depth) for i in places)
   classes, shared = sizes(g_tensors, "shared.weight", 2)
   made = sizes(g_tensors, "output_layer.2.weight", 4)[0]
@@ -122,7 +122,7 @@ def _discriminator_sizes(
       f"the discriminator has {found.resolution} px and the generator "
       f"{resolution} px; use files of the same training run"
     )
-  places = state_dict.attention_places(
+  places = state_dict.attention_indices(
     tensors, rf"blocks\.(\d+)\.{depth}\.gamma"
   )
   return {

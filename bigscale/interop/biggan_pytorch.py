@@ -74,7 +74,7 @@ def infer_spec(
   resolution, width, _ = biggan_sizes.of_generator(outputs)
   attention = tuple(
     g_sides(resolution)[i]
-    for i in state_dict.attention_places(g_tensors, r"blocks\.(\d+)\.1\.gamma")
+    for i in state_dict.attention_indices(g_tensors, r"blocks\.(\d+)\.1\.gamma")
   )
   tracked = state_dict.singular_values(g_tensors)
   return BigganSpec(
@@ -144,7 +144,7 @@ def _discriminator_sizes(
       f"the discriminator has {found.resolution} px and the generator "
       f"{resolution} px; use files of the same training run"
     )
-  places = state_dict.attention_places(tensors, r"blocks\.(\d+)\.1\.gamma")
+  places = state_dict.attention_indices(tensors, r"blocks\.(\d+)\.1\.gamma")
   inner = sizes(tensors, "blocks.1.0.conv1.weight", 4)[0]
   return {
     "d_width": found.width,

@@ -13,7 +13,7 @@ from bigscale.models import biggan, biggan_deep
 Table = Mapping[int, Sequence[int]]
 
 
-class Found(NamedTuple):
+class NetworkSizes(NamedTuple):
   """The sizes that match the channels.
 
   Attributes:
@@ -27,17 +27,17 @@ class Found(NamedTuple):
   depth: int
 
 
-def of_generator(outputs: Sequence[int]) -> Found:
+def of_generator(outputs: Sequence[int]) -> NetworkSizes:
   """Infers BigGAN's G from the output channels of its blocks, 8 px first."""
   return _match(outputs, biggan.G_WIDTHS, first=1, depths=(1,))
 
 
-def of_discriminator(outputs: Sequence[int]) -> Found:
+def of_discriminator(outputs: Sequence[int]) -> NetworkSizes:
   """Infers BigGAN's D from the output channels of its blocks, image first."""
   return _match(outputs, biggan.D_WIDTHS, first=0, depths=(1,))
 
 
-def of_deep_generator(outputs: Sequence[int]) -> Found:
+def of_deep_generator(outputs: Sequence[int]) -> NetworkSizes:
   """Infers BigGAN-deep's G from the output channels of its blocks.
 
   Only the last block of a stage changes the number of channels.
@@ -46,14 +46,14 @@ def of_deep_generator(outputs: Sequence[int]) -> Found:
   return _match(outputs, biggan_deep.G_WIDTHS, first=1, depths=depths)
 
 
-def of_deep_discriminator(outputs: Sequence[int]) -> Found:
+def of_deep_discriminator(outputs: Sequence[int]) -> NetworkSizes:
   """Infers BigGAN-deep's D from the output channels of its stages."""
   return _match(outputs, biggan_deep.D_WIDTHS, first=1, depths=(1,))
 
 
 def _match(
   outputs: Sequence[int], tables: Table, first: int, depths: Sequence[int]
-) -> Found:
+) -> NetworkSizes:
   """Finds the table that matches the channels.
 
   Args:
@@ -67,7 +67,7 @@ def _match(
       wanted = _repeated(table, first, depth)
       width = outputs[-1] // wanted[-1] if len(outputs) == len(wanted) else 0
       if width and [width * m for m in wanted] == list(outputs):
-        return Found(resolution, width, depth)
+        return NetworkSizes(resolution, width, depth)
   raise TensorsError(
     f"blocks with {', '.join(map(str, outputs)) or 'no'} channels match none "
     f"of the published tables, for {', '.join(map(str, tables))} px; use a "

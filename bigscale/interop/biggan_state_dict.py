@@ -127,7 +127,7 @@ def singular_values(tensors: Tensors) -> int:
   return number_of(tensors, r"(?:output_layer\.2|blocks\.0\.0\.conv1)\.u(\d+)")
 
 
-def attention_places(tensors: Tensors, pattern: str) -> list[int]:
+def attention_indices(tensors: Tensors, pattern: str) -> list[int]:
   """Returns the indices of blocks or stages with attention, ascending.
 
   Args:

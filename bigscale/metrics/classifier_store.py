@@ -43,7 +43,7 @@ def load_or_train(
   seed: int,
   cache_dir: str | None = None,
   steps: int | None = None,
-  most_bad: Callable[[int], int] | None = None,
+  max_bad: Callable[[int], int] | None = None,
 ) -> TrainedClassifier:
   """Returns the classifier of a data source, from the cache if it is there.
 
@@ -56,7 +56,7 @@ def load_or_train(
     cache_dir: cache directory; None uses $BIGSCALE_CACHE, or ~/.cache/bigscale
       if that is not set. If it is not writable, a warning is logged.
     steps: see `train_classifier`.
-    most_bad: maps a number of records to how many of them may be unusable;
+    max_bad: maps a number of records to how many of them may be unusable;
       None allows any number.
 
   Raises:
@@ -73,11 +73,11 @@ def load_or_train(
     return trained
   _log.info("training the classifier of %s once; it will be cached", train)
   start = time.monotonic()
-  images, labels = _read(train, shape, seed, most_bad)
+  images, labels = _read(train, shape, seed, max_bad)
   classifier = train_classifier(
     images, labels, train.num_classes, seed=seed, steps=content["steps"]
   )
-  unseen = _read(heldout, shape, seed, most_bad)
+  unseen = _read(heldout, shape, seed, max_bad)
   accuracy = classifier.accuracy(*unseen)
   _log.info(
     "classifier trained in %.0f s: accuracy %.3f on %d held-out images",
@@ -154,13 +154,13 @@ def _read(
   source: Source,
   image_shape: tuple[int, int, int],
   seed: int,
-  most_bad: Callable[[int], int] | None,
+  max_bad: Callable[[int], int] | None,
 ) -> LabelledImages:
   indices = np.arange(len(source))
   if len(indices) > _MAX_IMAGES:
     rng = np.random.default_rng(seed)
     indices = np.sort(rng.choice(indices, _MAX_IMAGES, replace=False))
-  reader = Reader(source, image_shape, most_bad and most_bad(len(indices)))
+  reader = Reader(source, image_shape, max_bad and max_bad(len(indices)))
   images = np.empty((len(indices), *image_shape), np.uint8)
   labels = np.empty(len(indices), np.int32)
   count = 0

@@ -20,7 +20,7 @@ _NAMED = 3
 _DEVIATIONS = 5
 
 
-class Known(NamedTuple):
+class ImageFacts(NamedTuple):
   """Facts about the images that will be compared.
 
   Attributes:
@@ -45,7 +45,7 @@ class Known(NamedTuple):
   rule: str = "reference"
 
 
-class Outputs(NamedTuple):
+class OutputSizes(NamedTuple):
   """Sizes of a network's outputs: D features and K classes."""
 
   dimension: int = 0
@@ -53,7 +53,7 @@ class Outputs(NamedTuple):
 
 
 def unmet(
-  kinds: Collection[str], feature: str, outputs: Outputs, known: Known
+  kinds: Collection[str], feature: str, outputs: OutputSizes, known: ImageFacts
 ) -> dict[str, str]:
   """Returns the scores that cannot be computed, and why.
 
@@ -97,7 +97,7 @@ def refusal(unmet_scores: Mapping[str, str], asked: int) -> SpecError:
   )
 
 
-def most_of(counts: np.ndarray, share: float) -> np.ndarray:
+def max_class_counts(counts: np.ndarray, share: float) -> np.ndarray:
   """Returns an upper bound on the class counts of a random subset of records.
 
   Args:
@@ -111,7 +111,9 @@ def most_of(counts: np.ndarray, share: float) -> np.ndarray:
   return np.minimum(np.ceil(likely), counts)
 
 
-def _check(kind: str, name: str, outputs: Outputs, known: Known) -> None:
+def _check(
+  kind: str, name: str, outputs: OutputSizes, known: ImageFacts
+) -> None:
   """Raises `SpecError` if a score cannot be computed."""
   row = kind_of(kind)
   if known.side < row.smallest_side:
@@ -149,7 +151,7 @@ def _check(kind: str, name: str, outputs: Outputs, known: Known) -> None:
 
 
 def _check_within(
-  name: str, rule: str, least: tuple[int, int], known: Known
+  name: str, rule: str, least: tuple[int, int], known: ImageFacts
 ) -> None:
   """Raises `SpecError` if a class has too few samples or reals."""
   samples, reals = np.asarray(known.sample_counts), None

@@ -50,7 +50,7 @@ class Tiles(NamedTuple):
 DEFAULT_TILES = Tiles()
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
   """The k nearest rows of a reference set, nearest first.
 
   Attributes:
@@ -62,7 +62,7 @@ class Neighbours(NamedTuple):
   distances: np.ndarray
 
 
-class Held(NamedTuple):
+class BallCounts(NamedTuple):
   """Counts of points inside balls.
 
   Attributes:
@@ -79,7 +79,7 @@ def nearest(
   reference_md: np.ndarray,
   k: int,
   tiles: Tiles = DEFAULT_TILES,
-) -> Neighbours:
+) -> Neighbors:
   """Finds the k nearest reference rows of each row.
 
   Distances are exact. The choice of rows is exact too, unless more than four
@@ -121,21 +121,21 @@ def nearest(
     indices[rows], distances[rows] = _measure(
       rows_nd[rows], reference_md, found, k
     )
-  return Neighbours(indices, distances)
+  return Neighbors(indices, distances)
 
 
 def count_within(
   points_nd: np.ndarray,
-  centres_md: np.ndarray,
+  centers_md: np.ndarray,
   radii_m: np.ndarray,
   boundary: Literal["inside", "outside"],
   tiles: Tiles = DEFAULT_TILES,
-) -> Held:
+) -> BallCounts:
   """Counts the points inside each ball and the balls around each point.
 
   Args:
     points_nd: [N, D] of any real dtype.
-    centres_md: [M, D].
+    centers_md: [M, D].
     radii_m: [M], 0 or more.
     boundary: whether points at exactly the radius, in float64, count as inside
       or outside.
@@ -145,57 +145,57 @@ def count_within(
     SpecError: a tile size is below 1, or features differ in length or are not
       finite.
   """
-  _check(points_nd, centres_md, tiles)
-  frame = _frame_of(centres_md, tiles.reference)
-  balls = list(_tiles(centres_md, frame, tiles.reference))
+  _check(points_nd, centers_md, tiles)
+  frame = _frame_of(centers_md, tiles.reference)
+  balls = list(_tiles(centers_md, frame, tiles.reference))
   balls_of_point = np.zeros(len(points_nd), np.int64)
-  points_of_ball = np.zeros(len(centres_md), np.int64)
+  points_of_ball = np.zeros(len(centers_md), np.int64)
   squares = np.square(np.asarray(radii_m, np.float64) / frame.scale)
   for tile in _tiles(points_nd, frame, tiles.rows):
     interruption.point()
     points = slice(tile.start, tile.start + len(tile.norms))
     for ball in balls:
-      centres = slice(ball.start, ball.start + len(ball.norms))
-      square = _pad(squares[centres].astype(np.float32), len(ball.norms), 0)
-      of_point, of_ball, doubtful, doubts = _held(tile, ball, square)
+      centers = slice(ball.start, ball.start + len(ball.norms))
+      square = _pad(squares[centers].astype(np.float32), len(ball.norms), 0)
+      of_point, of_ball, doubtful, doubts = _count_in_tile(tile, ball, square)
       for counts, rows, sure in (
         (balls_of_point, points, of_point),
-        (points_of_ball, centres, of_ball),
+        (points_of_ball, centers, of_ball),
       ):
         counts[rows] += np.asarray(sure)[: len(counts[rows])]
       if doubts > 0:
         n, m = np.nonzero(np.asarray(doubtful))
         n, m = n + tile.start, m + ball.start
-        distances = _between(points_nd, n, centres_md, m)
+        distances = _between(points_nd, n, centers_md, m)
         if boundary == "inside":
           inside = distances <= radii_m[m]
         else:
           inside = distances < radii_m[m]
         np.add.at(balls_of_point, n[inside], 1)
         np.add.at(points_of_ball, m[inside], 1)
-  return Held(balls_of_point, points_of_ball)
+  return BallCounts(balls_of_point, points_of_ball)
 
 
 class _Frame(NamedTuple):
   """Coordinates that minimize float32 rounding.
 
   Attributes:
-    centre: [D] float64, origin.
+    center: [D] float64, origin.
     scale: unit length.
   """
 
-  centre: np.ndarray
+  center: np.ndarray
   scale: float
 
 
 def _frame_of(reference_md: np.ndarray, size: int) -> _Frame:
   count = len(reference_md)
-  centre = reference_md.mean(0, dtype=np.float64)
+  center = reference_md.mean(0, dtype=np.float64)
   squares = sum(
-    float(np.square(reference_md[start : start + size] - centre[None]).sum())
+    float(np.square(reference_md[start : start + size] - center[None]).sum())
     for start in range(0, count, size)
   )
-  return _Frame(centre, math.sqrt(squares / count) or 1.0)
+  return _Frame(center, math.sqrt(squares / count) or 1.0)
 
 
 class _Tile(NamedTuple):
@@ -219,7 +219,7 @@ def _tiles(
   size = min(size, len(features_nd))
   for start in range(0, len(features_nd), size):
     chunk = np.asarray(features_nd[start : start + size], np.float64)
-    chunk = ((chunk - frame.centre[None]) / frame.scale).astype(np.float32)
+    chunk = ((chunk - frame.center[None]) / frame.scale).astype(np.float32)
     # In float64, to limit rounding in sums over many features.
     norms = np.einsum("nd,nd->n", chunk, chunk, dtype=np.float64)
     yield _Tile(
@@ -248,7 +248,7 @@ def _merge(best: tuple[Array, Array], x: _Tile, y: _Tile) -> tuple:
 
 
 @jax.jit
-def _held(
+def _count_in_tile(
   x: _Tile, y: _Tile, radius_squares_m: Array
 ) -> tuple[Array, Array, Array, Array]:
   """Counts pairs that are surely inside, and marks pairs float32 cannot decide.

@@ -33,12 +33,12 @@ from bigscale.metrics.labels import LabelPlan, plan_labels, unlabelled
 from bigscale.metrics.looking import CONFIDENT, PRESENT_SHARE
 from bigscale.metrics.opening import (
   Setup,
-  known_of,
+  image_facts,
   open_networks,
-  outputs_of,
+  output_sizes,
 )
-from bigscale.metrics.pixels import Keeping, pixel_floor
-from bigscale.metrics.reference import MostBad, Request, load_or_compute
+from bigscale.metrics.pixels import ImageSelection, pixel_floor
+from bigscale.metrics.reference import MaxBad, Request, load_or_compute
 from bigscale.spec import DataSpec, require
 from bigscale.spec.scores import Score, by_feature, column
 
@@ -123,8 +123,8 @@ def open_evaluation(
     labels,
   )
   networks = open_networks(train, setup)
-  most_bad = functools.partial(allowed_bad, data)
-  return Opened(train, heldout, networks, setup, most_bad)
+  max_bad = functools.partial(allowed_bad, data)
+  return Opened(train, heldout, networks, setup, max_bad)
 
 
 @contextlib.contextmanager
@@ -149,7 +149,7 @@ class Opened:
     heldout: Source,
     networks: Mapping[str, Features | None],
     setup: Setup,
-    most_bad: MostBad,
+    max_bad: MaxBad,
   ) -> None:
     """Takes the results of `open_evaluation`.
 
@@ -159,10 +159,10 @@ class Opened:
       networks: networks by feature. None for the classifier, which is trained
         later, and for pixels, which have no network.
       setup: the scores and their settings.
-      most_bad: maps a number of records to how many of them may be unusable.
+      max_bad: maps a number of records to how many of them may be unusable.
     """
     self._train, self._heldout = train, heldout
-    self._networks, self._setup, self._most_bad = networks, setup, most_bad
+    self._networks, self._setup, self._max_bad = networks, setup, max_bad
     # By feature: each panel whose reals are measured, and its reference values.
     self._panels: dict[str, tuple[Panel, dict[str, Any]]] = {}
 
@@ -191,9 +191,9 @@ class Opened:
     for feature, kinds in by_feature(setup.scores).items():
       for kind in () if feature else kinds:
         with attempt([column(kind, "")]):
-          keeping = self._keeping(kind)
-          reference |= self._pixel_floor(keeping)
-          pixels.append(keeping)
+          selection = self._selection(kind)
+          reference |= self._pixel_floor(selection)
+          pixels.append(selection)
       if feature:
         with attempt([column(kind, feature) for kind in kinds]):
           panel, said = self._panel(feature, kinds)
@@ -221,18 +221,18 @@ class Opened:
       failed=failed,
     )
 
-  def _keeping(self, kind: str) -> Keeping:
+  def _selection(self, kind: str) -> ImageSelection:
     names = self._train.class_names if self._setup.num_classes else ()
-    return Keeping(kind, self._setup.image_shape, names)
+    return ImageSelection(kind, self._setup.image_shape, names)
 
-  def _pixel_floor(self, keeping: Keeping) -> dict[str, float]:
+  def _pixel_floor(self, selection: ImageSelection) -> dict[str, float]:
     setup = self._setup
     return pixel_floor(
-      keeping,
+      selection,
       self._heldout,
       setup.seed,
       setup.cache_dir,
-      self._most_bad,
+      self._max_bad,
     )
 
   def _panel(
@@ -248,7 +248,7 @@ class Opened:
     network, said = self._networks[feature], {}
     if network is None:
       network, accuracy = _classifier(
-        self._train, self._heldout, setup, self._most_bad
+        self._train, self._heldout, setup, self._max_bad
       )
       said = {"classifier_accuracy": accuracy}
     reference = load_or_compute(
@@ -257,7 +257,7 @@ class Opened:
       self._heldout,
       request,
       setup.cache_dir,
-      self._most_bad,
+      self._max_bad,
     )
     panel = Panel(network, reference, kinds, feature)
     _warn_if_blind(panel)
@@ -282,11 +282,14 @@ class Opened:
 
   def _unmet(self, panels: Sequence[Panel], plan: LabelPlan) -> dict[str, str]:
     """Returns the scores that the reals actually read are too few for."""
-    known = known_of(self._train, self._setup)._replace(
+    known = image_facts(self._train, self._setup)._replace(
       sample_counts=plan.counts
     )
     found = demands.unmet(
-      by_feature(self._setup.scores).get("", ()), "", demands.Outputs(), known
+      by_feature(self._setup.scores).get("", ()),
+      "",
+      demands.OutputSizes(),
+      known,
     )
     for panel in panels:
       reals = panel.reference.reals
@@ -294,7 +297,7 @@ class Opened:
       found |= demands.unmet(
         panel.kinds,
         panel.network.name,
-        outputs_of(panel.network),
+        output_sizes(panel.network),
         known._replace(
           num_reals=reals.moments.count,
           kept_reals=len(reals.labels) or None,
@@ -304,7 +307,7 @@ class Opened:
     return found
 
   def _describe(
-    self, panels: Sequence[Panel], pixels: Sequence[Keeping]
+    self, panels: Sequence[Panel], pixels: Sequence[ImageSelection]
   ) -> dict[str, Any]:
     train, heldout, setup = self._train, self._heldout, self._setup
     side, _, channels = setup.image_shape
@@ -337,7 +340,7 @@ class Opened:
 
 
 def _classifier(
-  train: Source, heldout: Source, setup: Setup, most_bad: MostBad
+  train: Source, heldout: Source, setup: Setup, max_bad: MaxBad
 ) -> tuple[Features, float]:
   """Returns the classifier of a source and its held-out accuracy."""
   side, _, channels = setup.image_shape
@@ -353,7 +356,7 @@ def _classifier(
     seed=setup.seed,
     cache_dir=setup.cache_dir,
     steps=setup.classifier_steps,
-    most_bad=most_bad,
+    max_bad=max_bad,
   )
   network: Features = trained.classifier
   if stacked:

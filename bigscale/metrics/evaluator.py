@@ -15,7 +15,7 @@ from bigscale.metrics.labels import LabelPlan, labels_of, unlabelled
 from bigscale.metrics.looking import Asked, Looked, look
 from bigscale.metrics.pace import Pace
 from bigscale.metrics.panel import compare_each
-from bigscale.metrics.pixels import Keeping
+from bigscale.metrics.pixels import ImageSelection
 from bigscale.metrics.reference import Reference
 from bigscale.spec import SpecError
 from bigscale.spec.scores import CLASSIFIER, column
@@ -97,7 +97,7 @@ class Evaluator:
     *,
     conditional: bool,
     num_samples: int,
-    pixels: Sequence[Keeping] = (),
+    pixels: Sequence[ImageSelection] = (),
     plan: LabelPlan | None = None,
     failed: Mapping[str, str] | None = None,
   ) -> None:

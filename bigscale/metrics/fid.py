@@ -53,8 +53,8 @@ class FeatureMoments(NamedTuple):
       return cls.empty(dimension)
     require_finite(rows)
     mean = rows.mean(0)
-    centred = rows - mean[None]
-    return cls(count, mean, centred.T @ centred / max(count - 1, 1))
+    centered = rows - mean[None]
+    return cls(count, mean, centered.T @ centered / max(count - 1, 1))
 
   def update(self, features_nd: np.ndarray) -> "FeatureMoments":
     """Returns the moments including [N, D] more rows."""

@@ -13,7 +13,7 @@ import numpy as np
 from bigscale.metrics.features import Embedding, Features, Seen
 from bigscale.metrics.pace import Pace
 from bigscale.metrics.panel import Collector
-from bigscale.metrics.pixels import ImageKeeper, Keeping
+from bigscale.metrics.pixels import ImageKeeper, ImageSelection
 from bigscale.parallel import interruption
 from bigscale.spec import SpecError
 from bigscale.spec.scores import CLASSIFIER
@@ -24,7 +24,7 @@ from bigscale.spec.scores import CLASSIFIER
 CONFIDENT = 0.5
 PRESENT_SHARE = 0.1
 # Maximum number of classes for which `class_share` columns are reported.
-_MOST_SHARES = 100
+_MAX_SHARES = 100
 
 
 class Asked(NamedTuple):
@@ -46,7 +46,7 @@ class Asked(NamedTuple):
   kinds: tuple[tuple[str, ...], ...]
   num_samples: int
   num_classes: int
-  pixels: tuple[Keeping, ...] = ()
+  pixels: tuple[ImageSelection, ...] = ()
   class_counts: tuple[int, ...] = ()
   features: tuple[str, ...] = ()
 
@@ -87,7 +87,7 @@ class Tally:
     found = {"classes_present": float(present.sum())}
     if conditional:
       found["label_agreement"] = self._agreed / count
-    if len(class_names) > _MOST_SHARES:
+    if len(class_names) > _MAX_SHARES:
       return found
     shares = zip(class_names, self._predicted, strict=True)
     return found | {f"class_share/{n}": float(c / count) for n, c in shares}
@@ -135,11 +135,11 @@ def look(
   """
   tally = Tally(asked.num_classes)
   looks = [
-    _Look(network, kinds, tally)
+    _NetworkPass(network, kinds, tally)
     for network, kinds in zip(asked.networks, asked.kinds, strict=True)
   ]
   kept: dict[str, ImageKeeper | Exception] = {
-    keeping.kind: ImageKeeper(keeping) for keeping in asked.pixels
+    selection.kind: ImageKeeper(selection) for selection in asked.pixels
   }
   drawing = Pace()
   batches = drawing.over(_first(sample_batches, asked.num_samples, or_fewer))
@@ -166,7 +166,7 @@ def look(
   )
 
 
-class _Look:
+class _NetworkPass:
   """One network's pass over the samples.
 
   Attributes:

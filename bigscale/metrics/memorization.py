@@ -8,9 +8,9 @@ from bigscale.data.manifest import DataError
 from bigscale.data.reading import Reader, read_many
 from bigscale.data.sources import Source
 from bigscale.metrics.features import Features
-from bigscale.metrics.neighbours import memorization
+from bigscale.metrics.neighbors import memorization
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 # Maximum number of samples, and of held-out reals, to search neighbors for.
 MOST_SEARCHED = 2000
 # Quantiles of the ratios that are reported.
@@ -47,7 +47,7 @@ def search(
   """Searches the whole train split for the images nearest to each sample.
 
   Distances are divided by the median distance of held-out reals, so a copy has
-  a ratio far below 1 (`neighbours.memorization`).
+  a ratio far below 1 (`neighbors.memorization`).
 
   Args:
     network: network whose features are compared.
@@ -75,11 +75,11 @@ def search(
       for rows in _parts(np.arange(len(train)))
     ),
     _features(network, unseen_reader, np.sort(unseen)),
-    k=NEIGHBOURS,
+    k=NEIGHBORS,
   )
   # Unreadable records have no features, which shifts the indices of the others.
   read = np.setdiff1d(np.arange(len(train)), list(seen_reader.unreadable))
-  nearest = found.neighbours._replace(indices=read[found.neighbours.indices])
+  nearest = found.neighbors._replace(indices=read[found.neighbors.indices])
   first = np.argsort(found.ratios, kind="stable")[:_ROWS]
   rows = [_row(samples_nhwc[i], train, nearest.indices[i]) for i in first]
   quantiles = np.quantile(found.ratios, _QUANTILES)
@@ -107,7 +107,7 @@ def search(
       for sample in first
     ],
   }
-  return Sheet(np.concatenate(rows), 2 + NEIGHBOURS, said)
+  return Sheet(np.concatenate(rows), 2 + NEIGHBORS, said)
 
 
 def _row(sample_hwc: np.ndarray, train: Source, near: np.ndarray) -> np.ndarray:

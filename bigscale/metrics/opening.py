@@ -15,7 +15,7 @@ from bigscale.metrics import demands
 from bigscale.metrics.classifier import FEATURES
 from bigscale.metrics.classifier_store import check_source
 from bigscale.metrics.features import Features, open_network
-from bigscale.metrics.reference import MOST_KEPT
+from bigscale.metrics.reference import MAX_KEPT
 from bigscale.spec import SpecError, require
 from bigscale.spec.scores import CLASSIFIER, Score, by_feature, column
 
@@ -82,21 +82,23 @@ def open_networks(train: Source, setup: Setup) -> dict[str, Features | None]:
 
 def _open(
   feature: str, train: Source, setup: Setup
-) -> tuple[Features | None, demands.Outputs]:
+) -> tuple[Features | None, demands.OutputSizes]:
   if not feature:
-    return None, demands.Outputs()
+    return None, demands.OutputSizes()
   if feature == CLASSIFIER:
-    return None, _outputs_of_classifier(train, setup)
+    return None, _classifier_output_sizes(train, setup)
   network = open_network(feature, setup.cache_dir)
-  return network, outputs_of(network)
+  return network, output_sizes(network)
 
 
-def outputs_of(network: Features) -> demands.Outputs:
+def output_sizes(network: Features) -> demands.OutputSizes:
   """Returns the sizes of a network's outputs."""
-  return demands.Outputs(network.dimension, network.num_classes)
+  return demands.OutputSizes(network.dimension, network.num_classes)
 
 
-def _outputs_of_classifier(train: Source, setup: Setup) -> demands.Outputs:
+def _classifier_output_sizes(
+  train: Source, setup: Setup
+) -> demands.OutputSizes:
   """Returns the output sizes of the classifier before it is trained.
 
   Raises:
@@ -112,26 +114,26 @@ def _outputs_of_classifier(train: Source, setup: Setup) -> demands.Outputs:
     "digits; use 3",
   )
   dimension = FEATURES * (3 if stacked else 1)
-  return demands.Outputs(dimension, train.num_classes)
+  return demands.OutputSizes(dimension, train.num_classes)
 
 
-def known_of(train: Source, setup: Setup) -> demands.Known:
+def image_facts(train: Source, setup: Setup) -> demands.ImageFacts:
   """Returns facts about the images that do not require reading labels."""
   reals = setup.num_reals or len(train)
-  return demands.Known(
+  return demands.ImageFacts(
     side=setup.image_shape[0],
     num_samples=setup.num_samples,
     sample_counts=() if setup.rule == "none" else None,
     num_reals=reals,
-    kept_reals=min(reals, MOST_KEPT),
+    kept_reals=min(reals, MAX_KEPT),
     class_names=train.class_names,
     rule=setup.rule,
   )
 
 
-def _expect(train: Source, setup: Setup) -> demands.Known:
+def _expect(train: Source, setup: Setup) -> demands.ImageFacts:
   """Returns facts about the images, with class counts if they are cheap."""
-  known = known_of(train, setup)
+  known = image_facts(train, setup)
   rows = [Score.parse(name).row for name in setup.scores]
   within = any(row.within_classes for row in rows)
   if not within or setup.rule == "none" or not train.counts_quickly:
@@ -149,7 +151,9 @@ def _expect(train: Source, setup: Setup) -> demands.Known:
   if setup.rule == "reference" and setup.num_reals:
     # Labels follow the reals, and a random choice may have more of a class.
     share = setup.num_reals / len(train)
-    more = demands.most_of(counts, share) / np.maximum(counts * share, 1e-9)
+    more = demands.max_class_counts(counts, share) / np.maximum(
+      counts * share, 1e-9
+    )
     drawn = np.ceil(drawn * np.where(present, more, 0))
-  kept = demands.most_of(counts, known.kept_reals / len(train))
+  kept = demands.max_class_counts(counts, known.kept_reals / len(train))
   return known._replace(sample_counts=drawn.tolist(), real_counts=kept.tolist())

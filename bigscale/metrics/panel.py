@@ -57,13 +57,13 @@ class Collector:
     self._left = None if self._left is None else self._left - count
     features = slice(count if self._features else 0)
     probabilities = slice(count if self._probabilities else 0)
-    labelled = slice(max(features.stop, probabilities.stop))
+    labeled = slice(max(features.stop, probabilities.stop))
     # Copies: a view of length 0 would keep the whole array in memory.
     self._kept.append(
       (
         embedding.features[features].copy(),
         embedding.probabilities[probabilities].copy(),
-        np.array(labels[labelled], np.int32),
+        np.array(labels[labeled], np.int32),
       )
     )
 

@@ -15,18 +15,18 @@ from bigscale.data.sources import Source
 from bigscale.metrics import cache
 from bigscale.metrics.features import KeptImages
 from bigscale.metrics.panel import compute
-from bigscale.metrics.reference import VERSION, MostBad, say_unreadable
+from bigscale.metrics.reference import VERSION, MaxBad, warn_unreadable
 from bigscale.parallel import interruption
 from bigscale.spec import SpecError, require
 from bigscale.spec.scores import column, identity, kind_of
 
 # Memory limit of the images kept for one score, over all classes.
-_MOST_BYTES = 2**30
+_MAX_BYTES = 2**30
 
 _log = logging.getLogger(__name__)
 
 
-class Keeping(NamedTuple):
+class ImageSelection(NamedTuple):
   """Which images are kept for a score.
 
   Attributes:
@@ -44,7 +44,7 @@ class Keeping(NamedTuple):
   def per_class(self) -> int:
     """Number of images kept per class: the row's number or the memory limit."""
     classes = max(1, len(self.class_names))
-    room = _MOST_BYTES // (classes * int(np.prod(self.image_shape)))
+    room = _MAX_BYTES // (classes * int(np.prod(self.image_shape)))
     return max(2, min(kind_of(self.kind).images_per_class or room, room))
 
   @property
@@ -61,26 +61,26 @@ class Keeping(NamedTuple):
 class ImageKeeper:
   """Keeps the first images of each class for a score."""
 
-  def __init__(self, keeping: Keeping) -> None:
+  def __init__(self, selection: ImageSelection) -> None:
     """Starts with no images."""
-    self._keeping = keeping
-    self._counts = np.zeros(max(1, len(keeping.class_names)), np.int64)
+    self._selection = selection
+    self._counts = np.zeros(max(1, len(selection.class_names)), np.int64)
     self._kept: list[tuple[np.ndarray, np.ndarray]] = []
 
   @property
   def full(self) -> bool:
     """Whether every class has all its images."""
-    return bool((self._counts >= self._keeping.per_class).all())
+    return bool((self._counts >= self._selection.per_class).all())
 
   def add(self, images: np.ndarray, labels: np.ndarray) -> None:
     """Adds [N, R, R, C] uint8 images and their labels [N]."""
     if self.full:
       return
-    if not self._keeping.class_names:
+    if not self._selection.class_names:
       labels = np.zeros(len(images), np.int64)
     chosen = []
     for label in np.unique(labels):
-      room = self._keeping.per_class - self._counts[label]
+      room = self._selection.per_class - self._counts[label]
       rows = np.flatnonzero(labels == label)[: max(0, room)]
       self._counts[label] += len(rows)
       chosen.append(rows)
@@ -95,16 +95,16 @@ class ImageKeeper:
     """
     require(bool(self._kept), "there are no images to compare; give some")
     images, labels = map(np.concatenate, zip(*self._kept, strict=True))
-    kept = KeptImages(images, labels, self._keeping.class_names)
-    return compute([self._keeping.kind], "", kept)
+    kept = KeptImages(images, labels, self._selection.class_names)
+    return compute([self._selection.kind], "", kept)
 
 
 def pixel_floor(
-  keeping: Keeping,
+  selection: ImageSelection,
   heldout: Source,
   seed: int,
   cache_dir: str | None = None,
-  most_bad: MostBad | None = None,
+  max_bad: MaxBad | None = None,
 ) -> dict[str, float]:
   """Computes a score of held-out reals, named `COLUMN_floor`.
 
@@ -113,54 +113,54 @@ def pixel_floor(
   of held-out records that could not be read, if there are any.
 
   Args:
-    keeping: which images are kept; the same for samples and reals.
+    selection: which images are kept; the same for samples and reals.
     heldout: split to read.
     seed: seed of the choice of reals.
     cache_dir: see `bigscale.metrics.cache.directory`.
-    most_bad: maps a number of records to how many of them may be unusable;
+    max_bad: maps a number of records to how many of them may be unusable;
       None allows any number.
 
   Raises:
-    DataError: more records than `most_bad` allows are unusable.
+    DataError: more records than `max_bad` allows are unusable.
   """
-  if not kind_of(keeping.kind).floor:
+  if not kind_of(selection.kind).floor:
     return {}
-  name = column(keeping.kind, "")
+  name = column(selection.kind, "")
   content = {
     "pixels_version": VERSION,
     "reading_version": reading.VERSION,
     "heldout": heldout.identity,
     "seed": seed,
-    **keeping._asdict(),
-    "kind": identity(keeping.kind),
-    "protocol": keeping.protocol,
+    **selection._asdict(),
+    "kind": identity(selection.kind),
+    "protocol": selection.protocol,
   }
   label = f"{heldout.name.split('/')[0]} {name}"
   path = cache.path_of(cache_dir, "reference", label, content)
-  allowed = most_bad and most_bad(len(heldout))
+  allowed = max_bad and max_bad(len(heldout))
   arrays = cache.read(path)
-  columns = tuple(kind_of(keeping.kind).columns)
+  columns = tuple(kind_of(selection.kind).columns)
   if arrays is None or arrays.keys() != {*columns, "unreadable", "example"}:
-    arrays = _compute_floor(keeping, heldout, seed, allowed)
+    arrays = _compute_floor(selection, heldout, seed, allowed)
     if not arrays:
       return {}
     cache.write(path, arrays)
   found = {f"{part}_floor": float(arrays[part]) for part in columns}
   bad = int(arrays["unreadable"])
   if bad:
-    say_unreadable(heldout, bad, str(arrays["example"]), allowed)
+    warn_unreadable(heldout, bad, str(arrays["example"]), allowed)
     found[f"{name}_floor_unreadable"] = bad
   return found
 
 
 def _compute_floor(
-  keeping: Keeping, heldout: Source, seed: int, allowed: int | None
+  selection: ImageSelection, heldout: Source, seed: int, allowed: int | None
 ) -> dict[str, np.ndarray]:
   """Returns the arrays to cache for a floor; {} if there is no floor."""
-  keeper = ImageKeeper(keeping)
+  keeper = ImageKeeper(selection)
   # Shuffled: records that are adjacent on disk may show the same object.
   order = np.random.default_rng((seed, 3)).permutation(len(heldout))
-  reader = Reader(heldout, keeping.image_shape, allowed)
+  reader = Reader(heldout, selection.image_shape, allowed)
   for images, labels in reader.chunks(order):
     interruption.point()
     keeper.add(images, labels)
@@ -169,7 +169,7 @@ def _compute_floor(
   try:
     found = keeper.scores()
   except SpecError as error:
-    name = column(keeping.kind, "")
+    name = column(selection.kind, "")
     _log.warning("%s: no floor of held-out reals: %s", name, error)
     return {}
   met = reader.facts()

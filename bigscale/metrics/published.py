@@ -18,7 +18,7 @@ from bigscale.metrics.evaluator import Evaluator, Panel, describe_networks
 from bigscale.metrics.features import Features, Seen, open_network
 from bigscale.metrics.fid import FeatureMoments, require_enough
 from bigscale.metrics.labels import LabelPlan
-from bigscale.metrics.opening import outputs_of
+from bigscale.metrics.opening import output_sizes
 from bigscale.metrics.reference import Reference
 from bigscale.spec import require
 from bigscale.spec.scores import CLASSIFIER, by_feature, column, kind_of
@@ -76,13 +76,13 @@ def evaluator_against(
   feature, kinds = _asked(published, scores)
   network = open_network(feature, cache_dir)
   _check_protocol(published, network)
-  known = demands.Known(
+  known = demands.ImageFacts(
     side=image_shape[0] if image_shape else 1,
     num_samples=num_samples,
     sample_counts=plan.counts if plan else (),
     num_reals=published.moments.count,
   )
-  unmet = demands.unmet(kinds, feature, outputs_of(network), known)
+  unmet = demands.unmet(kinds, feature, output_sizes(network), known)
   if unmet:
     raise demands.refusal(unmet, len(scores))
   none = np.zeros((0, network.dimension), np.float32)

@@ -44,10 +44,10 @@ VERSION = 3
 # A sixteenth of the side: 1 px at 16 px, 2 px at 32 px.
 BLUR_SIGMA_PER_PIXEL = 1 / 16
 # Maximum number of reals whose features are kept: k-NN of more takes hours.
-MOST_KEPT = 50_000
+MAX_KEPT = 50_000
 
 # Maps a number of records to how many of them may be unusable.
-MostBad = Callable[[int], int]
+MaxBad = Callable[[int], int]
 
 _log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def load_or_compute(
   heldout: Source,
   request: Request,
   cache_dir: str | None = None,
-  most_bad: MostBad | None = None,
+  max_bad: MaxBad | None = None,
 ) -> Reference:
   """Returns the reference of a source, from the cache if it is there.
 
@@ -178,11 +178,11 @@ def load_or_compute(
     heldout: split for the floors.
     request: the scores and the number of images.
     cache_dir: see `bigscale.metrics.cache.directory`.
-    most_bad: maps a number of records to how many of them may be unusable;
+    max_bad: maps a number of records to how many of them may be unusable;
       None allows any number.
 
   Raises:
-    DataError: more records than `most_bad` allows are unusable.
+    DataError: more records than `max_bad` allows are unusable.
     SpecError: too few records are usable for a baseline.
   """
   content = {
@@ -205,9 +205,9 @@ def load_or_compute(
     except (KeyError, ValueError, TypeError) as error:
       cache.discard(path, str(error))
     else:
-      _check_met(reference, train, heldout, most_bad)
+      _check_met(reference, train, heldout, max_bad)
       return reference
-  reference = _compute(network, train, heldout, request, most_bad)
+  reference = _compute(network, train, heldout, request, max_bad)
   cache.write(path, pack(reference))
   return reference
 
@@ -216,18 +216,18 @@ def _check_met(
   reference: Reference,
   train: Source,
   heldout: Source,
-  most_bad: MostBad | None,
+  max_bad: MaxBad | None,
 ) -> None:
   """Repeats the warnings about records that a cached reference skipped."""
   for source, split in ((train, "train"), (heldout, "heldout")):
     met = reference.met[split]
     bad, example = met["unreadable"], met["unreadable_example"]
     if bad:
-      allowed = most_bad and most_bad(met["read"] + bad)
-      say_unreadable(source, bad, example, allowed)
+      allowed = max_bad and max_bad(met["read"] + bad)
+      warn_unreadable(source, bad, example, allowed)
 
 
-def say_unreadable(
+def warn_unreadable(
   source: Source, bad: int, example: str, allowed: int | None
 ) -> None:
   """Warns about skipped records; raises `DataError` if too many."""
@@ -243,17 +243,17 @@ def _compute(
   train: Source,
   heldout: Source,
   request: Request,
-  most_bad: MostBad | None,
+  max_bad: MaxBad | None,
 ) -> Reference:
   rng = np.random.default_rng((request.seed, 2))
   rows = np.arange(len(train))
   if request.num_reals:
     rows = np.sort(rng.choice(rows, request.num_reals, replace=False))
-  reals = _read_reals(network, train, rows, request, most_bad)
+  reals = _read_reals(network, train, rows, request, max_bad)
   name = network.name
   collector = Collector(network, request.kinds)
   unseen = Reader(
-    heldout, request.image_shape, most_bad and most_bad(len(heldout))
+    heldout, request.image_shape, max_bad and max_bad(len(heldout))
   )
   for images, labels in unseen.chunks(np.arange(len(heldout))):
     interruption.point()
@@ -337,21 +337,21 @@ def _read_reals(
   train: Source,
   rows: np.ndarray,
   request: Request,
-  most_bad: MostBad | None,
+  max_bad: MaxBad | None,
 ) -> _Reals:
   shape = (max(train.num_classes, 1), *request.image_shape)
   counts = np.zeros(shape[0], np.int64)
   totals, squares = np.zeros(shape), np.zeros(shape)
   halves, kept = [], []
-  reader = Reader(train, request.image_shape, most_bad and most_bad(len(rows)))
+  reader = Reader(train, request.image_shape, max_bad and max_bad(len(rows)))
   kinds = of_reals(request.kinds)
   # Records may be sorted by class, so split a shuffled order.
   order = np.random.default_rng((request.seed, 0)).permutation(rows)
   for part in np.array_split(order, 2):
-    collector = Collector(network, kinds, MOST_KEPT // 2)
+    collector = Collector(network, kinds, MAX_KEPT // 2)
     # Sorted, for sequential reads. Only features of `keep` are kept.
-    keep = np.sort(part[: MOST_KEPT // 2])
-    rest = np.sort(part[MOST_KEPT // 2 :])
+    keep = np.sort(part[: MAX_KEPT // 2])
+    rest = np.sort(part[MAX_KEPT // 2 :])
     for some in (keep, rest):
       for images, labels in reader.chunks(some):
         interruption.point()

@@ -38,9 +38,9 @@ def share(asked: Asked | None, mesh: Mesh) -> Asked:
   """
   if jax.process_count() == 1:
     return asked
-  told = multihost.decide("networks", lambda: _tell(asked))
+  message = multihost.decide("networks", lambda: _describe(asked))
   networks = []
-  for place, one in enumerate(told["networks"]):
+  for place, one in enumerate(message["networks"]):
     sent = _variables(asked.networks[place]) if multihost.is_main() else None
     networks.append(_receive(one, sent, mesh))
   if multihost.is_main():
@@ -48,13 +48,13 @@ def share(asked: Asked | None, mesh: Mesh) -> Asked:
   return Asked(
     tuple(networks),
     ((),) * len(networks),
-    told["num_samples"],
-    told["num_classes"],
-    class_counts=tuple(told["class_counts"]),
+    message["num_samples"],
+    message["num_classes"],
+    class_counts=tuple(message["class_counts"]),
   )
 
 
-def _tell(asked: Asked) -> dict[str, Any]:
+def _describe(asked: Asked) -> dict[str, Any]:
   """Returns the request without its weights, as JSON values."""
   names = [network.name for network in asked.networks]
   return {
@@ -104,33 +104,35 @@ def _variables(network: Features) -> PyTree:
   return network.variables
 
 
-def _receive(told: dict[str, Any], sent: PyTree | None, mesh: Mesh) -> Features:
+def _receive(
+  message: dict[str, Any], sent: PyTree | None, mesh: Mesh
+) -> Features:
   """Rebuilds one of process 0's networks on the mesh.
 
   Args:
-    told: the network's settings and leaf shapes, from `_tell`.
+    message: the network's settings and leaf shapes, from `_describe`.
     sent: the network's variables on process 0; None on the others.
     mesh: mesh to place the network on.
   """
   if sent is None:
     leaves = {
       name: np.zeros(shape, dtype)
-      for name, (shape, dtype) in told["leaves"].items()
+      for name, (shape, dtype) in message["leaves"].items()
     }
   else:
     leaves = jax.device_get(_flat(sent))
   variables = traverse_util.unflatten_dict(
     jax.tree.map(np.asarray, multihost.broadcast(leaves)), sep="/"
   )
-  if told["kind"] in ("classifier", "stacked"):
-    shape = tuple(told["image_shape"])
-    network = Classifier(variables, told["num_classes"], shape, mesh)
-    if told["kind"] == "stacked":
+  if message["kind"] in ("classifier", "stacked"):
+    shape = tuple(message["image_shape"])
+    network = Classifier(variables, message["num_classes"], shape, mesh)
+    if message["kind"] == "stacked":
       network = StackedClassifier(network)
-    kept = tuple(told.get("kept", ()))
+    kept = tuple(message.get("kept", ()))
     return KeptClasses(network, kept) if kept else network
-  weights = FrozenWeights(variables, told["fingerprint"], told["source"])
-  return network_of(told["feature"]).make(weights, mesh)
+  weights = FrozenWeights(variables, message["fingerprint"], message["source"])
+  return network_of(message["feature"]).make(weights, mesh)
 
 
 def _flat(variables: PyTree) -> dict[str, Any]:

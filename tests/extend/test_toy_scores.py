@@ -263,7 +263,7 @@ def test_a_sweep_reads_which_way_is_better(tmp_path, values, best, collapsed):
 def test_other_processes_make_the_same_network():
   network = open_network("toy_network:Random")
   asked = Asked((network,), (("fd",),), 10, 2, features=("toy_network:Random",))
-  (told,) = json.loads(json.dumps(share._tell(asked)))["networks"]
+  (told,) = json.loads(json.dumps(share._describe(asked)))["networks"]
   mesh = make_mesh(MeshSpec(data=1), jax.devices()[:1])
   again = share._receive(told, network.variables, mesh)
   assert again.fingerprint == network.fingerprint

@@ -88,7 +88,7 @@ def _assert_same_images(ours, theirs):
   assert len(np.unique(ours)) > 20, "the image has too little contrast"
 
 
-def test_the_example_draws_what_sample_draws(small, tmp_path, monkeypatch):
+def test_the_example_matches_sample(small, tmp_path, monkeypatch):
   spec, ema = small
   out, png = tmp_path / "g.hlo", tmp_path / "a.png"
   exported = export.export_generator(spec, ema, ["cpu", "tpu", "cuda"])
@@ -107,7 +107,7 @@ def test_the_example_draws_what_sample_draws(small, tmp_path, monkeypatch):
     np.testing.assert_array_equal(first, names["images"][0, ..., 0])
 
 
-def test_a_cpu_alone_gets_its_own_convolution(small):
+def test_cpu_only_export_uses_the_cpu_convolution(small):
   spec, ema = small
   alone, anywhere = (
     export.export_generator(spec, ema, platforms).mlir_module()
@@ -128,7 +128,7 @@ def test_spectral_norm_is_folded_in(biggan):
   assert 0 < products < 2 * len(ema.spectra)
 
 
-def test_the_header_says_what_the_program_takes(small, tmp_path):
+def test_header_describes_the_inputs(small, tmp_path):
   spec, ema = small
   out = tmp_path / "g.hlo"
   exported = export.export_generator(spec, ema, ["cpu", "tpu"])
@@ -150,12 +150,12 @@ def test_the_header_says_what_the_program_takes(small, tmp_path):
 
 
 @pytest.mark.parametrize("platforms", [[], ["cpu", "abacus"]])
-def test_platforms_that_are_none(platforms, small):
+def test_invalid_platforms_are_refused(platforms, small):
   with pytest.raises(SpecError, match="cpu, tpu, cuda, rocm"):
     export.export_generator(*small, platforms)
 
 
-def test_a_file_that_cannot_be_written(small, tmp_path):
+def test_an_unwritable_file_is_refused(small, tmp_path):
   spec, ema = small
   exported = export.export_generator(spec, ema, ["cpu"])
   (tmp_path / "g.hlo").mkdir()
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_written(small, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["g.hlo"]
 
 
-def test_the_example_is_short_and_needs_nothing_of_ours():
+def test_the_example_is_short_and_does_not_import_bigscale():
   text = _EXAMPLE.read_text()
   assert len(text.splitlines()) <= 20
   assert "bigscale" not in text

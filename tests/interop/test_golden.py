@@ -244,6 +244,6 @@ def test_golden_training_in_float32(path, quantity):
     if quantity.startswith(("out/", "grad_"))
   ],
 )
-def test_golden_as_written_for_tpus(path, quantity):
+def test_golden_in_tpu_form(path, quantity):
   """The TPU form recomputes attention weights, among other differences."""
   check(path, quantity, "float64", "tpu")

@@ -31,7 +31,7 @@ def imported():
   return found, file, biggan_hf.generator(_SPEC, file)
 
 
-def test_the_same_images_as_their_code(imported):
+def test_images_match_the_original_code(imported):
   _, file, weights = imported
   latents = np.random.RandomState(1).normal(size=(2, 5)).astype("f4")
   labels = np.array([2, 0], "i4")
@@ -58,7 +58,7 @@ def test_statistics_of_all_truncations_are_kept(imported):
     assert (rows[0] != rows[50]).all()
 
 
-def test_both_divide_by_the_same_singular_values(imported):
+def test_spectral_norm_divides_by_the_same_values(imported):
   _, file, weights = imported
   sources = biggan_hf.g_sources(_SPEC)
   assert len(weights.spectra) == 8 * 12 + 4 + 2
@@ -97,7 +97,7 @@ def test_missing_extra_and_misshaped_tensors_are_named():
     {"g_depth": 3, "g_width": 8, "d_width": 8, "shared_dim": 6},
   ],
 )
-def test_sizes_are_read_off(change):
+def test_spec_is_inferred(change):
   spec = dataclasses.replace(_SPEC, **change)
   file = theirs(biggan_hf.g_sources(spec), leaves(spec))
   assert biggan_hf.infer_spec(file) == spec
@@ -115,12 +115,12 @@ def test_attention_inside_a_stage_is_refused():
     biggan_hf.infer_spec(moved)
 
 
-def test_another_kind_of_file_is_refused():
+def test_files_of_other_formats_are_refused():
   with pytest.raises(TensorsError, match=r"embeddings\.weight is missing"):
     biggan_hf.infer_spec({"linear.weight": np.zeros((2, 2))})
 
 
-def test_the_other_layout_is_refused():
+def test_another_layout_is_refused():
   wrong = dataclasses.replace(_SPEC, layout="pytorch")
   with pytest.raises(SpecError, match="must be 'tfhub'"):
     biggan_hf.generator(wrong, {})

@@ -39,13 +39,13 @@ def refused(path, **options):
     (b"", "is empty"),
   ],
 )
-def test_files_that_are_no_weights(ending, content, words, tmp_path):
+def test_files_without_weights_are_explained(ending, content, words, tmp_path):
   path = tmp_path / f"G.{ending}"
   path.write_bytes(content)
   assert words in refused(path)
 
 
-def test_a_pointer_s_file_has_a_size(tmp_path):
+def test_pointer_message_states_the_file_size(tmp_path):
   path = tmp_path / "G.pth"
   path.write_bytes(_POINTER)
   assert "a file of 285,834,123 bytes, not the file itself" in refused(path)
@@ -64,13 +64,13 @@ def test_a_whole_module_is_named(torch, tmp_path):
   assert "Save the state dict" in message
 
 
-def test_settings_beside_the_weights_are_named(torch, tmp_path):
+def test_pickled_settings_are_named(torch, tmp_path):
   path = tmp_path / "G.pth"
   torch.save({"G": {"a": torch.zeros(2)}, "args": pickle.Pickler}, path)
   assert "pickle.Pickler" in refused(path)
 
 
-def test_another_kind_of_file_under_a_torch_ending(torch, tmp_path):
+def test_another_format_with_a_torch_extension_is_refused(torch, tmp_path):
   path = tmp_path / "G.pth"
   path.write_bytes(b"GIF89a" * 50)
   assert "cannot be read as a PyTorch file" in refused(path)
@@ -134,7 +134,7 @@ _FOREIGN = {"synthesis.b4.const": _KERNEL, "mapping.fc0.weight": _KERNEL}
     ("biggan-pytorch", Players({}), "none of its 0 tensors belongs to a gener"),
   ],
 )
-def test_networks_that_are_others(name, players, words):
+def test_wrong_networks_are_named(name, players, words):
   with pytest.raises(TensorsError, match=words) as caught:
     convert(name, players, None)
   assert "\n" not in str(caught.value)

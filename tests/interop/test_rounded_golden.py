@@ -225,12 +225,12 @@ def biggan_errors(stated):
   return errors
 
 
-def test_what_a_spec_gets_is_exact_on_a_tpu():
+def test_default_precision_is_exact_on_a_tpu():
   errors = r3gan_errors()
   assert max(errors.values()) <= _LIMITS["highest"], errors
 
 
-def test_a_tpu_left_alone_is_not():
+def test_jax_default_precision_is_not_exact():
   """With JAX's own default, penalties are wrong by a hundredth."""
   errors = r3gan_errors(gradients=False, precision="default")
   assert errors["R1"] == pytest.approx(1.1e-2, rel=0.2)

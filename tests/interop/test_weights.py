@@ -77,7 +77,7 @@ def test_another_spec_is_refused():
     biggan_pytorch.generator(wrong, _biggan())
 
 
-def test_r3gan_filter_must_be_ours():
+def test_r3gan_filter_is_checked():
   tensors = _r3gan()
   name = "MainLayers.1.Layers.0.Resampler.Kernel"
   tensors[name] = np.full((4, 4), 1 / 16)
@@ -111,7 +111,7 @@ def test_biggan_first_map_is_channels_last_with_bias_and_trackers():
   assert tracked.u[2, ours] == tensors["linear.u2"][0, theirs]
 
 
-def test_biggan_trackers_beyond_the_spec_are_left():
+def test_biggan_trackers_beyond_the_spec_are_ignored():
   one = BigganSpec(
     resolution=32, num_classes=4, latent_dim=12, g_width=4, d_width=4,
     shared_dim=0, hierarchical=False, num_singular_values=1,
@@ -131,7 +131,7 @@ def test_biggan_missing_tracker_is_named():
     biggan_pytorch.discriminator(_BIGGAN, tensors)
 
 
-def test_weights_take_the_dtype_of_the_spec():
+def test_weights_have_the_dtype_of_the_spec():
   tensors = {k: v.astype(np.float64) for k, v in _r3gan().items()}
   params = flatten(r3gan.generator(_R3GAN, tensors).params)
   assert {leaf.dtype for leaf in params.values()} == {np.dtype("float32")}

@@ -23,7 +23,7 @@ def _all_distances(a, b):
 
 
 @pytest.mark.parametrize("tiles", [SMALL, Tiles()])
-def test_nearest_are_those_of_all_pairs(sets, tiles):
+def test_nearest_matches_all_pairs(sets, tiles):
   rows, reference = sets
   every = _all_distances(rows, reference)
   found = nearest(rows, reference, 4, tiles)
@@ -36,7 +36,7 @@ def test_nearest_are_those_of_all_pairs(sets, tiles):
   assert all(len(set(row)) == 4 for row in found.indices.tolist())
 
 
-def test_copies_lie_at_distance_zero_and_are_all_found(sets):
+def test_copies_have_distance_zero(sets):
   rows, reference = sets
   found = nearest(rows, reference, 4, SMALL)
   assert found.distances[[0, 5, 36], 0].tolist() == [0, 0, 0]
@@ -45,7 +45,7 @@ def test_copies_lie_at_distance_zero_and_are_all_found(sets):
   assert (found.distances[[0, 36], 1] > 0).all()
 
 
-def test_rows_that_float32_cannot_tell_apart_are_ordered():
+def test_rows_closer_than_float32_resolves_are_ordered():
   # They differ by 1e-6 of the set's spread, so float32 distances are noise.
   reference = np.random.default_rng(0).normal(size=(60, 6))
   steps = 1e-6 * np.array([3.0, 1.0, 4.0, 2.0])
@@ -58,7 +58,7 @@ def test_rows_that_float32_cannot_tell_apart_are_ordered():
 
 
 @pytest.mark.parametrize("unit", [1e-30, 1e30])
-def test_units_do_not_matter(sets, unit):
+def test_results_do_not_depend_on_units(sets, unit):
   rows, reference = sets
   scaled = nearest(rows * unit, reference * unit, 4, SMALL)
   plain = nearest(rows, reference, 4, SMALL)
@@ -72,7 +72,7 @@ def test_units_do_not_matter(sets, unit):
 
 
 @pytest.mark.parametrize("boundary", ["inside", "outside"])
-def test_counts_are_those_of_all_pairs(sets, boundary):
+def test_counts_match_all_pairs(sets, boundary):
   rows, reference = sets
   radii = np.random.default_rng(1).uniform(2, 4, len(reference))
   held = count_within(rows, reference, radii, boundary, SMALL)
@@ -81,7 +81,7 @@ def test_counts_are_those_of_all_pairs(sets, boundary):
   np.testing.assert_array_equal(held.points_of_ball, inside.sum(0))
 
 
-def test_boundaries_belong_where_they_are_said_to():
+def test_boundary_argument_is_respected():
   rng = np.random.default_rng(0)
   # Two distant modes: float32 barely resolves the distances within a mode.
   points = rng.normal(0, 1, (40, 6)) + 1e3 * (np.arange(40) % 2)[:, None]
@@ -93,7 +93,7 @@ def test_boundaries_belong_where_they_are_said_to():
   assert without.points_of_ball.tolist() == [3] * 40
 
 
-def test_balls_of_no_radius_hold_copies_only(sets):
+def test_balls_of_radius_zero_contain_only_copies(sets):
   rows, reference = sets
   radii = np.zeros(len(reference))
   held = count_within(rows, reference, radii, "inside", SMALL)
@@ -113,7 +113,7 @@ def test_balls_of_no_radius_hold_copies_only(sets):
     ({"rows_nd": np.full((2, 6), np.nan)}, "2 of 2 samples"),
   ],
 )
-def test_what_has_no_neighbours_is_refused(sets, changes, message):
+def test_invalid_arguments_are_refused(sets, changes, message):
   arguments = {"rows_nd": sets[0], "reference_md": sets[1], "k": 1, **changes}
   with pytest.raises(SpecError, match=message):
     nearest(**arguments)

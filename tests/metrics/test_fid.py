@@ -50,7 +50,7 @@ def test_distance_is_stable_where_covariances_are_singular():
   assert frechet_distance(moments, shifted) == pytest.approx(40e-6, abs=1e-8)
 
 
-def test_moments_are_numpys():
+def test_moments_match_numpy():
   rows = np.random.default_rng(0).normal(3, 2, (50, 4))
   moments = FeatureMoments.of(rows)
   assert moments.count == 50
@@ -97,7 +97,7 @@ def test_features_that_are_not_finite_are_refused():
     FeatureMoments.of(rows)
 
 
-def test_infinity_has_no_bias_of_the_samples_number():
+def test_infinity_removes_the_bias_of_the_sample_count():
   rng = np.random.default_rng(0)
   samples = rng.normal(0, 1, (2000, 16))
   reference = FeatureMoments(10**6, np.full(16, 0.1), np.eye(16))
@@ -145,7 +145,7 @@ def test_infinity_is_the_fitted_line(monkeypatch):
   assert result.distance == pytest.approx(3, abs=0.02)
 
 
-def test_infinity_is_that_of_the_seed():
+def test_infinity_depends_on_the_seed():
   rows = np.random.default_rng(0).normal(size=(100, 3))
   runs = [
     frechet_distance_infinity(rows, FeatureMoments.of(rows), seed=seed)

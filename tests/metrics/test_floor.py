@@ -199,7 +199,7 @@ def _check_multilabel(source, evaluator):
 
 @pytest.mark.parametrize("module", [chaos_embedded, chaos_pod])
 @pytest.mark.parametrize("split", ["train", "heldout"])
-def test_a_mixture_is_scored_in_the_shares_that_it_is_trained_in(module, split):
+def test_a_mixture_is_scored_with_its_training_shares(module, split):
   data = _of_config(module)(None)
   source = open_data(data, split, whole=True)
   sizes = np.array(
@@ -218,7 +218,7 @@ def test_a_mixture_is_scored_in_the_shares_that_it_is_trained_in(module, split):
   np.testing.assert_allclose(counts / len(source), shares, atol=1 / len(source))
 
 
-def test_held_out_images_are_mixed_as_the_trained_ones(tmp_path):
+def test_held_out_images_are_mixed_like_train_images(tmp_path):
   """Although half of one set is held out, and a tenth of the other."""
   spec = DataSpec(
     mixture=(
@@ -237,7 +237,7 @@ def test_held_out_images_are_mixed_as_the_trained_ones(tmp_path):
     np.testing.assert_allclose(counts, shares, atol=1 / len(source))
 
 
-def test_a_source_that_a_mixture_needs_in_part_is_drawn_at_random(tmp_path):
+def test_a_part_of_a_source_in_a_mixture_is_random(tmp_path):
   """The first records would be wrong, because folders are listed by class."""
   spec = _npz(tmp_path)
   mixture = DataSpec(
@@ -279,14 +279,12 @@ def _make(folder, counts, **options):
     (("ms_ssim",), r"too few samples of class 2 \(1\) .*uniform"),
   ],
 )
-def test_too_few_samples_of_a_class_are_refused_before_any_is_drawn(
-  tmp_path, scores, words
-):
+def test_too_few_samples_of_a_class_are_refused_early(tmp_path, scores, words):
   with pytest.raises(SpecError, match=words):
     _make(tmp_path, (300, 90, 4), scores=scores)
 
 
-def test_a_class_without_images_takes_no_samples(tmp_path, caplog):
+def test_a_class_without_images_gets_no_samples(tmp_path, caplog):
   """For example, labels that begin at 1."""
   evaluator = _make(tmp_path, (0, 100, 100, 100), scores=("fid_inception",))
   counts = np.bincount(evaluator.labels(0))

@@ -79,7 +79,7 @@ def assert_close(ours, theirs):
 # Resizing.
 
 
-def test_tf1_reads_position_i_at_i_times_the_ratio():
+def test_tf1_samples_position_i_at_i_times_the_ratio():
   x = np.array([[0, 10], [20, 30]], np.float32)[None, :, :, None]
   # Positions 0, 2/3 and 4/3. The last is beyond the last pixel.
   expected = [
@@ -95,7 +95,7 @@ def test_tf1_shrinks_without_antialiasing():
   np.testing.assert_array_equal(resize_tf1(x, 3)[0, ..., 0], x[0, ::2, ::2, 0])
 
 
-def test_clean_is_antialiased_bicubic_of_floats_in_range():
+def test_clean_is_antialiased_bicubic_clipped_to_range():
   rows = np.array([[0, 0, 255, 255], [0, 0, 0, 255]], np.uint8)
   images = np.stack([np.tile(row, (4, 1)) for row in rows], -1)[None]
 
@@ -119,7 +119,7 @@ def test_clean_is_antialiased_bicubic_of_floats_in_range():
 # The network.
 
 
-def test_chunks_and_padding_do_not_show(inception, images):
+def test_results_do_not_depend_on_chunks_and_padding(inception, images):
   whole = inception.taps(images)
   one_by_one = [inception.taps(images[i : i + 1]) for i in range(3)]
   for name, width in TAPS.items():
@@ -146,7 +146,7 @@ def test_four_devices_and_gray_images_give_the_same(weights, inception, images):
   assert_close(found.probabilities, expected.probabilities)
 
 
-def test_probabilities_are_of_logits_without_bias(inception, images):
+def test_probabilities_use_logits_without_bias(inception, images):
   found = inception.taps(images[:2], ("logits_unbiased", "logits"))
   assert set(found) == {"logits_unbiased", "logits"}
   powers = np.exp(found["logits_unbiased"].astype(np.float64))
@@ -155,7 +155,7 @@ def test_probabilities_are_of_logits_without_bias(inception, images):
   assert np.abs(found["logits"] - found["logits_unbiased"]).max() > 0.1
 
 
-def test_clean_differs_from_tf1_by_the_resize_alone(weights, inception, images):
+def test_clean_differs_from_tf1_only_by_the_resize(weights, inception, images):
   clean = on_devices(weights, 1, images_per_device=2, resize="clean")
   # A constant image is unaffected by resizing.
   pair = np.concatenate([images[:1], np.full_like(images[:1], 77)])
@@ -182,7 +182,7 @@ def test_protocol_is_json_and_names_the_weights(weights, inception):
     np.zeros((1, 3, 8, 8), np.uint8),
   ],
 )
-def test_other_images_are_refused(inception, bad):
+def test_images_of_other_shapes_and_dtypes_are_refused(inception, bad):
   with pytest.raises(SpecError, match=r"takes uint8 \[N, H, W, 1 or 3\]"):
     inception.features(bad)
 
@@ -226,7 +226,7 @@ def test_missing_weights_say_where_to_get_them(tmp_path, monkeypatch):
     assert part in str(refusal.value)
 
 
-def test_a_cut_file_is_refused(stored, tmp_path):
+def test_a_truncated_file_is_refused(stored, tmp_path):
   path = tmp_path / "cut.npz"
   shutil.copy(stored, path)
   os.truncate(path, os.path.getsize(path) // 2)
@@ -259,7 +259,7 @@ def changed(path, entries, **changes) -> str:
   return str(path)
 
 
-def test_other_values_than_were_written_are_refused(entries, tmp_path):
+def test_changed_values_are_refused(entries, tmp_path):
   name = "params/fc/bias"
   path = changed(tmp_path / "w.npz", entries, **{name: entries[name] + 1})
   with pytest.raises(SpecError, match="damaged: its arrays have the finger"):
@@ -357,14 +357,16 @@ def test_import_refuses(arguments, parts, capsys):
   assert all(part in said for part in parts), said
 
 
-def test_a_name_that_says_another_digest_is_refused(tmp_path):
+def test_a_file_name_with_another_digest_is_refused(tmp_path):
   path = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
   path.write_bytes(b"cut short")
   with pytest.raises(FileError, match=r"begins with 6726825d.* with [0-9a-f]"):
     interop.read_weights(path)
 
 
-def test_a_pytorch_file_of_the_right_name_is_read(tensors, weights, tmp_path):
+def test_a_pytorch_file_with_a_matching_digest_is_read(
+  tensors, weights, tmp_path
+):
   torch = pytest.importorskip("torch")
   plain = tmp_path / "state.pth"
   tree = {name: torch.from_numpy(x) for name, x in tensors.items()}
@@ -373,7 +375,7 @@ def test_a_pytorch_file_of_the_right_name_is_read(tensors, weights, tmp_path):
   assert interop.read_weights(named).fingerprint == weights.fingerprint
 
 
-def test_a_name_without_a_digest_says_nothing(tmp_path):
+def test_a_date_in_a_file_name_is_not_a_digest(tmp_path):
   path = tmp_path / "inception-2015-12-05.npz"
   np.savez(path, **{"fc.bias": np.zeros(1008, "f4")})
   with pytest.raises(TensorsError, match="missing Conv2d_1a"):

@@ -20,7 +20,7 @@ def sets():
   return (*draw(120), *draw(150))
 
 
-def test_mean_is_over_the_distances_of_classes(sets):
+def test_mean_is_over_class_distances(sets):
   samples, sample_labels, reals, real_labels = sets
   result = intra_class_distance(*sets)
   assert result.classes.tolist() == [0, 1, 2]
@@ -35,7 +35,7 @@ def test_mean_is_over_the_distances_of_classes(sets):
   assert result.mean == pytest.approx(np.mean(expected))
 
 
-def test_swapped_labels_are_seen_and_by_the_whole_distance_are_not(sets):
+def test_swapped_labels_are_detected_only_within_classes(sets):
   samples, sample_labels, reals, real_labels = sets
   swapped = np.array([1, 0, 2])[sample_labels]
   result = intra_class_distance(samples, swapped, reals, real_labels)
@@ -65,7 +65,7 @@ def test_classes_with_too_few_rows_are_named(sets):
     )
 
 
-def test_labels_that_do_not_fit_are_refused(sets):
+def test_mismatched_labels_are_refused(sets):
   samples, sample_labels, reals, real_labels = sets
   with pytest.raises(SpecError, match="labels have shape"):
     intra_class_distance(samples, sample_labels[1:], reals, real_labels)

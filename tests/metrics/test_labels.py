@@ -32,14 +32,14 @@ def test_shares_are_rounded_to_the_largest_remainders(weights, total, counts):
     assert expected is None or one == expected
 
 
-def test_no_class_has_luck_where_all_are_alike():
+def test_equal_classes_are_chosen_at_random():
   """With a thousand equal classes, 200 samples do not favor the first ones."""
   drawn = np.flatnonzero(apportion(np.ones(1000), 200))
   assert len(drawn) == 200
   assert 80 < (drawn < 500).sum() < 120
 
 
-def test_samples_are_functions_of_the_seed_and_their_place():
+def test_labels_depend_on_seed_and_position():
   counts = (5, 0, 90, 5)
   labels = labels_of(counts, 3)
   assert labels.dtype == np.int32
@@ -52,7 +52,7 @@ def test_samples_are_functions_of_the_seed_and_their_place():
 
 
 @pytest.mark.parametrize("rule", ["reference", "uniform"])
-def test_classes_without_images_are_not_scored_and_are_named(rule, caplog):
+def test_classes_without_images_are_skipped_and_named(rule, caplog):
   plan = plan_labels(
     rule, np.array([0, 4, 4, 8]), 16, ("none", "a", "b", "c"), "a set"
   )
@@ -70,7 +70,7 @@ def test_classes_without_images_are_not_scored_and_are_named(rule, caplog):
   assert "a set has no image of 1 of 4 classes (none)" in caplog.text
 
 
-def test_classes_that_few_samples_leave_out_are_said(caplog):
+def test_classes_without_samples_are_named(caplog):
   names = tuple(f"c{i}" for i in range(50))
   plan = plan_labels("reference", np.arange(1, 51), 20, names, "a set")
   assert sum(plan.counts) == 20
@@ -80,6 +80,6 @@ def test_classes_that_few_samples_leave_out_are_said(caplog):
   assert "c0, " in caplog.text
 
 
-def test_a_set_without_any_label_is_refused():
+def test_reals_without_labels_are_refused():
   with pytest.raises(SpecError, match="no image of any class"):
     plan_labels("reference", np.zeros(3), 20, ("a", "b", "c"), "a set")

@@ -5,7 +5,7 @@ import pytest
 
 from bigscale.metrics.features import Embedding
 from bigscale.metrics.looking import Asked, look
-from bigscale.metrics.pixels import Keeping
+from bigscale.metrics.pixels import ImageSelection
 from bigscale.parallel import interruption
 
 COUNT, BATCH = 24, 8
@@ -51,7 +51,7 @@ def asked(*networks, pixels=()):
 @pytest.mark.parametrize(
   ("change", "words"), [(nan, "1 of 8 samples"), (no_memory, "9 GiB")]
 )
-def test_one_that_fails_leaves_the_others(change, words):
+def test_a_failing_network_does_not_stop_the_others(change, words):
   failing, working = Corner("failing", change), Corner("working")
   looked = look(asked(failing, working), batches())
   assert looked.failed.keys() == {"failing"}
@@ -61,7 +61,7 @@ def test_one_that_fails_leaves_the_others(change, words):
   assert (failing.embedded, working.embedded) == (BATCH, COUNT)
 
 
-def test_of_several_processes_each_goes_on_embedding(monkeypatch):
+def test_with_several_processes_a_failing_network_keeps_embedding(monkeypatch):
   """The devices of the others share every batch."""
   monkeypatch.setattr("jax.process_count", lambda: 2)
   failing = Corner("failing", nan)
@@ -70,16 +70,16 @@ def test_of_several_processes_each_goes_on_embedding(monkeypatch):
   assert "1 of 8 samples" in str(looked.failed["failing"])
 
 
-def test_pairs_that_cannot_be_kept_leave_the_networks(monkeypatch):
+def test_failing_pixel_scores_do_not_stop_the_networks(monkeypatch):
   monkeypatch.setattr("bigscale.metrics.pixels.np.unique", no_memory)
-  pixels = (Keeping("ms_ssim", (22, 22, 1)),)
+  pixels = (ImageSelection("ms_ssim", (22, 22, 1)),)
   looked = look(asked(Corner("x"), pixels=pixels), batches())
   assert "9 GiB" in str(looked.kept["ms_ssim"])
   assert not looked.failed
   assert looked.seen[0].moments.count == COUNT
 
 
-def test_it_is_broken_off_between_two_batches():
+def test_look_is_interrupted_between_batches():
   network, answers = Corner("x"), iter([False, True])
   with (
     pytest.raises(interruption.InterruptedWorkError),
@@ -91,7 +91,7 @@ def test_it_is_broken_off_between_two_batches():
   interruption.point()
 
 
-def test_who_answers_for_errors_does_not_take_it_for_one():
+def test_interruption_is_not_handled_as_an_error():
   with interruption.asking(lambda: True):
     try:
       interruption.point()

@@ -11,8 +11,8 @@ SMALL = Tiles(rows=32, reference=64)
 def _modes(per_mode, modes=4, seed=0):
   """Returns rows of distant modes, [modes * per_mode, 8], mode by mode."""
   rng = np.random.default_rng(seed)
-  centres = 100 * np.eye(8)[:modes]
-  return np.concatenate([c + rng.normal(size=(per_mode, 8)) for c in centres])
+  centers = 100 * np.eye(8)[:modes]
+  return np.concatenate([c + rng.normal(size=(per_mode, 8)) for c in centers])
 
 
 def _direct(samples, reals, k, density_k):
@@ -35,7 +35,7 @@ def _direct(samples, reals, k, density_k):
 
 
 @pytest.mark.parametrize(("k", "density_k"), [(3, 5), (5, 2)])
-def test_scores_are_those_of_all_pairs(k, density_k):
+def test_scores_match_all_pairs(k, density_k):
   rng = np.random.default_rng(0)
   reals = rng.normal(20, 1, (150, 8))
   samples = rng.normal(20, 0.7, (110, 8)) + 0.5 * np.eye(8)[0]
@@ -59,7 +59,7 @@ def test_disjoint_sets_score_zero():
   assert precision_recall(reals + 50, reals, tiles=SMALL) == (0, 0, 0, 0)
 
 
-def test_dropped_modes_lower_recall_and_coverage_to_the_share_kept():
+def test_dropped_modes_lower_recall_and_coverage():
   reals = _modes(25)
   scores = precision_recall(reals[:75], reals, tiles=SMALL)
   assert scores == (1.0, 0.75, pytest.approx(1.0, rel=1e-12), 0.75)
@@ -93,7 +93,7 @@ def test_too_few_rows_are_refused(num_samples, num_reals, message):
     precision_recall(rows[:num_samples], rows[:num_reals])
 
 
-def test_no_neighbour_is_refused():
+def test_zero_neighbors_are_refused():
   rows = np.random.default_rng(0).normal(size=(20, 2))
   with pytest.raises(SpecError, match="density_k=0"):
     precision_recall(rows, rows, density_k=0)

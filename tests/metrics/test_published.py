@@ -49,7 +49,7 @@ def _published(**changes):
   )._replace(**changes)
 
 
-def test_the_distance_is_that_to_the_file(caplog):
+def test_distance_is_to_the_moments_of_the_file(caplog):
   evaluator = evaluator_against(_published(), num_samples=300)
   images = _images(300, 2, 200)
   scores = evaluator.score([(images, np.zeros(300, np.int32))])
@@ -81,7 +81,7 @@ def test_the_reference_names_the_file():
     }
 
 
-def test_scores_that_moments_are_enough_for():
+def test_scores_that_need_only_moments():
   names = ("fid_inception", "fd_infinity_inception", "is_inception")
   evaluator = evaluator_against(_published(), num_samples=100, scores=names)
   scores = evaluator.score([(_images(100, 2), np.zeros(100, np.int32))])
@@ -94,7 +94,7 @@ def test_scores_that_moments_are_enough_for():
   }
 
 
-def test_a_file_that_leaves_its_resizing_open_is_taken_with_a_warning(caplog):
+def test_a_file_without_its_resizing_is_used_with_a_warning(caplog):
   evaluator = evaluator_against(_published(resize=None), num_samples=9)
   assert "does not say" in caplog.text
   assert evaluator.reference["protocol"]["statistics"]["resize"] is None
@@ -147,6 +147,6 @@ def test_another_protocol_is_refused(one, options, words):
     evaluator_against(one, **({"num_samples": 300} | options))
 
 
-def test_a_file_that_says_the_same_is_taken():
+def test_a_file_with_the_same_protocol_is_used():
   same = _published(feature="inception_clean", weights="f00d", resize="clean")
   evaluator_against(same, num_samples=9, scores=("fid_inception_clean",))

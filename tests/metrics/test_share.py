@@ -51,15 +51,15 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_network_is_made_again_from_what_is_sent(kind):
+def test_a_network_is_rebuilt_from_its_message(kind):
   network = NETWORKS[kind]()
   mesh = make_mesh(MeshSpec(data=4), jax.devices()[:4])
   asked = Asked((network,), (("fd",),), 100, 10)
   asked = asked._replace(class_counts=(60, 40))
-  told = json.loads(json.dumps(share._tell(asked)))
+  message = json.loads(json.dumps(share._describe(asked)))
   # All processes use the same labels.
-  assert told["class_counts"] == [60, 40]
-  (one,) = told["networks"]
+  assert message["class_counts"] == [60, 40]
+  (one,) = message["networks"]
   sent = share._variables(network)
   again = share._receive(one, sent, mesh)
   for name in ("name", "dimension", "fingerprint", "protocol"):
@@ -72,6 +72,6 @@ def test_a_network_is_made_again_from_what_is_sent(kind):
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
 
 
-def test_one_process_keeps_what_it_has():
+def test_a_single_process_keeps_its_networks():
   asked = Asked((classifier(),), (("fd",),), 100, 10)
   assert share.share(asked, make_mesh(MeshSpec())) is asked

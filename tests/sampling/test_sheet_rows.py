@@ -94,7 +94,7 @@ def test_latent_interpolation():
   assert (again[0].latents != rows[0].latents).any()
 
 
-def test_the_path_of_latents_can_be_chosen():
+def test_path_of_latents_can_be_chosen():
   arc, line = (
     sheets.latent_interpolation(_BIGGAN, rows=1, columns=3, seed=0, path=path)
     for path in ("spherical", "linear")
@@ -106,7 +106,7 @@ def test_the_path_of_latents_can_be_chosen():
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_class_interpolation_takes_neighbours_in_turn(same):
+def test_class_interpolation_cycles_through_adjacent_pairs(same):
   rows = sheets.class_interpolation(
     _BIGGAN, rows=3, columns=3, seed=0, labels=[3, 1, 0], same_latents=same
   )
@@ -132,7 +132,7 @@ def test_class_grid_by_rows_and_by_columns():
   assert len(np.unique(by_row)) == by_row.size
 
 
-def test_a_page_of_classes_is_cut_from_the_whole():
+def test_a_grid_of_some_classes_matches_the_grid_of_all():
   whole = sheets.class_grid(_BIGGAN, images_per_class=2, seed=0)
   page = sheets.class_grid(_BIGGAN, images_per_class=2, seed=0, labels=[2, 3])
   for cut, row in zip(page, whole[2:], strict=True):
@@ -158,7 +158,7 @@ def test_truncation_sweep_shrinks_the_same_latents():
     assert (np.sign(below.latents) == np.sign(row.latents)).all()
 
 
-def test_draw_sheet_reads_row_by_row_with_each_row_s_average():
+def test_draw_sheet_uses_the_average_of_each_row():
   rows = sheets.truncation_sweep(
     _BIGGAN, thresholds=(1.0, 0.5), columns=3, seed=0, labels=[2]
   )
@@ -198,7 +198,7 @@ def test_draw_sheet_reads_row_by_row_with_each_row_s_average():
     ),
   ],
 )
-def test_impossible_sheets(make, options, message):
+def test_invalid_sheets_are_refused(make, options, message):
   with pytest.raises(SpecError, match=message):
     getattr(sheets, make)(_BIGGAN, seed=0, **options)
 

@@ -64,7 +64,7 @@ def standing(ema):
   return _standing(ema)
 
 
-def test_first_norm_by_hand(ema, standing):
+def test_first_norm_matches_numpy(ema, standing):
   """The norm's input is the linear layer's output, which numpy can compute."""
   kernel = np.asarray(ema.params["linear"]["kernel"], np.float64)
   bias = np.asarray(ema.params["linear"]["bias"], np.float64)
@@ -114,13 +114,13 @@ def test_every_norm_is_the_mean_of_the_batches(ema, standing):
   )
 
 
-def test_nothing_else_of_the_average_changes(ema, standing):
+def test_only_the_statistics_change(ema, standing):
   assert standing.params is ema.params
   assert standing.spectra is ema.spectra
   assert jax.tree.structure(standing) == jax.tree.structure(ema)
 
 
-def test_statistics_depend_on_seed_and_nothing_hidden(ema, standing):
+def test_statistics_depend_only_on_the_seed(ema, standing):
   again, other = _standing(ema), _standing(ema, seed=8)
   leaves = [jax.tree.leaves(x.batch_stats) for x in (standing, again, other)]
   for first, second, third in zip(*leaves, strict=True):
@@ -138,7 +138,7 @@ def test_truncation_narrows_the_first_norm(ema, standing):
   assert variance[1] < 0.15 * variance[0]
 
 
-def test_the_rule_says_how_wide_latents_are(ema):
+def test_rule_sets_the_scale_of_latents(ema):
   """Without a bias before it, the first norm sees the latents' variance."""
   variance = {}
   for rule, threshold in (("scale", 0.4), ("resample", 2.0)):
@@ -151,11 +151,11 @@ def test_the_rule_says_how_wide_latents_are(ema):
   )
 
 
-def test_no_batches_keep_the_running_statistics(ema):
+def test_zero_batches_keep_the_running_statistics(ema):
   assert _standing(ema, batches=0) is ema
 
 
-def test_a_model_without_batch_norm_is_left_alone():
+def test_a_model_without_batch_norm_is_unchanged():
   spec = R3ganSpec(
     resolution=8, widths=(8, 4), blocks=(1, 1), cardinality=(2, 2)
   )
@@ -172,6 +172,6 @@ def test_a_model_without_batch_norm_is_left_alone():
     ({"truncation": 0.0}, "positive"),
   ],
 )
-def test_impossible_statistics(ema, options, message):
+def test_invalid_arguments_are_refused(ema, options, message):
   with pytest.raises(SpecError, match=message):
     _standing(ema, **options)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bigscale.metrics.distances import DEFAULT_TILES, Neighbours, Tiles, nearest
+from bigscale.metrics.distances import DEFAULT_TILES, Neighbors, Tiles, nearest
 from bigscale.metrics.fid import require_comparable
 from bigscale.spec import require
 
@@ -21,13 +21,13 @@ class Memorization(NamedTuple):
       divided by `heldout_distance`.
     heldout_distance: median distance of held-out reals to their nearest train
       image.
-    neighbours: the k nearest train images of each sample, for a sheet.
+    neighbors: the k nearest train images of each sample, for a sheet.
   """
 
   memorization_ratio: float
   ratios: np.ndarray
   heldout_distance: float
-  neighbours: Neighbours
+  neighbors: Neighbors
 
 
 def memorization(
@@ -67,7 +67,7 @@ def memorization(
     np.concatenate([samples_nd, heldout_hd]), train_parts, k, tiles
   )
   count = len(samples_nd)
-  neighbours = Neighbours(both.indices[:count], both.distances[:count])
+  neighbors = Neighbors(both.indices[:count], both.distances[:count])
   apart = both.distances[count:, 0]
   heldout_distance = float(np.median(apart))
   require(
@@ -76,15 +76,15 @@ def memorization(
     "the train split, so their distance to it is not informative; hold out "
     "images that are not in the train split",
   )
-  ratios = neighbours.distances[:, 0] / heldout_distance
+  ratios = neighbors.distances[:, 0] / heldout_distance
   return Memorization(
-    float(np.median(ratios)), ratios, heldout_distance, neighbours
+    float(np.median(ratios)), ratios, heldout_distance, neighbors
   )
 
 
 def _nearest_in_parts(
   rows_nd: np.ndarray, parts: Iterable[np.ndarray], k: int, tiles: Tiles
-) -> Neighbours:
+) -> Neighbors:
   """Finds nearest rows as `nearest` does, in a reference given in parts."""
   require(k >= 1, f"k={k} must be 1 or more")
   indices = np.zeros((len(rows_nd), 0), np.int64)
@@ -102,4 +102,4 @@ def _nearest_in_parts(
     start >= k,
     f"{start} train images are fewer than k={k} neighbors; give at least {k}",
   )
-  return Neighbours(indices, distances)
+  return Neighbors(indices, distances)
