@@ -32,9 +32,9 @@ def stepped(weight: np.ndarray, u_ko: np.ndarray, axis: int) -> Spectrum:
 def before(w_oi: np.ndarray, v: np.ndarray) -> np.ndarray:
   """Returns the unit vector [O] whose next power step gives `v`.
 
-  Some files contain the u and v after a step, and their code divides by them
-  without another step; u = unit(W v) follows from v. The result is a
-  least-squares solution, exact if v comes from a step with this weight.
+  Some files contain the u and v after a step, and their code divides by
+  u^T W v without another step. There u = unit(W v) follows from v. The result
+  is a least-squares solution, exact if v comes from a step with this weight.
 
   Args:
     w_oi: weight as a matrix.

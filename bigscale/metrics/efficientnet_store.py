@@ -178,7 +178,7 @@ class _Unpickler(pickle.Unpickler):
     if module == "torch" and name in _DTYPES:
       return _DTYPES[name]
     raise pickle.UnpicklingError(
-      f"it asks for {module}.{name}, which no weights file needs"
+      f"it uses {module}.{name}, which no weights file needs"
     )
 
   def persistent_load(self, saved: Any) -> _Storage:

@@ -77,7 +77,7 @@ def plan_labels(
   left_out = [class_names[i] for i in np.flatnonzero(present & (counts == 0))]
   if missing:
     _log.warning(
-      "%s has no image of %d of %d classes (%s); no sample of them is scored",
+      "%s has no image of %d of %d classes (%s); these classes get no samples",
       counted,
       len(missing),
       len(class_names),

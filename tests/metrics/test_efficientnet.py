@@ -280,7 +280,7 @@ def test_a_pickle_with_a_call_is_refused(tmp_path):
 
   path = tmp_path / "weights.pth"
   path.write_bytes(pickle.dumps(Program()))
-  with pytest.raises(SpecError, match=r"it asks for builtins\.exec"):
+  with pytest.raises(SpecError, match=r"it uses builtins\.exec"):
     efficientnet_store.load(path)
   assert not (tmp_path / "ran").exists()
 
