@@ -77,8 +77,8 @@ def open_evaluation(
   """Opens splits and networks, and checks that every score can be computed.
 
   Args:
-    data: data of the run. Scores of the classifier need labels. The scores use
-      the whole source even if the run trains on part of it.
+    data: data of the run. Scores of the classifier need labels. A run that
+      trains on a subset of the records is compared with all of them.
     resolution: height and width of the samples, pixels.
     channels: 1 or 3.
     num_classes: number of classes of the model, 0 if it is unconditional.
