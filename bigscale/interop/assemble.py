@@ -208,7 +208,7 @@ def write_run(
 
 
 def _without(part: Part, weights: ConvertedWeights | None) -> Part:
-  """Drops from a player or an average what `weights` contains."""
+  """Removes the parts of a player or average that `weights` contains."""
   if weights is None:
     return part
   fresh = {
@@ -220,7 +220,7 @@ def _without(part: Part, weights: ConvertedWeights | None) -> Part:
 
 
 def _with(part: Part, weights: ConvertedWeights | None) -> Part:
-  """Fills in the parts that `_without` dropped."""
+  """Fills in the parts that `_without` removed."""
   if weights is None:
     return part
   return part._replace(

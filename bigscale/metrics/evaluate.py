@@ -281,7 +281,7 @@ class Opened:
     )
 
   def _unmet(self, panels: Sequence[Panel], plan: LabelPlan) -> dict[str, str]:
-    """Returns the scores that the reals actually read are too few for."""
+    """Returns the scores that cannot be computed from the reals read."""
     known = image_facts(self._train, self._setup)._replace(
       sample_counts=plan.counts
     )

@@ -122,13 +122,13 @@ def require_enough_for_infinity(count: int, dimension: int) -> None:
 
 
 def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
-  """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two Gaussians.
+  """Returns the Fréchet distance between two Gaussians.
 
-  Let C = A A^T and A = V diag(w)^(1/2) from the symmetric eigenproblem. The
-  eigenvalues of C1^(1/2) C2 C1^(1/2) are then the squared singular values of
-  A1^T A2. Computing the singular values avoids the square root of rounded
-  squares, which loses half of the digits in directions where a covariance is
-  nearly singular.
+  It is ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). Let C = A A^T and
+  A = V diag(w)^(1/2) from the symmetric eigenproblem. The eigenvalues of
+  C1^(1/2) C2 C1^(1/2) are then the squared singular values of A1^T A2.
+  Computing the singular values avoids the square root of rounded squares, which
+  loses half of the digits in directions where a covariance is nearly singular.
 
   Args:
     a: moments of one set.
