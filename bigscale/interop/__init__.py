@@ -1,1 +1,1 @@
-"""Weights of other implementations, as ours."""
+"""Import of weights from other implementations, and export."""

@@ -1,4 +1,4 @@
-"""A run folder made of weights from elsewhere, whole or not at all."""
+"""Creates a run folder from imported weights, atomically."""
 
 import dataclasses
 import functools
@@ -29,20 +29,20 @@ from bigscale.train.state import Average, GanState, Player, init_state
 
 Part = TypeVar("Part", Player, Average)
 
-# Nothing of the data has been read (`data.pipeline.Stream.get_state`).
+# The data stream is at its start (`data.pipeline.Stream.get_state`).
 _DATA_START = {"records_consumed": 0}
 
 
 class Imported(NamedTuple):
-  """What was made.
+  """An imported run.
 
   Attributes:
-    spec: of the new run.
-    state: before its first step.
-    notes: where each part came from, plain JSON: `model`, `recipe`,
-      `generator`, `discriminator`, `average`, `spectra`, `statistics`,
-      `truncation`, `files`.
-    standing: statistics of batch norm at all truncations, see
+    spec: spec of the new run.
+    state: state before its first step.
+    notes: origin of each part, as JSON values: `model`, `recipe`, `generator`,
+      `discriminator`, `average`, `spectra`, `statistics`, `truncation`,
+      `files`.
+    standing: batch norm statistics at all truncations, see
       `formats.ConvertedNetworks`.
   """
 
@@ -62,24 +62,25 @@ def read_run(
   source: str | None = None,
   unsafe_pickle: bool = False,
 ) -> Imported:
-  """Reads another implementation's weights as a run of ours at step 0.
+  """Reads another implementation's weights as a bigscale run at step 0.
 
   Args:
     format_name: a key of `formats.FORMATS`.
-    file: of the generator, or of several players.
-    d_file: of the discriminator.
-    ema_file: of the generator's moving average.
-    spec: the run, whose model the weights must fit. None infers the model and
-      takes the rest from the family's published recipe.
-    source: of the data, for the recipe.
+    file: file of the generator, or of several players.
+    d_file: file of the discriminator.
+    ema_file: file of the generator's moving average.
+    spec: spec of the run, whose model the weights must match. None infers the
+      model and uses the family's published recipe.
+    source: data source for the recipe.
     unsafe_pickle: see `files.read_tensors`.
 
   Returns:
-    The run. A player that no file holds is as `init_state` makes it, G's
-    average is G, and so it is with power iterations that no file holds.
+    The run. A player without a file is initialized by `init_state`. Without a
+    file for G's average, the average is a copy of G. Power iterations that no
+    file contains are initialized too.
 
   Raises:
-    SpecError: a file or the spec is not right; nothing has been written.
+    SpecError: a file or the spec is invalid; nothing has been written.
   """
   players = read_players(file, d_file, ema_file, unsafe_pickle=unsafe_pickle)
   networks = convert(format_name, players, spec.model if spec else None)
@@ -93,23 +94,23 @@ def read_run(
   notes = {
     "format": format_name,
     "files": [{"name": p.name, "sha256": files.sha256(p)} for p in paths],
-    "model": "of --config" if spec else "inferred from the tensors",
+    "model": "from --config" if spec else "inferred from the tensors",
     "recipe": by,
     "generator": paths[0].name,
     "discriminator": pathlib.Path(d_file or file).name
     if networks.d
-    else f"fresh, of seed {made.seed}: no file holds one",
+    else f"initialized with seed {made.seed}: no file contains one",
     "average": pathlib.Path(ema_file or file).name
     if networks.ema
-    else "the generator: no file holds one",
-    "spectra": f"{read} from the files, {tracked - read} fresh",
+    else "the generator: no file contains one",
+    "spectra": f"{read} from the files, {tracked - read} initialized",
     **_truncation_notes(made, format_name, networks),
   }
   return Imported(made, state, notes, networks.standing)
 
 
 def _with_authors_rule(spec: RunSpec, format_name: str) -> RunSpec:
-  """The run, truncating as the weights' authors do unless it says otherwise."""
+  """Sets the weights' published truncation rule if the run does not set one."""
   rule = spec.sampling.truncation_rule or AUTHORS_RULES.get(format_name)
   return dataclasses.replace(spec, sampling=SamplingSpec(truncation_rule=rule))
 
@@ -117,22 +118,22 @@ def _with_authors_rule(spec: RunSpec, format_name: str) -> RunSpec:
 def _truncation_notes(
   spec: RunSpec, format_name: str, networks: ConvertedNetworks
 ) -> dict[str, str]:
-  """Which statistics there are, and what `--truncation` means; {} without."""
+  """Describes the statistics and the truncation; {} without batch norm."""
   if not networks.g.batch_stats:
     return {}
-  statistics = "the file's running ones"
+  statistics = "the file's running statistics"
   if networks.standing:
     count = len(next(iter(networks.standing.values())))
     statistics = f"of {count} truncations from 0 to 1; training starts from 1"
   elif AUTHORS_RULES.get(format_name) == "scale":
     statistics = (
-      "of truncation 1, the only ones in the file; for others measure them "
-      "with --standing_batches"
+      "of truncation 1, the only ones in the file; measure others with "
+      "--standing_batches"
     )
   rule = spec.sampling.truncation_rule
   meaning = {
     "scale": "T * truncnorm(-2, 2)",
-    "resample": "N(0, 1), entries beyond T drawn again",
+    "resample": "N(0, 1) with entries beyond T resampled",
   }
   return {
     "statistics": statistics,
@@ -143,11 +144,11 @@ def _truncation_notes(
 
 
 def assemble(spec: RunSpec, networks: ConvertedNetworks) -> GanState:
-  """The state before the first step, with these weights in it.
+  """Builds the state before the first step, with the imported weights.
 
   Args:
-    spec: of the run.
-    networks: of `spec.model`.
+    spec: spec of the run.
+    networks: networks of `spec.model`.
   """
   model = make_model(spec.model, jax.default_backend())
   init = functools.partial(init_state, model, spec)
@@ -158,7 +159,7 @@ def assemble(spec: RunSpec, networks: ConvertedNetworks) -> GanState:
     compiler_options=compiler.options_to_run_once(jax.default_backend()),
   )
   def unread() -> GanState:
-    # What is dropped here is not even compiled.
+    # The parts to replace are dropped inside jit, so they are not compiled.
     state = init()
     return state._replace(
       g=_without(state.g, networks.g),
@@ -182,15 +183,15 @@ def assemble(spec: RunSpec, networks: ConvertedNetworks) -> GanState:
 def write_run(
   out: str | os.PathLike[str], imported: Imported, command: Sequence[str] = ()
 ) -> None:
-  """Writes a run folder with a checkpoint of step 0.
+  """Writes a run folder with a checkpoint at step 0.
 
   Args:
-    out: a folder that is not there or empty.
-    imported: from `read_run`.
-    command: recorded in the folder.
+    out: a folder that does not exist or is empty.
+    imported: result of `read_run`.
+    command: command to record in the folder.
 
   Raises:
-    FileError: the folder holds something, or cannot be written.
+    FileError: the folder is not empty or cannot be written.
   """
   spec = imported.spec
   with files.new_folder(files.require_new(out)) as folder:
@@ -207,7 +208,7 @@ def write_run(
 
 
 def _without(part: Part, weights: ConvertedWeights | None) -> Part:
-  """A player or an average, less what `weights` hold of it."""
+  """Removes the parts of a player or average that `weights` contains."""
   if weights is None:
     return part
   fresh = {
@@ -219,7 +220,7 @@ def _without(part: Part, weights: ConvertedWeights | None) -> Part:
 
 
 def _with(part: Part, weights: ConvertedWeights | None) -> Part:
-  """Fills what `_without` has left out."""
+  """Fills in the parts that `_without` removed."""
   if weights is None:
     return part
   return part._replace(

@@ -1,8 +1,8 @@
-"""State dicts of BigGAN-PyTorch's `BigGANdeep` (the authors' code), as ours.
+"""Converts state dicts of BigGAN-PyTorch's `BigGANdeep` (the authors' code).
 
-There are two kinds: those of the code as it now is (`layout="pytorch"`), and
-those of its first versions, which see [z, y] and have a wide last convolution
-like the official weights (`layout="tfhub"`).
+There are two variants. Files of the current code use `layout="pytorch"`. Files
+of its first versions have the condition [z, y] and a wide last convolution like
+the official weights, and use `layout="tfhub"`.
 """
 
 from bigscale.interop import biggan_sizes
@@ -24,46 +24,46 @@ FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN-deep, G and D"
 
 
 def generator(spec: BigganDeepSpec, tensors: Tensors) -> ConvertedWeights:
-  """The authors' `Generator.state_dict()` as ours.
+  """Converts the authors' `Generator.state_dict()`.
 
   Args:
-    spec: the sizes the weights were trained with. A file may track more
-      singular values than `num_singular_values` names.
-    tensors: by the authors' names, in PyTorch's axis order.
+    spec: spec with the sizes of the weights. The file may contain more singular
+      values than `num_singular_values`.
+    tensors: tensors by the authors' names, in PyTorch's axis order.
 
   Raises:
-    TensorsError: names every missing, extra and misshaped tensor.
+    TensorsError: names every missing, unexpected and misshaped tensor.
   """
   return state_dict.load(_shapes(spec, "g"), "g", _renames(spec, "g"), tensors)
 
 
 def discriminator(spec: BigganDeepSpec, tensors: Tensors) -> ConvertedWeights:
-  """The authors' `Discriminator.state_dict()` as ours; see `generator`."""
+  """Converts the authors' `Discriminator.state_dict()`; see `generator`."""
   return state_dict.load(_shapes(spec, "d"), "d", _renames(spec, "d"), tensors)
 
 
 def g_sources(spec: BigganDeepSpec) -> dict[str, TensorSource]:
-  """Where each parameter and statistic of our G lies in their file."""
+  """Returns the file's tensor for each parameter and statistic of G."""
   return state_dict.sources(_shapes(spec, "g"), "g", _renames(spec, "g"))
 
 
 def d_sources(spec: BigganDeepSpec) -> dict[str, TensorSource]:
-  """The same for D."""
+  """Returns the file's tensor for each parameter and statistic of D."""
   return state_dict.sources(_shapes(spec, "d"), "d", _renames(spec, "d"))
 
 
 def infer_spec(
   g_tensors: Tensors, d_tensors: Tensors | None = None
 ) -> BigganDeepSpec:
-  """The model that a file holds; see `biggan_pytorch.infer_spec`.
+  """Infers the model from its tensors; see `biggan_pytorch.infer_spec`.
 
   Args:
     g_tensors: the authors' `Generator.state_dict()`.
-    d_tensors: their `Discriminator.state_dict()`; without it D is taken to be
-      as wide and as deep as G and to have attention at the same resolutions.
+    d_tensors: the authors' `Discriminator.state_dict()`. None assumes that D
+      has G's width and depth, and attention at the same resolutions.
 
   Raises:
-    TensorsError: the tensors are of no such model.
+    TensorsError: the tensors do not match such a model.
   """
   state_dict.require_generator(g_tensors)
   count = state_dict.number_of(g_tensors, r"blocks\.(\d+)\.0\.conv4\.weight")
@@ -71,7 +71,7 @@ def infer_spec(
     sizes(g_tensors, f"blocks.{i}.0.conv4.weight", 4)[0] for i in range(count)
   ]
   resolution, width, depth = biggan_sizes.of_deep_generator(outputs)
-  places = state_dict.attention_places(g_tensors, r"blocks\.(\d+)\.1\.gamma")
+  places = state_dict.attention_indices(g_tensors, r"blocks\.(\d+)\.1\.gamma")
   attention = tuple(8 * 2 ** (i // depth) for i in places)
   classes, shared = sizes(g_tensors, "shared.weight", 2)
   made = sizes(g_tensors, "output_layer.2.weight", 4)[0]
@@ -101,7 +101,7 @@ def _discriminator_sizes(
   g_attention: tuple[int, ...],
 ) -> dict[str, int | tuple[int, ...]]:
   if tensors is None:
-    # A narrow D may have too few channels where G attends.
+    # A narrow D may have too few channels at G's attention resolutions.
     widths = zip(reversed(sides(resolution)), D_WIDTHS[resolution], strict=True)
     able = {side for side, width in widths if g_width * width >= 8}
     return {
@@ -119,10 +119,10 @@ def _discriminator_sizes(
   found = biggan_sizes.of_deep_discriminator(outputs)
   if found.resolution != resolution:
     raise TensorsError(
-      f"the discriminator sees {found.resolution} px and the generator makes "
-      f"{resolution} px; choose the files of one training"
+      f"the discriminator has {found.resolution} px and the generator "
+      f"{resolution} px; use files of the same training run"
     )
-  places = state_dict.attention_places(
+  places = state_dict.attention_indices(
     tensors, rf"blocks\.(\d+)\.{depth}\.gamma"
   )
   return {
@@ -135,7 +135,7 @@ def _discriminator_sizes(
 def _renames(spec: BigganDeepSpec, player: str) -> state_dict.Renames:
   if player == "g":
     return state_dict.COMMON
-  # Attention follows the blocks of its stage.
+  # In the file, attention follows the blocks of its stage.
   return (
     (r"block(\d+)_(\d+)/shortcut", r"blocks.\1.\2.conv_sc"),
     (r"block(\d+)_(\d+)/(conv\d)", r"blocks.\1.\2.\3"),

@@ -1,16 +1,16 @@
-"""State dicts of Hugging Face's pytorch-pretrained-BigGAN, as ours.
+"""Converts state dicts of Hugging Face's pytorch-pretrained-BigGAN.
 
-Those are the official BigGAN-deep generators in PyTorch.
+These are the official BigGAN-deep generators in PyTorch.
 
-- Spectral norm there divides, in evaluation, by u^T W v with the u and v in the
-  file, and takes no step. Ours takes one, so it gets the vector from which that
-  step finds those (`spectra.before`): both divide by the same number.
-- Batch norm has the statistics of 51 truncations from 0 to 1. The last ones,
-  of truncation 1, are the running statistics here; `standing` has all.
+- In evaluation, their spectral norm divides by u^T W v with the stored u and v
+  and takes no step. bigscale's takes one, so it stores the vector whose next
+  step finds u and v (`spectra.before`). Both then divide by the same number.
+- Batch norm has the statistics of 51 truncations from 0 to 1. Those of
+  truncation 1, the last, become the running statistics; `standing` returns all.
 - The class embedding is a linear layer on one-hot labels, without spectral
-  norm. Attention takes a place in the list of layers.
+  norm. Attention is an entry of its own in the list of layers.
 
-Source: `model.py` and `convert_tf_to_pytorch.py` there.
+Source: `model.py` and `convert_tf_to_pytorch.py` of that repository.
 """
 
 import re
@@ -74,15 +74,15 @@ _LAST_OF_MANY = Layout(
 
 
 def generator(spec: BigganDeepSpec, tensors: Tensors) -> ConvertedWeights:
-  """A `BigGAN.state_dict()` as ours.
+  """Converts a `BigGAN.state_dict()`.
 
   Args:
-    spec: the sizes of the weights, see `infer_spec`.
-    tensors: by their names, in PyTorch's axis order.
+    spec: spec with the sizes of the weights, see `infer_spec`.
+    tensors: tensors by their original names, in PyTorch's axis order.
 
   Raises:
-    SpecError: their code has no such model.
-    TensorsError: names every missing, extra and misshaped tensor.
+    SpecError: the original code has no such model.
+    TensorsError: names every missing, unexpected and misshaped tensor.
   """
   _check(spec)
   shapes = shapes_of(biggan_deep.make(spec, "cpu").g, spec)
@@ -104,7 +104,7 @@ def generator(spec: BigganDeepSpec, tensors: Tensors) -> ConvertedWeights:
 
 
 def g_sources(spec: BigganDeepSpec) -> dict[str, TensorSource]:
-  """Where each parameter and statistic of our G lies in their file."""
+  """Returns the file's tensor for each parameter and statistic of G."""
   return _sources(spec, shapes_of(biggan_deep.make(spec, "cpu").g, spec))
 
 
@@ -116,11 +116,11 @@ def _sources(spec: BigganDeepSpec, shapes: Shapes) -> dict[str, TensorSource]:
 
 
 def standing(spec: BigganDeepSpec, tensors: Tensors) -> dict[str, np.ndarray]:
-  """Returns the statistics of all truncations, [51, C] by path of our leaves.
+  """Returns the statistics of all truncations, [51, C] by path.
 
   Args:
-    spec: the sizes of the weights.
-    tensors: as `generator` has found them whole.
+    spec: spec with the sizes of the weights.
+    tensors: tensors that `generator` accepts.
   """
   shapes = shapes_of(biggan_deep.make(spec, "cpu").g, spec)
   found = _sources(spec, shapes)
@@ -133,17 +133,17 @@ def standing(spec: BigganDeepSpec, tensors: Tensors) -> dict[str, np.ndarray]:
 def infer_spec(
   g_tensors: Tensors, d_tensors: Tensors | None = None
 ) -> BigganDeepSpec:
-  """The model that a file holds, read off its names and shapes.
+  """Infers the model from the names and shapes of its tensors.
 
-  D, which was not published, is taken to be as wide as G, with attention where
-  the paper has it.
+  D was not published. It is assumed to have G's width, and attention where the
+  paper has it.
 
   Args:
     g_tensors: a `BigGAN.state_dict()`.
-    d_tensors: nothing is read from it.
+    d_tensors: tensors of the discriminator, not used.
 
   Raises:
-    TensorsError: the tensors are of no such model.
+    TensorsError: the tensors do not match such a model.
   """
   del d_tensors
   shared, classes = sizes(g_tensors, "embeddings.weight", 2)
@@ -157,8 +157,8 @@ def infer_spec(
   for count in before_attention:
     if count % depth or not count:
       raise TensorsError(
-        f"attention after {count} blocks stands inside a stage of {depth}; "
-        "here it can only follow one"
+        f"attention after {count} blocks is inside a stage of {depth} "
+        "blocks, but bigscale supports it only after a stage"
       )
   return BigganDeepSpec(
     resolution=resolution,
@@ -178,7 +178,7 @@ def infer_spec(
 
 
 def _layers(tensors: Tensors) -> tuple[list[int], list[int]]:
-  """Layers that are blocks, and how many of them precede each attention."""
+  """Returns the blocks' layers, and the block count before each attention."""
   numbers = {
     int(match[1]): name.endswith(".gamma")
     for name in tensors
@@ -201,18 +201,18 @@ def _check(spec: BigganDeepSpec) -> None:
   )
   require(
     spec.num_singular_values == 1,
-    f"model.num_singular_values={spec.num_singular_values} must be 1, for this "
-    "format keeps one singular vector a layer",
+    f"model.num_singular_values={spec.num_singular_values} must be 1, because "
+    "this format stores one singular vector per layer",
   )
 
 
 def _name(path: str, spec: BigganDeepSpec) -> str:
-  """From "block0/conv1/kernel" to "generator.layers.0.conv_0.weight_orig"."""
+  """Maps "block0/conv1/kernel" to "generator.layers.0.conv_0.weight_orig"."""
   match = re.fullmatch(r"(block|attention)(\d+)/(.+)", path)
   if not match:
     return _OUTSIDE[path]
   kind, block, rest = match[1], int(match[2]), match[3]
-  # Blocks after which attention takes a place of its own.
+  # Blocks that are followed by attention, which is a layer of its own.
   attended = [
     (side.bit_length() - 3) * spec.g_depth - 1 for side in spec.g_attention
   ]
@@ -232,14 +232,14 @@ def _layout(path: str, ndim: int) -> Layout:
     return FIRST
   if ndim == 4:
     return CONV
-  # Of the embedding, too: its columns are our rows.
+  # Includes the embedding, whose columns are bigscale's rows.
   return DENSE if ndim == 2 else SAME
 
 
 def _spectrum(
   leaves: Mapping[str, np.ndarray], path: str, source: TensorSource
 ) -> Spectrum:
-  w_oi = source.layout.theirs(leaves[path])
+  w_oi = source.layout.to_file(leaves[path])
   w_oi = w_oi.reshape(len(w_oi), -1)
   u, v = leaves[f"{path}/u"], leaves[f"{path}/v"]
   return Spectrum(
@@ -248,7 +248,7 @@ def _spectrum(
 
 
 def _vector_shapes(shapes: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of u and v, by made-up paths."""
+  """Returns the shapes of u and v under temporary paths."""
   found = {}
   for path, (u_ko, _) in shapes.spectra.items():
     weight = shapes.params[path]

@@ -1,4 +1,4 @@
-"""State dicts of BigGAN-PyTorch's `BigGAN` (the authors' code), as ours."""
+"""Converts state dicts of BigGAN-PyTorch's `BigGAN` (the authors' code)."""
 
 from bigscale.interop import biggan_deep_pytorch, biggan_sizes
 from bigscale.interop import biggan_state_dict as state_dict
@@ -20,49 +20,49 @@ FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN, G and D"
 
 
 def generator(spec: BigganSpec, tensors: Tensors) -> ConvertedWeights:
-  """The authors' `Generator.state_dict()` as ours.
+  """Converts the authors' `Generator.state_dict()`.
 
   Args:
-    spec: the sizes the weights were trained with. A file may track more
-      singular values than `num_singular_values` names.
-    tensors: by the authors' names, in PyTorch's axis order.
+    spec: spec with the sizes of the weights. The file may contain more singular
+      values than `num_singular_values`.
+    tensors: tensors by the authors' names, in PyTorch's axis order.
 
   Raises:
-    TensorsError: names every missing, extra and misshaped tensor.
+    TensorsError: names every missing, unexpected and misshaped tensor.
   """
   return state_dict.load(_shapes(spec, "g"), "g", state_dict.COMMON, tensors)
 
 
 def discriminator(spec: BigganSpec, tensors: Tensors) -> ConvertedWeights:
-  """The authors' `Discriminator.state_dict()` as ours; see `generator`."""
+  """Converts the authors' `Discriminator.state_dict()`; see `generator`."""
   return state_dict.load(_shapes(spec, "d"), "d", state_dict.COMMON, tensors)
 
 
 def g_sources(spec: BigganSpec) -> dict[str, TensorSource]:
-  """Where each parameter and statistic of our G lies in their file."""
+  """Returns the file's tensor for each parameter and statistic of G."""
   return state_dict.sources(_shapes(spec, "g"), "g", state_dict.COMMON)
 
 
 def d_sources(spec: BigganSpec) -> dict[str, TensorSource]:
-  """The same for D."""
+  """Returns the file's tensor for each parameter and statistic of D."""
   return state_dict.sources(_shapes(spec, "d"), "d", state_dict.COMMON)
 
 
 def infer_spec(
   g_tensors: Tensors, d_tensors: Tensors | None = None
 ) -> BigganSpec | BigganDeepSpec:
-  """The model that a file holds, read off its names and shapes.
+  """Infers the model from the names and shapes of its tensors.
 
-  Epsilons, which no file has, are those of the authors' scripts: 1e-5 in batch
-  norm and 1e-6 in spectral norm.
+  Files do not contain epsilons, so those of the authors' scripts are used: 1e-5
+  in batch norm and 1e-6 in spectral norm.
 
   Args:
     g_tensors: the authors' `Generator.state_dict()`, of either model.
-    d_tensors: their `Discriminator.state_dict()`; without it D is taken to be
-      as wide as G and to have attention at the same resolutions.
+    d_tensors: the authors' `Discriminator.state_dict()`. None assumes that D
+      has G's width and attention at the same resolutions.
 
   Raises:
-    TensorsError: the tensors are of no such model.
+    TensorsError: the tensors do not match such a model.
   """
   if "blocks.0.0.conv4.weight" in g_tensors:
     return biggan_deep_pytorch.infer_spec(g_tensors, d_tensors)
@@ -74,7 +74,7 @@ def infer_spec(
   resolution, width, _ = biggan_sizes.of_generator(outputs)
   attention = tuple(
     g_sides(resolution)[i]
-    for i in state_dict.attention_places(g_tensors, r"blocks\.(\d+)\.1\.gamma")
+    for i in state_dict.attention_indices(g_tensors, r"blocks\.(\d+)\.1\.gamma")
   )
   tracked = state_dict.singular_values(g_tensors)
   return BigganSpec(
@@ -94,11 +94,11 @@ def infer_spec(
 
 
 def _conditioning(tensors: Tensors, blocks: int) -> dict[str, int | bool]:
-  """Classes, latents and how both reach the blocks of G."""
+  """Infers the classes, the latents and how both condition G's blocks."""
   chunk = sizes(tensors, "linear.weight", 2)[1]
   rows, seen = sizes(tensors, "blocks.0.0.bn1.gain.weight", 2)
   if "shared.weight" not in tensors:
-    # A table for each norm, a row for each class.
+    # Every norm has a table with a row per class.
     return {
       "num_classes": rows,
       "latent_dim": chunk,
@@ -108,9 +108,9 @@ def _conditioning(tensors: Tensors, blocks: int) -> dict[str, int | bool]:
   classes, shared = sizes(tensors, "shared.weight", 2)
   if seen not in (shared, shared + chunk):
     raise TensorsError(
-      f"blocks.0.0.bn1.gain.weight sees {seen} values, neither the shared "
-      f"embedding's {shared} nor those and the first layer's {chunk}; choose "
-      "the file of a BigGAN, or another --format"
+      f"blocks.0.0.bn1.gain.weight has {seen} inputs, but the shared embedding "
+      f"has {shared} values, or {shared + chunk} with a chunk of the latent; "
+      "use the file of a BigGAN, or another --format"
     )
   hierarchical = seen == shared + chunk
   return {
@@ -129,7 +129,7 @@ def _discriminator_sizes(
 ) -> dict[str, int | bool | tuple[int, ...]]:
   sides = d_sides(resolution)
   if tensors is None:
-    # A narrow D may have too few channels where G attends.
+    # A narrow D may have too few channels at G's attention resolutions.
     widths = zip(sides, D_WIDTHS[resolution], strict=True)
     able = {side for side, width in widths if g_width * width >= 8}
     shared = tuple(side for side in g_attention if side in able)
@@ -141,10 +141,10 @@ def _discriminator_sizes(
   found = biggan_sizes.of_discriminator(outputs)
   if found.resolution != resolution:
     raise TensorsError(
-      f"the discriminator sees {found.resolution} px and the generator makes "
-      f"{resolution} px; choose the files of one training"
+      f"the discriminator has {found.resolution} px and the generator "
+      f"{resolution} px; use files of the same training run"
     )
-  places = state_dict.attention_places(tensors, r"blocks\.(\d+)\.1\.gamma")
+  places = state_dict.attention_indices(tensors, r"blocks\.(\d+)\.1\.gamma")
   inner = sizes(tensors, "blocks.1.0.conv1.weight", 4)[0]
   return {
     "d_width": found.width,

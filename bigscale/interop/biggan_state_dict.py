@@ -1,8 +1,8 @@
-"""What the state dicts of BigGAN and BigGAN-deep in PyTorch have in common.
+"""Code shared by the PyTorch state dicts of BigGAN and BigGAN-deep.
 
-The authors' code has trackers of singular values in the file: `u0`, `sv0` and,
-where asked for, those of the lower ranks. A layer has no more of them than its
-smaller side; theirs hold zeros and NaN beyond it, which are not read.
+The authors' files contain trackers of singular values: `u0`, `sv0` and, if
+configured, those of lower ranks. A layer has no more singular values than its
+smaller side. Beyond that, the files contain zeros and NaN, which are not read.
 """
 
 import re
@@ -29,7 +29,7 @@ from bigscale.ops.spectral import Spectrum, output_axis
 
 Renames = Sequence[tuple[str, str]]
 
-# From our paths to their names; the generators of both models agree.
+# Patterns of bigscale's paths and the authors' names, shared by both models' G.
 COMMON: Renames = (
   (r"block(\d+)/norm(\d)/norm/(mean|var)", r"blocks.\1.0.bn\2.stored_\3"),
   (r"block(\d+)/norm(\d)/(gain|bias)", r"blocks.\1.0.bn\2.\3"),
@@ -45,7 +45,7 @@ COMMON: Renames = (
 
 
 def _from_first_map(x: np.ndarray) -> np.ndarray:
-  """Rows (C, 4, 4), then any axes, to rows (4, 4, C)."""
+  """Reorders rows (C, 4, 4) to (4, 4, C); further axes stay in place."""
   return np.moveaxis(x.reshape(-1, 4, 4, *x.shape[1:]), 0, 2).reshape(x.shape)
 
 
@@ -53,7 +53,7 @@ def _to_first_map(x: np.ndarray) -> np.ndarray:
   return np.moveaxis(x.reshape(4, 4, -1, *x.shape[1:]), 2, 0).reshape(x.shape)
 
 
-# G's first layer makes a map whose channels they keep outermost.
+# G's first layer outputs a map in which the authors' channels are outermost.
 _FIRST_VECTOR = Layout(_from_first_map, _to_first_map)
 _FIRST_DENSE = Layout(
   lambda x: _from_first_map(x).T, lambda x: _to_first_map(x.T)
@@ -63,12 +63,12 @@ _FIRST_DENSE = Layout(
 def sources(
   shapes: Shapes, player: str, renames: Renames
 ) -> dict[str, TensorSource]:
-  """Where our parameters and statistics lie in their file.
+  """Returns the file's tensor for each parameter and statistic.
 
   Args:
-    shapes: of our network.
+    shapes: shapes of the bigscale network.
     player: `g` or `d`.
-    renames: patterns of our paths and what they are called there.
+    renames: patterns of bigscale's paths, and the names in the file.
   """
   return {
     path: TensorSource(
@@ -81,13 +81,13 @@ def sources(
 def load(
   shapes: Shapes, player: str, renames: Renames, tensors: Tensors
 ) -> ConvertedWeights:
-  """Their state dict as ours; arguments as for `sources`.
+  """Converts a state dict; see `sources` for the arguments.
 
   Raises:
-    TensorsError: names every missing, extra and misshaped tensor.
+    TensorsError: names every missing, unexpected and misshaped tensor.
   """
-  # PyTorch takes a scalar in an axis of length one, too, and conversions leave
-  # attention's gain so.
+  # PyTorch accepts a scalar as an array of length one, and converted files
+  # store attention's gain in that form.
   tensors = {
     name: x.reshape(()) if name.endswith(".gamma") and x.size == 1 else x
     for name, x in tensors.items()
@@ -95,7 +95,7 @@ def load(
   found = sources(shapes, player, renames)
   tracked, tracker_shapes = _trackers(shapes, found, player)
   if not any(re.search(r"\.sv\d+$", name) for name in tensors):
-    # Files made by conversion keep the vectors alone.
+    # Converted files contain only the vectors.
     tracked = {
       path: source
       for path, source in tracked.items()
@@ -117,41 +117,41 @@ def load(
 
 
 def number_of(tensors: Iterable[str], pattern: str) -> int:
-  """One more than the largest number that the pattern's group finds."""
+  """Returns one plus the largest integer that the pattern's group matches."""
   found = [re.fullmatch(pattern, name) for name in tensors]
   return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 def singular_values(tensors: Tensors) -> int:
-  """How many ranks are tracked; 0 in a network without spectral norm."""
+  """Returns the number of tracked ranks; 0 without spectral norm."""
   return number_of(tensors, r"(?:output_layer\.2|blocks\.0\.0\.conv1)\.u(\d+)")
 
 
-def attention_places(tensors: Tensors, pattern: str) -> list[int]:
-  """Numbers of the blocks or stages with attention, rising.
+def attention_indices(tensors: Tensors, pattern: str) -> list[int]:
+  """Returns the indices of blocks or stages with attention, ascending.
 
   Args:
-    tensors: of one network.
-    pattern: of the gain's name, the number in a group.
+    tensors: tensors of one network.
+    pattern: pattern of the gain's name, with the index in a group.
   """
   found = [re.fullmatch(pattern, name) for name in tensors]
   return sorted(int(match[1]) for match in found if match)
 
 
 def require_generator(tensors: Tensors) -> None:
-  """Raises `TensorsError` unless names are those of one of the generators."""
+  """Raises `TensorsError` unless the names are those of a generator."""
   for name in ("linear.weight", "output_layer.2.weight"):
     if name not in tensors:
       raise TensorsError(
         f"{name} is missing, which every generator of BigGAN-PyTorch has; "
-        "choose the file of such a generator, or another --format"
+        "use the file of such a generator, or another --format"
       )
 
 
 def _their_name(path: str, renames: Renames) -> str:
-  """From "block0/conv1/kernel" to "blocks.0.0.conv1.weight"."""
+  """Maps "block0/conv1/kernel" to "blocks.0.0.conv1.weight"."""
   owner, _, leaf = path.rpartition("/")
-  # Gains, statistics and the like are leaves of their own there, too.
+  # Leaves such as gains and statistics are tensors of their own in the file.
   endings = {"kernel": ".weight", "embedding": ".weight", "bias": ".bias"}
   for name, ending in ((path, ""), (owner, endings.get(leaf, ""))):
     for pattern, replacement in renames:
@@ -173,15 +173,15 @@ def _layout(path: str, ndim: int, player: str) -> Layout:
 def _trackers(
   shapes: Shapes, found: Mapping[str, TensorSource], player: str
 ) -> tuple[dict[str, TensorSource], dict[str, jax.ShapeDtypeStruct]]:
-  """Sources and shapes of each rank's u and sigma, by made-up paths."""
+  """Returns sources and shapes of each rank's u and sigma, by made-up path."""
   tracked, tracker_shapes = {}, {}
   for path, (u_ko, sigma_k) in shapes.spectra.items():
     owner = found[path].name.removesuffix("weight")
     is_first = player == "g" and path.startswith("linear/")
     vector = _FIRST_VECTOR if is_first else SAME
     row = Layout(
-      lambda x, vector=vector: vector.ours(x[0]),
-      lambda x, vector=vector: vector.theirs(x)[None],
+      lambda x, vector=vector: vector.from_file(x[0]),
+      lambda x, vector=vector: vector.to_file(x)[None],
     )
     u = jax.ShapeDtypeStruct(u_ko.shape[1:], u_ko.dtype)
     for rank in range(sigma_k.shape[0]):
@@ -206,7 +206,7 @@ def _spectrum(
 def _other_trackers(
   tensors: Tensors, found: Mapping[str, TensorSource], shapes: Shapes
 ) -> set[str]:
-  """Their trackers of ranks that we do not track."""
+  """Returns the names of trackers of ranks that bigscale does not track."""
   owners = {found[path].name.removesuffix("weight") for path in shapes.spectra}
   return {
     name

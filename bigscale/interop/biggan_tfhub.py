@@ -1,23 +1,23 @@
-"""Variables of the official generators (TF-Hub), BigGAN's and BigGAN-deep's.
+"""Converts variables of the official TF-Hub generators, BigGAN and BigGAN-deep.
 
-Names are those of the graph; a leading "module/" and a trailing ":0" may be
-there or not. Axes lie as ours do.
+Names are those of the graph, with or without a leading "module/" and a trailing
+":0". Axes have the same order as in bigscale.
 
-- ConvertedWeights, biases and gains come in a raw and an averaged edition
-  (`w/ema_b999900`, `w/ema_0.9999`): where a file has averages, they are taken.
-- `u0` is kept from training. Their graph takes one step of the power iteration
-  from it and divides by what that finds, just as ours does.
-- BigGAN's condition is [z_i, y] and ours is [y, z_i], so rows change places.
-  BigGAN-deep's is that of `layout="tfhub"`.
-- Running statistics of batch norm are those of truncation 1. BigGAN keeps them
-  as `accumulated_mean` and `accumulated_var`, which are means, whatever their
-  counter says. BigGAN-deep keeps those of 51 truncations from 0 to 1 as
-  constants of the graph [51, C]: five `stack_N` for every batch norm, the
-  second of means and the fourth of variances. `standing` has all of them.
+- Weights, biases and gains exist in a raw and an averaged version
+  (`w/ema_b999900`, `w/ema_0.9999`). Averages are used if the file has them.
+- `u0` is stored as in training. As in bigscale, the graph takes one step of the
+  power iteration from it and divides by the result.
+- BigGAN's condition is [z_i, y] and bigscale's is [y, z_i], so rows are
+  swapped. BigGAN-deep's is that of `layout="tfhub"`.
+- Running statistics of batch norm are those of truncation 1. BigGAN stores them
+  as `accumulated_mean` and `accumulated_var`, which are already means,
+  regardless of their counter. BigGAN-deep stores those of 51 truncations from 0
+  to 1 as graph constants [51, C]. Every batch norm has five `stack_N`, the
+  second with means and the fourth with variances. `standing` returns them all.
 
 Sources: TFHub/converter.py of BigGAN-PyTorch and its issue 14 (the converted
-weights give the module's images at truncation 1); convert_tf_to_pytorch.py of
-pytorch-pretrained-BigGAN.
+weights reproduce the module's images at truncation 1); convert_tf_to_pytorch.py
+of pytorch-pretrained-BigGAN.
 """
 
 import re
@@ -80,7 +80,7 @@ _ATTENTION = {
 _CONVS = {"conv1": "conv0", "conv2": "conv1", "shortcut": "conv_sc"}
 _LEAVES = {"kernel": "w", "bias": "b"}
 _AVERAGE = re.compile(r"(.*)/ema_[\w.]+")
-# What has an average where there are any.
+# Variables that have an average if the file contains averages.
 _AVERAGED = ("w", "b", "gamma", "beta", "scale", "offset")
 _UNREAD = re.compile(r"(.*/)?(u[1-9]|accumulation_counter|global_step)")
 _STACK = re.compile(r"(?:.*/)?stack_(\d+)")
@@ -91,15 +91,15 @@ _TRUNCATIONS = 51
 def generator(
   spec: BigganSpec | BigganDeepSpec, tensors: Tensors
 ) -> ConvertedWeights:
-  """The variables of an official generator as ours.
+  """Converts the variables of an official generator.
 
   Args:
-    spec: of the sizes of the weights, see `infer_spec`.
-    tensors: by the graph's names.
+    spec: spec with the sizes of the weights, see `infer_spec`.
+    tensors: variables by the graph's names.
 
   Raises:
     SpecError: the official code has no such model.
-    TensorsError: names every missing, extra and misshaped tensor.
+    TensorsError: names every missing, unexpected and misshaped tensor.
   """
   _check(spec)
   shapes = shapes_of(make_model(spec, "cpu").g, spec)
@@ -129,17 +129,17 @@ def generator(
 def standing(
   spec: BigganSpec | BigganDeepSpec, tensors: Tensors
 ) -> dict[str, np.ndarray] | None:
-  """Returns the statistics of all truncations, [51, C] by path of our leaves.
+  """Returns the statistics of all truncations, [51, C] by path.
 
   Args:
-    spec: of the sizes of the weights.
-    tensors: as `generator` has found them whole.
+    spec: spec with the sizes of the weights.
+    tensors: variables that `generator` accepts.
 
   Returns:
-    None where the file holds those of truncation 1 alone.
+    None if the file contains only the statistics of truncation 1.
 
   Raises:
-    TensorsError: some norms have all of them and others do not.
+    TensorsError: only some of the norms have all statistics.
   """
   rows = _stacked(_plain_names(tensors))
   if not rows:
@@ -159,7 +159,7 @@ def standing(
 
 
 def g_sources(spec: BigganSpec | BigganDeepSpec) -> dict[str, TensorSource]:
-  """Where each parameter and statistic of our G lies in their file."""
+  """Returns the file's tensor for each parameter and statistic of G."""
   return _sources(spec, shapes_of(make_model(spec, "cpu").g, spec))
 
 
@@ -182,17 +182,17 @@ def _sources(
 def infer_spec(
   g_tensors: Tensors, d_tensors: Tensors | None = None
 ) -> BigganSpec | BigganDeepSpec:
-  """The model that a file holds, read off its names and shapes.
+  """Infers the model from the names and shapes of its variables.
 
-  D, which was not published, is taken to be as wide as G, with attention where
-  the paper has it.
+  D was not published. It is assumed to have G's width, and attention where the
+  paper has it.
 
   Args:
-    g_tensors: by the graph's names.
-    d_tensors: nothing is read from it.
+    g_tensors: variables by the graph's names.
+    d_tensors: tensors of the discriminator, not used.
 
   Raises:
-    TensorsError: the tensors are of no such model.
+    TensorsError: the tensors do not match such a model.
   """
   del d_tensors
   named = _canonical(g_tensors)
@@ -227,7 +227,7 @@ def infer_spec(
 
 
 def _attention(named: Tensors, outputs: list[int]) -> tuple[int, ...]:
-  """The side of the one map, of those after each stage, as wide as it."""
+  """Returns the resolution of the one stage with the attention's channels."""
   name = "Generator/attention/theta/w"
   if name not in named:
     return ()
@@ -235,15 +235,15 @@ def _attention(named: Tensors, outputs: list[int]) -> tuple[int, ...]:
   sides = [8 * 2**i for i, width in enumerate(outputs) if width == channels]
   if len(sides) != 1:
     raise TensorsError(
-      f"{name} takes {channels} channels, and {len(sides)} of the stages, of "
-      f"{', '.join(map(str, outputs))} channels, make so many; give the model "
-      "by --config"
+      f"{name} has {channels} channels, but {len(sides)} of the stages, with "
+      f"{', '.join(map(str, outputs))} channels, match; give the model with "
+      "--config"
     )
   return tuple(sides)
 
 
 def _check(spec: BigganSpec | BigganDeepSpec) -> None:
-  """The official generators are of one kind."""
+  """Raises `SpecError` if no official generator can match the spec."""
   require(
     spec.num_classes > 0 and spec.shared_dim > 0,
     f"model.num_classes={spec.num_classes} and model.shared_dim="
@@ -252,13 +252,13 @@ def _check(spec: BigganSpec | BigganDeepSpec) -> None:
   )
   require(
     spec.num_singular_values == 1,
-    f"model.num_singular_values={spec.num_singular_values} must be 1, for the "
-    "official weights keep one singular vector a layer",
+    f"model.num_singular_values={spec.num_singular_values} must be 1, because "
+    "the official weights store one singular vector per layer",
   )
   require(
     len(spec.g_attention) <= 1,
-    f"model.g_attention={spec.g_attention} names more than one resolution; the "
-    "official generators have attention at one",
+    f"model.g_attention={spec.g_attention} names more than one resolution, but "
+    "the official generators have attention at one; use one",
   )
   if isinstance(spec, BigganDeepSpec):
     require(
@@ -274,7 +274,7 @@ def _check(spec: BigganSpec | BigganDeepSpec) -> None:
 
 
 def _swapped(spec: BigganSpec) -> Layout:
-  """Rows [z, y] there, [y, z] here."""
+  """Swaps rows between [z, y] in the file and [y, z] in bigscale."""
   chunk = spec.latent_dim // len(G_WIDTHS[spec.resolution])
   return Layout(
     lambda x: np.concatenate([x[chunk:], x[:chunk]]),
@@ -283,12 +283,12 @@ def _swapped(spec: BigganSpec) -> Layout:
 
 
 def _scope(name: str, number: int) -> str:
-  """TensorFlow counts its scopes from the second on."""
+  """Numbers a repeated TensorFlow scope; the first has no number."""
   return f"{name}_{number}" if number else name
 
 
 def _name(path: str, *, is_deep: bool) -> str:
-  """Of the variable behind a leaf of ours, "block0/conv1/kernel"."""
+  """Returns the variable of a leaf such as "block0/conv1/kernel"."""
   attention = re.fullmatch(r"attention\d+/(.+)", path)
   if attention:
     return f"Generator/attention/{_ATTENTION[attention[1]]}"
@@ -300,7 +300,7 @@ def _name(path: str, *, is_deep: bool) -> str:
 
 
 def _inside(rest: str) -> str:
-  """In a block of BigGAN, "conv1/kernel" or "norm1/gain/kernel"."""
+  """Maps "conv1/kernel" or "norm1/gain/kernel" inside a block of BigGAN."""
   owner, _, leaf = rest.rpartition("/")
   if owner in _CONVS:
     return f"{_CONVS[owner]}/{_LEAVES[leaf]}"
@@ -312,7 +312,7 @@ def _inside(rest: str) -> str:
 
 
 def _inside_deep(rest: str) -> str:
-  """The same in a block of BigGAN-deep."""
+  """Maps a leaf inside a block of BigGAN-deep."""
   owner, _, leaf = rest.rpartition("/")
   conv = re.fullmatch(r"conv(\d)", owner)
   if conv:
@@ -331,10 +331,10 @@ def _number_of_blocks(named: Tensors) -> int:
 
 
 def _canonical(tensors: Tensors) -> dict[str, np.ndarray]:
-  """One edition of each variable, under its shortest name.
+  """Selects one version of each variable, under its shortest name.
 
-  All but weights are vectors and lose their axes of length one; `u0` becomes
-  [1, O].
+  All variables except weights are vectors, so axes of length one are removed.
+  `u0` is reshaped to [1, O].
   """
   named = _plain_names(tensors)
   averages = {
@@ -364,14 +364,14 @@ def _plain_names(tensors: Tensors) -> dict[str, np.ndarray]:
 
 
 def _unstacked(named: Tensors) -> dict[str, np.ndarray]:
-  """With BigGAN-deep's statistics of truncation 1 under BigGAN's names."""
+  """Adds BigGAN-deep's statistics of truncation 1 under BigGAN's names."""
   last = {name: rows[-1] for name, rows in _stacked(named).items()}
   others = {name: x for name, x in named.items() if not _STACK.fullmatch(name)}
   return others | last
 
 
 def _stacked(named: Tensors) -> dict[str, np.ndarray]:
-  """BigGAN-deep's statistics of all truncations under BigGAN's names."""
+  """Returns BigGAN-deep's statistics by BigGAN's names, [51, C] each."""
   stacks = {
     int(match[1]): name for name in named if (match := _STACK.fullmatch(name))
   }
@@ -391,8 +391,8 @@ def _stacked(named: Tensors) -> dict[str, np.ndarray]:
       rows = named[name]
       if len(rows) != _TRUNCATIONS:
         raise TensorsError(
-          f"{name} {rows.shape} must hold the statistics of {_TRUNCATIONS} "
-          "truncations; choose the official file"
+          f"{name} {rows.shape} must contain the statistics of {_TRUNCATIONS} "
+          "truncations; use the official file"
         )
       found[f"{norm}/accumulated_{which}"] = rows.reshape(_TRUNCATIONS, -1)
   return found

@@ -1,10 +1,10 @@
-"""The generator's moving average as one portable StableHLO program.
+"""Exports the generator's moving average as a portable StableHLO program.
 
-The weights are constants of the program, after spectral norm: a file is as
-large as they are (4 bytes a parameter), needs nothing of this library, and is
-called with latents and labels alone. The price is that each new batch size
-compiles the weights in: on 2 CPU cores, 83 MB of them took 4.5 s, where
-weights passed as an argument took 3.2 s.
+The weights, after spectral norm, are constants of the program. A file therefore
+takes 4 bytes per parameter, does not need this library, and takes only latents
+and labels as inputs. The drawback is that every new batch size compiles the
+weights again: on 2 CPU cores, 83 MB of weights took 4.5 s, compared with 3.2 s
+if the weights are an argument.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ PLATFORMS = ("cpu", "tpu", "cuda", "rocm")
 
 
 def check_platforms(platforms: Sequence[str]) -> None:
-  """Raises `SpecError` unless they are some of `PLATFORMS`."""
+  """Raises `SpecError` unless all platforms are in `PLATFORMS`."""
   if not platforms or not set(platforms) <= set(PLATFORMS):
     raise SpecError(
       f"--platforms={','.join(platforms)} must name some of "
@@ -48,19 +48,19 @@ def export_generator(
   """Lowers the generator for any batch size.
 
   Args:
-    spec: of the run.
-    ema: its moving average, as `sample` takes it.
-    platforms: of `PLATFORMS`, that the program is to run on.
+    spec: spec of the run.
+    ema: moving average of the generator, as for `sample`.
+    platforms: names in `PLATFORMS` that the program will run on.
 
   Returns:
-    A program of latents [b, latent_dim] float32 and labels [b] int32 (any,
-    where the model has no classes) to images [b, H, W, C] uint8.
+    A program from latents [b, latent_dim] float32 and labels [b] int32 (ignored
+    if the model has no classes) to images [b, H, W, C] uint8.
 
   Raises:
-    SpecError: there is no such platform, or none was named.
+    SpecError: a platform is unknown, or there are none.
   """
   check_platforms(platforms)
-  # What accelerators like runs everywhere; a CPU alone has its own form.
+  # The accelerators' form runs on all platforms. The CPU has its own form.
   model = make_model(spec.model, "cpu" if set(platforms) == {"cpu"} else "tpu")
   params, _ = jax.jit(
     lambda: tracking.normalized(ema.params, ema.spectra, model.g, spec)
@@ -84,18 +84,19 @@ def write(
   step: int,
   truncation: Mapping[str, Any] | None = None,
 ) -> int:
-  """Writes the serialized program and, beside it, OUT.json.
+  """Writes the serialized program and OUT.json next to it.
 
   Args:
-    out: file, replaced if it is there.
-    exported: from `export_generator`.
-    spec: of the run.
-    step: of the checkpoint.
+    out: file to write or replace.
+    exported: result of `export_generator`.
+    spec: spec of the run.
+    step: step of the checkpoint.
     truncation: `truncation` and `truncation_rule` of the latents that the
-      program's statistics are for, and notes on these; none by default.
+      program's statistics belong to, and notes on the statistics; None means
+      no truncation.
 
   Returns:
-    Bytes of the program.
+    The size of the program in bytes.
 
   Raises:
     SpecError: a file cannot be written.
@@ -112,8 +113,8 @@ def write(
     )
   except OSError as error:
     raise SpecError(
-      f"--out={out} cannot be written ({error.strerror}); choose a file that "
-      "you may write, on a disk with room"
+      f"--out={out} cannot be written ({error.strerror}); choose a writable "
+      "file on a disk with free space"
     ) from error
   return len(data)
 
@@ -134,7 +135,7 @@ def _header(
     "resolution": model.resolution,
     "image_channels": model.image_channels,
     "step": step,
-    # `scale` times N(0, 1) with entries beyond +-`bound` drawn again.
+    # Latents are `scale` times N(0, 1) with entries resampled into +-`bound`.
     "latents": {"bound": bound, "scale": scale},
     **truncation,
     "platforms": list(exported.platforms),

@@ -1,8 +1,8 @@
-"""Files of tensors by other programs, read without running any of their code.
+"""Reads tensor files of other programs without running their code.
 
-NumPy, safetensors and PyTorch files hold numbers. A pickle holds a program:
-it is run only where the caller says so. Whatever is wrong with a file is one
-`FileError` that names the file, what was found and what to do.
+NumPy, safetensors and PyTorch files contain numbers. A pickle contains a
+program, which runs only if the caller allows it. Every problem with a file
+becomes one `FileError` that names the file, the problem and the remedy.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from bigscale import temporary
 from bigscale.interop import recognize
 from bigscale.spec import SpecError
 
-# What trainings call their networks where they save several in one file.
+# Prefixes of the networks in a file with several of them.
 PLAYERS = ("G", "D", "G_ema")
 
 
@@ -37,15 +37,15 @@ def read_tensors(
 
   Args:
     path: `.npz`, `.safetensors`, `.pth`, `.pt` or `.bin` (PyTorch), `.pkl`.
-    unsafe_pickle: allow a `.pkl` to run the code it holds.
+    unsafe_pickle: whether a `.pkl` may run the code it contains.
 
   Returns:
-    Arrays of numbers by name. Nested groups and modules are joined with "/":
+    Numeric arrays by name. Nested groups and modules are joined with "/":
     "G/linear.weight".
 
   Raises:
-    FileError: the file is missing, damaged, of an unknown kind, needs a
-      package or a permission, or holds anything but numbers.
+    FileError: the file is missing, damaged, of an unknown format, needs a
+      package or `unsafe_pickle`, or contains anything but numbers.
   """
   path = existing_file(path)
   tensors = _reader(path, _READERS, unsafe_pickle)(path)
@@ -56,9 +56,9 @@ def read_tensors(
   ]
   if strange:
     raise FileError(
-      f"{path} holds more than arrays of numbers:\n"
+      f"{path} contains more than numeric arrays:\n"
       + "\n".join(strange)
-      + "\nSave the networks' weights alone."
+      + "\nSave only the weights of the networks."
     )
   return tensors
 
@@ -69,13 +69,13 @@ def read_entries(
   *,
   unsafe_pickle: bool = False,
 ) -> dict[str, Any]:
-  """Reads, of a `.npz` or a pickled dictionary, the entries of these names.
+  """Reads the named entries of a `.npz` or a pickled dictionary.
 
-  Those that are not there are left out; other entries are not read from a
-  `.npz`, however large they are.
+  Missing entries are omitted. Other entries of a `.npz` are not read, however
+  large they are.
 
   Raises:
-    FileError: as `read_tensors`.
+    FileError: see `read_tensors`.
   """
   readers = {
     ".npz": lambda path: _read_npz(path, names),
@@ -87,47 +87,47 @@ def read_entries(
 
 
 def existing_file(path: str | os.PathLike[str]) -> pathlib.Path:
-  """The path of a file.
+  """Returns the path of an existing file.
 
   Raises:
-    FileError: there is none.
+    FileError: the file does not exist.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileError(f"there is no file {path}; name one that exists")
+    raise FileError(f"there is no file {path}; name an existing file")
   return path
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-  """The file's digest, in hexadecimal."""
+  """Returns the SHA-256 of a file, in hexadecimal."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_new(out: str | os.PathLike[str]) -> pathlib.Path:
-  """The path of a folder that is to be made.
+  """Returns the path of a folder that can be created.
 
   Raises:
-    FileError: it is there already and not empty.
+    FileError: the path exists and is not an empty folder.
   """
   path = pathlib.Path(out)
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise FileError(
-      f"--out={path} is there already and not empty; name a new folder, or "
-      "move this one aside"
+      f"--out={path} exists and is not empty; name a new folder, or move this "
+      "one away"
     )
   return path
 
 
 @contextlib.contextmanager
 def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder that appears under its name when the block ends well.
+  """Creates a folder that gets its name only if the block succeeds.
 
   Yields:
-    Its path until then, a sibling of `out`.
+    A temporary path next to `out`.
 
   Raises:
-    FileError: it cannot be written.
+    FileError: the folder cannot be written.
   """
   partial = temporary.beside(out)
   try:
@@ -137,7 +137,7 @@ def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
   except OSError as error:
     raise FileError(
       f"--out={out} cannot be written ({error.strerror or error}); choose a "
-      "folder that you may write to, on a disk with room"
+      "writable folder on a disk with free space"
     ) from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
@@ -149,40 +149,39 @@ Reader = Callable[[pathlib.Path], Mapping[str, Any]]
 def _reader(
   path: pathlib.Path, readers: Mapping[str, Reader], unsafe_pickle: bool
 ) -> Reader:
-  """Chooses by the file's ending."""
+  """Returns the reader for a file's extension."""
   ending = path.suffix.lower()
   if ending not in readers:
     raise FileError(
-      f"{path} ends in {ending!r}; files of {', '.join(readers)} can be read "
-      "here"
+      f"{path} ends in {ending!r}, but only {', '.join(readers)} files can be "
+      "read"
     )
   if what := recognize.not_weights(path):
     raise FileError(what)
   if ending == ".pkl" and not unsafe_pickle:
     raise FileError(
-      f"{path} is a pickle: reading it runs whatever code it holds, with your "
-      "rights. If you trust whoever made it, give --unsafe_pickle; otherwise "
-      "have its state_dict() saved as .pth or .npz where it comes from"
+      f"{path} is a pickle: reading it runs any code it contains, with your "
+      "permissions. If you trust its author, pass --unsafe_pickle. Otherwise "
+      "ask its author for the state_dict() as .pth or .npz"
     )
   return readers[ending]
 
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path, kind: str) -> Iterator[None]:
-  """Turns what a library says of a bad file into one `FileError`."""
+  """Turns any error that a library raises into one `FileError`."""
   try:
     yield
   except FileError:
     raise
-  # Each of the libraries has a dozen kinds of its own.
+  # Each library raises a dozen different exceptions.
   except Exception as error:
     said = recognize.plain(str(error)).splitlines()
     said = [line for line in said if line.strip()]
     raise FileError(
       f"{path} cannot be read as {kind} ({type(error).__name__}: "
-      f"{said[0].strip() if said else 'no more is known'}); it may be cut "
-      "short or of another kind: compare its size and checksum with its "
-      "source's"
+      f"{said[0].strip() if said else 'no details'}); it may be truncated or "
+      "of another format: compare its size and checksum with the original's"
     ) from error
 
 
@@ -190,7 +189,7 @@ def _read_npz(
   path: pathlib.Path, names: Collection[str] | None = None
 ) -> dict[str, Any]:
   with _reading(path, "a NumPy archive"):
-    # NumPy takes all else for a pickle and says so.
+    # NumPy treats any other file as a pickle, which gives a confusing error.
     if not zipfile.is_zipfile(path):
       raise zipfile.BadZipFile("it is not a whole zip file")
     with np.load(path, allow_pickle=False) as archive:
@@ -206,7 +205,7 @@ def _entry(path: pathlib.Path, archive: np.lib.npyio.NpzFile, name: str) -> Any:
       raise
     raise FileError(
       f"{path}: {name} is an array of Python objects, which is a pickle and is "
-      "never read; save it as an array of numbers"
+      "never read; save it as a numeric array"
     ) from error
 
 
@@ -227,7 +226,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, Any]:
   with _reading(path, "a PyTorch file"):
     try:
       with warnings.catch_warnings():
-        # What it is to be told instead, `recognize.torch_refusal` says.
+        # `recognize.torch_refusal` replaces PyTorch's warnings.
         warnings.simplefilter("ignore")
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -238,14 +237,14 @@ def _read_torch(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _unpickle(path: pathlib.Path) -> Any:
-  """Runs the code in a file. `_reader` has seen that this was asked for."""
+  """Runs the code in a file, which `_reader` has checked is allowed."""
   with open(path, "rb") as file, _reading(path, "a pickle"):
     try:
       return pickle.load(file)
     except ImportError as error:
       raise FileError(
-        f"{path} needs the code that wrote it ({error}); put the authors' "
-        "repository on PYTHONPATH and install what it requires"
+        f"{path} needs the code that wrote it ({error}); add the authors' "
+        "repository to PYTHONPATH and install its requirements"
       ) from error
 
 
@@ -253,7 +252,7 @@ def _unpickle_mapping(path: pathlib.Path) -> Mapping[str, Any]:
   tree = _unpickle(path)
   if not isinstance(tree, Mapping):
     raise FileError(
-      f"{path} holds a {type(tree).__name__}, not a dictionary of arrays"
+      f"{path} contains a {type(tree).__name__}, not a dictionary of arrays"
     )
   return tree
 
@@ -263,9 +262,9 @@ def _torch(path: pathlib.Path) -> Any:
     import torch
   except ImportError as error:
     raise FileError(
-      f"{path} is a PyTorch file, and PyTorch is not installed; install it "
+      f"{path} is a PyTorch file, but PyTorch is not installed; install it "
       "with `pip install bigscale[torch]`, or convert the file to .safetensors "
-      "or .npz where it is"
+      "or .npz on a machine that has it"
     ) from error
   return torch
 
@@ -276,10 +275,10 @@ def _refuse_narrow(path: pathlib.Path, dtypes: Mapping[str, Any]) -> None:
 
 
 def _checked_flat(path: pathlib.Path, tree: Any) -> dict[str, Any]:
-  """`_arrays` of a tree's tensors.
+  """Returns the arrays of a tree's tensors, by name.
 
   Raises:
-    FileError: some are of 8-bit floats.
+    FileError: some tensors are 8-bit floats.
   """
   leaves = _flat(tree)
   dtypes = {name: getattr(x, "dtype", "") for name, x in leaves.items()}
@@ -288,7 +287,7 @@ def _checked_flat(path: pathlib.Path, tree: Any) -> dict[str, Any]:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """Nested dictionaries and modules to tensors by name."""
+  """Flattens nested dictionaries and modules to tensors by name."""
   if hasattr(tree, "state_dict"):
     tree = tree.state_dict()
   if isinstance(tree, Mapping):
@@ -300,15 +299,15 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _array(leaf: Any) -> Any:
-  """A tensor as an array; anything else as it is."""
+  """Converts a tensor to an array; returns anything else unchanged."""
   if hasattr(leaf, "detach"):
-    # NumPy has no bfloat16; float32 holds all of it.
+    # NumPy has no bfloat16; float32 represents it exactly.
     return leaf.detach().cpu().float().numpy()
   return leaf
 
 
 def _not_numbers(value: Any) -> str:
-  """What a value is if it is no array of numbers; "" if it is."""
+  """Describes a value that is not a numeric array; returns "" if it is one."""
   if not isinstance(value, np.ndarray):
     return f"{type(value).__name__}"
   if value.dtype.kind in "biuf" or value.dtype.name == "bfloat16":

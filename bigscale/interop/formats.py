@@ -1,4 +1,4 @@
-"""The formats that weights come in, and which player is what in a file."""
+"""The import formats, and the players in their files."""
 
 import dataclasses
 import importlib
@@ -18,7 +18,7 @@ from bigscale.spec.model import families, family
 
 
 def formats_of(*kinds: type[ModelBase]) -> dict[str, dict[type, str]]:
-  """By format, the families that it has weights of, and the reading modules."""
+  """Returns, by format, the model families and their reading modules."""
   found: dict[str, dict[type, str]] = {}
   for kind in kinds:
     for name, module in kind.formats.items():
@@ -28,7 +28,7 @@ def formats_of(*kinds: type[ModelBase]) -> dict[str, dict[type, str]]:
 
 FORMATS = formats_of(*map(family, families()))
 
-# What the authors of each format mean by truncation, where they truncate.
+# The meaning of truncation in each format, for formats that truncate.
 AUTHORS_RULES: dict[str, TruncationRule] = {
   "biggan-pytorch": "resample",
   "biggan-tfhub": "scale",
@@ -36,9 +36,9 @@ AUTHORS_RULES: dict[str, TruncationRule] = {
 }
 
 _PLAYER = re.compile(rf"({'|'.join(PLAYERS)})[/.](.+)")
-# What wraps the whole network there: DataParallel, R3GAN's training code.
+# Prefixes of whole networks: DataParallel's and R3GAN's training code's.
 _WRAPPERS = ("module.", "Model.")
-# A model's settings that no tensor's shape or name tells.
+# Settings of a model that no tensor's shape or name determines.
 _NOT_IN_SHAPES = (
   "batch_norm_epsilon",
   "batch_norm_momentum",
@@ -56,7 +56,7 @@ Finite = TypeVar("Finite", ConvertedWeights, dict[str, np.ndarray] | None)
 
 
 class Players(NamedTuple):
-  """State dicts of one training; None for a player that is not there."""
+  """State dicts of one training run; None for a missing player."""
 
   g: Tensors | None
   d: Tensors | None = None
@@ -64,16 +64,16 @@ class Players(NamedTuple):
 
 
 class ConvertedNetworks(NamedTuple):
-  """The same as networks of ours, with the spec that they fit.
+  """Converted networks, with the spec that they match.
 
   Attributes:
-    model: the spec.
-    g: the generator.
-    d: the discriminator.
-    ema: the generator's moving average.
-    standing: of the generator that gets sampled, the statistics of batch norm
-      at all truncations that its authors measured: [N, C] by path, row i of
-      truncation i / (N - 1). None where the format has those of one alone.
+    model: spec of the model.
+    g: generator.
+    d: discriminator.
+    ema: moving average of the generator.
+    standing: batch norm statistics of the sampled generator at all truncations
+      that the authors measured: [N, C] by path, where row i belongs to
+      truncation i / (N - 1). None if the format has only one truncation.
   """
 
   model: ModelBase
@@ -90,21 +90,21 @@ def read_players(
   *,
   unsafe_pickle: bool = False,
 ) -> Players:
-  """Reads the players of a training from one file or several.
+  """Reads the players of a training run from one or more files.
 
   Args:
-    file: a generator's state dict, or several players under the prefixes
-      `G/`, `D/` and `G_ema/` (or `G.` and so on).
-    d_file: a discriminator's state dict.
-    ema_file: that of the generator's moving average.
+    file: file with a generator's state dict, or with several players under the
+      prefixes `G/`, `D/` and `G_ema/` (or `G.` and so on).
+    d_file: file with a discriminator's state dict.
+    ema_file: file with the state dict of the generator's moving average.
     unsafe_pickle: see `files.read_tensors`.
 
   Returns:
-    The players; where a file has only G's average, that is `g`.
+    The players. If `file` has only G's average, it is used as `g`.
 
   Raises:
-    FileError: a file cannot be read, holds no such player or one that is
-      given twice.
+    FileError: a file cannot be read or has no such player, or a player is given
+      twice.
   """
 
   def read(path: str | os.PathLike[str]) -> Players:
@@ -114,26 +114,28 @@ def read_players(
   if players.g is None and players.ema is not None:
     players = players._replace(g=players.ema)
   if players.g is None:
-    raise FileError(f"{file} holds no generator; name the file of one first")
+    raise FileError(
+      f"{file} contains no generator; name the file of a generator first"
+    )
   for field, path in (("d", d_file), ("ema", ema_file)):
     if not path:
       continue
     if getattr(players, field) is not None:
       raise FileError(
-        f"{file} and {path} both hold a {_TITLES[field]}; leave {path} out, or "
-        "take the file of the generator alone"
+        f"{file} and {path} both contain a {_TITLES[field]}; leave {path} out, "
+        "or use a file with only the generator"
       )
     other = read(path)
-    # Alone in a file it goes without a prefix and looks like a generator.
+    # A single player in a file has no prefix and is read as a generator.
     players = players._replace(**{field: getattr(other, field) or other.g})
   return players
 
 
 def split_players(tensors: Tensors) -> Players:
-  """Sorts tensors by the players' prefixes; without any, all are G's.
+  """Sorts tensors by their players' prefixes; without prefixes, all are G's.
 
   Raises:
-    TensorsError: some have a prefix and others none.
+    TensorsError: only some of the tensors have a prefix.
   """
   matches = {name: _PLAYER.fullmatch(name) for name in tensors}
   if not any(matches.values()):
@@ -142,8 +144,8 @@ def split_players(tensors: Tensors) -> Players:
   if others:
     listed = "".join(f"\n  extra {n} {tensors[n].shape}" for n in others)
     raise TensorsError(
-      f"beside tensors of {', '.join(PLAYERS)} there are others:{listed}\n"
-      "Save the players alone, or one of them to a file."
+      f"besides tensors of {', '.join(PLAYERS)} there are others:{listed}\n"
+      "Save only the players, or one player per file."
     )
   players: dict[str, dict[str, np.ndarray]] = {}
   for name, match in matches.items():
@@ -158,23 +160,23 @@ def split_players(tensors: Tensors) -> Players:
 def convert(
   format_name: str, players: Players, model: ModelBase | None
 ) -> ConvertedNetworks:
-  """Makes networks of ours from state dicts.
+  """Converts state dicts to bigscale networks.
 
   Args:
     format_name: a key of `FORMATS`, or of `formats` of the model's family.
-    players: with a generator at least.
-    model: that they must fit; None infers it from the tensors.
+    players: state dicts that include a generator.
+    model: spec that they must match; None infers it from the tensors.
 
   Raises:
     SpecError: the format has no such model or player.
-    TensorsError: names every missing, extra and misshaped tensor of every
-      player, and any that is not finite.
+    TensorsError: names every missing, unexpected and misshaped tensor of every
+      player, and every tensor that is not finite.
   """
   known = FORMATS if model is None else FORMATS | formats_of(type(model))
   kinds = FORMATS.get(format_name) or known[format_name]
   if model is not None and type(model) not in kinds:
     raise SpecError(
-      f"--config's model.name={model.name!r} cannot hold weights of "
+      f"model.name={model.name!r} of --config does not match weights of "
       f"--format={format_name}; use a config whose model is one of "
       f"{', '.join(kind.name for kind in kinds)}"
     )
@@ -189,7 +191,7 @@ def convert(
   module = _load(kinds[type(model)])
   if players.d is not None and not hasattr(module, "discriminator"):
     raise SpecError(
-      f"--format={format_name} has no discriminator, and one was given; leave "
+      f"--format={format_name} has no discriminator, but one was given; leave "
       "its file out"
     )
   makers = {"g": "generator", "d": "discriminator", "ema": "generator"}
@@ -219,7 +221,7 @@ _TITLES = {"g": "generator", "d": "discriminator", "ema": "moving average"}
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:
-  """Without a prefix that all the names share."""
+  """Removes a prefix that all names share."""
   for wrapper in _WRAPPERS:
     if all(name.startswith(wrapper) for name in tensors):
       return {name.removeprefix(wrapper): x for name, x in tensors.items()}
@@ -227,7 +229,7 @@ def _unwrapped(tensors: Tensors) -> Tensors:
 
 
 def _infer(kinds: Mapping[type, str], players: Players) -> ModelBase:
-  """Each format's first module tells all of its models apart."""
+  """Infers the model; each format's first module handles all of its models."""
   first = _load(next(iter(kinds.values())))
   return first.infer_spec(players.g, players.d)
 
@@ -237,10 +239,10 @@ def _load(name: str) -> Any:
 
 
 def _finite(weights: Finite) -> Finite:
-  """The weights of a network, or a table of statistics.
+  """Returns a network's weights or a table of statistics if it is finite.
 
   Raises:
-    TensorsError: names every tensor with a value that is not finite.
+    TensorsError: names every tensor with values that are not finite.
   """
   tree = tuple(weights) if isinstance(weights, ConvertedWeights) else weights
   bad = [
@@ -251,9 +253,9 @@ def _finite(weights: Finite) -> Finite:
   ]
   if bad:
     raise TensorsError(
-      "NaN or infinite, by our names:\n"
+      "NaN or infinite values, by bigscale's paths:\n"
       + "\n".join(bad)
-      + "\nThat training had diverged; take an earlier checkpoint of it."
+      + "\nThe training run had diverged; use an earlier checkpoint of it."
     )
   return weights
 
@@ -261,14 +263,15 @@ def _finite(weights: Finite) -> Finite:
 def _hint(
   kinds: Mapping[type, str], players: Players, model: ModelBase
 ) -> list[str]:
-  """Where the spec asked for is not the one that the shapes look like."""
+  """Lists the settings in which the spec differs from the inferred one."""
   try:
     looks = dataclasses.asdict(_infer(kinds, players))
   except SpecError:
     return []
   asked = dataclasses.asdict(model)
   lines = [
-    f"  model.{name}={asked[name]!r}, the file's shapes say {looks[name]!r}"
+    f"  model.{name}={asked[name]!r}, but the file's shapes imply "
+    f"{looks[name]!r}"
     for name in looks
     if name not in _NOT_IN_SHAPES and looks[name] != asked.get(name)
   ]

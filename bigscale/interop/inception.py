@@ -1,7 +1,7 @@
-"""The FID's Inception-v3 from PyTorch's files, for `metrics.inception`.
+"""Reads the FID's Inception-v3 from PyTorch files, for `metrics.inception`.
 
-pytorch-fid and torch-fidelity publish the same state dict, whose file carries
-the first digits of its own SHA-256 in its name, as PyTorch's hub has it.
+pytorch-fid and torch-fidelity publish the same state dict. Following PyTorch's
+hub, its file name contains the first digits of the file's SHA-256.
 """
 
 import os
@@ -40,13 +40,15 @@ def read_weights(
   """Reads the weights from a state dict in a file.
 
   Args:
-    path: of any kind that `files.read_tensors` reads. A `.pth` or `.pt` whose
-      name ends in eight hexadecimal digits must have them in its SHA-256.
+    path: a file in any format of `files.read_tensors`. If the name of a `.pth`
+      or `.pt` ends in eight hexadecimal digits, the file's SHA-256 must begin
+      with them.
     unsafe_pickle: see `files.read_tensors`.
 
   Raises:
-    FileError: the file cannot be read, or is not the one its name says.
-    TensorsError: names every missing, extra and misshaped tensor.
+    FileError: the file cannot be read, or does not match the digest in its
+      name.
+    TensorsError: names every missing, unexpected and misshaped tensor.
     SpecError: values are not finite.
   """
   path = existing_file(path)
@@ -56,20 +58,20 @@ def read_weights(
     return weights(found, f"{path.name}, SHA-256 {digest}")
   except TensorsError as error:
     raise TensorsError(
-      f"{path} does not hold the Inception-v3 of the FID, which has 1008 "
-      f"outputs and is not torchvision's: {error}"
+      f"{path} does not contain the Inception-v3 of the FID, which has 1008 "
+      f"outputs and differs from torchvision's: {error}"
     ) from error
 
 
 def weights(tensors: Tensors, source: str = "") -> FrozenWeights:
-  """A `FeatureExtractorInceptionV3.state_dict()` as ours.
+  """Converts a `FeatureExtractorInceptionV3.state_dict()`.
 
   Args:
-    tensors: by PyTorch's names; `num_batches_tracked` may be left out.
+    tensors: tensors by PyTorch name; `num_batches_tracked` is optional.
     source: see `FrozenWeights`.
 
   Raises:
-    TensorsError: names every missing, extra and misshaped tensor.
+    TensorsError: names every missing, unexpected and misshaped tensor.
     SpecError: values are not finite.
   """
   counters = {n for n in tensors if n.endswith(".bn.num_batches_tracked")}
@@ -79,10 +81,10 @@ def weights(tensors: Tensors, source: str = "") -> FrozenWeights:
 
 
 def sources() -> dict[str, TensorSource]:
-  """Where each of our arrays lies in their file, by path."""
+  """Returns the file's tensor for each array of the network, by path."""
   found = {}
   for path in leaves():
-    # "params/Mixed_5b/branch1x1/conv/kernel": a collection, then their names.
+    # "params/Mixed_5b/branch1x1/conv/kernel": a collection, then module names.
     *modules, kind, leaf = path.split("/")[1:]
     name, layout = _NAMES[f"{kind}/{leaf}"]
     found[path] = TensorSource(".".join([*modules, name]), layout)
@@ -94,8 +96,8 @@ def _checked_digest(path: pathlib.Path) -> str:
   named = _DIGEST_IN_NAME.fullmatch(path.name)
   if named and not digest.startswith(named[1]):
     raise FileError(
-      f"{path} says in its name that its SHA-256 begins with {named[1]}, and "
-      f"it begins with {digest[:8]}: the file is cut short or was changed; get "
-      "it from its source again, or rename it if you changed it yourself"
+      f"{path} must have a SHA-256 that begins with {named[1]}, as its name "
+      f"says, but it begins with {digest[:8]}: the file is truncated or was "
+      "changed; download it again, or rename it if you changed it yourself"
     )
   return digest

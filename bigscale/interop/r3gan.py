@@ -1,8 +1,8 @@
-"""The authors' R3GAN state dicts (`R3GAN/Networks.py`), as our networks.
+"""Converts the authors' R3GAN state dicts (`R3GAN/Networks.py`).
 
-Their stages are counted along the network, ours from 4x4 in both networks.
-Their resampling filter is a buffer in the file: ours is fixed, so theirs is
-checked.
+The authors number stages along the network; bigscale numbers them from 4x4 in
+both networks. The files contain the resampling filter as a buffer. bigscale's
+filter is fixed, so the buffer is only checked.
 """
 
 import re
@@ -43,7 +43,7 @@ _G_OUTSIDE = {
   "basis": ("MainLayers.0.Layers.0.Basis", permutation(1, 2, 0)),
   "latents/kernel": ("MainLayers.0.Layers.0.LinearLayer.weight", DENSE),
   "to_rgb/kernel": ("AggregationLayer.Layer.weight", CONV),
-  # A linear layer on one-hot labels: its columns are our rows.
+  # A linear layer on one-hot labels: its columns are the rows of an embedding.
   "classes/embedding": ("EmbeddingLayer.weight", DENSE),
 }
 _DEPTHWISE = Layout(
@@ -53,52 +53,54 @@ _DEPTHWISE = Layout(
 
 
 def generator(spec: R3ganSpec, tensors: Tensors) -> ConvertedWeights:
-  """The authors' `Generator.state_dict()` as ours.
+  """Converts the authors' `Generator.state_dict()`.
 
   Args:
-    spec: the sizes the weights were trained with.
-    tensors: by the authors' names, in PyTorch's axis order.
+    spec: spec with the sizes of the weights.
+    tensors: tensors by the authors' names, in PyTorch's axis order.
 
   Raises:
-    TensorsError: names every missing, extra and misshaped tensor.
+    TensorsError: names every missing, unexpected and misshaped tensor.
   """
   return _weights(tensors, g_sources(spec), _shapes(spec, "g"))
 
 
 def discriminator(spec: R3ganSpec, tensors: Tensors) -> ConvertedWeights:
-  """The authors' `Discriminator.state_dict()` as ours; see `generator`."""
+  """Converts the authors' `Discriminator.state_dict()`; see `generator`."""
   return _weights(tensors, d_sources(spec), _shapes(spec, "d"))
 
 
 def infer_spec(
   g_tensors: Tensors, d_tensors: Tensors | None = None
 ) -> R3ganSpec:
-  """The sizes of a generator, read off its shapes.
+  """Infers the sizes of a generator from its shapes.
 
-  What shapes do not show stays at the spec's defaults: all stages in float32,
-  and class vectors at the first stage alone, as in all published weights.
+  Settings that shapes do not determine keep their defaults: all stages in
+  float32, and class vectors only at the first stage, as in all published
+  weights.
 
   Args:
     g_tensors: the authors' `Generator.state_dict()`.
-    d_tensors: of the same sizes; nothing is read from it.
+    d_tensors: tensors of the discriminator, not used.
 
   Raises:
-    SpecError: the tensors are no R3GAN, or one of another kind than ours.
+    SpecError: the tensors are not an R3GAN, or of a variant that bigscale does
+      not support.
   """
   del d_tensors
   stages = 1 + max(_numbers(r"MainLayers\.(\d+)\..*", g_tensors), default=-1)
   if not stages:
     raise TensorsError(
-      "no tensor is called MainLayers.*, as all of an R3GAN generator's stages "
-      "are; choose the file of such a generator, or another --format"
+      "no tensor is named MainLayers.*, as the stages of an R3GAN generator "
+      "are; use the file of such a generator, or another --format"
     )
   sizes = [_stage_sizes(g_tensors, stage) for stage in range(stages)]
   widths, inners, blocks, cardinality = zip(*sizes, strict=True)
   expansions = sorted({i / w for i, w in zip(inners, widths, strict=True)})
   require(
     len(expansions) == 1,
-    f"stages of widths {widths} have {inners} channels inside their blocks; "
-    "R3GAN here has one expansion for all stages",
+    f"stages of widths {widths} have {inners} channels inside their blocks, "
+    "but bigscale's R3GAN supports only one expansion for all stages",
   )
   embedding = _shape(g_tensors, "EmbeddingLayer.weight", 2)
   class_dim, classes = embedding or (0, 0)
@@ -106,7 +108,8 @@ def infer_spec(
   if not linear:
     raise TensorsError(
       f"{_G_OUTSIDE['latents/kernel'][0]} (width, latent_dim) is missing or "
-      "has no 2 axes, and latent_dim is read off it; choose a whole file"
+      "does not have 2 axes, but latent_dim is inferred from it; use a "
+      "complete file"
     )
   to_rgb = _shape(g_tensors, _G_OUTSIDE["to_rgb/kernel"][0], 4)
   return R3ganSpec(
@@ -123,11 +126,11 @@ def infer_spec(
 
 
 def _stage_sizes(tensors: Tensors, stage: int) -> tuple[int, int, int, int]:
-  """Width, width inside blocks, blocks and cardinality of a stage of G."""
+  """Returns width, inner width, number of blocks and cardinality of a stage."""
   prefix = rf"MainLayers\.{stage}\.Layers\.(\d+)"
   inside = prefix + r"\.(?:LinearLayer|NonLinearity)\d\..*"
   blocks = max(_numbers(inside, tensors), default=0)
-  # Any block serves: the one that a damaged file lacks is named later.
+  # Use any complete block; `fetch` reports missing tensors later.
   for block in range(1, blocks + 1):
     layer = f"MainLayers.{stage}.Layers.{block}.LinearLayer"
     expand = _shape(tensors, f"{layer}1.Layer.weight", 4)
@@ -137,25 +140,26 @@ def _stage_sizes(tensors: Tensors, stage: int) -> tuple[int, int, int, int]:
       return width, inner, blocks, inner // grouped[1]
   name = f"MainLayers.{stage}.Layers.1.LinearLayer"
   raise TensorsError(
-    f"no block of stage {stage} is whole, as {name}1.Layer.weight and "
-    f"{name}2.Layer.weight would be; choose a whole file of an R3GAN generator"
+    f"no block of stage {stage} has both of its tensors, for example "
+    f"{name}1.Layer.weight and {name}2.Layer.weight; use a complete file of an "
+    "R3GAN generator"
   )
 
 
 def _numbers(pattern: str, tensors: Tensors) -> list[int]:
-  """The number that each tensor's name has at the pattern's group."""
+  """Returns the integers that the pattern's group matches in tensor names."""
   matches = (re.fullmatch(pattern, name) for name in tensors)
   return [int(match[1]) for match in matches if match]
 
 
 def _shape(tensors: Tensors, name: str, ndim: int) -> tuple[int, ...] | None:
-  """Of a tensor that is there, has so many axes, and none of length 0."""
+  """Returns a tensor's shape, or None if missing, empty or of other rank."""
   shape = tensors[name].shape if name in tensors else ()
   return shape if len(shape) == ndim and all(shape) else None
 
 
 def g_sources(spec: R3ganSpec) -> dict[str, TensorSource]:
-  """For every parameter of our G, by path, where it lies in their file."""
+  """Returns the file's tensor for each parameter of G, by path."""
 
   def stage_source(side: int, rest: str) -> TensorSource:
     stage = side.bit_length() - 3
@@ -164,14 +168,14 @@ def g_sources(spec: R3ganSpec) -> dict[str, TensorSource]:
       return TensorSource(f"{prefix}.0.LinearLayer.Layer.weight", CONV)
     block, inner = _block(rest)
     name, layout = _INNER[inner]
-    # Their transition layer comes before the blocks of its stage.
+    # In G's file, a stage's transition layer comes before its blocks.
     return TensorSource(f"{prefix}.{block + 1}.{name}", layout)
 
   return _sources(_shapes(spec, "g"), _G_OUTSIDE, stage_source)
 
 
 def d_sources(spec: R3ganSpec) -> dict[str, TensorSource]:
-  """For every parameter of our D, by path, where it lies in their file."""
+  """Returns the file's tensor for each parameter of D, by path."""
   last = len(spec.widths) - 1
   head = f"MainLayers.{last}.Layers.{spec.blocks[0]}"
   outside = {
@@ -185,7 +189,7 @@ def d_sources(spec: R3ganSpec) -> dict[str, TensorSource]:
     stage = side.bit_length() - 3
     prefix = f"MainLayers.{last - stage}.Layers"
     if rest == "transition/kernel":
-      # And here after them.
+      # In D's file, a stage's transition layer comes after its blocks.
       after = spec.blocks[stage]
       return TensorSource(f"{prefix}.{after}.LinearLayer.Layer.weight", CONV)
     block, inner = _block(rest)
@@ -211,7 +215,7 @@ def _sources(
 
 
 def _block(rest: str) -> tuple[int, str]:
-  """From "block1/expand/kernel" to its number and what is inside."""
+  """Splits "block1/expand/kernel" into the block number and the rest."""
   block, inner = rest.split("/", 1)
   return int(block.removeprefix("block")), inner
 
@@ -229,8 +233,8 @@ def _weights(
   filters = {name for name in tensors if _FILTER_NAME.fullmatch(name)}
   params = fetch(tensors, sources, shapes, ignored=filters)
   raise_if_any(
-    f"{name}: its filter is not [1, 3, 3, 1] x [1, 3, 3, 1] / 64, the only one "
-    "there is here"
+    f"{name}: its filter must be [1, 3, 3, 1] x [1, 3, 3, 1] / 64, the only "
+    "one that bigscale supports"
     for name in sorted(filters)
     if tensors[name].shape != _FILTER.shape
     or not np.allclose(tensors[name], _FILTER, rtol=0, atol=1e-6)

@@ -1,7 +1,7 @@
-"""How the families were published to be trained, for weights without a config.
+"""Published training recipes, for imported weights without a config.
 
-Sources: Brock et al. 2019, sec. 3 and app. C; Huang et al. 2024 and the
-presets of the authors' `train.py`.
+Sources: Brock et al. 2019, sec. 3 and app. C; Huang et al. 2024 and the presets
+of the authors' `train.py`.
 """
 
 import math
@@ -26,26 +26,26 @@ from bigscale.spec import (
 
 
 class Recipe(NamedTuple):
-  """A run around a model, and whose it was."""
+  """The spec of a published run, and its name."""
 
   spec: RunSpec
   name: str
 
 
 class _R3ganPreset(NamedTuple):
-  """What differs between the authors' R3GAN presets.
+  """The settings that differ between the authors' R3GAN presets.
 
   Attributes:
-    name: of the data set.
-    resolution: pixels.
-    num_classes: 0 without labels.
-    batch: images of one update.
-    total_kimg: the paper's; where it names none, their default, which stands
-      for "until stopped".
-    gamma: of R1 and R2 at the start; a tenth of it at the end.
-    half_life_kimg: of the average, at the end.
-    augment: probability at the end.
-    burn_in_kimg: in which all of these go from start to end.
+    name: name of the data set.
+    resolution: height and width of the images, pixels.
+    num_classes: number of classes, 0 without labels.
+    batch: images per update.
+    total_kimg: the paper's training length. If the paper does not state it, the
+      authors' default, which means "until stopped".
+    gamma: initial weight of R1 and R2; the final weight is a tenth of it.
+    half_life_kimg: final half-life of the average.
+    augment: final augmentation probability.
+    burn_in_kimg: length of the schedules from the initial to the final values.
   """
 
   name: str
@@ -77,12 +77,12 @@ _R3GAN = (
 
 
 def recipe(model: ModelBase, source: str | None) -> Recipe:
-  """The published run of a model's family.
+  """Returns the published recipe of a model's family.
 
   Args:
-    model: its sizes.
-    source: of the data; None names the directory that the recipe's configs
-      name, which need not be there.
+    model: spec of the model.
+    source: data source; None uses the path in the recipe's configs, which need
+      not exist.
 
   Raises:
     SpecError: there is no recipe for this family.
@@ -92,12 +92,12 @@ def recipe(model: ModelBase, source: str | None) -> Recipe:
   if isinstance(model, BigganSpec | BigganDeepSpec):
     return _biggan(model, source)
   raise SpecError(
-    f"no recipe was published for model.name={model.name!r}; give --config"
+    f"there is no published recipe for model.name={model.name!r}; give --config"
   )
 
 
 def _r3gan(model: R3ganSpec, source: str | None) -> Recipe:
-  """Of the preset with the nearest resolution, then number of classes."""
+  """Uses the preset with the nearest resolution, then number of classes."""
 
   def distance(preset: _R3ganPreset) -> tuple[float, float]:
     return (
@@ -136,12 +136,15 @@ def _r3gan(model: R3ganSpec, source: str | None) -> Recipe:
 
 
 def _biggan(model: BigganSpec | BigganDeepSpec, source: str | None) -> Recipe:
-  """Batch 2048, hinge, two updates of D; deep ones above 128 px go slower."""
+  """Uses batch 2048, hinge loss and two D steps.
+
+  BigGAN-deep above 128 px has lower learning rates.
+  """
   slow = isinstance(model, BigganDeepSpec) and model.resolution > 128
   g_lr, d_lr = (2.5e-5, 2.5e-5) if slow else (5e-5, 2e-4)
   spec = RunSpec(
     global_batch_size=2048,
-    # 150,000 steps, about where the published run at 128 px collapsed.
+    # 150,000 steps, about the point where the published 128 px run collapsed.
     total_kimg=614_400.0,
     model=model,
     data=DataSpec(source=source or f"data/imagenet{model.resolution}"),

@@ -1,6 +1,6 @@
-"""What people have on disk in place of a file of weights, in one message each.
+"""Recognizes files that are not weights, and explains each in one message.
 
-And what trainings wrap their networks in, taken off.
+It also unwraps the networks from the dictionaries that training code saves.
 """
 
 import pathlib
@@ -8,14 +8,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# What trainings call their networks, by our names for the players.
+# Names that training code uses for its networks, by our names for the players.
 _PLAYERS = {
   "G": ("G", "g", "netG", "generator", "gen"),
   "D": ("D", "d", "netD", "discriminator", "dis"),
   "G_ema": ("G_ema", "g_ema", "netG_ema", "generator_ema", "ema"),
 }
 _ENDINGS = ("", "_state_dict", "_state", "_model")
-# A name that only this format's G, or D, has; G's are looked for first.
+# Tensor names that only this format's G or D has. G's are checked first.
 _SIGNATURES = {
   ("r3gan", "G"): r"AggregationLayer\..+",
   ("r3gan", "D"): r"ExtractionLayer\..+",
@@ -24,14 +24,14 @@ _SIGNATURES = {
   ("biggan-tfhub", "G"): r"(module/)?Generator/.+",
   ("biggan-hf", "G"): r"generator\.layers\..+",
 }
-# As people know it.
-_LOOK = {
+# Typical tensor names of each format, for messages.
+_TENSOR_NAMES = {
   "r3gan": "MainLayers.*",
   "biggan-pytorch": "blocks.*",
   "biggan-tfhub": "Generator/*",
   "biggan-hf": "generator.layers.*",
 }
-# Around the only network of a file.
+# Keys under which a file's only network is stored.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "weights")
 _HEAD = 512
 _HTML = (b"<!doctype", b"<html", b"<head", b"<?xml")
@@ -40,35 +40,35 @@ _CLASS = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def not_weights(path: pathlib.Path) -> str:
-  """Returns what a file is if it can be no file of weights, else ""."""
+  """Returns why a file cannot contain weights, or ""."""
   with open(path, "rb") as file:
     head = file.read(_HEAD)
   if not head:
     return (
-      f"{path} cannot be read: it is empty (cut short to 0 bytes); download it "
+      f"{path} cannot be read: it is empty (truncated to 0 bytes); download it "
       "again"
     )
   if head.startswith(b"version https://git-lfs.github.com/spec/"):
     size = re.search(rb"^size (\d+)", head, re.MULTILINE)
-    of = f" of {int(size[1]):,} bytes" if size else ""
+    of = f" of a file of {int(size[1]):,} bytes" if size else ""
     return (
-      f"{path} is a Git LFS pointer: a few lines that stand for the file"
-      f"{of}; fetch it with `git lfs pull` in its repository, or download it "
-      "from the repository's page"
+      f"{path} is a Git LFS pointer{of}, not the file itself; fetch it with "
+      "`git lfs pull` in its repository, or download it from the repository's "
+      "page"
     )
   if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_HTML):
     return (
-      f"{path} is a web page, not weights: the download brought a page about "
-      "the file, a login or an error in its place; download the file itself "
-      "(its `raw` or `resolve` address, not `blob`)"
+      f"{path} is a web page, not weights: the server sent a page about the "
+      "file, a login page or an error page instead of the file; download the "
+      "file itself (its `raw` or `resolve` address, not `blob`)"
     )
   return ""
 
 
 def torch_refusal(path: pathlib.Path, error: Exception) -> str:
-  """Returns what PyTorch's refusal of a file means, or "" where unknown.
+  """Explains PyTorch's refusal of a file; returns "" if it is unknown.
 
-  PyTorch's own text advises to switch off `weights_only`, which would run the
+  PyTorch's own message advises disabling `weights_only`, which would run the
   code in the file.
   """
   said = str(error)
@@ -79,33 +79,32 @@ def torch_refusal(path: pathlib.Path, error: Exception) -> str:
     )
   if name := _CLASS.search(said):
     return (
-      f"{path} holds an object of {name[1]}, not weights alone: a whole "
-      "module, or a training's settings, were pickled, and reading that would "
-      "run code. Where it was made, save the state dict: "
+      f"{path} contains an object of {name[1]}, not only weights: it pickles a "
+      "whole module or the settings of a training run, and reading it would "
+      "run code. Save the state dict where the file was made: "
       "torch.save(model.state_dict(), ...)"
     )
   if "weights_only" in said:
     return (
-      f"{path} cannot be read as a PyTorch file of weights; it may be cut "
-      "short or of another kind: compare its size and checksum with its "
-      "source's"
+      f"{path} cannot be read as a PyTorch file of weights; it may be "
+      "truncated or of another format: compare its size and checksum with the "
+      "original's"
     )
   return ""
 
 
 def plain(text: str) -> str:
-  """Returns a text without the codes that color a terminal."""
+  """Returns a text without terminal color codes."""
   return _COLORS.sub("", text)
 
 
 def players_of(tree: Any) -> Any:
-  """Returns the networks alone of what a training saved of itself.
+  """Returns the networks in a dictionary that training code saved.
 
   Args:
-    tree: of dictionaries. One with networks by name (G, netG_state_dict,
-      g_ema ...) gives these under `G`, `D` and `G_ema`; one that wraps a
-      network (`state_dict` ...) gives what is in it; others come back as they
-      are.
+    tree: nested dictionaries. Networks under known names (G, netG_state_dict,
+      g_ema ...) are returned under `G`, `D` and `G_ema`. A wrapped network
+      (`state_dict` ...) is unwrapped. Any other tree is returned unchanged.
   """
   if not isinstance(tree, Mapping):
     return tree
@@ -123,14 +122,14 @@ def players_of(tree: Any) -> Any:
 
 
 def another_network(format_name: str, player: str, names: Iterable[str]) -> str:
-  """Returns what tensors are if they are not this player's, else "".
+  """Returns what the tensors are if they are not this player's, else "".
 
   Args:
-    format_name: of the weights; one of a user's own family is not told apart.
+    format_name: format of the weights; formats of users are not checked.
     player: "G" or "D".
-    names: of the tensors.
+    names: names of the tensors.
   """
-  if format_name not in _LOOK:
+  if format_name not in _TENSOR_NAMES:
     return ""
   names = list(names)
   kinds = [
@@ -144,18 +143,19 @@ def another_network(format_name: str, player: str, names: Iterable[str]) -> str:
   if not kinds:
     listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return (
-      f"of its {len(names)} tensors{f' ({listed})' if names else ''} none is "
-      f"of a generator of --format={format_name}, whose names are "
-      f"{_LOOK[format_name]}; choose a file of that kind, or another --format"
+      f"none of its {len(names)} tensors{f' ({listed})' if names else ''} "
+      f"belongs to a generator of --format={format_name}, whose names are "
+      f"{_TENSOR_NAMES[format_name]}; use a file of that format, or another "
+      "--format"
     )
   there, who = kinds[0]
   if there != format_name:
     return (
-      f"they look like a {title[who]} of --format={there}; choose another "
-      f"--format than {format_name}, or another file"
+      f"they look like a {title[who]} of --format={there}, not of "
+      f"{format_name}; use that --format, or another file"
     )
   return (
-    f"they are a {title[who]}'s in place of the {title[player]}'s; name the "
+    f"they are a {title[who]}'s, not the {title[player]}'s; name the "
     "generator's file first and the discriminator's second"
   )
 
@@ -179,7 +179,7 @@ def narrow_refusal(path: pathlib.Path, names: list[str]) -> str:
   """Returns the message for a file with tensors of 8-bit floats."""
   listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
   return (
-    f"{path}: {len(names)} tensors are of 8-bit floats ({listed}), which hold "
-    "2 or 3 bits of precision and mean little without scales kept elsewhere; "
-    "take the file in float32, float16 or bfloat16"
+    f"{path}: {len(names)} tensors are 8-bit floats ({listed}), which have 2 "
+    "or 3 bits of precision and need scales that are stored elsewhere; use the "
+    "file in float32, float16 or bfloat16"
   )

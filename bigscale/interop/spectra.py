@@ -1,7 +1,7 @@
-"""Power iterations of other implementations, as ours would hold them.
+"""Converts power iterations of other implementations.
 
-Ours takes one step from the u it holds and divides by what that step finds, in
-evaluation, too (`bigscale.ops.spectral`).
+bigscale's spectral norm takes one step from the stored u and divides by the
+singular value of that step, in evaluation too (`bigscale.ops.spectral`).
 """
 
 import numpy as np
@@ -10,12 +10,12 @@ from bigscale.ops.spectral import Spectrum
 
 
 def stepped(weight: np.ndarray, u_ko: np.ndarray, axis: int) -> Spectrum:
-  """These vectors and the singular values that the next step finds.
+  """Returns the vectors with the singular values that the next step finds.
 
   Args:
-    weight: whose they are.
-    u_ko: [k, O] unit vectors, O the length of the output axis.
-    axis: the output axis of the weight.
+    weight: weight that the vectors belong to.
+    u_ko: [k, O] unit vectors; O is the length of the output axis.
+    axis: output axis of the weight.
   """
   w_io = np.moveaxis(weight, axis, -1).astype(np.float64)
   w_io = w_io.reshape(-1, w_io.shape[-1])
@@ -30,19 +30,19 @@ def stepped(weight: np.ndarray, u_ko: np.ndarray, axis: int) -> Spectrum:
 
 
 def before(w_oi: np.ndarray, v: np.ndarray) -> np.ndarray:
-  """[O] the unit vector whose next step gives this v.
+  """Returns the unit vector [O] whose next power step gives `v`.
 
-  For files that hold the u and v of a step already taken, by which their code
-  divides without another one: u = unit(W v) follows from v. Least squares;
-  exact where v came from a step with this very weight.
+  Some files contain the u and v after a step, and their code divides by
+  u^T W v without another step. There u = unit(W v) follows from v. The result
+  is a least-squares solution, exact if v comes from a step with this weight.
 
   Args:
-    w_oi: the weight as a matrix.
-    v: [I] its right singular vector.
+    w_oi: weight as a matrix.
+    v: [I] right singular vector of the weight.
   """
   w_oi = w_oi.astype(np.float64)
-  # By the smaller Gram matrix: the decomposition of the weight itself would
-  # take minutes for a network.
+  # Use the smaller Gram matrix: decomposing the weight itself would take
+  # minutes for a whole network.
   if len(w_oi) <= w_oi.shape[1]:
     u = np.linalg.pinv(w_oi @ w_oi.T, hermitian=True) @ (w_oi @ v)
   else:

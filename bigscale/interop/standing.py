@@ -1,8 +1,8 @@
-"""The file of an imported run that holds a table of batch norm's statistics.
+"""Stores the table of batch norm statistics of an imported run.
 
-It lies beside the checkpoints, not in them: the statistics are of the weights
-as they were published, and of no later step. The notes of the checkpoint of
-step 0 carry the file's digest.
+The file is next to the checkpoints, not inside them, because the statistics
+belong to the published weights and to no later step. The notes of the
+checkpoint at step 0 contain the file's digest.
 """
 
 import os
@@ -20,11 +20,11 @@ FILE = "standing_statistics.npz"
 def save(
   folder: str | os.PathLike[str], table: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-  """Writes a table and returns what the checkpoint's notes say of it.
+  """Writes a table, and returns its entry in the checkpoint's notes.
 
   Args:
-    folder: of the run.
-    table: by path of our leaves, [N, C] each; row i is of truncation
+    folder: run folder.
+    table: statistics by path, [N, C] each; row i belongs to truncation
       i / (N - 1).
   """
   path = pathlib.Path(folder) / FILE
@@ -39,26 +39,26 @@ def read(
   """Reads the table that `save` wrote.
 
   Args:
-    folder: of the run.
-    notes: that `save` returned.
+    folder: run folder.
+    notes: result of `save`.
 
   Raises:
-    FileError: the file is not there, or is not what was written.
+    FileError: the file is missing or was changed.
   """
   path = pathlib.Path(folder) / notes["file"]
   again = (
-    "import the weights again, or give --standing_batches=100 to measure "
-    "statistics in its place"
+    "import the weights again, or pass --standing_batches=100 to measure "
+    "statistics instead"
   )
   if not path.is_file():
     raise FileError(
-      f"{path} is missing: it holds the statistics that were published with "
-      f"the weights; {again}"
+      f"{path} is missing: it contains the statistics published with the "
+      f"weights; {again}"
     )
   if sha256(path) != notes["sha256"]:
     raise FileError(
-      f"{path} is not what was written there: its SHA-256 differs from the "
-      f"one in the checkpoint's notes; {again}"
+      f"{path} was changed: its SHA-256 differs from the one in the "
+      f"checkpoint's notes; {again}"
     )
   with np.load(path, allow_pickle=False) as arrays:
     return {name: arrays[name] for name in arrays.files}

@@ -1,12 +1,12 @@
-"""Reference statistics of features, as others publish them for the FID.
+"""Reads and writes reference statistics of features for the FID.
 
-Ours are written as pytorch-fid's are, `mu` and `sigma` in an `.npz`, with one
-entry more, `protocol`: JSON that says how they came about. Others' files say
-little. What is known of them is
+Files are written in pytorch-fid's format, `mu` and `sigma` in an `.npz`, with
+one extra entry, `protocol`: JSON that describes how the statistics were
+computed. Other programs' files state little. The following is known:
 
-*   ADM's reference batches (those with `mu_s`) and StyleGAN's sums: images
-    were resized as TensorFlow 1 did;
-*   clean-fid's: the mode stands in the file's name, `..._clean_...`.
+*   ADM's reference batches (files with `mu_s`) and StyleGAN's sums: images were
+    resized as in TensorFlow 1.
+*   clean-fid's files: the file name contains the mode, `..._clean_...`.
 """
 
 import json
@@ -28,15 +28,15 @@ from bigscale.interop.files import (
   sha256,
 )
 
-# Of the largest entry and of the largest eigenvalue: what float32 leaves.
+# Relative to the largest entry or eigenvalue: the precision of float32.
 _TOLERANCE = 1e-5
 _MOMENTS = ("mu", "sigma")
-# StyleGAN's sums over `num_items` rows of features.
+# StyleGAN's files store sums over `num_items` rows of features.
 _SUMS = ("raw_mean", "raw_cov", "num_items")
-# Of spatial features, which ADM's files hold besides.
+# Mean of spatial features, which ADM's files also contain.
 _ADM = "mu_s"
 _PROTOCOL = "protocol"
-# Parts of clean-fid's file names.
+# Modes in clean-fid's file names.
 _CLEAN_FID = re.compile(r"_(clean|legacy_tensorflow|legacy_pytorch)_")
 _AGAIN = (
   "write the file again: bigscale evaluate --write_statistics or bigscale "
@@ -55,15 +55,14 @@ class Statistics(NamedTuple):
   Attributes:
     mean: [D] float64.
     covariance: [D, D] float64, symmetric and positive semi-definite.
-    count: of images behind them, None where the file does not say.
-    resize: how these came to the network's size, of
-      `bigscale.metrics.inception_resize.RULES` or `pytorch`; None where nobody
-      says.
-    feature: name of the network (`bigscale.spec.scores.FEATURES`), None where
-      the file does not say.
-    weights: fingerprint of the network's, None where the file does not say.
-    source: of the images, for people; "" where the file does not say.
-    label_counts: images of each class; None where the file does not say.
+    count: number of images, None if unknown.
+    resize: how the images were resized for the network, a key of
+      `bigscale.metrics.inception_resize.RULES` or `pytorch`; None if unknown.
+    feature: name of the network (`bigscale.spec.scores.FEATURES`), None if
+      unknown.
+    weights: fingerprint of the network's weights, None if unknown.
+    source: readable description of the images; "" if unknown.
+    label_counts: number of images per class; None if unknown.
   """
 
   mean: np.ndarray
@@ -83,13 +82,13 @@ def read_statistics(
 
   Args:
     path: a `.npz` or `.pkl` with `mu` [D] and `sigma` [D, D] (TTUR,
-      pytorch-fid, clean-fid, what `save_statistics` writes, ADM's reference
-      batches, whose images and spatial features are left alone), or with
-      StyleGAN's `raw_mean`, `raw_cov`, `num_items`.
-    unsafe_pickle: allow a `.pkl` to run the code it holds.
+      pytorch-fid, clean-fid, `save_statistics`, or ADM's reference batches,
+      whose images and spatial features are ignored), or with StyleGAN's
+      `raw_mean`, `raw_cov`, `num_items`.
+    unsafe_pickle: whether a `.pkl` may run the code it contains.
 
   Raises:
-    FileError: the file cannot be read, or its moments are not moments.
+    FileError: the file cannot be read, or its moments are invalid.
   """
   names = (*_MOMENTS, *_SUMS, _ADM, _PROTOCOL)
   found = read_entries(path, names, unsafe_pickle=unsafe_pickle)
@@ -103,18 +102,17 @@ def read_statistics(
     return moments._replace(resize=_resize_of(path, found))
   raise FileError(
     f"{path} has neither {' and '.join(_MOMENTS)} nor {', '.join(_SUMS)}; of "
-    f"these it has: {', '.join(found) or 'none'}. Name a file of FID "
-    "statistics"
+    f"these it has: {', '.join(found) or 'none'}. Use a file of FID statistics"
   )
 
 
 def save_statistics(
   path: str | os.PathLike[str], statistics: Statistics
 ) -> None:
-  """Writes a `.npz`, whole or not at all, in the place of an older one.
+  """Writes a `.npz` atomically, replacing an older file.
 
   Raises:
-    FileError: it cannot be written.
+    FileError: the file cannot be written.
   """
   path = pathlib.Path(path)
   said = statistics._asdict()
@@ -124,8 +122,8 @@ def save_statistics(
       np.savez(file, **arrays, **{_PROTOCOL: np.array(json.dumps(said))})
   except OSError as error:
     raise FileError(
-      f"{path} cannot be written ({error.strerror or error}); choose a place "
-      "that you may write to, on a disk with room"
+      f"{path} cannot be written ({error.strerror or error}); choose a "
+      "writable path on a disk with free space"
     ) from error
 
 
@@ -137,12 +135,12 @@ def write_statistics(
   """Writes OUT/statistics.npz and OUT/statistics.json.
 
   Args:
-    out: a folder that is not there or empty.
-    statistics: as `save_statistics` has them.
-    path: where they were read; its name and digest go into the JSON.
+    out: a folder that does not exist or is empty.
+    statistics: statistics to write.
+    path: file they were read from; its name and digest go into the JSON.
 
   Raises:
-    FileError: the folder holds something, or cannot be written.
+    FileError: the folder is not empty or cannot be written.
   """
   provenance = {
     "source": pathlib.Path(path).name,
@@ -163,7 +161,7 @@ def _from_sums(
   path: str | os.PathLike[str], found: Mapping[str, Any]
 ) -> tuple[Any, Any, int]:
   mean_sum, product_sum, count = (found[name] for name in _SUMS)
-  # In an .npz it is an array of no dimensions.
+  # In an .npz, the count is a 0-dimensional array.
   count = count.item() if isinstance(count, np.ndarray | np.generic) else count
   if not isinstance(count, int) or count < 2:
     raise FileError(f"{path}: num_items={count!r} must be 2 or more")
@@ -186,7 +184,7 @@ def _resize_of(
 def _with_protocol(
   path: str | os.PathLike[str], statistics: Statistics, text: Any
 ) -> Statistics:
-  """With what a file of ours says of itself."""
+  """Adds the values of a file's own protocol to its statistics."""
   kinds = {
     "count": int | None,
     "resize": str | None,
@@ -205,13 +203,12 @@ def _with_protocol(
     ) from error
   if strange:
     raise FileError(
-      f"{path}: its protocol has no sound {', '.join(strange)}; {_AGAIN}"
+      f"{path}: its protocol has no valid {', '.join(strange)}; {_AGAIN}"
     )
   counts = said.get("label_counts")
   if counts is not None and not _are_counts(counts):
     raise FileError(
-      f"{path}: its label_counts must be numbers of 0 or more that are not "
-      f"all 0; {_AGAIN}"
+      f"{path}: its label_counts must be 0 or more and not all 0; {_AGAIN}"
     )
   return statistics._replace(
     **{name: said[name] for name in kinds},
@@ -234,7 +231,7 @@ def _numbers(path: str | os.PathLike[str], name: str, value: Any) -> np.ndarray:
   array = np.asarray(value)
   if array.dtype.kind not in "fiu":
     raise FileError(
-      f"{path}: {name} is an array of {array.dtype}; it must hold numbers"
+      f"{path}: {name} is an array of {array.dtype}; it must contain numbers"
     )
   return array.astype(np.float64)
 
@@ -242,13 +239,13 @@ def _numbers(path: str | os.PathLike[str], name: str, value: Any) -> np.ndarray:
 def _checked(
   path: str | os.PathLike[str], mu: Any, sigma: Any, count: int | None
 ) -> Statistics:
-  """The moments, if they can be some.
+  """Returns the moments if they are valid.
 
   Raises:
-    FileError: names the first rule that is broken.
+    FileError: names the first rule that is violated.
   """
   mean, covariance = _numbers(path, "mu", mu), _numbers(path, "sigma", sigma)
-  remedy = "take the file from its source again"
+  remedy = "download the file again"
   if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
     raise FileError(
       f"{path}: mu has shape {mean.shape} and sigma {covariance.shape}; they "
@@ -261,13 +258,13 @@ def _checked(
   skew = np.abs(covariance - covariance.T).max(initial=0)
   if skew > _TOLERANCE * np.abs(covariance).max(initial=0):
     raise FileError(
-      f"{path}: sigma is not symmetric: entries differ from their mirrors by "
-      f"up to {skew:.3g}; {remedy}"
+      f"{path}: sigma is not symmetric: entries differ from their transposed "
+      f"entries by up to {skew:.3g}; {remedy}"
     )
   values = np.linalg.eigvalsh(covariance)
   if values.size and values[0] < -_TOLERANCE * np.abs(values).max():
     raise FileError(
-      f"{path}: sigma has the eigenvalue {values[0]:.3g}, and a covariance "
-      f"has none below 0; {remedy}"
+      f"{path}: sigma has the eigenvalue {values[0]:.3g}, but a covariance has "
+      f"none below 0; {remedy}"
     )
   return Statistics(mean, covariance, count)

@@ -1,9 +1,9 @@
-"""Named tensors of another implementation, arranged as a network of ours.
+"""Converts named tensors of another implementation to a bigscale network.
 
-A layout module (`r3gan`, `biggan_pytorch`) says under which name each of our
-leaves is stored there, and how its axes lie. Here the tensors are fetched, all
-problems are collected into one error, and the axes are turned. Pure functions
-on dictionaries of numpy arrays: reading files is somebody else's work.
+A layout module (`r3gan`, `biggan_pytorch`) maps each leaf of a bigscale network
+to the tensor's name in the file and to its axis order. This module looks up the
+tensors, collects all problems into one error, and transposes the axes. It
+consists of pure functions on dictionaries of numpy arrays; `files` reads files.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -21,27 +21,27 @@ Tensors = Mapping[str, np.ndarray]
 
 
 class TensorsError(SpecError):
-  """A file that does not hold the weights its spec asks for."""
+  """Tensors that do not match the model's spec."""
 
 
 class Layout(NamedTuple):
-  """How the axes of a tensor lie in the two implementations.
+  """Conversion between a tensor's axis order in the file and in bigscale.
 
   Attributes:
-    ours: from their array to ours.
-    theirs: back.
+    from_file: function from the file's array to bigscale's.
+    to_file: inverse of `from_file`.
   """
 
-  ours: Callable[[np.ndarray], np.ndarray]
-  theirs: Callable[[np.ndarray], np.ndarray]
+  from_file: Callable[[np.ndarray], np.ndarray]
+  to_file: Callable[[np.ndarray], np.ndarray]
 
 
 class TensorSource(NamedTuple):
-  """Where a leaf of ours comes from.
+  """The tensor that a leaf is read from.
 
   Attributes:
-    name: of their tensor.
-    layout: of its axes.
+    name: name of the tensor in the file.
+    layout: conversion of its axes.
   """
 
   name: str
@@ -49,7 +49,7 @@ class TensorSource(NamedTuple):
 
 
 class ConvertedWeights(NamedTuple):
-  """One network, as numpy arrays: what `train.state` keeps of it.
+  """One network as numpy arrays, in the structure of `train.state`.
 
   Attributes:
     params: raw weights, before spectral norm.
@@ -63,12 +63,12 @@ class ConvertedWeights(NamedTuple):
 
 
 class Shapes(NamedTuple):
-  """What a network of ours holds: shapes and dtypes, by path.
+  """Shapes and dtypes of a bigscale network, by path.
 
   Attributes:
-    params: of the weights.
-    batch_stats: of the running statistics.
-    spectra: of the power iterations that normalize.
+    params: shapes of the weights.
+    batch_stats: shapes of the running statistics.
+    spectra: shapes of the power iterations of spectral norm.
   """
 
   params: Mapping[str, jax.ShapeDtypeStruct]
@@ -77,13 +77,13 @@ class Shapes(NamedTuple):
 
   @property
   def leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Weights and statistics."""
+    """Shapes of weights and statistics."""
     return {**self.params, **self.batch_stats}
 
   def assemble(
     self, leaves: Mapping[str, np.ndarray], spectra: Spectra
   ) -> ConvertedWeights:
-    """Weights and statistics by path, as the trees that training keeps."""
+    """Builds the trees of a network from leaves by path."""
     return ConvertedWeights(
       unflatten({path: leaves[path] for path in self.params}),
       unflatten({path: leaves[path] for path in self.batch_stats}),
@@ -92,7 +92,7 @@ class Shapes(NamedTuple):
 
 
 def shapes_of(network: Network, spec: ModelBase) -> Shapes:
-  """Those of one of the two networks of `spec`; computes nothing."""
+  """Returns the shapes of one network of `spec` without computing it."""
 
   def init(key: Array) -> tuple[Variables, Spectra]:
     variables = network.init(key)
@@ -107,7 +107,7 @@ def shapes_of(network: Network, spec: ModelBase) -> Shapes:
 
 
 def permutation(*axes: int) -> Layout:
-  """Our axis i is their axis `axes[i]`."""
+  """Returns a layout whose bigscale axis i is the file's axis `axes[i]`."""
   inverse = tuple(int(axis) for axis in np.argsort(axes))
   return Layout(
     lambda x: np.transpose(x, axes), lambda x: np.transpose(x, inverse)
@@ -115,29 +115,29 @@ def permutation(*axes: int) -> Layout:
 
 
 SAME = Layout(lambda x: x, lambda x: x)
-# What stands there in a leading axis of length one.
+# The file's tensor has an extra leading axis of length one.
 FIRST = Layout(lambda x: x[0], lambda x: x[None])
-# PyTorch's (out, in) and OIHW to ours.
+# PyTorch's (out, in) and OIHW to (in, out) and HWIO.
 DENSE = permutation(1, 0)
 CONV = permutation(2, 3, 1, 0)
 
 
 def sizes(tensors: Tensors, name: str, ndim: int) -> tuple[int, ...]:
-  """The shape of a tensor that a model's sizes are read off.
+  """Returns the shape of a tensor that determines a model's sizes.
 
   Raises:
-    TensorsError: it is not there, or has another number of axes.
+    TensorsError: the tensor is missing or has another number of axes.
   """
   if name not in tensors:
     raise TensorsError(
-      f"{name} is missing, and the model's sizes are read off it; choose a "
-      "whole file of this kind, or another --format"
+      f"{name} is missing, but the model's sizes are inferred from it; use a "
+      "complete file of this format, or another --format"
     )
   shape = tensors[name].shape
   if len(shape) != ndim:
     raise TensorsError(
-      f"{name} {shape} must have {ndim} axes, for the model's sizes are read "
-      "off it; choose a file of this kind, or another --format"
+      f"{name} {shape} must have {ndim} axes, because the model's sizes are "
+      "inferred from it; use a file of this format, or another --format"
     )
   return shape
 
@@ -148,19 +148,19 @@ def fetch(
   shapes: Mapping[str, jax.ShapeDtypeStruct],
   ignored: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
-  """Takes a network's tensors out of a state dict.
+  """Reads a network's leaves from a state dict.
 
   Args:
-    tensors: by their names, any float dtype.
-    sources: for every leaf of ours, by path.
-    shapes: of our leaves, by path.
-    ignored: their names that may be there and are not read.
+    tensors: tensors by name, any float dtype.
+    sources: tensor of every leaf, by path.
+    shapes: shapes of the leaves, by path.
+    ignored: names of optional tensors that are not read.
 
   Returns:
-    Our leaves by path, in the dtypes of `shapes`.
+    Leaves by path, in the dtypes of `shapes`.
 
   Raises:
-    TensorsError: names every missing, extra and misshaped tensor.
+    TensorsError: names every missing, unexpected and misshaped tensor.
   """
   wanted = {source.name for source in sources.values()}
   problems = [
@@ -176,29 +176,31 @@ def fetch(
     expected = _their_shape(source.layout, shapes[path].shape)
     if source.name in tensors and tensors[source.name].shape != expected:
       problems.append(
-        f"misshaped {source.name} {tensors[source.name].shape}, the spec asks "
-        f"for {expected}"
+        f"misshaped {source.name} {tensors[source.name].shape}, the spec "
+        f"requires {expected}"
       )
   raise_if_any(problems)
   return {
     path: np.array(
-      source.layout.ours(tensors[source.name]), shapes[path].dtype, order="C"
+      source.layout.from_file(tensors[source.name]),
+      shapes[path].dtype,
+      order="C",
     )
     for path, source in sources.items()
   }
 
 
 def raise_if_any(problems: Iterable[str]) -> None:
-  """Raises `TensorsError` listing the problems, if there are any."""
+  """Raises `TensorsError` with the problems, if there are any."""
   lines = list(problems)
   if lines:
     raise TensorsError(
-      f"{len(lines)} tensors do not fit the model's spec:\n  "
+      f"{len(lines)} tensors do not match the model's spec:\n  "
       + "\n  ".join(lines)
-      + "\nChoose the spec these weights were trained with, or a whole file."
+      + "\nUse the spec these weights were trained with, or a complete file."
     )
 
 
 def _their_shape(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Of their tensor, from ours; the array behind it takes one element."""
-  return layout.theirs(np.broadcast_to(np.zeros(()), shape)).shape
+  """Returns the file's shape of a leaf, without allocating an array."""
+  return layout.to_file(np.broadcast_to(np.zeros(()), shape)).shape

@@ -1,7 +1,7 @@
-"""Files of the cache that are named by all that their content depends on.
+"""Names cache files by everything that their content depends on.
 
-So a file is never stale. How files are read and written is
-`bigscale.cache_folder`.
+A cached file is therefore never stale. `bigscale.cache_folder` reads and writes
+the files.
 """
 
 import glob
@@ -39,14 +39,15 @@ __all__ = [
 def path_of(
   cache_dir: str | None, kind: str, label: str, content: Mapping[str, Any]
 ) -> str:
-  """Where something is kept.
+  """Returns the path of a cache file.
 
   Args:
     cache_dir: see `directory`.
-    kind: of thing, like `classifier`.
-    label: helps people to tell files apart; no part of the fingerprint. A
-      file of another label is taken: a renamed copy of data is the same data.
-    content: all that the file's content depends on, as JSON values.
+    kind: kind of content, for example `classifier`.
+    label: readable part of the file name, not part of the fingerprint. A file
+      with another label is used if it exists: a renamed copy of data is the
+      same data.
+    content: everything that the file's content depends on, as JSON values.
   """
   text = json.dumps([kind, dict(content)], sort_keys=True)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Images through a network on all devices of a mesh, a chunk at a time."""
+"""Runs images through a network in chunks, on all devices of a mesh."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,15 +19,15 @@ def run(
   mesh: Mesh,
   prepare: Callable[[np.ndarray], np.ndarray] = lambda chunk: chunk,
 ) -> Iterator[tuple[slice, Any]]:
-  """Yields rows and what the network makes of them, padding included.
+  """Yields row slices and the network's outputs, padding included.
 
   Args:
-    network: jitted, of [chunk_size, ...] images.
+    network: jitted function of [chunk_size, ...] images.
     images: [N, H, W, C].
-    chunk_size: images at a time, the one shape that is compiled; the last
-      chunk is padded with zeros.
-    mesh: over whose devices a chunk is split.
-    prepare: done to a chunk on the host first.
+    chunk_size: number of images per chunk, the only shape that is compiled; the
+      last chunk is padded with zeros.
+    mesh: mesh over whose devices a chunk is split.
+    prepare: function applied to each chunk on the host first.
   """
   sharding = sample_sharding(mesh)
   before = None
@@ -40,7 +40,7 @@ def run(
       chunk.shape, sharding, chunk.__getitem__
     )
     current = rows, network(placed)
-    # Devices work on this one while the host reads the one before.
+    # Yield one chunk late: devices compute while the host reads the previous.
     if before is not None:
       yield before
     before = current

@@ -1,9 +1,9 @@
-"""Features that need no download: a classifier of the source's own labels.
+"""Features that need no download: a classifier trained on the source's labels.
 
-A small residual convolutional network, trained for about a minute on two CPU
-cores. Images are folded to at most 16 x 16 positions first, and resolution is
-halved by 2x2 patches rather than by strided 3x3 convolutions, whose input
-gradient costs XLA's CPU compiler four times the arithmetic.
+This is a small residual convolutional network that trains in about a minute on
+two CPU cores. Images are first folded to at most 16 x 16 positions. Resolution
+is halved by 2x2 patches instead of strided 3x3 convolutions, because XLA's CPU
+compiler spends four times the arithmetic on the input gradient of the latter.
 """
 
 import functools
@@ -29,7 +29,7 @@ from bigscale.parallel.sharding import replicated
 from bigscale.spec import MeshSpec, require
 from bigscale.types import Array, PyTree
 
-# Raise it with every change that makes other features of the same images.
+# Increase with every change that alters the features of the same images.
 VERSION = 1
 FEATURES = 64
 
@@ -43,7 +43,7 @@ _CHUNK = 256
 
 
 class _Network(nn.Module):
-  """Images [B, R, R, C] uint8 to features [B, FEATURES] and logits [B, K]."""
+  """Maps images [B, R, R, C] uint8 to features [B, FEATURES] and logits."""
 
   num_classes: int
 
@@ -66,7 +66,7 @@ class _Network(nn.Module):
       x = shrink(x, width)
       x = x + conv(x, width)
     x = nn.Dense(FEATURES)(x.mean(axis=(1, 2)))
-    # Smooth, so that features are not half zeros, which no Gaussian describes.
+    # Smooth: with ReLU half of the features would be 0, unlike a Gaussian.
     features = nn.gelu(normalize(x))
     return features, nn.Dense(self.num_classes)(features)
 
@@ -80,12 +80,12 @@ def _fold(x_bhwc: Array, factor: int) -> Array:
 
 
 class Classifier:
-  """A trained network, a `metrics.features.Features`.
+  """A trained network that implements `metrics.features.Features`.
 
   Attributes:
-    variables: its parameters and batch statistics.
+    variables: parameters and batch statistics.
     num_classes: K.
-    image_shape: (R, R, C) of the images it takes.
+    image_shape: (R, R, C) of its input images.
   """
 
   name = "classifier"
@@ -98,15 +98,15 @@ class Classifier:
     image_shape: tuple[int, int, int],
     mesh: Mesh | None = None,
   ) -> None:
-    """Places the variables.
+    """Places the variables on the devices of a mesh.
 
     Args:
       variables: parameters and batch statistics.
       num_classes: K.
       image_shape: (R, R, C).
-      mesh: over all of whose devices a chunk of images is split. Its
-        processes must ask for the same images together. None takes this
-        process's devices.
+      mesh: mesh over whose devices a chunk of images is split. All its
+        processes must embed the same images together. None uses this process's
+        devices.
     """
     self.variables = variables
     self.num_classes = num_classes
@@ -116,7 +116,7 @@ class Classifier:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Of the weights, not of how they came about."""
+    """Hash of the weights."""
     digest = hashlib.sha256()
     for name, value in sorted(self.to_arrays().items()):
       digest.update(name.encode())
@@ -125,7 +125,7 @@ class Classifier:
 
   @property
   def protocol(self) -> dict[str, Any]:
-    """What its scores depend on besides, as JSON values."""
+    """Everything else that its scores depend on, as JSON values."""
     height, width, channels = self.image_shape
     return {
       "feature": f"classifier_v{VERSION}",
@@ -134,13 +134,13 @@ class Classifier:
     }
 
   def embed(self, images: np.ndarray) -> Embedding:
-    """Features and probabilities in one pass.
+    """Computes features and probabilities in one pass.
 
     Args:
       images: [N, R, R, C] uint8.
 
     Raises:
-      SpecError: images of another shape or type.
+      SpecError: images have another shape or dtype.
     """
     _check_images(images, self.image_shape)
     features = np.empty((len(images), FEATURES), np.float32)
@@ -158,19 +158,19 @@ class Classifier:
     return Embedding(features, probabilities)
 
   def features(self, images: np.ndarray) -> np.ndarray:
-    """[N, FEATURES] float32 of [N, R, R, C] uint8; see `embed`."""
+    """Returns [N, FEATURES] float32 of [N, R, R, C] uint8; see `embed`."""
     return self.embed(images).features
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
-    """[N, num_classes] float32 of [N, R, R, C] uint8; see `embed`."""
+    """Returns [N, num_classes] float32 of [N, R, R, C] uint8; see `embed`."""
     return self.embed(images).probabilities
 
   def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of [N, R, R, C] uint8 images given their label [N]."""
+    """Returns the accuracy on [N, R, R, C] uint8 images with labels [N]."""
     return float((self.probabilities(images).argmax(-1) == labels).mean())
 
   def to_arrays(self) -> dict[str, np.ndarray]:
-    """The variables by path, like "params/Dense_0/kernel"."""
+    """Returns the variables by path, for example "params/Dense_0/kernel"."""
     flat = traverse_util.flatten_dict(self.variables, sep="/")
     return {name: np.asarray(value) for name, value in flat.items()}
 
@@ -181,11 +181,11 @@ class Classifier:
     num_classes: int,
     image_shape: tuple[int, int, int],
   ) -> "Classifier":
-    """Reads what `to_arrays` gave.
+    """Rebuilds a classifier from the arrays of `to_arrays`.
 
     Raises:
       KeyError: an array is missing.
-      ValueError: one has another shape or type than this network's.
+      ValueError: an array has another shape or dtype than the network's.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
     init = functools.partial(_Network(num_classes).init, train=False)
@@ -208,20 +208,20 @@ def train_classifier(
   seed: int,
   steps: int | None = None,
 ) -> Classifier:
-  """Trains on shifted and mirrored images with Adam, one cycle.
+  """Trains on shifted and mirrored images with AdamW and a one-cycle schedule.
 
-  Deterministic: equal arguments give equal bits on one machine.
+  Training is deterministic: equal arguments give equal bits on one machine.
 
   Args:
-    images: [N, R, R, C] uint8; R a power of two, 4 or more.
+    images: [N, R, R, C] uint8; R is a power of two, 4 or more.
     labels: [N] int32 in [0, num_classes).
     num_classes: 2 or more.
-    seed: of weights, order and augmentation.
-    steps: of 64 images; None takes 20 epochs or, if that is more, 3,000
-      steps; at most 50 epochs and 20,000 steps.
+    seed: seed of the weights, the order and the augmentation.
+    steps: number of steps of 64 images. None uses the larger of 20 epochs and
+      3,000 steps, but at most 50 epochs and 20,000 steps.
 
   Raises:
-    SpecError: an argument breaks one of these rules.
+    SpecError: an argument violates one of these rules.
   """
   _check_training_set(images, labels, num_classes)
   batch = min(_BATCH, len(images))
@@ -252,19 +252,19 @@ class _State(NamedTuple):
 
 
 def check_side(side: int) -> None:
-  """Raises `SpecError` unless the network takes images of this side."""
+  """Raises `SpecError` unless the network supports images of this size."""
   require(
     side >= 4 and side & (side - 1) == 0,
-    f"the classifier has no form for {side} px images; fit them to a power of "
-    "two, 4 or more",
+    f"the classifier does not support {side} px images; resize them to a power "
+    "of two, 4 or more",
   )
 
 
 def default_steps(count: int) -> int:
-  """Steps of training on `count` images; see `train_classifier`.
+  """Returns the number of training steps for `count` images.
 
-  Small sets are seen less than 3,000 steps allow: a classifier that knows its
-  training images by heart puts other reals far from them.
+  See `train_classifier`. Small sets get fewer than 3,000 steps, because a
+  classifier that memorizes its train images places other reals far from them.
   """
   steps = max(_EPOCHS * count // _BATCH, _MIN_STEPS)
   return max(min(steps, _MAX_EPOCHS * count // _BATCH, _MAX_STEPS), 1)
@@ -321,7 +321,7 @@ def _update(
 def _inference(
   num_classes: int, mesh: Mesh
 ) -> Callable[[PyTree, Array], tuple[Array, Array]]:
-  """Features and probabilities of a chunk, whole results on every device."""
+  """Returns a jitted function to features and probabilities, replicated."""
   network = _Network(num_classes)
 
   @precision.exact
@@ -333,7 +333,7 @@ def _inference(
 
 
 def _augment(key: Array, images_bhwc: Array) -> Array:
-  """Shifts by up to a sixteenth of the side and mirrors half of the images."""
+  """Shifts images by up to 1/16 of their side, and mirrors half of them."""
   b, side = images_bhwc.shape[:2]
   reach = max(1, side // 16)
   shift_key, flip_key = jax.random.split(key)
@@ -359,7 +359,7 @@ def _check_training_set(
   _check_images(images, (side, side, images.shape[-1]))
   require(
     num_classes >= 2,
-    f"num_classes={num_classes} leaves nothing to tell apart; use 2 or more",
+    f"num_classes={num_classes} must be 2 or more to train a classifier",
   )
   require(
     len(images) == len(labels) and len(images) >= 2,
@@ -379,6 +379,6 @@ def _check_images(
   require(
     images.dtype == np.uint8 and images.shape[1:] == tuple(image_shape),
     f"images are {images.dtype} {list(images.shape)}, but the classifier "
-    f"takes uint8 [N, {', '.join(map(str, image_shape))}]; fit and convert "
+    f"takes uint8 [N, {', '.join(map(str, image_shape))}]; resize and convert "
     "them first",
   )

@@ -1,4 +1,4 @@
-"""The classifier of a data source: trained once, then read from the cache."""
+"""Trains the classifier of a data source, or reads it from the cache."""
 
 import logging
 import time
@@ -21,14 +21,14 @@ from bigscale.metrics.classifier import (
 from bigscale.parallel import interruption
 from bigscale.spec import require
 
-# More images than these make the wait longer and the features hardly better.
+# More images would take longer and hardly improve the features.
 _MAX_IMAGES = 60_000
 
 _log = logging.getLogger(__name__)
 
 
 class TrainedClassifier(NamedTuple):
-  """A classifier and its share of right answers on held-out images."""
+  """A classifier and its accuracy on held-out images."""
 
   classifier: Classifier
   accuracy: float
@@ -43,25 +43,26 @@ def load_or_train(
   seed: int,
   cache_dir: str | None = None,
   steps: int | None = None,
-  most_bad: Callable[[int], int] | None = None,
+  max_bad: Callable[[int], int] | None = None,
 ) -> TrainedClassifier:
-  """The classifier of a data source, from the cache where it lies there.
+  """Returns the classifier of a data source, from the cache if it is there.
 
   Args:
-    train: what it learns from.
-    heldout: what its accuracy is measured on.
-    resolution: side of the images it is to take, pixels.
+    train: split to train on.
+    heldout: split to measure the accuracy on.
+    resolution: height and width of its input images, pixels.
     channels: 1 or 3.
-    seed: of the training.
-    cache_dir: None takes $BIGSCALE_CACHE, else ~/.cache/bigscale. Where
-      nothing can be written, a warning is logged.
+    seed: seed of the training.
+    cache_dir: cache directory; None uses $BIGSCALE_CACHE, or ~/.cache/bigscale
+      if that is not set. If it is not writable, a warning is logged.
     steps: see `train_classifier`.
-    most_bad: how many of so many records may be unusable; None allows any
-      number.
+    max_bad: maps a number of records to how many of them may be unusable;
+      None allows any number.
 
   Raises:
     SpecError: the source has no labels, or only one class.
-    DataError: the source cannot be read, or too many of its records.
+    DataError: the source cannot be read, or too many of its records are
+      unusable.
   """
   check_source(train, resolution)
   shape = (resolution, resolution, channels)
@@ -70,13 +71,13 @@ def load_or_train(
   trained = _load(path, train.num_classes, shape)
   if trained is not None:
     return trained
-  _log.info("training the classifier of %s: once, then kept", train)
+  _log.info("training the classifier of %s once; it will be cached", train)
   start = time.monotonic()
-  images, labels = _read(train, shape, seed, most_bad)
+  images, labels = _read(train, shape, seed, max_bad)
   classifier = train_classifier(
     images, labels, train.num_classes, seed=seed, steps=content["steps"]
   )
-  unseen = _read(heldout, shape, seed, most_bad)
+  unseen = _read(heldout, shape, seed, max_bad)
   accuracy = classifier.accuracy(*unseen)
   _log.info(
     "classifier trained in %.0f s: accuracy %.3f on %d held-out images",
@@ -90,11 +91,11 @@ def load_or_train(
 
 
 def check_source(train: Source, resolution: int) -> None:
-  """Raises `SpecError` where no classifier can be trained on a source.
+  """Raises `SpecError` if no classifier can be trained on a source.
 
   Args:
-    train: its train split.
-    resolution: side of the images that the classifier is to take, pixels.
+    train: train split of the source.
+    resolution: height and width of the classifier's input images, pixels.
   """
   require(
     train.num_classes >= 2,
@@ -104,8 +105,8 @@ def check_source(train: Source, resolution: int) -> None:
   )
   require(
     len(train) >= 2,
-    f"{train!r} has {len(train)} images, and a classifier is trained on 2 or "
-    "more; add images",
+    f"{train!r} has {len(train)} images, but a classifier needs 2 or more; add "
+    "images",
   )
   check_side(resolution)
 
@@ -117,7 +118,7 @@ def fingerprint(
   seed: int,
   steps: int | None,
 ) -> dict[str, Any]:
-  """All that the features and the accuracy depend on, as JSON values."""
+  """Returns all that the features and accuracy depend on, as JSON values."""
   used = min(len(train), _MAX_IMAGES)
   return {
     "classifier_version": VERSION,
@@ -131,7 +132,7 @@ def fingerprint(
 
 
 def name_of(train: Source, image_shape: tuple[int, int, int]) -> str:
-  """How people recognize a cached file of this source."""
+  """Returns a readable name for the cache file of a source."""
   return f"{train.name.split('/')[0]} {image_shape[0]}x{image_shape[2]}"
 
 
@@ -153,13 +154,13 @@ def _read(
   source: Source,
   image_shape: tuple[int, int, int],
   seed: int,
-  most_bad: Callable[[int], int] | None,
+  max_bad: Callable[[int], int] | None,
 ) -> LabelledImages:
   indices = np.arange(len(source))
   if len(indices) > _MAX_IMAGES:
     rng = np.random.default_rng(seed)
     indices = np.sort(rng.choice(indices, _MAX_IMAGES, replace=False))
-  reader = Reader(source, image_shape, most_bad and most_bad(len(indices)))
+  reader = Reader(source, image_shape, max_bad and max_bad(len(indices)))
   images = np.empty((len(indices), *image_shape), np.uint8)
   labels = np.empty(len(indices), np.int32)
   count = 0

@@ -1,4 +1,4 @@
-"""A source's classifier, asked about stacks, or about some of its classes."""
+"""Applies a classifier to stacks of digits, or to some of its classes."""
 
 import functools
 from typing import Any
@@ -11,14 +11,14 @@ from bigscale.spec import require
 
 
 class StackedClassifier:
-  """A classifier of grey images, on each channel of stacks of three.
+  """Applies a classifier of gray images to each channel of stacks of three.
 
-  A stack's classes are all combinations, the first channel counting most, as
-  in `data.stacked`.
+  The classes of a stack are all combinations of the channels' classes. The
+  first channel is the most significant, as in `data.stacked`.
 
   Attributes:
-    classifier: of one channel.
-    dimension: three times that of the classifier.
+    classifier: classifier of one channel.
+    dimension: three times the dimension of `classifier`.
     num_classes: K^3.
   """
 
@@ -40,10 +40,10 @@ class StackedClassifier:
     }
 
   def embed(self, images: np.ndarray) -> Embedding:
-    """Of [N, R, R, 3] uint8.
+    """Returns the embedding of [N, R, R, 3] uint8 images.
 
     Raises:
-      SpecError: images of another shape or type.
+      SpecError: images have another shape or dtype.
     """
     require(
       images.shape[-1] == 3,
@@ -64,14 +64,14 @@ class StackedClassifier:
 
 
 class KeptClasses:
-  """A classifier, asked which of the kept classes an image is most like.
+  """Restricts a classifier's predictions to some of its classes.
 
-  Its features are those of all classes, so that runs of few and of many
-  classes are measured alike.
+  Its features are those of the classifier of all classes, so that runs with few
+  and with many classes are comparable.
 
   Attributes:
-    classifier: of all classes.
-    kept: its classes, by their number in the run.
+    classifier: classifier of all classes.
+    kept: kept classes, indexed by their label in the run.
   """
 
   name = "classifier"
@@ -94,13 +94,13 @@ class KeptClasses:
     }
 
   def embed(self, images: np.ndarray) -> Embedding:
-    """Probabilities are those within the kept classes.
+    """Computes features, and probabilities normalized over the kept classes.
 
     Args:
       images: [N, R, R, C] uint8.
 
     Raises:
-      SpecError: images of another shape or type.
+      SpecError: images have another shape or dtype.
     """
     features, probabilities = self.classifier.embed(images)
     within = np.maximum(probabilities[:, self.kept], np.finfo(np.float32).tiny)

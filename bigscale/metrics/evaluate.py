@@ -1,9 +1,10 @@
-"""Opens what the scores of one data source need, and measures its reals.
+"""Opens the splits and networks of an evaluation, and measures the reals.
 
-In two stages. `open_evaluation` opens splits and networks and checks what every
-score takes (`metrics.demands`), in seconds: a run does so before its first
-step. `Opened.evaluator` then trains the classifier and measures the reals,
-which may take an hour and is kept in the cache.
+This happens in two stages. `open_evaluation` opens splits and networks and
+checks the requirements of every score (`metrics.demands`). It takes seconds, so
+a run does it before its first step. `Opened.evaluator` then trains the
+classifier and measures the reals. This may take an hour, and the results are
+cached.
 """
 
 import contextlib
@@ -32,12 +33,12 @@ from bigscale.metrics.labels import LabelPlan, plan_labels, unlabelled
 from bigscale.metrics.looking import CONFIDENT, PRESENT_SHARE
 from bigscale.metrics.opening import (
   Setup,
-  known_of,
+  image_facts,
   open_networks,
-  outputs_of,
+  output_sizes,
 )
-from bigscale.metrics.pixels import Keeping, pixel_floor
-from bigscale.metrics.reference import MostBad, Request, load_or_compute
+from bigscale.metrics.pixels import ImageSelection, pixel_floor
+from bigscale.metrics.reference import MaxBad, Request, load_or_compute
 from bigscale.spec import DataSpec, require
 from bigscale.spec.scores import Score, by_feature, column
 
@@ -45,15 +46,16 @@ _log = logging.getLogger(__name__)
 
 
 def make_evaluator(data: DataSpec, **asked: Any) -> Evaluator:
-  """Opens the networks and measures the reals.
+  """Opens the networks, measures the reals, and returns the evaluator.
 
   Args:
     data: see `open_evaluation`.
     **asked: the other arguments of `open_evaluation`.
 
   Raises:
-    SpecError: as `open_evaluation`.
-    DataError: the source cannot be read, or too many of its records.
+    SpecError: see `open_evaluation`.
+    DataError: the source cannot be read, or too many of its records are
+      unusable.
   """
   return open_evaluation(data, **asked).evaluator()
 
@@ -75,23 +77,25 @@ def open_evaluation(
   """Opens splits and networks, and checks that every score can be computed.
 
   Args:
-    data: of the run, with labels for scores of the classifier. Whatever part
-      of a source a run may see, it is to look like all of it.
-    resolution: side of the samples, pixels.
+    data: data of the run. Scores of the classifier need labels. A run that
+      trains on a subset of the records is compared with all of them.
+    resolution: height and width of the samples, pixels.
     channels: 1 or 3.
-    num_classes: of the model, 0 if it is unconditional.
-    num_samples: images that each score takes.
-    scores: names, see `bigscale.spec.scores`.
-    num_reals: train records to compare with; 0 takes all.
-    seed: of the classifier, the halves and the baselines.
-    cache_dir: None takes $BIGSCALE_CACHE, else ~/.cache/bigscale.
-    classifier_steps: as of `train_classifier`; others give other features.
-    labels: of samples; see `EvalSpec.labels`.
+    num_classes: number of classes of the model, 0 if it is unconditional.
+    num_samples: number of samples that each score uses.
+    scores: names of scores, see `bigscale.spec.scores`.
+    num_reals: number of train records to compare with; 0 uses all.
+    seed: seed of the classifier, the random halves and the baselines.
+    cache_dir: cache directory; None uses $BIGSCALE_CACHE, or ~/.cache/bigscale
+      if that is not set.
+    classifier_steps: see `train_classifier`. Another number of steps gives
+      other features.
+    labels: how labels of samples are chosen; see `EvalSpec.labels`.
 
   Raises:
-    SpecError: names every score that cannot be computed: it is unknown or its
-      network's weights are missing, the source has no labels or other classes
-      than the model, or there are too few images or samples.
+    SpecError: names every score that cannot be computed because it is unknown,
+      its network's weights are missing, the source has no labels or other
+      classes than the model, or there are too few images or samples.
     DataError: the source cannot be opened.
   """
   train = open_data(data, "train", whole=True)
@@ -105,7 +109,7 @@ def open_evaluation(
   require(
     num_reals <= len(train),
     f"evaluate.num_reals={num_reals}, but {train!r} has {len(train)} records; "
-    "use as many or fewer, or 0 for all",
+    "use that number or fewer, or 0 for all",
   )
   setup = Setup(
     tuple(scores),
@@ -119,15 +123,15 @@ def open_evaluation(
     labels,
   )
   networks = open_networks(train, setup)
-  most_bad = functools.partial(allowed_bad, data)
-  return Opened(train, heldout, networks, setup, most_bad)
+  max_bad = functools.partial(allowed_bad, data)
+  return Opened(train, heldout, networks, setup, max_bad)
 
 
 @contextlib.contextmanager
 def _attempt(
   names: Sequence[str], strict: bool, failed: dict[str, str]
 ) -> Iterator[None]:
-  """Notes why scores fail in here, unless that is to be raised."""
+  """Records why the named scores failed; raises instead if `strict`."""
   try:
     yield
   except Exception as error:
@@ -137,7 +141,7 @@ def _attempt(
 
 
 class Opened:
-  """Splits and networks that all scores can be computed with."""
+  """The opened splits and networks of an evaluation."""
 
   def __init__(
     self,
@@ -145,38 +149,40 @@ class Opened:
     heldout: Source,
     networks: Mapping[str, Features | None],
     setup: Setup,
-    most_bad: MostBad,
+    max_bad: MaxBad,
   ) -> None:
-    """Takes what `open_evaluation` has opened and checked.
+    """Takes the results of `open_evaluation`.
 
     Args:
       train: split to compare with.
       heldout: split for the floors.
-      networks: by feature; None where it is to be trained, or of pixels.
-      setup: the scores.
-      most_bad: how many of so many records may be unusable.
+      networks: networks by feature. None for the classifier, which is trained
+        later, and for pixels, which have no network.
+      setup: the scores and their settings.
+      max_bad: maps a number of records to how many of them may be unusable.
     """
     self._train, self._heldout = train, heldout
-    self._networks, self._setup, self._most_bad = networks, setup, most_bad
-    # Of the networks whose reals are measured, and what is said of them.
+    self._networks, self._setup, self._max_bad = networks, setup, max_bad
+    # By feature: each panel whose reals are measured, and its reference values.
     self._panels: dict[str, tuple[Panel, dict[str, Any]]] = {}
 
   def prepare_cache(self) -> None:
-    """Makes the folder of the cache; raises `SpecError` where none can be."""
+    """Creates the cache directory; raises `SpecError` if that fails."""
     cache.prepare(self._setup.cache_dir)
 
   def evaluator(self, *, strict: bool = True) -> Evaluator:
-    """Trains the classifier where there is one, and measures the reals.
+    """Trains the classifier if a score needs it, and measures the reals.
 
-    Called again, it does what failed before.
+    A second call retries only what failed in the first.
 
     Args:
-      strict: whether to raise what fails. Else the scores that it concerns are
-        in `Evaluator.failed`, and the others can be computed.
+      strict: whether to raise if a score fails. Otherwise `Evaluator.failed`
+        contains the failed scores, and the others can be computed.
 
     Raises:
-      SpecError: there are too few images that can be read.
-      DataError: the source cannot be read, or too many of its records.
+      SpecError: too few images can be read.
+      DataError: the source cannot be read, or too many of its records are
+        unusable.
     """
     setup, failed = self._setup, {}
     attempt = functools.partial(_attempt, strict=strict, failed=failed)
@@ -185,9 +191,9 @@ class Opened:
     for feature, kinds in by_feature(setup.scores).items():
       for kind in () if feature else kinds:
         with attempt([column(kind, "")]):
-          keeping = self._keeping(kind)
-          reference |= self._pixel_floor(keeping)
-          pixels.append(keeping)
+          selection = self._selection(kind)
+          reference |= self._pixel_floor(selection)
+          pixels.append(selection)
       if feature:
         with attempt([column(kind, feature) for kind in kinds]):
           panel, said = self._panel(feature, kinds)
@@ -215,24 +221,24 @@ class Opened:
       failed=failed,
     )
 
-  def _keeping(self, kind: str) -> Keeping:
+  def _selection(self, kind: str) -> ImageSelection:
     names = self._train.class_names if self._setup.num_classes else ()
-    return Keeping(kind, self._setup.image_shape, names)
+    return ImageSelection(kind, self._setup.image_shape, names)
 
-  def _pixel_floor(self, keeping: Keeping) -> dict[str, float]:
+  def _pixel_floor(self, selection: ImageSelection) -> dict[str, float]:
     setup = self._setup
     return pixel_floor(
-      keeping,
+      selection,
       self._heldout,
       setup.seed,
       setup.cache_dir,
-      self._most_bad,
+      self._max_bad,
     )
 
   def _panel(
     self, feature: str, kinds: tuple[str, ...]
   ) -> tuple[Panel, dict[str, Any]]:
-    """A network with its reals, and what the reference is to say of it."""
+    """Returns a feature's panel and its entries of `Evaluator.reference`."""
     if feature in self._panels:
       return self._panels[feature]
     setup = self._setup
@@ -242,7 +248,7 @@ class Opened:
     network, said = self._networks[feature], {}
     if network is None:
       network, accuracy = _classifier(
-        self._train, self._heldout, setup, self._most_bad
+        self._train, self._heldout, setup, self._max_bad
       )
       said = {"classifier_accuracy": accuracy}
     reference = load_or_compute(
@@ -251,7 +257,7 @@ class Opened:
       self._heldout,
       request,
       setup.cache_dir,
-      self._most_bad,
+      self._max_bad,
     )
     panel = Panel(network, reference, kinds, feature)
     _warn_if_blind(panel)
@@ -260,7 +266,7 @@ class Opened:
     return panel, said
 
   def _plan(self, panels: Sequence[Panel]) -> LabelPlan:
-    """The labels of samples, by the reals that they are compared with."""
+    """Returns the labels of the samples, based on the reals' label counts."""
     setup, train = self._setup, self._train
     if setup.rule == "none":
       return unlabelled("the samples are of no class")
@@ -275,12 +281,15 @@ class Opened:
     )
 
   def _unmet(self, panels: Sequence[Panel], plan: LabelPlan) -> dict[str, str]:
-    """What cannot be computed of the reals that were read."""
-    known = known_of(self._train, self._setup)._replace(
+    """Returns the scores that cannot be computed from the reals read."""
+    known = image_facts(self._train, self._setup)._replace(
       sample_counts=plan.counts
     )
     found = demands.unmet(
-      by_feature(self._setup.scores).get("", ()), "", demands.Outputs(), known
+      by_feature(self._setup.scores).get("", ()),
+      "",
+      demands.OutputSizes(),
+      known,
     )
     for panel in panels:
       reals = panel.reference.reals
@@ -288,7 +297,7 @@ class Opened:
       found |= demands.unmet(
         panel.kinds,
         panel.network.name,
-        outputs_of(panel.network),
+        output_sizes(panel.network),
         known._replace(
           num_reals=reals.moments.count,
           kept_reals=len(reals.labels) or None,
@@ -298,7 +307,7 @@ class Opened:
     return found
 
   def _describe(
-    self, panels: Sequence[Panel], pixels: Sequence[Keeping]
+    self, panels: Sequence[Panel], pixels: Sequence[ImageSelection]
   ) -> dict[str, Any]:
     train, heldout, setup = self._train, self._heldout, self._setup
     side, _, channels = setup.image_shape
@@ -323,7 +332,7 @@ class Opened:
         "heldout_name": heldout.name,
         "side": side,
         "channels": channels,
-        # What was read of each split, fitted to these, and left out.
+        # Numbers of images read, resized or converted, and skipped, by split.
         "images": met,
         "seed": setup.seed,
       },
@@ -331,9 +340,9 @@ class Opened:
 
 
 def _classifier(
-  train: Source, heldout: Source, setup: Setup, most_bad: MostBad
+  train: Source, heldout: Source, setup: Setup, max_bad: MaxBad
 ) -> tuple[Features, float]:
-  """The classifier of a source, and its accuracy on held-out images."""
+  """Returns the classifier of a source and its held-out accuracy."""
   side, _, channels = setup.image_shape
   kept: tuple[int, ...] = ()
   if isinstance(train, Subset):
@@ -347,7 +356,7 @@ def _classifier(
     seed=setup.seed,
     cache_dir=setup.cache_dir,
     steps=setup.classifier_steps,
-    most_bad=most_bad,
+    max_bad=max_bad,
   )
   network: Features = trained.classifier
   if stacked:
@@ -367,8 +376,8 @@ def _warn_if_blind(panel: Panel) -> None:
   ]
   if floor is not None and floor >= min(baselines):
     _log.warning(
-      "%s puts held-out reals no nearer to the train split than a baseline: "
-      "%s; its distances say little here",
+      "%s places held-out reals no closer to the train split than a baseline: "
+      "%s; its distances are not informative for this data",
       name,
       reals.distances,
     )

@@ -1,7 +1,7 @@
-"""Scores samples, by whatever networks are asked for.
+"""Computes the scores of samples.
 
-Who samples, with which weights and on which devices, is the caller's matter:
-an `Evaluator` takes batches of uint8 images with the labels asked for.
+An `Evaluator` takes batches of uint8 images with the labels that they are
+conditioned on. The caller generates them, with any weights and devices.
 """
 
 import logging
@@ -15,7 +15,7 @@ from bigscale.metrics.labels import LabelPlan, labels_of, unlabelled
 from bigscale.metrics.looking import Asked, Looked, look
 from bigscale.metrics.pace import Pace
 from bigscale.metrics.panel import compare_each
-from bigscale.metrics.pixels import Keeping
+from bigscale.metrics.pixels import ImageSelection
 from bigscale.metrics.reference import Reference
 from bigscale.spec import SpecError
 from bigscale.spec.scores import CLASSIFIER, column
@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 class Panel(NamedTuple):
-  """A network, what it makes of the reals, and the scores asked of both.
+  """A network, its reference, and the scores computed from them.
 
   Attributes:
-    network: embeds.
-    reference: what it makes of the reals.
-    kinds: of scores.
-    feature: that the network was opened by.
+    network: network that embeds images.
+    reference: the network's features of the reals, floors and baselines.
+    kinds: kinds of scores.
+    feature: feature name that the network was opened by.
   """
 
   network: Features
@@ -40,23 +40,23 @@ class Panel(NamedTuple):
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Names of the columns of its scores."""
+    """Names of the panel's scores."""
     return tuple(column(kind, self.network.name) for kind in self.kinds)
 
   def without(self, names: Collection[str]) -> "Panel":
-    """The same without some of its scores."""
+    """Returns the panel without the named scores."""
     kinds = zip(self.kinds, self.names, strict=True)
     left = tuple(kind for kind, name in kinds if name not in names)
     return self._replace(kinds=left)
 
 
 class Scored(NamedTuple):
-  """Scores of one evaluation, and why others are missing.
+  """Scores of one evaluation, and the reasons why others are missing.
 
   Attributes:
-    scores: by column.
-    failed: by score, why it could not be computed. None of its columns is in
-      `scores`.
+    scores: values by column.
+    failed: by score name, why it could not be computed. `scores` contains none
+      of its columns.
   """
 
   scores: dict[str, float]
@@ -64,7 +64,7 @@ class Scored(NamedTuple):
 
 
 def why(error: Exception) -> str:
-  """Returns what failed in a line; a bug's traceback goes into the log."""
+  """Returns an error as one line; logs the traceback of unexpected errors."""
   if isinstance(error, SpecError):
     return str(error)
   _log.error("a score failed", exc_info=error)
@@ -73,19 +73,20 @@ def why(error: Exception) -> str:
 
 
 class Evaluator:
-  """Scores samples of one source at one size.
+  """Scores samples of one source at one resolution.
 
   Attributes:
-    reference: JSON values, the same at every score: the floors and baselines
-      of `bigscale.metrics.reference`, the counts, the `protocol`, and
-      `classifier_accuracy` on the held-out split where there is a classifier,
-      of all classes of the source even where a run has some of them.
-    asked: what samples are looked at with.
+    reference: JSON values that are the same for every evaluation: the floors
+      and baselines of `bigscale.metrics.reference`, the counts, the `protocol`,
+      and, with a classifier, its held-out accuracy as `classifier_accuracy`.
+      That accuracy covers all classes of the source even if the run trains on
+      a subset of them.
+    asked: the networks and sample counts of the evaluation.
     panels: networks, reals and scores.
-    failed: by score, why it cannot be computed whatever the samples are.
-    throughput: JSON values of the newest score: of `drawing` samples and of
-      each network's embedding `seconds` and `images_per_second`
-      (`bigscale.metrics.pace`), and `seconds` of the `scoring` after it.
+    failed: by score name, why it cannot be computed for any samples.
+    throughput: JSON values of the latest evaluation: `seconds` and
+      `images_per_second` of `drawing` samples and of each network's embedding
+      (`bigscale.metrics.pace`), and `seconds` of the `scoring` after them.
   """
 
   def __init__(
@@ -96,7 +97,7 @@ class Evaluator:
     *,
     conditional: bool,
     num_samples: int,
-    pixels: Sequence[Keeping] = (),
+    pixels: Sequence[ImageSelection] = (),
     plan: LabelPlan | None = None,
     failed: Mapping[str, str] | None = None,
   ) -> None:
@@ -119,13 +120,13 @@ class Evaluator:
     self._conditional = conditional
 
   def labels(self, seed: int) -> np.ndarray | None:
-    """Returns the class that each sample is to be drawn for.
+    """Returns the label to condition each sample on.
 
     Args:
-      seed: of their order.
+      seed: seed of the order of the labels.
 
     Returns:
-      [num_samples] int32; None where samples are not drawn for a class.
+      [num_samples] int32; None if samples are not conditioned on a class.
     """
     return labels_of(self.asked.class_counts, seed)
 
@@ -136,24 +137,26 @@ class Evaluator:
 
     Args:
       sample_batches: pairs of images [N, R, R, C] uint8 and labels [N] int32
-        (not looked at for an unconditional model), of any N. No batch is
-        asked for beyond the last one needed.
+        (ignored for an unconditional model), with any N. No batch is requested
+        after the last one needed.
 
     Returns:
-      The columns of the scores asked for (`bigscale.spec.scores`); compare
+      The columns of the requested scores (`bigscale.spec.scores`); compare
       them with those of `reference`. With a classifier also:
 
-      classes_present: classes with at least a tenth of their share among the
-        reals in predictions of probability 0.5 or more.
-      label_agreement: share of samples classified as the label they were
-        asked for; near `classifier_accuracy` for reals. Only of conditional
-        models.
-      class_share/NAME: share of samples classified as NAME; they add up to 1.
-        Only of up to 100 classes.
+      classes_present: number of classes that are predicted, with probability
+        0.5 or more, for at least a tenth of the samples expected from their
+        share among the reals.
+      label_agreement: share of samples classified as the label that they are
+        conditioned on; near `classifier_accuracy` for reals. Only for
+        conditional models.
+      class_share/NAME: share of samples classified as NAME; the shares sum to
+        1. Only with up to 100 classes.
 
     Raises:
-      SpecError: a score cannot be computed, or there are fewer samples, or of
-        another shape or type. `scored` gives the others.
+      SpecError: a score cannot be computed, there are too few samples, or
+        samples have another shape or dtype. `scored` still returns the scores
+        that can be computed.
     """
     found = self.scored(sample_batches)
     for name, reason in found.failed.items():
@@ -163,11 +166,11 @@ class Evaluator:
   def scored(
     self, sample_batches: Iterable[tuple[np.ndarray, np.ndarray]]
   ) -> Scored:
-    """As `score`, where a score that fails leaves the others as they are."""
+    """Returns the same scores as `score`, and continues after a failure."""
     return self.compare(look(self.asked, sample_batches))
 
   def compare(self, looked: Looked) -> Scored:
-    """Scores what was seen of samples, each score whatever the others do."""
+    """Scores collected samples; a failed score does not stop the others."""
     scoring = Pace()
     scored = scoring.of(self.asked.num_samples, lambda: self._scored(looked))
     self.throughput = {
@@ -207,7 +210,7 @@ class Evaluator:
 
 
 def describe_networks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
-  """By name, what scores of each network depend on."""
+  """Returns, by network name, everything that its scores depend on."""
   return {
     panel.network.name: {
       **panel.network.protocol,

@@ -1,7 +1,7 @@
-"""What a feature network is to the scores, and what the scores are given.
+"""The interface of feature networks, and the inputs of the scores.
 
-A network of a user's own is a class like `Features` and a row
-(`bigscale.spec.FeatureNetwork`) in one file; `open_network` finds it by name.
+To add a feature network, write a class like `Features` and a row
+(`bigscale.spec.FeatureNetwork`) in one file. `open_network` finds it by name.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Embedding(NamedTuple):
-  """What a network makes of N images.
+  """A network's outputs for N images.
 
   Attributes:
     features: [N, D] float32.
-    probabilities: [N, K] float32 of the classes it knows; rows add up to 1.
+    probabilities: [N, K] float32 over the network's classes; rows sum to 1.
   """
 
   features: np.ndarray
@@ -30,13 +30,13 @@ class Embedding(NamedTuple):
 
 
 class FrozenWeights(NamedTuple):
-  """Weights that others have trained, and that fit their network.
+  """Pretrained weights, checked against their network.
 
   Attributes:
     variables: parameters and running statistics, float32, as nested
       dictionaries.
-    fingerprint: SHA-256 over all of them, in hexadecimal.
-    source: where they were read; "" where nobody said.
+    fingerprint: SHA-256 over all variables, in hexadecimal.
+    source: where the weights were read from; "" if unknown.
   """
 
   variables: "PyTree"
@@ -48,13 +48,14 @@ class Features(Protocol):
   """A network whose features are compared.
 
   Attributes:
-    name: the last part of its scores' names.
-    dimension: D.
-    num_classes: K; 0 where it tells none apart.
-    variables: its weights, which are sent to the other processes of a training.
-    fingerprint: of its weights: other weights, other scores.
-    protocol: what else its scores depend on, as JSON values: the layer, and
-      how images come to the network's size and range.
+    name: name of the network, the last part of its scores' names.
+    dimension: D, the length of a feature vector.
+    num_classes: K; 0 if the network does not classify.
+    variables: weights, which are sent to the other processes of a run.
+    fingerprint: hash of the weights. Scores with different fingerprints are
+      not comparable.
+    protocol: everything else that the scores depend on, as JSON values: the
+      layer, and how images are resized and scaled.
   """
 
   name: str
@@ -65,19 +66,19 @@ class Features(Protocol):
   protocol: Mapping[str, Any]
 
   def embed(self, images: np.ndarray) -> Embedding:
-    """Of [N, H, W, C] uint8."""
+    """Returns the embedding of [N, H, W, C] uint8 images."""
 
 
 class Seen(NamedTuple):
-  """What a network made of a set of images; scores over features are given it.
+  """A network's outputs for a set of images, the input of feature scores.
 
   Attributes:
-    moments: of all features.
-    features: [N, D] float32, of those that are kept; N may be 0.
-    probabilities: [N, K] float32, the same.
-    labels: [N] int32, the same: what samples were drawn for, 0 where they are
-      of no class.
-    class_names: by label, for messages; () where nobody says.
+    moments: moments of all features.
+    features: [N, D] float32, the kept features; N may be 0.
+    probabilities: [N, K] float32 of the kept images.
+    labels: [N] int32 of the kept images: the labels that samples are
+      conditioned on, 0 if there are none.
+    class_names: class names by label, for messages; () if unknown.
   """
 
   moments: "FeatureMoments"
@@ -88,12 +89,12 @@ class Seen(NamedTuple):
 
 
 class KeptImages(NamedTuple):
-  """Images of a set; scores over pixels are given them.
+  """Images of a set, the input of scores over pixels.
 
   Attributes:
-    images: [N, R, R, C] uint8, the first of each class.
-    labels: [N] int64; all 0 where there are no classes.
-    class_names: by label, for messages; () where there are no classes.
+    images: [N, R, R, C] uint8, the first images of each class.
+    labels: [N] int64; all 0 if there are no classes.
+    class_names: class names by label, for messages; () if there are no classes.
   """
 
   images: np.ndarray
@@ -105,14 +106,14 @@ def open_network(feature: str, cache_dir: str | None = None) -> Features:
   """Opens a network by its name.
 
   Args:
-    feature: of `bigscale.spec.scores.FEATURES`, but for the classifier, which
-      is trained on the data source that it is to judge; or where a user's own
-      row is.
+    feature: a name in `bigscale.spec.scores.FEATURES`, or the import path of a
+      user's row. The classifier is excluded because it is trained on the data
+      source.
     cache_dir: see `cache.directory`.
 
   Raises:
-    SpecError: its weights are missing or damaged, or the network lacks
-      something.
+    SpecError: the weights are missing or damaged, or the network lacks an
+      attribute of `Features`.
   """
   row = network_of(feature)
   network = row.make(row.weights(cache_dir), None)
@@ -125,7 +126,7 @@ def open_network(feature: str, cache_dir: str | None = None) -> Features:
   )
   require(
     network.name == row.name,
-    f"the network of {feature!r} is named {network.name!r}, and its row "
-    f"{row.name!r}; give both one name",
+    f"the network of {feature!r} is named {network.name!r}, but its row is "
+    f"named {row.name!r}; give both the same name",
   )
   return network

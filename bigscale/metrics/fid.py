@@ -1,8 +1,9 @@
 """Fréchet distance between features (Heusel et al. 2017, eq. 6).
 
-Plain numpy in float64. The distance of N samples lies above that of infinitely
-many by about a constant over N, so only distances of equal counts compare;
-`frechet_distance_infinity` extrapolates to where they all do.
+This is plain numpy in float64. The distance of N samples exceeds that of
+infinitely many by about a constant over N, so distances are comparable only at
+equal sample counts. `frechet_distance_infinity` extrapolates to infinitely many
+samples, which makes all counts comparable.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class FeatureMoments(NamedTuple):
-  """Mean and covariance of features seen so far.
+  """Mean and covariance of a set of features.
 
   Attributes:
-    count: rows seen; None where whoever measured them does not say. Such
-      moments can be compared, and not merged.
-    mean: [D] float64; zeros where `count` is 0.
-    covariance: [D, D] float64, unbiased (over count - 1); zeros where `count`
-      is below 2.
+    count: number of rows; None if the file of the moments does not state it.
+      Moments without a count can be compared but not merged.
+    mean: [D] float64; zeros if `count` is 0.
+    covariance: [D, D] float64, unbiased (over count - 1); zeros if `count` is
+      below 2.
   """
 
   count: int | None
@@ -33,15 +34,15 @@ class FeatureMoments(NamedTuple):
 
   @classmethod
   def empty(cls, dimension: int) -> "FeatureMoments":
-    """Of no rows of `dimension` features."""
+    """Returns the moments of no rows, for features of length `dimension`."""
     return cls(0, np.zeros(dimension), np.zeros((dimension, dimension)))
 
   @classmethod
   def of(cls, features_nd: np.ndarray) -> "FeatureMoments":
-    """Of all rows at once.
+    """Returns the moments of all rows.
 
     Args:
-      features_nd: [N, D] of any real type.
+      features_nd: [N, D] of any real dtype.
 
     Raises:
       SpecError: a feature is not finite.
@@ -52,15 +53,15 @@ class FeatureMoments(NamedTuple):
       return cls.empty(dimension)
     require_finite(rows)
     mean = rows.mean(0)
-    centred = rows - mean[None]
-    return cls(count, mean, centred.T @ centred / max(count - 1, 1))
+    centered = rows - mean[None]
+    return cls(count, mean, centered.T @ centered / max(count - 1, 1))
 
   def update(self, features_nd: np.ndarray) -> "FeatureMoments":
-    """With [N, D] further rows."""
+    """Returns the moments including [N, D] more rows."""
     return self.merge(FeatureMoments.of(features_nd))
 
   def merge(self, other: "FeatureMoments") -> "FeatureMoments":
-    """Of both together (Chan et al. 1979, eq. 2.1)."""
+    """Returns the moments of both sets together (Chan et al. 1979, eq. 2.1)."""
     count = self.count + other.count
     if count == 0:
       return self
@@ -81,12 +82,12 @@ def require_finite(features_nd: np.ndarray) -> None:
     bool(finite.all()),
     f"{int((~finite).sum())} of {len(finite)} samples have "
     "features that are not finite; the images or the feature network have "
-    "diverged: score an earlier checkpoint",
+    "diverged, so score an earlier checkpoint",
   )
 
 
 def require_comparable(dimension: int, other: int) -> None:
-  """Raises `SpecError` unless features of two sets have one length."""
+  """Raises `SpecError` unless two sets of features have the same length."""
   require(
     dimension == other,
     f"features of length {dimension} and {other} cannot be compared; "
@@ -98,20 +99,20 @@ def require_enough(count: int, dimension: int, what: str, remedy: str) -> None:
   """Raises `SpecError` unless a covariance of `count` rows can have full rank.
 
   Args:
-    count: samples.
-    dimension: features of each.
-    what: names the samples, in the message.
-    remedy: what to do, in the message.
+    count: number of samples.
+    dimension: number of features of each sample.
+    what: plural noun for the samples, for the message.
+    remedy: remedy, for the message.
   """
   require(
     count > dimension,
-    f"{what} are {count} samples, too few for the Fréchet distance over "
+    f"{count} {what} are too few for the Fréchet distance over "
     f"{dimension} features, which needs at least {dimension + 1}; {remedy}",
   )
 
 
 def require_enough_for_infinity(count: int, dimension: int) -> None:
-  """Raises `SpecError` unless a tenth of them has a distance of its own."""
+  """Raises `SpecError` unless a tenth of the samples has a defined distance."""
   require(
     count // 10 > dimension,
     f"{count} samples are too few to extrapolate over {dimension} features: "
@@ -121,29 +122,30 @@ def require_enough_for_infinity(count: int, dimension: int) -> None:
 
 
 def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
-  """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two Gaussians.
+  """Returns the Fréchet distance between two Gaussians.
 
-  With C = A A^T and A = V diag(w)^(1/2) from the symmetric eigenproblem, the
-  eigenvalues of C1^(1/2) C2 C1^(1/2) are the squared singular values of
-  A1^T A2; taking these spares the square root of rounded squares, which costs
-  half of the digits in directions where a covariance is nearly singular.
+  It is ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). Let C = A A^T and
+  A = V diag(w)^(1/2) from the symmetric eigenproblem. The eigenvalues of
+  C1^(1/2) C2 C1^(1/2) are then the squared singular values of A1^T A2.
+  Computing the singular values avoids the square root of rounded squares, which
+  loses half of the digits in directions where a covariance is nearly singular.
 
   Args:
-    a: of one set.
-    b: of the other; the order does not matter.
+    a: moments of one set.
+    b: moments of the other set; the order does not matter.
 
   Returns:
     The distance, 0 or more.
 
   Raises:
-    SpecError: the features are of different length, or a set has no more
-      samples than features.
+    SpecError: the features differ in length, or a set has no more samples than
+      features.
   """
   dimension = len(a.mean)
   require_comparable(dimension, len(b.mean))
   for moments in (a, b):
     if moments.count is not None:
-      require_enough(moments.count, dimension, "these", "give more samples")
+      require_enough(moments.count, dimension, "samples", "give more samples")
   cross = np.linalg.svd(_factor(a).T @ _factor(b), compute_uv=False).sum()
   shift = a.mean - b.mean
   spread = np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross
@@ -151,21 +153,22 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
 
 
 def _factor(moments: FeatureMoments) -> np.ndarray:
-  """A with A A^T = covariance; rounding below zero counts as zero."""
+  """Returns A with A A^T = covariance; clips negative eigenvalues to 0."""
   values, vectors = np.linalg.eigh(moments.covariance)
   return vectors * np.sqrt(np.maximum(values, 0.0))[None]
 
 
 class InfiniteDistance(NamedTuple):
-  """A line fitted to distances over 1/N.
+  """A line fitted to distances as a function of 1/N.
 
   Attributes:
-    distance: at 1/N = 0. May be negative where the true one is near 0.
-    standard_error: of `distance`, from the scatter about the line. The
-      subsets share samples, so it leaves out what another draw of all
-      samples would change.
-    slope: of the line: the bias of N samples is about slope / N.
-    slope_standard_error: of `slope`.
+    distance: value at 1/N = 0. It may be negative if the true distance is near
+      0.
+    standard_error: standard error of `distance`, from the scatter about the
+      line. The subsets share samples, so it does not include the variation
+      between independent sets of samples.
+    slope: slope of the line. The bias of N samples is about slope / N.
+    slope_standard_error: standard error of `slope`.
   """
 
   distance: float
@@ -181,27 +184,27 @@ def frechet_distance_infinity(
   points: int = 15,
   seed: int = 0,
 ) -> InfiniteDistance:
-  """The distance that infinitely many samples would have.
+  """Estimates the distance that infinitely many samples would have.
 
-  Chong and Forsyth 2020: distances of random subsets of N/10 up to all N
-  samples, evenly spaced, lie on a line over 1/N. The bias that the
-  reference's own size causes stays.
+  The distances of random subsets of N/10 up to all N samples, evenly spaced,
+  lie on a line over 1/N (Chong and Forsyth 2020). The bias from the size of the
+  reference itself remains.
 
   Args:
-    features_nd: [N, D] of the samples.
+    features_nd: [N, D] features of the samples.
     reference: moments of the reals.
-    points: subsets, 3 or more.
-    seed: of the subsets.
+    points: number of subsets, 3 or more.
+    seed: seed of the subsets.
 
   Raises:
-    SpecError: too few points for a line with an error, too few samples for a
-      distance of the smallest subset, features of different length or not
-      finite.
+    SpecError: there are too few points for a line with an error or too few
+      samples for a distance of the smallest subset, or features differ in
+      length or are not finite.
   """
   count, dimension = features_nd.shape
   require(
     points >= 3,
-    f"points={points} leave no scatter about a line; use 3 or more",
+    f"points={points} is too few to estimate a line's error; use 3 or more",
   )
   require_enough_for_infinity(count, dimension)
   sizes = np.linspace(count // 10, count, points).astype(int)
@@ -247,7 +250,7 @@ FD_INFINITY = ScoreKind(
   columns={"fd_infinity": "less", "fd_infinity_standard_error": None},
   compute=_score_at_infinity,
   keeps=("features",),
-  # The smallest of its subsets is a tenth.
+  # The smallest subset has a tenth of the samples.
   fewest_samples=lambda dimension, classes: 10 * (dimension + 1),
   fewest_reals=_full_rank,
 )

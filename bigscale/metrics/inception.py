@@ -1,12 +1,12 @@
-"""Inception-v3 of 2015, whose features the FID is defined on.
+"""The Inception-v3 of 2015, whose features define the FID.
 
-The network of TensorFlow's `inception-2015-12-05` graph as pytorch-fid and
-torch-fidelity rebuilt it. It differs from the published architecture: average
-pooling leaves out the padding, the last block pools by maximum, and there are
-1008 outputs. Torchvision's own weights give other features.
+This is the network of TensorFlow's `inception-2015-12-05` graph, as rebuilt by
+pytorch-fid and torch-fidelity. It differs from the published architecture:
+average pooling excludes the padding, the last block uses max pooling, and there
+are 1008 outputs. Torchvision's own weights give other features.
 
-Images come to 299 px in one of two ways (`inception_resize`), and scores of
-one do not compare with scores of the other.
+Images are resized to 299 px in one of two ways (`inception_resize`). Scores
+with different resizing are not comparable.
 """
 
 import functools
@@ -30,7 +30,7 @@ from bigscale.types import Array, PyTree
 
 FEATURES = 2048
 CLASSES = 1008
-# Values per image of all that can be asked for.
+# Number of values per image for each output that `Inception.taps` returns.
 TAPS: dict[str, int] = {
   "64": 64,
   "192": 192,
@@ -46,19 +46,19 @@ _WIDE, _TALL = (1, 7), (7, 1)
 
 @functools.cache
 def leaves() -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and dtypes of the network's variables, by path."""
+  """Returns the shapes and dtypes of the network's variables, by path."""
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
   variables = jax.eval_shape(_Network().init, jax.random.key(0), images)
   return traverse_util.flatten_dict(variables, sep="/")
 
 
 class Inception:
-  """The network on the devices of a mesh, a `metrics.features.Features`.
+  """The network on a mesh; implements `metrics.features.Features`.
 
   Attributes:
-    variables: its weights, on every device.
-    name: `inception`, or `inception_clean` where it resizes so.
-    fingerprint: of its weights.
+    variables: weights, replicated over all devices.
+    name: `inception`, or `inception_clean` with the `clean` resize mode.
+    fingerprint: hash of the weights.
     protocol: JSON values that scores depend on: `feature`, `feature_length`,
       `weights` (fingerprint), `weights_source`, `resize` (mode),
       `resize_rule`, `probabilities`.
@@ -74,18 +74,19 @@ class Inception:
     resize: Resize = "tf1",
     images_per_device: int = 32,
   ) -> None:
-    """Places the weights.
+    """Places the weights on the devices of a mesh.
 
     Args:
       weights: see `inception_store.load`.
-      mesh: over all of whose devices a chunk of images is split. Its
-        processes must ask for the same images together. None takes this
-        process's devices.
-      resize: mode, see this module.
-      images_per_device: in a chunk, the one shape that is compiled.
+      mesh: mesh over whose devices a chunk of images is split. All its
+        processes must embed the same images together. None uses this process's
+        devices.
+      resize: resize mode, see `inception_resize`.
+      images_per_device: number of images per device and chunk, which sets the
+        only shape that is compiled.
 
     Raises:
-      SpecError: there is no such mode, or no image per device.
+      SpecError: `resize` is unknown, or `images_per_device` is below 1.
     """
     modes = ", ".join(RULES)
     require(resize in RULES, f"resize={resize!r} must be one of {modes}")
@@ -99,7 +100,7 @@ class Inception:
     self.name = "inception_clean" if resize == "clean" else "inception"
     self.fingerprint = weights.fingerprint
     self.variables = jax.device_put(weights.variables, replicated(self._mesh))
-    # Whole results everywhere: a process reads those of all images.
+    # Replicated outputs: every process reads the results of all images.
     self._infer = jax.jit(_infer, out_shardings=replicated(self._mesh))
     self.protocol: dict[str, Any] = {
       "feature": "inception_v3_2015_12_05",
@@ -114,19 +115,19 @@ class Inception:
   def taps(
     self, images: np.ndarray, names: Collection[str] = tuple(TAPS)
   ) -> dict[str, np.ndarray]:
-    """Several layers' values in one pass.
+    """Computes the outputs of several layers in one pass.
 
     Args:
-      images: [N, H, W, 1 or 3] uint8; gray ones are taken as three equal
+      images: [N, H, W, 1 or 3] uint8; gray images are repeated to three
         channels.
-      names: of `TAPS`. "64" and "192" are means over positions after the
-        first and the second max-pooling, "768" after Mixed_6e.
+      names: names in `TAPS`. "64" and "192" are means over positions after the
+        first and second max pooling, "768" after Mixed_6e.
 
     Returns:
       [N, TAPS[name]] float32 by name.
 
     Raises:
-      SpecError: images of another shape or type, or an unknown name.
+      SpecError: images have another shape or dtype, or a name is unknown.
     """
     chunks.check(images, "Inception")
     for name in names:
@@ -145,27 +146,27 @@ class Inception:
     return found
 
   def embed(self, images: np.ndarray) -> Embedding:
-    """Features and probabilities in one pass; see `taps`."""
+    """Computes features and probabilities in one pass; see `taps`."""
     found = self.taps(images, ("2048", "probabilities"))
     return Embedding(found["2048"], found["probabilities"])
 
   def features(self, images: np.ndarray) -> np.ndarray:
-    """[N, 2048] float32 of [N, H, W, 1 or 3] uint8; see `taps`."""
+    """Returns [N, 2048] float32 of [N, H, W, 1 or 3] uint8; see `taps`."""
     return self.taps(images, ("2048",))["2048"]
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
-    """[N, 1008] float32, for the Inception score; see `taps`.
+    """Returns [N, 1008] float32 for the Inception score; see `taps`.
 
-    Of logits without their bias, as in the score's first code (Salimans et al.
-    2016) and in torch-fidelity.
+    The logits exclude their bias, as in the score's original code (Salimans et
+    al. 2016) and in torch-fidelity.
     """
     return self.taps(images, ("probabilities",))["probabilities"]
 
 
 def _infer(variables: PyTree, images: Array) -> dict[str, Array]:
-  """All taps of images [B, H, W, 1 or 3] with values in [0, 255]."""
+  """Returns all taps of images [B, H, W, 1 or 3] with values in [0, 255]."""
   x = images.astype(jnp.float32)
-  # Those of mode `clean` have come to this size before.
+  # The `clean` mode has already resized the images on the host.
   if x.shape[1:3] != (SIDE, SIDE):
     x = inception_resize.resize_tf1(x)
   if x.shape[-1] == 1:
@@ -174,7 +175,7 @@ def _infer(variables: PyTree, images: Array) -> dict[str, Array]:
 
 
 class _Network(nn.Module):
-  """Images [B, 299, 299, 3] in [-1, 1] to all `TAPS`."""
+  """Maps images [B, 299, 299, 3] in [-1, 1] to all `TAPS`."""
 
   @nn.compact
   def __call__(self, x: Array) -> dict[str, Array]:
@@ -204,7 +205,7 @@ class _Network(nn.Module):
 
 
 class _Block5(nn.Module):
-  """At 35 px; `pool_width` channels after the pooling."""
+  """A block at 35 px with `pool_width` channels after pooling."""
 
   pool_width: int
 
@@ -219,7 +220,7 @@ class _Block5(nn.Module):
 
 
 class _Reduction6(nn.Module):
-  """35 px to 17."""
+  """Reduces 35 px to 17 px."""
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -232,7 +233,7 @@ class _Reduction6(nn.Module):
 
 
 class _Block6(nn.Module):
-  """At 17 px; `width` channels between the 7x7 convolutions' factors."""
+  """A block at 17 px with `width` channels inside factorized 7x7 convs."""
 
   width: int
 
@@ -249,7 +250,7 @@ class _Block6(nn.Module):
 
 
 class _Reduction7(nn.Module):
-  """17 px to 8."""
+  """Reduces 17 px to 8 px."""
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -262,7 +263,7 @@ class _Reduction7(nn.Module):
 
 
 class _Block7(nn.Module):
-  """At 8 px; the two of them pool differently."""
+  """A block at 8 px with a configurable pooling function."""
 
   pool: Any
 
@@ -304,7 +305,7 @@ class _ConvNorm(nn.Module):
 
 
 class _Logits(nn.Module):
-  """[B, 2048] to logits without and with their bias."""
+  """Maps [B, 2048] to logits without and with their bias."""
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, Array]:
@@ -333,7 +334,7 @@ _halve = functools.partial(_conv, kernel=3, strides=2, padding="VALID")
 def _chain(
   x: Array, name: str, *layers: tuple[int, int | tuple[int, int]]
 ) -> Array:
-  """Convolutions NAME_1, NAME_2, ... of (width, kernel)."""
+  """Applies convolutions NAME_1, NAME_2, ... with (width, kernel) each."""
   for i, (width, kernel) in enumerate(layers, 1):
     x = _conv(x, f"{name}_{i}", width, kernel)
   return x

@@ -1,7 +1,8 @@
-"""How images come to the size that an evaluation network sees.
+"""Resizes images to the input size of Inception-v3.
 
-- `tf1`: bilinear as TensorFlow 1 had it, without antialiasing and off by up to
-  half a pixel; part of the compiled program. Most published FIDs have it.
+- `tf1`: bilinear as in TensorFlow 1, without antialiasing and misaligned by up
+  to half a pixel. It is part of the compiled program. Most published FIDs use
+  it.
 - `clean`: Pillow's antialiased bicubic in float, channel by channel, on the
   host (Parmar et al. 2022, "On Aliased Resizing and Surprising Subtleties in
   GAN Evaluation", and their code, clean-fid).
@@ -16,7 +17,7 @@ import numpy as np
 from bigscale.types import Array
 
 SIDE = 299
-# What each mode is, for the protocol of a score.
+# Description of each mode in a score's protocol.
 RULES = {
   "tf1": "TensorFlow 1 bilinear, not antialiased, align_corners=False",
   "clean": "clean-FID: Pillow bicubic, antialiased, float in [0, 255]",
@@ -26,15 +27,15 @@ Resize = Literal["tf1", "clean"]
 
 
 def resize_tf1(x_bhwc: Array, side: int = SIDE) -> Array:
-  """TensorFlow 1's bilinear resize, with `align_corners=False`.
+  """Resizes as TensorFlow 1's bilinear with `align_corners=False`.
 
   Args:
     x_bhwc: [B, H, W, C] float32.
-    side: of the result, pixels.
+    side: height and width of the result, pixels.
 
   Returns:
-    [B, side, side, C] float32. Position i is read at i * H / side, which puts
-    the first pixels, not the images' edges, on each other.
+    [B, side, side, C] float32. Position i samples the input at i * H / side,
+    which aligns the first pixels instead of the image edges.
   """
   for axis in (1, 2):
     size = x_bhwc.shape[axis]
@@ -50,11 +51,11 @@ def resize_tf1(x_bhwc: Array, side: int = SIDE) -> Array:
 
 
 def resize_clean(images: np.ndarray, side: int = SIDE) -> np.ndarray:
-  """clean-FID's resize on the host.
+  """Resizes as clean-FID does, on the host.
 
   Args:
     images: [N, H, W, C] uint8.
-    side: of the result, pixels.
+    side: height and width of the result, pixels.
 
   Returns:
     [N, side, side, C] float32 in [0, 255], not rounded.
@@ -68,7 +69,7 @@ def resize_clean(images: np.ndarray, side: int = SIDE) -> np.ndarray:
       )
       for c in range(image.shape[-1])
     ]
-    # Bicubic weights overshoot beside edges.
+    # Bicubic interpolation overshoots near edges.
     return np.clip(np.stack(channels, axis=-1), 0, 255)
 
   out = np.empty((len(images), side, side, images.shape[-1]), np.float32)

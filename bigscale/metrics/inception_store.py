@@ -1,8 +1,9 @@
-"""Weights of the FID's Inception-v3, kept in the cache directory.
+"""Stores the weights of the FID's Inception-v3 in the cache directory.
 
-`bigscale import --format=inception` writes them, once; nothing downloads them.
-The file holds a fingerprint of its own arrays, so that a damaged one is
-refused, and scores name it, so that other weights are not taken for these.
+`bigscale import --format=inception` writes them once; nothing downloads them.
+The file contains a fingerprint of its arrays, so that a damaged file is
+refused. Scores record the fingerprint, which distinguishes them from scores
+with other weights.
 """
 
 import hashlib
@@ -21,30 +22,30 @@ from bigscale.spec import FeatureNetwork, SpecError, require
 FILE = "inception-v3-fid.npz"
 
 _NOTES = ("fingerprint", "source")
-_REMEDY = "write it again: bigscale import --format=inception FILE"
+_REMEDY = "write it again with: bigscale import --format=inception FILE"
 _MISSING = (
-  "there are no weights of the FID's Inception-v3 at {path}, and nothing is "
-  "downloaded here. Get pt_inception-2015-12-05-6726825d.pth (95 MB; release "
-  "`fid_weights` of github.com/mseitzer/pytorch-fid) or the same file of "
-  "torch-fidelity's release v0.2.0, weights-inception-2015-12-05-6726825d.pth "
-  "(github.com/toshas/torch-fidelity), and write: bigscale import "
-  f"--format=inception FILE. It is kept in ${cache.ENVIRONMENT}, else in "
-  "~/.cache/bigscale"
+  "there are no weights of the FID's Inception-v3 at {path}, and they are not "
+  "downloaded automatically. Get pt_inception-2015-12-05-6726825d.pth (95 MB; "
+  "release `fid_weights` of github.com/mseitzer/pytorch-fid), or the same file "
+  "from torch-fidelity's release v0.2.0, "
+  "weights-inception-2015-12-05-6726825d.pth (github.com/toshas/"
+  "torch-fidelity), and run: bigscale import --format=inception FILE. It is "
+  f"stored in ${cache.ENVIRONMENT}, or in ~/.cache/bigscale if that is not set"
 )
 
 
 def make_weights(
   arrays: Mapping[str, np.ndarray], source: str = ""
 ) -> FrozenWeights:
-  """Takes arrays as the network's weights.
+  """Checks arrays and returns them as the network's weights.
 
   Args:
-    arrays: those of `inception.leaves`, by path, float32.
-    source: where they are from; for people.
+    arrays: arrays of `inception.leaves`, by path, float32.
+    source: readable description of their origin.
 
   Raises:
-    SpecError: names what is missing, extra, of another shape or type, or not
-      finite.
+    SpecError: names each array that is missing, unexpected, not finite, or of
+      another shape or dtype.
   """
   wanted = leaves()
   problems = [f"missing {path}" for path in sorted(set(wanted) - set(arrays))]
@@ -61,15 +62,15 @@ def make_weights(
   lines = "\n  ".join(problems)
   require(
     not problems,
-    f"{len(problems)} arrays are not as the FID's Inception-v3 has them:\n"
-    f"  {lines}\nTake the published file from its source again",
+    f"{len(problems)} arrays do not match the FID's Inception-v3:\n"
+    f"  {lines}\nDownload the published file again",
   )
   variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
   return FrozenWeights(variables, fingerprint(arrays), source)
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-  """SHA-256 over paths and little-endian float32 values, sorted by path."""
+  """Returns SHA-256 over paths and little-endian float32 values, sorted."""
   digest = hashlib.sha256()
   for path in sorted(arrays):
     digest.update(path.encode())
@@ -78,17 +79,17 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def save(weights: FrozenWeights, cache_dir: str | None = None) -> str:
-  """Writes the file, whole or not at all, in the place of an older one.
+  """Writes the weights file atomically, replacing an older file.
 
   Args:
-    weights: from `make_weights`.
+    weights: result of `make_weights`.
     cache_dir: see `cache.directory`.
 
   Returns:
-    Its path.
+    The path of the file.
 
   Raises:
-    SpecError: it cannot be written.
+    SpecError: the file cannot be written.
   """
   path = os.path.join(cache.directory(cache_dir), FILE)
   arrays = traverse_util.flatten_dict(weights.variables, sep="/")
@@ -100,8 +101,7 @@ def save(weights: FrozenWeights, cache_dir: str | None = None) -> str:
   except OSError as error:
     raise SpecError(
       f"{path} cannot be written ({error.strerror or error}); set "
-      f"{cache.ENVIRONMENT} to a directory that you may write to, with 100 MB "
-      "of room"
+      f"{cache.ENVIRONMENT} to a writable directory with 100 MB of free space"
     ) from error
   return path
 
@@ -109,15 +109,15 @@ def save(weights: FrozenWeights, cache_dir: str | None = None) -> str:
 def load(
   path: str | None = None, *, cache_dir: str | None = None
 ) -> FrozenWeights:
-  """Reads what `save` wrote, and checks all of it.
+  """Reads and checks the file that `save` writes.
 
   Args:
-    path: of such a file; None takes the one in the cache.
+    path: path of the file; None uses the one in the cache.
     cache_dir: see `cache.directory`.
 
   Raises:
-    SpecError: there is no such file (the message says where to get it), or it
-      is damaged or of another kind.
+    SpecError: the file is missing (the message says where to get it), damaged
+      or of another format.
   """
   path = path or os.path.join(cache.directory(cache_dir), FILE)
   if not os.path.isfile(path):
@@ -126,8 +126,8 @@ def load(
   missing = [name for name in _NOTES if name not in arrays]
   require(
     not missing,
-    f"{path} has no {' and no '.join(missing)}: it is not what an import "
-    "wrote. To use a published file, write: bigscale import "
+    f"{path} has no {' and no '.join(missing)}, so it was not written by an "
+    "import. To use a published file, run: bigscale import "
     f"--format=inception {path}",
   )
   said, source = (str(arrays.pop(name)) for name in _NOTES)
@@ -138,7 +138,7 @@ def load(
   require(
     weights.fingerprint == said,
     f"{path} is damaged: its arrays have the fingerprint "
-    f"{weights.fingerprint[:16]}, and {said[:16]} were written; {_REMEDY}",
+    f"{weights.fingerprint[:16]}, but {said[:16]} was written; {_REMEDY}",
   )
   return weights
 
@@ -148,8 +148,8 @@ def _read(path: str) -> dict[str, np.ndarray]:
     return cache.load(path)
   except cache.UNREADABLE as error:
     raise SpecError(
-      f"{path} cannot be read ({error}): it is cut short, damaged or of "
-      f"another kind; {_REMEDY}"
+      f"{path} cannot be read ({error}): it is truncated, damaged or of "
+      f"another format; {_REMEDY}"
     ) from error
 
 

@@ -1,8 +1,9 @@
 """Fréchet distance within classes (Miyato and Koyama 2018).
 
-The mean over classes of the distance between the samples and the reals of one
-class. It sees what the distance of whole sets cannot: a class that is drawn
-well but under another's label, or that has collapsed to few images.
+This is the mean over classes of the distance between the samples and the reals
+of a class. It detects faults that the distance between whole sets misses: a
+class whose samples are good but carry another label, or a class that has
+collapsed to few images.
 """
 
 from collections.abc import Sequence
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class IntraClassDistance(NamedTuple):
-  """Of the classes of which there are samples or reals.
+  """Distances of the classes that have samples or reals.
 
   Attributes:
-    mean: over classes, each counting the same.
-    classes: [C] int64, labels, rising.
-    distances: [C] float64, of each class.
+    mean: mean over classes, with equal weights.
+    classes: [C] int64, labels in ascending order.
+    distances: [C] float64, distance of each class.
   """
 
   mean: float
@@ -50,14 +51,15 @@ def intra_class_distance(
 
   Args:
     samples_nd: [N, D] features of generated images.
-    sample_labels_n: [N] integers from 0, what they were drawn for.
-    reals_md: [M, D] of real ones.
-    real_labels_m: [M].
-    class_names: by label, for messages.
+    sample_labels_n: [N] integers from 0, labels that samples are conditioned
+      on.
+    reals_md: [M, D] features of real images.
+    real_labels_m: [M] labels of the reals.
+    class_names: class names by label, for messages.
 
   Raises:
-    SpecError: a class of which there are samples or reals has no more of the
-      one or the other than D, features are of different length or not finite.
+    SpecError: a class does not have more than D samples and more than D reals,
+      or features differ in length or are not finite.
   """
   dimension = samples_nd.shape[1]
   require_comparable(dimension, reals_md.shape[1])
@@ -67,12 +69,12 @@ def intra_class_distance(
   ):
     require(
       labels.shape == (len(rows),),
-      f"labels of shape {list(labels.shape)} do not name the classes of "
-      f"{len(rows)} rows; give one label a row",
+      f"labels have shape {list(labels.shape)}, but there are {len(rows)} "
+      "rows; give one label per row",
     )
   classes = np.union1d(sample_labels_n, real_labels_m).astype(np.int64)
   require(len(classes) > 0, "there are no samples and no reals; give some")
-  # All counts first: a late class is not to cost the work of all before it.
+  # Check all counts first, so that a late class cannot waste earlier work.
   for what, labels in (
     ("samples", sample_labels_n),
     ("reals", real_labels_m),
@@ -81,7 +83,7 @@ def intra_class_distance(
       require_enough(
         int((labels == label).sum()),
         dimension,
-        f"the {what} of class {_name(int(label), class_names)}",
+        f"{what} of class {_name(int(label), class_names)}",
         f"give more {what} of it, or leave the class out",
       )
   distances = np.empty(len(classes))
@@ -124,6 +126,6 @@ INTRA_FD = ScoreKind(
   fewest_reals=FD.fewest_reals,
   within_classes=True,
   labels=True,
-  # Classes of which few are held out have no distance of their own.
+  # Classes with few held-out images have no distance.
   floor=False,
 )

@@ -1,8 +1,9 @@
 """Kernel distance between features (Binkowski et al. 2018).
 
-The squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, in its
-unbiased form, so that scores of different counts compare; it may be negative.
-Plain numpy in float64: the score is a small difference of large sums.
+This is the squared maximum mean discrepancy with the kernel (x.y / D + 1)^3.
+The estimator is unbiased, so scores of different sample counts are comparable;
+it may be negative. It is plain numpy in float64 because the score is a small
+difference of large sums.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from bigscale.spec import ScoreKind, require
 if TYPE_CHECKING:
   from bigscale.metrics.features import Seen
 
-# Rows of a block, where there are two such blocks.
+# Rows per block, if both sets have enough rows for two such blocks.
 _BLOCK = 1000
 
 
@@ -28,25 +29,26 @@ def kid(
   subset_size: int = 1000,
   seed: int = 0,
 ) -> dict[str, float]:
-  """The mean over random blocks of both sets.
+  """Returns the mean score over random blocks of both sets.
 
   Args:
     samples_nd: [N, D] features of generated images.
-    reals_md: [M, D] of real ones.
-    subsets: blocks; 2 or more.
-    subset_size: rows of each block, of either set, without replacement.
-    seed: of the blocks.
+    reals_md: [M, D] features of real images.
+    subsets: number of blocks, 2 or more.
+    subset_size: number of rows that a block takes from each set, without
+      replacement.
+    seed: seed of the blocks.
 
   Returns:
-    `kid` and `kid_standard_error`. Blocks share rows, so the spread over them
-    alone would make the error too small; its square here is
-    var (S / (N - S) + 1 / blocks), with S of N rows in a block: the
-    delete-(N - S) jackknife (Shao and Wu 1989) and what a finite number of
-    blocks adds. Of equal distributions it is too large rather.
+    `kid` and `kid_standard_error`. Blocks share rows, so the spread over blocks
+    alone would underestimate the error. Its square here is
+    var (S / (N - S) + 1 / blocks), where a block has S of N rows. This is the
+    delete-(N - S) jackknife (Shao and Wu 1989) plus the variance of a finite
+    number of blocks. For equal distributions it tends to be too large.
 
   Raises:
-    SpecError: fewer than two blocks of two rows, a set smaller than two
-      blocks, features of different length or not finite.
+    SpecError: there are fewer than two blocks of two rows, a set is smaller
+      than two blocks, or features differ in length or are not finite.
   """
   _check(samples_nd, reals_md)
   require(
@@ -62,7 +64,7 @@ def kid(
     f"{2 * subset_size} or use subset_size={max(smaller // 2, 2)}",
   )
   rng = np.random.default_rng(seed)
-  # Two streams: which samples are drawn is not to depend on the reals' number.
+  # Two streams: the choice of samples must not depend on the number of reals.
   of_samples, of_reals = rng.spawn(2)
 
   def block(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -84,16 +86,17 @@ def kid(
 def mmd_squared(
   x_nd: np.ndarray, y_md: np.ndarray, *, tile: int = 2048
 ) -> float:
-  """The unbiased estimate from all pairs of rows.
+  """Returns the unbiased estimate from all pairs of rows.
 
   Args:
-    x_nd: [N, D] of any real type, N >= 2.
+    x_nd: [N, D] of any real dtype, N >= 2.
     y_md: [M, D], M >= 2.
-    tile: pairs computed at once are tile x tile; bounds memory.
+    tile: side of a tile; tile x tile pairs are computed at once, which bounds
+      memory.
 
   Raises:
-    SpecError: a set of fewer than two rows, a tile below 1, features of
-      different length or not finite.
+    SpecError: a set has fewer than two rows, the tile is below 1, or features
+      differ in length or are not finite.
   """
   _check(x_nd, y_md)
   n, m = len(x_nd), len(y_md)
@@ -101,7 +104,7 @@ def mmd_squared(
     min(n, m) >= 2,
     f"{min(n, m)} rows have no pairs, and KID compares pairs; give 2 or more",
   )
-  require(tile >= 1, f"tile={tile} holds no pairs; use 1 or more")
+  require(tile >= 1, f"tile={tile} must be 1 or more")
   within_x = _kernel_sum_of_others(x_nd, tile) / (n * (n - 1))
   within_y = _kernel_sum_of_others(y_md, tile) / (m * (m - 1))
   return within_x + within_y - 2 * _kernel_sum(x_nd, y_md, tile) / (n * m)
@@ -112,7 +115,7 @@ def _kernel(products: np.ndarray, dimension: int) -> np.ndarray:
 
 
 def _kernel_sum(x_nd: np.ndarray, y_md: np.ndarray, tile: int) -> float:
-  """Over all pairs (x, y)."""
+  """Returns the kernel's sum over all pairs (x, y)."""
   total = 0.0
   for i in range(0, len(x_nd), tile):
     x = x_nd[i : i + tile].astype(np.float64)
@@ -123,13 +126,13 @@ def _kernel_sum(x_nd: np.ndarray, y_md: np.ndarray, tile: int) -> float:
 
 
 def _kernel_sum_of_others(x_nd: np.ndarray, tile: int) -> float:
-  """Over all pairs of two different rows of one set."""
+  """Returns the kernel's sum over all pairs of different rows of one set."""
   total = 0.0
   for i in range(0, len(x_nd), tile):
     x = x_nd[i : i + tile].astype(np.float64)
     own = _kernel(x @ x.T, x.shape[1])
     total += float(own.sum() - np.trace(own))
-    # Pairs of two tiles occur twice.
+    # Each pair of rows from two different tiles counts twice.
     total += 2 * _kernel_sum(x, x_nd[i + tile :], tile)
   return total
 
@@ -152,7 +155,7 @@ KID = ScoreKind(
   compute=_score,
   keeps=("features",),
   single_reals=True,
-  # Two blocks of two.
+  # Two blocks of two rows each.
   fewest_samples=4,
   fewest_reals=4,
 )

@@ -1,9 +1,9 @@
-"""The classes that scored samples are drawn for.
+"""Chooses the labels that scored samples are conditioned on.
 
-A distance compares two sets of images. Where some classes are rare among the
-reals, samples of all classes in equal numbers are another set, however good
-each of them is. So samples are of the classes in the proportions of the reals
-that they are compared with, unless a user asks for equal numbers.
+A distance compares two sets of images. If some classes are rare among the
+reals, samples of all classes in equal numbers form a different set, however
+good each sample is. By default, samples therefore follow the class proportions
+of the reals that they are compared with. A user can choose equal numbers.
 """
 
 import logging
@@ -17,18 +17,18 @@ from bigscale.data.proportions import apportion
 from bigscale.spec import require
 
 _ORDER = 0x4F524452
-# Classes that a message or a protocol names.
+# Maximum number of classes named in a message or a protocol.
 _NAMED = 20
 
 _log = logging.getLogger(__name__)
 
 
 class LabelPlan(NamedTuple):
-  """How many samples of each class are scored.
+  """Number of scored samples per class.
 
   Attributes:
-    counts: [K], one number a class; () where samples have no labels.
-    protocol: JSON values that say which rule gave them.
+    counts: [K] number of samples per class; () if samples have no labels.
+    protocol: JSON values that describe the rule behind the counts.
   """
 
   counts: tuple[int, ...]
@@ -36,7 +36,7 @@ class LabelPlan(NamedTuple):
 
 
 def unlabelled(why: str) -> LabelPlan:
-  """Returns the plan of samples that are not drawn for a class."""
+  """Returns the plan of samples that are not conditioned on a class."""
   return LabelPlan((), {"rule": "none", "why": why})
 
 
@@ -47,22 +47,23 @@ def plan_labels(
   class_names: Sequence[str],
   counted: str,
 ) -> LabelPlan:
-  """Decides how many samples of each class are scored.
+  """Chooses how many samples of each class are scored.
 
-  Warns of classes without reals, of which no sample is drawn, and of classes
-  that so few samples leave out.
+  Warns about classes without reals, which get no samples, and about classes
+  that get no samples because `num_samples` is too small.
 
   Args:
-    rule: `reference` follows the reals (largest remainder), `uniform` draws
-      equally many of every class that there are reals of.
-    reals: [K], how many of each class; fractions where records have several
+    rule: `reference` follows the class proportions of the reals (largest
+      remainder method). `uniform` uses equal numbers of every class that has
+      reals.
+    reals: [K] number of reals per class; fractional if records have several
       labels.
-    num_samples: in all.
-    class_names: K of them.
-    counted: which reals these are, for the protocol.
+    num_samples: total number of samples.
+    class_names: names of the K classes.
+    counted: description of the counted reals, for the protocol.
 
   Raises:
-    SpecError: there are no reals of any class.
+    SpecError: no class has reals.
   """
   present = np.asarray(reals) > 0
   require(
@@ -76,7 +77,7 @@ def plan_labels(
   left_out = [class_names[i] for i in np.flatnonzero(present & (counts == 0))]
   if missing:
     _log.warning(
-      "%s has no image of %d of %d classes (%s); no sample of them is scored",
+      "%s has no image of %d of %d classes (%s); these classes get no samples",
       counted,
       len(missing),
       len(class_names),
@@ -84,8 +85,8 @@ def plan_labels(
     )
   if left_out:
     _log.warning(
-      "evaluate.num_samples=%d leave %d of %d classes without a sample (%s): "
-      "the scores say nothing of these; draw more samples",
+      "evaluate.num_samples=%d leaves %d of %d classes without a sample (%s). "
+      "The scores do not cover these classes; use more samples",
       num_samples,
       len(left_out),
       len(class_names),
@@ -107,16 +108,16 @@ def plan_labels(
 
 
 def labels_of(counts: Sequence[int], seed: int) -> np.ndarray | None:
-  """Returns the label of every sample in the order in which they are drawn.
+  """Returns the label of every sample, in the order of generation.
 
-  Sample i's is a function of the counts, the seed and i alone.
+  The label of sample i depends only on the counts, the seed and i.
 
   Args:
-    counts: [K] samples of each class.
-    seed: of the order.
+    counts: [K] number of samples per class.
+    seed: seed of the order.
 
   Returns:
-    [sum of the counts] int32, or None where there are no counts.
+    [sum of the counts] int32, or None if `counts` is empty.
   """
   if not counts:
     return None
@@ -131,5 +132,5 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _few(names: Sequence[str]) -> dict[str, Any]:
-  """How many there are, and the names of some."""
+  """Returns the number of names and the first few."""
   return {"number": len(names), "names": list(names[:_NAMED])}

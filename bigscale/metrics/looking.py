@@ -1,7 +1,7 @@
-"""Looks at samples through networks, and keeps what scores need of them.
+"""Embeds samples with feature networks and collects the inputs of the scores.
 
-All processes of a training look together, at the same samples: their devices
-share the work (`metrics.share`). What was seen is compared by process 0 alone.
+All processes of a run embed the same samples together, so that their devices
+share the work (`metrics.share`). Only process 0 computes scores.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,45 +13,46 @@ import numpy as np
 from bigscale.metrics.features import Embedding, Features, Seen
 from bigscale.metrics.pace import Pace
 from bigscale.metrics.panel import Collector
-from bigscale.metrics.pixels import ImageKeeper, Keeping
+from bigscale.metrics.pixels import ImageKeeper, ImageSelection
 from bigscale.parallel import interruption
 from bigscale.spec import SpecError
 from bigscale.spec.scores import CLASSIFIER
 
-# A prediction counts towards a class's presence from this probability on, and
-# a class is present from this share of its share among the reals.
+# A prediction counts toward the presence of its class if its probability is at
+# least CONFIDENT. A class is present if it has at least
+# PRESENT_SHARE of the predictions expected from its share among the reals.
 CONFIDENT = 0.5
 PRESENT_SHARE = 0.1
-# Of classes whose shares are told, each in a column of its own.
-_MOST_SHARES = 100
+# Maximum number of classes for which `class_share` columns are reported.
+_MAX_SHARES = 100
 
 
 class Asked(NamedTuple):
-  """What samples are looked at with, and for.
+  """The networks and sample counts of one evaluation.
 
   Attributes:
-    networks: embed them.
-    kinds: of scores to be made of each network's features.
-    num_samples: looked at.
-    num_classes: of the classifier, if there is one.
-    pixels: samples that are kept for scores over pixels.
-    class_counts: samples to draw of each class, which sum to `num_samples`;
-      () where samples are not drawn for a class.
-    features: by which each of the networks was opened, for other processes; ()
-      takes the networks' own names.
+    networks: networks that embed the samples.
+    kinds: for each network, the kinds of scores to compute from its features.
+    num_samples: number of samples to embed.
+    num_classes: number of classes of the classifier, if there is one.
+    pixels: for each score over pixels, which samples to keep.
+    class_counts: number of samples per class, which sum to `num_samples`; () if
+      samples are not conditioned on a class.
+    features: the feature name that each network was opened by, from which other
+      processes rebuild it; () uses the networks' own names.
   """
 
   networks: tuple[Features, ...]
   kinds: tuple[tuple[str, ...], ...]
   num_samples: int
   num_classes: int
-  pixels: tuple[Keeping, ...] = ()
+  pixels: tuple[ImageSelection, ...] = ()
   class_counts: tuple[int, ...] = ()
   features: tuple[str, ...] = ()
 
 
 class Tally:
-  """Counts what a classifier takes samples for."""
+  """Counts the classes that a classifier predicts for samples."""
 
   def __init__(self, num_classes: int) -> None:
     self._predicted = np.zeros(num_classes, np.int64)
@@ -59,7 +60,7 @@ class Tally:
     self._agreed = 0
 
   def add(self, embedding: Embedding, labels: np.ndarray) -> None:
-    """Takes a batch and the labels [N] it was drawn for."""
+    """Adds a batch and the labels [N] that its samples are conditioned on."""
     size = len(self._predicted)
     classes = embedding.probabilities.argmax(-1)
     sure = embedding.probabilities.max(-1) >= CONFIDENT
@@ -73,12 +74,12 @@ class Tally:
     class_names: tuple[str, ...],
     conditional: bool,
   ) -> dict[str, float]:
-    """What `Evaluator.score` tells of classes.
+    """Returns the class scores that `Evaluator.score` documents.
 
     Args:
-      label_counts: [K] of the reals.
-      class_names: K of them.
-      conditional: whether the samples were asked for by label.
+      label_counts: [K] number of reals per class.
+      class_names: names of the K classes.
+      conditional: whether the samples are conditioned on labels.
     """
     count = int(self._predicted.sum())
     expected = count * label_counts / label_counts.sum()
@@ -86,22 +87,22 @@ class Tally:
     found = {"classes_present": float(present.sum())}
     if conditional:
       found["label_agreement"] = self._agreed / count
-    if len(class_names) > _MOST_SHARES:
+    if len(class_names) > _MAX_SHARES:
       return found
     shares = zip(class_names, self._predicted, strict=True)
     return found | {f"class_share/{n}": float(c / count) for n, c in shares}
 
 
 class Looked(NamedTuple):
-  """What was seen.
+  """The collected inputs of the scores of one set of samples.
 
   Attributes:
-    seen: by each network.
-    tally: of the classifier's predictions, empty where there is none.
-    kept: by kind of scores over pixels, the samples, or why they could not be
-      kept.
-    throughput: by what was done, see `metrics.pace`.
-    failed: by network, why it has not seen all of them.
+    seen: embeddings of the samples, one entry per network.
+    tally: the classifier's predictions; empty without a classifier.
+    kept: for each kind of score over pixels, the kept samples, or the exception
+      that prevented keeping them.
+    throughput: seconds and images per second of each stage, see `metrics.pace`.
+    failed: by network name, the exception that stopped its embedding.
   """
 
   seen: tuple[Seen, ...]
@@ -117,32 +118,33 @@ def look(
   *,
   or_fewer: bool = False,
 ) -> Looked:
-  """Looks at the first `num_samples` samples.
+  """Embeds the first `num_samples` samples.
 
-  A network that fails, on features that are not finite, say, leaves the others
-  as they are.
+  If one network fails, for example on features that are not finite, the other
+  networks continue.
 
   Args:
-    asked: with what.
+    asked: the networks and the number of samples.
     sample_batches: pairs of images [N, R, R, C] uint8 and labels [N] int32,
-      of any N. No batch is asked for beyond the last one needed.
-    or_fewer: whether fewer samples than were asked for are enough.
+      with any N. No batch is requested after the last one needed.
+    or_fewer: whether to accept fewer samples than `num_samples`.
 
   Raises:
-    SpecError: there are fewer samples than that.
+    SpecError: there are fewer than `num_samples` samples and `or_fewer` is
+      False.
   """
   tally = Tally(asked.num_classes)
   looks = [
-    _Look(network, kinds, tally)
+    _NetworkPass(network, kinds, tally)
     for network, kinds in zip(asked.networks, asked.kinds, strict=True)
   ]
   kept: dict[str, ImageKeeper | Exception] = {
-    keeping.kind: ImageKeeper(keeping) for keeping in asked.pixels
+    selection.kind: ImageKeeper(selection) for selection in asked.pixels
   }
   drawing = Pace()
   batches = drawing.over(_first(sample_batches, asked.num_samples, or_fewer))
   for images, labels in batches:
-    # On each of several processes as often.
+    # Every process must call this the same number of times.
     interruption.point()
     for each in looks:
       each.add(images, labels)
@@ -164,13 +166,13 @@ def look(
   )
 
 
-class _Look:
-  """One network's look at samples.
+class _NetworkPass:
+  """One network's pass over the samples.
 
   Attributes:
-    network: that looks.
-    pace: of its embedding.
-    failed: why it has not seen all samples; None where it has.
+    network: the network that embeds the samples.
+    pace: timing of the embedding.
+    failed: the first exception; None if every sample was embedded.
   """
 
   def __init__(
@@ -183,9 +185,9 @@ class _Look:
     self.failed: Exception | None = None
 
   def add(self, images: np.ndarray, labels: np.ndarray) -> None:
-    """Takes a batch and the labels [N] it was drawn for."""
-    # Of several processes each goes on embedding, for the others do: their
-    # devices share every batch, and would wait for it.
+    """Adds a batch and the labels [N] that its samples are conditioned on."""
+    # With several processes, keep embedding after a failure: the devices of all
+    # processes share every batch, so the other processes would wait.
     if self.failed and jax.process_count() == 1:
       return
     try:
@@ -199,7 +201,7 @@ class _Look:
       self.failed = self.failed or error
 
   def seen(self) -> Seen:
-    """All of it."""
+    """Returns the embeddings of all batches."""
     return self._collector.seen()
 
 
@@ -208,13 +210,13 @@ def _first(
   num_samples: int,
   or_fewer: bool,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Batches that make exactly `num_samples`; the last one is cut."""
+  """Yields exactly `num_samples` samples; cuts the last batch to fit."""
   missing = num_samples
   for images, labels in sample_batches:
     if len(images) != len(labels):
       raise SpecError(
         f"a batch has {len(images)} images and {len(labels)} labels; give "
-        "each image one label (any label where the model takes none)"
+        "one label per image (any label if the model is unconditional)"
       )
     yield images[:missing], labels[:missing]
     missing -= min(missing, len(images))
@@ -223,7 +225,7 @@ def _first(
   if or_fewer:
     return
   raise SpecError(
-    f"{num_samples - missing} samples were given, but this score takes "
-    f"{num_samples}, as many as its baselines; sample more or lower "
-    "evaluate.num_samples"
+    f"{num_samples - missing} samples were given, but this score needs "
+    f"{num_samples}, the same number as its baselines; generate more samples "
+    "or lower evaluate.num_samples"
   )

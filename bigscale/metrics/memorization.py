@@ -1,4 +1,4 @@
-"""The memorization sheet: samples beside the train images most like them."""
+"""The memorization sheet: samples next to their nearest train images."""
 
 from typing import Any, NamedTuple
 
@@ -8,27 +8,28 @@ from bigscale.data.manifest import DataError
 from bigscale.data.reading import Reader, read_many
 from bigscale.data.sources import Source
 from bigscale.metrics.features import Features
-from bigscale.metrics.neighbours import memorization
+from bigscale.metrics.neighbors import memorization
 
-NEIGHBOURS = 5
-# Samples, and held-out reals, whose neighbours are searched.
+NEIGHBORS = 5
+# Maximum number of samples, and of held-out reals, to search neighbors for.
 MOST_SEARCHED = 2000
-# Of ratios.
+# Quantiles of the ratios that are reported.
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 _ROWS = 10
 _WHITE = 255
-# Train images whose features are in memory at once.
+# Number of train images whose features are in memory at once.
 _PART = 10_000
 
 
 class Sheet(NamedTuple):
-  """What a search found.
+  """The result of a search.
 
   Attributes:
-    images: [rows * columns, R, R, C] uint8: in each row a sample, nothing, and
-      its nearest train images; the samples that lie nearest to one come first.
-    columns: images in a row.
-    said: JSON values: distances, ratios and whose they are.
+    images: [rows * columns, R, R, C] uint8. Each row contains a sample, a blank
+      image and the sample's nearest train images. The rows are sorted by the
+      distance to the nearest train image, smallest first.
+    columns: number of images per row.
+    said: JSON values: distances, ratios and image indices.
   """
 
   images: np.ndarray
@@ -43,21 +44,22 @@ def search(
   heldout: Source,
   seed: int = 0,
 ) -> Sheet:
-  """Looks through the whole train split for the images nearest to samples.
+  """Searches the whole train split for the images nearest to each sample.
 
-  A copy lies far nearer than a held-out real does, whose median distance is
-  what all others are divided by (`neighbours.memorization`).
+  Distances are divided by the median distance of held-out reals, so a copy has
+  a ratio far below 1 (`neighbors.memorization`).
 
   Args:
-    network: whose features are compared.
+    network: network whose features are compared.
     samples_nhwc: [N, R, R, C] uint8.
-    train: split that was trained on.
-    heldout: split that was not.
-    seed: of the held-out reals, where there are more than `MOST_SEARCHED`.
+    train: split that the model was trained on.
+    heldout: split that the model was not trained on.
+    seed: seed of the choice of held-out reals, if there are more than
+      `MOST_SEARCHED`.
 
   Raises:
-    SpecError: there are too few images, or half of the held-out ones are in
-      the train split.
+    SpecError: there are too few images, or the train split contains half of the
+      held-out images.
   """
   shape = samples_nhwc.shape[1:]
   unseen = np.arange(len(heldout))
@@ -73,11 +75,11 @@ def search(
       for rows in _parts(np.arange(len(train)))
     ),
     _features(network, unseen_reader, np.sort(unseen)),
-    k=NEIGHBOURS,
+    k=NEIGHBORS,
   )
-  # What cannot be read has no features, and moves the numbers of the others.
+  # Unreadable records have no features, which shifts the indices of the others.
   read = np.setdiff1d(np.arange(len(train)), list(seen_reader.unreadable))
-  nearest = found.neighbours._replace(indices=read[found.neighbours.indices])
+  nearest = found.neighbors._replace(indices=read[found.neighbors.indices])
   first = np.argsort(found.ratios, kind="stable")[:_ROWS]
   rows = [_row(samples_nhwc[i], train, nearest.indices[i]) for i in first]
   quantiles = np.quantile(found.ratios, _QUANTILES)
@@ -105,11 +107,11 @@ def search(
       for sample in first
     ],
   }
-  return Sheet(np.concatenate(rows), 2 + NEIGHBOURS, said)
+  return Sheet(np.concatenate(rows), 2 + NEIGHBORS, said)
 
 
 def _row(sample_hwc: np.ndarray, train: Source, near: np.ndarray) -> np.ndarray:
-  """[2 + k, R, R, C]: a sample, nothing, and the train images nearest to it."""
+  """Returns [2 + k, R, R, C]: a sample, a blank, and the nearest images."""
   side, _, channels = sample_hwc.shape
   blank = np.full_like(sample_hwc, _WHITE)
   images = read_many(train, near, side, channels).images
@@ -123,8 +125,10 @@ def _parts(rows: np.ndarray) -> list[np.ndarray]:
 def _features(
   network: Features, reader: Reader, rows: np.ndarray
 ) -> np.ndarray:
-  """Features [M, D] of the records that can be read, in order."""
+  """Returns features [M, D] of the readable records, in order."""
   found = [network.embed(images).features for images, _ in reader.chunks(rows)]
   if not found:
-    raise DataError(f"none of {len(rows)} records can be read; check the set")
+    raise DataError(
+      f"none of the {len(rows)} records can be read; check the data set"
+    )
   return np.concatenate(found)

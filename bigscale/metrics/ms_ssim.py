@@ -1,12 +1,14 @@
-"""Similarity of images of one class, as a measure of diversity.
+"""MS-SSIM between images of the same class, a measure of diversity.
 
-MS-SSIM (Wang et al. 2003) between random pairs within a class, averaged over
-pairs and classes (Odena et al. 2017): 1 if all images are the same, lower the
-more they differ. Compare with the value of reals, at the same resolution.
+MS-SSIM (Wang et al. 2003) is computed between random pairs within a class and
+averaged over pairs and classes (Odena et al. 2017). It is 1 if all images are
+equal, and lower the more they differ. Compare it with the value of reals at the
+same resolution.
 
-Each scale halves the image and needs 11 x 11 pixels: five scales need a side
-of 176 px. Smaller images get fewer, with the first weights made to add up to 1
-again, so values of different sides do not compare.
+Each scale halves the image and needs at least 11 x 11 pixels, so all five
+scales need a side of 176 px. Smaller images use fewer scales, with the first
+weights rescaled to sum to 1. Values at different resolutions are therefore not
+comparable.
 """
 
 import functools
@@ -24,11 +26,11 @@ from bigscale.types import Array
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA = 11, 1.5
-# Of images in [0, 1].
+# For images in [0, 1].
 _C1, _C2 = 0.01**2, 0.03**2
-# Below two scales it would be SSIM.
+# A single scale would be SSIM, so at least two are required.
 _MIN_SIDE = 2 * _WINDOW
-# Of each class, as Odena et al. draw.
+# Number of pairs per class, as in Odena et al.
 _PAIRS = 100
 
 
@@ -36,9 +38,9 @@ class ClassSimilarity(NamedTuple):
   """MS-SSIM within classes.
 
   Attributes:
-    ms_ssim: mean over classes, each counting the same.
-    scales: 2 to 5, how many the images' side allowed.
-    classes: [C] int64, labels, rising.
+    ms_ssim: mean over classes, with equal weights.
+    scales: number of scales, 2 to 5, that the image size allows.
+    classes: [C] int64, labels in ascending order.
     of_class: [C] float64, mean over the pairs of each class.
   """
 
@@ -49,10 +51,10 @@ class ClassSimilarity(NamedTuple):
 
 
 def scales_of(height: int, width: int) -> int:
-  """How many of the five scales images of this size have.
+  """Returns how many of the five scales images of this size allow.
 
   Raises:
-    SpecError: not even two.
+    SpecError: the images do not allow two scales.
   """
   side = min(height, width)
   require(
@@ -65,10 +67,11 @@ def scales_of(height: int, width: int) -> int:
 
 @jax.jit
 def ms_ssim(a_bhwc: Array, b_bhwc: Array) -> Array:
-  """MS-SSIM of pairs of images.
+  """Returns the MS-SSIM of pairs of images.
 
-  Computed for each channel and averaged over them. Windows lie wholly inside
-  the image. Negative factors count as 0, since their powers are not real.
+  It is computed per channel and averaged over channels. Windows lie entirely
+  inside the image. Negative factors are replaced by 0, because their powers are
+  not real.
 
   Args:
     a_bhwc: [B, H, W, C] uint8.
@@ -102,29 +105,29 @@ def intra_class_ms_ssim(
   class_names: Sequence[str] | None = None,
   chunk: int = 64,
 ) -> ClassSimilarity:
-  """Mean MS-SSIM of random pairs within each class.
+  """Returns the mean MS-SSIM of random pairs within each class.
 
   Args:
     images_nhwc: [N, H, W, C] uint8.
-    labels_n: [N] integers; all zeros where there are no classes.
-    pairs: of two different images, in each class; no ordered pair is drawn
+    labels_n: [N] integers; all zeros if there are no classes.
+    pairs: number of pairs of different images per class. No ordered pair occurs
       twice, so small classes have fewer.
-    seed: of the pairs.
-    class_names: by label, for messages.
-    chunk: pairs computed at once.
+    seed: seed of the choice of pairs.
+    class_names: class names by label, for messages.
+    chunk: number of pairs computed at once.
 
   Raises:
-    SpecError: images are not uint8 or too small, a class has one image only,
-      there is none, or `pairs` or `chunk` is below 1.
+    SpecError: images are not uint8 or too small, a class has only one image,
+      there are no images, or `pairs` or `chunk` is below 1.
   """
   require(
     images_nhwc.dtype == np.uint8 and images_nhwc.ndim == 4,
-    f"images are {images_nhwc.dtype} {list(images_nhwc.shape)}, MS-SSIM takes "
-    "uint8 [N, H, W, C]; convert them",
+    f"images are {images_nhwc.dtype} {list(images_nhwc.shape)}, but MS-SSIM "
+    "takes uint8 [N, H, W, C]; convert them",
   )
   require(
     pairs >= 1 and chunk >= 1,
-    f"pairs={pairs} in chunks of {chunk} are none; use 1 or more of both",
+    f"pairs={pairs} and chunk={chunk} must both be 1 or more",
   )
   scales = scales_of(*images_nhwc.shape[1:3])
   drawn, of_pair = _draw(labels_n, pairs, seed, class_names)
@@ -132,7 +135,7 @@ def intra_class_ms_ssim(
   for start in range(0, len(drawn), chunk):
     interruption.point()
     some = drawn[start : start + chunk]
-    # The last chunk is filled up: one shape, one compilation.
+    # The last chunk is padded, so that only one shape is compiled.
     padded = np.pad(some, ((0, chunk - len(some)), (0, 0)))
     out = ms_ssim(images_nhwc[padded[:, 0]], images_nhwc[padded[:, 1]])
     values[start : start + chunk] = np.asarray(out)[: len(some)]
@@ -147,7 +150,7 @@ def _draw(
   seed: int,
   class_names: Sequence[str] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Indices [P, 2] of two different images of a class, and the classes [P]."""
+  """Draws index pairs [P, 2] within classes; also returns their labels [P]."""
   require(len(labels_n) > 0, "there are no images to compare; give some")
   rng = np.random.default_rng(seed)
   drawn, of_pair = [], []
@@ -157,10 +160,10 @@ def _draw(
     name = f" ({class_names[label]})" if class_names is not None else ""
     require(
       count >= 2,
-      f"class {label}{name} has {count} image, MS-SSIM compares pairs within "
-      "a class; give at least 2 of it, or leave the class out",
+      f"class {label}{name} has {count} image, but MS-SSIM compares pairs "
+      "within a class; give at least 2, or leave the class out",
     )
-    # All ordered pairs of different images, numbered.
+    # Numbers all ordered pairs of different images.
     every = count * (count - 1)
     chosen = rng.choice(every, min(pairs, every), replace=False)
     first, other = np.divmod(chosen, count - 1)
@@ -171,7 +174,7 @@ def _draw(
 
 
 def _ssim(a_bhwc: Array, b_bhwc: Array) -> tuple[Array, Array]:
-  """Mean over positions of SSIM and of its contrast factor alone, [B, C]."""
+  """Returns the mean SSIM and the mean of its contrast factor, each [B, C]."""
   mean_a, mean_b = _blur(a_bhwc), _blur(b_bhwc)
   products = mean_a * mean_b
   squares = mean_a**2 + mean_b**2
@@ -183,10 +186,10 @@ def _ssim(a_bhwc: Array, b_bhwc: Array) -> tuple[Array, Array]:
 
 
 def _blur(x_bhwc: Array) -> Array:
-  """Gaussian windows, as products with banded matrices.
+  """Applies a Gaussian window, as products with banded matrices.
 
-  Convolutions of single channels are slow on CPU, and round to bfloat16 on TPU
-  by default.
+  Single-channel convolutions are slow on CPU and round to bfloat16 on TPU by
+  default.
   """
   multiply = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
   rows = multiply("oh,bhwc->bowc", _band(x_bhwc.shape[1]), x_bhwc)
@@ -194,7 +197,7 @@ def _blur(x_bhwc: Array) -> Array:
 
 
 def _band(size: int) -> np.ndarray:
-  """[size - 10, size] float32; each row a window one step further."""
+  """Returns the [size - 10, size] float32 matrix of a sliding window."""
   offset = np.arange(_WINDOW) - _WINDOW // 2
   window = np.exp(-(offset**2) / (2 * _SIGMA**2))
   window /= window.sum()
@@ -205,14 +208,14 @@ def _band(size: int) -> np.ndarray:
 
 
 def _halve(x_bhwc: Array) -> Array:
-  """Means of 2 x 2 pixels; an odd last row or column is left out."""
+  """Averages 2 x 2 pixels; drops an odd last row or column."""
   b, h, w, c = x_bhwc.shape
   x_bhwc = x_bhwc[:, : h // 2 * 2, : w // 2 * 2]
   return x_bhwc.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
 def _score(samples: KeptImages) -> dict[str, float]:
-  """Each class counts the same."""
+  """Returns the mean over classes, with equal weights."""
   found = intra_class_ms_ssim(
     samples.images, samples.labels, class_names=samples.class_names or None
   )
@@ -221,11 +224,11 @@ def _score(samples: KeptImages) -> dict[str, float]:
 
 MS_SSIM = ScoreKind(
   name="ms_ssim",
-  # Less alike is more diverse.
+  # Less similarity means more diversity.
   columns={"ms_ssim": "less"},
   compute=_score,
   over="pixels",
-  # Two of a class make a pair.
+  # A pair needs two images of a class.
   fewest_samples=2,
   within_classes=True,
   smallest_side=_MIN_SIDE,

@@ -1,6 +1,6 @@
-"""What must be there before scores are computed: networks, images, classes.
+"""Checks the networks, image counts and classes that scores require.
 
-All of it takes seconds: no classifier is trained and no image is decoded.
+The checks take seconds: no classifier is trained and no image is decoded.
 """
 
 from typing import NamedTuple
@@ -15,21 +15,21 @@ from bigscale.metrics import demands
 from bigscale.metrics.classifier import FEATURES
 from bigscale.metrics.classifier_store import check_source
 from bigscale.metrics.features import Features, open_network
-from bigscale.metrics.reference import MOST_KEPT
+from bigscale.metrics.reference import MAX_KEPT
 from bigscale.spec import SpecError, require
 from bigscale.spec.scores import CLASSIFIER, Score, by_feature, column
 
 
 class Setup(NamedTuple):
-  """What is to be scored.
+  """The scores of an evaluation and their settings.
 
   Attributes:
-    scores: names.
+    scores: names of scores.
     image_shape: (R, R, C) of samples and reals.
-    num_classes: of the model, 0 if it is unconditional.
-    num_samples: that each score takes.
-    num_reals: to compare with; 0 takes all.
-    seed: of the classifier, the halves and the baselines.
+    num_classes: number of classes of the model, 0 if it is unconditional.
+    num_samples: number of samples that each score uses.
+    num_reals: number of reals to compare with; 0 uses all.
+    seed: seed of the classifier, the random halves and the baselines.
     cache_dir: see `cache.directory`.
     classifier_steps: see `train_classifier`.
     labels: see `EvalSpec.labels`.
@@ -47,7 +47,7 @@ class Setup(NamedTuple):
 
   @property
   def rule(self) -> str:
-    """The rule by which labels of samples are drawn."""
+    """How the labels of samples are chosen; "none" if unconditional."""
     return self.labels if self.num_classes else "none"
 
 
@@ -55,11 +55,12 @@ def open_networks(train: Source, setup: Setup) -> dict[str, Features | None]:
   """Opens the networks, and checks that every score can be computed.
 
   Args:
-    train: split to compare with, whole.
-    setup: the scores.
+    train: whole split to compare with.
+    setup: the scores and their settings.
 
   Returns:
-    By feature, "" of pixels; None where there is none, or one is trained later.
+    Networks by feature. None for the classifier, which is trained later, and
+    for "", the scores over pixels.
 
   Raises:
     SpecError: names every score that cannot be computed, and why.
@@ -81,25 +82,27 @@ def open_networks(train: Source, setup: Setup) -> dict[str, Features | None]:
 
 def _open(
   feature: str, train: Source, setup: Setup
-) -> tuple[Features | None, demands.Outputs]:
+) -> tuple[Features | None, demands.OutputSizes]:
   if not feature:
-    return None, demands.Outputs()
+    return None, demands.OutputSizes()
   if feature == CLASSIFIER:
-    return None, _outputs_of_classifier(train, setup)
+    return None, _classifier_output_sizes(train, setup)
   network = open_network(feature, setup.cache_dir)
-  return network, outputs_of(network)
+  return network, output_sizes(network)
 
 
-def outputs_of(network: Features) -> demands.Outputs:
-  """Returns what a network makes of an image."""
-  return demands.Outputs(network.dimension, network.num_classes)
+def output_sizes(network: Features) -> demands.OutputSizes:
+  """Returns the sizes of a network's outputs."""
+  return demands.OutputSizes(network.dimension, network.num_classes)
 
 
-def _outputs_of_classifier(train: Source, setup: Setup) -> demands.Outputs:
-  """Of the classifier that is yet to be trained.
+def _classifier_output_sizes(
+  train: Source, setup: Setup
+) -> demands.OutputSizes:
+  """Returns the output sizes of the classifier before it is trained.
 
   Raises:
-    SpecError: none can be trained on the source.
+    SpecError: no classifier can be trained on the source.
   """
   whole = train.whole if isinstance(train, Subset) else train
   stacked = isinstance(whole, StackedSource)
@@ -107,29 +110,30 @@ def _outputs_of_classifier(train: Source, setup: Setup) -> demands.Outputs:
   channels = setup.image_shape[2]
   require(
     not stacked or channels == 3,
-    f"model.image_channels={channels}, and {whole!r} has stacks of 3; use 3",
+    f"model.image_channels={channels} must be 3, because {whole!r} stacks 3 "
+    "digits; use 3",
   )
   dimension = FEATURES * (3 if stacked else 1)
-  return demands.Outputs(dimension, train.num_classes)
+  return demands.OutputSizes(dimension, train.num_classes)
 
 
-def known_of(train: Source, setup: Setup) -> demands.Known:
-  """What is known of the images without any look at the labels."""
+def image_facts(train: Source, setup: Setup) -> demands.ImageFacts:
+  """Returns facts about the images that do not require reading labels."""
   reals = setup.num_reals or len(train)
-  return demands.Known(
+  return demands.ImageFacts(
     side=setup.image_shape[0],
     num_samples=setup.num_samples,
     sample_counts=() if setup.rule == "none" else None,
     num_reals=reals,
-    kept_reals=min(reals, MOST_KEPT),
+    kept_reals=min(reals, MAX_KEPT),
     class_names=train.class_names,
     rule=setup.rule,
   )
 
 
-def _expect(train: Source, setup: Setup) -> demands.Known:
-  """What is known of the images before any is read."""
-  known = known_of(train, setup)
+def _expect(train: Source, setup: Setup) -> demands.ImageFacts:
+  """Returns facts about the images, with class counts if they are cheap."""
+  known = image_facts(train, setup)
   rows = [Score.parse(name).row for name in setup.scores]
   within = any(row.within_classes for row in rows)
   if not within or setup.rule == "none" or not train.counts_quickly:
@@ -145,9 +149,11 @@ def _expect(train: Source, setup: Setup) -> demands.Known:
     present if setup.rule == "uniform" else counts, setup.num_samples
   )
   if setup.rule == "reference" and setup.num_reals:
-    # They follow the reals that are chosen, of which classes may have more.
+    # Labels follow the reals, and a random choice may have more of a class.
     share = setup.num_reals / len(train)
-    more = demands.most_of(counts, share) / np.maximum(counts * share, 1e-9)
+    more = demands.max_class_counts(counts, share) / np.maximum(
+      counts * share, 1e-9
+    )
     drawn = np.ceil(drawn * np.where(present, more, 0))
-  kept = demands.most_of(counts, known.kept_reals / len(train))
+  kept = demands.max_class_counts(counts, known.kept_reals / len(train))
   return known._replace(sample_counts=drawn.tolist(), real_counts=kept.tolist())

@@ -1,4 +1,4 @@
-"""How fast something is that is done again and again."""
+"""Measures the throughput of a repeated operation."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -8,15 +8,15 @@ T = TypeVar("T")
 
 
 class Pace:
-  """Counts images and the seconds that they took."""
+  """Counts images and the seconds spent on them."""
 
   def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-    """Has seen nothing."""
+    """Starts with no calls."""
     self._clock = clock
     self._calls: list[tuple[int, float]] = []
 
   def of(self, count: int, work: Callable[[], T]) -> T:
-    """Does the work, on so many images."""
+    """Runs `work`, which processes `count` images, and returns its result."""
     started = self._clock()
     result = work()
     self._calls.append((count, self._clock() - started))
@@ -25,7 +25,7 @@ class Pace:
   def over(
     self, batches: Iterable[tuple[Any, Any]]
   ) -> Iterator[tuple[Any, Any]]:
-    """Yields batches, whose first halves are images; making them counts."""
+    """Yields (images, ...) batches and times how long each takes to produce."""
     remaining = iter(batches)
     while True:
       started = self._clock()
@@ -37,9 +37,9 @@ class Pace:
       yield batch
 
   def summary(self) -> dict[str, float]:
-    """`seconds` in all, and `images_per_second` once things are compiled.
+    """Returns total `seconds`, and `images_per_second` after compilation.
 
-    The rate leaves the first call out, where there are others.
+    The rate excludes the first call if there are others.
     """
     seconds = sum(spent for _, spent in self._calls)
     steady = self._calls[1:] or self._calls

@@ -1,4 +1,4 @@
-"""Several scores of one set of samples over one network's features."""
+"""Computes several scores of one set of samples from one network's features."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,17 +17,18 @@ _log = logging.getLogger(__name__)
 
 
 class Collector:
-  """Embeds images, and keeps what the scores need of them."""
+  """Embeds images and collects the inputs of the scores."""
 
   def __init__(
     self, network: Features, kinds: Collection[str], keep: int | None = None
   ) -> None:
-    """Has seen nothing.
+    """Starts with no images.
 
     Args:
-      network: embeds.
-      kinds: of scores that will be asked for.
-      keep: images of which features are kept, the first; None keeps all.
+      network: network that embeds the images.
+      kinds: kinds of scores that will be computed.
+      keep: number of images whose features are kept, starting with the first;
+        None keeps all. The moments always cover all images.
     """
     self._network = network
     self._moments = FeatureMoments.empty(network.dimension)
@@ -38,13 +39,13 @@ class Collector:
     self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
   def add(self, images: np.ndarray, labels: np.ndarray) -> Embedding:
-    """Takes [N, H, W, C] uint8 images and their labels [N]."""
+    """Embeds and adds [N, H, W, C] uint8 images with their labels [N]."""
     embedding = self._network.embed(images)
     self.take(embedding, labels)
     return embedding
 
   def take(self, embedding: Embedding, labels: np.ndarray) -> None:
-    """Takes what the network made of N images, and their labels [N].
+    """Adds the embedding of N images and their labels [N].
 
     Raises:
       SpecError: features are not finite.
@@ -56,18 +57,18 @@ class Collector:
     self._left = None if self._left is None else self._left - count
     features = slice(count if self._features else 0)
     probabilities = slice(count if self._probabilities else 0)
-    labelled = slice(max(features.stop, probabilities.stop))
-    # Copies: an empty view would hold what it is a view of.
+    labeled = slice(max(features.stop, probabilities.stop))
+    # Copies: a view of length 0 would keep the whole array in memory.
     self._kept.append(
       (
         embedding.features[features].copy(),
         embedding.probabilities[probabilities].copy(),
-        np.array(labels[labelled], np.int32),
+        np.array(labels[labeled], np.int32),
       )
     )
 
   def seen(self) -> Seen:
-    """All of it."""
+    """Returns everything collected so far."""
     if not self._kept:
       empty = np.zeros((0, self._network.dimension), np.float32)
       return Seen(self._moments, empty, empty, np.zeros(0, np.int32))
@@ -78,15 +79,16 @@ class Collector:
 def compute(
   kinds: Sequence[str], feature: str, *given: Any
 ) -> dict[str, float]:
-  """Computes kinds of one function, and checks what it gives.
+  """Computes kinds of scores that share a function, and checks its result.
 
   Args:
-    kinds: of scores, whose rows have the same function.
-    feature: the network, the last part of the columns' names; "" over pixels.
-    *given: what the function takes.
+    kinds: kinds of scores whose rows have the same `compute` function.
+    feature: name of the network, the last part of the column names; "" for
+      scores over pixels.
+    *given: arguments of the function.
 
   Raises:
-    SpecError: a number is missing or not finite, or a user's function fails.
+    SpecError: a value is missing or not finite, or a user's function fails.
   """
   name = " and ".join(column(kind, feature) for kind in kinds)
   try:
@@ -98,7 +100,7 @@ def compute(
       raise
     _log.exception("%s failed", name)
     raise SpecError(
-      f"{name} failed with {type(error).__name__}: {error}; mend {kinds[0]}"
+      f"{name} failed with {type(error).__name__}: {error}; fix {kinds[0]}"
     ) from error
   found = {}
   for kind in kinds:
@@ -108,18 +110,18 @@ def compute(
 
 
 def _number(name: str, part: str, values: Any) -> float:
-  """One of the numbers that a function gives."""
+  """Returns one column of a score function's result, checked."""
   value = values.get(part) if isinstance(values, Mapping) else None
   real = isinstance(value, int | float | np.integer | np.floating)
   if not real or isinstance(value, bool) or np.ndim(value):
     raise SpecError(
-      f"{name} is to give a number for its column {part!r}, and gives "
+      f"{name} must return a number for its column {part!r}, but returned "
       f"{values!r}; return {{{part!r}: ...}}"
     )
   if not np.isfinite(value):
     raise SpecError(
-      f"{name} gives {part}={value}, which is no finite number and ranks "
-      "nothing; look at the samples, and at what computes it"
+      f"{name} returned {part}={value}, which is not finite and cannot be "
+      "ranked; check the samples and the score's function"
     )
   return value if isinstance(value, int) else float(value)
 
@@ -127,16 +129,16 @@ def _number(name: str, part: str, values: Any) -> float:
 def compare(
   samples: Seen, reals: Seen, kinds: Collection[str], feature: str
 ) -> dict[str, float]:
-  """The scores of samples against reals.
+  """Returns the scores of samples against reals.
 
   Args:
-    samples: to score.
-    reals: to compare with.
-    kinds: of scores.
-    feature: name of the network, the last part of the scores' names.
+    samples: embeddings to score.
+    reals: embeddings of the reals to compare with.
+    kinds: kinds of scores.
+    feature: name of the network, the last part of the score names.
 
   Raises:
-    SpecError: there are too few of either for a score.
+    SpecError: there are too few samples or reals for a score.
   """
   found: dict[str, float] = {}
   for together in _together(kinds):
@@ -147,10 +149,10 @@ def compare(
 def compare_each(
   samples: Seen, reals: Seen, kinds: Collection[str], feature: str
 ) -> tuple[dict[str, float], dict[str, Exception]]:
-  """The same, where a score that fails leaves the others as they are.
+  """Returns the same scores, and continues after a score that fails.
 
   Returns:
-    The columns, and by the score's name what failed.
+    The columns, and the exception of each failed score by its name.
   """
   found: dict[str, float] = {}
   failed: dict[str, Exception] = {}
@@ -159,7 +161,7 @@ def compare_each(
     try:
       found |= compute(together, feature, samples, reals)
     except Exception as error:
-      # Also what linear algebra and a full memory end in.
+      # Includes failures of linear algebra and out-of-memory errors.
       failed |= {column(kind, feature): error for kind in together}
   return found, failed
 
@@ -167,15 +169,15 @@ def compare_each(
 def floors(
   heldout: Seen, reals: Seen, kinds: Collection[str], feature: str
 ) -> dict[str, float]:
-  """What held-out reals get, as `SCORE_floor`.
+  """Returns the scores of held-out reals, named `SCORE_floor`.
 
-  Where they are too few for a score, it has no floor and a warning says so:
-  samples can be scored without.
+  A score that needs more held-out reals than there are gets no floor, and a
+  warning is logged. Samples can be scored without a floor.
 
   Args:
-    heldout: reals that are not in `reals`.
-    reals: to compare with.
-    kinds: of scores; those whose rows say so have none.
+    heldout: embeddings of reals that are not in `reals`.
+    reals: embeddings of the reals to compare with.
+    kinds: kinds of scores. Kinds whose row has `floor=False` are skipped.
     feature: name of the network.
   """
   found: dict[str, float] = {}
@@ -192,12 +194,12 @@ def floors(
 
 
 def of_reals(kinds: Collection[str]) -> tuple[str, ...]:
-  """The kinds that look at more of the reals than their moments."""
+  """Returns the kinds that need more of the reals than their moments."""
   return tuple(kind for kind in kinds if kind_of(kind).single_reals)
 
 
 def _together(kinds: Collection[str]) -> list[list[str]]:
-  """Kinds in the order asked for, those of the same function in one list."""
+  """Groups kinds that share a function; keeps the given order."""
   found: dict[Callable[..., Any], list[str]] = {}
   for kind in kinds:
     found.setdefault(kind_of(kind).compute, []).append(kind)

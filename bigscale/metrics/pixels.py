@@ -1,7 +1,7 @@
-"""Scores over pixels: which images are kept for them, and what comes out.
+"""Scores over pixels: which images are kept, and the scores of held-out reals.
 
-Of every class the first images that come are kept, as many as the score's row
-asks for, so that memory stays bounded.
+For each class, the first images are kept, up to the number that the score's row
+sets. This bounds memory.
 """
 
 import logging
@@ -15,24 +15,25 @@ from bigscale.data.sources import Source
 from bigscale.metrics import cache
 from bigscale.metrics.features import KeptImages
 from bigscale.metrics.panel import compute
-from bigscale.metrics.reference import VERSION, MostBad, say_unreadable
+from bigscale.metrics.reference import VERSION, MaxBad, warn_unreadable
 from bigscale.parallel import interruption
 from bigscale.spec import SpecError, require
 from bigscale.spec.scores import column, identity, kind_of
 
-# Of images kept for a score, over all classes.
-_MOST_BYTES = 2**30
+# Memory limit of the images kept for one score, over all classes.
+_MAX_BYTES = 2**30
 
 _log = logging.getLogger(__name__)
 
 
-class Keeping(NamedTuple):
-  """Which images are kept.
+class ImageSelection(NamedTuple):
+  """Which images are kept for a score.
 
   Attributes:
-    kind: of the score that they are for.
+    kind: kind of score that the images are for.
     image_shape: (R, R, C).
-    class_names: as many are kept of each; () takes all images for one class.
+    class_names: the same number of images is kept for each; () treats all
+      images as one class.
   """
 
   kind: str
@@ -41,14 +42,14 @@ class Keeping(NamedTuple):
 
   @property
   def per_class(self) -> int:
-    """Images kept of each class: what the row asks for, or what has room."""
+    """Number of images kept per class: the row's number or the memory limit."""
     classes = max(1, len(self.class_names))
-    room = _MOST_BYTES // (classes * int(np.prod(self.image_shape)))
+    room = _MAX_BYTES // (classes * int(np.prod(self.image_shape)))
     return max(2, min(kind_of(self.kind).images_per_class or room, room))
 
   @property
   def protocol(self) -> dict[str, Any]:
-    """What the score depends on, as JSON values."""
+    """Everything that the score depends on, as JSON values."""
     more = kind_of(self.kind).protocol
     return {
       **(more(self.image_shape) if more else {}),
@@ -58,28 +59,28 @@ class Keeping(NamedTuple):
 
 
 class ImageKeeper:
-  """Keeps images of a set for a score."""
+  """Keeps the first images of each class for a score."""
 
-  def __init__(self, keeping: Keeping) -> None:
-    """Keeps none yet."""
-    self._keeping = keeping
-    self._counts = np.zeros(max(1, len(keeping.class_names)), np.int64)
+  def __init__(self, selection: ImageSelection) -> None:
+    """Starts with no images."""
+    self._selection = selection
+    self._counts = np.zeros(max(1, len(selection.class_names)), np.int64)
     self._kept: list[tuple[np.ndarray, np.ndarray]] = []
 
   @property
   def full(self) -> bool:
-    """Whether every class has as many as are kept."""
-    return bool((self._counts >= self._keeping.per_class).all())
+    """Whether every class has all its images."""
+    return bool((self._counts >= self._selection.per_class).all())
 
   def add(self, images: np.ndarray, labels: np.ndarray) -> None:
-    """Takes [N, R, R, C] uint8 images and their labels [N]."""
+    """Adds [N, R, R, C] uint8 images and their labels [N]."""
     if self.full:
       return
-    if not self._keeping.class_names:
+    if not self._selection.class_names:
       labels = np.zeros(len(images), np.int64)
     chosen = []
     for label in np.unique(labels):
-      room = self._keeping.per_class - self._counts[label]
+      room = self._selection.per_class - self._counts[label]
       rows = np.flatnonzero(labels == label)[: max(0, room)]
       self._counts[label] += len(rows)
       chosen.append(rows)
@@ -94,72 +95,72 @@ class ImageKeeper:
     """
     require(bool(self._kept), "there are no images to compare; give some")
     images, labels = map(np.concatenate, zip(*self._kept, strict=True))
-    kept = KeptImages(images, labels, self._keeping.class_names)
-    return compute([self._keeping.kind], "", kept)
+    kept = KeptImages(images, labels, self._selection.class_names)
+    return compute([self._selection.kind], "", kept)
 
 
 def pixel_floor(
-  keeping: Keeping,
+  selection: ImageSelection,
   heldout: Source,
   seed: int,
   cache_dir: str | None = None,
-  most_bad: MostBad | None = None,
+  max_bad: MaxBad | None = None,
 ) -> dict[str, float]:
-  """Computes a score of held-out reals, as `COLUMN_floor`.
+  """Computes a score of held-out reals, named `COLUMN_floor`.
 
-  {} with a warning where they are too few, and where the score's row says that
-  it has no floor. Of held-out records that could not be read,
-  `SCORE_floor_unreadable` is the number.
+  Returns {} if the score's row has `floor=False`. If there are too few held-out
+  reals, logs a warning and returns {}. `SCORE_floor_unreadable` is the number
+  of held-out records that could not be read, if there are any.
 
   Args:
-    keeping: which images are kept, of samples too.
+    selection: which images are kept; the same for samples and reals.
     heldout: split to read.
-    seed: of the choice of reals.
+    seed: seed of the choice of reals.
     cache_dir: see `bigscale.metrics.cache.directory`.
-    most_bad: how many of so many records may be unusable; None allows any
-      number.
+    max_bad: maps a number of records to how many of them may be unusable;
+      None allows any number.
 
   Raises:
-    DataError: more records cannot be used.
+    DataError: more records than `max_bad` allows are unusable.
   """
-  if not kind_of(keeping.kind).floor:
+  if not kind_of(selection.kind).floor:
     return {}
-  name = column(keeping.kind, "")
+  name = column(selection.kind, "")
   content = {
     "pixels_version": VERSION,
     "reading_version": reading.VERSION,
     "heldout": heldout.identity,
     "seed": seed,
-    **keeping._asdict(),
-    "kind": identity(keeping.kind),
-    "protocol": keeping.protocol,
+    **selection._asdict(),
+    "kind": identity(selection.kind),
+    "protocol": selection.protocol,
   }
   label = f"{heldout.name.split('/')[0]} {name}"
   path = cache.path_of(cache_dir, "reference", label, content)
-  allowed = most_bad and most_bad(len(heldout))
+  allowed = max_bad and max_bad(len(heldout))
   arrays = cache.read(path)
-  columns = tuple(kind_of(keeping.kind).columns)
+  columns = tuple(kind_of(selection.kind).columns)
   if arrays is None or arrays.keys() != {*columns, "unreadable", "example"}:
-    arrays = _compute_floor(keeping, heldout, seed, allowed)
+    arrays = _compute_floor(selection, heldout, seed, allowed)
     if not arrays:
       return {}
     cache.write(path, arrays)
   found = {f"{part}_floor": float(arrays[part]) for part in columns}
   bad = int(arrays["unreadable"])
   if bad:
-    say_unreadable(heldout, bad, str(arrays["example"]), allowed)
+    warn_unreadable(heldout, bad, str(arrays["example"]), allowed)
     found[f"{name}_floor_unreadable"] = bad
   return found
 
 
 def _compute_floor(
-  keeping: Keeping, heldout: Source, seed: int, allowed: int | None
+  selection: ImageSelection, heldout: Source, seed: int, allowed: int | None
 ) -> dict[str, np.ndarray]:
-  """What is kept of a floor; {} where there is none."""
-  keeper = ImageKeeper(keeping)
-  # Neighbours on disk may be views of one thing.
+  """Returns the arrays to cache for a floor; {} if there is no floor."""
+  keeper = ImageKeeper(selection)
+  # Shuffled: records that are adjacent on disk may show the same object.
   order = np.random.default_rng((seed, 3)).permutation(len(heldout))
-  reader = Reader(heldout, keeping.image_shape, allowed)
+  reader = Reader(heldout, selection.image_shape, allowed)
   for images, labels in reader.chunks(order):
     interruption.point()
     keeper.add(images, labels)
@@ -168,7 +169,7 @@ def _compute_floor(
   try:
     found = keeper.scores()
   except SpecError as error:
-    name = column(keeping.kind, "")
+    name = column(selection.kind, "")
     _log.warning("%s: no floor of held-out reals: %s", name, error)
     return {}
   met = reader.facts()

@@ -1,14 +1,17 @@
-"""Precision and recall by nearest neighbours, density and coverage.
+"""Nearest-neighbor scores: precision, recall, density and coverage.
 
-*   Precision and recall (Kynkäänniemi et al. 2019): the share of samples that
-    lie in some ball around a real which reaches to its k-th nearest real, and
-    of reals in some such ball around a sample; k = 3, boundaries inside.
-*   Density and coverage (Naeem et al. 2020): over k, how many such balls of
-    reals hold a sample on average (1 where both agree; may exceed 1), and the
-    share of these balls that hold any sample; k = 5, boundaries outside, as
-    in the authors' code.
+*   Precision and recall (Kynkäänniemi et al. 2019) use a ball around each image
+    that reaches to its k-th nearest neighbor in its own set, with k = 3.
+    Precision is the share of samples inside some ball of a real. Recall is the
+    share of reals inside some ball of a sample. Points on a boundary are
+    inside.
+*   Density and coverage (Naeem et al. 2020) use balls of reals with k = 5.
+    Density is the mean number of balls that contain a sample, divided by k: 1
+    if both sets agree, possibly more. Coverage is the share of balls that
+    contain any sample. Points on a boundary are outside, as in the authors'
+    code.
 
-All four depend on the numbers of samples: compare equal counts only.
+All four depend on the number of samples, so compare only equal counts.
 """
 
 import dataclasses
@@ -27,7 +30,7 @@ from bigscale.spec import ScoreKind, require
 
 
 class PrecisionRecall(NamedTuple):
-  """Each in [0, 1], but for `density`, which is 0 or more."""
+  """The four scores, each in [0, 1] except `density`, which is 0 or more."""
 
   precision: float
   recall: float
@@ -47,18 +50,19 @@ def precision_recall(
 
   Args:
     samples_nd: [N, D] features of generated images.
-    reals_md: [M, D] of real ones; as many as samples, to compare with others.
-    k: neighbour that precision's and recall's balls reach to.
-    density_k: neighbour that density's and coverage's balls reach to.
-    tiles: pairs that are compared at once; bounds memory.
+    reals_md: [M, D] features of real images; use M = N to compare with other
+      results.
+    k: neighbor that the balls of precision and recall reach to.
+    density_k: neighbor that the balls of density and coverage reach to.
+    tiles: number of pairs compared at once, which bounds memory.
 
   Raises:
-    SpecError: a set has too few rows to have so many neighbours, features are
-      of different length or not finite.
+    SpecError: a set has too few rows for that many neighbors, or features
+      differ in length or are not finite.
   """
   require(
     min(k, density_k) >= 1,
-    f"k={k} and density_k={density_k} must name a neighbour; use 1 or more",
+    f"k={k} and density_k={density_k} must both be 1 or more",
   )
   for name, count, needed in (
     ("samples", len(samples_nd), k + 1),
@@ -70,7 +74,7 @@ def precision_recall(
       f"density_k={density_k}, which needs at least {needed}; give more "
       f"{name}",
     )
-  # Every row is its own nearest, at distance 0: the k-th other has index k.
+  # Every row is its own nearest row, so its k-th neighbor has index k.
   between_reals = nearest(
     reals_md, reals_md, max(k, density_k) + 1, tiles
   ).distances
@@ -93,7 +97,7 @@ def precision_recall(
 
 
 def _score(samples: Seen, reals: Seen) -> dict[str, float]:
-  """All four at once: they share their searches for neighbours."""
+  """Computes all four scores at once, because they share neighbor searches."""
   return precision_recall(samples.features, reals.features)._asdict()
 
 
@@ -103,7 +107,7 @@ PRECISION_RECALL = ScoreKind(
   compute=_score,
   keeps=("features",),
   single_reals=True,
-  # As many neighbours, and one more.
+  # One more than the number of neighbors.
   fewest_samples=4,
   fewest_reals=6,
 )

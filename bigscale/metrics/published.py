@@ -1,10 +1,10 @@
-"""Scores against moments that somebody else has measured.
+"""Scores samples against published moments.
 
-A published FID compares with one of ours only if the reals are the same: their
-number, crop and size, which moments cannot show, and their resizing and
-network, which some files tell. What a file tells is held against what the
-samples get, and a difference is refused; what it leaves open goes into the
-protocol as null, with a warning.
+A published FID is comparable with ours only if it uses the same reals, resizing
+and network. Moments do not show the number, crop and size of the reals, but
+some files state the resizing and the network. A file that states another
+resizing or network than the samples get is refused. What a file does not state
+is null in the protocol, and a warning is logged.
 """
 
 import logging
@@ -18,7 +18,7 @@ from bigscale.metrics.evaluator import Evaluator, Panel, describe_networks
 from bigscale.metrics.features import Features, Seen, open_network
 from bigscale.metrics.fid import FeatureMoments, require_enough
 from bigscale.metrics.labels import LabelPlan
-from bigscale.metrics.opening import outputs_of
+from bigscale.metrics.opening import output_sizes
 from bigscale.metrics.reference import Reference
 from bigscale.spec import require
 from bigscale.spec.scores import CLASSIFIER, by_feature, column, kind_of
@@ -27,17 +27,16 @@ _log = logging.getLogger(__name__)
 
 
 class Published(NamedTuple):
-  """Moments of reals, and what is known of them.
+  """Moments of reals, and what their file states about them.
 
   Attributes:
-    file: that holds them, for messages.
-    moments: their `count` is None where nobody says it.
-    resize: how images came to the network's size, None where nobody says.
-    feature: name of the network, None where nobody says.
-    weights: fingerprint of the network's, None where nobody says.
-    provenance: JSON values that tell one such file from another.
-    label_counts: [K], how many of the images each class has; None where nobody
-      says.
+    file: file of the moments, for messages.
+    moments: moments; `count` is None if it is unknown.
+    resize: how images were resized for the network, None if unknown.
+    feature: name of the network, None if unknown.
+    weights: fingerprint of the network's weights, None if unknown.
+    provenance: JSON values that identify the file.
+    label_counts: [K] number of images per class, None if unknown.
   """
 
   file: str
@@ -58,32 +57,32 @@ def evaluator_against(
   plan: LabelPlan | None = None,
   image_shape: tuple[int, int, int] | None = None,
 ) -> Evaluator:
-  """An evaluator that has seen no real image.
+  """Returns an evaluator that compares with published moments.
 
-  Its reference therefore has no floors.
+  It reads no real images, so its reference has no floors.
 
   Args:
-    published: to compare with.
-    num_samples: images that each score takes.
-    scores: names; of one network, and of those that moments are enough for.
+    published: moments to compare with.
+    num_samples: number of samples that each score uses.
+    scores: names of scores of a single network that need only moments.
     cache_dir: see `cache.directory`.
-    plan: of the samples' labels; None where they are not drawn for a class.
+    plan: labels of the samples; None if they are not conditioned on a class.
     image_shape: (R, R, C) of the samples, for the protocol.
 
   Raises:
-    SpecError: a score needs more than moments, the protocol is another, or
-      there are too few images or samples.
+    SpecError: a score needs more than moments, the protocol differs, or there
+      are too few images or samples.
   """
   feature, kinds = _asked(published, scores)
   network = open_network(feature, cache_dir)
   _check_protocol(published, network)
-  known = demands.Known(
+  known = demands.ImageFacts(
     side=image_shape[0] if image_shape else 1,
     num_samples=num_samples,
     sample_counts=plan.counts if plan else (),
     num_reals=published.moments.count,
   )
-  unmet = demands.unmet(kinds, feature, outputs_of(network), known)
+  unmet = demands.unmet(kinds, feature, output_sizes(network), known)
   if unmet:
     raise demands.refusal(unmet, len(scores))
   none = np.zeros((0, network.dimension), np.float32)
@@ -115,51 +114,51 @@ def evaluator_against(
 def _asked(
   published: Published, scores: Sequence[str]
 ) -> tuple[str, tuple[str, ...]]:
-  """The network asked for, and the kinds of scores."""
+  """Returns the requested network and kinds of scores."""
   asked = by_feature(scores)
   for feature, kinds in asked.items():
     for kind in kinds:
       name = column(kind, feature)
       require(
         bool(feature) and not kind_of(kind).single_reals,
-        f"{name} looks at single images of the reals, and {published.file} "
-        "holds their mean and covariance alone; leave it out, or compare with "
-        "a data source in place of statistics",
+        f"{name} needs individual reals, but {published.file} contains only "
+        "their mean and covariance; leave it out, or compare with a data "
+        "source instead of statistics",
       )
       require(
         feature != CLASSIFIER,
-        f"{name} is over a classifier that is trained on the data source, of "
-        f"which {published.file} says nothing; use fid_inception, or compare "
-        "with a data source in place of statistics",
+        f"{name} uses a classifier trained on the data source, which "
+        f"{published.file} does not have; use fid_inception, or compare with a "
+        "data source instead of statistics",
       )
   require(
     len(asked) == 1,
     f"scores over {' and '.join(asked)} cannot share one file of statistics; "
-    "ask for one network at a time",
+    "request scores of one network at a time",
   )
   ((feature, kinds),) = asked.items()
   return feature, kinds
 
 
 def _check_protocol(published: Published, network: Features) -> None:
-  """Raises `SpecError` where the reals were seen in another way."""
+  """Raises `SpecError` if the reals were embedded in another way."""
   file, moments = published.file, published.moments
   length = len(moments.mean)
   require(
     length == network.dimension,
-    f"{file} describes {length} features, and {network.name} has "
-    f"{network.dimension}: it is of another network, or of another of its "
-    "layers; name statistics of the scored features",
+    f"{file} describes {length} features, but {network.name} has "
+    f"{network.dimension}: the file is of another network or layer; use "
+    "statistics of the scored features",
   )
   resize = network.protocol.get("resize")
   for what, theirs, ours, remedy in (
-    ("network", published.feature, network.name, "score that one"),
+    ("network", published.feature, network.name, "score with that network"),
     (
       "resizing",
       published.resize if resize else None,
       resize,
-      "score fid_inception for tf1, fid_inception_clean for clean; others are "
-      "not offered, so find statistics of one of these",
+      "use fid_inception for tf1 or fid_inception_clean for clean. Other "
+      "resizing is not supported: find statistics made with one of these",
     ),
     (
       "weights",
@@ -170,22 +169,21 @@ def _check_protocol(published: Published, network: Features) -> None:
   ):
     require(
       theirs is None or theirs == ours,
-      f"{file} was made with another {what} ({theirs}) than the samples get "
-      f"({ours}), so a distance would compare the two and not the images; "
-      f"{remedy}",
+      f"{file} was made with {what} {theirs}, but the samples use {ours}, so a "
+      f"distance would measure that difference and not the images; {remedy}",
     )
   if moments.count is not None:
     require_enough(
       moments.count,
       network.dimension,
-      f"the images behind {file}",
-      "find statistics of more images",
+      f"images of {file}",
+      "use statistics of more images",
     )
   if resize and published.resize is None:
     _log.warning(
-      "%s does not say how its images came to %s's size; samples are resized "
-      "as %s does, and if it was otherwise the distance is not the published "
-      "one",
+      "%s does not say how its images were resized for %s; samples are resized "
+      "by %s. If the file's images were resized in another way, the distance "
+      "is not comparable with the published one",
       file,
       network.name,
       network.protocol.get("resize_rule", resize),

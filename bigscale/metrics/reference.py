@@ -1,18 +1,21 @@
-"""What samples are scored against: features of the reals, floors, baselines.
+"""Reference of the scores: features of the reals, floors and baselines.
 
-Scores are against the whole train split, or so many of it as are asked for,
-with images fitted as for training and not mirrored. Named after the network,
-here NAME:
+Scores compare samples with the whole train split, or with as many of its
+records as requested. Images are resized as in training, but not mirrored. The
+reference has these values, where NAME is the name of the network:
 
-*   `SCORE_floor`, of every score: what the held-out reals get, unless they are
-    too few for it. A distance of few images is too large by about a constant
-    over their number, and a classifier of the source has seen the train split
-    and not these: a generator can come below this floor.
-*   `fd_NAME_floor_halves`: one random half of the reals against the other;
-    both effects are gone but for the bias of the halves' size.
-*   `fd_NAME_class_means_noise`, `fd_NAME_blurred_reals`: what a generator that
-    has learned no more than each class's mean and spread of every pixel, or
-    nothing finer than a blur, would get with as many samples.
+*   `SCORE_floor`, for every score: the score of the held-out reals, unless
+    there are too few of them. A generator can score below this floor for two
+    reasons. A distance of few images is too large by about a constant over
+    their number, and a classifier of the source was trained on the train split
+    but not on the held-out reals.
+*   `fd_NAME_floor_halves`: the distance between two random halves of the reals.
+    Neither effect applies, except the bias of the halves' size.
+*   `fd_NAME_class_means_noise`: the distance of a generator that has learned
+    only each class's mean and spread of every pixel, with the same number of
+    samples.
+*   `fd_NAME_blurred_reals`: the distance of a generator that has learned
+    nothing finer than a blur, with the same number of samples.
 """
 
 import json
@@ -40,24 +43,24 @@ from bigscale.spec.scores import column, identity
 VERSION = 3
 # A sixteenth of the side: 1 px at 16 px, 2 px at 32 px.
 BLUR_SIGMA_PER_PIXEL = 1 / 16
-# Of reals of which single features are kept: k-NN of more takes hours.
-MOST_KEPT = 50_000
+# Maximum number of reals whose features are kept: k-NN of more takes hours.
+MAX_KEPT = 50_000
 
-# How many of so many records may be unusable.
-MostBad = Callable[[int], int]
+# Maps a number of records to how many of them may be unusable.
+MaxBad = Callable[[int], int]
 
 _log = logging.getLogger(__name__)
 
 
 class Request(NamedTuple):
-  """What is to be compared, and how.
+  """The scores to compute a reference for, and their settings.
 
   Attributes:
-    kinds: of scores, see `bigscale.spec.scores`.
-    image_shape: (R, R, C) that images are fitted to.
-    num_samples: images in each baseline: as many as will be scored.
-    num_reals: train records to compare with, random ones; 0 takes all.
-    seed: of choices, halves and baselines.
+    kinds: kinds of scores, see `bigscale.spec.scores`.
+    image_shape: (R, R, C) that images are resized to.
+    num_samples: number of images in each baseline, the number that is scored.
+    num_reals: number of random train records to compare with; 0 uses all.
+    seed: seed of the choice of reals, the halves and the baselines.
   """
 
   kinds: tuple[str, ...]
@@ -68,15 +71,15 @@ class Request(NamedTuple):
 
 
 class Reference(NamedTuple):
-  """Of one source and network.
+  """The reference of one source and network.
 
   Attributes:
-    reals: what the network makes of the train split.
-    label_counts: [K] float64, the reals of each class; one of several labels
-      counts an equal part for each.
+    reals: the network's embeddings of the train split.
+    label_counts: [K] float64, number of reals per class. A record with several
+      labels adds an equal fraction to each of them.
     distances: floors and baselines, named as in the module's docstring.
-    met: by split, JSON values: images read, fitted to the size or the
-      channels, and left out because they cannot be used (`Reader.facts`).
+    met: by split, JSON values: number of images read, resized or converted, and
+      skipped because they are unusable (`Reader.facts`).
   """
 
   reals: Seen
@@ -86,7 +89,7 @@ class Reference(NamedTuple):
 
 
 def pack(reference: Reference) -> dict[str, np.ndarray]:
-  """Returns the arrays that `unpack` makes a reference of."""
+  """Returns a reference as arrays; `unpack` is the inverse."""
   reals = reference.reals
   return {
     "count": np.int64(reals.moments.count),
@@ -107,15 +110,15 @@ def pack(reference: Reference) -> dict[str, np.ndarray]:
 def unpack(
   arrays: dict[str, np.ndarray], num_classes: int, network: Features
 ) -> Reference:
-  """Reads what `pack` gave.
+  """Rebuilds a reference from the arrays of `pack`.
 
   Args:
-    arrays: by name.
-    num_classes: of the source, 1 where it has no labels.
-    network: whose features they are.
+    arrays: arrays by name.
+    num_classes: number of classes of the source, 1 if it has no labels.
+    network: network that the features belong to.
 
   Raises:
-    KeyError, ValueError, TypeError: these are not a reference's arrays.
+    KeyError, ValueError, TypeError: the arrays do not describe a reference.
   """
   size = network.dimension
   moments = FeatureMoments(
@@ -142,14 +145,14 @@ def unpack(
 
 
 class _Reals(NamedTuple):
-  """One pass over the train split.
+  """Results of one pass over the train split.
 
   Attributes:
-    seen: all of it.
+    seen: embeddings of all reals.
     halves: moments of the two halves.
-    reader: what it met.
+    reader: reader of the split, with its counts.
     mean: [K, R, R, C] float64, mean image of each class.
-    std: [K, R, R, C] float64, spread of each pixel within the class.
+    std: [K, R, R, C] float64, standard deviation of each pixel in the class.
   """
 
   seen: Seen
@@ -165,27 +168,27 @@ def load_or_compute(
   heldout: Source,
   request: Request,
   cache_dir: str | None = None,
-  most_bad: MostBad | None = None,
+  max_bad: MaxBad | None = None,
 ) -> Reference:
-  """The reference of a source, from the cache where it lies there.
+  """Returns the reference of a source, from the cache if it is there.
 
   Args:
-    network: gives the features.
+    network: network that embeds the images.
     train: split to compare with.
     heldout: split for the floors.
-    request: which scores, of how many images.
+    request: the scores and the number of images.
     cache_dir: see `bigscale.metrics.cache.directory`.
-    most_bad: how many of so many records may be unusable; None allows any
-      number.
+    max_bad: maps a number of records to how many of them may be unusable;
+      None allows any number.
 
   Raises:
-    DataError: more records cannot be used.
-    SpecError: too few of them can be used for a baseline.
+    DataError: more records than `max_bad` allows are unusable.
+    SpecError: too few records are usable for a baseline.
   """
   content = {
     "reference_version": VERSION,
     "reading_version": reading.VERSION,
-    # Other weights or resizing, other features.
+    # Other weights or another resizing give other features.
     "network": [network.name, network.fingerprint, dict(network.protocol)],
     "train": train.identity,
     "heldout": heldout.identity,
@@ -202,9 +205,9 @@ def load_or_compute(
     except (KeyError, ValueError, TypeError) as error:
       cache.discard(path, str(error))
     else:
-      _check_met(reference, train, heldout, most_bad)
+      _check_met(reference, train, heldout, max_bad)
       return reference
-  reference = _compute(network, train, heldout, request, most_bad)
+  reference = _compute(network, train, heldout, request, max_bad)
   cache.write(path, pack(reference))
   return reference
 
@@ -213,21 +216,21 @@ def _check_met(
   reference: Reference,
   train: Source,
   heldout: Source,
-  most_bad: MostBad | None,
+  max_bad: MaxBad | None,
 ) -> None:
-  """Says again what could not be read as the cached reference was made."""
+  """Repeats the warnings about records that a cached reference skipped."""
   for source, split in ((train, "train"), (heldout, "heldout")):
     met = reference.met[split]
     bad, example = met["unreadable"], met["unreadable_example"]
     if bad:
-      allowed = most_bad and most_bad(met["read"] + bad)
-      say_unreadable(source, bad, example, allowed)
+      allowed = max_bad and max_bad(met["read"] + bad)
+      warn_unreadable(source, bad, example, allowed)
 
 
-def say_unreadable(
+def warn_unreadable(
   source: Source, bad: int, example: str, allowed: int | None
 ) -> None:
-  """Warns of records that were left out, also where a cache remembers them."""
+  """Warns about skipped records; raises `DataError` if too many."""
   _log.warning(
     "%d records of %r were left out of statistics: %s", bad, source, example
   )
@@ -240,17 +243,17 @@ def _compute(
   train: Source,
   heldout: Source,
   request: Request,
-  most_bad: MostBad | None,
+  max_bad: MaxBad | None,
 ) -> Reference:
   rng = np.random.default_rng((request.seed, 2))
   rows = np.arange(len(train))
   if request.num_reals:
     rows = np.sort(rng.choice(rows, request.num_reals, replace=False))
-  reals = _read_reals(network, train, rows, request, most_bad)
+  reals = _read_reals(network, train, rows, request, max_bad)
   name = network.name
   collector = Collector(network, request.kinds)
   unseen = Reader(
-    heldout, request.image_shape, most_bad and most_bad(len(heldout))
+    heldout, request.image_shape, max_bad and max_bad(len(heldout))
   )
   for images, labels in unseen.chunks(np.arange(len(heldout))):
     interruption.point()
@@ -266,8 +269,8 @@ def _compute(
     require_enough(
       len(usable),
       network.dimension,
-      "the reals that can be read",
-      "use a larger set, or more of it",
+      "readable reals",
+      "use a larger data set, or more of it",
     )
     distances |= _baselines(network, train, reals, usable, request)
   return Reference(
@@ -279,7 +282,7 @@ def _compute(
 
 
 def _label_counts(reader: Reader) -> np.ndarray:
-  """[K] float64; without labels all images are of one class."""
+  """Returns [K] float64; without labels, one class has all images."""
   if reader.label_counts.size:
     return reader.label_counts
   return np.array([reader.images_read], np.float64)
@@ -292,7 +295,7 @@ def _baselines(
   rows: np.ndarray,
   request: Request,
 ) -> dict[str, float]:
-  # Both stand for the same draw of reals.
+  # Both baselines use the same random reals.
   rng = np.random.default_rng((request.seed, 1))
   count = request.num_samples
   drawn = rng.choice(rows, count, replace=count > len(rows))
@@ -319,7 +322,7 @@ _Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def blur(images_bhwc: np.ndarray) -> np.ndarray:
-  """Gaussian blur of uint8 images, sigma a sixteenth of their side."""
+  """Blurs uint8 images with a Gaussian whose sigma is 1/16 of their side."""
   from scipy import ndimage
 
   sigma = images_bhwc.shape[1] * BLUR_SIGMA_PER_PIXEL
@@ -334,21 +337,21 @@ def _read_reals(
   train: Source,
   rows: np.ndarray,
   request: Request,
-  most_bad: MostBad | None,
+  max_bad: MaxBad | None,
 ) -> _Reals:
   shape = (max(train.num_classes, 1), *request.image_shape)
   counts = np.zeros(shape[0], np.int64)
   totals, squares = np.zeros(shape), np.zeros(shape)
   halves, kept = [], []
-  reader = Reader(train, request.image_shape, most_bad and most_bad(len(rows)))
+  reader = Reader(train, request.image_shape, max_bad and max_bad(len(rows)))
   kinds = of_reals(request.kinds)
-  # Records may lie sorted by class: cut a shuffled order.
+  # Records may be sorted by class, so split a shuffled order.
   order = np.random.default_rng((request.seed, 0)).permutation(rows)
   for part in np.array_split(order, 2):
-    collector = Collector(network, kinds, MOST_KEPT // 2)
-    # Sorted, a chunk lies close on disk; what is kept are the first of these.
-    keep = np.sort(part[: MOST_KEPT // 2])
-    rest = np.sort(part[MOST_KEPT // 2 :])
+    collector = Collector(network, kinds, MAX_KEPT // 2)
+    # Sorted, for sequential reads. Only features of `keep` are kept.
+    keep = np.sort(part[: MAX_KEPT // 2])
+    rest = np.sort(part[MAX_KEPT // 2 :])
     for some in (keep, rest):
       for images, labels in reader.chunks(some):
         interruption.point()

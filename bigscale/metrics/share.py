@@ -1,8 +1,8 @@
-"""One set of networks for all processes of a training.
+"""Shares the feature networks of process 0 with all processes of a run.
 
-Process 0 alone finds or trains networks and reads the reals. What it looks at
-samples with is sent to the others, and put on a mesh over the devices of all:
-a pod of many hosts embeds on all of its chips.
+Only process 0 loads or trains networks and reads the reals. It sends the
+networks that embed samples to the other processes. All processes place them on
+a mesh over their devices, so that a pod of many hosts embeds on all its chips.
 """
 
 from typing import Any
@@ -22,24 +22,25 @@ from bigscale.types import PyTree
 
 
 def share(asked: Asked | None, mesh: Mesh) -> Asked:
-  """What process 0 looks at samples with, for all processes together.
+  """Returns process 0's evaluation request, usable on every process.
 
-  All processes call it; afterwards `looking.look` of all of them must be given
-  the same samples.
+  All processes must call this. They must then call `looking.look` with the
+  same samples.
 
   Args:
-    asked: of process 0; not looked at on the others.
-    mesh: over devices of all processes.
+    asked: the request of process 0; ignored on the other processes.
+    mesh: mesh over the devices of all processes.
 
   Returns:
-    On process 0 the same with its networks on the mesh. On the others what
-    embeds with it, and keeps nothing for scores but moments.
+    On process 0, the request with its networks placed on the mesh. On the other
+    processes, a request that embeds the same samples but collects only
+    moments.
   """
   if jax.process_count() == 1:
     return asked
-  told = multihost.decide("networks", lambda: _tell(asked))
+  message = multihost.decide("networks", lambda: _describe(asked))
   networks = []
-  for place, one in enumerate(told["networks"]):
+  for place, one in enumerate(message["networks"]):
     sent = _variables(asked.networks[place]) if multihost.is_main() else None
     networks.append(_receive(one, sent, mesh))
   if multihost.is_main():
@@ -47,14 +48,14 @@ def share(asked: Asked | None, mesh: Mesh) -> Asked:
   return Asked(
     tuple(networks),
     ((),) * len(networks),
-    told["num_samples"],
-    told["num_classes"],
-    class_counts=tuple(told["class_counts"]),
+    message["num_samples"],
+    message["num_classes"],
+    class_counts=tuple(message["class_counts"]),
   )
 
 
-def _tell(asked: Asked) -> dict[str, Any]:
-  """All but the weights, as JSON values."""
+def _describe(asked: Asked) -> dict[str, Any]:
+  """Returns the request without its weights, as JSON values."""
   names = [network.name for network in asked.networks]
   return {
     "num_samples": asked.num_samples,
@@ -76,7 +77,7 @@ def _tell(asked: Asked) -> dict[str, Any]:
 
 
 def _settings(network: Features, feature: str) -> dict[str, Any]:
-  """How a network is made, besides its weights."""
+  """Returns the settings that rebuild a network, without its weights."""
   match network:
     case KeptClasses():
       inner = _settings(network.classifier, feature)
@@ -103,33 +104,35 @@ def _variables(network: Features) -> PyTree:
   return network.variables
 
 
-def _receive(told: dict[str, Any], sent: PyTree | None, mesh: Mesh) -> Features:
-  """A network of process 0, on the mesh.
+def _receive(
+  message: dict[str, Any], sent: PyTree | None, mesh: Mesh
+) -> Features:
+  """Rebuilds one of process 0's networks on the mesh.
 
   Args:
-    told: of it, by `_tell`.
-    sent: its variables, on process 0.
-    mesh: to put it on.
+    message: the network's settings and leaf shapes, from `_describe`.
+    sent: the network's variables on process 0; None on the others.
+    mesh: mesh to place the network on.
   """
   if sent is None:
     leaves = {
       name: np.zeros(shape, dtype)
-      for name, (shape, dtype) in told["leaves"].items()
+      for name, (shape, dtype) in message["leaves"].items()
     }
   else:
     leaves = jax.device_get(_flat(sent))
   variables = traverse_util.unflatten_dict(
     jax.tree.map(np.asarray, multihost.broadcast(leaves)), sep="/"
   )
-  if told["kind"] in ("classifier", "stacked"):
-    shape = tuple(told["image_shape"])
-    network = Classifier(variables, told["num_classes"], shape, mesh)
-    if told["kind"] == "stacked":
+  if message["kind"] in ("classifier", "stacked"):
+    shape = tuple(message["image_shape"])
+    network = Classifier(variables, message["num_classes"], shape, mesh)
+    if message["kind"] == "stacked":
       network = StackedClassifier(network)
-    kept = tuple(told.get("kept", ()))
+    kept = tuple(message.get("kept", ()))
     return KeptClasses(network, kept) if kept else network
-  weights = FrozenWeights(variables, told["fingerprint"], told["source"])
-  return network_of(told["feature"]).make(weights, mesh)
+  weights = FrozenWeights(variables, message["fingerprint"], message["source"])
+  return network_of(message["feature"]).make(weights, mesh)
 
 
 def _flat(variables: PyTree) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Images from a generator."""
+"""Sampling of images from a generator."""

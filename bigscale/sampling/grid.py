@@ -1,4 +1,4 @@
-"""Sheets of images, as arrays and as PNG files."""
+"""Arranges images in grids, as arrays and as PNG files."""
 
 import os
 import pathlib
@@ -9,36 +9,36 @@ import numpy as np
 from bigscale import temporary
 from bigscale.spec import require
 
-# Below this many pixels a side, an image on a screen is a stamp.
+# Images below this side, in pixels, are hard to see on a screen.
 _COMFORTABLE_SIDE = 64
 
 
 def view_scale(resolution: int) -> int:
-  """The magnification that makes an image at least 64 pixels wide.
+  """Returns the magnification that makes an image at least 64 pixels wide.
 
   Args:
-    resolution: side of the images, pixels.
+    resolution: height and width of the images, pixels.
 
   Returns:
-    A whole factor for `grid` and `save_png`, 1 or more.
+    An integer factor for `grid` and `save_png`, 1 or more.
   """
   return max(1, -(-_COMFORTABLE_SIDE // resolution))
 
 
 def grid(images: np.ndarray, columns: int, *, scale: int = 1) -> np.ndarray:
-  """Lays images out row by row, left to right.
+  """Arranges images row by row, left to right.
 
   Args:
     images: [N, H, W, C] uint8, N >= 1, C = 1 (gray) or 3 (RGB).
-    columns: images a row; fewer than that are laid out in one row.
-    scale: every pixel becomes a square of `scale` x `scale` pixels.
+    columns: number of images per row; fewer images form a single row.
+    scale: magnification; each pixel becomes `scale` x `scale` pixels.
 
   Returns:
-    [rows * H * scale, min(columns, N) * W * scale, C] uint8. Places that the
-    images do not fill are black.
+    [rows * H * scale, min(columns, N) * W * scale, C] uint8. Unused cells are
+    black.
 
   Raises:
-    SpecError: an argument has another shape, type or range.
+    SpecError: an argument has another shape, dtype or range.
   """
   images = np.asarray(images)
   require(
@@ -75,22 +75,22 @@ def save_png(
   scale: int = 1,
   text: Mapping[str, str] | None = None,
 ) -> pathlib.Path:
-  """Writes the grid of `images` as a PNG, whole or not at all.
+  """Writes the grid of `images` as a PNG, atomically.
 
-  Missing folders on the way are made.
+  Missing directories are created.
 
   Args:
-    path: the file to write or replace.
+    path: file to write or replace.
     images: [N, H, W, C] uint8, as for `grid`.
-    columns: images a row.
-    scale: whole magnification; `view_scale` chooses one for the screen.
-    text: noted in the file, in chunks of text by name.
+    columns: number of images per row.
+    scale: integer magnification; `view_scale` returns one for the screen.
+    text: text chunks to store in the file, by name.
 
   Returns:
-    The path written.
+    The path of the file.
 
   Raises:
-    SpecError: as `grid` does.
+    SpecError: see `grid`.
     OSError: the file cannot be written.
   """
   from PIL import Image

@@ -1,4 +1,4 @@
-"""Paths between latents and between classes, as arrays on the host."""
+"""Interpolates between latents and between classes, with NumPy on the host."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,10 +8,10 @@ Path = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def linear(start_bd: np.ndarray, end_bd: np.ndarray, steps: int) -> np.ndarray:
-  """Straight lines [B, steps, D], both ends included.
+  """Returns straight lines [B, steps, D], including both ends.
 
-  Midway between two normal latents of many dimensions the length is about
-  0.7 of what G was trained on; see `spherical`.
+  The midpoint of two normal latents of many dimensions has only about 0.7 of
+  the length that G was trained on; see `spherical`.
   """
   share_s1 = np.linspace(0, 1, steps)[:, None]
   path_bsd = (1 - share_s1) * start_bd[:, None] + share_s1 * end_bd[:, None]
@@ -21,11 +21,11 @@ def linear(start_bd: np.ndarray, end_bd: np.ndarray, steps: int) -> np.ndarray:
 def spherical(
   start_bd: np.ndarray, end_bd: np.ndarray, steps: int
 ) -> np.ndarray:
-  """Arcs at constant angular speed [B, steps, D], both ends included.
+  """Returns arcs at constant angular speed [B, steps, D], including both ends.
 
-  Shoemake 1985; for latents White 2016, sec. 2.1: lengths along the way stay
-  those of normal latents. Where the ends point the same way or opposite ways
-  there is no one arc, and the path is straight.
+  See Shoemake 1985, and White 2016, sec. 2.1, for latents: points on the path
+  keep the length of normal latents. If the ends point in the same or opposite
+  directions, the arc is not unique and the path is straight.
   """
   start, end = (x.astype(np.float64) for x in (start_bd, end_bd))
   lengths_b = np.linalg.norm(start, axis=1) * np.linalg.norm(end, axis=1)
@@ -49,10 +49,10 @@ PATHS: dict[str, Path] = {"spherical": spherical, "linear": linear}
 def class_shares(
   pair: Sequence[int], num_classes: int, steps: int
 ) -> np.ndarray:
-  """Shares of all classes [steps, num_classes] float32, from one to another.
+  """Returns class weights [steps, num_classes] float32 between two classes.
 
-  G mixes its class embeddings in these shares, as the authors' PyTorch code
-  does with `G.shared(y)`. Each row sums to 1; the first and the last are
+  G mixes its class embeddings with these weights, as the authors' PyTorch code
+  does with `G.shared(y)`. Each row sums to 1. The first and last rows are
   one-hot.
   """
   one_hot = np.eye(num_classes)

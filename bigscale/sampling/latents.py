@@ -1,4 +1,4 @@
-"""Latents and labels as functions of a key alone."""
+"""Draws latents and labels, which depend only on a key."""
 
 import math
 
@@ -8,27 +8,27 @@ import jax.numpy as jnp
 from bigscale.spec import TRUNCATION_RULES, ModelBase, TruncationRule, require
 from bigscale.types import Array
 
-# Of `truncnorm(-2, 2)`, which the official modules are given times truncation.
+# The official modules multiply `truncnorm(-2, 2)` by the truncation.
 _TFHUB_BOUND = 2.0
 
 
 def normal(key: Array, count: int, dim: int, dtype: str) -> Array:
-  """[count, dim] from N(0, I)."""
+  """Draws [count, dim] from N(0, I)."""
   return jax.random.normal(key, (count, dim), dtype)
 
 
 def truncated(
   key: Array, count: int, dim: int, threshold: float, dtype: str
 ) -> Array:
-  """[count, dim] from N(0, I) with every entry resampled into +-threshold.
+  """Draws [count, dim] from N(0, I), with entries resampled into +-threshold.
 
-  The truncation trick of Brock et al. 2019, sec. 3.1: lower thresholds trade
-  variety for fidelity. An entry that is drawn again until it falls inside has
-  the normal distribution given that it is inside; so has Phi^-1(U) with U
-  uniform in [Phi(-threshold), Phi(threshold)], in one draw. Nothing is
-  clipped: no mass gathers at the bounds. For one key an entry shrinks as the
-  threshold does and keeps its sign, so that sheets of several thresholds show
-  the same samples.
+  This is the truncation trick of Brock et al. 2019, sec. 3.1: lower thresholds
+  trade variety for fidelity. An entry that is resampled until it falls inside
+  has the normal distribution conditioned on being inside. Phi^-1(U) with U
+  uniform in [Phi(-threshold), Phi(threshold)] has the same distribution and
+  needs one draw. Entries are not clipped, so no mass accumulates at the bounds.
+  For a given key, an entry keeps its sign and shrinks with the threshold, so
+  sheets with several thresholds show the same samples.
   """
   return jax.random.truncated_normal(
     key, -threshold, threshold, (count, dim), dtype
@@ -41,12 +41,14 @@ def law(
   """Returns the bound and the scale of latents under a truncation.
 
   Latents are `scale` times a normal whose entries are resampled into
-  [-bound, bound], or a plain normal where the bound is None:
+  [-bound, bound], or times a plain normal if the bound is None:
 
-  - `resample`: the bound is the truncation, the scale 1 (Brock et al. 2019).
-  - `scale`: the bound is 2, the scale the truncation (the official TF-Hub
-    modules and their ports). One number means different things: at 0.4 the
-    standard deviation is 0.228 under `resample` and 0.352 under `scale`.
+  - `resample`: the bound is the truncation and the scale is 1 (Brock et al.
+    2019).
+  - `scale`: the bound is 2 and the scale is the truncation (the official TF-Hub
+    modules and their ports). The same truncation means different latents: at
+    0.4 the standard deviation is 0.228 under `resample` and 0.352 under
+    `scale`.
   """
   if truncation is None:
     return None, 1.0
@@ -60,7 +62,7 @@ def draw(
   truncation: float | None = None,
   rule: TruncationRule = "resample",
 ) -> Array:
-  """Returns latents [count, latent_dim] for a model, distributed by `law`."""
+  """Draws latents [count, latent_dim] for a model, distributed as in `law`."""
   bound, scale = law(truncation, rule)
   if bound is None:
     return normal(key, count, model.latent_dim, model.dtype)
@@ -70,7 +72,7 @@ def draw(
 def check_truncation(
   truncation: float | None, rule: TruncationRule = "resample"
 ) -> None:
-  """Raises `SpecError` for a truncation that the rule gives no meaning."""
+  """Raises `SpecError` if the truncation is not valid under the rule."""
   require(
     rule in TRUNCATION_RULES,
     f"truncation_rule={rule!r} must be one of {', '.join(TRUNCATION_RULES)}",
@@ -79,7 +81,7 @@ def check_truncation(
     return
   require(
     0 < truncation < math.inf,
-    f"truncation={truncation} must be positive and finite; 0.5 is a usual "
+    f"truncation={truncation} must be positive and finite; 0.5 is a typical "
     "value",
   )
   require(
@@ -91,5 +93,5 @@ def check_truncation(
 
 
 def uniform_labels(key: Array, count: int, num_classes: int) -> Array:
-  """[count] int32, uniform over the classes; zeros where there are none."""
+  """Draws [count] int32, uniform over classes; zeros without classes."""
   return jax.random.randint(key, (count,), 0, max(num_classes, 1), jnp.int32)

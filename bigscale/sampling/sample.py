@@ -1,4 +1,4 @@
-"""Images from a trained generator, a batch at a time."""
+"""Samples images from a trained generator in batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ import numpy as np
 from bigscale.sampling import latents as draw
 from bigscale.spec import ModelBase, SpecError, TruncationRule
 
-# `sample(ema, latents, labels) -> uint8 images`, see train/build.py. In place
-# of labels [B], shares of the classes [B, num_classes] mix their embeddings.
+# `sample(ema, latents, labels) -> uint8 images`, see train/build.py. Instead of
+# labels [B], class weights [B, num_classes] mix the class embeddings.
 SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
@@ -34,26 +34,26 @@ def sample(
   truncation: float | None = None,
   rule: TruncationRule = "resample",
 ) -> Iterator[DrawnSamples]:
-  """Draws `count` images.
+  """Yields `count` samples in batches.
 
-  Sample i is a function of (seed, i // batch_size, i % batch_size) and of the
-  weights, not of devices.
+  Sample i depends on the weights and on (seed, i // batch_size,
+  i % batch_size), but not on the devices.
 
   Args:
-    sample_fn: the jitted generator.
-    ema: its weights.
-    model: whose latents and classes they are.
-    count: images in all.
-    batch_size: of every call; the last batch is cut, not recompiled.
-    seed: of the latents.
-    labels: the classes of the samples, in their order; from the beginning
-      again where there are more samples than labels. None takes all classes in
-      turn.
-    truncation: of the latents; None leaves them normal.
-    rule: what the truncation means, see `latents.law`.
+    sample_fn: jitted generator.
+    ema: weights of the generator.
+    model: spec of the model, which sets the sizes of latents and labels.
+    count: total number of images.
+    batch_size: batch size of every call. The last batch is computed in full and
+      then cut, so that nothing is recompiled.
+    seed: seed of the latents.
+    labels: classes of the samples, in order; repeated if there are more samples
+      than labels. None cycles through all classes.
+    truncation: truncation of the latents; None samples N(0, I).
+    rule: meaning of the truncation, see `latents.law`.
 
   Yields:
-    Batches of at most `batch_size`.
+    Batches of at most `batch_size` samples.
 
   Raises:
     SpecError: a label or the truncation is out of range.
@@ -74,13 +74,13 @@ def sample(
 
 
 def check_labels(model: ModelBase, labels: Sequence[int] | None) -> None:
-  """Raises `SpecError` for labels that the model does not know."""
+  """Raises `SpecError` if the model does not have one of the labels."""
   if labels is None:
     return
   if not model.num_classes:
     raise SpecError(
-      f"labels={list(labels)} asked of a model without classes; leave labels "
-      "out"
+      f"labels={list(labels)} cannot be used with a model without classes; "
+      "leave labels out"
     )
   found = np.asarray(labels, np.int64)
   for label in found[(found < 0) | (found >= model.num_classes)][:1]:

@@ -1,7 +1,8 @@
-"""What the rows of a sheet ask of G: interpolations, classes, thresholds.
+"""Builds the rows of sheets: interpolations, class grids, truncation sweeps.
 
-All rows of a sheet are equally long, so that one compiled program draws them.
-Codes are functions of the seed and of their place, not of devices.
+All rows of a sheet have the same length, so that one compiled program samples
+them. Latents and labels depend on the seed and their position, but not on the
+devices.
 """
 
 import itertools
@@ -22,12 +23,12 @@ THRESHOLDS = (2.0, 1.0, 0.5, 0.04)
 
 
 class Row(NamedTuple):
-  """One row of a sheet.
+  """Latents and labels of one row of a sheet.
 
   Attributes:
     latents: [columns, latent_dim].
-    labels: [columns] int32, or shares of the classes [columns, num_classes].
-    truncation: that the latents were drawn under; None without one.
+    labels: [columns] int32 labels, or [columns, num_classes] class weights.
+    truncation: truncation of the latents; None without truncation.
   """
 
   latents: np.ndarray
@@ -40,16 +41,16 @@ def draw_sheet(
   average: Callable[[float | None], Any],
   rows: Sequence[Row],
 ) -> DrawnSamples:
-  """Draws the rows, one call each.
+  """Samples the images of a sheet, with one call per row.
 
   Args:
-    sample_fn: the jitted generator.
-    average: its weights for a row's threshold, which decides the standing
-      statistics.
-    rows: equally long ones.
+    sample_fn: jitted generator.
+    average: function from a row's truncation to the generator's weights, whose
+      standing statistics depend on the truncation.
+    rows: rows of equal length.
 
   Returns:
-    All images in reading order, with their labels or shares.
+    All images in reading order, with their labels or class weights.
   """
   images = [
     np.asarray(
@@ -77,17 +78,17 @@ def latent_interpolation(
   rule: TruncationRule = "resample",
   path: Literal["spherical", "linear"] = "spherical",
 ) -> list[Row]:
-  """Each row walks from one latent to another and keeps its class.
+  """Builds rows that interpolate between two latents of the same class.
 
   Args:
-    model: whose latents and classes they are.
-    rows: pairs of latents.
-    columns: steps of a walk, its ends included.
-    seed: of the latents.
-    labels: classes that rows take in turn; all of them where None.
-    truncation: of the ends.
-    rule: what the truncation means, see `latents.law`.
-    path: along an arc or a straight line.
+    model: spec of the model, which sets the sizes of latents and labels.
+    rows: number of pairs of latents.
+    columns: number of steps from one latent to the other, both included.
+    seed: seed of the latents.
+    labels: classes that rows cycle through; None uses all.
+    truncation: truncation of the end points.
+    rule: meaning of the truncation, see `latents.law`.
+    path: whether to interpolate along an arc or a straight line.
 
   Raises:
     SpecError: an argument is out of range.
@@ -113,17 +114,18 @@ def class_interpolation(
   rule: TruncationRule = "resample",
   same_latents: bool = False,
 ) -> list[Row]:
-  """Each row walks from one class to the next and keeps its latent.
+  """Builds rows that interpolate between two classes with the same latent.
 
   Args:
-    model: a conditional one.
-    rows: walks. They take the pairs of neighbours in `labels` in turn.
-    columns: steps of a walk, its ends included.
-    seed: of the latents.
-    labels: at least two classes; all of them where None.
-    truncation: of the latents.
-    rule: what the truncation means, see `latents.law`.
-    same_latents: every row has the first one's.
+    model: spec of a conditional model.
+    rows: number of interpolations, which cycle through the adjacent pairs of
+      `labels`.
+    columns: number of steps from one class to the other, both included.
+    seed: seed of the latents.
+    labels: at least two classes; None uses all.
+    truncation: truncation of the latents.
+    rule: meaning of the truncation, see `latents.law`.
+    same_latents: whether all rows use the latent of the first row.
 
   Raises:
     SpecError: an argument is out of range, or there are no classes.
@@ -133,7 +135,7 @@ def class_interpolation(
   classes = _classes(model, labels)
   require(
     len(classes) >= 2,
-    f"labels={list(classes)} names one class; a walk needs two or more",
+    f"labels={list(classes)} names one class; interpolation needs two or more",
   )
   latents_rd = _latents(model, seed, 0, rows, truncation, rule)
   if same_latents:
@@ -160,20 +162,20 @@ def class_grid(
   same_latents: bool = False,
   along: Literal["rows", "columns"] = "rows",
 ) -> list[Row]:
-  """Every class beside the others.
+  """Builds a row or a column of images for each class.
 
-  A class's latents depend on the seed and its label, so that pages of some
-  classes show what a sheet of all of them would.
+  A class's latents depend on the seed and its label, so a sheet of some classes
+  shows the same images as a sheet of all classes.
 
   Args:
-    model: a conditional one.
-    images_per_class: length of a class's row or column.
-    seed: of the latents.
-    labels: classes in order; all of them where None.
-    truncation: of the latents.
-    rule: what the truncation means, see `latents.law`.
-    same_latents: all classes have the same.
-    along: a class takes a row, or a column.
+    model: spec of a conditional model.
+    images_per_class: number of images in a class's row or column.
+    seed: seed of the latents.
+    labels: classes in order; None uses all.
+    truncation: truncation of the latents.
+    rule: meaning of the truncation, see `latents.law`.
+    same_latents: whether all classes use the same latents.
+    along: whether a class takes a row or a column.
 
   Raises:
     SpecError: an argument is out of range, or there are no classes.
@@ -212,15 +214,15 @@ def truncation_sweep(
   labels: Sequence[int] | None = None,
   rule: TruncationRule = "resample",
 ) -> list[Row]:
-  """A row for each threshold; a column's latents differ by it alone.
+  """Builds a row for each threshold, with the same samples in every row.
 
   Args:
-    model: whose latents and classes they are.
-    thresholds: from top to bottom.
-    columns: images a row.
-    seed: of the latents.
-    labels: classes that columns take in turn; all of them where None.
-    rule: what a threshold means, see `latents.law`.
+    model: spec of the model, which sets the sizes of latents and labels.
+    thresholds: truncations from top to bottom.
+    columns: number of images per row.
+    seed: seed of the latents.
+    labels: classes that columns cycle through; None uses all.
+    rule: meaning of a threshold, see `latents.law`.
 
   Raises:
     SpecError: an argument is out of range.
@@ -244,7 +246,7 @@ def _latents(
   truncation: float | None,
   rule: TruncationRule,
 ) -> np.ndarray:
-  """[count, latent_dim] of this place in the sheet."""
+  """Draws [count, latent_dim] for one position in the sheet."""
   key = jax.random.fold_in(jax.random.key(seed), place)
   return np.asarray(draw.draw(key, count, model, truncation, rule))
 
@@ -265,8 +267,8 @@ def _check(
   least = 2 if walks else 1
   require(
     rows >= 1 and columns >= least,
-    f"a sheet of rows={rows} and columns={columns} is empty; use 1 row and "
-    f"{least} column{'s' * (least > 1)} or more",
+    f"rows={rows} and columns={columns} make an empty sheet; use at least 1 "
+    f"row and {least} column{'s' * (least > 1)}",
   )
   check_labels(model, labels)
   draw.check_truncation(truncation, rule)
@@ -275,6 +277,6 @@ def _check(
 def _check_conditional(model: ModelBase, what: str) -> None:
   require(
     model.num_classes > 0,
-    f"a {what} needs classes, and this model was trained without labels "
+    f"a {what} needs classes, but this model was trained without labels "
     "(model.num_classes=0); interpolate latents instead",
   )

@@ -1,8 +1,8 @@
-"""Standing statistics: batch norm's, measured anew for the G that is sampled.
+"""Standing statistics: batch norm statistics measured for sampling.
 
-The running statistics of training lag behind the weights, and belong to
-latents without truncation. Brock et al. 2019, sec. 3, therefore average the
-batch statistics of 100 forward passes of the averaged generator.
+The running statistics of training lag behind the weights and belong to latents
+without truncation. Brock et al. 2019, sec. 3, therefore average the batch
+statistics of 100 forward passes of the averaged generator.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from bigscale.sampling import latents as draw
 from bigscale.spec import ModelBase, TruncationRule, require
 from bigscale.types import Array, PyTree
 
-# Apart from the seeds of training, grids and evaluations.
+# Differs from the seeds of training, grids and evaluations.
 STANDING_SEED = 3
 
 
@@ -36,40 +36,39 @@ def standing_statistics(
   seed: int = STANDING_SEED,
   labels: np.ndarray | None = None,
 ) -> Any:
-  """The average of G with standing statistics in place of running ones.
+  """Returns G's average with standing instead of running statistics.
 
-  Mean and variance are plain means over batches of the batches' own, as in the
-  authors' PyTorch code. Theirs averages biased variances; `norms.BatchNorm`
-  records unbiased ones, larger by n / (n - 1) where a layer sees
-  n = batch_size * H * W values a channel, which is at most 1 + 1 / 1000 from
-  63 samples on (H, W >= 4).
+  Mean and variance are plain averages of the batch statistics, as in the
+  authors' PyTorch code. That code averages biased variances; `norms.BatchNorm`
+  records unbiased ones, which are larger by n / (n - 1) if a layer sees
+  n = batch_size * H * W values per channel. That is at most 1 + 1 / 1000 with
+  63 or more samples (H, W >= 4).
 
   Args:
-    model: of the networks.
-    platform: of the devices that hold `ema`.
+    model: spec of the networks.
+    platform: platform of the devices that hold `ema`.
     ema: `params` before spectral norm, `batch_stats` and `spectra`.
-    batches: forward passes; 0 keeps the running statistics. The paper's is
-      100.
-    batch_size: samples a pass.
-    truncation: of the latents. Activations depend on it: give the one that
-      will be sampled with.
-    rule: what the truncation means, see `latents.law`.
-    seed: of latents and labels.
-    labels: [batches * batch_size] classes to draw for: statistics depend on
-      their proportions, so give those that will be sampled. None draws them
-      uniformly.
+    batches: number of forward passes; 0 keeps the running statistics. The
+      paper uses 100.
+    batch_size: number of samples per pass.
+    truncation: truncation of the latents. Activations depend on it, so use the
+      truncation of the samples.
+    rule: meaning of the truncation, see `latents.law`.
+    seed: seed of latents and labels.
+    labels: [batches * batch_size] labels. Statistics depend on the class
+      proportions, so use those of the samples. None draws labels uniformly.
 
   Returns:
-    `ema` with other `batch_stats`; `ema` itself where there is no batch norm.
+    `ema` with new `batch_stats`; `ema` itself if there is no batch norm.
 
   Raises:
-    SpecError: a number is out of range.
+    SpecError: an argument is out of range.
   """
   require(
     batches >= 0 and batch_size >= 2,
-    f"standing statistics of batches={batches} of batch_size={batch_size} "
-    "cannot be taken; use 0 batches (running statistics) or more, of 2 "
-    "samples or more",
+    f"batches={batches} and batch_size={batch_size} cannot give standing "
+    "statistics; use batches=0 (running statistics) or more, and batch_size=2 "
+    "or more",
   )
   draw.check_truncation(truncation, rule)
   if not batches or not ema.batch_stats:
@@ -94,18 +93,18 @@ def standing_statistics(
   return ema._replace(batch_stats=means)
 
 
-# A sweep of thresholds asks for the same programs again and again.
+# Cached, because a sweep over thresholds uses the same programs repeatedly.
 @functools.lru_cache(maxsize=1)
 def _programs(
   model: ModelBase, platform: str
 ) -> tuple[Callable[..., PyTree], Callable[..., PyTree]]:
-  """Spectral norm, and totals with one more batch's statistics."""
-  # With nothing kept of the old, the new running statistics are the batch's.
+  """Returns functions that apply spectral norm and add a batch's statistics."""
+  # With momentum 0 the new running statistics are those of the batch.
   twin = dataclasses.replace(model, batch_norm_momentum=0.0)
   g = make_model(twin, platform).g
 
   def normalize(params: PyTree, spectra: spectral.Spectra) -> PyTree:
-    """Weights as a sample sees them: one power step, applied and forgotten."""
+    """Normalizes weights as sampling does: one power step, not stored."""
     under_norm = {path: s for path, s in spectra.items() if g.spectral(path)}
     if not under_norm:
       return params
@@ -118,8 +117,8 @@ def _programs(
     latents: Array,
     labels: Array,
   ) -> PyTree:
-    # Nothing of the running statistics is kept; their means are near those of
-    # the batch, which makes its variances exact.
+    # Momentum 0 discards the old statistics. Batch norm still subtracts their
+    # means first, which keeps the batch's variances exact.
     variables = {"params": params, "batch_stats": stats}
     _, stats = g.apply(variables, latents, labels, train=True)
     return jax.tree.map(jnp.add, totals, stats)

@@ -1,7 +1,7 @@
-"""Batch norm's statistics at a truncation, out of a table of them.
+"""Looks up batch norm statistics for a truncation in a table.
 
-The official BigGAN-deep generators were published with statistics of 51
-truncations, 0 to 1 in steps of 0.02, of latents under the rule `scale`.
+The official BigGAN-deep generators were published with the statistics of 51
+truncations, 0 to 1 in steps of 0.02, for latents under the rule `scale`.
 """
 
 import math
@@ -14,33 +14,34 @@ from bigscale.ops.spectral import unflatten
 from bigscale.sampling import latents as draw
 from bigscale.spec import TruncationRule, require
 
-# Of a step. Decimal fractions are not exact: 0.58 * 50 < 29.
+# Tolerance in steps. Decimal fractions are not exact: 0.58 * 50 < 29.
 _ON_THE_GRID = 1e-9
 
 
 def statistics_at(
   table: Mapping[str, np.ndarray], truncation: float
 ) -> dict[str, Any]:
-  """Returns the statistics of one truncation, as `batch_stats` has them.
+  """Returns the statistics of one truncation, as a `batch_stats` tree.
 
-  On the table's grid they are a row. Between row s and row s + 1, a fraction f
-  of the way, they are `f * row[s] + (1 - f) * row[s + 1]`. A linear
-  interpolation would have the weights the other way round; these are those of
-  the ports that were made from the official graphs (pytorch-pretrained-BigGAN;
-  BigGAN-Generator-Pretrained-Pytorch), and so images are theirs. They differ
-  from linear ones by less than a step, and halfway not at all.
+  A truncation on the table's grid uses a row of the table. At a fraction f of
+  the way from row s to row s + 1, the result is `f * row[s] + (1 - f) *
+  row[s + 1]`. A linear interpolation would have these weights the other way
+  round. They are the weights of the ports made from the official graphs
+  (pytorch-pretrained-BigGAN; BigGAN-Generator-Pretrained-Pytorch), so that
+  images match those ports. The difference from linear interpolation is less
+  than a step, and zero halfway.
 
   Args:
-    table: by path, [N, C]; row i is of truncation i / (N - 1).
+    table: statistics by path, [N, C]; row i belongs to truncation i / (N - 1).
     truncation: in [0, 1].
 
   Raises:
-    SpecError: the truncation lies beyond the table.
+    SpecError: the truncation is outside the table.
   """
   require(
     0 <= truncation <= 1,
-    f"truncation={truncation} lies beyond the statistics that were published "
-    "with these weights, which are those of truncations from 0 to 1",
+    f"truncation={truncation} is outside the statistics that were published "
+    "with these weights, which cover truncations from 0 to 1",
   )
   return unflatten(
     {path: _row(rows, truncation) for path, rows in table.items()}
@@ -48,16 +49,16 @@ def statistics_at(
 
 
 def truncation_like(truncation: float | None, rule: TruncationRule) -> float:
-  """Returns the truncation of rule `scale` with latents as wide as these.
+  """Returns the truncation of rule `scale` whose latents are equally wide.
 
   Every use of the latents is a sum over many of them, whose distribution
-  depends on little but their standard deviation: it is 0.8796 times the
-  truncation under `scale`. Latents wider than those of truncation 1 (without
-  truncation it is 1) get 1, the last of a table.
+  depends mainly on their standard deviation. Under `scale` that is 0.8796 times
+  the truncation. Wider latents than those of truncation 1, for example
+  untruncated ones with standard deviation 1, map to 1, the last row of a table.
 
   Args:
-    truncation: of the latents; None for N(0, 1).
-    rule: what it means.
+    truncation: truncation of the latents; None for N(0, 1).
+    rule: meaning of the truncation.
   """
   bound, scale = draw.law(truncation, rule)
   if rule == "scale" and truncation is not None:
@@ -67,11 +68,11 @@ def truncation_like(truncation: float | None, rule: TruncationRule) -> float:
 
 
 def _deviation(bound: float | None) -> float:
-  """The standard deviation of N(0, 1) within +-bound."""
+  """Returns the standard deviation of N(0, 1) restricted to +-bound."""
   if bound is None:
     return 1.0
   if bound < 1e-3:
-    # Uniform, and the closed form cancels.
+    # Nearly uniform, and the closed form would cancel.
     return bound / math.sqrt(3)
   density = math.exp(-(bound**2) / 2) / math.sqrt(2 * math.pi)
   return math.sqrt(1 - 2 * bound * density / math.erf(bound / math.sqrt(2)))

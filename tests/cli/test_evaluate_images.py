@@ -177,7 +177,7 @@ def test_statistics_that_do_not_fit_are_errors(
   pickled = tmp_path / "a.pkl"
   pickled.write_bytes(b"never read")
   for option, words in (
-    (f"--statistics={file}", "3 features, and inception has 4"),
+    (f"--statistics={file}", "3 features, but inception has 4"),
     (f"--statistics={pickled}", f"--format=stats --unsafe_pickle {pickled}"),
     (f"--statistics={tmp_path}/none.npz", "there is no file"),
   ):
@@ -187,7 +187,7 @@ def test_statistics_that_do_not_fit_are_errors(
   image = [f"--images={saved}/same.npz", f"--statistics={file}"]
   code, _, err = bare(*image, "--metrics=kid_inception")
   assert code == 2
-  assert "kid_inception looks at single images" in err
+  assert "kid_inception needs individual reals" in err
   code, _, err = bare(*image, "--neighbours=a.png")
   assert code == 2
   assert "--reference" in err

@@ -141,11 +141,14 @@ def test_a_failing_score_does_not_affect_others(
   with pytest.raises(SpecError, match="both log the column 'mine'"):
     EvalSpec(scores=(*bad, f"{name}:Nan"))
   for kind, words in (
-    ("Nan", "mine gives mine=nan, which is no finite number"),
-    ("Bug", "bug failed with ZeroDivisionError: division by zero; mend user_"),
-    ("Less", "less is to give a number for its column 'mine'"),
-    ("Text", "text is to give a number for its column 'mine', and gives {'mi"),
-    ("Flag", "flag is to give a number for its column 'mine'"),
+    ("Nan", "mine returned mine=nan, which is not finite"),
+    ("Bug", "bug failed with ZeroDivisionError: division by zero; fix user_"),
+    ("Less", "less must return a number for its column 'mine'"),
+    (
+      "Text",
+      "text must return a number for its column 'mine', but returned {'",
+    ),
+    ("Flag", "flag must return a number for its column 'mine'"),
   ):
     one = evaluator(textures, cache, (f"{name}:{kind}", SHARPNESS))
     scored = one.compare(look(one, make_images(60, seed=5)))
@@ -258,7 +261,7 @@ def test_a_sweep_uses_the_direction(tmp_path, values, best, collapsed):
 def test_other_processes_build_the_same_network():
   network = open_network("toy_network:Random")
   asked = Asked((network,), (("fd",),), 10, 2, features=("toy_network:Random",))
-  (told,) = json.loads(json.dumps(share._tell(asked)))["networks"]
+  (told,) = json.loads(json.dumps(share._describe(asked)))["networks"]
   mesh = make_mesh(MeshSpec(data=1), jax.devices()[:1])
   again = share._receive(told, network.variables, mesh)
   assert again.fingerprint == network.fingerprint

@@ -1,4 +1,4 @@
-"""What our code makes of golden files of BigGAN-PyTorch; see `golden_ports`."""
+"""Computes the quantities of BigGAN's golden files; see `golden_ports`."""
 
 import functools
 
@@ -14,7 +14,7 @@ from bigscale.train.step import Codes, Reals
 
 
 class BigganPort(Port):
-  """BigGAN-PyTorch's `BigGAN`, trained as its `train_fns.py` does."""
+  """BigGAN-PyTorch's `BigGAN`, trained as in its `train_fns.py`."""
 
   interop = biggan_pytorch
 
@@ -72,7 +72,7 @@ class BigganPort(Port):
 
   @functools.cached_property
   def evaluation(self):
-    """The programs `sample` and `judge`."""
+    """The compiled programs `sample` and `judge`."""
     d, reals = self.initial_state().d, self.reals("in")
     return self.compile(
       sample=self.sampler(self.codes("in")), judge=(self._judge, d, reals)
@@ -80,7 +80,7 @@ class BigganPort(Port):
 
   @functools.cached_property
   def training(self):
-    """The updates, and the value of the orthogonal term."""
+    """The compiled updates, and the value of the orthogonal term."""
     step, state = RecordingStep(self.model, self.spec), self.initial_state()
     batch = (self.reals("run", 0, 0), self.codes("run", 0, 0), self.start)
     return self.compile(
@@ -94,7 +94,7 @@ class BigganPort(Port):
     )
 
   def _judge(self, d: Player, reals: Reals):
-    """D in evaluation: [B, 1]."""
+    """Returns D's logits in evaluation: [B, 1]."""
     params, _ = spectral.normalize(
       d.params, d.spectra, self.spec.model.spectral_epsilon
     )
@@ -113,7 +113,7 @@ class BigganPort(Port):
 
   @functools.cache  # noqa: B019
   def first_step(self):
-    """The updates of D and of G, as lists of (state, scalars)."""
+    """Returns the updates of D and of G, as lists of (state, scalars)."""
     return self.step(self.initial_state(), 0)
 
   def step(self, state, t):
@@ -123,7 +123,7 @@ class BigganPort(Port):
         state, self.reals("run", t, k), self.codes("run", t, k), self.start
       )
       updates.append((state, scalars))
-    # The hinge loss of G sees no reals.
+    # The hinge loss of G ignores the reals.
     last = self.training.update_g(
       state,
       self.reals("run", t, 0),
@@ -139,7 +139,7 @@ class BigganPort(Port):
     found = {}
     for path, gradient in spectral.flatten(scalars["g/grad_norm"]).items():
       name, layout = sources[path]
-      found[f"grad_G0/{name}"] = layout.theirs(np.asarray(gradient))
+      found[f"grad_G0/{name}"] = layout.to_file(np.asarray(gradient))
     return found
 
   @functools.cache  # noqa: B019
@@ -152,7 +152,7 @@ class BigganPort(Port):
       for _, scalars in updates[:-1]:
         rows["run/D_real"].append(scalars["d/loss_real"])
         rows["run/D_fake"].append(scalars["d/loss_fake"])
-      # G as its update found it.
+      # G before its update.
       before, _ = updates[-2]
       state, scalars = updates[-1]
       rows["run/ortho"].append(self.training.orthogonal(before.g.params))
@@ -174,7 +174,7 @@ class BigganPort(Port):
 
 
 class BigganDeepPort(BigganPort):
-  """The same of `BigGANdeep`."""
+  """BigGAN-PyTorch's `BigGANdeep`, trained in the same way."""
 
   interop = biggan_deep_pytorch
 

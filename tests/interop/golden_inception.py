@@ -1,4 +1,4 @@
-"""What our Inception-v3 makes of a golden file; see `golden_ports`."""
+"""Computes the quantities of Inception-v3's golden file; see `golden_ports`."""
 
 import functools
 import json
@@ -14,10 +14,10 @@ from tests.golden.inception_rule import rule_weights
 
 
 class InceptionPort:
-  """Features of the file's images under the weights of the rule."""
+  """Features of the file's images, with the weights of the rule."""
 
   def __init__(self, data, config, dtype, platform="cpu"):
-    # The network computes in float32 whatever it is asked.
+    # The network always computes in float32.
     del config, dtype, platform
     self.images = np.moveaxis(data["images_nchw_uint8"], 1, -1)
     self.weights = inception.weights(

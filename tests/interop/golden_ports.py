@@ -1,11 +1,11 @@
-"""What our code makes of a golden file, under the file's own names.
+"""Computes the quantities of a golden file with bigscale, by the file's names.
 
-A port reads the networks, inputs and settings of one file, and answers each of
-its quantities as {key of the file: array in PyTorch's layout}. The updates are
-those of training: `GanStep` itself, with its gradients let out.
+A port reads the networks, inputs and settings of one file. It answers each
+quantity as {key of the file: array in PyTorch's layout}. Updates use training's
+own `GanStep`, modified only to return gradients.
 
-A port computes in float32 or in float64, whatever its file was recorded in:
-it is made, and asked, in the context `precision` of its dtype.
+A port computes in float32 or float64, independently of the file's dtype. Create
+and use it in the context `precision` of its dtype.
 """
 
 import concurrent.futures
@@ -30,12 +30,12 @@ from tests.fast_compile import OPTIONS
 
 
 def precision(dtype: str):
-  """A context in which JAX computes in `dtype`, float32 or float64."""
+  """Returns a context in which JAX computes in `dtype`, float32 or float64."""
   return jax.enable_x64(dtype == "float64")
 
 
 class RecordingStep(GanStep):
-  """Puts the gradients where their norm would be among the scalars."""
+  """Returns the gradients in place of the scalar of their norm."""
 
   def _adam_step(self, player, gradients, lr, images):
     player, _ = super()._adam_step(player, gradients, lr, images)
@@ -51,7 +51,7 @@ def nchw(images):
 
 
 def strip(data, prefix):
-  """Tensors under `prefix`, by the rest of their names."""
+  """Returns the tensors under `prefix`, with the prefix removed."""
   return {
     name.removeprefix(prefix): data[name]
     for name in data
@@ -62,29 +62,29 @@ def strip(data, prefix):
 def player(spec, weights: ConvertedWeights) -> Player:
   params, stats, spectra = jax.tree.map(jnp.asarray, tuple(weights))
   optimizer = jax.eval_shape(adam(spec.optim, 1.0, 0.0).init, params)
-  # Adam starts at zero in every leaf.
+  # All of Adam's leaves start at zero.
   optimizer = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), optimizer)
   return Player(params, stats, spectra, jax.tree.map(jnp.asarray, optimizer))
 
 
 class Port:
-  """What the two families share.
+  """Code shared by the model families.
 
-  A subclass sets `families`: by the first word of a quantity, the method that
-  computes all answers of the kind.
+  A subclass sets `families`, which maps the first word of a quantity to the
+  method that computes all answers of that kind.
   """
 
   def __init__(self, data, config, spec, interop, dtype, platform):
     """Reads the networks.
 
     Args:
-      data: the file, {key: array}.
-      config: what the file says of itself.
-      spec: of the run that was recorded, as a config; of its model without the
-        dtype.
-      interop: the module that reads these networks.
-      dtype: to compute in.
-      platform: for which networks are written; all of them run here.
+      data: contents of the file, {key: array}.
+      config: settings stored in the file.
+      spec: spec of the recorded run, as a config, without the model's dtype.
+      interop: module that reads these networks.
+      dtype: dtype to compute in.
+      platform: platform whose form of the networks is used; every form runs
+        here.
     """
     spec["model"]["dtype"] = dtype
     self.data, self.config, self.dtype = data, config, dtype
@@ -92,11 +92,11 @@ class Port:
     self.model = make_model(self.spec.model, platform)
     self.g = interop.generator(self.spec.model, strip(data, "G/"))
     self.d = interop.discriminator(self.spec.model, strip(data, "D/"))
-    # Images seen: all schedules are constant here.
+    # Number of images seen; all schedules are constant here.
     self.start = np.zeros((), dtype)
 
   def compile(self, **programs):
-    """Compiles programs side by side, (function, *example arguments) each.
+    """Compiles programs in parallel, (function, *example arguments) each.
 
     Returns:
       A namespace of the compiled programs, under the same names.
@@ -117,7 +117,7 @@ class Port:
       )
 
   def sampler(self, codes):
-    """The sampler and its arguments, for `compile`."""
+    """Returns the sampler and its arguments, for `compile`."""
     sample = functools.partial(generate, self.model, self.spec)
     return sample, average_of(self.initial_state().g), codes
 
@@ -136,7 +136,7 @@ class Port:
     )
 
   def answer(self, quantity):
-    """{key: array} of a quantity: a key, or a prefix of several."""
+    """Returns {key: array} for a key, or for a prefix of several keys."""
     family = quantity.split("/")[0].split("_")[0]
     answers = self.families[family]()
     found = {
@@ -211,7 +211,7 @@ class R3ganPort(Port):
     return Reals(nhwc(x, self.dtype), self.labels)
 
   def _judge(self, d: Player, images):
-    """Logits and squared gradients of images, whatever they are."""
+    """Returns logits and squared gradients of images."""
     variables = {"params": d.params, "batch_stats": {}}
     return r1_r2.logits_and_gradient_penalty(
       lambda x: self.model.d.apply(variables, x, self.labels), images
@@ -246,7 +246,7 @@ class R3ganPort(Port):
       _, scalars = update(*arguments)
       gradients = spectral.flatten(scalars[f"{name.lower()}/grad_norm"])
       for path, (theirs, layout) in sources.items():
-        found[f"grad_{name}/{theirs}"] = layout.theirs(
+        found[f"grad_{name}/{theirs}"] = layout.to_file(
           np.asarray(gradients[path])
         )
     return found

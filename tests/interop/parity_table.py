@@ -1,8 +1,9 @@
-"""Prints docs/parity.md up to its first `##`: how near we come to the authors.
+"""Prints docs/parity.md up to its first `##`: errors against the authors' code.
 
   PYTHONPATH=.:tests/interop python tests/interop/parity_table.py
 
-Some ten minutes; the same cases as test_golden.py, the slow ones too.
+It takes about ten minutes, and runs the cases of test_golden.py, slow ones
+included.
 """
 
 import test_golden as golden
@@ -11,16 +12,15 @@ _HEAD = """# Parity with the authors' code
 
 Largest relative error of each quantity recorded from the authors' own PyTorch
 code (CPU), as `tests/interop/test_golden.py` measures it: the largest
-difference over the array's largest entry; for gradients, over that plus a
-hundredth of the network's largest gradient.
+difference divided by the array's largest entry. For gradients, a hundredth of
+the network's largest gradient is added to the divisor.
 
-"Error" is that of our code in the precision of the recording: float64 for files
-named `_f64`, where the tolerance is 1e-9, and float32 for the others.
-"In float32" is that of our float32 code against a float64 recording. The
-tolerance of float32 is 1e-4 where no gradient lies before a quantity, 1e-3 for
-gradients and 1e-2 for what stands at the end of updates (`run/`, `final_`): an
-activation that lies nearer to the kink of its ReLU than float32 can tell moves
-a gradient by some 1e-4.
+"Error" is the error in the precision of the recording: float64 for files named
+`_f64`, with a tolerance of 1e-9, and float32 for the others. "In float32" is
+the error of float32 code against a float64 recording. The float32 tolerance is
+1e-4 for quantities that do not depend on gradients, 1e-3 for gradients and 1e-2
+for results of updates (`run/`, `final_`). If an activation is nearer to the
+kink of its ReLU than float32 resolves, a gradient changes by about 1e-4.
 
 | file | quantity | error | in float32 |
 |---|---|---|---|"""

@@ -1,8 +1,8 @@
-"""The official generators, written down a second time from their variables.
+"""An independent implementation of the official generators in numpy.
 
-In numpy, from the names and shapes that the public conversion scripts read, and
-with none of our code: what an importer mixes up shows as another image.
-BigGAN-deep is written from pytorch-pretrained-BigGAN's names and axes.
+It uses the names and shapes that the public conversion scripts read, and no
+code of bigscale, so that an error in the importer changes the images.
+BigGAN-deep uses pytorch-pretrained-BigGAN's names and axes.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def normalized(w_io, u, epsilon=1e-4):
-  """W over what one power step from u finds; [I, O] and O."""
+  """Divides W [I, O] by the singular value that one step from u [O] finds."""
   v = w_io @ u
   v = v / max(np.linalg.norm(v), epsilon)
   u = v @ w_io
@@ -19,7 +19,7 @@ def normalized(w_io, u, epsilon=1e-4):
 
 
 def conv(x_bhwc, w_hwio):
-  """Zero padding that keeps the side."""
+  """Convolves with zero padding that keeps the resolution."""
   pad = w_hwio.shape[0] // 2
   h, w = x_bhwc.shape[1:3]
   padded = np.pad(x_bhwc, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -39,7 +39,7 @@ def double(x_bhwc):
 
 
 def attention(x_bhwc, theta, phi, g, o, gamma):
-  """Of one-by-one convolutions [I, O]."""
+  """Applies attention with 1x1 convolutions [I, O]."""
   b, h, w, c = x_bhwc.shape
 
   def pooled(x):
@@ -55,7 +55,7 @@ def attention(x_bhwc, theta, phi, g, o, gamma):
 
 
 def tfhub_biggan(variables, latents, labels, blocks, attend_before):
-  """BigGAN from its variables (`w/ema_b999900`, `u0`, ...): [B, H, W, 3]."""
+  """Computes BigGAN's images [B, H, W, 3] from its variables."""
 
   def read(name):
     return variables[f"module/{name}:0"].astype(np.float64)
@@ -105,10 +105,10 @@ def tfhub_biggan(variables, latents, labels, blocks, attend_before):
 
 
 def port_row(rows, truncation):
-  """What pytorch-pretrained-BigGAN takes of [N, C] rows at a truncation.
+  """Returns pytorch-pretrained-BigGAN's mix of [N, C] rows at a truncation.
 
-  Between two rows its weights are the wrong way round, and so are they in the
-  other port that was made from the official graphs.
+  Between two rows, its weights are the wrong way round, as in the other port
+  that was made from the official graphs.
   """
   part, start = math.modf(truncation * (len(rows) - 1))
   if part == 0:
@@ -117,7 +117,7 @@ def port_row(rows, truncation):
 
 
 def hf_biggan_deep(tensors, latents, labels, truncation=1.0, depth=2):
-  """BigGAN-deep from its state dict, stages of `depth` blocks: [B, H, W, 3]."""
+  """Computes BigGAN-deep's images [B, H, W, 3] from its state dict."""
   tensors = {name: x.astype(np.float64) for name, x in tensors.items()}
 
   def weight(scope):
@@ -155,7 +155,7 @@ def hf_biggan_deep(tensors, latents, labels, truncation=1.0, depth=2):
       x = attention(x, *parts, tensors[f"{scope}.gamma"])
       continue
     blocks += 1
-    # The last block of a stage doubles the side.
+    # The last block of a stage doubles the resolution.
     up = blocks % depth == 0
     y = relu(norm(x, f"{scope}.bn_0"))
     y = relu(norm(biased(y, f"{scope}.conv_0"), f"{scope}.bn_1"))

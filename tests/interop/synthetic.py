@@ -1,4 +1,4 @@
-"""Files of other implementations, made up for a small spec of ours."""
+"""Files of other implementations, synthesized for a small spec."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from tests import fast_compile
 
 
 def leaves(spec, player="g", seed=0):
-  """Random parameters and statistics by path; variances are positive."""
+  """Returns random parameters and statistics by path, variances positive."""
   shapes = shapes_of(getattr(make_model(spec, "cpu"), player), spec)
   random = np.random.RandomState(seed)
   found = {}
@@ -23,15 +23,15 @@ def leaves(spec, player="g", seed=0):
 
 
 def theirs(sources, found):
-  """The same under their names and in their axis order."""
+  """Returns the leaves under the file's names and in its axis order."""
   return {
-    source.name: np.array(source.layout.theirs(found[path]))
+    source.name: np.array(source.layout.to_file(found[path]))
     for path, source in sources.items()
   }
 
 
 def trackers(tensors, ranks, seed=1):
-  """`u0`, `sv0` and so on for every weight but G's shared embedding."""
+  """Returns `u0`, `sv0` and so on for every weight except the embedding."""
   random = np.random.RandomState(seed)
   found = {}
   for name, weight in tensors.items():
@@ -47,7 +47,7 @@ def trackers(tensors, ranks, seed=1):
 
 
 def assert_same(weights, found):
-  """Imported weights against leaves by path."""
+  """Asserts that imported weights equal leaves by path."""
   got = flatten(weights.params) | flatten(weights.batch_stats)
   assert set(got) == set(found)
   for path, leaf in found.items():
@@ -55,7 +55,7 @@ def assert_same(weights, found):
 
 
 def images(spec, weights, latents, labels):
-  """Our G in evaluation: [B, H, W, C]."""
+  """Returns G's images in evaluation: [B, H, W, C]."""
   g = make_model(spec, "cpu").g
 
   def sample(params, stats, spectra):
@@ -63,21 +63,21 @@ def images(spec, weights, latents, labels):
     variables = {"params": normal, "batch_stats": stats}
     return g.apply(variables, latents, labels, train=False)[0]
 
-  # Compiling takes nearly all the time of this.
+  # Compilation dominates the time.
   program = jax.jit(sample).lower(*weights).compile(fast_compile.OPTIONS)
   return np.asarray(program(*weights))
 
 
 def unit(x):
-  """Of length 1."""
+  """Returns a vector divided by its length."""
   return x / np.linalg.norm(x)
 
 
 def hf_deep(spec):
-  """Leaves by path, and the state dict that HF's converter makes of them.
+  """Returns leaves by path, and the state dict of HF's converter for them.
 
-  Its u and v are those of one step from a u of training. Statistics of
-  truncations below 1 are other numbers than the leaves.
+  Its u and v are those after one step from training's u. Statistics of
+  truncations below 1 differ from the leaves.
   """
   found = leaves(spec)
   random = np.random.RandomState(7)

@@ -1,4 +1,4 @@
-"""BigGAN-PyTorch's state dicts of both models: round trips and sizes."""
+"""BigGAN-PyTorch's state dicts of both models: round trips and inference."""
 
 import dataclasses
 import json
@@ -67,7 +67,7 @@ def test_layouts_keep_every_entry(spec, player):
   np.testing.assert_array_equal(weights.spectra[name].sigma, ranks)
 
 
-def test_deep_names_are_those_of_the_recording():
+def test_deep_names_match_the_recording():
   config = {"resolution": 64, "num_classes": 5, "latent_dim": 16}
   with np.load(_GOLDEN / "biggan_deep_64px_f64.npz") as data:
     names = {player: _names(data, player) for player in "GD"}
@@ -120,7 +120,7 @@ def _names(data, player):
     dataclasses.replace(_DEEP, layout="tfhub"),
   ],
 )
-def test_sizes_are_read_off(spec):
+def test_spec_is_inferred(spec):
   _, g = _file(spec, "g")
   _, d = _file(spec, "d")
   assert biggan_pytorch.infer_spec(g, d) == spec
@@ -128,7 +128,7 @@ def test_sizes_are_read_off(spec):
   assert alone.g_width == alone.d_width == spec.g_width
 
 
-def test_sizes_of_a_generator_without_spectral_norm():
+def test_spec_without_spectral_norm_is_inferred():
   spec = dataclasses.replace(_BIGGAN, g_spectral=False)
   tensors = theirs(biggan_pytorch.g_sources(spec), leaves(spec))
   _, d = _file(spec, "d")
@@ -136,10 +136,10 @@ def test_sizes_of_a_generator_without_spectral_norm():
   assert biggan_pytorch.generator(spec, tensors).spectra == {}
 
 
-def test_singular_values_are_found_where_the_file_has_none():
+def test_missing_singular_values_are_computed():
   found, tensors = _file(_DEEP, "g")
   without = {name: x for name, x in tensors.items() if ".sv" not in name}
-  # As the authors' conversion of the official weights leaves it.
+  # The authors' conversion of the official weights leaves this shape.
   without["blocks.3.1.gamma"] = without["blocks.3.1.gamma"].reshape(1)
   spectra = biggan_deep_pytorch.generator(_DEEP, without).spectra
   w_io = found["block0/conv1/kernel"].reshape(64, 16).astype("f8")
@@ -153,17 +153,17 @@ def test_singular_values_are_found_where_the_file_has_none():
   assert got[1] > 0
 
 
-def test_another_kind_of_file_is_refused():
+def test_files_of_other_formats_are_refused():
   with pytest.raises(TensorsError, match=r"linear\.weight is missing, which"):
     biggan_pytorch.infer_spec({"conv.weight": np.zeros(3)})
   _, g = _file(_BIGGAN, "g")
   g["blocks.2.0.conv1.weight"] = np.zeros((17, 32, 3, 3))
-  with pytest.raises(TensorsError, match="32, 16, 17, 4 channels follow none"):
+  with pytest.raises(TensorsError, match="32, 16, 17, 4 channels match none"):
     biggan_pytorch.infer_spec(g)
 
 
-def test_players_of_two_trainings_are_refused():
+def test_players_of_different_runs_are_refused():
   _, g = _file(_BIGGAN, "g")
   _, d = _file(dataclasses.replace(_BIGGAN, resolution=128, latent_dim=12), "d")
-  with pytest.raises(TensorsError, match="sees 128 px and the generator"):
+  with pytest.raises(TensorsError, match="has 128 px and the generator"):
     biggan_pytorch.infer_spec(g, d)

@@ -1,4 +1,4 @@
-"""Exported programs draw what the generator draws, without the library."""
+"""Exported programs sample like the generator, without the library."""
 
 import json
 import runpy
@@ -40,7 +40,7 @@ def _average(weights) -> Average:
 
 @pytest.fixture(scope="module")
 def small():
-  # Weights of unit size would saturate all pixels.
+  # Weights of unit variance would saturate all pixels.
   leaves = {k: 0.4 * x for k, x in synthetic.leaves(_SMALL).items()}
   tensors = synthetic.theirs(r3gan.g_sources(_SMALL), leaves)
   weights = r3gan.generator(_SMALL, tensors)
@@ -49,7 +49,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def biggan():
-  """With batch norm and spectral norm, which is folded into the weights."""
+  """A model with batch norm, and spectral norm that is folded in."""
   with np.load(
     _ROOT / "tests" / "golden" / "biggan_32px_plain_f64.npz"
   ) as data:
@@ -64,7 +64,7 @@ def biggan():
 
 
 def _sampled(spec, ema, latents, labels):
-  """What `build(spec).sample` computes."""
+  """Returns the images of `build(spec).sample`."""
   model = make_model(spec.model, "cpu")
   images = jax.jit(
     lambda z, y: to_uint8(generate(model, spec, ema, Codes(z, y)))
@@ -79,16 +79,16 @@ def _codes(spec, count):
 
 
 def _assert_same_images(ours, theirs):
-  """Round-off may carry a value across the border of two of 256 levels."""
+  """Allows rounding to move a value by one of 256 levels."""
   assert ours.dtype == theirs.dtype == np.uint8
   assert ours.shape == theirs.shape
   difference = np.abs(ours.astype(int) - theirs.astype(int))
   assert difference.max() <= 1
   assert np.mean(difference > 0) < 0.01
-  assert len(np.unique(ours)) > 20, "an image without contrast proves nothing"
+  assert len(np.unique(ours)) > 20, "the image has too little contrast"
 
 
-def test_the_example_draws_what_sample_draws(small, tmp_path, monkeypatch):
+def test_the_example_matches_sample(small, tmp_path, monkeypatch):
   spec, ema = small
   out, png = tmp_path / "g.hlo", tmp_path / "a.png"
   exported = export.export_generator(spec, ema, ["cpu", "tpu", "cuda"])
@@ -107,7 +107,7 @@ def test_the_example_draws_what_sample_draws(small, tmp_path, monkeypatch):
     np.testing.assert_array_equal(first, names["images"][0, ..., 0])
 
 
-def test_a_cpu_alone_gets_its_own_convolution(small):
+def test_cpu_only_export_uses_the_cpu_convolution(small):
   spec, ema = small
   alone, anywhere = (
     export.export_generator(spec, ema, platforms).mlir_module()
@@ -123,12 +123,12 @@ def test_spectral_norm_is_folded_in(biggan):
   codes = _codes(spec, 6)
   drawn = np.asarray(exported.call(*codes))
   _assert_same_images(drawn, _sampled(spec, ema, *codes))
-  # A step of the power iteration would be 9 products for every weight.
+  # A step of the power iteration would take 9 products per weight.
   products = exported.mlir_module().count("stablehlo.dot_general")
   assert 0 < products < 2 * len(ema.spectra)
 
 
-def test_the_header_says_what_the_program_takes(small, tmp_path):
+def test_header_describes_the_inputs(small, tmp_path):
   spec, ema = small
   out = tmp_path / "g.hlo"
   exported = export.export_generator(spec, ema, ["cpu", "tpu"])
@@ -143,19 +143,19 @@ def test_the_header_says_what_the_program_takes(small, tmp_path):
     "float32[b,4]",
     "int32[b]",
   ]
-  # Weights are in it: 4 bytes a parameter, and a program around them.
+  # The file contains the weights, 4 bytes per parameter, and the program.
   weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(ema.params))
   assert weights < out.stat().st_size < weights + 60_000
   assert sorted(p.name for p in tmp_path.iterdir()) == ["g.hlo", "g.hlo.json"]
 
 
 @pytest.mark.parametrize("platforms", [[], ["cpu", "abacus"]])
-def test_platforms_that_are_none(platforms, small):
+def test_invalid_platforms_are_refused(platforms, small):
   with pytest.raises(SpecError, match="cpu, tpu, cuda, rocm"):
     export.export_generator(*small, platforms)
 
 
-def test_a_file_that_cannot_be_written(small, tmp_path):
+def test_an_unwritable_file_is_refused(small, tmp_path):
   spec, ema = small
   exported = export.export_generator(spec, ema, ["cpu"])
   (tmp_path / "g.hlo").mkdir()
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_written(small, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["g.hlo"]
 
 
-def test_the_example_is_short_and_needs_nothing_of_ours():
+def test_the_example_is_short_and_does_not_import_bigscale():
   text = _EXAMPLE.read_text()
   assert len(text.splitlines()) <= 20
   assert "bigscale" not in text

@@ -1,4 +1,4 @@
-"""Reading files: what is read, what is never run, and what the errors say."""
+"""Reading of files: contents, code that must not run, and error messages."""
 
 import pathlib
 import pickle
@@ -31,7 +31,7 @@ def _refused(path, *words, **options):
 
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
-def test_arrays_come_back(kind, tmp_path):
+def test_arrays_are_read(kind, tmp_path):
   path = tmp_path / f"a.{kind}"
   tensors = {"G/a.weight": _KERNEL, "b": np.ones(1, "f2")}
   if kind == "npz":
@@ -45,17 +45,17 @@ def test_arrays_come_back(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
 @pytest.mark.parametrize("kept", [0, 30, -20])
-def test_files_cut_short(kind, kept, tmp_path):
+def test_truncated_files_are_refused(kind, kept, tmp_path):
   path = tmp_path / f"a.{kind}"
   if kind == "npz":
     _npz(path, a=_KERNEL)
   else:
     save_file({"a": _KERNEL}, path)
   path.write_bytes(path.read_bytes()[:kept])
-  _refused(path, "cannot be read", "cut short")
+  _refused(path, "cannot be read", "truncated")
 
 
-def test_one_damaged_entry(tmp_path):
+def test_a_damaged_entry_is_refused(tmp_path):
   path = _npz(tmp_path / "a.npz", a=_KERNEL)
   data = bytearray(path.read_bytes())
   data[data.index(_KERNEL.tobytes()) + 5] ^= 0xFF
@@ -71,13 +71,13 @@ def test_object_arrays_are_not_unpickled(tmp_path):
   assert not (tmp_path / "boom").exists()
 
 
-def test_all_that_is_no_number_is_named(tmp_path):
+def test_entries_that_are_not_numeric_are_named(tmp_path):
   path = _npz(tmp_path / "a.npz", a=_KERNEL, config=np.array("{}"), b=b"x")
   error = _refused(path, "config: an array of <U2", "b: an array of |S1")
   assert "\n  a:" not in str(error)
 
 
-def test_missing_and_unknown_files(tmp_path):
+def test_missing_and_unknown_files_are_refused(tmp_path):
   _refused(tmp_path / "a.npz", "no file")
   other = tmp_path / "a.h5"
   other.write_bytes(b"x")
@@ -88,7 +88,7 @@ def test_missing_and_unknown_files(tmp_path):
   assert not (tmp_path / "boom").exists()
 
 
-def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
+def test_missing_pytorch_names_the_extra(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
   path = tmp_path / "G.pth"
   path.write_bytes(b"x")
@@ -96,7 +96,7 @@ def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
 
 
 class _Tensor:
-  """What is used of a torch.Tensor."""
+  """The used part of a torch.Tensor."""
 
   def __init__(self, array):
     self.array = array
@@ -116,7 +116,7 @@ class _Tensor:
 
 @pytest.fixture
 def torch(monkeypatch):
-  """A stand-in for PyTorch whose `load` gives what the test says."""
+  """A stand-in for PyTorch whose `load` returns what the test sets."""
   module = types.ModuleType("torch")
   module.result, module.calls = {}, []
 
@@ -143,7 +143,7 @@ def test_pytorch_files_load_weights_only(ending, torch, tmp_path):
   assert torch.calls == [(path, options)]
 
 
-def test_pytorch_files_of_a_whole_training(torch, tmp_path):
+def test_pytorch_files_of_a_training_run(torch, tmp_path):
   path = tmp_path / "all.pth"
   path.write_bytes(b"x")
   weights = {"a": _Tensor(_KERNEL)}
@@ -157,7 +157,7 @@ def test_pytorch_files_of_a_whole_training(torch, tmp_path):
 
 
 class _Bomb:
-  """Unpickling this makes a file."""
+  """Creates a file when it is unpickled."""
 
   def __init__(self, path):
     self.path = path
@@ -166,23 +166,23 @@ class _Bomb:
     return pathlib.Path.touch, (self.path,)
 
 
-def test_pickles_are_not_run_unasked(tmp_path):
+def test_pickles_need_the_flag(tmp_path):
   path = tmp_path / "a.pkl"
   path.write_bytes(pickle.dumps(_Bomb(tmp_path / "boom")))
-  _refused(path, "runs whatever code", "--unsafe_pickle")
+  _refused(path, "runs any code", "--unsafe_pickle")
   assert not (tmp_path / "boom").exists()
   _refused(path, "NoneType", unsafe_pickle=True)
   assert (tmp_path / "boom").exists()
 
 
 class _Module:
-  """What is used of a torch.nn.Module."""
+  """The used part of a torch.nn.Module."""
 
   def state_dict(self):
     return {"Model.a": _Tensor(_KERNEL)}
 
 
-def test_pickles_of_modules_with_the_flag(tmp_path):
+def test_pickled_modules_are_read_with_the_flag(tmp_path):
   path = tmp_path / "network-snapshot.pkl"
   saved = {"training_set_kwargs": {"path": "x"}, "G_ema": _Module()}
   path.write_bytes(pickle.dumps(saved))
@@ -191,7 +191,7 @@ def test_pickles_of_modules_with_the_flag(tmp_path):
   _refused(path)
 
 
-def test_pickles_whose_code_is_not_here(tmp_path, monkeypatch):
+def test_pickles_without_their_code_are_refused(tmp_path, monkeypatch):
   module = types.ModuleType("authors_code")
   module.Module = type("Module", (), {"__module__": "authors_code"})
   monkeypatch.setitem(sys.modules, "authors_code", module)
@@ -201,7 +201,7 @@ def test_pickles_whose_code_is_not_here(tmp_path, monkeypatch):
   _refused(path, "authors_code", "PYTHONPATH", unsafe_pickle=True)
 
 
-def test_entries_by_name_leave_the_others_unread(tmp_path):
+def test_other_entries_are_not_read(tmp_path):
   odd = np.array([{}], dtype=object)
   path = _npz(tmp_path / "a.npz", mu=_KERNEL, arr_0=odd)
   found = files.read_entries(path, ("mu", "sigma"))
@@ -210,7 +210,7 @@ def test_entries_by_name_leave_the_others_unread(tmp_path):
     files.read_entries(path, ("arr_0",))
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_new_folder_is_atomic(tmp_path):
   out = tmp_path / "new" / "run"
 
   def stop_half_way():
@@ -228,7 +228,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
   assert (out / "a").read_text() == "whole"
 
 
-def test_folders_that_cannot_be_made(tmp_path):
+def test_unwritable_folders_are_refused(tmp_path):
   (tmp_path / "file").write_text("in the way")
   with (
     pytest.raises(FileError, match="cannot be written"),

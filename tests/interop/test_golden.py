@@ -1,19 +1,20 @@
-"""Our models, losses and training against recordings of the authors' code.
+"""Compares models, losses and training with recordings of the authors' code.
 
-Every `.npz` in $BIGSCALE_GOLDEN_DIR is read, one case a file and quantity. The
-error of a case is the largest difference over a scale: the array's largest
-entry; for gradients, that plus a hundredth of the network's largest, since a
-bias before a batch norm has pure round-off for a gradient.
+Every `.npz` in $BIGSCALE_GOLDEN_DIR is read, with one case per file and
+quantity. The error of a case is the largest difference over a scale: the
+array's largest entry. For gradients, a hundredth of the network's largest
+gradient is added to the scale, because the gradient of a bias before batch norm
+is pure rounding error.
 
-A recording is compared in the precision in which it was made. In float64 ours
-and theirs agree to about 1e-11, whatever the order of summation. In float32
-they cannot: a step has about a million activations, and where one lies nearer
-to the kink of its ReLU, or two nearer to each other under a max-pooling, than
-float32 can tell, round-off decides which way a gradient goes (3e-4 of the
-largest entry, seen in recordings of BigGAN). So what a float32 recording says
-of gradients is compared at a loose tolerance, and the float64 recordings prove
-the formulas. What runs in training is float32: every float64 recording is
-passed through our float32 networks once more, at the same loose tolerance.
+A recording is compared in its own precision. In float64, bigscale and the
+authors agree to about 1e-11 in any order of summation. In float32 they cannot:
+a step has about a million activations. If one of them is nearer to the kink of
+its ReLU, or two are nearer to each other under max pooling, than float32
+resolves, rounding decides the direction of a gradient (3e-4 of the largest
+entry, seen in recordings of BigGAN). Gradients of float32 recordings are
+therefore compared with a loose tolerance, and the float64 recordings prove the
+formulas. Training runs in float32, so every float64 recording is also passed
+through the float32 networks, with the same loose tolerance.
 """
 
 import functools
@@ -38,10 +39,10 @@ _PORTS = {
   "inception": InceptionPort,
 }
 _INPUTS = ("config", "dim_z", "in/", "G/", "D/", "images_", "shapes")
-# Families whose members are cases of their own.
+# Families in which each key is a case of its own.
 _APART = ("out", "loss", "run", "features")
 _RUN_INPUTS = ("run/z", "run/x", "run/y", "run/yx")
-# No update and no gradient lies before these.
+# Quantities that depend on no update and no gradient.
 _FORWARD = ("out/", "loss/", "features/")
 
 
@@ -57,7 +58,7 @@ def config_of(path) -> dict:
 
 
 def kind_of(path) -> str:
-  """Which code made the file, from what is inside."""
+  """Returns which code made the file, based on its contents."""
   data, config = load(path), config_of(path)
   if config.get("dtype", "float32") not in ("float32", "float64"):
     return "unknown"
@@ -71,7 +72,7 @@ def kind_of(path) -> str:
 
 
 def recorded_in(path) -> str:
-  """The dtype in which the authors' code computed; Inception knows one."""
+  """Returns the authors' dtype; Inception always uses float32."""
   if kind_of(path) == "inception":
     return "float32"
   return config_of(path).get("dtype", "float32")
@@ -85,7 +86,7 @@ def port_of(path, dtype, platform="cpu"):
 
 
 def quantities(path) -> list[str]:
-  """Keys with an answer; those of a family (`grad_D/...`) make one."""
+  """Returns the keys to check; a family (`grad_D/...`) counts as one."""
   if kind_of(path) not in _PORTS:
     return ["all"]
   names = {}
@@ -106,7 +107,7 @@ def arrays(path, quantity) -> dict:
 
 
 def without_singular_value(path, key) -> bool:
-  """Whether a layer's smaller side is below the rank of this tracker."""
+  """Returns whether the rank exceeds the layer's smaller side."""
   name, rank = key.removeprefix("final_").rsplit("sv", 1)
   weight = load(path)[f"{name}weight"]
   out = weight.shape[0]
@@ -120,14 +121,14 @@ def largest_error(theirs, ours, is_gradient) -> float:
   for key, value in theirs.items():
     mine = np.asarray(ours[key], np.float64)
     assert mine.shape == value.shape, key
-    # A loss may be zero throughout.
+    # A loss may be zero everywhere.
     scale = top[key] + floor or 1.0
     errors.append(np.max(np.abs(mine - value)) / scale)
   return float(np.max(errors))
 
 
 def error_of(path, quantity, dtype, platform="cpu") -> float:
-  """The error of a case, as the module's docstring has it."""
+  """Returns the error of a case, defined in the module's docstring."""
   with precision(dtype):
     ours = port_of(path, dtype, platform).answer(quantity)
   theirs = arrays(path, quantity)
@@ -142,10 +143,10 @@ def error_of(path, quantity, dtype, platform="cpu") -> float:
 
 
 def tolerance_of(path, quantity, dtype) -> float:
-  """In float32 more for gradients, and for what updates passed through.
+  """Returns the tolerance; in float32 it is larger after gradients and updates.
 
-  Most of BigGAN: its ReLU and its pooling have kinks, which R3GAN's maps of
-  few values were never seen to meet.
+  It is largest for BigGAN, whose ReLU and pooling have kinks. R3GAN's few
+  activations have never been seen to hit one.
   """
   if dtype == "float64":
     return 1e-9
@@ -157,9 +158,9 @@ def tolerance_of(path, quantity, dtype) -> float:
 
 _KNOWN = [path for path in _FILES if kind_of(path) in _PORTS]
 _IN_FLOAT64 = [path for path in _KNOWN if recorded_in(path) == "float64"]
-# Trainings in float64 take XLA's CPU backend minutes. Of the project's own
-# recordings one is trained in the fast tier, the others in the slow one; one
-# with attention is differentiated, and one is drawn in float32.
+# Training in float64 takes minutes on XLA's CPU backend. The fast tier trains
+# one of the project's own recordings, differentiates one with attention, and
+# samples one in float32. The slow tier does the rest.
 _SLOW_QUANTITIES = {
   "biggan_64px_f64": ("run/", "final_"),
   "biggan_deep_64px_f64": ("run/", "final_", "grad_"),
@@ -173,7 +174,7 @@ def marks_of(path, quantity) -> list:
 
 
 def marks_where(slow: bool) -> list:
-  """Marks of the project's own recordings."""
+  """Returns the marks of the project's own recordings."""
   own = not os.environ.get("BIGSCALE_GOLDEN_DIR")
   return [pytest.mark.slow] if own and slow else []
 
@@ -188,7 +189,7 @@ _CASES = [
 
 
 def in_float32(is_forward: bool) -> list:
-  """Cases of float64 recordings to pass through our float32 networks."""
+  """Returns the float64 cases to check with the float32 networks."""
   return [
     pytest.param(
       path,
@@ -210,13 +211,13 @@ def check(path, quantity, dtype, platform="cpu"):
 
 
 def test_golden_files_exist():
-  assert _FILES, f"{_DIRECTORY} holds no .npz"
+  assert _FILES, f"{_DIRECTORY} contains no .npz"
 
 
 @pytest.mark.parametrize(("path", "quantity"), _CASES)
 def test_golden(path, quantity):
   assert kind_of(path) in _PORTS, (
-    f"{path.name} is of unknown kind; its keys begin {list(load(path))[:5]}"
+    f"{path.name} is of unknown kind; its first keys are {list(load(path))[:5]}"
   )
   check(path, quantity, recorded_in(path))
 
@@ -243,6 +244,6 @@ def test_golden_training_in_float32(path, quantity):
     if quantity.startswith(("out/", "grad_"))
   ],
 )
-def test_golden_as_written_for_tpus(path, quantity):
-  """Attention that makes its weights again, and what else differs there."""
+def test_golden_in_tpu_form(path, quantity):
+  """The TPU form recomputes attention weights, among other differences."""
   check(path, quantity, "float64", "tpu")

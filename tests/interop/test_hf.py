@@ -1,4 +1,4 @@
-"""pytorch-pretrained-BigGAN's state dicts: the same images, the same norm."""
+"""pytorch-pretrained-BigGAN's state dicts: equal images and spectral norm."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def imported():
   return found, file, biggan_hf.generator(_SPEC, file)
 
 
-def test_the_same_images_as_their_code(imported):
+def test_images_match_the_original_code(imported):
   _, file, weights = imported
   latents = np.random.RandomState(1).normal(size=(2, 5)).astype("f4")
   labels = np.array([2, 0], "i4")
@@ -58,7 +58,7 @@ def test_statistics_of_all_truncations_are_kept(imported):
     assert (rows[0] != rows[50]).all()
 
 
-def test_both_divide_by_the_same_singular_values(imported):
+def test_spectral_norm_divides_by_the_same_values(imported):
   _, file, weights = imported
   sources = biggan_hf.g_sources(_SPEC)
   assert len(weights.spectra) == 8 * 12 + 4 + 2
@@ -66,7 +66,7 @@ def test_both_divide_by_the_same_singular_values(imported):
     owner = sources[path].name.removesuffix("_orig")
     u, v = file[f"{owner}_u"], file[f"{owner}_v"]
     w_oi = file[f"{owner}_orig"].reshape(len(u), -1)
-    # Ours takes a step from its u, which must end at theirs.
+    # bigscale takes a step from its u, which must end at the file's v.
     stepped = unit(u_ko[0] @ w_oi)
     np.testing.assert_allclose(stepped, v, atol=1e-5, err_msg=path)
     np.testing.assert_allclose(u @ w_oi @ stepped, u @ w_oi @ v, rtol=1e-5)
@@ -81,11 +81,11 @@ def test_missing_extra_and_misshaped_tensors_are_named():
   with pytest.raises(TensorsError) as caught:
     biggan_hf.generator(_SPEC, file)
   message = str(caught.value)
-  assert message.startswith("3 tensors do not fit")
+  assert message.startswith("3 tensors do not match")
   assert "missing generator.layers.5.conv_1.weight_v (72,)" in message
   assert "extra generator.surprise (3,)" in message
   assert "misshaped generator.bn.running_vars (11, 8)" in message
-  assert "the spec asks for (51, 8)" in message
+  assert "the spec requires (51, 8)" in message
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_missing_extra_and_misshaped_tensors_are_named():
     {"g_depth": 3, "g_width": 8, "d_width": 8, "shared_dim": 6},
   ],
 )
-def test_sizes_are_read_off(change):
+def test_spec_is_inferred(change):
   spec = dataclasses.replace(_SPEC, **change)
   file = theirs(biggan_hf.g_sources(spec), leaves(spec))
   assert biggan_hf.infer_spec(file) == spec
@@ -111,16 +111,16 @@ def test_attention_inside_a_stage_is_refused():
       "layers.4.", "layers.3."
     )
     moved[name.replace("layers.x.", "layers.4.")] = x
-  with pytest.raises(TensorsError, match="attention after 3 blocks stands"):
+  with pytest.raises(TensorsError, match="after 3 blocks is inside a stage"):
     biggan_hf.infer_spec(moved)
 
 
-def test_another_kind_of_file_is_refused():
+def test_files_of_other_formats_are_refused():
   with pytest.raises(TensorsError, match=r"embeddings\.weight is missing"):
     biggan_hf.infer_spec({"linear.weight": np.zeros((2, 2))})
 
 
-def test_the_other_layout_is_refused():
+def test_another_layout_is_refused():
   wrong = dataclasses.replace(_SPEC, layout="pytorch")
   with pytest.raises(SpecError, match="must be 'tfhub'"):
     biggan_hf.generator(wrong, {})

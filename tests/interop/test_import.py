@@ -1,4 +1,4 @@
-"""From tensors to a run: sizes, players, recipes."""
+"""Import of tensors as a run: sizes, players, recipes."""
 
 import dataclasses
 import functools
@@ -60,13 +60,13 @@ def _plain(player="G"):
 
 
 def _random(spec: R3ganSpec, player="g"):
-  """Weights under the authors' names."""
+  """Random weights under the authors' names."""
   sources = getattr(r3gan, f"{player}_sources")(spec)
   return synthetic.theirs(sources, synthetic.leaves(spec, player))
 
 
 def _file(path: Path, **players) -> Path:
-  """A file of several players; the one called `bare` has no prefix."""
+  """Writes a file of several players; `bare` has no prefix."""
   arrays = {}
   for name, tensors in players.items():
     prefix = "" if name == "bare" else f"{name}/"
@@ -85,11 +85,11 @@ def _file(path: Path, **players) -> Path:
     ("r3gan_conditional_16px", _CONDITIONAL),
   ],
 )
-def test_r3gan_sizes_are_read_off_the_shapes(stem, spec):
+def test_r3gan_spec_is_inferred(stem, spec):
   assert r3gan.infer_spec(_tensors(stem, "G")) == spec
 
 
-def test_every_size_of_an_r3gan_is_read():
+def test_every_size_of_r3gan_is_inferred():
   odd = R3ganSpec(
     resolution=8,
     image_channels=1,
@@ -112,7 +112,7 @@ def test_every_size_of_an_r3gan_is_read():
     ("MainLayers.0.Layers.1.LinearLayer2", ("stage 0", "LinearLayer2")),
   ],
 )
-def test_r3gan_tensors_that_sizes_hang_on(lacking, words):
+def test_missing_tensors_for_inference_are_named(lacking, words):
   tensors = {k: v for k, v in _plain().items() if not k.startswith(lacking)}
   with pytest.raises(TensorsError) as caught:
     r3gan.infer_spec(tensors)
@@ -120,7 +120,7 @@ def test_r3gan_tensors_that_sizes_hang_on(lacking, words):
     assert word in str(caught.value)
 
 
-def test_r3gan_block_of_another_expansion():
+def test_r3gan_with_two_expansions_is_refused():
   tensors = _plain()
   layer = "MainLayers.0.Layers.1.LinearLayer1.Layer.weight"
   tensors[layer] = np.zeros((64, 16, 1, 1))
@@ -128,42 +128,42 @@ def test_r3gan_block_of_another_expansion():
     r3gan.infer_spec(tensors)
 
 
-def test_a_damaged_block_is_named_though_the_sizes_are_inferred():
+def test_a_damaged_block_is_named_when_the_spec_is_inferred():
   tensors = _tensors("r3gan_conditional_16px", "G")
   del tensors["MainLayers.0.Layers.1.LinearLayer1.Layer.weight"]
   tensors["MainLayers.2.Layers.2.NonLinearity1.Bias"] = np.zeros(3)
   with pytest.raises(TensorsError) as caught:
     convert("r3gan", Players(tensors), None)
   message = str(caught.value)
-  assert message.startswith("generator: 2 tensors do not fit")
+  assert message.startswith("generator: 2 tensors do not match")
   assert "missing MainLayers.0.Layers.1.LinearLayer1.Layer.weight" in message
   assert "misshaped MainLayers.2.Layers.2.NonLinearity1.Bias (3,)" in message
 
 
-# Which player is what.
+# Players.
 
 
 @pytest.mark.parametrize("joint", ["/", "."])
-def test_players_are_told_apart_by_prefix(joint):
+def test_players_are_split_by_prefix(joint):
   names = [f"{p}{joint}{k}" for p in ("G", "D", "G_ema") for k in ("a", "b.c")]
   found = formats.split_players({name: np.zeros(1) for name in names})
   assert [set(player) for player in found] == [{"a", "b.c"}] * 3
 
 
-def test_without_prefixes_all_is_the_generator():
+def test_without_prefixes_all_tensors_are_the_generator():
   found = formats.split_players({"Gain": np.ones(1), "D": np.ones(1)})
   assert found == Players({"Gain": np.ones(1), "D": np.ones(1)})
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "Model."])
-def test_wrappers_of_a_whole_network_are_taken_off(wrapper):
+def test_prefixes_of_a_whole_network_are_removed(wrapper):
   wrapped = {f"G/{wrapper}a": 1, f"G/{wrapper}b": 2, "D/a": 3}
   assert formats.split_players(wrapped) == Players(
     {"a": 1, "b": 2}, {"a": 3}, None
   )
 
 
-def test_tensors_beside_the_players_are_named():
+def test_extra_tensors_are_named():
   tensors = {"G/a": np.zeros(1), "out/G": np.zeros((2, 3)), "z": np.zeros(1)}
   with pytest.raises(TensorsError, match="out/G") as caught:
     formats.split_players(tensors)
@@ -180,15 +180,15 @@ def test_players_of_several_files(tmp_path):
   assert read_players(g, d, ema) == Players(a, b, c)
   assert read_players(both, None, ema) == Players(a, b, c)
   assert read_players(g, both) == Players(a, b)
-  # Whoever publishes the average alone: it is the generator.
+  # A file with only the average: it becomes the generator too.
   assert read_players(ema) == Players(c, None, c)
-  with pytest.raises(FileError, match="both hold a discriminator"):
+  with pytest.raises(FileError, match="both contain a discriminator"):
     read_players(both, d)
-  with pytest.raises(FileError, match="holds no generator"):
+  with pytest.raises(FileError, match="contains no generator"):
     read_players(_file(tmp_path / "only.npz", D=b))
 
 
-# Into networks.
+# Conversion to networks.
 
 
 def test_problems_of_all_players_in_one_message():
@@ -199,18 +199,18 @@ def test_problems_of_all_players_in_one_message():
   with pytest.raises(TensorsError) as caught:
     convert("r3gan", Players(g, d, ema), _PLAIN)
   message = str(caught.value)
-  assert "generator: 1 tensors do not fit" in message
+  assert "generator: 1 tensors do not match" in message
   assert "discriminator: 1 tensors" in message
   assert "moving average: 2 tensors" in message
   assert "missing MainLayers.0.Layers.0.Basis (16, 4, 4)" in message
 
 
-def test_the_field_that_does_not_fit_is_named():
+def test_a_mismatched_field_is_named():
   wrong = dataclasses.replace(_PLAIN, latent_dim=7, bf16_stages=1)
   with pytest.raises(TensorsError) as caught:
     convert("r3gan", Players(_plain()), wrong)
   message = str(caught.value)
-  assert "model.latent_dim=7, the file's shapes say 6" in message
+  assert "model.latent_dim=7, but the file's shapes imply 6" in message
   assert "bf16_stages" not in message
 
 
@@ -224,22 +224,22 @@ def test_values_that_are_not_finite_are_named():
   assert "0/to_rgb/kernel: 32 of 48 values" in str(caught.value)
 
 
-def test_a_model_of_another_family():
+def test_a_model_of_another_family_is_refused():
   with pytest.raises(SpecError, match=r"model.name='r3gan'.*biggan-pytorch"):
     convert("biggan-pytorch", Players(_plain()), _PLAIN)
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
-def test_tensors_of_another_format(name):
-  """Every format refuses what is not its own, in one sentence."""
+def test_tensors_of_another_format_are_refused(name):
+  """Every format refuses foreign tensors in one sentence."""
   with pytest.raises(SpecError):
     convert(name, Players({"weights": np.zeros((2, 2))}), None)
 
 
-# Into a state.
+# Assembly of a state.
 
 
-# One stage: drawing starting values is slow to compile, tensor by tensor.
+# One stage, because initialization of many tensors is slow to compile.
 _SMALL = R3ganSpec(
   resolution=4, latent_dim=3, widths=(4,), blocks=(1,), cardinality=(2,)
 )
@@ -252,7 +252,7 @@ def imported(tmp_path_factory):
   return assemble.read_run("r3gan", path, source="fashion_mnist")
 
 
-def test_what_no_file_holds_is_as_before_any_training(imported):
+def test_missing_parts_are_initialized(imported):
   spec = imported.spec
   fresh = jax.jit(
     functools.partial(init_state, make_model(spec.model, "cpu"), spec),
@@ -284,17 +284,17 @@ def test_each_file_goes_to_its_player(tmp_path):
   ):
     params = flatten(getattr(made.state, part).params)
     for path, (name, layout) in sources.items():
-      theirs = layout.theirs(np.asarray(params[path]))
+      theirs = layout.to_file(np.asarray(params[path]))
       np.testing.assert_array_equal(theirs, given[part][name])
   assert made.notes["discriminator"] == "d.npz"
   assert made.notes["average"] == "ema.npz"
 
 
-def test_notes_say_where_each_part_came_from(imported):
+def test_notes_state_the_origin_of_each_part(imported):
   notes = imported.notes
   assert notes["generator"] == "g.npz"
-  assert "fresh" in notes["discriminator"]
-  assert "no file holds one" in notes["average"]
+  assert "initialized with seed" in notes["discriminator"]
+  assert "no file contains one" in notes["average"]
   assert notes["spectra"].startswith("0 from the files")
   assert len(notes["files"][0]["sha256"]) == 64
   assert json.loads(json.dumps(notes)) == notes
@@ -317,10 +317,10 @@ def test_notes_say_where_each_part_came_from(imported):
     (biggan_deep_config, "256"),
   ],
 )
-def test_recipes_are_those_of_the_configs(config, argument):
+def test_recipes_match_the_configs(config, argument):
   published = from_config(config.get_config(argument))
   made = recipe(published.model, None)
-  # What watches a run is not part of the recipe.
+  # The monitor is not part of a recipe.
   watched = dataclasses.replace(made.spec, monitor=published.monitor)
   assert watched == published
   assert "deep" not in made.name or config is biggan_deep_config
@@ -345,6 +345,6 @@ def test_r3gan_takes_the_nearest_preset(model, gamma, batch):
   assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
 
 
-def test_a_family_without_a_recipe():
+def test_a_family_without_a_recipe_is_refused():
   with pytest.raises(SpecError, match="give --config"):
     recipe(StrippedSpec(resolution=8, widths=(8, 8)), None)

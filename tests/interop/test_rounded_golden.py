@@ -1,7 +1,7 @@
-"""The authors' recordings under a TPU's rounding of float32 products.
+"""The authors' recordings with a TPU's rounding of float32 products.
 
-`model.precision` at its default reproduces them; what the other choices cost
-in accuracy is a table of docs/parity.md, which this file prints:
+The default of `model.precision` reproduces them. The errors of the other
+choices are a table in docs/parity.md, which this file prints:
 
   PYTHONPATH=. python tests/interop/test_rounded_golden.py
 """
@@ -30,7 +30,7 @@ _FOLDER = Path(
 )
 R3GAN, BIGGAN = "r3gan_conditional_16px", "biggan_64px_f64"
 CHOICES = ("highest", "high", "default")
-# Errors that a choice may have.
+# Maximum error of each choice.
 _LIMITS = {"highest": 1e-5, "high": 1e-2, "default": 1.0}
 
 
@@ -54,19 +54,22 @@ def _nhwc(images):
 
 
 def _compute(function, *args):
-  """As a run's program is made, and a TPU would compute it."""
+  """Compiles as a run does, with a TPU's rounding, and computes."""
   program = jax.jit(rounded(precision.exact(function)))
   return program.lower(*args).compile(OPTIONS)(*args)
 
 
 def _off(ours, theirs):
-  """Largest difference over the largest entry."""
+  """Returns the largest difference over the largest entry."""
   ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
   return np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs))
 
 
 def _gradients_off(ours, theirs):
-  """The same over parameters: over theirs plus 1% of the network's largest."""
+  """Returns the largest error over parameters.
+
+  Its scale is the parameter's largest entry plus 1% of the network's largest.
+  """
   floor = 0.01 * max(np.max(np.abs(theirs[key])) for key in theirs)
   assert ours.keys() == theirs.keys()
   return max(
@@ -77,16 +80,16 @@ def _gradients_off(ours, theirs):
 
 
 def _theirs(gradients, sources):
-  """Gradients under the authors' names and in their layout."""
+  """Returns gradients by the authors' names and in their layout."""
   flat = spectral.flatten(gradients)
   return {
-    name: layout.theirs(np.asarray(flat[path]))
+    name: layout.to_file(np.asarray(flat[path]))
     for path, (name, layout) in sources.items()
   }
 
 
 def r3gan_errors(gradients=True, **settings):
-  """{quantity: error} of the networks' first update, against the authors'."""
+  """Returns {quantity: error} of the first update, against the authors'."""
   data, config = _load(R3GAN)
   spec = R3ganSpec(
     resolution=data["in/x"].shape[-1],
@@ -146,7 +149,7 @@ def r3gan_errors(gradients=True, **settings):
 
 
 def _biggan(stated):
-  """D's and G's outputs and gradients: {quantity: value}; the recorded ones."""
+  """Returns D's and G's outputs and gradients, and the recorded outputs."""
   data, config = _load(BIGGAN)
   attention = tuple(int(side) for side in config["attention"].split("_"))
   spec = BigganSpec(
@@ -203,7 +206,10 @@ def _biggan(stated):
 
 
 def biggan_errors(stated):
-  """{quantity: error}: outputs against the authors', gradients our exact."""
+  """Returns {quantity: error}, of outputs against the authors'.
+
+  Errors of gradients are relative to bigscale's exact gradients.
+  """
   found, recorded = _biggan(stated)
   exact, _ = _biggan("highest")
   errors = {
@@ -219,13 +225,13 @@ def biggan_errors(stated):
   return errors
 
 
-def test_what_a_spec_gets_is_exact_on_a_tpu():
+def test_default_precision_is_exact_on_a_tpu():
   errors = r3gan_errors()
   assert max(errors.values()) <= _LIMITS["highest"], errors
 
 
-def test_a_tpu_left_alone_is_not():
-  """JAX's own default: penalties are a hundredth off."""
+def test_jax_default_precision_is_not_exact():
+  """With JAX's own default, penalties are wrong by a hundredth."""
   errors = r3gan_errors(gradients=False, precision="default")
   assert errors["R1"] == pytest.approx(1.1e-2, rel=0.2)
   assert errors["R2"] == pytest.approx(1.3e-2, rel=0.2)
@@ -241,7 +247,7 @@ def test_choices(recording, stated):
     errors = biggan_errors(stated)
   assert max(errors.values()) <= _LIMITS[stated], errors
   if stated == "default":
-    # What passes at other choices does so not because nothing is rounded.
+    # Proves that products are rounded, so the other choices matter.
     assert max(errors.values()) > 1e-2, errors
 
 

@@ -1,4 +1,4 @@
-"""Published statistics: which files there are, and what is checked."""
+"""Published statistics: file formats and checks."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ def _moments(dimension=5, rows=40):
   return features.mean(0), np.cov(features, rowvar=False), features
 
 
-def test_statistics_of_both_kinds(tmp_path):
+def test_both_formats_are_read(tmp_path):
   mu, sigma, features = _moments()
   npz = tmp_path / "VIRTUAL.npz"
   np.savez(npz, mu=mu, sigma=sigma, mu_s=mu, arr_0=np.array([{}], object))
@@ -36,7 +36,7 @@ def test_statistics_of_both_kinds(tmp_path):
   found = statistics.read_statistics(pkl, unsafe_pickle=True)
   assert found.count == 40
   np.testing.assert_allclose(found.mean, mu)
-  # StyleGAN divides by the count, numpy by one less.
+  # StyleGAN divides by the count, numpy by the count minus one.
   np.testing.assert_allclose(found.covariance, sigma * 39 / 40)
 
 
@@ -61,7 +61,7 @@ def test_statistics_are_written_in_float64_with_provenance(tmp_path):
   assert len(said["sha256"]) == 64
 
 
-def test_what_is_written_of_a_file_is_read_again(tmp_path):
+def test_written_statistics_are_read_back(tmp_path):
   mu, sigma, _ = _moments()
   ours = statistics.Statistics(
     mu, sigma, 40, "clean", "inception_clean", "abc", "textures at 8 px"
@@ -88,13 +88,13 @@ def test_what_is_written_of_a_file_is_read_again(tmp_path):
     ("cleaned.npz", {}, None),
   ],
 )
-def test_what_is_known_of_others_resizing(name, more, resize, tmp_path):
+def test_resizing_of_known_files(name, more, resize, tmp_path):
   mu, sigma, _ = _moments()
   np.savez(tmp_path / name, mu=mu, sigma=sigma, **more)
   assert statistics.read_statistics(tmp_path / name).resize == resize
 
 
-def test_stylegan_s_sums_in_an_npz(tmp_path):
+def test_stylegan_sums_in_an_npz(tmp_path):
   mu, _, features = _moments()
   path = tmp_path / "stylegan.npz"
   np.savez(
@@ -117,11 +117,11 @@ def test_stylegan_s_sums_in_an_npz(tmp_path):
     (
       '{"count": "x", "resize": 1, "feature": null, "weights": null, '
       '"source": ""}',
-      "no sound count, resize",
+      "no valid count, resize",
     ),
   ],
 )
-def test_a_protocol_that_is_none(protocol, words, tmp_path):
+def test_invalid_protocols_are_refused(protocol, words, tmp_path):
   mu, sigma, _ = _moments()
   path = tmp_path / "a.npz"
   np.savez(path, mu=mu, sigma=sigma, protocol=np.array(protocol))
@@ -146,7 +146,7 @@ def _broken(change):
     (lambda m, s: {"mu": m, "sigma": s.astype(str)}, "sigma is an array of"),
   ],
 )
-def test_statistics_that_are_none(change, words, tmp_path):
+def test_invalid_statistics_are_refused(change, words, tmp_path):
   path = tmp_path / "a.npz"
   np.savez(path, **_broken(change))
   with pytest.raises(FileError, match=words):

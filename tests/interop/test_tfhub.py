@@ -1,4 +1,4 @@
-"""The official generators' variables: order, layout, editions, sizes."""
+"""The official generators' variables: order, layout, versions, sizes."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ _AVERAGED = ("w", "b", "gamma", "beta", "scale", "offset")
 
 
 def _file(spec, suffix):
-  """As the graph names and shapes it: averages beside raw ones, u0, module/."""
+  """Returns leaves, and a file with the graph's names, shapes and averages."""
   found = leaves(spec)
   random = np.random.RandomState(7)
   file = {}
@@ -61,7 +61,7 @@ def _file(spec, suffix):
   return found, file
 
 
-def test_biggan_makes_the_image_of_its_variables():
+def test_biggan_images_match_the_plain_generator():
   found, file = _file(_SPEC, "ema_b999900")
   weights = biggan_tfhub.generator(_SPEC, file)
   random = np.random.RandomState(1)
@@ -75,17 +75,17 @@ def test_biggan_makes_the_image_of_its_variables():
   assert_same(weights, found)
 
 
-def test_first_layer_and_shared_embedding_lie_as_there():
+def test_layout_of_first_layer_and_shared_embedding():
   _, file = _file(_SPEC, "ema_b999900")
   params = biggan_tfhub.generator(_SPEC, file).params
-  # A vector of latents times w is a map whose channels lie innermost.
+  # A latent vector times w is a map with the channels as innermost axis.
   w = file["module/Generator/G_Z/G_linear/w/ema_b999900:0"]
   assert w.shape == (2, 4 * 4 * 32)
   np.testing.assert_array_equal(params["linear"]["kernel"], w)
   # A one-hot label times w is a row.
   table = file["module/linear/w/ema_b999900:0"]
   np.testing.assert_array_equal(params["shared"]["embedding"], table)
-  # Theirs sees [z_i, y] and ours [y, z_i]; a chunk has 2 latents.
+  # The file's condition is [z_i, y], bigscale's is [y, z_i]; z_i has 2 entries.
   gain = file["module/Generator/GBlock_1/HyperBN_1/gamma/w/ema_b999900:0"]
   ours = params["block1"]["norm2"]["gain"]["kernel"]
   np.testing.assert_array_equal(ours[:4], gain[2:])
@@ -93,7 +93,7 @@ def test_first_layer_and_shared_embedding_lie_as_there():
 
 
 def _stacked_file():
-  """BigGAN-deep's with the stacks of the graph for its statistics."""
+  """Returns BigGAN-deep's file with the graph's stacks of statistics."""
   found, file = _file(_DEEP, "ema_0.9999")
   norms = [f"block{i}/norm{j}" for i in range(8) for j in range(1, 5)]
   stacked = {name: x for name, x in file.items() if "accumul" not in name}
@@ -107,7 +107,7 @@ def _stacked_file():
   return found, stacked, table
 
 
-def test_deep_statistics_are_those_of_all_truncations():
+def test_deep_statistics_cover_all_truncations():
   found, stacked, table = _stacked_file()
   assert_same(biggan_tfhub.generator(_DEEP, stacked), found)
   standing = biggan_tfhub.standing(_DEEP, stacked)
@@ -119,11 +119,11 @@ def test_deep_statistics_are_those_of_all_truncations():
 def test_stacks_of_another_number_of_truncations_are_refused():
   _, stacked, _ = _stacked_file()
   stacked["module_apply_default/stack_6:0"] = np.zeros((50, 16), "f4")
-  with pytest.raises(TensorsError, match=r"stack_6 \(50, 16\) must hold"):
+  with pytest.raises(TensorsError, match=r"stack_6 \(50, 16\) must contain"):
     biggan_tfhub.generator(_DEEP, stacked)
 
 
-def test_a_stack_that_is_missing_is_named():
+def test_a_missing_stack_is_named():
   _, stacked, _ = _stacked_file()
   _, file = _file(_DEEP, "ema_0.9999")
   name = "Generator/GBlock/BatchNorm_1/accumulated_mean"
@@ -135,12 +135,12 @@ def test_a_stack_that_is_missing_is_named():
 
 
 @pytest.mark.parametrize("spec", [_SPEC, _DEEP], ids=["biggan", "deep"])
-def test_statistics_of_one_truncation_are_no_table(spec):
+def test_statistics_of_one_truncation_give_no_table(spec):
   _, file = _file(spec, "ema_b999900")
   assert biggan_tfhub.standing(spec, file) is None
 
 
-def test_a_file_without_averages_gives_the_raw_weights():
+def test_raw_weights_are_used_without_averages():
   found, file = _file(_SPEC, "ema_b999900")
   raw = {name: x for name, x in file.items() if "ema" not in name}
   got = biggan_tfhub.generator(_SPEC, raw).params
@@ -157,20 +157,20 @@ def test_missing_extra_and_misshaped_variables_are_named():
   with pytest.raises(TensorsError) as caught:
     biggan_tfhub.generator(_DEEP, file)
   message = str(caught.value)
-  assert message.startswith("3 tensors do not fit")
+  assert message.startswith("3 tensors do not match")
   assert "missing Generator/GBlock/BatchNorm_2/offset/u0 (1, 16)" in message
   assert "extra Generator/surprise (3,)" in message
-  assert "misshaped linear/w (3, 5), the spec asks for (3, 4)" in message
+  assert "misshaped linear/w (3, 5), the spec requires (3, 4)" in message
 
 
 @pytest.mark.parametrize("spec", [_SPEC, _DEEP], ids=["biggan", "deep"])
-def test_sizes_are_read_off(spec):
+def test_spec_is_inferred(spec):
   _, file = _file(spec, "ema_b999900")
   assert biggan_tfhub.infer_spec(file) == spec
 
 
-def test_sizes_of_another_kind_of_file_are_refused():
-  with pytest.raises(TensorsError, match="blocks of no channels"):
+def test_files_of_other_formats_are_refused():
+  with pytest.raises(TensorsError, match="blocks with no channels"):
     biggan_tfhub.infer_spec({"conv1.weight": np.zeros((2, 2))})
 
 
@@ -183,6 +183,6 @@ def test_sizes_of_another_kind_of_file_are_refused():
     ({"g_attention": (16, 32)}, "more than one resolution"),
   ],
 )
-def test_specs_that_were_not_published_are_refused(change, message):
+def test_unpublished_specs_are_refused(change, message):
   with pytest.raises(SpecError, match=message):
     biggan_tfhub.generator(dataclasses.replace(_SPEC, **change), {})

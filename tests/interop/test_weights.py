@@ -1,4 +1,4 @@
-"""Importing state dicts: what is checked, and what the errors say."""
+"""Import of state dicts: checks and error messages."""
 
 from pathlib import Path
 
@@ -61,11 +61,11 @@ def test_every_missing_extra_and_misshaped_tensor_is_named():
     r3gan.discriminator(_R3GAN, tensors)
   message = str(caught.value)
   assert isinstance(caught.value, SpecError)
-  assert message.startswith("4 tensors do not fit")
+  assert message.startswith("4 tensors do not match")
   assert "missing ExtractionLayer.Layer.weight (16, 3, 1, 1)" in message
   assert "missing MainLayers.0.Layers.0.NonLinearity1.Bias (32,)" in message
   assert "extra Surprise.weight (2, 3)" in message
-  assert f"misshaped {head} (1, 17), the spec asks for (1, 16)" in message
+  assert f"misshaped {head} (1, 17), the spec requires (1, 16)" in message
 
 
 def test_another_spec_is_refused():
@@ -77,7 +77,7 @@ def test_another_spec_is_refused():
     biggan_pytorch.generator(wrong, _biggan())
 
 
-def test_r3gan_filter_must_be_ours():
+def test_r3gan_filter_is_checked():
   tensors = _r3gan()
   name = "MainLayers.1.Layers.0.Resampler.Kernel"
   tensors[name] = np.full((4, 4), 1 / 16)
@@ -91,14 +91,14 @@ def test_layouts_keep_every_entry():
     load = r3gan.generator if player == "G" else r3gan.discriminator
     params = flatten(load(_R3GAN, tensors).params)
     for path, (name, layout) in sources(_R3GAN).items():
-      np.testing.assert_array_equal(layout.theirs(params[path]), tensors[name])
+      np.testing.assert_array_equal(layout.to_file(params[path]), tensors[name])
 
 
 def test_biggan_first_map_is_channels_last_with_bias_and_trackers():
   tensors = _biggan()
   weights = biggan_pytorch.generator(_BIGGAN, tensors)
   kernel = weights.params["linear"]["kernel"]
-  # Row (c, y, x) of theirs is column (y, x, c) of ours.
+  # Row (c, y, x) in the file is column (y, x, c) in bigscale.
   c, y, x = 5, 1, 3
   theirs, ours = (c * 4 + y) * 4 + x, (y * 4 + x) * 16 + c
   np.testing.assert_array_equal(
@@ -111,14 +111,14 @@ def test_biggan_first_map_is_channels_last_with_bias_and_trackers():
   assert tracked.u[2, ours] == tensors["linear.u2"][0, theirs]
 
 
-def test_biggan_trackers_beyond_the_spec_are_left():
+def test_biggan_trackers_beyond_the_spec_are_ignored():
   one = BigganSpec(
     resolution=32, num_classes=4, latent_dim=12, g_width=4, d_width=4,
     shared_dim=0, hierarchical=False, num_singular_values=1,
   )  # fmt: skip
   weights = biggan_pytorch.discriminator(one, _biggan("D"))
   assert weights.spectra["block0/conv1/kernel"].sigma.shape == (1,)
-  # The last layer has one output, so one singular value whatever is asked.
+  # The last layer has one output, so it has only one singular value.
   three = biggan_pytorch.discriminator(_BIGGAN, _biggan("D"))
   assert three.spectra["linear/kernel"].sigma.shape == (1,)
   assert three.spectra["block0/conv1/kernel"].sigma.shape == (3,)
@@ -131,7 +131,7 @@ def test_biggan_missing_tracker_is_named():
     biggan_pytorch.discriminator(_BIGGAN, tensors)
 
 
-def test_weights_take_the_dtype_of_the_spec():
+def test_weights_have_the_dtype_of_the_spec():
   tensors = {k: v.astype(np.float64) for k, v in _r3gan().items()}
   params = flatten(r3gan.generator(_R3GAN, tensors).params)
   assert {leaf.dtype for leaf in params.values()} == {np.dtype("float32")}

@@ -1,4 +1,4 @@
-"""A tiny labelled data set, whose classes differ in texture alone."""
+"""A tiny labeled data set whose classes differ only in texture."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ NUM_CLASSES = 3
 
 
 def _make_images(count, seed):
-  """Rows, columns or checks of random phase, [N, 8, 8, 1], and labels."""
+  """Returns [N, 8, 8, 1] stripes or checks of random phase, and labels."""
   rng = np.random.default_rng(seed)
   labels = rng.integers(0, NUM_CLASSES, count).astype(np.int32)
   row, column = np.indices((SIDE, SIDE))
@@ -23,7 +23,7 @@ def _make_images(count, seed):
 
 
 def _write_source(directory, class_names, train=400, heldout=120):
-  """Writes such a set; without class names every label is 0."""
+  """Writes the data set; without class names, every label is 0."""
 
   def samples(count, seed):
     images, labels = _make_images(count, seed)
@@ -44,18 +44,18 @@ def _write_source(directory, class_names, train=400, heldout=120):
 
 @pytest.fixture(scope="session")
 def make_images():
-  """`make_images(count, seed)` gives images and labels of the set."""
+  """Returns `make_images(count, seed)`, which makes images and labels."""
   return _make_images
 
 
 @pytest.fixture(scope="session")
 def write_source():
-  """`write_source(directory, class_names, ...)` gives the directory."""
+  """Returns `write_source(directory, class_names, ...)`."""
   return _write_source
 
 
 @pytest.fixture(scope="session")
 def textures(tmp_path_factory):
-  """The data set's directory."""
+  """The directory of the data set."""
   directory = tmp_path_factory.mktemp("data") / "textures"
   return _write_source(directory, ("rows", "columns", "checks"))

@@ -7,7 +7,7 @@ import pytest
 from bigscale.metrics import cache
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_arrays_are_read_back(tmp_path):
   path = str(tmp_path / "new" / "a.npz")
   arrays = {"params/w": np.arange(6.0).reshape(2, 3), "n": np.int64(4)}
   assert cache.write(path, arrays)
@@ -17,7 +17,7 @@ def test_what_is_written_is_read(tmp_path):
   assert os.listdir(tmp_path / "new") == ["a.npz"]
 
 
-def test_what_is_missing_is_none_without_a_word(tmp_path, caplog):
+def test_a_missing_file_is_none_without_a_warning(tmp_path, caplog):
   assert cache.read(str(tmp_path / "none.npz")) is None
   assert not caplog.records
 
@@ -47,7 +47,7 @@ def test_pickles_are_not_opened(tmp_path, caplog):
   assert "corrupt" in caplog.text
 
 
-def test_where_nothing_can_be_written_it_says_so(tmp_path, caplog):
+def test_an_unwritable_cache_warns(tmp_path, caplog):
   blocker = tmp_path / "file"
   blocker.write_text("in the way")
   with caplog.at_level(logging.WARNING):
@@ -56,7 +56,7 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path, caplog):
   assert "without a cache" in caplog.text
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / "a.npz"
   cache.write(str(path), {"x": np.zeros(1)})
 

@@ -36,7 +36,7 @@ def _load(source, cache_dir, seed=0):
   )
 
 
-def test_it_learns(classifier, make_images):
+def test_classifier_learns(classifier, make_images):
   images, labels = make_images(300, seed=2)
   assert classifier.accuracy(images, labels) > 0.95
   embedding = classifier.embed(images)
@@ -47,9 +47,9 @@ def test_it_learns(classifier, make_images):
   np.testing.assert_array_equal(classifier.features(images), embedding.features)
 
 
-def test_an_image_s_features_depend_on_it_alone(classifier, make_images):
+def test_features_do_not_depend_on_the_batch(classifier, make_images):
   images, _ = make_images(300, seed=2)
-  # To rounding: batches of other sizes are summed in another order.
+  # Equal up to rounding: batch sizes change the order of summation.
   np.testing.assert_allclose(
     classifier.features(images)[280:],
     classifier.features(images[280:]),
@@ -58,7 +58,7 @@ def test_an_image_s_features_depend_on_it_alone(classifier, make_images):
   )
 
 
-def test_equal_seeds_give_equal_bits_and_others_do_not(classifier, make_images):
+def test_training_is_deterministic_for_a_seed(classifier, make_images):
   first = classifier.to_arrays()
   again, other = (
     _train(make_images).to_arrays(),
@@ -70,7 +70,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not(classifier, make_images):
   assert not np.array_equal(first[kernel], other[kernel])
 
 
-def test_arrays_make_the_same_classifier(classifier, make_images):
+def test_classifier_is_rebuilt_from_arrays(classifier, make_images):
   images, _ = make_images(10, seed=2)
   copy = Classifier.from_arrays(
     classifier.to_arrays(), NUM_CLASSES, (SIDE, SIDE, 1)
@@ -86,7 +86,7 @@ def test_arrays_make_the_same_classifier(classifier, make_images):
   ("count", "steps"),
   [(1_704, 1_331), (9_000, 3_000), (50_000, 15_625), (10**7, 20_000)],
 )
-def test_training_is_as_long_as_documented(count, steps):
+def test_number_of_steps_is_as_documented(count, steps):
   assert default_steps(count) == steps
 
 
@@ -96,7 +96,7 @@ def test_bad_training_sets_are_refused(make_images):
     train_classifier(images, labels + 3, NUM_CLASSES, seed=0)
   with pytest.raises(SpecError, match="8 images with 7 labels"):
     train_classifier(images, labels[:7], NUM_CLASSES, seed=0)
-  with pytest.raises(SpecError, match="nothing to tell apart"):
+  with pytest.raises(SpecError, match="num_classes=1 must be 2 or more"):
     train_classifier(images, labels * 0, 1, seed=0)
   with pytest.raises(SpecError, match="power of two"):
     train_classifier(images[:, :6, :6], labels, NUM_CLASSES, seed=0)
@@ -109,7 +109,7 @@ def test_images_of_another_size_are_refused(classifier):
     classifier.features(np.zeros((2, 16, 16, 1), np.uint8))
 
 
-def test_the_cache_gives_what_was_trained(textures, tmp_path, monkeypatch):
+def test_trained_classifier_is_cached(textures, tmp_path, monkeypatch):
   fresh = _load(textures, tmp_path)
   (path,) = tmp_path.iterdir()
   assert path.name.startswith("classifier-textures_8x1-")
@@ -131,7 +131,7 @@ def test_a_corrupt_cache_is_trained_again(textures, tmp_path, caplog):
   path.write_bytes(whole[:-100])
   _assert_same(_load(textures, tmp_path), fresh)
   assert "corrupt" in caplog.text
-  # Intact, but not this network's.
+  # A readable file, but not of this network.
   caplog.clear()
   np.savez(path, accuracy=1.0)
   _assert_same(_load(textures, tmp_path), fresh)
@@ -139,14 +139,14 @@ def test_a_corrupt_cache_is_trained_again(textures, tmp_path, caplog):
   assert path.read_bytes() == whole
 
 
-def test_without_a_writable_cache_it_trains(textures, tmp_path, caplog):
+def test_training_works_without_a_writable_cache(textures, tmp_path, caplog):
   (tmp_path / "file").write_text("in the way")
   assert _load(textures, tmp_path / "file").accuracy > 0.9
   assert "without a cache" in caplog.text
 
 
 @pytest.mark.parametrize("class_names", [(), ("all",)])
-def test_sources_with_nothing_to_classify_are_refused(
+def test_sources_without_classes_are_refused(
   write_source, tmp_path, class_names
 ):
   source = write_source(tmp_path / "set", class_names, train=4, heldout=4)

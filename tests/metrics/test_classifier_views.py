@@ -1,4 +1,4 @@
-"""The classifier of stacks."""
+"""The classifier of stacked digits."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from bigscale.spec import SpecError
 
 
 class Brightness:
-  """A classifier of three classes: dark, grey and bright."""
+  """A classifier of three classes: dark, gray and bright."""
 
   num_classes = 3
   dimension = 1
@@ -22,7 +22,7 @@ class Brightness:
     )
 
 
-def test_a_stack_is_named_by_its_channels_the_first_counts_most():
+def test_first_channel_of_a_stack_is_most_significant():
   images = np.zeros((2, 2, 2, 3), np.uint8)
   images[0, ..., :] = [0, 100, 200]
   images[1, ..., :] = [200, 0, 100]
@@ -35,6 +35,6 @@ def test_a_stack_is_named_by_its_channels_the_first_counts_most():
   np.testing.assert_allclose(embedding.probabilities.sum(-1), 1)
 
 
-def test_grey_images_are_no_stacks():
+def test_gray_images_are_refused():
   with pytest.raises(SpecError, match="image_channels=3"):
     StackedClassifier(Brightness()).embed(np.zeros((2, 2, 2, 1), np.uint8))

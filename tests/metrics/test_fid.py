@@ -50,7 +50,7 @@ def test_distance_is_stable_where_covariances_are_singular():
   assert frechet_distance(moments, shifted) == pytest.approx(40e-6, abs=1e-8)
 
 
-def test_moments_are_numpys():
+def test_moments_match_numpy():
   rows = np.random.default_rng(0).normal(3, 2, (50, 4))
   moments = FeatureMoments.of(rows)
   assert moments.count == 50
@@ -61,7 +61,7 @@ def test_moments_are_numpys():
 
 
 def test_streamed_and_merged_moments_equal_the_whole():
-  # The offset would cost a sum of squares its digits.
+  # With this offset, a plain sum of squares would lose its digits.
   rows = np.random.default_rng(0).normal(1e4, 1, (100, 4)).astype(np.float32)
   streamed = FeatureMoments.empty(4)
   for start, end in [(0, 1), (1, 1), (1, 40), (40, 41)]:
@@ -97,7 +97,7 @@ def test_features_that_are_not_finite_are_refused():
     FeatureMoments.of(rows)
 
 
-def test_infinity_has_no_bias_of_the_samples_number():
+def test_infinity_removes_the_bias_of_the_sample_count():
   rng = np.random.default_rng(0)
   samples = rng.normal(0, 1, (2000, 16))
   reference = FeatureMoments(10**6, np.full(16, 0.1), np.eye(16))
@@ -123,7 +123,7 @@ def test_infinity_is_the_fitted_line(monkeypatch):
   samples = np.random.default_rng(0).normal(size=(1500, 2))
   result = frechet_distance_infinity(samples, FeatureMoments.of(samples))
   assert counts == list(np.linspace(150, 1500, 15).astype(int))
-  # Without replacement: the last subset is the whole, the others are not.
+  # Without replacement: only the last subset contains all samples.
   np.testing.assert_allclose(means[-1], samples.mean(0), atol=1e-12)
   assert len({tuple(mean) for mean in means}) == 15
   expected = scipy.stats.linregress(
@@ -145,7 +145,7 @@ def test_infinity_is_the_fitted_line(monkeypatch):
   assert result.distance == pytest.approx(3, abs=0.02)
 
 
-def test_infinity_is_that_of_the_seed():
+def test_infinity_depends_on_the_seed():
   rows = np.random.default_rng(0).normal(size=(100, 3))
   runs = [
     frechet_distance_infinity(rows, FeatureMoments.of(rows), seed=seed)

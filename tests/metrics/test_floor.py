@@ -1,7 +1,7 @@
-"""A perfect generator gets the floor, whatever the source.
+"""A perfect generator scores the floor on every source.
 
-Its samples are train images of the classes that it is asked for. Where it is
-asked for other classes than the reals have, it scores far worse than reals do.
+Its samples are train images of the requested classes. If the requested classes
+have other proportions than the reals, it scores far worse than reals.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ from bigscale.metrics import evaluate, opening
 from bigscale.metrics.features import Embedding
 from bigscale.spec import DataSpec, SourceSpec, SpecError
 
-# Of class 0, 1 and so on: nothing like one another.
+# Number of images of classes 0, 1 and so on, which are very unequal.
 _UNEVEN = (300, 60, 25, 12, 3)
 _SIDE = 8
 
 
 class Quarters:
-  """The mean of each quarter of an image."""
+  """A network whose features are the mean of each quarter of an image."""
 
   name = "inception"
   dimension = 4
@@ -48,7 +48,7 @@ def quarters(monkeypatch, tmp_path):
 
 
 def _uneven_images():
-  """Images whose brightness tells their class, and the labels."""
+  """Returns images whose brightness depends on their class, and labels."""
   rng = np.random.default_rng(0)
   labels = np.repeat(np.arange(len(_UNEVEN)), _UNEVEN)
   shape = (len(labels), _SIDE, _SIDE)
@@ -82,7 +82,7 @@ def _shards(folder, multilabel=False):
   images, labels = _uneven_images()
   given = [(int(label),) for label in labels]
   if multilabel:
-    # The first label of every record is the same: it tells nothing.
+    # All records share the first label, which therefore tells nothing.
     given = [(0, label) if label else (0,) for (label,) in given]
   samples = list(zip(images[..., None], given, strict=True))
   if not multilabel:
@@ -130,12 +130,12 @@ _SOURCES = {
   "subset": lambda folder: DataSpec(source="emoji", subset=200),
   "classes": lambda folder: DataSpec(source="emoji", classes=4),
 }
-# Those whose classes are of very different sizes.
+# Sources whose classes have very different sizes.
 _OF_UNEVEN = ("npz", "folder", "zip", "shards", "stacked", "multilabel")
 
 
 def _perfect(source, labels, channels):
-  """A train image of every label asked for: each once, as far as they go."""
+  """Returns a train image for every label; reuses images only if it must."""
   known = source.labels()
   if labels is None:
     labels = known
@@ -177,7 +177,7 @@ def test_a_perfect_generator_gets_the_floor(name, tmp_path):
     scores[rule] = evaluator.score([drawn])["fid_inception"]
   if not scores:
     return
-  # One draw of a distance of few images.
+  # The halves give one noisy estimate of the distance of few images.
   floor = 4 * evaluator.reference["fid_inception_floor_halves"]
   assert scores["reference"] < floor, scores
   if name in _OF_UNEVEN:
@@ -185,7 +185,7 @@ def test_a_perfect_generator_gets_the_floor(name, tmp_path):
 
 
 def _check_multilabel(source, evaluator):
-  """A label counts as much as it is drawn in training: half a record."""
+  """Checks that a label counts half a record, as often as training draws it."""
   counts = source.label_counts()
   with_others = sum(_UNEVEN[1:]) / 2
   assert counts.sum() == len(source)
@@ -199,7 +199,7 @@ def _check_multilabel(source, evaluator):
 
 @pytest.mark.parametrize("module", [chaos_embedded, chaos_pod])
 @pytest.mark.parametrize("split", ["train", "heldout"])
-def test_a_mixture_is_scored_in_the_shares_that_it_is_trained_in(module, split):
+def test_a_mixture_is_scored_with_its_training_shares(module, split):
   data = _of_config(module)(None)
   source = open_data(data, split, whole=True)
   sizes = np.array(
@@ -218,8 +218,8 @@ def test_a_mixture_is_scored_in_the_shares_that_it_is_trained_in(module, split):
   np.testing.assert_allclose(counts / len(source), shares, atol=1 / len(source))
 
 
-def test_held_out_images_are_mixed_as_the_trained_ones(tmp_path):
-  """Although of one set a half is held out, and of the other a tenth."""
+def test_held_out_images_are_mixed_like_train_images(tmp_path):
+  """Although half of one set is held out, and a tenth of the other."""
   spec = DataSpec(
     mixture=(
       SourceSpec(source=_shards(tmp_path).source),
@@ -231,14 +231,14 @@ def test_held_out_images_are_mixed_as_the_trained_ones(tmp_path):
   shares = np.array([sum(_UNEVEN) / 2, 600])
   shares /= shares.sum()
   for split in ("train", "heldout"):
-    # Scores are of all emoji, in the share that 600 of them have.
+    # Scores use all emoji, with the share of 600 of them.
     source = open_data(spec, split, whole=True)
     counts = source.label_counts() / len(source)
     np.testing.assert_allclose(counts, shares, atol=1 / len(source))
 
 
-def test_a_source_that_a_mixture_needs_in_part_is_drawn_at_random(tmp_path):
-  """Not its first records: folders list class by class."""
+def test_a_part_of_a_source_in_a_mixture_is_random(tmp_path):
+  """The first records would be wrong, because folders are listed by class."""
   spec = _npz(tmp_path)
   mixture = DataSpec(
     mixture=(
@@ -254,7 +254,7 @@ def test_a_source_that_a_mixture_needs_in_part_is_drawn_at_random(tmp_path):
 
 
 def _make(folder, counts, **options):
-  """The evaluator of an .npz of so many images of each class."""
+  """Returns the evaluator of an .npz with `counts` images per class."""
   labels = np.repeat(np.arange(len(counts)), counts)
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (len(labels), 24, 24), np.uint8)
@@ -276,18 +276,16 @@ def _make(folder, counts, **options):
       ("intra_fd_inception",),
       r"class 2 .*uniform.*leave the score out",
     ),
-    (("ms_ssim",), r"too few of class 2 \(1\) .*uniform"),
+    (("ms_ssim",), r"too few samples of class 2 \(1\) .*uniform"),
   ],
 )
-def test_too_few_samples_of_a_class_are_refused_before_any_is_drawn(
-  tmp_path, scores, words
-):
+def test_too_few_samples_of_a_class_are_refused_early(tmp_path, scores, words):
   with pytest.raises(SpecError, match=words):
     _make(tmp_path, (300, 90, 4), scores=scores)
 
 
-def test_a_class_without_images_takes_no_samples(tmp_path, caplog):
-  """Labels that begin at 1."""
+def test_a_class_without_images_gets_no_samples(tmp_path, caplog):
+  """For example, labels that begin at 1."""
   evaluator = _make(tmp_path, (0, 100, 100, 100), scores=("fid_inception",))
   counts = np.bincount(evaluator.labels(0))
   assert counts[0] == 0

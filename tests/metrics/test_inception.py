@@ -1,6 +1,6 @@
-"""The FID's Inception-v3: resizing, chunks, devices, and its weights' file.
+"""The FID's Inception-v3: resizing, chunks, devices, and its weights file.
 
-That its numbers are the authors' is `tests/interop/test_golden.py`'s matter.
+`tests/interop/test_golden.py` compares its outputs with the authors'.
 """
 
 import json
@@ -28,7 +28,7 @@ _GOLDEN = Path(__file__).parents[1] / "golden" / "inception_v3_rule.npz"
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler():
-  """Of these tests, compiling is nearly all the time."""
+  """Skips optimizations, because compilation dominates these tests."""
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
@@ -36,7 +36,7 @@ def quick_compiler():
 
 @pytest.fixture(scope="module")
 def tensors():
-  """A state dict by PyTorch's names."""
+  """A state dict by PyTorch name."""
   with np.load(_GOLDEN) as data:
     return rule_weights(json.loads(str(data["shapes"])))
 
@@ -48,7 +48,7 @@ def weights(tensors):
 
 @pytest.fixture(scope="module")
 def stored(weights, tmp_path_factory):
-  """The path of a file of them."""
+  """The path of a file with these weights."""
   return inception_store.save(weights, str(tmp_path_factory.mktemp("cache")))
 
 
@@ -59,19 +59,19 @@ def on_devices(weights, count, **options):
 
 @pytest.fixture(scope="module")
 def inception(weights):
-  """On one device, in chunks of two images."""
+  """The network on one device, in chunks of two images."""
   return on_devices(weights, 1, images_per_device=2)
 
 
 @pytest.fixture(scope="module")
 def images():
-  """Three different gray ones as color, [3, 20, 20, 3] uint8."""
+  """Three different gray images as color, [3, 20, 20, 3] uint8."""
   gray = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 1), np.uint8)
   return np.repeat(gray, 3, axis=-1)
 
 
 def assert_close(ours, theirs):
-  """To what another order of summation leaves."""
+  """Asserts equality up to the order of summation."""
   scale = np.abs(theirs).max()
   np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * scale)
 
@@ -79,9 +79,9 @@ def assert_close(ours, theirs):
 # Resizing.
 
 
-def test_tf1_reads_position_i_at_i_times_the_ratio():
+def test_tf1_samples_position_i_at_i_times_the_ratio():
   x = np.array([[0, 10], [20, 30]], np.float32)[None, :, :, None]
-  # Positions 0, 2/3 and 4/3, of which the last lies beyond the last pixel.
+  # Positions 0, 2/3 and 4/3. The last is beyond the last pixel.
   expected = [
     [0, 20 / 3, 10],
     [40 / 3, 20, 70 / 3],
@@ -95,11 +95,11 @@ def test_tf1_shrinks_without_antialiasing():
   np.testing.assert_array_equal(resize_tf1(x, 3)[0, ..., 0], x[0, ::2, ::2, 0])
 
 
-def test_clean_is_antialiased_bicubic_of_floats_in_range():
+def test_clean_is_antialiased_bicubic_clipped_to_range():
   rows = np.array([[0, 0, 255, 255], [0, 0, 0, 255]], np.uint8)
   images = np.stack([np.tile(row, (4, 1)) for row in rows], -1)[None]
 
-  # Pillow's cubic (a = -1/2) at twice its width, cut at the image's edge.
+  # Pillow's cubic (a = -1/2) at twice its width, cut at the image edge.
   def cubic(x):
     if x < 1:
       return 1.5 * x**3 - 2.5 * x**2 + 1
@@ -110,7 +110,7 @@ def test_clean_is_antialiased_bicubic_of_floats_in_range():
   found = resize_clean(images, 2)
   assert (found.shape, found.dtype) == ((1, 2, 2, 2), np.float32)
   step = [255 * (w[2] + w[3]), 255 * (w[0] + w[1])]
-  # The negative weight at the far end would give -9.5 there.
+  # The negative weight at the far end would give -9.5 here.
   edge = [0, 255 * w[0]]
   np.testing.assert_allclose(found[0, ..., 0], [step, step], rtol=1e-5)
   np.testing.assert_allclose(found[0, ..., 1], [edge, edge], rtol=1e-5)
@@ -119,7 +119,7 @@ def test_clean_is_antialiased_bicubic_of_floats_in_range():
 # The network.
 
 
-def test_chunks_and_padding_do_not_show(inception, images):
+def test_results_do_not_depend_on_chunks_and_padding(inception, images):
   whole = inception.taps(images)
   one_by_one = [inception.taps(images[i : i + 1]) for i in range(3)]
   for name, width in TAPS.items():
@@ -146,7 +146,7 @@ def test_four_devices_and_gray_images_give_the_same(weights, inception, images):
   assert_close(found.probabilities, expected.probabilities)
 
 
-def test_probabilities_are_of_logits_without_bias(inception, images):
+def test_probabilities_use_logits_without_bias(inception, images):
   found = inception.taps(images[:2], ("logits_unbiased", "logits"))
   assert set(found) == {"logits_unbiased", "logits"}
   powers = np.exp(found["logits_unbiased"].astype(np.float64))
@@ -155,9 +155,9 @@ def test_probabilities_are_of_logits_without_bias(inception, images):
   assert np.abs(found["logits"] - found["logits_unbiased"]).max() > 0.1
 
 
-def test_clean_differs_from_tf1_by_the_resize_alone(weights, inception, images):
+def test_clean_differs_from_tf1_only_by_the_resize(weights, inception, images):
   clean = on_devices(weights, 1, images_per_device=2, resize="clean")
-  # A constant image is the same at every size.
+  # A constant image is unaffected by resizing.
   pair = np.concatenate([images[:1], np.full_like(images[:1], 77)])
   found, other = clean.features(pair), inception.features(pair)
   assert_close(found[1], other[1])
@@ -182,7 +182,7 @@ def test_protocol_is_json_and_names_the_weights(weights, inception):
     np.zeros((1, 3, 8, 8), np.uint8),
   ],
 )
-def test_other_images_are_refused(inception, bad):
+def test_images_of_other_shapes_and_dtypes_are_refused(inception, bad):
   with pytest.raises(SpecError, match=r"takes uint8 \[N, H, W, 1 or 3\]"):
     inception.features(bad)
 
@@ -196,7 +196,7 @@ def test_unknown_modes_and_taps_are_refused(weights, inception, images):
     inception.taps(images, ("pool3",))
 
 
-# Their file in the cache.
+# The weights file in the cache.
 
 
 def test_weights_are_read_back(weights, stored):
@@ -226,7 +226,7 @@ def test_missing_weights_say_where_to_get_them(tmp_path, monkeypatch):
     assert part in str(refusal.value)
 
 
-def test_a_cut_file_is_refused(stored, tmp_path):
+def test_a_truncated_file_is_refused(stored, tmp_path):
   path = tmp_path / "cut.npz"
   shutil.copy(stored, path)
   os.truncate(path, os.path.getsize(path) // 2)
@@ -253,13 +253,13 @@ def entries(stored):
 
 
 def changed(path, entries, **changes) -> str:
-  """A file of these entries, some of them others or left out."""
+  """Writes a file with these entries, some of them changed or omitted."""
   kept = {k: x for k, x in (entries | changes).items() if x is not None}
   np.savez(path, **kept)
   return str(path)
 
 
-def test_other_values_than_were_written_are_refused(entries, tmp_path):
+def test_changed_values_are_refused(entries, tmp_path):
   name = "params/fc/bias"
   path = changed(tmp_path / "w.npz", entries, **{name: entries[name] + 1})
   with pytest.raises(SpecError, match="damaged: its arrays have the finger"):
@@ -298,7 +298,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(weights, tmp_path):
 
 
 def bigscale(*args: object) -> int:
-  """Runs the program in this process."""
+  """Runs `bigscale import` in this process."""
   return main(["bigscale", "import", "--format=inception", *map(str, args)])
 
 
@@ -306,7 +306,7 @@ def test_import_writes_into_the_cache(
   tensors, weights, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path / "cache"))
-  # As pytorch-fid's file has it: from before PyTorch counted batches.
+  # pytorch-fid's file is from a PyTorch version that did not count batches.
   counters = [name for name in tensors if name.endswith("num_batches_tracked")]
   kept = {name: x for name, x in tensors.items() if name not in counters}
   assert len(counters) == 94
@@ -336,7 +336,7 @@ def test_import_refuses_torchvisions_weights(
     "missing fc.bias (1008,)",
     "misshaped fc.weight (1000, 2048)",
     "extra AuxLogits.fc.bias (1000,)",
-    "not torchvision's",
+    "differs from torchvision's",
   ):
     assert part in said
   assert not (tmp_path / "cache").exists()
@@ -357,14 +357,16 @@ def test_import_refuses(arguments, parts, capsys):
   assert all(part in said for part in parts), said
 
 
-def test_a_name_that_says_another_digest_is_refused(tmp_path):
+def test_a_file_name_with_another_digest_is_refused(tmp_path):
   path = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
   path.write_bytes(b"cut short")
   with pytest.raises(FileError, match=r"begins with 6726825d.* with [0-9a-f]"):
     interop.read_weights(path)
 
 
-def test_a_pytorch_file_of_the_right_name_is_read(tensors, weights, tmp_path):
+def test_a_pytorch_file_with_a_matching_digest_is_read(
+  tensors, weights, tmp_path
+):
   torch = pytest.importorskip("torch")
   plain = tmp_path / "state.pth"
   tree = {name: torch.from_numpy(x) for name, x in tensors.items()}
@@ -373,7 +375,7 @@ def test_a_pytorch_file_of_the_right_name_is_read(tensors, weights, tmp_path):
   assert interop.read_weights(named).fingerprint == weights.fingerprint
 
 
-def test_a_name_without_a_digest_says_nothing(tmp_path):
+def test_a_date_in_a_file_name_is_not_a_digest(tmp_path):
   path = tmp_path / "inception-2015-12-05.npz"
   np.savez(path, **{"fc.bias": np.zeros(1008, "f4")})
   with pytest.raises(TensorsError, match="missing Conv2d_1a"):

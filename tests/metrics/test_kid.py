@@ -6,7 +6,7 @@ from bigscale.spec import SpecError
 
 
 def _direct(x, y):
-  """The definition, pair by pair."""
+  """Computes the definition pair by pair."""
 
   def kernel(a, b):
     return (np.dot(a, b) / len(a) + 1) ** 3
@@ -34,8 +34,8 @@ def test_chunked_estimate_is_the_sum_over_pairs(tile):
   assert mmd_squared(y, x, tile=tile) == pytest.approx(expected, rel=1e-10)
 
 
-def test_a_known_distance_is_found():
-  # In one dimension, of points that all are a or b: k(a,a) + k(b,b) - 2 k(a,b).
+def test_distance_of_constant_sets_is_known():
+  # In one dimension, with all points equal to a or b: k(a,a)+k(b,b)-2k(a,b).
   a, b = np.full((4, 1), 1.0), np.full((6, 1), 2.0)
   assert mmd_squared(a, b) == pytest.approx(2**3 + 5**3 - 2 * 3**3)
 
@@ -50,7 +50,7 @@ def test_equal_distributions_score_about_zero():
   assert other["kid"] > 5 * other["kid_standard_error"]
 
 
-def test_blocks_estimate_what_all_pairs_give():
+def test_blocks_estimate_the_value_of_all_pairs():
   rng = np.random.default_rng(0)
   x, y = rng.normal(0, 1, (500, 4)), rng.normal(0.5, 1, (400, 4))
   scores = kid(x, y, subsets=200, subset_size=50)
@@ -59,7 +59,7 @@ def test_blocks_estimate_what_all_pairs_give():
   assert error < 0.3 * scores["kid"]
 
 
-def test_standard_error_is_the_spread_over_fresh_samples():
+def test_standard_error_matches_the_spread_over_new_samples():
   rng = np.random.default_rng(0)
   scores = [
     kid(
@@ -73,11 +73,11 @@ def test_standard_error_is_the_spread_over_fresh_samples():
   ]
   spread = np.std([score["kid"] for score in scores], ddof=1)
   errors = [score["kid_standard_error"] for score in scores]
-  # Dividing by the root of 20 blocks alone would give 0.4 of it.
+  # The standard error over 20 independent blocks would be 0.4 of the spread.
   assert 0.75 < np.sqrt(np.mean(np.square(errors))) / spread < 1.4
 
 
-def test_blocks_are_those_of_the_seed():
+def test_blocks_depend_on_the_seed():
   x, y = np.random.default_rng(0).normal(size=(2, 40, 3))
   scores = [kid(x, y, subsets=3, subset_size=10, seed=s) for s in (0, 0, 1)]
   assert scores[0] == scores[1]
@@ -95,7 +95,7 @@ def test_blocks_are_those_of_the_seed():
     ({"reals_md": np.full((50, 3), np.inf)}, "50 of 50"),
   ],
 )
-def test_what_cannot_be_scored_is_refused(changes, message):
+def test_invalid_arguments_are_refused(changes, message):
   x = np.random.default_rng(0).normal(size=(40, 3))
   arguments = {"samples_nd": x, "reals_md": x, **changes}
   with pytest.raises(SpecError, match=message):

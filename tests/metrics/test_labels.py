@@ -1,4 +1,4 @@
-"""Which classes scored samples are drawn for."""
+"""Labels that scored samples are conditioned on."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from bigscale.spec import SpecError
   [
     ((4000, *(150,) * 9), 2000, None),
     ((1, 1, 2), 8, (2, 2, 4)),
-    # Exact shares 1.4, 4.2 and 1.4: the larger remainder gets nothing.
+    # Exact shares 1.4, 4.2 and 1.4: the smallest remainder is rounded down.
     ((1, 3, 1), 7, (None, 4, None)),
     ((0, 5, 0), 3, (0, 3, 0)),
     ((0.5, 0.25, 0.25), 4, (2, 1, 1)),
@@ -25,34 +25,34 @@ def test_shares_are_rounded_to_the_largest_remainders(weights, total, counts):
   exact = total * np.array(weights) / sum(weights)
   assert found.sum() == total
   assert (np.abs(found - exact) < 1).all()
-  # Nobody with a smaller remainder is rounded up before one with a larger.
+  # Larger remainders are rounded up before smaller ones.
   up, remainders = found > np.floor(exact), exact - np.floor(exact)
   assert remainders[up].min(initial=1) >= remainders[~up].max(initial=0) - 1e-9
   for one, expected in zip(found, counts or (), strict=False):
     assert expected is None or one == expected
 
 
-def test_no_class_has_luck_where_all_are_alike():
-  """Of a thousand classes, two hundred samples are not of the first ones."""
+def test_equal_classes_are_chosen_at_random():
+  """With a thousand equal classes, 200 samples do not favor the first ones."""
   drawn = np.flatnonzero(apportion(np.ones(1000), 200))
   assert len(drawn) == 200
   assert 80 < (drawn < 500).sum() < 120
 
 
-def test_samples_are_functions_of_the_seed_and_their_place():
+def test_labels_depend_on_seed_and_position():
   counts = (5, 0, 90, 5)
   labels = labels_of(counts, 3)
   assert labels.dtype == np.int32
   np.testing.assert_array_equal(np.bincount(labels), counts)
   np.testing.assert_array_equal(labels, labels_of(counts, 3))
   assert not np.array_equal(labels, labels_of(counts, 4))
-  # Shuffled: parts of them are like all of them.
+  # Shuffled: a part of the labels has the same proportions as all.
   assert 40 < (labels[:50] == 2).sum() < 50
   assert labels_of((), 3) is None
 
 
 @pytest.mark.parametrize("rule", ["reference", "uniform"])
-def test_classes_without_images_are_not_scored_and_are_named(rule, caplog):
+def test_classes_without_images_are_skipped_and_named(rule, caplog):
   plan = plan_labels(
     rule, np.array([0, 4, 4, 8]), 16, ("none", "a", "b", "c"), "a set"
   )
@@ -70,16 +70,16 @@ def test_classes_without_images_are_not_scored_and_are_named(rule, caplog):
   assert "a set has no image of 1 of 4 classes (none)" in caplog.text
 
 
-def test_classes_that_few_samples_leave_out_are_said(caplog):
+def test_classes_without_samples_are_named(caplog):
   names = tuple(f"c{i}" for i in range(50))
   plan = plan_labels("reference", np.arange(1, 51), 20, names, "a set")
   assert sum(plan.counts) == 20
   left_out = plan.protocol["classes_without_samples"]
   assert left_out["number"] == 50 - np.count_nonzero(plan.counts) >= 30
-  assert "evaluate.num_samples=20 leave" in caplog.text
+  assert "evaluate.num_samples=20 leaves" in caplog.text
   assert "c0, " in caplog.text
 
 
-def test_a_set_without_any_label_is_refused():
+def test_reals_without_labels_are_refused():
   with pytest.raises(SpecError, match="no image of any class"):
     plan_labels("reference", np.zeros(3), 20, ("a", "b", "c"), "a set")

@@ -1,18 +1,18 @@
-"""Several networks look at the same samples, and one of them fails."""
+"""Several networks embed the same samples, and one of them fails."""
 
 import numpy as np
 import pytest
 
 from bigscale.metrics.features import Embedding
 from bigscale.metrics.looking import Asked, look
-from bigscale.metrics.pixels import Keeping
+from bigscale.metrics.pixels import ImageSelection
 from bigscale.parallel import interruption
 
 COUNT, BATCH = 24, 8
 
 
 class Corner:
-  """Features are what lies in an image's corner, or what is made of it."""
+  """A network whose features are pixels in a corner, optionally changed."""
 
   dimension = 3
   num_classes = 2
@@ -51,35 +51,35 @@ def asked(*networks, pixels=()):
 @pytest.mark.parametrize(
   ("change", "words"), [(nan, "1 of 8 samples"), (no_memory, "9 GiB")]
 )
-def test_one_that_fails_leaves_the_others(change, words):
-  ill, well = Corner("ill", change), Corner("well")
-  looked = look(asked(ill, well), batches())
-  assert looked.failed.keys() == {"ill"}
-  assert words in str(looked.failed["ill"])
+def test_a_failing_network_does_not_stop_the_others(change, words):
+  failing, working = Corner("failing", change), Corner("working")
+  looked = look(asked(failing, working), batches())
+  assert looked.failed.keys() == {"failing"}
+  assert words in str(looked.failed["failing"])
   assert looked.seen[1].moments.count == COUNT
-  # It is not asked again.
-  assert (ill.embedded, well.embedded) == (BATCH, COUNT)
+  # It is not used again.
+  assert (failing.embedded, working.embedded) == (BATCH, COUNT)
 
 
-def test_of_several_processes_each_goes_on_embedding(monkeypatch):
+def test_with_several_processes_a_failing_network_keeps_embedding(monkeypatch):
   """The devices of the others share every batch."""
   monkeypatch.setattr("jax.process_count", lambda: 2)
-  ill = Corner("ill", nan)
-  looked = look(asked(ill), batches())
-  assert ill.embedded == COUNT
-  assert "1 of 8 samples" in str(looked.failed["ill"])
+  failing = Corner("failing", nan)
+  looked = look(asked(failing), batches())
+  assert failing.embedded == COUNT
+  assert "1 of 8 samples" in str(looked.failed["failing"])
 
 
-def test_pairs_that_cannot_be_kept_leave_the_networks(monkeypatch):
+def test_failing_pixel_scores_do_not_stop_the_networks(monkeypatch):
   monkeypatch.setattr("bigscale.metrics.pixels.np.unique", no_memory)
-  pixels = (Keeping("ms_ssim", (22, 22, 1)),)
+  pixels = (ImageSelection("ms_ssim", (22, 22, 1)),)
   looked = look(asked(Corner("x"), pixels=pixels), batches())
   assert "9 GiB" in str(looked.kept["ms_ssim"])
   assert not looked.failed
   assert looked.seen[0].moments.count == COUNT
 
 
-def test_it_is_broken_off_between_two_batches():
+def test_look_is_interrupted_between_batches():
   network, answers = Corner("x"), iter([False, True])
   with (
     pytest.raises(interruption.InterruptedWorkError),
@@ -87,16 +87,16 @@ def test_it_is_broken_off_between_two_batches():
   ):
     look(asked(network), batches())
   assert network.embedded == BATCH
-  # Outside nobody is asked.
+  # Outside the context, nothing is called.
   interruption.point()
 
 
-def test_who_answers_for_errors_does_not_take_it_for_one():
+def test_interruption_is_not_handled_as_an_error():
   with interruption.asking(lambda: True):
     try:
       interruption.point()
     except Exception:
-      raise AssertionError("it was taken for an error") from None
+      raise AssertionError("it was handled as an error") from None
     except interruption.InterruptedWorkError:
       return
-  raise AssertionError("it went on")
+  raise AssertionError("it was not interrupted")

@@ -1,4 +1,4 @@
-"""The sheet of samples and their nearest train images."""
+"""The sheet of samples next to their nearest train images."""
 
 import json
 
@@ -13,7 +13,7 @@ from bigscale.metrics.memorization import search
 
 
 class Pixels:
-  """Its features are the pixels."""
+  """A network whose features are the pixels."""
 
   name = "pixels"
 
@@ -31,7 +31,7 @@ def splits(textures):
   return open_source(textures, "train"), open_source(textures, "heldout")
 
 
-def test_copies_come_first_beside_what_they_copy(
+def test_copies_come_first_next_to_their_originals(
   splits, make_images, monkeypatch
 ):
   monkeypatch.setattr(memorization, "_PART", 150)
@@ -56,7 +56,7 @@ def test_copies_come_first_beside_what_they_copy(
   assert said["ratio_quantiles"]["0.01"] == 0
   assert said["ratio_quantiles"]["0.5"] == said["memorization_ratio"]
   rows = sheet.images.reshape(10, sheet.columns, 8, 8, 1)
-  assert sheet.columns == 2 + memorization.NEIGHBOURS
+  assert sheet.columns == 2 + memorization.NEIGHBORS
   for row, sample in zip(rows, (5, 11, 30), strict=False):
     np.testing.assert_array_equal(row[0], samples[sample])
     np.testing.assert_array_equal(row[2], samples[sample])
@@ -65,7 +65,7 @@ def test_copies_come_first_beside_what_they_copy(
 
 
 class Torn:
-  """A split of which some records cannot be read."""
+  """A split with some unreadable records."""
 
   class_names = ()
 
@@ -82,7 +82,7 @@ class Torn:
     return self._whole.read(index)._replace(labels=())
 
 
-def test_records_that_cannot_be_read_move_no_other_s_number(
+def test_unreadable_records_do_not_shift_indices(
   splits, make_images, monkeypatch
 ):
   monkeypatch.setattr(memorization, "_PART", 150)
@@ -109,7 +109,7 @@ def test_a_generator_of_copies_has_a_ratio_near_zero(splits):
   assert 0 < said["memorization_ratio"] < 0.2
 
 
-def test_held_out_reals_are_chosen_where_there_are_many(splits, monkeypatch):
+def test_many_held_out_reals_are_subsampled(splits, monkeypatch):
   monkeypatch.setattr(memorization, "MOST_SEARCHED", 50)
   train, heldout = splits
   samples = np.stack([heldout.read(i).image for i in range(8)])

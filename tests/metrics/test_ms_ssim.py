@@ -21,11 +21,11 @@ def _noise(seed):
 
 
 def _direct(a, b):
-  """MS-SSIM of one channel of 32 px, two scales, in float64 by scipy."""
+  """Computes two-scale MS-SSIM of one 32 px channel with scipy, in float64."""
 
   def blur(x):
     inside = slice(5, -5)
-    # 11 taps: scipy's radius is round(truncate * sigma).
+    # 11 taps, because scipy's radius is round(truncate * sigma).
     return ndimage.gaussian_filter(x, 1.5, truncate=5 / 1.5)[inside, inside]
 
   result = 1.0
@@ -46,11 +46,11 @@ def _direct(a, b):
 
 
 @pytest.mark.parametrize("darker", [1, 8])
-def test_value_is_the_definition(darker):
+def test_value_matches_the_definition(darker):
   a = _smooth_images(8, 0)
   mixed = 0.6 * a + 0.4 * _smooth_images(8, 1) - 20
   b = np.clip(mixed, 0, 255).astype(np.uint8)
-  # In the dark the constants matter.
+  # The constants matter for dark images.
   a, b = a // darker, b // darker
   values = np.asarray(ms_ssim(a, b))
   expected = [
@@ -61,13 +61,13 @@ def test_value_is_the_definition(darker):
   np.testing.assert_allclose(values, expected, rtol=1e-4)
 
 
-def test_an_image_is_like_itself_and_noise_unlike_noise():
+def test_an_image_equals_itself_and_noise_differs():
   for images in (_smooth_images(8, 0), _noise(0), np.zeros(SHAPE, np.uint8)):
     np.testing.assert_allclose(ms_ssim(images, images), 1, rtol=1e-6)
   assert np.asarray(ms_ssim(_noise(0), _noise(1))).max() < 0.1
 
 
-def test_scales_follow_the_side():
+def test_number_of_scales_depends_on_the_side():
   sides = {22: 2, 32: 2, 43: 2, 44: 3, 64: 3, 128: 4, 175: 4, 176: 5, 1024: 5}
   assert {side: scales_of(side, side) for side in sides} == sides
   assert scales_of(256, 32) == 2
@@ -76,14 +76,14 @@ def test_scales_follow_the_side():
 
 
 @pytest.mark.parametrize("side", [23, 45, 181])
-def test_every_scale_of_any_side_has_a_window(side):
+def test_every_scale_has_a_window(side):
   images = jax.ShapeDtypeStruct((1, side, side, 1), np.uint8)
   assert jax.eval_shape(ms_ssim, images, images).shape == (1,)
 
 
 @pytest.fixture(scope="module")
 def classes():
-  """Class 3 repeats one image; class 5 is noise; class 9 has two images."""
+  """Class 3 repeats one image, class 5 is noise, class 9 has two images."""
   same = np.repeat(_smooth_images(1, 0), 6, axis=0)
   images = np.concatenate([same, _noise(0), _smooth_images(2, 2)])
   labels = np.array([3] * 6 + [5] * 8 + [9] * 2)
@@ -91,7 +91,7 @@ def classes():
   return images[order], labels[order]
 
 
-def test_classes_are_compared_within_and_count_the_same(classes):
+def test_classes_have_equal_weights(classes):
   images, labels = classes
   result = intra_class_ms_ssim(images, labels, pairs=20, chunk=8)
   assert result.scales == 2
@@ -105,7 +105,7 @@ def test_classes_are_compared_within_and_count_the_same(classes):
   assert result.ms_ssim == pytest.approx(result.of_class.mean())
 
 
-def test_pairs_are_those_of_the_seed(classes):
+def test_pairs_depend_on_the_seed(classes):
   images, labels = classes
   runs = [
     intra_class_ms_ssim(images, labels, pairs=5, chunk=8, seed=seed).ms_ssim
@@ -114,7 +114,7 @@ def test_pairs_are_those_of_the_seed(classes):
   assert runs[0] == runs[1] != runs[2]
 
 
-def test_what_has_no_pairs_is_refused(classes):
+def test_images_without_pairs_are_refused(classes):
   images, labels = classes
   lonely = np.where(np.arange(16) == 4, 1, 0)
   with pytest.raises(SpecError, match=r"class 1 \(owl\) has 1 image.*at least"):

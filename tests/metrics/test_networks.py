@@ -1,4 +1,4 @@
-"""Which network a score's name opens."""
+"""The network that the name of a score opens."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from bigscale.metrics.features import FrozenWeights, open_network
 
 
 class Network:
-  """Takes note of how it is made."""
+  """Records the arguments it is created with."""
 
   dimension = num_classes = 3
   variables, fingerprint, protocol = {}, "f00d", {}
@@ -23,7 +23,7 @@ class Network:
 @pytest.mark.parametrize(
   ("feature", "resize"), [("inception", "tf1"), ("inception_clean", "clean")]
 )
-def test_the_fid_s_network_by_its_resizing(feature, resize, monkeypatch):
+def test_inception_is_opened_by_its_resizing(feature, resize, monkeypatch):
   weights = FrozenWeights({}, "f00d")
   told = []
   monkeypatch.setattr(
@@ -39,7 +39,7 @@ def test_the_fid_s_network_by_its_resizing(feature, resize, monkeypatch):
   assert told == ["cache"]
 
 
-def test_imagenet_s_features(monkeypatch):
+def test_efficientnet_is_opened_at_96_px(monkeypatch):
   weights = FrozenWeights({}, "f00d")
   monkeypatch.setattr(efficientnet_store, "load", lambda: weights)
   monkeypatch.setattr(

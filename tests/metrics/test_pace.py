@@ -1,4 +1,4 @@
-"""How fast something was, by a clock that we hold."""
+"""Throughput, measured with a fake clock."""
 
 from bigscale.metrics.pace import Pace
 
@@ -11,7 +11,7 @@ class Clock:
     return self.now
 
 
-def test_the_first_call_compiles_and_is_no_part_of_the_rate():
+def test_rate_excludes_the_first_call():
   clock = Clock()
   pace = Pace(clock)
 
@@ -26,7 +26,7 @@ def test_the_first_call_compiles_and_is_no_part_of_the_rate():
   assert pace.summary() == {"seconds": 33, "images_per_second": 5}
 
 
-def test_only_the_making_of_batches_counts():
+def test_only_the_production_of_batches_is_timed():
   clock = Clock()
   pace = Pace(clock)
 
@@ -40,5 +40,5 @@ def test_only_the_making_of_batches_counts():
   assert pace.summary() == {"seconds": 6, "images_per_second": 1.5}
 
 
-def test_nothing_done_is_no_division():
+def test_summary_without_calls_is_zero():
   assert Pace().summary() == {"seconds": 0, "images_per_second": 0}

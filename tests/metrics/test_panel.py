@@ -1,4 +1,4 @@
-"""What is kept of the images that a network has seen."""
+"""What a collector keeps of the images that a network embeds."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ SIZE = 4
 
 
 class Network:
-  """Its features are what lies in an image's corner."""
+  """A network whose features are pixels in a corner."""
 
   dimension = SIZE
 
@@ -29,7 +29,7 @@ class Network:
     ((), 0, 0),
   ],
 )
-def test_only_what_the_scores_need_is_kept(kinds, features, probabilities):
+def test_only_inputs_of_the_scores_are_kept(kinds, features, probabilities):
   collector = Collector(Network(), kinds, keep=7)
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (10, 8, 8, 1), np.uint8)
@@ -43,7 +43,7 @@ def test_only_what_the_scores_need_is_kept(kinds, features, probabilities):
   np.testing.assert_array_equal(
     seen.features, images[:features, 0, :SIZE, 0].astype(np.float32)
   )
-  # A view of nothing would hold all that it is a view of.
+  # A view of length 0 would keep the whole array in memory.
   kept = [array for part in collector._kept for array in part]
   assert all(array.base is None for array in kept)
 
@@ -56,7 +56,7 @@ def seen(count, seed):
   return collector.seen()
 
 
-def test_the_distance_at_infinity_lies_below_that_of_few_samples():
+def test_infinity_is_below_the_distance_of_few_samples():
   samples, reals = seen(60, 1), seen(4000, 2)
   found = compare(samples, reals, ("fd", "fd_infinity"), "inception")
   assert found.keys() == {
@@ -68,10 +68,10 @@ def test_the_distance_at_infinity_lies_below_that_of_few_samples():
   assert found["fd_infinity_standard_error_inception"] > 0
 
 
-def test_few_held_out_reals_cost_their_floor_and_nothing_else(caplog):
+def test_too_few_held_out_reals_only_drop_the_floor(caplog):
   kinds = ("fd", "fd_infinity", "is", "intra_fd")
   reals = seen(300, 1)
-  # Three classes, four features: neither a score's split nor a tenth.
+  # Three classes, four features: too few for a split or a tenth.
   found = floors(seen(2, 2), reals, kinds, "x")
   assert found == {}
   for name in ("fd_x", "fd_infinity_x", "is_x"):
@@ -82,7 +82,7 @@ def test_few_held_out_reals_cost_their_floor_and_nothing_else(caplog):
   assert "fd_infinity_x: no floor" in caplog.text
 
 
-def test_a_score_that_fails_leaves_the_others(monkeypatch):
+def test_a_failing_score_does_not_stop_the_others(monkeypatch):
   def fails(*arguments, **options):
     raise np.linalg.LinAlgError("SVD did not converge")
 

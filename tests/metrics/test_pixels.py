@@ -1,11 +1,11 @@
-"""Which images are kept for scores over pixels."""
+"""Images that are kept for scores over pixels."""
 
 import numpy as np
 import pytest
 
 from bigscale.metrics import pixels
 from bigscale.metrics.ms_ssim import intra_class_ms_ssim
-from bigscale.metrics.pixels import ImageKeeper, Keeping
+from bigscale.metrics.pixels import ImageKeeper, ImageSelection
 from bigscale.spec import SpecError
 
 SHAPE = (24, 24, 1)
@@ -17,10 +17,10 @@ def _images(count, seed=0):
 
 
 def test_the_first_of_each_class_are_kept(monkeypatch):
-  monkeypatch.setattr(pixels, "_MOST_BYTES", 2 * 4 * 24 * 24)
-  keeping = Keeping("ms_ssim", SHAPE, ("cat", "owl"))
-  assert keeping.per_class == 4
-  kept = ImageKeeper(keeping)
+  monkeypatch.setattr(pixels, "_MAX_BYTES", 2 * 4 * 24 * 24)
+  selection = ImageSelection("ms_ssim", SHAPE, ("cat", "owl"))
+  assert selection.per_class == 4
+  kept = ImageKeeper(selection)
   images = _images(20)
   labels = np.array([0] * 7 + [1, 0, 1] + [1] * 10)
   for rows in (slice(0, 8), slice(8, 11)):
@@ -33,21 +33,23 @@ def test_the_first_of_each_class_are_kept(monkeypatch):
   assert kept.scores()["ms_ssim"] == pytest.approx(expected.ms_ssim)
 
 
-def test_memory_bounds_what_is_kept():
-  assert Keeping("ms_ssim", (32, 32, 3), ("x",) * 10).per_class == 200
-  # 1000 classes of 5 images of 192 KiB are just below a GiB.
-  assert Keeping("ms_ssim", (256, 256, 3), ("x",) * 1000).per_class == 5
-  assert Keeping("ms_ssim", (1024, 1024, 3), ("x",) * 1000).per_class == 2
+def test_kept_images_are_bounded_by_memory():
+  assert ImageSelection("ms_ssim", (32, 32, 3), ("x",) * 10).per_class == 200
+  # 1000 classes of 5 images of 192 KiB are just below 1 GiB.
+  assert ImageSelection("ms_ssim", (256, 256, 3), ("x",) * 1000).per_class == 5
+  assert (
+    ImageSelection("ms_ssim", (1024, 1024, 3), ("x",) * 1000).per_class == 2
+  )
 
 
-def test_without_classes_all_are_one():
-  kept = ImageKeeper(Keeping("ms_ssim", SHAPE))
+def test_without_classes_all_images_are_one_class():
+  kept = ImageKeeper(ImageSelection("ms_ssim", SHAPE))
   images = _images(6)
   kept.add(images, np.arange(6))
   expected = intra_class_ms_ssim(images, np.zeros(6, int))
   assert kept.scores()["ms_ssim"] == pytest.approx(expected.ms_ssim)
 
 
-def test_nothing_cannot_be_paired():
+def test_scores_without_images_are_refused():
   with pytest.raises(SpecError, match="no images"):
-    ImageKeeper(Keeping("ms_ssim", SHAPE)).scores()
+    ImageKeeper(ImageSelection("ms_ssim", SHAPE)).scores()

@@ -9,14 +9,14 @@ SMALL = Tiles(rows=32, reference=64)
 
 
 def _modes(per_mode, modes=4, seed=0):
-  """Rows of far-off modes, [modes * per_mode, 8], one mode after another."""
+  """Returns rows of distant modes, [modes * per_mode, 8], mode by mode."""
   rng = np.random.default_rng(seed)
-  centres = 100 * np.eye(8)[:modes]
-  return np.concatenate([c + rng.normal(size=(per_mode, 8)) for c in centres])
+  centers = 100 * np.eye(8)[:modes]
+  return np.concatenate([c + rng.normal(size=(per_mode, 8)) for c in centers])
 
 
 def _direct(samples, reals, k, density_k):
-  """The definitions, over matrices of all distances."""
+  """Computes the definitions from matrices of all distances."""
 
   def distances(a, b):
     return np.linalg.norm(a[:, None] - b[None], axis=-1)
@@ -35,7 +35,7 @@ def _direct(samples, reals, k, density_k):
 
 
 @pytest.mark.parametrize(("k", "density_k"), [(3, 5), (5, 2)])
-def test_scores_are_those_of_all_pairs(k, density_k):
+def test_scores_match_all_pairs(k, density_k):
   rng = np.random.default_rng(0)
   reals = rng.normal(20, 1, (150, 8))
   samples = rng.normal(20, 0.7, (110, 8)) + 0.5 * np.eye(8)[0]
@@ -59,7 +59,7 @@ def test_disjoint_sets_score_zero():
   assert precision_recall(reals + 50, reals, tiles=SMALL) == (0, 0, 0, 0)
 
 
-def test_dropped_modes_lower_recall_and_coverage_to_the_share_kept():
+def test_dropped_modes_lower_recall_and_coverage():
   reals = _modes(25)
   scores = precision_recall(reals[:75], reals, tiles=SMALL)
   assert scores == (1.0, 0.75, pytest.approx(1.0, rel=1e-12), 0.75)
@@ -73,7 +73,7 @@ def test_invented_modes_lower_precision_and_density():
 
 
 def test_boundaries_are_inside_for_precision_and_recall():
-  # Balls to the third neighbour: 0 +- 3, 1 +- 2, 2 +- 2, 3 +- 3.
+  # Balls to the third neighbor: 0 +- 3, 1 +- 2, 2 +- 2, 3 +- 3.
   line = np.array([[0.0], [1], [2], [3]])
   around = np.array([[-4.0], [-3], [6], [7], [50], [51]])
   assert precision_recall(around, line, density_k=1).precision == 2 / 6
@@ -93,7 +93,7 @@ def test_too_few_rows_are_refused(num_samples, num_reals, message):
     precision_recall(rows[:num_samples], rows[:num_reals])
 
 
-def test_no_neighbour_is_refused():
+def test_zero_neighbors_are_refused():
   rows = np.random.default_rng(0).normal(size=(20, 2))
   with pytest.raises(SpecError, match="density_k=0"):
     precision_recall(rows, rows, density_k=0)

@@ -1,4 +1,4 @@
-"""Distances to moments that others measured, and what is refused."""
+"""Distances to published moments, and files that are refused."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SIZE = 4
 
 
 class Network:
-  """Stands for Inception: its features are what lies in an image's corner."""
+  """A stand-in for Inception whose features are pixels in a corner."""
 
   dimension = SIZE
   num_classes = 3
@@ -49,7 +49,7 @@ def _published(**changes):
   )._replace(**changes)
 
 
-def test_the_distance_is_that_to_the_file(caplog):
+def test_distance_is_to_the_moments_of_the_file(caplog):
   evaluator = evaluator_against(_published(), num_samples=300)
   images = _images(300, 2, 200)
   scores = evaluator.score([(images, np.zeros(300, np.int32))])
@@ -81,7 +81,7 @@ def test_the_reference_names_the_file():
     }
 
 
-def test_scores_that_moments_are_enough_for():
+def test_scores_that_need_only_moments():
   names = ("fid_inception", "fd_infinity_inception", "is_inception")
   evaluator = evaluator_against(_published(), num_samples=100, scores=names)
   scores = evaluator.score([(_images(100, 2), np.zeros(100, np.int32))])
@@ -94,7 +94,7 @@ def test_scores_that_moments_are_enough_for():
   }
 
 
-def test_a_file_that_leaves_its_resizing_open_is_taken_with_a_warning(caplog):
+def test_a_file_without_its_resizing_is_used_with_a_warning(caplog):
   evaluator = evaluator_against(_published(resize=None), num_samples=9)
   assert "does not say" in caplog.text
   assert evaluator.reference["protocol"]["statistics"]["resize"] is None
@@ -109,8 +109,12 @@ def _few(count):
 @pytest.mark.parametrize(
   ("one", "options", "words"),
   [
-    (_published(), {"scores": ("kid_inception",)}, "kid_inception .* single"),
-    (_published(), {"scores": ("ms_ssim",)}, "ms_ssim looks at single"),
+    (
+      _published(),
+      {"scores": ("kid_inception",)},
+      "kid_inception .* individual",
+    ),
+    (_published(), {"scores": ("ms_ssim",)}, "ms_ssim needs individual"),
     (_published(), {"scores": ("fd_classifier",)}, "trained on the data"),
     (
       _published(),
@@ -120,22 +124,22 @@ def _few(count):
     (
       _published(moments=FeatureMoments.of(np.eye(9, 3))),
       {},
-      "3 features, and inception has 4",
+      "3 features, but inception has 4",
     ),
     (
       _published(resize="clean"),
       {},
-      r"another resizing \(clean\).*fid_inception_clean for clean",
+      r"resizing clean, but .* tf1.*fid_inception_clean for clean",
     ),
     (
       _published(),
       {"scores": ("fid_inception_clean",)},
-      r"another resizing \(tf1\).*\(clean\)",
+      r"resizing tf1, but the samples use clean",
     ),
-    (_published(feature="efflite0"), {}, r"another network \(efflite0\)"),
-    (_published(weights="beef"), {}, r"another weights \(beef\).*f00d"),
-    (_few(4), {}, "the images behind a.npz are 4 samples"),
-    (_published(), {"num_samples": 4}, r"evaluate\.num_samples are 4"),
+    (_published(feature="efflite0"), {}, "network efflite0, but"),
+    (_published(weights="beef"), {}, "weights beef, but .*f00d"),
+    (_few(4), {}, r"4 images of a\.npz are too few"),
+    (_published(), {"num_samples": 4}, r"evaluate\.num_samples=4"),
   ],
 )
 def test_another_protocol_is_refused(one, options, words):
@@ -143,6 +147,6 @@ def test_another_protocol_is_refused(one, options, words):
     evaluator_against(one, **({"num_samples": 300} | options))
 
 
-def test_a_file_that_says_the_same_is_taken():
+def test_a_file_with_the_same_protocol_is_used():
   same = _published(feature="inception_clean", weights="f00d", resize="clean")
   evaluator_against(same, num_samples=9, scores=("fid_inception_clean",))

@@ -1,7 +1,7 @@
-"""Networks sent from process 0 to others.
+"""Networks that process 0 sends to the other processes.
 
-That several processes embed as one does is `tests/parallel/test_processes.py`'s
-matter; here each kind of network is told and made again.
+`tests/parallel/test_processes.py` checks that several processes embed as one
+does. These tests serialize and rebuild each kind of network.
 """
 
 import json
@@ -51,27 +51,27 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_network_is_made_again_from_what_is_sent(kind):
+def test_a_network_is_rebuilt_from_its_message(kind):
   network = NETWORKS[kind]()
   mesh = make_mesh(MeshSpec(data=4), jax.devices()[:4])
   asked = Asked((network,), (("fd",),), 100, 10)
   asked = asked._replace(class_counts=(60, 40))
-  told = json.loads(json.dumps(share._tell(asked)))
-  # All processes draw the same labels.
-  assert told["class_counts"] == [60, 40]
-  (one,) = told["networks"]
+  message = json.loads(json.dumps(share._describe(asked)))
+  # All processes use the same labels.
+  assert message["class_counts"] == [60, 40]
+  (one,) = message["networks"]
   sent = share._variables(network)
   again = share._receive(one, sent, mesh)
   for name in ("name", "dimension", "fingerprint", "protocol"):
     assert getattr(again, name) == getattr(network, name)
   same = jax.tree.map(np.array_equal, share._variables(again), sent)
   assert jax.tree.all(same)
-  # What others offer in its place has the same shapes, and no number of it.
+  # The placeholder of other processes has the same shapes, filled with zeros.
   empty = share._variables(share._receive(one, None, mesh))
   assert jax.tree.map(np.shape, empty) == jax.tree.map(np.shape, sent)
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
 
 
-def test_one_process_keeps_what_it_has():
+def test_a_single_process_keeps_its_networks():
   asked = Asked((classifier(),), (("fd",),), 100, 10)
   assert share.share(asked, make_mesh(MeshSpec())) is asked

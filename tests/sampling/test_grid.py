@@ -46,7 +46,7 @@ def test_view_scale_makes_small_images_viewable(side, scale):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_save_png_writes_what_grid_gives_and_nothing_else(tmp_path, channels):
+def test_save_png_writes_the_grid_and_nothing_else(tmp_path, channels):
   images = _images(4, channels)
   path = save_png(tmp_path / "samples" / "10.png", images, 2, 2)
   with Image.open(path) as picture:
@@ -82,6 +82,6 @@ def test_save_png_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch):
     (np.zeros((1, 2, 2, 3), np.uint8), 1, 0, "scale=0.*1 or more"),
   ],
 )
-def test_grid_names_what_it_cannot_show(images, columns, scale, message):
+def test_grid_refuses_invalid_arguments(images, columns, scale, message):
   with pytest.raises(SpecError, match=message):
     grid(images, columns, scale=scale)

@@ -13,7 +13,7 @@ def test_paths_go_from_end_to_end(path):
   assert (steps.shape, steps.dtype) == ((6, 5, 40), np.float32)
   np.testing.assert_allclose(steps[:, 0], start, atol=1e-6)
   np.testing.assert_allclose(steps[:, -1], end, atol=1e-6)
-  # The way back is the same way.
+  # The reverse path visits the same points.
   np.testing.assert_allclose(path(end, start, 5)[:, ::-1], steps, atol=1e-6)
 
 
@@ -32,7 +32,7 @@ def test_spherical_keeps_length_and_angular_speed():
   np.testing.assert_allclose(
     np.arccos(cosines), (whole / 6)[:, None].repeat(6, 1), atol=1e-4
   )
-  # A straight line cuts through the ball.
+  # A straight line has shorter vectors in the middle.
   middle = interpolate.linear(start, end, 3)[:, 1]
   assert (np.linalg.norm(middle, axis=1) < 0.9).all()
 

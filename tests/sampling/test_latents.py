@@ -1,4 +1,4 @@
-"""Truncated latents have the distribution of resampling, and no other."""
+"""Truncated latents have exactly the distribution of resampling."""
 
 import itertools
 import types
@@ -16,7 +16,7 @@ _THRESHOLDS = (2.0, 1.0, 0.5, 0.04)
 
 @pytest.fixture(scope="module")
 def drawn():
-  """[threshold] -> 200,000 entries of one key."""
+  """By threshold, 200,000 entries from the same key."""
   key = jax.random.key(0)
   return {
     threshold: np.asarray(
@@ -31,16 +31,16 @@ def test_truncated_is_the_truncated_normal(drawn, threshold):
   entries = drawn[threshold].ravel().astype(np.float64)
   assert (np.abs(entries) < threshold).all()
   expected = stats.truncnorm(-threshold, threshold)
-  # At this many entries a distance of 0.0036 has probability 1 in 100.
+  # With this many entries, a distance above 0.0036 has probability 0.01.
   assert stats.kstest(entries, expected.cdf).statistic < 0.0036
-  # Clipping would gather 5 % to 97 % of the mass at the bounds.
+  # Clipping would put 5 % to 97 % of the mass at the bounds.
   edge = 0.99 * threshold
   share = np.mean(np.abs(entries) > edge)
   assert share == pytest.approx(2 * expected.sf(edge), rel=0.1)
 
 
-def test_truncated_is_what_resampling_gives(drawn):
-  """Drawing each entry again until it falls inside."""
+def test_truncated_matches_resampling(drawn):
+  """Resampling draws each entry again until it falls inside."""
   random = np.random.default_rng(0)
   entries = random.standard_normal(200_000)
   while (outside := np.abs(entries) > 0.5).any():
@@ -77,8 +77,8 @@ _MODEL = types.SimpleNamespace(latent_dim=100, dtype="float32")
 
 
 @pytest.mark.parametrize("truncation", [1.0, 0.4, 0.02])
-def test_scale_is_what_the_official_modules_are_given(truncation):
-  """truncation * truncnorm(-2, 2)."""
+def test_scale_matches_the_official_modules(truncation):
+  """The official modules use truncation * truncnorm(-2, 2)."""
   z = latents.draw(jax.random.key(0), 2000, _MODEL, truncation, "scale")
   entries = np.asarray(z, np.float64).ravel()
   assert (np.abs(entries) < 2 * truncation).all()
@@ -87,7 +87,7 @@ def test_scale_is_what_the_official_modules_are_given(truncation):
   assert entries.std() == pytest.approx(expected.std(), rel=0.005)
 
 
-def test_the_rules_give_one_number_two_meanings():
+def test_rules_differ_for_the_same_truncation():
   deviations = {
     rule: float(latents.draw(jax.random.key(0), 2000, _MODEL, 0.4, rule).std())
     for rule in ("resample", "scale")
@@ -113,6 +113,6 @@ def test_a_scale_is_at_most_one():
     latents.check_truncation(1.5, "scale")
 
 
-def test_a_rule_that_is_none():
+def test_an_unknown_rule_is_refused():
   with pytest.raises(SpecError, match="'clip' must be one of resample, scale"):
     latents.check_truncation(0.5, "clip")

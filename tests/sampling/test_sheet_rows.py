@@ -1,4 +1,4 @@
-"""What rows ask of G; and that shares of classes mean what they say."""
+"""Latents and labels of sheet rows, and mixtures of class embeddings."""
 
 import dataclasses
 import itertools
@@ -42,9 +42,9 @@ _MODELS = {
 @pytest.mark.parametrize("name", _MODELS)
 @jax.enable_x64(True)
 def test_one_hot_shares_are_labels(name):
-  """And half and half is neither, nor the mean image.
+  """Equal weights of two classes give neither class nor the mean image.
 
-  In float64: how a compiler rounds sums of products must not decide it.
+  Uses float64, so that the rounding of the compiler does not matter.
   """
   model = dataclasses.replace(_MODELS[name], dtype="float64")
   g = make_model(model, "cpu").g
@@ -87,14 +87,14 @@ def test_latent_interpolation():
   assert {row.truncation for row in rows} == {0.5}
   ends = np.stack([row.latents[[0, -1]] for row in rows])
   assert (abs(ends) < 0.5).all()
-  assert len(np.unique(ends)) == ends.size, "every row has ends of its own"
+  assert len(np.unique(ends)) == ends.size, "every row has its own ends"
   again = sheets.latent_interpolation(
     _BIGGAN, rows=2, columns=5, seed=1, labels=[2, 0], truncation=0.5
   )
   assert (again[0].latents != rows[0].latents).any()
 
 
-def test_the_path_of_latents_can_be_chosen():
+def test_path_of_latents_can_be_chosen():
   arc, line = (
     sheets.latent_interpolation(_BIGGAN, rows=1, columns=3, seed=0, path=path)
     for path in ("spherical", "linear")
@@ -106,7 +106,7 @@ def test_the_path_of_latents_can_be_chosen():
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_class_interpolation_takes_neighbours_in_turn(same):
+def test_class_interpolation_cycles_through_adjacent_pairs(same):
   rows = sheets.class_interpolation(
     _BIGGAN, rows=3, columns=3, seed=0, labels=[3, 1, 0], same_latents=same
   )
@@ -132,7 +132,7 @@ def test_class_grid_by_rows_and_by_columns():
   assert len(np.unique(by_row)) == by_row.size
 
 
-def test_a_page_of_classes_is_cut_from_the_whole():
+def test_a_grid_of_some_classes_matches_the_grid_of_all():
   whole = sheets.class_grid(_BIGGAN, images_per_class=2, seed=0)
   page = sheets.class_grid(_BIGGAN, images_per_class=2, seed=0, labels=[2, 3])
   for cut, row in zip(page, whole[2:], strict=True):
@@ -158,7 +158,7 @@ def test_truncation_sweep_shrinks_the_same_latents():
     assert (np.sign(below.latents) == np.sign(row.latents)).all()
 
 
-def test_draw_sheet_reads_row_by_row_with_each_row_s_average():
+def test_draw_sheet_uses_the_average_of_each_row():
   rows = sheets.truncation_sweep(
     _BIGGAN, thresholds=(1.0, 0.5), columns=3, seed=0, labels=[2]
   )
@@ -176,8 +176,8 @@ def test_draw_sheet_reads_row_by_row_with_each_row_s_average():
   ("make", "options", "message"),
   [
     ("latent_interpolation", {"rows": 0, "columns": 3}, "rows=0.*empty"),
-    ("latent_interpolation", {"rows": 1, "columns": 1}, "2 columns or more"),
-    ("class_interpolation", {"rows": 1, "columns": 1}, "2 columns or more"),
+    ("latent_interpolation", {"rows": 1, "columns": 1}, "1 row and 2 columns"),
+    ("class_interpolation", {"rows": 1, "columns": 1}, "1 row and 2 columns"),
     (
       "class_interpolation",
       {"rows": 1, "columns": 2, "labels": [1]},
@@ -198,7 +198,7 @@ def test_draw_sheet_reads_row_by_row_with_each_row_s_average():
     ),
   ],
 )
-def test_impossible_sheets(make, options, message):
+def test_invalid_sheets_are_refused(make, options, message):
   with pytest.raises(SpecError, match=message):
     getattr(sheets, make)(_BIGGAN, seed=0, **options)
 

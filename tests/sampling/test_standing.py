@@ -1,4 +1,4 @@
-"""Standing statistics against a plain average of the batches' own."""
+"""Standing statistics, compared with a plain average of batch statistics."""
 
 import types
 
@@ -34,7 +34,7 @@ def ema():
   key = jax.random.key(0)
 
   def weight(path, leaf):
-    """No bias before the first norm, so that latents alone vary there."""
+    """Omits the bias before the first norm, so that only latents vary there."""
     if [entry.key for entry in path] == ["params", "linear", "bias"]:
       return jnp.zeros(leaf.shape, leaf.dtype)
     return jnp.asarray(random.standard_normal(leaf.shape), leaf.dtype)
@@ -45,7 +45,7 @@ def ema():
   params = variables["params"]
 
   def unit(leaf):
-    """u [1, O] or sigma [1]."""
+    """Returns u [1, O] or sigma [1]."""
     vector = random.standard_normal(leaf.shape)
     return jnp.asarray(vector / np.linalg.norm(vector), leaf.dtype)
 
@@ -64,8 +64,8 @@ def standing(ema):
   return _standing(ema)
 
 
-def test_first_norm_by_hand(ema, standing):
-  """Its input is the linear layer's output, which numpy can compute."""
+def test_first_norm_matches_numpy(ema, standing):
+  """The norm's input is the linear layer's output, which numpy can compute."""
   kernel = np.asarray(ema.params["linear"]["kernel"], np.float64)
   bias = np.asarray(ema.params["linear"]["bias"], np.float64)
   (u,) = np.asarray(ema.spectra["linear/kernel"].u, np.float64)
@@ -85,7 +85,7 @@ def test_first_norm_by_hand(ema, standing):
 
 
 def test_every_norm_is_the_mean_of_the_batches(ema, standing):
-  """Recomputed from what training at the usual momentum records."""
+  """Recomputes them from the statistics of training with default momentum."""
   g = make_model(_SPEC, "cpu").g
 
   @jax.jit
@@ -104,7 +104,7 @@ def test_every_norm_is_the_mean_of_the_batches(ema, standing):
       latents.draw(z_key, _SIZE, _SPEC),
       latents.uniform_labels(label_key, _SIZE, 3),
     )
-    # From zeros, one update keeps 1 - momentum of the batch's.
+    # Starting at zero, one update adds 1 - momentum of the batch's statistics.
     total = jax.tree.map(lambda t, s: t + np.asarray(s) / 0.1, total, stats)
   mean = jax.tree.map(lambda t: t / _BATCHES, total)
   jax.tree.map(
@@ -114,13 +114,13 @@ def test_every_norm_is_the_mean_of_the_batches(ema, standing):
   )
 
 
-def test_nothing_else_of_the_average_changes(ema, standing):
+def test_only_the_statistics_change(ema, standing):
   assert standing.params is ema.params
   assert standing.spectra is ema.spectra
   assert jax.tree.structure(standing) == jax.tree.structure(ema)
 
 
-def test_statistics_depend_on_seed_and_nothing_hidden(ema, standing):
+def test_statistics_depend_only_on_the_seed(ema, standing):
   again, other = _standing(ema), _standing(ema, seed=8)
   leaves = [jax.tree.leaves(x.batch_stats) for x in (standing, again, other)]
   for first, second, third in zip(*leaves, strict=True):
@@ -129,7 +129,7 @@ def test_statistics_depend_on_seed_and_nothing_hidden(ema, standing):
 
 
 def test_truncation_narrows_the_first_norm(ema, standing):
-  """Latents within 0.5 have a twelfth of the variance."""
+  """Latents truncated at 0.5 have a twelfth of the variance."""
   narrow = _standing(ema, truncation=0.5)
   variance = [
     np.mean(x.batch_stats["block0"]["norm1"]["norm"]["var"])
@@ -138,24 +138,24 @@ def test_truncation_narrows_the_first_norm(ema, standing):
   assert variance[1] < 0.15 * variance[0]
 
 
-def test_the_rule_says_how_wide_latents_are(ema):
-  """Without a bias before it, the first norm sees their variance."""
+def test_rule_sets_the_scale_of_latents(ema):
+  """Without a bias before it, the first norm sees the latents' variance."""
   variance = {}
   for rule, threshold in (("scale", 0.4), ("resample", 2.0)):
     found = _standing(ema, truncation=threshold, rule=rule)
     norm = found.batch_stats["block0"]["norm1"]["norm"]
     variance[rule] = np.asarray(norm["var"])
-  # The same latents of truncnorm(-2, 2), one of them times 0.4.
+  # Both use the same latents of truncnorm(-2, 2), one of them times 0.4.
   np.testing.assert_allclose(
     variance["scale"], 0.16 * variance["resample"], rtol=1e-3
   )
 
 
-def test_no_batches_keep_the_running_statistics(ema):
+def test_zero_batches_keep_the_running_statistics(ema):
   assert _standing(ema, batches=0) is ema
 
 
-def test_a_model_without_batch_norm_is_left_alone():
+def test_a_model_without_batch_norm_is_unchanged():
   spec = R3ganSpec(
     resolution=8, widths=(8, 4), blocks=(1, 1), cardinality=(2, 2)
   )
@@ -168,10 +168,10 @@ def test_a_model_without_batch_norm_is_left_alone():
   ("options", "message"),
   [
     ({"batches": -1}, "batches=-1"),
-    ({"batch_size": 1}, "batch_size=1.*2 samples"),
+    ({"batch_size": 1}, "batch_size=1 .*batch_size=2 or more"),
     ({"truncation": 0.0}, "positive"),
   ],
 )
-def test_impossible_statistics(ema, options, message):
+def test_invalid_arguments_are_refused(ema, options, message):
   with pytest.raises(SpecError, match=message):
     _standing(ema, **options)

@@ -1,4 +1,4 @@
-"""Statistics between the truncations at which they were published."""
+"""Statistics at and between the published truncations."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ def _at(truncation):
 
 
 @pytest.mark.parametrize("row", range(51))
-def test_on_the_grid_they_are_a_row(row):
-  """In floating point 0.58 * 50 is less than 29."""
+def test_a_truncation_on_the_grid_is_a_row(row):
+  """In floating point, 0.58 * 50 is less than 29."""
   np.testing.assert_array_equal(_at(float(f"{0.02 * row:.2f}")), _ROWS[row])
 
 
@@ -26,21 +26,21 @@ def test_on_the_grid_they_are_a_row(row):
   ("truncation", "low", "share"),
   [(0.41, 20, 0.5), (0.405, 20, 0.25), (0.0133, 0, 0.665), (0.999, 49, 0.95)],
 )
-def test_between_they_are_weighed_as_in_the_ports(truncation, low, share):
-  """The lower row by the fraction: see `statistics_at`."""
+def test_weights_between_rows_match_the_ports(truncation, low, share):
+  """The lower row is weighted by the fraction, see `statistics_at`."""
   expected = share * _ROWS[low] + (1 - share) * _ROWS[low + 1]
   np.testing.assert_allclose(_at(truncation), expected, rtol=1e-5)
   assert _at(truncation).dtype == np.float32
 
 
 @pytest.mark.parametrize("truncation", [-0.1, 1.02, float("nan")])
-def test_beyond_the_table(truncation):
-  with pytest.raises(SpecError, match="lies beyond the statistics"):
+def test_truncations_outside_the_table_are_refused(truncation):
+  with pytest.raises(SpecError, match="is outside the statistics"):
     statistics_at({"mean": _ROWS}, truncation)
 
 
 @pytest.mark.parametrize("threshold", [2.0, 1.0, 0.4, 0.04, 1e-3, 9e-4])
-def test_resampled_latents_get_the_statistics_of_latents_as_wide(threshold):
+def test_resampled_latents_use_equally_wide_latents(threshold):
   like = truncation_like(threshold, "resample")
   wide = stats.truncnorm(-2, 2, scale=like).std()
   assert wide == pytest.approx(
@@ -50,10 +50,10 @@ def test_resampled_latents_get_the_statistics_of_latents_as_wide(threshold):
 
 
 @pytest.mark.parametrize("rule", ["resample", "scale"])
-def test_latents_wider_than_the_table_get_its_last_row(rule):
+def test_wider_latents_use_the_last_row(rule):
   assert truncation_like(None, rule) == 1.0
   assert truncation_like(3.0, "resample") == 1.0
 
 
-def test_a_truncation_of_the_table_s_own_rule_is_itself():
+def test_truncation_of_the_scale_rule_is_unchanged():
   assert truncation_like(0.37, "scale") == 0.37

@@ -120,5 +120,5 @@ def test_folders_without_a_checkpoint(imported, tmp_path):
 
 def test_an_untrained_discriminator_is_reported(imported):
   notes = imported[1].notes
-  assert notes["discriminator"].startswith("fresh, of seed 0")
-  assert notes["model"] == "of --config"
+  assert notes["discriminator"].startswith("initialized with seed 0")
+  assert notes["model"] == "from --config"

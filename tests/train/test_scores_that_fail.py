@@ -337,13 +337,13 @@ def refused(tmp_path, monkeypatch, capsys):
       ("scores=('fd_classifier','ms_ssim')", "num_samples=64"),
       (
         "2 of 2 scores cannot be computed:",
-        "evaluate.num_samples are 64 samples, too few for fd_classifier",
+        "evaluate.num_samples=64 is too few for fd_classifier",
         "images of 4 x 4 px are too small for ms_ssim",
       ),
     ),
     (
       ("scores=('intra_fd_classifier',)", "num_samples=649"),
-      ("have too few of class", "(64)", "at least 65 over 64 features"),
+      ("has too few samples of class", "(64)", "at least 65 over 64 features"),
     ),
     (("scores=('kid_classifier',)", "num_reals=99999999"), ("num_reals",)),
   ],
@@ -375,7 +375,7 @@ def test_a_model_without_labels_has_no_scores_within_classes(refused):
     "--config.model.num_classes=0",
     "--config.evaluate.scores=('intra_fd_classifier',)",
   )
-  assert "the samples are of no class" in said
+  assert "the samples have no classes" in said
 
 
 def test_a_cache_that_cannot_be_created(refused, tmp_path, monkeypatch):
