@@ -55,7 +55,7 @@ def test_shards(built, monkeypatch):
     "licence: MIT",
     "crop=center",
     "train: 30 images in 3 files",
-    f"{round(train['bytes'] / 30):,} bytes an image",
+    f"{round(train['bytes'] / 30):,} bytes per image",
     "rejects left out: 1",
     "3 classes, 10 to 10 images each",
     train["identity"],
@@ -85,12 +85,12 @@ def test_folder_with_bad_and_odd_images(tmp_path):
   total = sum(map(len, files.values())) + len(files["cat/1.png"])
   assert found["bytes"] == total
   words = inspect.text(found)
-  assert f"about {total / 8:,.0f} bytes an image" in words
+  assert f"about {total / 8:,.0f} bytes per image" in words
   assert "unreadable: 1 of 7 decoded" in words
   assert "unreadable headers: 1 of 7" in words
   assert "8 x 8 x 3: 4 of 7" in words
   # The file of an odd one is named.
-  assert "9 x 9 x 1: 2 of 7 looked at, as" in words
+  assert "9 x 9 x 1: 2 of 7 headers, such as" in words
   assert "dog/0.png" in words
 
 

@@ -205,7 +205,7 @@ def test_files_of_a_tar_that_are_not_read_are_counted(tmp_path):
   for part in ("1 .txt", "1 .seg.png", "1 .png that is a link"):
     assert part in out
   assert "2 .png (._*: 1, @eaDir: 1)" in hidden
-  assert "labels without an image, 1 in all: 2" in alone
+  assert "labels without an image, 1 in total: 2" in alone
 
 
 @pytest.mark.parametrize(
