@@ -147,7 +147,7 @@ def test_a_class_that_only_sounds_like_a_split_is_one_and_said(place, name):
   }
   source = FolderSource(place(files), heldout_fraction=0.0)
   assert set(source.class_names) == {"car", name}
-  assert said(source, f"{name}/ is a class, though named like a split")
+  assert said(source, f"{name}/ is a class, despite being named like a split")
 
 
 def test_more_folders_than_the_two_splits_are_said(place):
@@ -156,7 +156,7 @@ def test_more_folders_than_the_two_splits_are_said(place):
   source = FolderSource(place(files))
   assert said(source, "val/ (6 images) is the held-out split")
   assert said(source, "not read", "test/ (4 images)", "train_extra/ (10 ima")
-  assert said(source, "not read", "1 beside them")
+  assert said(source, "not read", "loose images (1)")
 
 
 @pytest.mark.parametrize("other", ["unlabeled", "train_extra", "extra2017"])
@@ -188,7 +188,7 @@ def test_a_cover_beside_the_one_folder_does_not_take_the_labels(place):
   path = place(pets("train/", each=20) | {"cover.png": png(99)})
   source = FolderSource(path)
   assert source.class_names == ("cat", "dog")
-  assert said(source, "not read", "1 beside them")
+  assert said(source, "not read", "loose images (1)")
 
 
 def test_lost_labels_are_said(place):
@@ -201,13 +201,13 @@ def test_lost_labels_are_said(place):
 def test_a_test_folder_trained_on_by_itself_is_said(place):
   source = FolderSource(place(pets("test/", each=20)))
   assert source.class_names == ("cat", "dog")
-  assert said(source, "all images lie in test/", "trained on")
+  assert said(source, "all images are in test/", "used for training")
 
 
 def test_classes_that_differ_in_capitals_are_said(tmp_path):
   files = {f"{name}/{i}.png": png(i) for name in ("Cat", "cat") for i in (1, 2)}
   source = FolderSource(write(tmp_path / "set", files), heldout_fraction=0.0)
-  assert said(source, "differ only in capitals: Cat, cat")
+  assert said(source, "differ only in case: Cat, cat")
 
 
 def test_a_table_of_labels_goes_before_names_of_folders(place):
@@ -225,14 +225,14 @@ def test_any_ending_of_a_jpeg_is_read_and_counted(place):
   files = {f"{i}.{ending}": jpeg for i, ending in enumerate(endings)}
   source = FolderSource(place(files), heldout_fraction=0.0)
   assert len(everything(source)) == len(endings)
-  assert said(source, "images by ending", "2 .jfif", "1 .jpe")
+  assert said(source, "images by extension", "2 .jfif", "1 .jpe")
 
 
 def test_files_that_are_left_out_are_counted_by_ending_and_folder(place):
   files = pets() | {"cat/a.avif": b"", "cat/b.AVIF": b"", "dog/c.avif": b""}
   source = FolderSource(place(files | {"README": b"", "dog/d.txt": b""}))
   assert said(source, "left out", "3 .avif (cat: 2, dog: 1)")
-  assert said(source, "1 without ending (the root: 1)", "1 .txt (dog: 1)")
+  assert said(source, "1 without extension (the root: 1)", "1 .txt (dog: 1)")
 
 
 def test_a_clean_set_has_no_notes(place):
@@ -256,7 +256,7 @@ def test_what_systems_leave_is_hidden_at_any_depth(place, hidden):
   assert source.class_names == ("cat", "dog")
   (note,) = source.notes
   assert "hidden files left out: 1 " in note
-  assert "left out, as" not in note
+  assert "left out, without" not in note
 
 
 def test_a_hidden_folder_that_may_not_be_read_is_passed(tmp_path):
@@ -296,7 +296,7 @@ def test_backslashes_in_a_zip_divide_names(tmp_path):
 
 def test_a_folder_unpacked_without_its_folders_is_refused(tmp_path):
   root = write(tmp_path / "set", {"cat\\0.png": png(0), "dog\\0.png": png(1)})
-  with pytest.raises(DataError, match="unpacked without making its folders"):
+  with pytest.raises(DataError, match="unpacked without creating its folders"):
     FolderSource(root)
 
 
@@ -309,7 +309,7 @@ def test_a_folder_unpacked_without_its_folders_is_refused(tmp_path):
 )
 def test_names_that_lead_out_of_a_zip_are_refused(tmp_path, name):
   path = named_zip(tmp_path / "set.zip", [*pets().items(), (name, png(9))])
-  with pytest.raises(DataError, match="which leads out of it"):
+  with pytest.raises(DataError, match="which points outside of the zip"):
     FolderSource(path)
 
 
@@ -344,13 +344,13 @@ def test_two_labels_for_one_image_are_refused(place, path):
 
 @pytest.mark.parametrize("label", [True, "1", 1.0, None, [1]])
 def test_labels_that_are_no_numbers_are_refused(place, label):
-  with pytest.raises(DataError, match="make it again"):
+  with pytest.raises(DataError, match="create it again"):
     FolderSource(place(with_table([["cat/9.png", label]])))
 
 
 def test_a_key_twice_in_a_table_is_refused(place):
   content = b'{"labels": [["a.png", 0]], "labels": [["a.png", 1]]}'
-  with pytest.raises(DataError, match="a key twice"):
+  with pytest.raises(DataError, match="a duplicate key"):
     FolderSource(place({"a.png": png(0), "dataset.json": content}))
 
 
@@ -358,7 +358,7 @@ def test_images_that_a_table_names_and_that_are_not_there_are_said(place):
   source = FolderSource(
     place(with_table([["cat/gone.png", 1], ["cat/x.avif", 1]])), "train", 0.0
   )
-  assert said(source, "names files that are not among the images, 2 in all")
+  assert said(source, "names files that are not among the images, 2 in total")
 
 
 def test_an_image_that_a_table_does_not_name_is_refused(place):
@@ -373,7 +373,7 @@ def test_a_table_in_a_class_folder_is_said_to_give_no_labels(place):
   files = pets() | {"cat/dataset.json": b'{"labels": null}'}
   source = FolderSource(place(files), heldout_fraction=0.0)
   assert source.class_names == ("cat", "dog")
-  assert said(source, "cat/dataset.json gives no labels")
+  assert said(source, "cat/dataset.json is not used")
 
 
 def test_all_images_of_a_folder_say_which_are_none(tmp_path):
@@ -386,9 +386,7 @@ def test_all_images_of_a_folder_say_which_are_none(tmp_path):
 def test_all_images_of_a_folder_are_refused_with_one_of_its_splits(tmp_path):
   # What only the held-out split tells must not be scored without it.
   path = write(tmp_path / "set", pets("train/") | {"val/a.png": png(0)})
-  with pytest.raises(
-    DataError, match=r"val/a.png lies in no folder of a class"
-  ):
+  with pytest.raises(DataError, match=r"val/a.png is not in a class folder"):
     BothSplits(path)
 
 
