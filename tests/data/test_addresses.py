@@ -142,7 +142,7 @@ def test_a_manifest_whose_parts_are_of_other_kinds(tmp_path, key, value):
 
 def test_a_folder_of_sets_says_which_there_are(tmp_path):
   built(tmp_path / "all")
-  with pytest.raises(DataError, match=r"one of the sets in shards in it \(set"):
+  with pytest.raises(DataError, match=r"one of the sharded sets in it \(set"):
     open_source(str(tmp_path / "all"), "train")
 
 

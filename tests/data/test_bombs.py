@@ -168,7 +168,7 @@ def entry(path, data, **lies):
     (LARGE, {}, "67,108,864 bytes, and starts as no image"),
     (b"", {"file_size": 2**31 - 1}, "2,147,483,647 bytes, and files of at"),
     (b"", {"file_size": 2**40}, "1,099,511,627,776 bytes, and files of at"),
-    (LARGE, {"file_size": 700}, "701 bytes, and had 700|checksum"),
+    (LARGE, {"file_size": 700}, "701 bytes, but had 700|checksum"),
     (b"", {"compress_size": 2**40}, "1,099,511,627,776 bytes, and files"),
     (b"", {"file_size": 2**40, "compress_size": 2**40}, "bytes, and files"),
     (png(2), {"header_offset": 2**40}, "the zip does not have it"),

@@ -103,7 +103,7 @@ def test_sample_that_does_not_fit(tmp_path, sample, message):
 
 def test_directory_that_cannot_be_made(tmp_path, marked):
   (tmp_path / "file").write_text("")
-  with pytest.raises(DataError, match="file/set cannot be made"):
+  with pytest.raises(DataError, match="file/set cannot be created"):
     write(str(tmp_path / "file" / "set"), marked)
 
 

@@ -40,7 +40,7 @@ def test_a_true_header_is_read(tmp_path):
 @pytest.mark.parametrize("name", ["images", "labels"])
 def test_a_header_that_lies_is_refused(tmp_path, shape, name):
   arrays = {"images": entry((40, 4, 4))} | {name: entry(shape)}
-  with pytest.raises(DataError, match=rf"{name}.npy says|must be integers"):
+  with pytest.raises(DataError, match=rf"{name}.npy claims|must be integers"):
     open_npz(write(tmp_path / "a.npz", **arrays))
 
 

@@ -34,7 +34,7 @@ def test_a_pipe_named_like_an_image_is_left_out_and_said(tmp_path):
   os.mkfifo(os.path.join(root, "a", "stream.png"))
   source = FolderSource(root, heldout_fraction=0.0)
   assert len(source) == 40
-  assert "1 .png that is no file (a: 1)" in " ".join(source.notes)
+  assert "1 .png that is not a regular file (a: 1)" in " ".join(source.notes)
 
 
 @pytest.mark.parametrize("name", ["~snapshot", "@tmp"])
@@ -73,7 +73,7 @@ def test_json_of_a_hundred_thousand_brackets_is_refused(tmp_path):
   with pytest.raises(DataError, match="not a readable JSON file"):
     FolderSource(root)
   tar = write_tar(tmp_path / "t.tar", [("0.png", png(0)), ("0.json", text)])
-  with pytest.raises(DataError, match="is no label"):
+  with pytest.raises(DataError, match="is not a label"):
     TarSource(tar)
 
 
@@ -223,5 +223,5 @@ def test_a_jpeg_that_claims_a_gigapixel_takes_no_memory():
 
 def test_a_manifest_of_something_else_is_said_to_be_in_the_way(tmp_path):
   root = write(tmp_path / "set", FOLDERS | {"manifest.json": b'{"icons": []}'})
-  with pytest.raises(DataError, match="take it out of the folder"):
+  with pytest.raises(DataError, match="move it out of the folder"):
     open_source(root, "train")
