@@ -120,7 +120,7 @@ def of_file(data: bytes) -> int:
     # Not loaded, because loading a TIFF clears its tag.
     with pillow.opened(data) as image:
       return of_image(image)
-  except Exception as error:  # On damaged bytes, Pillow raises any exception.
+  except Exception as error:  # Pillow raises almost any exception.
     raise ValueError(f"it does not decode ({error})") from error
 
 

@@ -53,7 +53,7 @@ class NoNetwork(NoPackage):
   ("kind", "reason"),
   [
     (NoPackage, "cannot be read here .*install gcsfs.*install that package"),
-    (NoNetwork, r"cannot be looked at \(nobody answers\); check it"),
+    (NoNetwork, r"cannot be accessed \(nobody answers\); check it"),
   ],
 )
 def test_addresses_that_cannot_be_read_are_one_message(
@@ -72,7 +72,9 @@ def test_addresses_that_cannot_be_read_are_one_message(
 )
 def test_addresses_of_other_kinds_are_refused(name):
   scheme = name.partition("/")[0]
-  with pytest.raises(DataError, match=rf"{name}.*{scheme}// is not read.*copy"):
+  with pytest.raises(
+    DataError, match=rf"{name}.*{scheme}// is not supported.*copy"
+  ):
     open_inputs(name)
 
 
@@ -84,12 +86,12 @@ def test_commands_end_with_2(tmp_path, capsys, words):
   assert main(["bigscale", *words, *more]) == 2
   said = capsys.readouterr().err
   assert said.count("\n") == 1
-  assert "http:// is not read" in said
+  assert "http:// is not supported" in said
   assert not (tmp_path / "run").exists()
 
 
 def test_names_that_no_disk_can_hold_are_one_message():
-  with pytest.raises(DataError, match=r"cannot be looked at|is neither"):
+  with pytest.raises(DataError, match=r"cannot be accessed|is neither"):
     open_source("x" * 5000, "train")
 
 

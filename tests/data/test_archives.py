@@ -264,8 +264,8 @@ def test_an_idx_identity_does_not_depend_on_compression(tmp_path):
     (b"", "is not an idx file"),
     (b"\0\0\x0d\1\0\0\0\1\0\0\0\0", "is not an idx file"),
     (b"\0\0\x08\3\0\0", "is not an idx file"),
-    (idx(np.zeros((3, 4), np.uint8))[:-1], "11 values, but says"),
-    (idx(np.zeros((3, 4), np.uint8)) + b"x", "more values, but says"),
+    (idx(np.zeros((3, 4), np.uint8))[:-1], "11 values, but claims"),
+    (idx(np.zeros((3, 4), np.uint8)) + b"x", "more values, but claims"),
     (
       gzip.compress(idx(np.zeros(99, np.uint8)), mtime=0)[:-9],
       "cannot be read",

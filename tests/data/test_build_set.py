@@ -212,7 +212,7 @@ def test_the_first_image_does_not_decide_the_size(tmp_path, caplog):
   report = build({"train": source}, path, options(max_bad_fraction=0.2))
   assert report.manifest.schema.image_shape == (8, 8, 3)
   (row,) = rejects(path)
-  assert row["reason"].startswith("it is 5 x 5 pixels, not 8 x 8 as most")
+  assert row["reason"].startswith("it is 5 x 5 pixels, not 8 x 8 like most")
   assert "0.png" in caplog.text
 
 

@@ -442,7 +442,7 @@ def test_nobody_waits_for_a_pipe_that_is_called_an_image(tmp_path, caplog):
   os.remove(tmp_path / "set" / "a" / "004.bmp")
   os.mkfifo(tmp_path / "set" / "a" / "004.bmp")
   assert source.identity
-  assert "it is no file" in caplog.text
+  assert "it is not a regular file" in caplog.text
 
 
 def test_what_takes_long_is_announced_and_timed(tmp_path, monkeypatch, caplog):

@@ -30,7 +30,7 @@ def test_folder_is_divided_as_asked(folder):
   assert sum(parts.values()) == 40
   assert 4 <= parts["heldout"] <= 16
   assert lengths(folder, "", 0.0) == {"train": 40}
-  with pytest.raises(DataError, match="none falls to the heldout split"):
+  with pytest.raises(DataError, match="none is in the heldout split"):
     open_inputs(folder, "", 1e-9)
 
 

@@ -115,7 +115,7 @@ def test_npz_is_opened_by_its_path(tmp_path):
     ({"labels": np.full(200, 2**31)}, "31 bits"),
     ({"class_names": ("a",)}, "names of 1 classes"),
     ({"heldout_fraction": 1.5}, "heldout_fraction=1.5"),
-    ({"heldout_fraction": 0.0, "split": "heldout"}, "none falls to"),
+    ({"heldout_fraction": 0.0, "split": "heldout"}, "none is in"),
     ({"split": "test"}, "split='test'"),
   ],
 )

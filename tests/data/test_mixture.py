@@ -271,7 +271,10 @@ def test_held_out_images_stay_out():
 
 @pytest.mark.parametrize(
   ("size", "classes", "message"),
-  [(61, 0, "has 60 such images; use 60"), (0, 3, "has 2; use at most 2")],
+  [
+    (61, 0, "has 60 matching images; use 60"),
+    (0, 3, "has 2 classes; use at most 2"),
+  ],
 )
 def test_more_than_there_is(sets, size, classes, message):
   with pytest.raises(DataError, match=message):

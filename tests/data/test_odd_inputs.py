@@ -120,7 +120,9 @@ def test_damaged_files_raise_nothing_but_value_error(kind):
 @pytest.mark.parametrize("kind", ["DDS", "EPS", "ICO", "PCX"])
 def test_files_that_are_no_images_of_this_trade_are_not_decoded(kind):
   for read in (images.decode, images.shape_of):
-    with pytest.raises(ValueError, match="it is no PNG, JPEG"):
+    with pytest.raises(
+      ValueError, match="it is not a valid file of type PNG, JPEG"
+    ):
       read(pillow(kind))
 
 
@@ -150,7 +152,7 @@ def test_tars_of_one_split_and_of_classes_with_such_names_are_read(tmp_path):
   ]
   source = TarSource(paths, heldout_fraction=0.0)
   assert len(source) == 4
-  assert "not by folders (a, b)" in " ".join(source.notes)
+  assert "not in folders (a, b)" in " ".join(source.notes)
   path = write_tar(
     tmp_path / "c.tar",
     [("bullet_train/0.png", png(0)), ("test_tube/1.png", png(1))],

@@ -207,14 +207,14 @@ def test_model_without_classes_gets_zeros(directory):
     ({"num_classes": 2}, "run from 0 to 2; set model.num_classes=3"),
     ({"num_classes": 10}, "set model.num_classes=3, or 0"),
     ({"channels": 4}, "model of 4"),
-    ({"batch": 8, "rows": [7, 8]}, "of a batch of 8: name .* from 0 to 7"),
-    ({"batch": 8, "rows": []}, "name at least one"),
+    ({"batch": 8, "rows": [7, 8]}, "for a batch of 8: pass .* from 0 to 7"),
+    ({"batch": 8, "rows": []}, "pass one or more row numbers"),
     ({"batches": 0}, "batches_per_step=0"),
     (
       {"processes": RECORDS + 1},
-      "has 23 records to train on, but 24 processes .* at most 23 hosts",
+      "has 23 training records, but 24 processes .* at most 23 hosts",
     ),
-    ({"processes": 4, "subset": 3}, "has 3 records .* 4 processes"),
+    ({"processes": 4, "subset": 3}, "has 3 training records, .* 4 processes"),
   ],
 )
 def test_what_does_not_fit(directory, settings, message):
@@ -383,7 +383,7 @@ def test_more_bad_records_than_allowed_stop_the_run():
   take(stream, 2)
   with pytest.raises(
     DataError,
-    match=r"3 records.*record 9.*allows 2 of 1000\. .*mend records 1, 6, 9 \(",
+    match=r"3 records.*record 9.*allows 2 of 1000\. .*fix records 1, 6, 9 \(",
   ):
     next(stream)
   # What led to it can still be listed.
@@ -407,7 +407,9 @@ def test_one_record_met_again_counts_once():
 def test_nothing_good_to_replace_with():
   source = FakeSource(6, broken=range(6))
   stream = stream_of(source, batch=2, max_bad_fraction=1.0)
-  with pytest.raises(DataError, match="all that were tried for position"):
+  with pytest.raises(
+    DataError, match="no usable record was found for position"
+  ):
     next(stream)
 
 

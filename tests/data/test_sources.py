@@ -174,7 +174,7 @@ def test_raw_of_another_size(directory):
     directory, lambda tree: tree["schema"].update(image_shape=[5, 4, 1])
   )
   with pytest.raises(
-    DataError, match=r"record 0 .*16 bytes of pixels, which is not"
+    DataError, match=r"record 0 .*16 bytes of pixels, which does not fit"
   ):
     open_source(directory, "train").read(0)
 

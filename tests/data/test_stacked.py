@@ -76,5 +76,5 @@ def test_which_digits_is_a_function_of_the_index_alone(digits):
 def test_colours_and_unlabelled_digits_are_refused(tmp_path, images, labels):
   kept = {} if labels is None else {"labels": labels}
   np.savez(tmp_path / "other.npz", images=images, **kept)
-  with pytest.raises(DataError, match="grey images with one label"):
+  with pytest.raises(DataError, match="gray images with one label"):
     open_source(f"stacked:{tmp_path / 'other.npz'}", "train")

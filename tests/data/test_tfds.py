@@ -222,7 +222,7 @@ def test_a_file_that_is_gone_is_told(copied):
   (path,) = pathlib.Path(folder).glob("*.array_record*")
   os.remove(path)
   (lost,) = source.check()
-  assert "is not there" in lost.message
+  assert "is missing" in lost.message
   assert lost.records == len(source)
   with pytest.raises(BadRecordError) as caught:
     source.read(2)
