@@ -258,7 +258,9 @@ def _fault_of(record: object, classes: int) -> str:
     isinstance(label, int | np.integer) for label in labels
   )
   if not whole or bool(labels) != bool(classes):
-    rule = "a tuple of integers" if classes else "(), because class_names is"
+    rule = "a tuple of integers"
+    if not classes:
+      rule = "(), because class_names is empty"
   elif not all(0 <= label < classes for label in labels):
     rule = f"in [0, {classes}), because class_names has {classes} names"
   else:
