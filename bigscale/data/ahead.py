@@ -87,7 +87,7 @@ class ThreadReader:
     return f"{count} thread{'s' * (count > 1)}"
 
   def read_from(self, start: Position) -> Iterator[Element]:
-    """Iterates over steps from a position on; `close` ends the threads."""
+    """Iterates over steps from a position; `close` ends the threads."""
     source = grain.MapDataset.source(_StepsFrom(self._batches, start))
     return iter(source.to_iter_dataset(self._options))
 
@@ -160,7 +160,7 @@ class ProcessReader:
     return f"{self._workers} process{'es' * (self._workers > 1)}"
 
   def read_from(self, start: Position) -> Generator[Element, None, None]:
-    """Iterates over steps from a position on.
+    """Iterates over steps from a position.
 
     Killed processes are replaced. The system may have run out of memory, or
     may be stopping the whole job, which the training loop handles.

@@ -84,12 +84,12 @@ class TarSource(EncodedSource):
   (`content`).
 
   A hash of the tar's name and the sample's name decides whether an image is
-  held out. About 5% of every class are held out, and adding tars does not move
-  other images between the splits.
+  held out. By default, about 5% of every class are held out. Adding tars does
+  not move other images between the splits.
 
   Args:
     paths: path of one uncompressed tar, or paths of several in order; `gs://`
-      and similar addresses work where `etils.epath` reads them.
+      and similar addresses work if `etils.epath` supports them.
     split: `train` or `heldout`.
     heldout_fraction: fraction of the images that is held out.
 

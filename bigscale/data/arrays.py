@@ -26,12 +26,12 @@ from bigscale.data.splits import (
 class ArraySource(Source):
   """A split of images in memory.
 
-  A hash of an image's index decides whether the image is held out. About 5% of
-  every class are held out.
+  A hash of an image's index decides whether the image is held out. By default,
+  about 5% of every class are held out.
 
   Args:
     images: [N, H, W] or [N, H, W, C] uint8, C = 1 or 3; must not be modified.
-    labels: [N] integers in [0, K), or None for an unlabelled set.
+    labels: [N] integers in [0, K), or None for an unlabeled set.
     class_names: name of each label; "0", "1" and so on by default.
     name: name of the data set, for messages.
     split: `train` or `heldout`.

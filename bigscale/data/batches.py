@@ -1,4 +1,4 @@
-"""The position of a stream, and the batches of each step from there."""
+"""Stream positions, and the batches of each step after a position."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -110,7 +110,7 @@ class StepBatches:
     batch_size: B, the batch size over all processes.
     rows: indices of the batch rows that this process computes.
     image_shape: (R, R, C).
-    labelled: whether labels are read; otherwise all labels are 0.
+    labeled: whether labels are read; otherwise all labels are 0.
   """
 
   records: Records
@@ -118,7 +118,7 @@ class StepBatches:
   batch_size: int
   rows: Sequence[int]
   image_shape: tuple[int, int, int]
-  labelled: bool
+  labeled: bool
 
   @property
   def records_a_step(self) -> int:
@@ -157,6 +157,6 @@ class StepBatches:
       images.reshape(consumed.size, *self.image_shape),
       labels,
     )
-    if not self.labelled:
+    if not self.labeled:
       labels = np.zeros_like(labels)
     return labels.reshape(consumed.shape), faults

@@ -2,7 +2,7 @@
 
 All shards are planned before the first is written. Their content therefore
 depends only on the input and the options, not on the number of workers or on
-interruptions. A finished shard has a `.done` file beside it, which is written
+interruptions. A finished shard has a `.done` file next to it, which is written
 last; `build.json` records the inputs and options. The manifest is written at
 the end, and a data set without a manifest cannot be opened. Then the helper
 files are removed.

@@ -171,8 +171,8 @@ def of_files(
     name: name of the data set, for messages.
 
   Returns:
-    The content. It depends on the bytes of the files. If there are too many of
-    them, it depends on the names that select the sample as well.
+    The content, a function of the files' bytes. If only a sample is read, it
+    also depends on the names and sizes of the files.
   """
   total, whole = int(np.sum(sizes)), True
   rows = range(len(paths))

@@ -23,7 +23,7 @@ def distinct(job: Job, parts: PartMaker) -> dict[Split, np.ndarray]:
 
   Args:
     job: the build.
-    parts: runs the tasks; `distinct` records the duplicates in it.
+    parts: runs the tasks, and receives the number of duplicates.
 
   Returns:
     Indices to keep for each split, [N] int64, ascending.

@@ -123,7 +123,7 @@ class EncodedSource(Source):
     kind: kind of source; the prefix of its identity.
     name: name of the data set, for messages.
     split: `train` or `heldout`.
-    class_names: name of each label; () for an unlabelled set.
+    class_names: name of each label; () for an unlabeled set.
     labels: labels of all records, concatenated, int32.
     label_ends: [N] int64, end of each record's labels in `labels`; None if
       every record has one label, or none has any.
@@ -188,7 +188,7 @@ class EncodedSource(Source):
 
   @abc.abstractmethod
   def _first_bytes(self, index: int, size: int) -> bytes:
-    """Returns at most `size` first bytes of a record's file; see `_whole`."""
+    """Returns up to the first `size` bytes of a record's file; see `_whole`."""
 
   def _encoded(self, index: int) -> bytes:
     """Returns a record's file; raises ValueError also if it is too large."""
@@ -304,7 +304,7 @@ def check_length(data: bytes, size: int) -> bytes:
 
 
 def find_missing(path: str, size: int, records: int) -> tuple[MissingFile, ...]:
-  """Returns an archive of `records` records if it is gone or has a new size."""
+  """Returns an archive as missing if it is gone or its size has changed."""
   try:
     found = epath.Path(path).stat().length
   except OSError as error:

@@ -10,9 +10,9 @@ Directories that are named like splits are the two splits (`split_names`: train
 next to heldout, val, valid, validation, dev, eval or test, in any case, with a
 year or words such as "images"). If several could be the held-out split, the
 first in this order is used. Other directories next to them are not read.
-Without such directories, 5% of the images are held out. The hash of an image's
-path decides, so adding images does not move others between the splits. Names
-that look like splits but are ambiguous raise an error.
+Without such directories, 5% of the images are held out. A hash of the path
+decides for each image, so adding images does not move others between the
+splits. Ambiguous names of splits raise an error.
 
 Hidden files, files with other extensions and other files that are not read are
 counted in `notes`.
@@ -43,7 +43,7 @@ from bigscale.data.sources import MissingFile
 
 
 class FolderSource(EncodedSource):
-  """A split of a folder or zip of images, in the layout of this module.
+  """A split of a folder or zip of images in one of the layouts above.
 
   Listing a million files takes seconds, and each file takes about 60 bytes of
   memory. Labels of `dataset.json` are named "0", "1" and so on. The identity
@@ -54,8 +54,8 @@ class FolderSource(EncodedSource):
     own_heldout: folder of the held-out split; "" if there is none.
 
   Args:
-    path: the folder or .zip; `gs://` and similar addresses work where
-      `etils.epath` reads them.
+    path: the folder or .zip; `gs://` and similar addresses work if
+      `etils.epath` supports them.
     split: `train` or `heldout`.
     heldout_fraction: fraction of the images that is held out if the folder has
       no held-out split.

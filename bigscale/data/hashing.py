@@ -42,7 +42,7 @@ def random_bits(seed: int, use: int, places: np.ndarray) -> np.ndarray:
 
 
 def key_of(seed: int, use: int) -> np.uint64:
-  """Combines a seed and a use; see `scramble`, for frequent callers."""
+  """Combines a seed and a use into a key for `scramble`."""
   key = splitmix64(np.array(seed & _MASK, np.uint64))
   return np.uint64(splitmix64(key ^ np.uint64(use & _MASK)))
 

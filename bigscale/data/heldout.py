@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Heldout:
-  """Batches of the held-out split, functions of (seed, number) alone."""
+  """Batches of the held-out split that depend only on a seed and a number."""
 
   def __init__(
     self,
@@ -48,7 +48,7 @@ class Heldout:
     """
     self._source = open_data(spec, "heldout")
     self._shape = (resolution, channels)
-    self._labelled = num_classes > 0
+    self._labeled = num_classes > 0
     self._count = count
     self._rows = rows
     self._seed = seed
@@ -80,7 +80,7 @@ class Heldout:
       sample, index, choice = self._sample_of(place)
       padding = padding_of(self._source, index)
       transforms.fit_into(sample.image, images[row], padding)
-      if self._labelled and sample.labels:
+      if self._labeled and sample.labels:
         labels[row] = sample.labels[choice % len(sample.labels)]
     return Batch(images[None], labels[None])
 

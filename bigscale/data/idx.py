@@ -31,7 +31,7 @@ class IdxSource(ArraySource):
 
   Args:
     images_path: file of uint8 images [N, H, W] or [N, H, W, C].
-    labels_path: file of uint8 labels [N]; None for an unlabelled set.
+    labels_path: file of uint8 labels [N]; None for an unlabeled set.
     split: `train` or `heldout`.
     heldout_fraction: fraction of the images that is held out.
 
@@ -102,7 +102,7 @@ def _values(file: IO[bytes], most: int, path: str) -> np.ndarray:
 
   Args:
     file: the opened file.
-    most: largest possible number of values in bytes.
+    most: maximum number of values, each of one byte, that fit the file.
     path: path of the file, for messages.
   """
   start = file.read(4)

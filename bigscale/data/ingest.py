@@ -42,11 +42,11 @@ def write(
   Args:
     directory: output directory, created if missing; must not contain a data
       set.
-    splits: pairs for each split of an image [H, W, C] uint8 and its label or
-      labels, in [0, len(class_names)). Without classes, the label is 0 or ().
+    splits: for each split, pairs of an image [H, W, C] uint8 and its label or
+      labels in [0, len(class_names)). Without classes, the label is 0 or ().
     name: name of the data set.
     schema: layout of the records.
-    class_names: name of each label; empty for an unlabelled set.
+    class_names: name of each label; empty for an unlabeled set.
     source: origin of the images.
     licence: license of the images.
     padding: see `Manifest`.

@@ -60,7 +60,7 @@ def open_inputs(
 
 
 def _open_train_alone(name: str) -> Source:
-  """Opens an input's train split; notes an ignored held-out split."""
+  """Opens a whole input, or only its train split, with a note."""
   source = _open(name, "train", 0.0)
   try:
     rest = len(_open(name, "heldout", 0.0))

@@ -44,8 +44,8 @@ def facts(path: str) -> dict[str, Any]:
     have `manifest`. Each split has:
       `records`, `identity`, `padding`, `files` and `bytes`.
       `image_shapes`: number of images of each shape, most common first.
-      `headers_read`: images that `image_shapes` counts: all images, or a
-        sample of a large set.
+      `headers_read`: number of images in `image_shapes`: all, or a sample of
+        a large set.
       `shape_examples`: a file of each shape.
       `unreadable_headers`: number of headers that could not be read.
       `decoded`: number of images that were decoded, at most 64.

@@ -7,7 +7,7 @@ from bigscale.data.manifest import DataError
 
 
 def check(table: Any, where: str) -> dict[str, int] | None:
-  """Validates a table, and returns labels by path or None without labels.
+  """Returns the labels of a table by path, or None if it has no labels.
 
   Args:
     table: parsed content of the file.

@@ -19,7 +19,7 @@ from bigscale.data.split_names import Assigned
 
 
 class Chosen(NamedTuple):
-  """One split.
+  """Rows, labels and notes of one split.
 
   Attributes:
     rows: rows of the listing.
@@ -161,7 +161,7 @@ class FolderLayout:
         )
 
   def _find_splits(self) -> Assigned | None:
-    """Returns the folders of the splits; None if the folders are no splits."""
+    """Returns the folders of the splits; None if no folder is a split."""
     folders = self._folders(self._images, self._base) - {None}
     has_table = f"{self._base}{LABELS_FILE}" in self._tables
     try:

@@ -88,9 +88,12 @@ class _Sieve:
     return self.lists_in(folder, hidden_by(folder), name)
 
   def lists_in(self, folder: str, hides: str, name: str) -> bool:
-    """Returns whether a file is listed; `hides` is the name hiding its folder.
+    """Returns whether a file is listed.
 
-    `hides` is "" if the folder is not hidden.
+    Args:
+      folder: folder of the file, relative to the root.
+      hides: name that hides the folder; "" if the folder is not hidden.
+      name: name of the file.
     """
     lower = name.lower()
     hides = hides or hidden_by(name)
@@ -132,8 +135,8 @@ def hidden_by(path: str) -> str:
 def list_folder(root: str) -> Listing:
   """Lists the images and `dataset.json` files of a folder, at any depth.
 
-  Links are followed. A million local files take seconds. Remote file sizes are
-  requested one by one, up to 32 at a time.
+  Links are followed. A million local files take seconds. Sizes of remote files
+  are requested file by file, in 32 threads.
 
   Raises:
     DataError: a folder cannot be read, or a name has a backslash.
@@ -296,7 +299,7 @@ def unpack(file: RangeFile, numbers: np.ndarray) -> bytes:
 
 
 def unpack_first(file: RangeFile, numbers: np.ndarray, size: int) -> bytes:
-  """Returns at most `size` first bytes of a file of a zip; see `unpack`."""
+  """Returns up to the first `size` bytes of a file of a zip; see `unpack`."""
   packed_size, method = numbers[3:].tolist()
   data = file.read(_start_of(file, numbers), min(packed_size, size))
   return _inflate(data, size) if method == zipfile.ZIP_DEFLATED else data

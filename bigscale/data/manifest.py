@@ -93,16 +93,16 @@ class Manifest:
   Attributes:
     name: name of the data set.
     schema: layout of its records.
-    class_names: name of each label; empty for an unlabelled set, in which
+    class_names: name of each label; empty for an unlabeled set, in which
       every record has label 0.
     shards: shards in reading order.
     source: origin of the images.
     licence: license of the images, as an SPDX identifier if there is one.
     padding: black pixels added on each side of an image before it is resized
-      for a model (`transforms.fit`). Usually, digits of 28 px are padded by 2
-      to 32 px.
-    made: how the set was built: sizes, crops and removed records. Used for
-      descriptions only.
+      for a model (`transforms.fit`). Digits of 28 px usually have a padding of
+      2, which makes them 32 px.
+    made: how the set was built: sizes, crops and removed records. Only its
+      label counts affect how the set is used.
   """
 
   name: str

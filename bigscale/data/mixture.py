@@ -45,7 +45,7 @@ class Deal:
   round_length: int
 
   def __call__(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each position's source and its index among that source's own.
+    """Returns each position's source and its index in that source's positions.
 
     Args:
       positions: [N] stream positions.
@@ -162,7 +162,7 @@ def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
 
   Raises:
     DataError: a table does not have a label for every class, or joint labels
-      are requested for an unlabelled source.
+      are requested for an unlabeled source.
   """
   if not spec.mixture:
     (source,) = sources

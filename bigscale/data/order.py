@@ -48,7 +48,7 @@ class Order:
     return np.cumsum([0, *self.file_records])[:-1]
 
   def indices(self, positions: np.ndarray) -> np.ndarray:
-    """Maps positions [N] in endless epochs to record indices: [N] int64."""
+    """Maps positions [N] in a series of epochs to record indices: [N] int64."""
     positions = np.asarray(positions, np.int64)
     epochs, offsets = np.divmod(positions, self.length)
     if not self.shuffle:
@@ -80,7 +80,7 @@ class Order:
     return found
 
   def _windows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns an epoch's file order, and its start offsets and the end."""
+    """Returns an epoch's file order, and cumulative record counts from 0."""
     files = Permutation(len(self.file_records), self._key(_FILES, epoch))(
       np.arange(len(self.file_records))
     )

@@ -1,4 +1,4 @@
-"""Output files of a build: each is finished on its own, and found on resume."""
+"""Output files of a build, which are finished one by one and then kept."""
 
 import collections
 import dataclasses
@@ -20,7 +20,10 @@ _SHOWN = 3
 
 
 class Rejected(NamedTuple):
-  """A rejected record: its index, the reason (continues "it"), and its file."""
+  """A rejected record: its index, the reason and its file.
+
+  The reason continues a sentence that starts with "it".
+  """
 
   index: int
   reason: str

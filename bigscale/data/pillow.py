@@ -29,12 +29,15 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
 class RefusedError(ValueError):
-  """An image file that is rejected; the message continues "it"."""
+  """An image file that is rejected.
+
+  The message continues a sentence that starts with "it".
+  """
 
 
 @contextlib.contextmanager
 def opened(data: bytes) -> Iterator[Any]:
-  """Opens an image file if its content has one of `FORMATS`.
+  """Opens an image file whose content is in one of `FORMATS`.
 
   Other formats are rare in data sets, and some of them run programs (EPS).
   Pillow's warnings about transparent palettes or odd EXIF are suppressed while

@@ -3,9 +3,9 @@
 The mixture's deal assigns position p of the stream to one source. Let q be the
 index of p among the positions of that source, and n the source's size. Then p
 reads record permutation_{seed,e}[q mod n] of epoch e = q // n. Hashes of
-(seed, p) decide about flips, about the label of a record with several labels,
-and about the replacement of an unreadable record. The stream does not depend on
-the number of devices or processes, the batch size or the prefetch.
+(seed, p) determine the flip, the label of a record with several labels, and the
+replacement of an unreadable record. The stream does not depend on the number of
+devices or processes, the batch size or the prefetch.
 
 A batch consists of the positions that follow the consumed ones, and may span
 epochs. Each process reads its own rows of it. The state of a stream is one
@@ -91,7 +91,7 @@ def make(
     batch_size=global_batch_size,
     rows=rows,
     image_shape=(resolution, resolution, channels),
-    labelled=num_classes > 0,
+    labeled=num_classes > 0,
   )
   return Stream(batches, spec, decide)
 
@@ -125,7 +125,7 @@ def _check_labels(mix: SourceMix, num_classes: int) -> None:
   if num_classes and not found:
     raise DataError(
       f"model.num_classes={num_classes}, but {names} has no labels; set "
-      "model.num_classes=0 or use a labelled source"
+      "model.num_classes=0 or use a labeled source"
     )
   if num_classes and num_classes != found:
     raise DataError(

@@ -74,7 +74,7 @@ def open_mix(
     whole: whether to ignore subset sizes and open all images.
 
   Returns:
-    The sources, with their training shares whatever the split.
+    The sources, with the shares used in training, also for other splits.
 
   Raises:
     DataError: a source cannot be opened, or the sources do not fit together.
@@ -125,7 +125,7 @@ def open_data(spec: DataSpec, split: Split, *, whole: bool = False) -> Source:
 
 
 def identities_of(spec: DataSpec) -> tuple[str, str]:
-  """Returns the identities of both complete splits, as scores record them.
+  """Returns the identities of both complete splits, as recorded in scores.
 
   Raises:
     DataError: see `open_mix`.

@@ -1,4 +1,4 @@
-"""Options of a build, and how they convert one record."""
+"""Options of a build, and the conversion of a record."""
 
 import collections
 import dataclasses
@@ -73,7 +73,7 @@ class BuildOptions:
     shuffle: whether records are assigned to shards in an order hashed from
       `seed`.
     dedup: `exact` keeps the first of the images that have the same pixels
-      after fitting. If both splits have one, the held-out split keeps it.
+      after fitting. An image in both splits stays in the held-out split.
     seed: seed of the order and of random crops.
     workers: number of processes.
     max_bad_fraction: largest fraction of unusable records; above it, the build
@@ -155,7 +155,7 @@ class Fitted(NamedTuple):
   Attributes:
     image: [H, W, C] uint8.
     data: the original file if it is kept unchanged, else None.
-    labels: labels in [0, num_classes); () in an unlabelled source.
+    labels: labels in [0, num_classes); () in an unlabeled source.
   """
 
   image: np.ndarray
@@ -225,7 +225,7 @@ def _check_labels(
 
 
 def _check_padding(image_hwc: np.ndarray, options: BuildOptions) -> None:
-  """Raises `DataError` if padding is set, but no resize would apply it."""
+  """Raises `DataError` if padding would have no effect on an image."""
   side, (height, width) = options.resolution, image_hwc.shape[:2]
   cropped = min(height, width) if options.crop != "none" else width
   fits = side == cropped and (options.crop != "none" or height == width)
@@ -238,7 +238,7 @@ def _check_padding(image_hwc: np.ndarray, options: BuildOptions) -> None:
 
 
 def _is_plain(data: bytes, image: np.ndarray, encoding: Encoding) -> bool:
-  """Returns whether a file may be copied: it has its encoding's common form."""
+  """Returns whether a file has the most common form of its encoding."""
   channels = image.shape[-1]
   if data and orientation.of_file(data) != orientation.UPRIGHT:
     # Built images are upright, so that readers need not apply EXIF.
@@ -336,8 +336,8 @@ def encode(fitted: Fitted, options: BuildOptions, schema: Schema) -> bytes:
 def digest(image_hwc: np.ndarray) -> int:
   """Returns 64 bits of the SHA-256 of an image's pixels and shape.
 
-  Among 300 million images, the probability that any two differ but share a
-  digest is 1/400.
+  In a set of 300 million images, the probability that two different images
+  share a digest is 1/400.
   """
   sha = hashlib.sha256(repr(image_hwc.shape).encode())
   sha.update(np.ascontiguousarray(image_hwc))

@@ -1,4 +1,4 @@
-"""The interface of data sources: labelled images, read by index."""
+"""The interface of data sources: labeled images, read by index."""
 
 import abc
 import contextlib
@@ -23,7 +23,7 @@ class Record(NamedTuple):
   Attributes:
     image: [H, W, C] uint8, C = 1 or 3.
     labels: labels in [0, num_classes); one in most sources, () in an
-      unlabelled source.
+      unlabeled source.
   """
 
   image: np.ndarray
@@ -49,7 +49,7 @@ class Source(abc.ABC):
   Everything else has a default; docs/data.md explains how to add a source.
 
   Attributes:
-    class_names: name of each label; () in an unlabelled source.
+    class_names: name of each label; () in an unlabeled source.
     padding: black pixels added on each side of an image after it is cropped to
       a square and before it is resized (`transforms.fit`).
     notes: sentences for the user about how the files were interpreted, and what
@@ -84,7 +84,7 @@ class Source(abc.ABC):
   def earlier_identity(self) -> str:
     """Identity in versions that padded all images of 28 px by 2 pixels.
 
-    It equals theirs only if the padded pixels are the same.
+    It equals their identity only if the padded pixels are equal.
     """
     shape = self.image_shape
     framed = shape is not None and min(shape[:2]) == _EARLIER_SIDE
@@ -111,7 +111,7 @@ class Source(abc.ABC):
 
   @property
   def num_classes(self) -> int:
-    """Number of classes; 0 in an unlabelled source."""
+    """Number of classes; 0 in an unlabeled source."""
     return len(self.class_names)
 
   @property
@@ -173,7 +173,7 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def labels(self) -> np.ndarray:
-    """Returns the first label of every record: [N] int32, 0 if unlabelled.
+    """Returns the first label of every record: [N] int32, 0 if unlabeled.
 
     It may read the whole source.
     """

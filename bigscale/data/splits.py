@@ -1,4 +1,4 @@
-"""Divides sources without own splits into train and held-out records."""
+"""Divides sources that have no splits into train and held-out records."""
 
 import zlib
 from collections.abc import Iterable

@@ -44,7 +44,7 @@ class StackedSource(Source):
       split: `train` or `heldout`.
 
     Raises:
-      DataError: the digits are unlabelled, have several labels, or are colored.
+      DataError: the digits are unlabeled, have several labels, or are colored.
     """
     self.digits = digits
     self.padding = self.digits.padding
@@ -135,7 +135,7 @@ def _check_digits(digits: Source, name: str) -> tuple[int, int, int]:
   """Returns the common shape of all digits.
 
   Raises:
-    DataError: the digits are unlabelled, are colored, or differ in size.
+    DataError: the digits are unlabeled, are colored, or differ in size.
   """
   # `read` checks every digit again, because this is only a sample.
   found = survey(digits, _HEADERS)

@@ -183,7 +183,7 @@ class Stream:
         Earlier states remain valid.
 
     Raises:
-      DataError: `state` is not an output of `get_state`, or is of other data.
+      DataError: `state` is not an output of `get_state`, or is for other data.
     """
     position = Position.from_json(state)
     alike = {*self._accepted, *state.get("accepted", ())}
@@ -224,7 +224,7 @@ class Stream:
 def check_same(
   state: Mapping[str, Any], identity: str, earlier: str, spec: DataSpec
 ) -> None:
-  """Checks that data are the data of a stream's state.
+  """Checks that data match a stream's state.
 
   Args:
     state: state of a stream; a state without an identity passes.

@@ -18,7 +18,7 @@ _CLASSES_KEY = 0x434C4153
 
 
 class Subset(Source):
-  """A source of some of another source's records.
+  """A subset of the records of another source.
 
   Attributes:
     whole: source of all records.

@@ -1,4 +1,4 @@
-"""Synthetic images, computed from their index, in any number."""
+"""Any number of synthetic images, each computed from its index."""
 
 import colorsys
 from typing import Any
@@ -37,7 +37,7 @@ class SyntheticSource(Source):
   Args:
     records: number of records of the train split.
     side: side of the square images in pixels.
-    classes: number of classes; 0 for an unlabelled set.
+    classes: number of classes; 0 for an unlabeled set.
     labels_per_record: number of different labels of each record.
     split: `train` or `heldout`.
 
@@ -159,13 +159,13 @@ class SyntheticSource(Source):
         hue, 0.6 + 0.4 * saturation, 0.6 + 0.4 * value
       )
       radius = side * (0.15 + 0.2 * size)
-      centres = (side * (0.2 + 0.6 * y), side * (0.2 + 0.6 * x))
+      centers = (side * (0.2 + 0.6 * y), side * (0.2 + 0.6 * x))
       rows, columns = (
-        slice(max(0, int(c - radius)), int(c + radius) + 2) for c in centres
+        slice(max(0, int(c - radius)), int(c + radius) + 2) for c in centers
       )
       inside = (
-        np.square(steps[rows] - centres[0])[:, None]
-        + np.square(steps[columns] - centres[1])
+        np.square(steps[rows] - centers[0])[:, None]
+        + np.square(steps[columns] - centers[1])
         < radius * radius
       )
       pixel = _pixel([int(255 * part) for part in color])
@@ -197,7 +197,7 @@ def _pixel(color: list[int]) -> np.uint32:
 
 
 def _draw(key: np.uint64, place: int, count: int) -> list[int]:
-  """Returns `count` numbers of 64 random bits for an index."""
+  """Returns `count` random 64-bit integers for an index."""
   places = np.uint64(place * count) + np.arange(count, dtype=np.uint64)
   return hashing.scramble(key, places).tolist()
 

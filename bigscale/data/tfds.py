@@ -47,7 +47,7 @@ class TfdsSource(Source):
   `heldout` is the set's `validation`, or its `test`, or the last 5% of its
   `train`, which are then removed from `train`. Image and label are those of
   `as_supervised`, or else the only `Image` (or uint8 `Tensor` of rank 3) and
-  `ClassLabel`. A set without a `ClassLabel` is unlabelled. The identity covers
+  `ClassLabel`. A set without a `ClassLabel` is unlabeled. The identity covers
   the name, version, split, number of records, and the bytes of the files
   (`content`).
 

@@ -38,7 +38,7 @@ def open_info(name: str) -> Any:
 
 
 def _find_builder(name: str, data_dir: str, where: str, build: str) -> Any:
-  """Returns a builder that reads a set; `build` tells how to prepare one."""
+  """Returns a builder that reads a set; messages include `build`."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import naming, registered
 

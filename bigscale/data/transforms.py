@@ -13,8 +13,9 @@ def fit(
 ) -> np.ndarray:
   """Converts an image to a square of a given size and number of channels.
 
-  Images are cropped to the centered square. If it does not have the requested
-  size, it gets a black frame of `padding` pixels and is resized (`resize`).
+  The image is cropped to the centered square. If the square does not have the
+  requested size, it gets a black frame of `padding` pixels and is resized
+  (`resize`).
 
   Args:
     image_hwc: [H, W, C] uint8, C = 1 or 3.
@@ -107,8 +108,8 @@ def pad(image_hwc: np.ndarray, padding: int) -> np.ndarray:
 def resize(image_hwc: np.ndarray, resolution: int) -> np.ndarray:
   """Resizes a square image [S, S, C] uint8 to [resolution, resolution, C].
 
-  Images shrink by an integer factor by block means, and by other factors by
-  area. They are enlarged by Lanczos.
+  Images are reduced by block means for integer factors, and by area averages
+  for other factors. They are enlarged by Lanczos.
   """
   side = image_hwc.shape[0]
   if side == resolution:

@@ -1,4 +1,4 @@
-"""Reads a whole data set to find faults: sharded sets or image files."""
+"""Reads a whole data set, sharded or not, and lists its faults."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping

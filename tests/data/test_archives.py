@@ -96,7 +96,7 @@ def test_json_gives_one_label_or_several(tmp_path):
 
 
 @pytest.mark.parametrize("extra", [[], [("0.json", b'{"caption": "a"}')]])
-def test_a_tar_without_labels_is_unlabelled(tmp_path, extra):
+def test_a_tar_without_labels_is_unlabeled(tmp_path, extra):
   files = [("0.png", png(3)), *extra]
   source = whole(write_tar(tmp_path / "a.tar", files))
   assert source.num_classes == 0
@@ -109,13 +109,13 @@ def test_tar_identities_do_not_depend_on_paths(tmp_path):
   first = whole(write_tar(tmp_path / "a.tar", numbered(5)))
   again = whole(write_tar(tmp_path / "other" / "a.tar", numbered(5)))
   assert first.identity == again.identity
-  relabelled = numbered(5, label=lambda i: (i + 1) % 3)
+  relabeled = numbered(5, label=lambda i: (i + 1) % 3)
   renamed = numbered(5, first=1, label=lambda i: (i - 1) % 3)
   assert (
     len(
       {
         first.identity,
-        whole(write_tar(tmp_path / "a.tar", relabelled)).identity,
+        whole(write_tar(tmp_path / "a.tar", relabeled)).identity,
         whole(write_tar(tmp_path / "a.tar", renamed)).identity,
       }
     )

@@ -158,7 +158,9 @@ def test_an_empty_shard_is_not_written(tmp_path):
   files = [shard.file for shard in report.manifest.shards]
   assert [file[:11] for file in files] == ["train-00000", "train-00002"]
   assert verify(path) == ()
-  with pytest.raises(DataError, match="no record of the train split"):
+  with pytest.raises(
+    DataError, match="no usable record is left in the train split"
+  ):
     build(
       {"train": NoiseSource(3, bad=(0, 1, 2))},
       str(tmp_path / "other"),
@@ -251,7 +253,7 @@ def test_labels_that_are_not_labels(tmp_path):
   ]
 
 
-def test_unlabelled(tmp_path):
+def test_unlabeled(tmp_path):
   path = str(tmp_path / "set")
   build({"train": NoiseSource(5, classes=0)}, path, options())
   assert open_source(path, "train").num_classes == 0
@@ -285,7 +287,7 @@ def test_mismatched_splits_are_rejected(tmp_path):
 
 def test_unusable_directories_are_rejected(tmp_path):
   save(tmp_path / "old", {"train-00000-of-00001.array_record": b"?"})
-  with pytest.raises(DataError, match="shards without a manifest"):
+  with pytest.raises(DataError, match="shards but no manifest"):
     build({"train": NoiseSource(5)}, str(tmp_path / "old"), options())
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match="cannot be made"):

@@ -172,7 +172,7 @@ def test_names_labels_and_splits_change_the_identity(tmp_path):
   names = {
     "same": files,
     "moved": {f"x{name}": data for name, data in files.items()},
-    "relabelled": {
+    "relabeled": {
       name.replace("a/", "c/"): data for name, data in files.items()
     },
     "fewer": dict(list(files.items())[:-1]),

@@ -74,8 +74,8 @@ def test_images_have_known_statistics():
   corners = emoji[:, [0, 0, -1, -1], [0, -1, 0, -1]]
   assert np.median(corners) == 255
   assert emoji.mean() < 240
-  colour = np.ptp(emoji.astype(int), axis=-1).max(axis=(1, 2))
-  assert np.median(colour) > 100
+  color = np.ptp(emoji.astype(int), axis=-1).max(axis=(1, 2))
+  assert np.median(color) > 100
 
 
 def test_identity_depends_on_content_and_split():

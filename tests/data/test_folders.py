@@ -195,7 +195,7 @@ def test_dataset_json_gives_labels_instead_of_folders(place):
   assert everything(source) == [(i, (i % 3,)) for i in range(40)]
 
 
-def test_dataset_json_without_labels_is_unlabelled(place):
+def test_dataset_json_without_labels_is_unlabeled(place):
   assert FolderSource(place(stylegan(None))).num_classes == 0
 
 

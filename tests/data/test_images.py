@@ -151,9 +151,9 @@ def test_half_a_file_is_an_error(kind, share):
 
 
 def test_a_truncated_progressive_or_cmyk_jpeg_is_an_error():
-  colour = file_of(Image.fromarray(photo()), "JPEG", progressive=True)
+  color = file_of(Image.fromarray(photo()), "JPEG", progressive=True)
   ink = file_of(Image.fromarray(photo(4), "CMYK"), "JPEG")
-  for data in (colour, ink):
+  for data in (color, ink):
     with pytest.raises(ValueError, match="it does not decode"):
       images.decode(data[: len(data) * 3 // 4])
 
@@ -246,10 +246,10 @@ def png_of_16_bits(values):
 
   height, width, channels = values.shape
   rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-  colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+  color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
   return (
     b"\x89PNG\r\n\x1a\n"
-    + chunk(b"IHDR", struct.pack(">IIBB3x", width, height, 16, colour))
+    + chunk(b"IHDR", struct.pack(">IIBB3x", width, height, 16, color))
     + chunk(b"IDAT", zlib.compress(rows))
     + chunk(b"IEND", b"")
   )

@@ -64,7 +64,7 @@ def test_shards_and_manifest(directory):
   }
 
 
-def test_unlabelled(tmp_path, marked):
+def test_unlabeled(tmp_path, marked):
   path = str(tmp_path / "set")
   write(path, marked, class_names=())
   source = open_source(path, "train")
@@ -122,10 +122,10 @@ def test_the_same_fraction_of_every_class_is_held_out():
 
 
 def test_emoji_are_unique_on_white_and_exclude_components():
-  def png(colour):
+  def png(color):
     file = io.BytesIO()
     image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
-    image.paste(colour, (0, 0, 64, 32))
+    image.paste(color, (0, 0, 64, 32))
     image.save(file, "PNG")
     return file.getvalue()
 

@@ -99,8 +99,8 @@ def test_long_class_lists_are_truncated():
   words = inspect.text(found)
   assert "300 classes" in words
   assert "and 280 more" in words
-  unlabelled = inspect.text(inspect.facts("synthetic:50:8:0"))
-  assert "no labels" in unlabelled
+  unlabeled = inspect.text(inspect.facts("synthetic:50:8:0"))
+  assert "no labels" in unlabeled
 
 
 def test_a_missing_set_is_rejected(tmp_path):
@@ -139,7 +139,7 @@ def test_sheet_of_more_classes_than_rows(tmp_path):
   assert sheet.shape[0] == 4 * 68 + 4
 
 
-def test_sheet_of_an_unlabelled_source(tmp_path):
+def test_sheet_of_an_unlabeled_source(tmp_path):
   source = NoiseSource(10, side=32, classes=0)
   sheet = sheet_of(source, tmp_path, 10)
   assert sheet.shape == (3 * 68 + 4, 4 * 68 + 4, 3)

@@ -93,7 +93,7 @@ DECODED = {
   "gray": jpeg("L")[:-2] + bytes(4) + b"\xff\xd9",
   "inks": jpeg("CMYK")[:-2] + bytes(4) + b"\xff\xd9",
   "inks_of_no_maker": jpeg("CMYK").replace(b"Adobe", b"Adobx"),
-  "colours_as_they_are": jpeg(keep_rgb=True)[:-2] + bytes(4) + b"\xff\xd9",
+  "colors_as_they_are": jpeg(keep_rgb=True)[:-2] + bytes(4) + b"\xff\xd9",
 }
 BROKEN = {
   "two_starts": PLAIN[:2] + PLAIN,
@@ -169,23 +169,23 @@ def test_every_source_accepts_the_same_jpegs(tmp_path):
 
 
 def test_builds_keep_jpegs_with_warnings(tmp_path):
-  colour = {
+  color = {
     f"{kind}.jpg": data
     for kind, data in DECODED.items()
     if pillows(data).shape == (48, 64, 3)
   }
   out = str(tmp_path / "out")
-  source = FolderSource(write(tmp_path / "in", colour), heldout_fraction=0.0)
+  source = FolderSource(write(tmp_path / "in", color), heldout_fraction=0.0)
   how = {"resolution": 0, "encoding": "jpeg", "shuffle": False}
   build({"train": source}, out, options(**how))
   built = open_source(out, "train")
   kept = 0
-  for index, name in enumerate(sorted(colour)):
+  for index, name in enumerate(sorted(color)):
     found = built.read(index).image.astype(int)
-    kept += np.array_equal(found, pillows(colour[name]))
+    kept += np.array_equal(found, pillows(color[name]))
     # Files that few programs can read are encoded again.
-    assert np.abs(found - pillows(colour[name])).mean() < 4
-  assert kept > len(colour) / 2
+    assert np.abs(found - pillows(color[name])).mean() < 4
+  assert kept > len(color) / 2
 
 
 def test_only_pillows_warnings_are_suppressed_in_threads():

@@ -67,7 +67,7 @@ def test_identities_are_equal_only_for_equal_content():
   assert len({identity, *(other.identity for other in others)}) == 6
 
 
-def test_unlabelled_arrays_have_no_labels():
+def test_unlabeled_arrays_have_no_labels():
   source = ArraySource(arrays()[0])
   assert source.num_classes == 0
   assert source.class_names == ()
@@ -111,7 +111,7 @@ def test_npz_is_opened_by_path(tmp_path):
     ({"images": np.zeros((0, 4, 4), np.uint8)}, "empty"),
     ({"labels": np.zeros(3, int)}, "one for every image"),
     ({"labels": np.full(200, 0.5)}, "float64"),
-    ({"labels": np.full(200, -1)}, "count from 0"),
+    ({"labels": np.full(200, -1)}, "renumber the classes from 0"),
     ({"labels": np.full(200, 2**31)}, "31 bits"),
     ({"class_names": ("a",)}, "names of 1 classes"),
     ({"heldout_fraction": 1.5}, "heldout_fraction=1.5"),
@@ -207,13 +207,13 @@ def test_a_disc_has_the_hue_of_its_class():
   source = SyntheticSource(300, 16, 3)
   for i in range(100):
     image, (label,) = source.read(i)
-    coloured = image[np.ptp(image, axis=-1) > 0]
-    assert len(coloured)
+    colored = image[np.ptp(image, axis=-1) > 0]
+    assert len(colored)
     # Hues 0, 1/3 and 2/3 are red, green and blue.
-    assert (coloured.argmax(axis=-1) == label).all()
+    assert (colored.argmax(axis=-1) == label).all()
 
 
-def test_unlabelled_synthetic_images_differ_in_hue():
+def test_unlabeled_synthetic_images_differ_in_hue():
   source = SyntheticSource(50, 16, 0)
   assert source.num_classes == 0
   assert source.read(0).labels == ()

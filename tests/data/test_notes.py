@@ -228,6 +228,4 @@ def test_two_labels_of_a_sample_are_rejected(tmp_path, files):
 def test_unused_arrays_of_an_npz_are_named(tmp_path):
   path = str(tmp_path / "set.npz")
   np.savez(path, IMAGES, np.array(LABELS), test_images=IMAGES)
-  assert open_npz(path).notes == (
-    f"{path}: arrays not read: arr_1, test_images",
-  )
+  assert open_npz(path).notes == (f"{path}: unused arrays: arr_1, test_images",)

@@ -37,12 +37,12 @@ def picture(mode="RGB"):
   """An image in which no two corners, rows or columns are alike."""
   y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
   planes = [8 * x + 4 * y, 255 - 10 * x, 10 * y + 30, 255 - 0 * y]
-  colour = np.stack(planes, -1).astype(np.uint8)
+  color = np.stack(planes, -1).astype(np.uint8)
   if mode == "I;16":
-    return Image.fromarray(colour[..., 0].astype(np.uint16) * 257)
+    return Image.fromarray(color[..., 0].astype(np.uint16) * 257)
   if mode == "RGBA":
-    return Image.fromarray(colour)
-  return Image.fromarray(colour[..., :3]).convert(mode)
+    return Image.fromarray(color)
+  return Image.fromarray(color[..., :3]).convert(mode)
 
 
 def photo(kind, turned):

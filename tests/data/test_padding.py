@@ -101,7 +101,9 @@ def test_padding_without_a_resize_is_rejected(tmp_path, crop):
   options = BuildOptions(
     name="set", resolution=28, channels=1, padding=2, crop=crop
   )
-  with pytest.raises(DataError, match=r"padding=2 with resolution=28.*=0"):
+  with pytest.raises(
+    DataError, match=r"padding=2 has no effect .*resolution=28.*=0"
+  ):
     build({"train": open_source(path, "train")}, str(tmp_path / "s"), options)
 
 

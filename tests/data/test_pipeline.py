@@ -227,7 +227,7 @@ def test_one_process_per_record_is_allowed(directory):
   assert len(set(records([batch]))) == 3
 
 
-def test_conditional_model_on_an_unlabelled_source(tmp_path, marked):
+def test_conditional_model_on_an_unlabeled_source(tmp_path, marked):
   write(str(tmp_path / "set"), marked, class_names=())
   with pytest.raises(DataError, match="has no labels; set"):
     make(str(tmp_path / "set"))

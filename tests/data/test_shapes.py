@@ -18,14 +18,14 @@ from bigscale.data.openers import open_source
 
 _KINDS = {
   "gray png": ("L", "PNG", {}),
-  "colour png": ("RGB", "PNG", {}),
+  "color png": ("RGB", "PNG", {}),
   "transparent png": ("RGBA", "PNG", {}),
   "gray transparent png": ("LA", "PNG", {}),
   "palette png": ("P", "PNG", {}),
   "bits png": ("1", "PNG", {}),
   "16 bit png": ("I;16", "PNG", {}),
   "gray jpeg": ("L", "JPEG", {}),
-  "colour jpeg": ("RGB", "JPEG", {}),
+  "color jpeg": ("RGB", "JPEG", {}),
   "progressive jpeg": ("RGB", "JPEG", {"progressive": True}),
   "cmyk jpeg": ("CMYK", "JPEG", {}),
   "long header": ("RGB", "JPEG", {"icc_profile": b"x" * 300_000}),
@@ -39,10 +39,10 @@ _KINDS = {
 
 def picture(mode, height=6, width=9):
   pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3))
-  colour = Image.fromarray(pixels.astype(np.uint8))
+  color = Image.fromarray(pixels.astype(np.uint8))
   if mode == "I;16":
     return Image.fromarray(pixels[..., 0].astype(np.uint16) * 200)
-  return colour.convert(mode)
+  return color.convert(mode)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
@@ -67,7 +67,7 @@ def test_bytes_that_are_not_an_image_have_no_shape(data):
     images.shape_of(data)
 
 
-@pytest.mark.parametrize("kind", ["colour jpeg", "long header", "tiff", "gif"])
+@pytest.mark.parametrize("kind", ["color jpeg", "long header", "tiff", "gif"])
 def test_a_damaged_header_is_an_unreadable_image(kind):
   mode, file_format, settings = _KINDS[kind]
   exif = Image.Exif()
@@ -189,5 +189,5 @@ def test_late_color_digits_are_rejected(tmp_path):
     for i in range(len(open_source(path, split)))
   ):
     split = "heldout"
-  with pytest.raises(DataError, match=r"3 channels .*99\.png.*grey images"):
+  with pytest.raises(DataError, match=r"3 channels .*99\.png.*gray images"):
     open_source(f"stacked:{path}", split)

@@ -73,7 +73,7 @@ def test_digits_depend_only_on_the_index(digits):
     (np.zeros((100, 4, 4), np.uint8), None),
   ],
 )
-def test_color_and_unlabelled_digits_are_rejected(tmp_path, images, labels):
+def test_color_and_unlabeled_digits_are_rejected(tmp_path, images, labels):
   kept = {} if labels is None else {"labels": labels}
   np.savez(tmp_path / "other.npz", images=images, **kept)
   with pytest.raises(DataError, match="gray images with one label"):

@@ -101,8 +101,8 @@ def test_a_tensor_is_an_image_too(prepare):
   assert source.read_bytes(0) == (b"", source.read(0).labels)
 
 
-def test_a_set_without_class_labels_is_unlabelled(prepare):
-  source = ours.TfdsSource(prepare("unlabelled"))
+def test_a_set_without_class_labels_is_unlabeled(prepare):
+  source = ours.TfdsSource(prepare("unlabeled"))
   assert source.num_classes == 0
   assert source.read(0).labels == ()
   assert not source.labels().any()

@@ -37,7 +37,7 @@ class TinyTfds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       picture = tfds.features.Tensor(shape=(32, 32, 3), dtype=np.uint8)
     label = tfds.features.ClassLabel(names=list(CLASSES))
     known = {"note": tfds.features.Text(), "picture": picture}
-    if self._kind != "unlabelled":
+    if self._kind != "unlabeled":
       known["kind"] = label
     if self._kind in ("several", "supervised"):
       known["coarse"] = label
