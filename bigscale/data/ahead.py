@@ -50,8 +50,8 @@ def open_reader(
       )
     return ProcessReader(batches, spec.workers, spec.prefetch)
   sources = batches.records.mix.sources
-  usual = 2 if any(source.decodes for source in sources) else 1
-  threads = min(spec.threads or usual, spec.prefetch)
+  default = 2 if any(source.decodes for source in sources) else 1
+  threads = min(spec.threads or default, spec.prefetch)
   return ThreadReader(batches, threads, spec.prefetch)
 
 

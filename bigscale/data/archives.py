@@ -25,9 +25,9 @@ from bigscale.data.manifest import DataError, Split
 from bigscale.data.places import local_path
 from bigscale.data.sources import MissingFile
 
-_PIECE = 1 << 20
-# Some data sets store captions and whole tables beside an image.
-_MOST_OF_LABEL = 1 << 24
+_CHUNK_BYTES = 1 << 20
+# Some data sets store captions and whole tables next to an image.
+_MAX_LABEL_BYTES = 1 << 24
 
 
 class _Record(NamedTuple):
@@ -125,8 +125,8 @@ class TarSource(EncodedSource):
     split_names.check_tars(stems, counts.folders)
     names = _check_labels(records, self._files)
     if not names:
-      said = split_names.folders_without_labels(counts.folders)
-      self.notes += tuple(f"{what}: {sentence}" for sentence in said)
+      class_notes = split_names.folders_without_labels(counts.folders)
+      self.notes += tuple(f"{what}: {sentence}" for sentence in class_notes)
     self._sizes = [epath.Path(f.path).stat().length for f in self._files]
     heldout = splits.held_out(
       splits.places_of(record.name for record in records), heldout_fraction
@@ -213,7 +213,7 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
         elif extension in (".cls", ".json"):
           file.seek(member.offset_data)
           # One extra byte shows that a label file is too long.
-          text = file.read(min(member.size, _MOST_OF_LABEL + 1))
+          text = file.read(min(member.size, _MAX_LABEL_BYTES + 1))
           found = _parse_label(text, extension, f"{member.name} in {path}")
           known = labels.setdefault(key, found) or found
           if found and known != found:
@@ -269,7 +269,7 @@ def _members(
     )
   if not end:
     counts.without_end.append(path)
-  while more := file.read(_PIECE):
+  while more := file.read(_CHUNK_BYTES):
     if more.strip(b"\0"):
       raise DataError(
         f"{path} goes on after its end mark, as concatenated tars do; pass the "
@@ -280,8 +280,8 @@ def _members(
 def _parse_label(text: bytes, extension: str, where: str) -> tuple[int, ...]:
   """Returns the labels of a `.cls` or `.json`; () if a `.json` has none."""
   try:
-    if len(text) > _MOST_OF_LABEL:
-      raise ValueError(f"it has more than {_MOST_OF_LABEL:,} bytes")
+    if len(text) > _MAX_LABEL_BYTES:
+      raise ValueError(f"it has more than {_MAX_LABEL_BYTES:,} bytes")
     if extension == ".cls":
       found = [int(text)]
     else:

@@ -35,7 +35,7 @@ MOST_FILES = 1_000_000
 _SAMPLED = 4096
 # Blocks read from a sampled file that is larger than all blocks together.
 _BLOCKS, _BLOCK = 16, 1 << 16
-_PIECE = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _THREADS = 16
 _FILES_AT_ONCE = 64
 _NANOSECONDS = 1_000_000_000
@@ -44,7 +44,7 @@ _MARGIN = 5 * _NANOSECONDS
 _SIZE = 16  # Bytes of a digest and of a key.
 
 # Digests per cache file, 128 MB.
-_MOST_KEPT = 4_000_000
+_MAX_DIGESTS = 4_000_000
 # Digests of this process, used when the cache cannot be written.
 _known: dict[bytes, bytes] = {}
 _UNREADABLE = b"unreadable".ljust(_SIZE)
@@ -124,11 +124,11 @@ class _Digests:
     """Adds digests to the cache."""
     if not found:
       return
-    if len(_known) + len(found) > _MOST_KEPT:
+    if len(_known) + len(found) > _MAX_DIGESTS:
       _known.clear()
     _known.update(found)
     self._kept |= found
-    if len(self._kept) > _MOST_KEPT:
+    if len(self._kept) > _MAX_DIGESTS:
       self._kept = dict(found)
     _save_kept(self._path, self._kept)
 
@@ -272,7 +272,7 @@ def _read(path: str, size: int, whole: bool) -> tuple[bytes, int]:
   digest, read = hashlib.sha256(), 0
   with _open(path) as file:
     if whole or size <= _BLOCKS * _BLOCK:
-      while data := file.read(_PIECE):
+      while data := file.read(_CHUNK_BYTES):
         digest.update(data)
         read += len(data)
     else:

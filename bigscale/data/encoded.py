@@ -43,7 +43,7 @@ IMAGE_EXTENSIONS = (
 )
 
 # Number of files whose bytes are compared between processes.
-_LOOKED_AT = 16
+_COMPARED_FILES = 16
 # The first bytes of larger files are checked before the rest is read.
 _LARGE = 1 << 24
 
@@ -156,9 +156,9 @@ class EncodedSource(Source):
   def outline(self) -> str:
     """See `Source`: all names, sizes and labels, and bytes of some files."""
     digest = hashlib.sha256(self._digest)
-    for place in range(min(_LOOKED_AT, len(self))):
+    for place in range(min(_COMPARED_FILES, len(self))):
       try:
-        digest.update(self._encoded(place * len(self) // _LOOKED_AT))
+        digest.update(self._encoded(place * len(self) // _COMPARED_FILES))
       except (OSError, ValueError):
         digest.update(b"unreadable")
     return f"{self._kind}@{digest.hexdigest()[:16]} padded {self.padding}"

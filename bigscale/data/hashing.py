@@ -15,7 +15,7 @@ _GAMMA = 0x9E3779B97F4A7C15
 # likely, and a table takes at most half a megabyte.
 _LARGEST_TABLE = 1 << 16
 _ROUNDS = 8
-_USE = 0x5045524D
+_PERMUTATION_USE = 0x5045524D
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
@@ -86,7 +86,9 @@ class Permutation:
 
   @functools.cached_property
   def _keys(self) -> list[np.uint64]:
-    return [key_of(self.key, _USE + turn) for turn in range(_ROUNDS)]
+    return [
+      key_of(self.key, _PERMUTATION_USE + turn) for turn in range(_ROUNDS)
+    ]
 
   def _network(self, values: np.ndarray) -> np.ndarray:
     bits = (self.length - 1).bit_length()
@@ -102,5 +104,5 @@ class Permutation:
 
 @functools.lru_cache(maxsize=16)
 def _table(length: int, key: int) -> np.ndarray:
-  bits = random_bits(key, _USE, np.arange(length))
+  bits = random_bits(key, _PERMUTATION_USE, np.arange(length))
   return np.argsort(bits, kind="stable")

@@ -12,9 +12,9 @@ from bigscale.types import Batch
 
 # Kept in memory and used in turn, so there is no position to checkpoint.
 _BATCHES = 4
-_HELD = 0x48454C44
+_HELDOUT_USE = 0x48454C44
 # If this many random records are bad, the split is considered unreadable.
-_TRIES = 16
+_MAX_TRIES = 16
 _log = logging.getLogger(__name__)
 
 
@@ -86,9 +86,11 @@ class Heldout:
 
   def _sample_of(self, place: int) -> tuple[Record, int, int]:
     """Returns a readable record, its index, and a random number."""
-    for turn in range(_TRIES):
+    for turn in range(_MAX_TRIES):
       # The next record could be selected twice, so draw another one instead.
-      bits = hashing.random_bits(self._seed, _HELD + turn, np.array(place))
+      bits = hashing.random_bits(
+        self._seed, _HELDOUT_USE + turn, np.array(place)
+      )
       index = int(bits) % len(self._source)
       try:
         return self._source.read(index), index, int(bits) >> 32

@@ -18,9 +18,9 @@ _GZIP = b"\x1f\x8b"
 _UINT8 = b"\0\0\x08"
 # Largest compression ratio of gzip, as stated by zlib.
 _GZIP_FACTOR = 1032
-_PIECE = 1 << 20
+_CHUNK_BYTES = 1 << 20
 # Largest rank before numpy 2.
-_MOST_AXES = 32
+_MAX_RANK = 32
 
 
 class IdxSource(ArraySource):
@@ -88,16 +88,16 @@ def read_idx(path: str) -> np.ndarray:
       packed = file.read(len(_GZIP)) == _GZIP
       file.seek(0)
       if not packed:
-        return _values(file, size, path)
+        return _read_values(file, size, path)
       with gzip.GzipFile(fileobj=file) as unpacked:
-        return _values(unpacked, _GZIP_FACTOR * size, path)
+        return _read_values(unpacked, _GZIP_FACTOR * size, path)
   except (OSError, EOFError, zlib.error) as error:
     raise DataError(
       f"{path} cannot be read ({error}); copy it again, or check the path"
     ) from error
 
 
-def _values(file: IO[bytes], most: int, path: str) -> np.ndarray:
+def _read_values(file: IO[bytes], most: int, path: str) -> np.ndarray:
   """Returns the values of an idx file, reading no more than its header claims.
 
   Args:
@@ -115,13 +115,13 @@ def _values(file: IO[bytes], most: int, path: str) -> np.ndarray:
     )
   shape = tuple(np.frombuffer(axes, ">i4").tolist())
   size = math.prod(shape)
-  if min(shape, default=1) < 0 or rank > _MOST_AXES or size > most:
+  if min(shape, default=1) < 0 or rank > _MAX_RANK or size > most:
     raise DataError(
       f"{path} claims the shape {shape}, which it cannot hold; copy it again"
     )
   values = np.empty(size, np.uint8)
   view, found = memoryview(values), 0
-  while read := file.readinto(view[found : found + _PIECE]):
+  while read := file.readinto(view[found : found + _CHUNK_BYTES]):
     found += read
   if found != size or file.read(1):
     more = "more" if found == size else f"{found}"

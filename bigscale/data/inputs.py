@@ -133,8 +133,8 @@ class BothSplits(Source):
       raise refused[0]
     self._first = len(self._parts[0])
     self.class_names = self._parts[0].class_names
-    said = (sentence for part in self._parts for sentence in part.notes)
-    self.notes = tuple(dict.fromkeys(said))
+    sentences = (sentence for part in self._parts for sentence in part.notes)
+    self.notes = tuple(dict.fromkeys(sentences))
     self.padding = self._parts[0].padding
     self.name = " + ".join(part.name for part in self._parts)
 

@@ -17,9 +17,9 @@ from bigscale.data.shown import shown
 from bigscale.data.sources import BadRecordError, Source
 
 # Up to this size all labels of a source are read; above, those of a sample.
-_FEW = 200_000
+_MAX_ALL_LABELS = 200_000
 _SAMPLED_LABELS = 2_000
-_LOOKED_AT = 64
+_DECODED_IMAGES = 64
 _SHOWN_CLASSES = 20
 _SHOWN_SHAPES = 8
 _BAR = 30
@@ -109,7 +109,7 @@ def _of_split(
   source: Source, split: Split, manifest: manifests.Manifest | None
 ) -> dict[str, Any]:
   found = survey(source)
-  decoded = _spread(len(source), _LOOKED_AT)
+  decoded = _spread(len(source), _DECODED_IMAGES)
   unreadable = sum(_image_of(source, index) is None for index in decoded)
   made = manifest.made.get("splits", {}).get(split, {}) if manifest else {}
   shards = manifest.of(split) if manifest else None
@@ -306,7 +306,7 @@ def _rows(source: Source, num: int) -> list[tuple[str, list[int]]]:
 
 def _some_labels(source: Source) -> tuple[np.ndarray, np.ndarray]:
   """Returns indices and first labels of all records, or of a sample."""
-  if len(source) <= _FEW:
+  if len(source) <= _MAX_ALL_LABELS:
     return np.arange(len(source)), source.labels()
   indices, labels = [], []
   for index in _spread(len(source), _SAMPLED_LABELS):

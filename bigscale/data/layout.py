@@ -247,16 +247,16 @@ class FolderLayout:
         f"{name}/ ({by_folder[name]:,} images)" for name in found if name
       ]
       of = ["the train split", "the held-out split"]
-      said = [f"{a} is {b}" for a, b in zip(parts, of, strict=False)]
-      self._notes.insert(0, f"{self._name}: {', '.join(said)}")
+      roles = [f"{a} is {b}" for a, b in zip(parts, of, strict=False)]
+      self._notes.insert(0, f"{self._name}: {', '.join(roles)}")
       rest = {k: v for k, v in by_folder.items() if k not in found}
       if rest:
-        said = [
+        folders = [
           f"{name}/ ({count:,} images)" if name else f"loose images ({count:,})"
           for name, count in sorted(rest.items(), key=lambda i: i[0] or "")
         ]
         self._notes.append(
-          f"{self._name}: not read, in neither split: {notes.listed(said)}"
+          f"{self._name}: not read, in neither split: {notes.listed(folders)}"
         )
     if len(lower) > 1 or listing.left_out:
       read = [f"{count:,} {ending}" for ending, count in lower.most_common()]

@@ -75,7 +75,7 @@ class Listing(NamedTuple):
   hidden: Mapping[tuple[str, str], int]
 
 
-class _Sieve:
+class _FileFilter:
   """Decides which files are listed, and counts the others."""
 
   def __init__(self) -> None:
@@ -143,10 +143,12 @@ def list_folder(root: str) -> Listing:
   """
   paths: list[str] = []
   sizes = array.array("q")
-  sieve = _Sieve()
+  file_filter = _FileFilter()
   try:
     remote = is_remote(root)
-    found = _scan_remote(root, sieve) if remote else _scan(root, sieve)
+    found = (
+      _scan_remote(root, file_filter) if remote else _scan(root, file_filter)
+    )
     for path, size in found:
       if "\\" in path:
         raise DataError(
@@ -161,10 +163,10 @@ def list_folder(root: str) -> Listing:
       f"{error.filename or root} cannot be listed ({error.strerror or error}); "
       "check the path and its read permission"
     ) from error
-  return sieve.listing(paths, np.array(sizes, np.int64)[:, None])
+  return file_filter.listing(paths, np.array(sizes, np.int64)[:, None])
 
 
-def _scan(root: str, sieve: _Sieve) -> Iterator[tuple[str, int]]:
+def _scan(root: str, file_filter: _FileFilter) -> Iterator[tuple[str, int]]:
   """Yields the paths and sizes of the listed files below a local root."""
   waiting = [("", "")]
   while waiting:
@@ -176,10 +178,10 @@ def _scan(root: str, sieve: _Sieve) -> Iterator[tuple[str, int]]:
           if entry.is_dir():
             if not (entry.is_symlink() and _leads_back(entry.path)):
               waiting.append((f"{path}/", hides or hidden_by(entry.name)))
-          elif sieve.lists_in(folder[:-1], hides, entry.name):
+          elif file_filter.lists_in(folder[:-1], hides, entry.name):
             size = _size_of(entry)
             if size is None:
-              sieve.leave_out(
+              file_filter.leave_out(
                 folder[:-1], entry.name, " that is not a regular file"
               )
             else:
@@ -204,7 +206,7 @@ def _leads_back(link: str) -> bool:
   return os.path.commonpath([target, here]) == target
 
 
-def _scan_remote(root: str, sieve: _Sieve) -> list[tuple[str, int]]:
+def _scan_remote(root: str, file_filter: _FileFilter) -> list[tuple[str, int]]:
   top = epath.Path(root)
   files = [
     epath.Path(folder) / name
@@ -215,7 +217,7 @@ def _scan_remote(root: str, sieve: _Sieve) -> list[tuple[str, int]]:
   listed = [
     (file, path)
     for file, path in zip(files, paths, strict=True)
-    if sieve.lists(path)
+    if file_filter.lists(path)
   ]
   with futures.ThreadPoolExecutor(_REMOTE_STATS_AT_ONCE) as pool:
     sizes = pool.map(lambda each: each[0].stat().length, listed)
@@ -238,12 +240,12 @@ def list_zip(path: str) -> Listing:
     raise DataError(
       f"{path} is not a readable zip ({error}); copy it again or pack it again"
     ) from error
-  sieve = _Sieve()
+  file_filter = _FileFilter()
   found: dict[str, zipfile.ZipInfo] = {}
   for name, info in _zip_files(infos, path):
     other = found.get(name)
     if other is None:
-      if sieve.lists(name):
+      if file_filter.lists(name):
         found[name] = info
     elif (other.CRC, other.file_size) != (info.CRC, info.file_size):
       raise DataError(
@@ -259,7 +261,9 @@ def list_zip(path: str) -> Listing:
     )
     for info in found.values()
   ]
-  return sieve.listing(list(found), np.array(numbers, np.int64).reshape(-1, 5))
+  return file_filter.listing(
+    list(found), np.array(numbers, np.int64).reshape(-1, 5)
+  )
 
 
 def _zip_files(

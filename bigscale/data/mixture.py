@@ -23,8 +23,8 @@ from bigscale.data.sources import MissingFile, Record, Source
 from bigscale.data.splits import check_index
 from bigscale.spec import DataSpec
 
-_USE = 0x4D495854
-_DRAW = 0x44524157  # Key of a permutation.
+_ROUND_USE = 0x4D495854
+_SUBSET_KEY = 0x44524157  # Key of a permutation.
 _ROUND = 256
 # Shares are integers in units of 2^-32, so sums are equal on all machines.
 _UNIT = 1 << 32
@@ -85,7 +85,7 @@ def _round(deal: Deal, number: int) -> tuple[np.ndarray, np.ndarray]:
   order = np.argsort(
     hashing.random_bits(
       deal.seed,
-      _USE,
+      _ROUND_USE,
       number * deal.round_length + np.arange(deal.round_length),
     ),
     kind="stable",
@@ -220,11 +220,13 @@ class Mixed(Source):
     )
     counts = apportion(np.array(deal.shares), total)
     self._ends = np.cumsum(counts)
-    self._orders = tuple(Permutation(len(source), _DRAW) for source in sources)
+    self._orders = tuple(
+      Permutation(len(source), _SUBSET_KEY) for source in sources
+    )
     self._deal = deal
     self.name = _describe([s.name for s in sources], deal, labels)
-    said = (sentence for source in sources for sentence in source.notes)
-    self.notes = tuple(dict.fromkeys(said))
+    sentences = (sentence for source in sources for sentence in source.notes)
+    self.notes = tuple(dict.fromkeys(sentences))
 
   @property
   def identity(self) -> str:

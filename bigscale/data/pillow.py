@@ -20,7 +20,7 @@ MOST_PIXELS = 178_956_970
 MOST_BYTES = 3 * MOST_PIXELS
 
 # Images with at most this many pixels are decoded however small the file is.
-_FREE_PIXELS = 1 << 24
+_ALWAYS_ALLOWED_PIXELS = 1 << 24
 # A JPEG has at least one bit per 8 x 8 pixels, unless arithmetically coded. In
 # other formats, only blank images exceed this number of pixels per byte.
 _JPEG_PIXELS_PER_BYTE, _PIXELS_PER_BYTE = 512, 4096
@@ -92,7 +92,7 @@ def check_jpeg(height: int, width: int, size: int) -> None:
 
 
 def _check_pixels(height: int, width: int, size: int, per_byte: int) -> None:
-  most = max(per_byte * size, _FREE_PIXELS)
+  most = max(per_byte * size, _ALWAYS_ALLOWED_PIXELS)
   if height * width > min(most, MOST_PIXELS):
     raise RefusedError(f"it claims {height} x {width} pixels in {size} bytes")
 
@@ -103,7 +103,7 @@ def _check_tiles(image: Any) -> None:
     int(np.max(image.tag_v2.get(tag, 0))) for tag in (_TILE_WIDTH, _TILE_LENGTH)
   )
   pixels = image.size[0] * image.size[1]
-  if width * length > max(_FREE_PIXELS, 4 * pixels):
+  if width * length > max(_ALWAYS_ALLOWED_PIXELS, 4 * pixels):
     raise RefusedError(f"it claims tiles of {length} x {width} pixels")
 
 

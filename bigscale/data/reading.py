@@ -31,7 +31,7 @@ from bigscale.spec import DataSpec
 # left out, and a hash selects one of several labels.
 VERSION = 2
 _CHUNK = 250
-_MOST_LOGGED = 5
+_MAX_LOGGED = 5
 _LABEL = 0x4C41424C
 _log = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ class Reader:
   def _leave_out(self, index: int, error: BadRecordError) -> None:
     example = f"{error.where}: {error.reason}"
     self.unreadable[index] = example
-    if len(self.unreadable) <= _MOST_LOGGED:
+    if len(self.unreadable) <= _MAX_LOGGED:
       _log.warning("left out of statistics: %s", example)
     if self._most_bad is not None:
       check_bad(self._source, len(self.unreadable), self._most_bad, example)

@@ -40,7 +40,7 @@ _CHOICES = {
   "channels": (1, 3),
 }
 # Options that do not change the output.
-_NO_MATTER = ("workers", "max_bad_fraction")
+_NOT_IN_FINGERPRINT = ("workers", "max_bad_fraction")
 _JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
@@ -132,7 +132,7 @@ class BuildOptions:
   def fingerprint(self) -> dict[str, object]:
     """Options that determine the bytes of the data set."""
     values = dataclasses.asdict(self)
-    return {k: v for k, v in values.items() if k not in _NO_MATTER}
+    return {k: v for k, v in values.items() if k not in _NOT_IN_FINGERPRINT}
 
 
 class Reject(Exception):  # noqa: N818 - an expected result, not an error

@@ -19,7 +19,7 @@ _FLIP = 0x464C4950
 _LABEL = 0x4C41424C
 _REPLACE = 0x5245504C
 # If this many random records in a row are bad, the source is unusable.
-_REPLACEMENTS = 16
+_MAX_REPLACEMENTS = 16
 
 
 class Fault(NamedTuple):
@@ -102,7 +102,7 @@ class Records:
     """Reads a record, or a replacement if it is unusable."""
     source = self.mix.sources[number]
     tried = [index]
-    for turn in range(_REPLACEMENTS):
+    for turn in range(_MAX_REPLACEMENTS):
       try:
         return source.read(tried[-1])
       except BadRecordError as error:

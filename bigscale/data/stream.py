@@ -21,7 +21,7 @@ SOURCE_FORM = 2
 Decide = Callable[[Callable[[], str]], str]
 
 # Number of bad records listed in an error message.
-_MOST_LISTED = 100
+_MAX_LISTED = 100
 
 
 def alone(choose: Callable[[], str]) -> str:
@@ -118,8 +118,8 @@ class Stream:
       if len(bad) > allowed:
         # Every process lists its own records here, because only those of
         # process 0 reach events.jsonl when several processes stop suddenly.
-        listed = ", ".join(map(str, sorted(bad)[:_MOST_LISTED]))
-        more = ", ..." if len(bad) > _MOST_LISTED else ""
+        listed = ", ".join(map(str, sorted(bad)[:_MAX_LISTED]))
+        more = ", ..." if len(bad) > _MAX_LISTED else ""
         # A user's source may not define `where`.
         where = getattr(self.sources[fault.part], "where", None)
         file = f" ({where(fault.index)})" if where else ""
@@ -128,13 +128,13 @@ class Stream:
           f"of them record {fault.index}{file}: {fault.reason}; "
           f"data.max_bad_fraction={self._spec.max_bad_fraction} allows "
           f"{allowed} of {size}. Allow more, also when resuming the run "
-          f"(--config.data.max_bad_fraction={self._enough(fault.part)}); or "
+          f"(--config.data.max_bad_fraction={self._proposal(fault.part)}); or "
           f"fix records {listed}{more} ('bigscale data verify PATH' lists "
           "what is wrong) and resume with --accept_data, because fixed files "
           "have different content from the data the run started with"
         )
 
-  def _enough(self, part: int) -> float:
+  def _proposal(self, part: int) -> float:
     """Proposes a fraction above that of the records read so far."""
     shares = self._batches.records.mix.deal.shares
     read = self._read * shares[part] / sum(shares)

@@ -21,8 +21,8 @@ _FIRST_LABEL, _MORE_LABELS, _DISCS = (
 )
 _VERSION = 1
 
-_MOST_RECORDS = 2**40
-_MOST_LABELS_LISTED = 100_000_000
+_MAX_RECORDS = 2**40
+_MAX_LISTED_LABELS = 100_000_000
 _LABELS_AT_ONCE = 1 << 20
 _SYNTAX = "synthetic:RECORDS:SIDE:CLASSES or ...:CLASSES:LABELS_PER_RECORD"
 
@@ -53,7 +53,7 @@ class SyntheticSource(Source):
     labels_per_record: int = 1,
     split: Split = "train",
   ) -> None:
-    _check_range("records", records, 1, _MOST_RECORDS)
+    _check_range("records", records, 1, _MAX_RECORDS)
     _check_range("side", side, 1, 4096)
     _check_range("classes", classes, 0, MOST_CLASSES)
     most = min(64, max(1, classes))
@@ -109,10 +109,10 @@ class SyntheticSource(Source):
     Raises:
       DataError: there are more than 100 million records.
     """
-    if self._records > _MOST_LABELS_LISTED:
+    if self._records > _MAX_LISTED_LABELS:
       raise DataError(
         f"the labels of {self._records} records are too many to list (at most "
-        f"{_MOST_LABELS_LISTED}); sample labels uniformly, or from a smaller "
+        f"{_MAX_LISTED_LABELS}); sample labels uniformly, or from a smaller "
         "synthetic source, which has the same class distribution"
       )
     labels = np.zeros(self._records, np.int32)

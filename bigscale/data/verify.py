@@ -14,9 +14,9 @@ from bigscale.data.sources import BadRecordError, Source
 
 _RECORDS_AT_ONCE = 256
 # Maximum number of faults listed per shard.
-_MOST_FAULTS = 20
+_MAX_SHARD_FAULTS = 20
 # Maximum number of unusable images listed for a folder.
-_MOST_FAULTY = 1000
+_MAX_LISTED_IMAGES = 1000
 
 
 class _Job(NamedTuple):
@@ -83,9 +83,9 @@ def _verify_images(
       if progress is not None:
         progress(done, total)
   faults = [fault for part in parts for fault in found[part]]
-  if len(faults) > _MOST_FAULTY:
-    more = len(faults) - _MOST_FAULTY
-    return (*faults[:_MOST_FAULTY], f"{more} more records cannot be used")
+  if len(faults) > _MAX_LISTED_IMAGES:
+    more = len(faults) - _MAX_LISTED_IMAGES
+    return (*faults[:_MAX_LISTED_IMAGES], f"{more} more records cannot be used")
   return tuple(faults)
 
 
@@ -131,7 +131,7 @@ def _verify_shard(job: _Job, index: int) -> tuple[int, list[str]]:
   faults: list[str] = []
   try:
     for fault in _faults(job, index):
-      if len(faults) == _MOST_FAULTS:
+      if len(faults) == _MAX_SHARD_FAULTS:
         faults.append(f"{job.manifest.shards[index].file} has more faults")
         break
       faults.append(fault)
