@@ -212,7 +212,7 @@ def test_large_files_that_are_not_images_are_not_read(tmp_path):
   ):
     mib, said = peak(lambda s=source, i=index: s.read(i))
     assert mib < LITTLE
-    assert "bytes, and " in said
+    assert "bytes, but " in said
 
 
 def test_a_large_file_that_is_an_image_is_read(tmp_path):

@@ -290,5 +290,5 @@ def test_unusable_directories_are_rejected(tmp_path):
   with pytest.raises(DataError, match="shards but no manifest"):
     build({"train": NoiseSource(5)}, str(tmp_path / "old"), options())
   (tmp_path / "file").write_text("")
-  with pytest.raises(DataError, match="cannot be made"):
+  with pytest.raises(DataError, match="cannot be created"):
     build({"train": NoiseSource(5)}, str(tmp_path / "file"), options())

@@ -175,10 +175,10 @@ def test_bytes_that_are_not_an_image_are_an_error(data):
 @pytest.mark.parametrize(
   ("values", "reason"),
   [
-    (np.full((4, 4), 0.5, np.float32), "kind F"),
-    (np.full((4, 4), 200, np.int32), "kind I"),
-    (np.full((4, 4), 70_000, np.int32), "kind I"),
-    (np.full((4, 4), -5, np.int32), "kind I"),
+    (np.full((4, 4), 0.5, np.float32), "mode F"),
+    (np.full((4, 4), 200, np.int32), "mode I"),
+    (np.full((4, 4), 70_000, np.int32), "mode I"),
+    (np.full((4, 4), -5, np.int32), "mode I"),
   ],
 )
 def test_pixels_of_unknown_range_are_an_error(values, reason):

@@ -164,7 +164,7 @@ def test_headers_that_cannot_be_read_are_counted(tmp_path):
   torn = BothSplits(
     write(tmp_path / "torn", {"a.png": b"torn", "b.png": b"torn"})
   )
-  with pytest.raises(DataError, match="none of the 2 images"):
+  with pytest.raises(DataError, match="none of 2 headers"):
     shapes.choose(torn, shapes.survey(torn))
 
 

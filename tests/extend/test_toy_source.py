@@ -247,6 +247,6 @@ def test_a_folder_may_be_called_like_a_kind(name, tmp_path, monkeypatch):
 
 def test_what_processes_cannot_be_sent_is_said(folder):
   stream = stream_of(f"{__name__}:Locked:{folder}", workers=1)
-  with pytest.raises(DataError, match="cannot be sent to other processes"):
+  with pytest.raises(DataError, match="a source cannot be pickled"):
     next(stream)
   stream.close()
