@@ -60,8 +60,8 @@ class ArraySource(Source):
       self.class_names = self.class_names or number_names(classes, name)
       if len(self.class_names) < classes:
         raise DataError(
-          f"{name} has label {classes - 1}, but only {len(self.class_names)} "
-          f"class names; name all classes or none"
+          f"{name} has label {classes - 1}, but class_names has length "
+          f"{len(self.class_names)}; name all classes or none"
         )
     elif self.class_names:
       raise DataError(f"{name} has class names but no labels; pass both")

@@ -113,7 +113,7 @@ def test_npz_is_opened_by_path(tmp_path):
     ({"labels": np.full(200, 0.5)}, "float64"),
     ({"labels": np.full(200, -1)}, "renumber the classes from 0"),
     ({"labels": np.full(200, 2**31)}, "renumber the classes"),
-    ({"class_names": ("a",)}, "only 1 class names"),
+    ({"class_names": ("a",)}, "class_names has length 1"),
     ({"heldout_fraction": 1.5}, "heldout_fraction=1.5"),
     ({"heldout_fraction": 0.0, "split": "heldout"}, "none is in"),
     ({"split": "test"}, "split='test'"),
