@@ -1,1 +1,1 @@
-"""Images from shards, as a pure function of seed and record index."""
+"""Streams of images, each a pure function of the seed and the record index."""

@@ -1,8 +1,8 @@
-"""Reads batches ahead of the step, in threads or in processes of its own.
+"""Reads batches ahead of the training step, in threads or in processes.
 
-Threads cost nothing to start and share what is open, but also Python's lock: of
-small JPEGs two of them decode no more than one and a half. Processes share
-nothing but the memory that images are handed over in.
+Threads start quickly and share open files, but they also share Python's lock:
+for small JPEGs, two threads decode only about 1.5 times as fast as one.
+Processes share only the memory through which they return images.
 """
 
 import collections
@@ -29,38 +29,38 @@ from bigscale.spec import DataSpec
 from bigscale.types import Batch
 
 _log = logging.getLogger(__name__)
-# Of killed processes, before a step is read.
+# Consecutive restarts of killed processes before the reader gives up.
 _RESTARTS = 3
 
 
 def open_reader(
   batches: StepBatches, spec: DataSpec
 ) -> "ThreadReader | ProcessReader":
-  """Whatever reads ahead as a run asks for.
+  """Opens the reader that the spec selects.
 
   Raises:
-    DataError: processes are asked for, and this system cannot share memory
-      with them.
+    DataError: `spec.workers` is set, but this system cannot share anonymous
+      memory between processes.
   """
   if spec.workers:
     if not hasattr(os, "memfd_create"):
       raise DataError(
-        f"data.workers={spec.workers} needs Linux, whose processes can share "
-        "memory; set data.workers=0 and read in threads"
+        f"data.workers={spec.workers} needs Linux, where processes can share "
+        "memory; set data.workers=0 to read in threads"
       )
     return ProcessReader(batches, spec.workers, spec.prefetch)
   sources = batches.records.mix.sources
-  usual = 2 if any(source.decodes for source in sources) else 1
-  threads = min(spec.threads or usual, spec.prefetch)
+  default = 2 if any(source.decodes for source in sources) else 1
+  threads = min(spec.threads or default, spec.prefetch)
   return ThreadReader(batches, threads, spec.prefetch)
 
 
 @dataclasses.dataclass(frozen=True)
 class _StepsFrom:
-  """A Grain source whose element i is the i-th step from a position.
+  """A Grain source whose element i is the i-th step after a position.
 
-  A whole step is one element: record by record Grain costs several times as
-  much.
+  An element is a whole step, because reading single records through Grain
+  costs several times as much.
   """
 
   batches: StepBatches
@@ -74,7 +74,7 @@ class _StepsFrom:
 
 
 class ThreadReader:
-  """Reads in threads of this process, by Grain."""
+  """Reads steps in threads of this process, using Grain."""
 
   def __init__(self, batches: StepBatches, threads: int, prefetch: int) -> None:
     self._batches = batches
@@ -87,19 +87,19 @@ class ThreadReader:
     return f"{count} thread{'s' * (count > 1)}"
 
   def read_from(self, start: Position) -> Iterator[Element]:
-    """Elements from a position on; `close` ends the threads."""
+    """Iterates over steps from a position; `close` ends the threads."""
     source = grain.MapDataset.source(_StepsFrom(self._batches, start))
     return iter(source.to_iter_dataset(self._options))
 
   def close(self) -> None:
-    """Threads end with their iterator."""
+    """Does nothing: the threads end with their iterator."""
 
 
 class _Slots:
-  """Memory for images that is shared with the processes it is sent to.
+  """Shared memory for images: one slot for each step that is read ahead.
 
-  It has no name that could be left behind, and no file system that could be
-  full: it is there for as long as somebody has it open.
+  The memory is anonymous, so it leaves no name behind and needs no space on a
+  file system. The system frees it when the last process closes it.
   """
 
   def __init__(self, count: int, shape: tuple[int, ...]) -> None:
@@ -128,7 +128,7 @@ class _Slots:
 
 
 class _Task(NamedTuple):
-  """A step to read, and the slot for its images."""
+  """A step to read and the slot for its images."""
 
   start: Position
   step: int
@@ -138,17 +138,20 @@ class _Task(NamedTuple):
 def _read(
   shared: tuple[StepBatches, _Slots], task: _Task
 ) -> tuple[np.ndarray, tuple[Fault, ...]]:
-  """In a process of its own."""
+  """Reads a step in a worker process."""
   batches, slots = shared
   return batches.read_into(task.start, task.step, slots[task.slot])
 
 
 class ProcessReader:
-  """Reads in processes, without Grain, started when a step is asked for."""
+  """Reads steps in worker processes, without Grain.
+
+  The processes start when the first step is read.
+  """
 
   def __init__(self, batches: StepBatches, workers: int, prefetch: int) -> None:
     self._workers = workers
-    # One step is being handed over while the others are read.
+    # The consumer copies one step while the workers read the others.
     self._ahead = prefetch + 1
     self._shared = (batches, _Slots(self._ahead, batches.images_shape))
     self._pool: Any = None
@@ -157,13 +160,14 @@ class ProcessReader:
     return f"{self._workers} process{'es' * (self._workers > 1)}"
 
   def read_from(self, start: Position) -> Generator[Element, None, None]:
-    """Elements from a position on.
+    """Iterates over steps from a position.
 
-    Processes that were killed are replaced: the system may have been short of
-    memory, or told everybody to end, which the run answers for.
+    Killed processes are replaced. The system may have run out of memory, or
+    may be stopping the whole job, which the training loop handles.
 
     Raises:
-      DataError: they are killed again and again; or of a record.
+      DataError: processes are killed more than three times in a row, or a
+        record cannot be read.
     """
     step, restarts = 0, 0
     waiting: collections.deque[Future] = collections.deque()
@@ -177,7 +181,7 @@ class ProcessReader:
           waiting.clear()
           self.close()
           restarts += 1
-          self._tell(restarts, error)
+          self._handle_kill(restarts, error)
           continue
         restarts = 0
         waiting.popleft()
@@ -185,7 +189,7 @@ class ProcessReader:
         step += 1
         yield Element(Batch(images, labels), faults)
     finally:
-      # Their slots are to be used again.
+      # A later call reuses the slots.
       wait(waiting)
 
   def _submit(self, start: Position, step: int) -> Future:
@@ -196,22 +200,22 @@ class ProcessReader:
       return workers.submit(self._pool, _read, task)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
       raise DataError(
-        f"a source cannot be sent to other processes ({error}), which "
-        f"data.workers={self._workers} reads in; give it a __getstate__ that "
-        "leaves that out, or set data.workers=0"
+        f"data.workers={self._workers} reads data in other processes, but a "
+        f"source cannot be pickled ({error}); give it a __getstate__ that "
+        "omits the unpicklable attributes, or set data.workers=0"
       ) from error
 
-  def _tell(self, restarts: int, error: BrokenProcessPool) -> None:
+  def _handle_kill(self, restarts: int, error: BrokenProcessPool) -> None:
     if restarts > _RESTARTS:
       raise DataError(
         f"processes that read data (data.workers={self._workers}) were killed "
-        f"{restarts} times in a row, perhaps for want of memory; set fewer, or "
-        "data.workers=0"
+        f"{restarts} times in a row, perhaps because memory ran out; use fewer "
+        "workers, or set data.workers=0"
       ) from error
-    _log.warning("a process that reads data was killed; starting others")
+    _log.warning("a process that reads data was killed; restarting the workers")
 
   def close(self) -> None:
-    """Ends the processes; `read_from` starts others."""
+    """Ends the processes; `read_from` starts new ones."""
     if self._pool is not None:
       self._pool.shutdown(cancel_futures=True)
       self._pool = None

@@ -1,4 +1,4 @@
-"""Images packed by others: WebDataset tars."""
+"""Reads images from WebDataset tar files."""
 
 import collections
 import hashlib
@@ -25,13 +25,13 @@ from bigscale.data.manifest import DataError, Split
 from bigscale.data.places import local_path
 from bigscale.data.sources import MissingFile
 
-_PIECE = 1 << 20
-# Some keep captions and whole tables beside an image.
-_MOST_OF_LABEL = 1 << 24
+_CHUNK_BYTES = 1 << 20
+# Some data sets store captions and whole tables next to an image.
+_MAX_LABEL_BYTES = 1 << 24
 
 
 class _Record(NamedTuple):
-  """A sample of a tar: where its image lies, and what its labels are."""
+  """A sample of a tar: the byte range of its image, and its labels."""
 
   name: str
   tar: int
@@ -41,7 +41,7 @@ class _Record(NamedTuple):
 
 
 class _Counts:
-  """What the tars hold that is not read."""
+  """Counts the files of the tars that are not read."""
 
   def __init__(self) -> None:
     self.left_out: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -51,7 +51,7 @@ class _Counts:
     self.folders: set[str] = set()
 
   def notes(self, what: str) -> tuple[str, ...]:
-    """Sentences of it; `what` names the tars."""
+    """Returns one sentence per kind of file; `what` names the tars."""
     found = []
     if self.left_out:
       found.append(
@@ -61,39 +61,41 @@ class _Counts:
       found.append(f"hidden files left out: {notes.by_ending(self.hidden)}")
     if self.without_image:
       found.append(
-        f"labels without an image, {len(self.without_image):,} in all: "
+        f"labels without an image, {len(self.without_image):,} in total: "
         f"{notes.listed(self.without_image)}"
       )
     if self.without_end:
       found.append(
-        "no end mark, so that files may be missing: "
+        "no end mark, so files may be missing: "
         f"{notes.listed(self.without_end)}"
       )
     return tuple(f"{what}: {sentence}" for sentence in found)
 
 
 class TarSource(EncodedSource):
-  """A split of images in tars as WebDataset writes them.
+  """A split of the images in tar files that follow the WebDataset layout.
 
-  Files of one tar that agree up to the first dot of their name are a sample:
-  an image, and its label in `.cls` (a number) or `.json` (`{"label": 3}` or
-  `{"labels": [3, 7]}`). Other files are left out, and so are samples without
-  an image; `notes` counts them. Opening reads all headers and labels once (a
-  million samples take two minutes) and keeps some 60 bytes of each; the
-  identity covers names, sizes, labels and the bytes of the tars (`content`).
+  Files of one tar whose names agree up to the first dot form a sample: an
+  image, and its label in `.cls` (a number) or `.json` (`{"label": 3}` or
+  `{"labels": [3, 7]}`). Other files and samples without an image are skipped
+  and counted in `notes`. Opening a source reads all headers and labels once,
+  which takes two minutes per million samples, and keeps about 60 bytes per
+  sample. The identity covers names, sizes, labels and the bytes of the tars
+  (`content`).
 
-  Images are held out by the names of their tar and sample, about 5% of every
-  class, so that tars that are added move no other.
+  A hash of the tar's name and the sample's name decides whether an image is
+  held out. By default, about 5% of every class are held out. Adding tars does
+  not move other images between the splits.
 
   Args:
-    paths: of one tar, or of many in order; not compressed; `gs://` and the
-      like where `etils.epath` reads them.
+    paths: path of one uncompressed tar, or paths of several in order; `gs://`
+      and similar addresses work if `etils.epath` supports them.
     split: `train` or `heldout`.
-    heldout_fraction: of the images.
+    heldout_fraction: fraction of the images that is held out.
 
   Raises:
-    DataError: a tar cannot be read, there is no image, only some have a label,
-      a label is no number, or a sample has two.
+    DataError: a tar cannot be read, there is no image, only some images have a
+      label, a label is not a number, or a sample has two different labels.
   """
 
   def __init__(
@@ -115,16 +117,16 @@ class TarSource(EncodedSource):
     self.notes = counts.notes(what)
     if not records:
       raise DataError(
-        f"{what or 'a list of tars'} is empty: the name of no file in it goes "
-        f"on after its first dot as {', '.join(IMAGE_EXTENSIONS)}; check the "
+        f"{what or 'a list of tars'} is empty: no file name continues after "
+        f"its first dot with one of {', '.join(IMAGE_EXTENSIONS)}; check the "
         f"path{''.join(f'; {note}' for note in self.notes)}"
       )
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     split_names.check_tars(stems, counts.folders)
     names = _check_labels(records, self._files)
     if not names:
-      said = split_names.folders_without_labels(counts.folders)
-      self.notes += tuple(f"{what}: {sentence}" for sentence in said)
+      class_notes = split_names.folders_without_labels(counts.folders)
+      self.notes += tuple(f"{what}: {sentence}" for sentence in class_notes)
     self._sizes = [epath.Path(f.path).stat().length for f in self._files]
     heldout = splits.held_out(
       splits.places_of(record.name for record in records), heldout_fraction
@@ -149,7 +151,7 @@ class TarSource(EncodedSource):
     return len(self._names)
 
   def check(self) -> tuple[MissingFile, ...]:
-    """See `Source`: every tar is there, and of the size it had."""
+    """See `Source`: checks that every tar exists and has its original size."""
     counts = np.bincount(self._places[:, 0], minlength=len(self._files))
     found: tuple[MissingFile, ...] = ()
     for file, size, records in zip(
@@ -184,7 +186,7 @@ def _ends(records: list[_Record]) -> np.ndarray | None:
 
 
 def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
-  """The samples of a tar, in its order."""
+  """Returns the samples of a tar, in its order."""
   images: dict[str, tuple[int, int]] = {}
   labels: dict[str, tuple[int, ...]] = {}
   try:
@@ -203,21 +205,21 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
         elif extension in IMAGE_EXTENSIONS:
           if key in images:
             raise DataError(
-              f"{path} has two images of the name {key}; a sample has one: "
-              "rename or remove the other"
+              f"{path} has two images named {key}, but a sample has one image: "
+              "rename or remove one of them"
             )
           images[key] = (member.offset_data, member.size)
           counts.folders.add(os.path.normpath(folder))
         elif extension in (".cls", ".json"):
           file.seek(member.offset_data)
-          # One byte more: what is longer is no label.
-          text = file.read(min(member.size, _MOST_OF_LABEL + 1))
+          # One extra byte shows that a label file is too long.
+          text = file.read(min(member.size, _MAX_LABEL_BYTES + 1))
           found = _parse_label(text, extension, f"{member.name} in {path}")
           known = labels.setdefault(key, found) or found
           if found and known != found:
             raise DataError(
-              f"{path} gives {key.lstrip('/')} two labels, {_told(known)} and "
-              f"{_told(found)}; keep one"
+              f"{path} gives {key.lstrip('/')} two labels, {_format(known)} "
+              f"and {_format(found)}; keep one"
             )
           labels[key] = known
         else:
@@ -238,28 +240,28 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
   ]
 
 
-def _told(labels: tuple[int, ...]) -> str:
+def _format(labels: tuple[int, ...]) -> str:
   return str(list(labels) if len(labels) > 1 else labels[0])
 
 
 def _members(
   file: IO[bytes], path: str, counts: _Counts
 ) -> Iterator[tarfile.TarInfo]:
-  """Files and links of a tar, all to its very end."""
+  """Yields the files and links of a tar, and checks the tar to its end."""
   try:
     with tarfile.open(fileobj=file, mode="r:") as tar:
       while (member := tar.next()) is not None:
-        tar.members.clear()  # it would keep an object for every file
+        tar.members.clear()  # Otherwise the list grows by one object per file.
         if not member.isdir() and not member.issparse():
           yield member
       file.seek(tar.offset)
       end = file.read(tarfile.BLOCKSIZE)
   except tarfile.TarError as error:
     raise DataError(
-      f"{path} is not a sound tar ({error}); copy it again, or unpack it if it "
+      f"{path} is not a valid tar ({error}); copy it again, or unpack it if it "
       "is compressed"
     ) from error
-  # tarfile takes a damaged header for the end.
+  # tarfile treats a damaged header as the end of the archive.
   if end.strip(b"\0"):
     raise DataError(
       f"{path} is damaged at byte {tar.offset}: no file starts there; copy or "
@@ -267,19 +269,19 @@ def _members(
     )
   if not end:
     counts.without_end.append(path)
-  while more := file.read(_PIECE):
+  while more := file.read(_CHUNK_BYTES):
     if more.strip(b"\0"):
       raise DataError(
-        f"{path} goes on after its end mark, as tars do that were joined; give "
-        "them one by one, or pack them again"
+        f"{path} goes on after its end mark, as concatenated tars do; pass the "
+        "tars one by one, or pack them again"
       )
 
 
 def _parse_label(text: bytes, extension: str, where: str) -> tuple[int, ...]:
-  """Labels of a `.cls` or `.json`; () where a `.json` has none."""
+  """Returns the labels of a `.cls` or `.json`; () if a `.json` has none."""
   try:
-    if len(text) > _MOST_OF_LABEL:
-      raise ValueError(f"it has more than {_MOST_OF_LABEL:,} bytes")
+    if len(text) > _MAX_LABEL_BYTES:
+      raise ValueError(f"it has more than {_MAX_LABEL_BYTES:,} bytes")
     if extension == ".cls":
       found = [int(text)]
     else:
@@ -290,11 +292,11 @@ def _parse_label(text: bytes, extension: str, where: str) -> tuple[int, ...]:
       found = found if isinstance(found, list) else [found]
     if all(type(each) is int and 0 <= each < 2**31 for each in found):
       return tuple(found)
-    reason = f"it says {found}"
+    reason = f"it contains {found}"
   except (ValueError, RecursionError) as error:
     reason = str(error)
   raise DataError(
-    f"{where} is no label ({reason}); write a number from 0 into a .cls, or "
+    f"{where} is not a label ({reason}); write a number from 0 into a .cls, or "
     '{"label": 3} into a .json'
   )
 
@@ -302,14 +304,14 @@ def _parse_label(text: bytes, extension: str, where: str) -> tuple[int, ...]:
 def _check_labels(
   records: list[_Record], files: list[RangeFile]
 ) -> tuple[str, ...]:
-  """Class names; () where there are no labels."""
+  """Returns the class names; () if there are no labels."""
   if not any(record.labels for record in records):
     return ()
   for record in records:
     if not record.labels:
       raise DataError(
-        f"{record.name} in {files[record.tar].path} has no label, but others "
-        "have; give it a .cls or .json, or remove it"
+        f"{record.name} in {files[record.tar].path} has no label, but other "
+        "images have one; add a .cls or .json file, or remove the image"
       )
   most = max(max(record.labels) for record in records)
   return splits.number_names(most + 1, files[0].path)

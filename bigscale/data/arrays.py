@@ -1,4 +1,4 @@
-"""Images held in memory: arrays, and those of an .npz."""
+"""Sources of images in memory: arrays, or the arrays of an .npz file."""
 
 import contextlib
 import hashlib
@@ -24,21 +24,22 @@ from bigscale.data.splits import (
 
 
 class ArraySource(Source):
-  """A split of images held in memory.
+  """A split of images in memory.
 
-  Images are held out by their place, about 5% of every class.
+  A hash of an image's index decides whether the image is held out. By default,
+  about 5% of every class are held out.
 
   Args:
-    images: [N, H, W] or [N, H, W, C] uint8, C = 1 or 3; not to be changed.
-    labels: [N] integers in [0, K), or None where there are none.
-    class_names: name of label i at i; "0", "1" and so on where not given.
-    name: of the set, for messages.
+    images: [N, H, W] or [N, H, W, C] uint8, C = 1 or 3; must not be modified.
+    labels: [N] integers in [0, K), or None for an unlabeled set.
+    class_names: name of each label; "0", "1" and so on by default.
+    name: name of the data set, for messages.
     split: `train` or `heldout`.
-    heldout_fraction: of the images.
+    heldout_fraction: fraction of the images that is held out.
 
   Raises:
-    DataError: the arrays are not such, do not fit together, or leave the split
-      empty.
+    DataError: an array has the wrong shape, type or range, the arrays do not
+      match, or the split would be empty.
   """
 
   def __init__(
@@ -59,11 +60,11 @@ class ArraySource(Source):
       self.class_names = self.class_names or number_names(classes, name)
       if len(self.class_names) < classes:
         raise DataError(
-          f"{name} has label {classes - 1}, but names of "
-          f"{len(self.class_names)} classes; name them all or none"
+          f"{name} has label {classes - 1}, but class_names has length "
+          f"{len(self.class_names)}; name all classes or none"
         )
     elif self.class_names:
-      raise DataError(f"{name} has class names but no labels; give both")
+      raise DataError(f"{name} has class names but no labels; pass both")
     heldout = held_out(np.arange(len(images)), heldout_fraction)
     self._rows = rows_of(split, heldout, name)
     self.name = f"{name}/{split}"
@@ -97,7 +98,7 @@ class ArraySource(Source):
     return len(self._rows)
 
   def read(self, index: int) -> Record:
-    """See `Source`. The image is a view, not to be written to."""
+    """See `Source`. The image is a read-only view."""
     check_index(index, len(self))
     row = self._rows[index]
     labels = () if self._labels is None else (int(self._labels[row]),)
@@ -120,16 +121,16 @@ def open_npz(
   split: Split = "train",
   heldout_fraction: float = HELDOUT_FRACTION,
 ) -> ArraySource:
-  """Reads an .npz: `images`, and `labels` and `class_names` if it has them.
+  """Reads an .npz with `images` and, optionally, `labels` and `class_names`.
 
-  Samples of many systems are an array without a name: `arr_0`.
+  If there is no array named `images`, `arr_0` is read: many systems write
+  their samples as one unnamed array.
 
   Raises:
-    DataError: it is no such file, or its arrays are not as `ArraySource` takes
-      them.
+    DataError: the file cannot be read, or `ArraySource` rejects its arrays.
   """
   with _checked_arrays(path) as arrays:
-    # The second is what numpy calls an array that was given no name.
+    # numpy calls an unnamed array arr_0.
     key = "images" if "images" in arrays else "arr_0"
     if key not in arrays:
       raise DataError(
@@ -148,7 +149,7 @@ def open_npz(
   except DataError as error:
     raise type(error)(f"{path}: {error}") from error
   if others:
-    source.notes = (f"{path}: arrays not read: {', '.join(others)}",)
+    source.notes = (f"{path}: unused arrays: {', '.join(others)}",)
   return source
 
 
@@ -156,10 +157,10 @@ def open_npz(
 def _checked_arrays(
   path: str | os.PathLike[str],
 ) -> Iterator[np.lib.npyio.NpzFile]:
-  """Opens an .npz whose arrays are as large as their headers say.
+  """Opens an .npz whose arrays are as large as their headers claim.
 
-  A header that lies would have numpy ask for memory that no machine has.
-  Raises `DataError` also where reading an array in the context fails.
+  With a wrong header, numpy may try to allocate more memory than the machine
+  has. Raises `DataError` also if reading an array inside the context fails.
   """
   try:
     with epath.Path(path).open("rb") as file:
@@ -169,11 +170,11 @@ def _checked_arrays(
         yield arrays
   except DataError:
     raise
-  # Of damaged bytes zipfile, zlib and numpy raise nearly everything.
+  # On damaged bytes, zipfile, zlib and numpy raise almost any exception.
   except Exception as error:
     raise DataError(
       f"{path} cannot be read as .npz ({error}); save it again with "
-      "numpy.savez(path, images=..., labels=...), arrays of numbers and text"
+      "numpy.savez(path, images=..., labels=...), using number and text arrays"
     ) from error
 
 
@@ -190,18 +191,19 @@ def _check_sizes(file: IO[bytes]) -> None:
           else np.lib.format.read_array_header_2_0
         )
         shape, _, dtype = read(array)
-        told = math.prod(shape) * dtype.itemsize
-        there = entry.file_size - array.tell()
+        claimed = math.prod(shape) * dtype.itemsize
+        actual = entry.file_size - array.tell()
       if any(side < 0 for side in shape) or (
-        told != there and not dtype.hasobject
+        claimed != actual and not dtype.hasobject
       ):
         raise ValueError(
-          f"{entry.filename} says {dtype} {shape}, {told} bytes; it has {there}"
+          f"{entry.filename} claims {dtype} {shape}, which is {claimed} bytes, "
+          f"but has {actual}"
         )
 
 
 def _check_images(images: np.ndarray, name: str) -> np.ndarray:
-  """A read-only view [N, H, W, C]."""
+  """Returns a read-only view [N, H, W, C]."""
   x_nhwc = images[..., None] if images.ndim == 3 else images
   if (
     x_nhwc.dtype != np.uint8
@@ -214,7 +216,7 @@ def _check_images(images: np.ndarray, name: str) -> np.ndarray:
     )
   if 0 in x_nhwc.shape:
     raise DataError(
-      f"{name} is empty: its images are {images.shape}; give it some"
+      f"{name} is empty: its images have shape {images.shape}; add images"
     )
   x_nhwc = x_nhwc.view()
   x_nhwc.flags.writeable = False
@@ -230,6 +232,6 @@ def _check_labels(labels: np.ndarray, records: int, name: str) -> np.ndarray:
   if labels.min() < 0 or labels.max() >= 2**31:
     raise DataError(
       f"labels of {name} lie in [{labels.min()}, {labels.max()}]; they must "
-      "count from 0 and fit 31 bits: number the classes anew"
+      "lie in [0, 2^31): renumber the classes from 0"
     )
   return labels.astype(np.int32)

@@ -1,4 +1,4 @@
-"""Where a stream stands, and its batches, step by step from there."""
+"""Stream positions, and the batches of each step after a position."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,46 +13,46 @@ from bigscale.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-  """Of a stream, over all processes.
+  """A position in a stream that all processes share.
 
   Attributes:
-    consumed: records that were used.
-    skipped: ranges [start, end) of places that no record is taken from; they
-      are sorted and do not touch.
+    consumed: number of records used so far.
+    skipped: ranges [start, end) of indices that are never read, sorted,
+      disjoint and not adjacent.
   """
 
-  END: ClassVar[int] = 1 << 62  # Places stay below it, and so fit int64.
+  END: ClassVar[int] = 1 << 62  # Indices stay below it, so they fit in int64.
 
   consumed: int = 0
   skipped: tuple[tuple[int, int], ...] = ()
 
   def of(self, consumed: np.ndarray) -> np.ndarray:
-    """Places of the records that come after so many others: [N] int64."""
+    """Maps counts of consumed records to stream indices: [N] int64."""
     consumed = np.asarray(consumed, np.int64)
     if not self.skipped:
       return consumed
     starts, ends = np.array(self.skipped, np.int64).T
     lengths = np.cumsum(ends - starts)
-    # How many are used before each range.
+    # Number of records consumed before each skipped range.
     before = starts - np.concatenate([[0], lengths[:-1]])
     passed = np.searchsorted(before, consumed, side="right")
     return consumed + np.concatenate([[0], lengths])[passed]
 
   def after(self, records: int) -> "Position":
-    """The position so many records on."""
+    """Returns the position after `records` more records."""
     return dataclasses.replace(self, consumed=self.consumed + records)
 
   def next_range(self, records: int) -> tuple[int, int]:
-    """Places of the next records, from the first to behind the last."""
+    """Returns the index range [start, end) of the next `records` records."""
     if records < 1:
-      raise DataError(f"a skip of {records} records must be of 1 or more")
+      raise DataError(f"cannot skip {records} records; skip 1 or more")
     first, last = self.of(
       np.array([self.consumed, self.consumed + records - 1])
     ).tolist()
     return first, last + 1
 
   def without(self, start: int, end: int) -> "Position":
-    """The same position, with places [start, end) left out from now on."""
+    """Returns the same position with indices [start, end) skipped."""
     ranges = sorted([*self.skipped, (start, end)])
     joined = [ranges[0]]
     for begin, stop in ranges[1:]:
@@ -63,7 +63,7 @@ class Position:
     return dataclasses.replace(self, skipped=tuple(joined))
 
   def to_json(self) -> dict[str, Any]:
-    """Plain values."""
+    """Returns the position as JSON values."""
     return {
       "records_consumed": self.consumed,
       "skipped": [list(places) for places in self.skipped],
@@ -71,10 +71,10 @@ class Position:
 
   @classmethod
   def from_json(cls, state: Mapping[str, Any]) -> "Position":
-    """Reads what `to_json` gave.
+    """Reads the output of `to_json`.
 
     Raises:
-      DataError: it did not give this.
+      DataError: `state` is not an output of `to_json`.
     """
     consumed, skipped = state.get("records_consumed"), state.get("skipped", [])
     sound = type(consumed) is int and 0 <= consumed < cls.END
@@ -87,14 +87,14 @@ class Position:
     if not sound:
       raise DataError(
         f"a stream cannot resume from {dict(state)!r}: records_consumed must "
-        "be a whole number from 0, and skipped ranges of places in order; "
-        "restore it from a checkpoint of this run"
+        "be a whole number from 0, and skipped must be a sorted list of index "
+        "ranges; restore the state from a checkpoint of this run"
       )
     return cls(consumed, ranges)
 
 
 class Element(NamedTuple):
-  """What a step takes, and the records that were replaced in it."""
+  """The batch of a step, and the records that were replaced in it."""
 
   batch: Batch
   faults: tuple[Fault, ...]
@@ -102,15 +102,15 @@ class Element(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StepBatches:
-  """What one process reads of each step; picklable, safe in many threads.
+  """Reads one process's share of each step; picklable and thread-safe.
 
   Attributes:
-    records: what the steps consume.
-    batches: K, batches a step.
-    batch_size: B, of the whole run.
-    rows: the rows of each batch that this process computes.
+    records: sequence of records that the steps consume.
+    batches: K, batches per step.
+    batch_size: B, the batch size over all processes.
+    rows: indices of the batch rows that this process computes.
     image_shape: (R, R, C).
-    labelled: else all labels are 0.
+    labeled: whether labels are read; otherwise all labels are 0.
   """
 
   records: Records
@@ -118,24 +118,24 @@ class StepBatches:
   batch_size: int
   rows: Sequence[int]
   image_shape: tuple[int, int, int]
-  labelled: bool
+  labeled: bool
 
   @property
   def records_a_step(self) -> int:
-    """Over all processes."""
+    """Records per step over all processes."""
     return self.batches * self.batch_size
 
   @property
   def images_shape(self) -> tuple[int, ...]:
-    """Of a step's images here: [K, rows, R, R, C] uint8."""
+    """Shape of this process's images of a step: [K, rows, R, R, C] uint8."""
     return (self.batches, len(self.rows), *self.image_shape)
 
   def steps_from(self, start: Position) -> int:
-    """How many there are: an endless stream's places are 62 bits."""
+    """Returns the number of steps left before the largest stream index."""
     return (Position.END - start.consumed) // self.records_a_step
 
   def read(self, start: Position, step: int) -> Element:
-    """Reads the step that comes so many steps after a position."""
+    """Reads the step that is `step` steps after `start`."""
     images = np.empty(self.images_shape, np.uint8)
     labels, faults = self.read_into(start, step, images)
     return Element(Batch(images, labels), faults)
@@ -143,7 +143,11 @@ class StepBatches:
   def read_into(
     self, start: Position, step: int, images: np.ndarray
   ) -> tuple[np.ndarray, tuple[Fault, ...]]:
-    """`read` into images of `images_shape`: labels [K, rows] int32, faults."""
+    """Reads a step's images into `images`, an array of `images_shape`.
+
+    Returns:
+      The labels [K, rows] int32, and the records that were replaced.
+    """
     first = start.consumed + step * self.records_a_step
     offsets = np.arange(self.batches)[:, None] * self.batch_size
     consumed = first + offsets + np.array(self.rows)
@@ -153,6 +157,6 @@ class StepBatches:
       images.reshape(consumed.size, *self.image_shape),
       labels,
     )
-    if not self.labelled:
+    if not self.labeled:
       labels = np.zeros_like(labels)
     return labels.reshape(consumed.shape), faults

@@ -1,13 +1,14 @@
-"""Builds a data set in shards from any source, in parallel and resumably.
+"""Builds a sharded data set from any source, in parallel and resumably.
 
-Every shard is planned before the first is written, so what is in it depends on
-the input and the options alone: not on the number of workers, nor on how often
-the build was stopped. A finished shard is known by a `.done` file beside it,
-written last; `build.json` holds what all of them rely on. The manifest, without
-which nothing opens, ends the build; then these files go.
+All shards are planned before the first is written. Their content therefore
+depends only on the input and the options, not on the number of workers or on
+interruptions. A finished shard has a `.done` file next to it, which is written
+last; `build.json` records the inputs and options. The manifest is written at
+the end, and a data set without a manifest cannot be opened. Then the helper
+files are removed.
 
-In memory are 8 bytes a record, 40 while their order is made, and of the images
-only those being written.
+Memory: 8 bytes per record, 40 while the records are shuffled, and the images
+that are being written.
 """
 
 import collections
@@ -42,14 +43,14 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """What a build made.
+  """Result of a build.
 
   Attributes:
-    manifest: of the set.
-    rejects: records left out as unusable: listed in `rejects.jsonl`.
-    duplicates: records left out as copies.
-    shards_written: by this call.
-    shards_kept: those that an earlier, interrupted call had finished.
+    manifest: manifest of the data set.
+    rejects: number of unusable records, listed in `rejects.jsonl`.
+    duplicates: number of records removed as duplicates.
+    shards_written: number of shards that this call wrote.
+    shards_kept: number of shards that an earlier, interrupted call wrote.
   """
 
   manifest: Manifest
@@ -65,19 +66,21 @@ def build(
   options: BuildOptions,
   progress: Progress | None = None,
 ) -> Report:
-  """Builds a data set, or goes on where an interrupted call stopped.
+  """Builds a data set, or resumes an interrupted build.
 
   Args:
-    inputs: the source of each split. With several workers picklable.
-    directory: made if need be; must not hold a data set.
-    options: how; of an interrupted build the same, but for `workers` and
-      `max_bad_fraction`.
-    progress: called with the records done, and those to do in all.
+    inputs: source of each split; picklable if there are several workers.
+    directory: output directory, created if missing; must not contain a data
+      set.
+    options: build options. To resume a build, only `workers` and
+      `max_bad_fraction` may change.
+    progress: called with the number of finished records and the total.
 
   Raises:
-    DataError: a source is empty or does not suit the options, too many records
-      are unusable, the directory holds another set or another unfinished
-      build, or cannot be written. What is finished stays for the next call.
+    DataError: a source is empty or conflicts with the options, too many records
+      are unusable, the directory contains another data set or a different
+      unfinished build, or it cannot be written. Finished shards are kept for
+      the next call.
   """
   inputs = {split: inputs[split] for split in _SPLITS if split in inputs}
   options = _with_padding(inputs, options)
@@ -111,14 +114,14 @@ def build(
 def _with_padding(
   inputs: Mapping[Split, Source], options: BuildOptions
 ) -> BuildOptions:
-  """The options with the padding of the inputs, where they do not say."""
+  """Sets `padding` to that of the inputs if the options leave it unset."""
   if options.padding is not None:
     return options
   found = {padding_of(source) for source in inputs.values()}
   if len(found) > 1:
     raise DataError(
       f"the inputs have padding {' and '.join(map(str, sorted(found)))}; set "
-      "padding to one of these for both"
+      "padding to one of these values for both"
     )
   return dataclasses.replace(options, padding=found.pop() if found else 0)
 
@@ -127,13 +130,13 @@ def _class_names(
   inputs: Mapping[Split, Source], options: BuildOptions
 ) -> tuple[str, ...]:
   if "train" not in inputs:
-    raise DataError(f"inputs={sorted(inputs)} have no train split; name one")
+    raise DataError(f"inputs={sorted(inputs)} has no train split; add one")
   train = inputs["train"].class_names
   for split, source in inputs.items():
     if not len(source):
-      raise DataError(f"{source.identity} has no records; name another input")
+      raise DataError(f"{source.identity} has no records; use another input")
     names = source.class_names
-    # Sets that only number their classes may lack the last ones.
+    # In sets with numbered classes, one split may lack the last classes.
     short = min(len(names), len(train))
     if names[:short] != train[:short] or bool(names) != bool(train):
       raise DataError(
@@ -143,7 +146,7 @@ def _class_names(
   if options.multilabel and not train:
     raise DataError(
       f"multilabel=True, but {inputs['train'].identity} has no labels; set "
-      "multilabel=False, or label it"
+      "multilabel=False, or add labels"
     )
   return max((source.class_names for source in inputs.values()), key=len)
 
@@ -173,22 +176,21 @@ def _plan(
 
 @contextlib.contextmanager
 def _locked(directory: str) -> Iterator[None]:
-  """Keeps out a second build, until this process ends in whatever way."""
+  """Locks the directory against other builds until this process ends."""
   import fcntl
 
   try:
     file = open(os.path.join(directory, _LOCK), "a")  # noqa: SIM115
   except OSError as error:
     raise DataError(
-      f"{directory} cannot be written ({error.strerror}); name another "
-      "directory"
+      f"{directory} cannot be written ({error.strerror}); use another directory"
     ) from error
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise DataError(
-        f"another build is writing to {directory}; wait for it, or name "
+        f"another build is writing to {directory}; wait for it, or use "
         "another directory"
       ) from error
     try:
@@ -199,7 +201,7 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 def _already_built(directory: str, plan: Mapping[str, Any]) -> Report:
-  """Of a build that was stopped between its manifest and its tidying up."""
+  """Finishes a build that was stopped after it wrote its manifest."""
   path = os.path.join(directory, _PLAN)
   if not os.path.exists(path) or _changes(path, plan):
     raise ingest.holds_a_set(directory)
@@ -214,13 +216,14 @@ def _begin(directory: str, plan: Mapping[str, Any]) -> None:
     changes = _changes(path, plan)
     if changes:
       raise DataError(
-        f"{directory} holds an unfinished build that is another: "
-        f"{'; '.join(changes)}; start it as it was, or remove the directory"
+        f"{directory} contains a different unfinished build: "
+        f"{'; '.join(changes)}; use the same inputs and options as before, or "
+        "remove the directory"
       )
   elif glob.glob(os.path.join(glob.escape(directory), "*.array_record")):
     raise DataError(
-      f"{directory} holds shards without a manifest that no build of ours left "
-      "there; remove them or name another directory"
+      f"{directory} contains shards but no manifest, and they are not from an "
+      "unfinished build; remove them or use another directory"
     )
   write_json(path, plan)
   for torn in glob.glob(os.path.join(glob.escape(directory), "*.partial")):
@@ -228,7 +231,7 @@ def _begin(directory: str, plan: Mapping[str, Any]) -> None:
 
 
 def _changes(path: str, plan: Mapping[str, Any]) -> list[str]:
-  """How a plan differs from the one in a file, in words."""
+  """Returns how a plan differs from the plan in a file, as text."""
   with open(path, encoding="utf-8") as file:
     before = json.load(file)
   return [
@@ -306,7 +309,7 @@ def _manifest(
     of_split = [part for part in written if part.split == split]
     if not any(part.records for part in of_split):
       raise DataError(
-        f"no record of the {split} split {source.identity} is left to write; "
+        f"no usable record is left in the {split} split {source.identity}; "
         "check the images, or leave the split out"
       )
     labels: collections.Counter[int] = collections.Counter()
@@ -359,7 +362,7 @@ def _write_rejects(
 
 
 def _remove_helpers(directory: str) -> None:
-  """Removes what only an unfinished build needs; its plan last."""
+  """Removes the files that only an unfinished build needs, its plan last."""
   inside = glob.escape(directory)
   for pattern in ("*.array_record.done", "scan-*.npy*", _PLAN):
     for path in glob.glob(os.path.join(inside, pattern)):

@@ -1,14 +1,14 @@
-"""Digests of the bytes of files, of which identities are made.
+"""Digests of file contents, from which source identities are computed.
 
-Every byte is read where that is affordable: up to `MOST_FILES` files of
-`MOST_BYTES` together. Of larger trees 4,096 files are read, chosen by a hash of
-their names, and of each of these at most a megabyte. As names and sizes of all
-files are part of every identity anyway, a tree that was encoded anew is noticed
-at any size, and so is a change of a thousandth of the files, with a probability
-of 98%. Times of files are not part of it: a copy is the same data.
+All bytes are read if there are at most `MOST_FILES` files with at most
+`MOST_BYTES` in total. In larger trees, a hash of the file names selects 4,096
+files, and at most a megabyte of each is read. Identities also cover the names
+and sizes of all files. Re-encoding a tree of any size therefore changes its
+identity, and changing a thousandth of the files does so with a probability of
+98%. Modification times are not covered, so a copy has the same identity.
 
-Digests are kept in the cache folder, by path, size and times of a file, and not
-read again as long as those stay.
+Digests are cached in the cache folder by a file's path, size and times. A file
+is read again only if one of them changes.
 """
 
 import errno
@@ -33,47 +33,48 @@ MOST_BYTES = 32_000_000_000
 MOST_FILES = 1_000_000
 
 _SAMPLED = 4096
-# Of a sampled file that is larger than all of them together.
+# Blocks read from a sampled file that is larger than all blocks together.
 _BLOCKS, _BLOCK = 16, 1 << 16
-_PIECE = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _THREADS = 16
 _FILES_AT_ONCE = 64
 _NANOSECONDS = 1_000_000_000
-# Some file systems count in whole seconds, or in two.
+# Some file systems store times in units of one or two seconds.
 _MARGIN = 5 * _NANOSECONDS
-_SIZE = 16  # bytes of a digest and of a key
+_SIZE = 16  # Bytes of a digest and of a key.
 
-# Of one cache file: 128 MB.
-_MOST_KEPT = 4_000_000
-# What this process knows, for where the cache cannot be written.
+# Digests per cache file, 128 MB.
+_MAX_DIGESTS = 4_000_000
+# Digests of this process, used when the cache cannot be written.
 _known: dict[bytes, bytes] = {}
 _UNREADABLE = b"unreadable".ljust(_SIZE)
-# What takes longer than some seconds is announced, and its time told.
+# Reads above these sizes are announced. Reads of more than _LONG seconds are
+# timed in the log.
 _MUCH_BYTES, _MANY_FILES, _LONG = 2_000_000_000, 50_000, 10.0
 
 _log = logging.getLogger(__name__)
 
 
 class Content(NamedTuple):
-  """What some files hold.
+  """Digest of the contents of some files.
 
   Attributes:
-    digest: of their bytes, in order.
-    note: what part of the bytes was read; "" where all of them were.
+    digest: digest of the files' bytes, in order.
+    note: which sample of the files was read; "" if all bytes were read.
   """
 
   digest: bytes
   note: str
 
 
-class _Told(NamedTuple):
+class _FileDigest(NamedTuple):
   """The digest of one file.
 
   Attributes:
-    key: by which it is kept; b"" where it must not be.
-    digest: of its bytes.
-    read: how many were read now.
-    error: why it could not be read, or "".
+    key: cache key; b"" if the digest must not be cached.
+    digest: digest of the file's bytes.
+    read: number of bytes read by this call.
+    error: reason why the file could not be read, or "".
   """
 
   key: bytes
@@ -83,19 +84,18 @@ class _Told(NamedTuple):
 
 
 class _Digests:
-  """The digests of files below one folder that the cache folder keeps.
+  """Cached digests of the files below one folder.
 
-  Its file in the cache appears whole or not at all; one that is damaged counts
-  as missing, and where nothing can be written, the next process reads the data
-  again. Two processes that write at once lose each other's digests, never mix
-  them up.
+  The cache file is replaced atomically. A damaged cache file counts as missing.
+  If the cache cannot be written, the next process reads the data again. If two
+  processes write at once, one loses its digests, but they never mix.
   """
 
   def __init__(self, root: str) -> None:
-    """Reads what is kept.
+    """Reads the cached digests.
 
     Args:
-      root: the folder, or the first of some files.
+      root: the folder, or the first file of a list.
     """
     place = root if "://" in root else os.path.realpath(root)
     name = re.sub(r"[^A-Za-z0-9]+", "_", os.path.basename(place))[:40]
@@ -107,28 +107,28 @@ class _Digests:
     self._kept = _load_kept(self._path)
 
   def key_of(self, path: str, *state: object) -> bytes:
-    """Returns what a digest is kept by.
+    """Returns the cache key of a digest.
 
     Args:
-      path: of a file, below the folder or whole.
-      *state: all that tells whether it has changed.
+      path: path of a file, relative to the folder or absolute.
+      *state: values that change when the file changes.
     """
     text = repr((path, *state)).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(self._own + text, digest_size=_SIZE).digest()
 
   def get(self, key: bytes) -> bytes | None:
-    """Returns a digest, or None where it is not kept."""
+    """Returns a digest, or None if it is not cached."""
     return self._kept.get(key) or _known.get(key)
 
   def add(self, found: Mapping[bytes, bytes]) -> None:
-    """Keeps digests by their keys."""
+    """Adds digests to the cache."""
     if not found:
       return
-    if len(_known) + len(found) > _MOST_KEPT:
+    if len(_known) + len(found) > _MAX_DIGESTS:
       _known.clear()
     _known.update(found)
     self._kept |= found
-    if len(self._kept) > _MOST_KEPT:
+    if len(self._kept) > _MAX_DIGESTS:
       self._kept = dict(found)
     _save_kept(self._path, self._kept)
 
@@ -159,19 +159,20 @@ def _save_kept(path: str, kept: Mapping[bytes, bytes]) -> None:
 def of_files(
   root: str, paths: Sequence[str], sizes: np.ndarray, name: str
 ) -> Content:
-  """Computes the digest of the bytes of some files.
+  """Computes the digest of the contents of some files.
 
-  A file that cannot be read counts as such, with a warning.
+  An unreadable file gets a fixed digest, and a warning is logged.
 
   Args:
-    root: folder of the files; local, or whatever `epath` opens; "" for none.
-    paths: of the files, below the root.
-    sizes: [N] integers, bytes of each when it was listed.
-    name: of the set, for messages.
+    root: folder of the files, local or any address that `epath` opens; "" if
+      the paths are absolute.
+    paths: paths of the files, relative to the root.
+    sizes: [N] integers, size of each file in bytes when it was listed.
+    name: name of the data set, for messages.
 
   Returns:
-    The content, a function of the bytes and, where they are too many, of names
-    and sizes, too.
+    The content, a function of the files' bytes. If only a sample is read, it
+    also depends on the names and sizes of the files.
   """
   total, whole = int(np.sum(sizes)), True
   rows = range(len(paths))
@@ -179,17 +180,17 @@ def of_files(
     names = paths if root else [os.path.basename(path) for path in paths]
     whole, rows = False, _sample(names)
   kept = _Digests(root or paths[0])
-  started, told = time.monotonic(), []
+  started, found = time.monotonic(), []
   if (total > _MUCH_BYTES and whole) or len(rows) > _MANY_FILES:
     _log.warning(
-      "reading %s files of %s (%.1f GB), to know their content by; those that "
-      "were read before and did not change are skipped",
+      "computing the identity of the data: reading %s files of %s (%.1f GB); "
+      "unchanged files that were read before are skipped",
       f"{len(rows):,}",
       name,
       total / 1e9,
     )
 
-  def some(start: int) -> list[_Told]:
+  def some(start: int) -> list[_FileDigest]:
     return [
       _digest(root, paths[row], kept, whole)
       for row in rows[start : start + _FILES_AT_ONCE]
@@ -197,31 +198,31 @@ def of_files(
 
   starts = range(0, len(rows), _FILES_AT_ONCE)
   if len(starts) == 1:
-    told = some(0)
+    found = some(0)
   else:
     with futures.ThreadPoolExecutor(_THREADS) as pool:
-      told = [one for each in pool.map(some, starts) for one in each]
-  kept.add({one.key: one.digest for one in told if one.key and one.read})
+      found = [one for each in pool.map(some, starts) for one in each]
+  kept.add({one.key: one.digest for one in found if one.key and one.read})
   seconds = time.monotonic() - started
   if seconds > _LONG:
-    read = sum(one.read for one in told)
-    _log.warning("%s: %.1f GB were read in %.0f s", name, read / 1e9, seconds)
-  errors = [one.error for one in told if one.error]
+    read = sum(one.read for one in found)
+    _log.warning("%s: read %.1f GB in %.0f s", name, read / 1e9, seconds)
+  errors = [one.error for one in found if one.error]
   if errors:
     _log.warning(
-      "%d files of %s cannot be read (%s); its identity says so, and changes "
-      "when they can",
+      "%d files of %s cannot be read (%s); its identity reflects this, and "
+      "changes when they become readable",
       len(errors),
       name,
       errors[0],
     )
-  digest = hashlib.sha256(b"".join(one.digest for one in told)).digest()
+  digest = hashlib.sha256(b"".join(one.digest for one in found)).digest()
   note = "" if whole else f" by {len(rows)} of {len(paths)} files"
   return Content(digest, note)
 
 
 def _sample(names: Sequence[str]) -> list[int]:
-  """Rows whose names have the least hashes, in order."""
+  """Returns the rows whose names have the smallest hashes, sorted."""
   hashes = np.fromiter(
     (
       zlib.crc32(names[row].encode("utf-8", "replace"))
@@ -233,44 +234,45 @@ def _sample(names: Sequence[str]) -> list[int]:
   return np.sort(np.argsort(hashes, kind="stable")[:_SAMPLED]).tolist()
 
 
-def _digest(root: str, name: str, kept: _Digests, whole: bool) -> _Told:
+def _digest(root: str, name: str, kept: _Digests, whole: bool) -> _FileDigest:
   path = os.path.join(root, name)
   try:
     size, *times = _stat(path)
     key = kept.key_of(name, size, *times, whole)
-    found = kept.get(key)
-    if found is not None:
-      return _Told(key, found, 0, "")
+    known = kept.get(key)
+    if known is not None:
+      return _FileDigest(key, known, 0, "")
     now = time.time_ns()
     digest, read = _read(path, size, whole)
-    # Written while it was read, or so shortly before that it may be written
-    # again without another time.
-    sound = _stat(path) == (size, *times) and max(times) < now - _MARGIN
-    return _Told(key if sound and min(times) else b"", digest, read, "")
+    # Not cached if the file changed while it was read, or so shortly before
+    # that another change might leave its time as it is.
+    stable = _stat(path) == (size, *times) and max(times) < now - _MARGIN
+    return _FileDigest(key if stable and min(times) else b"", digest, read, "")
   except OSError as error:
-    return _Told(b"", _UNREADABLE, 0, f"{path}: {error.strerror or error}")
+    reason = f"{path}: {error.strerror or error}"
+    return _FileDigest(b"", _UNREADABLE, 0, reason)
 
 
 def _stat(path: str) -> tuple[int, int, int]:
-  """Size, and the times of the last change of content and of anything, ns."""
+  """Returns a file's size, modification time and change time, in ns."""
   if is_remote(path):
     found = epath.Path(path).stat()
     changed = int((found.mtime or 0) * _NANOSECONDS)
     return found.length, changed, changed
   found = os.stat(path)
   if not stat.S_ISREG(found.st_mode):
-    # To open a pipe is to wait for somebody who writes.
-    raise OSError(errno.EINVAL, "it is no file")
+    # Opening a pipe would block until another process writes to it.
+    raise OSError(errno.EINVAL, "it is not a regular file")
   return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _read(path: str, size: int, whole: bool) -> tuple[bytes, int]:
-  """The digest of a file, and how many bytes were read for it."""
-  # Processors have instructions for it.
+  """Returns the digest of a file, and the number of bytes read for it."""
+  # SHA-256, because processors have instructions for it.
   digest, read = hashlib.sha256(), 0
   with _open(path) as file:
     if whole or size <= _BLOCKS * _BLOCK:
-      while data := file.read(_PIECE):
+      while data := file.read(_CHUNK_BYTES):
         digest.update(data)
         read += len(data)
     else:

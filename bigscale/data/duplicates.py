@@ -1,7 +1,7 @@
-"""Images that come more than once, found by digests of their pixels.
+"""Finds duplicate images by digests of their pixels.
 
-A pass of its own before the set is written, in parallel and as resumable as
-the writing. It keeps 8 bytes a record, and some 40 while it compares them.
+This pass runs before the data set is written, and is equally parallel and
+resumable. It keeps 8 bytes per record, and about 40 while it compares digests.
 """
 
 import os
@@ -13,20 +13,20 @@ from bigscale.data.manifest import Split
 from bigscale.data.parts import Job, Part, PartMaker, Rejected, Task
 from bigscale.data.recipe import Reject
 
-# An image in both splits is kept in the first of these: what is held out is
-# often somebody's test set, to be left whole.
+# An image in both splits is kept in the first of these. The held-out split is
+# often a published test set, which should stay complete.
 _ORDER: tuple[Split, ...] = ("heldout", "train")
 
 
 def distinct(job: Job, parts: PartMaker) -> dict[Split, np.ndarray]:
-  """Finds the records to keep: of those with the same pixels the first.
+  """Finds the first record of each set of records with the same pixels.
 
   Args:
-    job: of the build.
-    parts: does the work, and is told of the duplicates and rejects.
+    job: the build.
+    parts: runs the tasks, and receives the number of duplicates.
 
   Returns:
-    Of every split the indices to keep, [N] int64, rising.
+    Indices to keep for each split, [N] int64, ascending.
   """
   splits = [split for split in _ORDER if split in job.inputs]
   tasks = [task for split in splits for task in _tasks(job, split)]
@@ -65,7 +65,7 @@ def _tasks(job: Job, split: Split) -> list[Task]:
 
 
 def _first(digests: np.ndarray, usable: np.ndarray) -> np.ndarray:
-  """Marks what is usable and the first of its digest: [N] bool."""
+  """Marks the first usable record of each digest: [N] bool."""
   positions = np.flatnonzero(usable)
   _, first = np.unique(digests[positions], return_index=True)
   mask = np.zeros(len(digests), bool)
@@ -74,7 +74,7 @@ def _first(digests: np.ndarray, usable: np.ndarray) -> np.ndarray:
 
 
 def scan(job: Job, task: Task) -> Part:
-  """Writes the digests of a task's records, 0 for those that are rejected."""
+  """Writes the digests of a task's records, 0 for rejected records."""
   source, rejects = job.inputs[task.split], []
   digests = np.zeros(len(task.indices), np.uint64)
   for place, index in enumerate(task.indices.tolist()):

@@ -1,20 +1,20 @@
-r"""Makes the data sets embedded in the package.
+r"""Builds the data sets embedded in the package.
 
-Run it when they are to change:
+To change them, run:
 
     python -m bigscale.data.embed --fashion_mnist=DIR --emoji=DIR_OR_TAR \
         --emoji_json=FILE --out=bigscale/data/embedded
 
 Raw data:
   Fashion-MNIST (Zalando SE, MIT): the `t10k-*.gz` idx files of the Debian
-    package `dataset-fashion-mnist` (`apt-get download`, `dpkg-deb -x`). Only
-    the original test set is embedded, for its size: no classifier tested on it
-    may be trained on these images.
+    package `dataset-fashion-mnist` (`apt-get download`, `dpkg-deb -x`). To save
+    space, only the original test set is embedded. A classifier that is tested
+    on it must not be trained on these images.
   Emoji (Google Noto, Apache-2.0): the npm package `emoji-datasource-google`
     16.0.0 (`npm pack`): its 64 px images, unpacked or as the .tgz, and its
     `emoji.json`.
 
-The same input makes the same bytes. Remove the old manifests first.
+The output bytes are a function of the input. Remove the old manifests first.
 """
 
 import io
@@ -37,9 +37,9 @@ _EMOJI = flags.DEFINE_string(
   "emoji", None, "folder or tar of the npm package emoji-datasource-google"
 )
 _EMOJI_JSON = flags.DEFINE_string(
-  "emoji_json", None, "its emoji.json; the one inside --emoji if not given"
+  "emoji_json", None, "emoji.json of the package; by default the one in --emoji"
 )
-_OUT = flags.DEFINE_string("out", None, "folder to write both sets under")
+_OUT = flags.DEFINE_string("out", None, "parent folder of both data sets")
 
 _FASHION_CLASSES = (
   "T-shirt/top",
@@ -53,7 +53,8 @@ _FASHION_CLASSES = (
   "Bag",
   "Ankle boot",
 )
-# Unicode's categories, in its order. "Component" is five swatches of skin.
+# Unicode's categories, in Unicode's order. "Component", omitted here, has five
+# swatches of skin color.
 _EMOJI_CLASSES = (
   "Smileys & Emotion",
   "People & Body",
@@ -69,19 +70,19 @@ _EMOJI_SIDE = 32
 _EMOJI_IMAGES = "img/google/64/"
 _HELDOUT_FRACTION = 0.1
 _SEED = 0
-_HELDOUT = 0x48454C44  # the use of `hashing.random_bits`
+_HELDOUT = 0x48454C44  # `use` argument of `hashing.random_bits`.
 
 
 def read_emoji(
   files: Callable[[str], bytes], table: list[dict]
 ) -> Iterator[tuple[np.ndarray, int]]:
-  """Images [32, 32, 3] uint8 on white and their categories.
+  """Yields emoji images [32, 32, 3] uint8 on white, and their categories.
 
-  Skin tones are not entries of the table and so are left out; of images that
-  are the same at this size the first is kept.
+  Skin tone variants are not entries of the table, so they are not read. Of
+  images that are equal at this size, only the first is kept.
 
   Args:
-    files: contents of a file of the package, by its path in it.
+    files: returns the content of a file of the package, given its path.
     table: the package's `emoji.json`.
   """
   seen = set()
@@ -108,7 +109,7 @@ def _on_white(png: bytes) -> np.ndarray:
 
 
 def _package_files(path: str) -> Callable[[str], bytes]:
-  """Reads files of an npm package, unpacked or not."""
+  """Returns a function that reads files of an npm package or its tar."""
   if os.path.isdir(path):
 
     def read(name: str) -> bytes:
@@ -116,7 +117,7 @@ def _package_files(path: str) -> Callable[[str], bytes]:
         return file.read()
 
     return read
-  with tarfile.open(path) as tar:  # npm puts all under package/
+  with tarfile.open(path) as tar:  # npm stores all files under package/.
     wanted = (_EMOJI_IMAGES, "emoji.json")
     contents = {
       member.name.partition("/")[2]: tar.extractfile(member).read()
@@ -127,18 +128,18 @@ def _package_files(path: str) -> Callable[[str], bytes]:
 
 
 def heldout_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-  """Picks the same share of every class to hold out.
+  """Selects the same fraction of every class to hold out.
 
-  Not `splits.held_out`, which lets images be added later, at the price of
-  shares that are only about right: too much for classes of a hundred.
+  `splits.held_out` would let images be added later, but its fractions are only
+  approximate. For classes of a hundred images they would be too inaccurate.
 
   Args:
     labels: [N] integers.
-    fraction: of each class, rounded to whole images; in [0, 1].
-    seed: chooses which.
+    fraction: fraction of each class, rounded to whole images; in [0, 1].
+    seed: seed of the selection.
 
   Returns:
-    [N] bool, True where held out: a function of the arguments alone.
+    [N] bool, True if held out; a function of the arguments alone.
   """
   ranks = hashing.random_bits(seed, _HELDOUT, np.arange(len(labels)))
   mask = np.zeros(len(labels), bool)
@@ -161,7 +162,7 @@ def _write(
       for split, is_heldout in (("train", False), ("heldout", True))
     },
     schema=Schema(encoding="raw", image_shape=samples[0][0].shape),
-    # For size, not for speed: they travel with the package.
+    # Optimized for size instead of speed: these files are in the package.
     compression="group_size:4,zstd:19",
     **about,
   )
@@ -170,7 +171,7 @@ def _write(
 
 
 def main(argv: list[str]) -> None:
-  """Writes both sets."""
+  """Writes both data sets."""
   del argv
   images, labels = (
     read_idx(os.path.join(_FASHION.value, f"t10k-{part}-ubyte.gz"))
@@ -183,7 +184,7 @@ def main(argv: list[str]) -> None:
     class_names=_FASHION_CLASSES,
     source="Fashion-MNIST, test set (Debian package dataset-fashion-mnist)",
     licence="MIT",
-    # Digits and clothes are customarily framed, not stretched, to 32 px.
+    # Digits and clothes are usually padded, not resized, to 32 px.
     padding=2,
   )
   files = _package_files(_EMOJI.value)

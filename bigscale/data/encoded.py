@@ -1,4 +1,4 @@
-"""What sources of encoded image files share, in a folder or in an archive."""
+"""Base class of sources of encoded image files, in folders or archives."""
 
 import abc
 import functools
@@ -24,7 +24,8 @@ from bigscale.data.sources import (
 )
 from bigscale.data.splits import check_index
 
-# Each is one that `images.decode` reads; formats are told by content.
+# Extensions of the formats that `images.decode` reads. The decoder itself
+# detects formats by content.
 IMAGE_EXTENSIONS = (
   ".jpg",
   ".jpeg",
@@ -41,14 +42,14 @@ IMAGE_EXTENSIONS = (
   ".tiff",
 )
 
-# Files of which the bytes are compared between processes.
-_LOOKED_AT = 16
-# Larger files are looked at before they are read.
+# Number of files whose bytes are compared between processes.
+_COMPARED_FILES = 16
+# The first bytes of larger files are checked before the rest is read.
 _LARGE = 1 << 24
 
 
 class PackedNames:
-  """Many strings in two arrays: a third of a list's memory, and no objects."""
+  """A list of strings stored in two arrays, in a third of a list's memory."""
 
   def __init__(self, names: Sequence[str]) -> None:
     encoded = [name.encode("utf-8", "surrogateescape") for name in names]
@@ -64,13 +65,16 @@ class PackedNames:
     return name.decode("utf-8", "surrogateescape")
 
   def digest(self) -> bytes:
-    """Of all names and where they end, the same everywhere."""
+    """Returns a digest of the names, equal on all machines."""
     ends = self._ends.astype("<i8").tobytes()
     return hashlib.sha256(ends + self._bytes).digest()
 
 
 class RangeFile:
-  """Reads parts of a file from many threads; picklable, opened when needed."""
+  """Reads byte ranges of a file.
+
+  Objects are thread-safe and picklable. The file is opened at the first read.
+  """
 
   def __init__(self, path: str) -> None:
     self.path = path
@@ -92,7 +96,7 @@ class RangeFile:
     self._start()
 
   def read(self, offset: int, size: int) -> bytes:
-    """Bytes [offset, offset + size), fewer where the file ends.
+    """Returns bytes [offset, offset + size), or fewer at the end of the file.
 
     Raises:
       OSError: the file cannot be read.
@@ -106,25 +110,25 @@ class RangeFile:
     with self._lock:
       if self._file is None:
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115
-    # Has no position to share: neither threads nor forks meet in it.
+    # pread takes an offset, so threads and forks share no file position.
     return os.pread(self._file.fileno(), size, offset)
 
 
 class EncodedSource(Source):
-  """One split of image files whose names, places and labels are known.
+  """One split of encoded image files whose names and labels are known.
 
-  Who extends it says how one is read (`_whole`), and where it lies.
+  Subclasses implement how a record's file is located and read.
 
   Args:
-    kind: of source: begins its identity.
-    name: of the set, for messages.
+    kind: kind of source; the prefix of its identity.
+    name: name of the data set, for messages.
     split: `train` or `heldout`.
-    class_names: name of label i at i; () for an unlabelled set.
-    labels: of all records, one after the other, int32.
-    label_ends: [N] int64, where each record's labels end; None where each has
-      one, or none has.
-    outline: digest of names and sizes, or of whatever else is known of the
-      records without reading them.
+    class_names: name of each label; () for an unlabeled set.
+    labels: labels of all records, concatenated, int32.
+    label_ends: [N] int64, end of each record's labels in `labels`; None if
+      every record has one label, or none has any.
+    outline: digest of everything known without reading the files, such as
+      their names and sizes.
   """
 
   def __init__(
@@ -150,11 +154,11 @@ class EncodedSource(Source):
 
   @functools.cached_property
   def outline(self) -> str:
-    """See `Source`: names, sizes and labels of all, the bytes of some."""
+    """See `Source`: all names, sizes and labels, and bytes of some files."""
     digest = hashlib.sha256(self._digest)
-    for place in range(min(_LOOKED_AT, len(self))):
+    for place in range(min(_COMPARED_FILES, len(self))):
       try:
-        digest.update(self._encoded(place * len(self) // _LOOKED_AT))
+        digest.update(self._encoded(place * len(self) // _COMPARED_FILES))
       except (OSError, ValueError):
         digest.update(b"unreadable")
     return f"{self._kind}@{digest.hexdigest()[:16]} padded {self.padding}"
@@ -167,53 +171,60 @@ class EncodedSource(Source):
 
   @abc.abstractmethod
   def _read_content(self) -> Content:
-    """The digest of the bytes of all records, as far as `outline` has none."""
+    """Returns the digest of the bytes that `outline` does not cover."""
 
   @abc.abstractmethod
   def _size(self, index: int) -> int:
-    """The bytes of a record's file, when it was listed."""
+    """Returns the size of a record's file when it was listed, in bytes."""
 
   @abc.abstractmethod
   def _whole(self, index: int) -> bytes:
-    """The file of a record; OSError or ValueError where it is not to be had."""
+    """Returns a record's file.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: the file has changed or is damaged.
+    """
 
   @abc.abstractmethod
   def _first_bytes(self, index: int, size: int) -> bytes:
-    """The first bytes of a record's file, so many; errors likewise."""
+    """Returns up to the first `size` bytes of a record's file; see `_whole`."""
 
   def _encoded(self, index: int) -> bytes:
-    """See `_whole`; ValueError also where it is too large for an image."""
+    """Returns a record's file; raises ValueError also if it is too large."""
     size = check_size(self._size(index))
     if size > _LARGE and not pillow.is_start(self._first_bytes(index, 64)):
-      raise ValueError(f"it has {size:,} bytes, and starts as no image does")
+      raise ValueError(
+        f"it has {size:,} bytes, but does not start like an image"
+      )
     return self._whole(index)
 
   @abc.abstractmethod
   def _where(self, index: int) -> str:
-    """The name of a record's file."""
+    """Returns the name of a record's file."""
 
   def where(self, index: int) -> str:
     """See `Source`."""
     return self._where(index)
 
   def shape(self, index: int) -> tuple[int, int, int]:
-    """See `Source`: the header alone is read."""
+    """See `Source`: only the header is read."""
     check_index(index, len(self))
     try:
       try:
         start = self._first_bytes(index, images.FIRST_BYTES)
         return images.shape_of(start)
       except ValueError:
-        # The header may be longer than that.
+        # The header may be longer than FIRST_BYTES.
         return images.shape_of(self._encoded(index))
     except (OSError, ValueError) as error:
       raise self._bad(index, error) from error
 
   def read_bytes(self, index: int) -> tuple[bytes, tuple[int, ...]]:
-    """A record's image file as it is, and its labels.
+    """Returns a record's encoded image file and its labels.
 
     Raises:
-      BadRecordError: the file is not to be had, or not as long as it was.
+      BadRecordError: the file cannot be read, or its size has changed.
     """
     check_index(index, len(self))
     try:
@@ -272,38 +283,38 @@ class EncodedSource(Source):
 
 
 def check_size(size: int) -> int:
-  """Returns the size of a file that may be read into memory.
+  """Returns `size`, the size of a file, if it is small enough to read.
 
   Raises:
-    ValueError: it is too large.
+    ValueError: the file is too large.
   """
   if size > pillow.MOST_BYTES:
     raise ValueError(
-      f"it has {size:,} bytes, and files of at most {pillow.MOST_BYTES:,} are "
-      "read"
+      f"it has {size:,} bytes, but only files of at most "
+      f"{pillow.MOST_BYTES:,} bytes are read"
     )
   return size
 
 
 def check_length(data: bytes, size: int) -> bytes:
-  """The data, unless a file was cut or written again since it was listed."""
+  """Returns `data`; raises ValueError if its size changed since the listing."""
   if len(data) != size:
-    raise ValueError(f"it has {len(data)} bytes, and had {size} when listed")
+    raise ValueError(f"it has {len(data)} bytes, but had {size} when listed")
   return data
 
 
 def find_missing(path: str, size: int, records: int) -> tuple[MissingFile, ...]:
-  """An archive of so many records, if it is gone or not of the size it had."""
+  """Returns an archive as missing if it is gone or its size has changed."""
   try:
     found = epath.Path(path).stat().length
   except OSError as error:
     reason = error.strerror or error
-    message = f"{path} cannot be read ({reason}); put it back"
+    message = f"{path} cannot be read ({reason}); restore it"
     return (MissingFile(message, records),)
   if found == size:
     return ()
   message = (
     f"{path} has {found} bytes, but had {size} when it was listed; start "
-    "again, with a file that does not change"
+    "again with a file that does not change"
   )
   return (MissingFile(message, records),)

@@ -1,20 +1,21 @@
-"""Folders of image files, and zips of the same layout.
+"""Reads folders of image files, and zips of the same layout.
 
 The class of an image is the first directory below the root:
-`root/cat/any/depth/1.jpg` is a cat. Where the root is one directory and
-nothing else, that is the root; where there are fewer than two such
-directories, there are no labels. StyleGAN's `dataset.json` in the root goes
-before directories.
+`root/cat/any/depth/1.jpg` is a cat. If the root contains only one directory,
+that directory is the root. If there are fewer than two class directories, the
+images have no labels. StyleGAN's `dataset.json` in the root overrides
+directories.
 
-Where directories are named like splits (`split_names`: train beside heldout,
-val, valid, validation, dev, eval or test, in any case, with a year or words
-such as "images"), they are the two splits: of several that could be held out
-the first in this order. Others beside them are not read. Otherwise a twentieth
-of the images is held out, each by its path, so that images that are added move
-no other. Names that look like splits and cannot be are refused.
+Directories that are named like splits are the two splits (`split_names`: train
+next to heldout, val, valid, validation, dev, eval or test, in any case, with a
+year or words such as "images"). If several could be the held-out split, the
+first in this order is used. Other directories next to them are not read.
+Without such directories, 5% of the images are held out. A hash of the path
+decides for each image, so adding images does not move others between the
+splits. Ambiguous names of splits raise an error.
 
-Hidden files, files of other endings and whatever else is not read are counted
-in `notes`.
+Hidden files, files with other extensions and other files that are not read are
+counted in `notes`.
 """
 
 import hashlib
@@ -42,25 +43,26 @@ from bigscale.data.sources import MissingFile
 
 
 class FolderSource(EncodedSource):
-  """A split of a folder or zip of images; the module says of what layout.
+  """A split of a folder or zip of images in one of the layouts above.
 
-  A million files are listed in seconds and kept as some 60 bytes each. Labels
-  of `dataset.json` get the names "0", "1" and so on. The identity covers
-  paths below the folder, sizes and labels; of a zip its checksums (CRC-32), of
-  a folder the bytes of the files (`content`).
+  Listing a million files takes seconds, and each file takes about 60 bytes of
+  memory. Labels of `dataset.json` are named "0", "1" and so on. The identity
+  covers relative paths, sizes and labels. It also covers the checksums (CRC-32)
+  of a zip, or the bytes of the files of a folder (`content`).
 
   Attributes:
-    own_heldout: the folder of its held-out split; "" where it has none.
+    own_heldout: folder of the held-out split; "" if there is none.
 
   Args:
-    path: the folder or .zip; `gs://` and the like where `etils.epath` reads
-      them.
+    path: the folder or .zip; `gs://` and similar addresses work if
+      `etils.epath` supports them.
     split: `train` or `heldout`.
-    heldout_fraction: of the images, where the folder does not say.
+    heldout_fraction: fraction of the images that is held out if the folder has
+      no held-out split.
 
   Raises:
-    DataError: there are no images, some have no label, `dataset.json` is not
-      sound, or it is not clear which folders are splits.
+    DataError: there are no images, some have no label, `dataset.json` is
+      invalid, or it is unclear which folders are splits.
   """
 
   def __init__(
@@ -86,7 +88,7 @@ class FolderSource(EncodedSource):
     self._paths = PackedNames([listing.paths[row] for row in chosen.rows])
     self._numbers = listing.numbers[chosen.rows]
     digest = hashlib.sha256(self._paths.digest())
-    # Where a file lies in a zip, and how it is packed, is not content.
+    # A file's offset in a zip and its compression are not part of the content.
     digest.update(self._numbers[:, :2].astype("<i8").tobytes())
     super().__init__(
       "zip" if self._zip else "folder",
@@ -102,12 +104,12 @@ class FolderSource(EncodedSource):
     return len(self._paths)
 
   def check(self) -> tuple[MissingFile, ...]:
-    """See `Source`: only that the folder is there, or the zip as it was."""
+    """See `Source`: checks that the folder exists, or the zip is unchanged."""
     if self._zip is not None:
       return find_missing(self._root, self._zip_size, len(self))
     if epath.Path(self._root).is_dir():
       return ()
-    message = f"{self._root} is no longer there; put it back"
+    message = f"{self._root} is no longer there; restore it"
     return (MissingFile(message, len(self)),)
 
   def _read_content(self) -> content.Content:
@@ -137,7 +139,7 @@ class FolderSource(EncodedSource):
     return os.path.join(self._root, self._paths[index])
 
   def _table(self, path: str, numbers: np.ndarray) -> Any:
-    """The content of a `dataset.json`."""
+    """Returns the parsed content of a `dataset.json`."""
     try:
       return json.loads(
         self._read(path, numbers), object_pairs_hook=_without_repeats
@@ -145,7 +147,7 @@ class FolderSource(EncodedSource):
     except (OSError, ValueError, RecursionError) as error:
       raise DataError(
         f"{os.path.join(self._root, path)} is not a readable JSON file "
-        f"({error}); make it again, or remove it to take labels from folders"
+        f"({error}); create it again, or remove it to use folders as labels"
       ) from error
 
   def _read(self, path: str, numbers: np.ndarray) -> bytes:
@@ -156,13 +158,13 @@ class FolderSource(EncodedSource):
     if is_remote(full):
       return check_length(epath.Path(full).read_bytes(), size)
     with open(full, "rb", buffering=0) as file:
-      # Not to the end: it may have grown.
+      # Read at most one extra byte: the file may have grown.
       return check_length(file.read(size + 1), size)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """The object of a JSON file, which may not have a key twice."""
+  """Returns the object of a JSON file; raises ValueError on duplicate keys."""
   found = dict(pairs)
   if len(found) < len(pairs):
-    raise ValueError("it has a key twice")
+    raise ValueError("it has a duplicate key")
   return found

@@ -1,7 +1,7 @@
-"""Random bits and permutations that are functions of a record's place alone.
+"""Random bits and permutations that depend only on a seed and an index.
 
-SplitMix64's finalizer (Steele, Lea and Flood 2014, fig. 16), over arrays: no
-state, no order, so any process can draw any record's bits alone.
+They apply SplitMix64's finalizer (Steele, Lea and Flood 2014, fig. 16) to
+arrays. There is no state, so any process can compute the bits of any record.
 """
 
 import dataclasses
@@ -11,16 +11,16 @@ import numpy as np
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
-# Shorter ones are sorted by hash: every permutation is as likely, and half a
-# megabyte is no burden.
+# Shorter permutations are tables, sorted by hash. Every permutation is equally
+# likely, and a table takes at most half a megabyte.
 _LARGEST_TABLE = 1 << 16
 _ROUNDS = 8
-_USE = 0x5045524D
+_PERMUTATION_USE = 0x5045524D
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
-  """Scrambles uint64 values of any shape, one to one."""
-  with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+  """Scrambles uint64 values of any shape; a bijection."""
+  with np.errstate(over="ignore"):  # Arithmetic is modulo 2^64.
     z = values + np.uint64(_GAMMA)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -28,12 +28,12 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
 
 
 def random_bits(seed: int, use: int, places: np.ndarray) -> np.ndarray:
-  """64 random bits for every place.
+  """Returns 64 random bits for each index.
 
   Args:
-    seed: of the run.
-    use: a constant that tells one use of randomness from another.
-    places: integers of any shape, 0 or more.
+    seed: seed of the run.
+    use: constant that separates independent uses of the same seed.
+    places: non-negative indices of any shape.
 
   Returns:
     uint64, the shape of `places`.
@@ -42,42 +42,43 @@ def random_bits(seed: int, use: int, places: np.ndarray) -> np.ndarray:
 
 
 def key_of(seed: int, use: int) -> np.uint64:
-  """What seed and use come to, for who asks often."""
+  """Combines a seed and a use into a key for `scramble`."""
   key = splitmix64(np.array(seed & _MASK, np.uint64))
   return np.uint64(splitmix64(key ^ np.uint64(use & _MASK)))
 
 
 def scramble(key: np.uint64, places: np.ndarray) -> np.ndarray:
-  """64 random bits for every place, see `random_bits`."""
+  """Returns 64 random bits for each index; see `random_bits`."""
   with np.errstate(over="ignore"):
     return splitmix64(np.asarray(places).astype(np.uint64) + key)
 
 
 @dataclasses.dataclass(frozen=True)
 class Permutation:
-  """A random permutation of the numbers below `length`, without a table.
+  """A random permutation of [0, length), computed without a table.
 
-  A Feistel network (Luby and Rackoff 1988) permutes the numbers of so many
-  bits, each half of them masked with a hash of the other; walking on until a
-  number lies below `length` makes it a permutation of those below it (Black and
-  Rogaway 2002). Any place can be asked for alone, and a whole batch at once.
+  A Feistel network (Luby and Rackoff 1988) permutes all integers that have as
+  many bits as `length - 1`. Each round XORs one half of the bits with a hash of
+  the other half. The network is applied again until the result is below
+  `length`, which makes it a permutation of [0, length) (Black and Rogaway
+  2002). Indices can be mapped one by one or in batches.
 
   Attributes:
-    length: 1 or more, below 2^62.
-    key: any integer; another key, another permutation.
+    length: number of elements, in [1, 2^62).
+    key: any integer that selects the permutation.
   """
 
   length: int
   key: int
 
   def __call__(self, places: np.ndarray) -> np.ndarray:
-    """What lies at each of the places [N], in [0, length): [N] int64."""
+    """Maps indices [N] in [0, length) to their permuted values: [N] int64."""
     places = np.asarray(places, np.int64)
     if self.length <= _LARGEST_TABLE:
       return _table(self.length, self.key)[places]
     values = self._network(places.astype(np.uint64))
     while True:
-      # Less than half of all numbers of so many bits lie outside.
+      # Fewer than half of all integers of this many bits are out of range.
       outside = np.flatnonzero(values >= self.length)
       if not outside.size:
         return values.astype(np.int64)
@@ -85,7 +86,9 @@ class Permutation:
 
   @functools.cached_property
   def _keys(self) -> list[np.uint64]:
-    return [key_of(self.key, _USE + turn) for turn in range(_ROUNDS)]
+    return [
+      key_of(self.key, _PERMUTATION_USE + turn) for turn in range(_ROUNDS)
+    ]
 
   def _network(self, values: np.ndarray) -> np.ndarray:
     bits = (self.length - 1).bit_length()
@@ -101,5 +104,5 @@ class Permutation:
 
 @functools.lru_cache(maxsize=16)
 def _table(length: int, key: int) -> np.ndarray:
-  bits = random_bits(key, _USE, np.arange(length))
+  bits = random_bits(key, _PERMUTATION_USE, np.arange(length))
   return np.argsort(bits, kind="stable")

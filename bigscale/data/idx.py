@@ -1,4 +1,4 @@
-"""The idx files of MNIST."""
+"""Reads the idx files of MNIST."""
 
 import gzip
 import math
@@ -16,26 +16,27 @@ from bigscale.data.places import local_path
 
 _GZIP = b"\x1f\x8b"
 _UINT8 = b"\0\0\x08"
-# Bytes that gzip makes of one, at most (zlib's own figure).
+# Largest compression ratio of gzip, as stated by zlib.
 _GZIP_FACTOR = 1032
-_PIECE = 1 << 20
-# More than numpy had before its second version.
-_MOST_AXES = 32
+_CHUNK_BYTES = 1 << 20
+# Largest rank before numpy 2.
+_MAX_RANK = 32
 
 
 class IdxSource(ArraySource):
-  """A split of MNIST's idx files, compressed by gzip or not, read whole.
+  """A split of MNIST's idx files, read into memory.
 
-  Classes are named "0", "1" and so on. Images are held out by their place.
+  The files may be compressed by gzip. Classes are named "0", "1" and so on. A
+  hash of an image's index decides whether the image is held out.
 
   Args:
-    images_path: [N, H, W] or [N, H, W, C] of uint8.
-    labels_path: [N] of uint8; None where there are none.
+    images_path: file of uint8 images [N, H, W] or [N, H, W, C].
+    labels_path: file of uint8 labels [N]; None for an unlabeled set.
     split: `train` or `heldout`.
-    heldout_fraction: of the images.
+    heldout_fraction: fraction of the images that is held out.
 
   Raises:
-    DataError: a file is no such idx file, or the two do not fit together.
+    DataError: a file is not a valid idx file, or the two do not match.
   """
 
   def __init__(
@@ -48,14 +49,14 @@ class IdxSource(ArraySource):
     images = read_idx(images_path)
     if images.ndim not in (3, 4):
       raise DataError(
-        f"{images_path} has {_axes(images)}, and images have 3 or 4; write "
-        "idx:IMAGES,LABELS, the file of the images first"
+        f"{images_path} has {_axes(images)}, but images have 3 or 4; write "
+        "idx:IMAGES,LABELS, with the file of the images first"
       )
     labels = None if labels_path is None else read_idx(labels_path)
     if labels is not None and labels.ndim != 1:
       raise DataError(
-        f"{labels_path} has {_axes(labels)}, and labels have 1; write "
-        "idx:IMAGES,LABELS, the file of the labels last"
+        f"{labels_path} has {_axes(labels)}, but labels have 1; write "
+        "idx:IMAGES,LABELS, with the file of the labels last"
       )
     super().__init__(
       images,
@@ -72,13 +73,13 @@ def _axes(values: np.ndarray) -> str:
 
 
 def read_idx(path: str) -> np.ndarray:
-  """Reads an idx file of uint8, of any rank, compressed by gzip or not.
+  """Reads a uint8 idx file of any rank, which gzip may have compressed.
 
   The format: two zero bytes, the type, the rank, each axis as a big-endian
   int32, then the values (LeCun, Cortes and Burges, the MNIST database).
 
   Raises:
-    DataError: it cannot be read, or is no such file.
+    DataError: the file cannot be read, or is not a uint8 idx file.
   """
   try:
     place = epath.Path(local_path(path))
@@ -87,22 +88,22 @@ def read_idx(path: str) -> np.ndarray:
       packed = file.read(len(_GZIP)) == _GZIP
       file.seek(0)
       if not packed:
-        return _values(file, size, path)
+        return _read_values(file, size, path)
       with gzip.GzipFile(fileobj=file) as unpacked:
-        return _values(unpacked, _GZIP_FACTOR * size, path)
+        return _read_values(unpacked, _GZIP_FACTOR * size, path)
   except (OSError, EOFError, zlib.error) as error:
     raise DataError(
       f"{path} cannot be read ({error}); copy it again, or check the path"
     ) from error
 
 
-def _values(file: IO[bytes], most: int, path: str) -> np.ndarray:
-  """The values of an idx file, of which no more are read than it claims.
+def _read_values(file: IO[bytes], most: int, path: str) -> np.ndarray:
+  """Returns the values of an idx file, reading no more than its header claims.
 
   Args:
-    file: opened.
-    most: bytes that it can have.
-    path: for messages.
+    file: the opened file.
+    most: maximum number of values, each of one byte, that fit the file.
+    path: path of the file, for messages.
   """
   start = file.read(4)
   rank = start[3] if len(start) == 4 else 0
@@ -110,19 +111,21 @@ def _values(file: IO[bytes], most: int, path: str) -> np.ndarray:
   if start[:3] != _UINT8 or len(axes) < 4 * rank:
     raise DataError(
       f"{path} is not an idx file of uint8: it starts with {start.hex()!r}; "
-      "name the original file"
+      "use the original file"
     )
   shape = tuple(np.frombuffer(axes, ">i4").tolist())
   size = math.prod(shape)
-  if min(shape, default=1) < 0 or rank > _MOST_AXES or size > most:
-    raise DataError(f"{path} says {shape}, which it cannot hold; copy it again")
+  if min(shape, default=1) < 0 or rank > _MAX_RANK or size > most:
+    raise DataError(
+      f"{path} claims the shape {shape}, which it cannot hold; copy it again"
+    )
   values = np.empty(size, np.uint8)
   view, found = memoryview(values), 0
-  while read := file.readinto(view[found : found + _PIECE]):
+  while read := file.readinto(view[found : found + _CHUNK_BYTES]):
     found += read
   if found != size or file.read(1):
     more = "more" if found == size else f"{found}"
     raise DataError(
-      f"{path} has {more} values, but says {shape}; copy it again"
+      f"{path} has {more} values, but claims the shape {shape}; copy it again"
     )
   return values.reshape(shape)

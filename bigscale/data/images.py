@@ -1,4 +1,4 @@
-"""Encoded images, of whatever kind is met, to arrays of one kind and back."""
+"""Decodes images of many formats to uint8 arrays, and encodes arrays."""
 
 import io
 from typing import Any
@@ -10,11 +10,11 @@ from bigscale.data import orientation, pillow
 from bigscale.data.pillow import RefusedError
 
 _JPEG = b"\xff\xd8\xff"
-# What Pillow turns into gray or RGB without loss, but for its alpha.
+# Pillow modes that convert to gray or RGB without loss, except for alpha.
 _GRAY = ("1", "L", "LA", "La")
-_COLOUR = ("RGB", "RGBA", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
+_COLOR = ("RGB", "RGBA", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
 _WIDE_GRAY = ("I;16", "I;16B", "I;16L", "I;16N")
-# TIFF tags, and where in a PNG the bits of a channel stand.
+# TIFF tags, and the offset of the bit depth in a PNG file.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _PNG_BITS = 24
@@ -22,25 +22,25 @@ _NO_RANGE = (
   "nothing says which value is white; save it with 8 or 16 unsigned bits"
 )
 
-# Most headers end before this; a long colour profile may come first.
+# Most headers are shorter than this. A long color profile can precede the size.
 FIRST_BYTES = 1 << 16
 
 
 def decode(data: bytes) -> np.ndarray:
   """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or PPM.
 
-  A JPEG has the pixels that Pillow gives, also where libjpeg warns of it; one
-  that is cut short is refused. Gray stays gray. CMYK and palettes become RGB,
-  what is transparent lies on white. Of an animation, or of several pages, the
-  first is taken. Images are turned as EXIF says (`orientation`). Channels of 12
-  and 16 bits keep their upper 8. Wider, signed and floating-point ones are
-  refused: nothing says which value is white.
+  JPEGs decode to the same pixels as in Pillow, even if libjpeg warns about
+  them. Truncated JPEGs are rejected. Gray images stay gray, CMYK and palettes
+  become RGB, and transparent pixels are composited on white. Only the first
+  frame or page is decoded. Images are rotated as EXIF says (`orientation`).
+  Channels of 12 or 16 bits keep their upper 8 bits. Wider, signed and
+  floating-point channels are rejected, because their white value is unknown.
 
   Returns:
     [H, W, C] uint8, C = 1 or 3.
 
   Raises:
-    ValueError: the bytes are no such image, or not all of one.
+    ValueError: the bytes are not a complete image in one of these formats.
   """
   if not data:
     raise ValueError("it has 0 bytes")
@@ -50,7 +50,7 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:
-  """Decodes as Pillow does, four times as fast where nothing is wrong."""
+  """Decodes a JPEG as Pillow does, four times as fast for valid files."""
   try:
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(
       data, strict=True
@@ -65,8 +65,9 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
   except RefusedError:
     raise
   except (ValueError, MemoryError):
-    # It ends at the first warning: of bytes too many, of headers that some
-    # cameras write wrong. What is broken Pillow refuses, too.
+    # In strict mode simplejpeg fails at the first warning, for example about
+    # extra bytes or the malformed headers of some cameras. Pillow accepts
+    # these, and still rejects broken files.
     return _decode_with_pillow(data)
   return orientation.apply(stored, orientation.of_jpeg(data))
 
@@ -85,13 +86,13 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
     raise
   except MemoryError as error:
     raise ValueError("it does not decode (it takes too much memory)") from error
-  # Of damaged bytes Pillow's decoders raise nearly everything.
+  # On damaged bytes, Pillow's decoders raise almost any exception.
   except Exception as error:
     raise ValueError(f"it does not decode ({error})") from error
 
 
 def _check_samples(image: Any, data: bytes) -> int:
-  """Returns the bits of a channel; refuses those of an unknown range."""
+  """Returns the bits per channel; rejects images of an unknown range."""
   bits, sample_format = 8, _UNSIGNED
   if image.format == "TIFF":
     bits = max(np.atleast_1d(image.tag_v2.get(_BITS, 1)).tolist())
@@ -106,16 +107,16 @@ def _check_samples(image: Any, data: bytes) -> int:
 
 
 def channels_of(mode: str) -> int:
-  """Returns 1 or 3, the channels that `decode` makes of a mode of Pillow's.
+  """Returns the channels, 1 or 3, that `decode` makes of a Pillow mode.
 
   Raises:
-    ValueError: it makes none.
+    ValueError: `decode` rejects the mode.
   """
   if mode in _GRAY or mode in _WIDE_GRAY:
     return 1
-  if mode in _COLOUR:
+  if mode in _COLOR:
     return 3
-  raise RefusedError(f"its pixels are of kind {mode}: {_NO_RANGE}")
+  raise RefusedError(f"its pixels have mode {mode}: {_NO_RANGE}")
 
 
 def _to_uint8(image: Any, bits: int) -> np.ndarray:
@@ -135,9 +136,9 @@ def _to_uint8(image: Any, bits: int) -> np.ndarray:
 
 
 def _upper_bits(image: Any, bits: int) -> np.ndarray:
-  """The upper 8 of more bits of gray, [H, W, 1] uint8."""
+  """Returns the upper 8 bits of a gray image, [H, W, 1] uint8."""
   wide = np.asarray(image).astype(np.uint16)
-  # Pillow unpacks 12 bits to values up to 4095.
+  # Pillow unpacks 12-bit samples to values up to 4095.
   bits = bits if bits in range(9, 16) else 16
   if 0 < wide.max(initial=0) < 256 and bits == 16:
     raise _all_in_lower_bits(bits)
@@ -145,7 +146,7 @@ def _upper_bits(image: Any, bits: int) -> np.ndarray:
   if image.format == "TIFF" and (
     image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
   ):
-    pixels = 255 - pixels  # Pillow does this for 8 bits alone
+    pixels = 255 - pixels  # Pillow inverts 8-bit images only.
   transparent = image.info.get("transparency")
   if transparent is not None:
     pixels = np.where(wide == transparent, np.uint8(255), pixels)
@@ -154,18 +155,18 @@ def _upper_bits(image: Any, bits: int) -> np.ndarray:
 
 def _all_in_lower_bits(bits: int) -> RefusedError:
   return RefusedError(
-    f"it has {bits} bits a channel, but no value above 255, so that its upper "
-    "8 bits are black; save it with 8 bits"
+    f"it has {bits} bits per channel, but no value above 255, so its upper 8 "
+    "bits are black; save it with 8 bits"
   )
 
 
 def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:
-  """Encodes [H, W, C] uint8, C = 1 or 3.
+  """Encodes an image [H, W, C] uint8, C = 1 or 3.
 
   Args:
-    image: to encode.
+    image: image to encode.
     encoding: `png` or `jpeg`.
-    quality: of a JPEG, 1 to 100; colour keeps its resolution (4:4:4).
+    quality: JPEG quality, 1 to 100. Chroma is not subsampled (4:4:4).
   """
   if encoding == "jpeg":
     gray = image.shape[-1] == 1
@@ -185,20 +186,20 @@ def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:
 
 
 def shape_of(data: bytes) -> tuple[int, int, int]:
-  """Returns height, width and channels (1 or 3), as `decode` gives them.
+  """Returns the height, width and channels (1 or 3) of a decoded image.
 
-  Pixels are not decoded: the file may still prove to be cut short.
+  Only the header is read, so a truncated file may go unnoticed.
 
   Args:
-    data: the file, or so much of it that the header is whole.
+    data: the file, or enough of it to contain the header.
 
   Raises:
-    ValueError: the bytes are no image, or the header is not all there.
+    ValueError: the bytes are not an image, or the header is incomplete.
   """
   try:
     with pillow.opened(data) as file:
       width, height = orientation.size_of(file)
       channels = channels_of(file.mode)
-  except Exception as error:  # Pillow's parsers have many for damaged headers
+  except Exception as error:  # Pillow's parsers raise many types.
     raise ValueError(f"its header cannot be read ({error})") from error
   return height, width, channels

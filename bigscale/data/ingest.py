@@ -1,8 +1,8 @@
-"""Writes records as ArrayRecord shards, and sets that fit in memory whole.
+"""Writes records to ArrayRecord shards, and data sets that fit in memory.
 
-Files appear whole or not at all: shards are written under other names and
-renamed, and the manifest, without which nothing opens, comes last. Sets that
-do not fit in memory are made by `build`.
+Files appear complete or not at all: shards are written under temporary names
+and renamed. The manifest is written last, and a data set without a manifest
+cannot be opened. `build` writes data sets that do not fit in memory.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from bigscale.data import manifest as manifests
 from bigscale.data.manifest import DataError, Manifest, Schema, ShardFile
 from bigscale.data.records import encode
 
-# A record reads and unpacks its whole group, so that single ones, as they are,
-# are read fastest: raw images of 64 px four times as fast as groups of 4 that
-# zstd has packed.
+# Reading a record also reads and unpacks the rest of its group. Groups of one
+# uncompressed record are therefore fastest: four times as fast as zstd groups
+# of 4 for raw images of 64 px.
 FASTEST = "group_size:1,uncompressed"
 
 LabelledRecords = Iterable[tuple[np.ndarray, int | tuple[int, ...]]]
@@ -40,21 +40,23 @@ def write(
   """Writes a data set.
 
   Args:
-    directory: made if need be; must not hold a data set.
-    splits: for each split, pairs of an image [H, W, C] uint8 and its label, or
-      labels, in [0, len(class_names)); 0 or () where there are no classes.
-    name: of the data set.
+    directory: output directory, created if missing; must not contain a data
+      set.
+    splits: for each split, pairs of an image [H, W, C] uint8 and its label or
+      labels in [0, len(class_names)). Without classes, the label is 0 or ().
+    name: name of the data set.
     schema: layout of the records.
-    class_names: name of label i at i; empty for an unlabelled set.
-    source: where the images come from.
-    licence: of the images.
+    class_names: name of each label; empty for an unlabeled set.
+    source: origin of the images.
+    licence: license of the images.
     padding: see `Manifest`.
-    records_per_shard: the last shard of a split may hold fewer.
+    records_per_shard: records per shard; the last shard of a split may have
+      fewer.
     compression: options of the ArrayRecord writer.
 
   Raises:
-    DataError: the directory holds a data set, a split is empty, or an image or
-      label does not fit the schema.
+    DataError: the directory contains a data set, a split is empty, or an image
+      or label does not fit the schema.
   """
   if records_per_shard < 1:
     raise DataError(f"records_per_shard={records_per_shard} must be 1 or more")
@@ -81,24 +83,24 @@ def write(
 
 
 def make_directory(directory: str) -> None:
-  """Makes a directory and those above it.
+  """Creates a directory and its parents.
 
   Raises:
-    DataError: that is not possible.
+    DataError: the directory cannot be created.
   """
   try:
     os.makedirs(directory, exist_ok=True)
   except OSError as error:
     raise DataError(
-      f"{directory} cannot be made ({error.strerror}); name a directory that "
-      "can be written"
+      f"{directory} cannot be created ({error.strerror}); use a writable "
+      "directory"
     ) from error
 
 
 def holds_a_set(directory: str) -> DataError:
-  """The error of a directory that must not be written over."""
+  """Returns the error for a directory that already holds a data set."""
   return DataError(
-    f"{directory} already holds a data set; remove it or name another directory"
+    f"{directory} already holds a data set; remove it or use another directory"
   )
 
 
@@ -137,7 +139,7 @@ def _write_split(
     partial.append((path, records))
   if not partial:
     raise DataError(
-      f"the {split} split has no images; give it some or leave it out"
+      f"the {split} split has no images; add images, or leave the split out"
     )
   shards = []
   for index, (path, records) in enumerate(partial):
@@ -148,14 +150,14 @@ def _write_split(
 
 
 def shard_name(split: manifests.Split, index: int, count: int) -> str:
-  """The file of the shard `index` of `count`."""
+  """Returns the file name of shard `index` out of `count`."""
   return f"{split}-{index:05d}-of-{count:05d}.array_record"
 
 
 def describe_shard(
   directory: str, file: str, split: manifests.Split, records: int
 ) -> ShardFile:
-  """Sums up a shard that has been written."""
+  """Returns the manifest entry of a written shard."""
   path = os.path.join(directory, file)
   return ShardFile(
     file=file,
@@ -167,16 +169,16 @@ def describe_shard(
 
 
 def write_records(path: str, encoded: Iterable[bytes], options: str) -> int:
-  """Writes one ArrayRecord file and counts its records.
+  """Writes an ArrayRecord file and returns its number of records.
 
   Args:
-    path: of the file.
-    encoded: its records, drawn as they are written.
-    options: of the writer, as `group_size:4,zstd`.
+    path: output path.
+    encoded: records, consumed lazily.
+    options: options of the ArrayRecord writer, such as `group_size:4,zstd`.
   """
   from array_record.python.array_record_module import ArrayRecordWriter
 
-  # As bytes: a path need not be Unicode.
+  # Encode the path, which may not be valid Unicode.
   writer = ArrayRecordWriter(os.fsencode(path), options)
   records = 0
   try:
@@ -189,6 +191,6 @@ def write_records(path: str, encoded: Iterable[bytes], options: str) -> int:
 
 
 def sha256(path: str) -> str:
-  """The hexadecimal digest of a file."""
+  """Returns the SHA-256 digest of a file in hexadecimal."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()

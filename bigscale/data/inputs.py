@@ -1,4 +1,4 @@
-"""What a user names as input, opened: every kind of source, by its splits."""
+"""Opens the splits of any input that a user can name."""
 
 import glob
 import os
@@ -23,24 +23,24 @@ def open_inputs(
   """Opens the splits of an input.
 
   Args:
-    train: a folder or .zip of images; a .tar or a pattern of several;
-      `idx:IMAGES,LABELS`; or whatever else `open_source` opens.
-    heldout: another input, all of which is held out; empty for a part of
-      `train`.
-    heldout_fraction: that part, in [0, 1), where `train` is of a kind that has
-      no splits of its own; 0 for none.
+    train: a folder or .zip of images; a .tar or a glob pattern of tars;
+      `idx:IMAGES,LABELS`; or anything that `open_source` opens.
+    heldout: another input, all of which is held out; if empty, a fraction of
+      `train` is held out.
+    heldout_fraction: fraction of `train` to hold out, in [0, 1), if `train`
+      has no splits of its own; 0 holds out nothing.
 
   Returns:
-    `train`, and `heldout` where there is one.
+    The split `train`, and the split `heldout` if there is one.
 
   Raises:
-    DataError: there is no such input, or it is not sound.
+    DataError: the input does not exist, or is invalid.
   """
   train, heldout = places.user_path(train), places.user_path(heldout)
   if not 0 <= heldout_fraction < 1:
     raise DataError(
-      f"heldout={heldout_fraction} must lie in [0, 1); it is a part of the "
-      "images"
+      f"heldout={heldout_fraction} must lie in [0, 1); it is a fraction of "
+      "the images"
     )
   if heldout:
     return {
@@ -53,21 +53,21 @@ def open_inputs(
   try:
     inputs["heldout"] = _open(train, "heldout", heldout_fraction)
   except EmptySplitError:
-    # That it has none is an error only where one was asked for.
+    # An empty held-out split is an error only if the caller requested one.
     if heldout_fraction and not has_own_splits(train):
       raise
   return inputs
 
 
 def _open_train_alone(name: str) -> Source:
-  """All of an input; its train split, which is said, where it has two."""
+  """Opens a whole input, or only its train split, with a note."""
   source = _open(name, "train", 0.0)
   try:
     rest = len(_open(name, "heldout", 0.0))
   except EmptySplitError:
     return source
   source.notes += (
-    f"{name}: its own held-out split ({rest:,} images) is not read, since "
+    f"{name}: its own held-out split ({rest:,} images) is not read, because "
     "another input is held out",
   )
   return source
@@ -99,7 +99,7 @@ def _open(name: str, split: Split, heldout_fraction: float) -> Source:
 
 
 def _matches(pattern: str) -> list[str]:
-  """The files that a pattern names, in order."""
+  """Returns the files that match a pattern, sorted."""
   if "://" not in pattern:
     return sorted(glob.glob(pattern))
   if not glob.has_magic(pattern):
@@ -109,13 +109,13 @@ def _matches(pattern: str) -> list[str]:
 
 
 class BothSplits(Source):
-  """All images of a folder, zip, .npz or set, train split first."""
+  """All images of a folder, zip, .npz or sharded set, train split first."""
 
   def __init__(self, path: str, padding: int | None = None) -> None:
-    """Opens what there is.
+    """Opens the splits that exist.
 
     Args:
-      path: as `open_source` takes it.
+      path: a source as in `open_source`.
       padding: see `Source`.
 
     Raises:
@@ -127,14 +127,14 @@ class BothSplits(Source):
       try:
         self._parts.append(open_source(path, split, padding))
       except EmptySplitError as error:
-        # Of a few images none may be held out.
+        # A set of few images may have no held-out image.
         refused.append(error)
     if not self._parts:
       raise refused[0]
     self._first = len(self._parts[0])
     self.class_names = self._parts[0].class_names
-    said = (sentence for part in self._parts for sentence in part.notes)
-    self.notes = tuple(dict.fromkeys(said))
+    sentences = (sentence for part in self._parts for sentence in part.notes)
+    self.notes = tuple(dict.fromkeys(sentences))
     self.padding = self._parts[0].padding
     self.name = " + ".join(part.name for part in self._parts)
 
@@ -173,7 +173,7 @@ class BothSplits(Source):
     return part.read(index)
 
   def _place(self, index: int) -> tuple[Source, int]:
-    """The split that holds an image, and its place there."""
+    """Returns the split that contains an image, and the image's index in it."""
     if index < self._first:
       return self._parts[0], index
     return self._parts[1], index - self._first

@@ -1,4 +1,4 @@
-"""What a data set holds: in numbers, in words and as a sheet of images."""
+"""Describes a data set: as JSON, as text and as a sheet of images."""
 
 import math
 import os
@@ -16,39 +16,46 @@ from bigscale.data.shapes import text as text_of
 from bigscale.data.shown import shown
 from bigscale.data.sources import BadRecordError, Source
 
-# Sources up to this size are asked for every label, larger ones for a sample.
-_FEW = 200_000
+# Up to this size all labels of a source are read; above, those of a sample.
+_MAX_ALL_LABELS = 200_000
 _SAMPLED_LABELS = 2_000
-_LOOKED_AT = 64
+_DECODED_IMAGES = 64
 _SHOWN_CLASSES = 20
 _SHOWN_SHAPES = 8
 _BAR = 30
-_CELL = (64, 256)  # pixels: the smallest and the largest side on a sheet
+_CELL = (64, 256)  # Smallest and largest side of a cell of the sheet, px.
 _GAP = 4
 
 
 def inspect(path: str) -> str:
-  """Describes a data set to a reader. Arguments and errors as of `facts`."""
+  """Describes a data set as text; see `facts` for arguments and errors."""
   return text(facts(path))
 
 
 def facts(path: str) -> dict[str, Any]:
-  """Describes a data set, to be written as JSON.
+  """Describes a data set as JSON values.
 
   Args:
-    path: as the input of `open_inputs`.
+    path: an input as in `open_inputs`.
 
   Returns:
-    `path`, `bytes` (on disk, or None), `notes` (sentences on what is left out
-    or lacking) and `splits`: of each `records`, `identity`, `padding`, `files`,
-    `bytes`, `image_shapes` (how many images have a shape, the most common
-    first, by `headers_read`: all, or those of a sample of a large set),
-    `shape_examples` (a file of each), `unreadable_headers`, `unreadable` (of up
-    to 64 images that were `decoded`), `class_names` and `label_counts` (None
-    where they would take too long); of shards also `manifest`.
+    A dictionary with `path`, `bytes` (on disk, or None), `notes` (sentences
+    about files that are skipped or missing) and `splits`. Sharded sets also
+    have `manifest`. Each split has:
+      `records`, `identity`, `padding`, `files` and `bytes`.
+      `image_shapes`: number of images of each shape, most common first.
+      `headers_read`: number of images in `image_shapes`: all, or a sample of
+        a large set.
+      `shape_examples`: a file of each shape.
+      `unreadable_headers`: number of headers that could not be read.
+      `decoded`: number of images that were decoded, at most 64.
+      `unreadable`: number of these that could not be decoded.
+      `class_names`.
+      `label_counts`: images per class; None if counting would take too long.
+      `rejects` and `duplicates`: records that the build removed, or None.
 
   Raises:
-    DataError: there is no such set, or it is not sound.
+    DataError: the data set does not exist, or is invalid.
   """
   splits = open_inputs(path)
   manifest = None
@@ -79,7 +86,7 @@ def facts(path: str) -> dict[str, Any]:
 def _notes(
   splits: Mapping[Split, Source], manifest: manifests.Manifest | None
 ) -> list[str]:
-  """What the sources say, and what was said when the set was built."""
+  """Returns the notes of the sources, and those made during the build."""
   found = notes.of_sources({split: (splits[split],) for split in splits})
   made = manifest.made.get("splits", {}) if manifest else {}
   before = (
@@ -102,7 +109,7 @@ def _of_split(
   source: Source, split: Split, manifest: manifests.Manifest | None
 ) -> dict[str, Any]:
   found = survey(source)
-  decoded = _spread(len(source), _LOOKED_AT)
+  decoded = _spread(len(source), _DECODED_IMAGES)
   unreadable = sum(_image_of(source, index) is None for index in decoded)
   made = manifest.made.get("splits", {}).get(split, {}) if manifest else {}
   shards = manifest.of(split) if manifest else None
@@ -128,7 +135,7 @@ def _of_split(
 
 
 def _spread(total: int, count: int) -> list[int]:
-  """Up to `count` indices, evenly spread over [0, total)."""
+  """Returns up to `count` indices, evenly spaced in [0, total)."""
   count = min(total, count)
   return [i * total // count for i in range(count)]
 
@@ -144,7 +151,7 @@ def _label_counts(source: Source) -> list[int] | None:
 
 
 def text(found: Mapping[str, Any]) -> str:
-  """Puts `facts` in words."""
+  """Formats the result of `facts` as text."""
   lines = [found["path"]]
   if found["bytes"] is not None:
     lines[0] += f": {_size(found['bytes'])} on disk"
@@ -159,7 +166,7 @@ def text(found: Mapping[str, Any]) -> str:
 
 
 def _provenance(manifest: Mapping[str, Any]) -> list[str]:
-  several = ", several labels a record" if manifest["multilabel"] else ""
+  several = ", multiple labels per record" if manifest["multilabel"] else ""
   shape = " x ".join(map(str, manifest["image_shape"]))
   lines = [
     f"name: {manifest['name']}",
@@ -184,9 +191,9 @@ def _split_lines(
   total = sum(other["records"] for other in found["splits"].values())
   if of_split["bytes"] is not None:
     line += f", {_size(of_split['bytes'])}"
-    line += f", {of_split['bytes'] / records:,.0f} bytes an image"
+    line += f", {of_split['bytes'] / records:,.0f} bytes per image"
   elif found["bytes"] is not None:
-    line += f", about {found['bytes'] / total:,.0f} bytes an image"
+    line += f", about {found['bytes'] / total:,.0f} bytes per image"
   lines = [line, f"  identity: {of_split['identity']}"]
   if of_split["padding"]:
     lines.append(f"  padding: {of_split['padding']} px of black on each side")
@@ -202,21 +209,20 @@ def _split_lines(
 
 
 def _shape_lines(of_split: Mapping[str, Any]) -> list[str]:
-  """The shapes that headers tell; a file of each that is not the usual one."""
+  """Formats the shapes, with an example file of each less common shape."""
   shapes = of_split["image_shapes"]
-  looked_at = of_split["headers_read"]
+  total = of_split["headers_read"]
   lines = []
   for shape, count in list(shapes.items())[:_SHOWN_SHAPES]:
-    line = f"  {shape}: {count:,} of {looked_at:,} looked at"
+    line = f"  {shape}: {count:,} of {total:,} headers"
     if lines:
-      line += f", as {of_split['shape_examples'][shape]}"
+      line += f", such as {of_split['shape_examples'][shape]}"
     lines.append(line)
   if len(shapes) > _SHOWN_SHAPES:
     lines.append(f"  and {len(shapes) - _SHOWN_SHAPES:,} other shapes")
   if of_split["unreadable_headers"]:
     lines.append(
-      f"  unreadable headers: {of_split['unreadable_headers']:,} of "
-      f"{looked_at:,} looked at"
+      f"  unreadable headers: {of_split['unreadable_headers']:,} of {total:,}"
     )
   return lines
 
@@ -225,7 +231,7 @@ def _histogram(names: Sequence[str], counts: Sequence[int] | None) -> list[str]:
   if not names:
     return ["  no labels"]
   if counts is None:
-    return [f"  {len(names):,} classes, not counted"]
+    return [f"  {len(names):,} classes, image counts unknown"]
   lines = [
     f"  {len(names):,} classes, {min(counts):,} to {max(counts):,} images each"
   ]
@@ -250,15 +256,15 @@ def _size(count: int) -> str:
 def contact_sheet(
   source: Source, path: str | os.PathLike[str], num: int = 64
 ) -> None:
-  """Writes a PNG of images from all over a source, a row a class.
+  """Writes a PNG of sample images, one row per class.
 
-  Classes that outnumber the rows are represented by some of them. A crossed
-  field is a record that cannot be read. Images keep their proportions.
+  If there are more classes than rows, some of the classes are shown. A record
+  that cannot be read is drawn as a red cross. Aspect ratios are preserved.
 
   Args:
-    source: to show.
-    path: of the PNG.
-    num: images, about.
+    source: source of the images.
+    path: path of the PNG.
+    num: approximate number of images.
 
   Raises:
     DataError: `num` is below 1, or the file cannot be written.
@@ -276,12 +282,12 @@ def contact_sheet(
     os.replace(partial, path)
   except OSError as error:
     raise DataError(
-      f"{path} cannot be written ({error.strerror}); name another file"
+      f"{path} cannot be written ({error.strerror}); use another file"
     ) from error
 
 
 def _rows(source: Source, num: int) -> list[tuple[str, list[int]]]:
-  """Names of rows and the records in them."""
+  """Returns the name of each row and its record indices."""
   if not source.num_classes:
     indices, columns = _spread(len(source), num), math.isqrt(num - 1) + 1
     starts = range(0, len(indices), columns)
@@ -299,8 +305,8 @@ def _rows(source: Source, num: int) -> list[tuple[str, list[int]]]:
 
 
 def _some_labels(source: Source) -> tuple[np.ndarray, np.ndarray]:
-  """Indices and their first labels: of all records, or of some of many."""
-  if len(source) <= _FEW:
+  """Returns indices and first labels of all records, or of a sample."""
+  if len(source) <= _MAX_ALL_LABELS:
     return np.arange(len(source)), source.labels()
   indices, labels = [], []
   for index in _spread(len(source), _SAMPLED_LABELS):
@@ -357,7 +363,7 @@ def _paste(
     width = max(1, width * side // longest)
     image_hwc = recipe.resize(image_hwc, height, width)
   else:
-    # Whole pixels, to be seen as they are.
+    # Integer factors keep pixels sharp.
     factor = side // longest
     image_hwc = image_hwc.repeat(factor, axis=0).repeat(factor, axis=1)
   pixels = image_hwc[..., 0] if image_hwc.shape[-1] == 1 else image_hwc

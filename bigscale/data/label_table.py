@@ -1,4 +1,4 @@
-"""StyleGAN's `dataset.json`: the labels of images by their paths."""
+"""StyleGAN's `dataset.json`: labels of images by path."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,14 +7,14 @@ from bigscale.data.manifest import DataError
 
 
 def check(table: Any, where: str) -> dict[str, int] | None:
-  """Returns labels by path; None where the images have none.
+  """Returns the labels of a table by path, or None if it has no labels.
 
   Args:
-    table: content of the file.
-    where: its path, for messages.
+    table: parsed content of the file.
+    where: path of the file, for messages.
 
   Raises:
-    DataError: it is no such table, or gives an image two labels.
+    DataError: the table has another layout, or gives an image two labels.
   """
   rule = (
     f"{where} must be "
@@ -22,7 +22,7 @@ def check(table: Any, where: str) -> dict[str, int] | None:
     '{"labels": null}'
   )
   if not isinstance(table, dict) or "labels" not in table:
-    raise DataError(f"{rule}; it has no 'labels': make it again")
+    raise DataError(f"{rule}; it has no 'labels': create it again")
   if table["labels"] is None:
     return None
   labels: dict[str, int] = {}
@@ -36,7 +36,7 @@ def check(table: Any, where: str) -> dict[str, int] | None:
             "keep one"
           )
       case _:
-        raise DataError(f"{rule}; it has {row!r}: make it again")
+        raise DataError(f"{rule}; it has {row!r}: create it again")
   return labels
 
 
@@ -45,7 +45,7 @@ def _is_label(value: int) -> bool:
 
 
 def plain_name(path: str) -> str:
-  """Returns a path as a folder's listing has it, whoever wrote it."""
+  """Returns a path in the form that a folder's listing uses."""
   return path.replace("\\", "/").removeprefix("./")
 
 
@@ -60,7 +60,7 @@ def look_up(
     where: path of the table, for messages.
 
   Raises:
-    DataError: an image is not in the table.
+    DataError: the table lacks an image.
   """
   missing = [name for name in names if name not in table]
   if missing:
@@ -73,15 +73,15 @@ def look_up(
 
 
 def check_classes(labels: Sequence[int], classes: int, where: str) -> None:
-  """Raises `DataError` where a held-out label is of no class.
+  """Raises `DataError` if a held-out label exceeds the train split's classes.
 
   Args:
-    labels: of the held-out split.
-    classes: of the train split.
+    labels: labels of the held-out split.
+    classes: number of classes of the train split.
     where: path of the table, for messages.
   """
   if max(labels) >= classes:
     raise DataError(
       f"{where} gives label {max(labels)} to a held-out image, but the train "
-      f"split has {classes} classes; give both the same classes"
+      f"split has {classes} classes; use the same classes in both splits"
     )

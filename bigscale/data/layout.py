@@ -1,7 +1,7 @@
-"""Which files of a folder or zip are in which split, and what their labels are.
+"""Assigns the files of a folder or zip to splits, and labels to images.
 
-`folders` says what layouts there are. What a layout leaves out is put in words
-(`Chosen.notes`), and what can be read in two ways is refused.
+`folders` describes the layouts. `Chosen.notes` reports what is not read.
+Ambiguous layouts raise an error.
 """
 
 import collections
@@ -19,14 +19,14 @@ from bigscale.data.split_names import Assigned
 
 
 class Chosen(NamedTuple):
-  """One split.
+  """Rows, labels and notes of one split.
 
   Attributes:
-    rows: of the listing.
-    labels: [N] int32; [0] where there are none.
-    class_names: of those; () where there are none.
-    notes: sentences on the whole layout, the same for both splits.
-    own_heldout: the folder of the held-out split; "" where there is none.
+    rows: rows of the listing.
+    labels: [N] int32; empty without labels.
+    class_names: name of each label; () without labels.
+    notes: sentences about the whole layout, the same for both splits.
+    own_heldout: folder of the held-out split; "" if there is none.
   """
 
   rows: np.ndarray
@@ -40,12 +40,13 @@ class FolderLayout:
   """The layout of a folder or zip.
 
   Args:
-    root: for messages.
+    root: path of the folder or zip, for messages.
     listing: images and `dataset.json` files.
-    read_table: reads a `dataset.json` by its path and numbers.
+    read_table: reads a `dataset.json`, given its path and its row of
+      `Listing.numbers`.
 
   Raises:
-    DataError: there are no images, or it is not clear what the splits are.
+    DataError: there are no images, or it is unclear which folders are splits.
   """
 
   def __init__(
@@ -71,19 +72,20 @@ class FolderLayout:
     if not self._images:
       raise DataError(_is_empty(root, listing))
     self._base = self._descend(self._images, "")
-    self._say_heldout_alone()
+    self._note_heldout_alone()
     self._splits = self._find_splits()
-    self._say_left_out(listing)
+    self._note_files(listing)
 
   def choose(self, split: Split, heldout_fraction: float) -> Chosen:
-    """Picks a split.
+    """Returns one split.
 
     Args:
       split: `train` or `heldout`.
-      heldout_fraction: of the images, where no folder is the held-out split.
+      heldout_fraction: fraction of the images to hold out if no folder is the
+        held-out split.
 
     Raises:
-      DataError: the split has no images, or they have no labels.
+      DataError: the split has no images, or only some images have a label.
     """
     found = self._splits
     train = self._base + (f"{found.train}/" if found else "")
@@ -92,7 +94,7 @@ class FolderLayout:
     names, labels = self._label(train_rows, (base, train), None)
     if not (found and found.heldout):
       rows = np.array(train_rows)
-      # By the path below what all lie in, whatever that is called.
+      # Hashes exclude the common base folder, so renaming it moves no image.
       places = splits.places_of(self._paths[r][len(base) :] for r in train_rows)
       heldout = splits.held_out(places, heldout_fraction)
       own = splits.rows_of(split, heldout, self._root)
@@ -114,8 +116,8 @@ class FolderLayout:
     found = list(self._notes)
     if unused:
       found.append(
-        f"{self._name}: {notes.listed(unused)} gives no labels: it counts in "
-        "the folder that holds all images of a split"
+        f"{self._name}: {notes.listed(unused)} is not used; labels are read "
+        "only from the folder that contains all images of a split"
       )
     own = self._splits.heldout if self._splits else ""
     return Chosen(rows, labels, names, tuple(dict.fromkeys(found)), own)
@@ -131,12 +133,12 @@ class FolderLayout:
   def _descend(
     self, rows: list[int], base: str, classes: Sequence[str] = ()
   ) -> str:
-    """The innermost folder that holds all rows, or has a `dataset.json`.
+    """Returns the innermost folder with all rows or with a `dataset.json`.
 
     Args:
-      rows: all of them below `base`.
-      base: where to begin.
-      classes: folders that are to stay below it.
+      rows: rows of the listing, all below `base`.
+      base: folder to start from.
+      classes: names of class folders, which are never entered.
     """
     while f"{base}{LABELS_FILE}" not in self._tables:
       folders = self._folders(rows, base)
@@ -146,20 +148,20 @@ class FolderLayout:
     return base
 
   def _folders(self, rows: list[int], base: str) -> set[str | None]:
-    """First folders below a base; None for a file that lies in none."""
+    """Returns the first folders below a base; None stands for loose files."""
     return {_first_folder(self._paths[row], base) for row in rows}
 
-  def _say_heldout_alone(self) -> None:
+  def _note_heldout_alone(self) -> None:
     for name in self._base.split("/"):
       known = split_names.parse(name)
       if known and known.plain and known.kind == "heldout":
         self._notes.append(
-          f"{self._name}: all images lie in {name}/, which is named like a "
-          "held-out split; they are trained on"
+          f"{self._name}: all images are in {name}/, which is named like a "
+          "held-out split; they are used for training"
         )
 
   def _find_splits(self) -> Assigned | None:
-    """The folders of the splits; None where they are classes, or nothing."""
+    """Returns the folders of the splits; None if no folder is a split."""
     folders = self._folders(self._images, self._base) - {None}
     has_table = f"{self._base}{LABELS_FILE}" in self._tables
     try:
@@ -168,7 +170,8 @@ class FolderLayout:
       if not has_table:
         raise self._unclear(error) from error
       self._notes.append(
-        f"{self._name}: {error}; all is one set, as {LABELS_FILE} lists it"
+        f"{self._name}: {error}; all images are one set, because "
+        f"{LABELS_FILE} lists them"
       )
       return None
     if found is None and not has_table:
@@ -180,12 +183,12 @@ class FolderLayout:
     where = f"{self._root}, in {place}" if place else self._root
     return DataError(
       f"{where}: {reason}; name the two splits train and val (a folder of "
-      f"links will do), or, where these are classes, rename them or list the "
-      f"labels in {LABELS_FILE}"
+      f"symbolic links is enough), or, if these folders are classes, rename "
+      f"them or list the labels in {LABELS_FILE}"
     )
 
   def _check_below(self, rows: list[int], base: str) -> None:
-    """Refuses splits inside of classes, and says what only sounds like one."""
+    """Raises `DataError` if there are folders named like splits in classes."""
     inside: dict[str, set[str]] = collections.defaultdict(set)
     deepest = {self._paths[row][len(base) :].rpartition("/")[0] for row in rows}
     for folder in deepest:
@@ -208,7 +211,7 @@ class FolderLayout:
         )
 
   def _check_classes(self, folders: set[str]) -> None:
-    """Refuses a class that is a split; says of others what they look like."""
+    """Raises `DataError` for a class that is a split; notes similar names."""
     alike = [name for name in sorted(folders) if split_names.parse(name)]
     for name in alike:
       known = split_names.parse(name)
@@ -218,17 +221,17 @@ class FolderLayout:
         if len(inside) > 1:
           raise self._unclear(
             f"{name}/ is named like a split and has {len(inside)} folders, but "
-            "lies beside folders that are no splits"
+            "the folders next to it are not splits"
           )
     if alike:
       what = "is a class" if len(alike) == 1 else "are classes"
       self._notes.append(
         f"{self._name}: {notes.listed([f'{name}/' for name in alike])} {what}, "
-        "though named like a split"
+        "despite being named like a split"
       )
 
-  def _say_left_out(self, listing: Listing) -> None:
-    """Puts in words what is read, and what is not."""
+  def _note_files(self, listing: Listing) -> None:
+    """Adds notes about the files that are read, and those that are not."""
     endings = collections.Counter(
       self._paths[row].rpartition(".")[2] for row in self._images
     )
@@ -244,23 +247,25 @@ class FolderLayout:
         f"{name}/ ({by_folder[name]:,} images)" for name in found if name
       ]
       of = ["the train split", "the held-out split"]
-      said = [f"{a} is {b}" for a, b in zip(parts, of, strict=False)]
-      self._notes.insert(0, f"{self._name}: {', '.join(said)}")
+      roles = [f"{a} is {b}" for a, b in zip(parts, of, strict=False)]
+      self._notes.insert(0, f"{self._name}: {', '.join(roles)}")
       rest = {k: v for k, v in by_folder.items() if k not in found}
       if rest:
-        said = [
-          f"{name}/ ({count:,} images)" if name else f"{count:,} beside them"
+        folders = [
+          f"{name}/ ({count:,} images)" if name else f"loose images ({count:,})"
           for name, count in sorted(rest.items(), key=lambda i: i[0] or "")
         ]
         self._notes.append(
-          f"{self._name}: not read, as neither split: {notes.listed(said)}"
+          f"{self._name}: not read, in neither split: {notes.listed(folders)}"
         )
     if len(lower) > 1 or listing.left_out:
       read = [f"{count:,} {ending}" for ending, count in lower.most_common()]
-      self._notes.append(f"{self._name}: images by ending: {', '.join(read)}")
+      self._notes.append(
+        f"{self._name}: images by extension: {', '.join(read)}"
+      )
     if listing.left_out:
       self._notes.append(
-        f"{self._name}: left out, as no ending of images: "
+        f"{self._name}: left out, without an image extension: "
         f"{notes.by_ending(listing.left_out)}"
       )
     if listing.hidden:
@@ -275,12 +280,13 @@ class FolderLayout:
     bases: tuple[str, str],
     known: tuple[str, ...] | None,
   ) -> tuple[tuple[str, ...], list[int]]:
-    """Class names, and a label for each row; nothing where unlabelled.
+    """Returns class names and a label for each row; both empty without labels.
 
     Args:
-      rows: of the listing.
-      bases: folders that all of them are in, the innermost first.
-      known: class names of the train split, where these are of the other.
+      rows: rows of the listing.
+      bases: folders that contain all rows, innermost first.
+      known: class names of the train split, to label the held-out split; None
+        to label the train split.
     """
     base = bases[0]
     for place in dict.fromkeys((*bases, self._base)):
@@ -292,20 +298,20 @@ class FolderLayout:
     names = known
     if names is None:
       names = tuple(sorted({name for name in folders if name is not None}))
-      self._say_of_classes(rows, base, names)
+      self._note_classes(rows, base, names)
     if len(names) < 2:
       return (), []
     numbers = {name: number for number, name in enumerate(names)}
     for row, folder in zip(rows, folders, strict=True):
       if folder not in numbers:
         raise DataError(
-          f"{self._root}: {self._paths[row]} lies in no folder of a class, "
-          f"while there are {len(names)} such folders ({names[0]}, ...); move "
-          "it into one of them, or out"
+          f"{self._root}: {self._paths[row]} is not in a class folder, but "
+          f"there are {len(names)} class folders ({names[0]}, ...); move it "
+          "into one of them, or out of the data set"
         )
     return names, [numbers[folder] for folder in folders]
 
-  def _say_of_classes(
+  def _note_classes(
     self, rows: list[int], base: str, names: tuple[str, ...]
   ) -> None:
     if len(names) == 1:
@@ -313,14 +319,15 @@ class FolderLayout:
       inside = [row for row in rows if self._paths[row].startswith(inner)]
       if len(self._folders(inside, inner)) > 1 and len(inside) < len(rows):
         self._notes.append(
-          f"{self._name}: there are no labels, since images lie beside the one "
-          f"folder {inner}; move them out to take its folders as classes"
+          f"{self._name}: there are no labels, because some images are not in "
+          f"the only folder {inner}; move them out to use its folders as "
+          f"classes"
         )
     same = collections.Counter(name.casefold() for name in names)
     twice = [name for name in names if same[name.casefold()] > 1]
     if twice:
       self._notes.append(
-        f"{self._name}: classes differ only in capitals: {notes.listed(twice)}"
+        f"{self._name}: class names differ only in case: {notes.listed(twice)}"
       )
 
   def _label_by_table(
@@ -341,7 +348,7 @@ class FolderLayout:
     if gone:
       self._notes.append(
         f"{self._name}: {path} names files that are not among the images, "
-        f"{len(gone):,} in all: {notes.listed(gone)}"
+        f"{len(gone):,} in total: {notes.listed(gone)}"
       )
     if known is not None:
       label_table.check_classes(labels, len(known), where)
@@ -355,13 +362,11 @@ def _is_empty(root: str, listing: Listing) -> str:
   )
   sets = sorted({f for f, e in listing.left_out if e == ".array_record" and f})
   if sets:
-    message += (
-      f", or name one of the sets in shards in it ({notes.listed(sets)})"
-    )
+    message += f", or use one of the sharded sets in it ({notes.listed(sets)})"
   if listing.left_out:
     message += f"; it has {notes.by_ending(listing.left_out)}"
   if listing.hidden:
-    message += f"; hidden in it are {notes.by_ending(listing.hidden)}"
+    message += f"; it has hidden files: {notes.by_ending(listing.hidden)}"
   return message
 
 

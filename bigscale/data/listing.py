@@ -1,8 +1,8 @@
-"""Images in a folder or zip: their paths, and what it takes to read them.
+"""Lists the images in a folder or zip, with the numbers needed to read them.
 
-What systems leave among images is hidden: names that start with a dot, the
-thumbnails and dustbins of network stores, of macOS and of Windows. Everything
-else that is not listed is counted.
+Hidden files are not listed: names that start with a dot, and the thumbnail and
+trash folders of network storage, macOS and Windows. All other files that are
+not listed are counted.
 """
 
 import array
@@ -33,7 +33,7 @@ _REMOTE_STATS_AT_ONCE = 32
 _ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
-# In lower case; folders of these names are not looked into.
+# Lowercase names. Folders with these names are not listed.
 _HIDDEN = frozenset(
   (
     "__macosx",
@@ -60,13 +60,13 @@ class Listing(NamedTuple):
   """Files below a root.
 
   Attributes:
-    paths: relative to the root, sorted.
-    numbers: [N, 1] int64, their sizes; of a zip [N, 5]: size, CRC-32, start of
-      the local header, packed size and method (-1 where it is encrypted).
-    left_out: how many other files there are, by folder and ending; "" is the
-      root, or a file without ending.
-    hidden: how many hidden files there are, by what hides them (a name, or
-      `._*` for all of macOS's) and ending.
+    paths: paths relative to the root, sorted.
+    numbers: [N, 1] int64, sizes. For a zip [N, 5]: size, CRC-32, offset of the
+      local header, compressed size and compression method (-1 if encrypted).
+    left_out: counts of other files by folder and extension. "" is the root, or
+      no extension.
+    hidden: counts of hidden files by the name that hides them (`._*` stands
+      for all such names of macOS) and extension.
   """
 
   paths: list[str]
@@ -75,20 +75,26 @@ class Listing(NamedTuple):
   hidden: Mapping[tuple[str, str], int]
 
 
-class _Sieve:
-  """Tells what is listed, and counts the rest."""
+class _FileFilter:
+  """Decides which files are listed, and counts the others."""
 
   def __init__(self) -> None:
     self.left_out: collections.Counter[tuple[str, str]] = collections.Counter()
     self.hidden: collections.Counter[tuple[str, str]] = collections.Counter()
 
   def lists(self, path: str) -> bool:
-    """Whether a file is listed, by its path below the root."""
+    """Returns whether a file is listed, given its path below the root."""
     folder, _, name = path.rpartition("/")
     return self.lists_in(folder, hidden_by(folder), name)
 
   def lists_in(self, folder: str, hides: str, name: str) -> bool:
-    """Whether a file is listed; `hides` is what hides its folder, or ""."""
+    """Returns whether a file is listed.
+
+    Args:
+      folder: folder of the file, relative to the root.
+      hides: name that hides the folder; "" if the folder is not hidden.
+      name: name of the file.
+    """
     lower = name.lower()
     hides = hides or hidden_by(name)
     if hides:
@@ -100,11 +106,11 @@ class _Sieve:
     return False
 
   def leave_out(self, folder: str, name: str, why: str = "") -> None:
-    """Counts a file that is not listed; `why` follows its ending."""
+    """Counts a file that is not listed; `why` is appended to its extension."""
     self.left_out[folder, os.path.splitext(name.lower())[1] + why] += 1
 
   def listing(self, paths: list[str], numbers: np.ndarray) -> Listing:
-    """What was found, sorted."""
+    """Returns the listed files, sorted, and the counts."""
     order = sorted(range(len(paths)), key=paths.__getitem__)
     return Listing(
       [paths[row] for row in order],
@@ -115,7 +121,7 @@ class _Sieve:
 
 
 def hidden_by(path: str) -> str:
-  """Returns the name in a path that hides the file; "" where none does."""
+  """Returns the name in a path that hides the file; "" if there is none."""
   for name in path.split("/"):
     if name.startswith("._"):
       return "._*"
@@ -129,37 +135,39 @@ def hidden_by(path: str) -> str:
 def list_folder(root: str) -> Listing:
   """Lists the images and `dataset.json` files of a folder, at any depth.
 
-  A million local files take seconds; links are followed. Remote ones are asked
-  for their sizes one by one, some at a time.
+  Links are followed. A million local files take seconds. Sizes of remote files
+  are requested file by file, in 32 threads.
 
   Raises:
     DataError: a folder cannot be read, or a name has a backslash.
   """
   paths: list[str] = []
   sizes = array.array("q")
-  sieve = _Sieve()
+  file_filter = _FileFilter()
   try:
     remote = is_remote(root)
-    found = _scan_remote(root, sieve) if remote else _scan(root, sieve)
+    found = (
+      _scan_remote(root, file_filter) if remote else _scan(root, file_filter)
+    )
     for path, size in found:
       if "\\" in path:
         raise DataError(
-          f"{root} has a file named {path!r}: an archive of Windows was "
-          "unpacked without making its folders; unpack it with another "
-          "program, or name the .zip itself"
+          f"{root} has a file named {path!r}: a Windows archive was unpacked "
+          "without creating its folders; unpack it with another program, or "
+          "use the .zip itself"
         )
       paths.append(path)
       sizes.append(size)
   except OSError as error:
     raise DataError(
       f"{error.filename or root} cannot be listed ({error.strerror or error}); "
-      "check the path and the right to read it"
+      "check the path and its read permission"
     ) from error
-  return sieve.listing(paths, np.array(sizes, np.int64)[:, None])
+  return file_filter.listing(paths, np.array(sizes, np.int64)[:, None])
 
 
-def _scan(root: str, sieve: _Sieve) -> Iterator[tuple[str, int]]:
-  """Paths and sizes of what is listed below a local root."""
+def _scan(root: str, file_filter: _FileFilter) -> Iterator[tuple[str, int]]:
+  """Yields the paths and sizes of the listed files below a local root."""
   waiting = [("", "")]
   while waiting:
     folder, hides = waiting.pop()
@@ -170,22 +178,24 @@ def _scan(root: str, sieve: _Sieve) -> Iterator[tuple[str, int]]:
           if entry.is_dir():
             if not (entry.is_symlink() and _leads_back(entry.path)):
               waiting.append((f"{path}/", hides or hidden_by(entry.name)))
-          elif sieve.lists_in(folder[:-1], hides, entry.name):
+          elif file_filter.lists_in(folder[:-1], hides, entry.name):
             size = _size_of(entry)
             if size is None:
-              sieve.leave_out(folder[:-1], entry.name, " that is no file")
+              file_filter.leave_out(
+                folder[:-1], entry.name, " that is not a regular file"
+              )
             else:
               yield path, size
-    except PermissionError:  # as lost+found is
+    except PermissionError:  # For example lost+found.
       if not hides:
         raise
 
 
 def _size_of(entry: os.DirEntry) -> int | None:
-  """Bytes of a file; None of a pipe or device, which waits for a writer."""
+  """Returns a file's size in bytes; None for pipes, which block on reading."""
   try:
     found = entry.stat()
-  except OSError:  # a link to nothing: who reads it will say so
+  except OSError:  # A broken link, which raises an error when it is read.
     return 0
   return found.st_size if stat.S_ISREG(found.st_mode) else None
 
@@ -196,7 +206,7 @@ def _leads_back(link: str) -> bool:
   return os.path.commonpath([target, here]) == target
 
 
-def _scan_remote(root: str, sieve: _Sieve) -> list[tuple[str, int]]:
+def _scan_remote(root: str, file_filter: _FileFilter) -> list[tuple[str, int]]:
   top = epath.Path(root)
   files = [
     epath.Path(folder) / name
@@ -207,7 +217,7 @@ def _scan_remote(root: str, sieve: _Sieve) -> list[tuple[str, int]]:
   listed = [
     (file, path)
     for file, path in zip(files, paths, strict=True)
-    if sieve.lists(path)
+    if file_filter.lists(path)
   ]
   with futures.ThreadPoolExecutor(_REMOTE_STATS_AT_ONCE) as pool:
     sizes = pool.map(lambda each: each[0].stat().length, listed)
@@ -217,11 +227,11 @@ def _scan_remote(root: str, sieve: _Sieve) -> list[tuple[str, int]]:
 def list_zip(path: str) -> Listing:
   """Lists the images and `dataset.json` files of a zip.
 
-  Names are divided at backslashes too, as old packers of Windows write them.
+  Backslashes also separate names, as in zips of old Windows programs.
 
   Raises:
-    DataError: it is no zip that can be read, a name leads out of it, or two
-      different files have one name.
+    DataError: the zip cannot be read, a name points outside of it, or two
+      different files have the same name.
   """
   try:
     with epath.Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
@@ -230,17 +240,16 @@ def list_zip(path: str) -> Listing:
     raise DataError(
       f"{path} is not a readable zip ({error}); copy it again or pack it again"
     ) from error
-  sieve = _Sieve()
+  file_filter = _FileFilter()
   found: dict[str, zipfile.ZipInfo] = {}
   for name, info in _zip_files(infos, path):
     other = found.get(name)
     if other is None:
-      if sieve.lists(name):
+      if file_filter.lists(name):
         found[name] = info
     elif (other.CRC, other.file_size) != (info.CRC, info.file_size):
       raise DataError(
-        f"{path} has two different files named {name!r}; pack it again from "
-        "its folder"
+        f"{path} has two different files named {name!r}; pack its folder again"
       )
   numbers = [
     (
@@ -252,13 +261,15 @@ def list_zip(path: str) -> Listing:
     )
     for info in found.values()
   ]
-  return sieve.listing(list(found), np.array(numbers, np.int64).reshape(-1, 5))
+  return file_filter.listing(
+    list(found), np.array(numbers, np.int64).reshape(-1, 5)
+  )
 
 
 def _zip_files(
   infos: Iterable[zipfile.ZipInfo], path: str
 ) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-  """Files of a zip by plain names: `folder/file`, from its root."""
+  """Yields the files of a zip, named `folder/file` relative to its root."""
   for info in infos:
     name = info.orig_filename.replace("\\", "/")
     if name.endswith("/"):
@@ -267,49 +278,49 @@ def _zip_files(
     absolute = not parts[0] or parts[0][1:] == ":"
     if absolute or ".." in parts or "\0" in name:
       raise DataError(
-        f"{path} has a file named {info.orig_filename!r}, which leads out of "
-        "it; pack it again from inside its folder"
+        f"{path} has a file named {info.orig_filename!r}, which points outside "
+        "of the zip; pack it again from inside its folder"
       )
     yield "/".join(part for part in parts if part not in ("", ".")), info
 
 
 def unpack(file: RangeFile, numbers: np.ndarray) -> bytes:
-  """A file of a zip, by its numbers in the listing.
+  """Returns a file of a zip, given its row of `Listing.numbers`.
 
-  Needs no directory of the zip in memory, and any threads may call it.
+  Thread-safe, and does not keep the zip's directory in memory.
 
   Raises:
     OSError: the zip cannot be read.
-    ValueError: the file in it is not as listed.
+    ValueError: the file differs from the listing.
   """
   size, crc, _, packed_size, method = numbers.tolist()
   data = file.read(_start_of(file, numbers), check_size(packed_size))
   if method == zipfile.ZIP_DEFLATED:
     data = _inflate(data, size + 1)
   if zlib.crc32(data) != crc:
-    raise ValueError("it is not what its checksum in the zip says")
+    raise ValueError("it does not match its checksum in the zip")
   return data
 
 
 def unpack_first(file: RangeFile, numbers: np.ndarray, size: int) -> bytes:
-  """The first bytes of a file of a zip, so many at most; errors likewise."""
+  """Returns up to the first `size` bytes of a file of a zip; see `unpack`."""
   packed_size, method = numbers[3:].tolist()
   data = file.read(_start_of(file, numbers), min(packed_size, size))
   return _inflate(data, size) if method == zipfile.ZIP_DEFLATED else data
 
 
 def _start_of(file: RangeFile, numbers: np.ndarray) -> int:
-  """Where the content of a file of a zip begins."""
+  """Returns the offset of a file's content in a zip."""
   start, method = numbers[2].item(), numbers[4].item()
   if method not in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
     how = "encrypted" if method < 0 else f"packed by method {method}"
     raise ValueError(
-      f"it is {how}, and only stored or deflated files are read: pack the zip "
-      "again, without a password and by deflate"
+      f"it is {how}, but only stored or deflated files are read: pack the zip "
+      "again without a password, using deflate"
     )
   header = file.read(start, _ZIP_LOCAL_HEADER.size)
   if len(header) < _ZIP_LOCAL_HEADER.size or header[:4] != b"PK\3\4":
-    raise ValueError("the zip does not have it where its directory says")
+    raise ValueError("the zip's directory has a wrong offset for it")
   _, name, extra = _ZIP_LOCAL_HEADER.unpack(header)
   return start + _ZIP_LOCAL_HEADER.size + name + extra
 
@@ -318,4 +329,4 @@ def _inflate(data: bytes, size: int) -> bytes:
   try:
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size)
   except zlib.error as error:
-    raise ValueError(f"it does not unpack ({error})") from error
+    raise ValueError(f"it cannot be decompressed ({error})") from error

@@ -1,7 +1,7 @@
-"""What a directory of shards holds: its `manifest.json`, and how it is wrong.
+"""Reads, writes and checks `manifest.json` of a directory of shards.
 
-The manifest states the number of records of every shard, so that a set of ten
-thousand shards is opened without opening one of them.
+The manifest states the number of records of every shard. A set of ten thousand
+shards can therefore be opened without opening any of them.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ _SPLITS = ("train", "heldout")
 
 
 class DataError(SpecError):
-  """Data that cannot be used: which file or value, which rule, what to do."""
+  """Unusable data; the message names the file or value, the rule and a fix."""
 
   def __init__(self, message: str) -> None:
-    """Says it on one line, whatever the names of files hold."""
+    """Escapes line breaks and unprintable characters of the message."""
     super().__init__(shown(message))
 
 
 class EmptySplitError(DataError):
-  """A sound set has no record in the split that is asked for."""
+  """A valid data set has no record in the requested split."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class ShardFile:
   """One ArrayRecord file.
 
   Attributes:
-    file: name inside the directory.
+    file: file name inside the directory.
     split: `train` or `heldout`.
-    records: how many it holds.
-    bytes: size of the file.
-    sha256: of the file, hexadecimal.
+    records: number of records.
+    bytes: size of the file in bytes.
+    sha256: SHA-256 digest of the file, hexadecimal.
   """
 
   file: str
@@ -57,16 +57,16 @@ class ShardFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schema:
-  """How a record is laid out.
+  """Layout of a record.
 
-  A record is the label, a little-endian int32, then the image; with
-  `multilabel`, the number of labels, the labels, then the image.
+  A record is the label, a little-endian int32, followed by the image. With
+  `multilabel`, it is the number of labels, the labels, then the image.
 
   Attributes:
-    encoding: `raw` (H * W * C bytes, rows first), or `png` or `jpeg` (a whole
+    encoding: `raw` (H * W * C bytes, row-major), or `png` or `jpeg` (a complete
       file).
     image_shape: (H, W, C), the same for every record; C is 1 or 3.
-    multilabel: a record carries one label or more, not one.
+    multilabel: whether a record has one or more labels instead of exactly one.
   """
 
   encoding: Encoding
@@ -88,19 +88,21 @@ class Schema:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-  """A data set in shards.
+  """A sharded data set.
 
   Attributes:
-    name: of the data set.
+    name: name of the data set.
     schema: layout of its records.
-    class_names: name of label i at i; empty for an unlabelled set, whose
-      records all carry label 0.
-    shards: in reading order.
-    source: where the images come from.
-    licence: of the images, as an SPDX identifier where there is one.
-    padding: pixels of black that a model's image gets on each side of one of
-      these (`transforms.fit`); 28 px digits are usually framed to 32 px by 2.
-    made: how: sizes, crops, what was left out; for the reader alone.
+    class_names: name of each label; empty for an unlabeled set, in which
+      every record has label 0.
+    shards: shards in reading order.
+    source: origin of the images.
+    licence: license of the images, as an SPDX identifier if there is one.
+    padding: black pixels added on each side of an image before it is resized
+      for a model (`transforms.fit`). Digits of 28 px usually have a padding of
+      2, which makes them 32 px.
+    made: how the set was built: sizes, crops and removed records. Only its
+      label counts affect how the set is used.
   """
 
   name: str
@@ -113,14 +115,14 @@ class Manifest:
   made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def of(self, split: Split) -> tuple[ShardFile, ...]:
-    """The shards of one split, in reading order."""
+    """Returns the shards of one split, in reading order."""
     return tuple(shard for shard in self.shards if shard.split == split)
 
   def identity(self, split: Split) -> str:
-    """Names one split's records, wherever the files lie.
+    """Returns a name for one split's records that is independent of paths.
 
-    Two sets have one identity only if every record and label is the same.
-    Padding is no part of it (`Source.identity`).
+    Two sets have equal identities only if all records and labels are equal.
+    Padding is not included (`Source.identity` includes it).
     """
     content = [
       self.schema.encoding,
@@ -137,14 +139,14 @@ class Manifest:
 def open_json(path: str) -> IO[str]:
   """Opens a file to write JSON to.
 
-  Names of files that are no Unicode are written as escapes, which JSON reads
-  as the same names.
+  File names that are not valid Unicode are written as escapes, and JSON reads
+  these back as the same names.
   """
   return open(path, "w", encoding="utf-8", errors="backslashreplace")
 
 
 def save(manifest: Manifest, directory: str) -> None:
-  """Writes `manifest.json`, whole or not at all."""
+  """Writes `manifest.json` atomically."""
   tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
   path = os.path.join(directory, FILE_NAME)
   with open_json(f"{path}.partial") as file:
@@ -157,8 +159,8 @@ def load(directory: str) -> Manifest:
   """Reads and checks `manifest.json`.
 
   Raises:
-    DataError: it is missing, is not JSON, has another version, or lacks or
-      contradicts something.
+    DataError: it is missing, is not JSON, has another version, or is incomplete
+      or inconsistent.
   """
   path = os.path.join(directory, FILE_NAME)
   try:
@@ -166,7 +168,7 @@ def load(directory: str) -> Manifest:
       tree = json.load(file)
   except OSError as error:
     raise DataError(
-      f"cannot read {path} ({error.strerror}); name a directory of shards, "
+      f"cannot read {path} ({error.strerror}); use a directory of shards, "
       "or build it again"
     ) from error
   except (ValueError, RecursionError) as error:
@@ -178,8 +180,8 @@ def load(directory: str) -> Manifest:
   if version != FORMAT_VERSION:
     raise DataError(
       f"{path} has format_version={version!r}, but this library reads "
-      f"{FORMAT_VERSION}; build the set again, or, where it belongs to "
-      "something else and images lie beside it, take it out of the folder"
+      f"{FORMAT_VERSION}; build the set again. If the file is not a manifest "
+      "of this library, move it out of the folder of images"
     )
   try:
     return _parse(tree)
@@ -233,16 +235,16 @@ def _parse_shard(tree: Mapping[str, Any]) -> ShardFile:
 
 def _names(value: Any) -> tuple[str, ...]:
   if not isinstance(value, list) or not all(type(x) is str for x in value):
-    raise ValueError("class_names must be a list of texts")
+    raise ValueError("class_names must be a list of strings")
   return tuple(value)
 
 
 def _made(value: Any) -> dict[str, Any]:
-  """The part for the reader, as far as programs read it, too."""
+  """Parses `made`, and checks the fields of it that programs read."""
   made = dict(value)
   splits = made.get("splits", {})
   if not isinstance(splits, Mapping):
-    raise ValueError("splits must be an object")
+    raise ValueError("made.splits must be an object")
   for split, of_split in splits.items():
     counts = of_split.get("label_counts", [])
     if not isinstance(counts, list) or any(type(n) is not int for n in counts):

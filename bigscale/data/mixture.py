@@ -1,10 +1,11 @@
-"""Several sources drawn from at once.
+"""Mixtures of several sources.
 
-The stream's positions are dealt in rounds. In each, source k gets the places
-that bring its total nearest to its share: after any number of rounds it is off
-by less than one place, so that proportions are exact in the long run whatever
-the shares. Places are dealt within a round by hash. The n-th place of a source
-is its n-th record in its own order, with epochs of its own.
+Stream positions are dealt to the sources in rounds. In each round, source k
+gets the number of positions that brings its total closest to its share. After
+any number of rounds its total is off by less than one position, so long-run
+proportions are exact for any shares. Within a round, a hash decides which
+positions a source gets. The n-th position of a source reads the n-th record in
+the source's own order, with its own epochs.
 """
 
 import dataclasses
@@ -22,21 +23,21 @@ from bigscale.data.sources import MissingFile, Record, Source
 from bigscale.data.splits import check_index
 from bigscale.spec import DataSpec
 
-_USE = 0x4D495854
-_DRAW = 0x44524157  # the key of a permutation
+_ROUND_USE = 0x4D495854
+_SUBSET_KEY = 0x44524157  # Key of a permutation.
 _ROUND = 256
-# Shares are counted in 2^-32, in whole numbers that any machine adds alike.
+# Shares are integers in units of 2^-32, so sums are equal on all machines.
 _UNIT = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Deal:
-  """Who gets which position.
+  """Maps stream positions to sources.
 
   Attributes:
-    shares: of the sources, in units of 2^-32, which sum to 2^32.
-    seed: of the places within a round.
-    round_length: positions of a round.
+    shares: shares of the sources in units of 2^-32; they sum to 2^32.
+    seed: seed of the order of positions within a round.
+    round_length: number of positions per round.
   """
 
   shares: tuple[int, ...]
@@ -44,7 +45,10 @@ class Deal:
   round_length: int
 
   def __call__(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Source of each position [N], and the place of it in that source's own.
+    """Returns each position's source and its index in that source's positions.
+
+    Args:
+      positions: [N] stream positions.
 
     Returns:
       Two arrays [N] int64.
@@ -62,11 +66,11 @@ class Deal:
     return sources, places
 
   def before(self, number: int) -> list[int]:
-    """Places that each source got before a round."""
+    """Returns the number of positions each source got before a round."""
     ends, total = [0], 0
     for share in self.shares:
       total += share
-      # Rounded sums of shares: their differences sum to the whole.
+      # Differences of rounded cumulative shares sum to the exact total.
       exact = number * self.round_length * total
       ends.append((exact + _UNIT // 2) // _UNIT)
     return [end - start for start, end in itertools.pairwise(ends)]
@@ -76,11 +80,12 @@ class Deal:
 def _round(deal: Deal, number: int) -> tuple[np.ndarray, np.ndarray]:
   before, after = deal.before(number), deal.before(number + 1)
   counts = np.subtract(after, before)
-  # Two ends that round apart can leave a small share at -1: see `deal_of`.
+  # Rounding could make the count of a very small share -1; `deal_of` chooses
+  # rounds long enough to prevent this.
   order = np.argsort(
     hashing.random_bits(
       deal.seed,
-      _USE,
+      _ROUND_USE,
       number * deal.round_length + np.arange(deal.round_length),
     ),
     kind="stable",
@@ -95,10 +100,10 @@ def _round(deal: Deal, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def deal_of(shares: Sequence[float], seed: int) -> Deal:
-  """A deal of given shares, which sum to 1.
+  """Builds the deal of the given shares, which sum to 1.
 
   Raises:
-    DataError: a share is too small to be dealt.
+    DataError: a share is below 2^-20.
   """
   whole = [round(share * _UNIT) for share in shares]
   whole[int(np.argmax(whole))] += _UNIT - sum(whole)
@@ -106,10 +111,10 @@ def deal_of(shares: Sequence[float], seed: int) -> Deal:
   if least < _UNIT >> 20:
     raise DataError(
       f"data.mixture: a share of {least / _UNIT:.2g} is below one in a "
-      "million; give the source more, or leave it out"
+      "million; increase it, or remove the source"
     )
-  # A round in which every source gets two places or more: none gets fewer
-  # than none.
+  # Every source gets two or more positions per round on average, so that
+  # rounding cannot make a count negative.
   length = _ROUND
   while length * least < 2 * _UNIT:
     length *= 2
@@ -117,11 +122,11 @@ def deal_of(shares: Sequence[float], seed: int) -> Deal:
 
 
 def shares_of(spec: DataSpec, sizes: Sequence[int]) -> tuple[float, ...]:
-  """The share of every source; 1 where there is one.
+  """Returns the share of every source; (1.0,) without a mixture.
 
   Args:
-    spec: of the mixture.
-    sizes: images of each source that are trained on.
+    spec: data spec with the mixture.
+    sizes: number of training images of each source.
   """
   if not spec.mixture:
     return (1.0,)
@@ -134,18 +139,18 @@ def shares_of(spec: DataSpec, sizes: Sequence[int]) -> tuple[float, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-  """From the labels of each source to those of the mixture.
+  """Maps the labels of each source to labels of the mixture.
 
   Attributes:
-    tables: for each source, the new label of each of its own; () drops them.
-    class_names: of the mixture.
+    tables: the new label of each old label, for each source; () drops labels.
+    class_names: class names of the mixture.
   """
 
   tables: tuple[tuple[int, ...], ...]
   class_names: tuple[str, ...]
 
   def of(self, source: int, labels: tuple[int, ...]) -> tuple[int, ...]:
-    """New labels of a record."""
+    """Returns the new labels of a record."""
     table = self.tables[source]
     if len(table) == 1 and not labels:
       return table
@@ -153,11 +158,11 @@ class Labels:
 
 
 def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
-  """How a mixture's labels are made.
+  """Builds the label mapping of a mixture.
 
   Raises:
-    DataError: a table does not name a label for every class, or joint labels
-      are asked of a source without any.
+    DataError: a table does not have a label for every class, or joint labels
+      are requested for an unlabeled source.
   """
   if not spec.mixture:
     (source,) = sources
@@ -173,12 +178,12 @@ def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
     if not source.num_classes:
       raise DataError(
         f"data.mixture_labels='joint', but {source!r} has no labels; use "
-        "'source' or 'none', or leave it out"
+        "'source' or 'none', or remove the source"
       )
     if part.labels and len(part.labels) != source.num_classes:
       raise DataError(
         f"data.mixture: {len(part.labels)} labels are given for the "
-        f"{source.num_classes} classes of {source!r}; name one for each"
+        f"{source.num_classes} classes of {source!r}; give one label per class"
       )
     first = max(found, default=-1) + 1
     table = part.labels or tuple(range(first, first + source.num_classes))
@@ -189,23 +194,24 @@ def labels_of(spec: DataSpec, sources: Sequence[Source]) -> Labels:
   if missing:
     raise DataError(
       f"data.mixture: no class has the labels {missing[:5]} below "
-      f"{max(found)}; number them from 0 without gaps"
+      f"{max(found)}; number the labels from 0 without gaps"
     )
   return Labels(tuple(tables), tuple(found[i] for i in sorted(found)))
 
 
 class Mixed(Source):
-  """A mixture as one source of finite length: for statistics, not training.
+  """A mixture as one source of finite length, for statistics only.
 
-  As many records as there can be in the mixture's proportions, none of them
-  twice. Those of a source that is not needed whole are drawn at random: it may
-  be stored class by class. The records of one source follow those of another.
+  It has as many records as the mixture's proportions allow without repeating a
+  record. From a source that is not used completely, records are drawn at
+  random, because they may be stored class by class. The records of each source
+  are contiguous.
   """
 
   def __init__(
     self, sources: Sequence[Source], deal: Deal, labels: Labels
   ) -> None:
-    """`sources` with their shares and labels."""
+    """Mixes sources in the proportions of `deal`, with the given labels."""
     self._sources, self._labels = tuple(sources), labels
     self.class_names = labels.class_names
     total = min(
@@ -214,11 +220,13 @@ class Mixed(Source):
     )
     counts = apportion(np.array(deal.shares), total)
     self._ends = np.cumsum(counts)
-    self._orders = tuple(Permutation(len(source), _DRAW) for source in sources)
+    self._orders = tuple(
+      Permutation(len(source), _SUBSET_KEY) for source in sources
+    )
     self._deal = deal
     self.name = _describe([s.name for s in sources], deal, labels)
-    said = (sentence for source in sources for sentence in source.notes)
-    self.notes = tuple(dict.fromkeys(said))
+    sentences = (sentence for source in sources for sentence in source.notes)
+    self.notes = tuple(dict.fromkeys(sentences))
 
   @property
   def identity(self) -> str:
@@ -240,7 +248,7 @@ class Mixed(Source):
 
   @property
   def counts_quickly(self) -> bool:
-    """See `Source`; several labels are read record by record."""
+    """See `Source`; multiple labels are read record by record."""
     return super().counts_quickly and not self.several_labels
 
   @property
@@ -299,7 +307,7 @@ class Mixed(Source):
     return np.concatenate(found)
 
   def _locate(self, index: int) -> tuple[int, int]:
-    """The number of a record's source, and its place there."""
+    """Returns the number of a record's source, and its index in it."""
     check_index(index, len(self))
     which = int(np.searchsorted(self._ends, index, side="right"))
     first = int(self._ends[which - 1]) if which else 0
@@ -307,19 +315,19 @@ class Mixed(Source):
 
 
 def identity_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
-  """Names the content of a mixture, or of the one source it has."""
+  """Returns the identity of a mixture, or of its only source."""
   return _describe([source.identity for source in sources], deal, labels)
 
 
 def earlier_identity_of(
   sources: Sequence[Source], deal: Deal, labels: Labels
 ) -> str:
-  """The same as versions named it that framed all images of 28 px."""
+  """Returns the identity in versions that padded all images of 28 px."""
   return _describe([s.earlier_identity for s in sources], deal, labels)
 
 
 def outline_of(sources: Sequence[Source], deal: Deal, labels: Labels) -> str:
-  """The same of what can be told without reading all files."""
+  """Returns the part of the identity known without reading all files."""
   return _describe([source.outline for source in sources], deal, labels)
 
 

@@ -1,7 +1,7 @@
-"""Sentences on what a source holds and lacks, for who trains on it.
+"""Notes for the user about the content of a source, and what it lacks.
 
-A source carries those that opening it tells (`Source.notes`). Who opens one
-for a user prints them once, with `of_sources` and `warn`.
+`Source.notes` contains the notes made when the source was opened. Commands that
+open a source for a user log its notes once, using `of_sources` and `warn`.
 """
 
 import collections
@@ -16,16 +16,16 @@ _log = logging.getLogger(__name__)
 
 
 def warn(sentences: Iterable[str]) -> None:
-  """Logs notes, for who opens a source for a user."""
+  """Logs notes as warnings."""
   for sentence in sentences:
     _log.warning("data: %s", shown(sentence))
 
 
 def of_sources(sources: Mapping[str, Iterable[Source]]) -> tuple[str, ...]:
-  """Returns what is to be known of sources, each sentence once.
+  """Returns the notes of sources, without duplicates.
 
   Args:
-    sources: by the name of their split.
+    sources: sources by split name.
   """
   found = [
     sentence
@@ -37,11 +37,11 @@ def of_sources(sources: Mapping[str, Iterable[Source]]) -> tuple[str, ...]:
 
 
 def of_source(source: Source, split: str) -> tuple[str, ...]:
-  """Returns a source's notes, and which classes have no image.
+  """Returns a source's notes, and a note about classes without images.
 
   Args:
     source: one split.
-    split: its name.
+    split: name of the split.
   """
   known = tuple(map(shown, source.notes))
   empty = source.empty_classes()
@@ -60,24 +60,24 @@ def of_source(source: Source, split: str) -> tuple[str, ...]:
   )
   if split == "train":
     line += (
-      "; nothing trains them, and samples of them show nothing: number the "
-      "labels from 0 without gaps, or leave these classes out"
+      "; they are not trained, and samples of these classes are meaningless: "
+      "number the labels from 0 without gaps, or leave these classes out"
     )
   return (*known, shown(line))
 
 
 def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
-  """Returns "a, b, c and 7 more"."""
+  """Formats names like "a, b, c and 7 more"."""
   more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
   return ", ".join(names[:shown]) + more
 
 
 def by_ending(counts: Mapping[tuple[str, str], int]) -> str:
-  """Returns a count of files by ending: "20 .txt (cat: 12, dog: 8)".
+  """Formats file counts by extension, such as "20 .txt (cat: 12, dog: 8)".
 
   Args:
-    counts: of files, by folder and ending; "" is the root, or a file without
-      ending.
+    counts: number of files by folder and extension. "" is the root, or no
+      extension.
   """
   endings: dict[str, collections.Counter[str]] = {}
   for (folder, ending), count in counts.items():
@@ -90,6 +90,6 @@ def by_ending(counts: Mapping[tuple[str, str], int]) -> str:
       f"{folder or 'the root'}: {count:,}"
       for folder, count in folders.most_common()
     ]
-    total = f"{folders.total():,} {ending or 'without ending'}"
+    total = f"{folders.total():,} {ending or 'without extension'}"
     parts.append(f"{total} ({listed(places, 3)})")
   return listed(parts, 10)

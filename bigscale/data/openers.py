@@ -1,8 +1,9 @@
-"""Opens a data source by what a user calls it: one table of kinds.
+"""Opens data sources by the names that users give, using a table of kinds.
 
-A kind is opened by `opener(what follows the kind, split)`. Modules are imported
-when a source of their kind is opened. A source of a user's own is
-`package.module:Name` or `package.module:Name:ARGUMENT`.
+An opener is called with the rest of the name after its kind, and the split. The
+module of a kind is imported when the first such source is opened. Sources
+outside this package are named `package.module:Name` or
+`package.module:Name:ARGUMENT`.
 """
 
 import contextlib
@@ -26,47 +27,47 @@ EMBEDDED = ("fashion_mnist", "emoji")
 _EMBEDDED_DIRECTORY = os.path.join(os.path.dirname(__file__), "embedded")
 
 OPENERS = {
-  # Written before a colon: tfds:mnist.
+  # Selected by a prefix, such as tfds:mnist.
   "stacked": "bigscale.data.stacked:StackedSource",
   "synthetic": "bigscale.data.synthetic:open_synthetic",
   "tfds": "bigscale.data.tfds:TfdsSource",
-  # Told by what lies at a path, or by its ending.
+  # Selected by the files at a path, or by its extension.
   "folder": "bigscale.data.folders:FolderSource",
   "npz": "bigscale.data.arrays:open_npz",
   "shards": "bigscale.data.shards:ShardSource",
-  # Inputs of 'bigscale data build' alone (`inputs`).
+  # Inputs of 'bigscale data build' only (`inputs`).
   "idx": "bigscale.data.idx:IdxSource",
   "tar": "bigscale.data.archives:TarSource",
 }
 _SCHEMES = ("stacked", "synthetic", "tfds")
 
-_RECIPE = 'docs/data.md, "Add a data source", shows a whole one'
+_RECIPE = 'docs/data.md, "Add a data source", has a complete example'
 
 
 def opener(kind: str) -> Callable[..., Source]:
-  """Returns what opens sources of a kind, as `npz`."""
+  """Returns the callable that opens sources of a kind, such as `npz`."""
   return named.load(OPENERS[kind], "a data source")
 
 
 def open_source(
   source: str, split: Split, padding: int | None = None
 ) -> Source:
-  """Opens one split of a data set; nothing large is read.
+  """Opens one split of a data set without reading large files.
 
   Args:
     source: an embedded set (`fashion_mnist`, `emoji`); a directory with a
-      `manifest.json`; a folder or zip of images (`folders`), or an .npz
-      (`arrays`); `tfds:NAME` (`tfds`); `stacked:SOURCE` of digits (`stacked`);
-      `synthetic:RECORDS:SIDE:CLASSES` or `...:LABELS`, the labels of a record
-      (`synthetic`); `package.module:Name` or `package.module:Name:ARGUMENT`, a
-      subclass of `Source` or a function that returns one, which is called with
-      the argument ("" where there is none) and the split.
-    split: `train`, or `heldout` for images never trained on.
-    padding: see `Source`; None takes the set's own, which is 0 where a set
-      does not say (`manifest`).
+      `manifest.json`; a folder or zip of images (`folders`); an .npz
+      (`arrays`); `tfds:NAME` (`tfds`); `stacked:SOURCE`, a source of digits
+      (`stacked`); `synthetic:RECORDS:SIDE:CLASSES` or `...:LABELS`, the number
+      of labels per record (`synthetic`); `package.module:Name` or
+      `package.module:Name:ARGUMENT`, a subclass of `Source` or a function that
+      returns one. It is called with the argument ("" by default) and the split.
+    split: `train`, or `heldout` for images that are never trained on.
+    padding: see `Source`; None uses the set's own padding, which is 0 unless
+      its `manifest` says otherwise.
 
   Raises:
-    DataError: there is no such set or split, or it is not sound.
+    DataError: the set or split does not exist, or is invalid.
   """
   scheme, rest = _scheme_of(source)
   if scheme == "stacked":
@@ -78,7 +79,7 @@ def open_source(
 
 
 def has_own_splits(source: str) -> bool:
-  """Whether a source says itself what is held out, told by its name."""
+  """Returns whether the kind of source defines a held-out split itself."""
   if _scheme_of(source)[0] or source in EMBEDDED:
     return True
   if os.path.exists(os.path.join(source, manifests.FILE_NAME)):
@@ -87,15 +88,15 @@ def has_own_splits(source: str) -> bool:
 
 
 def _scheme_of(source: str) -> tuple[str, str]:
-  """One of `_SCHEMES` and what follows its colon; "" where there is none."""
+  """Splits a source at its scheme, one of `_SCHEMES`; "" without a scheme."""
   scheme, colon, rest = source.partition(":")
   return (scheme, rest) if colon and scheme in _SCHEMES else ("", source)
 
 
 def _is_named(source: str) -> bool:
-  """Whether a source is `package.module:Name` or `...:Name:ARGUMENT`.
+  """Returns whether a source is `package.module:Name` or `...:Name:ARGUMENT`.
 
-  The module has a dot, or can be imported. A path that exists is a path.
+  The module has a dot, or can be imported. Existing paths take precedence.
   """
   module = source.partition(":")[0]
   return (
@@ -135,7 +136,7 @@ def _open(source: str, split: Split) -> Source:
     return opener("shards")(source, split)
   if path.is_dir() or (ending == ".zip" and path.is_file()):
     return opener("folder")(source, split)
-  hint = "check the path; where the data of a run have moved, give --data=PATH."
+  hint = "check the path; if the data of a run have moved, pass --data=PATH"
   if close := difflib.get_close_matches(source, EMBEDDED, n=1):
     hint = f"did you mean {close[0]!r}?"
   elif _reads_as_name(source):
@@ -154,13 +155,13 @@ def _open(source: str, split: Split) -> Source:
 def _check_on_disk(directory: str) -> None:
   if "://" in directory:
     raise DataError(
-      f"data.source={directory!r} is an address, and sets in shards are read "
-      "from a disk; mount it or copy it, and name the path there"
+      f"data.source={directory!r} is a remote address, but sharded sets are "
+      "read from a local disk; mount or copy it, and use the local path"
     )
 
 
 def _open_named(source: str, split: Split) -> Source:
-  """Opens a source of the user's own, and checks that no part is missing."""
+  """Opens a source outside this package, and checks that it is complete."""
   module, name, *rest = source.split(":", 2)
   argument = rest[0] if rest else ""
   try:
@@ -183,7 +184,7 @@ def _open_named(source: str, split: Split) -> Source:
       raise DataError(
         f"data source {source!r} cannot be opened: {name}({argument!r}, "
         f"{split!r}) failed with {type(error).__name__}: {error}; check the "
-        f"argument, and that {name} takes it and the split"
+        f"argument, and that {name} accepts an argument and a split"
       ) from error
 
   opened = made(split)
@@ -194,23 +195,23 @@ def _open_named(source: str, split: Split) -> Source:
 
 
 def _check_parts(opened: Source, source: str) -> None:
-  """Raises `DataError` where a user's source lacks what is asked of it."""
+  """Raises `DataError` if a user's source is incomplete."""
   kind = type(opened)
   if not isinstance(opened, Source):
-    fault = f"gives {kind.__name__}, which is no Source"
+    fault = f"returns {kind.__name__}, which is not a Source"
     remedy = "derive it from bigscale.data.sources.Source"
   elif (kind.content, kind.identity) == (Source.content, Source.identity):
     fault = "lacks content"
     remedy = (
-      "add a method that names all records by a digest of what they hold, as "
-      "'my_set/train@3f2a': a run resumes with equal content alone"
+      "add a method that returns a digest of all records, such as "
+      "'my_set/train@3f2a'; a run resumes only if the content is equal"
     )
   elif not _are_names(getattr(opened, "class_names", None)):
     fault = "lacks class_names"
-    remedy = "set it to a tuple of texts, () where there are no labels"
+    remedy = "set it to a tuple of strings, () if there are no labels"
   elif not len(opened):
     raise EmptySplitError(
-      f"this split of data source {source!r} has no records; give it some"
+      f"this split of data source {source!r} has no records; add records"
     )
   else:
     _check_first(opened, source)
@@ -224,11 +225,11 @@ def _are_names(names: object) -> bool:
 
 
 def _check_first(opened: Source, source: str) -> None:
-  """Raises `DataError` where the first record is not as `read` promises."""
+  """Raises `DataError` if the first record violates `Source.read`."""
   try:
     record = opened.read(0)
   except BadRecordError:
-    # Who trains on it counts those.
+    # Training counts and replaces bad records.
     return
   except Exception as error:
     raise DataError(
@@ -241,7 +242,7 @@ def _check_first(opened: Source, source: str) -> None:
 
 
 def _fault_of(record: object, classes: int) -> str:
-  """What is wrong with a record that a user's source reads; "" if nothing."""
+  """Returns what is wrong with a record of a user's source; "" if nothing."""
   try:
     image, labels = record
   except (TypeError, ValueError):
@@ -257,28 +258,30 @@ def _fault_of(record: object, classes: int) -> str:
     isinstance(label, int | np.integer) for label in labels
   )
   if not whole or bool(labels) != bool(classes):
-    rule = "a tuple of whole numbers" if classes else "(), as class_names is"
+    rule = "a tuple of integers"
+    if not classes:
+      rule = "(), because class_names is empty"
   elif not all(0 <= label < classes for label in labels):
-    rule = f"in [0, {classes}), as class_names has {classes}"
+    rule = f"in [0, {classes}), because class_names has {classes} names"
   else:
     return ""
   return f"reads labels {labels!r}; they must be {rule}"
 
 
 class _CheckedRead:
-  """A user's `read`, whose record is refused where it is not as promised."""
+  """Wraps a user's `read`, and turns invalid records into bad records."""
 
   def __init__(self, source: Source, name: str) -> None:
     self._source, self._name = source, name
 
   def __call__(self, index: int) -> Record:
-    """See `Source.read`; whatever is wrong with a record makes it a bad one."""
+    """See `Source.read`; any error or invalid record is a `BadRecordError`."""
     try:
       record = type(self._source).read(self._source, index)
     except BadRecordError:
       raise
     except Exception as error:
-      fault = f"read fails with {type(error).__name__}: {error}"
+      fault = f"read failed with {type(error).__name__}: {error}"
     else:
       fault = _fault_of(record, self._source.num_classes)
     if fault:
@@ -288,14 +291,14 @@ class _CheckedRead:
 
 
 def _check_held_out(heldout: Source, train: Source, source: str) -> None:
-  """Raises `DataError` where both splits seem to be the same records."""
+  """Raises `DataError` if both splits seem to contain the same records."""
   if len(heldout) != len(train):
     return
   with contextlib.suppress(BadRecordError):
     (image, labels), other = heldout.read(0), train.read(0)
     if labels == other.labels and np.array_equal(image, other.image):
       raise DataError(
-        f"data source {source!r} gives the same records for both splits; what "
-        "is held out must not be trained on: choose records by the split, as "
-        f"bigscale.data.splits.held_out does. {_RECIPE}"
+        f"data source {source!r} returns the same records for both splits; "
+        "held-out records must not be trained on: select records by the split, "
+        f"as bigscale.data.splits.held_out does. {_RECIPE}"
       )

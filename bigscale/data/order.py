@@ -1,10 +1,11 @@
-"""In which order an epoch reads a source, at no cost of memory or start.
+"""The order in which an epoch reads a source, computed without a table.
 
-All records are permuted at once where the index of all shards fits in memory.
-Where it does not, shards are permuted, and the records of so many consecutive
-ones together: each record still comes once an epoch, another order every
-epoch, and only those shards are read from at a time. ArrayRecord keeps 14
-bytes a record (3.7 where groups of 8 are written): 4.2 GB for 300 million.
+If the indices of all shards fit in memory, all records are permuted together.
+Otherwise, shards are permuted, and the records of a window of consecutive
+shards are permuted together. Each record is still read once per epoch, in a
+different order every epoch, and only the shards of one window are open at a
+time. ArrayRecord keeps 14 bytes per record (3.7 in groups of 8): 4.2 GB for 300
+million records.
 """
 
 import dataclasses
@@ -23,13 +24,13 @@ _RECORDS = 0x52454344
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """Of one source, for all epochs.
+  """The order of one source over all epochs.
 
   Attributes:
-    file_records: records of each file.
-    together: files that are permuted together.
-    seed: of the permutations.
-    shuffle: else the order of the source.
+    file_records: number of records of each file.
+    together: number of files whose records are permuted together.
+    seed: seed of the permutations.
+    shuffle: whether to permute; otherwise records are read in stored order.
   """
 
   file_records: tuple[int, ...]
@@ -39,7 +40,7 @@ class Order:
 
   @functools.cached_property
   def length(self) -> int:
-    """Records of an epoch."""
+    """Records per epoch."""
     return sum(self.file_records)
 
   @functools.cached_property
@@ -47,7 +48,7 @@ class Order:
     return np.cumsum([0, *self.file_records])[:-1]
 
   def indices(self, positions: np.ndarray) -> np.ndarray:
-    """The records at positions [N] of an endless run of epochs: [N] int64."""
+    """Maps positions [N] in a series of epochs to record indices: [N] int64."""
     positions = np.asarray(positions, np.int64)
     epochs, offsets = np.divmod(positions, self.length)
     if not self.shuffle:
@@ -62,7 +63,7 @@ class Order:
     if self.together >= len(self.file_records):
       return Permutation(self.length, self._key(_RECORDS, epoch))(offsets)
     files, starts = self._windows(epoch)
-    # Number of the window, and of the record in it, that each place lies in.
+    # Window of each offset.
     firsts = starts[:-1][:: self.together]
     windows = np.searchsorted(firsts, offsets, side="right") - 1
     found = np.empty_like(offsets)
@@ -79,7 +80,7 @@ class Order:
     return found
 
   def _windows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Files as an epoch has them; where each starts in it, and the end."""
+    """Returns an epoch's file order, and cumulative record counts from 0."""
     files = Permutation(len(self.file_records), self._key(_FILES, epoch))(
       np.arange(len(self.file_records))
     )
@@ -92,14 +93,15 @@ class Order:
 
 
 def order_of(source: Source, together: int, seed: int, shuffle: bool) -> Order:
-  """The order of a source.
+  """Builds the order of a source.
 
   Args:
-    source: to be read.
-    together: files that are permuted together; 0 takes all where their index
-      fits, else as many as leave room for those of the next window.
-    seed: of the order.
-    shuffle: else as stored.
+    source: source to read.
+    together: number of files whose records are permuted together. If 0, all
+      files if their indices fit in memory, else as many as leave room for the
+      next window.
+    seed: seed of the order.
+    shuffle: whether to permute; otherwise records are read in stored order.
   """
   counts = source.file_records
   if not together:

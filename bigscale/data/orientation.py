@@ -1,8 +1,8 @@
-"""How an image file says it is to be turned, and the turn itself.
+"""Reads the EXIF orientation of an image file, and rotates images.
 
-Cameras store pixels as the sensor lies, and note in EXIF how the camera was
-held. The notes are read as Pillow's `ImageOps.exif_transpose` reads them: the
-EXIF tag Orientation, and where there is none, `tiff:Orientation` in XMP.
+Cameras store pixels in sensor order, and record in EXIF how the camera was
+held. As in Pillow's `ImageOps.exif_transpose`, the EXIF tag Orientation is
+read, and if it is missing, `tiff:Orientation` in XMP.
 """
 
 import re
@@ -20,10 +20,10 @@ _TAG = 0x0112
 _JPEG = b"\xff\xd8\xff"
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-# Other files that have none of these need not be opened by Pillow.
+# Files without any of these byte strings have no orientation.
 _SIGNS = (b"eXIf", b"EXIF", b"Exif", b"exif", b"tiff:Orientation", b"\x12\x01")
 _START_OF_SCAN, _END, _APP1, _FILL = 0xDA, 0xD9, 0xE1, 0xFF
-# What makes the stored pixels upright (Exif 2.32, table 6).
+# Transpositions that make the stored pixels upright (Exif 2.32, table 6).
 _TURNS = {
   2: "FLIP_LEFT_RIGHT",
   3: "ROTATE_180",
@@ -36,9 +36,9 @@ _TURNS = {
 
 
 def of_jpeg(data: bytes) -> int:
-  """Returns the EXIF orientation of a JPEG, 1 to 8; 1 where it has none.
+  """Returns the EXIF orientation of a JPEG, 1 to 8; 1 if it has none.
 
-  It reads only what precedes the pixels, and takes a few microseconds.
+  It reads only the segments before the pixels, which takes microseconds.
   """
   from_xmp = UPRIGHT
   for segment in _app1_segments(data):
@@ -68,7 +68,7 @@ def _app1_segments(data: bytes) -> Iterator[bytes]:
 
 
 def _of_exif(exif: bytes) -> int | None:
-  """Orientation in the first directory of EXIF; None where it has none."""
+  """Returns the orientation in the first EXIF directory, or None."""
   order = {b"II": "<", b"MM": ">"}.get(exif[:2])
   if order is None:
     return None
@@ -78,12 +78,12 @@ def _of_exif(exif: bytes) -> int | None:
     for entry in range(start + 2, start + 2 + 12 * count, 12):
       tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
       if tag == _TAG:
-        # SHORT by the standard; some writers use BYTE or LONG.
+        # SHORT in the standard; some writers use BYTE or LONG.
         letter = {1: "B", 3: "H", 4: "I"}.get(kind)
         if letter is None:
           return None
         return struct.unpack_from(f"{order}{letter}", exif, entry + 8)[0]
-  except struct.error:  # cut off: it says nothing
+  except struct.error:  # Truncated EXIF is ignored.
     pass
   return None
 
@@ -93,39 +93,46 @@ def _checked(value: Any) -> int:
 
 
 def of_image(image: Any) -> int:
-  """Returns the orientation of an image that Pillow has loaded, 1 to 8.
+  """Returns the orientation, 1 to 8, that an image still needs.
 
-  Pillow turns a TIFF while it loads it, so that 1 is left of that.
+  Pillow already rotates TIFFs while loading them, so a loaded TIFF returns 1.
+
+  Args:
+    image: image opened by Pillow.
   """
   try:
     return _checked(image.getexif().get(_TAG, UPRIGHT))
   except (SyntaxError, ValueError, KeyError, TypeError, struct.error, OSError):
-    return UPRIGHT  # EXIF that is damaged says nothing
+    return UPRIGHT  # Damaged EXIF is ignored.
 
 
 def of_file(data: bytes) -> int:
-  """Returns the orientation in an image file of any kind, 1 to 8.
+  """Returns the orientation in an image file of any format, 1 to 8.
 
   Raises:
-    ValueError: the bytes are no image.
+    ValueError: the bytes are not an image.
   """
   if data.startswith(_JPEG):
     return of_jpeg(data)
   if not any(sign in data for sign in _SIGNS):
     return UPRIGHT
   try:
-    # Not loaded: a TIFF still has its tag, as `decode` has turned it.
+    # Not loaded, because loading a TIFF clears its tag.
     with pillow.opened(data) as image:
       return of_image(image)
-  except Exception as error:  # of damaged bytes Pillow raises everything
+  except Exception as error:  # Pillow raises almost any exception.
     raise ValueError(f"it does not decode ({error})") from error
 
 
 def apply(image_hwc: np.ndarray, orientation: int) -> np.ndarray:
-  """Turns stored pixels [H, W, C] uint8 as their orientation, 1 to 8, says.
+  """Rotates or flips stored pixels [H, W, C] uint8 to make them upright.
+
+  Args:
+    image_hwc: stored pixels, C = 1 or 3.
+    orientation: EXIF orientation, 1 to 8.
 
   Returns:
-    [H, W, C], or [W, H, C] for 5 to 8, C = 1 or 3; the input itself for 1.
+    [H, W, C], or [W, H, C] for 5 to 8; the input itself for 1.
   """
   if orientation == UPRIGHT:
     return image_hwc
@@ -138,11 +145,11 @@ def apply(image_hwc: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def size_of(image: Any) -> tuple[int, int]:
-  """Returns the width and height of an image once it is turned.
+  """Returns the width and height of the upright image.
 
   Args:
-    image: opened by Pillow and not loaded: its header is enough.
+    image: opened by Pillow but not loaded; only the header is needed.
   """
-  # Pillow has swapped the sides of a TIFF, which keeps its tag.
+  # Pillow has already swapped the sides of a TIFF, but kept its tag.
   turned = image.format != "TIFF" and of_image(image) >= 5
   return image.size[::-1] if turned else image.size

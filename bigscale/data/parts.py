@@ -1,4 +1,4 @@
-"""Files of a build that are finished one by one, and found again."""
+"""Output files of a build, which are finished one by one and then kept."""
 
 import collections
 import dataclasses
@@ -15,12 +15,15 @@ from bigscale.data.manifest import DataError, Schema, Split, open_json
 from bigscale.data.recipe import BuildOptions
 from bigscale.data.sources import Source
 
-# Of the reasons for rejects, in a message.
+# Number of rejected records that an error message shows.
 _SHOWN = 3
 
 
 class Rejected(NamedTuple):
-  """A record that was left out: which, why (after "it"), and its file."""
+  """A rejected record: its index, the reason and its file.
+
+  The reason continues a sentence that starts with "it".
+  """
 
   index: int
   reason: str
@@ -32,14 +35,14 @@ class Part:
   """A finished file: the content of its `.done`.
 
   Attributes:
-    file: name inside the directory.
-    split: that it is a part of.
-    records: how many it holds; 0 if all were rejected, and there is no file.
-    bytes: its size.
-    sha256: of it, hexadecimal.
-    rejects: the records left out.
-    labels: how many records carry a label, by label.
-    unchanged: records that are a file of the source, byte for byte.
+    file: file name inside the directory.
+    split: split of the records.
+    records: number of records; 0 if all were rejected and there is no file.
+    bytes: size of the file in bytes.
+    sha256: SHA-256 digest of the file, hexadecimal.
+    rejects: rejected records.
+    labels: number of records of each label.
+    unchanged: number of records that are a source file, byte for byte.
   """
 
   file: str
@@ -53,13 +56,13 @@ class Part:
 
 
 class Job(NamedTuple):
-  """What all files of a build share.
+  """Settings that all tasks of a build share.
 
   Attributes:
-    inputs: the source of each split.
-    directory: to write to.
-    options: of the build.
-    schema: of the records.
+    inputs: source of each split.
+    directory: output directory.
+    options: options of the build.
+    schema: layout of the records.
   """
 
   inputs: Mapping[Split, Source]
@@ -69,12 +72,12 @@ class Job(NamedTuple):
 
 
 class Task(NamedTuple):
-  """A file to make.
+  """A file to write.
 
   Attributes:
-    split: of the source to read.
-    file: name inside the directory.
-    indices: [N] int64, the records that go in, in order.
+    split: split of the source to read.
+    file: file name inside the directory.
+    indices: [N] int64, records to write, in order.
   """
 
   split: Split
@@ -82,7 +85,7 @@ class Task(NamedTuple):
   indices: np.ndarray
 
   def partial(self, directory: str) -> str:
-    """Where to write it."""
+    """Returns the temporary path to write the file to."""
     return os.path.join(directory, f"{self.file}.{os.getpid()}.partial")
 
   def finish(
@@ -93,7 +96,7 @@ class Task(NamedTuple):
     labels: Mapping[int, int] | None = None,
     unchanged: int = 0,
   ) -> Part:
-    """Gives what was written at `partial` its name, then its `.done`."""
+    """Renames the file written at `partial`, then writes its `.done`."""
     path = os.path.join(directory, self.file)
     shard = {"bytes": 0, "sha256": ""}
     if records:
@@ -116,14 +119,14 @@ class Task(NamedTuple):
 
 
 def write_json(path: str, tree: Mapping[str, Any]) -> None:
-  """Writes a JSON file, whole or not at all."""
+  """Writes a JSON file atomically."""
   with open_json(f"{path}.partial") as file:
     json.dump(tree, file, ensure_ascii=False)
   os.replace(f"{path}.partial", path)
 
 
 def _find(directory: str, file: str) -> Part | None:
-  """A part that an earlier call has finished."""
+  """Returns a part that an earlier call finished, or None."""
   path = os.path.join(directory, file)
   try:
     with open(f"{path}.done", encoding="utf-8") as done:
@@ -138,12 +141,12 @@ def _find(directory: str, file: str) -> Part | None:
 
 
 class PartMaker:
-  """Makes the parts that are not there yet, and counts.
+  """Makes the missing parts of a build, and counts rejected records.
 
   Attributes:
-    rejects: of all parts, and their splits.
-    duplicates: by split.
-    new: how many parts each function made.
+    rejects: rejected records of all parts, with their splits.
+    duplicates: number of duplicates by split.
+    new: number of parts that each function made.
   """
 
   def __init__(
@@ -154,7 +157,7 @@ class PartMaker:
     max_rejects: int,
     progress: Callable[[int, int], None],
   ) -> None:
-    """See `BuildOptions`; `progress` is called with records done and in all."""
+    """See `BuildOptions`; `progress` gets the records done and the total."""
     self.rejects: list[tuple[Split, Rejected]] = []
     self.duplicates: collections.Counter[Split] = collections.Counter()
     self.new: collections.Counter[Callable[..., Part]] = collections.Counter()
@@ -171,15 +174,16 @@ class PartMaker:
     job: Job,
     tasks: Sequence[Task],
   ) -> list[Part]:
-    """Makes or finds the part of every task, in order of the tasks.
+    """Makes or finds the part of every task, in the order of the tasks.
 
     Args:
-      function: makes a part; of a module.
-      job: its first argument.
-      tasks: one a part.
+      function: module-level function that makes a part.
+      job: first argument of `function`.
+      tasks: one task per part.
 
     Raises:
-      DataError: too many rejects, or a file cannot be read or written.
+      DataError: too many records are rejected, or a file cannot be read or
+        written.
     """
     self._total = self._done + sum(len(task.indices) for task in tasks)
     found = {task.file: _find(self._directory, task.file) for task in tasks}
@@ -197,8 +201,8 @@ class PartMaker:
           self._count(part, sizes[part.file])
     except (OSError, RuntimeError) as error:
       raise DataError(
-        f"a file of the input cannot be read, or of {self._directory} not "
-        f"written: {error}; mend that and start again: what is finished is kept"
+        f"reading the input or writing to {self._directory} failed: {error}; "
+        "fix the problem and start again: finished files are kept"
       ) from error
     return [found[task.file] for task in tasks]
 
@@ -211,8 +215,8 @@ class PartMaker:
         for split, r in self.rejects[:_SHOWN]
       )
       raise DataError(
-        f"{len(self.rejects)} records cannot be used, and max_bad_fraction "
-        f"allows {self._max_rejects} ({shown}); mend or remove those in "
+        f"{len(self.rejects)} records cannot be used, but max_bad_fraction "
+        f"allows {self._max_rejects} ({shown}); fix or remove those in "
         f"{os.path.join(self._directory, 'rejects.jsonl')}, or raise "
         "max_bad_fraction and start again"
       )

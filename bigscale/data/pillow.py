@@ -1,4 +1,4 @@
-"""Opens image files with Pillow: of few formats, and none that is too large."""
+"""Opens image files of known formats and a limited size with Pillow."""
 
 import contextlib
 import io
@@ -9,57 +9,61 @@ from typing import Any
 
 import numpy as np
 
-# As Pillow calls them; the frequent ones first.
+# Pillow's names, most frequent first.
 FORMATS = (
   *("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF"),
   *("PPM", "JPEG2000", "AVIF"),
 )
-# As many as Pillow decodes of other formats before it suspects an attack.
+# Pillow's own limit for other formats, above which it suspects an attack.
 MOST_PIXELS = 178_956_970
 # The size of an uncompressed RGB image of `MOST_PIXELS`.
 MOST_BYTES = 3 * MOST_PIXELS
 
-# Images of up to so many are decoded however few bytes they have.
-_FREE_PIXELS = 1 << 24
-# A JPEG has at least a bit for every 8 x 8 pixels, unless it is coded
-# arithmetically. Of others only blank ones have more pixels than so many.
+# Images with at most this many pixels are decoded however small the file is.
+_ALWAYS_ALLOWED_PIXELS = 1 << 24
+# A JPEG has at least one bit per 8 x 8 pixels, unless arithmetically coded. In
+# other formats, only blank images exceed this number of pixels per byte.
 _JPEG_PIXELS_PER_BYTE, _PIXELS_PER_BYTE = 512, 4096
-# Tiles of a TIFF that are larger than it; small images have one of 256 px.
+# TIFF tags. Even small TIFFs may have a tile of 256 px, larger than the image.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
 class RefusedError(ValueError):
-  """An image file that is not read; the reason is to be read after "it"."""
+  """An image file that is rejected.
+
+  The message continues a sentence that starts with "it".
+  """
 
 
 @contextlib.contextmanager
 def opened(data: bytes) -> Iterator[Any]:
-  """Opens an image file by its content, where it is of one of `FORMATS`.
+  """Opens an image file whose content is in one of `FORMATS`.
 
-  Others are no images of this trade, and some start programs (EPS). While it is
-  open, Pillow's warnings are silent: of transparent palettes, of odd EXIF.
+  Other formats are rare in data sets, and some of them run programs (EPS).
+  Pillow's warnings about transparent palettes or odd EXIF are suppressed while
+  the image is open.
 
   Args:
-    data: the file, or so much of it that the header is whole.
+    data: the file, or enough of it to contain the header.
 
   Yields:
     The image, not loaded.
 
   Raises:
-    RefusedError: it is of no such format, or claims more pixels than so many
-      bytes can hold. Damaged files raise nearly everything else, here and
-      where the image is used.
+    RefusedError: the format is not supported, or the image claims more pixels
+      than a file of this size can hold. On damaged files, almost any other
+      exception can be raised, here and where the image is used.
   """
   from PIL import Image, UnidentifiedImageError
 
   with _quiet:
     try:
       file = Image.open(io.BytesIO(data), formats=FORMATS)
-    # Of a format that this Pillow was built without it raises KeyError.
+    # Pillow raises KeyError for formats it was built without.
     except (UnidentifiedImageError, KeyError) as error:
       kinds = ", ".join(FORMATS)
       raise RefusedError(
-        f"it does not decode (it is no {kinds} that Pillow knows)"
+        f"it does not decode (it is not a valid file of type {kinds})"
       ) from error
     with file:
       _check_pixels(file.height, file.width, len(data), _PIXELS_PER_BYTE)
@@ -69,7 +73,7 @@ def opened(data: bytes) -> Iterator[Any]:
 
 
 def is_start(data: bytes) -> bool:
-  """Whether a file that starts with these bytes may be one of `FORMATS`."""
+  """Returns whether these first bytes may start a file of one of `FORMATS`."""
   from PIL import Image
 
   Image.init()
@@ -79,35 +83,36 @@ def is_start(data: bytes) -> bool:
 
 
 def check_jpeg(height: int, width: int, size: int) -> None:
-  """Refuses a JPEG of so many bytes that claims more pixels than it can hold.
+  """Rejects a JPEG of `size` bytes that claims too many pixels for its size.
 
   Raises:
-    RefusedError: it does.
+    RefusedError: the JPEG claims too many pixels.
   """
   _check_pixels(height, width, size, _JPEG_PIXELS_PER_BYTE)
 
 
 def _check_pixels(height: int, width: int, size: int, per_byte: int) -> None:
-  most = max(per_byte * size, _FREE_PIXELS)
+  most = max(per_byte * size, _ALWAYS_ALLOWED_PIXELS)
   if height * width > min(most, MOST_PIXELS):
     raise RefusedError(f"it claims {height} x {width} pixels in {size} bytes")
 
 
 def _check_tiles(image: Any) -> None:
-  """Refuses a TIFF that is unpacked in tiles far larger than itself."""
+  """Rejects a TIFF whose tiles are much larger than the image itself."""
   width, length = (
     int(np.max(image.tag_v2.get(tag, 0))) for tag in (_TILE_WIDTH, _TILE_LENGTH)
   )
   pixels = image.size[0] * image.size[1]
-  if width * length > max(_FREE_PIXELS, 4 * pixels):
+  if width * length > max(_ALWAYS_ALLOWED_PIXELS, 4 * pixels):
     raise RefusedError(f"it claims tiles of {length} x {width} pixels")
 
 
 class _Quiet:
-  """Silences Pillow's warnings while any thread is inside.
+  """Suppresses Pillow's warnings while any thread is inside.
 
-  `warnings.catch_warnings` in several threads puts back what another one has
-  set, and would leave all warnings of the program silent.
+  `warnings.catch_warnings` is not thread-safe. Each thread restores the filters
+  it found, which may be those of another thread, and could suppress all
+  warnings of the program for good.
   """
 
   def __init__(self) -> None:

@@ -1,14 +1,16 @@
 """The stream of real images: a pure function of (seed, record position).
 
-Position p of the stream falls to one source, by the mixture's deal, and there
-to record permutation_{seed,e}[q mod n] of epoch e = q // n, q being the place
-of p among that source's own. Flips, the label of a record that carries several,
-and what replaces a record that cannot be read, are hashes of (seed, p). Nothing
-else enters: not the number of devices or processes, not the batch size, not
-the prefetch. A batch is the positions that follow what has been consumed, and
-may span epochs; each process computes its own rows of it. So the state of a
-stream is one number and the ranges that were skipped, the same on every
-process, and any number of processes resumes it.
+The mixture's deal assigns position p of the stream to one source. Let q be the
+index of p among the positions of that source, and n the source's size. Then p
+reads record permutation_{seed,e}[q mod n] of epoch e = q // n. Hashes of
+(seed, p) determine the flip, the label of a record with several labels, and the
+replacement of an unreadable record. The stream does not depend on the number of
+devices or processes, the batch size or the prefetch.
+
+A batch consists of the positions that follow the consumed ones, and may span
+epochs. Each process reads its own rows of it. The state of a stream is one
+number and the skipped ranges. It is equal on every process, and any number of
+processes can resume from it.
 
 Whole batches are read ahead (`ahead`), in threads or in processes.
 """
@@ -46,29 +48,30 @@ def make(
 
   Args:
     spec: sources, shuffling, flips and prefetch.
-    resolution: side of the model's images, pixels.
-    channels: of the model's images, 1 or 3.
-    num_classes: of the model; 0 makes all labels 0.
-    global_batch_size: B, images of one batch over all processes.
+    resolution: side of the model's images in pixels.
+    channels: channels of the model's images, 1 or 3.
+    num_classes: number of classes of the model; 0 makes all labels 0.
+    global_batch_size: B, images per batch over all processes.
     batches_per_step: K, see `RunSpec.batches_per_step`.
-    seed: of the order and the flips.
-    rows: which of the B this process reads, in order; all where None.
-    processes: that read the stream together.
-    decide: calls its argument in one of them, and gives all what it returned.
+    seed: seed of the order and the flips.
+    rows: indices of the B images that this process reads, in order; None reads
+      all.
+    processes: number of processes that read the stream together.
+    decide: calls its argument on one process, and returns the result on all.
 
   Returns:
     A stream of `Batch`: images [K, len(rows), R, R, C] uint8 and labels
     [K, len(rows)] int32, numpy arrays.
 
   Raises:
-    DataError: a source cannot be opened or does not fit the model, there are
-      no such rows, or fewer records than processes.
+    DataError: a source cannot be opened or does not fit the model, `rows` is
+      invalid, or there are fewer records than processes.
   """
   rows = tuple(range(global_batch_size) if rows is None else map(int, rows))
   if not rows or min(rows) < 0 or max(rows) >= global_batch_size:
     raise DataError(
-      f"rows={list(rows)} of a batch of {global_batch_size}: name at least "
-      f"one, from 0 to {global_batch_size - 1}"
+      f"rows={list(rows)} is invalid for a batch of {global_batch_size}: pass "
+      f"one or more row numbers from 0 to {global_batch_size - 1}"
     )
   if batches_per_step < 1:
     raise DataError(f"batches_per_step={batches_per_step} must be 1 or more")
@@ -88,33 +91,32 @@ def make(
     batch_size=global_batch_size,
     rows=rows,
     image_shape=(resolution, resolution, channels),
-    labelled=num_classes > 0,
+    labeled=num_classes > 0,
   )
   return Stream(batches, spec, decide)
 
 
 def _check_count(mix: SourceMix, processes: int) -> None:
-  """Raises `DataError` where a process would have no record of its own."""
+  """Raises `DataError` if there are fewer records than processes."""
   records = sum(len(source) for source in mix.sources)
   if records < processes:
     names = " and ".join(map(repr, mix.sources))
     raise DataError(
-      f"{names} has {records} records to train on, but {processes} processes "
-      "share them, and each must have one of its own; start on at most "
-      f"{records} hosts, or give the run more data (data.source, data.subset, "
-      "data.classes)"
+      f"{names} has {records} training records, but {processes} processes need "
+      f"at least one each; start on at most {records} hosts, or use more data "
+      "(data.source, data.subset, data.classes)"
     )
 
 
 def _check_files(source: Source, spec: DataSpec) -> None:
-  """Raises `DataError` where more is missing than may be replaced."""
+  """Raises `DataError` if more records are missing than may be replaced."""
   missing = source.check()
   lost = sum(file.records for file in missing)
   if spec.bad_records == "error" or lost > allowed_bad(spec, len(source)):
     for file in missing:
       raise DataError(file.message)
   for file in missing:
-    _log.warning("its records will be replaced: %s", file.message)
+    _log.warning("replacing the records of a bad file: %s", file.message)
 
 
 def _check_labels(mix: SourceMix, num_classes: int) -> None:
@@ -123,7 +125,7 @@ def _check_labels(mix: SourceMix, num_classes: int) -> None:
   if num_classes and not found:
     raise DataError(
       f"model.num_classes={num_classes}, but {names} has no labels; set "
-      "model.num_classes=0 or take a labelled source"
+      "model.num_classes=0 or use a labeled source"
     )
   if num_classes and num_classes != found:
     raise DataError(

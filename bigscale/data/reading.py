@@ -1,4 +1,4 @@
-"""Opens what a run's spec names, and reads many records at once."""
+"""Opens the sources that a run's spec names, and reads many records at once."""
 
 import logging
 import math
@@ -27,22 +27,21 @@ from bigscale.data.sources import (
 from bigscale.data.subset import Subset
 from bigscale.spec import DataSpec
 
-# What is made of a source's records, in the names of cached files: 2 leaves
-# out what cannot be read, and draws one label of several.
+# Version in the names of cached files. In version 2, unreadable records are
+# left out, and a hash selects one of several labels.
 VERSION = 2
 _CHUNK = 250
-_MOST_LOGGED = 5
+_MAX_LOGGED = 5
 _LABEL = 0x4C41424C
 _log = logging.getLogger(__name__)
 
 
 class LabelledImages(NamedTuple):
-  """Records, as a model takes them.
+  """Records in the form that a model takes.
 
   Attributes:
     images: [N, R, R, C] uint8.
-    labels: [N] int32, of each record one of those that it carries, 0 where it
-      has none.
+    labels: [N] int32, one of the labels of each record; 0 if it has none.
   """
 
   images: np.ndarray
@@ -50,12 +49,12 @@ class LabelledImages(NamedTuple):
 
 
 class SourceMix(NamedTuple):
-  """The sources of a run, one where there is no mixture.
+  """The sources of a run; a single source if there is no mixture.
 
   Attributes:
-    sources: in the order of the spec.
-    deal: their shares.
-    labels: their labels in the mixture.
+    sources: sources in the order of the spec.
+    deal: shares of the sources.
+    labels: labels of the sources in the mixture.
   """
 
   sources: tuple[Source, ...]
@@ -69,16 +68,16 @@ def open_mix(
   """Opens every source of a run.
 
   Args:
-    spec: names them.
-    split: of each. Subsets by size are of the train split alone.
-    seed: of the mixture's deal.
-    whole: open all images also of a source of which the run sees a subset.
+    spec: data spec of the run.
+    split: split of each source. Subset sizes apply to the train split only.
+    seed: seed of the mixture's deal.
+    whole: whether to ignore subset sizes and open all images.
 
   Returns:
-    The sources, in the shares that they are trained in, whatever the split.
+    The sources, with the shares used in training, also for other splits.
 
   Raises:
-    DataError: a source cannot be opened, or they do not fit together.
+    DataError: a source cannot be opened, or the sources do not fit together.
   """
   parts = spec.mixture or (spec,)
   sources = tuple(
@@ -93,7 +92,7 @@ def open_mix(
   )
   sizes = [len(source) for source in sources]
   if spec.temperature and (whole or split != "train"):
-    # Other splits have other sizes, and would have other shares.
+    # Shares depend on training sizes, and other splits have other sizes.
     sizes = [
       len(_open(part.source, "train", part.subset, part.classes, part.padding))
       for part in parts
@@ -111,25 +110,25 @@ def _open(
 
 
 def open_data(spec: DataSpec, split: Split, *, whole: bool = False) -> Source:
-  """All of a run's records as one source of finite length.
+  """Opens all records of a run as one source of finite length.
 
   Args:
-    spec: names the sources.
-    split: of each.
+    spec: data spec of the run.
+    split: split of each source.
     whole: see `open_mix`.
 
   Raises:
-    DataError: as `open_mix`.
+    DataError: see `open_mix`.
   """
   mix = open_mix(spec, split, whole=whole)
   return Mixed(*mix) if spec.mixture else mix.sources[0]
 
 
 def identities_of(spec: DataSpec) -> tuple[str, str]:
-  """Returns the identities of both splits, whole, as scores compare with them.
+  """Returns the identities of both complete splits, as recorded in scores.
 
   Raises:
-    DataError: as `open_mix`.
+    DataError: see `open_mix`.
   """
   train = open_data(spec, "train", whole=True)
   heldout = open_data(spec, "heldout", whole=True)
@@ -137,26 +136,25 @@ def identities_of(spec: DataSpec) -> tuple[str, str]:
 
 
 def allowed_bad(spec: DataSpec, records: int) -> int:
-  """Returns how many of so many records may be unusable."""
+  """Returns how many of `records` records may be unusable."""
   if spec.bad_records == "error":
     return 0
   return math.ceil(round(spec.max_bad_fraction * records, 6))
 
 
 class Reader:
-  """Reads records of one source for statistics, and counts what it meets.
+  """Reads records of one source for statistics, and counts their properties.
 
-  A record that cannot be used is left out, and nothing takes its place: no
-  image counts twice.
+  Unusable records are left out and not replaced, so no image counts twice.
 
   Attributes:
     image_shape: (R, R, C) of the images.
-    images_read: records that were read.
-    resized: of these, those of another size.
-    recoloured: of these, those of other channels.
-    label_counts: [num_classes] float64, of these; a record of several labels
-      counts an equal part for each.
-    unreadable: why a record could not be used, by its index.
+    images_read: number of records read.
+    resized: number of records with another size.
+    recoloured: number of records with another number of channels.
+    label_counts: [num_classes] float64, number of records of each class. A
+      record with n labels adds 1 / n to each.
+    unreadable: the reason for each unusable record, by index.
   """
 
   def __init__(
@@ -165,12 +163,12 @@ class Reader:
     image_shape: tuple[int, int, int],
     most_bad: int | None = None,
   ) -> None:
-    """Has read nothing.
+    """Prepares to read records.
 
     Args:
-      source: to read.
-      image_shape: (R, R, C) that images are fitted to (`transforms.fit`).
-      most_bad: records that may be unusable; None allows any number.
+      source: source to read.
+      image_shape: (R, R, C) of the output images (`transforms.fit`).
+      most_bad: largest allowed number of unusable records; None allows any.
     """
     self._source = source
     self.image_shape = image_shape
@@ -180,16 +178,16 @@ class Reader:
     self.unreadable: dict[int, str] = {}
 
   def read(self, indices: Sequence[int]) -> LabelledImages:
-    """Reads some records, in the given order.
+    """Reads records in the given order.
 
     Args:
-      indices: [N], none of which was read before.
+      indices: [N] indices of records that were not read before.
 
     Returns:
-      The M <= N records that can be used.
+      The M <= N usable records.
 
     Raises:
-      DataError: more than `most_bad` records cannot be used.
+      DataError: more than `most_bad` records are unusable.
     """
     indices = np.asarray(indices, np.int64)
     images = np.empty((len(indices), *self.image_shape), np.uint8)
@@ -209,14 +207,14 @@ class Reader:
     return LabelledImages(images[:row], labels[:row])
 
   def chunks(self, indices: Sequence[int]) -> Iterator[LabelledImages]:
-    """Reads some records, some at a time; see `read`. No chunk is empty."""
+    """Reads records in chunks; see `read`. No chunk is empty."""
     for start in range(0, len(indices), _CHUNK):
       samples = self.read(indices[start : start + _CHUNK])
       if len(samples.images):
         yield samples
 
   def facts(self) -> dict[str, Any]:
-    """Returns JSON values: what was read, fitted and left out."""
+    """Returns the counts as JSON values."""
     return {
       "read": self.images_read,
       "resized": self.resized,
@@ -226,7 +224,7 @@ class Reader:
     }
 
   def _count(self, sample: Record, choice: int) -> int:
-    """Counts a record, and returns its label: one of those that it carries."""
+    """Counts a record, and returns one of its labels."""
     self.images_read += 1
     self.resized += sample.image.shape[:2] != self.image_shape[:2]
     self.recoloured += sample.image.shape[2] != self.image_shape[2]
@@ -238,27 +236,27 @@ class Reader:
   def _leave_out(self, index: int, error: BadRecordError) -> None:
     example = f"{error.where}: {error.reason}"
     self.unreadable[index] = example
-    if len(self.unreadable) <= _MOST_LOGGED:
+    if len(self.unreadable) <= _MAX_LOGGED:
       _log.warning("left out of statistics: %s", example)
     if self._most_bad is not None:
       check_bad(self._source, len(self.unreadable), self._most_bad, example)
 
 
 def check_bad(source: Source, bad: int, allowed: int, example: str) -> None:
-  """Raises `DataError` where more records are unusable than may be.
+  """Raises `DataError` if too many records are unusable.
 
   Args:
-    source: of the records.
-    bad: records that cannot be used.
-    allowed: of them.
-    example: says what is wrong with one of them.
+    source: source of the records.
+    bad: number of unusable records.
+    allowed: largest allowed number of unusable records.
+    example: description of one unusable record.
   """
   if bad > allowed:
     raise DataError(
-      f"{bad} or more records of {source!r} cannot be used, and "
-      f"max_bad_fraction allows {allowed}: scores would be of other images "
-      f"than it seems. One of them: {example}. Mend them, or allow "
-      "more (data.max_bad_fraction of a run, --max_bad_fraction of 'bigscale "
+      f"{bad} or more records of {source!r} cannot be used, but "
+      f"max_bad_fraction allows {allowed}, because scores would not include "
+      f"these images. One of them: {example}. Fix them, or allow more "
+      "(data.max_bad_fraction of a run, --max_bad_fraction of 'bigscale "
       "evaluate')"
     )
 
@@ -266,16 +264,16 @@ def check_bad(source: Source, bad: int, allowed: int, example: str) -> None:
 def read_many(
   source: Source, indices: Sequence[int], resolution: int, channels: int
 ) -> LabelledImages:
-  """Reads records; those that cannot be used are left out, with a warning.
+  """Reads the usable records, and logs a warning for each unusable one.
 
   Args:
-    source: to read.
-    indices: [N], in any order.
-    resolution: side of the images, pixels (`transforms.fit`).
+    source: source to read.
+    indices: [N] indices in any order.
+    resolution: side of the images in pixels (`transforms.fit`).
     channels: 1 or 3.
 
   Returns:
-    The M <= N records that can be used. Of a record of several labels one is
-    drawn, by its index.
+    The M <= N usable records. If a record has several labels, a hash of its
+    index selects one.
   """
   return Reader(source, (resolution, resolution, channels)).read(indices)

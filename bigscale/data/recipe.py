@@ -1,4 +1,4 @@
-"""How a set is built, and what that makes of one record."""
+"""Options of a build, and the conversion of a record."""
 
 import collections
 import dataclasses
@@ -39,40 +39,45 @@ _CHOICES = {
   "dedup": ("none", "exact"),
   "channels": (1, 3),
 }
-# They change how the work is done, not what comes of it.
-_NO_MATTER = ("workers", "max_bad_fraction")
+# Options that do not change the output.
+_NOT_IN_FINGERPRINT = ("workers", "max_bad_fraction")
 _JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-  """How a set is built.
+  """Options of a build.
 
   Attributes:
-    name: of the data set.
-    source: where the images come from, for the reader.
-    licence: of the images, as an SPDX identifier where there is one.
-    resolution: side of the images, pixels; 0 keeps theirs, which must be one.
+    name: name of the data set.
+    source: origin of the images, for readers.
+    licence: license of the images, as an SPDX identifier if there is one.
+    resolution: side of the images in pixels; 0 keeps the size of the images,
+      which must be the same for all.
     channels: 1 (RGB becomes ITU-R 601 luma) or 3 (gray is repeated).
-    crop: of what is not square: `center`, `random` (by a hash of the pixels:
-      the same image is always cropped alike), or `none`, which squeezes it.
-    padding: pixels of black on each side of a cropped image that is not of the
-      resolution, before it is resized; where that is 0, images stay as they
-      are, and the manifest notes it for who trains on them. None takes that of
-      the inputs.
-    encoding: `raw`, `png` or `jpeg`. A PNG or JPEG file that already is what
-      is asked for is kept byte for byte, unless EXIF says to turn it.
-    quality: of JPEGs encoded here, 1 to 100.
-    multilabel: records may carry several labels.
-    records_per_shard: at most.
-    group_size: records that lie together, raw ones packed by zstd; a read
-      unpacks them all. 0: each by itself and as it is, the fastest to read.
-    shuffle: records go to shards in an order hashed from `seed`.
+    crop: how to make images square: `center`; `random` (by a hash of the
+      pixels, so equal images are cropped equally); or `none`, which changes the
+      aspect ratio.
+    padding: black pixels added on each side of a cropped image before it is
+      resized. Images that already have the resolution are not padded. With
+      resolution 0, images are not changed, but the manifest records the
+      padding for training. None uses the padding of the inputs.
+    encoding: `raw`, `png` or `jpeg`. PNG or JPEG files that already have the
+      requested form are copied byte for byte, unless EXIF rotates them.
+    quality: quality of JPEGs encoded by the build, 1 to 100.
+    multilabel: whether records may have several labels.
+    records_per_shard: maximum number of records per shard.
+    group_size: records per group; raw groups are compressed by zstd. A read
+      unpacks the whole group. 0 stores single uncompressed records, which are
+      fastest to read.
+    shuffle: whether records are assigned to shards in an order hashed from
+      `seed`.
     dedup: `exact` keeps the first of the images that have the same pixels
-      after fitting; one in both splits stays in the held-out split.
-    seed: of the order and of random crops.
-    workers: processes.
-    max_bad_fraction: of the records; where more are unusable, nothing is made.
+      after fitting. An image in both splits stays in the held-out split.
+    seed: seed of the order and of random crops.
+    workers: number of processes.
+    max_bad_fraction: largest fraction of unusable records; above it, the build
+      fails.
   """
 
   name: str
@@ -125,17 +130,17 @@ class BuildOptions:
 
   @property
   def fingerprint(self) -> dict[str, object]:
-    """What determines the bytes of the set."""
+    """Options that determine the bytes of the data set."""
     values = dataclasses.asdict(self)
-    return {k: v for k, v in values.items() if k not in _NO_MATTER}
+    return {k: v for k, v in values.items() if k not in _NOT_IN_FINGERPRINT}
 
 
-class Reject(Exception):  # noqa: N818 - it is an answer, not an accident
+class Reject(Exception):  # noqa: N818 - an expected result, not an error
   """A record that is left out.
 
   Attributes:
-    reason: why, to be read after "it".
-    where: the file it is, if known.
+    reason: the reason; continues a sentence that starts with "it".
+    where: file of the record, if known.
   """
 
   def __init__(self, reason: str, where: str = "") -> None:
@@ -145,12 +150,12 @@ class Reject(Exception):  # noqa: N818 - it is an answer, not an accident
 
 
 class Fitted(NamedTuple):
-  """A record as it is going to be.
+  """A converted record.
 
   Attributes:
     image: [H, W, C] uint8.
-    data: the file it came in, where that is kept as it is; else None.
-    labels: in [0, num_classes); () in an unlabelled source.
+    data: the original file if it is kept unchanged, else None.
+    labels: labels in [0, num_classes); () in an unlabeled source.
   """
 
   image: np.ndarray
@@ -161,17 +166,17 @@ class Fitted(NamedTuple):
 def load(
   source: Source, index: int, options: BuildOptions, schema: Schema | None
 ) -> Fitted:
-  """Reads a record and fits it.
+  """Reads and converts a record.
 
   Args:
-    source: to read from.
-    index: of the record.
-    options: of the build.
-    schema: of the set; None only where none is known.
+    source: source to read.
+    index: index of the record.
+    options: options of the build.
+    schema: schema of the data set, or None if it is not known yet.
 
   Raises:
-    Reject: it cannot be used.
-    DataError: the options do not suit the source.
+    Reject: the record cannot be used.
+    DataError: the options conflict with the source.
   """
   data, image, labels = _read(source, index)
   _check_labels(labels, source.num_classes, options)
@@ -181,7 +186,7 @@ def load(
     height, width, _ = schema.image_shape
     raise Reject(
       f"it is {fitted.shape[0]} x {fitted.shape[1]} pixels, not {height} x "
-      f"{width} as most images; set a resolution"
+      f"{width} like most images; set a resolution"
     )
   unchanged = fitted is image and _is_plain(data, image, options.encoding)
   return Fitted(fitted, data if unchanged else None, labels)
@@ -197,7 +202,7 @@ def _read(
     try:
       return data, images.decode(data), labels
     except ValueError:
-      # It knows to say which file it is.
+      # `read` raises an error that names the file.
       return data, *source.read(index)
   except BadRecordError as error:
     raise Reject(error.reason, getattr(error, "where", "")) from error
@@ -215,39 +220,39 @@ def _check_labels(
   if len(labels) > 1 and not options.multilabel:
     raise DataError(
       f"a record has labels {labels}, but multilabel=False allows one; set "
-      "multilabel=True, or use a source of one label a record"
+      "multilabel=True, or use a source with one label per record"
     )
 
 
 def _check_padding(image_hwc: np.ndarray, options: BuildOptions) -> None:
-  """Who trains on it at another size would frame it; of a set nobody would."""
+  """Raises `DataError` if padding would have no effect on an image."""
   side, (height, width) = options.resolution, image_hwc.shape[:2]
   cropped = min(height, width) if options.crop != "none" else width
   fits = side == cropped and (options.crop != "none" or height == width)
   if options.padding and fits:
     raise DataError(
-      f"padding={options.padding} with resolution={side}, and an image has "
-      "that size already; set resolution=0, which keeps images as they are and "
-      "notes the padding, or another resolution, or padding=0"
+      f"padding={options.padding} has no effect on an image that already has "
+      f"resolution={side}; set resolution=0, which keeps images unchanged and "
+      "records the padding, or another resolution, or padding=0"
     )
 
 
 def _is_plain(data: bytes, image: np.ndarray, encoding: Encoding) -> bool:
-  """Whether a file may be kept: of its encoding's most common kind."""
+  """Returns whether a file has the most common form of its encoding."""
   channels = image.shape[-1]
   if data and orientation.of_file(data) != orientation.UPRIGHT:
-    # Who reads the set must not need to turn its images, nor turn them twice.
+    # Built images are upright, so that readers need not apply EXIF.
     return False
   if encoding == "jpeg" and data.startswith(_JPEG_START):
     import simplejpeg
 
     try:
       space = simplejpeg.decode_jpeg_header(data, strict=True)[2]
-    except ValueError:  # Pillow alone reads it
+    except ValueError:  # Only Pillow reads it.
       return False
     return space in (("Gray",) if channels == 1 else ("YCbCr", "RGB"))
   if encoding == "png" and data.startswith(_PNG_START):
-    # 8 bits; gray or RGB; nothing transparent.
+    # 8 bits; gray or RGB; no transparency.
     kind = (8, 0 if channels == 1 else 2)
     return (data[24], data[25]) == kind and b"tRNS" not in data
   return False
@@ -258,11 +263,12 @@ def fit(image_hwc: np.ndarray, options: BuildOptions) -> np.ndarray:
 
   Args:
     image_hwc: [H, W, C] uint8, C = 1 or 3.
-    options: `resolution`, `channels`, `crop`, `padding` and `seed` matter.
+    options: build options; reads `resolution`, `channels`, `crop`, `padding`
+      and `seed`.
 
   Returns:
-    [resolution, resolution, channels] uint8, or [H, W, channels] where the
-    resolution is 0; the input itself where nothing is to be done.
+    [resolution, resolution, channels] uint8, or [H, W, channels] if the
+    resolution is 0; the input itself if nothing changes.
   """
   side, found = options.resolution, image_hwc.shape[-1]
   shape = (side, side) if side else image_hwc.shape[:2]
@@ -295,9 +301,9 @@ def _square(image_hwc: np.ndarray, options: BuildOptions) -> np.ndarray:
 
 
 def resize(image_hwc: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Resizes [H, W, C] uint8, by area where it shrinks and Lanczos elsewhere.
+  """Resizes [H, W, C] uint8, by area to shrink and by Lanczos to enlarge.
 
-  A square to a square as a training does it (`transforms.resize`).
+  Squares are resized to squares exactly as in training (`transforms.resize`).
   """
   if height == width and image_hwc.shape[0] == image_hwc.shape[1]:
     return transforms.resize(image_hwc, height)
@@ -318,7 +324,7 @@ def resize(image_hwc: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def encode(fitted: Fitted, options: BuildOptions, schema: Schema) -> bytes:
-  """Makes the record of the set."""
+  """Encodes a record of the data set."""
   content: np.ndarray | bytes = fitted.image
   if fitted.data is not None:
     content = fitted.data
@@ -328,9 +334,10 @@ def encode(fitted: Fitted, options: BuildOptions, schema: Schema) -> bytes:
 
 
 def digest(image_hwc: np.ndarray) -> int:
-  """64 bits of the SHA-256 of an image's pixels and size.
+  """Returns 64 bits of the SHA-256 of an image's pixels and shape.
 
-  Two images of 300 million share them by chance once in 400 such sets.
+  In a set of 300 million images, the probability that two different images
+  share a digest is 1/400.
   """
   sha = hashlib.sha256(repr(image_hwc.shape).encode())
   sha.update(np.ascontiguousarray(image_hwc))
@@ -338,7 +345,7 @@ def digest(image_hwc: np.ndarray) -> int:
 
 
 def common_shape(source: Source, options: BuildOptions) -> tuple[int, int, int]:
-  """Returns the shape that most images of a source have, by their headers.
+  """Returns the most common shape of a source's images, by their headers.
 
   Raises:
     DataError: no header can be read.
@@ -349,14 +356,14 @@ def common_shape(source: Source, options: BuildOptions) -> tuple[int, int, int]:
     votes[(height, width)] += count
   if not votes:
     raise DataError(
-      f"none of the {found.looked_at} records of {source.identity} that were "
-      "looked at can be used, so resolution=0 cannot be known; set it, or "
-      "check the images"
+      f"none of {found.looked_at} headers of {source.identity} can be read, so "
+      "the size for resolution=0 is unknown; set resolution, or check the "
+      "images"
     )
   if len(votes) > 1:
     _log.warning(
-      "images of %s differ in size, and those of another size than most are "
-      "rejected: %s; a resolution fits all of them to one",
+      "images of %s differ in size, and all but the most common size are "
+      "rejected: %s; set a resolution to resize all images to one size",
       source.identity,
       found.describe(source),
     )

@@ -1,4 +1,4 @@
-"""One image and its labels, to bytes and back (layout: `manifest.Schema`)."""
+"""Encodes and decodes records: an image and its labels (`manifest.Schema`)."""
 
 import struct
 
@@ -14,17 +14,17 @@ _COUNT = struct.Struct("<I")
 def encode(
   image: np.ndarray | bytes, labels: tuple[int, ...], schema: Schema
 ) -> bytes:
-  """Makes a record.
+  """Encodes a record.
 
   Args:
-    image: [H, W, C] uint8 of the schema's shape; or, encoded as the schema
-      says, bytes that are kept as they are.
-    labels: in [0, 2^31): as many as the schema allows.
+    image: [H, W, C] uint8 of the schema's shape, or bytes in the schema's
+      encoding, which are copied.
+    labels: integers in [0, 2^31), as many as the schema allows.
     schema: layout of the record.
 
   Raises:
-    DataError: the image has another shape or type than the schema, or there
-      are too few or too many labels.
+    DataError: the image's shape or type differs from the schema, or the number
+      of labels is wrong.
   """
   head = _encode_labels(labels, schema)
   if isinstance(image, bytes):
@@ -46,19 +46,19 @@ def _encode_labels(labels: tuple[int, ...], schema: Schema) -> bytes:
     return _COUNT.pack(len(labels)) + struct.pack(f"<{len(labels)}i", *labels)
   if len(labels) > 1:
     raise DataError(
-      f"an image has labels {labels}, but the schema says one; set "
+      f"an image has labels {labels}, but the schema allows one; set "
       "multilabel, or choose one"
     )
   return _LABEL.pack(labels[0] if labels else 0)
 
 
 def decode(record: bytes, schema: Schema) -> tuple[np.ndarray, tuple[int, ...]]:
-  """Reads a record's image [H, W, C] uint8 and labels.
+  """Decodes a record's image [H, W, C] uint8 and labels.
 
-  A raw image is a view of the record, not to be written to.
+  A raw image is a read-only view of the record.
 
   Raises:
-    ValueError: the bytes are not such a record.
+    ValueError: the bytes do not fit the schema.
   """
   labels, start = decode_labels(record, schema)
   shape = tuple(schema.image_shape)
@@ -66,20 +66,20 @@ def decode(record: bytes, schema: Schema) -> tuple[np.ndarray, tuple[int, ...]]:
     pixels = np.frombuffer(record, np.uint8, offset=start)
     if pixels.size != shape[0] * shape[1] * shape[2]:
       raise ValueError(
-        f"it has {pixels.size} bytes of pixels, which is not {shape}"
+        f"it has {pixels.size} bytes of pixels, which does not fit {shape}"
       )
     return pixels.reshape(shape), labels
   image = images.decode(record[start:])
   if image.shape != shape:
-    raise ValueError(f"it holds an image of {image.shape}, not {shape}")
+    raise ValueError(f"it holds an image of shape {image.shape}, not {shape}")
   return image, labels
 
 
 def decode_labels(record: bytes, schema: Schema) -> tuple[tuple[int, ...], int]:
-  """A record's labels, and where its image starts.
+  """Decodes a record's labels, and returns the offset of its image.
 
   Raises:
-    ValueError: the bytes are not such a record.
+    ValueError: the bytes do not fit the schema.
   """
   if len(record) < _LABEL.size:
     raise ValueError(f"it has {len(record)} bytes, too few for a label")

@@ -1,6 +1,6 @@
-"""Records by position in the stream: which, how read, and what in their place.
+"""Reads the records at given stream positions, and replaces unusable ones.
 
-Everything is a hash of (seed, position), see `pipeline`.
+All random choices are hashes of (seed, position), see `pipeline`.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ from bigscale.spec import DataSpec
 _FLIP = 0x464C4950
 _LABEL = 0x4C41424C
 _REPLACE = 0x5245504C
-# A source of which so many random records in a row are bad has no others.
-_REPLACEMENTS = 16
+# If this many random records in a row are bad, the source is unusable.
+_MAX_REPLACEMENTS = 16
 
 
 class Fault(NamedTuple):
-  """A record that could not be used, and was replaced.
+  """An unusable record that was replaced.
 
   Attributes:
     source: `name` of its source.
-    index: of the record in it.
-    reason: what is wrong with it.
-    part: number of the source in the run's mixture; 0 where there is none.
+    index: index of the record in its source.
+    reason: what is wrong with the record.
+    part: number of the source in the run's mixture; 0 without a mixture.
   """
 
   source: str
@@ -40,13 +40,13 @@ class Fault(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """The endless sequence of records, by position.
+  """The endless sequence of records, indexed by position.
 
   Attributes:
-    mix: the sources, their shares and labels.
-    orders: in which order each is read.
-    seed: of flips, of labels and of replacements.
-    spec: the rest.
+    mix: sources, their shares and labels.
+    orders: reading order of each source.
+    seed: seed of flips, labels and replacements.
+    spec: data spec of the run.
   """
 
   mix: SourceMix
@@ -55,7 +55,7 @@ class Records:
   spec: DataSpec
 
   def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Source and record of positions [N]: two arrays [N] int64."""
+    """Returns the source and record of positions [N]: two arrays [N] int64."""
     which, places = self.mix.deal(np.asarray(positions, np.int64))
     if len(self.orders) == 1:
       return which, self.orders[0].indices(places)
@@ -71,16 +71,17 @@ class Records:
     """Reads positions [N] into images [N, R, R, C] uint8 and labels [N] int32.
 
     Returns:
-      What was replaced on the way.
+      The records that were replaced.
 
     Raises:
-      BadRecordError: a record cannot be used and may not be replaced.
+      BadRecordError: a record is unusable and may not be replaced.
+      DataError: no usable replacement was found.
     """
     which, indices = self.locate(positions)
     flips = self._bits(_FLIP, positions) >> np.uint64(63)
     flips = (flips > 0) & self.spec.flip
     choices = self._bits(_LABEL, positions)
-    # Lists: to take an element of an array costs several times as much.
+    # Lists, because reading elements of arrays is several times slower.
     columns = (which, indices, positions, flips, choices)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     paddings = [padding_of(source) for source in self.mix.sources]
@@ -98,10 +99,10 @@ class Records:
   def _read(
     self, number: int, index: int, position: int, faults: list[Fault]
   ) -> Record:
-    """Reads a record, or one in its place."""
+    """Reads a record, or a replacement if it is unusable."""
     source = self.mix.sources[number]
     tried = [index]
-    for turn in range(_REPLACEMENTS):
+    for turn in range(_MAX_REPLACEMENTS):
       try:
         return source.read(tried[-1])
       except BadRecordError as error:
@@ -111,9 +112,10 @@ class Records:
         bits = self._bits(_REPLACE + turn, np.array([position]))
         tried.append(int(bits[0] % np.uint64(len(source))))
     raise DataError(
-      f"records {tried[:-1]} of {source!r} cannot be used, all that were tried "
-      f"for position {position}: {faults[-1].reason}; mend them: 'bigscale "
-      "data verify PATH' lists what is wrong"
+      f"no usable record was found for position {position}: tried records "
+      f"{tried[:-1]} of {source!r}, and the last cannot be used: "
+      f"{faults[-1].reason}; fix them ('bigscale data verify PATH' lists what "
+      "is wrong)"
     )
 
   def _bits(self, use: int, positions: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The sizes and channels of a source's images, and those that fit most."""
+"""Surveys the shapes of a source's images, and chooses the most common one."""
 
 import collections
 from collections.abc import Iterable, Mapping
@@ -11,9 +11,9 @@ from bigscale.data.hashing import Permutation
 from bigscale.data.manifest import DataError
 from bigscale.data.sources import BadRecordError, Source
 
-# Headers that are read of one source; of a larger one, those of a sample.
+# Maximum number of headers read of one source; larger sources are sampled.
 MOST_HEADERS = 50_000
-# Of all images, what must agree for the others to be fitted to them.
+# Fraction of images that must agree before the others are converted to match.
 MOST = 0.9
 
 _KEY = 0x53484150
@@ -24,15 +24,15 @@ Shape = tuple[int, int, int]
 
 
 class Survey(NamedTuple):
-  """What the headers of a source's images say.
+  """Shapes in the headers of a source's images.
 
   Attributes:
-    counts: images of each shape (height, width, channels), the most common
-      first.
-    examples: the index of one of each.
-    unreadable: headers that could not be read.
-    looked_at: headers, those that could not be read among them.
-    records: of the source.
+    counts: number of images of each shape (height, width, channels), most
+      common first.
+    examples: index of one image of each shape.
+    unreadable: number of headers that could not be read.
+    looked_at: number of headers, including unreadable ones.
+    records: number of records of the source.
   """
 
   counts: Mapping[Shape, int]
@@ -42,7 +42,7 @@ class Survey(NamedTuple):
   records: int
 
   def describe(self, source: Source) -> str:
-    """Returns the shapes in words, the most common first, each with a file."""
+    """Returns the shapes as text, most common first, each with a file."""
     named = [
       f"{count} of {text(shape)} ({source.where(self.examples[shape])})"
       for shape, count in list(self.counts.items())[:_NAMED]
@@ -52,7 +52,7 @@ class Survey(NamedTuple):
     return f"{', '.join(named)}{more}, of {self.looked_at} headers read"
 
   def facts(self) -> dict[str, Any]:
-    """Returns JSON values: shapes, headers read and records."""
+    """Returns JSON values: shapes and headers read."""
     named = list(self.counts.items())[:_NAMED]
     found = {text(shape): count for shape, count in named}
     others = sum(self.counts.values()) - sum(found.values())
@@ -66,9 +66,9 @@ def survey(source: Source, most: int = MOST_HEADERS) -> Survey:
   """Reads the headers of a source's images.
 
   Args:
-    source: to look at.
-    most: headers to read, 1 or more. Of a larger source that many are read,
-      chosen by its size alone.
+    source: source to survey.
+    most: maximum number of headers to read, 1 or more. From a larger source,
+      a sample is read that depends only on the source's size.
   """
   records = len(source)
   if source.image_shape is not None:
@@ -98,7 +98,7 @@ def _shape(source: Source, index: int) -> Shape | None:
 
 
 def text(shape: Iterable[int]) -> str:
-  """Returns a shape as people write it: 32 x 32 x 3."""
+  """Formats a shape like 32 x 32 x 3."""
   return " x ".join(map(str, shape))
 
 
@@ -108,22 +108,22 @@ def choose(
   side: int | None = None,
   channels: int | None = None,
 ) -> tuple[int, int]:
-  """Returns the side and the channels that images are to be fitted to.
+  """Returns the side and channels that images should be converted to.
 
   Args:
-    source: of the images, for messages.
-    found: its survey.
-    side: pixels; None takes that of the squares that most images give.
-    channels: 1 or 3; None takes those of most images.
+    source: source of the images, for messages.
+    found: survey of the source.
+    side: pixels; None uses the most common shorter side.
+    channels: 1 or 3; None uses the most common value.
 
   Raises:
-    DataError: no header could be read, or less than `MOST` of the images agree
-      on what was not given.
+    DataError: no header could be read, or less than a fraction `MOST` of the
+      images agree on a value that is None.
   """
   if not found.counts:
     raise DataError(
-      f"none of the {found.looked_at} images of {source!r} that were looked at "
-      "has a header that can be read; check the files"
+      f"none of {found.looked_at} headers of {source!r} can be read; check the "
+      "files"
     )
   sides: collections.Counter[int] = collections.Counter()
   kinds: collections.Counter[int] = collections.Counter()
@@ -138,8 +138,8 @@ def choose(
     if given is None and count < MOST * votes.total():
       raise DataError(
         f"images of {source!r} have different {name}: "
-        f"{found.describe(source)}; give {remedy} (as {remedy}={value}) to fit "
-        "all of them to one, or take out those that do not belong"
+        f"{found.describe(source)}; pass {remedy} (such as {remedy}={value}) "
+        "to convert all images, or remove those that do not belong to the set"
       )
   return (
     sides.most_common(1)[0][0] if side is None else side,

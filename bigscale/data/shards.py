@@ -1,12 +1,13 @@
-"""ArrayRecord shards with a manifest.
+"""Sources in ArrayRecord shards with a manifest.
 
-Records are read as the range [i, i+1): ArrayRecord's list read walks every
-chunk of the file, 200 times slower in a shard of 300,000 records.
+A record is read as the range [i, i+1). Reading it with ArrayRecord's list
+argument would walk every chunk of the file, which is 200 times slower in a
+shard of 300,000 records.
 
-An open shard keeps an index in memory, 14 bytes a record where each is a chunk
-of its own. Shards are opened when first read, and the least recently read ones
-closed where the open ones would hold more than `MAX_OPEN_RECORDS`: 450 MB.
-Orders that jump between more shards than that should not be (see `order`).
+An open shard keeps an index in memory: 14 bytes per record if each record is a
+chunk. Shards are opened when first read. Above `MAX_OPEN_RECORDS` records, or
+450 MB, the least recently read shards are closed. Reading orders should not
+jump between more shards than fit (see `order`).
 """
 
 import bisect
@@ -39,7 +40,7 @@ from bigscale.data.splits import check_index
 
 MAX_OPEN_RECORDS = 32_000_000
 
-# Random access gains nothing from read-ahead, and pays for it.
+# Read-ahead only costs time in random access.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _LABELS_AT_ONCE = 4096
 
@@ -64,15 +65,15 @@ class ShardSource(Source):
     self._max_open = max_open_records
     if not self._shards:
       raise EmptySplitError(
-        f"{directory} has no {split} split: its manifest lists no such shard; "
-        "build the set with one"
+        f"{directory} has no {split} split: its manifest lists none of its "
+        "shards; build the set with this split"
       )
     counts = [shard.records for shard in self._shards]
     self._offsets = [0, *itertools.accumulate(counts)]
     self._start_readers()
 
   def _start_readers(self) -> None:
-    # From the least to the most recently read.
+    # Ordered from the least to the most recently read shard.
     self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
     self._lock = threading.Lock()
 
@@ -103,7 +104,7 @@ class ShardSource(Source):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """See `Source`: a record of another shape cannot be used."""
+    """See `Source`: records of another shape cannot be used."""
     return tuple(self._manifest.schema.image_shape)
 
   def check(self) -> tuple[MissingFile, ...]:
@@ -141,7 +142,7 @@ class ShardSource(Source):
     return image, labels if classes else ()
 
   def labels_of(self, index: int) -> tuple[int, ...]:
-    """See `Source`: the image is not decoded."""
+    """See `Source`: does not decode the image."""
     return self._decoded(
       index, lambda row, schema: records.decode_labels(row, schema)[::-1]
     )[1]
@@ -166,11 +167,11 @@ class ShardSource(Source):
 
   @property
   def counts_quickly(self) -> bool:
-    """See `Source`: who built the set may have counted."""
+    """See `Source`: the build may have counted the labels."""
     return self._counted or super().counts_quickly
 
   def label_counts(self) -> np.ndarray:
-    """See `Source`; records whose labels cannot be read count for none."""
+    """See `Source`; records whose labels cannot be read are not counted."""
     if self._counted:
       return np.array(self._made["label_counts"], np.float64)
     counts = np.zeros(self.num_classes)
@@ -182,12 +183,12 @@ class ShardSource(Source):
 
   @property
   def _counted(self) -> bool:
-    """Whether the manifest has the counts, of records of one label each."""
+    """Whether the manifest counts labels, and records have one label each."""
     known = self._made.get("label_counts", ())
     return len(known) == self.num_classes and sum(known) == len(self)
 
   def _rows(self) -> Iterator[bytes]:
-    """All records, in order."""
+    """Yields all encoded records, in order."""
     for shard in range(len(self._shards)):
       for start in range(0, self._shards[shard].records, _LABELS_AT_ONCE):
         end = min(start + _LABELS_AT_ONCE, self._shards[shard].records)
@@ -201,20 +202,20 @@ class ShardSource(Source):
       if shard in self._readers:
         self._readers.move_to_end(shard)
         return self._readers[shard]
-    # Outside the lock: others go on reading. Two may open the same one.
+    # Outside the lock, so other threads continue. Two may open the same shard.
     reader = open_shard(self._directory, self._shards[shard])
     with self._lock:
       self._readers.setdefault(shard, reader)
       held = sum(self._shards[i].records for i in self._readers)
       while held > self._max_open and len(self._readers) > 1:
-        # Who is reading from it holds it, and it closes after them.
+        # Threads that still read from it keep it alive, and it closes after.
         oldest, _ = self._readers.popitem(last=False)
         held -= self._shards[oldest].records
       return reader
 
 
 def check_size(directory: str, shard: ShardFile) -> None:
-  """Raises `DataError` if a shard is missing or of another size than stated."""
+  """Raises `DataError` if a shard is missing or its size is wrong."""
   path = os.path.join(directory, shard.file)
   try:
     size = os.stat(path).st_size
@@ -231,10 +232,10 @@ def check_size(directory: str, shard: ShardFile) -> None:
 
 
 def open_shard(directory: str, shard: ShardFile) -> Any:
-  """An `ArrayRecordReader` of a shard that agrees with its manifest.
+  """Opens an `ArrayRecordReader`, and compares the shard with its manifest.
 
   Raises:
-    DataError: the shard does not open, or its size or count is another.
+    DataError: the shard cannot be opened, or its size or record count differs.
   """
   from array_record.python.array_record_module import ArrayRecordReader
 

@@ -1,14 +1,14 @@
-"""Names of files and classes as they are printed.
+"""Makes names of files and classes safe to print.
 
-A name may hold whatever a disk can: line breaks, the codes that move a
-terminal's cursor, marks that turn the direction of writing, bytes that are no
-Unicode (as `os.fsdecode` reads them). Inside of the program, in JSON and in
-sets, names stay what they are; in sentences those characters are escaped.
+File names may contain line breaks, terminal control codes, marks that change
+the writing direction, and bytes that are not Unicode (as `os.fsdecode` reads
+them). Names stay unchanged inside the program, in JSON and in data sets. In
+messages these characters are escaped.
 """
 
 
 def shown(text: str) -> str:
-  r"""Returns a text on one line with what does not print as \x1b, \udce9."""
+  r"""Returns a text on one line; escapes characters like \x1b or \udce9."""
   if text.isprintable():
     return text
   return "".join(
@@ -22,5 +22,5 @@ def shown(text: str) -> str:
 
 
 def shown_lines(text: str) -> str:
-  """Returns `shown` of every line: line breaks stay."""
+  """Applies `shown` to every line, and keeps line breaks."""
   return "\n".join(shown(line) for line in text.split("\n"))

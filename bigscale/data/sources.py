@@ -1,4 +1,4 @@
-"""What a source is: images with labels, read by index."""
+"""The interface of data sources: labeled images, read by index."""
 
 import abc
 import contextlib
@@ -10,10 +10,10 @@ import numpy as np
 from bigscale.data.manifest import DataError
 from bigscale.data.shown import shown
 
-# Labels of so many are read in a second or two.
+# The labels of this many records are read in a second or two.
 FEW_RECORDS = 200_000
 
-# What images of that side got before padding was a setting.
+# Images of this side had this padding before padding was a setting.
 _EARLIER_SIDE, _EARLIER_PADDING = 28, 2
 
 
@@ -22,8 +22,8 @@ class Record(NamedTuple):
 
   Attributes:
     image: [H, W, C] uint8, C = 1 or 3.
-    labels: those it carries, each in [0, num_classes); one in most sources,
-      () in an unlabelled one.
+    labels: labels in [0, num_classes); one in most sources, () in an
+      unlabeled source.
   """
 
   image: np.ndarray
@@ -34,8 +34,8 @@ class MissingFile(NamedTuple):
   """A file that cannot be used.
 
   Attributes:
-    message: which, why, and what to do.
-    records: that it should hold.
+    message: names the file, the reason and the remedy.
+    records: number of records that it should contain.
   """
 
   message: str
@@ -43,17 +43,17 @@ class MissingFile(NamedTuple):
 
 
 class Source(abc.ABC):
-  """One split of a data set. Safe to read from many threads; picklable.
+  """One split of a data set. Sources are thread-safe and picklable.
 
-  Every source has `class_names`, `__len__`, `read`, `labels` and `content`. The
-  rest has defaults; docs/data.md shows how to add one.
+  Subclasses define `class_names`, `__len__`, `read`, `labels` and `content`.
+  Everything else has a default; docs/data.md explains how to add a source.
 
   Attributes:
-    class_names: name of label i at i; () in an unlabelled source.
-    padding: pixels of black that a model's image gets on each side of one of
-      these, once that is cropped to a square (`transforms.fit`).
-    notes: sentences on what is in the data and was left out, and on how they
-      were understood: for the user, once (`notes.warn`).
+    class_names: name of each label; () in an unlabeled source.
+    padding: black pixels added on each side of an image after it is cropped to
+      a square and before it is resized (`transforms.fit`).
+    notes: sentences for the user about how the files were interpreted, and what
+      was left out (`notes.warn` logs them).
   """
 
   class_names: tuple[str, ...]
@@ -63,18 +63,18 @@ class Source(abc.ABC):
   def __repr__(self) -> str:
     return f"{type(self).__name__}({shown(self.name)})"
 
-  # Not plain properties, so that who likes may set them.
+  # Cached properties instead of plain ones, so that subclasses can assign them.
   @functools.cached_property
   def name(self) -> str:
-    """What messages call it. Different sources may have one name."""
+    """Name for messages. Different sources may have the same name."""
     return self.identity
 
   @functools.cached_property
   def identity(self) -> str:
-    """Names what a model gets to see, wherever the files lie.
+    """Name of the data that a model sees, independent of file locations.
 
     Equal identities mean equal records, in every process and on every machine.
-    The first look may read all files (`content`).
+    The first access may read all files (`content`).
     """
     if not self.padding:
       return self.content()
@@ -82,9 +82,9 @@ class Source(abc.ABC):
 
   @property
   def earlier_identity(self) -> str:
-    """What versions called it that framed all images of 28 px by 2 pixels.
+    """Identity in versions that padded all images of 28 px by 2 pixels.
 
-    Equal to theirs only where the same pixels come of it.
+    It equals their identity only if the padded pixels are equal.
     """
     shape = self.image_shape
     framed = shape is not None and min(shape[:2]) == _EARLIER_SIDE
@@ -95,47 +95,47 @@ class Source(abc.ABC):
 
   @functools.cached_property
   def outline(self) -> str:
-    """What can be told without reading all files.
+    """Part of the identity that is known without reading all files.
 
-    Processes that read the same data have equal outlines; they are compared at
-    the start of a run, where one process alone looks at the identity.
+    Processes that read the same data have equal outlines. Outlines are compared
+    at the start of a run, while only one process computes the identity.
     """
     return self.identity
 
   def content(self) -> str:
-    """Names all records of the split by what they hold, padding apart.
+    """Returns a name for the content of all records, excluding padding.
 
-    Every source has this method, or an `identity` of its own.
+    Every subclass defines this method, or overrides `identity`.
     """
     raise NotImplementedError(f"{type(self).__name__} has no content")
 
   @property
   def num_classes(self) -> int:
-    """How many labels there are; 0 in an unlabelled source."""
+    """Number of classes; 0 in an unlabeled source."""
     return len(self.class_names)
 
   @property
   def file_records(self) -> tuple[int, ...]:
-    """Records in each file, by index; one number where files do not matter."""
+    """Number of records in each file; one total if files do not matter."""
     return (len(self),)
 
   @property
   def decodes(self) -> bool:
-    """Whether reading takes work that threads can share: decoding."""
+    """Whether reading decodes images, which more threads can speed up."""
     return True
 
   @property
   def several_labels(self) -> bool:
-    """Whether a record may carry more labels than the first."""
+    """Whether a record may have more than one label."""
     return False
 
   @property
   def counts_quickly(self) -> bool:
-    """Whether `label_counts` reads few records, at most `FEW_RECORDS`."""
+    """Whether `label_counts` reads at most `FEW_RECORDS` records."""
     return len(self) <= FEW_RECORDS
 
   def padding_of(self, index: int) -> int:
-    """The `padding` of one record: in a mixture that of its own source."""
+    """Returns the `padding` of one record, which varies within a mixture."""
     del index
     return self.padding
 
@@ -144,7 +144,7 @@ class Source(abc.ABC):
 
   @property
   def image_shape(self) -> tuple[int, int, int] | None:
-    """Height, width and channels where all images share them, else None."""
+    """Height, width and channels if all images share them, else None."""
     return None
 
   def shape(self, index: int) -> tuple[int, int, int]:
@@ -156,30 +156,30 @@ class Source(abc.ABC):
     return self.image_shape or self.read(index).image.shape
 
   def where(self, index: int) -> str:
-    """Returns the name of the file that holds a record, for messages."""
+    """Returns the name of the file that contains a record, for messages."""
     return f"record {index} of {self.identity}"
 
   def check(self) -> tuple[MissingFile, ...]:
-    """Looks, fast, for files that are missing or are not what they were."""
+    """Quickly checks for files that are missing or have changed."""
     return ()
 
   @abc.abstractmethod
   def read(self, index: int) -> Record:
-    """Reads a record, `index` in [0, len(self)).
+    """Reads the record at `index` in [0, len(self)).
 
     Raises:
-      BadRecordError: it cannot be used.
+      BadRecordError: the record cannot be used.
     """
 
   @abc.abstractmethod
   def labels(self) -> np.ndarray:
-    """First label of every record: [len(self)] int32, 0 where unlabelled.
+    """Returns the first label of every record: [N] int32, 0 if unlabeled.
 
-    May read the whole source.
+    It may read the whole source.
     """
 
   def labels_of(self, index: int) -> tuple[int, ...]:
-    """Returns all labels of a record; reads as little as it can.
+    """Returns all labels of a record, reading as little as it can.
 
     Raises:
       BadRecordError: the record cannot be used.
@@ -187,10 +187,10 @@ class Source(abc.ABC):
     return self.read(index).labels
 
   def label_counts(self) -> np.ndarray:
-    """Returns how many records each class has: [num_classes] float64.
+    """Returns the number of records of each class: [num_classes] float64.
 
-    A record of several labels counts an equal part for each. May read the
-    whole source; records that cannot be read count for none.
+    A record with n labels adds 1 / n to each of its classes. Unreadable records
+    are not counted. The method may read the whole source.
     """
     if not self.several_labels:
       found = np.bincount(self.labels(), minlength=self.num_classes)
@@ -204,10 +204,10 @@ class Source(abc.ABC):
     return counts
 
   def empty_classes(self) -> tuple[int, ...] | None:
-    """Returns the classes that no record carries.
+    """Returns the classes without records.
 
     Returns:
-      None where more than `FEW_RECORDS` would have to be read for it.
+      None if this would read more than `FEW_RECORDS` records.
     """
     if not self.num_classes:
       return ()
@@ -221,15 +221,15 @@ class BadRecordError(DataError):
 
   Attributes:
     source: `name` of the source.
-    index: of the record.
-    reason: what is wrong, to be read after "it".
-    where: the file that holds it, for who mends it.
+    index: index of the record.
+    reason: what is wrong; continues a sentence that starts with "it".
+    where: file that contains the record, so that the user can fix it.
   """
 
   def __init__(self, source: str, index: int, reason: str, where: str) -> None:
     """See the attributes."""
     super().__init__(
-      f"record {index} of {source} ({where}) cannot be used: {reason}; mend "
+      f"record {index} of {source} ({where}) cannot be used: {reason}; fix "
       "it, or set data.bad_records='skip'"
     )
     self.source = source
@@ -238,11 +238,11 @@ class BadRecordError(DataError):
     self.where = where
 
   def __reduce__(self) -> tuple[type, tuple[str, int, str, str]]:
-    # Workers send it to who asked them.
+    # Worker processes send this error to the main process.
     return type(self), (self.source, self.index, self.reason, self.where)
 
 
 def padding_of(source: Source, index: int = 0) -> int:
-  """The padding of a record; 0 of a source by others that knows of none."""
+  """Returns a record's padding; 0 if a user's source does not define it."""
   known = getattr(source, "padding_of", None)
   return known(index) if known else 0

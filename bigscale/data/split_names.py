@@ -1,14 +1,14 @@
-"""Which folders of a set are its splits, by their names.
+"""Recognizes by their names which folders of a data set are its splits.
 
-A name is split into words at other letters than a to z, at digits and where
-capitals begin: `ILSVRC2012_img_train` is ilsvrc, img and train. It is *plain*
-where every word but that of the split says nothing ("train2017", "Test_Set",
-"images-val", "trainA"), and *exact* where there is no other word ("Train").
-Two other names are a pair of splits where they differ in that word alone
-("seg_train" beside "seg_test"); `bullet_train` alone is a class.
+A name is split into words at digits, at capital letters and at characters other
+than letters: `ILSVRC2012_img_train` becomes ilsvrc, img and train. A name is
+*plain* if every word except the split's is neutral ("train2017", "Test_Set",
+"images-val", "trainA"), and *exact* if there is no other word ("Train"). Two
+names that are not plain are a pair of splits if they differ only in the word of
+the split ("seg_train" and "seg_test"). `bullet_train` alone is a class.
 
-Tars are read as one set, whose labels are files beside the images. Who packs a
-tree of folders means its folders, which is said or refused.
+Tars are read as one set, with labels in files next to the images. If tars
+contain class folders instead, their source gets a note or raises an error.
 """
 
 import functools
@@ -22,7 +22,7 @@ from bigscale.data.manifest import DataError
 Kind = Literal["train", "heldout", "other"]
 
 _TRAIN = frozenset(("train", "training", "trn"))
-# The order of preference: images meant for choosing, then for the last test.
+# In order of preference: validation images first, then test images.
 _HELDOUT = {
   0: ("heldout", "holdout"),
   1: (
@@ -33,7 +33,7 @@ _HELDOUT = {
 }
 _RANKS = {word: rank for rank, words in _HELDOUT.items() for word in words}
 _OTHER = frozenset(("unlabeled", "unlabelled", "unsup", "extra"))
-# Words that say nothing of what is in a folder.
+# Words that do not describe the content of a folder.
 _NEUTRAL = frozenset(
   (
     *("set", "sets", "split", "splits", "data", "dataset", "part", "fold"),
@@ -52,15 +52,15 @@ _COMPOUND = re.compile(
 
 
 class Name(NamedTuple):
-  """What a folder's name says.
+  """Parsed name of a folder.
 
   Attributes:
-    name: of the folder.
-    kind: of the split.
-    rank: which is preferred of several of one kind, 0 first.
-    plain: no word of it speaks of anything but the split.
-    exact: there is no other word.
-    rest: the words, `*` in place of the split's.
+    name: name of the folder.
+    kind: kind of split that the name indicates.
+    rank: order of preference among names of one kind; 0 is preferred.
+    plain: whether all words except the split's are neutral.
+    exact: whether there is no other word.
+    rest: words of the name, with `*` replacing the split's words.
   """
 
   name: str
@@ -72,7 +72,7 @@ class Name(NamedTuple):
 
 
 class Assigned(NamedTuple):
-  """Names of the folders of both splits; "" where none is held out."""
+  """Folder names of both splits; "" if there is no held-out folder."""
 
   train: str
   heldout: str
@@ -80,7 +80,7 @@ class Assigned(NamedTuple):
 
 @functools.lru_cache(maxsize=1 << 16)
 def parse(name: str) -> Name | None:
-  """Returns what a folder's name says of splits; None where it says nothing."""
+  """Parses a folder's name; returns None if it does not indicate a split."""
   words = _words(name)
   trains = [word for word in words if word in _TRAIN]
   ranks = [_RANKS[word] for word in words if word in _RANKS]
@@ -88,7 +88,7 @@ def parse(name: str) -> Name | None:
   if not (trains or ranks or others):
     return None
   kind: Kind = "other" if others else "train" if trains else "heldout"
-  # `trainval` holds the images of `train` and more.
+  # `trainval` contains the images of `train` and more.
   rank = int(bool(ranks)) if trains else min(ranks, default=0)
   speaking = [
     word
@@ -110,17 +110,18 @@ def _words(name: str) -> list[str]:
 
 
 def assign(names: Sequence[str]) -> Assigned | None:
-  """Returns which folders, side by side, are the splits.
+  """Selects the folders that are the splits.
 
   Args:
-    names: of all folders that lie beside each other.
+    names: names of all folders in the same parent folder.
 
   Returns:
-    None where they are no splits. Other folders than the two stay over.
+    The folders of the splits, or None if the folders are not splits. Other
+    folders may remain.
 
   Raises:
-    ValueError: they are named like splits, and it is not clear which is which;
-      the message is a sentence without its end.
+    ValueError: the names indicate splits, but are ambiguous. The message is an
+      unfinished sentence.
   """
   found = [each for name in names if (each := parse(name))]
   trains = [each for each in found if each.kind == "train"]
@@ -139,13 +140,13 @@ def assign(names: Sequence[str]) -> Assigned | None:
     )
   if plain_heldouts:
     raise ValueError(
-      f"{_listed(plain_heldouts)} named like a held-out split, and no folder "
-      "beside it like its train split"
+      f"{_listed(plain_heldouts)} named like a held-out split, but no folder "
+      "next to it is named like a train split"
     )
   alike = len(found) == len(names)
   if (plain_trains or alike) and trains and heldouts:
     raise ValueError(
-      f"{_listed([*trains, *heldouts])} named like splits, but not alike"
+      f"{_listed([*trains, *heldouts])} named like splits, but do not match"
     )
   if alike and plain_trains:
     return Assigned(_choose(trains, "train"), "")
@@ -171,14 +172,14 @@ def _listed(found: Sequence[Name]) -> str:
 
 
 def check_tars(tars: Sequence[str], folders: Collection[str]) -> None:
-  """Refuses tars that hold both splits of a set.
+  """Raises an error for tars that contain both splits of a data set.
 
   Args:
-    tars: their names without an ending.
-    folders: paths of those in them that hold images.
+    tars: names of the tars without extension.
+    folders: paths of the folders in them that contain images.
 
   Raises:
-    DataError: two names are those of a train and of a held-out split.
+    DataError: the names indicate a train split and a held-out split.
   """
   parts = {part for folder in folders for part in folder.split("/")}
   names = sorted({*tars, *parts})
@@ -187,9 +188,9 @@ def check_tars(tars: Sequence[str], folders: Collection[str]) -> None:
     for heldout in found:
       if _are_a_pair(train, heldout):
         raise DataError(
-          f"{train.name} and {heldout.name} are named like splits, and tars "
-          "are read as one: name those of one split as --input and those of "
-          "the other as --heldout_input, or unpack them, and name the folder"
+          f"{train.name} and {heldout.name} are named like splits, but tars "
+          "are read as one set: pass those of one split as --input and those "
+          "of the other as --heldout_input, or unpack them and pass the folder"
         )
 
 
@@ -200,19 +201,20 @@ def _are_a_pair(train: Name, heldout: Name) -> bool:
 
 
 def folders_without_labels(folders: Collection[str]) -> tuple[str, ...]:
-  """Returns a sentence where folders look like classes, and give no labels."""
+  """Returns a note if folders look like classes but give no labels."""
   depth = len(_common([folder.split("/") for folder in folders]))
   names = {folder.split("/")[depth] for folder in folders if folder} - {""}
   if len(names) < 2:
     return ()
   return (
-    f"there are no labels: tars give them in .cls or .json, not by folders "
-    f"({notes.listed(sorted(names))}); unpack them to take these as classes",
+    f"there are no labels: tars store them in .cls or .json files, not in "
+    f"folders ({notes.listed(sorted(names))}); unpack the tars to use these "
+    "folders as classes",
   )
 
 
 def _common(paths: Sequence[Sequence[str]]) -> Sequence[str]:
-  """Returns what all paths begin with, short of the last part of each."""
+  """Returns the common prefix of all paths, without any path's last part."""
   first, last = min(paths), max(paths)
   same = 0
   while same < min(len(first), len(last)) - 1 and first[same] == last[same]:

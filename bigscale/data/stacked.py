@@ -1,8 +1,8 @@
-"""Stacked MNIST: three digits as the channels of one image, a thousand modes.
+"""Stacked MNIST: three digits as the channels of one image, with 1000 classes.
 
-How many of the modes a generator covers can be counted, which no set of
-photographs allows (Metz et al. 2017, "Unrolled generative adversarial
-networks", sec. 3.3.1). Digits may be of any source of grey images with labels.
+The number of modes that a generator covers can be counted exactly, unlike for
+photographs (Metz et al. 2017, "Unrolled generative adversarial networks", sec.
+3.3.1). The digits can come from any source of gray images with labels.
 """
 
 import functools
@@ -21,30 +21,30 @@ from bigscale.data.sources import (
 from bigscale.data.splits import check_index
 
 CHANNELS = 3
-# Stacks of the train split, as in Metz et al.; of the other as many as are
-# scored by custom.
+# Number of stacks: in the train split as in Metz et al., in the held-out split
+# the number of samples that is usually scored.
 _RECORDS: dict[Split, int] = {"train": 128_000, "heldout": 26_000}
 _HEADERS = 1000
-_DIGITS = 0x5354414B  # the use of `hashing.random_bits`
+_DIGITS = 0x5354414B  # `use` argument of `hashing.random_bits`.
 
 
 class StackedSource(Source):
-  """A split of stacks; those of the train split are of train digits.
+  """A split of stacked digits. Train stacks contain train digits only.
 
   Attributes:
-    digits: what is stacked.
+    digits: source of the digits.
   """
 
   def __init__(self, digits: Source, name: str, split: Split) -> None:
     """Checks the digits.
 
     Args:
-      digits: of the same split. Their padding is that of the stacks.
-      name: what a user calls them, for messages.
+      digits: source of the digits, of the same split. Stacks use its padding.
+      name: name of the source, for messages.
       split: `train` or `heldout`.
 
     Raises:
-      DataError: the digits have no labels or several, or colours.
+      DataError: the digits are unlabeled, have several labels, or are colored.
     """
     self.digits = digits
     self.padding = self.digits.padding
@@ -91,7 +91,10 @@ class StackedSource(Source):
     return self.digits.check()
 
   def read(self, index: int) -> Record:
-    """[H, W, 3] uint8; the label counts in the base of the digits' classes."""
+    """Returns [H, W, 3] uint8; the label has one base-K digit per channel.
+
+    K is the number of classes of the digits.
+    """
     check_index(index, self._records)
     members = self._members(np.array(index)).tolist()
     stack = [self.digits.read(member) for member in members]
@@ -122,32 +125,32 @@ class StackedSource(Source):
     return (of_digits * bases[None]).sum(-1).astype(np.int32)
 
   def _members(self, indices: np.ndarray) -> np.ndarray:
-    """[..., 3] int64, the digits of stacks [...]."""
+    """Returns the digits [..., 3] int64 of stacks [...]."""
     places = indices[..., None] * CHANNELS + np.arange(CHANNELS)
     bits = hashing.random_bits(0, _DIGITS, places)
     return (bits % np.uint64(len(self.digits))).astype(np.int64)
 
 
 def _check_digits(digits: Source, name: str) -> tuple[int, int, int]:
-  """Returns the shape of all digits.
+  """Returns the common shape of all digits.
 
   Raises:
-    DataError: they have no labels, colours, or several sizes.
+    DataError: the digits are unlabeled, are colored, or differ in size.
   """
-  # Every digit is held against these again where it is read.
+  # `read` checks every digit again, because this is only a sample.
   found = survey(digits, _HEADERS)
   source = f"data.source='stacked:{name}'"
   if not digits.num_classes:
     raise DataError(
-      f"{source} holds images of 0 labels; name a source of grey images with "
-      "one label each, as tfds:mnist"
+      f"{source} holds images without labels; use a source of gray images with "
+      "one label each, such as tfds:mnist"
     )
   for shape, example in found.examples.items():
     if shape[-1] != 1:
       raise DataError(
         f"{source} holds images of {shape[-1]} channels "
-        f"({digits.where(example)}); name a source of grey images with one "
-        "label each, as tfds:mnist"
+        f"({digits.where(example)}); use a source of gray images with one "
+        "label each, such as tfds:mnist"
       )
   if len(found.counts) != 1:
     raise DataError(
@@ -158,11 +161,11 @@ def _check_digits(digits: Source, name: str) -> tuple[int, int, int]:
   try:
     labels = len(digits.read(found.examples[shape]).labels)
   except BadRecordError:
-    # Its header was sound. Who reads it says so.
+    # Its header is valid. Reading the stack reports the error.
     labels = 1
   if labels != 1:
     raise DataError(
-      f"{source} holds images of {labels} labels; name a source of grey images "
-      "with one label each, as tfds:mnist"
+      f"{source} holds images with {labels} labels; use a source of gray "
+      "images with one label each, such as tfds:mnist"
     )
   return shape

@@ -1,4 +1,4 @@
-"""The stream of one process's batches, and its state."""
+"""The stream of one process's batches and its checkpointed state."""
 
 import functools
 import math
@@ -14,24 +14,25 @@ from bigscale.data.sources import Source
 from bigscale.spec import DataSpec
 from bigscale.types import Batch
 
-# Of the identities in states: 2 cover content; before it, names and sizes.
+# Version of identities in states. Version 2 covers content; before, identities
+# covered names and sizes.
 SOURCE_FORM = 2
 
 Decide = Callable[[Callable[[], str]], str]
 
-# Of bad records, in a message.
-_MOST_LISTED = 100
+# Number of bad records listed in an error message.
+_MAX_LISTED = 100
 
 
 def alone(choose: Callable[[], str]) -> str:
-  """What decides where there is one process."""
+  """The `Decide` function for a single process: calls `choose`."""
   return choose()
 
 
 class Stream:
   """An endless iterator of one process's batches (see `pipeline.make`).
 
-  After an error the stream stands where it stood before.
+  An error does not change the position of the stream.
   """
 
   def __init__(
@@ -42,56 +43,56 @@ class Stream:
     self._decide = decide
     self._reader = ahead.open_reader(batches, spec)
     self._faults: list[Fault] = []
-    # Records that could not be used, of each source of the mixture.
+    # Indices of unusable records, for each source of the mixture.
     self._bad = [set[int]() for _ in batches.records.mix.sources]
-    # By this process, of all sources.
+    # Number of records that this process read from all sources.
     self._read = 0
-    # Identities of the same records before some were mended or damaged.
+    # Identities that the same records had before some were fixed or damaged.
     self._accepted: list[str] = []
     self._start_at(Position())
 
   @functools.cached_property
   def identity(self) -> str:
-    """Names the content and mixture of what is read.
+    """Identity of the content and mixture of the stream.
 
-    All processes ask for it together; one of them reads the files for it.
+    All processes must access it together. One of them reads the files.
     """
     mix = self._batches.records.mix
     return self._decide(lambda: mixture.identity_of(*mix))
 
   @property
   def outline(self) -> str:
-    """What can be told of it without reading all files; see `Source`."""
+    """Part of the identity known without reading all files; see `Source`."""
     return mixture.outline_of(*self._batches.records.mix)
 
   @property
   def images(self) -> int:
-    """How many different ones there are: an epoch of every source."""
+    """Number of different images: one epoch of every source."""
     return sum(map(len, self._batches.records.mix.sources))
 
   @property
   def sources(self) -> tuple[Source, ...]:
-    """The sources of the stream, one where there is no mixture."""
+    """Sources of the stream; a single one if there is no mixture."""
     return self._batches.records.mix.sources
 
   @property
   def places(self) -> tuple[str, ...]:
-    """Where the sources are read."""
+    """Paths or names of the sources."""
     return self._spec.sources
 
   @property
   def readers(self) -> str:
-    """Who reads: `2 threads`, say; see `DataSpec`."""
+    """Number and kind of readers, such as `2 threads`; see `DataSpec`."""
     return str(self._reader)
 
   def __iter__(self) -> Iterator[Batch]:
     return self
 
   def __next__(self) -> Batch:
-    """The next step's `Batch` of numpy arrays.
+    """Returns the next step's `Batch` of numpy arrays.
 
     Raises:
-      DataError: a record cannot be read, or too many could not.
+      DataError: a record cannot be read, or too many records are unusable.
       ValueError: the stream is closed.
     """
     if self._closed:
@@ -102,7 +103,7 @@ class Stream:
       self._read += self._batches.batches * len(self._batches.rows)
       self._count(element.faults)
     except Exception:
-      # Who reads ahead drops the failed element, and would go on after it.
+      # The reader drops a failed step, so restart it at the same position.
       self._start_at(self._position)
       raise
     self._position = self._position.after(self._batches.records_a_step)
@@ -115,43 +116,43 @@ class Stream:
       size = self._sizes[fault.part]
       allowed = allowed_bad(self._spec, size)
       if len(bad) > allowed:
-        # Every process lists its own here: at a sudden end of many, only
-        # process 0's come into events.jsonl.
-        listed = ", ".join(map(str, sorted(bad)[:_MOST_LISTED]))
-        more = ", ..." if len(bad) > _MOST_LISTED else ""
-        # Sources by others may not know.
+        # Every process lists its own records here, because only those of
+        # process 0 reach events.jsonl when several processes stop suddenly.
+        listed = ", ".join(map(str, sorted(bad)[:_MAX_LISTED]))
+        more = ", ..." if len(bad) > _MAX_LISTED else ""
+        # A user's source may not define `where`.
         where = getattr(self.sources[fault.part], "where", None)
         file = f" ({where(fault.index)})" if where else ""
         raise DataError(
           f"{len(bad)} records of {fault.source} could not be used, the last "
           f"of them record {fault.index}{file}: {fault.reason}; "
           f"data.max_bad_fraction={self._spec.max_bad_fraction} allows "
-          f"{allowed} of {size}. Allow more, which a run that resumes may do "
-          f"(--config.data.max_bad_fraction={self._enough(fault.part)}); or "
-          f"mend records {listed}{more} ('bigscale data verify PATH' lists "
-          "what is wrong) and go on with --accept_data: mended files are, by "
-          "their content, other data than the run began with"
+          f"{allowed} of {size}. Allow more, also when resuming the run "
+          f"(--config.data.max_bad_fraction={self._proposal(fault.part)}); or "
+          f"fix records {listed}{more} ('bigscale data verify PATH' lists "
+          "what is wrong) and resume with --accept_data, because fixed files "
+          "have different content from the data the run started with"
         )
 
-  def _enough(self, part: int) -> float:
-    """A fraction to propose, by the records read so far: more than it is."""
+  def _proposal(self, part: int) -> float:
+    """Proposes a fraction above that of the records read so far."""
     shares = self._batches.records.mix.deal.shares
     read = self._read * shares[part] / sum(shares)
-    # Three standard deviations of a count above it; of few, some besides.
+    # Three standard deviations above the count, plus 4 for small counts.
     bad = len(self._bad[part])
     most = (bad + 3 * math.sqrt(bad) + 4) / read
     return min(1.0, max(0.01, math.ceil(100 * most) / 100))
 
   def take_faults(self) -> tuple[Fault, ...]:
-    """What was replaced in the batches since the last call, by this process."""
+    """Returns the records that this process replaced since the last call."""
     faults, self._faults = tuple(self._faults), []
     return faults
 
   def skip(self, records: int) -> tuple[int, int]:
-    """Leaves out the next so many records, for good: no state forgets it.
+    """Skips the next `records` records; every later state includes the skip.
 
     Returns:
-      First position left out, and the one after the last.
+      Position range [start, end) of the skipped records.
     """
     start, end = self._position.next_range(records)
     self._elements.close()
@@ -159,7 +160,7 @@ class Stream:
     return start, end
 
   def get_state(self) -> dict[str, Any]:
-    """The position, as plain JSON, equal on all processes."""
+    """Returns the position as JSON values, equal on all processes."""
     state = self._position.to_json() | {
       "source": self.identity,
       "source_form": SOURCE_FORM,
@@ -174,15 +175,15 @@ class Stream:
   def set_state(
     self, state: Mapping[str, Any], *, accept: bool = False
   ) -> None:
-    """Moves to a position, whatever run shape it was saved by.
+    """Moves to a saved position; the batch and process counts may differ.
 
     Args:
-      state: what `get_state` gave.
-      accept: take the data that are here for those of `state`, also where
-        their content is another. States of before stay good.
+      state: output of `get_state`.
+      accept: whether to accept data whose content differs from that of `state`.
+        Earlier states remain valid.
 
     Raises:
-      DataError: `state` is not what `get_state` gave, or is of other data.
+      DataError: `state` is not an output of `get_state`, or is for other data.
     """
     position = Position.from_json(state)
     alike = {*self._accepted, *state.get("accepted", ())}
@@ -195,7 +196,7 @@ class Stream:
     self._start_at(position)
 
   def _check(self, state: Mapping[str, Any], accept: bool) -> None:
-    """Raises `DataError` unless the data are those of a state, or accepted."""
+    """Raises `DataError` unless the data match a state, or are accepted."""
     earlier = ""
     if state.get("source_form") != SOURCE_FORM:
       mix = self._batches.records.mix
@@ -209,7 +210,7 @@ class Stream:
       self._accepted.append(state["source"])
 
   def close(self) -> None:
-    """Stops reading ahead; no more batches until `set_state`."""
+    """Stops reading ahead; `set_state` opens the stream again."""
     self._closed = True
     self._elements.close()
     self._reader.close()
@@ -223,16 +224,16 @@ class Stream:
 def check_same(
   state: Mapping[str, Any], identity: str, earlier: str, spec: DataSpec
 ) -> None:
-  """Checks that data are those that a stream's state is of.
+  """Checks that data match a stream's state.
 
   Args:
-    state: of a stream; one that does not name its data passes.
-    identity: of the data.
-    earlier: their identity to versions whose states have no `source_form`.
-    spec: names them.
+    state: state of a stream; a state without an identity passes.
+    identity: identity of the data.
+    earlier: identity of the data in versions whose states lack `source_form`.
+    spec: data spec of the run.
 
   Raises:
-    DataError: they are others, or it cannot be told.
+    DataError: the data differ, or the state is too old to compare.
   """
   of_today = state.get("source_form") == SOURCE_FORM
   if state.get("source") in (None, identity if of_today else earlier):
@@ -241,38 +242,38 @@ def check_same(
   where = ", ".join(spec.sources)
   if not of_today:
     raise DataError(
-      f"the checkpoint was saved by an earlier version, which knew files by "
-      f"names and sizes, not by content, and framed all images of 28 px "
-      f"({source}): whether {where} ({identity}) is the same cannot be told; "
-      "go on with the version that began the run, or start a new run with "
-      "--init_from. A set in shards of 28 px is the same once its "
-      'manifest.json says "padding": 2'
+      f"the checkpoint was saved by an earlier version, which identified files "
+      f"by name and size instead of content, and padded all images of 28 px "
+      f"({source}): whether {where} ({identity}) is the same is unknown; "
+      "resume with the version that started the run, or start a new run with "
+      "--init_from. A sharded set of 28 px images is the same after adding "
+      '"padding": 2 to its manifest.json'
     )
   raise DataError(
-    f"the checkpoint stands in {source}, but the run reads {identity} in "
-    f"{where}: the data changed; put the old data back, or name the place of a "
-    "copy by --data=PATH. If these are the same records, some of them mended "
-    "or damaged, go on with them by --accept_data, which is written into the "
-    "run; otherwise start a new run with --init_from"
+    f"the checkpoint was trained on {source}, but the run reads {identity} in "
+    f"{where}: the data changed; restore the old data, or pass the path of a "
+    "copy as --data=PATH. If these are the same records, and some were fixed "
+    "or damaged, accept them with --accept_data, which the run records; "
+    "otherwise start a new run with --init_from"
   )
 
 
 def check_alike(state: Mapping[str, Any], sizes: Sequence[int]) -> None:
-  """Checks that places of a stream mean the same records in other data.
+  """Checks that a stream's positions mean the same records in other data.
 
   Args:
-    state: of the stream; one of an earlier version, which does not count its
-      records, passes.
-    sizes: records of each source of the other data.
+    state: state of the stream; a state of an earlier version, without record
+      counts, passes.
+    sizes: number of records of each source of the other data.
 
   Raises:
-    DataError: they are more or fewer, and all would come in another order.
+    DataError: the record counts differ, so the order would change.
   """
   known = state.get("records", sizes)
   if list(known) != list(sizes):
     raise DataError(
-      f"--accept_data is for the same records with other content, and there "
-      f"are {', '.join(map(str, sizes))} now where the checkpoint knows "
-      f"{', '.join(map(str, known))}: all would come in another order; put the "
-      "old data back, or start a new run with --init_from"
+      f"--accept_data is for the same records with different content, but "
+      f"there are {', '.join(map(str, sizes))} records now and "
+      f"{', '.join(map(str, known))} in the checkpoint, so their order would "
+      "change; restore the old data, or start a new run with --init_from"
     )

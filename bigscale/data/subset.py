@@ -1,8 +1,8 @@
-"""Parts of a source: so many images, so many classes, each inside the next.
+"""Nested subsets of a source, by number of images and number of classes.
 
-Which images and classes is a function of the source's size alone, so that runs
-of any seed, and sweeps over sizes, share them. The held-out split keeps all of
-its images of the classes taken, and is never trained on.
+The selected images and classes depend only on the source's size, so runs with
+different seeds, and sweeps over sizes, share them. The held-out split keeps all
+of its images of the selected classes, and is never trained on.
 """
 
 import functools
@@ -18,22 +18,23 @@ _CLASSES_KEY = 0x434C4153
 
 
 class Subset(Source):
-  """Some records of a source, itself a source.
+  """A subset of the records of another source.
 
   Attributes:
-    whole: the source of all records.
+    whole: source of all records.
   """
 
   def __init__(self, source: Source, size: int = 0, classes: int = 0) -> None:
-    """Takes the first of a fixed random order.
+    """Selects the first records of a fixed random order.
 
     Args:
-      source: of all records.
-      size: images to keep; 0 keeps all.
-      classes: to keep, renumbered from 0; 0 keeps all. Reads all labels.
+      source: source of all records.
+      size: number of images to keep; 0 keeps all.
+      classes: number of classes to keep, renumbered from 0; 0 keeps all. A
+        value above 0 reads all labels.
 
     Raises:
-      DataError: there are not so many, or no labels.
+      DataError: there are too few images or classes, or no labels.
     """
     self.whole = source
     self._size = size
@@ -44,12 +45,12 @@ class Subset(Source):
     available = len(source) if self._kept is None else len(self._kept)
     if size > available:
       raise DataError(
-        f"data.subset={size}, but {source!r} has {available} such images; use "
-        f"{available} or less"
+        f"data.subset={size}, but {source!r} has {available} matching images; "
+        f"use {available} or less"
       )
     if not available:
       raise DataError(
-        f"data.classes={classes} leaves no image of {source!r}; take more"
+        f"data.classes={classes} leaves no image of {source!r}; use more"
       )
     self._available = available
     self._length = size or available
@@ -68,8 +69,8 @@ class Subset(Source):
     source = self.whole
     if classes > source.num_classes:
       raise DataError(
-        f"data.classes={classes}, but {source!r} has {source.num_classes}; "
-        f"use at most {source.num_classes}"
+        f"data.classes={classes}, but {source!r} has {source.num_classes} "
+        f"classes; use at most {source.num_classes}"
       )
     order = Permutation(source.num_classes, _CLASSES_KEY)
     self._classes = order(np.arange(classes))
@@ -100,7 +101,7 @@ class Subset(Source):
 
   @property
   def kept_classes(self) -> tuple[int, ...]:
-    """Classes of the whole source by their new number; () where all stay."""
+    """The whole source's class of each new label; () if all are kept."""
     return () if self._classes is None else tuple(self._classes.tolist())
 
   @property
@@ -115,7 +116,7 @@ class Subset(Source):
 
   @property
   def counts_quickly(self) -> bool:
-    """See `Source`; several labels are read record by record."""
+    """See `Source`; multiple labels are read record by record."""
     return super().counts_quickly and not self.several_labels
 
   @property
@@ -160,7 +161,7 @@ class Subset(Source):
     return table[labels]
 
   def _outer(self, indices: np.ndarray) -> np.ndarray:
-    """Records of the whole source."""
+    """Maps indices to those of the whole source."""
     if self._size:
       indices = self._order(indices)
     return indices if self._kept is None else self._kept[indices]

@@ -1,4 +1,4 @@
-"""Made-up images, any number of them, in no memory."""
+"""Any number of synthetic images, each computed from its index."""
 
 import colorsys
 from typing import Any
@@ -15,34 +15,34 @@ from bigscale.data.splits import (
   number_names,
 )
 
-# Keys of the uses of random bits, and which images they make.
+# Keys of the random bits. They determine the images.
 _FIRST_LABEL, _MORE_LABELS, _DISCS = (
   hashing.key_of(0, use) for use in range(1, 4)
 )
 _VERSION = 1
 
-_MOST_RECORDS = 2**40
-_MOST_LABELS_LISTED = 100_000_000
+_MAX_RECORDS = 2**40
+_MAX_LISTED_LABELS = 100_000_000
 _LABELS_AT_ONCE = 1 << 20
 _SYNTAX = "synthetic:RECORDS:SIDE:CLASSES or ...:CLASSES:LABELS_PER_RECORD"
 
 
 class SyntheticSource(Source):
-  """Made-up images: a disc in the colour of each label, on gray.
+  """Synthetic images: a disc in the color of each label, on gray.
 
-  Any number of them, in no memory: place, size, shade and labels are a
-  function of the index. The held-out split has another twentieth of
-  `records`, of indices that training never meets.
+  Position, size, shade and labels are functions of the index, so no image is
+  stored. The held-out split has 1/20 as many records as the train split, with
+  indices that the train split does not use.
 
   Args:
-    records: of the train split.
-    side: of the square images, px.
-    classes: labels there are; 0 for unlabelled.
-    labels_per_record: all different.
+    records: number of records of the train split.
+    side: side of the square images in pixels.
+    classes: number of classes; 0 for an unlabeled set.
+    labels_per_record: number of different labels of each record.
     split: `train` or `heldout`.
 
   Raises:
-    DataError: a number is too small or too large.
+    DataError: an argument is out of range.
   """
 
   def __init__(
@@ -53,7 +53,7 @@ class SyntheticSource(Source):
     labels_per_record: int = 1,
     split: Split = "train",
   ) -> None:
-    _check_range("records", records, 1, _MOST_RECORDS)
+    _check_range("records", records, 1, _MAX_RECORDS)
     _check_range("side", side, 1, 4096)
     _check_range("classes", classes, 0, MOST_CLASSES)
     most = min(64, max(1, classes))
@@ -90,7 +90,7 @@ class SyntheticSource(Source):
     return self._per_record > 1
 
   def labels_of(self, index: int) -> tuple[int, ...]:
-    """See `Source`: no image is painted for it."""
+    """See `Source`: does not paint the image."""
     return self._labels_of(self._first + index)
 
   def __len__(self) -> int:
@@ -109,11 +109,11 @@ class SyntheticSource(Source):
     Raises:
       DataError: there are more than 100 million records.
     """
-    if self._records > _MOST_LABELS_LISTED:
+    if self._records > _MAX_LISTED_LABELS:
       raise DataError(
-        f"the labels of {self._records} records are too many to list: at most "
-        f"{_MOST_LABELS_LISTED}; draw labels uniformly, or from a smaller "
-        "synthetic source: the shares are the same"
+        f"the labels of {self._records} records are too many to list (at most "
+        f"{_MAX_LISTED_LABELS}); sample labels uniformly, or from a smaller "
+        "synthetic source, which has the same class distribution"
       )
     labels = np.zeros(self._records, np.int32)
     if self._classes:
@@ -135,7 +135,7 @@ class SyntheticSource(Source):
     more = self._per_record - 1
     if not more:
       return (first,)
-    # Floyd's sample of `more` different steps from the first label.
+    # Floyd's algorithm samples `more` distinct offsets from the first label.
     bits = _draw(_MORE_LABELS, place, more)
     steps: list[int] = []
     for bit, last in zip(
@@ -149,26 +149,26 @@ class SyntheticSource(Source):
     discs = max(1, len(labels))
     units = [bits / 2**64 for bits in _draw(_DISCS, place, 2 + 5 * discs)]
     side = self._side
-    # Pixels of four bytes: copying under a mask is far faster than of three.
+    # Masked copies of 4-byte pixels are much faster than of 3-byte pixels.
     plane = np.full((side, side), _pixel([int(units[0] * 256)] * 3))
     steps = np.arange(side, dtype=np.float32)
     for disc in range(discs):
       x, y, size, saturation, value = units[2 + 5 * disc : 7 + 5 * disc]
       hue = labels[disc] / self._classes if labels else units[1]
-      colour = colorsys.hsv_to_rgb(
+      color = colorsys.hsv_to_rgb(
         hue, 0.6 + 0.4 * saturation, 0.6 + 0.4 * value
       )
       radius = side * (0.15 + 0.2 * size)
-      centres = (side * (0.2 + 0.6 * y), side * (0.2 + 0.6 * x))
+      centers = (side * (0.2 + 0.6 * y), side * (0.2 + 0.6 * x))
       rows, columns = (
-        slice(max(0, int(c - radius)), int(c + radius) + 2) for c in centres
+        slice(max(0, int(c - radius)), int(c + radius) + 2) for c in centers
       )
       inside = (
-        np.square(steps[rows] - centres[0])[:, None]
-        + np.square(steps[columns] - centres[1])
+        np.square(steps[rows] - centers[0])[:, None]
+        + np.square(steps[columns] - centers[1])
         < radius * radius
       )
-      pixel = _pixel([int(255 * part) for part in colour])
+      pixel = _pixel([int(255 * part) for part in color])
       np.copyto(plane[rows, columns], pixel, where=inside)
     x_hwc = plane.view(np.uint8).reshape(side, side, 4)
     return np.ascontiguousarray(x_hwc[..., :3])
@@ -178,7 +178,7 @@ def open_synthetic(text: str, split: Split = "train") -> SyntheticSource:
   """Opens "RECORDS:SIDE:CLASSES" or "...:LABELS_PER_RECORD".
 
   Raises:
-    DataError: the text is not that, or a number is too small or too large.
+    DataError: the text has another form, or a number is out of range.
   """
   try:
     numbers = [int(part) for part in text.split(":")]
@@ -186,18 +186,18 @@ def open_synthetic(text: str, split: Split = "train") -> SyntheticSource:
     numbers = []
   if len(numbers) not in (3, 4):
     raise DataError(
-      f"'synthetic:{text}' must be {_SYNTAX}, whole numbers, as "
+      f"'synthetic:{text}' must be {_SYNTAX} in whole numbers, such as "
       "synthetic:1_000_000:64:1000"
     )
   return SyntheticSource(*numbers, split=split)
 
 
-def _pixel(colour: list[int]) -> np.uint32:
-  return np.array([*colour, 255], np.uint8).view(np.uint32)[0]
+def _pixel(color: list[int]) -> np.uint32:
+  return np.array([*color, 255], np.uint8).view(np.uint32)[0]
 
 
 def _draw(key: np.uint64, place: int, count: int) -> list[int]:
-  """`count` times 64 bits that belong to a place."""
+  """Returns `count` random 64-bit integers for an index."""
   places = np.uint64(place * count) + np.arange(count, dtype=np.uint64)
   return hashing.scramble(key, places).tolist()
 
@@ -205,6 +205,6 @@ def _draw(key: np.uint64, place: int, count: int) -> list[int]:
 def _check_range(what: str, value: Any, least: int, most: int) -> None:
   if not least <= value <= most:
     raise DataError(
-      f"a synthetic source with {what}={value}: it must lie in [{least}, "
-      f"{most}]; write {_SYNTAX}"
+      f"{what}={value} of a synthetic source must lie in [{least}, {most}]; "
+      f"write {_SYNTAX}"
     )

@@ -1,13 +1,13 @@
-"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow.
+"""Reads data sets prepared by TensorFlow Datasets, without TensorFlow.
 
-They are read from their files alone: the code that made them is not run, and
-nothing is ever downloaded. They must be in the ArrayRecord format, for only
-that can be read at random.
+Only their files are read. The code that made them is not run, and nothing is
+downloaded. They must be in the ArrayRecord format, the only one with random
+access.
 
-`tfds`'s own `as_data_source` asks ArrayRecord for lists, which costs as much
-as the file has records: a millisecond in a file of 200,000. Here a record is
-read as the range [i, i+1), and of its features only the two that are wanted
-are parsed.
+The `as_data_source` of TFDS uses ArrayRecord's list reads. Their cost grows
+with the number of records in the file: a millisecond in a file of 200,000.
+Here, a record is read as the range [i, i+1), and only its image and label are
+parsed.
 """
 
 import collections
@@ -28,13 +28,13 @@ from bigscale.data.splits import check_index, check_split, number_names
 
 MAX_OPEN_FILES = 256
 
-# Random access gains nothing from read-ahead, and pays for it.
+# Read-ahead only costs time in random access.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _LABELS_AT_ONCE = 1024
 
 
 class _File(NamedTuple):
-  """Records of a split in one ArrayRecord file: [first, first + records)."""
+  """A split's records [first, first + records) in one ArrayRecord file."""
 
   path: str
   first: int
@@ -44,21 +44,22 @@ class _File(NamedTuple):
 class TfdsSource(Source):
   """A split of a prepared TFDS data set.
 
-  `heldout` is its `validation`, or its `test`, or the last 5% of its `train`,
-  which `train` then lacks. Image and label are those of `as_supervised`, or
-  else the only `Image` (or uint8 `Tensor` of rank 3) and `ClassLabel`; a set
-  without a `ClassLabel` is unlabelled. The identity covers name, version,
-  split, the number of records and the bytes of the files (`content`).
+  `heldout` is the set's `validation`, or its `test`, or the last 5% of its
+  `train`, which are then removed from `train`. Image and label are those of
+  `as_supervised`, or else the only `Image` (or uint8 `Tensor` of rank 3) and
+  `ClassLabel`. A set without a `ClassLabel` is unlabeled. The identity covers
+  the name, version, split, number of records, and the bytes of the files
+  (`content`).
 
   Args:
-    name: as `tfds.builder` takes it: `mnist`, `cifar10:3.0.2`,
-      `ds/config:1.0.0`; `name@/data_dir` where it is not in
+    name: name as in `tfds.builder`: `mnist`, `cifar10:3.0.2`,
+      `ds/config:1.0.0`; `name@/data_dir` if it is not in
       `~/tensorflow_datasets`.
     split: `train` or `heldout`.
 
   Raises:
-    DataError: it is not prepared in that format, or it is not clear which of
-      its features is the image or the label.
+    DataError: the set is not prepared in that format, or it is unclear which
+      feature is the image or the label.
   """
 
   def __init__(self, name: str, split: Split = "train") -> None:
@@ -93,7 +94,7 @@ class TfdsSource(Source):
 
   @functools.cached_property
   def outline(self) -> str:
-    """See `Source`: sizes of all that the set's description lists."""
+    """See `Source`: sizes of everything listed in the set's description."""
     return f"{self.name}@{self._digest.hex()[:16]} padded {self.padding}"
 
   def content(self) -> str:
@@ -116,13 +117,13 @@ class TfdsSource(Source):
       self._decoders[self._image] = decode.SkipDecoding()
     wanted.pop(self._image)
     self._label_alone = features.FeaturesDict(wanted)
-    # From the least to the most recently read.
+    # Ordered from the least to the most recently read file.
     self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
     self._lock = threading.Lock()
 
   def __getstate__(self) -> dict[str, Any]:
-    made_anew = ("_readers", "_lock", "_both", "_label_alone", "_decoders")
-    return {k: v for k, v in self.__dict__.items() if k not in made_anew}
+    recreated = ("_readers", "_lock", "_both", "_label_alone", "_decoders")
+    return {k: v for k, v in self.__dict__.items() if k not in recreated}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state)
@@ -137,10 +138,10 @@ class TfdsSource(Source):
     return tuple(file.records for file in self._files)
 
   def check(self) -> tuple[MissingFile, ...]:
-    """See `Source`: every file is there."""
+    """See `Source`: checks that every file exists."""
     return tuple(
       MissingFile(
-        f"{file.path} is not there, but TFDS set {self._name!r} lists it; copy "
+        f"{file.path} is missing, but TFDS set {self._name!r} lists it; copy "
         "it again or prepare the set again",
         file.records,
       )
@@ -163,7 +164,7 @@ class TfdsSource(Source):
     return Record(image, labels)
 
   def shape(self, index: int) -> tuple[int, int, int]:
-    """See `Source`: an image file's header alone is decoded."""
+    """See `Source`: decodes only the header of an image file."""
     image, _ = self._example(index)
     if not isinstance(image, bytes):
       return self.read(index).image.shape
@@ -173,9 +174,9 @@ class TfdsSource(Source):
       raise self._bad(index, error) from error
 
   def read_bytes(self, index: int) -> tuple[bytes, tuple[int, ...]]:
-    """The image file of a record as it is, and its labels.
+    """Returns a record's encoded image file and its labels.
 
-    The file is b"" where the set holds a `Tensor`, which is none.
+    The file is b"" if the set stores a `Tensor` instead of an encoded image.
 
     Raises:
       BadRecordError: the record cannot be read.
@@ -192,12 +193,12 @@ class TfdsSource(Source):
         record, decoders=self._decoders
       )
       return example[self._image], self._checked(example)
-    # What is wrong with a record is told by ArrayRecord, protobuf or TFDS.
+    # ArrayRecord, protobuf and TFDS raise many types for bad records.
     except Exception as error:
       raise self._bad(index, error) from error
 
   def labels(self) -> np.ndarray:
-    """See `Source`; reads every record, though not its pixels."""
+    """See `Source`; reads every record, but decodes no image."""
     if self._label is None:
       return np.zeros(len(self), np.int32)
     found = np.zeros(len(self), np.int32)
@@ -208,7 +209,7 @@ class TfdsSource(Source):
     return found
 
   def label_counts(self) -> np.ndarray:
-    """See `Source`; records whose labels cannot be read count for none."""
+    """See `Source`; records whose labels cannot be read are not counted."""
     counts = np.zeros(self.num_classes)
     for label in self._all_labels() if self.num_classes else ():
       if label is not None and 0 <= label < self.num_classes:
@@ -216,7 +217,7 @@ class TfdsSource(Source):
     return counts
 
   def _all_labels(self) -> Iterator[int | None]:
-    """Labels of all records, in order; None where one cannot be read."""
+    """Yields the labels of all records, in order; None if one is unreadable."""
     for number, file in enumerate(self._files):
       last = file.first + file.records
       for start in range(file.first, last, _LABELS_AT_ONCE):
@@ -228,11 +229,11 @@ class TfdsSource(Source):
     try:
       example = self._label_alone.deserialize_example_np(record)
       return int(example[self._label])
-    except Exception:  # as in `_example`
+    except Exception:  # As in `_example`.
       return None
 
   def empty_classes(self) -> tuple[int, ...] | None:
-    """See `Source`: it reads labels until every class has been met."""
+    """See `Source`; reads labels until it has found every class."""
     missing = set(range(self.num_classes))
     if not (missing and self.counts_quickly):
       return None if missing else ()
@@ -251,7 +252,7 @@ class TfdsSource(Source):
     return (label,)
 
   def _place(self, index: int) -> tuple[int, int]:
-    """The number of a record's file, and its place there."""
+    """Returns the number of a record's file, and the record's index in it."""
     number = int(np.searchsorted(self._ends, index, side="right"))
     file = self._files[number]
     before = int(self._ends[number]) - file.records
@@ -264,13 +265,13 @@ class TfdsSource(Source):
       if number in self._readers:
         self._readers.move_to_end(number)
         return self._readers[number]
-    # Outside the lock: others go on reading. Two may open the same one.
+    # Outside the lock, so other threads continue. Two may open the same file.
     path = os.fsencode(self._files[number].path)
     reader = ArrayRecordReader(path, _READER_OPTIONS)
     with self._lock:
       reader = self._readers.setdefault(number, reader)
       while len(self._readers) > MAX_OPEN_FILES:
-        # Who is reading from it holds it, and it closes after them.
+        # Threads that still read from it keep it alive, and it closes after.
         self._readers.popitem(last=False)
     return reader
 
@@ -281,7 +282,7 @@ class TfdsSource(Source):
 
 
 def _size(path: str) -> int:
-  """Bytes of a file; 0 where there is none, which `check` tells of."""
+  """Returns a file's size in bytes; 0 if missing, which `check` reports."""
   try:
     return os.path.getsize(path)
   except OSError:

@@ -1,4 +1,4 @@
-"""What the files of a prepared TFDS set say of it, without its code."""
+"""Reads the description of a prepared TFDS set without running its code."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _HELDOUT_TAIL = ("train[:95%]", "train[95%:]")
 
 
 def open_info(name: str) -> Any:
-  """What TFDS knows of a prepared set, from its files alone."""
+  """Returns the TFDS info of a prepared set, read from its files alone."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import file_adapters
 
@@ -38,7 +38,7 @@ def open_info(name: str) -> Any:
 
 
 def _find_builder(name: str, data_dir: str, where: str, build: str) -> Any:
-  """What reads a set's description; `build` says how to prepare one."""
+  """Returns a builder that reads a set; messages include `build`."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import naming, registered
 
@@ -46,8 +46,8 @@ def _find_builder(name: str, data_dir: str, where: str, build: str) -> Any:
     namespace = naming.parse_builder_name_kwargs(name)[0].namespace
     if namespace:
       raise DataError(
-        f"TFDS set {name!r} is of namespace {namespace}, which is fetched from "
-        "the network; prepare it and build shards from its folder"
+        f"TFDS set {name!r} belongs to namespace {namespace}, which is fetched "
+        "from the network; prepare it and build shards from its folder"
       )
     arguments = {"data_dir": data_dir} if data_dir else {}
     return tfds.core.read_only_builder.builder_from_files(name, **arguments)
@@ -62,7 +62,7 @@ def _find_builder(name: str, data_dir: str, where: str, build: str) -> Any:
     ) from error
   except DataError:
     raise
-  except Exception as error:  # TFDS has many for files it cannot make out
+  except Exception as error:  # TFDS raises many types for unreadable files.
     reason = str(error).partition("\n")[0]
     raise DataError(
       f"TFDS set {name!r} in {where} cannot be opened ({reason}); check the "
@@ -71,11 +71,11 @@ def _find_builder(name: str, data_dir: str, where: str, build: str) -> Any:
 
 
 def choose_split(info: Any, split: Split, name: str) -> str:
-  """The split in TFDS's own language."""
+  """Returns the split in TFDS syntax, for example "train[95%:]"."""
   if "train" not in info.splits:
     raise DataError(
       f"TFDS set {name!r} has no train split, only {', '.join(info.splits)}; "
-      "build shards from it, or use another"
+      "build shards from it, or use another set"
     )
   for other in _HELDOUT_SPLITS:
     if other in info.splits:
@@ -84,7 +84,7 @@ def choose_split(info: Any, split: Split, name: str) -> str:
 
 
 def notes_on(info: Any, name: str) -> tuple[str, ...]:
-  """Says which splits are not read."""
+  """Returns a note about the splits that are not read."""
   read = [choose_split(info, s, name).partition("[")[0] for s in SPLITS]
   rest = {key: each.num_examples for key, each in info.splits.items()}
   rest = [
@@ -99,17 +99,17 @@ def notes_on(info: Any, name: str) -> tuple[str, ...]:
 
 
 def choose_features(info: Any, name: str) -> tuple[str, str | None]:
-  """Returns the keys of image and label; the second is None without labels.
+  """Returns the keys of image and label; the label's is None without labels.
 
   Raises:
-    DataError: it is not clear which they are.
+    DataError: it is unclear which features they are.
   """
   from tensorflow_datasets import features
 
   known = info.features
   if not isinstance(known, features.FeaturesDict):
     raise DataError(
-      f"TFDS set {name!r} holds no named features; it must have an Image"
+      f"TFDS set {name!r} has no named features; it must have an Image"
     )
   pictures = [key for key, each in known.items() if _is_image(each)]
   classes = [
@@ -139,6 +139,6 @@ def _only(
   kinds = ", ".join(f"{key} ({type(known[key]).__name__})" for key in known)
   raise DataError(
     f"TFDS set {name!r} has {len(keys)} features that could be the {what}, "
-    f"among {kinds}; it must have one, or name it in supervised_keys: build "
-    "shards from it with the one you mean"
+    f"among {kinds}; exactly one is needed, or supervised_keys must name it: "
+    "build shards from the set with the feature you want"
   )

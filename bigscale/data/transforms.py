@@ -1,6 +1,6 @@
-"""From the image of a source to the image a model takes. Pure numpy, uint8.
+"""Converts images of a source to the size and channels of a model, in numpy.
 
-All of it is deterministic, and each image's result depends on that image alone.
+All functions are deterministic and treat each uint8 image independently.
 """
 
 import numpy as np
@@ -11,25 +11,25 @@ from bigscale.data.manifest import DataError
 def fit(
   image_hwc: np.ndarray, resolution: int, channels: int, padding: int = 0
 ) -> np.ndarray:
-  """Makes an image square, of one size and of so many channels.
+  """Converts an image to a square of a given size and number of channels.
 
-  An oblong image loses what lies outside the centred square. Where that is not
-  of the size asked for, it gets a black frame of `padding`, and is resized
+  The image is cropped to the centered square. If the square does not have the
+  requested size, it gets a black frame of `padding` pixels and is resized
   (`resize`).
 
   Args:
     image_hwc: [H, W, C] uint8, C = 1 or 3.
-    resolution: side of the result, pixels.
+    resolution: side of the result in pixels.
     channels: 1 (RGB becomes ITU-R 601 luma) or 3 (gray is repeated).
-    padding: pixels of black on each side, as digits and clothes of 28 px are
-      customarily framed, not stretched, to 32 px.
+    padding: black pixels added on each side. Digits and clothes of 28 px are
+      usually padded, not resized, to 32 px.
 
   Returns:
-    [resolution, resolution, channels] uint8; the input itself where nothing
-    is to be done.
+    [resolution, resolution, channels] uint8; the input itself if nothing
+    changes.
 
   Raises:
-    DataError: channels that cannot be converted.
+    DataError: the channels cannot be converted.
   """
   found = image_hwc.shape[-1]
   check_channels(found, channels)
@@ -49,13 +49,13 @@ def fit_into(
   padding: int = 0,
   mirrored: bool = False,
 ) -> None:
-  """`fit` to the size and channels of `out_hwc`, which is overwritten.
+  """Applies `fit` with the size and channels of `out_hwc`, and writes to it.
 
   Args:
-    image_hwc: as `fit` takes it.
-    out_hwc: [R, R, C] uint8.
-    padding: as `fit` takes it.
-    mirrored: left becomes right.
+    image_hwc: [H, W, C] uint8, C = 1 or 3.
+    out_hwc: [R, R, C] uint8, overwritten.
+    padding: see `fit`.
+    mirrored: whether to flip the image left to right.
   """
   side, channels = out_hwc.shape[0], out_hwc.shape[-1]
   if image_hwc.shape != out_hwc.shape:
@@ -63,23 +63,23 @@ def fit_into(
   if not mirrored:
     out_hwc[...] = image_hwc
     return
-  # Channel by channel: numpy turns rows of 3-byte pixels twice as slowly.
+  # One channel at a time: numpy flips rows of 3-byte pixels half as fast.
   for channel in range(channels):
     out_hwc[..., channel] = image_hwc[:, ::-1, channel]
 
 
 def check_channels(found: int, wanted: int) -> None:
-  """Raises `DataError` unless `fit` can make `wanted` channels of `found`."""
+  """Raises `DataError` unless `fit` can convert the channels."""
   if found not in (1, 3) or wanted not in (1, 3):
     raise DataError(
-      f"images of {found} channels cannot feed a model of {wanted}: both must "
-      "be 1 or 3; convert the images, or set model.image_channels"
+      f"cannot convert images of {found} channels for a model of {wanted}: "
+      "both must be 1 or 3; convert the images, or set model.image_channels"
     )
 
 
 def luma(image_hwc: np.ndarray) -> np.ndarray:
-  """ITU-R 601 luma of RGB [H, W, 3] uint8: [H, W, 1]."""
-  # 0.299, 0.587, 0.114 in 16-bit fixed point: the same on every machine.
+  """Converts RGB [H, W, 3] uint8 to ITU-R 601 luma [H, W, 1]."""
+  # 0.299, 0.587, 0.114 in 16-bit fixed point, which is equal on all machines.
   weights = np.array([19595, 38470, 7471], np.uint32)
   luma = (image_hwc.astype(np.uint32) * weights).sum(-1, dtype=np.uint32)
   return ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
@@ -93,11 +93,11 @@ def _square(image_hwc: np.ndarray) -> np.ndarray:
 
 
 def pad(image_hwc: np.ndarray, padding: int) -> np.ndarray:
-  """Puts a black frame of `padding` pixels around an image [H, W, C] uint8."""
+  """Adds a black frame of `padding` pixels to an image [H, W, C] uint8."""
   if not padding:
     return image_hwc
   height, width, channels = image_hwc.shape
-  # Several times as fast as `numpy.pad`.
+  # Several times faster than `numpy.pad`.
   framed = np.zeros(
     (height + 2 * padding, width + 2 * padding, channels), np.uint8
   )
@@ -108,8 +108,8 @@ def pad(image_hwc: np.ndarray, padding: int) -> np.ndarray:
 def resize(image_hwc: np.ndarray, resolution: int) -> np.ndarray:
   """Resizes a square image [S, S, C] uint8 to [resolution, resolution, C].
 
-  Whole factors shrink by the mean of each block, other ones by area; smaller
-  images grow by Lanczos.
+  Images are reduced by block means for integer factors, and by area averages
+  for other factors. They are enlarged by Lanczos.
   """
   side = image_hwc.shape[0]
   if side == resolution:

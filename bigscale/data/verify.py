@@ -1,4 +1,4 @@
-"""Reads a data set back whole: one in shards, or images as they are."""
+"""Reads a whole data set, sharded or not, and lists its faults."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,10 +13,10 @@ from bigscale.data.shards import check_size, open_shard
 from bigscale.data.sources import BadRecordError, Source
 
 _RECORDS_AT_ONCE = 256
-# A shard of one kind of fault is not listed record by record.
-_MOST_FAULTS = 20
-# Images that are listed, of a folder.
-_MOST_FAULTY = 1000
+# Maximum number of faults listed per shard.
+_MAX_SHARD_FAULTS = 20
+# Maximum number of unusable images listed for a folder.
+_MAX_LISTED_IMAGES = 1000
 
 
 class _Job(NamedTuple):
@@ -25,7 +25,7 @@ class _Job(NamedTuple):
 
 
 class _Part(NamedTuple):
-  """Some records of a split: `start` to before `end`."""
+  """Records [start, end) of a split."""
 
   split: str
   start: int
@@ -39,19 +39,19 @@ def verify(
 ) -> tuple[str, ...]:
   """Reads every record and decodes every image.
 
-  Of a set in shards, all is compared with the manifest, too.
+  A sharded set is also compared with its manifest.
 
   Args:
-    path: a directory of shards, or whatever else can be trained on or built
-      from (`inputs.open_inputs`).
-    num_workers: processes that share the work.
-    progress: called with the records read, and those to read in all.
+    path: a directory of shards, or any other input that can be trained on or
+      built from (`inputs.open_inputs`).
+    num_workers: number of processes.
+    progress: called with the number of records read and the total.
 
   Returns:
-    One sentence for every fault found, in reading order; none if it is sound.
+    One sentence per fault, in reading order; empty if the data are valid.
 
   Raises:
-    DataError: the manifest itself cannot be used, or there are no data.
+    DataError: the manifest itself is invalid, or there are no data.
   """
   path = places.user_path(path)
   if os.path.exists(os.path.join(path, manifests.FILE_NAME)):
@@ -64,7 +64,7 @@ def _verify_images(
   num_workers: int,
   progress: Callable[[int, int], None] | None,
 ) -> tuple[str, ...]:
-  """What is wrong with images as they are: in a folder or zip, say."""
+  """Verifies images that are not in shards, for example in a folder or zip."""
   splits = open_inputs(path)
   parts = [
     _Part(split, start, min(start + _RECORDS_AT_ONCE, len(source)))
@@ -83,9 +83,9 @@ def _verify_images(
       if progress is not None:
         progress(done, total)
   faults = [fault for part in parts for fault in found[part]]
-  if len(faults) > _MOST_FAULTY:
-    more = len(faults) - _MOST_FAULTY
-    return (*faults[:_MOST_FAULTY], f"{more} more records cannot be used")
+  if len(faults) > _MAX_LISTED_IMAGES:
+    more = len(faults) - _MAX_LISTED_IMAGES
+    return (*faults[:_MAX_LISTED_IMAGES], f"{more} more records cannot be used")
   return tuple(faults)
 
 
@@ -131,7 +131,7 @@ def _verify_shard(job: _Job, index: int) -> tuple[int, list[str]]:
   faults: list[str] = []
   try:
     for fault in _faults(job, index):
-      if len(faults) == _MOST_FAULTS:
+      if len(faults) == _MAX_SHARD_FAULTS:
         faults.append(f"{job.manifest.shards[index].file} has more faults")
         break
       faults.append(fault)
@@ -167,7 +167,7 @@ def _faults(job: _Job, index: int) -> Iterator[str]:
 def _read(
   reader: Any, start: int, end: int
 ) -> Iterator[tuple[int, bytes | Exception]]:
-  """Records [start, end), or what became of reading them."""
+  """Yields records [start, end), or the exceptions from reading them."""
   try:
     together: Mapping[int, bytes] = dict(
       zip(range(start, end), reader.read(start, end), strict=True)

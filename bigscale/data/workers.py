@@ -1,4 +1,4 @@
-"""The same work over many tasks, in processes of its own."""
+"""Runs a function over many tasks in worker processes."""
 
 import collections
 import itertools
@@ -18,7 +18,7 @@ from typing import Any
 
 from bigscale.data.manifest import DataError
 
-# What every task of this worker shares: sent once, for it may be large.
+# Object that all tasks of this worker share, sent once because it may be large.
 _shared: collections.deque[Any] = collections.deque(maxlen=1)
 
 
@@ -28,19 +28,20 @@ def each(
   tasks: Iterable[Any],
   workers: int,
 ) -> Iterator[Any]:
-  """Yields `function(shared, task)` of every task, as they are done.
+  """Yields `function(shared, task)` of every task, in order of completion.
 
-  Processes are spawned, so that nothing is inherited: a script that calls this
-  needs `if __name__ == "__main__":`. They end when this one does, even killed.
+  Processes are spawned and inherit nothing, so a script that calls this needs
+  `if __name__ == "__main__":`. They end when this process ends, even if it is
+  killed.
 
   Args:
-    function: of a module, for other processes to find.
-    shared: given to every call; picklable.
-    tasks: drawn as they are needed.
-    workers: processes; with 1 everything runs in this one.
+    function: module-level function, so that other processes can import it.
+    shared: first argument of every call; picklable.
+    tasks: tasks, consumed lazily.
+    workers: number of processes; 1 runs everything in this process.
 
   Raises:
-    DataError: a worker was killed. Also whatever `function` raises.
+    DataError: a worker was killed. Exceptions of `function` are raised as well.
   """
   if workers == 1:
     for task in tasks:
@@ -50,7 +51,7 @@ def each(
   pool = open_pool(shared, workers)
   waiting: set[Future] = set()
   try:
-    # Few at a time: a million tasks are not held in memory.
+    # Submit few tasks at a time, so that a million tasks are not in memory.
     for task in itertools.islice(tasks, 2 * workers):
       waiting.add(submit(pool, function, task))
     while waiting:
@@ -61,15 +62,15 @@ def each(
         yield future.result()
   except BrokenProcessPool as error:
     raise DataError(
-      f"one of {workers} workers was killed, perhaps for want of memory; start "
-      "again with fewer workers: what is finished is kept"
+      f"one of {workers} workers was killed, perhaps because memory ran out; "
+      "start again with fewer workers: finished work is kept"
     ) from error
   finally:
     pool.shutdown(cancel_futures=True)
 
 
 def open_pool(shared: Any, workers: int) -> ProcessPoolExecutor:
-  """Processes for `submit`, spawned as they are needed; see `each`."""
+  """Opens processes for `submit`, spawned as needed; see `each`."""
   context = multiprocessing.get_context("spawn")
   return ProcessPoolExecutor(workers, context, _start, (shared,))
 
@@ -77,13 +78,13 @@ def open_pool(shared: Any, workers: int) -> ProcessPoolExecutor:
 def submit(
   pool: ProcessPoolExecutor, function: Callable[[Any, Any], Any], task: Any
 ) -> Future:
-  """Has `function(shared, task)` called in one of a pool's processes."""
+  """Submits `function(shared, task)` to one of a pool's processes."""
   return pool.submit(_call, function, task)
 
 
 def _start(shared: Any) -> None:
   _shared.append(shared)
-  # Ctrl-C reaches every process of a terminal; the parent answers for all.
+  # Ctrl-C reaches every process of a terminal, but only the parent handles it.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""An address that `etils.epath` opens: bucket://NAME, which is in a folder."""
+"""Registers bucket://NAME with `etils.epath` as a path in a local folder."""
 
 import os
 import sys
@@ -7,13 +7,13 @@ from etils import epath
 
 
 def register(folder, monkeypatch):
-  """Makes bucket://NAME the NAME in a folder, as other schemes are."""
+  """Maps bucket://NAME to NAME in a folder, like other URI schemes."""
 
   def local(parts):
     return [os.fspath(p).replace("bucket:/", str(folder), 1) for p in parts]
 
   class Bucket(type(epath.Path("."))):
-    # Python 3.12 initializes paths where 3.11 made them ready at once.
+    # Before Python 3.12, paths are initialized in __new__.
     if sys.version_info < (3, 12):
 
       def __new__(cls, *parts):

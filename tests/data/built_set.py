@@ -1,4 +1,4 @@
-"""Sources and folders of images to build sets from."""
+"""Sources and image folders for tests of builds."""
 
 import io
 import json
@@ -19,7 +19,7 @@ OPTIONS = {"name": "set", "encoding": "raw", "records_per_shard": 10}
 
 
 class NoiseSource(Source):
-  """Records told apart by their pixels; the same in every process."""
+  """Records with unique random pixels, equal in every process."""
 
   def __init__(self, records, side=8, classes=3, bad=(), seconds=0.0, seed=0):
     self.class_names = tuple("abcdefgh"[:classes])
@@ -49,7 +49,7 @@ class NoiseSource(Source):
 
 
 def encoded(image, kind, **settings):
-  """The bytes of an image [H, W, C] uint8, or of a Pillow one, as a file."""
+  """Encodes a Pillow image or an array [H, W, C] uint8 as a file."""
   if isinstance(image, np.ndarray):
     image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
   file = io.BytesIO()
@@ -63,7 +63,7 @@ def noise(side, seed, channels=3, width=None):
 
 
 def save(folder, files):
-  """Writes {name: bytes} under a folder, and returns its path."""
+  """Writes {name: bytes} below a folder, and returns its path."""
   for name, data in files.items():
     path = os.path.join(folder, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -73,7 +73,7 @@ def save(folder, files):
 
 
 def contents(directory):
-  """{name: bytes} of a directory."""
+  """Returns {name: bytes} of a directory."""
   found = {}
   for name in sorted(os.listdir(directory)):
     with open(os.path.join(directory, name), "rb") as file:
@@ -82,7 +82,7 @@ def contents(directory):
 
 
 def die(shared, task):
-  """Ends the process it is called in, as the kernel does without memory."""
+  """Kills the calling process, as the kernel does when memory runs out."""
   os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -96,7 +96,7 @@ def pixels(path, split="train"):
 
 
 def folder_of(tmp_path, files):
-  """A folder of one class more than the images, so that it has labels."""
+  """Returns a folder with one extra image in a second class, for labels."""
   files = {f"a/{name}": data for name, data in files.items()}
   files["b/last.png"] = encoded(noise(8, 99), "PNG")
   folder = save(tmp_path / "folder", files)

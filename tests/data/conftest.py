@@ -9,7 +9,7 @@ def marked():
 
 @pytest.fixture
 def directory(tmp_path, marked):
-  """The marked images in five shards, with labels i mod 3."""
+  """The marked images in five shards, with label i mod 3 for image i."""
   path = str(tmp_path / "marked")
   marked_set.write(path, marked)
   return path

@@ -1,4 +1,4 @@
-"""Small image files whose pixels tell which they are, in folders and zips."""
+"""Small image files whose pixels identify them, in folders and zips."""
 
 import os
 import zipfile
@@ -33,6 +33,6 @@ def write_zip(path, files, method=zipfile.ZIP_STORED):
 
 
 def everything(source):
-  """(value of the pixels, labels) of every record."""
+  """Returns (pixel value, labels) of every record."""
   samples = [source.read(i) for i in range(len(source))]
   return [(int(s.image[0, 0, 0]), s.labels) for s in samples]

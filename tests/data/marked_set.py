@@ -1,4 +1,4 @@
-"""A small set whose images tell which record they are, and if mirrored."""
+"""A small set whose images show their record number and orientation."""
 
 import numpy as np
 
@@ -9,21 +9,21 @@ RECORDS = 23
 
 
 def images():
-  """[23, 4, 4, 1]: left column the record number plus 1, the rest 0."""
+  """Returns [23, 4, 4, 1]: left column the record number plus 1, the rest 0."""
   marked = np.zeros((RECORDS, 4, 4, 1), np.uint8)
   marked[:, :, 0, 0] = np.arange(1, RECORDS + 1)[:, None]
   return marked
 
 
 def read(source, indices):
-  """Images [N, H, W, C] and first labels [N] of records of one size."""
+  """Returns images [N, H, W, C] and first labels [N] of records."""
   samples = [source.read(int(index)) for index in indices]
   labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
   return np.stack([sample.image for sample in samples]), np.array(labels)
 
 
 def write(path, images, encoding="raw", class_names=("a", "b", "c")):
-  """Writes shards of five records, with labels that count round."""
+  """Writes shards of five records, with label i mod K for image i."""
   labels = np.arange(len(images)) % max(1, len(class_names))
   return ingest.write(
     path,

@@ -1,4 +1,4 @@
-"""Addresses, and manifests of any nonsense, are refused with one message."""
+"""Bad addresses and malformed manifests give a single error message."""
 
 import json
 
@@ -23,7 +23,7 @@ def built(folder):
 
 
 class NoPackage:
-  """An address that `epath` knows, where its package is not installed."""
+  """An address that needs a package that is not installed."""
 
   def __init__(self, name):
     del name
@@ -53,12 +53,10 @@ class NoNetwork(NoPackage):
   ("kind", "reason"),
   [
     (NoPackage, "cannot be read here .*install gcsfs.*install that package"),
-    (NoNetwork, r"cannot be looked at \(nobody answers\); check it"),
+    (NoNetwork, r"cannot be accessed \(nobody answers\); check it"),
   ],
 )
-def test_addresses_that_cannot_be_read_are_one_message(
-  monkeypatch, name, kind, reason
-):
+def test_unreadable_addresses_give_one_message(monkeypatch, name, kind, reason):
   monkeypatch.setattr(places.epath, "Path", kind)
   with pytest.raises(DataError, match=rf"://b.*{reason}.*copy it to a disk"):
     open_inputs(name)
@@ -70,26 +68,28 @@ def test_addresses_that_cannot_be_read_are_one_message(
 @pytest.mark.parametrize(
   "name", ["http://host/set.zip", "https://host/a.tar", "ftp://host/x"]
 )
-def test_addresses_of_other_kinds_are_refused(name):
+def test_unsupported_address_schemes_are_rejected(name):
   scheme = name.partition("/")[0]
-  with pytest.raises(DataError, match=rf"{name}.*{scheme}// is not read.*copy"):
+  with pytest.raises(
+    DataError, match=rf"{name}.*{scheme}// is not supported.*copy"
+  ):
     open_inputs(name)
 
 
 @pytest.mark.parametrize("words", [("train",), ("data", "inspect")])
-def test_commands_end_with_2(tmp_path, capsys, words):
+def test_commands_exit_with_2(tmp_path, capsys, words):
   more = [f"--config={tiny.__file__}", f"--workdir={tmp_path / 'run'}"]
   more += ["--config.data.source=http://host/x"]
   more = more if words == ("train",) else ["http://host/x"]
   assert main(["bigscale", *words, *more]) == 2
   said = capsys.readouterr().err
   assert said.count("\n") == 1
-  assert "http:// is not read" in said
+  assert "http:// is not supported" in said
   assert not (tmp_path / "run").exists()
 
 
-def test_names_that_no_disk_can_hold_are_one_message():
-  with pytest.raises(DataError, match=r"cannot be looked at|is neither"):
+def test_names_too_long_for_a_disk_give_one_message():
+  with pytest.raises(DataError, match=r"cannot be accessed|is neither"):
     open_source("x" * 5000, "train")
 
 
@@ -101,7 +101,7 @@ def nonsense():
 
 
 @pytest.mark.parametrize(("text", "reason"), list(nonsense()), ids=list("abcd"))
-def test_a_manifest_of_nonsense(tmp_path, text, reason):
+def test_malformed_manifests_are_rejected(tmp_path, text, reason):
   root = write(tmp_path / "set", {FILE_NAME: text.encode(), "0.png": png(0)})
   with pytest.raises(DataError, match=reason):
     open_source(root, "train")
@@ -125,7 +125,7 @@ def test_a_manifest_of_nonsense(tmp_path, text, reason):
     ("padding", [2]),
   ],
 )
-def test_a_manifest_whose_parts_are_of_other_kinds(tmp_path, key, value):
+def test_manifest_fields_of_wrong_type_are_rejected(tmp_path, key, value):
   directory = built(tmp_path)
   path = f"{directory}/{FILE_NAME}"
   with open(path, encoding="utf-8") as file:
@@ -140,12 +140,12 @@ def test_a_manifest_whose_parts_are_of_other_kinds(tmp_path, key, value):
     open_source(directory, "train")
 
 
-def test_a_folder_of_sets_says_which_there_are(tmp_path):
+def test_a_folder_of_sharded_sets_lists_them(tmp_path):
   built(tmp_path / "all")
-  with pytest.raises(DataError, match=r"one of the sets in shards in it \(set"):
+  with pytest.raises(DataError, match=r"one of the sharded sets in it \(set"):
     open_source(str(tmp_path / "all"), "train")
 
 
-def test_tars_by_a_pattern_are_still_found(tmp_path):
+def test_tars_are_found_by_pattern(tmp_path):
   write_tar(tmp_path / "a.tar", [(f"{i}.png", png(i)) for i in range(60)])
   assert len(open_inputs(f"{tmp_path}/*.tar")["train"]) > 40

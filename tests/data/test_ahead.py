@@ -1,4 +1,4 @@
-"""Batches read ahead in processes are those read ahead in threads."""
+"""Batches read ahead in processes equal those read ahead in threads."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from bigscale.data import ahead
 from bigscale.data.manifest import DataError
 from bigscale.spec import DataSpec, SpecError
 
-# Its processes take a second to start: streams are shared where they can be.
+# Its processes take a second to start, so tests share streams where possible.
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def stream(directory):
 
 @pytest.fixture(scope="module")
 def beginning(stream):
-  """Where the stream begins."""
+  """State at the start of the stream."""
   return stream.get_state()
 
 
@@ -50,7 +50,7 @@ def pids(stream):
   return list(stream._reader._pool._processes)
 
 
-def test_processes_read_what_threads_read(stream, beginning, plain):
+def test_processes_read_the_same_as_threads(stream, beginning, plain):
   stream.set_state(beginning)
   assert stream.readers == "2 processes"
   assert_same(take(stream, 9), take(plain, 9))
@@ -59,15 +59,17 @@ def test_processes_read_what_threads_read(stream, beginning, plain):
   assert os.getpid() not in pids(stream)
 
 
-def test_a_batch_stays_what_it_was(stream, beginning, plain):
-  """Its memory is not that of a later one."""
+def test_batches_do_not_change_after_they_are_returned(
+  stream, beginning, plain
+):
+  """A returned batch does not share memory with later batches."""
   stream.set_state(beginning)
   (first,) = take(stream, 1)
   take(stream, 6)
   assert_same([first], take(plain, 1))
 
 
-def test_they_resume_and_skip_alike(stream, beginning, plain):
+def test_processes_resume_and_skip_like_threads(stream, beginning, plain):
   plain.set_state(beginning)
   stream.set_state(beginning)
   take(plain, 3)
@@ -79,14 +81,14 @@ def test_they_resume_and_skip_alike(stream, beginning, plain):
   assert pids(stream) == before
 
 
-def test_one_that_is_killed_is_replaced(stream, beginning, plain, caplog):
+def test_a_killed_process_is_replaced(stream, beginning, plain, caplog):
   stream.set_state(beginning)
   take(stream, 1)
   os.kill(pids(stream)[0], signal.SIGKILL)
   found = []
   until = time.monotonic() + 30
-  # The other one may have read many before Python notices.
-  while "was killed; starting others" not in caplog.text:
+  # The other process may read many steps before Python notices.
+  while "was killed; restarting" not in caplog.text:
     assert time.monotonic() < until
     found += take(stream, 1)
   found += take(stream, 4)
@@ -94,7 +96,7 @@ def test_one_that_is_killed_is_replaced(stream, beginning, plain, caplog):
   assert_same(found, take(plain, len(found)))
 
 
-def test_a_closed_one_goes_on(stream, beginning, plain):
+def test_a_closed_stream_can_be_reopened(stream, beginning, plain):
   stream.set_state(beginning)
   take(stream, 1)
   ended = pids(stream)
@@ -109,13 +111,13 @@ def test_a_closed_one_goes_on(stream, beginning, plain):
 
 
 class Deadly(FakeSource):
-  """Reading it is the end."""
+  """Reading it kills the process."""
 
   def read(self, index):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_those_that_are_killed_again_and_again_end_the_run(monkeypatch):
+def test_repeated_kills_end_the_run(monkeypatch):
   monkeypatch.setattr(ahead, "_RESTARTS", 1)
   stream = stream_of(Deadly(20), workers=1)
   with pytest.raises(DataError, match="were killed 2 times in a row"):
@@ -123,7 +125,7 @@ def test_those_that_are_killed_again_and_again_end_the_run(monkeypatch):
   stream.close()
 
 
-def test_faults_and_errors_arrive():
+def test_faults_and_errors_reach_the_main_process():
   stream = stream_of(FakeSource(40, broken={5}), workers=1, max_bad_fraction=1)
   take(stream, 3)
   (fault,) = stream.take_faults()
@@ -138,7 +140,7 @@ def test_faults_and_errors_arrive():
   stream.close()
 
 
-def test_they_end_with_a_killed_program(directory):
+def test_processes_end_when_the_program_is_killed(directory):
   child = textwrap.dedent(
     f"""
     import sys, time
@@ -157,7 +159,7 @@ def test_they_end_with_a_killed_program(directory):
   program = subprocess.Popen(
     [sys.executable, path],
     stdout=subprocess.PIPE,
-    # Python's own tracker says there what the killed one has left.
+    # Python's resource tracker reports leaks of the killed process there.
     stderr=subprocess.DEVNULL,
     text=True,
   )
@@ -176,20 +178,20 @@ def _is_zombie(pid):
     return file.read().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_threads_or_processes():
+def test_readers_are_threads_or_processes():
   with pytest.raises(SpecError, match=r"data\.threads=2 and data\.workers=1"):
     DataSpec(source="x", threads=2, workers=1)
   with pytest.raises(SpecError, match=r"data\.workers=-1 must be 0 or more"):
     DataSpec(source="x", workers=-1)
 
 
-def test_systems_that_share_no_memory(directory, monkeypatch):
+def test_processes_need_shared_memory(directory, monkeypatch):
   monkeypatch.delattr(os, "memfd_create")
   with pytest.raises(DataError, match="needs Linux"):
     make(directory, workers=1)
 
 
-def test_images_are_those_of_a_step(directory):
+def test_images_shape_is_that_of_a_step(directory):
   slots = ahead._Slots(2, (1, 3, 4, 4, 1))
   slots[1][:] = 7
   assert slots[0].shape == (1, 3, 4, 4, 1)

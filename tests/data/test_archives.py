@@ -1,4 +1,4 @@
-"""WebDataset tars and MNIST's idx files."""
+"""Tests of WebDataset tars and MNIST's idx files."""
 
 import gzip
 import io
@@ -32,7 +32,7 @@ def write_tar(path, files, mode="w"):
 
 
 def numbered(count, first=0, label=lambda i: i % 3):
-  """Samples as WebDataset writes them: an image and its .cls."""
+  """Returns samples in WebDataset form: an image and its .cls."""
   files = []
   for i in range(first, first + count):
     files.append((f"{i:06d}.png", png(i)))
@@ -44,7 +44,7 @@ def whole(paths):
   return TarSource(paths, heldout_fraction=0.0)
 
 
-def test_files_of_one_stem_are_a_sample_in_the_order_of_the_tars(tmp_path):
+def test_files_with_one_stem_form_a_sample_in_tar_order(tmp_path):
   paths = [
     write_tar(tmp_path / "b.tar", numbered(4)),
     write_tar(tmp_path / "a.tar", numbered(5, first=4)),
@@ -58,7 +58,7 @@ def test_files_of_one_stem_are_a_sample_in_the_order_of_the_tars(tmp_path):
   assert source.check() == ()
 
 
-def test_splits_are_disjoint_and_together_everything(tmp_path):
+def test_splits_are_disjoint_and_complete(tmp_path):
   path = write_tar(tmp_path / "a.tar", numbered(100))
   train = TarSource(path, "train", 0.2)
   heldout = TarSource(path, "heldout", 0.2)
@@ -71,7 +71,7 @@ def test_splits_are_disjoint_and_together_everything(tmp_path):
   assert everything(heldout) == [each for each in both if each[0] < 100]
 
 
-def test_stems_end_at_the_first_dot_and_folders_count(tmp_path):
+def test_stems_end_at_the_first_dot_and_include_folders(tmp_path):
   files = [
     ("./x/1.seg.png", png(99)),
     ("./x/1.JPG", images.encode(np.full((4, 4, 3), 8, np.uint8), "jpeg")),
@@ -96,7 +96,7 @@ def test_json_gives_one_label_or_several(tmp_path):
 
 
 @pytest.mark.parametrize("extra", [[], [("0.json", b'{"caption": "a"}')]])
-def test_a_tar_without_labels_is_unlabelled(tmp_path, extra):
+def test_a_tar_without_labels_is_unlabeled(tmp_path, extra):
   files = [("0.png", png(3)), *extra]
   source = whole(write_tar(tmp_path / "a.tar", files))
   assert source.num_classes == 0
@@ -104,18 +104,18 @@ def test_a_tar_without_labels_is_unlabelled(tmp_path, extra):
   np.testing.assert_array_equal(source.labels(), [0])
 
 
-def test_equal_tars_have_equal_identities_wherever_they_lie(tmp_path):
+def test_tar_identities_do_not_depend_on_paths(tmp_path):
   os.mkdir(tmp_path / "other")
   first = whole(write_tar(tmp_path / "a.tar", numbered(5)))
   again = whole(write_tar(tmp_path / "other" / "a.tar", numbered(5)))
   assert first.identity == again.identity
-  relabelled = numbered(5, label=lambda i: (i + 1) % 3)
+  relabeled = numbered(5, label=lambda i: (i + 1) % 3)
   renamed = numbered(5, first=1, label=lambda i: (i - 1) % 3)
   assert (
     len(
       {
         first.identity,
-        whole(write_tar(tmp_path / "a.tar", relabelled)).identity,
+        whole(write_tar(tmp_path / "a.tar", relabeled)).identity,
         whole(write_tar(tmp_path / "a.tar", renamed)).identity,
       }
     )
@@ -129,19 +129,19 @@ def test_equal_tars_have_equal_identities_wherever_they_lie(tmp_path):
     ([], "is empty"),
     ([("0.txt", b"x")], "is empty"),
     ([("0.png", b"x"), ("0.jpg", b"x")], "two images"),
-    ([("0.png", b"x"), ("0.cls", b"cat")], "0.cls in .* is no label"),
-    ([("0.png", b"x"), ("0.cls", b"-1")], "is no label"),
-    ([("0.png", b"x"), ("0.json", b'{"label": "a"}')], "is no label"),
-    ([("0.png", b"x"), ("0.json", b"{")], "is no label"),
+    ([("0.png", b"x"), ("0.cls", b"cat")], "0.cls in .* is not a label"),
+    ([("0.png", b"x"), ("0.cls", b"-1")], "is not a label"),
+    ([("0.png", b"x"), ("0.json", b'{"label": "a"}')], "is not a label"),
+    ([("0.png", b"x"), ("0.json", b"{")], "is not a label"),
     ([("0.png", b"x"), ("0.cls", b"1"), ("1.png", b"x")], "1 in .* has no"),
   ],
 )
-def test_tars_that_are_not_sound_are_refused(tmp_path, files, message):
+def test_invalid_tars_are_rejected(tmp_path, files, message):
   with pytest.raises(DataError, match=message):
     TarSource(write_tar(tmp_path / "a.tar", files))
 
 
-def test_what_is_no_tar_or_only_part_of_one_is_refused(tmp_path):
+def test_incomplete_tars_are_rejected(tmp_path):
   with pytest.raises(DataError, match="cannot be read"):
     TarSource(str(tmp_path / "none.tar"))
   with pytest.raises(DataError, match="is empty"):
@@ -152,19 +152,19 @@ def test_what_is_no_tar_or_only_part_of_one_is_refused(tmp_path):
   path = write_tar(tmp_path / "a.tar", numbered(9))
   data = (tmp_path / "a.tar").read_bytes()
   at = data.index(b"000005.png")
-  # In the middle of a header, and of a file.
+  # In the middle of a header, and in the middle of a file.
   for end in (at + 100, at + 520):
     (tmp_path / "cut.tar").write_bytes(data[:end])
     with pytest.raises(DataError, match=r"copy it again|copy or pack"):
       TarSource(str(tmp_path / "cut.tar"))
-  # tarfile alone would stop here and say nothing.
+  # tarfile alone would stop here without an error.
   (tmp_path / "bad.tar").write_bytes(data[:at] + b"!" + data[at + 1 :])
   with pytest.raises(DataError, match=f"damaged at byte {at}"):
     TarSource(str(tmp_path / "bad.tar"))
   assert len(whole(path)) == 9
 
 
-def test_bad_images_are_bad_records_that_say_which(tmp_path):
+def test_bad_images_raise_bad_record_errors_with_their_file(tmp_path):
   files = [("0.png", b""), ("1.png", b"<html>"), ("2.png", png(2))]
   path = write_tar(tmp_path / "a.tar", files)
   source = whole(path)
@@ -175,7 +175,7 @@ def test_bad_images_are_bad_records_that_say_which(tmp_path):
   assert source.read(2).image[0, 0, 0] == 2
   copy = pickle.loads(pickle.dumps(source))
   os.truncate(path, 2060)
-  with pytest.raises(BadRecordError, match="and had"):
+  with pytest.raises(BadRecordError, match="but had"):
     copy.read(2)
   (lost,) = source.check()
   assert "2060 bytes, but had" in lost.message
@@ -183,7 +183,7 @@ def test_bad_images_are_bad_records_that_say_which(tmp_path):
   assert "cannot be read" in source.check()[0].message
 
 
-def test_a_lost_tar_is_told_with_how_many_records_it_had(tmp_path):
+def test_check_reports_the_records_of_a_missing_tar(tmp_path):
   paths = [
     write_tar(tmp_path / "a.tar", numbered(4)),
     write_tar(tmp_path / "b.tar", numbered(5, first=4)),
@@ -195,7 +195,7 @@ def test_a_lost_tar_is_told_with_how_many_records_it_had(tmp_path):
     source.read(4)
 
 
-def test_pickled_tars_read_the_same_from_many_threads(tmp_path):
+def test_pickled_tars_are_thread_safe(tmp_path):
   paths = [
     write_tar(tmp_path / f"{n}.tar", numbered(20, 20 * n)) for n in range(3)
   ]
@@ -208,7 +208,7 @@ def test_pickled_tars_read_the_same_from_many_threads(tmp_path):
   assert found == [expected] * 8
 
 
-def test_remote_tars_go_through_epath(tmp_path, monkeypatch):
+def test_remote_tars_are_read_with_epath(tmp_path, monkeypatch):
   local = whole(write_tar(tmp_path / "a.tar", numbered(5)))
   bucket.register(tmp_path, monkeypatch)
   remote = whole("bucket://a.tar")
@@ -229,7 +229,7 @@ def write_idx(path, array):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_files_are_images_and_labels(tmp_path, suffix):
+def test_idx_files_contain_images_and_labels(tmp_path, suffix):
   pixels = np.arange(60 * 4 * 5, dtype=np.uint32).reshape(60, 4, 5) % 251
   pixels = pixels.astype(np.uint8)
   labels = (np.arange(60) % 7).astype(np.uint8)
@@ -264,15 +264,15 @@ def test_an_idx_identity_does_not_depend_on_compression(tmp_path):
     (b"", "is not an idx file"),
     (b"\0\0\x0d\1\0\0\0\1\0\0\0\0", "is not an idx file"),
     (b"\0\0\x08\3\0\0", "is not an idx file"),
-    (idx(np.zeros((3, 4), np.uint8))[:-1], "11 values, but says"),
-    (idx(np.zeros((3, 4), np.uint8)) + b"x", "more values, but says"),
+    (idx(np.zeros((3, 4), np.uint8))[:-1], "11 values, but claims"),
+    (idx(np.zeros((3, 4), np.uint8)) + b"x", "more values, but claims"),
     (
       gzip.compress(idx(np.zeros(99, np.uint8)), mtime=0)[:-9],
       "cannot be read",
     ),
   ],
 )
-def test_what_is_no_idx_file_is_refused(tmp_path, data, message):
+def test_invalid_idx_files_are_rejected(tmp_path, data, message):
   (tmp_path / "images").write_bytes(data)
   with pytest.raises(DataError, match=message):
     read_idx(str(tmp_path / "images"))
@@ -280,7 +280,7 @@ def test_what_is_no_idx_file_is_refused(tmp_path, data, message):
     read_idx(str(tmp_path / "none"))
 
 
-def test_idx_files_that_do_not_fit_together_are_refused(tmp_path):
+def test_mismatched_idx_files_are_rejected(tmp_path):
   pixels = write_idx(tmp_path / "images", np.zeros((30, 4, 4), np.uint8))
   labels = write_idx(tmp_path / "labels", np.zeros(29, np.uint8))
   with pytest.raises(DataError, match="one for every image"):
@@ -298,7 +298,7 @@ def test_idx_files_that_do_not_fit_together_are_refused(tmp_path):
 @pytest.mark.parametrize(
   "shape", [(2**31 - 1, 2**31 - 1), (60_000, 28, 28), (2**16,) * 4, (1,) * 99]
 )
-def test_an_idx_file_that_claims_more_than_it_holds_takes_no_memory(
+def test_an_idx_file_with_a_too_large_shape_takes_no_memory(
   tmp_path, suffix, shape
 ):
   data = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}i", *shape)
@@ -308,7 +308,7 @@ def test_an_idx_file_that_claims_more_than_it_holds_takes_no_memory(
     read_idx(str(path))
 
 
-def test_a_gzip_of_an_idx_file_is_read_no_further_than_it_claims(tmp_path):
+def test_a_compressed_idx_file_is_read_no_further_than_its_shape(tmp_path):
   bomb = bytes([0, 0, 8, 1]) + struct.pack(">i", 10) + bytes(1 << 26)
   (tmp_path / "labels.gz").write_bytes(gzip.compress(bomb))
   tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Files that claim too much, or unpack to it, are refused by their header."""
+"""Files that claim or unpack to too much data are rejected by their header."""
 
 import io
 import re
@@ -19,14 +19,14 @@ from bigscale.data.manifest import DataError
 from bigscale.data.pillow import MOST_BYTES
 from tests.data.test_archives import write_tar
 
-# MiB: what decoding anything takes.
+# Memory that decoding any image takes, MiB.
 LITTLE = 12
 LARGE = bytes(1 << 26)
 PACKED = b"a\0\0" + zlib.compress(LARGE[: 1 << 25], 1)
 
 
 def peak(function):
-  """MiB that a call takes at its peak, and what it raises."""
+  """Returns a call's peak memory in MiB, and the exception it raises."""
   with open("/proc/self/clear_refs", "w") as file:
     file.write("5")
   before = high_water()
@@ -132,7 +132,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_images_that_claim_too_much_take_no_memory(kind):
+def test_images_with_too_large_headers_take_no_memory(kind):
   images.decode(png(0))  # imports
   data = BOMBS[kind]()
   mib, said = peak(lambda: images.decode(data))
@@ -141,7 +141,7 @@ def test_images_that_claim_too_much_take_no_memory(kind):
 
 
 def test_a_large_flat_jpeg_is_read():
-  """It has a bit or two for each 8 x 8 pixels, as few as there can be."""
+  """It has one or two bits per 8 x 8 pixels, the minimum."""
   file = io.BytesIO()
   flat = Image.new("L", (5000, 5000))
   flat.save(file, "JPEG", progressive=True, optimize=True)
@@ -150,7 +150,7 @@ def test_a_large_flat_jpeg_is_read():
 
 
 def entry(path, data, **lies):
-  """A zip of two images and an entry, of which the directory tells lies."""
+  """Writes a zip of two images and an entry with a false directory entry."""
   with zipfile.ZipFile(
     path, "w", zipfile.ZIP_DEFLATED, compresslevel=1
   ) as archive:
@@ -165,16 +165,28 @@ def entry(path, data, **lies):
 @pytest.mark.parametrize(
   ("data", "lies", "reason"),
   [
-    (LARGE, {}, "67,108,864 bytes, and starts as no image"),
-    (b"", {"file_size": 2**31 - 1}, "2,147,483,647 bytes, and files of at"),
-    (b"", {"file_size": 2**40}, "1,099,511,627,776 bytes, and files of at"),
-    (LARGE, {"file_size": 700}, "701 bytes, and had 700|checksum"),
-    (b"", {"compress_size": 2**40}, "1,099,511,627,776 bytes, and files"),
-    (b"", {"file_size": 2**40, "compress_size": 2**40}, "bytes, and files"),
-    (png(2), {"header_offset": 2**40}, "the zip does not have it"),
+    (LARGE, {}, "67,108,864 bytes, but does not start like an"),
+    (
+      b"",
+      {"file_size": 2**31 - 1},
+      "2,147,483,647 bytes, but only files of at",
+    ),
+    (
+      b"",
+      {"file_size": 2**40},
+      "1,099,511,627,776 bytes, but only files of at",
+    ),
+    (LARGE, {"file_size": 700}, "701 bytes, but had 700|checksum"),
+    (b"", {"compress_size": 2**40}, "1,099,511,627,776 bytes, but only files"),
+    (
+      b"",
+      {"file_size": 2**40, "compress_size": 2**40},
+      "bytes, but only files",
+    ),
+    (png(2), {"header_offset": 2**40}, "the zip's directory has a wrong"),
   ],
 )
-def test_entries_of_zips_that_are_or_claim_too_much(
+def test_zip_entries_that_are_too_large_are_rejected(
   tmp_path, data, lies, reason
 ):
   source = entry(tmp_path / "a.zip", data, **lies)
@@ -187,7 +199,7 @@ def test_entries_of_zips_that_are_or_claim_too_much(
   assert source.read(1).image[0, 0, 0] == 1
 
 
-def test_files_of_folders_and_tars_that_are_no_images_are_not_read(tmp_path):
+def test_large_files_that_are_not_images_are_not_read(tmp_path):
   root = write(tmp_path / "set", {"0.png": png(0), "1.png": png(1)})
   for name, size in {"2.png": 1 << 26, "3.png": MOST_BYTES + 1}.items():
     with open(f"{root}/{name}", "wb") as file:
@@ -200,7 +212,7 @@ def test_files_of_folders_and_tars_that_are_no_images_are_not_read(tmp_path):
   ):
     mib, said = peak(lambda s=source, i=index: s.read(i))
     assert mib < LITTLE
-    assert "bytes, and " in said
+    assert "bytes, but " in said
 
 
 def test_a_large_file_that_is_an_image_is_read(tmp_path):
@@ -212,7 +224,7 @@ def test_a_large_file_that_is_an_image_is_read(tmp_path):
   np.testing.assert_array_equal(source.read(0).image, pixels)
 
 
-def test_labels_and_tables_beyond_all_bounds_are_refused(tmp_path):
+def test_labels_and_tables_that_are_too_large_are_rejected(tmp_path):
   tar = write_tar(tmp_path / "a.tar", [("0.png", png(0)), ("0.cls", LARGE)])
   mib, said = peak(lambda: TarSource(tar, heldout_fraction=0.0))
   assert mib < 2 * LITTLE + 16
@@ -225,7 +237,7 @@ def test_labels_and_tables_beyond_all_bounds_are_refused(tmp_path):
   assert "dataset.json is not a readable JSON file" in said
 
 
-def test_a_file_that_grows_is_read_no_further_than_it_was(tmp_path):
+def test_a_growing_file_is_read_up_to_its_listed_size(tmp_path):
   root = write(tmp_path / "set", {"0.png": png(0), "1.png": png(1)})
   source = FolderSource(root, heldout_fraction=0.0)
   with open(f"{root}/1.png", "ab") as file:
@@ -235,6 +247,6 @@ def test_a_file_that_grows_is_read_no_further_than_it_was(tmp_path):
   assert "when listed" in said
 
 
-def test_a_range_beyond_a_file_is_what_there_is(tmp_path):
+def test_a_range_past_the_end_of_a_file_is_cut_short(tmp_path):
   (tmp_path / "a").write_bytes(b"abc")
   assert RangeFile(str(tmp_path / "a")).read(1, 1 << 29) == b"bc"

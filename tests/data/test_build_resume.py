@@ -46,7 +46,7 @@ def finished(path):
 
 
 @pytest.mark.parametrize(("dedup", "workers"), [("none", 1), ("exact", 2)])
-def test_killed_and_started_again(tmp_path, dedup, workers):
+def test_a_killed_build_resumes(tmp_path, dedup, workers):
   path = str(tmp_path / "killed")
   script = tmp_path / "script.py"
   script.write_text(
@@ -61,7 +61,7 @@ def test_killed_and_started_again(tmp_path, dedup, workers):
   while not finished(path) and time.monotonic() < deadline:
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
-  # Ends when nobody holds the pipe any more: its workers follow it.
+  # Returns when all processes have closed the pipe, including the workers.
   process.communicate(timeout=30)
   assert process.returncode == -signal.SIGKILL
   before = set(finished(path))
@@ -71,7 +71,7 @@ def test_killed_and_started_again(tmp_path, dedup, workers):
     name: os.stat(os.path.join(path, name.removesuffix(".done"))).st_mtime_ns
     for name in before
   }
-  # Where the first run and this one differ, so would the identity.
+  # Resuming requires an equal identity, so this source equals the first.
   source = NoiseSource(120, bad=(3,))
   settings = options(dedup=dedup, max_bad_fraction=0.1)
   report = build({"train": source}, path, settings)
@@ -85,7 +85,7 @@ def test_killed_and_started_again(tmp_path, dedup, workers):
 
 
 def interrupt(path, source, made):
-  """Ends a build after its second shard."""
+  """Interrupts a build after its second shard."""
 
   def stop(done, total):
     if done >= 20:
@@ -95,7 +95,7 @@ def interrupt(path, source, made):
     build({"train": source}, path, made, stop)
 
 
-def test_torn_files_are_made_again(tmp_path):
+def test_incomplete_files_are_written_again(tmp_path):
   path, source = str(tmp_path / "set"), NoiseSource(40)
   interrupt(path, source, options())
   shards = sorted(n.removesuffix(".done") for n in finished(path))
@@ -110,7 +110,7 @@ def test_torn_files_are_made_again(tmp_path):
   assert contents(path) == contents(tmp_path / "whole")
 
 
-def test_another_build_does_not_go_on_with_it(tmp_path):
+def test_a_different_build_does_not_resume_it(tmp_path):
   path = str(tmp_path / "set")
   interrupt(path, NoiseSource(40), options())
   with pytest.raises(DataError, match=r"crop was 'center', is 'none'.*remove"):
@@ -123,8 +123,8 @@ def test_another_build_does_not_go_on_with_it(tmp_path):
     build({"train": NoiseSource(40)}, path, options())
 
 
-def test_an_input_that_changed_meanwhile_is_another(tmp_path):
-  """An image of other pixels, the same name and the same size in bytes."""
+def test_a_changed_input_does_not_resume_the_build(tmp_path):
+  """An image has new pixels, but the same name and size in bytes."""
   files = {f"{i:02d}.bmp": encoded(noise(8, i), "BMP") for i in range(40)}
   folder, path = save(tmp_path / "in", files), str(tmp_path / "set")
   interrupt(path, FolderSource(folder, "train", 0.0), options())
@@ -136,7 +136,7 @@ def test_an_input_that_changed_meanwhile_is_another(tmp_path):
   assert again.shards_kept == 2
 
 
-def test_stopped_before_tidying_up(tmp_path, monkeypatch):
+def test_stopped_after_writing_the_manifest(tmp_path, monkeypatch):
   path, source = str(tmp_path / "set"), NoiseSource(30)
 
   def stop(directory):
@@ -151,7 +151,7 @@ def test_stopped_before_tidying_up(tmp_path, monkeypatch):
   assert len(os.listdir(path)) == 4
 
 
-def test_a_second_build_at_once_is_refused(tmp_path):
+def test_a_concurrent_build_is_rejected(tmp_path):
   path, source = str(tmp_path / "set"), NoiseSource(20)
 
   def again(done, total):

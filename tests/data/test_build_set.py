@@ -51,7 +51,7 @@ def test_every_record_once_in_hashed_order(tmp_path):
     order.append(original)
   assert sorted(order) == list(range(35))
   assert order != sorted(order)
-  # Over the whole set, not inside a shard.
+  # Shuffled over the whole set, not within a shard.
   assert max(order[:10]) > 20
   assert made.class_names == ("a", "b", "c")
   assert made.made["splits"]["train"]["label_counts"] == [12, 12, 11]
@@ -74,18 +74,18 @@ def test_order_follows_the_seed_or_the_input(tmp_path):
   assert pixels(tmp_path / "none") == expected
 
 
-def test_two_workers_make_the_same_bytes(tmp_path):
+def test_two_workers_write_the_same_bytes(tmp_path):
   inputs = {"train": NoiseSource(43, bad=(5,)), "heldout": NoiseSource(11)}
   for workers in (1, 2):
     made = options(workers=workers, dedup="exact", max_bad_fraction=0.1)
     build(inputs, str(tmp_path / str(workers)), made)
   one, two = (contents(tmp_path / str(workers)) for workers in (1, 2))
   assert one == two
-  # The eleven are among the 43; one of them is spoiled there.
+  # The 11 held-out records are also among the 43, one of which is spoiled.
   assert len(pixels(tmp_path / "1")) == 43 - 11
 
 
-def test_bad_files_are_listed_and_odd_ones_converted(tmp_path):
+def test_bad_files_are_listed_and_unusual_ones_converted(tmp_path):
   good = {f"{i}.jpg": encoded(noise(8, i), "JPEG") for i in range(8)}
   gray16 = Image.fromarray(np.full((8, 8), 0x8000, np.uint16))
   clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
@@ -123,7 +123,7 @@ def test_bad_files_are_listed_and_odd_ones_converted(tmp_path):
   assert (clear > 250).all()
   assert (np.ptp(gray.astype(int), axis=-1) < 4).all()
   assert np.abs(wide.astype(int) - 0x80).max() < 3
-  # What cannot be told from a plain JPEG is kept, nothing else.
+  # Only files that decode like a plain JPEG are kept.
   made = report.manifest.made["splits"]["train"]
   assert made["files_kept_as_they_were"] == 8
   assert (made["rejects"], made["input_records"]) == (3, 16)
@@ -145,12 +145,12 @@ def test_too_many_bad_records(tmp_path, dedup):
   assert len(pixels(path)) == 27
 
 
-def test_none_may_be_bad_by_default_in_a_small_set(tmp_path):
+def test_small_sets_allow_no_bad_records_by_default(tmp_path):
   with pytest.raises(DataError, match="allows 0"):
     build({"train": NoiseSource(30, bad=(2,))}, str(tmp_path / "a"), options())
 
 
-def test_shard_of_which_nothing_is_left(tmp_path):
+def test_an_empty_shard_is_not_written(tmp_path):
   path = str(tmp_path / "set")
   source = NoiseSource(9, bad=(3, 4, 5))
   made = options(shuffle=False, records_per_shard=3, max_bad_fraction=0.5)
@@ -158,7 +158,9 @@ def test_shard_of_which_nothing_is_left(tmp_path):
   files = [shard.file for shard in report.manifest.shards]
   assert [file[:11] for file in files] == ["train-00000", "train-00002"]
   assert verify(path) == ()
-  with pytest.raises(DataError, match="no record of the train split"):
+  with pytest.raises(
+    DataError, match="no usable record is left in the train split"
+  ):
     build(
       {"train": NoiseSource(3, bad=(0, 1, 2))},
       str(tmp_path / "other"),
@@ -193,7 +195,7 @@ def test_duplicates(tmp_path):
   assert len(pixels(tmp_path / "all")) == 9
 
 
-def test_sizes_must_agree_where_no_resolution_is_given(tmp_path):
+def test_sizes_must_agree_without_a_resolution(tmp_path):
   files = {f"{i}.png": encoded(noise(8, i), "PNG") for i in range(3)}
   files |= {"5.png": encoded(noise(8, 9, width=9), "PNG")}
   path = str(tmp_path / "set")
@@ -212,12 +214,12 @@ def test_the_first_image_does_not_decide_the_size(tmp_path, caplog):
   report = build({"train": source}, path, options(max_bad_fraction=0.2))
   assert report.manifest.schema.image_shape == (8, 8, 3)
   (row,) = rejects(path)
-  assert row["reason"].startswith("it is 5 x 5 pixels, not 8 x 8 as most")
+  assert row["reason"].startswith("it is 5 x 5 pixels, not 8 x 8 like most")
   assert "0.png" in caplog.text
 
 
 class Labelled(NoiseSource):
-  """Records whose labels are given."""
+  """Records with given labels."""
 
   def __init__(self, given, classes):
     super().__init__(len(given), classes=classes)
@@ -251,7 +253,7 @@ def test_labels_that_are_not_labels(tmp_path):
   ]
 
 
-def test_unlabelled(tmp_path):
+def test_unlabeled(tmp_path):
   path = str(tmp_path / "set")
   build({"train": NoiseSource(5, classes=0)}, path, options())
   assert open_source(path, "train").num_classes == 0
@@ -263,7 +265,7 @@ def test_unlabelled(tmp_path):
     )
 
 
-def test_splits_that_do_not_go_together(tmp_path):
+def test_mismatched_splits_are_rejected(tmp_path):
   path = str(tmp_path / "set")
   other = NoiseSource(5)
   other.class_names = ("a", "x", "c")
@@ -283,10 +285,10 @@ def test_splits_that_do_not_go_together(tmp_path):
     build({"train": NoiseSource(0)}, str(tmp_path / "x"), options())
 
 
-def test_directories_that_cannot_be_used(tmp_path):
+def test_unusable_directories_are_rejected(tmp_path):
   save(tmp_path / "old", {"train-00000-of-00001.array_record": b"?"})
-  with pytest.raises(DataError, match="shards without a manifest"):
+  with pytest.raises(DataError, match="shards but no manifest"):
     build({"train": NoiseSource(5)}, str(tmp_path / "old"), options())
   (tmp_path / "file").write_text("")
-  with pytest.raises(DataError, match="cannot be made"):
+  with pytest.raises(DataError, match="cannot be created"):
     build({"train": NoiseSource(5)}, str(tmp_path / "file"), options())

@@ -1,4 +1,4 @@
-"""Where what was costly to compute is kept."""
+"""Tests of the cache folder."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from bigscale.plan import make
 
 
 @pytest.mark.parametrize("chosen", ["~/kept", ""])
-def test_home_is_found_in_the_variable_too(monkeypatch, chosen):
+def test_the_variable_may_start_with_a_tilde(monkeypatch, chosen):
   monkeypatch.setenv("HOME", "/home/of")
   monkeypatch.setenv(cache_folder.ENVIRONMENT, chosen)
   base = "/home/of/kept" if chosen else "/home/of/.cache/bigscale"

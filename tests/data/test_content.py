@@ -1,4 +1,4 @@
-"""Identities are of content: what changes them, and what it costs."""
+"""Identities depend on content: what changes them, and what is read."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ HOUR = 3600 * 10**9
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-  """A cache of its own, and a process that knows nothing."""
+  """An empty cache, and no digests in memory."""
   monkeypatch.setenv(cache_folder.ENVIRONMENT, str(tmp_path / "cache"))
   monkeypatch.setattr(content, "_known", {})
   return tmp_path / "cache"
@@ -36,7 +36,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def reads(monkeypatch):
-  """Paths of the files whose bytes are read."""
+  """Names of the files whose bytes are read."""
   found = []
   read = content._read
 
@@ -50,18 +50,18 @@ def reads(monkeypatch):
 
 @pytest.fixture
 def later(monkeypatch):
-  """Files that were written just now are old."""
+  """Advances the clock, so that newly written files are old."""
   now = content.time.time_ns
   monkeypatch.setattr(content.time, "time_ns", lambda: now() + HOUR)
 
 
 def forget(monkeypatch):
-  """As in another process."""
+  """Drops the digests in memory, as in a new process."""
   monkeypatch.setattr(content, "_known", {})
 
 
 def bmp(number):
-  """All of one size in bytes."""
+  """Returns BMP files of equal size."""
   return encoded(image(number), "BMP")
 
 
@@ -130,12 +130,10 @@ def times_of(folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_other_pixels_under_the_same_names_are_other_data(
-  kind, tmp_path, later
-):
-  """Sizes, and the times that a tool like rsync restores, stay what they were.
+def test_changed_pixels_change_the_identity(kind, tmp_path, later):
+  """Sizes and modification times stay equal, as after rsync with times.
 
-  Digests of before are in the cache.
+  The cache has digests of the earlier files.
   """
   before = KINDS[kind](tmp_path / "set", BEFORE).identity
   times = times_of(tmp_path / "set")
@@ -148,7 +146,7 @@ def test_other_pixels_under_the_same_names_are_other_data(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_copy_is_the_same_data_wherever_it_lies(kind, tmp_path):
+def test_a_copy_has_the_same_identity(kind, tmp_path):
   here = KINDS[kind](tmp_path / "here", BEFORE)
   there = KINDS[kind](tmp_path / "there" / "deeper", BEFORE)
   assert there.identity == here.identity
@@ -156,7 +154,7 @@ def test_a_copy_is_the_same_data_wherever_it_lies(kind, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["", ".zip", ".npz"])
-def test_a_renamed_copy_is_the_same_data(ending, tmp_path):
+def test_a_renamed_copy_has_the_same_identity(ending, tmp_path):
   make = {"": in_folder, ".zip": in_zip, ".npz": in_npz}[ending]
   identity = make(tmp_path, BEFORE).identity
   os.rename(tmp_path / f"set{ending}", tmp_path / f"other{ending}")
@@ -169,12 +167,12 @@ def test_a_renamed_copy_is_the_same_data(ending, tmp_path):
   assert renamed.name == "other/train"
 
 
-def test_names_labels_and_splits_are_content_too(tmp_path):
+def test_names_labels_and_splits_change_the_identity(tmp_path):
   files = files_of(BEFORE)
   names = {
     "same": files,
     "moved": {f"x{name}": data for name, data in files.items()},
-    "relabelled": {
+    "relabeled": {
       name.replace("a/", "c/"): data for name, data in files.items()
     },
     "fewer": dict(list(files.items())[:-1]),
@@ -190,7 +188,7 @@ def test_names_labels_and_splits_are_content_too(tmp_path):
   assert len({source.identity for source in sources}) == len(sources)
 
 
-def test_tfds_sets_are_known_by_their_bytes(tmp_path, later, monkeypatch):
+def test_tfds_identities_depend_on_bytes(tmp_path, later, monkeypatch):
   from bigscale.data import tfds
   from tests.data import tiny_tfds
 
@@ -199,7 +197,7 @@ def test_tfds_sets_are_known_by_their_bytes(tmp_path, later, monkeypatch):
   before = tfds.TfdsSource(f"tiny_tfds@{tmp_path}/a").identity
   shutil.copytree(tmp_path / "a", tmp_path / "b")
   assert tfds.TfdsSource(f"tiny_tfds@{tmp_path}/b").identity == before
-  # The same pixels upside down: every record keeps its length.
+  # The same pixels upside down, so every record keeps its length.
   samples = [(x[::-1], label) for x, label in tiny_tfds.samples()]
   monkeypatch.setattr(tiny_tfds, "samples", lambda: samples)
   shutil.rmtree(tmp_path / "a")
@@ -210,7 +208,7 @@ def test_tfds_sets_are_known_by_their_bytes(tmp_path, later, monkeypatch):
   assert after.identity != before
 
 
-def test_parts_and_mixtures_are_of_their_content(tmp_path, later):
+def test_identities_of_subsets_and_mixtures_depend_on_content(tmp_path, later):
   def identities(numbers):
     path = write(tmp_path / "set", files_of(numbers))
     halves = (
@@ -235,13 +233,11 @@ def test_parts_and_mixtures_are_of_their_content(tmp_path, later):
   assert all(a != b for a, b in zip(before, after, strict=True))
 
 
-def test_files_are_read_once_and_then_those_that_changed(
-  tmp_path, reads, later, monkeypatch
-):
+def test_only_changed_files_are_read_again(tmp_path, reads, later, monkeypatch):
   source = in_folder(tmp_path, BEFORE)
   identity = source.identity
   assert len(reads) == 40
-  # Whoever looks again, in this process or in another.
+  # A second source, in this process and in a new one.
   for _ in range(2):
     again = FolderSource(str(tmp_path / "set"), "train", 0.0)
     assert again.identity == identity
@@ -252,7 +248,7 @@ def test_files_are_read_once_and_then_those_that_changed(
   assert reads[40:] == ["004.bmp"]
 
 
-def test_splits_share_what_was_read(tmp_path, reads, later):
+def test_splits_share_the_digests_of_files(tmp_path, reads, later):
   write(tmp_path / "set", files_of(BEFORE))
   sources = [
     FolderSource(str(tmp_path / "set"), split, 0.3)
@@ -262,10 +258,10 @@ def test_splits_share_what_was_read(tmp_path, reads, later):
   assert len(reads) == len(set(reads)) == 40
 
 
-def test_a_file_of_this_moment_may_change_within_it(
+def test_digests_of_files_just_written_are_not_cached(
   tmp_path, reads, monkeypatch
 ):
-  """A file system that counts in seconds gives both versions one time."""
+  """With timestamps in seconds, both versions have the same time."""
   source = in_folder(tmp_path, BEFORE)
   before = source.identity
   stat = content._stat
@@ -281,7 +277,7 @@ def test_a_file_of_this_moment_may_change_within_it(
   assert len(reads) == 120
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_kept(
+def test_digests_of_files_that_change_while_read_are_not_cached(
   tmp_path, later, monkeypatch, cache
 ):
   source = in_folder(tmp_path, BEFORE)
@@ -318,7 +314,7 @@ def _other_arrays(data):
 @pytest.mark.parametrize(
   "damage", [_cut, _flip, lambda data: b"", _other_arrays]
 )
-def test_a_damaged_cache_is_read_again_and_mended(
+def test_a_damaged_cache_is_replaced(
   tmp_path, reads, later, cache, damage, monkeypatch, caplog
 ):
   identity = in_folder(tmp_path, BEFORE).identity
@@ -332,21 +328,21 @@ def test_a_damaged_cache_is_read_again_and_mended(
   assert caplog.text.count("corrupt") == 1
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_done_without(
+def test_an_unwritable_cache_gives_a_warning(
   tmp_path, reads, later, monkeypatch, caplog
 ):
   (tmp_path / "file").write_text("in the way")
   monkeypatch.setenv(cache_folder.ENVIRONMENT, str(tmp_path / "file" / "c"))
   identity = in_folder(tmp_path, BEFORE).identity
   assert cache_folder.ENVIRONMENT in caplog.text
-  # This process remembers.
+  # This process keeps the digests in memory.
   again = FolderSource(str(tmp_path / "set"), "train", 0.0)
   assert again.identity == identity
   assert len(reads) == 40
 
 
-def test_processes_that_write_at_once_never_mix_digests_up(tmp_path, later):
-  """Each finds its own or nothing, at any moment."""
+def test_concurrent_writers_do_not_mix_digests(tmp_path, later):
+  """At any time, a reader finds its own digest or none."""
   root = str(tmp_path / "set")
   wrong = []
 
@@ -377,14 +373,12 @@ def test_processes_that_write_at_once_never_mix_digests_up(tmp_path, later):
 
 @pytest.fixture
 def few(monkeypatch):
-  """More than 20 files are too many to be read, and 5 are read of them."""
+  """Limits complete reads to 20 files, and samples to 5."""
   monkeypatch.setattr(content, "MOST_FILES", 20)
   monkeypatch.setattr(content, "_SAMPLED", 5)
 
 
-def test_of_large_trees_a_sample_is_read_and_that_is_said(
-  tmp_path, few, reads, later
-):
+def test_large_trees_are_sampled_and_noted(tmp_path, few, reads, later):
   source = in_folder(tmp_path, BEFORE)
   assert source.identity.endswith(" by 5 of 40 files")
   assert len(reads) == 5
@@ -394,7 +388,7 @@ def test_of_large_trees_a_sample_is_read_and_that_is_said(
   numbers = list(BEFORE)
   numbers[sampled] = 99
   assert in_folder(tmp_path / "other", numbers).identity != source.identity
-  # Names and sizes are of all.
+  # Names and sizes of all files are covered.
   larger = write(
     tmp_path / "larger" / "set",
     {
@@ -405,7 +399,7 @@ def test_of_large_trees_a_sample_is_read_and_that_is_said(
   assert FolderSource(larger, "train", 0.0).identity != source.identity
 
 
-def test_of_large_files_some_blocks_are_read(tmp_path, monkeypatch):
+def test_large_files_are_sampled(tmp_path, monkeypatch):
   data = bytearray(np.random.default_rng(0).bytes(4_000_000))
   path = tmp_path / "large"
   path.write_bytes(data)
@@ -423,7 +417,7 @@ def test_of_large_files_some_blocks_are_read(tmp_path, monkeypatch):
     data[place] ^= 1
 
 
-def test_a_file_that_cannot_be_read_is_said_and_counts_as_such(
+def test_unreadable_files_give_a_warning_and_change_the_identity(
   tmp_path, caplog, later
 ):
   source = in_folder(tmp_path, BEFORE)
@@ -437,34 +431,34 @@ def test_a_file_that_cannot_be_read_is_said_and_counts_as_such(
   assert whole.identity != lacking
 
 
-def test_nobody_waits_for_a_pipe_that_is_called_an_image(tmp_path, caplog):
+def test_pipes_named_like_images_do_not_block(tmp_path, caplog):
   source = in_folder(tmp_path, BEFORE)
   os.remove(tmp_path / "set" / "a" / "004.bmp")
   os.mkfifo(tmp_path / "set" / "a" / "004.bmp")
   assert source.identity
-  assert "it is no file" in caplog.text
+  assert "it is not a regular file" in caplog.text
 
 
-def test_what_takes_long_is_announced_and_timed(tmp_path, monkeypatch, caplog):
+def test_long_reads_are_announced_and_timed(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(content, "_MUCH_BYTES", 100)
   monkeypatch.setattr(content, "_LONG", 0.0)
   assert in_folder(tmp_path, BEFORE).identity
   assert "reading 40 files of set/train (0.0 GB)" in caplog.text
-  assert "were read in" in caplog.text
+  assert "GB in" in caplog.text
 
 
 def test_an_outline_reads_a_few_files(tmp_path, reads):
-  """Processes that are told the identity need not read what it is made of."""
+  """Processes that are given the identity need not read the files."""
   here = in_folder(tmp_path / "here", BEFORE)
   there = in_folder(tmp_path / "there", BEFORE)
   assert here.outline == there.outline
   assert not reads
-  # Copies on the disks of hosts may be of two versions.
+  # Copies on the disks of several hosts may differ.
   inverted = in_folder(tmp_path / "other", [255 - n for n in BEFORE])
   assert inverted.outline != here.outline
 
 
-def test_messages_name_a_set_without_reading_it(tmp_path, reads):
+def test_error_messages_do_not_read_the_data(tmp_path, reads):
   source = in_folder(tmp_path, BEFORE)
   write(tmp_path / "set", {"a/000.bmp": b"BM"})
   with pytest.raises(DataError, match="record 0 of set/train"):

@@ -40,14 +40,14 @@ def test_counts_and_shapes(name, split):
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_no_image_comes_twice_or_in_both_splits(name):
+def test_images_are_unique_across_splits(name):
   images = [image.tobytes() for image in read_all(name, "train").images]
   images += [image.tobytes() for image in read_all(name, "heldout").images]
   assert len(set(images)) == len(images)
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_sound_and_licensed(name):
+def test_valid_and_licensed(name):
   path = os.path.join(DIRECTORY, name)
   assert verify(path) == ()
   with open(os.path.join(path, "LICENSE"), encoding="utf-8") as file:
@@ -64,9 +64,9 @@ def test_small_enough_to_ship():
   assert sum(map(os.path.getsize, files)) <= 8e6
 
 
-def test_pictures_look_as_they_should():
+def test_images_have_known_statistics():
   fashion = read_all("fashion_mnist", "train")
-  # The canonical mean of the test set is 0.2868; trousers are mostly black.
+  # The canonical mean of the test set is 0.2868. Trousers are mostly black.
   assert abs(fashion.images.mean() / 255 - 0.2868) < 0.002
   trousers = fashion.images[fashion.labels == 1].mean(axis=(0, 3))
   assert trousers[:, 12:16].mean() > 3 * trousers[:, :4].mean()
@@ -74,11 +74,11 @@ def test_pictures_look_as_they_should():
   corners = emoji[:, [0, 0, -1, -1], [0, -1, 0, -1]]
   assert np.median(corners) == 255
   assert emoji.mean() < 240
-  colour = np.ptp(emoji.astype(int), axis=-1).max(axis=(1, 2))
-  assert np.median(colour) > 100
+  color = np.ptp(emoji.astype(int), axis=-1).max(axis=(1, 2))
+  assert np.median(color) > 100
 
 
-def test_identity_is_of_content_and_split():
+def test_identity_depends_on_content_and_split():
   identities = {
     open_source(name, split).identity
     for name in EMBEDDED
@@ -89,8 +89,8 @@ def test_identity_is_of_content_and_split():
   assert again.identity in identities
 
 
-def test_clothes_are_framed_as_they_were_before_frames_were_a_setting():
-  """Digests of all pixels and labels, of the time when 28 px meant a frame."""
+def test_clothes_are_padded_as_in_earlier_versions():
+  """Digests of pixels and labels from versions that padded all 28 px images."""
   before = {
     ("train", 16): "088d84ccd8ef99b2",
     ("heldout", 16): "b283d018a65fcdcd",
@@ -104,6 +104,6 @@ def test_clothes_are_framed_as_they_were_before_frames_were_a_setting():
     digest = hashlib.sha256(images.tobytes() + labels.tobytes())
     found[split, side] = digest.hexdigest()[:16]
   assert found == before
-  # So runs of that time go on.
+  # Runs of these versions can be resumed.
   source = open_source("fashion_mnist", "train")
   assert source.earlier_identity == "fashion_mnist/train@e573d516fdf59137"

@@ -23,7 +23,7 @@ from bigscale.data.sources import BadRecordError
 
 
 def animals(each=20):
-  """Three classes; the pixels tell which image it is."""
+  """Three classes; pixels identify the image."""
   return {
     f"{name}/deep/{number:03d}.png": png(each * label + number)
     for label, name in enumerate(("ape", "bee", "cat"))
@@ -33,7 +33,7 @@ def animals(each=20):
 
 @pytest.fixture(params=["folder", "stored", "deflated"])
 def place(request, tmp_path):
-  """Writes files as a folder or a zip, and gives the path."""
+  """Writes files as a folder or a zip, and returns the path."""
 
   def make(files):
     if request.param == "folder":
@@ -58,12 +58,12 @@ def test_the_first_directory_is_the_class(place):
   assert source.check() == ()
 
 
-def test_bytes_come_as_they_are(place):
+def test_read_bytes_returns_the_file(place):
   source = FolderSource(place(animals()), heldout_fraction=0.0)
   assert source.read_bytes(21) == (png(21), (1,))
 
 
-def test_folder_order_is_that_of_paths_whatever_the_listing(tmp_path):
+def test_records_are_sorted_by_path(tmp_path):
   files = animals()
   forward = write(tmp_path / "a" / "set", files)
   backward = write(tmp_path / "b" / "set", dict(reversed(files.items())))
@@ -72,7 +72,7 @@ def test_folder_order_is_that_of_paths_whatever_the_listing(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["add", "rename", "resize", "relabel"])
-def test_another_content_is_another_identity(tmp_path, change):
+def test_changed_content_changes_the_identity(tmp_path, change):
   files = animals()
   before = FolderSource(write(tmp_path / "a" / "set", files))
   first = next(iter(files))
@@ -88,7 +88,7 @@ def test_another_content_is_another_identity(tmp_path, change):
   assert before.identity != after.identity
 
 
-def test_a_class_without_heldout_images_is_another_identity_too(tmp_path):
+def test_a_class_without_heldout_images_changes_the_identity(tmp_path):
   files = {"train/a/1.png": png(1), "train/b/1.png": png(1)}
   files["val/a/1.png"] = png(1)
   root = write(tmp_path / "set", files)
@@ -97,7 +97,7 @@ def test_a_class_without_heldout_images_is_another_identity_too(tmp_path):
   assert FolderSource(root, "heldout").identity != before
 
 
-def test_zip_identity_sees_pixels_that_change_no_size(tmp_path):
+def test_zip_identity_covers_pixels(tmp_path):
   files = {f"{name}.bmp": bytes([60] * 70) for name in "abcdefgh"}
   before = FolderSource(write_zip(tmp_path / "set.zip", files))
   files = {name: data[:-1] + b"!" for name, data in files.items()}
@@ -105,7 +105,7 @@ def test_zip_identity_sees_pixels_that_change_no_size(tmp_path):
   assert before.identity != after.identity
 
 
-def test_images_that_are_added_move_no_other(tmp_path):
+def test_adding_images_moves_no_others_between_splits(tmp_path):
   root = write(tmp_path / "set", animals(40))
   before = set(everything(FolderSource(root, "heldout", 0.2)))
   more = {
@@ -137,7 +137,7 @@ def test_one_folder_of_images_has_no_labels(place):
   assert FolderSource(place(files)).num_classes == 0
 
 
-def test_any_kind_and_case_of_image_is_taken_and_nothing_else(tmp_path):
+def test_only_image_extensions_of_any_case_are_read(tmp_path):
   jpeg = images.encode(image(7), "jpeg")
   files = {
     "a.jpg": jpeg,
@@ -168,17 +168,17 @@ def test_split_folders_are_the_splits(place, other):
   assert everything(heldout) == [(100, (1,)), (101, (2,))]
 
 
-def test_a_class_that_only_the_heldout_folder_has_is_refused(tmp_path):
+def test_a_class_missing_from_train_is_rejected(tmp_path):
   files = {f"train/{path}": data for path, data in animals(2).items()}
   root = write(tmp_path / "set", files | {"val/dog/a.png": png(1)})
-  with pytest.raises(DataError, match=r"val/dog/a.png lies in no folder of a"):
+  with pytest.raises(
+    DataError, match=r"val/dog/a.png is not in a class folder"
+  ):
     FolderSource(root, "heldout")
 
 
-def test_an_image_beside_class_folders_is_refused(place):
-  with pytest.raises(
-    DataError, match=r"stray.png lies in no folder of a class"
-  ):
+def test_an_image_outside_of_class_folders_is_rejected(place):
+  with pytest.raises(DataError, match=r"stray.png is not in a class folder"):
     FolderSource(place(animals() | {"stray.png": png(1)}))
 
 
@@ -195,7 +195,7 @@ def test_dataset_json_gives_labels_instead_of_folders(place):
   assert everything(source) == [(i, (i % 3,)) for i in range(40)]
 
 
-def test_dataset_json_without_labels_is_unlabelled(place):
+def test_dataset_json_without_labels_is_unlabeled(place):
   assert FolderSource(place(stylegan(None))).num_classes == 0
 
 
@@ -220,12 +220,12 @@ def test_dataset_json_at_the_root_covers_both_split_folders(place):
     (b'{"labels": [["other.png", 1]]}', "no label for a.png"),
   ],
 )
-def test_a_dataset_json_that_is_not_sound_is_refused(place, content, message):
+def test_an_invalid_dataset_json_is_rejected(place, content, message):
   with pytest.raises(DataError, match=message):
     FolderSource(place({"a.png": png(1), "dataset.json": content}))
 
 
-def test_an_empty_folder_or_zip_is_refused(tmp_path):
+def test_an_empty_folder_or_zip_is_rejected(tmp_path):
   for path in (
     write(tmp_path / "set", {"notes.txt": b"x"}),
     write_zip(tmp_path / "set.zip", {"notes.txt": b"x"}),
@@ -234,7 +234,7 @@ def test_an_empty_folder_or_zip_is_refused(tmp_path):
       open_source(path, "train")
 
 
-def test_a_zip_that_is_none_is_refused(tmp_path):
+def test_an_invalid_zip_is_rejected(tmp_path):
   path = write_zip(tmp_path / "set.zip", animals())
   with open(path, "r+b") as file:
     file.truncate(os.path.getsize(path) // 2)
@@ -242,7 +242,7 @@ def test_a_zip_that_is_none_is_refused(tmp_path):
     FolderSource(path)
 
 
-def test_bad_images_are_bad_records_that_say_which(place):
+def test_bad_images_raise_bad_record_errors_with_their_file(place):
   jpeg = images.encode(image(9), "jpeg")
   path = place({"a.jpg": jpeg[:-20], "b.png": b"", "c.png": b"<html>"})
   source = FolderSource(path, heldout_fraction=0.0)
@@ -257,13 +257,13 @@ def test_bad_images_are_bad_records_that_say_which(place):
     source.read(3)
 
 
-def test_a_file_that_changes_or_goes_is_a_bad_record(tmp_path):
+def test_a_changed_or_missing_file_is_a_bad_record(tmp_path):
   root = write(tmp_path / "set", {"a.png": png(1), "b.png": png(2)})
   source = FolderSource(root, heldout_fraction=0.0)
   with open(os.path.join(root, "a.png"), "ab") as file:
     file.write(b"x")
   os.remove(os.path.join(root, "b.png"))
-  with pytest.raises(BadRecordError, match="and had"):
+  with pytest.raises(BadRecordError, match="but had"):
     source.read(0)
   with pytest.raises(BadRecordError, match="No such file"):
     source.read(1)
@@ -299,14 +299,14 @@ def test_a_zip_may_have_extra_fields(tmp_path):
   assert everything(source) == [(7, ())]
 
 
-def test_a_zip_packed_in_another_way_is_a_bad_record(tmp_path):
+def test_an_unsupported_zip_compression_is_a_bad_record(tmp_path):
   path = write_zip(tmp_path / "s.zip", {"a.png": png(1)}, zipfile.ZIP_BZIP2)
   source = FolderSource(path, heldout_fraction=0.0)
   with pytest.raises(BadRecordError, match="packed by method 12"):
     source.read(0)
 
 
-def test_pickled_sources_read_the_same_from_many_threads(place):
+def test_pickled_sources_are_thread_safe(place):
   source = FolderSource(place(animals(60)), heldout_fraction=0.0)
   source.read(0)
   copy = pickle.loads(pickle.dumps(source))
@@ -317,7 +317,7 @@ def test_pickled_sources_read_the_same_from_many_threads(place):
   assert found == [expected] * 24
 
 
-def test_another_process_sees_the_same_set(place):
+def test_another_process_reads_the_same_records(place):
   path = place(animals())
   program = (
     "import sys; from bigscale.data.folders import FolderSource as F\n"
@@ -334,7 +334,7 @@ def test_another_process_sees_the_same_set(place):
   assert printed == f"{source.identity} {source.read(5).labels} {len(source)}"
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_but_cycles_are_not(tmp_path):
   write(tmp_path / "elsewhere", {"x.png": png(5)})
   root = write(tmp_path / "set", {"ape/a.png": png(1), "bee/b.png": png(2)})
   os.symlink(tmp_path / "elsewhere", os.path.join(root, "cat"))
@@ -348,7 +348,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
   assert source.read(3).image[0, 0, 0] == 5
 
 
-def test_names_of_any_letters_are_read(place):
+def test_unicode_names_are_read(place):
   files = {
     "Schöne Dinge/ä %20 b.png": png(1),
     "日本/図.png": png(2),
@@ -366,7 +366,7 @@ def test_file_urls_are_local_paths(tmp_path):
   assert everything(url) == everything(plain)
 
 
-def test_remote_folders_and_zips_go_through_epath(tmp_path, monkeypatch):
+def test_remote_folders_and_zips_are_read_with_epath(tmp_path, monkeypatch):
   write(tmp_path / "set", animals() | {"__MACOSX/x.png": b"x"})
   write_zip(tmp_path / "set.zip", animals())
   bucket.register(tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""Held-out batches: the same wherever and whenever they are asked for."""
+"""Held-out batches depend only on the seed and their number."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_shapes_and_dtypes():
 
 def test_a_batch_is_a_function_of_seed_and_number():
   one, other = heldout(), heldout()
-  # Asked for in another order, and again.
+  # In another order, and repeatedly.
   batches = [one.batch(n) for n in range(4)]
   for number in (2, 0, 3, 1, 2):
     assert same(other.batch(number), batches[number])
@@ -49,7 +49,7 @@ def test_a_batch_is_a_function_of_seed_and_number():
   assert not same(heldout(seed=4).batch(0), batches[0])
 
 
-def test_a_few_batches_are_taken_in_turn():
+def test_batches_repeat():
   batches = heldout()
   assert same(batches.batch(1), batches.batch(5))
   assert same(batches.batch(1), batches.batch(1_000_001))
@@ -57,9 +57,9 @@ def test_a_few_batches_are_taken_in_turn():
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_rows_of_processes_make_the_whole(number):
+def test_rows_of_all_processes_form_the_batch(number):
   whole = heldout().batch(number)
-  # Not neighbours: as `rows.local_rows` deals them.
+  # Not contiguous, as in `rows.local_rows`.
   parts = [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
   for rows in parts:
     part = heldout(rows).batch(number)
@@ -67,8 +67,8 @@ def test_rows_of_processes_make_the_whole(number):
     np.testing.assert_array_equal(part.labels, whole.labels[:, rows])
 
 
-def test_no_record_is_one_that_d_trains_on():
-  """Exact copies within the set itself, a handful, are the set's own."""
+def test_no_record_is_a_training_record():
+  """The set contains a few exact copies of its own images."""
   batches = heldout(count=100)
   pixels = np.concatenate(
     [batches.batch(n).images.reshape(100, -1) for n in range(4)]
@@ -89,7 +89,7 @@ def test_labels_are_0_without_classes():
 
 
 @pytest.mark.parametrize("padding", [None, 0, 5])
-def test_images_have_the_frame_that_trained_ones_have(padding):
+def test_images_are_padded_like_training_images(padding):
   spec = DataSpec(source="fashion_mnist", padding=padding)
   batches = Heldout(
     spec,

@@ -1,4 +1,4 @@
-"""Images of every kind that is met become [H, W, 1 or 3] uint8, or an error."""
+"""Images of all formats become [H, W, 1 or 3] uint8, or raise an error."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ SIDE = 16
 
 
 def photo(channels=3):
-  """A smooth image: what JPEG keeps, in colours that are all different."""
+  """Returns a smooth image with different colors, which JPEG preserves."""
   y, x = np.mgrid[0:SIDE, 0:SIDE]
   planes = [8 * x + 4 * y, 255 - 12 * x, 10 * y + 30, 255 - 15 * y]
   return np.stack(planes[:channels], axis=-1).astype(np.uint8)
@@ -39,7 +39,7 @@ def pillow(data, mode):
     {"quality": 95, "subsampling": "4:4:4", "progressive": True},
   ],
 )
-def test_jpeg_has_the_pixels_that_pillow_gives(options):
+def test_jpegs_decode_as_in_pillow(options):
   data = file_of(Image.fromarray(photo()), "JPEG", **options)
   decoded = images.decode(data)
   assert decoded.shape == (SIDE, SIDE, 3)
@@ -73,12 +73,12 @@ def test_cmyk_becomes_rgb():
   np.testing.assert_allclose(decoded, expected, atol=1)
 
 
-def test_cmyk_jpeg_is_as_pillow_has_it():
+def test_cmyk_jpegs_decode_as_in_pillow():
   data = file_of(Image.fromarray(photo(4), "CMYK"), "JPEG", quality=95)
   np.testing.assert_array_equal(images.decode(data), pillow(data, "RGB"))
 
 
-def test_what_is_transparent_lies_on_white():
+def test_transparent_pixels_are_composited_on_white():
   image = photo(4)
   image[..., 3] = 255
   image[:4, :, 3] = 0
@@ -91,7 +91,7 @@ def test_what_is_transparent_lies_on_white():
   np.testing.assert_array_equal(decoded[5:], image[5:, :, :3])
 
 
-def test_transparent_gray_lies_on_white_and_stays_gray():
+def test_transparent_gray_is_composited_on_white_and_stays_gray():
   image = photo(2)
   image[..., 1] = 255
   image[:4, :, 1] = 0
@@ -108,12 +108,12 @@ def palette_image():
   return image
 
 
-def test_palettes_become_their_colours():
+def test_palettes_become_rgb():
   decoded = images.decode(file_of(palette_image(), "PNG"))
   np.testing.assert_array_equal(decoded, [[[10, 20, 30], [200, 100, 50]]])
 
 
-def test_a_palette_with_transparency_lies_on_white():
+def test_transparent_palettes_are_composited_on_white():
   data = file_of(palette_image(), "PNG", transparency=b"\x00\xff")
   decoded = images.decode(data)
   np.testing.assert_array_equal(decoded, [[[255] * 3, [200, 100, 50]]])
@@ -132,7 +132,7 @@ def test_one_bit_is_black_and_white():
   np.testing.assert_array_equal(images.decode(data), [[[255], [0]]])
 
 
-def test_an_animation_is_its_first_frame():
+def test_only_the_first_frame_of_an_animation_is_decoded():
   first, second = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4))
   data = file_of(first, "GIF", save_all=True, append_images=[second])
   np.testing.assert_array_equal(
@@ -151,14 +151,14 @@ def test_half_a_file_is_an_error(kind, share):
 
 
 def test_a_truncated_progressive_or_cmyk_jpeg_is_an_error():
-  colour = file_of(Image.fromarray(photo()), "JPEG", progressive=True)
+  color = file_of(Image.fromarray(photo()), "JPEG", progressive=True)
   ink = file_of(Image.fromarray(photo(4), "CMYK"), "JPEG")
-  for data in (colour, ink):
+  for data in (color, ink):
     with pytest.raises(ValueError, match="it does not decode"):
       images.decode(data[: len(data) * 3 // 4])
 
 
-def test_no_bytes_are_an_error():
+def test_an_empty_file_is_an_error():
   with pytest.raises(ValueError, match="it has 0 bytes"):
     images.decode(b"")
 
@@ -167,7 +167,7 @@ def test_no_bytes_are_an_error():
   "data",
   [b"<html>404</html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\0" * 99],
 )
-def test_what_is_no_image_is_an_error(data):
+def test_bytes_that_are_not_an_image_are_an_error(data):
   with pytest.raises(ValueError, match="it does not decode"):
     images.decode(data)
 
@@ -175,20 +175,20 @@ def test_what_is_no_image_is_an_error(data):
 @pytest.mark.parametrize(
   ("values", "reason"),
   [
-    (np.full((4, 4), 0.5, np.float32), "kind F"),
-    (np.full((4, 4), 200, np.int32), "kind I"),
-    (np.full((4, 4), 70_000, np.int32), "kind I"),
-    (np.full((4, 4), -5, np.int32), "kind I"),
+    (np.full((4, 4), 0.5, np.float32), "mode F"),
+    (np.full((4, 4), 200, np.int32), "mode I"),
+    (np.full((4, 4), 70_000, np.int32), "mode I"),
+    (np.full((4, 4), -5, np.int32), "mode I"),
   ],
 )
-def test_pixels_of_no_known_range_are_an_error(values, reason):
+def test_pixels_of_unknown_range_are_an_error(values, reason):
   data = file_of(Image.fromarray(values), "TIFF")
   with pytest.raises(ValueError, match=f"{reason}.* which value is white"):
     images.decode(data)
 
 
 def tiff(values, bits, **tags):
-  """A plain TIFF of packed gray values, as no writer here makes them."""
+  """Returns a TIFF of packed gray values, which Pillow cannot write."""
   height, width = values.shape
   if bits == 12:
     pairs = values.reshape(-1, 2).astype(np.int64)
@@ -223,7 +223,7 @@ def test_twelve_bits_keep_their_upper_eight():
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_tiff_whose_zero_is_white_is_turned_to_black_on_white(bits):
+def test_a_tiff_with_white_as_zero_is_inverted(bits):
   whole = 2**bits - 1
   data = tiff(np.array([[0, whole]]), bits, white=0)
   np.testing.assert_array_equal(images.decode(data)[..., 0], [[255, 0]])
@@ -238,7 +238,7 @@ def test_eight_bits_in_sixteen_are_an_error_not_black(kind):
 
 
 def png_of_16_bits(values):
-  """A colour PNG of 16 bits, which Pillow reads and does not write."""
+  """Returns a color PNG of 16 bits, which Pillow reads but cannot write."""
 
   def chunk(name, content):
     check = struct.pack(">I", zlib.crc32(name + content))
@@ -246,10 +246,10 @@ def png_of_16_bits(values):
 
   height, width, channels = values.shape
   rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-  colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+  color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
   return (
     b"\x89PNG\r\n\x1a\n"
-    + chunk(b"IHDR", struct.pack(">IIBB3x", width, height, 16, colour))
+    + chunk(b"IHDR", struct.pack(">IIBB3x", width, height, 16, color))
     + chunk(b"IDAT", zlib.compress(rows))
     + chunk(b"IEND", b"")
   )
@@ -260,26 +260,26 @@ def test_sixteen_bits_of_any_channels_keep_their_upper_eight(channels):
   values = np.full((2, 2, channels), 65535, np.uint16)
   values[0, 0, : 3 if channels > 2 else 1] = 40_000
   decoded = images.decode(png_of_16_bits(values))
-  # Pillow opens gray with transparency of 16 bits as colour.
+  # Pillow opens gray with transparency of 16 bits as color.
   assert decoded.shape[-1] == (1 if channels == 1 else 3)
   assert (decoded[0, 0] == 156).all()
   assert (decoded[1] == 255).all()
 
 
-def test_eight_bits_in_sixteen_of_colour_are_an_error_not_black():
+def test_eight_bits_in_sixteen_of_color_are_an_error_not_black():
   data = png_of_16_bits(np.full((2, 2, 3), 200, np.uint16))
   with pytest.raises(ValueError, match="no value above 255"):
     images.decode(data)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_png_comes_back_as_it_was(channels):
+def test_png_round_trips(channels):
   data = images.encode(photo(channels), "png")
   np.testing.assert_array_equal(images.decode(data), photo(channels))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_jpeg_comes_back_nearly_as_it_was(channels):
+def test_jpeg_round_trips_approximately(channels):
   data = images.encode(photo(channels), "jpeg", quality=98)
   decoded = images.decode(data).astype(int)
   assert decoded.shape == (SIDE, SIDE, channels)

@@ -14,7 +14,7 @@ from bigscale.data.verify import verify
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("encoding", ["raw", "png"])
-def test_what_is_written_is_read(tmp_path, encoding, channels):
+def test_written_records_are_read_back(tmp_path, encoding, channels):
   shape = (12, 6, 7, channels)
   images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   path = str(tmp_path / "set")
@@ -24,7 +24,7 @@ def test_what_is_written_is_read(tmp_path, encoding, channels):
   np.testing.assert_array_equal(read(source, range(12))[0], images)
 
 
-def test_jpeg_is_near_what_was_written(tmp_path):
+def test_jpeg_records_are_read_back_approximately(tmp_path):
   ramp = np.linspace(0, 255, 16 * 16 * 3).reshape(1, 16, 16, 3)
   write(str(tmp_path / "set"), ramp.astype(np.uint8), "jpeg")
   got, _ = read(open_source(str(tmp_path / "set"), "train"), [0])
@@ -64,7 +64,7 @@ def test_shards_and_manifest(directory):
   }
 
 
-def test_unlabelled(tmp_path, marked):
+def test_unlabeled(tmp_path, marked):
   path = str(tmp_path / "set")
   write(path, marked, class_names=())
   source = open_source(path, "train")
@@ -72,7 +72,7 @@ def test_unlabelled(tmp_path, marked):
   assert {source.read(i).labels for i in range(RECORDS)} == {()}
 
 
-def test_does_not_write_over_a_set(directory, marked):
+def test_an_existing_set_is_not_overwritten(directory, marked):
   with pytest.raises(DataError, match="already holds a data set"):
     write(directory, marked)
 
@@ -86,7 +86,7 @@ def test_does_not_write_over_a_set(directory, marked):
     ((np.zeros((4, 4, 1), np.uint8), -1), "label -1"),
   ],
 )
-def test_sample_that_does_not_fit(tmp_path, sample, message):
+def test_invalid_samples_are_rejected(tmp_path, sample, message):
   good = (np.zeros((4, 4, 1), np.uint8), 0)
   with pytest.raises(DataError, match=message):
     ingest.write(
@@ -101,9 +101,9 @@ def test_sample_that_does_not_fit(tmp_path, sample, message):
   assert not os.path.exists(tmp_path / "set" / "manifest.json")
 
 
-def test_directory_that_cannot_be_made(tmp_path, marked):
+def test_a_directory_that_cannot_be_created(tmp_path, marked):
   (tmp_path / "file").write_text("")
-  with pytest.raises(DataError, match="file/set cannot be made"):
+  with pytest.raises(DataError, match="file/set cannot be created"):
     write(str(tmp_path / "file" / "set"), marked)
 
 
@@ -112,7 +112,7 @@ def test_empty_split(tmp_path, marked):
     write(str(tmp_path / "set"), marked[:0])
 
 
-def test_heldout_is_the_same_share_of_every_class():
+def test_the_same_fraction_of_every_class_is_held_out():
   labels = np.repeat([0, 1, 2, 3], [100, 40, 7, 3])
   mask = embed.heldout_mask(labels, 0.1, seed=0)
   assert np.bincount(labels[mask], minlength=4).tolist() == [10, 4, 1, 0]
@@ -121,11 +121,11 @@ def test_heldout_is_the_same_share_of_every_class():
   assert (mask != embed.heldout_mask(labels, 0.1, seed=1)).any()
 
 
-def test_emoji_on_white_once_and_without_components():
-  def png(colour):
+def test_emoji_are_unique_on_white_and_exclude_components():
+  def png(color):
     file = io.BytesIO()
     image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
-    image.paste(colour, (0, 0, 64, 32))
+    image.paste(color, (0, 0, 64, 32))
     image.save(file, "PNG")
     return file.getvalue()
 

@@ -25,12 +25,12 @@ def folder(tmp_path):
   )
 
 
-def test_folder_is_divided_as_asked(folder):
+def test_a_folder_is_split_by_fraction(folder):
   parts = lengths(folder, "", 0.25)
   assert sum(parts.values()) == 40
   assert 4 <= parts["heldout"] <= 16
   assert lengths(folder, "", 0.0) == {"train": 40}
-  with pytest.raises(DataError, match="none falls to the heldout split"):
+  with pytest.raises(DataError, match="none is in the heldout split"):
     open_inputs(folder, "", 1e-9)
 
 
@@ -42,7 +42,7 @@ def test_all_of_another_input_is_held_out(folder, tmp_path):
   assert lengths(folder, other, 0.25) == {"train": 40, "heldout": 3}
 
 
-def test_splits_of_its_own_stay(folder, tmp_path, marked):
+def test_existing_splits_are_kept(folder, tmp_path, marked):
   save(tmp_path / "split", {"test/a/1.png": encoded(noise(4, 0), "PNG")})
   path = save(
     tmp_path / "split",
@@ -90,7 +90,7 @@ def test_idx(tmp_path):
     open_inputs(f"idx:{images}")
 
 
-def test_no_such_input(folder):
+def test_missing_inputs_are_rejected(folder):
   with pytest.raises(DataError, match="neither an embedded set"):
     open_inputs("/nowhere/at/all")
   with pytest.raises(DataError, match=r"heldout=1.0 must lie in \[0, 1\)"):

@@ -35,7 +35,7 @@ def built(tmp_path):
 
 
 def test_shards(built, monkeypatch):
-  # A built set knows its histogram: a billion labels need not be read.
+  # The manifest has the histogram, so labels need not be read.
   monkeypatch.delattr(ShardSource, "labels")
   found = inspect.facts(built)
   train, heldout = found["splits"]["train"], found["splits"]["heldout"]
@@ -55,7 +55,7 @@ def test_shards(built, monkeypatch):
     "licence: MIT",
     "crop=center",
     "train: 30 images in 3 files",
-    f"{round(train['bytes'] / 30):,} bytes an image",
+    f"{round(train['bytes'] / 30):,} bytes per image",
     "rejects left out: 1",
     "3 classes, 10 to 10 images each",
     train["identity"],
@@ -71,7 +71,7 @@ def test_embedded_set_counts_its_labels():
   assert "Smileys & Emotion" in inspect.text(found)
 
 
-def test_folder_with_bad_and_odd_images(tmp_path):
+def test_folder_with_bad_and_unusual_images(tmp_path):
   files = {f"cat/{i}.png": encoded(noise(8, i), "PNG") for i in range(4)}
   files |= {f"dog/{i}.png": encoded(noise(9, i, 1), "PNG") for i in range(2)}
   files["dog/bad.png"] = b"bad"
@@ -85,31 +85,31 @@ def test_folder_with_bad_and_odd_images(tmp_path):
   total = sum(map(len, files.values())) + len(files["cat/1.png"])
   assert found["bytes"] == total
   words = inspect.text(found)
-  assert f"about {total / 8:,.0f} bytes an image" in words
+  assert f"about {total / 8:,.0f} bytes per image" in words
   assert "unreadable: 1 of 7 decoded" in words
   assert "unreadable headers: 1 of 7" in words
   assert "8 x 8 x 3: 4 of 7" in words
-  # The file of an odd one is named.
-  assert "9 x 9 x 1: 2 of 7 looked at, as" in words
+  # A file of the uncommon shape is named.
+  assert "9 x 9 x 1: 2 of 7 headers, such as" in words
   assert "dog/0.png" in words
 
 
-def test_many_classes_are_cut_short_and_none_named():
+def test_long_class_lists_are_truncated():
   found = inspect.facts("synthetic:5000:8:300")
   words = inspect.text(found)
   assert "300 classes" in words
   assert "and 280 more" in words
-  unlabelled = inspect.text(inspect.facts("synthetic:50:8:0"))
-  assert "no labels" in unlabelled
+  unlabeled = inspect.text(inspect.facts("synthetic:50:8:0"))
+  assert "no labels" in unlabeled
 
 
-def test_not_a_set(tmp_path):
+def test_a_missing_set_is_rejected(tmp_path):
   with pytest.raises(DataError, match="neither an embedded set"):
     inspect.facts(str(tmp_path / "nothing"))
 
 
 def cell(sheet, row, column):
-  """The field of a sheet [H, W, 3] at a row, counted from its right end."""
+  """Returns a cell [H, W, 3] of a sheet, counting columns from the right."""
   top, left = row * 68 + 4, sheet.shape[1] - 68 * column
   return sheet[top : top + 64, left : left + 64]
 
@@ -121,7 +121,7 @@ def sheet_of(source, tmp_path, num):
     return np.asarray(file)
 
 
-def test_sheet_has_a_row_a_class(built, tmp_path):
+def test_sheet_has_one_row_per_class(built, tmp_path):
   source = open_source(built, "train")
   sheet = sheet_of(source, tmp_path, 12)
   assert sheet.shape[0] == 3 * 68 + 4
@@ -139,7 +139,7 @@ def test_sheet_of_more_classes_than_rows(tmp_path):
   assert sheet.shape[0] == 4 * 68 + 4
 
 
-def test_sheet_of_an_unlabelled_source(tmp_path):
+def test_sheet_of_an_unlabeled_source(tmp_path):
   source = NoiseSource(10, side=32, classes=0)
   sheet = sheet_of(source, tmp_path, 10)
   assert sheet.shape == (3 * 68 + 4, 4 * 68 + 4, 3)
@@ -148,7 +148,7 @@ def test_sheet_of_an_unlabelled_source(tmp_path):
   assert (sheet[2 * 68 + 4 :, 2 * 68 + 4 :] == 255).all()
 
 
-def test_sheet_keeps_proportions_and_crosses_out_what_is_bad(tmp_path):
+def test_sheet_keeps_aspect_ratios_and_crosses_out_bad_records(tmp_path):
   wide = np.zeros((30, 400, 1), np.uint8)
   files = {"0.png": encoded(wide, "PNG"), "1.png": b"bad"}
   folder = save(tmp_path / "folder", files)
@@ -161,7 +161,7 @@ def test_sheet_keeps_proportions_and_crosses_out_what_is_bad(tmp_path):
   assert 500 < red.sum() < 3000
 
 
-def test_sheet_that_cannot_be_made(built, tmp_path):
+def test_invalid_sheet_arguments_are_rejected(built, tmp_path):
   source = open_source(built, "train")
   with pytest.raises(DataError, match=r"no/sheet\.png cannot be written"):
     inspect.contact_sheet(source, tmp_path / "no" / "sheet.png")

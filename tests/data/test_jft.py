@@ -1,4 +1,4 @@
-"""The run shaped as the paper's on JFT: its sizes and its labels."""
+"""The JFT config of the paper: its sizes and its labels."""
 
 import itertools
 
@@ -35,11 +35,11 @@ def _count(tree):
 
 
 @pytest.mark.parametrize("width", jft.ARGS)
-def test_parameters_beside_the_paper_s(width):
+def test_parameter_counts_compared_with_the_paper(width):
   assert _count(_shapes(width)) == _OURS[width]
   assert abs(_OURS[width] / _PAPER[width] - 1) > 0.05
   g, d = _shapes(width, _ALL_LABELS)
-  # What the paper seems to have counted.
+  # The number that the paper probably counts.
   found = _count(d) + _count(g) - _count(g["shared"])
   assert abs(found / _PAPER[width] - 1) < 0.002
 
@@ -67,7 +67,7 @@ def shards(tmp_path):
   return path, [labels for _, labels in samples]
 
 
-def test_each_visit_draws_one_of_an_image_s_labels(shards):
+def test_each_epoch_samples_one_of_an_image_s_labels(shards):
   path, carried = shards
   config = jft.get_test_config()
   config.data.source = path
@@ -88,7 +88,7 @@ def test_each_visit_draws_one_of_an_image_s_labels(shards):
   for record, labels in enumerate(carried):
     drawn = visits[:, record].tolist()
     assert set(drawn) == set(labels)
-    # 30 draws of 3: each about 10 times.
+    # 30 draws from 3 labels: about 10 of each.
     assert all(1 <= drawn.count(label) <= 23 for label in labels)
 
 

@@ -1,4 +1,4 @@
-"""JPEGs that libjpeg warns of have the pixels that Pillow gives, everywhere."""
+"""JPEGs with libjpeg warnings decode to the same pixels as in Pillow."""
 
 import io
 import re
@@ -93,7 +93,7 @@ DECODED = {
   "gray": jpeg("L")[:-2] + bytes(4) + b"\xff\xd9",
   "inks": jpeg("CMYK")[:-2] + bytes(4) + b"\xff\xd9",
   "inks_of_no_maker": jpeg("CMYK").replace(b"Adobe", b"Adobx"),
-  "colours_as_they_are": jpeg(keep_rgb=True)[:-2] + bytes(4) + b"\xff\xd9",
+  "colors_as_they_are": jpeg(keep_rgb=True)[:-2] + bytes(4) + b"\xff\xd9",
 }
 BROKEN = {
   "two_starts": PLAIN[:2] + PLAIN,
@@ -121,14 +121,14 @@ def pillows(data):
 
 
 @pytest.mark.parametrize("kind", DECODED)
-def test_what_libjpeg_warns_of_has_the_pixels_of_pillow(kind):
+def test_jpegs_with_warnings_decode_as_in_pillow(kind):
   np.testing.assert_array_equal(
     images.decode(DECODED[kind]), pillows(DECODED[kind])
   )
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_pillow_refuses_is_refused(kind):
+def test_jpegs_that_pillow_rejects_are_rejected(kind):
   with pytest.raises(Exception, match=r".") as raised:
     pillows(BROKEN[kind])
   assert not isinstance(raised.value, AssertionError)
@@ -136,7 +136,7 @@ def test_what_pillow_refuses_is_refused(kind):
     images.decode(BROKEN[kind])
 
 
-def test_trailing_bytes_leave_the_image_as_it_is():
+def test_trailing_bytes_do_not_change_the_image():
   for kind in ("end_of_spectrum_0", "zeros_before_the_end"):
     np.testing.assert_array_equal(images.decode(DECODED[kind]), pillows(PLAIN))
 
@@ -153,7 +153,7 @@ def sources(tmp_path, files):
   )
 
 
-def test_every_source_reads_and_refuses_the_same(tmp_path):
+def test_every_source_accepts_the_same_jpegs(tmp_path):
   files = {f"{kind}.jpg": data for kind, data in (DECODED | BROKEN).items()}
   for source in sources(tmp_path, files):
     assert len(source) == len(files)
@@ -168,27 +168,27 @@ def test_every_source_reads_and_refuses_the_same(tmp_path):
         )
 
 
-def test_a_built_set_keeps_them(tmp_path):
-  colour = {
+def test_builds_keep_jpegs_with_warnings(tmp_path):
+  color = {
     f"{kind}.jpg": data
     for kind, data in DECODED.items()
     if pillows(data).shape == (48, 64, 3)
   }
   out = str(tmp_path / "out")
-  source = FolderSource(write(tmp_path / "in", colour), heldout_fraction=0.0)
+  source = FolderSource(write(tmp_path / "in", color), heldout_fraction=0.0)
   how = {"resolution": 0, "encoding": "jpeg", "shuffle": False}
   build({"train": source}, out, options(**how))
   built = open_source(out, "train")
   kept = 0
-  for index, name in enumerate(sorted(colour)):
+  for index, name in enumerate(sorted(color)):
     found = built.read(index).image.astype(int)
-    kept += np.array_equal(found, pillows(colour[name]))
-    # A file of a kind that few can read is encoded anew.
-    assert np.abs(found - pillows(colour[name])).mean() < 4
-  assert kept > len(colour) / 2
+    kept += np.array_equal(found, pillows(color[name]))
+    # Files that few programs can read are encoded again.
+    assert np.abs(found - pillows(color[name])).mean() < 4
+  assert kept > len(color) / 2
 
 
-def test_pillows_warnings_are_silent_in_threads_and_no_others():
+def test_only_pillows_warnings_are_suppressed_in_threads():
   palette = Image.new("P", (4, 4))
   file = io.BytesIO()
   palette.save(file, "PNG", transparency=b"\x00\xff")

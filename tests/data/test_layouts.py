@@ -1,5 +1,6 @@
-"""Layouts of folders and zips as people pack them: splits, and what is not
-read. What cannot be told for certain is refused; nothing goes without a word.
+"""Common layouts of folders and zips: splits, and files that are not read.
+
+Ambiguous layouts raise an error, and every skipped file is noted.
 """
 
 import json
@@ -19,7 +20,7 @@ from bigscale.data.split_names import Assigned
 
 @pytest.fixture(params=["folder", "zip"])
 def place(request, tmp_path):
-  """Writes files as a folder or a zip, and gives the path."""
+  """Writes files as a folder or a zip, and returns the path."""
 
   def make(files):
     if request.param == "folder":
@@ -30,7 +31,7 @@ def place(request, tmp_path):
 
 
 def pets(prefix="", each=3, first=0):
-  """Cats and dogs below a folder."""
+  """Returns files of cats and dogs below a folder."""
   return {
     f"{prefix}{name}/{number}.png": png(first + each * label + number)
     for label, name in enumerate(("cat", "dog"))
@@ -39,7 +40,7 @@ def pets(prefix="", each=3, first=0):
 
 
 def said(source, *parts):
-  """Whether one note has all parts."""
+  """Returns whether one note contains all parts."""
   return any(all(part in note for part in parts) for note in source.notes)
 
 
@@ -105,7 +106,7 @@ def test_splits_without_classes_have_no_labels(place, train, heldout):
     ("train_hq", "test"),
   ],
 )
-def test_names_that_cannot_be_splits_are_refused(place, names):
+def test_ambiguous_split_names_are_rejected(place, names):
   files = {
     name: data for each in names for name, data in pets(each + "/").items()
   }
@@ -115,7 +116,7 @@ def test_names_that_cannot_be_splits_are_refused(place, names):
       FolderSource(path, split)
 
 
-def test_splits_inside_of_classes_are_refused(place):
+def test_splits_inside_of_classes_are_rejected(place):
   files = pets("cat/train/") | pets("cat/test/") | pets("dog/train/")
   with pytest.raises(
     DataError, match="in cat: train/ and test/ are splits ins"
@@ -123,44 +124,44 @@ def test_splits_inside_of_classes_are_refused(place):
     FolderSource(place(files))
 
 
-def test_test_images_inside_of_one_class_are_refused(place):
+def test_test_images_inside_of_one_class_are_rejected(place):
   files = pets() | {"cat/test/9.png": png(9)}
   with pytest.raises(DataError, match="in cat: test/ is named like a held-out"):
     FolderSource(place(files))
 
 
-def test_splits_inside_of_the_train_split_are_refused(place):
+def test_splits_inside_of_the_train_split_are_rejected(place):
   files = pets("train/train/") | pets("train/val/") | pets("test/")
   with pytest.raises(DataError, match="in train: train/ and val/ are splits"):
     FolderSource(place(files))
 
 
-def test_a_train_folder_of_classes_beside_other_folders_is_refused(place):
+def test_a_train_folder_of_classes_next_to_other_folders_is_rejected(place):
   with pytest.raises(DataError, match="train/ is named like a split and has 2"):
     FolderSource(place(pets("train/") | pets("backup/")))
 
 
 @pytest.mark.parametrize("name", ["train", "bullet_train", "test_tube"])
-def test_a_class_that_only_sounds_like_a_split_is_one_and_said(place, name):
+def test_a_class_named_like_a_split_is_noted(place, name):
   files = {
     f"{each}/{i}.png": png(i) for each in ("car", name) for i in range(4)
   }
   source = FolderSource(place(files), heldout_fraction=0.0)
   assert set(source.class_names) == {"car", name}
-  assert said(source, f"{name}/ is a class, though named like a split")
+  assert said(source, f"{name}/ is a class, despite being named like a split")
 
 
-def test_more_folders_than_the_two_splits_are_said(place):
+def test_folders_besides_the_two_splits_are_noted(place):
   files = pets("train/") | pets("val/") | pets("test/", each=2)
   files |= pets("train_extra/", each=5) | {"cover.png": png(7)}
   source = FolderSource(place(files))
   assert said(source, "val/ (6 images) is the held-out split")
   assert said(source, "not read", "test/ (4 images)", "train_extra/ (10 ima")
-  assert said(source, "not read", "1 beside them")
+  assert said(source, "not read", "loose images (1)")
 
 
 @pytest.mark.parametrize("other", ["unlabeled", "train_extra", "extra2017"])
-def test_what_lies_beside_train_alone_is_not_a_class(place, other):
+def test_folders_next_to_a_lone_train_folder_are_not_classes(place, other):
   files = pets("train/", each=20) | pets(f"{other}/", first=100)
   source, heldout = (
     FolderSource(place(files), s) for s in ("train", "heldout")
@@ -184,33 +185,33 @@ def test_a_held_out_split_of_one_class_keeps_its_label(place):
   assert everything(FolderSource(path, "heldout")) == [(50, (1,))]
 
 
-def test_a_cover_beside_the_one_folder_does_not_take_the_labels(place):
+def test_a_loose_image_next_to_train_does_not_remove_labels(place):
   path = place(pets("train/", each=20) | {"cover.png": png(99)})
   source = FolderSource(path)
   assert source.class_names == ("cat", "dog")
-  assert said(source, "not read", "1 beside them")
+  assert said(source, "not read", "loose images (1)")
 
 
-def test_lost_labels_are_said(place):
+def test_unused_class_folders_are_noted(place):
   path = place(pets("pets/", each=20) | {"cover.png": png(99)})
   source = FolderSource(path)
   assert not source.class_names
   assert said(source, "there are no labels", "pets/")
 
 
-def test_a_test_folder_trained_on_by_itself_is_said(place):
+def test_training_on_a_lone_test_folder_is_noted(place):
   source = FolderSource(place(pets("test/", each=20)))
   assert source.class_names == ("cat", "dog")
-  assert said(source, "all images lie in test/", "trained on")
+  assert said(source, "all images are in test/", "used for training")
 
 
-def test_classes_that_differ_in_capitals_are_said(tmp_path):
+def test_classes_that_differ_only_in_case_are_noted(tmp_path):
   files = {f"{name}/{i}.png": png(i) for name in ("Cat", "cat") for i in (1, 2)}
   source = FolderSource(write(tmp_path / "set", files), heldout_fraction=0.0)
-  assert said(source, "differ only in capitals: Cat, cat")
+  assert said(source, "differ only in case: Cat, cat")
 
 
-def test_a_table_of_labels_goes_before_names_of_folders(place):
+def test_dataset_json_overrides_split_names(place):
   files = pets() | {f"test/{i}.png": png(i) for i in range(4)}
   labels = [[path, 0] for path in files]
   table = {"dataset.json": json.dumps({"labels": labels}).encode()}
@@ -219,20 +220,20 @@ def test_a_table_of_labels_goes_before_names_of_folders(place):
   assert said(source, "test/ is named like a held-out split", "one set")
 
 
-def test_any_ending_of_a_jpeg_is_read_and_counted(place):
+def test_all_jpeg_extensions_are_read_and_counted(place):
   jpeg = images.encode(image(7), "jpeg")
   endings = ("jpg", "JPEG", "jfif", "JFIF", "jpe", "jif", "pjpeg", "pjp")
   files = {f"{i}.{ending}": jpeg for i, ending in enumerate(endings)}
   source = FolderSource(place(files), heldout_fraction=0.0)
   assert len(everything(source)) == len(endings)
-  assert said(source, "images by ending", "2 .jfif", "1 .jpe")
+  assert said(source, "images by extension", "2 .jfif", "1 .jpe")
 
 
-def test_files_that_are_left_out_are_counted_by_ending_and_folder(place):
+def test_other_files_are_counted_by_extension_and_folder(place):
   files = pets() | {"cat/a.avif": b"", "cat/b.AVIF": b"", "dog/c.avif": b""}
   source = FolderSource(place(files | {"README": b"", "dog/d.txt": b""}))
   assert said(source, "left out", "3 .avif (cat: 2, dog: 1)")
-  assert said(source, "1 without ending (the root: 1)", "1 .txt (dog: 1)")
+  assert said(source, "1 without extension (the root: 1)", "1 .txt (dog: 1)")
 
 
 def test_a_clean_set_has_no_notes(place):
@@ -250,16 +251,16 @@ HIDDEN = [
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_what_systems_leave_is_hidden_at_any_depth(place, hidden):
+def test_system_files_are_hidden_at_any_depth(place, hidden):
   source = FolderSource(place(pets() | {hidden: png(99)}), heldout_fraction=0.0)
   assert [value for value, _ in everything(source)] == list(range(6))
   assert source.class_names == ("cat", "dog")
   (note,) = source.notes
   assert "hidden files left out: 1 " in note
-  assert "left out, as" not in note
+  assert "left out, without" not in note
 
 
-def test_a_hidden_folder_that_may_not_be_read_is_passed(tmp_path):
+def test_unreadable_hidden_folders_are_skipped(tmp_path):
   root = write(tmp_path / "set", pets() | {"lost+found/0.png": b""})
   os.chmod(os.path.join(root, "lost+found"), 0)
   try:
@@ -268,14 +269,14 @@ def test_a_hidden_folder_that_may_not_be_read_is_passed(tmp_path):
     os.chmod(os.path.join(root, "lost+found"), stat.S_IRWXU)
 
 
-def test_an_empty_folder_says_what_it_has(place):
+def test_an_empty_folder_error_lists_other_files(place):
   files = {"a.zip": b"", "b.zip": b"", "@eaDir/x.png": b""}
   with pytest.raises(DataError, match=r"2 .zip \(the root: 2\).*1 .png \(@eaD"):
     FolderSource(place(files))
 
 
 def named_zip(path, files):
-  """A zip of names that Python's own writer would change."""
+  """Writes a zip with names that Python's writer would change."""
   with zipfile.ZipFile(path, "w") as archive:
     for name, data in files:
       info = zipfile.ZipInfo("x")
@@ -284,7 +285,7 @@ def named_zip(path, files):
   return str(path)
 
 
-def test_backslashes_in_a_zip_divide_names(tmp_path):
+def test_backslashes_in_a_zip_separate_names(tmp_path):
   files = [(name.replace("/", "\\"), data) for name, data in pets().items()]
   files += [("cat\\._0.png", b"of macOS"), ("@eaDir\\cat\\0.png", png(9))]
   source = FolderSource(
@@ -294,9 +295,9 @@ def test_backslashes_in_a_zip_divide_names(tmp_path):
   assert [value for value, _ in everything(source)] == list(range(6))
 
 
-def test_a_folder_unpacked_without_its_folders_is_refused(tmp_path):
+def test_names_with_backslashes_in_a_folder_are_rejected(tmp_path):
   root = write(tmp_path / "set", {"cat\\0.png": png(0), "dog\\0.png": png(1)})
-  with pytest.raises(DataError, match="unpacked without making its folders"):
+  with pytest.raises(DataError, match="unpacked without creating its folders"):
     FolderSource(root)
 
 
@@ -307,13 +308,13 @@ def test_a_folder_unpacked_without_its_folders_is_refused(tmp_path):
     *("C:\\cat\\0.png", "c:/cat/0.png", "..\\0.png", "//host/cat/0.png"),
   ],
 )
-def test_names_that_lead_out_of_a_zip_are_refused(tmp_path, name):
+def test_names_that_point_outside_of_a_zip_are_rejected(tmp_path, name):
   path = named_zip(tmp_path / "set.zip", [*pets().items(), (name, png(9))])
-  with pytest.raises(DataError, match="which leads out of it"):
+  with pytest.raises(DataError, match="which points outside of the zip"):
     FolderSource(path)
 
 
-def test_a_dot_before_all_names_of_a_zip_changes_nothing(tmp_path):
+def test_a_leading_dot_in_zip_names_is_ignored(tmp_path):
   files = [(f"./{name}", data) for name, data in pets().items()]
   source = FolderSource(named_zip(tmp_path / "s.zip", files), "train", 0.0)
   assert [value for value, _ in everything(source)] == list(range(6))
@@ -321,7 +322,7 @@ def test_a_dot_before_all_names_of_a_zip_changes_nothing(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("again", ["cat/0.png", "cat\\0.png", "./cat/0.png"])
-def test_a_zip_with_two_files_of_one_name_is_refused(tmp_path, again):
+def test_a_zip_with_duplicate_names_is_rejected(tmp_path, again):
   path = named_zip(tmp_path / "set.zip", [*pets().items(), (again, png(9))])
   with pytest.raises(DataError, match=r"two different files named 'cat/0.png'"):
     FolderSource(path)
@@ -336,32 +337,32 @@ def with_table(rows, more=()):
 
 
 @pytest.mark.parametrize("path", ["cat/0.png", "cat\\0.png", "./cat/0.png"])
-def test_two_labels_for_one_image_are_refused(place, path):
+def test_two_labels_for_one_image_are_rejected(place, path):
   with pytest.raises(DataError, match=r"gives cat/0.png two labels, 0 and 1"):
     FolderSource(place(with_table([[path, 1]])))
   assert len(FolderSource(place(with_table([[path, 0]])), "train", 0.0)) == 6
 
 
 @pytest.mark.parametrize("label", [True, "1", 1.0, None, [1]])
-def test_labels_that_are_no_numbers_are_refused(place, label):
-  with pytest.raises(DataError, match="make it again"):
+def test_labels_that_are_not_integers_are_rejected(place, label):
+  with pytest.raises(DataError, match="create it again"):
     FolderSource(place(with_table([["cat/9.png", label]])))
 
 
-def test_a_key_twice_in_a_table_is_refused(place):
+def test_duplicate_keys_in_dataset_json_are_rejected(place):
   content = b'{"labels": [["a.png", 0]], "labels": [["a.png", 1]]}'
-  with pytest.raises(DataError, match="a key twice"):
+  with pytest.raises(DataError, match="a duplicate key"):
     FolderSource(place({"a.png": png(0), "dataset.json": content}))
 
 
-def test_images_that_a_table_names_and_that_are_not_there_are_said(place):
+def test_missing_images_of_dataset_json_are_noted(place):
   source = FolderSource(
     place(with_table([["cat/gone.png", 1], ["cat/x.avif", 1]])), "train", 0.0
   )
-  assert said(source, "names files that are not among the images, 2 in all")
+  assert said(source, "names files that are not among the images, 2 in total")
 
 
-def test_an_image_that_a_table_does_not_name_is_refused(place):
+def test_images_missing_from_dataset_json_are_rejected(place):
   files = with_table([], {"cat/new.png": png(9), "dog/new.png": png(9)})
   with pytest.raises(
     DataError, match=r"no label for cat/new.png, nor for 1 oth"
@@ -369,30 +370,28 @@ def test_an_image_that_a_table_does_not_name_is_refused(place):
     FolderSource(place(files))
 
 
-def test_a_table_in_a_class_folder_is_said_to_give_no_labels(place):
+def test_an_unused_dataset_json_is_noted(place):
   files = pets() | {"cat/dataset.json": b'{"labels": null}'}
   source = FolderSource(place(files), heldout_fraction=0.0)
   assert source.class_names == ("cat", "dog")
-  assert said(source, "cat/dataset.json gives no labels")
+  assert said(source, "cat/dataset.json is not used")
 
 
-def test_all_images_of_a_folder_say_which_are_none(tmp_path):
+def test_both_splits_note_unread_folders(tmp_path):
   path = write(tmp_path / "set", pets("train/") | pets("val/") | pets("test/"))
   whole = BothSplits(path)
   assert len(whole) == 12
   assert said(whole, "not read", "test/ (6 images)")
 
 
-def test_all_images_of_a_folder_are_refused_with_one_of_its_splits(tmp_path):
-  # What only the held-out split tells must not be scored without it.
+def test_both_splits_report_errors_of_the_held_out_split(tmp_path):
+  # Held-out images without a class must not be ignored.
   path = write(tmp_path / "set", pets("train/") | {"val/a.png": png(0)})
-  with pytest.raises(
-    DataError, match=r"val/a.png lies in no folder of a class"
-  ):
+  with pytest.raises(DataError, match=r"val/a.png is not in a class folder"):
     BothSplits(path)
 
 
-def test_another_held_out_input_leaves_no_images_without_a_word(tmp_path):
+def test_an_ignored_held_out_split_is_noted(tmp_path):
   both = write(tmp_path / "both", pets("train/") | pets("val/", each=2))
   inputs = open_inputs(both, both)
   for source in inputs.values():
@@ -410,12 +409,12 @@ def test_another_held_out_input_leaves_no_images_without_a_word(tmp_path):
     *(("trainer", None), ("evaluate_me", None), ("testament", None)),
   ],
 )
-def test_words_are_whole(name, kind):
+def test_split_names_match_whole_words(name, kind):
   found = split_names.parse(name)
   assert (found and found.kind) == kind
 
 
-def test_the_first_of_several_held_out_folders_is_taken():
+def test_the_preferred_held_out_folder_is_used():
   names = ["test", "train", "dev", "heldout", "trainval"]
   assert split_names.assign(names) == Assigned("train", "heldout")
   names.remove("heldout")

@@ -1,4 +1,4 @@
-"""Sources without files: arrays and made-up images."""
+"""Sources without files: arrays and synthetic images."""
 
 import pickle
 import subprocess
@@ -15,13 +15,13 @@ from bigscale.data.synthetic import SyntheticSource, open_synthetic
 
 
 def arrays(records=200):
-  """Images that tell which they are, and labels that count round."""
+  """Returns images that show their index, and labels i mod K."""
   images = np.zeros((records, 4, 5, 3), np.uint8)
   images[:, 0, 0, 0] = np.arange(records) % 256
   return images, np.arange(records) % 4
 
 
-def test_splits_are_disjoint_and_together_everything():
+def test_splits_are_disjoint_and_complete():
   images, labels = arrays()
   found = []
   for split in ("train", "heldout"):
@@ -36,7 +36,7 @@ def test_splits_are_disjoint_and_together_everything():
   assert sorted(found) == list(range(200))
 
 
-def test_the_share_held_out_is_that_asked_for_in_every_class():
+def test_the_requested_fraction_of_every_class_is_held_out():
   mask = held_out(np.arange(200_000), 0.05)
   for label in range(4):
     assert abs(mask[label::4].mean() - 0.05) < 0.004
@@ -44,14 +44,14 @@ def test_the_share_held_out_is_that_asked_for_in_every_class():
   assert held_out(np.arange(1000), 1.0).all()
 
 
-def test_images_that_are_added_move_no_other():
+def test_adding_images_moves_no_others_between_splits():
   places = np.arange(1000)
   np.testing.assert_array_equal(
     held_out(places, 0.05), held_out(np.arange(5000), 0.05)[:1000]
   )
 
 
-def test_equal_content_has_an_equal_identity_and_no_other_has():
+def test_identities_are_equal_only_for_equal_content():
   images, labels = arrays()
   identity = ArraySource(images, labels).identity
   assert ArraySource(images.copy(), labels.copy()).identity == identity
@@ -67,7 +67,7 @@ def test_equal_content_has_an_equal_identity_and_no_other_has():
   assert len({identity, *(other.identity for other in others)}) == 6
 
 
-def test_unlabelled_arrays_carry_no_label():
+def test_unlabeled_arrays_have_no_labels():
   source = ArraySource(arrays()[0])
   assert source.num_classes == 0
   assert source.class_names == ()
@@ -90,7 +90,7 @@ def test_an_array_source_is_read_only_and_survives_pickling():
   np.testing.assert_array_equal(copy.read(7).image, source.read(7).image)
 
 
-def test_npz_is_opened_by_its_path(tmp_path):
+def test_npz_is_opened_by_path(tmp_path):
   images, labels = arrays()
   path = str(tmp_path / "set.npz")
   np.savez(path, images=images, labels=labels, class_names=list("abcd"))
@@ -111,15 +111,15 @@ def test_npz_is_opened_by_its_path(tmp_path):
     ({"images": np.zeros((0, 4, 4), np.uint8)}, "empty"),
     ({"labels": np.zeros(3, int)}, "one for every image"),
     ({"labels": np.full(200, 0.5)}, "float64"),
-    ({"labels": np.full(200, -1)}, "count from 0"),
-    ({"labels": np.full(200, 2**31)}, "31 bits"),
-    ({"class_names": ("a",)}, "names of 1 classes"),
+    ({"labels": np.full(200, -1)}, "renumber the classes from 0"),
+    ({"labels": np.full(200, 2**31)}, "renumber the classes"),
+    ({"class_names": ("a",)}, "class_names has length 1"),
     ({"heldout_fraction": 1.5}, "heldout_fraction=1.5"),
-    ({"heldout_fraction": 0.0, "split": "heldout"}, "none falls to"),
+    ({"heldout_fraction": 0.0, "split": "heldout"}, "none is in"),
     ({"split": "test"}, "split='test'"),
   ],
 )
-def test_arrays_that_do_not_fit_are_refused(given, message):
+def test_invalid_arrays_are_rejected(given, message):
   images, labels = arrays()
   default = {"images": images, "labels": labels}
   if "images" in given:
@@ -128,12 +128,12 @@ def test_arrays_that_do_not_fit_are_refused(given, message):
     ArraySource(**{**default, **given})
 
 
-def test_class_names_without_labels_are_refused():
+def test_class_names_without_labels_are_rejected():
   with pytest.raises(DataError, match="no labels"):
     ArraySource(arrays()[0], class_names=("a",))
 
 
-def test_what_is_no_npz_of_images_is_refused(tmp_path):
+def test_an_npz_without_images_is_rejected(tmp_path):
   path = tmp_path / "set.npz"
   with pytest.raises(DataError, match="cannot be read"):
     open_npz(str(path))
@@ -171,14 +171,14 @@ def test_synthetic_records_are_the_same_in_another_process():
   printed = subprocess.run(
     [sys.executable, "-c", program], capture_output=True, text=True, check=True
   ).stdout
-  # Should this line move: give the source another version, and say so.
+  # If this digest changes, increase the version of the source.
   assert printed.strip() == PINNED
 
 
 PINNED = "synthetic:5000:16:7:3/train@v1 (1, 4, 3) 43c2f308"
 
 
-def test_synthetic_labels_are_those_that_are_read():
+def test_synthetic_labels_match_records():
   for split in ("train", "heldout"):
     source = SyntheticSource(400, 8, 5, split=split)
     read = [source.read(i).labels for i in range(len(source))]
@@ -187,7 +187,7 @@ def test_synthetic_labels_are_those_that_are_read():
   assert np.abs(counts / 20_000 - 1).max() < 0.05
 
 
-def test_records_of_many_labels_have_as_many_and_all_different():
+def test_multiple_labels_of_a_record_are_distinct():
   source = open_synthetic("3000:8:6:4")
   seen = np.zeros((4, 6))
   for i in range(len(source)):
@@ -197,7 +197,7 @@ def test_records_of_many_labels_have_as_many_and_all_different():
   np.testing.assert_array_equal(
     source.labels()[:9], [source.read(i).labels[0] for i in range(9)]
   )
-  # Each place of each label: 500 expected, 20 standard deviation.
+  # 500 expected labels per position, standard deviation 20.
   assert np.abs(seen - 500).max() < 100
   everything = open_synthetic("3:8:6:6")
   assert sorted(everything.read(2).labels) == list(range(6))
@@ -207,13 +207,13 @@ def test_a_disc_has_the_hue_of_its_class():
   source = SyntheticSource(300, 16, 3)
   for i in range(100):
     image, (label,) = source.read(i)
-    coloured = image[np.ptp(image, axis=-1) > 0]
-    assert len(coloured)
+    colored = image[np.ptp(image, axis=-1) > 0]
+    assert len(colored)
     # Hues 0, 1/3 and 2/3 are red, green and blue.
-    assert (coloured.argmax(axis=-1) == label).all()
+    assert (colored.argmax(axis=-1) == label).all()
 
 
-def test_unlabelled_synthetic_images_differ_in_hue():
+def test_unlabeled_synthetic_images_differ_in_hue():
   source = SyntheticSource(50, 16, 0)
   assert source.num_classes == 0
   assert source.read(0).labels == ()
@@ -224,7 +224,7 @@ def test_unlabelled_synthetic_images_differ_in_hue():
   assert strongest == {0, 1, 2}
 
 
-def test_held_out_synthetic_images_are_never_trained_on():
+def test_held_out_synthetic_images_are_not_training_images():
   train = SyntheticSource(1000, 16, 10)
   heldout = SyntheticSource(1000, 16, 10, split="heldout")
   assert len(heldout) == 50
@@ -234,7 +234,7 @@ def test_held_out_synthetic_images_are_never_trained_on():
   assert train.identity != heldout.identity
 
 
-def test_labels_of_too_many_records_are_refused():
+def test_listing_too_many_labels_is_rejected():
   with pytest.raises(DataError, match="too many to list"):
     open_source("synthetic:100_000_001:8:10", "train").labels()
 
@@ -252,6 +252,6 @@ def test_labels_of_too_many_records_are_refused():
     ("1000:64:0:2", "labels_per_record=2"),
   ],
 )
-def test_synthetic_sources_that_cannot_be_are_refused(text, message):
+def test_invalid_synthetic_sources_are_rejected(text, message):
   with pytest.raises(DataError, match=message):
     open_synthetic(text)

@@ -1,4 +1,4 @@
-"""Sources drawn from at once, and parts of them."""
+"""Mixtures and subsets of sources."""
 
 import itertools
 
@@ -17,7 +17,7 @@ from tests.e2e import tiny
 
 
 def marked(count, first):
-  """Images whose left pixel tells which of all they are."""
+  """Returns images whose pixels are first, first + 1 and so on."""
   images = np.zeros((count, 4, 4, 1), np.uint8)
   images[:, :, :, 0] = np.arange(first, first + count)[:, None, None]
   return images
@@ -25,7 +25,7 @@ def marked(count, first):
 
 @pytest.fixture
 def sets(tmp_path):
-  """Of 23, 60 and 9 images, with 3, 2 and no classes."""
+  """Three sets of 23, 60 and 9 images, with 3, 2 and no classes."""
   paths = [str(tmp_path / name) for name in ("a", "b", "c")]
   write(paths[0], marked(23, 0))
   write(paths[1], marked(60, 100), class_names=("x", "y"))
@@ -69,13 +69,13 @@ def test_proportions_are_exact_after_any_number_of_rounds(shares):
     dealt = deal.before(rounds)
     assert sum(dealt) == rounds * deal.round_length
     exact = np.array(shares) * rounds * deal.round_length
-    # Shares are counted in 2^-32.
+    # Shares are rounded to units of 2^-32.
     slack = 1 + rounds * deal.round_length / 2**32
     assert np.abs(dealt - exact).max() <= slack
 
 
 @pytest.mark.parametrize("first", [0, 10**14])
-def test_each_source_walks_its_own_places_in_order(first):
+def test_each_source_gets_consecutive_indices(first):
   deal = deal_of((0.6, 0.3, 0.1), 5)
   first = first // deal.round_length * deal.round_length
   which, places = deal(np.arange(first, first + 5 * deal.round_length))
@@ -84,11 +84,11 @@ def test_each_source_walks_its_own_places_in_order(first):
     mine = places[which == source]
     expected = before[source] + np.arange(len(mine))
     np.testing.assert_array_equal(mine, expected)
-  # Dealt as by chance, not in blocks.
+  # Sources alternate at random, not in blocks.
   assert np.mean(which[1:] == which[:-1]) < 0.6
 
 
-def test_a_mixture_trains_on_all_with_epochs_of_their_own(sets):
+def test_sources_of_a_mixture_have_separate_epochs(sets):
   spec = mixed(sets, (0.5, 0.25, 0.25), mixture_labels="none")
   images, labels = take(stream(spec, global_batch_size=16), 48)
   assert not labels.any()
@@ -100,7 +100,7 @@ def test_a_mixture_trains_on_all_with_epochs_of_their_own(sets):
     np.testing.assert_array_equal(once, np.arange(23))
 
 
-def test_sources_of_one_size_have_orders_of_their_own(tmp_path):
+def test_sources_of_equal_size_have_different_orders(tmp_path):
   paths = [str(tmp_path / name) for name in "ab"]
   write(paths[0], marked(40, 0))
   write(paths[1], marked(40, 100))
@@ -111,7 +111,7 @@ def test_sources_of_one_size_have_orders_of_their_own(tmp_path):
   assert (a != b).any()
 
 
-def test_mixtures_resume_with_other_batches(sets):
+def test_mixtures_resume_with_other_batch_sizes(sets):
   spec = mixed(sets, (0.5, 0.25, 0.25), mixture_labels="source", flip=True)
   whole, whole_labels = take(stream(spec, num_classes=3), 40)
   first = stream(spec, num_classes=3)
@@ -137,7 +137,7 @@ def test_labels_of_mixtures(sets):
   assert [name.rsplit("/", 1)[1] for name in names] == ["a", "b", "c", "x", "y"]
 
 
-def test_a_map_of_labels_joins_classes(sets):
+def test_label_tables_merge_classes(sets):
   parts = (
     SourceSpec(source=sets[0], share=0.5, labels=(0, 1, 1)),
     SourceSpec(source=sets[1], share=0.5, labels=(1, 2)),
@@ -151,7 +151,7 @@ def test_a_map_of_labels_joins_classes(sets):
 @pytest.mark.parametrize(
   ("temperature", "shares"), [(1.0, (23, 60, 9)), (2.0, (4.796, 7.746, 3.0))]
 )
-def test_temperature_weighs_by_size(sets, temperature, shares):
+def test_temperature_weights_sources_by_size(sets, temperature, shares):
   parts = tuple(SourceSpec(source=path) for path in sets)
   spec = DataSpec(mixture=parts, temperature=temperature, mixture_labels="none")
   deal = open_mix(spec, "train").deal
@@ -195,7 +195,7 @@ def test_a_mixture_as_one_source(tmp_path):
     ({"mixture": [], "source": "a", "subset": -1}, "subset=-1 must be 0"),
   ],
 )
-def test_mixtures_that_make_no_sense(change, message):
+def test_invalid_mixtures_are_rejected(change, message):
   given = {"mixture": [("a", 0.5), ("b", 0.5)]} | change
   given["mixture"] = tuple(
     {"source": source, "share": share} for source, share in given["mixture"]
@@ -205,7 +205,7 @@ def test_mixtures_that_make_no_sense(change, message):
     from_config(config)
 
 
-def test_sources_that_do_not_fit_together(sets):
+def test_mismatched_sources_are_rejected(sets):
   with pytest.raises(DataError, match=r"'joint', but .*has no labels"):
     stream(mixed(sets, (0.5, 0.25, 0.25)), num_classes=5)
   with pytest.raises(DataError, match=r"set model\.num_classes=5"):
@@ -221,7 +221,7 @@ def test_sources_that_do_not_fit_together(sets):
     stream(tiny)
 
 
-def test_smaller_subsets_lie_in_larger_ones(sets):
+def test_subsets_are_nested(sets):
   source = open_source(sets[1], "train")
   sizes = [5, 20, 40, 60]
   kept = [
@@ -231,11 +231,11 @@ def test_smaller_subsets_lie_in_larger_ones(sets):
   for size, small, large in zip(sizes, kept, kept[1:], strict=False):
     assert len(small) == size
     assert small < large
-  # Not just the first ones stored.
+  # The subset is not just the first stored records.
   assert kept[1] != set(range(100, 120))
 
 
-def test_smaller_sets_of_classes_lie_in_larger_ones(tmp_path):
+def test_class_subsets_are_nested(tmp_path):
   path = str(tmp_path / "set")
   write(path, marked(60, 0), class_names=tuple("abcdefghij"))
   source = open_source(path, "train")
@@ -250,7 +250,7 @@ def test_smaller_sets_of_classes_lie_in_larger_ones(tmp_path):
   assert len(Subset(source, 0, 3)) == 18
 
 
-def test_the_run_s_seed_does_not_choose_the_subset(sets):
+def test_subsets_do_not_depend_on_the_seed(sets):
   spec = DataSpec(source=sets[1], subset=20)
   seen = [
     set(take(stream(spec, seed=seed, num_classes=2), 2)[0].tolist())
@@ -260,7 +260,7 @@ def test_the_run_s_seed_does_not_choose_the_subset(sets):
   assert seen[0] == seen[1]
 
 
-def test_held_out_images_stay_out():
+def test_held_out_images_are_not_in_subsets():
   for name in ("emoji", "fashion_mnist"):
     spec = DataSpec(source=name, subset=300, classes=4)
     train, heldout = (open_data(spec, s) for s in ("train", "heldout"))
@@ -274,9 +274,12 @@ def test_held_out_images_stay_out():
 
 @pytest.mark.parametrize(
   ("size", "classes", "message"),
-  [(61, 0, "has 60 such images; use 60"), (0, 3, "has 2; use at most 2")],
+  [
+    (61, 0, "has 60 matching images; use 60"),
+    (0, 3, "has 2 classes; use at most 2"),
+  ],
 )
-def test_more_than_there_is(sets, size, classes, message):
+def test_too_large_subsets_are_rejected(sets, size, classes, message):
   with pytest.raises(DataError, match=message):
     Subset(open_source(sets[1], "train"), size, classes)
 

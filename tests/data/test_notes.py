@@ -1,4 +1,4 @@
-"""Nobody trains without a word on classes that have no image, or on a part."""
+"""Users are told about classes without images, and about skipped files."""
 
 import dataclasses
 import gzip
@@ -72,7 +72,7 @@ def built(folder):
 
 
 def unbuilt_shards(folder):
-  """Shards whose manifest counts no labels, as others may write them."""
+  """Returns shards whose manifest has no label counts."""
   path = str(folder / "built")
   build({"train": tar(folder)}, path, options())
   manifest = manifests.load(path)
@@ -90,10 +90,10 @@ def test_classes_without_an_image_are_named(make, tmp_path):
   assert source.empty_classes() == (0, 2)
   (note,) = notes.of_sources({"train": (source, source)})
   assert note.startswith("2 of 5 classes have no image in ")
-  assert f"{source!r}: 0, 2; nothing trains them" in note
+  assert f"{source!r}: 0, 2; they are not trained" in note
 
 
-def test_names_are_told_with_their_numbers():
+def test_notes_include_class_names():
   names = ("none", "cat", "dog")
   source = ArraySource(IMAGES[:2], np.array([1, 2]), names, "set", "train", 0.0)
   (note,) = notes.of_source(source, "heldout")
@@ -109,12 +109,12 @@ def test_names_are_told_with_their_numbers():
     ArraySource(IMAGES, np.arange(8) % 2, heldout_fraction=0.0),
   ],
 )
-def test_where_each_class_has_images_nothing_is_said(source):
+def test_complete_classes_give_no_note(source):
   assert notes.of_source(source, "train") == ()
 
 
 def several(folder):
-  """Tars whose class 0 is never a record's first label, and 3 never any."""
+  """Returns a tar in which 0 is never a first label, and 3 never occurs."""
   labels = ([1, 0], [2, 0], [1], [4])
   files = []
   for i, each in enumerate(labels):
@@ -123,13 +123,13 @@ def several(folder):
   return TarSource(write_tar(folder / "b.tar", files), heldout_fraction=0.0)
 
 
-def test_all_labels_of_a_record_count(tmp_path):
+def test_empty_classes_count_all_labels_of_a_record(tmp_path):
   source = several(tmp_path)
   assert source.empty_classes() == (3,)
   path = str(tmp_path / "set")
   build({"train": source}, path, options(multilabel=True))
   assert open_source(path, "train").empty_classes() == (3,)
-  # Of a part they are read record by record, which takes too long to ask.
+  # A subset would have to read labels record by record.
   assert Subset(source, size=3).empty_classes() is None
   assert SyntheticSource(9, 4, 8, 2).empty_classes() == (6,)
 
@@ -143,7 +143,7 @@ def test_a_subset_may_lack_more_classes():
   assert Subset(source, classes=4).empty_classes() == ()
 
 
-def test_what_is_made_of_sources_says_what_they_say(tmp_path):
+def test_subsets_and_mixtures_keep_the_notes_of_sources(tmp_path):
   path = write(tmp_path / "s", {f"{i}.png": png(i) for i in range(40)})
   write(tmp_path / "s", {"notes.txt": b"x"})
   said = FolderSource(path).notes
@@ -171,7 +171,7 @@ def test_notes_are_logged(caplog):
   ]
 
 
-def test_inspect_and_the_built_set_tell_what_was_left_out(tmp_path):
+def test_inspect_and_builds_report_skipped_files(tmp_path):
   files = {f"{'ab'[i % 2]}/{i}.png": png(i) for i in range(40)}
   path = write(tmp_path / "s", files | {"a/x.txt": b"", "@eaDir/x.png": b""})
   found = inspect.facts(path)
@@ -185,7 +185,7 @@ def test_inspect_and_the_built_set_tell_what_was_left_out(tmp_path):
   assert told.count("note: when it was built: s: left out") == 1
 
 
-def test_files_of_a_tar_that_are_not_read_are_counted(tmp_path):
+def test_unread_files_of_a_tar_are_counted(tmp_path):
   files = [
     ("0.png", png(0)),
     ("0.cls", b"0"),
@@ -205,7 +205,7 @@ def test_files_of_a_tar_that_are_not_read_are_counted(tmp_path):
   for part in ("1 .txt", "1 .seg.png", "1 .png that is a link"):
     assert part in out
   assert "2 .png (._*: 1, @eaDir: 1)" in hidden
-  assert "labels without an image, 1 in all: 2" in alone
+  assert "labels without an image, 1 in total: 2" in alone
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_files_of_a_tar_that_are_not_read_are_counted(tmp_path):
     [("0.json", b'{"label": 2}'), ("0.cls", b"1")],
   ],
 )
-def test_two_labels_of_a_sample_are_refused(tmp_path, files):
+def test_two_labels_of_a_sample_are_rejected(tmp_path, files):
   path = write_tar(tmp_path / "a.tar", [("0.png", png(0)), *files])
   with pytest.raises(DataError, match=r"gives 0 two labels, . and .; keep one"):
     TarSource(path)
@@ -225,9 +225,7 @@ def test_two_labels_of_a_sample_are_refused(tmp_path, files):
   assert TarSource(path, heldout_fraction=0.0).read(0).labels == (1,)
 
 
-def test_arrays_of_an_npz_that_are_not_read_are_named(tmp_path):
+def test_unused_arrays_of_an_npz_are_named(tmp_path):
   path = str(tmp_path / "set.npz")
   np.savez(path, IMAGES, np.array(LABELS), test_images=IMAGES)
-  assert open_npz(path).notes == (
-    f"{path}: arrays not read: arr_1, test_images",
-  )
+  assert open_npz(path).notes == (f"{path}: unused arrays: arr_1, test_images",)

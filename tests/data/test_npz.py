@@ -1,4 +1,4 @@
-"""A damaged .npz, or one that lies, is refused with one message."""
+"""A damaged .npz, or one with false headers, gives a single error message."""
 
 import io
 import zipfile
@@ -13,7 +13,7 @@ IMAGES = np.arange(40 * 4 * 4, dtype=np.uint8).reshape(40, 4, 4)
 
 
 def entry(shape):
-  """A .npy with a header of its own."""
+  """Returns a .npy with a given header."""
   out = io.BytesIO()
   header = {"descr": "|u1", "fortran_order": False, "shape": shape}
   np.lib.format.write_array_header_1_0(out, header)
@@ -27,7 +27,7 @@ def write(path, **arrays):
   return str(path)
 
 
-def test_a_true_header_is_read(tmp_path):
+def test_a_correct_header_is_read(tmp_path):
   source = open_npz(write(tmp_path / "a.npz", images=entry((40, 4, 4))))
   assert source.read(0).image.shape == (4, 4, 1)
 
@@ -38,21 +38,21 @@ def test_a_true_header_is_read(tmp_path):
    (10**30, 4, 4), (-40, 4, 4), (-40, -4, 4), (40,)],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["images", "labels"])
-def test_a_header_that_lies_is_refused(tmp_path, shape, name):
+def test_a_false_header_is_rejected(tmp_path, shape, name):
   arrays = {"images": entry((40, 4, 4))} | {name: entry(shape)}
-  with pytest.raises(DataError, match=rf"{name}.npy says|must be integers"):
+  with pytest.raises(DataError, match=rf"{name}.npy claims|must be integers"):
     open_npz(write(tmp_path / "a.npz", **arrays))
 
 
 @pytest.mark.parametrize(
   "data", [b"", b"\x93NUMPY", b"hello", b"\x93NUMPY\x09\x00"]
 )
-def test_an_entry_that_is_no_array_is_refused(tmp_path, data):
+def test_an_entry_that_is_not_an_array_is_rejected(tmp_path, data):
   with pytest.raises(DataError, match=r"cannot be read as \.npz"):
     open_npz(write(tmp_path / "a.npz", images=data))
 
 
-def test_bytes_that_are_wrong_are_refused_or_harmless(tmp_path):
+def test_damaged_bytes_are_rejected_or_harmless(tmp_path):
   path = tmp_path / "a.npz"
   np.savez_compressed(path, images=IMAGES, labels=np.arange(40) % 3)
   whole, draw = path.read_bytes(), np.random.default_rng(0)

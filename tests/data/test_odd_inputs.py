@@ -1,4 +1,4 @@
-"""What lies about in people's folders and archives harms no training."""
+"""Unusual files in folders and archives do not break training."""
 
 import contextlib
 import io
@@ -29,16 +29,16 @@ from bigscale.train.writers import JsonLines
 FOLDERS = {f"{'ab'[i % 2]}/{i}.png": png(i) for i in range(40)}
 
 
-def test_a_pipe_named_like_an_image_is_left_out_and_said(tmp_path):
+def test_a_pipe_named_like_an_image_is_skipped_and_noted(tmp_path):
   root = write(tmp_path / "set", FOLDERS)
   os.mkfifo(os.path.join(root, "a", "stream.png"))
   source = FolderSource(root, heldout_fraction=0.0)
   assert len(source) == 40
-  assert "1 .png that is no file (a: 1)" in " ".join(source.notes)
+  assert "1 .png that is not a regular file (a: 1)" in " ".join(source.notes)
 
 
 @pytest.mark.parametrize("name", ["~snapshot", "@tmp"])
-def test_what_file_servers_keep_is_no_class(tmp_path, name):
+def test_folders_of_file_servers_are_not_classes(tmp_path, name):
   root = write(tmp_path / "set", FOLDERS | {f"{name}/a/1.png": png(1)})
   assert FolderSource(root).class_names == ("a", "b")
 
@@ -62,22 +62,22 @@ def huge_labels(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["npz", "dataset.json", "tar"])
-def test_ids_in_place_of_labels_are_refused_not_named(tmp_path, kind):
+def test_labels_that_are_ids_are_rejected(tmp_path, kind):
   with pytest.raises(DataError, match=r"1,700,000,001 classes.*from 0"):
     huge_labels(tmp_path)[kind]()
 
 
-def test_json_of_a_hundred_thousand_brackets_is_refused(tmp_path):
+def test_deeply_nested_json_is_rejected(tmp_path):
   text = b'{"labels": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
   root = write(tmp_path / "f", {"0.png": png(0), "dataset.json": text})
   with pytest.raises(DataError, match="not a readable JSON file"):
     FolderSource(root)
   tar = write_tar(tmp_path / "t.tar", [("0.png", png(0)), ("0.json", text)])
-  with pytest.raises(DataError, match="is no label"):
+  with pytest.raises(DataError, match="is not a label"):
     TarSource(tar)
 
 
-def test_endings_of_archives_are_read_in_any_case(tmp_path):
+def test_archive_extensions_may_have_any_case(tmp_path):
   write_zip(tmp_path / "A.ZIP", FOLDERS)
   assert open_source(str(tmp_path / "A.ZIP"), "train").num_classes == 2
   np.savez(tmp_path / "a.npz", images=np.zeros((90, 4, 4), "u1"))
@@ -86,7 +86,7 @@ def test_endings_of_archives_are_read_in_any_case(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["file://", "~"])
-def test_what_is_held_out_does_not_depend_on_how_a_path_is_written(
+def test_held_out_images_do_not_depend_on_the_form_of_a_path(
   tmp_path, monkeypatch, prefix
 ):
   write(tmp_path / "set", FOLDERS)
@@ -105,7 +105,7 @@ def pillow(kind):
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "TIFF", "WEBP", "PNG"])
-def test_damaged_files_raise_nothing_but_value_error(kind):
+def test_damaged_files_raise_only_value_error(kind):
   data = pillow(kind)
   rng = np.random.default_rng(0)
   for _ in range(60):
@@ -118,9 +118,11 @@ def test_damaged_files_raise_nothing_but_value_error(kind):
 
 
 @pytest.mark.parametrize("kind", ["DDS", "EPS", "ICO", "PCX"])
-def test_files_that_are_no_images_of_this_trade_are_not_decoded(kind):
+def test_unsupported_image_formats_are_not_decoded(kind):
   for read in (images.decode, images.shape_of):
-    with pytest.raises(ValueError, match="it is no PNG, JPEG"):
+    with pytest.raises(
+      ValueError, match="it is not a valid file of type PNG, JPEG"
+    ):
       read(pillow(kind))
 
 
@@ -132,7 +134,7 @@ def test_files_that_are_no_images_of_this_trade_are_not_decoded(kind):
     {"a": ["data/Train/0.png"], "b": ["data/Test/0.png"]},
   ],
 )
-def test_tars_of_both_splits_are_refused(tmp_path, tars):
+def test_tars_of_both_splits_are_rejected(tmp_path, tars):
   paths = [
     write_tar(tmp_path / f"{tar}.tar", [(name, png(1)) for name in names])
     for tar, names in tars.items()
@@ -141,7 +143,7 @@ def test_tars_of_both_splits_are_refused(tmp_path, tars):
     TarSource(paths, heldout_fraction=0.0)
 
 
-def test_tars_of_one_split_and_of_classes_with_such_names_are_read(tmp_path):
+def test_tars_of_one_split_or_of_similar_classes_are_read(tmp_path):
   paths = [
     write_tar(
       tmp_path / f"train-{n}.tar", [(f"{c}/{n}.png", png(n)) for c in "ab"]
@@ -150,7 +152,7 @@ def test_tars_of_one_split_and_of_classes_with_such_names_are_read(tmp_path):
   ]
   source = TarSource(paths, heldout_fraction=0.0)
   assert len(source) == 4
-  assert "not by folders (a, b)" in " ".join(source.notes)
+  assert "not in folders (a, b)" in " ".join(source.notes)
   path = write_tar(
     tmp_path / "c.tar",
     [("bullet_train/0.png", png(0)), ("test_tube/1.png", png(1))],
@@ -158,7 +160,7 @@ def test_tars_of_one_split_and_of_classes_with_such_names_are_read(tmp_path):
   assert len(TarSource(path, heldout_fraction=0.0)) == 2
 
 
-def test_tars_that_end_early_or_go_on_are_not_taken_for_whole(tmp_path):
+def test_truncated_and_concatenated_tars_are_reported(tmp_path):
   first = write_tar(tmp_path / "a.tar", [("0.png", png(0)), ("1.png", png(1))])
   with open(first, "rb") as file:
     data = file.read()
@@ -170,7 +172,7 @@ def test_tars_that_end_early_or_go_on_are_not_taken_for_whole(tmp_path):
     TarSource(str(tmp_path / "joined.tar"))
 
 
-def test_all_labels_of_records_count_in_parts_and_mixtures():
+def test_subsets_and_mixtures_count_all_labels():
   several = "synthetic:300:4:6:3"
   mixture = (
     SourceSpec(source=several, share=0.5),
@@ -188,7 +190,7 @@ def test_all_labels_of_records_count_in_parts_and_mixtures():
     np.testing.assert_allclose(source.label_counts(), counts)
 
 
-def test_names_that_are_no_unicode_pass_through_a_build(tmp_path):
+def test_builds_accept_names_that_are_not_unicode(tmp_path):
   root = os.fsencode(write(tmp_path / "set", FOLDERS))
   os.rename(root + b"/b", root + b"/caf\xe9")
   with open(root + b"/caf\xe9/bad\xe9.png", "wb") as file:
@@ -205,7 +207,7 @@ def test_names_that_are_no_unicode_pass_through_a_build(tmp_path):
   assert rows.rows() == [{"class_share/caf\udce9": 1.0}]
 
 
-def test_inspect_reads_folders_with_links_to_nothing(tmp_path):
+def test_inspect_reads_folders_with_broken_links(tmp_path):
   root = write(tmp_path / "set", FOLDERS)
   os.symlink("/nowhere", os.path.join(root, "a", "gone.png"))
   found = inspect.facts(root)["splits"]
@@ -221,7 +223,7 @@ def test_a_jpeg_that_claims_a_gigapixel_takes_no_memory():
       read(bytes(data))
 
 
-def test_a_manifest_of_something_else_is_said_to_be_in_the_way(tmp_path):
+def test_an_unrelated_manifest_is_reported(tmp_path):
   root = write(tmp_path / "set", FOLDERS | {"manifest.json": b'{"icons": []}'})
-  with pytest.raises(DataError, match="take it out of the folder"):
+  with pytest.raises(DataError, match="move it out of the folder"):
     open_source(root, "train")

@@ -1,4 +1,4 @@
-"""Photos stand upright: in every decoder, in training as in a built set."""
+"""Images are upright in every decoder, in training and in built sets."""
 
 import io
 import struct
@@ -34,15 +34,15 @@ KINDS = {
 
 
 def picture(mode="RGB"):
-  """No two corners, rows or columns are alike."""
+  """An image in which no two corners, rows or columns are alike."""
   y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
   planes = [8 * x + 4 * y, 255 - 10 * x, 10 * y + 30, 255 - 0 * y]
-  colour = np.stack(planes, -1).astype(np.uint8)
+  color = np.stack(planes, -1).astype(np.uint8)
   if mode == "I;16":
-    return Image.fromarray(colour[..., 0].astype(np.uint16) * 257)
+    return Image.fromarray(color[..., 0].astype(np.uint16) * 257)
   if mode == "RGBA":
-    return Image.fromarray(colour)
-  return Image.fromarray(colour[..., :3]).convert(mode)
+    return Image.fromarray(color)
+  return Image.fromarray(color[..., :3]).convert(mode)
 
 
 def photo(kind, turned):
@@ -62,7 +62,7 @@ def by_pillow(data, gray):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_decoder_makes_the_turn_that_exif_asks_for(kind):
+def test_every_decoder_applies_the_exif_orientation(kind):
   for turned in ALL:
     data = photo(kind, turned)
     decoded = images.decode(data)
@@ -73,7 +73,7 @@ def test_every_decoder_makes_the_turn_that_exif_asks_for(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_header_tells_the_size_that_decoding_gives(kind):
+def test_the_header_gives_the_decoded_size(kind):
   for turned in ALL:
     data = photo(kind, turned)
     height, width = images.decode(data).shape[:2]
@@ -81,8 +81,8 @@ def test_a_header_tells_the_size_that_decoding_gives(kind):
       assert orientation.size_of(file) == (width, height)
 
 
-# Where the upper left corner of the stored pixels comes to lie, by the Exif
-# standard: "the 0th row is at the right, the 0th column at the top" is 6.
+# Corner of the upright image that the stored upper left corner moves to. In the
+# Exif standard, 6 is "the 0th row is at the right, the 0th column at the top".
 CORNERS = {
   **{1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0)},
   **{5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)},
@@ -90,13 +90,13 @@ CORNERS = {
 
 
 @pytest.mark.parametrize("turned", ALL)
-def test_corners_lie_where_the_standard_says(turned):
+def test_corners_match_the_exif_standard(turned):
   stored = np.zeros((3, 5, 1), np.uint8)
   stored[0, 0], stored[0, -1] = 200, 100
   upright = orientation.apply(stored, turned)[..., 0]
   row, column = CORNERS[turned]
   assert upright[row, column] == 200
-  # The first row runs down where the sides are swapped, else across.
+  # The first stored row becomes a column if the sides are swapped.
   other = (-1 - row, column) if turned >= 5 else (row, -1 - column)
   assert upright[other] == 100
 
@@ -124,7 +124,7 @@ def test_exif_of_any_byte_order_is_read(order, kind):
   np.testing.assert_array_equal(images.decode(data), by_pillow(data, False))
 
 
-def test_a_turn_in_xmp_counts_where_exif_has_none():
+def test_xmp_orientation_is_used_without_exif():
   xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="8"/>'
   data = jpeg_with(xmp)
   assert orientation.of_jpeg(data) == 8
@@ -145,7 +145,7 @@ def test_a_turn_in_xmp_counts_where_exif_has_none():
     b"else",
   ],
 )
-def test_exif_that_says_nothing_leaves_the_image_as_it_is(segment):
+def test_exif_without_orientation_is_ignored(segment):
   data = jpeg_with(segment)
   plain = images.decode(encoded(picture(), "JPEG"))
   np.testing.assert_array_equal(images.decode(data), plain)
@@ -156,7 +156,7 @@ def turned_photos(folder):
     f"{kind}/{turned}.{KINDS[kind][0].lower()}": photo(kind, turned)
     for kind in KINDS
     for turned in ALL
-    # A set in shards has one shape.
+    # All records of a sharded set have the same shape.
     if turned in (1, 2, 3, 4)
   }
   return FolderSource(save(folder, files), heldout_fraction=0.0)
@@ -169,7 +169,7 @@ def test_a_built_set_has_the_pixels_of_the_files(tmp_path, encoding):
   made = options(encoding=encoding, shuffle=False, quality=100)
   report = build({"train": source}, path, made)
   kept = report.manifest.made["splits"]["train"]["files_kept_as_they_were"]
-  # The upright ones of each kind that the encoding has: 1 of 4.
+  # One of four images of each format is already upright.
   assert kept == {"raw": 0, "png": 1, "jpeg": 2}[encoding]
   built = open_source(path, "train")
   for index in range(len(source)):
@@ -182,7 +182,7 @@ def test_a_built_set_has_the_pixels_of_the_files(tmp_path, encoding):
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
-def test_no_record_of_a_built_set_has_a_turn_left(tmp_path, kind):
+def test_records_of_a_built_set_are_upright(tmp_path, kind):
   files = {f"{turned}.{kind}": photo(kind, turned) for turned in (1, 3)}
   source = FolderSource(save(tmp_path / "photos", files), "train", 0.0)
   path = str(tmp_path / "set")

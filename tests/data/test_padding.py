@@ -1,4 +1,4 @@
-"""Frames are made where somebody asked for them, built or not."""
+"""Images are padded only if requested, with or without a build."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def images_of(shape, channels):
 
 
 def place(kind, images, tmp_path):
-  """Images as a source of a kind; the path."""
+  """Writes images as a source of a kind, and returns its path."""
   if kind == "npz":
     np.savez(tmp_path / "a.npz", images=np.stack(images))
     return str(tmp_path / "a.npz")
@@ -46,7 +46,7 @@ def place(kind, images, tmp_path):
 
 
 def built(path, out, channels, padding, resolution=0):
-  """The train split of an input, built without loss."""
+  """Builds the train split of an input without loss, and returns its path."""
   options = BuildOptions(
     name="set",
     encoding="raw",
@@ -75,7 +75,7 @@ def test_built_and_unbuilt_data_give_the_same_pixels(
     folder = tmp_path / str(number)
     folder.mkdir()
     if kind == "shards" and channels == 3:
-      continue  # Of gray ones, which are built again.
+      continue  # These shards store gray images.
     path = place(kind, images_of(shape, channels), folder)
     kept = built(path, folder / "kept", channels, padding)
     for resolution in (14, 16, 28, 32, 64):
@@ -84,7 +84,7 @@ def test_built_and_unbuilt_data_give_the_same_pixels(
         pixels(kept, resolution, channels), expected, str((shape, resolution))
       )
       if resolution == min(shape) and padding:
-        continue  # Refused, see below.
+        continue  # An error, tested below.
       resized = built(
         path, folder / str(resolution), channels, padding, resolution
       )
@@ -96,18 +96,18 @@ def test_built_and_unbuilt_data_give_the_same_pixels(
 
 
 @pytest.mark.parametrize("crop", ["center", "random", "none"])
-def test_a_built_size_that_images_have_already_leaves_no_room_for_a_frame(
-  tmp_path, crop
-):
+def test_padding_without_a_resize_is_rejected(tmp_path, crop):
   path = place("png", images_of((28, 28), 1), tmp_path)
   options = BuildOptions(
     name="set", resolution=28, channels=1, padding=2, crop=crop
   )
-  with pytest.raises(DataError, match=r"padding=2 with resolution=28.*=0"):
+  with pytest.raises(
+    DataError, match=r"padding=2 has no effect .*resolution=28.*=0"
+  ):
     build({"train": open_source(path, "train")}, str(tmp_path / "s"), options)
 
 
-def test_the_command_builds_with_and_without_a_frame(tmp_path):
+def test_the_command_builds_with_and_without_padding(tmp_path):
   path = place("png", images_of((28, 28), 1), tmp_path)
   sizes = {}
   for padding in (None, 2):
@@ -123,7 +123,7 @@ def test_the_command_builds_with_and_without_a_frame(tmp_path):
   assert sizes == {None: 0, 2: 2}
 
 
-def test_a_set_built_of_an_embedded_one_is_framed_as_that(tmp_path):
+def test_a_set_built_from_an_embedded_set_keeps_its_padding(tmp_path):
   options = BuildOptions(name="f", encoding="raw", channels=1, shuffle=False)
   source = open_source("fashion_mnist", "heldout")
   small = open_data(DataSpec(source="fashion_mnist", subset=20), "train")
@@ -137,7 +137,7 @@ def test_a_set_built_of_an_embedded_one_is_framed_as_that(tmp_path):
     )
 
 
-def test_what_is_framed_by_itself():
+def test_default_padding_of_embedded_sets():
   assert open_source("fashion_mnist", "train").padding == 2
   assert open_source("emoji", "train").padding == 0
   assert open_source("stacked:fashion_mnist", "train").padding == 2
@@ -145,7 +145,7 @@ def test_what_is_framed_by_itself():
 
 
 def frame_of(spec):
-  """Pixels of the frame that a training gets to see."""
+  """Returns the frame's pixels in training images."""
   stream = pipeline.make(
     spec,
     resolution=32,
@@ -160,7 +160,7 @@ def frame_of(spec):
   return images[:, :2]
 
 
-def test_a_setting_of_each_source_of_a_mixture(tmp_path):
+def test_each_source_of_a_mixture_has_its_padding(tmp_path):
   parts = []
   for number, padding in enumerate((2, 0)):
     (tmp_path / str(number)).mkdir()
@@ -180,13 +180,13 @@ def test_a_setting_of_each_source_of_a_mixture(tmp_path):
   )
 
 
-def test_training_sees_the_frame_that_the_spec_asks_for(tmp_path):
+def test_training_uses_the_padding_of_the_spec(tmp_path):
   path = place("png", images_of((28, 40), 3), tmp_path)
   assert frame_of(DataSpec(source=path)).any()
   assert not frame_of(DataSpec(source=path, padding=2)).any()
 
 
-def test_identities_tell_frames_apart(tmp_path):
+def test_identities_include_padding(tmp_path):
   path = place("png", images_of((28, 28), 1), tmp_path)
   assert (
     open_source(path, "train", 2).identity
@@ -196,7 +196,7 @@ def test_identities_tell_frames_apart(tmp_path):
   sets = [built(path, tmp_path / f"s{n}", 1, n) for n in (0, 2)]
   plain, framed = (open_source(each, "train") for each in sets)
   assert plain.identity != framed.identity
-  # As of a set that was read before padding was a setting: then it was framed.
+  # Before padding was a setting, this set was always padded.
   plain_before, framed_before = (
     manifest.load(s).identity("train") for s in sets
   )
@@ -210,8 +210,8 @@ def test_identities_tell_frames_apart(tmp_path):
 
 
 @pytest.mark.parametrize("padding", [2, 0])
-def test_streams_of_earlier_versions_go_on_where_pixels_are_the_same(padding):
-  """On the embedded set of 28 px, which they framed by 2."""
+def test_streams_of_earlier_versions_resume_with_equal_pixels(padding):
+  """The embedded set of 28 px, which earlier versions padded by 2."""
   spec = DataSpec(source="fashion_mnist", padding=padding, classes=3)
   parts = open_mix(spec, "train")
   (source,) = parts.sources
@@ -223,5 +223,5 @@ def test_streams_of_earlier_versions_go_on_where_pixels_are_the_same(padding):
   if padding:
     check_same({"source": known}, now, earlier, spec)
   else:
-    with pytest.raises(DataError, match='says "padding": 2'):
+    with pytest.raises(DataError, match='adding "padding": 2'):
       check_same({"source": known}, now, earlier, spec)

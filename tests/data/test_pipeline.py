@@ -41,7 +41,7 @@ def take(stream, steps):
 
 
 def records(batches):
-  """The record numbers of marked images, mirrored or not."""
+  """Returns the record numbers of marked images, mirrored or not."""
   images = [batch.images.max(axis=(2, 3, 4)).ravel() for batch in batches]
   return np.concatenate(images).astype(int) - 1
 
@@ -81,14 +81,14 @@ def test_shapes_and_labels(directory):
   np.testing.assert_array_equal(batch.labels.ravel(), records([batch]) % 3)
 
 
-def test_every_epoch_holds_every_record_once_in_its_own_order(directory):
+def test_every_epoch_has_every_record_once_in_a_new_order(directory):
   order = records(take(make(directory), RECORDS)).reshape(5, RECORDS)
   np.testing.assert_array_equal(
     np.sort(order), np.tile(np.arange(RECORDS), (5, 1))
   )
   assert len({tuple(epoch) for epoch in order}) == 5
   other = records(take(make(directory, seed=1), RECORDS))
-  # With seeds added to epochs, seed 1 would begin with epoch 1 of seed 0.
+  # If seeds were added to epochs, seed 1 would start with epoch 1 of seed 0.
   assert not set(map(tuple, other.reshape(5, RECORDS))) & set(map(tuple, order))
 
 
@@ -98,13 +98,13 @@ def test_unshuffled_is_the_order_of_the_source(directory):
 
 
 def test_order_is_pinned(directory):
-  # If this moves, every recorded run of old reads other data from here on:
-  # say so in the changelog, and only then write the new numbers.
+  # A change here changes the data order of all recorded runs. Mention it in the
+  # changelog before updating these numbers.
   order = records(take(make(directory, seed=7), 2))
   assert order.tolist() == [12, 19, 22, 14, 21, 2, 3, 4, 20, 15]
 
 
-def test_resume_anywhere_equals_the_undisturbed_stream(directory):
+def test_a_resumed_stream_equals_the_original(directory):
   stream = make(directory, batch=4, batches=2, flip=True)
   states, batches = [], []
   for _ in range(9):
@@ -123,7 +123,7 @@ def test_resume_anywhere_equals_the_undisturbed_stream(directory):
   [
     [range(4), range(4, 8)],
     [[i] for i in range(8)],
-    # As a mesh that follows a torus deals them.
+    # Rows of a mesh that follows a torus.
     [[0, 1, 4, 5], [2, 3, 6, 7]],
   ],
 )
@@ -143,7 +143,7 @@ def test_processes_share_the_same_global_batches(directory, rows):
   assert all(s.get_state()["records_consumed"] == 112 for s in streams)
 
 
-def test_resume_with_other_batches_loses_and_repeats_nothing(directory):
+def test_resuming_with_other_batch_sizes_skips_and_repeats_nothing(directory):
   plain = take(make(directory, batch=1, flip=True), 78)
   first = make(directory, batch=5, flip=True)
   batches = take(first, 3)
@@ -164,7 +164,7 @@ def test_resume_with_other_batches_loses_and_repeats_nothing(directory):
   np.testing.assert_array_equal(mirrored(batches), mirrored(plain)[:69])
 
 
-def test_prefetch_changes_nothing(directory):
+def test_prefetch_does_not_change_the_stream(directory):
   few, many = (take(make(directory, flip=True, prefetch=n), 12) for n in (1, 7))
   assert_same(few, many)
 
@@ -207,27 +207,27 @@ def test_model_without_classes_gets_zeros(directory):
     ({"num_classes": 2}, "run from 0 to 2; set model.num_classes=3"),
     ({"num_classes": 10}, "set model.num_classes=3, or 0"),
     ({"channels": 4}, "model of 4"),
-    ({"batch": 8, "rows": [7, 8]}, "of a batch of 8: name .* from 0 to 7"),
-    ({"batch": 8, "rows": []}, "name at least one"),
+    ({"batch": 8, "rows": [7, 8]}, "for a batch of 8: pass .* from 0 to 7"),
+    ({"batch": 8, "rows": []}, "pass one or more row numbers"),
     ({"batches": 0}, "batches_per_step=0"),
     (
       {"processes": RECORDS + 1},
-      "has 23 records to train on, but 24 processes .* at most 23 hosts",
+      "has 23 training records, but 24 processes .* at most 23 hosts",
     ),
-    ({"processes": 4, "subset": 3}, "has 3 records .* 4 processes"),
+    ({"processes": 4, "subset": 3}, "has 3 training records, .* 4 processes"),
   ],
 )
-def test_what_does_not_fit(directory, settings, message):
+def test_invalid_settings_are_rejected(directory, settings, message):
   with pytest.raises(SpecError, match=message):
     make(directory, **settings)
 
 
-def test_as_many_processes_as_records(directory):
+def test_one_process_per_record_is_allowed(directory):
   (batch,) = take(make(directory, batch=3, subset=3, processes=3), 1)
   assert len(set(records([batch]))) == 3
 
 
-def test_conditional_model_on_an_unlabelled_source(tmp_path, marked):
+def test_conditional_model_on_an_unlabeled_source(tmp_path, marked):
   write(str(tmp_path / "set"), marked, class_names=())
   with pytest.raises(DataError, match="has no labels; set"):
     make(str(tmp_path / "set"))
@@ -244,14 +244,14 @@ def test_conditional_model_on_an_unlabelled_source(tmp_path, marked):
     {"records_consumed": 1, "skipped": [3]},
   ],
 )
-def test_bad_state(directory, state):
+def test_invalid_states_are_rejected(directory, state):
   stream = make(directory)
   with pytest.raises(DataError, match="cannot resume"):
     stream.set_state(state)
   assert stream.get_state()["records_consumed"] == 0
 
 
-def test_closed_stream_gives_nothing_until_set(directory):
+def test_a_closed_stream_raises_until_its_state_is_set(directory):
   stream = make(directory)
   first = next(stream)
   stream.close()
@@ -262,7 +262,7 @@ def test_closed_stream_gives_nothing_until_set(directory):
 
 
 class FakeSource:
-  """Records that tell their index; refuses what is in `broken`."""
+  """Records that store their index; those in `broken` are unreadable."""
 
   decodes = True
 
@@ -305,9 +305,7 @@ def stream_of(*sources, batch=4, rows=None, **settings):
     ((False, False), 3, "3 threads"),
   ],
 )
-def test_plain_pixels_are_read_by_one_thread_unless_more_are_asked_for(
-  decodes, asked, threads
-):
+def test_raw_images_are_read_by_one_thread_by_default(decodes, asked, threads):
   sources = [FakeSource(8), FakeSource(8)]
   for source, value in zip(sources, decodes, strict=True):
     source.decodes = value
@@ -315,7 +313,7 @@ def test_plain_pixels_are_read_by_one_thread_unless_more_are_asked_for(
   assert stream.readers == threads
 
 
-def test_an_epoch_is_of_every_source():
+def test_an_epoch_covers_every_source():
   assert stream_of(FakeSource(8), FakeSource(5)).images == 13
 
 
@@ -329,7 +327,7 @@ def indices(batches):
   return np.concatenate([b.images[0, :, 0, 0, 0] for b in batches]).tolist()
 
 
-def test_after_an_error_the_stream_stands_where_it_stood():
+def test_an_error_does_not_move_the_stream():
   source = FakeSource(100, broken={13})
   stream = stream_of(source, bad_records="error")
   assert indices(take(stream, 3)) == list(range(12))
@@ -348,7 +346,7 @@ def test_only_own_rows_are_read():
   assert {index % 8 for index in source.asked} == {2, 3}
 
 
-def test_bad_records_are_replaced_alike_on_any_process():
+def test_bad_records_are_replaced_equally_on_any_process():
   def run(rows, batch=10):
     source = FakeSource(5000, broken={3, 17})
     stream = stream_of(source, batch=batch, rows=rows)
@@ -367,8 +365,8 @@ def test_bad_records_are_replaced_alike_on_any_process():
   assert run(range(10)) == (whole, faults)
 
 
-def test_faults_belong_to_what_was_consumed():
-  # The first batch is read ahead of, and holds none.
+def test_faults_belong_to_consumed_batches():
+  # The reader is already past the first batch, which has no faults.
   stream = stream_of(FakeSource(5000, broken={5}), batch=4, prefetch=4)
   next(stream)
   assert stream.take_faults() == ()
@@ -383,10 +381,10 @@ def test_more_bad_records_than_allowed_stop_the_run():
   take(stream, 2)
   with pytest.raises(
     DataError,
-    match=r"3 records.*record 9.*allows 2 of 1000\. .*mend records 1, 6, 9 \(",
+    match=r"3 records.*record 9.*allows 2 of 1000\. .*fix records 1, 6, 9 \(",
   ):
     next(stream)
-  # What led to it can still be listed.
+  # The faults that caused the error can still be listed.
   assert [fault.index for fault in stream.take_faults()] == [1, 6, 9]
 
 
@@ -398,26 +396,28 @@ def test_bad_records_count_for_their_own_source():
   assert {fault.part for fault in stream.take_faults()} == {1}
 
 
-def test_one_record_met_again_counts_once():
+def test_a_repeated_bad_record_counts_once():
   stream = stream_of(FakeSource(8, broken={2}), batch=8)
   assert len(take(stream, 5)) == 5
   assert len(stream.take_faults()) >= 5
 
 
-def test_nothing_good_to_replace_with():
+def test_a_source_without_good_records_is_an_error():
   source = FakeSource(6, broken=range(6))
   stream = stream_of(source, batch=2, max_bad_fraction=1.0)
-  with pytest.raises(DataError, match="all that were tried for position"):
+  with pytest.raises(
+    DataError, match="no usable record was found for position"
+  ):
     next(stream)
 
 
-def test_skipped_steps_never_come_again():
+def test_skipped_steps_are_never_read_again():
   plain = indices(take(stream_of(FakeSource(200)), 20))
   stream = stream_of(FakeSource(200))
   take(stream, 2)
   before = stream.get_state()
   take(stream, 3)
-  # Back to before the three, which are left out for good.
+  # Return to the position before the three steps, and skip them.
   stream.set_state(before)
   assert stream.skip(12) == (8, 20)
   got = indices(take(stream, 2))
@@ -430,7 +430,7 @@ def test_skipped_steps_never_come_again():
     assert indices(take(resumed, 2)) == plain[28 : 28 + 2 * batch]
 
 
-def test_skips_that_meet_become_one():
+def test_adjacent_skips_are_merged():
   stream = stream_of(FakeSource(500), batch=2)
   stream.skip(4)
   stream.skip(2)
@@ -440,7 +440,7 @@ def test_skips_that_meet_become_one():
   assert indices([next(stream)]) == [20, 21]
 
 
-def test_another_data_set_is_refused():
+def test_a_state_of_another_data_set_is_rejected():
   stream = stream_of(FakeSource(100))
   state = stream_of(FakeSource(101)).get_state()
   with pytest.raises(DataError, match=r"fake/101, but the run reads fake/100"):
@@ -459,7 +459,7 @@ def test_missing_shards_stop_the_start_or_are_replaced(directory):
   assert {fault.index for fault in stream.take_faults()} == set(range(10, 15))
 
 
-def test_one_of_several_labels_is_drawn_by_position():
+def test_one_of_several_labels_is_sampled_by_position():
   source = FakeSource(50)
   source.num_classes, source.class_names = 3, ("a", "b", "c")
   read = source.read
@@ -484,9 +484,7 @@ def test_five_thousand_million_records():
   assert 2**32 < found.max() < 5 * 10**9
 
 
-def test_one_process_reads_for_an_identity_and_the_others_are_told(
-  directory, monkeypatch
-):
+def test_only_one_process_reads_files_for_the_identity(directory, monkeypatch):
   from bigscale.data.shards import ShardSource
 
   def never(self):

@@ -1,4 +1,4 @@
-"""Records for statistics: none counts twice, and none is missed in silence."""
+"""Statistics count every record at most once, and report skipped records."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from bigscale.spec import DataSpec
 _BAD = (3, 4, 11)
 
 
-def test_what_cannot_be_read_is_left_out_and_no_neighbour_takes_its_place(
+def test_unreadable_records_are_left_out_and_not_replaced(
   caplog,
 ):
   source = NoiseSource(20, bad=_BAD)
@@ -37,14 +37,14 @@ def test_what_cannot_be_read_is_left_out_and_no_neighbour_takes_its_place(
   )
 
 
-def test_more_bad_records_than_allowed_are_refused():
+def test_too_many_bad_records_raise_an_error():
   source = NoiseSource(20, bad=_BAD)
   Reader(source, (8, 8, 3), 3).read(range(20))
   with pytest.raises(DataError, match=r"3 or more records .*allows 2.*spoiled"):
     Reader(source, (8, 8, 3), 2).read(range(20))
 
 
-def test_a_chunk_of_bad_records_is_no_chunk(monkeypatch):
+def test_chunks_without_usable_records_are_skipped(monkeypatch):
   monkeypatch.setattr(reading, "_CHUNK", 2)
   chunks = list(Reader(NoiseSource(6, bad=(2, 3)), (8, 8, 3)).chunks(range(6)))
   assert [len(images) for images, _ in chunks] == [2, 2]
@@ -54,12 +54,12 @@ def test_a_chunk_of_bad_records_is_no_chunk(monkeypatch):
   ("spec", "allowed"),
   [({}, 1), ({"max_bad_fraction": 0.5}, 500), ({"bad_records": "error"}, 0)],
 )
-def test_as_many_may_be_bad_as_in_training(spec, allowed):
+def test_statistics_allow_as_many_bad_records_as_training(spec, allowed):
   assert allowed_bad(DataSpec(source="emoji", **spec), 1000) == allowed
 
 
 class Several(Source):
-  """Records of one to three labels."""
+  """Records with one to three labels."""
 
   class_names = tuple("abc")
   identity = "several"
@@ -76,7 +76,7 @@ class Several(Source):
     return np.array([labels[0] for labels in self.given], np.int32)
 
 
-def test_of_several_labels_each_counts_a_part_and_one_is_drawn():
+def test_several_labels_count_in_parts_and_one_is_sampled():
   reader = Reader(Several(), (4, 4, 3))
   _, labels = reader.read(range(300))
   expected = 100 * np.array([1 + 1 / 2 + 1 / 3, 1 / 2 + 1 / 3, 1 / 3])
@@ -86,14 +86,14 @@ def test_of_several_labels_each_counts_a_part_and_one_is_drawn():
   assert all(
     label in given for label, given in zip(labels, Several.given, strict=True)
   )
-  # The same wherever it is read from.
+  # The choice does not depend on the order of reading.
   np.testing.assert_array_equal(
     read_many(Several(), [7, 8, 200], 4, 3).labels, labels[[7, 8, 200]]
   )
   assert (reader.resized, reader.recoloured) == (150, 300)
 
 
-def test_another_held_out_image_is_drawn_for_one_that_cannot_be_read(
+def test_unreadable_held_out_images_are_replaced(
   monkeypatch,
 ):
   def open_with(bad):
@@ -118,12 +118,12 @@ def test_another_held_out_image_is_drawn_for_one_that_cannot_be_read(
   torn = open_with(bad)
   assert not set(torn) & set(bad)
   moved = [(a, b) for a, b in zip(whole, torn, strict=True) if a in bad]
-  # Not the next record, of which two would be made.
+  # Using the next record would count it twice.
   assert all(b != a + 1 for a, b in moved)
   assert all(a == b for a, b in zip(whole, torn, strict=True) if a not in bad)
 
 
-def test_classes_are_counted_alike_with_and_without_reading(tmp_path):
+def test_class_counts_agree_with_and_without_reading(tmp_path):
   given = [(0,), (1, 2), (2,), (0, 1, 2)] * 5
   with tarfile.open(tmp_path / "set.tar", "w") as tar:
     for number, labels in enumerate(given):

@@ -54,7 +54,7 @@ def test_files_that_fit_are_kept_byte_for_byte(tmp_path, kind):
       assert data == images.encode(fitted, "jpeg", 80)
 
 
-def test_quality_counts(tmp_path):
+def test_quality_changes_the_size(tmp_path):
   sizes = []
   for quality in (30, 95):
     path = str(tmp_path / str(quality))
@@ -126,7 +126,7 @@ def test_center_crop_and_area():
   np.testing.assert_array_equal(fit(tall, resolution=8), tall[3:11])
   square = noise(12, 1)
   blocks = square.reshape(4, 3, 4, 3, 3).mean((1, 3))
-  # Pillow rounds twice: after each axis.
+  # Pillow rounds twice, once per axis.
   assert np.abs(fit(square, resolution=4) - blocks).max() < 1
   flat = np.full((5, 5, 1), 77, np.uint8)
   assert (fit(flat, resolution=16) == 77).all()
@@ -155,7 +155,7 @@ def test_random_crop_depends_on_pixels_and_seed():
   assert len(crops) > 3
 
 
-def test_no_crop_squeezes():
+def test_without_crop_the_aspect_ratio_changes():
   image = np.zeros((8, 16, 3), np.uint8)
   image[:, 8:] = 200
   got = fit(image, resolution=8, crop="none")

@@ -1,4 +1,4 @@
-"""Sizes and channels by headers, and by what they are decided."""
+"""Surveys of image shapes, and the choices based on them."""
 
 import io
 import tarfile
@@ -18,14 +18,14 @@ from bigscale.data.openers import open_source
 
 _KINDS = {
   "gray png": ("L", "PNG", {}),
-  "colour png": ("RGB", "PNG", {}),
+  "color png": ("RGB", "PNG", {}),
   "transparent png": ("RGBA", "PNG", {}),
   "gray transparent png": ("LA", "PNG", {}),
   "palette png": ("P", "PNG", {}),
   "bits png": ("1", "PNG", {}),
   "16 bit png": ("I;16", "PNG", {}),
   "gray jpeg": ("L", "JPEG", {}),
-  "colour jpeg": ("RGB", "JPEG", {}),
+  "color jpeg": ("RGB", "JPEG", {}),
   "progressive jpeg": ("RGB", "JPEG", {"progressive": True}),
   "cmyk jpeg": ("CMYK", "JPEG", {}),
   "long header": ("RGB", "JPEG", {"icc_profile": b"x" * 300_000}),
@@ -39,14 +39,14 @@ _KINDS = {
 
 def picture(mode, height=6, width=9):
   pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3))
-  colour = Image.fromarray(pixels.astype(np.uint8))
+  color = Image.fromarray(pixels.astype(np.uint8))
   if mode == "I;16":
     return Image.fromarray(pixels[..., 0].astype(np.uint16) * 200)
-  return colour.convert(mode)
+  return color.convert(mode)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-def test_a_header_tells_what_decoding_gives(kind, tmp_path):
+def test_the_header_gives_the_decoded_shape(kind, tmp_path):
   mode, file_format, settings = _KINDS[kind]
   data = encoded(picture(mode), file_format, **settings)
   expected = images.decode(data).shape
@@ -62,12 +62,12 @@ def test_a_header_tells_what_decoding_gives(kind, tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_image_has_no_shape(data):
+def test_bytes_that_are_not_an_image_have_no_shape(data):
   with pytest.raises(ValueError, match="header"):
     images.shape_of(data)
 
 
-@pytest.mark.parametrize("kind", ["colour jpeg", "long header", "tiff", "gif"])
+@pytest.mark.parametrize("kind", ["color jpeg", "long header", "tiff", "gif"])
 def test_a_damaged_header_is_an_unreadable_image(kind):
   mode, file_format, settings = _KINDS[kind]
   exif = Image.Exif()
@@ -107,7 +107,7 @@ def test_only_the_header_is_read_from_a_tar(tmp_path):
 
 
 def folder_of(root, *groups):
-  """A folder of so many images of each mode and side, unreadable ones last."""
+  """Writes images of each mode and side, and unreadable ones last."""
   files, number = {}, 0
   for count, mode, side in groups:
     for _ in range(count):
@@ -126,7 +126,9 @@ def folder_of(root, *groups):
     ((1, "RGB", 64), (39, "RGB", 8), (8, 3)),
   ],
 )
-def test_one_odd_image_decides_nothing(tmp_path, odd, others, expected):
+def test_one_unusual_image_does_not_change_the_choice(
+  tmp_path, odd, others, expected
+):
   for name, groups in (("first", (odd, others)), ("last", (others, odd))):
     source = folder_of(tmp_path / name, *groups)
     found = shapes.survey(source)
@@ -144,7 +146,7 @@ def test_one_odd_image_decides_nothing(tmp_path, odd, others, expected):
     (((5, "RGB", 4), (20, "RGB", 9)), "sizes", "--resolution"),
   ],
 )
-def test_sets_of_several_shapes_are_refused(tmp_path, groups, what, flag):
+def test_sets_of_several_shapes_are_rejected(tmp_path, groups, what, flag):
   source = folder_of(tmp_path / "set", *groups)
   found = shapes.survey(source)
   with pytest.raises(DataError, match=f"different {what}.*{flag}") as error:
@@ -162,11 +164,11 @@ def test_headers_that_cannot_be_read_are_counted(tmp_path):
   torn = BothSplits(
     write(tmp_path / "torn", {"a.png": b"torn", "b.png": b"torn"})
   )
-  with pytest.raises(DataError, match="none of the 2 images"):
+  with pytest.raises(DataError, match="none of 2 headers"):
     shapes.choose(torn, shapes.survey(torn))
 
 
-def test_of_a_large_set_a_stated_sample_is_looked_at(tmp_path):
+def test_large_sets_are_sampled(tmp_path):
   source = folder_of(tmp_path / "set", (60, "RGB", 4))
   found = shapes.survey(source, most=20)
   assert (found.looked_at, found.records) == (20, 60)
@@ -174,7 +176,7 @@ def test_of_a_large_set_a_stated_sample_is_looked_at(tmp_path):
   assert "of 20 headers read" in found.describe(source)
 
 
-def test_digits_of_colour_that_come_late_are_refused(tmp_path):
+def test_late_color_digits_are_rejected(tmp_path):
   files = {
     f"{'ab'[i % 2]}/{i:02d}.png": encoded(picture("L", 4, 4), "PNG")
     for i in range(60)
@@ -187,5 +189,5 @@ def test_digits_of_colour_that_come_late_are_refused(tmp_path):
     for i in range(len(open_source(path, split)))
   ):
     split = "heldout"
-  with pytest.raises(DataError, match=r"3 channels .*99\.png.*grey images"):
+  with pytest.raises(DataError, match=r"3 channels .*99\.png.*gray images"):
     open_source(f"stacked:{path}", split)

@@ -39,7 +39,7 @@ def spoil(path, offset):
     file.write(bytes([byte[0] ^ 0xFF]))
 
 
-def test_reads_any_order_across_shards(directory, marked):
+def test_shards_are_read_in_any_order(directory, marked):
   source = open_source(directory, "train")
   assert len(source) == RECORDS
   indices = np.random.default_rng(0).permutation(RECORDS)
@@ -63,7 +63,7 @@ def test_shards_open_when_read(directory, marked):
     source.read(22)
 
 
-def test_pickles_with_readers_open(directory, marked):
+def test_sources_with_open_readers_can_be_pickled(directory, marked):
   source = open_source(directory, "train")
   source.read(0)
   copy = pickle.loads(pickle.dumps(source))
@@ -71,7 +71,7 @@ def test_pickles_with_readers_open(directory, marked):
   np.testing.assert_array_equal(copy.read(7).image, marked[7])
 
 
-def test_many_threads_read_alike(directory, marked):
+def test_sources_are_thread_safe(directory, marked):
   source = open_source(directory, "train")
   orders = [np.random.default_rng(i).permutation(RECORDS) for i in range(64)]
   with ThreadPoolExecutor(16) as pool:
@@ -83,13 +83,13 @@ def test_many_threads_read_alike(directory, marked):
       np.testing.assert_array_equal(got, marked[order])
 
 
-def test_what_is_wrong_with_a_record_can_be_sent(directory):
+def test_bad_record_errors_can_be_pickled(directory):
   error = BadRecordError("set/train", 3, "it is empty", "3 of file")
   copy = pickle.loads(pickle.dumps(error))
   assert (str(copy), copy.index, copy.where) == (str(error), 3, "3 of file")
 
 
-def test_identity_follows_content_not_place(directory, marked, tmp_path):
+def test_identity_depends_on_content_not_path(directory, marked, tmp_path):
   moved = str(tmp_path / "moved")
   shutil.copytree(directory, moved)
   source = open_source(directory, "train")
@@ -143,7 +143,7 @@ def test_not_an_array_record(directory):
     open_source(directory, "train").read(0)
 
 
-def test_another_count_than_stated(directory):
+def test_wrong_record_count(directory):
   edit_manifest(directory, lambda tree: tree["shards"][0].update(records=6))
   with pytest.raises(DataError, match=r"holds 5 records.* says 6"):
     open_source(directory, "train").read(0)
@@ -169,12 +169,12 @@ def test_png_that_does_not_decode(tmp_path, marked):
     open_source(path, "train").read(0)
 
 
-def test_raw_of_another_size(directory):
+def test_raw_record_of_wrong_size(directory):
   edit_manifest(
     directory, lambda tree: tree["schema"].update(image_shape=[5, 4, 1])
   )
   with pytest.raises(
-    DataError, match=r"record 0 .*16 bytes of pixels, which is not"
+    DataError, match=r"record 0 .*16 bytes of pixels, which does not fit"
   ):
     open_source(directory, "train").read(0)
 
@@ -230,7 +230,7 @@ def test_the_least_recently_read_shards_close(directory, marked):
   for index in (0, 6, 11, 21, 1, 7):
     np.testing.assert_array_equal(source.read(index).image, marked[index])
     assert len(source._readers) <= 2
-  # One shard larger than the limit is still read.
+  # A shard larger than the limit can still be read.
   small = ShardSource(directory, "train", max_open_records=2)
   assert small.read(12).labels == (0,)
   assert len(small._readers) == 1

@@ -1,4 +1,4 @@
-"""Stacks of three digits."""
+"""Tests of stacked digits."""
 
 import pickle
 
@@ -11,7 +11,7 @@ from bigscale.data.openers import open_source
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-  """Images that tell their class and which they are."""
+  """Images that show their class and index."""
   path = tmp_path_factory.mktemp("digits") / "digits.npz"
   images = np.zeros((400, 4, 4), np.uint8)
   labels = np.arange(400) % 10
@@ -21,7 +21,7 @@ def digits(tmp_path_factory):
   return f"stacked:{path}"
 
 
-def test_a_stack_has_three_digits_and_the_label_that_they_spell(digits):
+def test_a_stack_has_three_digits_and_their_combined_label(digits):
   stacks = open_source(digits, "train")
   assert stacks.num_classes == 1000
   assert stacks.class_names[123] == "123"
@@ -32,7 +32,7 @@ def test_a_stack_has_three_digits_and_the_label_that_they_spell(digits):
     assert stacks.labels()[index] == label
 
 
-def test_all_modes_are_there_about_alike(digits):
+def test_all_modes_are_about_equally_frequent(digits):
   stacks = open_source(digits, "train")
   counts = np.bincount(stacks.labels(), minlength=1000)
   assert len(stacks) == len(stacks.labels()) == 128_000
@@ -40,7 +40,7 @@ def test_all_modes_are_there_about_alike(digits):
   assert counts.max() < 250
 
 
-def test_digits_of_one_split_stay_in_it(digits):
+def test_splits_share_no_digits(digits):
   seen = {}
   for split in ("train", "heldout"):
     stacks = open_source(digits, split)
@@ -53,7 +53,7 @@ def test_digits_of_one_split_stay_in_it(digits):
   assert not seen["train"] & seen["heldout"]
 
 
-def test_which_digits_is_a_function_of_the_index_alone(digits):
+def test_digits_depend_only_on_the_index(digits):
   stacks = open_source(digits, "train")
   again = pickle.loads(pickle.dumps(open_source(digits, "train")))
   for index in (0, 99_999):
@@ -73,8 +73,8 @@ def test_which_digits_is_a_function_of_the_index_alone(digits):
     (np.zeros((100, 4, 4), np.uint8), None),
   ],
 )
-def test_colours_and_unlabelled_digits_are_refused(tmp_path, images, labels):
+def test_color_and_unlabeled_digits_are_rejected(tmp_path, images, labels):
   kept = {} if labels is None else {"labels": labels}
   np.savez(tmp_path / "other.npz", images=images, **kept)
-  with pytest.raises(DataError, match="grey images with one label"):
+  with pytest.raises(DataError, match="gray images with one label"):
     open_source(f"stacked:{tmp_path / 'other.npz'}", "train")

@@ -1,4 +1,4 @@
-"""TFDS sets that were prepared beforehand, read without TensorFlow."""
+"""TFDS sets prepared in advance are read without TensorFlow."""
 
 import collections
 import json
@@ -26,7 +26,7 @@ RECORDS = tiny_tfds.RECORDS
 
 @pytest.fixture(scope="module")
 def prepare(tmp_path_factory):
-  """Prepares a set, once, and gives its name with its folder."""
+  """Prepares a set once, and returns its name and folder."""
   made = {}
 
   def get(kind="encoded", splits=("train",)):
@@ -42,14 +42,14 @@ def prepare(tmp_path_factory):
 
 @pytest.fixture
 def copied(prepare, tmp_path):
-  """A set that may be spoiled: its name, and the folder of its files."""
+  """A copy of a set that tests may damage: its name and folder of files."""
   name, _, folder = prepare().partition("@")
   shutil.copytree(folder, tmp_path / "set")
   return f"{name}@{tmp_path}/set", tmp_path / "set" / "tiny_tfds" / "1.0.0"
 
 
 def everything(source):
-  """How often each (image, labels) is read."""
+  """Counts how often each (image, labels) is read."""
   samples = [source.read(i) for i in range(len(source))]
   return collections.Counter((s.image.tobytes(), s.labels) for s in samples)
 
@@ -61,7 +61,7 @@ def expected(invert=False):
   )
 
 
-def test_train_and_its_tail_are_the_whole_train_split(prepare):
+def test_train_and_held_out_tail_form_the_train_split(prepare):
   train = open_source(f"tfds:{prepare()}", "train")
   heldout = open_source(f"tfds:{prepare()}", "heldout")
   assert (len(train), len(heldout)) == (RECORDS - 1, 1)
@@ -79,7 +79,7 @@ def test_train_and_its_tail_are_the_whole_train_split(prepare):
 @pytest.mark.parametrize(
   "splits", [("train", "test"), ("train", "test", "validation")]
 )
-def test_a_split_made_for_it_is_held_out(prepare, splits):
+def test_a_validation_or_test_split_is_held_out(prepare, splits):
   name = prepare(splits=splits)
   heldout = ours.TfdsSource(name, "heldout")
   assert everything(ours.TfdsSource(name)) == expected()
@@ -87,7 +87,7 @@ def test_a_split_made_for_it_is_held_out(prepare, splits):
   assert f"/{splits[-1]}@" in heldout.identity
 
 
-def test_the_image_file_comes_as_it_is(prepare):
+def test_read_bytes_returns_the_encoded_image(prepare):
   source = ours.TfdsSource(prepare())
   data, labels = source.read_bytes(3)
   assert data.startswith(b"\x89PNG")
@@ -101,14 +101,14 @@ def test_a_tensor_is_an_image_too(prepare):
   assert source.read_bytes(0) == (b"", source.read(0).labels)
 
 
-def test_a_set_without_class_labels_is_unlabelled(prepare):
-  source = ours.TfdsSource(prepare("unlabelled"))
+def test_a_set_without_class_labels_is_unlabeled(prepare):
+  source = ours.TfdsSource(prepare("unlabeled"))
   assert source.num_classes == 0
   assert source.read(0).labels == ()
   assert not source.labels().any()
 
 
-def test_of_several_labels_the_supervised_one_is_taken(prepare):
+def test_the_supervised_label_is_used(prepare):
   source = ours.TfdsSource(prepare("supervised", ("train", "test")))
   assert everything(source) == expected()
   with pytest.raises(DataError, match=r"2 features .* the label.*coarse"):
@@ -138,7 +138,7 @@ def test_records_of_many_files_are_found(prepare, monkeypatch):
   )
 
 
-def test_pickled_sources_read_the_same_from_many_threads(prepare):
+def test_pickled_sources_are_thread_safe(prepare):
   source = ours.TfdsSource(prepare())
   source.read(0)
   copy = pickle.loads(pickle.dumps(source))
@@ -150,7 +150,7 @@ def test_pickled_sources_read_the_same_from_many_threads(prepare):
 
 
 def test_another_process_reads_it_without_tensorflow(prepare, copied):
-  # And from another folder: the identity names what it is, not where.
+  # It also reads from another folder, with the same identity.
   program = (
     "import sys; from bigscale.data.tfds import TfdsSource\n"
     "s = TfdsSource(sys.argv[1]); s.read(0)\n"
@@ -173,7 +173,7 @@ def test_another_process_reads_it_without_tensorflow(prepare, copied):
     ("", "check the name"),
   ],
 )
-def test_what_is_not_prepared_is_refused(tmp_path, name, message):
+def test_unprepared_sets_are_rejected(tmp_path, name, message):
   with pytest.raises(DataError, match=message):
     open_source(f"tfds:{name}@{tmp_path}", "train")
 
@@ -184,7 +184,7 @@ def test_a_version_may_be_named(prepare):
   assert source.identity == ours.TfdsSource(prepare()).identity
 
 
-def test_a_set_in_another_format_is_refused(copied):
+def test_a_set_in_another_format_is_rejected(copied):
   name, folder = copied
   path = folder / "dataset_info.json"
   about = json.loads(path.read_text())
@@ -194,12 +194,12 @@ def test_a_set_in_another_format_is_refused(copied):
     ours.TfdsSource(name)
 
 
-def test_a_set_without_a_train_split_is_refused(prepare):
+def test_a_set_without_a_train_split_is_rejected(prepare):
   with pytest.raises(DataError, match="no train split, only test"):
     ours.TfdsSource(prepare(splits=("test",)))
 
 
-def test_a_set_without_images_is_refused(copied):
+def test_a_set_without_images_is_rejected(copied):
   name, folder = copied
   path = folder / "features.json"
   about = json.loads(path.read_text())
@@ -209,20 +209,20 @@ def test_a_set_without_images_is_refused(copied):
     ours.TfdsSource(name)
 
 
-def test_an_unreadable_description_is_refused(copied):
+def test_an_unreadable_description_is_rejected(copied):
   name, folder = copied
   (folder / "dataset_info.json").write_text("{")
   with pytest.raises(DataError, match=r"cannot be opened|is not prepared"):
     ours.TfdsSource(name)
 
 
-def test_a_file_that_is_gone_is_told(copied):
+def test_check_reports_a_missing_file(copied):
   name, folder = copied
   source = ours.TfdsSource(name)
   (path,) = pathlib.Path(folder).glob("*.array_record*")
   os.remove(path)
   (lost,) = source.check()
-  assert "is not there" in lost.message
+  assert "is missing" in lost.message
   assert lost.records == len(source)
   with pytest.raises(BadRecordError) as caught:
     source.read(2)
@@ -230,7 +230,9 @@ def test_a_file_that_is_gone_is_told(copied):
   assert caught.value.source == source.name
 
 
-def test_a_bad_image_is_a_bad_record_that_says_which(prepare, monkeypatch):
+def test_a_bad_image_raises_a_bad_record_error_with_its_file(
+  prepare, monkeypatch
+):
   source = ours.TfdsSource(prepare())
 
   def spoiled(data):
@@ -249,7 +251,7 @@ def test_a_label_out_of_range_is_a_bad_record(prepare):
     source.read(index)
 
 
-def test_splits_that_are_not_read_are_said(prepare):
+def test_unread_splits_are_noted(prepare):
   source = ours.TfdsSource(prepare(splits=("train", "validation", "test")))
   (note,) = source.notes
   assert "validation is held out; splits not read: test (24 records)" in note
@@ -269,12 +271,12 @@ def test_classes_without_an_image_are_found(prepare, monkeypatch):
     b"",
     b"\xff" * 40,
     b"no protocol buffer at all",
-    # An example without features; one whose image is a number.
+    # An example without features, and one whose image is a number.
     b"\x0a\x00",
     b"\x0a\x13\x0a\x11\x0a\x05image\x12\x08\x1a\x06\x0a\x04\x01\x02\x03\x04",
   ],
 )
-def test_a_record_of_anything_else_is_a_bad_record(copied, record):
+def test_an_invalid_example_is_a_bad_record(copied, record):
   name, folder = copied
   (path,) = folder.glob("*.array_record*")
   reader = array_record_module.ArrayRecordReader(str(path))

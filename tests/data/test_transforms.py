@@ -16,7 +16,7 @@ def fit(images, resolution, channels, padding=0):
   )
 
 
-def test_nothing_to_do():
+def test_an_image_that_fits_is_returned():
   image = noise(8, 8, 3)
   assert np.shares_memory(transforms.fit(image, 8, 3), image)
 
@@ -46,7 +46,7 @@ def test_padding_frames_28_to_32():
   assert framed.sum(dtype=int) == images.sum(dtype=int)
 
 
-def test_images_of_the_size_asked_for_are_not_framed():
+def test_images_of_the_requested_size_are_not_padded():
   image = noise(28, 40, 3)
   got = transforms.fit(image, 28, 3, padding=2)
   np.testing.assert_array_equal(got, image[:, 6:34])
@@ -54,14 +54,14 @@ def test_images_of_the_size_asked_for_are_not_framed():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(27, 27), (28, 28), (29, 29), (28, 40)])
-def test_nothing_is_framed_that_nobody_asked_for(shape, channels):
-  """28 px on the short side was once framed, photographs too."""
+def test_images_are_not_padded_by_default(shape, channels):
+  """Earlier versions padded all images with a shorter side of 28 px."""
   gray = np.full((*shape, channels), 150, np.uint8)
   for resolution in (16, 32, 64):
     assert (transforms.fit(gray, resolution, channels) == 150).all()
 
 
-def test_28_to_16_is_the_block_mean_of_the_frame():
+def test_28_to_16_is_the_block_mean_of_the_padded_image():
   images = noise(3, 28, 28, 1)
   got = fit(images, 16, 1, padding=2)
   framed = fit(images, 32, 1, padding=2).astype(float)
@@ -87,7 +87,7 @@ def test_rgb_to_gray_is_pillows_luma():
   np.testing.assert_array_equal(got[..., 0], np.stack(expected))
 
 
-def test_oblong_images_keep_their_centre():
+def test_oblong_images_are_center_cropped():
   images = noise(2, 8, 14, 3)
   np.testing.assert_array_equal(fit(images, 8, 3), images[:, :, 3:11])
 
@@ -104,7 +104,7 @@ def test_other_sizes(side, resolution):
 
 
 @pytest.mark.parametrize(("found", "wanted"), [(4, 3), (2, 1), (3, 4)])
-def test_channels_that_cannot_be_made(found, wanted):
+def test_unsupported_channels_are_rejected(found, wanted):
   with pytest.raises(DataError, match=f"{found} channels.*model of {wanted}"):
     fit(noise(1, 4, 4, found), 4, wanted)
 
@@ -119,7 +119,7 @@ def test_splitmix64_known_values():
   ]
 
 
-def test_bits_differ_by_seed_use_and_place():
+def test_bits_differ_by_seed_use_and_index():
   places = np.arange(4096)
   streams = [
     hashing.random_bits(seed, use, places)

@@ -28,7 +28,7 @@ def edit_manifest(directory, change):
 
 
 def rehash(directory, index):
-  """Makes the manifest agree with a shard that was changed."""
+  """Updates the manifest to match a changed shard."""
 
   def change(tree):
     path = shard(directory, index)
@@ -46,7 +46,7 @@ def spoil(path, offset):
     file.write(bytes([byte[0] ^ 0xFF]))
 
 
-def test_sound(directory):
+def test_valid_set(directory):
   seen = []
   assert verify(directory, 1, lambda *done: seen.append(done)) == ()
   assert seen == [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]
@@ -83,7 +83,7 @@ def test_every_spoiled_byte_is_found(directory):
   assert verify(directory) == ()
 
 
-def test_records_that_cannot_be_read_though_the_sum_is_right(directory):
+def test_unreadable_records_with_a_correct_digest(directory):
   spoil(shard(directory, 0), 65536 + 40)
   spoil(shard(directory, 0), 120)
   rehash(directory, 0)
@@ -93,7 +93,7 @@ def test_records_that_cannot_be_read_though_the_sum_is_right(directory):
   assert not any("sha256" in fault for fault in faults)
 
 
-def test_another_count_than_stated(directory):
+def test_wrong_record_count(directory):
   edit_manifest(directory, lambda tree: tree["shards"][0].update(records=6))
   (fault,) = verify(directory)
   assert "holds 5 records" in fault
@@ -108,7 +108,7 @@ def test_label_out_of_range(directory):
   assert "labels (2,) are not all in [0, 2)" in faults[0]
 
 
-def test_raw_of_another_size(directory):
+def test_raw_record_of_wrong_size(directory):
   edit_manifest(
     directory, lambda tree: tree["schema"].update(image_shape=[5, 4, 1])
   )
@@ -139,7 +139,7 @@ def test_images_that_do_not_decode(tmp_path, spoiled):
   assert "record 1 " in fault
 
 
-def test_a_shard_of_one_kind_of_fault_is_cut_short(tmp_path):
+def test_the_faults_of_a_shard_are_limited(tmp_path):
   images = np.zeros((50, 4, 4, 1), np.uint8)
   path = str(tmp_path / "set")
   ingest.write(
@@ -157,7 +157,7 @@ def test_a_shard_of_one_kind_of_fault_is_cut_short(tmp_path):
   assert faults[-1].endswith("has more faults")
 
 
-def test_a_fault_far_into_a_built_shard(tmp_path):
+def test_a_fault_in_the_middle_of_a_built_shard(tmp_path):
   path = str(tmp_path / "set")
   settings = BuildOptions(name="set", encoding="raw", records_per_shard=600)
   build({"train": NoiseSource(600, side=16)}, path, settings)
@@ -166,7 +166,7 @@ def test_a_fault_far_into_a_built_shard(tmp_path):
   spoil(os.path.join(path, name), 300_000)
   first, *others = verify(path)
   assert "sha256" in first
-  # A group of four, or what lies in a block with it; not the whole shard.
+  # A group of four, or the other records of its block, but not the shard.
   assert 1 <= len(others) <= 4
   assert all("cannot be used" in fault for fault in others)
 
@@ -179,7 +179,7 @@ def test_not_a_data_set(tmp_path, marked):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_images_in_a_folder_are_read_too(tmp_path, workers):
+def test_images_in_a_folder_are_verified(tmp_path, workers):
   random = np.random.default_rng(0)
   for number in range(300):
     path = tmp_path / str(number % 2) / f"{number}.png"
@@ -199,10 +199,10 @@ def test_images_in_a_folder_are_read_too(tmp_path, workers):
     assert "cannot be used" in fault
 
 
-def test_an_embedded_set_is_read_too():
+def test_an_embedded_set_is_verified():
   assert verify("emoji") == ()
 
 
-def test_what_is_no_data_is_refused(tmp_path):
+def test_missing_data_are_rejected(tmp_path):
   with pytest.raises(DataError, match="neither an embedded set"):
     verify(str(tmp_path / "nowhere"))

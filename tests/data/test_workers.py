@@ -14,7 +14,7 @@ def drawn(counts, total):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_task_once_and_drawn_as_needed(workers):
+def test_every_task_runs_once_and_tasks_are_consumed_lazily(workers):
   counts = []
   results = each(operator.mul, 3, drawn(counts, 40), workers)
   found = [next(results)]
@@ -25,11 +25,11 @@ def test_every_task_once_and_drawn_as_needed(workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_errors_arrive(workers):
+def test_errors_are_raised(workers):
   with pytest.raises(ZeroDivisionError):
     list(each(operator.floordiv, 1, [1, 0, 1], workers))
 
 
-def test_a_worker_that_is_killed():
+def test_a_killed_worker_is_an_error():
   with pytest.raises(DataError, match="one of 2 workers was killed"):
     list(each(built_set.die, None, range(5), 2))

@@ -13,17 +13,17 @@ RECORDS = 24
 
 
 def samples(count=RECORDS):
-  """Images [32, 32, 3] uint8 and labels that count round."""
+  """Returns images [32, 32, 3] uint8 and labels i mod K."""
   emoji = open_source("emoji", "train")
   return [(emoji.read(i).image, i % len(CLASSES)) for i in range(count)]
 
 
 class TinyTfds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Emoji with made-up classes, and a label more than a set should have."""
+  """Emoji with made-up classes, and one extra label feature."""
 
   VERSION = tfds.core.Version("1.0.0")
   name = "tiny_tfds"
-  # The metadata of a catalogue, which this package has none of.
+  # Catalog metadata, which this builder does not have.
   pkg_dir_path = None
 
   def __init__(self, kind="encoded", splits=("train",), **arguments):
@@ -37,7 +37,7 @@ class TinyTfds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       picture = tfds.features.Tensor(shape=(32, 32, 3), dtype=np.uint8)
     label = tfds.features.ClassLabel(names=list(CLASSES))
     known = {"note": tfds.features.Text(), "picture": picture}
-    if self._kind != "unlabelled":
+    if self._kind != "unlabeled":
       known["kind"] = label
     if self._kind in ("several", "supervised"):
       known["coarse"] = label

@@ -118,4 +118,4 @@ def test_too_many_bad_records_end_the_run(tmp_path):
   assert "Traceback" not in done.stderr
   assert [e for e in events(tmp_path) if e["event"] == "bad_record"]
   # The folder that is not read is reported once.
-  assert done.stderr.count("not read, as neither split: unlabeled/") == 1
+  assert done.stderr.count("not read, in neither split: unlabeled/") == 1

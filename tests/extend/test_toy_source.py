@@ -167,7 +167,7 @@ def array(folder, split):
     ("Lazy", "lacks content; add a method"),
     ("Nameless", "lacks class_names; set it"),
     ("Blind", "lacks read; add what is missing to Blind"),
-    ("array", r"gives ndarray, which is no Source; derive it from"),
+    ("array", r"returns ndarray, which is not a Source; derive it from"),
     ("Float", r"reads an image of float32 \(4, 4, 3\); it must be uint8"),
     ("Planar", r"reads an image of uint8 \(3, 4, 4\); it must be uint8"),
     ("Mislabelled", r"reads labels \(3,\); they must be in \[0, 3\)"),
@@ -247,6 +247,6 @@ def test_a_folder_may_be_called_like_a_kind(name, tmp_path, monkeypatch):
 
 def test_sources_that_cannot_be_pickled_are_reported(folder):
   stream = stream_of(f"{__name__}:Locked:{folder}", workers=1)
-  with pytest.raises(DataError, match="cannot be sent to other processes"):
+  with pytest.raises(DataError, match="a source cannot be pickled"):
     next(stream)
   stream.close()
