@@ -185,7 +185,7 @@ def test_resamples_that_cannot_tell_are_left_out_and_counted():
   found = analyse(selection(same), analysis.Settings(resamples=200))
   used = found["method"]["bootstrap"]["used"]
   assert 40 < used < 190
-  assert any("too few different points" in w for w in found["warnings"])
+  assert any("too few distinct points" in w for w in found["warnings"])
 
 
 def test_law_with_floor_predicts_larger_runs_better():
