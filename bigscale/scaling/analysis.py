@@ -41,7 +41,7 @@ class Settings:
   def __post_init__(self) -> None:
     require(
       self.floor is None or (math.isfinite(self.floor) and self.floor >= 0),
-      f"--floor={self.floor} must be 'free', 'none' or a number of at least 0",
+      f"--floor={self.floor} must be free, none or a number of at least 0",
     )
     require(
       40 <= self.resamples <= 1_000_000,

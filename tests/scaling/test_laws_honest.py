@@ -247,7 +247,7 @@ def test_what_is_no_finite_number_is_none(value):
 def test_resamples_that_tell_nothing_make_no_interval():
   found = entry(HUNDRED, of=np.where(np.arange(100) < 50, np.nan, 0.0))
   assert found["interval95"] is None
-  assert found["reason"] == "of the resamples 50% tell nothing of it"
+  assert found["reason"] == "of the resamples, 50% do not determine it"
   assert entry([], 1.0)["interval95"] is None
 
 

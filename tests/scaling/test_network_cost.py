@@ -144,5 +144,5 @@ def test_what_cannot_be_counted_is_named():
 def test_a_penalty_that_does_not_say_what_it_costs_is_named():
   term = {"name": "tests.scaling.test_network_cost:DRIFT", "weight": 1.0}
   spec = spec_from(R3GAN, RPGAN | {"terms": (term,)}, {})
-  with pytest.raises(UnknownCostError, match="DRIFT' does not say what it"):
+  with pytest.raises(UnknownCostError, match="DRIFT' does not declare its"):
     flops.training_flops(spec)

@@ -153,7 +153,7 @@ def test_a_longer_run_is_not_done(swept):
   code, printed, error = swept("--collect", total_kimg=0.384)
   assert code == 0
   assert printed.startswith("6 runs: 6 running;")
-  assert "is to end at 0.384 kimg and was begun to end at 0.192" in error
+  assert "now ends at 0.384 kimg; it was started with 0.192" in error
   assert {row["images"] for row in rows(swept.out)} == {"192"}
 
 
@@ -201,13 +201,13 @@ def test_no_settings_are_read_off_a_spec_that_is_not_what_was_written(
     said = f"{path} is damaged (its content does not match its digest)"
   else:
     path.unlink()
-    said = f"{path} is missing, and what the run has written is there"
+    said = f"{path} is missing, although the folder has other files"
   axes = AXES if named else {"width": WIDTHS, "seed": [0, 2]}
   code, _, error = swept("--collect", axes=axes)
   assert code == (2 if named else 0)
   assert said in error
   if not named:
-    assert f"{said}: the run is not in the tables" in error
+    assert "the run is not in the tables" in error
     assert run.name not in {row["run"] for row in rows(swept.out)}
 
 
@@ -273,7 +273,7 @@ def test_an_axis_of_another_name_finds_its_runs(swept):
   code, printed, error = swept("--collect", axes=renamed)
   assert code == 0
   assert "4 runs: 4 done; 2 more" in printed
-  assert "side-8_s-a is runs/width-8_seed-0, which has its settings" in error
+  assert "side-8_s-a uses runs/width-8_seed-0, which has the same" in error
   row = next(r for r in rows(swept.out) if r["run"] == "width-16_seed-1")
   assert (row["side"], row["s"], row["in_config"]) == ("16", "b", "yes")
 
