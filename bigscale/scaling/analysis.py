@@ -151,7 +151,7 @@ def _split(
   law, design = fitted.law, fitted.design
   best, others = (
     (
-      shares(laws.values_of(law, design.centre, theta)),
+      shares(laws.values_of(law, design.center, theta)),
       _sides_of_split(intervals.sides_of(law, design, theta)),
     )
     for theta in (fitted.theta[None], drawn.theta)
@@ -196,7 +196,7 @@ def _sides_of_split(
 def _censored(fitted: Fit, points: Points) -> list[dict[str, Any]]:
   """Returns each collapsed run's bound and whether the law lies above it."""
   predicted = laws.predict(fitted.design, fitted.theta[None]).log_y[0]
-  predicted = np.exp(predicted + fitted.design.centre.log_y)
+  predicted = np.exp(predicted + fitted.design.center.log_y)
   return [
     {
       "row": int(points.rows[index]),

@@ -106,7 +106,7 @@ def resample(
     if not len(weights):
       continue
     begin = np.repeat(fit.theta[None], len(weights), axis=0)
-    solved = solver.minimise(fit.design, begin, weights, deltas)
+    solved = solver.minimize(fit.design, begin, weights, deltas)
     theta.append(solved.theta)
     converged.append(solved.converged)
   theta = np.concatenate([np.empty((0, len(fit.theta))), *theta])

@@ -159,7 +159,7 @@ def _heldout(
   smaller, larger = points.take(small), points.take(large)
   fitted = fit(law, smaller, loss)
   design = laws.design_of(
-    law, larger.variables, larger.y, larger.censored, fitted.design.centre
+    law, larger.variables, larger.y, larger.censored, fitted.design.center
   )
   error = laws.predict(design, fitted.theta[None]).log_y[0] - design.log_y
   entry["error"] = float(np.abs(error).mean())
@@ -182,14 +182,14 @@ def _interval(
   seed: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the ends of the 90% interval of new runs' log y, [m] each."""
-  centre = laws.predict(design, theta).log_y
+  center = laws.predict(design, theta).log_y
   residual = fitted.residual[~points.censored]
   # Residuals of a fit are smaller than prediction errors.
   residual = residual * np.sqrt(
     len(residual) / (len(residual) - fitted.law.size)
   )
   rng = np.random.default_rng([*seed, 1])
-  spread = centre + rng.choice(residual, size=centre.shape)
+  spread = center + rng.choice(residual, size=center.shape)
   tail = (1 - _LEVEL) / 2
   low, high = np.quantile(spread, [tail, 1 - tail], axis=0)
   return low, high

@@ -129,9 +129,9 @@ def _predict(
     variables,
     np.ones(count),
     np.zeros(count, bool),
-    fitted.design.centre,
+    fitted.design.center,
   )
-  offset = fitted.design.centre.log_y
+  offset = fitted.design.center.log_y
   middle = laws.predict(design, fitted.theta[None]).log_y[0]
   drawn = laws.predict(design, made.drawn.theta).log_y
   low, high = np.quantile(drawn, (0.025, 0.975), axis=0)

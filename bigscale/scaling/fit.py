@@ -97,7 +97,7 @@ class Fit(NamedTuple):
   @property
   def values(self) -> dict[str, float]:
     """Values of E, A and alpha, and of B and beta if there are two terms."""
-    found = laws.values_of(self.law, self.design.centre, self.theta[None])
+    found = laws.values_of(self.law, self.design.center, self.theta[None])
     return {name: float(value[0]) for name, value in found.items()}
 
 
@@ -160,7 +160,7 @@ def fit(law: laws.Law, points: Points, loss: Loss) -> Fit:
   scale = _scale(design, theta[0])
   # The scale comes from the law's own residuals and settles as delta falls.
   for delta in (1.0, 0.1):
-    solved = solver.minimise(
+    solved = solver.minimize(
       design, theta, weights, [delta * scale], solver.ROUGHLY, _FEW
     )
     # The margin keeps starts that are still improving if the runs fit almost
@@ -170,7 +170,7 @@ def fit(law: laws.Law, points: Points, loss: Loss) -> Fit:
     theta, weights = solved.theta[near], weights[near]
     scale = _scale(design, solved.theta[np.argmin(solved.objective)])
   delta = loss.delta * (scale if loss.unit == "scale" else 1.0)
-  solved = solver.minimise(
+  solved = solver.minimize(
     design, theta, weights, solver.stages(delta, scale), _TOLERANCE
   )
   theta, best = solved.theta, int(np.argmin(solved.objective))

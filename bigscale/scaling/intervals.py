@@ -65,7 +65,7 @@ def sides_of(
     found[name] = Sides(np.where(gone, np.nan, side), bound)
     # The coefficient is the term's value at x = 1, so it diverges with the
     # exponent.
-    outward = -1.0 if design.centre.log_x[k] < 0 else 1.0
+    outward = -1.0 if design.center.log_x[k] < 0 else 1.0
     found[laws.COEFFICIENTS[k]] = Sides(
       np.where(gone, np.nan, side * outward), f"that of {name}"
     )
@@ -184,8 +184,8 @@ def parameters(
     resampled: [R, P] parameters fitted to resamples.
     unsupported: why no interval can be given, or None if one can.
   """
-  values = laws.values_of(law, design.centre, theta[None])
-  others = laws.values_of(law, design.centre, resampled)
+  values = laws.values_of(law, design.center, theta[None])
+  others = laws.values_of(law, design.center, resampled)
   own, sides = (
     sides_of(law, design, rows) for rows in (theta[None], resampled)
   )

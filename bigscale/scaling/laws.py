@@ -3,7 +3,7 @@
 A law is y = E + A x^-alpha, or with a second term B x2^-beta. Its parameters
 are searched as logarithms of A and B, exponents as they are, and E as it is,
 so that a floor of exactly zero can be reached and left again. Variables are
-centred in logs and y is measured in its geometric mean: without that, A and
+centerd in logs and y is measured in its geometric mean: without that, A and
 alpha would be all but the same direction.
 """
 
@@ -114,7 +114,7 @@ class Law:
     return " + ".join(terms)
 
 
-class Centre(NamedTuple):
+class Center(NamedTuple):
   """What was subtracted: mean log of each variable [K], and of y."""
 
   log_x: np.ndarray
@@ -125,25 +125,25 @@ class Design(NamedTuple):
   """Points as a law sees them.
 
   Attributes:
-    z_kn: [K, n] centred logs of the law's variables.
-    log_y: [n], centred.
+    z_kn: [K, n] centerd logs of the law's variables.
+    log_y: [n], centerd.
     censored: [n] bool: y is an upper bound.
     floor: E in units of the geometric mean of y; None where it is fitted.
-    centre: what was subtracted.
+    center: what was subtracted.
   """
 
   z_kn: np.ndarray
   log_y: np.ndarray
   censored: np.ndarray
   floor: float | None
-  centre: Centre
+  center: Center
 
 
 class Prediction(NamedTuple):
   """Logs of y and how they answer to the parameters.
 
   Attributes:
-    log_y: [R, n], in the centred units of the design.
+    log_y: [R, n], in the centerd units of the design.
     shares: [R, K, n], of each term in y.
   """
 
@@ -156,31 +156,31 @@ def design_of(
   variables: Mapping[str, np.ndarray],
   y: np.ndarray,
   censored: np.ndarray,
-  centre: Centre | None = None,
+  center: Center | None = None,
 ) -> Design:
-  """Centres points.
+  """Centers points.
 
   Args:
     law: to fit.
     variables: [n] each, positive.
     y: [n], positive.
     censored: [n] bool.
-    centre: of the points a law was fitted to, to predict others; their own
+    center: of the points a law was fitted to, to predict others; their own
       where None.
   """
   log_x = np.log([variables[name] for name in law.variables])
   log_y = np.log(y)
-  if centre is None:
-    centre = Centre(log_x.mean(axis=1), float(log_y.mean()))
+  if center is None:
+    center = Center(log_x.mean(axis=1), float(log_y.mean()))
   floor = law.floor
   if floor is not None:
-    floor = floor / np.exp(centre.log_y)
+    floor = floor / np.exp(center.log_y)
   return Design(
-    log_x - centre.log_x[:, None],
-    log_y - centre.log_y,
+    log_x - center.log_x[:, None],
+    log_y - center.log_y,
     censored,
     floor,
-    centre,
+    center,
   )
 
 
@@ -214,26 +214,26 @@ def jacobian(design: Design, found: Prediction) -> np.ndarray:
   return slopes
 
 
-def values_of(law: Law, centre: Centre, theta: np.ndarray) -> Values:
+def values_of(law: Law, center: Center, theta: np.ndarray) -> Values:
   """Parameters as they are written down, [R] each, E first.
 
   Args:
     law: that was fitted.
-    centre: of the points it was fitted to.
+    center: of the points it was fitted to.
     theta: [R, P].
   """
   floor = law.floor
   values = {
     "E": np.full(len(theta), floor)
     if floor is not None
-    else theta[:, -1] * np.exp(centre.log_y)
+    else theta[:, -1] * np.exp(center.log_y)
   }
   for k in range(len(law.variables)):
     log_coefficient, exponent = theta[:, 2 * k], theta[:, 2 * k + 1]
     # Of an absurd exponent the coefficient may not be a number.
     with np.errstate(over="ignore"):
       values[COEFFICIENTS[k]] = np.exp(
-        log_coefficient + exponent * centre.log_x[k] + centre.log_y
+        log_coefficient + exponent * center.log_x[k] + center.log_y
       )
     values[EXPONENTS[k]] = exponent
   return values

@@ -6,7 +6,7 @@ gave the field its most cited wrong law (Besiroglu et al. 2024). Here delta is
 lowered in stages (Madsen and Nielsen 1993), and each stage is solved by Newton
 steps in the loss's own curvature. Where too few residuals lie within delta that
 curvature is singular; it is damped by the curvature of iteratively reweighted
-least squares, which majorises the loss, so that a damped step goes down.
+least squares, which majorizes the loss, so that a damped step goes down.
 
 Problems share points and differ in weights and starts: rows of one array.
 """
@@ -81,7 +81,7 @@ def stages(delta: float, scale: float) -> list[float]:
   return [delta * 10.0**power for power in range(count, -1, -1)]
 
 
-def minimise(
+def minimize(
   design: laws.Design,
   theta: np.ndarray,
   weights: np.ndarray,

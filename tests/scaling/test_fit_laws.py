@@ -33,7 +33,7 @@ def selection(points, grouped="run"):
   return Selection(points, names, [], 0, grouped, None, {})
 
 
-def analyse(selected, settings):
+def analyze(selected, settings):
   return analysis.record(analysis.study(selected, settings))
 
 
@@ -96,15 +96,15 @@ def test_floor_of_zero_is_left_again():
   points = runs(12, 0)
   design = laws.design_of(ONE, points.variables, points.y, points.censored)
   start = np.array([[0.0, 0.2, 0.0]])
-  solved = solver.minimise(design, start, np.ones((1, 12)), [0.1, 1e-4])
-  floor = laws.values_of(ONE, design.centre, solved.theta)["E"][0]
+  solved = solver.minimize(design, start, np.ones((1, 12)), [0.1, 1e-4])
+  floor = laws.values_of(ONE, design.center, solved.theta)["E"][0]
   assert floor == pytest.approx(FLOOR, rel=1e-4)
 
 
 def test_floors_of_resamples_pile_up_at_zero():
   found = fit(ONE, runs(20, 0.1, seed=2, floor=0.0), Loss())
   drawn = bootstrap.resample(found, runs(20, 0.1, seed=2), 100, (0,))
-  floors = laws.values_of(ONE, found.design.centre, drawn.theta)["E"]
+  floors = laws.values_of(ONE, found.design.center, drawn.theta)["E"]
   assert floors.min() == 0
   assert floors.max() > 0.1
 
@@ -112,14 +112,14 @@ def test_floors_of_resamples_pile_up_at_zero():
 def test_pinned_floor_stays_and_has_no_error():
   points = runs(20, 0.02)
   settings = analysis.Settings(floor=FLOOR, resamples=100)
-  found = analyse(selection(points), settings)
+  found = analyze(selection(points), settings)
   floor, alpha = found["parameters"]["E"], found["parameters"]["alpha"]
   assert floor["value"] == FLOOR
   assert floor["pinned"]
   assert floor["standard_error"] is None
   assert floor["interval95"] is None
   assert alpha["interval95"][0] < EXPONENT < alpha["interval95"][1]
-  free = analyse(selection(points), analysis.Settings(resamples=100))
+  free = analyze(selection(points), analysis.Settings(resamples=100))
   # To know the floor is to know the exponent better.
   error = free["parameters"]["alpha"]["standard_error"]
   assert alpha["standard_error"] < 0.8 * error
@@ -141,7 +141,7 @@ def test_bound_above_the_law_changes_nothing():
   assert found.values == pytest.approx(alone.values, rel=1e-5)
   seen = bounded._replace(censored=np.zeros(16, bool))
   assert fit(ONE, seen, Loss()).values != pytest.approx(alone.values, rel=1e-5)
-  record = analyse(selection(bounded), analysis.Settings(resamples=40))[
+  record = analyze(selection(bounded), analysis.Settings(resamples=40))[
     "censored"
   ]
   assert record[0]["bound"] == 40
@@ -155,7 +155,7 @@ def test_bound_below_the_law_pulls_it_down():
   found = fit(ONE, points, Loss(1.0))
   alone = fit(ONE, points.take(~points.censored), Loss(1.0))
   assert found.values["E"] < alone.values["E"] - 0.02
-  record = analyse(selection(points), analysis.Settings(resamples=40))[
+  record = analyze(selection(points), analysis.Settings(resamples=40))[
     "censored"
   ]
   assert len(record) == 5
@@ -182,7 +182,7 @@ def test_resamples_that_cannot_tell_are_left_out_and_counted():
   same = points._replace(variables={"x": points.variables["x"].copy()})
   same.variables["x"][1:4] = same.variables["x"][0]
   same.variables["C"] = same.variables["x"]
-  found = analyse(selection(same), analysis.Settings(resamples=200))
+  found = analyze(selection(same), analysis.Settings(resamples=200))
   used = found["method"]["bootstrap"]["used"]
   assert 40 < used < 190
   assert any("too few distinct points" in w for w in found["warnings"])
@@ -219,6 +219,6 @@ def test_too_few_smaller_runs_leave_a_reason():
 def test_growth_is_seen_and_said():
   points = runs(12, 0.02)
   grown = points._replace(y=points.y[::-1].copy())
-  found = analyse(selection(grown), analysis.Settings(floor=0.0, resamples=60))
+  found = analyze(selection(grown), analysis.Settings(floor=0.0, resamples=60))
   assert found["parameters"]["alpha"]["value"] < 0
   assert any("does not fall" in warning for warning in found["warnings"])
