@@ -168,8 +168,8 @@ def _split(
     "coefficient": coefficient,
     # Along the best split, both terms fall as compute^-exponent.
     "exponent": exponent,
-    "assumes": f"compute = {factor:g} x x2 with x = {names['x']}, "
-    f"x2 = {names['x2']}; best x = coefficient compute^p, x2 the rest",
+    "assumes": f"compute = {factor:g} x x2 with x = {names['x']} and x2 = "
+    f"{names['x2']}; the best x is coefficient compute^p, and x2 is the rest",
   }
 
 
@@ -178,7 +178,7 @@ def _sides_of_split(
 ) -> tuple[intervals.Sides, ...]:
   """Returns the `Sides` of p, its coefficient and the exponent of compute."""
   alpha, beta = sides["alpha"].of, sides["beta"].of
-  name = "that of alpha or beta"
+  name = "set by alpha or beta"
   # p falls with alpha and rises with beta. If both lie at a bound, or one at
   # its lower bound, the side of p is unknown. The exponent rises with either.
   p = np.where(

@@ -61,13 +61,13 @@ def sides_of(
     side = (exponent >= _LARGEST) * 1.0 - (exponent <= -_LARGEST)
     gone = shares[:, k] <= _NOTHING
     name = laws.EXPONENTS[k]
-    bound = f"{laws.LARGEST_EXPONENT:g}, the largest that is tried"
+    bound = f"{laws.LARGEST_EXPONENT:g}, the largest value tried"
     found[name] = Sides(np.where(gone, np.nan, side), bound)
     # The coefficient is the term's value at x = 1, so it diverges with the
     # exponent.
     outward = -1.0 if design.center.log_x[k] < 0 else 1.0
     found[laws.COEFFICIENTS[k]] = Sides(
-      np.where(gone, np.nan, side * outward), f"that of {name}"
+      np.where(gone, np.nan, side * outward), f"set by {name}"
     )
   return found
 

@@ -122,7 +122,7 @@ def test_a_budget_ends_the_run():
   per_step = training_flops(run).per_step
   assert 1e12 - per_step < total_flops(run) <= 1e12
   assert run.total_steps == 1e12 // per_step
-  with pytest.raises(SpecError, match=r"does not last for one step.*give"):
+  with pytest.raises(SpecError, match=r"is less than one step.*use"):
     rules.within(run, per_step * 0.99)
 
 

@@ -92,8 +92,8 @@ def test_rows_and_runs_are_told_apart(law_of_96_rows):
 def test_without_a_group_no_runs_are_claimed(fitted):
   found, text = fitted(checkpoints()[::4], "--x=params")
   assert (found["rows"], found["runs"]) == (24, None)
-  assert "24 rows each taken for a run (no --group)" in text
-  assert "column 'run' names 12 runs in 24 rows: give --group=run" in text
+  assert "24 rows, each counted as a run (no --group)" in text
+  assert "column 'run' names 12 runs in 24 rows; pass --group=run" in text
   held = found["heldout"]["forms"][0]["heldout"]["4x"]
   assert held["predicted_runs"] is held["fitted_runs"] is None
 
@@ -173,7 +173,7 @@ def test_an_exponent_at_the_solver_s_bound_is_said_to_be_one(fitted):
     else:
       assert entry["interval95"][1] is None
   assert "alpha              8    at bound" in said
-  assert "8, the largest that is tried" in said
+  assert "8, the largest value tried" in said
   assert any("alpha lies at the bound" in one for one in found["warnings"])
   (form,) = (
     form
@@ -313,7 +313,7 @@ def test_what_is_left_out_is_printed(fitted):
   assert "2 excluded" in said
   y = float(few()[3][3])
   assert f"row 13, y {y:.5g}: the same as row 4" in said
-  assert "row 14, y 5: a summary, no run: 'mean' in column 'run'" in said
+  assert "row 14, y 5: a summary, not a run: 'mean' in column 'run'" in said
 
 
 def test_when_a_row_was_written_makes_it_no_other():
@@ -343,7 +343,7 @@ def test_a_summary_row_is_no_run(selected, word, group):
   assert len(found.points.y) == 12
   (left,) = found.excluded
   assert left["row"] == 13
-  assert left["reason"] == f"a summary, no run: {word!r} in column 'run'"
+  assert left["reason"] == f"a summary, not a run: {word!r} in column 'run'"
 
 
 def test_a_summary_is_told_in_any_column_of_numbers():
@@ -407,8 +407,8 @@ def test_shares_count_runs_and_nothing_else(write, capsys):
   code, out, _ = shares_of(write, capsys, [*rows, *more])
   assert code == 0
   assert "1       1 of 2" in out
-  assert "left out: row 4 (line 5), a summary" in out
-  assert "left out: row 5 (line 6), the same as row 1" in out
+  assert "excluded: row 4 (line 5), a summary" in out
+  assert "excluded: row 5 (line 6), the same as row 1" in out
 
 
 def test_shares_of_a_table_of_evaluations_are_refused(write, capsys):

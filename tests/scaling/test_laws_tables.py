@@ -75,7 +75,7 @@ def test_more_words_of_summaries(fit, word):
   code, found, _ = fit([*few(), [word, "1e5", "99"]])
   assert code == 0
   (left,) = found["excluded"]
-  assert left["reason"] == f"a summary, no run: {word!r} in column 'run'"
+  assert left["reason"] == f"a summary, not a run: {word!r} in column 'run'"
 
 
 def test_a_number_in_percent_is_no_summary(fit):
@@ -83,7 +83,7 @@ def test_a_number_in_percent_is_no_summary(fit):
   rows[3][2] = "5%"
   code, _, said = fit(rows)
   assert code == 2
-  assert "row 4 (line 5), column 'y': '5%' is no positive number" in said
+  assert "row 4 (line 5), column 'y': '5%' is not a positive number" in said
 
 
 @pytest.mark.parametrize(

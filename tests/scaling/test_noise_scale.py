@@ -73,7 +73,7 @@ def test_rows_without_terms_are_passed_over():
     ([{"kimg": 1.0, "d/loss": 1.0}], 1, r"log\.noise_scale=True"),
     ([], 1, "no row has d/gradient_signal"),
     (rows(250.0, 8), 4, "use fewer windows"),
-    (rows(250.0), 0, "must be 1 or more"),
+    (rows(250.0), 0, "must be at least 1"),
   ],
 )
 def test_what_cannot_be_measured(table, windows, message):

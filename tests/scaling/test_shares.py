@@ -90,7 +90,7 @@ def test_no_trend_where_there_can_be_none(tmp_path, rows):
 @pytest.mark.parametrize(
   ("column", "where", "words"),
   [
-    ("nothing", (), "--x=nothing is no column"),
+    ("nothing", (), "--x=nothing is not a column"),
     ("images", ("images=7",), "no run that ended: of 8 rows, 8 do not meet"),
     ("images", ("status=failed",), "7 do not meet --where and 1 failed"),
   ],
@@ -105,11 +105,11 @@ def test_the_command(runs, capsys):
   assert main([*command, "--where=blocks~a"]) == 0
   said = capsys.readouterr().out
   assert "200     2 of 3     67% (21% to 94%)" in said
-  assert "left out: row 6 (line 7), failed" in said
+  assert "excluded: row 6 (line 7), failed" in said
   assert main([*command, "--json"]) == 0
   found = json.loads(capsys.readouterr().out)
   assert [one["value"] for one in found["levels"]] == ["200", "1000"]
   assert main([*command, "--resamples=3"]) == 2
-  assert "--resamples=3 must be 100 or more" in capsys.readouterr().err
+  assert "--resamples=3 must be between 100" in capsys.readouterr().err
   assert main(command[:3]) == 2
   assert "scaling shares of what?" in capsys.readouterr().err

@@ -80,11 +80,11 @@ def test_names_fit_a_folder():
 @pytest.mark.parametrize(
   ("config", "words"),
   [
-    ({"base": {}}, "a sweep has base and blocks"),
-    (settings(), "has no run"),
-    (settings(a={}), "must name axes"),
-    (settings(a={"seed": []}), "must name axes, each with a value"),
-    (settings(a={"seed": 3}), "give a list of values"),
+    ({"base": {}}, "a sweep config needs the keys base and blocks"),
+    (settings(), "has no runs"),
+    (settings(a={}), "must have axes"),
+    (settings(a={"seed": []}), "must have axes, each with at least one value"),
+    (settings(a={"seed": 3}), "must be a list of values"),
     (settings(a={"modle.widths": [(8, 8)]}), "no group 'modle'"),
     (settings(a={"model.width": [3]}), "run width-3 of .* unknown key"),
     (settings(a={"global_batch_size": [0]}), "run global_batch_size-0 of"),

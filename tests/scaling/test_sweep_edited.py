@@ -261,7 +261,7 @@ def test_a_law_says_that_it_counts_them(swept, capsys):
   assert found["points"] == 6
   said = [text for text in found["warnings"] if "in_config" in text]
   assert len(said) == 1
-  assert said[0].startswith("2 rows are of runs")
+  assert said[0].startswith("2 rows come from runs")
   assert main([*words, "--where=in_config=yes"]) == 0
   found = json.loads(capsys.readouterr().out)
   assert (found["points"], found["filtered"]) == (4, 2)
