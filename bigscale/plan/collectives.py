@@ -1,18 +1,18 @@
-"""Finds what a computation communicates.
+"""Finds the collectives of a computation.
 
-A collective takes one of these forms in a TPU program:
+A collective has one of these forms in a TPU program:
 
-- `all-reduce(...)`: synchronous; nothing else runs.
-- `all-gather-start` ... `all-gather-done`, or `async-start` around any of them:
-  what stands between the two runs meanwhile.
-- a fusion that holds the collective and a custom call `AsyncCollectiveStart`;
-  further fusions carry it on beside their own work, up to one with
-  `AsyncCollectiveDone`. The collective is written in each and happens once.
-- `send` and `recv` with `_xla_megascale_transfer_type`: a collective between
+- `all-reduce(...)` is synchronous: nothing else runs meanwhile.
+- `all-gather-start` ... `all-gather-done`, or `async-start` around any
+  collective: the instructions in between run at the same time.
+- A fusion contains the collective and a custom call `AsyncCollectiveStart`.
+  Further fusions continue it alongside their own work, up to one with
+  `AsyncCollectiveDone`. Each fusion contains the collective, but it runs once.
+- `send` and `recv` with `_xla_megascale_transfer_type` are a collective between
   slices, over the data-center network.
 
-Its size V is that of the whole buffer on one device: the result of an
-all-gather, the operand of all others.
+The size V of a collective is the whole buffer on one device: the result of an
+all-gather, and the operand of all others.
 """
 
 import dataclasses
@@ -47,17 +47,17 @@ _CHAIN = re.compile(r'\bchain_id="(\w+)"')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One place in the program that communicates.
+  """A collective in a program.
 
   Attributes:
-    kind: of `KINDS`.
-    bytes: V, see this module.
-    dtype: of what travels.
-    groups: partition ids that work together; () between slices.
-    between_slices: over the data-center network.
-    asynchronous: whether the program goes on meanwhile.
-    hidden_cycles: of the work that goes on meanwhile.
-    count: how often a step does it.
+    kind: one of `KINDS`.
+    bytes: size V; see the module docstring.
+    dtype: dtype of the data.
+    groups: partition ids of each group; () between slices.
+    between_slices: whether it uses the data-center network.
+    asynchronous: whether other instructions run at the same time.
+    hidden_cycles: cycles of those other instructions.
+    count: number of occurrences per step.
     op_name: path of JAX scopes.
   """
 
@@ -78,13 +78,13 @@ def collectives(
   cycles: Sequence[float],
   devices: int,
 ) -> Iterator[Collective]:
-  """Those of a computation itself and of its fusions, not of its loops.
+  """Yields the collectives of a computation and its fusions, without loops.
 
   Args:
-    module: of the program.
-    computation: to look through.
-    cycles: of each of its instructions, loops and branches whole.
-    devices: partitions of the program.
+    module: program that contains the computation.
+    computation: computation to search.
+    cycles: cycles of each instruction, including those of loops and branches.
+    devices: number of partitions of the program.
   """
   schedule = _Schedule(computation, cycles)
   for one in computation.instructions:
@@ -101,11 +101,11 @@ def collectives(
 
 
 class _Schedule:
-  """Which cycles pass between two instructions of a computation."""
+  """The cycles between any two instructions of a computation."""
 
   def __init__(self, computation: Computation, cycles: Sequence[float]) -> None:
     self._computation = computation
-    self._place = {
+    self._index = {
       one.name: at for at, one in enumerate(computation.instructions)
     }
     self._cycles = cycles
@@ -113,14 +113,14 @@ class _Schedule:
   def _between(self, start: str, end: str | None) -> float:
     if end is None:
       return 0.0
-    return sum(self._cycles[self._place[start] + 1 : self._place[end]])
+    return sum(self._cycles[self._index[start] + 1 : self._index[end]])
 
   def _last(self, matches: Callable[[Instruction], bool]) -> str | None:
     found = [one.name for one in self._computation.instructions if matches(one)]
     return found[-1] if found else None
 
   def until_done(self, found: Collective, start: Instruction) -> Collective:
-    """An asynchronous one, from its start to its done."""
+    """Returns a collective as asynchronous, from its start to its done."""
     chain = {start.name}
     for one in self._computation.instructions:
       if one.opcode.endswith(("-update", "-done")) and chain & {*one.operands}:
@@ -135,7 +135,7 @@ class _Schedule:
   def wrapped(
     self, module: Module, start: Instruction, devices: int
   ) -> Iterator[Collective]:
-    """Those inside an `async-start`."""
+    """Yields the collectives inside an `async-start`."""
     called = module.called(start)
     for one in called.instructions if called else ():
       if one.opcode in _BASE:
@@ -143,7 +143,7 @@ class _Schedule:
         yield self.until_done(found, start)
 
   def between_slices(self, send: Instruction) -> Collective:
-    """One that leaves the slice."""
+    """Returns the collective between slices that starts with `send`."""
     key = _RENDEZVOUS.search(send.attributes)
     arrives = [
       one.name
@@ -170,7 +170,7 @@ class _Schedule:
     )
 
   def fused(self, module: Module, devices: int) -> Iterator[Collective]:
-    """Those written inside fusions, each once."""
+    """Yields the collectives inside fusions, each once."""
     seen = {}
     for fusion in self._computation.instructions:
       called = module.called(fusion) if fusion.opcode == "fusion" else None
@@ -217,7 +217,7 @@ def _plain(
 
 
 def _scattered(found: Collective, fusion: Computation) -> Collective:
-  """An all-reduce of which each device keeps a slice is a reduce-scatter."""
+  """Turns an all-reduce followed by a slice into a reduce-scatter."""
   if found.kind == "all-reduce" and fusion.root.opcode == "dynamic-slice":
     return dataclasses.replace(found, kind="reduce-scatter")
   return found
