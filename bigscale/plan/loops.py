@@ -1,9 +1,9 @@
-"""How often a loop of the program runs.
+"""Derives the trip counts of a program's loops.
 
-The TPU compiler prints no trip counts, but a `lax.scan` becomes a loop whose
-condition compares a counter with a constant, and both can be followed through
-copies, conversions, fusions and the tuples that carry values from one
-iteration to the next. What cannot be followed is not guessed.
+The TPU compiler prints no trip counts. However, a `lax.scan` becomes a loop
+whose condition compares a counter with a constant. Both can be traced through
+copies, conversions, fusions and the tuples that carry values between
+iterations. A count that cannot be traced is not guessed.
 """
 
 import dataclasses
@@ -21,7 +21,10 @@ _DIRECTION = re.compile(r"\bdirection=(\w+)")
 
 
 class Scalar(NamedTuple):
-  """`constant`, plus the loop's carried value of number `carried`, if any."""
+  """An integer: `constant` plus the loop's carried value at index `carried`.
+
+  `carried` is None if the integer does not depend on a carried value.
+  """
 
   carried: int | None
   constant: int
@@ -36,13 +39,13 @@ def _nothing_known(number: int, index: int | None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-  """A computation and what is known of its parameters.
+  """A computation with the known values of its parameters.
 
   Attributes:
-    module: of the program.
-    computation: that runs.
-    argument: `argument(number, index)`: the value of a parameter, or of a
-      member of a tuple.
+    module: program that contains the computation.
+    computation: computation that runs.
+    argument: function of (number, index) that returns the value of parameter
+      `number`, or of its tuple member `index`.
   """
 
   module: Module
@@ -50,7 +53,7 @@ class Frame:
   argument: Argument = _nothing_known
 
   def scalar(self, name: str, index: int | None = None) -> Scalar | None:
-    """An integer's value, or None where it cannot be followed."""
+    """Returns an integer's value, or None if it cannot be traced."""
     one = self.computation.by_name[name]
     if one.opcode == "constant":
       integer = re.fullmatch(r"\{?(-?\d+)\}?", one.argument.strip())
@@ -71,11 +74,11 @@ class Frame:
       inner = self.fused(one)
       return inner.scalar(inner.computation.root.name, index)
     if one.opcode == "while" and index is not None:
-      return self._left_alone(one, index)
+      return self._invariant(one, index)
     return None
 
   def fused(self, fusion: Instruction) -> "Frame":
-    """The frame of a fusion's computation."""
+    """Returns the frame of a fusion's computation."""
     return Frame(
       self.module,
       self.module.called(fusion),
@@ -83,14 +86,14 @@ class Frame:
     )
 
   def body(self, loop: Instruction) -> "Frame":
-    """The frame of a loop's body, which knows what no iteration changes."""
+    """Returns the frame of a loop's body, with its loop-invariant values."""
     return Frame(
       self.module,
       self.module.computations[loop.attribute("body")],
-      lambda number, index: self._left_alone(loop, index),
+      lambda number, index: self._invariant(loop, index),
     )
 
-  def _left_alone(self, loop: Instruction, index: int | None) -> Scalar | None:
+  def _invariant(self, loop: Instruction, index: int | None) -> Scalar | None:
     if index is None or _step(self.module, loop, index) != 0:
       return None
     return self.scalar(loop.operands[0], index)
@@ -112,16 +115,16 @@ class Frame:
 def trip_count(
   frame: Frame, loop: Instruction, hints: Mapping[str, int]
 ) -> int | None:
-  """How often a `while` runs.
+  """Returns the number of iterations of a `while`.
 
   Args:
-    frame: of the computation that holds it.
-    loop: the instruction.
-    hints: counts by scope, for loops whose text does not tell: the innermost
-      scope of the loop's `op_name` that is a key decides.
+    frame: frame of the computation that contains the loop.
+    loop: `while` instruction.
+    hints: counts by scope, for loops whose count cannot be traced. The
+      innermost scope of the loop's `op_name` that is a key decides.
 
   Returns:
-    The count, or None where neither the text nor a hint gives one.
+    The count, or None if it can neither be traced nor found in `hints`.
   """
   read = _read_count(frame, loop)
   if read is not None:
@@ -148,7 +151,7 @@ def _read_count(frame: Frame, loop: Instruction) -> int | None:
     first = frame.scalar(loop.operands[0], counter.carried)
     limit = other
     if other.carried is not None:
-      limit = frame._left_alone(loop, other.carried)
+      limit = frame._invariant(loop, other.carried)
       limit = limit and Scalar(None, limit.constant + other.constant)
     if not step or first is None or limit is None:
       continue
@@ -160,7 +163,7 @@ def _read_count(frame: Frame, loop: Instruction) -> int | None:
 
 
 def _iterations(span: int, step: int, sense: str) -> int | None:
-  """Steps from 0 until `sense` (of the counter against span) fails."""
+  """Returns the number of steps from 0 until `counter sense span` fails."""
   if sense == "NE":
     return span // step if span % step == 0 and span // step >= 0 else None
   if sense in ("LE", "GE"):
@@ -174,7 +177,7 @@ def _iterations(span: int, step: int, sense: str) -> int | None:
 def _comparison(
   module: Module, loop: Instruction
 ) -> tuple[Scalar, str, Scalar] | None:
-  """The two sides of a loop's condition, in terms of what it carries."""
+  """Returns the two sides of a loop's condition and its direction."""
   frame = _carrying(module, loop.attribute("condition"))
   root = frame.computation.root
   while root.opcode in ("fusion", *_SAME_VALUE):
@@ -193,7 +196,7 @@ def _comparison(
 
 
 def _step(module: Module, loop: Instruction, index: int) -> int | None:
-  """What an iteration adds to a carried value; None where not followed."""
+  """Returns what an iteration adds to a carried value, or None if unknown."""
   frame = _carrying(module, loop.attribute("body"))
   after = frame.scalar(frame.computation.root.name, index)
   if after is None or after.carried != index:
@@ -202,7 +205,7 @@ def _step(module: Module, loop: Instruction, index: int) -> int | None:
 
 
 def _carrying(module: Module, name: str | None) -> Frame:
-  """A frame in which carried values stand for themselves."""
+  """Returns a frame whose parameters are the loop's carried values."""
   return Frame(
     module,
     module.computations[name],

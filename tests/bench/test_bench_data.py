@@ -19,12 +19,12 @@ def test_what_a_stream_costs():
   assert 50 < timing.read_images_per_second < 1e6
   # Plain pixels in memory: a second thread would wait for the first.
   assert timing.readers == "1 thread"
-  for word in ("/s", "us an image", "ms to the first", "GiB"):
+  for word in ("/s", "us per image", "ms to the first", "GiB"):
     assert word in str(timing)
 
 
 def test_no_steps_is_refused():
-  with pytest.raises(SpecError, match="steps=0 must be 1 or more"):
+  with pytest.raises(SpecError, match="steps=0 must be at least 1"):
     bench.measure(from_config(tiny.get_config()), steps=0)
 
 

@@ -38,7 +38,7 @@ def test_a_step_with_and_without(spec, monkeypatch):
   assert all(0 <= x < 1e-4 for x in found.differences.values())
   text = str(found)
   assert "xla_cpu_enable_fast_min_max=False" in text
-  assert "the options are safe here" in text
+  assert "the options are safe on these devices" in text
 
 
 def test_what_differs_is_named():
@@ -67,4 +67,4 @@ def test_a_difference_is_loud(difference, monkeypatch, capsys):
   monkeypatch.setattr(options, "measure", lambda spec, steps: found)
   command = ["bigscale", "bench", "options", f"--config={tiny.__file__}"]
   assert main.main(command) == 1
-  assert "do not use them here" in capsys.readouterr().out
+  assert "do not use these options here" in capsys.readouterr().out

@@ -67,7 +67,7 @@ def test_the_text_has_every_figure(timing):
 
 
 def test_no_steps_is_refused(spec):
-  with pytest.raises(SpecError, match="steps=0 must be 1 or more"):
+  with pytest.raises(SpecError, match="steps=0 must be at least 1"):
     bench.measure(spec, steps=0)
 
 

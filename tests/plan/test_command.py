@@ -56,7 +56,7 @@ def kept(monkeypatch, tmp_path):
     "parameters": {"g": 7000, "d": 8000},
     "compile_seconds": 1.0,
     "warnings": [],
-    "advice": ["v5e:2x2 would fit, by proportion"],
+    "advice": ["v5e:2x2 would fit (proportional estimate)"],
   }
   path = make.path_of(
     from_config(tiny.get_config()),
@@ -96,7 +96,7 @@ def test_baseline(kept, capsys, tmp_path):
   changes = json.loads(capsys.readouterr().out)["changes"]
   assert changes["hbm_bytes_per_device"]["change"] == 1
   path.write_text(json.dumps(kept | {"effort": "O1"}))
-  assert "do not compare" in refused(capsys, *common)
+  assert "are not comparable" in refused(capsys, *common)
 
 
 def test_refusals(capsys, monkeypatch):

@@ -134,7 +134,7 @@ def test_a_group_without_shape_is_a_line_and_says_so():
   web = network("v5e:4x4")
   one = Collective("all-gather", 45e6, "f32", ((0, 1, 6),))
   assert web.seconds(one) == pytest.approx(2 / 3 * 1e-3 + 2 * US)
-  assert "forms no box" in web.warnings[0]
+  assert "does not form a box" in web.warnings[0]
 
 
 def test_the_slowest_group_decides():

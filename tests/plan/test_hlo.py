@@ -88,7 +88,7 @@ def test_nested_scans_count_as_often_as_they_run():
   assert reduce.groups == (tuple(range(16)),)
   assert not reduce.asynchronous
   assert work.warnings == [
-    "jit(step)/cond: one of 2 branches runs; the costliest is counted"
+    "jit(step)/cond: one of 2 branches runs; the most expensive one is counted"
   ]
 
 
@@ -120,7 +120,7 @@ def test_a_loop_of_unknown_length_is_hinted_or_warned_about():
   module = hlo.parse(text)
   work = measure(module, 16)
   assert any(
-    "jit(step)/d_steps/while: the program does not tell" in one
+    "jit(step)/d_steps/while: the trip count of this loop" in one
     for one in work.warnings
   )
   assert work.collectives[0].count == 1

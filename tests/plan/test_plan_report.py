@@ -90,7 +90,7 @@ def plan():
 
 def test_advice_names_what_dominates_and_what_to_split(plan):
   said = advice.advise(plan, spec_of(), POD)
-  assert said[0] == "convolution dominates: 45% of the step"
+  assert said[0] == "convolution takes the largest share, 45% of the step"
   assert "spectral norm takes 20%" in said[1]
   assert "mesh.weights='zero' with mesh.fsdp=16" in said[1]
   assert "Adam and the moving average takes 8%" in said[2]
@@ -120,12 +120,13 @@ def test_advice_to_fit(plan):
   }
   said = advice.advise(plan, spec_of(), POD)
   assert said[0] == (
-    "does not fit: 20.00 GiB needed of 16.00 GiB a device, 4.00 GiB too much"
+    "the run does not fit: each device needs 20.00 GiB but has 16.00 GiB, "
+    "4.00 GiB too little"
   )
   # 12 / 2 + 8 <= 0.9 x 16 < 12 + 8 / 2.
   assert "mesh.fsdp=2 would split the 12.00 GiB" in said[1]
-  assert said[2] == "optim.microbatches=4 would fit, by proportion"
-  assert said[-1] == "as many devices of v5p or v6e have the memory for it"
+  assert said[2] == "optim.microbatches=4 would fit (proportional estimate)"
+  assert said[-1] == "the same number of v5p or v6e devices has enough memory"
   plan["hbm_bytes_per_device"] = 200 * GIB
   plan["memory"]["state"] = 100 * GIB
   assert "no single change" in advice.advise(plan, spec_of(), POD)[-1]
@@ -140,7 +141,9 @@ def test_advice_to_draw_fakes_apart(plan, d_steps, at_once, said):
   advised = advice.advise(plan, spec, POD)
   found = [one for one in advised if "optim.fakes_at_once=False" in one]
   assert len(found) == said
-  assert all("passes of 8 images a device and not 16" in one for one in found)
+  assert all(
+    "passes of 8 images per device instead of 16" in one for one in found
+  )
 
 
 @pytest.mark.parametrize(
@@ -168,8 +171,9 @@ def test_refusals_of_the_compiler(message, needed, available):
 
 def test_a_plan_in_words(plan):
   text = report.text(plan)
-  assert "2.60 of 15.75 GiB a device" in text
-  assert "100.00 ms = 95.00 cycles + 4.00 collectives + 1.00 not hidden" in text
+  assert "2.60 of 15.75 GiB per device" in text
+  assert "100.00 ms = 95.00 cycles + 4.00 synchronous" in text
+  assert "collectives + 1.00 exposed of 3.00 asynchronous" in text
   assert "spectral_norm" in text
   assert "20.0%  20.00 ms" in text
   assert "52 x, 493 MB, 4.00 ms, 52 of them synchronous" in text
@@ -239,7 +243,7 @@ def test_a_file_that_is_no_baseline(tmp_path):
     report.load(str(tmp_path / "none.json"))
   path = tmp_path / "other.json"
   path.write_text("[1]")
-  with pytest.raises(SpecError, match="is no plan"):
+  with pytest.raises(SpecError, match="is not a plan"):
     report.load(str(path))
 
 
@@ -294,4 +298,4 @@ def test_a_sweep_goes_on_after_a_failure():
   rows = list(sweep([spec], ["v5e:2x2", "v5e:3x5"], "O1", use_cache=False))
   assert [row["topology"] for row in rows] == ["v5e:2x2", "v5e:3x5"]
   assert "mesh.fsdp=16" in rows[0]["error"]
-  assert "refuses topology" in rows[1]["error"]
+  assert "rejects topology" in rows[1]["error"]

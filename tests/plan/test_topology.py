@@ -33,9 +33,9 @@ def test_names(name, devices):
     ("", ["unknown topology ''"]),
     ("v5e:4x4x4", ["has 3 axes", "v5e:16x16"]),
     # libtpu kills the process at a side of 0.
-    ("v5e:0x4", ["is no slice of a v5e pod", "16x16"]),
-    ("v5e:32x32", ["is no slice", "2xv5e:16x16"]),
-    ("0xv5e:4x4", ["is no slice"]),
+    ("v5e:0x4", ["is not a slice of a v5e pod", "16x16"]),
+    ("v5e:32x32", ["is not a slice", "2xv5e:16x16"]),
+    ("0xv5e:4x4", ["is not a slice"]),
   ],
 )
 def test_bad_names_say_what_to_write(name, words):
