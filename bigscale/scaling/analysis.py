@@ -12,7 +12,7 @@ from bigscale.scaling.fit import Fit, Loss, fit
 from bigscale.scaling.laws import Points, Selection
 from bigscale.spec import require
 
-# With fewer clusters, percentile intervals cover less than their nominal level.
+# With fewer clusters, percentile intervals are too narrow.
 _FEW_CLUSTERS = 10
 # Correlation of the two variables' logs above which their exponents cannot be
 # separated.
@@ -46,7 +46,7 @@ class Settings:
     require(
       40 <= self.resamples <= 1_000_000,
       f"--resamples={self.resamples} must be between 40, which a 2.5% tail "
-      "needs, and a million; use 4000 unless you have a reason not to",
+      "needs, and a million; 4000 is typical",
     )
     require(self.seed >= 0, f"--seed={self.seed} must be at least 0")
 
@@ -57,7 +57,7 @@ class Study(NamedTuple):
   selection: Selection
   settings: Settings
   fitted: Fit
-  drawn: bootstrap.Resampled
+  resampled: bootstrap.Resampled
 
 
 def study(selection: Selection, settings: Settings) -> Study:
@@ -81,10 +81,10 @@ def study(selection: Selection, settings: Settings) -> Study:
       f"needs at least {bootstrap.LEAST_CLUSTERS} to resample from; add runs",
     )
   fitted = fit(law, points, settings.loss)
-  drawn = bootstrap.resample(
+  resampled = bootstrap.resample(
     fitted, points, settings.resamples, (settings.seed, _PARAMETERS)
   )
-  return Study(selection, settings, fitted, drawn)
+  return Study(selection, settings, fitted, resampled)
 
 
 def record(made: Study) -> dict[str, Any]:
@@ -93,13 +93,13 @@ def record(made: Study) -> dict[str, Any]:
   Returns:
     The record that `bigscale scaling fit --json` prints; see docs/scaling.md.
   """
-  selection, settings, fitted, drawn = made
+  selection, settings, fitted, resampled = made
   points = selection.points
   found = {
     "law": f"y = {fitted.law.formula}",
     "names": dict(selection.names),
-    "parameters": bootstrap.parameters(fitted, drawn),
-    "split": _split(fitted, drawn, selection),
+    "parameters": bootstrap.parameters(fitted, resampled),
+    "split": _split(fitted, resampled, selection),
     "points": len(points.y),
     "rows": len(points.y),
     "runs": selection.runs,
@@ -113,10 +113,10 @@ def record(made: Study) -> dict[str, Any]:
       (settings.seed, _HELDOUT),
       grouped=selection.grouped is not None,
     ),
-    "method": _method(fitted, drawn, selection, settings),
+    "method": _method(fitted, resampled, selection, settings),
     "protocol": dict(selection.protocol),
   }
-  found["warnings"] = _warnings(found, fitted, drawn, selection)
+  found["warnings"] = _warnings(found, fitted, resampled, selection)
   return _finite(found)
 
 
@@ -132,7 +132,7 @@ def _finite(value: Any) -> Any:
 
 
 def _split(
-  fitted: Fit, drawn: bootstrap.Resampled, selection: Selection
+  fitted: Fit, resampled: bootstrap.Resampled, selection: Selection
 ) -> dict[str, Any] | None:
   """Returns the best split of compute C: x = coefficient C^p, x2 the rest."""
   if len(fitted.law.variables) < 2:
@@ -154,11 +154,11 @@ def _split(
       shares(laws.values_of(law, design.center, theta)),
       _sides_of_split(intervals.sides_of(law, design, theta)),
     )
-    for theta in (fitted.theta[None], drawn.theta)
+    for theta in (fitted.theta[None], resampled.theta)
   )
   p, coefficient, exponent = (
     intervals.estimate(
-      float(value[0]), other, side, float(at.of[0]), drawn.unsupported
+      float(value[0]), other, side, float(at.of[0]), resampled.unsupported
     )
     for value, at, other, side in zip(*best, *others, strict=True)
   )
@@ -210,7 +210,7 @@ def _censored(fitted: Fit, points: Points) -> list[dict[str, Any]]:
 
 def _method(
   fitted: Fit,
-  drawn: bootstrap.Resampled,
+  resampled: bootstrap.Resampled,
   selection: Selection,
   settings: Settings,
 ) -> dict[str, Any]:
@@ -229,14 +229,14 @@ def _method(
     "floor": {None: "free", 0.0: "none"}.get(settings.floor, settings.floor),
     "bootstrap": {
       "unit": selection.grouped or "row",
-      "clusters": drawn.clusters,
-      "resamples": drawn.drawn,
-      "used": len(drawn.theta),
-      "unconverged": drawn.unconverged,
-      "delta_of_log_y": drawn.delta,
+      "clusters": resampled.clusters,
+      "resamples": resampled.resamples,
+      "used": len(resampled.theta),
+      "unconverged": resampled.unconverged,
+      "delta_of_log_y": resampled.delta,
       "intervals": "percentile",
       "seed": settings.seed,
-      "seconds": round(drawn.seconds, 2),
+      "seconds": round(resampled.seconds, 2),
     },
   }
 
@@ -244,7 +244,7 @@ def _method(
 def _warnings(
   found: dict[str, Any],
   fitted: Fit,
-  drawn: bootstrap.Resampled,
+  resampled: bootstrap.Resampled,
   selection: Selection,
 ) -> list[str]:
   warnings = list(selection.notes)
@@ -261,20 +261,21 @@ def _warnings(
       "come from one run, the intervals are too narrow"
     )
   unit = "rows" if selection.grouped is None else "runs"
-  if drawn.unsupported:
-    warnings.append(f"no intervals: {drawn.unsupported}")
-  elif drawn.clusters < _FEW_CLUSTERS:
+  if resampled.unsupported:
+    warnings.append(f"no intervals: {resampled.unsupported}")
+  elif resampled.clusters < _FEW_CLUSTERS:
     warnings.append(
-      f"with only {drawn.clusters} {unit}, the intervals cover less than their "
-      "nominal level"
+      f"with only {resampled.clusters} {unit}, the intervals are too narrow"
     )
-  if len(drawn.theta) < 0.95 * drawn.drawn:
+  if len(resampled.theta) < 0.95 * resampled.resamples:
     warnings.append(
-      f"{drawn.drawn - len(drawn.theta)} of {drawn.drawn} resamples had too "
+      f"{resampled.resamples - len(resampled.theta)} of {resampled.resamples} resamples had too "
       "few distinct points and were left out"
     )
-  if drawn.unconverged > 0.01:
-    warnings.append(f"{drawn.unconverged:.1%} of resamples did not converge")
+  if resampled.unconverged > 0.01:
+    warnings.append(
+      f"{resampled.unconverged:.1%} of resamples did not converge"
+    )
   warnings += _about_values(found["parameters"], values, seen)
   if len(fitted.law.variables) == 2:
     logs = fitted.design.z_kn[:, ~points.censored]

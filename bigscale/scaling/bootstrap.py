@@ -43,7 +43,7 @@ class Resampled(NamedTuple):
   Attributes:
     theta: [R, P] fitted parameters, without the resamples that have fewer
       distinct points than the law has parameters.
-    drawn: number of resamples, including those left out of `theta`.
+    resamples: number of resamples, including those left out of `theta`.
     clusters: number of clusters to resample from.
     delta: delta of the Huber loss of the resamples' log residuals.
     unconverged: share of fits that ran out of iterations.
@@ -51,7 +51,7 @@ class Resampled(NamedTuple):
   """
 
   theta: np.ndarray
-  drawn: int
+  resamples: int
   clusters: int
   delta: float
   unconverged: float
@@ -59,15 +59,15 @@ class Resampled(NamedTuple):
 
   @property
   def unsupported(self) -> str | None:
-    """Returns why no interval can be given, or None if one can."""
+    """Why no interval can be given, or None if one can."""
     if self.clusters < INTERVAL_CLUSTERS:
       return (
         f"{self.clusters} runs are too few for an interval, which needs "
         f"at least {INTERVAL_CLUSTERS}"
       )
-    if len(self.theta) < LEAST_USED * self.drawn:
+    if len(self.theta) < LEAST_USED * self.resamples:
       return (
-        f"{self.drawn - len(self.theta)} of {self.drawn} resamples have too "
+        f"{self.resamples - len(self.theta)} of {self.resamples} resamples have too "
         "few distinct points to fit"
       )
     if self.unconverged >= MOST_UNCONVERGED:

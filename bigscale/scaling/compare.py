@@ -163,10 +163,10 @@ def _heldout(
   )
   error = laws.predict(design, fitted.theta[None]).log_y[0] - design.log_y
   entry["error"] = float(np.abs(error).mean())
-  drawn = bootstrap.resample(fitted, smaller, _RESAMPLES, seed)
-  if drawn.unsupported:
-    return entry | {"reason": f"no interval: {drawn.unsupported}"}
-  low, high = _interval(fitted, smaller, design, drawn.theta, seed)
+  resampled = bootstrap.resample(fitted, smaller, _RESAMPLES, seed)
+  if resampled.unsupported:
+    return entry | {"reason": f"no interval: {resampled.unsupported}"}
+  low, high = _interval(fitted, smaller, design, resampled.theta, seed)
   inside = (low <= design.log_y) & (design.log_y <= high)
   entry["coverage90"] = float(inside.mean())
   with np.errstate(over="ignore"):

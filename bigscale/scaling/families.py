@@ -2,7 +2,7 @@
 
 A family consists of the models that differ from a base model, such as a preset,
 only in width, depth and resolution. The caller chooses the resolution, the
-depth and the target; the width that comes closest to the target is searched.
+depth and the target; a search finds the width that comes closest to the target.
 
 `ModelBase.of_width` defines how each family applies a width, a resolution and
 a depth.
@@ -66,7 +66,7 @@ def of_flops(per_image: float, recipe: RunSpec) -> Target:
   def count(model: ModelBase) -> float:
     return training_flops(dataclasses.replace(recipe, model=model)).per_image
 
-  return Target("FLOP an image", per_image, count)
+  return Target("FLOP per image", per_image, count)
 
 
 def member(
@@ -134,7 +134,7 @@ def widths_of(
 def _nearest(size: Callable[[int], float], target: float) -> int:
   """Returns the width at which an increasing size is closest to the target.
 
-  Distances are ratios.
+  The distance is the absolute log ratio.
   """
 
   @functools.cache

@@ -84,7 +84,7 @@ def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
     middle, low, high = _predict(made, fixed)
     label = _short(level) if other else None
     axes.plot(along, middle, color=color, linewidth=1.2, label=label)
-    if made.drawn.unsupported is None:
+    if made.resampled.unsupported is None:
       axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
     mine = belongs == index
     for shown, marker, face in (
@@ -133,6 +133,6 @@ def _predict(
   )
   offset = fitted.design.center.log_y
   middle = laws.predict(design, fitted.theta[None]).log_y[0]
-  drawn = laws.predict(design, made.drawn.theta).log_y
-  low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+  resampled = laws.predict(design, made.resampled.theta).log_y
+  low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
   return tuple(np.exp(log_y + offset) for log_y in (middle, low, high))

@@ -14,9 +14,9 @@ The table gives how often a product p of one image's forward pass is computed:
 |---|---|---|---|---|
 | forward | p | p | p | p |
 | with gradients of the weights | 3 p | 2 p | 3 p | 2 p |
-| with a gradient of its input alone | 2 p | 2 p | 3 p | 2 p |
-| the first, with R1 or R2 | 6 p | 5 p | 9 p | 4 p |
-| WGAN-GP's | 4 p | 4 p | 9 p | 3 p |
+| with only the gradient of the input | 2 p | 2 p | 3 p | 2 p |
+| with gradients of the weights and R1 or R2 | 6 p | 5 p | 9 p | 4 p |
+| of the WGAN-GP penalty | 4 p | 4 p | 9 p | 3 p |
 
 R1 takes the forward pass, the input gradient, and the backward pass through
 both. The backward pass adds two products to each, one for its input and one for
@@ -239,7 +239,7 @@ def _weight_penalties(spec: RunSpec, g: Traced) -> float:
   for matrix in g.matrices:
     rows, out = matrix.rows, matrix.out
     if loss.orthogonal and g.network.orthogonal(matrix.path):
-      # The smaller Gram matrix, and its gradient in one or in two products.
+      # The smaller Gram matrix takes one product, its gradient one or two.
       total += 2 * (2 * rows * out**2 if out <= rows else 3 * out * rows**2)
     if not g.network.tracked(matrix.path):
       continue

@@ -74,7 +74,7 @@ def place(
     if folder is None:
       folder = f"{run.name}@{_key(run.spec)}"
       path = out / "runs" / folder
-      # The run in the new folder may have been extended, which conflicts.
+      # The new folder may already exist, with a run that was extended since.
       held = found.get(folder)
       if held is None and anew:
         path.mkdir(parents=True, exist_ok=True)

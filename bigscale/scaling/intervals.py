@@ -1,9 +1,9 @@
 """Computes intervals of parameters, with special treatment of bounds.
 
 The solver keeps the floor at 0 or above and limits exponents. A term can also
-vanish, which leaves its exponent undetermined. In these cases the solver's
-value is where it stopped and not what the runs show. Such a parameter gets a
-one-sided interval, or none, with the reason.
+vanish, which leaves its exponent undetermined. In these cases, the value
+reflects the limits of the search and not the runs. Such a parameter gets a
+one-sided interval, or a reason why it has none.
 """
 
 import math

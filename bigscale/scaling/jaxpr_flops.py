@@ -71,7 +71,7 @@ class Product(NamedTuple):
 
   @property
   def first(self) -> bool:
-    """Whether the factor with the sample depends on no parameter."""
+    """Whether the factor that depends on the sample has no parameters."""
     return LEARNED not in (
       side & LEARNED for side in (self.left, self.right) if side & SAMPLE
     )

@@ -77,7 +77,7 @@ def noise_scales(
   require(
     _LEAST_RESAMPLES <= resamples <= _MOST_RESAMPLES,
     f"--resamples={resamples} must be between {_LEAST_RESAMPLES}, which a 2.5% "
-    "tail needs, and a million; use 4000 unless you have a reason not to",
+    "tail needs, and a million; 4000 is typical",
   )
   require(seed >= 0, f"--seed={seed} must be at least 0")
   found = []

@@ -92,7 +92,7 @@ def minimize(
   tolerance: float = 1e-7,
   iterations: int = 100,
 ) -> Solution:
-  """Solves every row from its start.
+  """Solves every problem from its starting parameters.
 
   Args:
     design: points to fit.

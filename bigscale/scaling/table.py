@@ -192,7 +192,9 @@ def _by_status(
     if status in LEFT_OUT:
       excluded.append(row.left_out(status, columns.y))
     elif status in CENSORED and not row.cells[columns.y]:
-      excluded.append(row.left_out(f"{status} before any value", columns.y))
+      excluded.append(
+        row.left_out(f"{status} before the first value", columns.y)
+      )
     else:
       kept.append(row)
   return kept, excluded
@@ -206,7 +208,7 @@ def _drop_worst(
   done = [row for row in rows if status_of(row, columns.status) not in CENSORED]
   done.sort(key=lambda row: -_positive(row, columns.y))
   worst = {row.number for row in done[: columns.drop_worst]}
-  reason = f"one of the {columns.drop_worst} highest"
+  reason = f"excluded by --drop_worst={columns.drop_worst}"
   return (
     [row for row in rows if row.number not in worst],
     [row.left_out(reason, columns.y) for row in rows if row.number in worst],

@@ -121,9 +121,9 @@ def test_rows_are_accounted_for(fit, write):
   assert found["points"] == 7
   assert [entry["row"] for entry in found["censored"]] == [3, 6]
   assert {entry["row"]: entry["reason"] for entry in found["excluded"]} == {
-    1: "one of the 1 highest",
+    1: "excluded by --drop_worst=1",
     2: "failed",
-    5: "collapsed before any value",
+    5: "collapsed before the first value",
   }
   assert found["filtered"] == 2
 

@@ -24,8 +24,8 @@ def coverage(law, variables, truth, noise):
     y = exact * np.exp(noise * rng.standard_normal(len(exact)))
     points = Points(variables, y, np.zeros(len(rows), bool), rows, rows)
     found = fit(law, points, Loss())
-    drawn = bootstrap.resample(found, points, RESAMPLES, (0, trial))
-    estimated = bootstrap.parameters(found, drawn)
+    resampled = bootstrap.resample(found, points, RESAMPLES, (0, trial))
+    estimated = bootstrap.parameters(found, resampled)
     for name in inside:
       low, high = estimated[name]["interval95"] or (np.inf, -np.inf)
       # Of a one-sided interval one end is open.

@@ -103,8 +103,8 @@ def test_floor_of_zero_is_left_again():
 
 def test_floors_of_resamples_pile_up_at_zero():
   found = fit(ONE, runs(20, 0.1, seed=2, floor=0.0), Loss())
-  drawn = bootstrap.resample(found, runs(20, 0.1, seed=2), 100, (0,))
-  floors = laws.values_of(ONE, found.design.center, drawn.theta)["E"]
+  resampled = bootstrap.resample(found, runs(20, 0.1, seed=2), 100, (0,))
+  floors = laws.values_of(ONE, found.design.center, resampled.theta)["E"]
   assert floors.min() == 0
   assert floors.max() > 0.1
 
