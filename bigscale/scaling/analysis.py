@@ -267,10 +267,11 @@ def _warnings(
     warnings.append(
       f"with only {resampled.clusters} {unit}, the intervals are too narrow"
     )
-  if len(resampled.theta) < 0.95 * resampled.resamples:
+  total, used = resampled.resamples, len(resampled.theta)
+  if used < 0.95 * total:
     warnings.append(
-      f"{resampled.resamples - len(resampled.theta)} of {resampled.resamples} resamples had too "
-      "few distinct points and were left out"
+      f"{total - used} of {total} resamples had too few distinct points and "
+      "were left out"
     )
   if resampled.unconverged > 0.01:
     warnings.append(

@@ -65,10 +65,11 @@ class Resampled(NamedTuple):
         f"{self.clusters} runs are too few for an interval, which needs "
         f"at least {INTERVAL_CLUSTERS}"
       )
-    if len(self.theta) < LEAST_USED * self.resamples:
+    total, used = self.resamples, len(self.theta)
+    if used < LEAST_USED * total:
       return (
-        f"{self.resamples - len(self.theta)} of {self.resamples} resamples have too "
-        "few distinct points to fit"
+        f"{total - used} of {total} resamples have too few distinct points to "
+        "fit"
       )
     if self.unconverged >= MOST_UNCONVERGED:
       return (

@@ -250,7 +250,7 @@ def _along(
 
 
 def _matters(name: str, before: Any, after: Any) -> bool:
-  """Returns whether runs that differ in a setting cannot share a row."""
+  """Returns whether changing a setting makes it a different run."""
   if name == "total_kimg":
     return not (isinstance(before, (int, float)) and before < after)
   affects_row = name.split(".")[0] in _ROW_GROUPS

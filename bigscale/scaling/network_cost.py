@@ -3,8 +3,8 @@
 The forward pass is traced on shapes, with every layer in its plain form: the
 form of `gpu`, without grouped convolutions made dense and without rewritten
 convolutions next to upsampling or downsampling. Nothing is compiled and no
-array is allocated. The networks that train are traced themselves, so families
-of models need no separate description of their layers.
+array is allocated. These are the networks that train, so families of models
+need no separate description of their layers.
 """
 
 import functools

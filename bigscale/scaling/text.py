@@ -138,7 +138,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _rest(found: dict[str, Any]) -> list[str]:
-  method, bootstrap = found["method"], found["method"]["bootstrap"]
+  method, draws = found["method"], found["method"]["bootstrap"]
   return [
     "",
     f"{method['loss']}, delta {method['delta']:g} in units of "
@@ -147,8 +147,8 @@ def _rest(found: dict[str, Any]) -> list[str]:
     f"{method['mean_abs_log_residual']:.4g}",
     f"{method['starts_agreeing']} of {method['starts']} starts agree; the best "
     f"{'converged' if method['converged'] else 'did NOT converge'}",
-    f"bootstrap by {bootstrap['unit']}: {bootstrap['used']} of {bootstrap['resamples']} "
-    f"resamples of {bootstrap['clusters']} clusters, seed {bootstrap['seed']}, "
-    f"{bootstrap['seconds']} s",
+    f"bootstrap by {draws['unit']}: {draws['used']} of {draws['resamples']} "
+    f"resamples of {draws['clusters']} clusters, seed {draws['seed']}, "
+    f"{draws['seconds']} s",
     *(f"warning: {text}" for text in found["warnings"]),
   ]
