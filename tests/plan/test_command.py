@@ -1,4 +1,4 @@
-"""`bigscale plan`: what it prints and how it refuses."""
+"""Tests of the output and errors of `bigscale plan`."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ def refused(capsys, *args):
 
 @pytest.fixture
 def kept(monkeypatch, tmp_path):
-  """A plan in the cache: the command finds it and compiles nothing."""
+  """A cached plan, so the command does not compile."""
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
   monkeypatch.setattr(make.compile, "versions", lambda: VERSIONS)
   plan = {
@@ -68,7 +68,7 @@ def kept(monkeypatch, tmp_path):
   return plan
 
 
-def test_a_plan_that_does_not_fit_is_an_answer(kept, capsys):
+def test_a_plan_that_does_not_fit_exits_with_zero(kept, capsys):
   assert bigscale(CONFIG, "--topology=v5e:1x1") == 0
   out = capsys.readouterr().out
   assert "20.00 of 16.00 GiB" in out

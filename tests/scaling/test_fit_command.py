@@ -1,4 +1,4 @@
-"""`bigscale scaling fit`: what it reads, prints, and refuses."""
+"""Tests of the input, output and errors of `bigscale scaling fit`."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ HEADER = ["run", "model", "params", "images", "flops", "fid", "status"]
 
 
 def good_rows():
-  """Twelve runs of 2 + 5e3 flops^-0.25, with a little ripple."""
+  """Twelve runs of 2 + 5e3 flops^-0.25 with alternating errors of 1%."""
   rows = []
   for index in range(12):
     flops = 10.0 ** (13 + index / 2)
@@ -38,7 +38,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def fit(capsys):
-  """Runs the command as a user would; returns exit code, stdout, stderr."""
+  """Runs the command; returns exit code, stdout and stderr."""
 
   def call(path, *flags):
     defaults = ("--x=flops", "--y=fid", "--resamples=60")
@@ -68,7 +68,7 @@ def test_json_has_the_agreed_form(fit, write, tmp_path):
   assert found["split"] is None
 
 
-def test_report_draws_what_fit_finds(write, tmp_path, capsys):
+def test_report_draws_the_fitted_law(write, tmp_path, capsys):
   out = tmp_path / "law.svg"
   flags = ["--x=params", "--x2=images", "--y=fid", "--resamples=60"]
   command = ["bigscale", "scaling", "report", write(good_rows()), *flags]
@@ -79,7 +79,7 @@ def test_report_draws_what_fit_finds(write, tmp_path, capsys):
   assert "--out is missing" in capsys.readouterr().err
 
 
-def test_text_says_what_matters(fit, write):
+def test_text_contains_law_floor_split_and_exclusions(fit, write):
   rows = good_rows()
   rows[3][-1] = "failed"
   code, printed, _ = fit(
@@ -99,7 +99,7 @@ def test_text_says_what_matters(fit, write):
 
 
 def test_rows_are_accounted_for(fit, write):
-  """Every row is fitted, a bound, excluded with a reason, or filtered."""
+  """Each row is fitted, a bound, excluded with a reason, or filtered."""
   rows = good_rows()
   rows[1][-1], rows[1][-2] = "failed", ""
   rows[2][-1] = "Collapsed at 4000"
@@ -128,7 +128,7 @@ def test_rows_are_accounted_for(fit, write):
   assert found["filtered"] == 2
 
 
-def test_runs_are_found_by_a_word_of_several(write):
+def test_conditions_match_a_word_in_a_list(write):
   rows = good_rows()
   for index, row in enumerate(rows):
     row[1] = ("size", "size+batch", "batch", "batches", "3", "4+3")[index % 6]
@@ -264,12 +264,12 @@ def test_too_few_levels_are_refused(fit, write):
   code, _, error = fit(write(rows), "--x=params")
   assert code == 2
   assert "have 2 different values of x" in error
-  # A slope alone is another matter.
+  # A law without a floor can be fitted.
   assert fit(write(rows), "--x=params", "--floor=none")[0] == 0
 
 
 def test_few_levels_and_seeds_are_fitted(fit, write):
-  """Where larger runs cannot be predicted, the reason is said."""
+  """A reason is given if larger runs cannot be predicted."""
   rows = good_rows()
   for index, row in enumerate(rows):
     row[4] = 10.0 ** (13 + index // 3)
