@@ -82,7 +82,7 @@ def category(module: Module, instruction: Instruction) -> str:
     scope = scope or _most_frequent(inner)
   if scope:
     return SCOPES[scope]
-  opcodes = {one.opcode for one in inner} - _WITHOUT_WORK
+  opcodes = {part.opcode for part in inner} - _WITHOUT_WORK
   if opcodes & MXU:
     return CONVOLUTION
   if opcodes and opcodes <= _MOVES:
@@ -112,7 +112,11 @@ def _last_scope(op_name: str) -> str | None:
 
 def _most_frequent(instructions: tuple[Instruction, ...]) -> str | None:
   """Returns the scope that at least half of the named instructions share."""
-  named = [_last_scope(one.op_name) for one in instructions if one.op_name]
+  named = [
+    _last_scope(instruction.op_name)
+    for instruction in instructions
+    if instruction.op_name
+  ]
   scopes = [scope for scope in named if scope]
   if not scopes:
     return None

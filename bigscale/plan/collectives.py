@@ -87,16 +87,20 @@ def collectives(
     devices: number of partitions of the program.
   """
   schedule = _Schedule(computation, cycles)
-  for one in computation.instructions:
-    base, _, suffix = one.opcode.rpartition("-")
-    if one.opcode in _BASE:
-      yield _plain(module, computation, one, devices)
+  for instruction in computation.instructions:
+    base, _, suffix = instruction.opcode.rpartition("-")
+    if instruction.opcode in _BASE:
+      yield _plain(module, computation, instruction, devices)
     elif suffix == "start" and base in _BASE:
-      yield schedule.until_done(_plain(module, computation, one, devices), one)
-    elif one.opcode == "async-start":
-      yield from schedule.wrapped(module, one, devices)
-    elif one.opcode == "send" and _MEGASCALE.search(one.attributes):
-      yield schedule.between_slices(one)
+      yield schedule.until_done(
+        _plain(module, computation, instruction, devices), instruction
+      )
+    elif instruction.opcode == "async-start":
+      yield from schedule.wrapped(module, instruction, devices)
+    elif instruction.opcode == "send" and _MEGASCALE.search(
+      instruction.attributes
+    ):
+      yield schedule.between_slices(instruction)
   yield from schedule.fused(module, devices)
 
 
@@ -106,7 +110,8 @@ class _Schedule:
   def __init__(self, computation: Computation, cycles: Sequence[float]) -> None:
     self._computation = computation
     self._index = {
-      one.name: at for at, one in enumerate(computation.instructions)
+      instruction.name: at
+      for at, instruction in enumerate(computation.instructions)
     }
     self._cycles = cycles
 
@@ -116,17 +121,25 @@ class _Schedule:
     return sum(self._cycles[self._index[start] + 1 : self._index[end]])
 
   def _last(self, matches: Callable[[Instruction], bool]) -> str | None:
-    found = [one.name for one in self._computation.instructions if matches(one)]
+    found = [
+      instruction.name
+      for instruction in self._computation.instructions
+      if matches(instruction)
+    ]
     return found[-1] if found else None
 
   def until_done(self, found: Collective, start: Instruction) -> Collective:
     """Returns a collective as asynchronous, from its start to its done."""
     chain = {start.name}
-    for one in self._computation.instructions:
-      if one.opcode.endswith(("-update", "-done")) and chain & {*one.operands}:
-        chain.add(one.name)
+    for instruction in self._computation.instructions:
+      if instruction.opcode.endswith(("-update", "-done")) and chain & {
+        *instruction.operands
+      }:
+        chain.add(instruction.name)
     end = self._last(
-      lambda one: one.name in chain and one.opcode.endswith("-done")
+      lambda instruction: (
+        instruction.name in chain and instruction.opcode.endswith("-done")
+      )
     )
     return dataclasses.replace(
       found, asynchronous=True, hidden_cycles=self._between(start.name, end)
@@ -137,24 +150,26 @@ class _Schedule:
   ) -> Iterator[Collective]:
     """Yields the collectives inside an `async-start`."""
     called = module.called(start)
-    for one in called.instructions if called else ():
-      if one.opcode in _BASE:
-        found = _plain(module, called, one, devices)
+    for instruction in called.instructions if called else ():
+      if instruction.opcode in _BASE:
+        found = _plain(module, called, instruction, devices)
         yield self.until_done(found, start)
 
   def between_slices(self, send: Instruction) -> Collective:
     """Returns the collective between slices that starts with `send`."""
     key = _RENDEZVOUS.search(send.attributes)
     arrives = [
-      one.name
-      for one in self._computation.instructions
-      if one.opcode == "recv"
+      instruction.name
+      for instruction in self._computation.instructions
+      if instruction.opcode == "recv"
       and key
-      and (theirs := _RENDEZVOUS.search(one.attributes))
+      and (theirs := _RENDEZVOUS.search(instruction.attributes))
       and theirs[1] == key[1]
     ]
     end = self._last(
-      lambda one: one.opcode == "recv-done" and one.operands[0] in arrives
+      lambda instruction: (
+        instruction.opcode == "recv-done" and instruction.operands[0] in arrives
+      )
     )
     kind = _MEGASCALE.search(send.attributes)[1].lower().replace("_", "-")
     payload = self._computation.operand(send, 0).shape
@@ -177,18 +192,22 @@ class _Schedule:
       if called is None:
         continue
       starts = any(
-        one.attribute("custom_call_target") == "AsyncCollectiveStart"
-        for one in called.instructions
+        instruction.attribute("custom_call_target") == "AsyncCollectiveStart"
+        for instruction in called.instructions
       )
-      for one in called.instructions:
-        if one.opcode not in _BASE:
+      for instruction in called.instructions:
+        if instruction.opcode not in _BASE:
           continue
-        found = _plain(module, called, one, devices)
-        chain = _CHAIN.search(one.attributes)
+        found = _plain(module, called, instruction, devices)
+        chain = _CHAIN.search(instruction.attributes)
         if chain is None:
           yield _scattered(found, called)
           continue
-        key = (one.opcode, one.attribute("channel_id"), chain[1])
+        key = (
+          instruction.opcode,
+          instruction.attribute("channel_id"),
+          chain[1],
+        )
         if starts or key not in seen:
           seen[key] = [found, fusion.name, fusion.name]
         seen[key][2] = fusion.name
@@ -199,11 +218,14 @@ class _Schedule:
 
 
 def _plain(
-  module: Module, computation: Computation, one: Instruction, devices: int
+  module: Module,
+  computation: Computation,
+  instruction: Instruction,
+  devices: int,
 ) -> Collective:
-  kind = _BASE[one.opcode.removesuffix("-start")]
-  groups = replica_groups(one.attributes, devices)
-  shapes = [computation.by_name[name].shape for name in one.operands]
+  kind = _BASE[instruction.opcode.removesuffix("-start")]
+  groups = replica_groups(instruction.attributes, devices)
+  shapes = [computation.by_name[name].shape for name in instruction.operands]
   size = sum(map(size_in_bytes, shapes))
   if kind == "all-gather":
     size *= max(map(len, groups))
@@ -212,7 +234,7 @@ def _plain(
     bytes=size,
     dtype=first_dtype(shapes),
     groups=groups,
-    op_name=one.op_name,
+    op_name=instruction.op_name,
   )
 
 

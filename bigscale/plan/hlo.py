@@ -88,12 +88,14 @@ class Computation:
   @functools.cached_property
   def by_name(self) -> Mapping[str, Instruction]:
     """Instructions by name."""
-    return {one.name: one for one in self.instructions}
+    return {instruction.name: instruction for instruction in self.instructions}
 
   @property
   def root(self) -> Instruction:
     """The instruction whose result the computation returns."""
-    return next(one for one in self.instructions if one.is_root)
+    return next(
+      instruction for instruction in self.instructions if instruction.is_root
+    )
 
   def operand(self, instruction: Instruction, index: int) -> Instruction:
     """Returns the instruction that computes an operand."""
@@ -114,11 +116,13 @@ class Module:
 
   def inside(self, computation: Computation) -> Iterator[Instruction]:
     """Yields the instructions of a computation and, nested, of its fusions."""
-    for one in computation.instructions:
-      called = self.called(one) if one.opcode == "fusion" else None
+    for instruction in computation.instructions:
+      called = (
+        self.called(instruction) if instruction.opcode == "fusion" else None
+      )
       if called is not None:
         yield from self.inside(called)
-      yield one
+      yield instruction
 
 
 def parse(text: str) -> Module:
@@ -135,8 +139,10 @@ def parse(text: str) -> Module:
       if header and " -> " in line:
         is_entry, name, lines = bool(header[1]), header[2], []
     elif line.startswith("}"):
-      parsed = (_instruction(one) for one in lines)
-      computation = Computation(name, tuple(one for one in parsed if one))
+      parsed = (_instruction(line) for line in lines)
+      computation = Computation(
+        name, tuple(instruction for instruction in parsed if instruction)
+      )
       computations[name] = computation
       entry = computation if is_entry else entry
       name = None
@@ -209,4 +215,4 @@ def size_in_bytes(shape: str) -> int:
 
 def first_dtype(shapes: Sequence[str]) -> str:
   """Returns the dtype of the first array in the shapes, or "" without one."""
-  return next((dtype for one in shapes for dtype, _ in arrays(one)), "")
+  return next((dtype for shape in shapes for dtype, _ in arrays(shape)), "")

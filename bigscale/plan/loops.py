@@ -54,27 +54,29 @@ class Frame:
 
   def scalar(self, name: str, index: int | None = None) -> Scalar | None:
     """Returns an integer's value, or None if it cannot be traced."""
-    one = self.computation.by_name[name]
-    if one.opcode == "constant":
-      integer = re.fullmatch(r"\{?(-?\d+)\}?", one.argument.strip())
+    instruction = self.computation.by_name[name]
+    if instruction.opcode == "constant":
+      integer = re.fullmatch(r"\{?(-?\d+)\}?", instruction.argument.strip())
       return Scalar(None, int(integer[1])) if integer else None
-    if one.opcode in _SAME_VALUE:
-      return self.scalar(one.operands[0], index)
-    if one.opcode == "copy-start":
-      return self.scalar(one.operands[0], None)
-    if one.opcode == "parameter":
-      return self.argument(int(one.argument), index)
-    if one.opcode == "tuple" and index is not None:
-      return self.scalar(one.operands[index])
-    if one.opcode == "get-tuple-element" and index is None:
-      return self.scalar(one.operands[0], int(one.attribute("index")))
-    if one.opcode in ("add", "subtract"):
-      return self._sum(one)
-    if one.opcode == "fusion":
-      inner = self.fused(one)
+    if instruction.opcode in _SAME_VALUE:
+      return self.scalar(instruction.operands[0], index)
+    if instruction.opcode == "copy-start":
+      return self.scalar(instruction.operands[0], None)
+    if instruction.opcode == "parameter":
+      return self.argument(int(instruction.argument), index)
+    if instruction.opcode == "tuple" and index is not None:
+      return self.scalar(instruction.operands[index])
+    if instruction.opcode == "get-tuple-element" and index is None:
+      return self.scalar(
+        instruction.operands[0], int(instruction.attribute("index"))
+      )
+    if instruction.opcode in ("add", "subtract"):
+      return self._sum(instruction)
+    if instruction.opcode == "fusion":
+      inner = self.fused(instruction)
       return inner.scalar(inner.computation.root.name, index)
-    if one.opcode == "while" and index is not None:
-      return self._invariant(one, index)
+    if instruction.opcode == "while" and index is not None:
+      return self._invariant(instruction, index)
     return None
 
   def fused(self, fusion: Instruction) -> "Frame":
@@ -98,11 +100,11 @@ class Frame:
       return None
     return self.scalar(loop.operands[0], index)
 
-  def _sum(self, one: Instruction) -> Scalar | None:
-    left, right = (self.scalar(name) for name in one.operands)
+  def _sum(self, instruction: Instruction) -> Scalar | None:
+    left, right = (self.scalar(name) for name in instruction.operands)
     if left is None or right is None:
       return None
-    if one.opcode == "subtract":
+    if instruction.opcode == "subtract":
       if right.carried is not None:
         return None
       return Scalar(left.carried, left.constant - right.constant)

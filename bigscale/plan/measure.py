@@ -93,13 +93,15 @@ class Work:
       (self.float32, other.float32),
     ):
       mine += [
-        dataclasses.replace(one, count=times * one.count)
-        for one in theirs
+        dataclasses.replace(item, count=times * item.count)
+        for item in theirs
         if times
       ]
     self.flops += times * other.flops
     self.flops_once += other.flops_once
-    self.warnings += [one for one in other.warnings if one not in self.warnings]
+    self.warnings += [
+      warning for warning in other.warnings if warning not in self.warnings
+    ]
 
 
 def measure(
@@ -130,31 +132,31 @@ class _Meter:
   def computation(self, frame: Frame) -> Work:
     """Returns all work of a computation."""
     work, cycles = Work(), []
-    for one in frame.computation.instructions:
-      nested = self._nested(frame, one)
-      cycles.append(nested.total_cycles + (one.cycles or 0))
+    for instruction in frame.computation.instructions:
+      nested = self._nested(frame, instruction)
+      cycles.append(nested.total_cycles + (instruction.cycles or 0))
       work.add(nested)
-      self._count(work, frame.computation, one)
+      self._count(work, frame.computation, instruction)
     work.collectives += collectives(
       self._module, frame.computation, cycles, self._devices
     )
     return work
 
   def _count(
-    self, work: Work, computation: Computation, one: Instruction
+    self, work: Work, computation: Computation, instruction: Instruction
   ) -> None:
     """Adds the work of an instruction, without that of loops and branches."""
-    if one.cycles is not None:
+    if instruction.cycles is not None:
       key = (
-        categories.phase(one),
-        categories.category(self._module, one),
+        categories.phase(instruction),
+        categories.category(self._module, instruction),
       )
-      work.cycles[key] += one.cycles
-    elif _deserves_estimate(one):
-      work.uncosted[one.opcode] += 1
-    multiplied = self._multiplied(computation, one)
+      work.cycles[key] += instruction.cycles
+    elif _deserves_estimate(instruction):
+      work.uncosted[instruction.opcode] += 1
+    multiplied = self._multiplied(computation, instruction)
     for where, inner in multiplied:
-      share = (one.cycles or 0) / len(multiplied)
+      share = (instruction.cycles or 0) / len(multiplied)
       product = precision.product(where, inner, share)
       work.float32 += [product] if product else []
       operations = flops(where, inner)
@@ -162,40 +164,43 @@ class _Meter:
       work.flops_once += operations
 
   def _multiplied(
-    self, computation: Computation, one: Instruction
+    self, computation: Computation, instruction: Instruction
   ) -> list[tuple[Computation, Instruction]]:
     """Returns the products of an instruction, including fused ones."""
-    if one.opcode in categories.MXU:
-      return [(computation, one)]
-    if one.opcode != "fusion":
+    if instruction.opcode in categories.MXU:
+      return [(computation, instruction)]
+    if instruction.opcode != "fusion":
       return []
-    called = self._module.called(one)
+    called = self._module.called(instruction)
     return [
       pair
       for inner in called.instructions
       for pair in self._multiplied(called, inner)
     ]
 
-  def _nested(self, frame: Frame, one: Instruction) -> Work:
+  def _nested(self, frame: Frame, instruction: Instruction) -> Work:
     """Returns the work of a loop, a conditional or a call."""
     work = Work()
-    if one.opcode == "while":
-      work.add(self.computation(frame.body(one)), self._trips(frame, one, work))
-    elif one.opcode == "conditional":
+    if instruction.opcode == "while":
+      work.add(
+        self.computation(frame.body(instruction)),
+        self._trips(frame, instruction, work),
+      )
+    elif instruction.opcode == "conditional":
       branches = [
         self.computation(Frame(self._module, self._module.computations[name]))
-        for name in one.branches
+        for name in instruction.branches
       ]
       work.add(max(branches, key=lambda branch: branch.total_cycles))
       work.warnings.append(
-        f"{one.op_name or one.name}: one of {len(branches)} branches runs; the "
-        "most expensive one is counted"
+        f"{instruction.op_name or instruction.name}: one of {len(branches)} "
+        "branches runs; the most expensive one is counted"
       )
-    elif one.opcode in ("call", "async-start"):
-      called = self._module.called(one)
+    elif instruction.opcode in ("call", "async-start"):
+      called = self._module.called(instruction)
       if called is not None:
         inner = self.computation(Frame(self._module, called))
-        if one.opcode == "async-start":
+        if instruction.opcode == "async-start":
           # `collectives` yields them at the start, with their hidden cycles.
           inner.collectives.clear()
         work.add(inner)
@@ -212,11 +217,11 @@ class _Meter:
     return trips
 
 
-def _deserves_estimate(one: Instruction) -> bool:
+def _deserves_estimate(instruction: Instruction) -> bool:
   return not (
-    one.opcode in _FREE
-    or one.opcode.endswith(_TRANSFERS)
-    or one.attribute("custom_call_target") in _NAMING
-    or one.opcode.removesuffix("-start") in KINDS
-    or size_in_bytes(one.shape) < _LARGE_BYTES
+    instruction.opcode in _FREE
+    or instruction.opcode.endswith(_TRANSFERS)
+    or instruction.attribute("custom_call_target") in _NAMING
+    or instruction.opcode.removesuffix("-start") in KINDS
+    or size_in_bytes(instruction.shape) < _LARGE_BYTES
   )

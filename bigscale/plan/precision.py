@@ -64,26 +64,26 @@ class StatedProduct:
 
 
 def product(
-  computation: Computation, one: Instruction, cycles: float
+  computation: Computation, instruction: Instruction, cycles: float
 ) -> StatedProduct | None:
   """Returns an instruction's product, or None if no operand is float32.
 
   Args:
     computation: computation that contains the instruction.
-    one: convolution or dot.
+    instruction: convolution or dot.
     cycles: estimated cycles of the instruction.
   """
-  operands = (computation.by_name[name].shape for name in one.operands)
+  operands = (computation.by_name[name].shape for name in instruction.operands)
   if not any(
     dtype == "f32" for shape in operands for dtype, _ in arrays(shape)
   ):
     return None
-  stated = _STATED.search(one.attributes)
+  stated = _STATED.search(instruction.attributes)
   pair = stated.groups() if stated else ("default",)
   return StatedProduct(
-    op_name=one.op_name,
+    op_name=instruction.op_name,
     precision=min(pair, key=_ORDER.index),
-    flops=flops(computation, one),
+    flops=flops(computation, instruction),
     cycles=cycles,
   )
 
