@@ -201,7 +201,7 @@ class _Schedule:
         found = _plain(module, called, instruction, devices)
         chain = _CHAIN.search(instruction.attributes)
         if chain is None:
-          yield _scattered(found, called)
+          yield _as_reduce_scatter(found, called)
           continue
         key = (
           instruction.opcode,
@@ -238,7 +238,7 @@ def _plain(
   )
 
 
-def _scattered(found: Collective, fusion: Computation) -> Collective:
+def _as_reduce_scatter(found: Collective, fusion: Computation) -> Collective:
   """Turns an all-reduce followed by a slice into a reduce-scatter."""
   if found.kind == "all-reduce" and fusion.root.opcode == "dynamic-slice":
     return dataclasses.replace(found, kind="reduce-scatter")

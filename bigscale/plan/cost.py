@@ -133,7 +133,7 @@ class Interconnect:
   def __init__(self, topology: Topology, where: Sequence[Place]) -> None:
     self.topology = topology
     self.warnings: list[str] = []
-    self._where = where
+    self._places = where
     self._layouts = functools.cache(self._lay_out)
 
   def seconds(self, collective: Collective) -> float:
@@ -214,7 +214,7 @@ class Interconnect:
 
   def _chip(self, member: int) -> tuple[int, ...]:
     # All slices have the same layout, one after another.
-    return self._where[member % len(self._where)].chip
+    return self._places[member % len(self._places)].chip
 
   def _chips(self, group: Sequence[int]) -> set[tuple[int, ...]]:
     return {self._chip(member) for member in group}

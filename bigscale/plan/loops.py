@@ -138,7 +138,7 @@ def trip_count(
 
 
 def _read_count(frame: Frame, loop: Instruction) -> int | None:
-  compared = _comparison(frame.module, loop)
+  compared = _condition(frame.module, loop)
   if compared is None:
     return None
   left, direction, right = compared
@@ -176,11 +176,11 @@ def _iterations(span: int, step: int, sense: str) -> int | None:
   return None
 
 
-def _comparison(
+def _condition(
   module: Module, loop: Instruction
 ) -> tuple[Scalar, str, Scalar] | None:
   """Returns the two sides of a loop's condition and its direction."""
-  frame = _carrying(module, loop.attribute("condition"))
+  frame = _carried_frame(module, loop.attribute("condition"))
   root = frame.computation.root
   while root.opcode in ("fusion", *_SAME_VALUE):
     if root.opcode == "fusion":
@@ -199,14 +199,14 @@ def _comparison(
 
 def _step(module: Module, loop: Instruction, index: int) -> int | None:
   """Returns what an iteration adds to a carried value, or None if unknown."""
-  frame = _carrying(module, loop.attribute("body"))
+  frame = _carried_frame(module, loop.attribute("body"))
   after = frame.scalar(frame.computation.root.name, index)
   if after is None or after.carried != index:
     return None
   return after.constant
 
 
-def _carrying(module: Module, name: str | None) -> Frame:
+def _carried_frame(module: Module, name: str | None) -> Frame:
   """Returns a frame whose parameters are the loop's carried values."""
   return Frame(
     module,

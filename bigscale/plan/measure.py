@@ -152,7 +152,7 @@ class _Meter:
         categories.category(self._module, instruction),
       )
       work.cycles[key] += instruction.cycles
-    elif _deserves_estimate(instruction):
+    elif _needs_estimate(instruction):
       work.uncosted[instruction.opcode] += 1
     multiplied = self._multiplied(computation, instruction)
     for where, inner in multiplied:
@@ -184,7 +184,7 @@ class _Meter:
     if instruction.opcode == "while":
       work.add(
         self.computation(frame.body(instruction)),
-        self._trips(frame, instruction, work),
+        self._trip_count(frame, instruction, work),
       )
     elif instruction.opcode == "conditional":
       branches = [
@@ -206,7 +206,7 @@ class _Meter:
         work.add(inner)
     return work
 
-  def _trips(self, frame: Frame, loop: Instruction, work: Work) -> int:
+  def _trip_count(self, frame: Frame, loop: Instruction, work: Work) -> int:
     trips = trip_count(frame, loop, self._hints)
     if trips is None:
       work.warnings.append(
@@ -217,7 +217,7 @@ class _Meter:
     return trips
 
 
-def _deserves_estimate(instruction: Instruction) -> bool:
+def _needs_estimate(instruction: Instruction) -> bool:
   return not (
     instruction.opcode in _FREE
     or instruction.opcode.endswith(_TRANSFERS)

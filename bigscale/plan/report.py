@@ -50,7 +50,7 @@ _PLACES = {
   "elsewhere": "elsewhere",
 }
 # Maximum number of longest collectives in the text.
-_LISTED = 6
+_MAX_LISTED = 6
 _HEAD = (
   "topology",
   "weights",
@@ -130,7 +130,7 @@ def _times(plan: Plan) -> list[tuple[str, str]]:
   for kind, one in plan["collectives"].items():
     waiting = one["count"] - one["asynchronous"]
     rows.append((kind, f"{_traffic(one)}, {waiting} of them synchronous"))
-  for one in plan["longest_collectives"][:_LISTED]:
+  for one in plan["longest_collectives"][:_MAX_LISTED]:
     over = f"over {one['group_size']} at " if one["group_size"] else "at "
     rows.append((f"  {one['dtype']}", f"{_traffic(one)} {over}{one['where']}"))
   return rows

@@ -90,7 +90,7 @@ def sweep(
         }
 
 
-def _one(task: dict[str, Any]) -> dict[str, Any]:
+def _run_task(task: dict[str, Any]) -> dict[str, Any]:
   """Makes one plan in a process of the sweep."""
   from bigscale.plan.make import make
 
@@ -110,4 +110,4 @@ if __name__ == "__main__":
   from bigscale.plan.topology import prepare
 
   prepare()
-  print(json.dumps(_one(json.load(sys.stdin))))
+  print(json.dumps(_run_task(json.load(sys.stdin))))

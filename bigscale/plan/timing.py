@@ -11,7 +11,7 @@ from bigscale.plan.collectives import Collective
 from bigscale.plan.cost import Interconnect
 from bigscale.plan.measure import Work
 
-_LISTED = 10
+_MAX_LISTED = 10
 # Parts of an op_name that carry no information about the step.
 _NOISE = re.compile(
   r"^jit\([^/]*\)/|\b(while/body|closed_call|shard_map|eval_jaxpr)/"
@@ -51,9 +51,9 @@ def times(work: Work, network: Interconnect, flops: float) -> dict[str, Any]:
   chip = network.topology.chip
   timed = [_time(one, network) for one in work.collectives]
   apart = {
-    "sync": sum(one.seconds for one in timed if _waits(one)),
-    "async": sum(one.seconds for one in timed if not _waits(one)),
-    "exposed": sum(one.exposed for one in timed if not _waits(one)),
+    "sync": sum(one.seconds for one in timed if _is_synchronous(one)),
+    "async": sum(one.seconds for one in timed if not _is_synchronous(one)),
+    "exposed": sum(one.exposed for one in timed if not _is_synchronous(one)),
   }
   cycles_seconds = work.total_cycles / chip.clock_hz
   communication = apart["sync"] + apart["exposed"]
@@ -90,7 +90,7 @@ def _time(one: Collective, network: Interconnect) -> Timed:
   return Timed(one, one.count * each, one.count * exposed)
 
 
-def _waits(timed: Timed) -> bool:
+def _is_synchronous(timed: Timed) -> bool:
   return not timed.collective.asynchronous
 
 
@@ -130,4 +130,4 @@ def _longest(timed: Sequence[Timed]) -> list[dict[str, Any]]:
   found = [
     dict(zip(names, key, strict=True)) | sums for key, sums in totals.items()
   ]
-  return sorted(found, key=lambda one: -one["seconds"])[:_LISTED]
+  return sorted(found, key=lambda one: -one["seconds"])[:_MAX_LISTED]

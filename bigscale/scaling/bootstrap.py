@@ -34,7 +34,7 @@ LEAST_USED, MOST_UNCONVERGED = 0.5, 0.2
 SMOOTHING = 0.3
 # Resamples per chunk, which bounds the memory of the weights. The solver bounds
 # its own memory.
-_ROWS = 1000
+_CHUNK = 1000
 
 
 class Resampled(NamedTuple):
@@ -101,8 +101,8 @@ def resample(
   delta = max(fit.delta, SMOOTHING * fit.scale)
   deltas = solver.stages(delta, fit.scale)
   theta, converged = [], []
-  for start in range(0, resamples, _ROWS):
-    weights = _weights(draws[start : start + _ROWS], points.group)
+  for start in range(0, resamples, _CHUNK):
+    weights = _weights(draws[start : start + _CHUNK], points.group)
     weights = weights[_is_determined(weights, fit)]
     if not len(weights):
       continue

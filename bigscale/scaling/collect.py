@@ -125,11 +125,11 @@ def row_of(out: pathlib.Path, run: SweepRun, record: Run) -> Row:
     "collapsed_by": None,
   }
   # The sweep's config may have changed since the run started.
-  spec = _own_spec(record)
+  spec = _recorded_spec(record)
   watched = spec.best_score if spec else ""
   scored = _scored(spec, record) if spec else []
   if outcome and outcome.is_final:
-    collapsed, why = _collapse(outcome, scored, spec, record)
+    collapsed, why = _collapse_of(outcome, scored, spec, record)
     row["status"] = "done" if collapsed is None else "collapsed"
     row["collapsed_step"], row["collapsed_by"] = collapsed, why
     if collapsed is not None:
@@ -170,7 +170,7 @@ def curve_of(run: SweepRun, record: Run, ended: Row) -> list[Row]:
     record: contents of the run's folder.
     ended: the run's row of runs.csv.
   """
-  spec = _own_spec(record)
+  spec = _recorded_spec(record)
   if spec is None:
     return []
   count = _count(spec, record)
@@ -206,12 +206,12 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
   return text.getvalue()
 
 
-def _own_spec(record: Run) -> RunSpec | None:
+def _recorded_spec(record: Run) -> RunSpec | None:
   """Returns the spec that a run recorded, or None if it never started."""
   return from_json(record.spec) if record.spec else None
 
 
-def _collapse(
+def _collapse_of(
   outcome: RunOutcome, scored: list[Row], spec: RunSpec | None, record: Run
 ) -> tuple[int | None, str | None]:
   """Returns the step and cause of a run's collapse, or (None, None)."""

@@ -24,9 +24,9 @@ SPARE_POINTS = 2
 _AGREE = 1e-6
 _TOLERANCE = 1e-12
 # Iterations before each pruning of the starts.
-_FEW = 25
+_PRUNE_EVERY = 25
 # Starts are pruned if their objective exceeds the best by this factor.
-_HOPELESS = 1.5
+_PRUNE_FACTOR = 1.5
 # Residuals of log y below this value are rounding errors.
 _SMALLEST_SCALE = 1e-9
 
@@ -37,9 +37,9 @@ _ROUNDS = 4
 # Relative residuals below this value get equal weights in the reweighting.
 _DELTA = 0.01
 # Largest absolute log, so that squares stay finite.
-_FARTHEST = 150.0
+_LARGEST_LOG = 150.0
 # Replaces zero coefficients at the start, so that their logs exist.
-_SMALL = 1e-3
+_SMALLEST_COEFFICIENT = 1e-3
 
 DeltaUnit = Literal["scale", "log"]
 
@@ -161,12 +161,12 @@ def fit(law: laws.Law, points: Points, loss: Loss) -> Fit:
   # The scale comes from the law's own residuals and settles as delta falls.
   for delta in (1.0, 0.1):
     solved = solver.minimize(
-      design, theta, weights, [delta * scale], solver.ROUGHLY, _FEW
+      design, theta, weights, [delta * scale], solver.ROUGHLY, _PRUNE_EVERY
     )
     # The margin keeps starts that are still improving if the runs fit almost
     # exactly.
     small = len(points.y) * solver.huber(np.array(0.1 * scale), delta * scale)
-    near = solved.objective <= _HOPELESS * solved.objective.min() + small
+    near = solved.objective <= _PRUNE_FACTOR * solved.objective.min() + small
     theta, weights = solved.theta[near], weights[near]
     scale = _scale(design, solved.theta[np.argmin(solved.objective)])
   delta = loss.delta * (scale if loss.unit == "scale" else 1.0)
@@ -213,7 +213,7 @@ def _starts(design: laws.Design, count: int) -> np.ndarray:
   coefficients = _project(design, exponents)
   theta = np.empty((len(exponents), coefficients.shape[1] + terms))
   theta[:, 0 : 2 * terms : 2] = np.log(
-    np.maximum(coefficients[:, :terms], _SMALL)
+    np.maximum(coefficients[:, :terms], _SMALLEST_COEFFICIENT)
   )
   theta[:, 1 : 2 * terms : 2] = exponents
   if design.floor is None:
@@ -232,7 +232,9 @@ def _project(design: laws.Design, exponents: np.ndarray) -> np.ndarray:
   """Returns nonnegative coefficients [G, K or K + 1] for exponents [G, K]."""
   inverse_y = np.exp(-design.log_y)
   log_columns = -exponents[..., None] * design.z_kn
-  columns = np.exp(np.clip(log_columns, -_FARTHEST, _FARTHEST)) * inverse_y
+  columns = (
+    np.exp(np.clip(log_columns, -_LARGEST_LOG, _LARGEST_LOG)) * inverse_y
+  )
   if design.floor is None:
     ones = np.broadcast_to(inverse_y, (len(columns), 1, len(inverse_y)))
     columns = np.concatenate([columns, ones], axis=1)

@@ -72,7 +72,7 @@ def place(
   for run in planned:
     folder = _find(run, found, names | taken)
     if folder is None:
-      folder = f"{run.name}@{_key(run.spec)}"
+      folder = f"{run.name}@{_settings_hash(run.spec)}"
       path = out / "runs" / folder
       # The new folder may already exist, with a run that was extended since.
       held = found.get(folder)
@@ -82,7 +82,7 @@ def place(
         others.append((run, conflicts(held or found[run.name], run.spec)))
     runs.append(run._replace(folder=folder))
     taken.add(folder)
-    notes += _about(runs[-1], found.get(folder))
+    notes += _notes_on(runs[-1], found.get(folder))
   if others:
     raise SpecError(_refusal(out, others))
   left = {name: tree for name, tree in found.items() if name not in taken}
@@ -104,7 +104,7 @@ def conflicts(recorded: Tree, spec: RunSpec) -> list[str]:
   return [
     f"{name}: {before!r} there, {after!r} here"
     for name, before, after in differences(by_meaning(recorded), new, "")
-    if _matters(name, before, after)
+    if _changes_run(name, before, after)
   ]
 
 
@@ -187,7 +187,7 @@ def _find(
   return None if run.name in found else run.name
 
 
-def _about(run: SweepRun, recorded: Tree | None) -> list[str]:
+def _notes_on(run: SweepRun, recorded: Tree | None) -> list[str]:
   """Returns messages about a run's folder."""
   notes = []
   if recorded is None:
@@ -224,7 +224,7 @@ def _dropped(
       continue
     named = folder.partition("@")[0]
     blocks = tuple(about.get("blocks", ()))
-    values = _along(axes, tree, about.get("values", {}))
+    values = _axis_values(axes, tree, about.get("values", {}))
     runs.append(SweepRun(folder, blocks, values, spec, folder))
     changed = conflicts(tree, specs[named]) if named in specs else []
     listed.append(f"{folder} ({'; '.join(changed)})" if changed else folder)
@@ -236,7 +236,7 @@ def _dropped(
   return runs
 
 
-def _along(
+def _axis_values(
   axes: Iterable[str], recorded: Tree, remembered: Mapping[str, str]
 ) -> dict[str, str]:
   """Returns a run's axis values; its own settings override remembered ones."""
@@ -249,7 +249,7 @@ def _along(
   return {**remembered, **own}
 
 
-def _matters(name: str, before: Any, after: Any) -> bool:
+def _changes_run(name: str, before: Any, after: Any) -> bool:
   """Returns whether changing a setting makes it a different run."""
   if name == "total_kimg":
     return not (isinstance(before, (int, float)) and before < after)
@@ -262,12 +262,12 @@ def _kimg(recorded: Tree) -> float:
   return kimg if isinstance(kimg, (int, float)) else 0.0
 
 
-def _key(spec: RunSpec) -> str:
+def _settings_hash(spec: RunSpec) -> str:
   """Returns a hash of the settings that affect results."""
   counting = [
     (name, value)
     for name, value in _leaves(json.loads(json.dumps(to_json(spec))), "")
-    if _matters(name, None, value)
+    if _changes_run(name, None, value)
   ]
   return hashlib.sha256(json.dumps(counting).encode()).hexdigest()[:8]
 

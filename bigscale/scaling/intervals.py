@@ -16,13 +16,13 @@ from bigscale.scaling import laws
 
 Entry = dict[str, Any]
 # Quantiles of a two-sided and of a one-sided 95% interval.
-_TWO, _ONE = (0.025, 0.975), (0.05, 0.95)
+_TWO_SIDED, _ONE_SIDED = (0.025, 0.975), (0.05, 0.95)
 # A floor below this value, in units of the geometric mean of y, counts as zero.
 # So does a term if its largest share of y is below this value.
-_NOTHING = 1e-9
+_ZERO_BELOW = 1e-9
 # An exponent beyond this value counts as at its bound, because the solver's
 # last steps toward the bound are short.
-_LARGEST = 0.99 * laws.LARGEST_EXPONENT
+_AT_BOUND_FROM = 0.99 * laws.LARGEST_EXPONENT
 
 
 class Sides(NamedTuple):
@@ -53,13 +53,13 @@ def sides_of(
   """
   found = {}
   if law.floor is None:
-    floor = np.where(theta[:, -1] <= _NOTHING, -1.0, 0.0)
+    floor = np.where(theta[:, -1] <= _ZERO_BELOW, -1.0, 0.0)
     found["E"] = Sides(floor, "0", hard=True)
   shares = laws.predict(design, theta).shares.max(axis=2)
   for k in range(len(law.variables)):
     exponent = theta[:, 2 * k + 1]
-    side = (exponent >= _LARGEST) * 1.0 - (exponent <= -_LARGEST)
-    gone = shares[:, k] <= _NOTHING
+    side = (exponent >= _AT_BOUND_FROM) * 1.0 - (exponent <= -_AT_BOUND_FROM)
+    gone = shares[:, k] <= _ZERO_BELOW
     name = laws.EXPONENTS[k]
     bound = f"{laws.LARGEST_EXPONENT:g}, the largest value tried"
     found[name] = Sides(np.where(gone, np.nan, side), bound)
@@ -120,14 +120,16 @@ def estimate(
   lows, highs = (
     np.sort(np.where(unknown, far, ends)) for far in (-np.inf, np.inf)
   )
-  low, high = _end(lows, _TWO[0]), _end(highs, _TWO[1])
+  low, high = _quantile(lows, _TWO_SIDED[0]), _quantile(highs, _TWO_SIDED[1])
   if at < 0 or (low is None and high is not None):
-    low, high = None, _end(highs, _ONE[1])
+    low, high = None, _quantile(highs, _ONE_SIDED[1])
   elif at > 0 or (high is None and low is not None):
-    low, high = _end(lows, _ONE[0]), None
+    low, high = _quantile(lows, _ONE_SIDED[0]), None
   bound = _bound(sides._replace(of=of), at)
   if low is None and high is None:
-    return entry | bound | {"reason": _no_end(of, unknown, sides.bound)}
+    return (
+      entry | bound | {"reason": _why_no_interval(of, unknown, sides.bound)}
+    )
   entry["interval95"] = [low, high]
   if low is None or high is None:
     return entry | bound
@@ -138,7 +140,7 @@ def estimate(
   return entry
 
 
-def _end(ends: np.ndarray, level: float) -> float | None:
+def _quantile(ends: np.ndarray, level: float) -> float | None:
   """Returns a quantile of sorted values, or None if it is infinite."""
   position = level * (len(ends) - 1)
   near = ends[[math.floor(position), math.ceil(position)]]
@@ -154,7 +156,7 @@ def _bound(sides: Sides, at: float) -> Entry:
   return {"bound": sides.bound, "is_bound": bool(at), "at_bound": share}
 
 
-def _no_end(of: np.ndarray, unknown: np.ndarray, bound: str) -> str:
+def _why_no_interval(of: np.ndarray, unknown: np.ndarray, bound: str) -> str:
   """Returns why neither end of an interval is known."""
   if (of != 0).all():
     return f"all resamples lie at the bound ({bound})"

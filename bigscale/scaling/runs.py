@@ -30,9 +30,9 @@ from bigscale.train.preemption import PreemptedError
 
 # Maximum number of cached compiled steps, and of cached evaluators with their
 # real features.
-_KEPT = 4
+_CACHE_SIZE = 4
 # File in a run's folder with the reason for its last failure.
-_FAILED = "failed.txt"
+_FAILURE_FILE = "failed.txt"
 
 
 class RunOutcome(NamedTuple):
@@ -70,7 +70,7 @@ def outcome_of(out: pathlib.Path, run: SweepRun) -> RunOutcome | None:
     if kind == "lost":
       return RunOutcome("lost", step, event.get("why", ""))
   try:
-    return RunOutcome("failed", None, (folder / _FAILED).read_text())
+    return RunOutcome("failed", None, (folder / _FAILURE_FILE).read_text())
   except FileNotFoundError:
     return None
 
@@ -113,7 +113,7 @@ class Runner:
         yield run, self._run_one(run, folder_of(self._out, run))
 
   def _run_one(self, run: SweepRun, folder: pathlib.Path) -> RunOutcome:
-    (folder / _FAILED).unlink(missing_ok=True)
+    (folder / _FAILURE_FILE).unlink(missing_ok=True)
     try:
       result = loop.train(
         run.spec,
@@ -145,14 +145,14 @@ class Runner:
       )
     )
     if program not in self._built:
-      _make_room(self._built)
+      _evict(self._built)
       self._built[program] = build(spec, make_mesh(spec.mesh))
     # A run that trains on a subset is still scored against the whole data set.
     # The key includes the content, since files may change during a sweep.
     content = "; ".join(identities_of(data))
     scores = f"{_key((spec.model, data, spec.evaluate))} {content}"
     if scores not in self._evaluators:
-      _make_room(self._evaluators)
+      _evict(self._evaluators)
       self._evaluators[scores] = evaluator_of(spec)
     built = self._built[program]._replace(spec=spec)
     return loop.Prepared(built, self._evaluators[scores])
@@ -160,7 +160,7 @@ class Runner:
 
 def _fail(folder: pathlib.Path, why: str) -> RunOutcome:
   folder.mkdir(parents=True, exist_ok=True)
-  write_whole(folder / _FAILED, why)
+  write_whole(folder / _FAILURE_FILE, why)
   return RunOutcome("failed", None, why)
 
 
@@ -170,6 +170,6 @@ def _key(specs: Any) -> str:
   return json.dumps([to_json(part) for part in parts], sort_keys=True)
 
 
-def _make_room(kept: collections.OrderedDict[str, Any]) -> None:
-  while len(kept) >= _KEPT:
+def _evict(kept: collections.OrderedDict[str, Any]) -> None:
+  while len(kept) >= _CACHE_SIZE:
     kept.popitem(last=False)

@@ -25,7 +25,7 @@ from bigscale.scaling import laws
 _LONGEST_STEP = 2.0
 # Tolerance and iterations of the stages before the last, which only need rough
 # solutions.
-ROUGHLY, _FEW = 1e-3, 30
+ROUGHLY, _ROUGH_ITERATIONS = 1e-3, 30
 # Maximum number of elements of arrays [rows, P, n], which are 8 MB each.
 _CHUNK = 1 << 20
 
@@ -108,7 +108,9 @@ def minimize(
     part = theta[start : start + rows]
     counts = weights[start : start + rows]
     for delta in deltas[:-1]:
-      part = _stage(design, part, counts, delta, ROUGHLY, _FEW).theta
+      part = _stage(
+        design, part, counts, delta, ROUGHLY, _ROUGH_ITERATIONS
+      ).theta
     solved = _stage(design, part, counts, deltas[-1], tolerance, iterations)
     parts.append(solved)
   return Solution(
@@ -156,7 +158,7 @@ def _step(
   gradient, newton, majorant = _curvature(design, state, delta)
   direction, scaled = _direction(design, state, gradient, newton, majorant)
   theta = state.theta + np.clip(direction, -_LONGEST_STEP, _LONGEST_STEP)
-  _confine(design, theta)
+  _clip(design, theta)
   found = laws.predict(design, theta)
   loss = _loss(design, found, state.weights, delta)
   lower = loss <= state.loss
@@ -227,7 +229,7 @@ def _direction(
   return step / unit, -(gradient * step).sum(axis=1)
 
 
-def _confine(design: laws.Design, theta: np.ndarray) -> None:
+def _clip(design: laws.Design, theta: np.ndarray) -> None:
   """Clips the floor to at least zero, and exponents to their bounds."""
   terms = len(design.z_kn)
   exponents = theta[:, 1 : 2 * terms : 2]

@@ -21,7 +21,14 @@ def as_text(found: dict[str, Any]) -> str:
       f"split: {split['assumes']}; then y - E falls as compute^-exponent",
     ]
   return "\n".join(
-    [*lines, "", *_runs(found), "", *_heldout(found["heldout"]), *_rest(found)]
+    [
+      *lines,
+      "",
+      *_runs(found),
+      "",
+      *_heldout(found["heldout"]),
+      *_method(found),
+    ]
   )
 
 
@@ -88,7 +95,8 @@ def _heldout(compared: dict[str, Any]) -> list[str]:
   ]
   first = compared["forms"][0]["heldout"]
   lines += [
-    f"  {times:>4}: {_of(times, held)}" for times, held in first.items()
+    f"  {times:>4}: {_prediction_counts(times, held)}"
+    for times, held in first.items()
   ]
   reasons = {}
   for entry in compared["forms"]:
@@ -113,7 +121,7 @@ def _heldout(compared: dict[str, Any]) -> list[str]:
   return lines
 
 
-def _of(times: str, held: dict[str, Any]) -> str:
+def _prediction_counts(times: str, held: dict[str, Any]) -> str:
   """Returns the rows that are predicted, and the rows that are fitted."""
 
   def counted(what: str) -> str:
@@ -137,7 +145,7 @@ def _count(number: int, what: str) -> str:
   return f"{number} {what}" + "s" * (number != 1)
 
 
-def _rest(found: dict[str, Any]) -> list[str]:
+def _method(found: dict[str, Any]) -> list[str]:
   method, draws = found["method"], found["method"]["bootstrap"]
   return [
     "",
