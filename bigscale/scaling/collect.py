@@ -145,8 +145,8 @@ def row_of(out: pathlib.Path, run: SweepRun, record: Run) -> Row:
   missing = _missing(record, last.get("step", 0), row["collapsed_step"])
   names = [each.score for each in missing]
   # An older value of a missing score is not the run's final score.
-  gone = {column for each in missing for column in each.columns}
-  last = {k: v for k, v in last.items() if k not in gone}
+  missing_columns = {column for each in missing for column in each.columns}
+  last = {k: v for k, v in last.items() if k not in missing_columns}
   return row | {
     **_costs(spec, record, outcome),
     "dataset_images": _last(record, "start").get("dataset_images"),

@@ -69,8 +69,8 @@ def _title(made: Study) -> str:
   title = f"{rows} rows" + ("" if runs is None else f" of {runs} runs")
   fitted = made.fitted
   sides = sides_of(fitted.law, fitted.design, fitted.theta[None])
-  stuck = [name for name, at in sides.items() if at.of[0] != 0]
-  return f"{title}; at a bound: {', '.join(stuck)}" if stuck else title
+  at_bound = [name for name, at in sides.items() if at.of[0] != 0]
+  return f"{title}; at a bound: {', '.join(at_bound)}" if at_bound else title
 
 
 def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
@@ -86,10 +86,10 @@ def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
     axes.plot(along, middle, color=color, linewidth=1.2, label=label)
     if made.resampled.unsupported is None:
       axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
-    mine = belongs == index
+    on_line = belongs == index
     for shown, marker, face in (
-      (mine & ~points.censored, "o", color),
-      (mine & points.censored, "v", "none"),
+      (on_line & ~points.censored, "o", color),
+      (on_line & points.censored, "v", "none"),
     ):
       axes.scatter(
         x[shown], points.y[shown], 14, marker=marker, facecolors=face,

@@ -225,11 +225,11 @@ def _spectral(spec: RunSpec, networks: Networks) -> float:
       elif model.spectral_update == "step":
         # Each update normalizes its own player once. The G update also
         # differentiates through D's normalization.
-        mine = 1 if player == "g" else updates
-        total += mine * (step + back) + (back if player == "d" else 0)
+        own_updates = 1 if player == "g" else updates
+        total += own_updates * (step + back) + (back if player == "d" else 0)
       else:
-        mine = 1 if player == "g" else updates
-        total += passes * ((updates + 1) * step + mine * back)
+        own_updates = 1 if player == "g" else updates
+        total += passes * ((updates + 1) * step + own_updates * back)
   return total
 
 

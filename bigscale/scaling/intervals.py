@@ -59,15 +59,15 @@ def sides_of(
   for k in range(len(law.variables)):
     exponent = theta[:, 2 * k + 1]
     side = (exponent >= _AT_BOUND_FROM) * 1.0 - (exponent <= -_AT_BOUND_FROM)
-    gone = shares[:, k] <= _ZERO_BELOW
+    vanished = shares[:, k] <= _ZERO_BELOW
     name = laws.EXPONENTS[k]
     bound = f"{laws.LARGEST_EXPONENT:g}, the largest value tried"
-    found[name] = Sides(np.where(gone, np.nan, side), bound)
+    found[name] = Sides(np.where(vanished, np.nan, side), bound)
     # The coefficient is the term's value at x = 1, so it diverges with the
     # exponent.
     outward = -1.0 if design.center.log_x[k] < 0 else 1.0
     found[laws.COEFFICIENTS[k]] = Sides(
-      np.where(gone, np.nan, side * outward), f"set by {name}"
+      np.where(vanished, np.nan, side * outward), f"set by {name}"
     )
   return found
 

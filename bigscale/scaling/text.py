@@ -111,8 +111,8 @@ def _heldout(compared: dict[str, Any]) -> list[str]:
         cells.append(f"{times:>4} {held['error']:.4f} {share}{mark}")
       if "reason" in held:
         reasons[f"{entry['form']}, {times}: {held['reason']}"] = None
-    stuck = ", ".join(entry.get("at_bound", ()))
-    note = f"  at a bound: {stuck}" if stuck else ""
+    at_bound = ", ".join(entry.get("at_bound", ()))
+    note = f"  at a bound: {at_bound}" if at_bound else ""
     lines.append(f"  {entry['form']:{width}}  {'  '.join(cells)}{note}")
   lines += [f"  {reason}" for reason in reasons]
   lines += [f"  {times}: {why}" for times, why in compared["reasons"].items()]
