@@ -1,1 +1,1 @@
-"""How fast a run is on the devices here, beside what they could do."""
+"""Benchmarks of a run's step, data and compiler options on local devices."""

@@ -1,8 +1,8 @@
-"""Throughput of a run's own stream of images, beside reading alone.
+"""Measures the throughput of a run's image stream and of reading alone.
 
-The stream is what `data.pipeline.make` makes of the spec, so that what is
-measured is what trains. Its bound is the same records read one after another on
-one thread, with no order, no fitting and no batches.
+The stream is the one that training uses, from `data.pipeline.make`. For
+comparison, random records are read one after another on one thread, without
+shuffling, resizing or batching.
 """
 
 import dataclasses
@@ -23,15 +23,17 @@ _BOUND_RECORDS = 2000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataTiming:
-  """What a stream costs.
+  """Timing of an image stream.
 
   Attributes:
-    images_per_second: of this process, by the median of all steps' batches.
-    processor_us_per_image: processor time of an image, all threads together.
-    start_seconds: until the first batch was there.
-    read_images_per_second: records read and decoded on one thread.
-    readers: of the stream: how many threads or processes.
-    peak_rss_gib: memory of this process, at its peak.
+    images_per_second: throughput of this process, from the median time of a
+      step's batches.
+    processor_us_per_image: processor time per image over all threads, in
+      microseconds.
+    start_seconds: seconds until the first batch.
+    read_images_per_second: records read and decoded per second on one thread.
+    readers: number of threads or processes of the stream, as text.
+    peak_rss_gib: peak memory of this process.
   """
 
   images_per_second: float
@@ -44,9 +46,9 @@ class DataTiming:
   def __str__(self) -> str:
     rows = {
       "images": f"{self.images_per_second:.0f} /s",
-      "processor": f"{self.processor_us_per_image:.1f} us an image",
+      "processor": f"{self.processor_us_per_image:.1f} us per image",
       "start": f"{1e3 * self.start_seconds:.0f} ms to the first batch",
-      "reading": f"{self.read_images_per_second:.0f} /s on one thread, alone",
+      "reading": f"{self.read_images_per_second:.0f} /s alone, on one thread",
       "readers": self.readers,
       "peak memory": f"{self.peak_rss_gib:.2f} GiB",
     }
@@ -55,16 +57,16 @@ class DataTiming:
 
 
 def measure(spec: RunSpec, steps: int) -> DataTiming:
-  """Reads the batches of some steps, and times them.
+  """Times the batches of a run's stream.
 
   Args:
-    spec: of the run; this process reads whole batches.
-    steps: to time, after some to warm up.
+    spec: spec of the run. This process reads whole global batches.
+    steps: number of steps to time, after warm-up steps.
 
   Raises:
-    SpecError: no steps to time, or the data cannot be read.
+    SpecError: `steps` is less than 1, or the data cannot be read.
   """
-  require(steps >= 1, f"steps={steps} must be 1 or more")
+  require(steps >= 1, f"steps={steps} must be at least 1")
   start = time.perf_counter()
   stream = pipeline.make(
     spec.data,
@@ -100,7 +102,7 @@ def measure(spec: RunSpec, steps: int) -> DataTiming:
 
 
 def _read_alone(spec: RunSpec) -> float:
-  """Images a second of the first source, on this thread."""
+  """Returns images per second of the first source, read on this thread."""
   source = open_mix(spec.data, "train").sources[0]
   random = np.random.default_rng(0)
   indices = random.integers(0, len(source), _BOUND_RECORDS).tolist()

@@ -1,7 +1,7 @@
-"""A run's step with its compiler options and without, on the devices here.
+"""Compares a run's step with and without its compiler options.
 
-Few people run the options that are off by default in XLA. On a new kind of
-chip, one step shows whether gradients are the same with them.
+Options that are off by default in XLA are rarely tested. On a new kind of chip,
+one step shows whether they change the gradients.
 """
 
 import dataclasses
@@ -16,24 +16,25 @@ from bigscale.spec import RunSpec, require
 from bigscale.train.build import Built, build
 from bigscale.types import PyTree
 
-# Largest relative difference that rounding explains.
+# Largest relative difference that rounding can explain.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
-# A weight with a smaller share of the gradient's norm holds only noise.
+# A weight with a smaller share of the gradient's norm has only noise.
 _SHARE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-  """What options change.
+  """Comparison of a step with and without compiler options.
 
   Attributes:
-    devices: kind and number of those that ran it.
-    options: compared with none of them.
-    differences: by network, of gradients, relative to their norm; NaN where
-      they are not finite.
-    worst: by network, the weight that differs most, relative to its own norm.
-    tolerance: of differences.
-    seconds: of a step, the median, with and without.
+    devices: number and kind of the devices.
+    options: compiler options that are compared with none.
+    differences: difference of gradients relative to their norm, by network; NaN
+      if they are not finite.
+    worst: path and relative difference of the weight that differs most, by
+      network.
+    tolerance: largest difference that rounding can explain.
+    seconds: median seconds of a step with and without the options.
   """
 
   devices: str
@@ -45,7 +46,7 @@ class Comparison:
 
   @property
   def agrees(self) -> bool:
-    """Whether all differences are of rounding."""
+    """Whether rounding can explain all differences."""
     return all(x <= self.tolerance for x in self.differences.values())
 
   def __str__(self) -> str:
@@ -53,7 +54,7 @@ class Comparison:
     rows += [
       ("" if i else "options", f"{name}={self.options[name]}")
       for i, name in enumerate(sorted(self.options))
-    ] or [("options", "none here: both programs are the same")]
+    ] or [("options", "none on this platform, so both programs are the same")]
     for network, difference in self.differences.items():
       path, own = self.worst[network]
       rows.append(
@@ -64,11 +65,12 @@ class Comparison:
       )
     with_them, without = (f"{1e3 * s:.1f} ms" for s in self.seconds)
     rows.append(("step, median", f"{with_them} with, {without} without"))
-    verdict = "the options are safe here"
+    verdict = "the options are safe on these devices"
     if not self.agrees:
       verdict = (
-        f"more than {self.tolerance:g}: do not use them here; leave out one "
-        "after the other with --config.operations.compiler_options=NAME="
+        f"the difference exceeds {self.tolerance:g}, so do not use these "
+        "options here; to find the cause, disable them one at a time with "
+        "--config.operations.compiler_options=NAME="
       )
     rows.append(("verdict", verdict))
     width = max(len(name) for name, _ in rows)
@@ -76,18 +78,19 @@ class Comparison:
 
 
 def measure(spec: RunSpec, steps: int) -> Comparison:
-  """Compiles the run's step twice, and compares one step from the start.
+  """Compiles a run's step with and without options, and compares one step.
 
-  Gradients are read from Adam's first moments, which hold nothing else then.
+  After the first step, Adam's first moments are proportional to the gradients,
+  so these are compared.
 
   Args:
-    spec: of the run; its data source is not read.
-    steps: to time, after some to warm up.
+    spec: spec of the run. Its data source is not read.
+    steps: number of steps to time, after warm-up steps.
 
   Raises:
-    SpecError: no steps to time, or the spec does not fit the devices.
+    SpecError: `steps` is less than 1, or the spec does not fit the devices.
   """
-  require(steps >= 1, f"steps={steps} must be 1 or more")
+  require(steps >= 1, f"steps={steps} must be at least 1")
   mesh = make_mesh(spec.mesh)
   ours = build(spec, mesh)
   none = tuple(f"{name}=" for name in ours.compiler_options)
@@ -138,7 +141,7 @@ def _moments(state: PyTree, network: str) -> dict[str, np.ndarray]:
 def _compare(
   found: dict[str, np.ndarray], expected: dict[str, np.ndarray]
 ) -> tuple[float, tuple[str, float]]:
-  """Returns the difference of all weights, and the weight that differs most."""
+  """Returns the relative difference, and the weight that differs most."""
   sizes = {path: np.linalg.norm(x) for path, x in expected.items()}
   apart = {p: np.linalg.norm(found[p] - x) for p, x in expected.items()}
   whole = float(np.linalg.norm(list(sizes.values())))
@@ -146,7 +149,7 @@ def _compare(
     path: float(apart[path] / max(sizes[path], _SHARE * whole))
     for path in expected
   }
-  # What is not a number comes first.
+  # NaN ranks as the largest difference.
   worst = max(own, key=lambda path: np.nan_to_num(own[path], nan=np.inf))
   return float(np.linalg.norm(list(apart.values()))) / whole, (
     worst,

@@ -1,7 +1,7 @@
-"""Throughput of a run's own step on the devices here, on random images.
+"""Measures the throughput of a run's step on random images.
 
-The step is what `train.build` makes of the spec, so that what is measured is
-what trains; reading data is not in it.
+The step is the one that training uses, from `train.build`. Reading data is
+excluded.
 """
 
 import dataclasses
@@ -22,29 +22,30 @@ from bigscale.spec import RunSpec, require
 from bigscale.train.build import Built, build
 from bigscale.types import Batch, PyTree
 
-# Steps that are not counted: the first allocate, and fill caches.
+# Steps before the timing, which allocate memory and fill caches.
 _WARM_UP = 2
-# Side of the square matrices whose product bounds a device's speed.
+# Side of the square matrices whose product measures a device's peak speed.
 _BOUND_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepTiming:
-  """What a step costs.
+  """Timing of a step.
 
   Attributes:
-    devices: kind and number of those that ran it.
-    compile_seconds: of the step, from its trace on.
-    median_seconds: of a step.
-    min_seconds: of the fastest one.
-    images_per_second: real images that D saw, by the median.
-    step_tflop: products and sums of a step's convolutions and matrix products,
-      over all devices.
-    tflop_per_second: achieved, by the median.
-    bound_tflop_per_second: what large matrix products reach here, over all
-      devices, in the dtype that the model computes in.
-    peak_rss_gib: memory of this process, at its peak.
-    peak_device_gib: of the fullest device; None where devices do not tell.
+    devices: number and kind of the devices.
+    compile_seconds: seconds to trace and compile the step.
+    median_seconds: median seconds of a step.
+    min_seconds: seconds of the fastest step.
+    images_per_second: real images that D sees per second, from the median.
+    step_tflop: TFLOP of a step's convolutions and matrix products, over all
+      devices.
+    tflop_per_second: achieved TFLOP/s, from the median.
+    bound_tflop_per_second: TFLOP/s of large matrix products over all devices,
+      in the dtype that the model computes in.
+    peak_rss_gib: peak memory of this process.
+    peak_device_gib: peak memory of the fullest device; None if devices do not
+      report it.
   """
 
   devices: str
@@ -68,25 +69,25 @@ class StepTiming:
       "step, fastest": f"{1e3 * self.min_seconds:.1f} ms",
       "images": f"{self.images_per_second:.1f} /s",
       "arithmetic": f"{self.tflop_per_second:.3g} TFLOP/s, {share:.0%} of the "
-      f"{self.bound_tflop_per_second:.3g} of a matrix product",
-      "peak memory": f"{self.peak_rss_gib:.2f} GiB of this process"
-      + (f", {device:.2f} GiB of a device" if device is not None else ""),
+      f"{self.bound_tflop_per_second:.3g} TFLOP/s of a large matrix product",
+      "peak memory": f"{self.peak_rss_gib:.2f} GiB in this process"
+      + (f", {device:.2f} GiB on a device" if device is not None else ""),
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {what}" for name, what in rows.items())
 
 
 def measure(spec: RunSpec, steps: int) -> StepTiming:
-  """Compiles the run's step and times it.
+  """Compiles a run's step and times it.
 
   Args:
-    spec: of the run; its data source is not read.
-    steps: to time, after some to warm up.
+    spec: spec of the run. Its data source is not read.
+    steps: number of steps to time, after warm-up steps.
 
   Raises:
-    SpecError: no steps to time, or the spec does not fit the devices.
+    SpecError: `steps` is less than 1, or the spec does not fit the devices.
   """
-  require(steps >= 1, f"steps={steps} must be 1 or more")
+  require(steps >= 1, f"steps={steps} must be at least 1")
   built = build(spec, make_mesh(spec.mesh))
   start = time.perf_counter()
   step = built.step.lower(built.abstract_state, built.abstract_batch).compile()
@@ -112,7 +113,7 @@ def measure(spec: RunSpec, steps: int) -> StepTiming:
 
 
 def random_batch(built: Built, seed: int = 0) -> Batch:
-  """Noise in the shape and place of a batch."""
+  """Returns a random batch with the shape and sharding of a real one."""
   random = np.random.default_rng(seed)
   images, labels = built.abstract_batch
   classes = max(1, built.spec.model.num_classes)
@@ -124,7 +125,7 @@ def random_batch(built: Built, seed: int = 0) -> Batch:
 
 
 def first_state(built: Built) -> PyTree:
-  """Returns the state at the start."""
+  """Returns the initial training state."""
   platform = built.mesh.devices.flat[0].platform
   options = compiler.options_to_run_once(platform)
   return built.init.lower().compile(options)()
@@ -133,7 +134,7 @@ def first_state(built: Built) -> PyTree:
 def time_steps(
   built: Built, step: jax.stages.Compiled, count: int
 ) -> list[float]:
-  """Returns the seconds of each of so many steps, after some to warm up."""
+  """Returns the seconds of each of `count` steps, after warm-up steps."""
   state, batch = first_state(built), random_batch(built)
   seconds = []
   for _ in range(_WARM_UP + count):
@@ -145,13 +146,13 @@ def time_steps(
 
 
 def _bound(spec: RunSpec, devices: list[jax.Device]) -> float:
-  """FLOP/s of large matrix products over all devices."""
+  """Returns the FLOP/s of large matrix products over all devices."""
   platform = devices[0].platform
   half = spec.model.bf16_stages > 0
   dtype = jnp.bfloat16 if half else jnp.dtype(spec.model.dtype)
   side = _BOUND_SIDE.get(platform, 4096)
   square = jax.device_put(jnp.ones((side, side), dtype), devices[0])
-  # The accuracy that the networks' own products have.
+  # The precision of the networks' products.
   product = jax.jit(
     functools.partial(jnp.matmul, precision=spec.model.precision)
   )
@@ -160,19 +161,19 @@ def _bound(spec: RunSpec, devices: list[jax.Device]) -> float:
     start = time.perf_counter()
     jax.block_until_ready(product(square, square))
     seconds.append(time.perf_counter() - start)
-  # CPU devices share the cores, and one takes them all.
+  # CPU devices share all cores, so one device already uses all of them.
   count = 1 if platform == "cpu" else len(devices)
   return count * 2 * side**3 / min(seconds)
 
 
 def _peak_rss() -> int:
-  """Bytes."""
+  """Returns the peak memory of this process in bytes."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _peak_device(devices: list[jax.Device]) -> float | None:
-  """GiB."""
+  """Returns the peak memory of the fullest device in GiB, if reported."""
   found = [(device.memory_stats() or {}) for device in devices]
   peaks = [stats.get("peak_bytes_in_use") for stats in found]
   return None if None in peaks else max(peaks) / 2**30

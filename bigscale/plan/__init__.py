@@ -1,1 +1,1 @@
-"""What a run would cost on a TPU slice, found out without a TPU."""
+"""Estimates the cost of a run on a TPU slice, without a TPU."""

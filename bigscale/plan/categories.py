@@ -1,9 +1,9 @@
-"""What kind of work an instruction does, and for whom.
+"""Classifies instructions by kind of work and by phase of the step.
 
-The step's `jax.named_scope`s come first, for they say what was meant; where
-there is none, the opcodes of the instruction and of what is fused into it say
-what is done. A fusion counts as one kind of work whole: the compiler gives it
-one estimate.
+The step's `jax.named_scope`s take precedence, because they state the intent. An
+instruction without such a scope is classified by its opcode and the opcodes
+fused into it. A fusion has one category, because the compiler estimates it as a
+whole.
 """
 
 import re
@@ -29,7 +29,7 @@ CATEGORIES = (
   OTHER,
 )
 
-# Scope -> category. The innermost of these scopes decides.
+# Category by scope. The innermost of these scopes decides.
 SCOPES = {
   "spectral_norm": SPECTRAL,
   "adam": OPTIMIZER,
@@ -37,7 +37,7 @@ SCOPES = {
   "orthogonal": ORTHOGONAL,
   "augment": AUGMENT,
 }
-# Scope -> part of the step. The outermost decides.
+# Scopes that are phases of the step. The outermost decides.
 PHASES = ("d_update", "g_update", "ema")
 NO_PHASE = "elsewhere"
 
@@ -73,16 +73,16 @@ _NOT_ELEMENTWISE = frozenset(
 
 
 def category(module: Module, instruction: Instruction) -> str:
-  """One of `CATEGORIES`."""
+  """Returns an instruction's category, one of `CATEGORIES`."""
   scope = _last_scope(instruction.op_name)
   inner = (instruction,)
   if instruction.opcode == "fusion":
     inner = tuple(module.inside(module.called(instruction)))
-    # Operations made by the compiler lack a name; others in it have one.
+    # A fusion made by the compiler has no name, but its instructions may.
     scope = scope or _most_frequent(inner)
   if scope:
     return SCOPES[scope]
-  opcodes = {one.opcode for one in inner} - _WITHOUT_WORK
+  opcodes = {part.opcode for part in inner} - _WITHOUT_WORK
   if opcodes & MXU:
     return CONVOLUTION
   if opcodes and opcodes <= _MOVES:
@@ -93,7 +93,7 @@ def category(module: Module, instruction: Instruction) -> str:
 
 
 def phase(instruction: Instruction) -> str:
-  """One of `PHASES`, or `NO_PHASE`."""
+  """Returns an instruction's phase, one of `PHASES` or `NO_PHASE`."""
   for scope in _scopes(instruction.op_name):
     if scope in PHASES:
       return scope
@@ -111,8 +111,12 @@ def _last_scope(op_name: str) -> str | None:
 
 
 def _most_frequent(instructions: tuple[Instruction, ...]) -> str | None:
-  """The scope of most instructions, where at least half of the named agree."""
-  named = [_last_scope(one.op_name) for one in instructions if one.op_name]
+  """Returns the scope that at least half of the named instructions share."""
+  named = [
+    _last_scope(instruction.op_name)
+    for instruction in instructions
+    if instruction.op_name
+  ]
   scopes = [scope for scope in named if scope]
   if not scopes:
     return None

@@ -1,18 +1,18 @@
-"""Finds what a computation communicates.
+"""Finds the collectives of a computation.
 
-A collective takes one of these forms in a TPU program:
+A collective has one of these forms in a TPU program:
 
-- `all-reduce(...)`: synchronous; nothing else runs.
-- `all-gather-start` ... `all-gather-done`, or `async-start` around any of them:
-  what stands between the two runs meanwhile.
-- a fusion that holds the collective and a custom call `AsyncCollectiveStart`;
-  further fusions carry it on beside their own work, up to one with
-  `AsyncCollectiveDone`. The collective is written in each and happens once.
-- `send` and `recv` with `_xla_megascale_transfer_type`: a collective between
+- `all-reduce(...)` is synchronous: nothing else runs meanwhile.
+- `all-gather-start` ... `all-gather-done`, or `async-start` around any
+  collective: the instructions in between run at the same time.
+- A fusion contains the collective and a custom call `AsyncCollectiveStart`.
+  Further fusions continue it alongside their own work, up to one with
+  `AsyncCollectiveDone`. Each fusion contains the collective, but it runs once.
+- `send` and `recv` with `_xla_megascale_transfer_type` are a collective between
   slices, over the data-center network.
 
-Its size V is that of the whole buffer on one device: the result of an
-all-gather, the operand of all others.
+The size V of a collective is the whole buffer on one device: the result of an
+all-gather, and the operand of all others.
 """
 
 import dataclasses
@@ -47,17 +47,17 @@ _CHAIN = re.compile(r'\bchain_id="(\w+)"')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One place in the program that communicates.
+  """A collective in a program.
 
   Attributes:
-    kind: of `KINDS`.
-    bytes: V, see this module.
-    dtype: of what travels.
-    groups: partition ids that work together; () between slices.
-    between_slices: over the data-center network.
-    asynchronous: whether the program goes on meanwhile.
-    hidden_cycles: of the work that goes on meanwhile.
-    count: how often a step does it.
+    kind: one of `KINDS`.
+    bytes: size V; see the module docstring.
+    dtype: dtype of the data.
+    groups: partition ids of each group; () between slices.
+    between_slices: whether it uses the data-center network.
+    asynchronous: whether other instructions run at the same time.
+    hidden_cycles: cycles of those other instructions.
+    count: number of occurrences per step.
     op_name: path of JAX scopes.
   """
 
@@ -78,55 +78,68 @@ def collectives(
   cycles: Sequence[float],
   devices: int,
 ) -> Iterator[Collective]:
-  """Those of a computation itself and of its fusions, not of its loops.
+  """Yields the collectives of a computation and its fusions, without loops.
 
   Args:
-    module: of the program.
-    computation: to look through.
-    cycles: of each of its instructions, loops and branches whole.
-    devices: partitions of the program.
+    module: program that contains the computation.
+    computation: computation to search.
+    cycles: cycles of each instruction, including those of loops and branches.
+    devices: number of partitions of the program.
   """
   schedule = _Schedule(computation, cycles)
-  for one in computation.instructions:
-    base, _, suffix = one.opcode.rpartition("-")
-    if one.opcode in _BASE:
-      yield _plain(module, computation, one, devices)
+  for instruction in computation.instructions:
+    base, _, suffix = instruction.opcode.rpartition("-")
+    if instruction.opcode in _BASE:
+      yield _plain(module, computation, instruction, devices)
     elif suffix == "start" and base in _BASE:
-      yield schedule.until_done(_plain(module, computation, one, devices), one)
-    elif one.opcode == "async-start":
-      yield from schedule.wrapped(module, one, devices)
-    elif one.opcode == "send" and _MEGASCALE.search(one.attributes):
-      yield schedule.between_slices(one)
+      yield schedule.until_done(
+        _plain(module, computation, instruction, devices), instruction
+      )
+    elif instruction.opcode == "async-start":
+      yield from schedule.wrapped(module, instruction, devices)
+    elif instruction.opcode == "send" and _MEGASCALE.search(
+      instruction.attributes
+    ):
+      yield schedule.between_slices(instruction)
   yield from schedule.fused(module, devices)
 
 
 class _Schedule:
-  """Which cycles pass between two instructions of a computation."""
+  """The cycles between any two instructions of a computation."""
 
   def __init__(self, computation: Computation, cycles: Sequence[float]) -> None:
     self._computation = computation
-    self._place = {
-      one.name: at for at, one in enumerate(computation.instructions)
+    self._index = {
+      instruction.name: at
+      for at, instruction in enumerate(computation.instructions)
     }
     self._cycles = cycles
 
   def _between(self, start: str, end: str | None) -> float:
     if end is None:
       return 0.0
-    return sum(self._cycles[self._place[start] + 1 : self._place[end]])
+    return sum(self._cycles[self._index[start] + 1 : self._index[end]])
 
   def _last(self, matches: Callable[[Instruction], bool]) -> str | None:
-    found = [one.name for one in self._computation.instructions if matches(one)]
+    found = [
+      instruction.name
+      for instruction in self._computation.instructions
+      if matches(instruction)
+    ]
     return found[-1] if found else None
 
   def until_done(self, found: Collective, start: Instruction) -> Collective:
-    """An asynchronous one, from its start to its done."""
+    """Returns a collective as asynchronous, from its start to its done."""
     chain = {start.name}
-    for one in self._computation.instructions:
-      if one.opcode.endswith(("-update", "-done")) and chain & {*one.operands}:
-        chain.add(one.name)
+    for instruction in self._computation.instructions:
+      if instruction.opcode.endswith(("-update", "-done")) and chain & {
+        *instruction.operands
+      }:
+        chain.add(instruction.name)
     end = self._last(
-      lambda one: one.name in chain and one.opcode.endswith("-done")
+      lambda instruction: (
+        instruction.name in chain and instruction.opcode.endswith("-done")
+      )
     )
     return dataclasses.replace(
       found, asynchronous=True, hidden_cycles=self._between(start.name, end)
@@ -135,26 +148,28 @@ class _Schedule:
   def wrapped(
     self, module: Module, start: Instruction, devices: int
   ) -> Iterator[Collective]:
-    """Those inside an `async-start`."""
+    """Yields the collectives inside an `async-start`."""
     called = module.called(start)
-    for one in called.instructions if called else ():
-      if one.opcode in _BASE:
-        found = _plain(module, called, one, devices)
+    for instruction in called.instructions if called else ():
+      if instruction.opcode in _BASE:
+        found = _plain(module, called, instruction, devices)
         yield self.until_done(found, start)
 
   def between_slices(self, send: Instruction) -> Collective:
-    """One that leaves the slice."""
+    """Returns the collective between slices that starts with `send`."""
     key = _RENDEZVOUS.search(send.attributes)
     arrives = [
-      one.name
-      for one in self._computation.instructions
-      if one.opcode == "recv"
+      instruction.name
+      for instruction in self._computation.instructions
+      if instruction.opcode == "recv"
       and key
-      and (theirs := _RENDEZVOUS.search(one.attributes))
+      and (theirs := _RENDEZVOUS.search(instruction.attributes))
       and theirs[1] == key[1]
     ]
     end = self._last(
-      lambda one: one.opcode == "recv-done" and one.operands[0] in arrives
+      lambda instruction: (
+        instruction.opcode == "recv-done" and instruction.operands[0] in arrives
+      )
     )
     kind = _MEGASCALE.search(send.attributes)[1].lower().replace("_", "-")
     payload = self._computation.operand(send, 0).shape
@@ -170,25 +185,29 @@ class _Schedule:
     )
 
   def fused(self, module: Module, devices: int) -> Iterator[Collective]:
-    """Those written inside fusions, each once."""
+    """Yields the collectives inside fusions, each once."""
     seen = {}
     for fusion in self._computation.instructions:
       called = module.called(fusion) if fusion.opcode == "fusion" else None
       if called is None:
         continue
       starts = any(
-        one.attribute("custom_call_target") == "AsyncCollectiveStart"
-        for one in called.instructions
+        instruction.attribute("custom_call_target") == "AsyncCollectiveStart"
+        for instruction in called.instructions
       )
-      for one in called.instructions:
-        if one.opcode not in _BASE:
+      for instruction in called.instructions:
+        if instruction.opcode not in _BASE:
           continue
-        found = _plain(module, called, one, devices)
-        chain = _CHAIN.search(one.attributes)
+        found = _plain(module, called, instruction, devices)
+        chain = _CHAIN.search(instruction.attributes)
         if chain is None:
-          yield _scattered(found, called)
+          yield _as_reduce_scatter(found, called)
           continue
-        key = (one.opcode, one.attribute("channel_id"), chain[1])
+        key = (
+          instruction.opcode,
+          instruction.attribute("channel_id"),
+          chain[1],
+        )
         if starts or key not in seen:
           seen[key] = [found, fusion.name, fusion.name]
         seen[key][2] = fusion.name
@@ -199,11 +218,14 @@ class _Schedule:
 
 
 def _plain(
-  module: Module, computation: Computation, one: Instruction, devices: int
+  module: Module,
+  computation: Computation,
+  instruction: Instruction,
+  devices: int,
 ) -> Collective:
-  kind = _BASE[one.opcode.removesuffix("-start")]
-  groups = replica_groups(one.attributes, devices)
-  shapes = [computation.by_name[name].shape for name in one.operands]
+  kind = _BASE[instruction.opcode.removesuffix("-start")]
+  groups = replica_groups(instruction.attributes, devices)
+  shapes = [computation.by_name[name].shape for name in instruction.operands]
   size = sum(map(size_in_bytes, shapes))
   if kind == "all-gather":
     size *= max(map(len, groups))
@@ -212,12 +234,12 @@ def _plain(
     bytes=size,
     dtype=first_dtype(shapes),
     groups=groups,
-    op_name=one.op_name,
+    op_name=instruction.op_name,
   )
 
 
-def _scattered(found: Collective, fusion: Computation) -> Collective:
-  """An all-reduce of which each device keeps a slice is a reduce-scatter."""
+def _as_reduce_scatter(found: Collective, fusion: Computation) -> Collective:
+  """Turns an all-reduce followed by a slice into a reduce-scatter."""
   if found.kind == "all-reduce" and fusion.root.opcode == "dynamic-slice":
     return dataclasses.replace(found, kind="reduce-scatter")
   return found

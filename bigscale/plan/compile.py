@@ -1,7 +1,7 @@
-"""Compiles a run's own step for a TPU slice and reads the result.
+"""Compiles a run's step for a TPU slice and analyzes the program.
 
-`optimal_seconds` of XLA's cost analysis is not used: it takes every loop body
-once and loses a second for every custom call.
+`optimal_seconds` of XLA's cost analysis is not used: it counts every loop body
+once and subtracts a second for every custom call.
 """
 
 import importlib.metadata
@@ -32,8 +32,8 @@ from bigscale.types import PyTree
 # XLA's ExecutionOptions.EffortLevel: EFFORT_UNKNOWN, EFFORT_O1.
 EFFORTS = {"default": 0, "O1": 19}
 O1_CYCLES = (
-  "compiled at O1, where cycles are about 75% above those of default effort; "
-  "memory and communication are right, times compare only with other O1 plans"
+  "at effort O1, cycles are about 75% higher than at default effort; memory "
+  "and communication are accurate, but compare times only with other O1 plans"
 )
 
 Plan = dict[str, Any]
@@ -43,17 +43,17 @@ def plan(spec: RunSpec, topology: Topology, effort: str = "default") -> Plan:
   """Plans one run on one topology.
 
   Args:
-    spec: of the run.
-    topology: to compile for.
-    effort: of `EFFORTS`; "O1" compiles about four times faster.
+    spec: spec of the run.
+    topology: topology to compile for.
+    effort: key of `EFFORTS`; "O1" compiles about four times faster.
 
   Returns:
-    JSON values; see `report`.
+    The plan as JSON values; see `report`.
 
   Raises:
-    SpecError: the mesh or the batch do not fit the devices, libtpu is missing
-      or knows no such slice; a float32 product of the program has another
-      precision than the spec says.
+    SpecError: the mesh or the batch does not fit the devices, libtpu is not
+      installed or does not know the slice, or a float32 product of the program
+      has another precision than the spec.
   """
   choose_preset(EFFORTS, effort, "--effort")
   mesh = make_mesh(spec.mesh, devices=topologies.devices(topology))
@@ -94,21 +94,21 @@ def program(
   hints: dict[str, int] | None = None,
   stated: Precision = "highest",
 ) -> Plan:
-  """Compiles and reads one program.
+  """Compiles and analyzes one program.
 
   Args:
-    lowered: the program.
-    topology: it is compiled for.
-    mesh: its devices.
-    effort: of `EFFORTS`.
-    hints: trip counts by scope, where the program does not tell.
-    stated: precision of the networks' float32 products.
+    lowered: lowered program.
+    topology: topology to compile for.
+    mesh: mesh of the program's devices.
+    effort: key of `EFFORTS`.
+    hints: trip counts by scope, for loops whose count is not in the text.
+    stated: expected precision of the networks' float32 products.
 
   Returns:
-    The part of a plan that follows from the program alone.
+    The entries of a plan that depend only on the program.
 
   Raises:
-    SpecError: a float32 product has another precision.
+    SpecError: a float32 product has another precision than expected.
   """
   options = {"optimization_level": EFFORTS[effort]}
   try:
@@ -143,7 +143,7 @@ def program(
 
 
 def versions() -> dict[str, str]:
-  """Of all that decides what a plan says."""
+  """Returns the versions of the packages that determine a plan."""
   names = ("jax", "jaxlib", "libtpu")
   return {
     "bigscale": bigscale.__version__,
@@ -168,10 +168,10 @@ def _too_large(refusal: memory.OutOfMemory) -> Plan:
 
 
 def _flops(compiled: jax.stages.Compiled, work: measure.Work) -> float:
-  """XLA's count, plus the convolutions of every further loop iteration.
+  """Returns XLA's FLOP count plus the products of further loop iterations.
 
-  It is of the program as compiled: work done again to save memory counts, and
-  so do the zeros of groups that were merged.
+  It counts the compiled program, including rematerialization and the zeros of
+  merged groups.
   """
   analysis = compiled.cost_analysis() or {}
   return analysis.get("flops", 0.0) + work.flops - work.flops_once
@@ -186,7 +186,7 @@ def _parameters(built: Built) -> dict[str, int]:
 
 
 def _hints(spec: RunSpec) -> dict[str, int]:
-  """Trip counts by the scope around a loop that does not tell its own."""
+  """Returns trip counts by scope, for loops whose count is not in the text."""
   return {
     "d_steps": spec.optim.d_steps,
     "microbatches": spec.optim.microbatches,

@@ -1,36 +1,38 @@
-"""Seconds of a collective: an alpha-beta model of the torus.
+"""Estimates the seconds of a collective with an alpha-beta model of the torus.
 
-A collective's bandwidth term is bytes over the links it can use, its latency
-term hops times `HOP_SECONDS`. Let V be its size (see `collectives`), n the
-chips of a group, and W a link's speed one way.
+The bandwidth term is bytes divided by the bandwidth of the links that the
+collective can use. The latency term is hops times `HOP_SECONDS`. Let V be the
+size of the collective (see `collectives`), n the number of chips of a group,
+and W the speed of a link in one direction.
 
-A group is laid onto the torus by the coordinates of its devices. Where they
-form a box, every axis on which the box has more than one chip adds its links:
-2 W where the axis closes to a ring and the group takes all of it, W on a line,
-for its two ends have one link each. The axes work on parts of the buffer at
-the same time, so that their bandwidths add up to B:
+The coordinates of a group's devices place it on the torus. If they form a box,
+every axis along which the box has more than one chip contributes links: 2 W if
+the axis is a ring and the group covers it, otherwise W, since the two ends of a
+line have one link each. The axes work on different parts of the buffer at the
+same time, so their bandwidths add up to B:
 
     all-gather, reduce-scatter   V (n - 1) / n / B
     all-reduce                   twice that: a reduce-scatter and an all-gather
-    all-to-all                   the longest axis, of m chips, cut in halves:
+    all-to-all                   the longest axis, of m chips, cut in half:
                                  V m / 8 / W on a ring, V m / 4 / W on a line
-    collective-permute           V h / W with h hops: messages of all devices
-                                 share the links on their way
+    collective-permute           V h / W with h hops: the messages of all
+                                 devices share the links on their way
 
-Hops: m / 2 on a ring of m, m - 1 on a line, summed over the axes, and twice
-for an all-reduce. A group that takes every s-th chip of an axis shares its
-links with s - 1 others: W / s, and s times the hops. Cores of a chip that
-belong to different groups share its links. A group within one chip moves V
-through HBM. Devices that form no box are taken as one line, with a warning.
+There are m / 2 hops on a ring of m chips and m - 1 on a line, summed over the
+axes, and twice as many for an all-reduce. A group that takes every s-th chip of
+an axis shares its links with s - 1 other groups: it has W / s and s times the
+hops. Cores of one chip in different groups share the chip's links. A group
+within one chip moves V through HBM. Devices that do not form a box are modeled
+as one line, with a warning.
 
-Between slices (DCN) a device has its share of its host's network card, and a
-collective over s slices takes s - 1 rounds of `DCN_SECONDS`:
-V (s - 1) / s, twice for an all-reduce; an all-gather receives (s - 1) / s of
-what it gathers.
+Between slices (DCN), each device has an equal share of its host's network card.
+A collective over s slices takes s - 1 rounds of `DCN_SECONDS` and sends
+V (s - 1) / s, twice for an all-reduce. An all-gather receives (s - 1) / s of
+its result.
 
-What it leaves out: the compiler's choice of algorithm, twisted tori,
-contention between two collectives at a time, and start-up costs. The book
-that gives the figures shows 680 us measured where this says 560.
+The model ignores the compiler's choice of algorithm, twisted tori, contention
+between simultaneous collectives, and start-up costs. For an example of the book
+that the figures come from, it gives 560 us where the book measured 680 us.
 """
 
 import collections
@@ -52,7 +54,7 @@ from bigscale.plan.topology import (
 
 
 class Place(NamedTuple):
-  """Where a device is: its chip's coordinates in the slice, and its core."""
+  """Position of a device: its chip's coordinates in the slice, and its core."""
 
   chip: tuple[int, ...]
   core: int = 0
@@ -60,12 +62,13 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """How far a group reaches along one axis of the torus.
+  """Extent of a group along one axis of the torus.
 
   Attributes:
-    chips: of the group along it.
-    stride: between them; so many groups share the links.
-    ring: whether it closes.
+    chips: number of the group's chips along the axis.
+    stride: distance between these chips, which is also the number of groups
+      that share the links.
+    ring: whether the axis is a ring that the group covers.
   """
 
   chips: int
@@ -74,12 +77,12 @@ class Span:
 
   @property
   def links(self) -> float:
-    """Links' worth of bandwidth out of a chip."""
+    """Bandwidth out of a chip, in links."""
     return (2 if self.ring else 1) / self.stride
 
   @property
   def hops(self) -> float:
-    """To the farthest chip."""
+    """Number of hops to the farthest chip."""
     chips = self.chips / 2 if self.ring else self.chips - 1
     return chips * self.stride
 
@@ -89,10 +92,10 @@ class TorusGroup:
   """A group on the torus.
 
   Attributes:
-    chips: of it.
-    spans: along axes on which it has more than one chip.
-    sharing: groups that share a chip's links.
-    is_box: whether its devices form one.
+    chips: number of chips.
+    spans: extents along the axes with more than one of its chips.
+    sharing: number of groups that share a chip's links.
+    is_box: whether its devices form a box.
   """
 
   chips: int
@@ -102,12 +105,13 @@ class TorusGroup:
 
 
 def places(devices: Sequence[Any], topology: Topology) -> list[Place]:
-  """Where the devices of a program are.
+  """Returns the positions of a program's devices.
+
+  Only the first slice is returned, since all slices run the same program.
 
   Args:
-    devices: of the mesh, in its order. Of several slices the first stands for
-      all, for each runs the same program within itself.
-    topology: they are of.
+    devices: devices in mesh order.
+    topology: topology of the devices.
   """
   axes = len(topology.shape)
   first = getattr(devices[0], "slice_index", None)
@@ -119,21 +123,21 @@ def places(devices: Sequence[Any], topology: Topology) -> list[Place]:
 
 
 class Interconnect:
-  """The links of a topology under a mesh.
+  """Cost model of the links between a mesh's devices.
 
   Args:
-    topology: of the slices.
-    where: `places` of the program's devices.
+    topology: topology of the devices.
+    where: positions of the program's devices; see `places`.
   """
 
   def __init__(self, topology: Topology, where: Sequence[Place]) -> None:
     self.topology = topology
     self.warnings: list[str] = []
-    self._where = where
+    self._places = where
     self._layouts = functools.cache(self._lay_out)
 
   def seconds(self, collective: Collective) -> float:
-    """One occurrence, with nothing beside it."""
+    """Returns the seconds of one occurrence, without overlap."""
     if collective.between_slices:
       return self._between_slices(collective)
     if collective.kind == "collective-permute":
@@ -182,15 +186,15 @@ class Interconnect:
     passes = 2 if collective.kind == "all-reduce" else 1
     share = (slices - 1) / slices
     if collective.kind == "all-gather":
-      # What is sent is a device's own part.
+      # Each device sends its own shard.
       share = slices - 1
     rounds = max(1, slices - 1)
     return passes * (collective.bytes * share / speed + rounds * DCN_SECONDS)
 
   def _lay_out(self, groups: Groups) -> tuple[TorusGroup, ...]:
-    """The distinct layouts among the groups of a collective."""
+    """Returns the distinct layouts among the groups of a collective."""
     found = set()
-    # Groups that use a chip, and so its links.
+    # Number of groups that use each chip and its links.
     users = collections.Counter(
       chip for group in groups for chip in self._chips(group)
     )
@@ -201,16 +205,16 @@ class Interconnect:
       found.add(dataclasses.replace(layout, sharing=sharing))
       if not layout.is_box:
         text = (
-          f"a group of {len(chips)} chips forms no box in the torus of "
-          f"{self.topology.name}; its collectives are counted as on one line"
+          f"a group of {len(chips)} chips does not form a box in the torus of "
+          f"{self.topology.name}; its collectives are modeled on a line"
         )
         if text not in self.warnings:
           self.warnings.append(text)
     return tuple(found)
 
   def _chip(self, member: int) -> tuple[int, ...]:
-    # Slices are alike, one after another.
-    return self._where[member % len(self._where)].chip
+    # All slices have the same layout, one after another.
+    return self._places[member % len(self._places)].chip
 
   def _chips(self, group: Sequence[int]) -> set[tuple[int, ...]]:
     return {self._chip(member) for member in group}

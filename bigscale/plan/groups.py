@@ -1,16 +1,16 @@
-"""Which devices take part in a collective, as HLO writes it.
+"""Parses the device groups of a collective from HLO text.
 
-Four forms occur, all of partition ids, which count the mesh's devices in
-order:
+The following forms occur. All consist of partition ids, which number the mesh's
+devices in order:
 
     replica_groups={{0,1},{2,3}}
-    replica_groups=[2,8]<=[4,4]T(1,0)                    iota, reshaped, turned
+    replica_groups=[2,8]<=[4,4]T(1,0)                    iota, transposed
     replica_groups=mesh['a'=4,'b'=4] {'b'}               axes of a mesh
     replica_groups=mesh['a'=4], device_ids=([2,2]T(1,0)) {'a':(2)2}
     source_target_pairs={{0,1},{1,0}}                    permutations
 
-`'a':(2)2` is a part of an axis: of size 2, with 2 steps of larger parts
-before it.
+`'a':(2)2` is a sub-axis of size 2 of the axis `a`, after larger sub-axes of
+total size 2.
 """
 
 import itertools
@@ -36,11 +36,12 @@ _PART = re.compile(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?")
 
 
 def replica_groups(attributes: str, devices: int) -> Groups:
-  """The groups of an instruction.
+  """Returns the groups of a collective.
 
   Args:
-    attributes: of the instruction, as printed.
-    devices: of the program: a collective that names no groups has them all.
+    attributes: attributes of the instruction, as printed.
+    devices: number of devices of the program. A collective without groups
+      uses all of them.
   """
   if found := _PAIRS.search(attributes):
     return _inner_lists(found[1])
@@ -62,8 +63,8 @@ def _of_mesh(axes: str, device_ids: str | None, grouped: str | None) -> Groups:
     (name, int(before or 1), int(size or sizes[name]))
     for name, before, size in _PART.findall(grouped)
   ]
-  # Every axis is cut where a wanted part of it begins or ends.
-  shape, place = [], {}
+  # Every axis is split where a requested sub-axis begins or ends.
+  shape, index_of = [], {}
   for name, size in sizes.items():
     cuts = {1, size}
     for axis, before, part in wanted:
@@ -71,10 +72,12 @@ def _of_mesh(axes: str, device_ids: str | None, grouped: str | None) -> Groups:
         cuts |= {before, before * part}
     steps = sorted(cuts)
     for low, high in itertools.pairwise(steps):
-      place[name, low] = len(shape)
+      index_of[name, low] = len(shape)
       shape.append(high // low)
   ids = _device_ids(device_ids, math.prod(sizes.values()))
-  members = [place[name, before] for name, before, part in wanted if part > 1]
+  members = [
+    index_of[name, before] for name, before, part in wanted if part > 1
+  ]
   others = [axis for axis in range(len(shape)) if axis not in members]
   count = math.prod(shape[axis] for axis in members)
   return _rows(

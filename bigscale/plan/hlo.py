@@ -1,8 +1,8 @@
-"""Reads the text of a compiled XLA program.
+"""Parses the HLO text of a compiled XLA program.
 
-Only what the planner asks for is understood: computations, instructions with
-operands and shapes, and a few attributes. The grammar is XLA's HLO text, as
-`jax.stages.Compiled.as_text` prints it for TPUs.
+The parser supports only what the planner needs: computations, instructions with
+operands and shapes, and a few attributes. The input is the HLO text that
+`jax.stages.Compiled.as_text` returns for TPUs.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ _BITS = {
 
 
 class HloError(ValueError):
-  """Text that is no HLO program."""
+  """Raised if a text is not an HLO program."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of a computation.
+  """An instruction, which is one line of a computation.
 
   Attributes:
-    name: unique within the computation.
-    shape: of the result, as printed: "bf16[8,128]{1,0}" or a tuple of them.
-    opcode: "fusion", "all-reduce-start", ...
-    operands: names of instructions of the same computation.
-    argument: what stands in the parentheses: "0" of `parameter(0)`.
-    attributes: all that follows.
-    is_root: whether it is the computation's result.
+    name: name, unique within the computation.
+    shape: shape of the result, as printed: "bf16[8,128]{1,0}", or a tuple.
+    opcode: operation, such as "fusion" or "all-reduce-start".
+    operands: names of the operands, instructions of the same computation.
+    argument: text in the parentheses, such as "0" in `parameter(0)`.
+    attributes: text after the parentheses.
+    is_root: whether the result is the computation's result.
   """
 
   name: str
@@ -53,24 +53,24 @@ class Instruction:
 
   @functools.cached_property
   def cycles(self) -> int | None:
-    """`estimated_cycles` of the TPU compiler; None where it gives none."""
+    """The TPU compiler's `estimated_cycles`, or None if it is absent."""
     found = re.search(r'"estimated_cycles":"?(\d+)', self.attributes)
     return int(found[1]) if found else None
 
   @functools.cached_property
   def op_name(self) -> str:
-    """Path of JAX scopes it comes from, "" where unknown."""
+    """Path of the JAX scopes that created it; "" if unknown."""
     found = re.search(r'\bop_name="((?:[^"\\]|\\.)*)"', self.attributes)
     return found[1] if found else ""
 
   def attribute(self, name: str) -> str | None:
-    """The word that follows `name=`, without % and quotes."""
+    """Returns the word after `name=`, without % and quotes."""
     found = re.search(rf'\b{name}=[%"]?([\w.\-]+)', self.attributes)
     return found[1] if found else None
 
   @functools.cached_property
   def branches(self) -> tuple[str, ...]:
-    """Computations that a `conditional` chooses from."""
+    """Names of the branch computations of a `conditional`."""
     found = re.search(r"\bbranch_computations=\{([^}]*)\}", self.attributes)
     if found:
       return tuple(re.findall(r"[\w.\-]+", found[1]))
@@ -80,7 +80,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-  """A function of the program, its instructions in scheduled order."""
+  """A function of the program, with instructions in scheduled order."""
 
   name: str
   instructions: tuple[Instruction, ...]
@@ -88,44 +88,48 @@ class Computation:
   @functools.cached_property
   def by_name(self) -> Mapping[str, Instruction]:
     """Instructions by name."""
-    return {one.name: one for one in self.instructions}
+    return {instruction.name: instruction for instruction in self.instructions}
 
   @property
   def root(self) -> Instruction:
-    """The result."""
-    return next(one for one in self.instructions if one.is_root)
+    """The instruction whose result the computation returns."""
+    return next(
+      instruction for instruction in self.instructions if instruction.is_root
+    )
 
   def operand(self, instruction: Instruction, index: int) -> Instruction:
-    """The instruction that gives an operand."""
+    """Returns the instruction that computes an operand."""
     return self.by_name[instruction.operands[index]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-  """A program: computations by name, and the one that runs."""
+  """A program: computations by name, and the entry computation."""
 
   computations: Mapping[str, Computation]
   entry: Computation
 
   def called(self, instruction: Instruction) -> Computation | None:
-    """What a fusion, call or asynchronous start runs."""
+    """Returns the computation that a fusion, call or async start runs."""
     name = instruction.attribute("calls") or instruction.attribute("to_apply")
     return self.computations.get(name) if name else None
 
   def inside(self, computation: Computation) -> Iterator[Instruction]:
-    """A computation's instructions and those of its fusions, in depth."""
-    for one in computation.instructions:
-      called = self.called(one) if one.opcode == "fusion" else None
+    """Yields the instructions of a computation and, nested, of its fusions."""
+    for instruction in computation.instructions:
+      called = (
+        self.called(instruction) if instruction.opcode == "fusion" else None
+      )
       if called is not None:
         yield from self.inside(called)
-      yield one
+      yield instruction
 
 
 def parse(text: str) -> Module:
-  """Reads a program.
+  """Parses the text of a program.
 
   Raises:
-    HloError: it has no entry computation.
+    HloError: the text has no entry computation.
   """
   computations, entry = {}, None
   name, is_entry, lines = None, False, []
@@ -135,8 +139,10 @@ def parse(text: str) -> Module:
       if header and " -> " in line:
         is_entry, name, lines = bool(header[1]), header[2], []
     elif line.startswith("}"):
-      parsed = (_instruction(one) for one in lines)
-      computation = Computation(name, tuple(one for one in parsed if one))
+      parsed = (_instruction(line) for line in lines)
+      computation = Computation(
+        name, tuple(instruction for instruction in parsed if instruction)
+      )
       computations[name] = computation
       entry = computation if is_entry else entry
       name = None
@@ -144,7 +150,7 @@ def parse(text: str) -> Module:
       lines.append(line)
   if entry is None:
     raise HloError(
-      "the text has no ENTRY computation; give what Compiled.as_text() printed"
+      "the text has no ENTRY computation; pass the text of Compiled.as_text()"
     )
   return Module(computations, entry)
 
@@ -173,7 +179,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(line: str, opening: int) -> int:
-  """Where the parenthesis opened at `opening` closes."""
+  """Returns the index of the parenthesis that closes the one at `opening`."""
   depth = 0
   for found in re.finditer(r"[()]", line[opening:]):
     depth += 1 if found[0] == "(" else -1
@@ -183,9 +189,9 @@ def _closing(line: str, opening: int) -> int:
 
 
 def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
-  """(dtype, dimensions) of an array or of a tuple's members, tokens left out.
+  """Returns (dtype, dimensions) of an array or of each member of a tuple.
 
-  A dimension of varying size counts at its bound.
+  Tokens are skipped. A dynamic dimension has its upper bound.
   """
   return [
     (dtype, tuple(int(n.lstrip("<=")) for n in sizes.split(",") if n))
@@ -194,7 +200,7 @@ def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def bits(dtype: str) -> int:
-  """Size of one element: 16 for "bf16", 4 for "s4"."""
+  """Returns the bits per element: 16 for "bf16", 4 for "s4"."""
   if dtype in _BITS:
     return _BITS[dtype]
   found = re.match(r"[suf](\d+)", dtype)
@@ -202,11 +208,11 @@ def bits(dtype: str) -> int:
 
 
 def size_in_bytes(shape: str) -> int:
-  """Bytes of a result without the padding of its layout."""
+  """Returns the bytes of a result, without the padding of its layout."""
   total = sum(bits(dtype) * math.prod(dims) for dtype, dims in arrays(shape))
   return total // 8
 
 
 def first_dtype(shapes: Sequence[str]) -> str:
-  """The dtype of the first array among shapes, "" where there is none."""
-  return next((dtype for one in shapes for dtype, _ in arrays(one)), "")
+  """Returns the dtype of the first array in the shapes, or "" without one."""
+  return next((dtype for shape in shapes for dtype, _ in arrays(shape)), "")

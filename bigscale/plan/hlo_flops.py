@@ -1,8 +1,8 @@
-"""Multiplications and additions of the convolutions of a program.
+"""Counts the FLOP of convolutions and matrix products in HLO text.
 
-XLA's own count (`Compiled.cost_analysis`) takes every loop body once. This one
-exists to weigh loops: the ratio of it with and without trip counts corrects
-XLA's. A matrix product is a convolution without a window on TPUs.
+XLA's own count (`Compiled.cost_analysis`) counts every loop body once. The
+difference of this count with and without trip counts corrects XLA's count. On
+TPUs, a matrix product is a convolution without a window.
 """
 
 import math
@@ -16,7 +16,7 @@ _WINDOW = re.compile(r"\bwindow=\{([^}]*)\}")
 
 
 def flops(computation: Computation, instruction: Instruction) -> int:
-  """Floating-point operations of a `convolution` or `dot`; 0 of any other.
+  """Returns the FLOP of a `convolution` or `dot`, or 0 for other opcodes.
 
   As in XLA, taps that fall on padding or between dilated pixels are free.
   """
@@ -43,7 +43,7 @@ def _of_convolution(computation: Computation, convolution: Instruction) -> int:
   result = arrays(convolution.shape)[0][1]
   image_labels, kernel_labels, result_labels = labels.groups()
   window = _window(convolution)
-  # Taps that count, over all output positions.
+  # Taps that fall on pixels, over all output positions.
   taps = 1
   for axis in sorted(set(result_labels) - set("bf")):
     taps *= _taps(
@@ -73,7 +73,7 @@ def _taps(
 
 
 def _window(convolution: Instruction) -> dict[str, list[tuple[int, int]]]:
-  """{"pad": [(before, after) of each axis], "stride": [(n, 0), ...]}."""
+  """Returns {"pad": [(before, after) per axis], "stride": [(n, 0), ...]}."""
   found = _WINDOW.search(convolution.attributes)
   settings = {}
   for setting in found[1].split() if found else ():

@@ -1,9 +1,9 @@
-"""How often a loop of the program runs.
+"""Derives the trip counts of a program's loops.
 
-The TPU compiler prints no trip counts, but a `lax.scan` becomes a loop whose
-condition compares a counter with a constant, and both can be followed through
-copies, conversions, fusions and the tuples that carry values from one
-iteration to the next. What cannot be followed is not guessed.
+The TPU compiler prints no trip counts. However, a `lax.scan` becomes a loop
+whose condition compares a counter with a constant. Both can be traced through
+copies, conversions, fusions and the tuples that carry values between
+iterations. A count that cannot be traced is not guessed.
 """
 
 import dataclasses
@@ -21,7 +21,10 @@ _DIRECTION = re.compile(r"\bdirection=(\w+)")
 
 
 class Scalar(NamedTuple):
-  """`constant`, plus the loop's carried value of number `carried`, if any."""
+  """An integer: `constant` plus the loop's carried value at index `carried`.
+
+  `carried` is None if the integer does not depend on a carried value.
+  """
 
   carried: int | None
   constant: int
@@ -36,13 +39,13 @@ def _nothing_known(number: int, index: int | None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-  """A computation and what is known of its parameters.
+  """A computation with the known values of its parameters.
 
   Attributes:
-    module: of the program.
-    computation: that runs.
-    argument: `argument(number, index)`: the value of a parameter, or of a
-      member of a tuple.
+    module: program that contains the computation.
+    computation: computation that runs.
+    argument: function of (number, index) that returns the value of parameter
+      `number`, or of its tuple member `index`.
   """
 
   module: Module
@@ -50,32 +53,34 @@ class Frame:
   argument: Argument = _nothing_known
 
   def scalar(self, name: str, index: int | None = None) -> Scalar | None:
-    """An integer's value, or None where it cannot be followed."""
-    one = self.computation.by_name[name]
-    if one.opcode == "constant":
-      integer = re.fullmatch(r"\{?(-?\d+)\}?", one.argument.strip())
+    """Returns an integer's value, or None if it cannot be traced."""
+    instruction = self.computation.by_name[name]
+    if instruction.opcode == "constant":
+      integer = re.fullmatch(r"\{?(-?\d+)\}?", instruction.argument.strip())
       return Scalar(None, int(integer[1])) if integer else None
-    if one.opcode in _SAME_VALUE:
-      return self.scalar(one.operands[0], index)
-    if one.opcode == "copy-start":
-      return self.scalar(one.operands[0], None)
-    if one.opcode == "parameter":
-      return self.argument(int(one.argument), index)
-    if one.opcode == "tuple" and index is not None:
-      return self.scalar(one.operands[index])
-    if one.opcode == "get-tuple-element" and index is None:
-      return self.scalar(one.operands[0], int(one.attribute("index")))
-    if one.opcode in ("add", "subtract"):
-      return self._sum(one)
-    if one.opcode == "fusion":
-      inner = self.fused(one)
+    if instruction.opcode in _SAME_VALUE:
+      return self.scalar(instruction.operands[0], index)
+    if instruction.opcode == "copy-start":
+      return self.scalar(instruction.operands[0], None)
+    if instruction.opcode == "parameter":
+      return self.argument(int(instruction.argument), index)
+    if instruction.opcode == "tuple" and index is not None:
+      return self.scalar(instruction.operands[index])
+    if instruction.opcode == "get-tuple-element" and index is None:
+      return self.scalar(
+        instruction.operands[0], int(instruction.attribute("index"))
+      )
+    if instruction.opcode in ("add", "subtract"):
+      return self._sum(instruction)
+    if instruction.opcode == "fusion":
+      inner = self.fused(instruction)
       return inner.scalar(inner.computation.root.name, index)
-    if one.opcode == "while" and index is not None:
-      return self._left_alone(one, index)
+    if instruction.opcode == "while" and index is not None:
+      return self._invariant(instruction, index)
     return None
 
   def fused(self, fusion: Instruction) -> "Frame":
-    """The frame of a fusion's computation."""
+    """Returns the frame of a fusion's computation."""
     return Frame(
       self.module,
       self.module.called(fusion),
@@ -83,23 +88,23 @@ class Frame:
     )
 
   def body(self, loop: Instruction) -> "Frame":
-    """The frame of a loop's body, which knows what no iteration changes."""
+    """Returns the frame of a loop's body, with its loop-invariant values."""
     return Frame(
       self.module,
       self.module.computations[loop.attribute("body")],
-      lambda number, index: self._left_alone(loop, index),
+      lambda number, index: self._invariant(loop, index),
     )
 
-  def _left_alone(self, loop: Instruction, index: int | None) -> Scalar | None:
+  def _invariant(self, loop: Instruction, index: int | None) -> Scalar | None:
     if index is None or _step(self.module, loop, index) != 0:
       return None
     return self.scalar(loop.operands[0], index)
 
-  def _sum(self, one: Instruction) -> Scalar | None:
-    left, right = (self.scalar(name) for name in one.operands)
+  def _sum(self, instruction: Instruction) -> Scalar | None:
+    left, right = (self.scalar(name) for name in instruction.operands)
     if left is None or right is None:
       return None
-    if one.opcode == "subtract":
+    if instruction.opcode == "subtract":
       if right.carried is not None:
         return None
       return Scalar(left.carried, left.constant - right.constant)
@@ -112,16 +117,16 @@ class Frame:
 def trip_count(
   frame: Frame, loop: Instruction, hints: Mapping[str, int]
 ) -> int | None:
-  """How often a `while` runs.
+  """Returns the number of iterations of a `while`.
 
   Args:
-    frame: of the computation that holds it.
-    loop: the instruction.
-    hints: counts by scope, for loops whose text does not tell: the innermost
-      scope of the loop's `op_name` that is a key decides.
+    frame: frame of the computation that contains the loop.
+    loop: `while` instruction.
+    hints: counts by scope, for loops whose count cannot be traced. The
+      innermost scope of the loop's `op_name` that is a key decides.
 
   Returns:
-    The count, or None where neither the text nor a hint gives one.
+    The count, or None if it can neither be traced nor found in `hints`.
   """
   read = _read_count(frame, loop)
   if read is not None:
@@ -133,7 +138,7 @@ def trip_count(
 
 
 def _read_count(frame: Frame, loop: Instruction) -> int | None:
-  compared = _comparison(frame.module, loop)
+  compared = _condition(frame.module, loop)
   if compared is None:
     return None
   left, direction, right = compared
@@ -148,7 +153,7 @@ def _read_count(frame: Frame, loop: Instruction) -> int | None:
     first = frame.scalar(loop.operands[0], counter.carried)
     limit = other
     if other.carried is not None:
-      limit = frame._left_alone(loop, other.carried)
+      limit = frame._invariant(loop, other.carried)
       limit = limit and Scalar(None, limit.constant + other.constant)
     if not step or first is None or limit is None:
       continue
@@ -160,7 +165,7 @@ def _read_count(frame: Frame, loop: Instruction) -> int | None:
 
 
 def _iterations(span: int, step: int, sense: str) -> int | None:
-  """Steps from 0 until `sense` (of the counter against span) fails."""
+  """Returns the number of steps from 0 until `counter sense span` fails."""
   if sense == "NE":
     return span // step if span % step == 0 and span // step >= 0 else None
   if sense in ("LE", "GE"):
@@ -171,11 +176,11 @@ def _iterations(span: int, step: int, sense: str) -> int | None:
   return None
 
 
-def _comparison(
+def _condition(
   module: Module, loop: Instruction
 ) -> tuple[Scalar, str, Scalar] | None:
-  """The two sides of a loop's condition, in terms of what it carries."""
-  frame = _carrying(module, loop.attribute("condition"))
+  """Returns the two sides of a loop's condition and its direction."""
+  frame = _carried_frame(module, loop.attribute("condition"))
   root = frame.computation.root
   while root.opcode in ("fusion", *_SAME_VALUE):
     if root.opcode == "fusion":
@@ -193,16 +198,16 @@ def _comparison(
 
 
 def _step(module: Module, loop: Instruction, index: int) -> int | None:
-  """What an iteration adds to a carried value; None where not followed."""
-  frame = _carrying(module, loop.attribute("body"))
+  """Returns what an iteration adds to a carried value, or None if unknown."""
+  frame = _carried_frame(module, loop.attribute("body"))
   after = frame.scalar(frame.computation.root.name, index)
   if after is None or after.carried != index:
     return None
   return after.constant
 
 
-def _carrying(module: Module, name: str | None) -> Frame:
-  """A frame in which carried values stand for themselves."""
+def _carried_frame(module: Module, name: str | None) -> Frame:
+  """Returns a frame whose parameters are the loop's carried values."""
   return Frame(
     module,
     module.computations[name],

@@ -1,9 +1,10 @@
-"""A plan from the cache, or made and kept there.
+"""Makes plans and caches them in files.
 
-A plan's file is named by a fingerprint of all that decides it: spec, topology,
-effort, versions, what the environment tells XLA, and the text of this package,
-so that no change of code leaves an old plan behind. A file that cannot be read
-is planned again, and one that cannot be written is done without.
+The name of a plan's file contains a fingerprint of everything that determines
+the plan: spec, topology, effort, versions, XLA's environment variables, and the
+source code of this package. A change of code therefore invalidates the cache. A
+plan is made again if its file cannot be read. If the file cannot be written,
+the plan is returned without caching it.
 """
 
 import functools
@@ -27,14 +28,13 @@ _log = logging.getLogger(__name__)
 def make(
   spec: RunSpec, topology: Topology, effort: str, *, use_cache: bool = True
 ) -> dict[str, Any]:
-  """Plans one run; see `compile.plan`.
+  """Returns the plan of a run, from the cache if possible; see `compile.plan`.
 
   Args:
-    spec: of the run.
-    topology: to plan for.
-    effort: of the compiler.
-    use_cache: whether one made before may be returned; a new one is kept in
-      any case.
+    spec: spec of the run.
+    topology: topology to plan for.
+    effort: effort of the compiler.
+    use_cache: whether to return a cached plan. A new plan is always cached.
 
   Raises:
     SpecError: see `compile.plan`.
@@ -49,23 +49,30 @@ def make(
 
 
 def folder() -> pathlib.Path:
-  """$BIGSCALE_CACHE/plans, or ~/.cache/bigscale/plans."""
+  """Returns the cache: $BIGSCALE_CACHE/plans, or ~/.cache/bigscale/plans."""
   return pathlib.Path(cache_folder.directory()) / "plans"
 
 
 def path_of(
   spec: RunSpec, topology: Topology, effort: str, versions: dict[str, str]
 ) -> pathlib.Path:
-  """Where a plan is kept.
+  """Returns the path of a cached plan.
 
   Args:
-    spec: of the run.
-    topology: planned for.
-    effort: of the compiler.
-    versions: of the library, JAX and libtpu.
+    spec: spec of the run.
+    topology: topology of the plan.
+    effort: effort of the compiler.
+    versions: versions of the library, JAX and libtpu.
   """
-  told = [os.environ.get(name, "") for name in compiler.ENVIRONMENT]
-  content = [to_json(spec), topology.name, effort, versions, told, _sources()]
+  environment = [os.environ.get(name, "") for name in compiler.ENVIRONMENT]
+  content = [
+    to_json(spec),
+    topology.name,
+    effort,
+    versions,
+    environment,
+    _sources(),
+  ]
   text = json.dumps(content, sort_keys=True)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
   label = topology.name.replace(":", "_")
@@ -73,26 +80,26 @@ def path_of(
 
 
 def read(path: pathlib.Path) -> dict[str, Any] | None:
-  """The plan of a file, or None if there is none that can be read."""
+  """Returns the plan in a file, or None if the file cannot be read."""
   try:
     plan = json.loads(path.read_text())
   except FileNotFoundError:
     return None
   except (OSError, ValueError) as error:
-    _log.warning("cannot read %s (%s); planning again", path, error)
+    _log.warning("cannot read the plan in %s (%s); planning again", path, error)
     return None
   return plan if isinstance(plan, dict) and "fits" in plan else None
 
 
 def write(path: pathlib.Path, plan: dict[str, Any]) -> bool:
-  """Writes a plan whole, or not at all and says so."""
+  """Writes a plan atomically; returns False and logs a warning on failure."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary.replacing(path) as partial:
       partial.write_text(json.dumps(plan))
   except OSError as error:
     _log.warning(
-      "cannot keep the plan in %s (%s); set %s to a writable directory",
+      "cannot write the plan to %s (%s); set %s to a writable directory",
       path,
       error.strerror or error,
       cache_folder.ENVIRONMENT,
@@ -103,7 +110,7 @@ def write(path: pathlib.Path, plan: dict[str, Any]) -> bool:
 
 @functools.cache
 def _sources() -> str:
-  """A fingerprint of the package's code."""
+  """Returns a fingerprint of the package's source code."""
   root = pathlib.Path(bigscale.__file__).parent
   digest = hashlib.sha256()
   for path in sorted(root.rglob("*.py")):

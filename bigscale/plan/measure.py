@@ -1,10 +1,10 @@
-"""Adds up a compiled program: cycles, operations, communication.
+"""Sums the cycles, FLOP and collectives of a compiled program.
 
-Loop bodies count as often as they run (`loops`), a branch at its costliest.
-Cycles are the TPU compiler's own `estimated_cycles` of each scheduled
-instruction. It gives none for some: collectives, which `cost` models; copies
-between HBM and VMEM that run beside other work; and a few others, which are
-listed in `uncosted` by opcode where their results are large.
+A loop body counts once per iteration (`loops`), and a conditional counts as its
+most expensive branch. Cycles are the TPU compiler's `estimated_cycles` of each
+scheduled instruction. Some instructions have no estimate: collectives, which
+`cost` models; copies between HBM and VMEM, which overlap with other work; and a
+few others, which `uncosted` counts by opcode if their results are large.
 """
 
 import collections
@@ -22,7 +22,7 @@ from bigscale.plan.hlo import (
 from bigscale.plan.hlo_flops import flops
 from bigscale.plan.loops import Frame, trip_count
 
-# They name values, or wait for what is counted where it starts.
+# Opcodes that only name values, or whose work is counted elsewhere.
 _FREE = frozenset(
   (
     "add-dependency",
@@ -45,22 +45,22 @@ _FREE = frozenset(
 )
 _TRANSFERS = ("-start", "-done", "-update")
 _LARGE_BYTES = 2**16
-# They give memory a name; the copies around them do the work.
+# Custom calls that only name memory; the copies around them do the work.
 _NAMING = ("AllocateBuffer", "ConcatBitcast")
 
 
 @dataclasses.dataclass
 class Work:
-  """What a computation does in one run.
+  """Work of one execution of a computation.
 
   Attributes:
-    cycles: by (phase, category) of `categories`.
-    collectives: each with how often it happens.
-    flops: of convolutions and matrix products.
-    flops_once: the same with every loop body taken once.
-    float32: those of them with a float32 operand, each with how often it runs.
-    uncosted: instructions without an estimate, by opcode.
-    warnings: what had to be assumed.
+    cycles: cycles by (phase, category) of `categories`.
+    collectives: collectives, each with its number of occurrences.
+    flops: FLOP of convolutions and matrix products.
+    flops_once: the same FLOP with every loop body counted once.
+    float32: products with a float32 operand, each with its number of runs.
+    uncosted: number of large instructions without an estimate, by opcode.
+    warnings: assumptions that were made.
   """
 
   cycles: collections.Counter = dataclasses.field(
@@ -79,11 +79,11 @@ class Work:
 
   @property
   def total_cycles(self) -> float:
-    """Of all phases and categories."""
+    """Sum over all phases and categories."""
     return sum(self.cycles.values())
 
   def add(self, other: "Work", times: int = 1) -> None:
-    """Includes other work, done so many times."""
+    """Adds other work that runs `times` times."""
     for key, cycles in other.cycles.items():
       self.cycles[key] += times * cycles
     for opcode, count in other.uncosted.items():
@@ -93,31 +93,34 @@ class Work:
       (self.float32, other.float32),
     ):
       mine += [
-        dataclasses.replace(one, count=times * one.count)
-        for one in theirs
+        dataclasses.replace(item, count=times * item.count)
+        for item in theirs
         if times
       ]
     self.flops += times * other.flops
     self.flops_once += other.flops_once
-    self.warnings += [one for one in other.warnings if one not in self.warnings]
+    self.warnings += [
+      warning for warning in other.warnings if warning not in self.warnings
+    ]
 
 
 def measure(
   module: Module, devices: int, hints: Mapping[str, int] | None = None
 ) -> Work:
-  """Measures a program.
+  """Returns the work of a program.
 
   Args:
-    module: of the program.
-    devices: its partitions.
-    hints: trip counts by scope, for loops that do not tell; see `loops`.
+    module: parsed program.
+    devices: number of partitions of the program.
+    hints: trip counts by scope, for loops whose count cannot be traced; see
+      `loops`.
   """
   meter = _Meter(module, devices, hints or {})
   return meter.computation(Frame(module, module.entry))
 
 
 class _Meter:
-  """One pass over a program."""
+  """A pass over the computations of a program."""
 
   def __init__(
     self, module: Module, devices: int, hints: Mapping[str, int]
@@ -127,33 +130,33 @@ class _Meter:
     self._hints = hints
 
   def computation(self, frame: Frame) -> Work:
-    """All that a computation does."""
+    """Returns all work of a computation."""
     work, cycles = Work(), []
-    for one in frame.computation.instructions:
-      nested = self._nested(frame, one)
-      cycles.append(nested.total_cycles + (one.cycles or 0))
+    for instruction in frame.computation.instructions:
+      nested = self._nested(frame, instruction)
+      cycles.append(nested.total_cycles + (instruction.cycles or 0))
       work.add(nested)
-      self._count(work, frame.computation, one)
+      self._count(work, frame.computation, instruction)
     work.collectives += collectives(
       self._module, frame.computation, cycles, self._devices
     )
     return work
 
   def _count(
-    self, work: Work, computation: Computation, one: Instruction
+    self, work: Work, computation: Computation, instruction: Instruction
   ) -> None:
-    """Includes an instruction itself."""
-    if one.cycles is not None:
+    """Adds the work of an instruction, without that of loops and branches."""
+    if instruction.cycles is not None:
       key = (
-        categories.phase(one),
-        categories.category(self._module, one),
+        categories.phase(instruction),
+        categories.category(self._module, instruction),
       )
-      work.cycles[key] += one.cycles
-    elif _deserves_estimate(one):
-      work.uncosted[one.opcode] += 1
-    multiplied = self._multiplied(computation, one)
+      work.cycles[key] += instruction.cycles
+    elif _needs_estimate(instruction):
+      work.uncosted[instruction.opcode] += 1
+    multiplied = self._multiplied(computation, instruction)
     for where, inner in multiplied:
-      share = (one.cycles or 0) / len(multiplied)
+      share = (instruction.cycles or 0) / len(multiplied)
       product = precision.product(where, inner, share)
       work.float32 += [product] if product else []
       operations = flops(where, inner)
@@ -161,61 +164,64 @@ class _Meter:
       work.flops_once += operations
 
   def _multiplied(
-    self, computation: Computation, one: Instruction
+    self, computation: Computation, instruction: Instruction
   ) -> list[tuple[Computation, Instruction]]:
-    """Convolutions of an instruction and of what is fused into it."""
-    if one.opcode in categories.MXU:
-      return [(computation, one)]
-    if one.opcode != "fusion":
+    """Returns the products of an instruction, including fused ones."""
+    if instruction.opcode in categories.MXU:
+      return [(computation, instruction)]
+    if instruction.opcode != "fusion":
       return []
-    called = self._module.called(one)
+    called = self._module.called(instruction)
     return [
       pair
       for inner in called.instructions
       for pair in self._multiplied(called, inner)
     ]
 
-  def _nested(self, frame: Frame, one: Instruction) -> Work:
-    """What a loop, a branch or a call does."""
+  def _nested(self, frame: Frame, instruction: Instruction) -> Work:
+    """Returns the work of a loop, a conditional or a call."""
     work = Work()
-    if one.opcode == "while":
-      work.add(self.computation(frame.body(one)), self._trips(frame, one, work))
-    elif one.opcode == "conditional":
+    if instruction.opcode == "while":
+      work.add(
+        self.computation(frame.body(instruction)),
+        self._trip_count(frame, instruction, work),
+      )
+    elif instruction.opcode == "conditional":
       branches = [
         self.computation(Frame(self._module, self._module.computations[name]))
-        for name in one.branches
+        for name in instruction.branches
       ]
       work.add(max(branches, key=lambda branch: branch.total_cycles))
       work.warnings.append(
-        f"{one.op_name or one.name}: one of {len(branches)} branches runs; the "
-        "costliest is counted"
+        f"{instruction.op_name or instruction.name}: one of {len(branches)} "
+        "branches runs; the most expensive one is counted"
       )
-    elif one.opcode in ("call", "async-start"):
-      called = self._module.called(one)
+    elif instruction.opcode in ("call", "async-start"):
+      called = self._module.called(instruction)
       if called is not None:
         inner = self.computation(Frame(self._module, called))
-        if one.opcode == "async-start":
-          # Counted where it starts, with what hides it.
+        if instruction.opcode == "async-start":
+          # `collectives` yields them at the start, with their hidden cycles.
           inner.collectives.clear()
         work.add(inner)
     return work
 
-  def _trips(self, frame: Frame, loop: Instruction, work: Work) -> int:
+  def _trip_count(self, frame: Frame, loop: Instruction, work: Work) -> int:
     trips = trip_count(frame, loop, self._hints)
     if trips is None:
       work.warnings.append(
-        f"{loop.op_name or loop.name}: the program does not tell how often "
-        "this loop runs; its body is counted once"
+        f"{loop.op_name or loop.name}: the trip count of this loop is unknown; "
+        "its body is counted once"
       )
       return 1
     return trips
 
 
-def _deserves_estimate(one: Instruction) -> bool:
+def _needs_estimate(instruction: Instruction) -> bool:
   return not (
-    one.opcode in _FREE
-    or one.opcode.endswith(_TRANSFERS)
-    or one.attribute("custom_call_target") in _NAMING
-    or one.opcode.removesuffix("-start") in KINDS
-    or size_in_bytes(one.shape) < _LARGE_BYTES
+    instruction.opcode in _FREE
+    or instruction.opcode.endswith(_TRANSFERS)
+    or instruction.attribute("custom_call_target") in _NAMING
+    or instruction.opcode.removesuffix("-start") in KINDS
+    or size_in_bytes(instruction.shape) < _LARGE_BYTES
   )

@@ -1,4 +1,4 @@
-"""Memory of a step on one device: what it takes, and what there is."""
+"""Reads the memory of a compiled step on one device."""
 
 import re
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from bigscale.types import PyTree
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _AMOUNT = r"([\d.]+)([KMGT]?)i?B?"
-# Both ways in which the TPU compiler says that it ran out of memory.
+# Both forms of the TPU compiler's out-of-memory message.
 _MESSAGES = (
   re.compile(
     rf"\({_AMOUNT}\) exceeds available HBM \({_AMOUNT}\)", re.IGNORECASE
@@ -23,13 +23,13 @@ class Memory(NamedTuple):
   """Bytes of HBM on one device.
 
   Attributes:
-    peak: at the fullest moment. Of a program that does not fit, all that the
-      compiler asked for.
+    peak: peak memory. For a program that does not fit, the memory that the
+      compiler requested.
     argument: state and batch.
-    output: of which `alias` overwrites arguments.
-    alias: donated.
-    temporary: everything else.
-    program: the code.
+    output: results, including `alias`.
+    alias: results that overwrite donated arguments.
+    temporary: all other buffers.
+    program: code of the program.
   """
 
   peak: int
@@ -41,14 +41,14 @@ class Memory(NamedTuple):
 
 
 class OutOfMemory(NamedTuple):
-  """What the compiler said: bytes needed, and bytes there are."""
+  """Bytes needed and bytes available, according to the compiler's message."""
 
   needed: int
   available: int
 
 
 def of_compiled(compiled: jax.stages.Compiled) -> Memory:
-  """What the compiler laid out."""
+  """Returns the memory of a compiled program."""
   stats: Any = compiled.memory_analysis()
   return Memory(
     peak=stats.peak_memory_in_bytes,
@@ -61,7 +61,7 @@ def of_compiled(compiled: jax.stages.Compiled) -> Memory:
 
 
 def of_refusal(message: str) -> OutOfMemory | None:
-  """Reads a compiler's refusal; None where it is about something else."""
+  """Parses an out-of-memory message; returns None for other messages."""
   if "RESOURCE_EXHAUSTED" not in message:
     return None
   for pattern in _MESSAGES:
@@ -77,7 +77,7 @@ def _bytes(amount: str, unit: str) -> int:
 
 
 def bytes_per_device(tree: PyTree) -> int:
-  """Of abstract arrays that carry shardings."""
+  """Returns the bytes per device of abstract arrays with shardings."""
 
   def size(leaf: Any) -> int:
     shape = leaf.shape

@@ -1,10 +1,10 @@
-"""What becomes of float32 operands in the products of a compiled program.
+"""Checks the precision of float32 products in a compiled program.
 
-The precision that JAX traced stands on every convolution and product of the
-compiled program, `operand_precision`. A TPU's matrix unit takes bfloat16: at
-`highest` it multiplies six pairs of parts of two float32 operands, at `high`
-three, at `default` it rounds both. Operands that are bfloat16 take one pass at
-any of them.
+Every convolution and matrix product of a compiled program carries the precision
+that JAX traced as `operand_precision`. A TPU's matrix unit multiplies bfloat16.
+Float32 operands are therefore split into bfloat16 parts: six pairs of parts are
+multiplied at `highest`, and three at `high`. At `default`, both operands are
+rounded and multiplied in one pass. Bfloat16 operands always take one pass.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from bigscale.plan.hlo import Computation, Instruction, arrays
 from bigscale.plan.hlo_flops import flops
 from bigscale.spec import Precision, SpecError
 
-# Cycles over those at `highest`, of what multiplies float32 in a whole step;
-# docs/plans.md has the steps it was read off.
+# Cycles of a step's float32 products relative to `highest`; docs/plans.md has
+# the measurements.
 COST = {"highest": 1.0, "high": 0.5, "default": 0.2}
 MEANING = {
   "highest": "six bfloat16 passes, not rounded",
@@ -27,7 +27,7 @@ MEANING = {
 }
 _ORDER = ("default", "high", "highest")
 _STATED = re.compile(r"\boperand_precision=\{(\w+),(\w+)\}")
-# JAX writes "jvp(network)" for it where it differentiates.
+# Differentiation writes the scope as "jvp(network)".
 _OF_NETWORK = re.compile(rf"\b{NETWORK}\b")
 _OF_HALF = re.compile(rf"\b{HALF}\b")
 _SHOWN = 5
@@ -35,14 +35,14 @@ _SHOWN = 5
 
 @dataclasses.dataclass(frozen=True)
 class StatedProduct:
-  """A convolution or product with a float32 operand.
+  """A convolution or matrix product with a float32 operand.
 
   Attributes:
-    op_name: path of JAX scopes it comes from, "" where unknown.
-    precision: of the operand that is rounded more.
-    flops: of one run.
-    cycles: estimated, of one run, with what is fused to it.
-    count: how often it runs in a step.
+    op_name: path of the JAX scopes that created it; "" if unknown.
+    precision: the lower precision of its two operands.
+    flops: FLOP of one run.
+    cycles: estimated cycles of one run, including fused operations.
+    count: number of runs per step.
   """
 
   op_name: str
@@ -53,44 +53,48 @@ class StatedProduct:
 
   @property
   def place(self) -> str:
-    """`network`: G or D in either direction; `half`, `elsewhere`."""
+    """Location in the step: `network`, `half` or `elsewhere`.
+
+    `network` is the forward or backward pass of G or D. `half` is a gradient of
+    a bfloat16 stage.
+    """
     if _OF_HALF.search(self.op_name):
       return "half"
     return "network" if _OF_NETWORK.search(self.op_name) else "elsewhere"
 
 
 def product(
-  computation: Computation, one: Instruction, cycles: float
+  computation: Computation, instruction: Instruction, cycles: float
 ) -> StatedProduct | None:
-  """The product that an instruction is; None where no operand is float32.
+  """Returns an instruction's product, or None if no operand is float32.
 
   Args:
-    computation: of the instruction.
-    one: a convolution or dot.
-    cycles: estimated for it.
+    computation: computation that contains the instruction.
+    instruction: convolution or dot.
+    cycles: estimated cycles of the instruction.
   """
-  operands = (computation.by_name[name].shape for name in one.operands)
+  operands = (computation.by_name[name].shape for name in instruction.operands)
   if not any(
     dtype == "f32" for shape in operands for dtype, _ in arrays(shape)
   ):
     return None
-  stated = _STATED.search(one.attributes)
+  stated = _STATED.search(instruction.attributes)
   pair = stated.groups() if stated else ("default",)
   return StatedProduct(
-    op_name=one.op_name,
+    op_name=instruction.op_name,
     precision=min(pair, key=_ORDER.index),
-    flops=flops(computation, one),
+    flops=flops(computation, instruction),
     cycles=cycles,
   )
 
 
 def check(products: Sequence[StatedProduct], stated: Precision) -> None:
-  """Compares a program with what its spec says.
+  """Checks that a program's products have the precision of its spec.
 
   Args:
-    products: of the program.
-    stated: `model.precision`; of G and D. Everything else is at `highest`,
-      but float32 gradients of bfloat16 stages, which are at `default`.
+    products: products of the program.
+    stated: `model.precision`, expected in G and D. Float32 gradients of
+      bfloat16 stages must be at `default`, and everything else at `highest`.
 
   Raises:
     SpecError: a product has another precision; the message names it.
@@ -104,19 +108,19 @@ def check(products: Sequence[StatedProduct], stated: Precision) -> None:
     shown = sorted(wrong)[:_SHOWN]
     rest = len(wrong) - len(shown)
     raise SpecError(
-      f"the compiled step multiplies float32 otherwise than at "
+      f"the compiled step has float32 products at another precision than "
       f"model.precision={stated!r} in the networks and 'highest' elsewhere:\n"
       + "\n".join(shown)
       + (f"\n  and {rest} more" if rest else "")
-      + "\nCompute there under bigscale.ops.precision.at or exact, or give "
-      "the product precision='highest'."
+      + "\nCompute these products under bigscale.ops.precision.at or exact, or "
+      "pass precision='highest' to them."
     )
 
 
 def summary(
   products: Sequence[StatedProduct], clock_hz: float
 ) -> dict[str, Any]:
-  """Counts of products and their seconds, for a plan; see `report`."""
+  """Returns counts and seconds of products, for a plan; see `report`."""
   found: dict[str, Any] = {}
   for one in products:
     place = one.place
@@ -130,11 +134,11 @@ def summary(
 
 
 def estimates(found: Mapping[str, Any], stated: Precision) -> dict[str, float]:
-  """Seconds of the networks' float32 products by choice, by proportion.
+  """Estimates the seconds of the networks' float32 products by precision.
 
   Args:
-    found: a `summary`.
-    stated: `model.precision` there.
+    found: result of `summary`.
+    stated: `model.precision` of the measured program.
   """
   seconds = found.get("network", {}).get(stated, {}).get("cycles_seconds", 0.0)
   return {name: seconds * COST[name] / COST[stated] for name in COST}
@@ -142,7 +146,7 @@ def estimates(found: Mapping[str, Any], stated: Precision) -> dict[str, float]:
 
 def _allowed(one: StatedProduct, stated: Precision) -> tuple[Precision, ...]:
   if not one.op_name:
-    # Of the compiler's own making, from either.
+    # The compiler created it, and its location is unknown.
     return (stated, "highest")
   by_place = {"network": stated, "half": "default", "elsewhere": "highest"}
   return (by_place[one.place],)

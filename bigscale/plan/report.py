@@ -1,17 +1,17 @@
-"""A plan for people: a table of one, of several, or of a change.
+"""Formats plans as text, and compares them.
 
-A plan is a dictionary of JSON values, all of one device and one step:
+A plan is a dictionary of JSON values. Costs are per device and step:
 
     topology, devices, mesh, global_batch_size, model, effort, versions,
       compiler_options
     precision (of the spec), float32_products {network | half | elsewhere:
       {precision: {count, flops, cycles_seconds}}}
-    fits, hbm_bytes_per_device (at the fullest moment), hbm_limit_bytes,
-      hbm_shortfall_bytes (of one that does not fit), memory (its parts)
-    flops_per_step_per_device (of the program as compiled), estimated_mfu
+    fits, hbm_bytes_per_device (peak), hbm_limit_bytes,
+      hbm_shortfall_bytes (if it does not fit), memory (breakdown)
+    flops_per_step_per_device (of the compiled program), estimated_mfu
     estimated_step_seconds = cycles_seconds
       + collective_seconds.sync (nothing else runs)
-      + collective_seconds.exposed (what of .async no other work hides)
+      + collective_seconds.exposed (part of .async that does not overlap)
     cycles, categories and phases (seconds of cycles), breakdown (shares)
     collectives {kind: {count, bytes, asynchronous, seconds}}
     longest_collectives [{kind, dtype, group_size (0 between slices), where,
@@ -19,7 +19,7 @@ A plan is a dictionary of JSON values, all of one device and one step:
     parameters {g, d}, images_per_second, compile_seconds
     uncosted {opcode: count}, warnings, advice
 
-Times, FLOPs and images a second are null where the program does not fit.
+Times, FLOP and images per second are null if the program does not fit.
 """
 
 import json
@@ -49,8 +49,8 @@ _PLACES = {
   "half": "in gradients of bfloat16 stages",
   "elsewhere": "elsewhere",
 }
-# Of the longest collectives, in a table.
-_LISTED = 6
+# Maximum number of longest collectives in the text.
+_MAX_LISTED = 6
 _HEAD = (
   "topology",
   "weights",
@@ -67,7 +67,7 @@ _HEAD = (
 
 
 def text(plan: Plan) -> str:
-  """One plan as a table."""
+  """Returns a plan as text."""
   mesh, batch = plan["mesh"], plan["global_batch_size"]
   g, d = (f"{plan['parameters'][one] / 1e6:.3g} M" for one in ("g", "d"))
   rows = [
@@ -77,12 +77,12 @@ def text(plan: Plan) -> str:
       f"{plan['topology']}, {plan['devices']} devices, data {mesh['data']} x "
       f"fsdp {mesh['fsdp']}, weights {mesh['weights']}",
     ),
-    ("batch", f"{batch}, {batch // plan['devices']} a device"),
+    ("batch", f"{batch}, {batch // plan['devices']} per device"),
     (
       "memory",
       f"{_gib(plan['hbm_bytes_per_device'])} of "
-      f"{_gib(plan['hbm_limit_bytes'])} GiB a device, of which state "
-      f"{_gib(plan['memory']['state'])}: "
+      f"{_gib(plan['hbm_limit_bytes'])} GiB per device, including "
+      f"{_gib(plan['memory']['state'])} GiB of state; the run "
       + ("fits" if plan["fits"] else "does not fit"),
     ),
   ]
@@ -91,7 +91,7 @@ def text(plan: Plan) -> str:
   rows.append(
     ("compiled", f"in {plan['compile_seconds']:.0f} s, effort {plan['effort']}")
   )
-  # Plans of earlier versions do not tell.
+  # Plans of earlier versions have no compiler options.
   options = plan.get("compiler_options", {})
   rows += [
     ("" if i else "with", f"{name}={options[name]}")
@@ -111,13 +111,13 @@ def _times(plan: Plan) -> list[tuple[str, str]]:
     (
       "step",
       f"{_ms(total)} ms = {_ms(plan['cycles_seconds'])} cycles + "
-      f"{_ms(apart['sync'])} collectives + {_ms(apart['exposed'])} not hidden "
-      f"of {_ms(apart['async'])} asynchronous",
+      f"{_ms(apart['sync'])} synchronous collectives + "
+      f"{_ms(apart['exposed'])} exposed of {_ms(apart['async'])} asynchronous",
     ),
     (
       "images",
-      f"{plan['images_per_second']:.0f} a second, "
-      f"{teraflops:.3f} TFLOP a step and device, "
+      f"{plan['images_per_second']:.0f} per second, "
+      f"{teraflops:.3f} TFLOP per step and device, "
       f"MFU {plan['estimated_mfu']:.1%}",
     ),
   ]
@@ -130,14 +130,14 @@ def _times(plan: Plan) -> list[tuple[str, str]]:
   for kind, one in plan["collectives"].items():
     waiting = one["count"] - one["asynchronous"]
     rows.append((kind, f"{_traffic(one)}, {waiting} of them synchronous"))
-  for one in plan["longest_collectives"][:_LISTED]:
+  for one in plan["longest_collectives"][:_MAX_LISTED]:
     over = f"over {one['group_size']} at " if one["group_size"] else "at "
     rows.append((f"  {one['dtype']}", f"{_traffic(one)} {over}{one['where']}"))
   return rows
 
 
 def _float32(plan: Plan) -> list[tuple[str, str]]:
-  """How exact products of float32 are, and what other choices would cost."""
+  """Returns rows on the precision of float32 products and its alternatives."""
   found, stated = plan["float32_products"], plan["precision"]
   rows = []
   for place, by_precision in sorted(found.items()):
@@ -157,7 +157,10 @@ def _float32(plan: Plan) -> list[tuple[str, str]]:
   )
   if "network" in found:
     rows.append(
-      ("", f"the networks' by proportion: {others} (model.precision)")
+      (
+        "",
+        f"estimate for the networks at another model.precision: {others}",
+      )
     )
   return rows
 
@@ -168,7 +171,7 @@ def _traffic(one: Mapping[str, Any]) -> str:
 
 
 def table(plans: Sequence[Plan]) -> str:
-  """Several plans, one a line; a plan that failed has only an `error`."""
+  """Returns several plans, one per line, or their `error` if they failed."""
   return "\n".join(_columns([_HEAD, *map(_row, plans)]))
 
 
@@ -198,45 +201,45 @@ def _row(plan: Plan) -> tuple[str, ...]:
 
 
 def load(path: str) -> Plan:
-  """Reads a plan that was written with --json.
+  """Reads a plan from a file written with --json.
 
   Raises:
-    SpecError: there is none.
+    SpecError: the file cannot be read or contains no plan.
   """
   try:
     plan = json.loads(pathlib.Path(path).read_text())
   except (OSError, ValueError) as error:
     raise SpecError(
-      f"--baseline={path} cannot be read ({error}); give a file written with "
+      f"--baseline={path} cannot be read ({error}); pass a file written with "
       "bigscale plan --json"
     ) from error
   if not isinstance(plan, dict) or "estimated_step_seconds" not in plan:
     raise SpecError(
-      f"--baseline={path} is no plan; give one written with bigscale plan "
-      "--json"
+      f"--baseline={path} is not a plan; pass a file written with bigscale "
+      "plan --json"
     )
   return plan
 
 
 def compare(new: Plan, old: Plan) -> dict[str, dict[str, float | None]]:
-  """Relative changes since an earlier plan.
+  """Returns the relative changes between two plans.
 
   Args:
-    new: plan.
-    old: plan.
+    new: new plan.
+    old: earlier plan.
 
   Returns:
-    {quantity: {"old", "new", "change"}}; `change` is new / old - 1, None
-    where there is nothing to divide by.
+    {quantity: {"old", "new", "change"}}; `change` is new / old - 1, or None if
+    it is undefined.
 
   Raises:
-    SpecError: they are of different topologies or efforts.
+    SpecError: the plans have different topologies or efforts.
   """
   for key in _MUST_AGREE:
     if new[key] != old.get(key):
       raise SpecError(
-        f"the baseline has {key} {old.get(key)!r} and this plan {new[key]!r}, "
-        "which do not compare; plan both alike"
+        f"the baseline has {key} {old.get(key)!r} and this plan has "
+        f"{new[key]!r}, which are not comparable; use the same {key} for both"
       )
   changes = {}
   for name in (*_COMPARED, *_collective_keys(new, old)):
@@ -247,7 +250,7 @@ def compare(new: Plan, old: Plan) -> dict[str, dict[str, float | None]]:
 
 
 def comparison_text(changes: Mapping[str, Mapping[str, float | None]]) -> str:
-  """What `compare` found, as a table."""
+  """Returns the result of `compare` as a table."""
   rows = [("since the baseline", "old", "new", "change")]
   for name, one in changes.items():
     change = "" if one["change"] is None else f"{one['change']:+.1%}"
@@ -287,10 +290,10 @@ def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-  """Left-aligned columns."""
+  """Aligns columns to the left."""
   count = max(map(len, rows))
   widths = [
-    # A message in place of numbers may be as long as it likes.
+    # Short rows have an error message, which does not widen a column.
     max(len(row[at]) for row in rows if len(row) == count)
     for at in range(count)
   ]

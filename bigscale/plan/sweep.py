@@ -1,8 +1,8 @@
-"""Plans of several topologies and modes, each in a process of its own.
+"""Plans several topologies and modes, each in a separate process.
 
-A process apart gives its memory back (a compile takes gigabytes), and the TPU
-compiler, which ends the process where something is wrong inside it, cannot end
-the others.
+A separate process releases its memory at exit; a compilation takes gigabytes.
+It also isolates the TPU compiler, which aborts its process on an internal
+error.
 """
 
 import dataclasses
@@ -20,26 +20,27 @@ _MODES = ("replicated", "zero", "fsdp")
 
 
 def with_mode(spec: RunSpec, mode: str) -> RunSpec:
-  """The run with its weights kept another way.
+  """Returns a spec with another sharding of the weights.
 
   Args:
-    spec: of the run.
-    mode: "replicated", "zero:16", "fsdp:16": the mesh's `weights` and `fsdp`.
+    spec: spec of the run.
+    mode: the mesh's `weights` and `fsdp`, as "replicated", "zero:16" or
+      "fsdp:16".
 
   Raises:
-    SpecError: there is no such mode.
+    SpecError: the mode is unknown.
   """
   found = re.fullmatch(r"(\w+)(?::(\d+))?", mode.strip())
   require(
     found is not None and found[1] in _MODES,
-    f"--mode={mode} is unknown; use replicated, or zero or fsdp with a number "
-    "of devices that share the state, as in zero:16",
+    f"--mode={mode} is unknown; use replicated, or zero or fsdp with the "
+    "number of devices that share the state, such as zero:16",
   )
   weights, fsdp = found[1], int(found[2] or 1)
   require(
     fsdp >= 1 and (weights == "replicated" or fsdp > 1),
-    f"--mode={mode} shares the state among {fsdp} device(s); name 2 or more, "
-    f"as in {weights}:16",
+    f"--mode={mode} must share the state among at least 2 devices; use, for "
+    f"example, {weights}:16",
   )
   mesh = dataclasses.replace(spec.mesh, data=-1, fsdp=fsdp, weights=weights)
   return dataclasses.replace(spec, mesh=mesh)
@@ -55,13 +56,13 @@ def sweep(
   """Plans every run on every topology.
 
   Args:
-    specs: of the runs.
-    topologies: names.
-    effort: of the compiler.
-    use_cache: whether plans made before may be shown.
+    specs: specs of the runs.
+    topologies: names of the topologies.
+    effort: effort of the compiler.
+    use_cache: whether to return cached plans.
 
   Yields:
-    Plans, or in place of one that failed its topology, mesh and `error`.
+    A plan per run and topology, or its topology, mesh and `error` if it failed.
   """
   for name in topologies:
     for spec in specs:
@@ -89,8 +90,8 @@ def sweep(
         }
 
 
-def _one(task: dict[str, Any]) -> dict[str, Any]:
-  """What a process of a sweep does."""
+def _run_task(task: dict[str, Any]) -> dict[str, Any]:
+  """Makes one plan in a process of the sweep."""
   from bigscale.plan.make import make
 
   spec = from_json(task["spec"])
@@ -109,4 +110,4 @@ if __name__ == "__main__":
   from bigscale.plan.topology import prepare
 
   prepare()
-  print(json.dumps(_one(json.load(sys.stdin))))
+  print(json.dumps(_run_task(json.load(sys.stdin))))

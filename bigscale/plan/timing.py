@@ -1,4 +1,4 @@
-"""Seconds of a step, and where they go."""
+"""Computes the time of a step and its breakdown."""
 
 import collections
 import dataclasses
@@ -11,8 +11,8 @@ from bigscale.plan.collectives import Collective
 from bigscale.plan.cost import Interconnect
 from bigscale.plan.measure import Work
 
-_LISTED = 10
-# Of an op_name, what says nothing about the step.
+_MAX_LISTED = 10
+# Parts of an op_name that carry no information about the step.
 _NOISE = re.compile(
   r"^jit\([^/]*\)/|\b(while/body|closed_call|shard_map|eval_jaxpr)/"
 )
@@ -20,12 +20,13 @@ _NOISE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-  """A collective and its seconds in a step, over all times it happens.
+  """A collective and its seconds in a step, over all its occurrences.
 
   Attributes:
-    collective: it.
-    seconds: with nothing beside it.
-    exposed: what other work does not hide; all of a synchronous one.
+    collective: the collective.
+    seconds: seconds without overlap.
+    exposed: seconds that do not overlap with other work; for a synchronous
+      collective, all of them.
   """
 
   collective: Collective
@@ -34,25 +35,25 @@ class Timed:
 
   @property
   def name(self) -> str:
-    """Its kind, and whether it leaves the slice."""
+    """Kind of the collective, and whether it is between slices."""
     between = " between slices" if self.collective.between_slices else ""
     return self.collective.kind + between
 
 
 def times(work: Work, network: Interconnect, flops: float) -> dict[str, Any]:
-  """The part of a plan that is about time; see `report`.
+  """Returns the entries of a plan about time; see `report`.
 
   Args:
-    work: of a step.
-    network: it communicates over.
-    flops: of a step.
+    work: work of a step.
+    network: cost model of the links.
+    flops: FLOP of a step on one device.
   """
   chip = network.topology.chip
   timed = [_time(one, network) for one in work.collectives]
   apart = {
-    "sync": sum(one.seconds for one in timed if _waits(one)),
-    "async": sum(one.seconds for one in timed if not _waits(one)),
-    "exposed": sum(one.exposed for one in timed if not _waits(one)),
+    "sync": sum(one.seconds for one in timed if _is_synchronous(one)),
+    "async": sum(one.seconds for one in timed if not _is_synchronous(one)),
+    "exposed": sum(one.exposed for one in timed if not _is_synchronous(one)),
   }
   cycles_seconds = work.total_cycles / chip.clock_hz
   communication = apart["sync"] + apart["exposed"]
@@ -89,7 +90,7 @@ def _time(one: Collective, network: Interconnect) -> Timed:
   return Timed(one, one.count * each, one.count * exposed)
 
 
-def _waits(timed: Timed) -> bool:
+def _is_synchronous(timed: Timed) -> bool:
   return not timed.collective.asynchronous
 
 
@@ -107,18 +108,26 @@ def _by_kind(timed: Sequence[Timed]) -> dict[str, dict[str, float]]:
 
 
 def _longest(timed: Sequence[Timed]) -> list[dict[str, Any]]:
-  """Those that take most, alike ones of one place together."""
-  places: dict[tuple, collections.Counter] = {}
+  """Returns the longest collectives; equal ones of one scope are summed."""
+  totals: dict[tuple, collections.Counter] = {}
   for one in timed:
-    it = one.collective
-    size = len(it.groups[0]) if it.groups else 0
-    where = _NOISE.sub("", it.op_name)
-    key = (one.name, it.dtype, size, it.asynchronous, where)
-    places.setdefault(key, collections.Counter()).update(
-      count=it.count, bytes=it.count * it.bytes, seconds=one.seconds
+    collective = one.collective
+    size = len(collective.groups[0]) if collective.groups else 0
+    where = _NOISE.sub("", collective.op_name)
+    key = (
+      one.name,
+      collective.dtype,
+      size,
+      collective.asynchronous,
+      where,
+    )
+    totals.setdefault(key, collections.Counter()).update(
+      count=collective.count,
+      bytes=collective.count * collective.bytes,
+      seconds=one.seconds,
     )
   names = ("kind", "dtype", "group_size", "asynchronous", "where")
   found = [
-    dict(zip(names, key, strict=True)) | sums for key, sums in places.items()
+    dict(zip(names, key, strict=True)) | sums for key, sums in totals.items()
   ]
-  return sorted(found, key=lambda one: -one["seconds"])[:_LISTED]
+  return sorted(found, key=lambda one: -one["seconds"])[:_MAX_LISTED]

@@ -1,16 +1,16 @@
-"""TPU slices: what is in them, and how their chips are joined.
+"""Defines TPU slices: their chips and the links between them.
 
-Names are `FAMILY:SHAPE` in chips, "v5e:16x16", with the number of slices in
-front where a data-center network joins several: "2xv5e:16x16". A device is
-what JAX calls one: a core on v3 and on v4, a chip elsewhere. (Cloud TPU joins
-the two cores of a v4 chip into one device, "megacore"; the compiler's
-topology description does not.)
+A name has the form `FAMILY:SHAPE` with the shape in chips, such as "v5e:16x16".
+The number of slices comes first if a data-center network connects several:
+"2xv5e:16x16". A device is a JAX device: a core on v3 and v4, and a chip on
+other families. (Cloud TPU exposes the two cores of a v4 chip as one "megacore"
+device, but the compiler's topology description does not.)
 
-Figures are public ones. [docs] is Google's Cloud TPU documentation, the page
-of each family (docs.cloud.google.com/tpu/docs/v5e and so on); [book] is "How
-To Scale Your Model", chapters 2 and 3 (jax-ml.github.io/scaling-book), whose
-link speeds are used throughout. [libtpu] is read from the compiler's own
-messages. A nominal figure is from memory or a rule of thumb.
+All figures are public. [docs] is the page of each family in Google's Cloud TPU
+documentation (docs.cloud.google.com/tpu/docs/v5e and so on). [book] is "How To
+Scale Your Model", chapters 2 and 3 (jax-ml.github.io/scaling-book), whose link
+speeds are used throughout. [libtpu] comes from messages of the compiler. A
+nominal figure is from memory or a rule of thumb.
 """
 
 import dataclasses
@@ -25,19 +25,20 @@ from bigscale.parallel.peaks import CHIP_PEAK_FLOPS
 from bigscale.spec import SpecError, require
 
 GIB = 2**30
-# [book], chapter 3: a hop takes "typically around 1us". It shows 8 us measured
-# for a gather of 3 hops, so that small collectives are rather slower.
+# [book], chapter 3: a hop takes "typically around 1us". It measured 8 us for a
+# gather over 3 hops, so small collectives are slower than modeled.
 HOP_SECONDS = 1e-6
-# Nominal: a round trip between hosts of a data center.
+# Nominal round trip between hosts of a data center.
 DCN_SECONDS = 1e-4
 # [book], chapter 2: "typically around 2.5e10 bytes / second per host".
 DCN_BYTES_PER_SECOND = 2.5e10
 
-# Of the environment, before libtpu starts.
+# Environment variables to set before libtpu starts.
 _ENVIRONMENT = {
-  # A second process would otherwise abort on the first one's lock file.
+  # Otherwise, a second process aborts on the lock file of the first.
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-  # libtpu asks the cloud what machine this is, and complains if it is none.
+  # Otherwise, libtpu queries the cloud's metadata server, which fails on
+  # machines outside the cloud.
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -47,22 +48,23 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-  """One generation of TPUs. Figures are of a device, except where said.
+  """A TPU generation. Figures are per device unless stated otherwise.
 
   Attributes:
-    family: "v5e".
-    example: a usual slice.
-    cores: devices of a chip.
-    hbm_bytes: what a program can use.
+    family: name of the generation, such as "v5e".
+    example: name of a common slice.
+    cores: devices per chip.
+    hbm_bytes: memory that a program can use.
     peak_flops: bfloat16 operations per second.
-    hbm_bytes_per_second: bandwidth of the memory.
-    clock_hz: nominal clock, which turns cycles into seconds.
-    link_bytes_per_second: of one link of a chip, one way.
-    largest: chips along each axis of the torus at most.
-    ring: an axis closes to a ring where its length is a multiple of this...
-    ring_needs_all: ...and, if set, every other axis' length is, too.
-    chips_per_host: that share a network card.
-    slices: usual shapes, smallest first, for advice.
+    hbm_bytes_per_second: memory bandwidth.
+    clock_hz: nominal clock, which converts cycles to seconds.
+    link_bytes_per_second: speed of one link of a chip in one direction.
+    largest: maximum number of chips along each axis of the torus.
+    ring: an axis is a ring if its length is a multiple of this number.
+    ring_needs_all: whether an axis is a ring only if the lengths of all axes
+      are multiples of `ring`.
+    chips_per_host: chips that share a host's network card.
+    slices: common shapes, smallest first, for advice.
   """
 
   family: str
@@ -108,7 +110,7 @@ CHIPS = {
       clock_hz=0.94e9,  # nominal
       link_bytes_per_second=1e11,  # [book]
       largest=(32, 32),  # [book]: a pod is 32 x 32
-      ring=32,  # nominal: as of the later two-dimensional pods, whole sides
+      ring=32,  # nominal: whole sides, as in later two-dimensional pods
       chips_per_host=4,  # [docs]
       slices=(*_SQUARES, (16, 32), (32, 32)),
     ),
@@ -118,7 +120,7 @@ CHIPS = {
       cores=2,
       hbm_bytes=int(15.25 * GIB),  # [libtpu]
       peak_flops=CHIP_PEAK_FLOPS["v4"] / 2,
-      hbm_bytes_per_second=1.2e12 / 2,  # [docs], of a chip
+      hbm_bytes_per_second=1.2e12 / 2,  # [docs], per chip
       clock_hz=1.05e9,  # nominal
       link_bytes_per_second=4.5e10,  # [book]
       largest=(16, 16, 16),  # [docs]: 4096 chips
@@ -134,7 +136,7 @@ CHIPS = {
       peak_flops=CHIP_PEAK_FLOPS["v5e"],
       hbm_bytes_per_second=8.19e11,  # [docs]
       clock_hz=1.5e9,  # [book], chapter 2
-      # [book], chapter 3. [docs] has 400 GB/s for 4 links both ways, 5e10.
+      # [book], chapter 3. [docs]: 400 GB/s for 4 bidirectional links, or 5e10.
       link_bytes_per_second=4.5e10,
       largest=(16, 16),  # [docs]: 256 chips
       ring=16,  # [book]: "no wraparound links for axes with fewer than 16"
@@ -148,8 +150,8 @@ CHIPS = {
       peak_flops=CHIP_PEAK_FLOPS["v5p"],
       hbm_bytes_per_second=2.765e12,  # [docs]
       clock_hz=1.75e9,  # nominal
-      # [docs] has 1200 GB/s for 6 links both ways, 1e11; less a tenth, as
-      # [book] takes for v5e.
+      # [docs]: 1200 GB/s for 6 bidirectional links, or 1e11. Reduced by 10%,
+      # like the value of [book] for v5e.
       link_bytes_per_second=9e10,
       largest=(16, 20, 28),  # [book]
       ring=4,
@@ -164,7 +166,7 @@ CHIPS = {
       peak_flops=CHIP_PEAK_FLOPS["v6e"],
       hbm_bytes_per_second=1.638e12,  # [docs]
       clock_hz=1.75e9,  # nominal
-      # [docs] has 800 GB/s for 4 links both ways, 1e11; less a tenth.
+      # [docs]: 800 GB/s for 4 bidirectional links, or 1e11. Reduced by 10%.
       link_bytes_per_second=9e10,
       largest=(16, 16),  # [docs]: 256 chips
       ring=16,
@@ -177,12 +179,12 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """One slice, or several alike.
+  """One slice, or several equal slices.
 
   Attributes:
-    chip: what it is made of.
-    shape: chips along each axis of a slice.
-    slices: how many slices.
+    chip: generation of the chips.
+    shape: number of chips along each axis of a slice.
+    slices: number of slices.
   """
 
   chip: Chip
@@ -191,51 +193,51 @@ class Topology:
 
   @property
   def slice_name(self) -> str:
-    """Of one slice, as libtpu knows it: "v5e:16x16"."""
+    """Name of one slice in libtpu, such as "v5e:16x16"."""
     return f"{self.chip.family}:{'x'.join(map(str, self.shape))}"
 
   @property
   def name(self) -> str:
-    """Of all slices: "v5e:16x16", or "2xv5e:16x16"."""
+    """Name of all slices, such as "v5e:16x16" or "2xv5e:16x16"."""
     several = f"{self.slices}x" if self.slices > 1 else ""
     return several + self.slice_name
 
   @property
   def devices_per_slice(self) -> int:
-    """Chips times cores."""
+    """Number of devices per slice, chips times cores."""
     return math.prod(self.shape) * self.chip.cores
 
   @property
   def device_count(self) -> int:
-    """Of all slices."""
+    """Number of devices of all slices."""
     return self.slices * self.devices_per_slice
 
   def is_ring(self, axis: int) -> bool:
-    """Whether the last chip along an axis is joined to the first."""
+    """Returns whether the last chip along an axis is linked to the first."""
     axes = self.shape if self.chip.ring_needs_all else (self.shape[axis],)
     return all(size % self.chip.ring == 0 for size in axes)
 
 
 def parse(name: str) -> Topology:
-  """Reads a topology's name.
+  """Returns the topology of a name.
 
   Raises:
-    SpecError: there is no such family, or it comes in no such shape.
+    SpecError: the family is unknown, or has no slice of the shape.
   """
   found = re.fullmatch(r"(?:(\d+)x)?([a-z]\w*):(\d+(?:x\d+)*)", name.strip())
   known = ", ".join(chip.example for chip in CHIPS.values())
   require(
     found is not None and found[2] in CHIPS,
-    f"unknown topology {name!r}; give FAMILY:SHAPE in chips, as in {known}, or "
-    "2xv5e:16x16 for two slices",
+    f"unknown topology {name!r}; use FAMILY:SHAPE in chips, such as {known}, "
+    "or 2xv5e:16x16 for two slices",
   )
   chip, slices = CHIPS[found[2]], int(found[1] or 1)
   shape = tuple(int(size) for size in found[3].split("x"))
   limits = "x".join(map(str, chip.largest))
   require(
     len(shape) == len(chip.largest),
-    f"topology {name!r} has {len(shape)} axes, and {chip.family} slices have "
-    f"{len(chip.largest)}, as in {chip.example}",
+    f"topology {name!r} has {len(shape)} axes, but {chip.family} slices have "
+    f"{len(chip.largest)}; use a shape like {chip.example}",
   )
   fits = all(
     1 <= size <= limit
@@ -243,17 +245,18 @@ def parse(name: str) -> Topology:
   )
   require(
     fits and slices >= 1,
-    f"topology {name!r} is no slice of a {chip.family} pod, which is {limits} "
-    f"chips; use {chip.example} or several slices, as in 2x{chip.example}",
+    f"topology {name!r} is not a slice of a {chip.family} pod, which has "
+    f"{limits} chips; use {chip.example}, or several slices such as "
+    f"2x{chip.example}",
   )
   return Topology(chip, shape, slices)
 
 
 def prepare() -> None:
-  """Sets what libtpu reads when it starts; call before `import jax`.
+  """Sets the environment of JAX and libtpu; call it before importing jax.
 
-  The planner computes nothing on a device, so that JAX is kept to the CPU
-  and a TPU of this machine stays free.
+  The planner computes nothing on a device, so JAX uses the CPU and leaves any
+  local TPU free.
   """
   os.environ["JAX_PLATFORMS"] = "cpu"
   for variable, value in _ENVIRONMENT.items():
@@ -264,18 +267,19 @@ def require_compiler() -> None:
   """Raises `SpecError` unless libtpu is installed."""
   require(
     importlib.util.find_spec("libtpu") is not None,
-    "planning needs the TPU compiler, libtpu; pip install 'bigscale[tpu-plan]'",
+    "planning needs the TPU compiler, libtpu; run pip install "
+    "'bigscale[tpu-plan]'",
   )
 
 
 def devices(topology: Topology) -> Sequence[Any]:
-  """JAX devices that can be compiled for, though none is here.
+  """Returns JAX devices to compile for, which need not be attached.
 
   Raises:
-    SpecError: libtpu is not installed, or knows no such slice.
+    SpecError: libtpu is not installed, or does not know the slice.
   """
   require_compiler()
-  # Also where the library is called without the command line.
+  # Repeated here for callers that do not use the command line.
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
   import jax
@@ -288,7 +292,7 @@ def devices(topology: Topology) -> Sequence[Any]:
     )
   except jax.errors.JaxRuntimeError as error:
     raise SpecError(
-      f"the TPU compiler refuses topology {topology.name!r}: {error}; use a "
+      f"the TPU compiler rejects topology {topology.name!r}: {error}; use a "
       f"shape like {topology.chip.example}"
     ) from error
   return found.devices

@@ -1,1 +1,1 @@
-"""How quality grows with compute: what a run costs, sweeps, fitted laws."""
+"""Scaling of quality with compute: costs of runs, sweeps and fitted laws."""

@@ -1,4 +1,4 @@
-"""From a selection of runs to a law with its errors: what is recorded."""
+"""Fits a law to selected runs and builds the record of the result."""
 
 import dataclasses
 import math
@@ -12,23 +12,25 @@ from bigscale.scaling.fit import Fit, Loss, fit
 from bigscale.scaling.laws import Points, Selection
 from bigscale.spec import require
 
-# Percentile intervals of fewer clusters are narrower than they say.
+# With fewer clusters, percentile intervals are too narrow.
 _FEW_CLUSTERS = 10
-# Logs of two variables so close to a line do not tell their exponents apart.
+# Correlation of the two variables' logs above which their exponents cannot be
+# separated.
 _COLLINEAR = 0.98
-# Streams of random numbers of one seed.
+# Random streams derived from one seed.
 _PARAMETERS, _HELDOUT = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How to fit.
+  """Settings of a fit.
 
   Attributes:
-    floor: E, as a measured real-vs-real FID; None to fit it, 0 for none.
-    resamples: of the bootstrap.
-    seed: of the bootstrap.
-    loss: to minimise.
+    floor: value of E, such as a measured real-vs-real FID; None to fit E, 0
+      for a law without a floor.
+    resamples: number of bootstrap resamples.
+    seed: seed of the bootstrap.
+    loss: loss to minimize.
   """
 
   floor: float | None = None
@@ -43,30 +45,30 @@ class Settings:
     )
     require(
       40 <= self.resamples <= 1_000_000,
-      f"--resamples={self.resamples} must be from 40, for a tail of 2.5%, to a "
-      "million; 4000 is usual",
+      f"--resamples={self.resamples} must be between 40, which a 2.5% tail "
+      "needs, and a million; 4000 is typical",
     )
-    require(self.seed >= 0, f"--seed={self.seed} must not be negative")
+    require(self.seed >= 0, f"--seed={self.seed} must be at least 0")
 
 
 class Study(NamedTuple):
-  """A law fitted to runs, and again to resamples of them."""
+  """A law fitted to runs, with its fits to bootstrap resamples of the runs."""
 
   selection: Selection
   settings: Settings
   fitted: Fit
-  drawn: bootstrap.Resampled
+  resampled: bootstrap.Resampled
 
 
 def study(selection: Selection, settings: Settings) -> Study:
   """Fits a law to runs.
 
   Args:
-    selection: of a runs table.
-    settings: how.
+    selection: runs selected from a table.
+    settings: settings of the fit.
 
   Raises:
-    SpecError: the runs cannot tell the law's parameters.
+    SpecError: the runs do not determine the law's parameters.
   """
   points = selection.points
   terms = tuple(name for name in ("x", "x2") if name in points.variables)
@@ -75,29 +77,29 @@ def study(selection: Selection, settings: Settings) -> Study:
     groups = int(points.group.max()) + 1
     require(
       groups >= bootstrap.LEAST_CLUSTERS,
-      f"--group={selection.grouped} has {groups} groups, and the bootstrap "
-      f"draws groups: add runs until there are {bootstrap.LEAST_CLUSTERS}",
+      f"--group={selection.grouped} has {groups} groups, but the bootstrap "
+      f"needs at least {bootstrap.LEAST_CLUSTERS} to resample from; add runs",
     )
   fitted = fit(law, points, settings.loss)
-  drawn = bootstrap.resample(
+  resampled = bootstrap.resample(
     fitted, points, settings.resamples, (settings.seed, _PARAMETERS)
   )
-  return Study(selection, settings, fitted, drawn)
+  return Study(selection, settings, fitted, resampled)
 
 
 def record(made: Study) -> dict[str, Any]:
-  """Says how far a law can be believed, and why.
+  """Returns the law, its uncertainty and the details of the fit.
 
   Returns:
-    What `bigscale scaling fit --json` prints; see docs/scaling.md.
+    The record that `bigscale scaling fit --json` prints; see docs/scaling.md.
   """
-  selection, settings, fitted, drawn = made
+  selection, settings, fitted, resampled = made
   points = selection.points
   found = {
     "law": f"y = {fitted.law.formula}",
     "names": dict(selection.names),
-    "parameters": bootstrap.parameters(fitted, drawn),
-    "split": _split(fitted, drawn, selection),
+    "parameters": bootstrap.parameters(fitted, resampled),
+    "split": _split(fitted, resampled, selection),
     "points": len(points.y),
     "rows": len(points.y),
     "runs": selection.runs,
@@ -111,15 +113,15 @@ def record(made: Study) -> dict[str, Any]:
       (settings.seed, _HELDOUT),
       grouped=selection.grouped is not None,
     ),
-    "method": _method(fitted, drawn, selection, settings),
+    "method": _method(fitted, resampled, selection, settings),
     "protocol": dict(selection.protocol),
   }
-  found["warnings"] = _warnings(found, fitted, drawn, selection)
+  found["warnings"] = _warnings(found, fitted, resampled, selection)
   return _finite(found)
 
 
 def _finite(value: Any) -> Any:
-  """The same with null for numbers that JSON does not have."""
+  """Replaces NaN and infinity, which JSON lacks, with None."""
   if isinstance(value, dict):
     return {key: _finite(entry) for key, entry in value.items()}
   if isinstance(value, list):
@@ -130,9 +132,9 @@ def _finite(value: Any) -> Any:
 
 
 def _split(
-  fitted: Fit, drawn: bootstrap.Resampled, selection: Selection
+  fitted: Fit, resampled: bootstrap.Resampled, selection: Selection
 ) -> dict[str, Any] | None:
-  """How compute is best shared out: x = coefficient C^p, x2 the rest."""
+  """Returns the best split of compute C: x = coefficient C^p, x2 the rest."""
   if len(fitted.law.variables) < 2:
     return None
   factor = selection.compute_factor or 1.0
@@ -143,20 +145,20 @@ def _split(
       p = beta / (alpha + beta)
       ratio = alpha * values["A"] / (beta * values["B"])
       found = p, ratio ** (1 / (alpha + beta)) * factor**-p, alpha * p
-      # What does not fall has no best.
+      # If a term does not fall with its variable, no split is best.
       return tuple(np.where((alpha > 0) & (beta > 0), x, np.nan) for x in found)
 
   law, design = fitted.law, fitted.design
   best, others = (
     (
-      shares(laws.values_of(law, design.centre, theta)),
+      shares(laws.values_of(law, design.center, theta)),
       _sides_of_split(intervals.sides_of(law, design, theta)),
     )
-    for theta in (fitted.theta[None], drawn.theta)
+    for theta in (fitted.theta[None], resampled.theta)
   )
   p, coefficient, exponent = (
     intervals.estimate(
-      float(value[0]), other, side, float(at.of[0]), drawn.unsupported
+      float(value[0]), other, side, float(at.of[0]), resampled.unsupported
     )
     for value, at, other, side in zip(*best, *others, strict=True)
   )
@@ -164,21 +166,21 @@ def _split(
   return {
     "p": p,
     "coefficient": coefficient,
-    # Along the best split both terms fall as compute to the power of this.
+    # Along the best split, both terms fall as compute^-exponent.
     "exponent": exponent,
-    "assumes": f"compute = {factor:g} x x2 with x = {names['x']}, "
-    f"x2 = {names['x2']}; best x = coefficient compute^p, x2 the rest",
+    "assumes": f"compute = {factor:g} x x2 with x = {names['x']} and x2 = "
+    f"{names['x2']}; the best x is coefficient compute^p, and x2 is the rest",
   }
 
 
 def _sides_of_split(
   sides: dict[str, intervals.Sides],
 ) -> tuple[intervals.Sides, ...]:
-  """Where p, its coefficient and the exponent of compute lie."""
+  """Returns the `Sides` of p, its coefficient and the exponent of compute."""
   alpha, beta = sides["alpha"].of, sides["beta"].of
-  name = "that of alpha or beta"
-  # A steeper alpha makes p smaller, a steeper beta larger; both together, or
-  # one that grows, leave it open. The exponent rises with either.
+  name = "set by alpha or beta"
+  # p falls with alpha and rises with beta. If both lie at a bound, or one at
+  # its lower bound, the side of p is unknown. The exponent rises with either.
   p = np.where(
     (alpha < 0) | (beta < 0) | (alpha * beta != 0), np.nan, beta - alpha
   )
@@ -192,9 +194,9 @@ def _sides_of_split(
 
 
 def _censored(fitted: Fit, points: Points) -> list[dict[str, Any]]:
-  """Each row of a collapsed run: its bound, and whether the law is above."""
+  """Returns each collapsed run's bound and whether the law lies above it."""
   predicted = laws.predict(fitted.design, fitted.theta[None]).log_y[0]
-  predicted = np.exp(predicted + fitted.design.centre.log_y)
+  predicted = np.exp(predicted + fitted.design.center.log_y)
   return [
     {
       "row": int(points.rows[index]),
@@ -208,7 +210,7 @@ def _censored(fitted: Fit, points: Points) -> list[dict[str, Any]]:
 
 def _method(
   fitted: Fit,
-  drawn: bootstrap.Resampled,
+  resampled: bootstrap.Resampled,
   selection: Selection,
   settings: Settings,
 ) -> dict[str, Any]:
@@ -227,14 +229,14 @@ def _method(
     "floor": {None: "free", 0.0: "none"}.get(settings.floor, settings.floor),
     "bootstrap": {
       "unit": selection.grouped or "row",
-      "clusters": drawn.clusters,
-      "resamples": drawn.drawn,
-      "used": len(drawn.theta),
-      "unconverged": drawn.unconverged,
-      "delta_of_log_y": drawn.delta,
+      "clusters": resampled.clusters,
+      "resamples": resampled.resamples,
+      "used": len(resampled.theta),
+      "unconverged": resampled.unconverged,
+      "delta_of_log_y": resampled.delta,
       "intervals": "percentile",
       "seed": settings.seed,
-      "seconds": round(drawn.seconds, 2),
+      "seconds": round(resampled.seconds, 2),
     },
   }
 
@@ -242,77 +244,85 @@ def _method(
 def _warnings(
   found: dict[str, Any],
   fitted: Fit,
-  drawn: bootstrap.Resampled,
+  resampled: bootstrap.Resampled,
   selection: Selection,
 ) -> list[str]:
-  said = list(selection.notes)
+  warnings = list(selection.notes)
   points, values = selection.points, fitted.values
   seen = points.y[~points.censored]
   if not fitted.converged or fitted.agreeing < 2:
-    said.append(
-      f"{fitted.agreeing} of {fitted.starts} starts end at the best law found: "
-      "another may be better"
+    warnings.append(
+      f"only {fitted.agreeing} of {fitted.starts} starts reached the best law "
+      "found, so a better one may exist"
     )
   if selection.grouped is None:
-    said.append(
-      "without --group each row counts as a run of its own; where several are "
-      "of one run, intervals are too narrow"
+    warnings.append(
+      "without --group, each row counts as a separate run; if several rows "
+      "come from one run, the intervals are too narrow"
     )
   unit = "rows" if selection.grouped is None else "runs"
-  if drawn.unsupported:
-    said.append(f"no intervals: {drawn.unsupported}")
-  elif drawn.clusters < _FEW_CLUSTERS:
-    said.append(
-      f"{drawn.clusters} {unit} are few: intervals are narrower than they say"
+  if resampled.unsupported:
+    warnings.append(f"no intervals: {resampled.unsupported}")
+  elif resampled.clusters < _FEW_CLUSTERS:
+    warnings.append(
+      f"with only {resampled.clusters} {unit}, the intervals are too narrow"
     )
-  if len(drawn.theta) < 0.95 * drawn.drawn:
-    said.append(
-      f"{drawn.drawn - len(drawn.theta)} of {drawn.drawn} resamples had too "
-      "few different points and were left out"
+  total, used = resampled.resamples, len(resampled.theta)
+  if used < 0.95 * total:
+    warnings.append(
+      f"{total - used} of {total} resamples had too few distinct points and "
+      "were left out"
     )
-  if drawn.unconverged > 0.01:
-    said.append(f"{drawn.unconverged:.1%} of resamples did not converge")
-  said += _about_values(found["parameters"], values, seen)
+  if resampled.unconverged > 0.01:
+    warnings.append(
+      f"{resampled.unconverged:.1%} of resamples did not converge"
+    )
+  warnings += _about_values(found["parameters"], values, seen)
   if len(fitted.law.variables) == 2:
     logs = fitted.design.z_kn[:, ~points.censored]
     if abs(np.corrcoef(logs)[0, 1]) > _COLLINEAR:
-      said.append(
-        "x and x2 rise together: their exponents can hardly be told apart"
+      warnings.append(
+        "x and x2 rise together, so the data barely separate their exponents"
       )
-  return said
+  return warnings
 
 
 def _about_values(
   parameters: dict[str, Any], values: dict[str, float], seen: np.ndarray
 ) -> list[str]:
-  said = []
+  warnings = []
   floor = parameters["E"]
   if floor.get("pinned"):
     below = int((seen <= floor["value"]).sum())
     if below:
-      said.append(
-        f"the pinned floor {floor['value']:g} is not below {below} of the "
-        "points"
+      warnings.append(
+        f"{below} of the points are at or below the pinned floor, "
+        f"{floor['value']:g}"
       )
   elif floor.get("is_bound"):
-    said.append(
-      "E lies at its bound, 0: these runs show no floor; one below all of them "
-      "may exist"
+    warnings.append(
+      "E lies at its bound, 0: these runs show no floor, but one below all of "
+      "them may exist"
     )
   elif floor["interval95"] and floor["interval95"][0] < 1e-3 * seen.min():
-    said.append("the floor's interval reaches zero: there may be none")
+    warnings.append("the floor's interval reaches zero: there may be no floor")
   for name in (key for key in ("alpha", "beta") if key in values):
     entry = parameters[name]
     low = (entry["interval95"] or [None])[0]
     if entry.get("is_bound"):
-      said.append(
-        f"{name} lies at the bound of the search, {entry['value']:g}, and is "
-        "not measured: vary its variable more, or at other places"
+      warnings.append(
+        f"{name} lies at the bound of the search, {entry['value']:g}, so it is "
+        "not measured; vary its variable more, or over another range"
       )
     elif entry["value"] is None:
-      said.append(f"the term of {name} comes to nothing: {name} is unknown")
+      warnings.append(f"the term of {name} vanishes, so {name} is unknown")
     elif values[name] <= 0:
-      said.append(f"{name} is not positive: y does not fall with its variable")
+      warnings.append(
+        f"{name} is not positive: y does not fall with its variable"
+      )
     elif low is not None and low <= 0:
-      said.append(f"{name}'s interval reaches zero: no fall is shown")
-  return said
+      warnings.append(
+        f"{name}'s interval reaches zero: the runs do not show that y falls "
+        "with its variable"
+      )
+  return warnings

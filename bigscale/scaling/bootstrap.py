@@ -1,12 +1,12 @@
-"""Standard errors and intervals: whole runs are drawn again, laws fitted again.
+"""Bootstraps standard errors and intervals by resampling whole runs.
 
-Checkpoints of one run err together; a bootstrap that drew rows would believe
-each of them. So it draws clusters (Cameron, Gelbach and Miller 2008), with the
-runs that collapsed among them.
+Errors of one run's checkpoints are correlated, so a bootstrap over rows would
+underestimate the error. Clusters are resampled instead (Cameron, Gelbach and
+Miller 2008), including the runs that collapsed.
 
-With a small delta a law passes through a few of its points, as a median does,
-and the spread of such laws over resamples is too wide. So resamples are fitted
-with a delta of some size, which smooths them (Hall, DiCiccio and Romano 1989).
+With a small delta, a law passes exactly through a few of its points, as a
+median does, and the spread over resamples is too wide. Resamples are therefore
+fitted with a larger delta, which smooths them (Hall, DiCiccio and Romano 1989).
 """
 
 import time
@@ -19,34 +19,39 @@ from bigscale.scaling import intervals, solver
 from bigscale.scaling.fit import Fit
 from bigscale.scaling.laws import Points
 
-# Fewer clusters have too few different resamples for a tail of 2.5%.
+# Fewer clusters have too few distinct resamples for a 2.5% tail.
 LEAST_CLUSTERS = 4
-# For an interval. Of 4 and 5 runs of a row each, 95% held the truth of
-# A x^-alpha in 91% and 90% of 300 tables; of 6, in 95%.
+# Minimum for an interval. Over 300 simulated tables of A x^-alpha with one row
+# per run, the 95% interval covered the truth in 91% of tables of 4 runs, 90%
+# of tables of 5 runs and 95% of tables of 6 runs.
 INTERVAL_CLUSTERS = 6
-# Shares of the resamples that must tell the parameters, and may not converge.
+# Minimum share of resamples that can be fitted, and the share of unconverged
+# fits at which no interval is reported.
 LEAST_USED, MOST_UNCONVERGED = 0.5, 0.2
-# Least delta, in mean absolute log residuals. In simulations of 8 to 36 points
-# this much brought standard errors to 1.0 to 1.4 times the true spread.
+# Smallest delta, in units of the mean absolute log residual. In simulations
+# with 8 to 36 points, this value gave standard errors of 1.0 to 1.4 times the
+# true spread.
 SMOOTHING = 0.3
-# Rows solved at a time are bounded by the solver, weights by this.
-_ROWS = 1000
+# Resamples per chunk, which bounds the memory of the weights. The solver bounds
+# its own memory.
+_CHUNK = 1000
 
 
 class Resampled(NamedTuple):
-  """Fits of resamples.
+  """Fits of bootstrap resamples.
 
   Attributes:
-    theta: [R, P]; resamples that cannot tell the parameters are left out.
-    drawn: how many resamples.
-    clusters: how many there are to draw from.
-    delta: of log residuals, that resamples were fitted with.
+    theta: [R, P] fitted parameters, without the resamples that have fewer
+      distinct points than the law has parameters.
+    resamples: number of resamples, including those left out of `theta`.
+    clusters: number of clusters to resample from.
+    delta: delta of the Huber loss of the resamples' log residuals.
     unconverged: share of fits that ran out of iterations.
-    seconds: taken.
+    seconds: time that the fits took.
   """
 
   theta: np.ndarray
-  drawn: int
+  resamples: int
   clusters: int
   delta: float
   unconverged: float
@@ -54,21 +59,22 @@ class Resampled(NamedTuple):
 
   @property
   def unsupported(self) -> str | None:
-    """Why there can be no intervals; None where there can."""
+    """Why no interval can be given, or None if one can."""
     if self.clusters < INTERVAL_CLUSTERS:
       return (
         f"{self.clusters} runs are too few for an interval, which needs "
-        f"{INTERVAL_CLUSTERS}"
+        f"at least {INTERVAL_CLUSTERS}"
       )
-    if len(self.theta) < LEAST_USED * self.drawn:
+    total, used = self.resamples, len(self.theta)
+    if used < LEAST_USED * total:
       return (
-        f"{self.drawn - len(self.theta)} of {self.drawn} resamples have too "
-        "few different points to be fitted"
+        f"{total - used} of {total} resamples have too few distinct points to "
+        "fit"
       )
     if self.unconverged >= MOST_UNCONVERGED:
       return (
-        f"{self.unconverged:.0%} of the fits of resamples did not converge: "
-        "the runs hardly tell the law's parameters"
+        f"{self.unconverged:.0%} of the fits of resamples did not converge, so "
+        "the runs barely determine the law's parameters"
       )
     return None
 
@@ -82,10 +88,11 @@ def resample(
   """Fits a law to resamples of its points.
 
   Args:
-    fit: of the points; every resample starts from its parameters.
-    points: it was fitted to.
-    resamples: how many to draw.
-    seed: of the draws. The first k of them do not depend on how many.
+    fit: fit of the points; every resample starts from its parameters.
+    points: points that `fit` was fitted to.
+    resamples: number of resamples.
+    seed: seed of the resampling. The first k resamples do not depend on
+      `resamples`.
   """
   started = time.monotonic()
   clusters = int(points.group.max()) + 1
@@ -94,13 +101,13 @@ def resample(
   delta = max(fit.delta, SMOOTHING * fit.scale)
   deltas = solver.stages(delta, fit.scale)
   theta, converged = [], []
-  for start in range(0, resamples, _ROWS):
-    weights = _weights(draws[start : start + _ROWS], points.group)
-    weights = weights[_tell(weights, fit)]
+  for start in range(0, resamples, _CHUNK):
+    weights = _weights(draws[start : start + _CHUNK], points.group)
+    weights = weights[_is_determined(weights, fit)]
     if not len(weights):
       continue
     begin = np.repeat(fit.theta[None], len(weights), axis=0)
-    solved = solver.minimise(fit.design, begin, weights, deltas)
+    solved = solver.minimize(fit.design, begin, weights, deltas)
     theta.append(solved.theta)
     converged.append(solved.converged)
   theta = np.concatenate([np.empty((0, len(fit.theta))), *theta])
@@ -116,28 +123,27 @@ def resample(
 
 
 def _weights(draws: np.ndarray, group: np.ndarray) -> np.ndarray:
-  """How often each point is in each resample, [R, n]."""
+  """Returns how often each point occurs in each resample, [R, n]."""
   rows, clusters = draws.shape
   flat = draws + clusters * np.arange(rows)[:, None]
   counts = np.bincount(flat.ravel(), minlength=rows * clusters)
   return counts.reshape(rows, clusters)[:, group].astype(float)
 
 
-def _tell(weights: np.ndarray, fit: Fit) -> np.ndarray:
-  """Which resamples have as many different points as there are parameters."""
+def _is_determined(weights: np.ndarray, fit: Fit) -> np.ndarray:
+  """Returns which resamples have at least as many distinct x as parameters."""
   seen = ~fit.design.censored
-  places, place = np.unique(
+  distinct, which = np.unique(
     fit.design.z_kn[:, seen], axis=1, return_inverse=True
   )
-  order = np.argsort(place.ravel(), kind="stable")
-  first = np.searchsorted(place.ravel()[order], np.arange(places.shape[1]))
-  there = np.add.reduceat(weights[:, seen][:, order], first, axis=1)
-  different = (there > 0).sum(axis=1)
-  return different >= fit.law.size
+  order = np.argsort(which.ravel(), kind="stable")
+  first = np.searchsorted(which.ravel()[order], np.arange(distinct.shape[1]))
+  counts = np.add.reduceat(weights[:, seen][:, order], first, axis=1)
+  return (counts > 0).sum(axis=1) >= fit.law.size
 
 
 def parameters(fit: Fit, resampled: Resampled) -> Mapping[str, Any]:
-  """Each parameter with its standard error and interval, if it has them."""
+  """Returns each parameter with its standard error and interval, if any."""
   return intervals.parameters(
     fit.law, fit.design, fit.theta, resampled.theta, resampled.unsupported
   )

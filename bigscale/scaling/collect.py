@@ -1,28 +1,29 @@
-"""The tables of a sweep, read off its runs' folders.
+"""Builds the tables of a sweep from the folders of its runs.
 
-`runs.csv` has a row a run, and is what `bigscale scaling fit` takes:
+`runs.csv` has one row per run and is the input of `bigscale scaling fit`:
 
-*   `run`, its folder; `blocks`, and a column for every axis;
-*   `status`: `done`; `collapsed`: not finite, stopped by the monitor, or its
-    score was more than twice the best before and stayed there, or D was dead
-    at the end; `failed`; `running`. `collapsed_step` where it did, and
-    `collapsed_by` what: `end`, `score` or `dead D`, the first;
-*   what it was to cost: `steps`, `images`, `flops`, and what it is:
-    `parameters` (also `_g`, `_d`), `global_batch_size`, `d_steps`,
-    `dataset_images` (in an epoch), `classes`, `seed`: all by its own spec.json
-    and events, whatever the sweep's config says by now, and empty where it
-    failed before it had them;
-*   every score: that of the last evaluation, of a collapsed run of the last
-    before it collapsed; empty where it could not be computed, and then named in
-    `missing_scores`, a column that tables without such runs do not have;
-    `best_NAME`, the best of all evaluations of the score that is watched, and
-    `floor_NAME`, that of held-out reals;
-*   the protocol: `num_samples`, `features`, a fingerprint of each network;
-*   `in_config`: `no` where the sweep's config does not name the run any more.
+*   `run`: the name of its folder. `blocks`, and one column per axis.
+*   `status`: `done`, `collapsed`, `failed` or `running`. A run has collapsed
+    if its values were not finite, the monitor stopped it, its score rose above
+    twice the best earlier one and stayed there, or D was dead at the end.
+    `collapsed_step` and `collapsed_by` give the first cause: `end`, `score` or
+    `dead D`.
+*   Planned cost: `steps`, `images`, `flops`. Properties: `parameters` (also
+    `_g`, `_d`), `global_batch_size`, `d_steps`, `dataset_images` (per epoch),
+    `classes`, `seed`. These are read from the run's own spec.json and events,
+    not from the sweep's config, which may have changed. They are empty if the
+    run failed before it recorded them.
+*   Every score at the last evaluation. For a collapsed run it is the last
+    evaluation before the collapse. A score that could not be computed is empty
+    and listed in `missing_scores`, a column that is absent if no score is
+    missing. `best_NAME` is the best value of the watched score over all
+    evaluations. `floor_NAME` is the score of held-out real images.
+*   The protocol: `num_samples`, and `features` with a fingerprint per network.
+*   `in_config`: `no` if the sweep's config no longer names the run.
 
-`curves.csv` has a row an evaluation: what a run had cost by then, and its
-scores. From the step on where a run had collapsed its rows say so: a score of
-then is a bound, too, if a weak one.
+`curves.csv` has one row per evaluation, with the cost up to that step and the
+scores. Rows from the collapse on have the status `collapsed`. Their scores are
+still upper bounds, but weak ones.
 """
 
 import csv
@@ -47,8 +48,8 @@ from bigscale.train.folder import write_whole
 from bigscale.train.meter import Meter
 
 Row = dict[str, Any]
-# Columns of runs.csv that rows of curves.csv have, too.
-_ABOUT = (
+# Columns of runs.csv that curves.csv repeats.
+_REPEATED_COLUMNS = (
   "run",
   "blocks",
   "parameters",
@@ -67,12 +68,12 @@ _ABOUT = (
 def write_tables(
   out: pathlib.Path, runs: Sequence[SweepRun], dropped: Sequence[SweepRun] = ()
 ) -> list[Row]:
-  """Writes runs.csv and curves.csv of the runs that were begun.
+  """Writes runs.csv and curves.csv of the runs that have started.
 
   Args:
     out: folder of the sweep.
-    runs: of it.
-    dropped: that its config does not name any more.
+    runs: runs of the sweep.
+    dropped: runs that the sweep's config no longer names.
 
   Returns:
     The rows of runs.csv.
@@ -82,7 +83,7 @@ def write_tables(
     for of, named in ((runs, "yes"), (dropped, "no"))
     for run in of
     if (folder := folder_of(out, run)).joinpath("spec.json").is_file()
-    # It may have failed before it began.
+    # A run that failed before it started has an outcome but no spec.json.
     or outcome_of(out, run)
   ]
   rows = [
@@ -102,18 +103,18 @@ def write_tables(
 
 
 def _warn_of_changes(run: SweepRun, record: Run) -> None:
-  """Says which runs are not of one recipe from their first step on."""
+  """Logs settings that changed during a run and affect its results."""
   for event in record.history:
     if event.get("event") == "setting_changed" and event.get("consequence"):
       logging.warning(
-        "run %s changed %s from %s to %s at step %s: its row names the latter",
+        "run %s changed %s from %s to %s at step %s; its row has the new value",
         run.folder or run.name,
         *(event.get(name) for name in ("setting", "old", "new", "step")),
       )
 
 
 def row_of(out: pathlib.Path, run: SweepRun, record: Run) -> Row:
-  """A run's row of runs.csv; see the module's docstring."""
+  """Returns a run's row of runs.csv; see the module docstring."""
   outcome = outcome_of(out, run)
   row = {
     "run": run.folder or run.name,
@@ -123,12 +124,12 @@ def row_of(out: pathlib.Path, run: SweepRun, record: Run) -> Row:
     "collapsed_step": None,
     "collapsed_by": None,
   }
-  # What it was is in its own spec.json, not in the sweep's config.
-  spec = _own_spec(record)
+  # The sweep's config may have changed since the run started.
+  spec = _recorded_spec(record)
   watched = spec.best_score if spec else ""
   scored = _scored(spec, record) if spec else []
   if outcome and outcome.is_final:
-    collapsed, why = _collapse(outcome, scored, spec, record)
+    collapsed, why = _collapse_of(outcome, scored, spec, record)
     row["status"] = "done" if collapsed is None else "collapsed"
     row["collapsed_step"], row["collapsed_by"] = collapsed, why
     if collapsed is not None:
@@ -143,9 +144,9 @@ def row_of(out: pathlib.Path, run: SweepRun, record: Run) -> Row:
   )
   missing = _missing(record, last.get("step", 0), row["collapsed_step"])
   names = [each.score for each in missing]
-  # What older evaluations have is not what the run ended with.
-  gone = {column for each in missing for column in each.columns}
-  last = {k: v for k, v in last.items() if k not in gone}
+  # An older value of a missing score is not the run's final score.
+  missing_columns = {column for each in missing for column in each.columns}
+  last = {k: v for k, v in last.items() if k not in missing_columns}
   return row | {
     **_costs(spec, record, outcome),
     "dataset_images": _last(record, "start").get("dataset_images"),
@@ -162,20 +163,22 @@ def row_of(out: pathlib.Path, run: SweepRun, record: Run) -> Row:
 
 
 def curve_of(run: SweepRun, record: Run, ended: Row) -> list[Row]:
-  """A run's rows of curves.csv, in the order of steps.
+  """Returns a run's rows of curves.csv in the order of steps.
 
   Args:
-    run: of the sweep.
-    record: its folder.
-    ended: its row of runs.csv.
+    run: run of the sweep.
+    record: contents of the run's folder.
+    ended: the run's row of runs.csv.
   """
-  spec = _own_spec(record)
+  spec = _recorded_spec(record)
   if spec is None:
     return []
   count = _count(spec, record)
   meter = Meter(spec, count=count)
   collapsed = ended["collapsed_step"]
-  about = {k: v for k, v in ended.items() if k in (*_ABOUT, *run.values)}
+  about = {
+    k: v for k, v in ended.items() if k in (*_REPEATED_COLUMNS, *run.values)
+  }
   return [
     {
       **about,
@@ -191,7 +194,7 @@ def curve_of(run: SweepRun, record: Run, ended: Row) -> list[Row]:
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-  """Rows under all of their columns; cells of None stay empty."""
+  """Returns CSV text with the union of all columns; None is an empty cell."""
   rows = list(rows)
   columns = list(dict.fromkeys(name for row in rows for name in row))
   text = io.StringIO()
@@ -203,19 +206,20 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
   return text.getvalue()
 
 
-def _own_spec(record: Run) -> RunSpec | None:
-  """What a run was made with; None where it never began."""
+def _recorded_spec(record: Run) -> RunSpec | None:
+  """Returns the spec that a run recorded, or None if it never started."""
   return from_json(record.spec) if record.spec else None
 
 
-def _collapse(
+def _collapse_of(
   outcome: RunOutcome, scored: list[Row], spec: RunSpec | None, record: Run
 ) -> tuple[int | None, str | None]:
-  """The first step at which a run was lost, and to what."""
+  """Returns the step and cause of a run's collapse, or (None, None)."""
   watched = spec.best_score if spec else ""
   series = [(row["step"], row[watched]) for row in scored if watched in row]
   if series and spec.evaluate.rises(watched):
-    # Its inverse falls, unless it may be negative: half of it says nothing.
+    # The inverse of a rising score falls. If values are negative, half a score
+    # has no meaning, and the check is skipped.
     negative = any(value < 0 for _, value in series)
     series = [
       (step, 1 / value if value else math.inf)
@@ -231,7 +235,7 @@ def _collapse(
 
 
 def _scored(spec: RunSpec, record: Run) -> list[Row]:
-  """Steps with the scores of their evaluation, those that there are."""
+  """Returns each evaluated step with the scores that were computed."""
   found = []
   for row in record.rows:
     scores = {
@@ -245,12 +249,12 @@ def _scored(spec: RunSpec, record: Run) -> list[Row]:
 
 
 def _missing(record: Run, step: int, collapsed: int | None) -> list[Missing]:
-  """Scores that the evaluation of a step, or a later one, is without.
+  """Returns scores that could not be computed at `step` or later.
 
   Args:
-    record: of the run.
-    step: of the last row with scores.
-    collapsed: from which on scores do not count; None where there is none.
+    record: contents of the run's folder.
+    step: step of the last row with scores.
+    collapsed: step from which scores are ignored, or None.
   """
   return [
     missing
@@ -261,7 +265,7 @@ def _missing(record: Run, step: int, collapsed: int | None) -> list[Missing]:
 
 
 def _last(record: Run, kind: str) -> Row:
-  """The last event of a kind; {} where there is none."""
+  """Returns the last event of a kind, or {} if there is none."""
   found = [event for event in record.events if event.get("event") == kind]
   return found[-1] if found else {}
 
@@ -271,7 +275,7 @@ def _costs(spec: RunSpec, record: Run, outcome: RunOutcome | None) -> Row:
   count = _count(spec, record)
   steps = outcome.step if done else count.step_of(spec.total_kimg)
   counted = parameters(spec.model)._asdict()
-  # The run's own count, if another version of the code made it.
+  # The run's own count takes precedence: another version may have trained it.
   counted |= _last(record, "start").get("parameters", {})
   return {
     "steps": steps,
@@ -288,7 +292,7 @@ def _costs(spec: RunSpec, record: Run, outcome: RunOutcome | None) -> Row:
 
 
 def _count(spec: RunSpec, record: Run) -> ImageCount:
-  """Returns the image count of a run, whose batch size may have changed."""
+  """Returns a run's image count, including changes of its batch size."""
   if not record.counts:
     return spec.count
   return record.counts[max(record.counts)]

@@ -1,11 +1,11 @@
-"""Which form of law predicts runs that are larger than those it was fitted to.
+"""Compares forms of law by how well they predict larger, held-out runs.
 
-A law is fitted to the runs that took at most 1/4, or 1/10, of the largest
-compute, and predicts the others beyond it: their mean absolute log error, and
-the share of them that lies within the 90% interval, of parameters (bootstrap)
-and runs (residuals) together. A run is held out whole: what it had reached with
-less compute is of the same weights and data, and is neither fitted nor
-predicted.
+Each form is fitted to the runs that took at most 1/4, or 1/10, of the largest
+compute, and then predicts the larger runs. It is judged by the mean absolute
+log error and by the share of runs within the 90% interval. The interval
+combines the uncertainty of the parameters (bootstrap) and the scatter of runs
+(residuals). A run is held out whole: the early checkpoints of a larger run
+share its weights and data, so they are neither fitted nor predicted.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from bigscale.scaling.fit import Fit, Loss, fit, obstacle
 from bigscale.scaling.laws import Points
 
 HORIZONS = (4, 10)
-# Larger runs; of fewer, the winner is luck.
+# Minimum number of larger runs; with fewer, the best form is due to chance.
 LEAST_PREDICTED = 5
 # Enough for the ends of a 90% interval.
 _RESAMPLES = 400
@@ -26,11 +26,14 @@ _LEVEL = 0.9
 
 
 def forms(points: Points, floor: float | None) -> list[laws.Law]:
-  """The forms to compare: with and without floor, of compute alone, broken.
+  """Returns the forms to compare, given the variables of the points.
+
+  They are laws with and without a floor, laws of compute alone, and for one
+  variable a broken power law.
 
   Args:
-    points: whose variables decide which forms there are.
-    floor: a pinned floor to compare as well; None or 0 for none.
+    points: points to fit.
+    floor: pinned floor to compare as well; None or 0 for none.
   """
   two = "x2" in points.variables
   terms = ("x", "x2") if two else ("x",)
@@ -40,7 +43,7 @@ def forms(points: Points, floor: float | None) -> list[laws.Law]:
   if two or not np.array_equal(points.variables["C"], points.variables["x"]):
     found += [laws.Law(("C",)), laws.Law(("C",), 0.0)]
   if not two:
-    # Steep, then flat: two powers of one variable.
+    # A broken power law, steep and then flat: two powers of one variable.
     found.append(laws.Law(("x", "x"), 0.0))
   return found
 
@@ -52,22 +55,22 @@ def compare(
   seed: Sequence[int],
   grouped: bool = False,
 ) -> dict[str, Any]:
-  """Fits every form to all points, and to small runs to predict large ones.
+  """Fits each form to all points, and to small runs to predict larger ones.
 
   Args:
-    points: all of them.
-    candidates: forms.
-    loss: to fit with.
-    seed: of resamples.
-    grouped: whether a group of points is known to be a run.
+    points: all points.
+    candidates: forms to compare.
+    loss: loss to fit with.
+    seed: seed of the bootstrap.
+    grouped: whether each group of points is known to be one run.
 
   Returns:
-    `forms`: for each its `form`, `parameters`, those of them `at_bound`,
-    `mean_abs_log_residual` and `heldout` by horizon; `best`: by horizon, the
-    form with the least error of those that could be fitted. `heldout` counts
-    rows that are `fitted`, `predicted` and `set_aside`, and `fitted_runs` and
-    `predicted_runs`, null where rows are not known to be of runs.
-    What cannot be had is null, with a `reason`; those of `best` in `reasons`.
+    `forms`: for each form its `form`, `parameters`, the names of parameters
+    `at_bound`, `mean_abs_log_residual`, and `heldout` by horizon. `best`: by
+    horizon, the form with the smallest error among those that could be fitted.
+    `heldout` counts the rows that are `fitted`, `predicted` and `set_aside`,
+    and the `fitted_runs` and `predicted_runs`, which are None unless `grouped`.
+    A missing value is None with a `reason`; `reasons` explains `best`.
   """
   found = []
   for number, law in enumerate(candidates):
@@ -106,7 +109,7 @@ def compare(
       reasons[horizon] = "no form could be fitted to the smaller runs"
     elif predicted < LEAST_PREDICTED:
       reasons[horizon] = (
-        f"{predicted} larger runs are too few to choose a form by; "
+        f"{predicted} larger runs are too few to choose a form; at least "
         f"{LEAST_PREDICTED} are needed"
       )
     else:
@@ -144,23 +147,26 @@ def _heldout(
     "predicted_runs": runs(large),
   }
   if not small.any():
-    return entry | {"reason": f"no run has at most 1/{times} of the compute"}
+    return entry | {
+      "reason": f"no run took at most 1/{times} of the largest compute"
+    }
   reason = obstacle(law, points.take(small))
   if reason is not None:
     return entry | {
-      "reason": f"of runs with 1/{times} of the compute: {reason}"
+      "reason": f"using runs of at most 1/{times} of the largest compute, "
+      f"{reason}"
     }
   smaller, larger = points.take(small), points.take(large)
   fitted = fit(law, smaller, loss)
   design = laws.design_of(
-    law, larger.variables, larger.y, larger.censored, fitted.design.centre
+    law, larger.variables, larger.y, larger.censored, fitted.design.center
   )
   error = laws.predict(design, fitted.theta[None]).log_y[0] - design.log_y
   entry["error"] = float(np.abs(error).mean())
-  drawn = bootstrap.resample(fitted, smaller, _RESAMPLES, seed)
-  if drawn.unsupported:
-    return entry | {"reason": f"no interval: {drawn.unsupported}"}
-  low, high = _interval(fitted, smaller, design, drawn.theta, seed)
+  resampled = bootstrap.resample(fitted, smaller, _RESAMPLES, seed)
+  if resampled.unsupported:
+    return entry | {"reason": f"no interval: {resampled.unsupported}"}
+  low, high = _interval(fitted, smaller, design, resampled.theta, seed)
   inside = (low <= design.log_y) & (design.log_y <= high)
   entry["coverage90"] = float(inside.mean())
   with np.errstate(over="ignore"):
@@ -175,15 +181,15 @@ def _interval(
   theta: np.ndarray,
   seed: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Ends of the 90% interval of log y of further runs, [m] each."""
-  centre = laws.predict(design, theta).log_y
+  """Returns the ends of the 90% interval of new runs' log y, [m] each."""
+  center = laws.predict(design, theta).log_y
   residual = fitted.residual[~points.censored]
-  # Residuals of a fit are smaller than errors of a prediction.
+  # Residuals of a fit are smaller than prediction errors.
   residual = residual * np.sqrt(
     len(residual) / (len(residual) - fitted.law.size)
   )
   rng = np.random.default_rng([*seed, 1])
-  spread = centre + rng.choice(residual, size=centre.shape)
+  spread = center + rng.choice(residual, size=center.shape)
   tail = (1 - _LEVEL) / 2
   low, high = np.quantile(spread, [tail, 1 - tail], axis=0)
   return low, high

@@ -1,11 +1,11 @@
-"""Models of one kind that differ in width, depth and resolution.
+"""Scales a base model to a target number of parameters or FLOP per image.
 
-A family is a base model, of a preset say, and what is asked of its members:
-resolution, depth, and a number of parameters or of FLOP an image, which the
-width then comes nearest to. All else is the base's.
+A family consists of the models that differ from a base model, such as a preset,
+only in width, depth and resolution. The caller chooses the resolution, the
+depth and the target; a search finds the width that comes closest to the target.
 
-What a family does with a width, a resolution and a depth stands where it is
-defined (`ModelBase.of_width`).
+`ModelBase.of_width` defines how each family applies a width, a resolution and
+a depth.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from bigscale.scaling.flops import training_flops
 from bigscale.scaling.network_cost import parameters
 from bigscale.spec import ModelBase, RunSpec, SpecError, require
 
-# Of any family: wider ones would hold more than 10^15 parameters.
+# Largest width tried. Wider models of any family would have more than 10^15
+# parameters.
 _WIDEST = 2**24
 
 
@@ -26,8 +27,8 @@ class Sized(NamedTuple):
   """A member of a family.
 
   Attributes:
-    model: the member.
-    achieved: what it has of what was asked for.
+    model: model of the chosen width.
+    achieved: the model's value of the target quantity.
   """
 
   model: ModelBase
@@ -35,12 +36,12 @@ class Sized(NamedTuple):
 
 
 class Target(NamedTuple):
-  """What a member is to have.
+  """A quantity that a member should match.
 
   Attributes:
-    name: of it, for messages.
-    value: asked for.
-    of: what a model has.
+    name: name of the quantity, for messages.
+    value: requested value.
+    of: function that returns a model's value.
   """
 
   name: str
@@ -49,22 +50,23 @@ class Target(NamedTuple):
 
 
 def of_parameters(count: float) -> Target:
-  """So many learned numbers, of G and D together."""
+  """Returns a target number of parameters of G and D together."""
   return Target("parameters", count, lambda model: parameters(model).total)
 
 
 def of_flops(per_image: float, recipe: RunSpec) -> Target:
-  """So many FLOP for an image that D sees, in training.
+  """Returns a target number of training FLOP per real image that D sees.
 
   Args:
-    per_image: see `TrainingFlops.per_image`.
-    recipe: losses, steps and batch of the run; its model is not used.
+    per_image: requested value; see `TrainingFlops.per_image`.
+    recipe: spec of the run, which sets losses, steps and batch size. Its model
+      is not used.
   """
 
   def count(model: ModelBase) -> float:
     return training_flops(dataclasses.replace(recipe, model=model)).per_image
 
-  return Target("FLOP an image", per_image, count)
+  return Target("FLOP per image", per_image, count)
 
 
 def member(
@@ -75,18 +77,18 @@ def member(
   depth: int | None = None,
   tolerance: float = 0.1,
 ) -> Sized:
-  """The model of a family whose width brings it nearest to the target.
+  """Returns the member of a family whose width comes closest to the target.
 
   Args:
-    base: BigGAN, BigGAN-deep or R3GAN.
+    base: BigGAN, BigGAN-deep or R3GAN model.
     target: `of_parameters(...)` or `of_flops(...)`.
-    resolution: px; the base's where None.
-    depth: blocks of each stage; the base's where None. BigGAN has none.
-    tolerance: how far from the target it may be, as a share.
+    resolution: image resolution in pixels; None keeps the base's.
+    depth: blocks per stage; None keeps the base's. BigGAN does not accept it.
+    tolerance: maximum relative distance from the target.
 
   Raises:
-    SpecError: the family has no such resolution or depth, or no member within
-      the tolerance; the message names the nearest.
+    SpecError: the family does not support the resolution or depth, or no
+      member is within the tolerance; the message names the closest one.
   """
   require(
     target.value > 0,
@@ -99,9 +101,9 @@ def member(
   off = abs(achieved / target.value - 1)
   require(
     off <= tolerance,
-    f"no {base.name} of {found.resolution} px comes within {tolerance:.0%} of "
+    f"no {base.name} of {found.resolution} px is within {tolerance:.0%} of "
     f"{target.name}={target.value:g}; the nearest has {achieved:.4g} "
-    f"({_widths(found)}): ask for that, or for another resolution or depth",
+    f"({_widths(found)}). Request that value, or another resolution or depth",
   )
   return Sized(found, achieved)
 
@@ -109,7 +111,7 @@ def member(
 def widths_of(
   base: ModelBase, *, resolution: int | None = None, depth: int | None = None
 ) -> Callable[[int], ModelBase]:
-  """The members of a family by width, 1 the narrowest.
+  """Returns a function from a width, 1 or more, to a member of the family.
 
   Args:
     base: see `member`.
@@ -117,11 +119,12 @@ def widths_of(
     depth: see `member`.
 
   Raises:
-    SpecError: the family has no such resolution or depth, or no widths.
+    SpecError: the family does not support the resolution or depth, or cannot
+      vary its width.
   """
   require(
     depth is None or depth >= 1,
-    f"depth={depth} must be 1 block a stage or more",
+    f"depth={depth} must be 1 block per stage or more",
   )
   if resolution is None:
     resolution = base.resolution
@@ -129,14 +132,17 @@ def widths_of(
 
 
 def _nearest(size: Callable[[int], float], target: float) -> int:
-  """The width at which a rising size is nearest, by ratio, to the target."""
+  """Returns the width at which an increasing size is closest to the target.
+
+  The distance is the absolute log ratio.
+  """
 
   @functools.cache
   def distance(width: int) -> float:
     try:
       return math.log(size(width) / target)
     except SpecError:
-      # Too narrow for its attention.
+      # The model is too narrow for its attention.
       return -math.inf
 
   low, high = 0, 1
@@ -151,7 +157,8 @@ def _nearest(size: Callable[[int], float], target: float) -> int:
     below, above = (distance(low) if low else -math.inf), distance(high)
     middle = (low + high) // 2
     if turn % 4 and math.isfinite(below) and above > 0:
-      # Nearly a power law between the two; halved now and then all the same.
+      # Interpolate a power law. Every fourth turn bisects instead, which bounds
+      # the number of turns.
       share = below / (below - above)
       middle = round(low * (high / low) ** share)
     middle = min(max(middle, low + 1), high - 1)
@@ -165,7 +172,7 @@ def _nearest(size: Callable[[int], float], target: float) -> int:
 
 
 def _widths(model: ModelBase) -> str:
-  """The settings that say how wide a model is."""
+  """Returns the settings that define a model's width, for messages."""
   return ", ".join(
     f"{field.name} {getattr(model, field.name)}"
     for field in dataclasses.fields(model)

@@ -1,4 +1,4 @@
-"""A fitted law, drawn over its runs."""
+"""Plots a fitted law over its runs."""
 
 import pathlib
 
@@ -11,43 +11,43 @@ from bigscale.scaling.analysis import Study
 from bigscale.scaling.intervals import sides_of
 from bigscale.spec import SpecError, require
 
-# What matplotlib can write of a drawing.
 _ENDINGS = (".png", ".svg", ".pdf")
-# More levels of the other variable than this share a line with a neighbour.
+# Maximum number of lines per panel. With more levels of the other variable,
+# lines are spaced evenly in its logarithm.
 _MOST_LINES = 6
+# Points per line.
 _STEPS = 100
 
 
 def save(made: Study, out: pathlib.Path) -> None:
-  """Writes a drawing of a law.
+  """Writes a plot of a law.
 
   Args:
-    made: the law.
-    out: .png, .svg or .pdf.
+    made: fitted law.
+    out: path of the file, which ends with .png, .svg or .pdf.
 
   Raises:
-    SpecError: another ending, or the file cannot be written.
+    SpecError: the path has another ending, or the file cannot be written.
   """
   require(
     out.suffix in _ENDINGS,
-    f"--out={out} must end with {', '.join(_ENDINGS)}",
+    f"--out={out} must end with {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}",
   )
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
     draw(made).savefig(out, dpi=150)
   except OSError as error:
     raise SpecError(
-      f"--out={out} cannot be written ({error.strerror}); name a file"
+      f"--out={out} cannot be written ({error.strerror}); choose another path"
     ) from None
 
 
 def draw(made: Study) -> Figure:
-  """Draws y over each variable of a law: rows, law, 95% band, floor.
+  """Plots y against each variable of a law: rows, law, 95% band and floor.
 
-  Of a law of two variables each panel has a line for every level of the other
-  one, in its color. Rows of collapsed runs are hollow triangles that point
-  down: they would have come at most that high. There is no band where there
-  can be no intervals.
+  For a law of two variables, each panel has one colored line per level of the
+  other variable. Rows of collapsed runs are hollow triangles that point down,
+  since they are upper bounds. The band is omitted if no interval can be given.
   """
   variables = made.fitted.law.variables
   figure = Figure(figsize=(5.4 * len(variables), 4.2), layout="constrained")
@@ -64,13 +64,13 @@ def draw(made: Study) -> Figure:
 
 
 def _title(made: Study) -> str:
-  """What is drawn, and which parameters lie at a bound."""
+  """Returns a title with the number of rows and the parameters at a bound."""
   rows, runs = len(made.selection.points.y), made.selection.runs
   title = f"{rows} rows" + ("" if runs is None else f" of {runs} runs")
   fitted = made.fitted
   sides = sides_of(fitted.law, fitted.design, fitted.theta[None])
-  stuck = [name for name, at in sides.items() if at.of[0] != 0]
-  return f"{title}; at a bound: {', '.join(stuck)}" if stuck else title
+  at_bound = [name for name, at in sides.items() if at.of[0] != 0]
+  return f"{title}; at a bound: {', '.join(at_bound)}" if at_bound else title
 
 
 def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
@@ -84,12 +84,12 @@ def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
     middle, low, high = _predict(made, fixed)
     label = _short(level) if other else None
     axes.plot(along, middle, color=color, linewidth=1.2, label=label)
-    if made.drawn.unsupported is None:
+    if made.resampled.unsupported is None:
       axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
-    mine = belongs == index
+    on_line = belongs == index
     for shown, marker, face in (
-      (mine & ~points.censored, "o", color),
-      (mine & points.censored, "v", "none"),
+      (on_line & ~points.censored, "o", color),
+      (on_line & points.censored, "v", "none"),
     ):
       axes.scatter(
         x[shown], points.y[shown], 14, marker=marker, facecolors=face,
@@ -109,7 +109,7 @@ def _short(level: float) -> str:
 def _levels(
   values: np.ndarray | None, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Levels of a variable, and to which of them each point is nearest."""
+  """Returns a variable's levels and the index of each point's closest level."""
   if values is None:
     return np.ones(1), np.zeros(count, int)
   levels = np.unique(values)
@@ -122,17 +122,17 @@ def _levels(
 def _predict(
   made: Study, variables: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """The law along a line, and the 95% band of its resamples, each [n]."""
+  """Returns the law along a line and its 95% bootstrap band, each [n]."""
   fitted, count = made.fitted, _STEPS
   design = laws.design_of(
     fitted.law,
     variables,
     np.ones(count),
     np.zeros(count, bool),
-    fitted.design.centre,
+    fitted.design.center,
   )
-  offset = fitted.design.centre.log_y
+  offset = fitted.design.center.log_y
   middle = laws.predict(design, fitted.theta[None]).log_y[0]
-  drawn = laws.predict(design, made.drawn.theta).log_y
-  low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+  resampled = laws.predict(design, made.resampled.theta).log_y
+  low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
   return tuple(np.exp(log_y + offset) for log_y in (middle, low, high))

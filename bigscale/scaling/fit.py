@@ -1,9 +1,9 @@
-"""Fits one law: starts from a grid, then Newton from each.
+"""Fits a law by Newton's method from several starting points.
 
-Where the search begins is found by variable projection over a grid of
-exponents. For fixed exponents a law is linear in A, B and E, so only exponents
-need a search; the best nonnegative A, B and E come from reweighted least
-squares of relative residuals, which are log residuals to first order.
+The starting points come from variable projection over a grid of exponents. For
+fixed exponents a law is linear in A, B and E, so only the exponents need a
+search. The best nonnegative A, B and E come from reweighted least squares of
+relative residuals, which equal log residuals to first order.
 """
 
 import dataclasses
@@ -17,28 +17,29 @@ from bigscale.scaling.laws import Points
 from bigscale.spec import require
 
 STARTS = 16
-# Points beyond the law's parameters, for anything to be left to judge it by.
+# Minimum number of points beyond the number of parameters, so that residuals
+# remain to judge the law by.
 SPARE_POINTS = 2
-# Starts agree whose objectives differ by less, relatively.
+# Relative difference of objectives below which two starts agree.
 _AGREE = 1e-6
 _TOLERANCE = 1e-12
-# Iterations until hopeless starts are looked for.
-_FEW = 25
-# Starts whose objective is this many times the best are given up early.
-_HOPELESS = 1.5
-# Of log y. Residuals below are rounding.
+# Iterations before each pruning of the starts.
+_PRUNE_EVERY = 25
+# Starts are pruned if their objective exceeds the best by this factor.
+_PRUNE_FACTOR = 1.5
+# Residuals of log y below this value are rounding errors.
 _SMALLEST_SCALE = 1e-9
 
-# Laws of growth are tried too: an exponent below zero should be seen, not
-# forbidden.
+# Negative exponents, for which y grows, are included so that the fit can reveal
+# them.
 _EXPONENTS = np.concatenate([[-1.0, -0.3, -0.05], np.geomspace(0.02, 3, 16)])
 _ROUNDS = 4
-# Relative residuals below it count alike in the reweighting.
+# Relative residuals below this value get equal weights in the reweighting.
 _DELTA = 0.01
-# Of logs, so that squares stay finite.
-_FARTHEST = 150.0
-# What a coefficient found to be zero starts from, so that its log exists.
-_SMALL = 1e-3
+# Largest absolute log, so that squares stay finite.
+_LARGEST_LOG = 150.0
+# Replaces zero coefficients at the start, so that their logs exist.
+_SMALLEST_COEFFICIENT = 1e-3
 
 DeltaUnit = Literal["scale", "log"]
 
@@ -48,10 +49,11 @@ class Loss:
   """A sum of Huber losses of log residuals.
 
   Attributes:
-    delta: where the loss goes from square to linear.
-    unit: of delta. `scale`: the mean absolute log residual, the maximum
-      likelihood scale where the loss is close to an absolute value; so a law
-      does not depend on how noisy its runs are. `log`: of log y.
+    delta: residual at which the loss changes from quadratic to linear.
+    unit: unit of delta. `scale` is the mean absolute log residual, which is the
+      maximum likelihood scale if the loss is close to an absolute value. The
+      fit then does not depend on how noisy the runs are. `log` means that
+      delta is a difference of log y.
   """
 
   delta: float = 1e-3
@@ -60,24 +62,25 @@ class Loss:
   def __post_init__(self) -> None:
     require(
       1e-6 <= self.delta <= 1e3,
-      f"--delta={self.delta} must be from 1e-6 to 1000; 0.001 is common",
+      f"--delta={self.delta} must be between 1e-6 and 1000; 0.001 is common",
     )
 
 
 class Fit(NamedTuple):
-  """A law and its parameters.
+  """A fitted law.
 
   Attributes:
-    law: its form.
-    design: the points it was fitted to.
-    theta: [P].
-    scale: mean absolute log residual of points that are no bounds.
-    delta: of log residuals.
+    law: form of the law.
+    design: points that the law was fitted to.
+    theta: [P] fitted parameters.
+    scale: mean absolute log residual of the uncensored points.
+    delta: delta of the Huber loss of log residuals.
     objective: sum of Huber losses.
-    residual: [n] log prediction less log y; of bounds, what exceeds them.
-    converged: no step goes further down.
-    starts: how many were tried.
-    agreeing: how many ended where the best did.
+    residual: [n] log prediction minus log y; for a censored point, only the
+      amount by which the prediction exceeds the bound.
+    converged: whether no step reduces the objective further.
+    starts: number of starting points.
+    agreeing: number of starting points that reached the best objective.
   """
 
   law: laws.Law
@@ -93,13 +96,13 @@ class Fit(NamedTuple):
 
   @property
   def values(self) -> dict[str, float]:
-    """E, A, alpha, and B, beta where there are two terms."""
-    found = laws.values_of(self.law, self.design.centre, self.theta[None])
+    """Values of E, A and alpha, and of B and beta if there are two terms."""
+    found = laws.values_of(self.law, self.design.center, self.theta[None])
     return {name: float(value[0]) for name, value in found.items()}
 
 
 def obstacle(law: laws.Law, points: Points) -> str | None:
-  """Why a law cannot be fitted to points; None where it can."""
+  """Returns why a law cannot be fitted to the points, or None if it can."""
   seen = ~points.censored
   needed = law.size + SPARE_POINTS
   if seen.sum() < needed:
@@ -112,41 +115,42 @@ def obstacle(law: laws.Law, points: Points) -> str | None:
   for name, column in zip(law.variables, values, strict=True):
     if len(np.unique(column)) == 1:
       return (
-        f"{name} is {column[0]:g} in all {seen.sum()} finished points; vary "
-        "it, or a law of it cannot be seen"
+        f"{name} is {column[0]:g} in all {seen.sum()} finished points, so no "
+        "law can be fitted to it; add runs with other values"
       )
   distinct = np.unique(values, axis=1).shape[1]
   if distinct < law.size:
     return (
       f"{seen.sum()} finished points have {distinct} different values of "
-      f"{', '.join(dict.fromkeys(law.variables))}; y = {law.formula} has "
-      f"{law.size} parameters and needs as many: add runs between or beyond"
+      f"{', '.join(dict.fromkeys(law.variables))}, but y = {law.formula} has "
+      f"{law.size} parameters and needs as many values; add runs with other "
+      "values"
     )
   if np.ptp(np.log(points.y[seen])) <= _SMALLEST_SCALE:
     return (
-      f"y is {points.y[seen][0]:g} in all {seen.sum()} finished points: "
-      "nothing falls there, and no law can be seen; is it the right column, "
-      "or do all runs stand at the floor?"
+      f"y is {points.y[seen][0]:g} in all {seen.sum()} finished points, so no "
+      "law can be fitted; check that y is the right column and that not all "
+      "runs are at the floor"
     )
   middle = float(np.median(points.y[seen]))
   if law.floor is not None and law.floor >= middle:
     return (
-      f"--floor={law.floor:g} is not below the median of y, {middle:g}; a "
-      "floor is what y falls to: lower it, or fit it with --floor=free"
+      f"--floor={law.floor:g} must be below the median of y, {middle:g}; lower "
+      "it, or pass --floor=free to fit it"
     )
   return None
 
 
 def fit(law: laws.Law, points: Points, loss: Loss) -> Fit:
-  """Fits a law.
+  """Fits a law to points.
 
   Args:
-    law: its form.
-    points: to fit it to.
-    loss: to minimise the sum of.
+    law: form of the law.
+    points: points to fit.
+    loss: loss of each log residual; the fit minimizes the sum.
 
   Raises:
-    SpecError: the points cannot tell the law's parameters.
+    SpecError: the points do not determine the law's parameters.
   """
   reason = obstacle(law, points)
   require(reason is None, reason or "")
@@ -154,24 +158,25 @@ def fit(law: laws.Law, points: Points, loss: Loss) -> Fit:
   theta = _starts(design, STARTS)
   weights = np.ones((len(theta), len(points.y)))
   scale = _scale(design, theta[0])
-  # The scale is of the law's own residuals: it settles as delta comes down.
+  # The scale comes from the law's own residuals and settles as delta falls.
   for delta in (1.0, 0.1):
-    solved = solver.minimise(
-      design, theta, weights, [delta * scale], solver.ROUGHLY, _FEW
+    solved = solver.minimize(
+      design, theta, weights, [delta * scale], solver.ROUGHLY, _PRUNE_EVERY
     )
-    # Where runs fit almost exactly, those that are on their way stay too.
+    # The margin keeps starts that are still improving if the runs fit almost
+    # exactly.
     small = len(points.y) * solver.huber(np.array(0.1 * scale), delta * scale)
-    near = solved.objective <= _HOPELESS * solved.objective.min() + small
+    near = solved.objective <= _PRUNE_FACTOR * solved.objective.min() + small
     theta, weights = solved.theta[near], weights[near]
     scale = _scale(design, solved.theta[np.argmin(solved.objective)])
   delta = loss.delta * (scale if loss.unit == "scale" else 1.0)
-  solved = solver.minimise(
+  solved = solver.minimize(
     design, theta, weights, solver.stages(delta, scale), _TOLERANCE
   )
   theta, best = solved.theta, int(np.argmin(solved.objective))
   scale = _scale(design, theta[best])
   objective = float(solved.objective[best])
-  # The second term is the rounding of log y.
+  # The second term allows for the rounding of log y.
   as_good = objective * (1 + _AGREE) + 1e-12 * delta * len(points.y)
   residual = solver.residuals(design, laws.predict(design, theta[best, None]))
   return Fit(
@@ -194,21 +199,21 @@ def _scale(design: laws.Design, theta: np.ndarray) -> float:
 
 
 def _starts(design: laws.Design, count: int) -> np.ndarray:
-  """Parameters [S, P], S <= `count`, the best of the grid first.
+  """Returns starting parameters [S, P], S <= `count`, the best first.
 
-  Half are the grid's best points, half are spread over the others, so that
-  agreement between their ends says something.
+  Half are the best points of the grid. The other half are spread over the rest
+  of the grid, so that agreement between their results is evidence.
 
   Args:
-    design: the points.
-    count: how many at most.
+    design: points to fit.
+    count: maximum number of starting points.
   """
   terms = len(design.z_kn)
   exponents = np.array(list(itertools.product(_EXPONENTS, repeat=terms)))
   coefficients = _project(design, exponents)
   theta = np.empty((len(exponents), coefficients.shape[1] + terms))
   theta[:, 0 : 2 * terms : 2] = np.log(
-    np.maximum(coefficients[:, :terms], _SMALL)
+    np.maximum(coefficients[:, :terms], _SMALLEST_COEFFICIENT)
   )
   theta[:, 1 : 2 * terms : 2] = exponents
   if design.floor is None:
@@ -224,10 +229,12 @@ def _starts(design: laws.Design, count: int) -> np.ndarray:
 
 
 def _project(design: laws.Design, exponents: np.ndarray) -> np.ndarray:
-  """Nonnegative coefficients [G, K or K + 1] for exponents [G, K]."""
+  """Returns nonnegative coefficients [G, K or K + 1] for exponents [G, K]."""
   inverse_y = np.exp(-design.log_y)
   log_columns = -exponents[..., None] * design.z_kn
-  columns = np.exp(np.clip(log_columns, -_FARTHEST, _FARTHEST)) * inverse_y
+  columns = (
+    np.exp(np.clip(log_columns, -_LARGEST_LOG, _LARGEST_LOG)) * inverse_y
+  )
   if design.floor is None:
     ones = np.broadcast_to(inverse_y, (len(columns), 1, len(inverse_y)))
     columns = np.concatenate([columns, ones], axis=1)
@@ -246,18 +253,18 @@ def _project(design: laws.Design, exponents: np.ndarray) -> np.ndarray:
 def _nonnegative(
   columns: np.ndarray, target: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-  """Weighted least squares with nonnegative coefficients.
+  """Solves weighted least squares with nonnegative coefficients.
 
-  There are three columns at most: every choice of those that are not zero is
-  solved, and the best that is feasible taken.
+  There are at most three columns, so every subset of nonzero coefficients is
+  solved and the best feasible solution is returned.
 
   Args:
-    columns: [G, C, n].
-    target: [n].
-    weights: [G, n].
+    columns: [G, C, n] columns of G problems.
+    target: [n] values to approximate.
+    weights: [G, n] weights of squared residuals.
 
   Returns:
-    [G, C].
+    [G, C] coefficients.
   """
   weighted = columns * weights[:, None]
   gram = weighted @ columns.transpose(0, 2, 1)
@@ -274,7 +281,7 @@ def _nonnegative(
       matrix[:, range(size), range(size)] += 1e-12
       right = moment[:, chosen] / unit
       found = np.linalg.solve(matrix, right[..., None])[..., 0]
-      # Of the sum of squares, without the constant.
+      # The sum of squares without its constant term.
       value = -(found * right).sum(axis=1)
       better = (found >= 0).all(axis=1) & (value < lowest)
       lowest = np.where(better, value, lowest)

@@ -1,34 +1,36 @@
-"""What a training costs, from the products of its networks.
+"""Counts the FLOP of training from the products of its networks.
 
 A floating-point operation is a multiplication or an addition. The cost of a run
-is that of the convolutions and matrix products of its steps, in their plain
-form (`scaling/network_cost`): what the recipe asks for, not what a platform
-makes of it. Rematerialization, grouped convolutions made dense and the like are
-no part of it, nor are sampling, scores and the monitor's looks. Apart from it
-stand the augmentation, whose products are a form of ours (`ops/augment/warp`),
-and what is no product.
+is the cost of the convolutions and matrix products of its steps in their plain
+form (`scaling/network_cost`). It measures the recipe and not a platform's
+implementation: rematerialization, grouped convolutions made dense, sampling,
+evaluation and the monitor's probes are excluded. Two costs are reported
+separately: augmentation, whose products are specific to this library
+(`ops/augment/warp`), and all operations that are not products.
 
-Times that a product p of one image's forward pass is computed:
+The table gives how often a product p of one image's forward pass is computed:
 
 | pass | layer | from data | between maps | fixed |
 |---|---|---|---|---|
 | forward | p | p | p | p |
 | with gradients of the weights | 3 p | 2 p | 3 p | 2 p |
-| with a gradient of its input alone | 2 p | 2 p | 3 p | 2 p |
-| the first, with R1 or R2 | 6 p | 5 p | 9 p | 4 p |
-| WGAN-GP's | 4 p | 4 p | 9 p | 3 p |
+| with only the gradient of the input | 2 p | 2 p | 3 p | 2 p |
+| with gradients of the weights and R1 or R2 | 6 p | 5 p | 9 p | 4 p |
+| of the WGAN-GP penalty | 4 p | 4 p | 9 p | 3 p |
 
-With R1: forward, the input gradient, and the backward pass of both: two more
-products of either, one for what came in and one for the weights. Between maps
-(attention) both factors are differentiated. From data: nothing before the
-layer is learned, so that its own input needs no gradient, except where that
-is what is penalized. Fixed: by a constant, as of a filter. WGAN-GP does not use
-the logits, and D is piecewise linear but for attention: what stands before the
-last one has its 6 p.
+R1 takes the forward pass, the input gradient, and the backward pass through
+both. The backward pass adds two products to each, one for its input and one for
+the weights. "From data" is a layer with nothing learned before it, so its
+input needs no gradient unless that gradient is penalized. "Between maps" is
+attention, where both factors are differentiated. "Fixed" is a product with a
+constant, such as a filter. WGAN-GP does not use the logits, and D is piecewise
+linear except for attention, so only products up to the last attention take
+6 p.
 
-A D update takes G forward on a batch and D, with gradients of its weights, on
-it and as many reals. A G update takes G with gradients, D on its images with
-their gradient alone, and where the loss pairs images, D forward on reals.
+A D update takes the forward pass of G on a batch, and D with gradients of its
+weights on that batch and on as many reals. A G update takes G with gradients,
+D on its images with only the image gradient, and if the loss pairs images, the
+forward pass of D on reals.
 """
 
 import dataclasses
@@ -41,12 +43,12 @@ from bigscale.scaling.jaxpr_flops import UnknownCostError
 from bigscale.scaling.network_cost import Networks, Traced, networks
 from bigscale.spec import ModelBase, RunSpec
 
-# Operations of a weight in an update: Adam's, with its bias corrections, and
-# the norms that the step logs.
+# Operations per weight and update: Adam with its bias corrections, and the
+# norms that the step logs.
 _ADAM, _NORMS = 15, 8
-# Of the moving average, with its distance.
+# Operations per weight: the moving average, and its distance to the weights.
 _AVERAGE = 8
-# Of the augmentation's warp: places along a side beyond twice the image's.
+# Pixels per side that the augmentation's warp adds to twice the image's side.
 _WARP_MARGIN = 12
 
 
@@ -59,20 +61,20 @@ MIXED = wgan_gp.TERM.cost
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingFlops:
-  """FLOP of a step, over all devices; means over steps where these differ.
+  """FLOP of a step over all devices, averaged over steps that differ.
 
   Attributes:
-    images: real images that D sees in it.
-    g_forward: of one image made.
-    d_forward: of one image judged.
-    d_step: all D updates without penalties, G's images with them.
-    penalties: what R1, R2, WGAN-GP and other terms add, where these say it.
+    images: real images that D sees per step.
+    g_forward: forward pass of G for one image.
+    d_forward: forward pass of D for one image.
+    d_step: all D updates without penalties, including the generation of fakes.
+    penalties: R1, R2, WGAN-GP and other terms that declare a cost.
     g_step: the G update.
     spectral: power iterations, and the gradient through them.
     orthogonal: penalties on G's weights.
-    augmentation: products of it.
-    elementwise: whatever is no product in the networks; about.
-    optimizer: Adam and the moving average; about.
+    augmentation: products of the augmentation.
+    elementwise: other operations of the networks, approximately.
+    optimizer: Adam and the moving average, approximately.
   """
 
   images: int
@@ -89,7 +91,7 @@ class TrainingFlops:
 
   @property
   def per_step(self) -> float:
-    """Convolutions and matrix products: the cost that laws are fitted to."""
+    """FLOP of convolutions and matrix products, which laws are fitted to."""
     return (
       self.d_step
       + self.penalties
@@ -100,12 +102,12 @@ class TrainingFlops:
 
   @property
   def per_image(self) -> float:
-    """Of `per_step`, for one real image that D sees."""
+    """`per_step` divided by the real images that D sees."""
     return self.per_step / self.images
 
 
 def training_flops(spec: RunSpec) -> TrainingFlops:
-  """What a step of a run costs. Both networks are traced once, on shapes.
+  """Returns the cost of a step. Traces both networks once, on shapes.
 
   Raises:
     UnknownCostError: a network or a penalty cannot be counted.
@@ -129,20 +131,20 @@ def training_flops(spec: RunSpec) -> TrainingFlops:
 
 
 def total_flops(spec: RunSpec) -> float:
-  """Of the whole run, as long as it is to be."""
+  """Returns the FLOP of a whole run of the planned length."""
   return training_flops(spec).per_step * spec.total_steps
 
 
 def sample_flops(model: ModelBase) -> float:
-  """Of one image drawn from G: convolutions and matrix products.
+  """Returns the FLOP of sampling one image: convolutions and matrix products.
 
-  A batch of them takes one power iteration more where G has spectral norm.
+  Each batch takes one more power iteration if G uses spectral normalization.
   """
   return 2 * _products(networks(model).g, FORWARD)
 
 
 def _products(network: Traced, kind: Products) -> float:
-  """Of one image; each is two operations."""
+  """Returns the multiplications of one image's pass; each is two FLOP."""
   between = (i for i, x in enumerate(network.products) if x.between)
   last = max(between, default=-1)
   total = 0.0
@@ -159,12 +161,12 @@ def _products(network: Traced, kind: Products) -> float:
 
 
 def _pointwise(network: Traced, kind: Products) -> float:
-  """Other operations of one image."""
+  """Returns the operations of one image's pass that are not products."""
   return kind.pointwise * network.elementwise
 
 
 class _Samples(NamedTuple):
-  """What grows with the batch, of a step."""
+  """Costs of a step that grow with the batch."""
 
   d_step: float
   penalties: float
@@ -176,7 +178,7 @@ def _samples(
   networks: Networks,
   count: Callable[[Traced, Products], float],
 ) -> _Samples:
-  """A mean step's, where `count` gives one image's."""
+  """Returns the costs of a mean step; `count` returns one image's cost."""
   g, d = networks
   loss, batch = spec.loss, spec.global_batch_size
   penalties = _penalized_sides(spec) * (count(d, PENALIZED) - count(d, WEIGHTS))
@@ -185,8 +187,8 @@ def _samples(
       continue
     if term.row.cost is None:
       raise UnknownCostError(
-        f"the penalty {term.name!r} does not say what it costs; give its DTerm "
-        "cost=Products(...)"
+        f"the penalty {term.name!r} does not declare its cost; pass "
+        "cost=Products(...) to its DTerm"
       )
     penalties += count(d, term.row.cost) / term.interval
   g_step = count(g, WEIGHTS) + count(d, INPUT) + loss.paired * count(d, FORWARD)
@@ -199,16 +201,16 @@ def _samples(
 
 
 def _penalized_sides(spec: RunSpec) -> float:
-  """Of reals and fakes, how many R1 and R2 look at in a mean step."""
+  """Returns how many of reals and fakes R1 and R2 penalize per mean step."""
   gammas = (spec.loss.r1_gamma, spec.loss.r2_gamma)
   return sum(g.ever_positive for g in gammas) / spec.loss.penalty_interval
 
 
 def _spectral(spec: RunSpec, networks: Networks) -> float:
-  """Power iterations of a mean step.
+  """Returns the FLOP of power iterations in a mean step.
 
-  One takes two passes over a weight for each tracked value. Where the weight
-  is normalized, the gradient takes one more.
+  A power iteration takes two passes over a weight per tracked singular value.
+  The gradient takes one more pass if the weight is normalized.
   """
   model, updates = spec.model, spec.optim.d_steps
   passes = spec.optim.microbatches
@@ -221,22 +223,23 @@ def _spectral(spec: RunSpec, networks: Networks) -> float:
         if model.spectra_interval and traced.network.tracked(matrix.path):
           total += step / model.spectra_interval
       elif model.spectral_update == "step":
-        # G stands still in D's updates; D is looked at once more in G's.
-        mine = 1 if player == "g" else updates
-        total += mine * (step + back) + (back if player == "d" else 0)
+        # Each update normalizes its own player once. The G update also
+        # differentiates through D's normalization.
+        own_updates = 1 if player == "g" else updates
+        total += own_updates * (step + back) + (back if player == "d" else 0)
       else:
-        mine = 1 if player == "g" else updates
-        total += passes * ((updates + 1) * step + mine * back)
+        own_updates = 1 if player == "g" else updates
+        total += passes * ((updates + 1) * step + own_updates * back)
   return total
 
 
 def _weight_penalties(spec: RunSpec, g: Traced) -> float:
-  """The orthogonal term and what bounds spectra, of G's weights."""
+  """Returns the FLOP of orthogonal and spectral penalties on G's weights."""
   loss, total = spec.loss, 0.0
   for matrix in g.matrices:
     rows, out = matrix.rows, matrix.out
     if loss.orthogonal and g.network.orthogonal(matrix.path):
-      # The smaller Gram matrix, and its gradient in one or in two products.
+      # The smaller Gram matrix takes one product, its gradient one or two.
       total += 2 * (2 * rows * out**2 if out <= rows else 3 * out * rows**2)
     if not g.network.tracked(matrix.path):
       continue
@@ -248,7 +251,7 @@ def _weight_penalties(spec: RunSpec, g: Traced) -> float:
 
 
 def _augmentation(spec: RunSpec) -> float:
-  """Products of the augmentation, which is linear in the images."""
+  """Returns the FLOP of the augmentation, which is linear in the images."""
   side, channels = spec.model.resolution, spec.model.image_channels
   transforms = spec.augment.chosen
   products = 0
@@ -260,7 +263,7 @@ def _augmentation(spec: RunSpec) -> float:
     products += channels * (sampled + side * fine * (fine + side))
   if spec.augment.pipe == "ada" and "color" in transforms and channels == 3:
     products += channels**2 * side**2
-  # Forward on both sides; the gradient and its gradient where penalized.
+  # Forward on reals and fakes; penalties add the gradient and its gradient.
   in_d = 2 + 2 * _penalized_sides(spec) + 3 * bool(spec.loss.gradient_penalty)
   in_g = 2 + spec.loss.paired
   batches = spec.optim.d_steps * in_d + in_g

@@ -1,8 +1,8 @@
-"""Which folder of a sweep holds which run.
+"""Finds the folder of each run of a sweep.
 
-A folder is a run's where its spec.json says the run's settings: the config may
-have been edited since it was made. `OUT/sweep.json` remembers where the runs
-that the config once named lie on its axes.
+A folder belongs to a run if its spec.json has the run's settings, since the
+config may have been edited after the folder was created. `OUT/sweep.json`
+records the axis values of all runs that the config has ever named.
 """
 
 import hashlib
@@ -22,21 +22,22 @@ from bigscale.train.folder import (
 )
 
 Tree = Mapping[str, Any]
-# Groups that a run may change on its way, and that decide what its row says.
-_OF_ROWS = ("evaluate", "monitor")
+# Groups of settings that a run may change while it trains, but that affect its
+# row in the tables.
+_ROW_GROUPS = ("evaluate", "monitor")
 # What a run writes after its spec.json.
-_TRACES = ("events.jsonl", "metrics.jsonl", "checkpoints")
-# Runs that an error names; of more, the number.
-_NAMED = 4
+_LATER_FILES = ("events.jsonl", "metrics.jsonl", "checkpoints")
+# Maximum number of runs that an error lists by name.
+_MAX_NAMES = 4
 
 
 class Placed(NamedTuple):
   """The runs of a sweep and their folders.
 
   Attributes:
-    runs: that the config names, in its order, each with its folder.
-    dropped: that it no longer names, but that have a folder.
-    notes: what the user should know, a sentence each.
+    runs: runs that the config names, in its order, each with its folder.
+    dropped: runs that have a folder but that the config no longer names.
+    notes: messages for the user.
   """
 
   runs: list[SweepRun]
@@ -45,7 +46,7 @@ class Placed(NamedTuple):
 
 
 def folder_of(out: pathlib.Path, run: SweepRun) -> pathlib.Path:
-  """Where a sweep keeps a run."""
+  """Returns the folder of a run."""
   return out / "runs" / (run.folder or run.name)
 
 
@@ -56,13 +57,13 @@ def place(
 
   Args:
     out: folder of the sweep.
-    planned: all runs that its config names.
-    anew: whether a run whose folder holds other settings gets a folder of its
-      own, which is made.
+    planned: all runs that the sweep's config names.
+    anew: whether to create a new folder for a run if its existing folder has
+      other settings.
 
   Raises:
-    SpecError: a folder holds other settings, which are named, or its spec.json
-      is damaged.
+    SpecError: a folder has other settings, which the message lists, or its
+      spec.json is damaged.
   """
   names = {run.name for run in planned}
   notes: list[str] = []
@@ -71,9 +72,9 @@ def place(
   for run in planned:
     folder = _find(run, found, names | taken)
     if folder is None:
-      folder = f"{run.name}@{_key(run.spec)}"
+      folder = f"{run.name}@{_settings_hash(run.spec)}"
       path = out / "runs" / folder
-      # It may have been made longer since.
+      # The new folder may already exist, with a run that was extended since.
       held = found.get(folder)
       if held is None and anew:
         path.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ def place(
         others.append((run, conflicts(held or found[run.name], run.spec)))
     runs.append(run._replace(folder=folder))
     taken.add(folder)
-    notes += _about(runs[-1], found.get(folder))
+    notes += _notes_on(runs[-1], found.get(folder))
   if others:
     raise SpecError(_refusal(out, others))
   left = {name: tree for name, tree in found.items() if name not in taken}
@@ -89,26 +90,26 @@ def place(
 
 
 def conflicts(recorded: Tree, spec: RunSpec) -> list[str]:
-  """Settings that a finished run would not share with a spec.
+  """Returns the settings in which a recorded run conflicts with a spec.
 
   Args:
-    recorded: the settings in a run's spec.json, of any version.
-    spec: to compare with. Settings that change no number may differ, and it
-      may be of a longer run, which the finished one is the beginning of.
+    recorded: settings in a run's spec.json, of any version.
+    spec: spec to compare with. It may differ in settings that do not affect
+      results, and it may be of a longer run, which continues the recorded one.
 
   Returns:
-    `NAME: OLD there, NEW here` of each.
+    `NAME: OLD there, NEW here` for each conflict.
   """
   new = by_meaning(to_json(spec))
   return [
     f"{name}: {before!r} there, {after!r} here"
     for name, before, after in differences(by_meaning(recorded), new, "")
-    if _matters(name, before, after)
+    if _changes_run(name, before, after)
   ]
 
 
 def remember(out: pathlib.Path, runs: Iterable[SweepRun]) -> None:
-  """Adds runs to what `OUT/sweep.json` knows of its folders."""
+  """Adds the axis values of runs to `OUT/sweep.json`."""
   known = _remembered(out)
   now = known | {
     run.folder or run.name: {
@@ -125,56 +126,57 @@ def _remembered(out: pathlib.Path) -> dict[str, dict[str, Any]]:
   try:
     return dict(json.loads((out / "sweep.json").read_bytes())["runs"])
   except (OSError, ValueError, KeyError, TypeError):
-    # Of older sweeps there is none. What it says is a help, no result.
+    # Older sweeps have no such file, and its content is optional.
     return {}
 
 
 def _read(
   out: pathlib.Path, names: set[str], notes: list[str]
 ) -> dict[str, Tree]:
-  """The settings of every run that was begun, by folder."""
+  """Returns the settings of every run that has started, by folder."""
   found = {}
   for folder in sorted((out / "runs").glob("*/")):
     path = folder / "spec.json"
-    # A run may also have failed before it began.
+    # A run that failed before it started has none of these files.
     if not path.exists() and not any(
-      (folder / one).exists() for one in _TRACES
+      (folder / one).exists() for one in _LATER_FILES
     ):
       continue
     try:
       found[folder.name] = dict(settings_in(path))
     except (OSError, ValueError) as error:
-      said = f"{path} is {_ailment(error)}"
+      problem = f"{path} is {_problem(error)}"
       if folder.name in names:
         raise SpecError(
-          f"{said}: whether it is a run of --config cannot be told; put back a "
-          "copy of the file, or move its folder out of the sweep's"
+          f"{problem}, so it is unknown whether the run has the settings of "
+          "--config. Restore the file from a copy, or move its folder out of "
+          "the sweep"
         ) from None
-      notes.append(f"{said}: the run is not in the tables")
+      notes.append(f"{problem}: the run is not in the tables")
   return found
 
 
-def _ailment(error: Exception) -> str:
+def _problem(error: Exception) -> str:
   if isinstance(error, FileNotFoundError):
-    return "missing, and what the run has written is there"
+    return "missing, although the folder has other files of a run"
   return f"damaged ({error})"
 
 
 def _find(
   run: SweepRun, found: Mapping[str, Tree], taken: set[str]
 ) -> str | None:
-  """The folder that a run has or may take; None where another has its name.
+  """Returns a run's folder, or None if its name is taken by other settings.
 
   Args:
-    run: of the sweep.
+    run: run of the sweep.
     found: settings by folder.
-    taken: folders that are other runs', or may be by their name.
+    taken: folders of other runs, and folders with the name of a planned run.
   """
   own = re.compile(re.escape(run.name) + "(@[0-9a-f]{8})?")
   for folder, tree in found.items():
     if own.fullmatch(folder) and not conflicts(tree, run.spec):
       return folder
-  # It may have been made under another name, by axes of other names.
+  # Renamed axes give the same run another name.
   for folder, tree in found.items():
     if (
       folder not in taken
@@ -185,17 +187,20 @@ def _find(
   return None if run.name in found else run.name
 
 
-def _about(run: SweepRun, recorded: Tree | None) -> list[str]:
-  """What is to be said of a run's folder."""
+def _notes_on(run: SweepRun, recorded: Tree | None) -> list[str]:
+  """Returns messages about a run's folder."""
   notes = []
   if recorded is None:
     return notes
   if run.folder.partition("@")[0] != run.name:
-    notes.append(f"{run.name} is runs/{run.folder}, which has its settings")
+    notes.append(
+      f"{run.name} uses runs/{run.folder}, which has the same settings"
+    )
   if _kimg(recorded) < run.spec.total_kimg:
     notes.append(
-      f"{run.name} is to end at {run.spec.total_kimg:g} kimg and was begun to "
-      f"end at {_kimg(recorded):g}: unless it collapsed, its next start goes on"
+      f"{run.name} now ends at {run.spec.total_kimg:g} kimg; it was started "
+      f"with {_kimg(recorded):g} kimg and continues at its next start, unless "
+      "it has collapsed"
     )
   return notes
 
@@ -206,10 +211,10 @@ def _dropped(
   planned: Sequence[SweepRun],
   notes: list[str],
 ) -> list[SweepRun]:
-  """The runs in folders that the config does not name."""
+  """Returns the runs of folders that the config does not name."""
   known, specs = _remembered(out), {run.name: run.spec for run in planned}
   axes = {axis for run in planned for axis in run.values}
-  runs, told = [], []
+  runs, listed = [], []
   for folder, tree in left.items():
     about = known.get(folder, {})
     try:
@@ -219,22 +224,22 @@ def _dropped(
       continue
     named = folder.partition("@")[0]
     blocks = tuple(about.get("blocks", ()))
-    values = _along(axes, tree, about.get("values", {}))
+    values = _axis_values(axes, tree, about.get("values", {}))
     runs.append(SweepRun(folder, blocks, values, spec, folder))
     changed = conflicts(tree, specs[named]) if named in specs else []
-    told.append(f"{folder} ({'; '.join(changed)})" if changed else folder)
-  if told:
+    listed.append(f"{folder} ({'; '.join(changed)})" if changed else folder)
+  if listed:
     notes.append(
-      "runs that --config does not name stay in the tables, marked "
-      f"in_config=no: {', '.join(told)}"
+      "runs that --config no longer names stay in the tables with "
+      f"in_config=no: {', '.join(listed)}"
     )
   return runs
 
 
-def _along(
+def _axis_values(
   axes: Iterable[str], recorded: Tree, remembered: Mapping[str, str]
 ) -> dict[str, str]:
-  """Where a run lies: on axes that are settings, where its settings say."""
+  """Returns a run's axis values; its own settings override remembered ones."""
   leaves = dict(_leaves(recorded, ""))
   own = {
     axis: label(leaves[axis])
@@ -244,12 +249,12 @@ def _along(
   return {**remembered, **own}
 
 
-def _matters(name: str, before: Any, after: Any) -> bool:
-  """Whether tables would mix what does not belong together."""
+def _changes_run(name: str, before: Any, after: Any) -> bool:
+  """Returns whether changing a setting makes it a different run."""
   if name == "total_kimg":
     return not (isinstance(before, (int, float)) and before < after)
-  of_rows = name.split(".")[0] in _OF_ROWS
-  return of_rows or Change(name, before, after).nature.kind != "free"
+  affects_row = name.split(".")[0] in _ROW_GROUPS
+  return affects_row or Change(name, before, after).nature.kind != "free"
 
 
 def _kimg(recorded: Tree) -> float:
@@ -257,12 +262,12 @@ def _kimg(recorded: Tree) -> float:
   return kimg if isinstance(kimg, (int, float)) else 0.0
 
 
-def _key(spec: RunSpec) -> str:
-  """Of the settings that count: equal settings have equal keys."""
+def _settings_hash(spec: RunSpec) -> str:
+  """Returns a hash of the settings that affect results."""
   counting = [
     (name, value)
     for name, value in _leaves(json.loads(json.dumps(to_json(spec))), "")
-    if _matters(name, None, value)
+    if _changes_run(name, None, value)
   ]
   return hashlib.sha256(json.dumps(counting).encode()).hexdigest()[:8]
 
@@ -281,13 +286,14 @@ def _refusal(
   alike: dict[tuple[str, ...], list[str]] = {}
   for run, changed in others:
     alike.setdefault(tuple(changed), []).append(run.name)
-  lines = [f"--out={out} holds runs of other settings than --config gives:"]
+  lines = [f"--out={out} has runs whose settings differ from --config:"]
   for changed, names in alike.items():
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    lines.append(f"  {', '.join(names[:_NAMED])}{more}:")
+    extra = len(names) - _MAX_NAMES
+    more = f" and {extra} more" if extra > 0 else ""
+    lines.append(f"  {', '.join(names[:_MAX_NAMES])}{more}:")
     lines += [f"    {one}" for one in changed]
   lines.append(
-    "Restore these values, or name another --out; or give --anew, which runs "
-    "each of them in a new folder and keeps the old ones, marked in_config=no."
+    "Restore these values, choose another --out, or pass --anew to run them in "
+    "new folders and keep the old runs with in_config=no."
   )
   return "\n".join(lines)

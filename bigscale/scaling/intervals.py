@@ -1,9 +1,9 @@
-"""Intervals of parameters, and what lies at a bound and has none.
+"""Computes intervals of parameters, with special treatment of bounds.
 
-The solver keeps the floor at 0 or above, exponents within reason, and a term
-may come to nothing, which leaves its exponent open. What it says there is where
-it stopped, not what the runs show. Such a parameter has a one-sided interval,
-or none, with the reason.
+The solver keeps the floor at 0 or above and limits exponents. A term can also
+vanish, which leaves its exponent undetermined. In these cases, the value
+reflects the limits of the search and not the runs. Such a parameter gets a
+one-sided interval, or a reason why it has none.
 """
 
 import math
@@ -15,23 +15,25 @@ import numpy as np
 from bigscale.scaling import laws
 
 Entry = dict[str, Any]
-# Of a two-sided and of a one-sided interval of 95%.
-_TWO, _ONE = (0.025, 0.975), (0.05, 0.95)
-# In units of the geometric mean of y, and in a term's largest share of y.
-_NOTHING = 1e-9
-# Beyond which an exponent is at its bound: the last steps to it are short.
-_LARGEST = 0.99 * laws.LARGEST_EXPONENT
+# Quantiles of a two-sided and of a one-sided 95% interval.
+_TWO_SIDED, _ONE_SIDED = (0.025, 0.975), (0.05, 0.95)
+# A floor below this value, in units of the geometric mean of y, counts as zero.
+# So does a term if its largest share of y is below this value.
+_ZERO_BELOW = 1e-9
+# An exponent beyond this value counts as at its bound, because the solver's
+# last steps toward the bound are short.
+_AT_BOUND_FROM = 0.99 * laws.LARGEST_EXPONENT
 
 
 class Sides(NamedTuple):
-  """Where R values lie.
+  """Positions of R values relative to their bounds.
 
   Attributes:
-    of: [R], 0 inside, -1 at or beyond a lower bound, 1 an upper one, NaN where
-      a value says nothing.
-    bound: what it is, for messages.
-    hard: whether nothing can lie beyond the lower bound, as a floor below 0:
-      an end of an interval may be there.
+    of: [R], 0 inside, -1 at or beyond a lower bound, 1 at or beyond an upper
+      bound, NaN if the value is undetermined.
+    bound: description of the bound, for messages.
+    hard: whether values beyond the lower bound are impossible, such as a floor
+      below 0. The bound can then be an end of an interval.
   """
 
   of: np.ndarray
@@ -42,29 +44,30 @@ class Sides(NamedTuple):
 def sides_of(
   law: laws.Law, design: laws.Design, theta: np.ndarray
 ) -> dict[str, Sides]:
-  """Where parameters lie, by name.
+  """Returns the positions of parameters relative to their bounds, by name.
 
   Args:
-    law: that was fitted.
-    design: the points that it was fitted to.
-    theta: [R, P].
+    law: fitted law.
+    design: points that the law was fitted to.
+    theta: [R, P] fitted parameters.
   """
   found = {}
   if law.floor is None:
-    floor = np.where(theta[:, -1] <= _NOTHING, -1.0, 0.0)
+    floor = np.where(theta[:, -1] <= _ZERO_BELOW, -1.0, 0.0)
     found["E"] = Sides(floor, "0", hard=True)
   shares = laws.predict(design, theta).shares.max(axis=2)
   for k in range(len(law.variables)):
     exponent = theta[:, 2 * k + 1]
-    side = (exponent >= _LARGEST) * 1.0 - (exponent <= -_LARGEST)
-    gone = shares[:, k] <= _NOTHING
+    side = (exponent >= _AT_BOUND_FROM) * 1.0 - (exponent <= -_AT_BOUND_FROM)
+    vanished = shares[:, k] <= _ZERO_BELOW
     name = laws.EXPONENTS[k]
-    bound = f"{laws.LARGEST_EXPONENT:g}, the largest that is tried"
-    found[name] = Sides(np.where(gone, np.nan, side), bound)
-    # The coefficient is that of x = 1, and goes where the exponent goes.
-    outward = -1.0 if design.centre.log_x[k] < 0 else 1.0
+    bound = f"{laws.LARGEST_EXPONENT:g}, the largest value tried"
+    found[name] = Sides(np.where(vanished, np.nan, side), bound)
+    # The coefficient is the term's value at x = 1, so it diverges with the
+    # exponent.
+    outward = -1.0 if design.center.log_x[k] < 0 else 1.0
     found[laws.COEFFICIENTS[k]] = Sides(
-      np.where(gone, np.nan, side * outward), f"that of {name}"
+      np.where(vanished, np.nan, side * outward), f"set by {name}"
     )
   return found
 
@@ -76,21 +79,22 @@ def estimate(
   at: float = 0.0,
   unsupported: str | None = None,
 ) -> Entry:
-  """A number with its standard error and 95% interval of percentiles.
+  """Returns a value with its standard error and 95% percentile interval.
 
   Args:
-    value: of all points.
-    resampled: [R], of resamples.
-    sides: where these lie; inside where None.
-    at: where `value` lies.
-    unsupported: why there can be no interval; None where there can.
+    value: value fitted to all points.
+    resampled: [R] values fitted to resamples.
+    sides: positions of `resampled` relative to the bounds; None if all lie
+      inside.
+    at: position of `value`, as in `Sides.of`.
+    unsupported: why no interval can be given, or None if one can.
 
   Returns:
-    `value`, `standard_error` and `interval95`, [low, high], with None for what
-    is not known: one end of a one-sided interval, or the error where some
-    resamples lie at a bound. Then also `bound`, what it is, `is_bound`, whether
-    the value lies there, and `at_bound`, the share of resamples there; where
-    there is no interval, its `reason`.
+    `value`, `standard_error` and `interval95`, [low, high]. Unknown values are
+    None: one end of a one-sided interval, or the error if some resamples lie at
+    a bound. In that case the entry also has `bound`, its description,
+    `is_bound`, whether the value lies at it, and `at_bound`, the share of
+    resamples at it. Without an interval, the entry has a `reason`.
   """
   if sides is None:
     sides = Sides(np.zeros(len(resampled)), "")
@@ -102,46 +106,48 @@ def estimate(
   if unsupported:
     bound = _bound(sides, at) if at else {}
     return entry | bound | {"reason": unsupported}
-  # One that says nothing may lie anywhere: on either side it is the farthest.
+  # An undetermined value may lie anywhere, so it extends both ends.
   unknown = np.isnan(sides.of) | np.isnan(resampled)
   if math.isnan(at) or unknown.all():
     share = unknown.mean() if len(resampled) else 1.0
-    return entry | {"reason": f"{share:.0%} of resamples tell nothing of it"}
+    return entry | {"reason": f"{share:.0%} of resamples do not determine it"}
   of = np.where(unknown, 0.0, sides.of)
   if sides.hard and not at:
-    # Zero may be an end; only where all of it is there, nothing is measured.
+    # A hard bound is a valid end unless the value itself lies at it.
     of = np.zeros(len(resampled))
   with np.errstate(invalid="ignore"):
     ends = np.where(of == 0, resampled, of * np.inf)
   lows, highs = (
     np.sort(np.where(unknown, far, ends)) for far in (-np.inf, np.inf)
   )
-  low, high = _end(lows, _TWO[0]), _end(highs, _TWO[1])
+  low, high = _quantile(lows, _TWO_SIDED[0]), _quantile(highs, _TWO_SIDED[1])
   if at < 0 or (low is None and high is not None):
-    low, high = None, _end(highs, _ONE[1])
+    low, high = None, _quantile(highs, _ONE_SIDED[1])
   elif at > 0 or (high is None and low is not None):
-    low, high = _end(lows, _ONE[0]), None
+    low, high = _quantile(lows, _ONE_SIDED[0]), None
   bound = _bound(sides._replace(of=of), at)
   if low is None and high is None:
-    return entry | bound | {"reason": _no_end(of, unknown, sides.bound)}
+    return (
+      entry | bound | {"reason": _why_no_interval(of, unknown, sides.bound)}
+    )
   entry["interval95"] = [low, high]
   if low is None or high is None:
     return entry | bound
   if of.any() or unknown.any():
-    # Their spread would be that of where the search ends.
+    # The spread would depend on where the search stops.
     return entry | bound
   entry["standard_error"] = float(resampled.std(ddof=1))
   return entry
 
 
-def _end(ends: np.ndarray, level: float) -> float | None:
-  """A quantile of sorted values; None where it is infinite."""
-  place = level * (len(ends) - 1)
-  near = ends[[math.floor(place), math.ceil(place)]]
+def _quantile(ends: np.ndarray, level: float) -> float | None:
+  """Returns a quantile of sorted values, or None if it is infinite."""
+  position = level * (len(ends) - 1)
+  near = ends[[math.floor(position), math.ceil(position)]]
   if not np.isfinite(near).all():
     return None
-  part = place - math.floor(place)
-  return float(near[0] + part * (near[1] - near[0]))
+  fraction = position - math.floor(position)
+  return float(near[0] + fraction * (near[1] - near[0]))
 
 
 def _bound(sides: Sides, at: float) -> Entry:
@@ -150,14 +156,16 @@ def _bound(sides: Sides, at: float) -> Entry:
   return {"bound": sides.bound, "is_bound": bool(at), "at_bound": share}
 
 
-def _no_end(of: np.ndarray, unknown: np.ndarray, bound: str) -> str:
-  """Why resamples leave both ends open."""
+def _why_no_interval(of: np.ndarray, unknown: np.ndarray, bound: str) -> str:
+  """Returns why neither end of an interval is known."""
   if (of != 0).all():
     return f"all resamples lie at the bound ({bound})"
-  there = f"lie at the bound ({bound})"
-  shares = {there: (of != 0).mean(), "tell nothing of it": unknown.mean()}
-  said = [f"{share:.0%} {what}" for what, share in shares.items() if share]
-  return f"of the resamples {' and '.join(said)}"
+  shares = {
+    f"lie at the bound ({bound})": (of != 0).mean(),
+    "do not determine it": unknown.mean(),
+  }
+  parts = [f"{share:.0%} {what}" for what, share in shares.items() if share]
+  return f"of the resamples, {' and '.join(parts)}"
 
 
 def parameters(
@@ -167,17 +175,19 @@ def parameters(
   resampled: np.ndarray,
   unsupported: str | None,
 ) -> Mapping[str, Entry]:
-  """Each parameter with its standard error and 95% interval.
+  """Returns each parameter with its standard error and 95% interval.
+
+  A pinned floor has neither.
 
   Args:
-    law: that was fitted. A floor that is pinned has neither.
-    design: the points that it was fitted to.
-    theta: [P], of all points.
-    resampled: [R, P].
-    unsupported: why there can be no intervals.
+    law: fitted law.
+    design: points that the law was fitted to.
+    theta: [P] parameters fitted to all points.
+    resampled: [R, P] parameters fitted to resamples.
+    unsupported: why no interval can be given, or None if one can.
   """
-  values = laws.values_of(law, design.centre, theta[None])
-  others = laws.values_of(law, design.centre, resampled)
+  values = laws.values_of(law, design.center, theta[None])
+  others = laws.values_of(law, design.center, resampled)
   own, sides = (
     sides_of(law, design, rows) for rows in (theta[None], resampled)
   )

@@ -1,9 +1,9 @@
-"""Products of a traced program: its convolutions and matrix products.
+"""Counts the convolutions and matrix products of a traced program.
 
-What is counted is read from the program itself, equation by equation of its
-jaxpr, so that a network of any layers is counted and no table of them can go
-wrong. Loops count as often as they run, of a choice the larger branch. As in
-XLA's own count, taps that fall on padding or between dilated pixels are free.
+The count walks the equations of the program's jaxpr, so it supports networks of
+any layers without a table of layer costs. A loop body counts once per
+iteration. A conditional counts as its most expensive branch. As in XLA's own
+count, taps that fall on padding or between dilated pixels are free.
 """
 
 import functools
@@ -17,10 +17,10 @@ from jax.extend import core
 
 from bigscale.spec import SpecError
 
-# What a value is made of, as bits.
+# Bits that record what a value depends on: parameters, or the sample.
 LEARNED, SAMPLE = 1, 2
 
-# Primitives that move numbers and compute none.
+# Primitives that only move data.
 _MOVES = frozenset(
   (
     "bitcast_convert_type",
@@ -43,21 +43,21 @@ _MOVES = frozenset(
     "transpose",
   )
 )
-# Programs of their own that hide what they compute.
+# Primitives whose computation is not visible in the jaxpr.
 _OPAQUE = frozenset({"pallas_call", "ffi_call", "custom_call", "pure_callback"})
 
 
 class UnknownCostError(SpecError):
-  """A program holds something whose products cannot be counted."""
+  """Raised if a program contains products that cannot be counted."""
 
 
 class Product(NamedTuple):
   """A convolution or matrix product of a program.
 
   Attributes:
-    count: multiplications, each with its addition; of one sample perhaps.
-    left: what the left factor is made of, bits of `LEARNED` and `SAMPLE`.
-    right: the same of the right factor.
+    count: number of multiply-adds. Callers may divide it by the batch size.
+    left: what the left factor depends on, bits of `LEARNED` and `SAMPLE`.
+    right: what the right factor depends on, likewise.
   """
 
   count: float
@@ -71,25 +71,26 @@ class Product(NamedTuple):
 
   @property
   def first(self) -> bool:
-    """Whether the factor that depends on the sample is not learned."""
+    """Whether the factor that depends on the sample has no parameters."""
     return LEARNED not in (
       side & LEARNED for side in (self.left, self.right) if side & SAMPLE
     )
 
   @property
   def fixed(self) -> bool:
-    """Whether no factor is a learned weight, as of a constant filter."""
+    """Whether no factor is a weight, as with a constant filter."""
     return not self.between and not any(
       side == LEARNED for side in (self.left, self.right)
     )
 
 
 class Counted(NamedTuple):
-  """What a program computes.
+  """Operations of a program.
 
   Attributes:
-    products: in the order of the program.
-    elementwise: other operations, one a number that is made or summed up.
+    products: convolutions and matrix products, in program order.
+    elementwise: number of other operations: one per element that is computed,
+      or per input element of a reduction.
   """
 
   products: tuple[Product, ...]
@@ -97,40 +98,39 @@ class Counted(NamedTuple):
 
   @property
   def flops(self) -> float:
-    """Multiplications and additions of the products."""
+    """Number of multiplications and additions of the products."""
     return 2 * sum(product.count for product in self.products)
 
 
 def count(
   program: core.ClosedJaxpr, inputs: Sequence[int] | None = None
 ) -> Counted:
-  """Counts a traced program.
+  """Counts the operations of a traced program.
 
   Args:
     program: `jax.make_jaxpr(f)(...)` or `jax.jit(f).trace(...).jaxpr`.
-    inputs: what each input is made of, bits of `LEARNED` and `SAMPLE`.
+    inputs: what each input depends on, bits of `LEARNED` and `SAMPLE`.
 
   Raises:
-    UnknownCostError: names a primitive that hides what it computes.
+    UnknownCostError: the computation of a primitive is not visible; the message
+      names the primitive.
   """
   jaxpr = program.jaxpr
-  made_of = inputs or [0] * len(jaxpr.invars)
-  return _Walk().program(jaxpr, made_of)[0]
+  inputs = inputs or [0] * len(jaxpr.invars)
+  return _Walk().program(jaxpr, inputs)[0]
 
 
 class _Walk:
-  """One pass over the equations of a program and of what it calls."""
+  """A pass over the equations of a program and of the programs it calls."""
 
   def program(
     self, jaxpr: core.Jaxpr, inputs: Sequence[int]
   ) -> tuple[Counted, list[int]]:
-    """What a program computes, and what its outputs are made of."""
-    made_of = dict(zip(jaxpr.invars, inputs, strict=True))
+    """Returns a program's operations and what its outputs depend on."""
+    known = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def of(variable: Any) -> int:
-      return (
-        0 if isinstance(variable, core.Literal) else made_of.get(variable, 0)
-      )
+      return 0 if isinstance(variable, core.Literal) else known.get(variable, 0)
 
     products: list[Product] = []
     elementwise = 0
@@ -138,7 +138,7 @@ class _Walk:
       counted, outputs = self._equation(equation, [*map(of, equation.invars)])
       products += counted.products
       elementwise += counted.elementwise
-      made_of.update(zip(equation.outvars, outputs, strict=True))
+      known.update(zip(equation.outvars, outputs, strict=True))
     return Counted(tuple(products), elementwise), [*map(of, jaxpr.outvars)]
 
   def _equation(
@@ -152,8 +152,8 @@ class _Walk:
       return Counted((Product(of(equation), *inputs[:2]),), 0), outputs
     if name in _OPAQUE:
       raise UnknownCostError(
-        f"what {name!r} computes cannot be counted; count it by hand, or write "
-        "it in plain JAX where FLOP are wanted"
+        f"the operations of {name!r} cannot be counted; count them by hand, or "
+        "use a plain JAX implementation to count FLOP"
       )
     if name == "cond":
       return self._branches(equation.params["branches"], inputs)
@@ -162,16 +162,17 @@ class _Walk:
     inner = [*_programs(equation.params)]
     if not inner:
       return Counted((), _elementwise(equation)), outputs
-    # A call: of the function itself, not of the rules for its derivatives.
+    # Of the programs of a call, take the function itself and not its derivative
+    # rules.
     called = next(
       (body for body in inner if len(body.invars) == len(inputs)), None
     )
     if name == "while" or called is None:
-      # Also what a reduction or a scatter does with two numbers.
+      # Also covers the binary functions of reductions and scatters.
       if any(self._products_of(body, together) for body in inner):
         raise UnknownCostError(
-          f"a product stands in {name!r}, of which nobody knows how often it "
-          "runs; write it as a scan"
+          f"{name!r} contains a product, but its number of iterations is "
+          "unknown; use jax.lax.scan instead"
         )
       return Counted((), _elementwise(equation)), outputs
     counted, outputs = self.program(called, inputs)
@@ -222,7 +223,7 @@ def _times(counted: Counted, often: int) -> Counted:
 
 
 def _programs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
-  """The programs that an equation calls."""
+  """Yields the programs that an equation calls."""
   for value in params.values():
     for item in value if isinstance(value, (tuple, list)) else (value,):
       program = getattr(item, "jaxpr", item)
@@ -231,7 +232,7 @@ def _programs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
 
 
 def _elementwise(equation: core.JaxprEqn) -> int:
-  """Numbers that an equation sums up or makes."""
+  """Returns the number of elements that an equation reduces or computes."""
   name = equation.primitive.name
   if name in _MOVES:
     return 0
@@ -255,11 +256,11 @@ def _of_convolution(equation: core.JaxprEqn) -> int:
   _, _, *image_axes = numbers.lhs_spec
   _, inputs, *kernel_axes = numbers.rhs_spec
   _, _, *result_axes = numbers.out_spec
-  places = taps = 1
+  positions = taps = 1
   for i, (of_image, of_kernel, of_result) in enumerate(
     zip(image_axes, kernel_axes, result_axes, strict=True)
   ):
-    places *= result.shape[of_result]
+    positions *= result.shape[of_result]
     taps *= _taps(
       inputs=image[of_image],
       kernel=kernel[of_kernel],
@@ -269,7 +270,7 @@ def _of_convolution(equation: core.JaxprEqn) -> int:
       spread=params["rhs_dilation"][i],
       before=params["padding"][i][0],
     )
-  return result.size // places * kernel[inputs] * taps
+  return result.size // positions * kernel[inputs] * taps
 
 
 @functools.cache
@@ -283,7 +284,7 @@ def _taps(
   spread: int,
   before: int,
 ) -> int:
-  """Along an axis, over all outputs, the taps that fall on an input."""
+  """Returns how many taps fall on an input, along one axis over all outputs."""
   at = (
     np.arange(outputs)[:, None] * stride
     + np.arange(kernel)[None] * spread
@@ -294,10 +295,10 @@ def _taps(
 
 
 def of_call(function: jax.stages.Wrapped, *arguments: Any) -> Counted:
-  """Counts one call of a jitted function, over all devices.
+  """Counts one call of a jitted function over all devices.
 
   Args:
-    function: of arrays, jitted.
-    *arguments: arrays or shapes.
+    function: jitted function.
+    *arguments: arguments of the call, arrays or `jax.ShapeDtypeStruct`s.
   """
   return count(function.trace(*arguments).jaxpr)

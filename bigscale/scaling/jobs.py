@@ -1,7 +1,7 @@
-"""A sweep for a cluster: each run as a config file and an env file of launch/.
+"""Writes the runs of a sweep as cluster jobs for the scripts in launch/.
 
-Runs of jobs land where the sweep itself would have put them, so that
-`bigscale scaling sweep --collect` finds them.
+Each job has a config file and an env file. It writes to the same folder as the
+sweep command would, so `bigscale scaling sweep --collect` finds its results.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ SETTINGS = {settings}
 
 
 def get_config():
-  \"\"\"All settings of the run, as the sweep resolved them.\"\"\"
+  \"\"\"Returns all settings of the run.\"\"\"
   return ConfigDict(SETTINGS)
 """
 _ENV = """\
@@ -43,22 +43,22 @@ WORKDIR={workdir}
 def write_jobs(
   out: pathlib.Path, runs: Iterable[SweepRun], base: pathlib.Path
 ) -> list[pathlib.Path]:
-  """Writes OUT/jobs/NAME.py and OUT/jobs/NAME.env of every run.
+  """Writes OUT/jobs/NAME.py and OUT/jobs/NAME.env for every run.
 
   Args:
-    out: folder of the sweep, which the machines of the cluster share.
-    runs: of it.
-    base: env file with what the runs have in common; see launch/example.env.
+    out: folder of the sweep, shared by the machines of the cluster.
+    runs: runs of the sweep.
+    base: env file with the settings shared by all runs; see launch/example.env.
 
   Returns:
-    The env files.
+    Paths of the env files.
 
   Raises:
-    SpecError: `base` is no file.
+    SpecError: `base` is not a file.
   """
   require(
     base.is_file(),
-    f"--jobs={base} is no file; copy launch/example.env and fill it in",
+    f"--jobs={base} is not a file; copy launch/example.env and fill it in",
   )
   out = out.absolute()
   written = []
@@ -66,23 +66,24 @@ def write_jobs(
     workdir = folder_of(out, run)
     config = out / "jobs" / f"{workdir.name}.py"
     paths = {"config": config, "workdir": workdir}
-    words = {key: shlex.quote(str(path)) for key, path in paths.items()}
+    quoted = {key: shlex.quote(str(path)) for key, path in paths.items()}
     settings = pprint.pformat(to_json(run.spec), sort_dicts=False, width=78)
     write_whole(
-      config, _CONFIG.format(name=run.name, settings=settings, **words)
+      config, _CONFIG.format(name=run.name, settings=settings, **quoted)
     )
     env = config.with_name(f"{workdir.name}.env")
-    words["base"] = shlex.quote(str(base.absolute()))
-    text = _ENV.format(name=run.name, job=job_name(workdir.name), **words)
+    quoted["base"] = shlex.quote(str(base.absolute()))
+    text = _ENV.format(name=run.name, job=job_name(workdir.name), **quoted)
     write_whole(env, text)
     written.append(env)
   return written
 
 
 def job_name(name: str) -> str:
-  """A name of at most 40 small letters, digits and hyphens, for clusters.
+  """Returns a job name that clusters accept.
 
-  They allow no more. A checksum keeps names apart that would read alike.
+  It has at most 40 lowercase letters, digits and hyphens. A checksum keeps
+  names distinct after other characters are replaced.
   """
   letters = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
   return f"r-{letters[:29].strip('-')}-{zlib.crc32(name.encode()):08x}"

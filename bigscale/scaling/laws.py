@@ -1,10 +1,10 @@
-"""The runs a law is fitted to, and the forms of law, in the solver's numbers.
+"""Defines the forms of scaling law, and points in the solver's coordinates.
 
-A law is y = E + A x^-alpha, or with a second term B x2^-beta. Its parameters
-are searched as logarithms of A and B, exponents as they are, and E as it is,
-so that a floor of exactly zero can be reached and left again. Variables are
-centred in logs and y is measured in its geometric mean: without that, A and
-alpha would be all but the same direction.
+A law is y = E + A x^-alpha, with an optional second term B x2^-beta. The solver
+searches over log A, log B, the exponents and E. E is not logarithmic, so that
+the search can reach a floor of exactly zero and leave it again. The logs of the
+variables are centered and y is divided by its geometric mean; otherwise A and
+alpha would be nearly collinear.
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Values = dict[str, np.ndarray]
-# Of the first and the second term.
+# Names for the first and the second term.
 COEFFICIENTS, EXPONENTS = ("A", "B"), ("alpha", "beta")
-# Beyond, A x^-alpha is a wall and no law: the solver goes no further.
+# Largest absolute exponent that the solver tries. With a larger one, A x^-alpha
+# is close to a step function.
 LARGEST_EXPONENT = 8.0
 
 
@@ -24,13 +25,13 @@ class Points(NamedTuple):
   """Runs, or checkpoints of runs.
 
   Attributes:
-    variables: [n] float64 each, positive: `x`, `x2` where the law has two
+    variables: [n] float64 each, positive: `x`, `x2` if the law has two
       variables, and `C`, compute up to a constant factor.
-    y: [n] float64, positive: what falls, as FID.
-    censored: [n] bool. The run collapsed: y, from before, is an upper bound of
-      what it would have reached.
-    group: [n] int, the bootstrap's cluster of each, from 0.
-    rows: [n] int, rows of the table, from 1.
+    y: [n] float64, positive: the falling quantity, such as FID.
+    censored: [n] bool, whether the run collapsed. Its y, from before the
+      collapse, is an upper bound of what it would have reached.
+    group: [n] int, the bootstrap cluster of each point, from 0.
+    rows: [n] int, row numbers in the table, from 1.
   """
 
   variables: Mapping[str, np.ndarray]
@@ -40,7 +41,7 @@ class Points(NamedTuple):
   rows: np.ndarray
 
   def take(self, chosen: np.ndarray) -> "Points":
-    """Those of an index or mask; groups are numbered anew."""
+    """Returns the points of an index or mask, with groups renumbered from 0."""
     return Points(
       {name: values[chosen] for name, values in self.variables.items()},
       self.y[chosen],
@@ -51,17 +52,17 @@ class Points(NamedTuple):
 
 
 class Selection(NamedTuple):
-  """What was taken from a table, and what was not.
+  """Rows selected from a table, and the rows left out.
 
   Attributes:
-    points: to fit.
-    names: of the variables and of y, as columns or formulas of columns.
-    excluded: {"row", "line", "y", "reason"} of rows left out.
-    filtered: number of rows that `where` did not ask for.
-    grouped: the column of clusters; None where each row is its own.
-    compute_factor: k where x2 is compute / (k x), else None.
-    protocol: columns that must not differ between runs, with their value.
-    notes: what a reader should know of the rows, a sentence each.
+    points: points to fit.
+    names: columns, or formulas of columns, of the variables and of y.
+    excluded: {"row", "line", "y", "reason"} of each excluded row.
+    filtered: number of rows that do not match `where`.
+    grouped: column of clusters; None if each row is its own cluster.
+    compute_factor: k if x2 is compute / (k x), otherwise None.
+    protocol: columns that must be equal for all runs, with their value.
+    notes: messages about the rows, for the user.
   """
 
   points: Points
@@ -75,7 +76,7 @@ class Selection(NamedTuple):
 
   @property
   def runs(self) -> int | None:
-    """Trained runs that the points are of; None where no column says it."""
+    """Number of runs that the points come from; None if not grouped."""
     if self.grouped is None:
       return None
     return int(self.points.group.max()) + 1
@@ -86,8 +87,8 @@ class Law:
   """A sum of power laws over a floor.
 
   Attributes:
-    variables: what the terms fall with, one or two names of `Points`.
-    floor: E; None where it is fitted, 0 for none.
+    variables: variable of each term, one or two names in `Points.variables`.
+    floor: value of E; None if E is fitted, 0 for a law without a floor.
   """
 
   variables: tuple[str, ...]
@@ -100,7 +101,7 @@ class Law:
 
   @property
   def formula(self) -> str:
-    """As it would be written down."""
+    """Right-hand side of the law as text."""
     terms = [
       f"{coefficient} {variable}^-{exponent}"
       for coefficient, exponent, variable in zip(
@@ -114,37 +115,37 @@ class Law:
     return " + ".join(terms)
 
 
-class Centre(NamedTuple):
-  """What was subtracted: mean log of each variable [K], and of y."""
+class Center(NamedTuple):
+  """Subtracted means: the mean log of each variable, [K], and of y."""
 
   log_x: np.ndarray
   log_y: float
 
 
 class Design(NamedTuple):
-  """Points as a law sees them.
+  """Points in centered coordinates.
 
   Attributes:
-    z_kn: [K, n] centred logs of the law's variables.
-    log_y: [n], centred.
-    censored: [n] bool: y is an upper bound.
-    floor: E in units of the geometric mean of y; None where it is fitted.
-    centre: what was subtracted.
+    z_kn: [K, n] centered logs of the law's variables.
+    log_y: [n] centered logs of y.
+    censored: [n] bool, whether y is an upper bound.
+    floor: E in units of the geometric mean of y; None if E is fitted.
+    center: means that were subtracted.
   """
 
   z_kn: np.ndarray
   log_y: np.ndarray
   censored: np.ndarray
   floor: float | None
-  centre: Centre
+  center: Center
 
 
 class Prediction(NamedTuple):
-  """Logs of y and how they answer to the parameters.
+  """Predicted log y, with the shares of the terms.
 
   Attributes:
-    log_y: [R, n], in the centred units of the design.
-    shares: [R, K, n], of each term in y.
+    log_y: [R, n] predictions in the centered units of the design.
+    shares: [R, K, n] share of each term in y.
   """
 
   log_y: np.ndarray
@@ -156,31 +157,31 @@ def design_of(
   variables: Mapping[str, np.ndarray],
   y: np.ndarray,
   censored: np.ndarray,
-  centre: Centre | None = None,
+  center: Center | None = None,
 ) -> Design:
-  """Centres points.
+  """Returns points in centered coordinates.
 
   Args:
-    law: to fit.
+    law: law to fit or predict with.
     variables: [n] each, positive.
     y: [n], positive.
-    censored: [n] bool.
-    centre: of the points a law was fitted to, to predict others; their own
-      where None.
+    censored: [n] bool, whether y is an upper bound.
+    center: means to subtract; to predict other points, the means of the points
+      that the law was fitted to. None computes them from these points.
   """
   log_x = np.log([variables[name] for name in law.variables])
   log_y = np.log(y)
-  if centre is None:
-    centre = Centre(log_x.mean(axis=1), float(log_y.mean()))
+  if center is None:
+    center = Center(log_x.mean(axis=1), float(log_y.mean()))
   floor = law.floor
   if floor is not None:
-    floor = floor / np.exp(centre.log_y)
+    floor = floor / np.exp(center.log_y)
   return Design(
-    log_x - centre.log_x[:, None],
-    log_y - centre.log_y,
+    log_x - center.log_x[:, None],
+    log_y - center.log_y,
     censored,
     floor,
-    centre,
+    center,
   )
 
 
@@ -202,7 +203,7 @@ def predict(design: Design, theta: np.ndarray) -> Prediction:
 
 
 def jacobian(design: Design, found: Prediction) -> np.ndarray:
-  """Derivatives [R, P, n] of log y by the parameters."""
+  """Returns the derivatives [R, P, n] of log y by the parameters."""
   terms = len(design.z_kn)
   rows, _, points = found.shares.shape
   size = 2 * terms + (design.floor is None)
@@ -214,26 +215,26 @@ def jacobian(design: Design, found: Prediction) -> np.ndarray:
   return slopes
 
 
-def values_of(law: Law, centre: Centre, theta: np.ndarray) -> Values:
-  """Parameters as they are written down, [R] each, E first.
+def values_of(law: Law, center: Center, theta: np.ndarray) -> Values:
+  """Returns the parameters E, A, alpha, ... of the formula, [R] each.
 
   Args:
-    law: that was fitted.
-    centre: of the points it was fitted to.
-    theta: [R, P].
+    law: fitted law.
+    center: center of the points that the law was fitted to.
+    theta: [R, P] parameters in the solver's coordinates.
   """
   floor = law.floor
   values = {
     "E": np.full(len(theta), floor)
     if floor is not None
-    else theta[:, -1] * np.exp(centre.log_y)
+    else theta[:, -1] * np.exp(center.log_y)
   }
   for k in range(len(law.variables)):
     log_coefficient, exponent = theta[:, 2 * k], theta[:, 2 * k + 1]
-    # Of an absurd exponent the coefficient may not be a number.
+    # For an extreme exponent, the coefficient may overflow.
     with np.errstate(over="ignore"):
       values[COEFFICIENTS[k]] = np.exp(
-        log_coefficient + exponent * centre.log_x[k] + centre.log_y
+        log_coefficient + exponent * center.log_x[k] + center.log_y
       )
     values[EXPONENTS[k]] = exponent
   return values

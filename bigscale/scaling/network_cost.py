@@ -1,9 +1,10 @@
-"""What a model's networks compute and hold, found by tracing them once.
+"""Counts the products and parameters of a model's networks by tracing them.
 
-One sample's forward pass is traced on shapes, in the plain form of every layer
-(that of `gpu`: no grouped convolution made dense, none beside a doubling or
-halving rewritten). Nothing is compiled and no array is made. A family of models
-says nothing about its layers here, so that what is counted is what trains.
+The forward pass is traced on shapes, with every layer in its plain form: the
+form of `gpu`, without grouped convolutions made dense and without rewritten
+convolutions next to upsampling or downsampling. Nothing is compiled and no
+array is allocated. These are the networks that train, so families of models
+need no separate description of their layers.
 """
 
 import functools
@@ -23,12 +24,12 @@ _PLAIN = "gpu"
 
 
 class Matrix(NamedTuple):
-  """A learned array of two axes and more, as [rows, out].
+  """A parameter array of two or more axes, viewed as a matrix [rows, out].
 
   Attributes:
-    path: of it in the parameters, "block0/conv1/kernel".
-    rows: inputs of an output.
-    out: entries along the output axis.
+    path: path in the parameter tree, such as "block0/conv1/kernel".
+    rows: number of inputs per output.
+    out: size of the output axis.
   """
 
   path: str
@@ -37,19 +38,19 @@ class Matrix(NamedTuple):
 
   @property
   def size(self) -> int:
-    """Entries."""
+    """Number of entries."""
     return self.rows * self.out
 
 
 class Traced(NamedTuple):
-  """A network.
+  """A traced network.
 
   Attributes:
-    network: as pure functions.
-    products: of one sample's forward pass, in its order.
-    elementwise: other operations of it.
-    parameters: learned numbers.
-    matrices: of these, those in arrays of two axes and more.
+    network: the network as pure functions.
+    products: products of one sample's forward pass, in program order.
+    elementwise: number of other operations of that pass.
+    parameters: number of parameters.
+    matrices: parameter arrays of two or more axes.
   """
 
   network: Network
@@ -60,21 +61,21 @@ class Traced(NamedTuple):
 
 
 class Networks(NamedTuple):
-  """Both players."""
+  """The traced networks of both players."""
 
   g: Traced
   d: Traced
 
 
 class Parameters(NamedTuple):
-  """Learned numbers."""
+  """Number of parameters of G and D."""
 
   g: int
   d: int
 
   @property
   def total(self) -> int:
-    """Of both networks."""
+    """Number of parameters of both networks."""
     return self.g + self.d
 
 
@@ -83,10 +84,10 @@ def networks(model: ModelBase) -> Networks:
   """Traces a model's networks.
 
   Raises:
-    UnknownCostError: one of them hides what it computes.
+    UnknownCostError: a network contains operations that cannot be counted.
   """
   made = make_model(model, _PLAIN)
-  # As many samples as batch norm takes together; each is one of them.
+  # A batch norm group needs this many samples. Counts are divided by it.
   batch = max(model.batch_norm_group_size, 1)
   dtype = jnp.dtype(model.dtype)
   side, channels = model.resolution, model.image_channels
@@ -101,7 +102,7 @@ def networks(model: ModelBase) -> Networks:
 
 @functools.lru_cache(maxsize=256)
 def parameters(model: ModelBase) -> Parameters:
-  """Learned numbers of G and of D; running statistics are none."""
+  """Returns the parameters of G and D, without running statistics."""
   made = make_model(model, _PLAIN)
   return Parameters(*(_size(_shapes(net)["params"]) for net in made))
 
@@ -118,10 +119,10 @@ def _trace(
   parameters, state = (
     len(jax.tree.leaves(variables[name])) for name in ("params", "batch_stats")
   )
-  # In the order of a flat tree: names of a dictionary sorted, then the inputs.
-  made_of = [0] * state + [LEARNED] * parameters + [SAMPLE] * len(inputs)
+  # Flat tree order: "batch_stats" sorts before "params", and the inputs follow.
+  kinds = [0] * state + [LEARNED] * parameters + [SAMPLE] * len(inputs)
   batch = inputs[0].shape[0]
-  counted = count(program, made_of)
+  counted = count(program, kinds)
   arrays = flatten(variables["params"])
   return Traced(
     network,

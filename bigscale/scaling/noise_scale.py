@@ -1,10 +1,10 @@
-"""The gradient noise scale of a run's players, from its rows.
+"""Computes the gradient noise scale of G and D from a run's logged rows.
 
-McCandlish et al. 2018: tr(covariance of a sample's gradient) / ||gradient||^2,
-in images. Batches well below it still gain from more images in about the same
-number of steps; batches well above it waste them. Runs with
-`log.noise_scale=True` write both terms, unbiased, in every row; their quotient
-is taken of sums over many rows, since that of a single row means nothing.
+The scale is tr(covariance of a sample's gradient) / ||gradient||^2, in images
+(McCandlish et al. 2018). Below it, a larger batch reduces the number of steps
+almost in proportion; far above it, more images per step are wasted. Runs with
+`log.noise_scale=True` log unbiased estimates of both terms in every row. The
+ratio of a single row is too noisy, so sums over many rows are divided.
 """
 
 import itertools
@@ -19,25 +19,25 @@ from bigscale.spec import require
 PLAYERS = ("d", "g")
 _FEWEST_ROWS = 5
 _LEAST_RESAMPLES, _MOST_RESAMPLES = 40, 1_000_000
-# Of draws at a time, which bounds memory.
+# Maximum number of random indices at a time, which bounds memory.
 _DRAWS = 10_000_000
 _INTERVAL = (2.5, 97.5)
 
 
 class NoiseScale(NamedTuple):
-  """Of one player over one part of a run.
+  """Noise scale of one player in one window of a run.
 
   Attributes:
     player: `d` or `g`.
-    first_kimg: of the rows.
-    last_kimg: of the rows.
-    rows: how many.
-    noise_scale: images; infinite where no gradient shows through the noise.
-    low: end of its 95% interval, percentiles of a bootstrap over rows.
-    high: the other end; may be infinite.
-    signal: mean of ||gradient||^2, without the noise's share. May be
-      negative where it is small.
-    noise: mean of the trace of a sample's covariance.
+    first_kimg: kimg of the first row.
+    last_kimg: kimg of the last row.
+    rows: number of rows.
+    noise_scale: noise scale in images; infinite if noise hides the gradient.
+    low: lower end of its 95% interval, a percentile of a bootstrap over rows.
+    high: upper end of the interval; may be infinite.
+    signal: mean of the unbiased estimate of ||gradient||^2. May be negative if
+      the gradient is small.
+    noise: mean trace of the covariance of a sample's gradient.
   """
 
   player: str
@@ -58,28 +58,28 @@ def noise_scales(
   resamples: int = 1000,
   seed: int = 0,
 ) -> list[NoiseScale]:
-  """Of D and G, in equal windows of the images shown.
+  """Returns the noise scales of D and G in equal windows of kimg.
 
   Args:
-    rows: of metrics.jsonl. Those without the two terms, or with infinite
-      ones, are passed over.
-    windows: parts of the run.
-    resamples: of the bootstrap.
-    seed: of the bootstrap.
+    rows: rows of metrics.jsonl. Rows in which a term is missing or not finite
+      are skipped.
+    windows: number of windows.
+    resamples: number of bootstrap resamples.
+    seed: seed of the bootstrap.
 
   Raises:
-    SpecError: there are no such rows, or too few in a window.
+    SpecError: no row has both terms, or a window has too few rows.
   """
   require(
     windows >= 1,
-    f"--windows={windows} must be 1 or more",
+    f"--windows={windows} must be at least 1",
   )
   require(
     _LEAST_RESAMPLES <= resamples <= _MOST_RESAMPLES,
-    f"--resamples={resamples} must be from {_LEAST_RESAMPLES}, for a tail of "
-    "2.5%, to a million; 4000 is usual",
+    f"--resamples={resamples} must be between {_LEAST_RESAMPLES}, which a 2.5% "
+    "tail needs, and a million; 4000 is typical",
   )
-  require(seed >= 0, f"--seed={seed} must not be negative")
+  require(seed >= 0, f"--seed={seed} must be at least 0")
   found = []
   for player in PLAYERS:
     table = _table(rows, player)
@@ -88,8 +88,8 @@ def noise_scales(
       inside = table[(table[:, 0] > first) & (table[:, 0] <= last)]
       require(
         len(inside) >= _FEWEST_ROWS,
-        f"{player}: {len(inside)} rows from {first:g} to {last:g} kimg, but a "
-        f"noise scale needs {_FEWEST_ROWS}; use fewer windows, or log more "
+        f"{player} has {len(inside)} rows from {first:g} to {last:g} kimg, but "
+        f"a noise scale needs {_FEWEST_ROWS}; use fewer windows, or log more "
         "often (log.steps)",
       )
       found.append(_measure(player, inside, resamples, seed))
@@ -97,7 +97,7 @@ def noise_scales(
 
 
 def _table(rows: Sequence[Mapping[str, Any]], player: str) -> np.ndarray:
-  """[N, 3] of kimg, signal and noise."""
+  """Returns [N, 3]: kimg, signal and noise of each row."""
   names = ("kimg", f"{player}/gradient_signal", f"{player}/gradient_noise")
   table = np.array(
     [
@@ -126,8 +126,7 @@ def _measure(
     count = min(at_once, resamples - start)
     drawn = rng.integers(0, len(table), (count, len(table)))
     sums.append((signal[drawn].sum(1), noise[drawn].sum(1)))
-  # Percentiles of the inverse, which passes through 0 where the scale passes
-  # through infinity.
+  # Percentiles of the inverse, which is 0 where the scale is infinite.
   with np.errstate(divide="ignore", invalid="ignore"):
     inverse = np.concatenate([top / below for top, below in sums])
     most, least = np.percentile(inverse, _INTERVAL)

@@ -1,4 +1,4 @@
-"""Rows of a table: CSV with a header, numbers, conditions, statuses."""
+"""Reads the rows of CSV tables: numbers, conditions and statuses."""
 
 import csv
 import math
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bigscale.spec import SpecError, require
 
-# A run that diverged has collapsed, by another name.
+# "diverged" is a synonym of "collapsed".
 CENSORED = ("collapsed", "diverged")
 _COUNTED = ("done", *CENSORED)
 LEFT_OUT = ("failed", "running")
@@ -21,18 +21,18 @@ _COMPARE = {
   "=": operator.eq,
   "<": operator.lt,
   ">": operator.gt,
-  # A word of several, as blocks of a sweep are written.
+  # A word in a list such as "size+batch", the format of a sweep's blocks.
   "~": lambda cell, word: word in cell.split("+"),
 }
-# How a condition is written, for help texts.
+# Syntax of a condition, for help texts.
 CONDITIONS = (
-  "COLUMN=VALUE, or with != < <= > >=, or COLUMN~WORD of several; may be "
-  "repeated, all must hold"
+  "COLUMN=VALUE, or with != < <= > >=, or COLUMN~WORD for a word in a list "
+  "such as a+b; may be repeated, and all conditions must hold"
 )
 _WHERE = re.compile(r"(.+?)(<=|>=|!=|=|<|>|~)(.*)")
-# float() also takes 1_000, infinity and digits of other scripts.
+# float() would also accept 1_000, infinity and digits of other scripts.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-# What a spreadsheet or pandas puts below the runs.
+# Labels of summary rows, as written by spreadsheets and pandas.
 _SUMMARY = re.compile(
   r"(grand\s+|overall\s+)?"
   r"(mean|average|avg|median|std|stdev|stddev|std\.?\s?dev(iation)?|"
@@ -43,20 +43,27 @@ _SUMMARY = re.compile(
   r"[.:]?(\s*(\(|of\b|over\b|\+|±|/).*)?",
   re.IGNORECASE,
 )
-# What a spreadsheet of another country, or a copy from one, has for commas.
-_OTHER_SIGNS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-# An id that was read as a float once.
+# Delimiters that some spreadsheet locales use instead of commas.
+_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+# An integer id that was once stored as a float.
 _WAS_FLOAT = re.compile(r"([0-9]+)\.0+")
+# Columns that do not distinguish rows, such as times and row numbers.
 _INCIDENTAL = re.compile(
   r"|index|unnamed: 0|seconds|hours|(wall_?)?time|timestamp|date", re.IGNORECASE
 )
-# Columns that say which run a row is of, by their usual names.
+# Common names of columns that identify a run.
 _NAMES = ("run", "run_id", "run id", "id", "name", "seed", "trial")
 _IDS = (*_NAMES, "", "model")
 
 
 class TableRow(NamedTuple):
-  """A row with the number and the line that a reader would look for."""
+  """A row of a table.
+
+  Attributes:
+    number: row number, from 1.
+    line: line in the file, from 1.
+    cells: text of each cell, by column.
+  """
 
   number: int
   line: int
@@ -64,12 +71,12 @@ class TableRow(NamedTuple):
 
   @property
   def place(self) -> str:
-    """For messages."""
+    """Row and line numbers, for messages."""
     return f"row {self.number} (line {self.line})"
 
   def left_out(self, reason: str, y: str) -> dict[str, Any]:
-    """Says so, and its y where that is a number."""
-    # What a failed run has in that cell is anybody's guess.
+    """Returns the record of an excluded row, with its y if it is a number."""
+    # A failed run may have any text in this cell.
     value = number(self.cells[y])
     return {
       "row": self.number,
@@ -80,10 +87,10 @@ class TableRow(NamedTuple):
 
 
 def read(path: str) -> tuple[list[str], list[TableRow]]:
-  """Names of the columns, and the rows, of a table.
+  """Returns the column names and the rows of a table.
 
   Raises:
-    SpecError: it cannot be read or has none.
+    SpecError: the file cannot be read or has no rows.
   """
   try:
     with pathlib.Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -100,25 +107,27 @@ def read(path: str) -> tuple[list[str], list[TableRow]]:
     ) from None
   except (UnicodeDecodeError, csv.Error) as error:
     raise SpecError(
-      f"{path} is no CSV file in UTF-8 ({error}); export the runs table as one"
+      f"{path} is not a CSV file in UTF-8 ({error}); export the table as CSV"
     ) from None
-  other = next((sign for sign in _OTHER_SIGNS if sign in "".join(header)), "")
+  joined = "".join(header)
+  other = next((sign for sign in _OTHER_DELIMITERS if sign in joined), "")
   require(
     len(header) != 1 or not other,
-    f"{path} separates its columns by {_OTHER_SIGNS.get(other)}, and this "
-    "reads commas; export it with commas between cells and points in numbers",
+    f"{path} separates its columns by {_OTHER_DELIMITERS.get(other)}, but "
+    "commas are required; export it with commas between cells and points in "
+    "numbers",
   )
   require(
     bool(header) and bool(lines),
-    f"{path} has {'no rows below its header' if header else 'nothing in it'}; "
-    "a runs table has a header of column names and a row for each run",
+    f"{path} {'has no rows below its header' if header else 'is empty'}; "
+    "a runs table has a header of column names and one row per run",
   )
   rows = []
   for number, (line, cells) in enumerate(lines, start=1):
     require(
       len(cells) == len(header),
-      f"{path}, row {number} (line {line}) has {len(cells)} cells, the header "
-      f"{len(header)}; quote cells with commas in them",
+      f"{path}, row {number} (line {line}) has {len(cells)} cells, but the "
+      f"header has {len(header)}; quote cells that contain commas",
     )
     stripped = (cell.strip() for cell in cells)
     rows.append(
@@ -128,44 +137,47 @@ def read(path: str) -> tuple[list[str], list[TableRow]]:
 
 
 def check_names(header: list[str], flags: Mapping[str, str]) -> None:
-  """Refuses what is no column, or several.
+  """Checks that each flag names exactly one column.
 
   Args:
-    header: names of the columns.
-    flags: by flag, the column that it names.
+    header: column names.
+    flags: column name by flag.
+
+  Raises:
+    SpecError: a name is missing from the table, or is not unique.
   """
   for flag, name in flags.items():
     require(
       name in header,
-      f"--{flag}={name} is no column of the table; it has {', '.join(header)}",
+      f"--{flag}={name} is not a column of the table; choose from "
+      f"{', '.join(header)}",
     )
     require(
       header.count(name) == 1,
-      f"--{flag}={name} is the name of {header.count(name)} columns; rename "
-      "all but one",
+      f"--{flag}={name} names {header.count(name)} columns; rename all but one",
     )
 
 
 def matching(
   header: list[str], rows: list[TableRow], condition: str
 ) -> list[TableRow]:
-  """The rows that meet a condition of `Columns.where`."""
+  """Returns the rows that meet a condition; see `CONDITIONS`."""
   found = _WHERE.fullmatch(condition)
   require(
     found is not None,
-    f"--where={condition} must be COLUMN=VALUE, or with one of "
+    f"--where={condition} must be COLUMN=VALUE, or use another operator of "
     f"{' '.join(_COMPARE)}",
   )
   name, sign, wanted = (part.strip() for part in found.groups())
   require(
     name in header,
-    f"--where={condition}: {name!r} is no column of the table; it has "
+    f"--where={condition}: {name!r} is not a column of the table; choose from "
     f"{', '.join(header)}",
   )
   order = sign in ("<", ">", "<=", ">=")
   require(
     not order or number(wanted) is not None,
-    f"--where={condition}: {wanted!r} is no number to compare with",
+    f"--where={condition}: {wanted!r} is not a number; {sign} needs one",
   )
 
   def holds(row: TableRow) -> bool:
@@ -179,33 +191,33 @@ def matching(
 
 
 def status_of(row: TableRow, column: str) -> str:
-  """The first word of a row's status: it may go on as `collapsed at 4000`.
+  """Returns the first word of a row's status, such as "collapsed at 4000".
 
   Args:
-    row: of a table.
-    column: of statuses; "" where all are done.
+    row: row of a table.
+    column: column of statuses; "" if all runs are done.
 
   Raises:
-    SpecError: the word is none.
+    SpecError: the word is not a status.
   """
   if not column:
     return "done"
   status = (row.cells[column].lower().split() or ["done"])[0]
   require(
     status in (*_COUNTED, *LEFT_OUT),
-    f"{row.place}, column {column!r}: {status!r} is no status; use "
+    f"{row.place}, column {column!r}: {status!r} is not a status; use "
     f"{', '.join((*_COUNTED, *LEFT_OUT))}",
   )
   return status
 
 
 def number(text: str) -> float | None:
-  """What a cell says; None where it is no number."""
+  """Returns the number in a cell, or None if it is not a number."""
   return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def identity(cell: str) -> str:
-  """What an id says: 3.0, of a table that once held floats, is 3."""
+  """Returns an id in canonical form: "3.0", once stored as a float, is "3"."""
   found = _WAS_FLOAT.fullmatch(cell)
   return found[1] if found else cell
 
@@ -213,18 +225,18 @@ def identity(cell: str) -> str:
 def summaries(
   header: Sequence[str], rows: Sequence[TableRow], group: str = ""
 ) -> dict[int, str]:
-  """Rows that are of no run but of several: means, totals and the like.
+  """Finds summary rows, such as means and totals over several runs.
 
-  They are told by a word in a column that names runs, or in one of numbers. A
-  column where such words are many is a setting (`pooling`: max, mean).
+  A summary row has a word such as "mean" in a column of run names or of
+  numbers. A column with many such words is a setting (`pooling`: max, mean).
 
   Args:
-    header: names of the columns.
-    rows: all of a table.
-    group: the column of runs; "" where unknown.
+    header: column names.
+    rows: all rows of a table.
+    group: column of run ids; "" if unknown.
 
   Returns:
-    Why, by the number of the row.
+    Reasons to exclude rows, by row number.
   """
   found: dict[int, str] = {}
   for name in header:
@@ -237,31 +249,30 @@ def summaries(
     names = name == group or name.lower() in _IDS
     if names or len(set(others)) == len(others) or 2 * numbers > len(others):
       for row in odd:
-        # `50%` is a name that pandas gives; in other columns it is a number.
+        # Pandas names a row "50%". In other columns, "50%" is a number.
         if row.cells[name].endswith("%") and not names:
           continue
         found.setdefault(
           row.number,
-          f"a summary, no run: {row.cells[name]!r} in column {name!r}",
+          f"a summary, not a run: {row.cells[name]!r} in column {name!r}",
         )
   return found
 
 
 def names_runs(header: Sequence[str]) -> bool:
-  """Whether a table has a column that tells runs apart."""
+  """Returns whether a table has a column that identifies runs."""
   return any(name.lower() in _NAMES for name in header)
 
 
 def repeats(header: Sequence[str], rows: Sequence[TableRow]) -> dict[int, str]:
-  """Rows that say what one before them says, however numbers are written.
+  """Finds rows that repeat an earlier row, in any notation of numbers.
 
   Args:
-    header: names of the columns. Those of when a run was made, or of where its
-      row stood, make no row another.
-    rows: of a table.
+    header: column names. Columns of times and row numbers are not compared.
+    rows: rows of a table.
 
   Returns:
-    Why, by the number of the row.
+    Reasons to exclude rows, by row number.
   """
   names = [name for name in header if not _INCIDENTAL.fullmatch(name)]
   first: dict[tuple[Any, ...], int] = {}
@@ -276,6 +287,6 @@ def repeats(header: Sequence[str], rows: Sequence[TableRow]) -> dict[int, str]:
 
 
 def meaning(cell: str) -> float | str:
-  """The number that a cell says, or its text."""
+  """Returns the number in a cell, or its text if it is not a number."""
   value = number(cell)
   return cell if value is None else value

@@ -1,24 +1,26 @@
-"""Learning rates of other widths and batch sizes, and how long to train.
+"""Scales learning rates with width and batch size, and budgets run lengths.
 
-Rules are named options: what suits GANs is to be measured, not assumed.
+The rules are named options, because the best rule for GANs must be measured.
 
-Of the width (`WIDTH_RULES`):
+Width rules (`WIDTH_RULES`):
 
-- `constant`: the base's. BigGAN trains ch 64 and 96 alike.
-- `inverse`: as 1 / width. GAT's width-aware learning rate (Hyun et al. 2026,
-  "Scalable GANs with Transformers", arXiv 2509.24935); for Adam and hidden
-  weights also muP's (Yang et al. 2022, arXiv 2203.03466).
+- `constant`: the base's learning rate. BigGAN trains ch 64 and 96 alike.
+- `inverse`: proportional to 1 / width. This is GAT's width-aware learning rate
+  (Hyun et al. 2026, "Scalable GANs with Transformers", arXiv 2509.24935). It is
+  also muP's rule for hidden weights with Adam (Yang et al. 2022, arXiv
+  2203.03466).
 
-Of the batch (`BATCH_RULES`):
+Batch rules (`BATCH_RULES`):
 
-- `constant`: BigGAN's, whose Table 1 changes the batch alone.
-- `linear`: as the batch (Goyal et al. 2017, arXiv 1706.02677, for SGD).
-- `sqrt`: as its square root (Malladi et al. 2022, arXiv 2205.10287, for Adam;
-  Krizhevsky 2014, arXiv 1404.5997). Malladi's rule also changes the decays of
-  the moments and epsilon: here they stay.
+- `constant`: BigGAN's rule; its Table 1 changes only the batch size.
+- `linear`: proportional to the batch size (Goyal et al. 2017, arXiv 1706.02677,
+  for SGD).
+- `sqrt`: proportional to its square root (Malladi et al. 2022, arXiv
+  2205.10287, for Adam; Krizhevsky 2014, arXiv 1404.5997). Malladi's rule also
+  changes Adam's moment decays and epsilon; here they stay.
 
-Schedules and half-lives in kimg mean the same images at any batch size;
-`optim.ema_decay` and the decays of Adam, which are of a step, are left alone.
+Schedules and half-lives in kimg cover the same images at any batch size. The
+per-step `optim.ema_decay` and Adam's decays are not changed.
 """
 
 import dataclasses
@@ -27,28 +29,29 @@ from collections.abc import Callable, Mapping
 from bigscale.scaling.flops import training_flops
 from bigscale.spec import ModelBase, RunSpec, Schedule, choose_preset, require
 
-# From the ratio of widths or batches, new over old, to that of learning rates.
+# Maps the ratio of widths or batch sizes, new over old, to a learning rate
+# factor.
 Rule = Callable[[float], float]
 
 
 def constant(ratio: float) -> float:
-  """Learning rates stay."""
+  """Keeps the learning rate."""
   del ratio
   return 1.0
 
 
 def inverse(ratio: float) -> float:
-  """Half the rate at twice the width."""
+  """Halves the learning rate at twice the width."""
   return 1 / ratio
 
 
 def linear(ratio: float) -> float:
-  """Twice the rate at twice the batch."""
+  """Doubles the learning rate at twice the batch size."""
   return ratio
 
 
 def sqrt(ratio: float) -> float:
-  """Twice the rate at four times the batch."""
+  """Doubles the learning rate at four times the batch size."""
   return ratio**0.5
 
 
@@ -68,18 +71,19 @@ def rescaled(
   width_rule: str = "constant",
   batch_rule: str = "constant",
 ) -> RunSpec:
-  """The same run with another model or batch, and learning rates to suit.
+  """Returns a spec with another model or batch size and scaled learning rates.
 
   Args:
-    spec: of the run that the learning rates are of.
-    model: to train; None is the run's own.
-    global_batch_size: None is the run's own.
-    width_rule: a key of `WIDTH_RULES`; G's rate follows G's width, D's D's.
-    batch_rule: a key of `BATCH_RULES`.
+    spec: spec of the base run.
+    model: new model; None keeps the base's.
+    global_batch_size: new batch size; None keeps the base's.
+    width_rule: key of `WIDTH_RULES`. G's learning rate follows G's width and
+      D's follows D's.
+    batch_rule: key of `BATCH_RULES`.
 
   Raises:
-    SpecError: there is no such rule, widths do not compare, or the new run
-      breaks a rule of its own.
+    SpecError: a rule is unknown, the widths are not comparable, or the new spec
+      is invalid.
   """
   by_width = choose_preset(WIDTH_RULES, width_rule, "learning rate by width")
   by_batch = choose_preset(BATCH_RULES, batch_rule, "learning rate by batch")
@@ -88,8 +92,8 @@ def rescaled(
   factor = by_batch(batch / spec.global_batch_size)
   require(
     width_rule == "constant" or spec.model.name == model.name,
-    f"width_rule={width_rule!r} compares the widths of {spec.model.name} and "
-    f"{model.name}, which mean different things; use 'constant'",
+    f"width_rule={width_rule!r} cannot compare the widths of {spec.model.name} "
+    f"and {model.name}, which mean different things; use 'constant'",
   )
   old = new = (1.0, 1.0)
   if width_rule != "constant":
@@ -105,17 +109,17 @@ def rescaled(
 
 
 def within(spec: RunSpec, flops: float) -> RunSpec:
-  """The run made as long as a budget lasts: whole steps, at most `flops`.
+  """Returns the spec with as many whole steps as fit a budget of `flops`.
 
   Raises:
-    SpecError: it does not last for a step.
+    SpecError: the budget is less than one step.
   """
   per_step = training_flops(spec).per_step
   steps = int(flops // per_step)
   require(
     steps >= 1,
-    f"a budget of {flops:g} FLOP does not last for one step, which takes "
-    f"{per_step:.4g}; give as much, or make model or batch smaller",
+    f"a budget of {flops:g} FLOP is less than one step, which takes "
+    f"{per_step:.4g}; increase it, or use a smaller model or batch size",
   )
   kimg = steps * spec.images_per_step / 1000
   return dataclasses.replace(spec, total_kimg=kimg)

@@ -1,7 +1,7 @@
-"""Runs the runs of a sweep here, one after the other.
+"""Trains the runs of a sweep on this host, one after another.
 
-A run that is done or collapsed is not run again; one that was broken off goes
-on, and so does one that failed, since what made it fail may be mended.
+A run that is done or lost is not started again. An interrupted run resumes. So
+does a failed run, since the cause of the failure may have been fixed.
 """
 
 import collections
@@ -28,20 +28,21 @@ from bigscale.train.folder import write_whole
 from bigscale.train.hooks import DivergedError, evaluator_of
 from bigscale.train.preemption import PreemptedError
 
-# Compiled steps, and evaluators with their reals, that are kept for the next.
-_KEPT = 4
-# In a run's folder: why its last start failed.
-_FAILED = "failed.txt"
+# Maximum number of cached compiled steps, and of cached evaluators with their
+# real features.
+_CACHE_SIZE = 4
+# File in a run's folder with the reason for its last failure.
+_FAILURE_FILE = "failed.txt"
 
 
 class RunOutcome(NamedTuple):
   """How a run ended.
 
   Attributes:
-    status: `done`; `lost`, to numbers that are not finite or stopped by the
-      monitor; `failed`, for any other reason.
-    step: steps taken; None where it failed.
-    why: "" where done.
+    status: `done`; `lost` if values were not finite or the monitor stopped the
+      run; `failed` for any other reason.
+    step: number of steps taken; None if the run failed.
+    why: reason; "" if the run is done.
   """
 
   status: str
@@ -50,16 +51,16 @@ class RunOutcome(NamedTuple):
 
   @property
   def is_final(self) -> bool:
-    """Whether to run it again would change nothing."""
+    """Whether the run should not be started again."""
     return self.status in ("done", "lost")
 
 
 def outcome_of(out: pathlib.Path, run: SweepRun) -> RunOutcome | None:
-  """How a run ended, whoever ran it; None where it has not."""
+  """Returns how a run ended, or None if it has not ended."""
   folder = folder_of(out, run)
   events = read_lines(folder / "events.jsonl", [])
   counts = counts_by_attempt(standing(events))
-  # Its batch size may have changed on the way.
+  # The batch size may have changed during the run.
   count = count_in(counts) if counts else run.spec.count
   total = count.step_of(run.spec.total_kimg)
   for event in reversed(events):
@@ -69,27 +70,27 @@ def outcome_of(out: pathlib.Path, run: SweepRun) -> RunOutcome | None:
     if kind == "lost":
       return RunOutcome("lost", step, event.get("why", ""))
   try:
-    return RunOutcome("failed", None, (folder / _FAILED).read_text())
+    return RunOutcome("failed", None, (folder / _FAILURE_FILE).read_text())
   except FileNotFoundError:
     return None
 
 
 def is_over(out: pathlib.Path, run: SweepRun) -> bool:
-  """Whether a run has come to its end."""
+  """Returns whether a run is done or lost."""
   known = outcome_of(out, run)
   return known is not None and known.is_final
 
 
 def part(runs: Iterable[SweepRun], share: int, parts: int) -> list[SweepRun]:
-  """The `share`-th of `parts`, from 1: every so many-th run."""
+  """Returns every `parts`-th run, starting with run number `share`, from 1."""
   return list(runs)[share - 1 :: parts]
 
 
 class Runner:
-  """Runs a sweep into one folder."""
+  """Trains the runs of a sweep in one folder."""
 
   def __init__(self, out: pathlib.Path) -> None:
-    """Nothing is read or written yet."""
+    """Creates a runner for the sweep folder `out`, without reading it."""
     self._out = out
     self._built: collections.OrderedDict[str, Built] = collections.OrderedDict()
     self._evaluators: collections.OrderedDict[str, Evaluator] = (
@@ -99,20 +100,20 @@ class Runner:
   def run(
     self, runs: Iterable[SweepRun]
   ) -> Iterator[tuple[SweepRun, RunOutcome]]:
-    """Runs those that are not at their end; yields each as it ends.
+    """Trains the runs that are neither done nor lost, and yields each outcome.
 
-    What ails one, its settings for this data, say, need not ail the others:
-    they go on.
+    If a run fails, for example because its settings do not fit the data, the
+    remaining runs still train.
 
     Raises:
-      PreemptedError: SIGTERM came; the run at hand is saved.
+      PreemptedError: SIGTERM was received; the current run is checkpointed.
     """
     for run in runs:
       if not is_over(self._out, run):
         yield run, self._run_one(run, folder_of(self._out, run))
 
   def _run_one(self, run: SweepRun, folder: pathlib.Path) -> RunOutcome:
-    (folder / _FAILED).unlink(missing_ok=True)
+    (folder / _FAILURE_FILE).unlink(missing_ok=True)
     try:
       result = loop.train(
         run.spec,
@@ -132,7 +133,11 @@ class Runner:
     return RunOutcome("done", int(result.state.step))
 
   def _prepare(self, spec: RunSpec) -> loop.Prepared:
-    """What runs that differ in seed or data alone have in common."""
+    """Returns the compiled step and the evaluator of a spec, cached.
+
+    Runs that differ only in `seed`, `data.subset` and `data.classes` share the
+    step.
+    """
     data = dataclasses.replace(spec.data, subset=0)
     program = _key(
       dataclasses.replace(
@@ -140,14 +145,14 @@ class Runner:
       )
     )
     if program not in self._built:
-      _make_room(self._built)
+      _evict(self._built)
       self._built[program] = build(spec, make_mesh(spec.mesh))
-    # Whatever part of the data a run may see, it is scored against all.
-    # In the days of a sweep files may change.
+    # A run that trains on a subset is still scored against the whole data set.
+    # The key includes the content, since files may change during a sweep.
     content = "; ".join(identities_of(data))
     scores = f"{_key((spec.model, data, spec.evaluate))} {content}"
     if scores not in self._evaluators:
-      _make_room(self._evaluators)
+      _evict(self._evaluators)
       self._evaluators[scores] = evaluator_of(spec)
     built = self._built[program]._replace(spec=spec)
     return loop.Prepared(built, self._evaluators[scores])
@@ -155,16 +160,16 @@ class Runner:
 
 def _fail(folder: pathlib.Path, why: str) -> RunOutcome:
   folder.mkdir(parents=True, exist_ok=True)
-  write_whole(folder / _FAILED, why)
+  write_whole(folder / _FAILURE_FILE, why)
   return RunOutcome("failed", None, why)
 
 
 def _key(specs: Any) -> str:
-  """Text that is equal for equal settings."""
+  """Returns a cache key that is equal for equal settings."""
   parts = specs if isinstance(specs, tuple) else (specs,)
   return json.dumps([to_json(part) for part in parts], sort_keys=True)
 
 
-def _make_room(kept: collections.OrderedDict[str, Any]) -> None:
-  while len(kept) >= _KEPT:
+def _evict(kept: collections.OrderedDict[str, Any]) -> None:
+  while len(kept) >= _CACHE_SIZE:
     kept.popitem(last=False)

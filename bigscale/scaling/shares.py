@@ -1,4 +1,4 @@
-"""How many runs collapsed, at each level of what was varied."""
+"""Counts the runs that collapsed at each value of a column."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,20 +9,20 @@ from bigscale.monitor.scoring import wilson
 from bigscale.scaling import rows as tables
 from bigscale.spec import require
 
-# Fewer would leave the p-value coarser than anybody reads it.
+# With fewer permutations, the p-value is too coarse to be useful.
 _LEAST_PERMUTATIONS = 100
 _MOST_PERMUTATIONS = 1_000_000
 
 
 class LevelShare(NamedTuple):
-  """The runs of one value of a column.
+  """Share of collapsed runs at one value of a column.
 
   Attributes:
-    value: of the column, as the table has it.
-    collapsed: how many of them did.
-    of: how many there are.
+    value: text of the value in the table.
+    collapsed: number of runs that collapsed.
+    of: number of runs.
     share: collapsed / of.
-    interval95: Wilson's (1927), of the share.
+    interval95: Wilson interval (1927) of the share.
   """
 
   value: str
@@ -33,17 +33,17 @@ class LevelShare(NamedTuple):
 
 
 class Shares(NamedTuple):
-  """What `shares` found.
+  """Result of `shares`.
 
   Attributes:
-    column: that the runs are sorted by.
-    levels: in the order of their values, numbers by size.
-    p: how often runs dealt out to the levels at random lean as much to one
-      end, either one; None where values are no numbers or all runs ended alike.
-      It says whether there is a trend, not how steep it is.
-    excluded: each row that is no run, or of none that ended: row, line,
-      reason.
-    filtered: how many rows the conditions leave out.
+    column: column that the runs are grouped by.
+    levels: one entry per value, in increasing order.
+    p: two-sided p-value of a permutation test for a trend; None if values are
+      not numbers, or all runs ended in the same way. It does not measure how
+      steep the trend is.
+    excluded: {"row", "line", "reason"} of each row that is not a run or whose
+      run has not ended.
+    filtered: number of rows that the conditions exclude.
   """
 
   column: str
@@ -62,50 +62,49 @@ def shares(
   permutations: int = 4000,
   seed: int = 0,
 ) -> Shares:
-  """Counts the runs that collapsed.
+  """Counts the runs that collapsed at each value of a column.
 
   Args:
-    path: of a CSV file, a row a run.
-    column: what they differ in.
-    status: the column of `done`, `collapsed` and so on; see `table.Columns`.
-    where: conditions, as of `table.Columns`.
-    permutations: of the test for a trend.
-    seed: of them.
+    path: path of a CSV file with one row per run.
+    column: column to group the runs by.
+    status: column of statuses; see `table.Columns`.
+    where: conditions on rows; see `table.Columns`.
+    permutations: number of permutations of the test for a trend.
+    seed: seed of the permutations.
 
   Raises:
-    SpecError: the file or a column is not there, a status is unknown, or no run
-      has ended.
+    SpecError: the file or a column does not exist, a status is unknown, or no
+      run has ended.
   """
   require(
     _LEAST_PERMUTATIONS <= permutations <= _MOST_PERMUTATIONS,
-    f"--resamples={permutations} must be {_LEAST_PERMUTATIONS} or more, to a "
+    f"--resamples={permutations} must be between {_LEAST_PERMUTATIONS} and a "
     "million",
   )
-  require(seed >= 0, f"--seed={seed} must not be negative")
+  require(seed >= 0, f"--seed={seed} must be at least 0")
   header, rows = tables.read(path)
   tables.check_names(header, {"x": column, "status": status})
   total = len(rows)
   odd = tables.summaries(header, rows)
   for condition in where:
     rows = tables.matching(header, rows, condition)
-  # Without a name two runs may be alike in all that a table says.
+  # Without a column of names, different runs may have identical rows.
   if tables.names_runs(header):
     odd |= tables.repeats(header, [r for r in rows if r.number not in odd])
   _check_runs([row for row in rows if row.number not in odd])
   ended: list[tuple[str, bool]] = []
   excluded = []
   for row in rows:
-    said = odd.get(row.number) or tables.status_of(row, status)
-    if row.number in odd or said in tables.LEFT_OUT:
-      reason = {"row": row.number, "line": row.line, "reason": said}
-      excluded.append(reason)
+    reason = odd.get(row.number) or tables.status_of(row, status)
+    if row.number in odd or reason in tables.LEFT_OUT:
+      excluded.append({"row": row.number, "line": row.line, "reason": reason})
     else:
-      ended.append((row.cells[column], said in tables.CENSORED))
+      ended.append((row.cells[column], reason in tables.CENSORED))
   require(
     bool(ended),
     f"{path} has no run that ended: of {total} rows, {total - len(rows)} do "
-    f"not meet --where and {len(excluded)} failed, are "
-    "running or are no runs",
+    f"not meet --where and {len(excluded)} failed, are still running or are "
+    "not runs",
   )
   return Shares(
     column,
@@ -117,21 +116,21 @@ def shares(
 
 
 def _check_runs(rows: list[tables.TableRow]) -> None:
-  """Refuses several rows of one run: they would be counted as runs."""
+  """Raises SpecError if a run has several rows, each counted as a run."""
   seen: dict[str, tables.TableRow] = {}
   for row in rows:
     run = row.cells.get("run", "")
     require(
       not run or run not in seen,
       f"run {run!r} has {seen[run].place if run in seen else ''} and "
-      f"{row.place}, and shares counts runs: give a table with a row a run, as "
-      "runs.csv of a sweep",
+      f"{row.place}, but each row counts as a run; use a table with one row "
+      "per run, such as a sweep's runs.csv",
     )
     seen[run] = row
 
 
 def _levels(ended: list[tuple[str, bool]]) -> list[LevelShare]:
-  # 1 and 1.0 are one level, by the name of the first.
+  # 1 and 1.0 are the same level; the first spelling names it.
   names: dict[float | str, str] = {}
   ended = [
     (names.setdefault(tables.meaning(value), value), collapsed)
@@ -158,7 +157,7 @@ def _order(value: str) -> tuple[bool, float, str]:
 def _trend(
   ended: list[tuple[str, bool]], permutations: int, seed: int
 ) -> float | None:
-  """Permutation test of the mean rank of runs that collapsed."""
+  """Returns the p-value of a permutation test on collapsed runs' ranks."""
   numbers = [tables.number(value) for value, _ in ended]
   lost = np.array([collapsed for _, collapsed in ended])
   if None in numbers or lost.all() or not lost.any():
@@ -173,12 +172,12 @@ def _trend(
     abs(rank[draw.permutation(lost)].sum()) >= seen - 1e-9
     for _ in range(permutations)
   )
-  # What was seen is one of the ways to deal them out.
+  # The observed assignment counts as one permutation.
   return (as_far + 1) / (permutations + 1)
 
 
 def as_text(found: Shares) -> str:
-  """A line a level, and the trend."""
+  """Returns a table with one line per level, and the trend."""
   width = max(len(found.column), *(len(one.value) for one in found.levels))
   lines = [f"{found.column:{width}}  collapsed  share (95% interval)"]
   for one in found.levels:
@@ -188,9 +187,9 @@ def as_text(found: Shares) -> str:
       f"{one.share:.0%} ({low:.0%} to {high:.0%})"
     )
   if found.p is not None:
-    lines += ["", f"trend: p = {found.p:.2g} (permutations of runs)"]
+    lines += ["", f"trend: p = {found.p:.2g} (permutation test over runs)"]
   lines += [
-    f"left out: row {one['row']} (line {one['line']}), {one['reason']}"
+    f"excluded: row {one['row']} (line {one['line']}), {one['reason']}"
     for one in found.excluded
   ]
   if found.filtered:

@@ -1,14 +1,16 @@
-"""Minimises sums of Huber losses of log residuals, many problems at once.
+"""Minimizes sums of Huber losses of log residuals, many problems at once.
 
-With a delta far below the residuals the loss is almost a sum of absolute
-values: gradient methods crawl along its kinks, and a solver that stops early
-gave the field its most cited wrong law (Besiroglu et al. 2024). Here delta is
-lowered in stages (Madsen and Nielsen 1993), and each stage is solved by Newton
-steps in the loss's own curvature. Where too few residuals lie within delta that
-curvature is singular; it is damped by the curvature of iteratively reweighted
-least squares, which majorises the loss, so that a damped step goes down.
+If delta is far below the residuals, the loss is almost a sum of absolute
+values. Gradient methods then crawl along its kinks, and a solver that stopped
+early produced the field's most cited wrong law (Besiroglu et al. 2024). This
+solver lowers delta in stages (Madsen and Nielsen 1993) and solves each stage by
+Newton steps with the curvature of the loss. That curvature is singular if too
+few residuals lie within delta. It is therefore damped with the curvature of
+iteratively reweighted least squares, which majorizes the loss, so damped steps
+reduce the loss.
 
-Problems share points and differ in weights and starts: rows of one array.
+The problems are rows of one array. They share points and differ in weights and
+starting parameters.
 """
 
 from collections.abc import Sequence
@@ -18,22 +20,23 @@ import numpy as np
 
 from bigscale.scaling import laws
 
-# Steps of the logs of coefficients, of exponents, and of the floor in units of
+# Longest step of log coefficients, of exponents, and of the floor in units of
 # the geometric mean of y.
 _LONGEST_STEP = 2.0
-# Stages before the last only lead the way.
-ROUGHLY, _FEW = 1e-3, 30
-# Numbers of [rows, P, n] held at a time: a few arrays of 8 MB.
+# Tolerance and iterations of the stages before the last, which only need rough
+# solutions.
+ROUGHLY, _ROUGH_ITERATIONS = 1e-3, 30
+# Maximum number of elements of arrays [rows, P, n], which are 8 MB each.
 _CHUNK = 1 << 20
 
 
 class Solution(NamedTuple):
-  """Of R problems.
+  """Solutions of R problems.
 
   Attributes:
-    theta: [R, P].
-    objective: [R], sums of Huber losses.
-    converged: [R] bool: no step goes further down.
+    theta: [R, P] parameters.
+    objective: [R] sums of Huber losses.
+    converged: [R] bool, whether no step reduces the objective further.
   """
 
   theta: np.ndarray
@@ -42,7 +45,7 @@ class Solution(NamedTuple):
 
 
 class _State(NamedTuple):
-  """Rows that are still moving."""
+  """State of the rows that have not converged."""
 
   theta: np.ndarray
   weights: np.ndarray
@@ -62,13 +65,13 @@ class _State(NamedTuple):
 
 
 def residuals(design: laws.Design, found: laws.Prediction) -> np.ndarray:
-  """Log prediction less log y, [R, n]; of an upper bound, only what exceeds."""
+  """Returns log prediction minus log y, [R, n]; 0 within an upper bound."""
   difference = found.log_y - design.log_y
   return np.where(design.censored, np.maximum(difference, 0.0), difference)
 
 
 def huber(residual: np.ndarray, delta: float) -> np.ndarray:
-  """r^2/2 within delta, delta (|r| - delta/2) beyond, elementwise."""
+  """Returns elementwise r^2/2 within delta, delta (|r| - delta/2) beyond."""
   size = np.abs(residual)
   return np.where(
     size <= delta, 0.5 * size * size, delta * (size - 0.5 * delta)
@@ -76,12 +79,12 @@ def huber(residual: np.ndarray, delta: float) -> np.ndarray:
 
 
 def stages(delta: float, scale: float) -> list[float]:
-  """Deltas to go through: from the residuals' scale down to delta."""
+  """Returns the deltas of all stages, from the residuals' scale to `delta`."""
   count = int(np.ceil(np.log10(max(scale / delta, 1.0))))
   return [delta * 10.0**power for power in range(count, -1, -1)]
 
 
-def minimise(
+def minimize(
   design: laws.Design,
   theta: np.ndarray,
   weights: np.ndarray,
@@ -89,15 +92,15 @@ def minimise(
   tolerance: float = 1e-7,
   iterations: int = 100,
 ) -> Solution:
-  """Solves every row from its start.
+  """Solves every problem from its starting parameters.
 
   Args:
-    design: the points.
-    theta: [R, P] starts.
-    weights: [R, n], how often each point counts.
-    deltas: of log residuals; the last is the one that counts.
-    tolerance: relative gain of the objective below which a row is done.
-    iterations: at most, in the last stage.
+    design: points to fit.
+    theta: [R, P] starting parameters.
+    weights: [R, n] weight of each point.
+    deltas: deltas of log residuals, one per stage; the last defines the loss.
+    tolerance: relative gain of the objective below which a row has converged.
+    iterations: maximum number of iterations of the last stage.
   """
   rows = max(1, _CHUNK // (theta.shape[1] * weights.shape[1]))
   parts = []
@@ -105,7 +108,9 @@ def minimise(
     part = theta[start : start + rows]
     counts = weights[start : start + rows]
     for delta in deltas[:-1]:
-      part = _stage(design, part, counts, delta, ROUGHLY, _FEW).theta
+      part = _stage(
+        design, part, counts, delta, ROUGHLY, _ROUGH_ITERATIONS
+      ).theta
     solved = _stage(design, part, counts, deltas[-1], tolerance, iterations)
     parts.append(solved)
   return Solution(
@@ -149,16 +154,16 @@ def _loss(
 def _step(
   design: laws.Design, state: _State, delta: float, tolerance: float
 ) -> tuple[_State, np.ndarray]:
-  """One damped Newton step of every row, and which are done."""
+  """Takes one damped Newton step of every row; returns which are done."""
   gradient, newton, majorant = _curvature(design, state, delta)
   direction, scaled = _direction(design, state, gradient, newton, majorant)
   theta = state.theta + np.clip(direction, -_LONGEST_STEP, _LONGEST_STEP)
-  _confine(design, theta)
+  _clip(design, theta)
   found = laws.predict(design, theta)
   loss = _loss(design, found, state.weights, delta)
   lower = loss <= state.loss
   gain = np.where(lower, state.loss - loss, 0.0)
-  # The second term is the rounding of log y.
+  # The second term allows for the rounding of log y.
   little = tolerance * state.loss
   little = little + 1e-14 * delta * state.weights.sum(axis=1)
   light = state.damping <= 0.2
@@ -181,11 +186,11 @@ def _step(
 def _curvature(
   design: laws.Design, state: _State, delta: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Gradient [R, P], the loss's curvature and its majorant [R, P, P]."""
+  """Returns the gradient [R, P], the curvature and its majorant [R, P, P]."""
   slopes = laws.jacobian(design, state.found)
   residual = residuals(design, state.found)
   size = np.abs(residual)
-  # A bound that the prediction keeps does not count.
+  # An upper bound above the prediction does not contribute.
   weights = state.weights * ~(design.censored & (residual <= 0))
   pull = weights * np.clip(residual, -delta, delta)
   gradient = (slopes @ pull[..., None])[..., 0]
@@ -204,18 +209,18 @@ def _direction(
   newton: np.ndarray,
   majorant: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Steps [R, P] and the gain each promises, [R]."""
+  """Returns the steps [R, P] and their predicted gains [R]."""
   size = gradient.shape[1]
   matrix = newton + state.damping[:, None, None] * majorant
   unit = np.sqrt(np.diagonal(majorant, axis1=1, axis2=2)) + 1e-150
   matrix = matrix / unit[:, :, None] / unit[:, None, :]
-  # Two terms may be the same to the last digit.
+  # The ridge keeps the matrix regular if two terms coincide.
   ridge = 1e-11 * (1 + state.damping)
   matrix[:, range(size), range(size)] += ridge[:, None]
   gradient = gradient / unit
   if design.floor is None:
-    # A floor of zero that would rather be negative stays, and is left out of
-    # the others' steps.
+    # If the floor is zero and its step would be negative, it stays at zero and
+    # does not affect the other steps.
     held = (state.theta[:, -1] <= 0) & (gradient[:, -1] > 0)
     matrix[held, -1, :] = matrix[held, :, -1] = 0
     matrix[held, -1, -1] = 1
@@ -224,8 +229,8 @@ def _direction(
   return step / unit, -(gradient * step).sum(axis=1)
 
 
-def _confine(design: laws.Design, theta: np.ndarray) -> None:
-  """Keeps the floor from falling below zero, exponents within reason."""
+def _clip(design: laws.Design, theta: np.ndarray) -> None:
+  """Clips the floor to at least zero, and exponents to their bounds."""
   terms = len(design.z_kn)
   exponents = theta[:, 1 : 2 * terms : 2]
   largest = laws.LARGEST_EXPONENT

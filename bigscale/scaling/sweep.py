@@ -1,13 +1,13 @@
-"""A sweep: one run's settings, and what is varied about them.
+"""Expands a sweep config into the specs of its runs.
 
-A config file in `configs/sweeps/` gives
+A config file in `configs/sweeps/` returns
 
     {"base": settings of a run, "blocks": {NAME: {AXIS: values, ...}, ...}}
 
-A block is all combinations of its axes. An axis is the path of a setting with
-a list of values, as `"seed": [0, 1]`, or a name of its own with values that
-set several at once: `"width": {"32": {"model.g_width": 32, "optim.g_lr":
-1e-4}, ...}`. Blocks may overlap: a run that is in two is made once.
+A block contains all combinations of its axes. An axis is the path of a setting
+with a list of values, such as `"seed": [0, 1]`, or a new name with values that
+change several settings: `"width": {"32": {"model.g_width": 32, "optim.g_lr":
+1e-4}, ...}`. Blocks may overlap; a run in two blocks is trained once.
 """
 
 import copy
@@ -27,11 +27,11 @@ class SweepRun(NamedTuple):
   """One run of a sweep.
 
   Attributes:
-    name: its id: a function of its settings along the axes, fit for a folder.
-    blocks: that it is in.
-    values: along each axis, as text.
-    spec: resolved.
-    folder: its name in the sweep's folder of runs; "" stands for `name`.
+    name: id derived from the axis values, valid as a folder name.
+    blocks: blocks that contain the run.
+    values: text of the run's value on each axis.
+    spec: spec of the run.
+    folder: name of the run's folder within the sweep; "" means `name`.
   """
 
   name: str
@@ -42,25 +42,25 @@ class SweepRun(NamedTuple):
 
 
 def expand(config: Mapping[str, Any]) -> list[SweepRun]:
-  """All runs of a sweep, block by block, in the order of their axes.
+  """Returns all runs of a sweep, block by block, in the order of the axes.
 
   Args:
-    config: of the form in the module's docstring.
+    config: sweep config; see the module docstring.
 
   Raises:
-    SpecError: it has another form, an axis names no setting, or a run breaks a
-      rule; the message names the run.
+    SpecError: the config has another form, an axis names an unknown setting, or
+      the spec of a run is invalid; the message names the run.
   """
   config = _plain(config)
   require(
     isinstance(config, dict) and sorted(config) == sorted(_KEYS),
-    f"a sweep has {' and '.join(_KEYS)}, but this config has "
-    f"{', '.join(map(str, config)) or 'nothing'}; see `bigscale.scaling.sweep`",
+    f"a sweep config needs the keys {' and '.join(_KEYS)}, but this one has "
+    f"{', '.join(map(str, config)) or 'none'}; see `bigscale.scaling.sweep`",
   )
   found: dict[str, SweepRun] = {}
   for block, axes in config["blocks"].items():
     for run in _of_block(config["base"], block, axes):
-      # Equal settings are one run, whatever axes led to them.
+      # Equal settings are one run, even if they come from different axes.
       key = json.dumps(to_json(run.spec), sort_keys=True)
       if key in found:
         known = found[key]
@@ -71,10 +71,10 @@ def expand(config: Mapping[str, Any]) -> list[SweepRun]:
   for name in names:
     require(
       names.count(name) == 1,
-      f"two different runs are both named {name}; give the axes values that "
-      "read differently, or the blocks axes of other names",
+      f"two different runs are both named {name}; rename the axes or values of "
+      "one block",
     )
-  require(bool(runs), "the sweep has no run; give a block with an axis")
+  require(bool(runs), "the sweep has no runs; add a block with an axis")
   return runs
 
 
@@ -83,7 +83,7 @@ def _of_block(
 ) -> Iterator[SweepRun]:
   require(
     isinstance(axes, dict) and axes and all(axes.values()),
-    f"block {block!r} must name axes, each with a value or more",
+    f"block {block!r} must have axes, each with at least one value",
   )
   choices = [_choices(axis, values) for axis, values in axes.items()]
   for combination in itertools.product(*choices):
@@ -104,40 +104,40 @@ def _of_block(
 
 
 def _choices(axis: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
-  """Label and settings of every value."""
+  """Returns the label and the settings of each value of an axis."""
   if isinstance(values, dict):
     return [(str(name), overrides) for name, overrides in values.items()]
   require(
     isinstance(values, (list, tuple)),
-    f"axis {axis!r} is {values!r}; give a list of values, or a mapping from "
-    "names to settings",
+    f"axis {axis!r} is {values!r}, but must be a list of values or a mapping "
+    "from names to settings",
   )
   return [(label(value), {axis: value}) for value in values]
 
 
 def label(value: Any) -> str:
-  """Returns a value of a setting as names of runs and tables write it."""
+  """Returns the text of a value for run names and tables."""
   if isinstance(value, (list, tuple)):
     return "+".join(map(label, value))
   return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _set(settings: dict[str, Any], path: str, value: Any, where: str) -> None:
-  """Sets `a.b.c`; what lies on the way must be there."""
+  """Sets the setting at `path`, such as `a.b.c`; its groups must exist."""
   *groups, last = path.split(".")
   for group in groups:
     below = settings.get(group)
     require(
       isinstance(below, dict),
-      f"{where} sets {path!r}, but the base has no group {group!r}; write it "
-      "into the base",
+      f"{where} sets {path!r}, but the base has no group {group!r}; add it to "
+      "the base",
     )
     settings = below
   settings[last] = value
 
 
 def _plain(value: Any) -> Any:
-  """ConfigDicts as dictionaries, all the way down."""
+  """Converts ConfigDicts to dictionaries, recursively."""
   if hasattr(value, "items"):
     return {key: _plain(item) for key, item in value.items()}
   return value

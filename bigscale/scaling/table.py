@@ -1,4 +1,4 @@
-"""Selects what a law is fitted to: rows of runs, or of their checkpoints."""
+"""Selects the rows that a law is fitted to: runs or their checkpoints."""
 
 import dataclasses
 import math
@@ -28,18 +28,20 @@ _DERIVED = re.compile(r"flops/(\d*\.?\d*)x")
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """Which columns mean what.
+  """Columns of a table and the selection of its rows.
 
   Attributes:
-    x: the law's first variable.
-    y: what falls with it.
-    x2: the second variable, or `flops/6x` for compute / (6 x); "" for none.
-    flops: compute; x, or x times x2, stands for it where "".
-    group: one id a trained run; "" where each row is one.
-    status: done (or empty), collapsed, failed, running; "" where all are done.
-    where: conditions as `model=r3gan` or `params>=1e6`; all must hold.
-    drop_worst: how many rows with the highest y to leave out.
-    protocol: columns in which rows must agree.
+    x: column of the law's first variable.
+    y: column of the quantity that falls with x.
+    x2: column of the second variable, or `flops/6x` for compute / (6 x); "" for
+      none.
+    flops: column of compute; "" uses x, or x times x2.
+    group: column with one id per trained run; "" if each row is a run.
+    status: column of statuses: done (or empty), collapsed, failed, running; ""
+      if all runs are done.
+    where: conditions such as `model=r3gan` or `params>=1e6`; all must hold.
+    drop_worst: number of rows with the highest y to exclude.
+    protocol: columns in which all rows must agree.
   """
 
   x: str
@@ -54,20 +56,20 @@ class Columns:
 
 
 def select(path: str, columns: Columns) -> Selection:
-  """Reads the runs that count from a table.
+  """Selects the rows to fit from a table.
 
   Args:
-    path: of a CSV file.
-    columns: which mean what.
+    path: path of a CSV file.
+    columns: columns of the table and the selection of its rows.
 
   Raises:
-    SpecError: the file or a column is not there, a cell is no positive number
-      (row and column are named), a status is unknown, runs were scored by
-      different protocols, or nothing is left.
+    SpecError: the file or a column does not exist, a cell is not a positive
+      number (the message names row and column), a status is unknown, runs were
+      scored by different protocols, or no row is left.
   """
   require(
     columns.drop_worst >= 0,
-    f"--drop_worst={columns.drop_worst} is negative; use 0 or more rows",
+    f"--drop_worst={columns.drop_worst} must be at least 0",
   )
   header, rows = read(path)
   factor = _factor(columns)
@@ -87,9 +89,9 @@ def select(path: str, columns: Columns) -> Selection:
   require(
     bool(rows),
     f"{path} has no run to fit: of {total} rows, {filtered} do not meet "
-    f"--where and {len(excluded)} are left out"
-    + (f" ({excluded[0]['reason']})" if excluded else "")
-    + "; fit at least a few finished runs",
+    f"--where and {len(excluded)} are excluded"
+    + (f" (the first: {excluded[0]['reason']})" if excluded else "")
+    + "; select at least a few finished runs",
   )
   return Selection(
     _points(rows, columns, factor),
@@ -106,7 +108,7 @@ def select(path: str, columns: Columns) -> Selection:
 def _without(
   rows: list[TableRow], reasons: dict[int, str], columns: Columns
 ) -> tuple[list[TableRow], list[dict[str, Any]]]:
-  """The rows that there is nothing to say of, and the others."""
+  """Splits rows into those without a reason and records of the others."""
   return (
     [row for row in rows if row.number not in reasons],
     [
@@ -120,38 +122,38 @@ def _without(
 def _notes(
   header: list[str], rows: list[TableRow], columns: Columns
 ) -> tuple[str, ...]:
-  """What a reader should know of the rows that are fitted."""
-  said = []
-  # Column of a sweep's tables.
+  """Returns messages about the rows that are fitted."""
+  notes = []
+  # `in_config` and `run` are columns of a sweep's tables.
   old = sum(row.cells.get("in_config") == "no" for row in rows)
   if old:
-    said.append(
-      f"{old} rows are of runs that the sweep's config does not name any more; "
-      "--where=in_config=yes leaves them out"
+    notes.append(
+      f"{old} rows come from runs that the sweep's config no longer names; "
+      "--where=in_config=yes excludes them"
     )
   if not columns.group and "run" in header:
     runs = len({row.cells["run"] for row in rows})
     if runs < len(rows):
-      said.append(
-        f"column 'run' names {runs} runs in {len(rows)} rows: give --group=run"
+      notes.append(
+        f"column 'run' names {runs} runs in {len(rows)} rows; pass --group=run"
       )
-  return tuple(said)
+  return tuple(notes)
 
 
 def _factor(columns: Columns) -> float | None:
-  """K of `flops/kx`; None where x2 is a column or absent."""
+  """Returns k of `flops/kx`, or None if x2 is a column or absent."""
   if not columns.x2.startswith("flops/"):
     return None
   derived = _DERIVED.fullmatch(columns.x2)
   factor = float(derived[1] or 1) if derived and derived[1] != "." else 0.0
   require(
     factor > 0,
-    f"--x2={columns.x2} must be a column or flops/Kx with K above 0, as "
+    f"--x2={columns.x2} must be a column, or flops/Kx with K above 0, such as "
     "flops/6x",
   )
   require(
     bool(columns.flops),
-    f"--x2={columns.x2} needs the column of compute; give --flops=COLUMN",
+    f"--x2={columns.x2} needs the column of compute; pass --flops=COLUMN",
   )
   return factor
 
@@ -173,11 +175,11 @@ def _check_columns(
     check_names(header, {"protocol": name})
   require(
     columns.y not in (columns.x, columns.x2),
-    f"--y={columns.y} is a variable too; y falls with another column",
+    f"--y={columns.y} is also a variable of the law; choose another column",
   )
   require(
     columns.x2 != columns.x,
-    f"--x2={columns.x2} is --x again; two variables are two columns",
+    f"--x2={columns.x2} is the same column as --x; choose another one",
   )
 
 
@@ -190,7 +192,9 @@ def _by_status(
     if status in LEFT_OUT:
       excluded.append(row.left_out(status, columns.y))
     elif status in CENSORED and not row.cells[columns.y]:
-      excluded.append(row.left_out(f"{status} before any value", columns.y))
+      excluded.append(
+        row.left_out(f"{status} before the first value", columns.y)
+      )
     else:
       kept.append(row)
   return kept, excluded
@@ -204,7 +208,7 @@ def _drop_worst(
   done = [row for row in rows if status_of(row, columns.status) not in CENSORED]
   done.sort(key=lambda row: -_positive(row, columns.y))
   worst = {row.number for row in done[: columns.drop_worst]}
-  reason = f"one of the {columns.drop_worst} highest"
+  reason = f"excluded by --drop_worst={columns.drop_worst}"
   return (
     [row for row in rows if row.number not in worst],
     [row.left_out(reason, columns.y) for row in rows if row.number in worst],
@@ -220,7 +224,7 @@ def _points(
   x = column(columns.x)
   variables = {"x": x}
   compute = column(columns.flops) if columns.flops else x
-  # What is too large or too small is refused below, with its row.
+  # Overflow and underflow are reported below, with the row.
   with np.errstate(over="ignore", under="ignore"):
     if factor is not None:
       variables["x2"] = compute / (factor * x)
@@ -233,8 +237,8 @@ def _points(
     require(
       all(math.isfinite(value) and value > 0 for value in values),
       f"{row.place}: {', '.join(variables)} are "
-      f"{', '.join(f'{value:g}' for value in values)}; products and quotients "
-      "of the columns must be positive numbers, too",
+      f"{', '.join(f'{value:g}' for value in values)}, but products and "
+      "quotients of the columns must be positive finite numbers too",
     )
   group = np.arange(len(rows))
   if columns.group:
@@ -242,8 +246,8 @@ def _points(
     for row, name in zip(rows, names, strict=True):
       require(
         bool(name),
-        f"{row.place}, column {columns.group!r} is empty; give every row the "
-        "id of the run it is of",
+        f"{row.place}, column {columns.group!r} is empty; fill in the id of "
+        "the row's run",
       )
     group = np.unique(names, return_inverse=True)[1]
   censored = [status_of(row, columns.status) in CENSORED for row in rows]
@@ -274,8 +278,8 @@ def _protocol(rows: list[TableRow], columns: Columns) -> dict[str, str]:
       require(
         row.cells[name] == first.cells[name],
         f"--protocol: {name!r} is {first.cells[name]!r} in {first.place} but "
-        f"{row.cells[name]!r} in {row.place}; scores of different protocols do "
-        "not compare: choose one with --where",
+        f"{row.cells[name]!r} in {row.place}, and scores of different "
+        "protocols are not comparable; select one protocol with --where",
       )
     found[name] = first.cells[name]
   return found
@@ -286,7 +290,8 @@ def _positive(row: TableRow, name: str) -> float:
   value = number(text)
   require(
     value is not None and math.isfinite(value) and value > 0,
-    f"{row.place}, column {name!r}: {text!r} is no positive number, and a law "
-    "is fitted to logs; mend it, or leave the row out with --status or --where",
+    f"{row.place}, column {name!r}: {text!r} is not a positive number, which a "
+    "fit to logs requires; correct it, or exclude the row with --status or "
+    "--where",
   )
   return value

@@ -1,10 +1,10 @@
-"""A fitted law as a table to read."""
+"""Formats the record of a fitted law as text."""
 
 from typing import Any
 
 
 def as_text(found: dict[str, Any]) -> str:
-  """What `analysis.record` holds, for people."""
+  """Returns the record of `analysis.record` as a table with messages."""
   names = found["names"]
   lines = [
     found["law"],
@@ -15,10 +15,20 @@ def as_text(found: dict[str, Any]) -> str:
   lines += [_row(name, entry) for name, entry in found["parameters"].items()]
   if found["split"]:
     split = found["split"]
-    lines += [_row("p", split["p"]), _row("of C", split["exponent"])]
-    lines += ["", f"split: {split['assumes']}; y - E falls as C^-(of C)"]
+    lines += [_row("p", split["p"]), _row("exponent", split["exponent"])]
+    lines += [
+      "",
+      f"split: {split['assumes']}; then y - E falls as compute^-exponent",
+    ]
   return "\n".join(
-    [*lines, "", *_runs(found), "", *_heldout(found["heldout"]), *_rest(found)]
+    [
+      *lines,
+      "",
+      *_runs(found),
+      "",
+      *_heldout(found["heldout"]),
+      *_method(found),
+    ]
   )
 
 
@@ -28,10 +38,10 @@ def _row(name: str, entry: dict[str, Any]) -> str:
   if entry.get("pinned"):
     return f"{row}{'pinned' if value else 'none':>12}"
   error = entry["standard_error"]
-  said = "-" if error is None else f"{error:.3g}"
+  cell = "-" if error is None else f"{error:.3g}"
   if entry.get("is_bound"):
-    said = "at bound"
-  return f"{row}{said:>12}  {_interval(entry)}"
+    cell = "at bound"
+  return f"{row}{cell:>12}  {_interval(entry)}"
 
 
 def _interval(entry: dict[str, Any]) -> str:
@@ -39,16 +49,16 @@ def _interval(entry: dict[str, Any]) -> str:
     return f"none: {entry['reason']}"
   low, high = entry["interval95"]
   if low is None:
-    said = f"at most {high:.4g}"
+    interval = f"at most {high:.4g}"
   elif high is None:
-    said = f"at least {low:.4g}"
+    interval = f"at least {low:.4g}"
   else:
-    said = f"{low:.4g} to {high:.4g}"
+    interval = f"{low:.4g} to {high:.4g}"
     if entry["standard_error"] is not None:
-      return said
+      return interval
   kind = "one-sided; " if None in (low, high) else ""
   return (
-    f"{said} ({kind}{entry['at_bound']:.1%} of resamples at the bound: "
+    f"{interval} ({kind}{entry['at_bound']:.1%} of resamples at the bound: "
     f"{entry['bound']})"
   )
 
@@ -56,14 +66,14 @@ def _interval(entry: dict[str, Any]) -> str:
 def _runs(found: dict[str, Any]) -> list[str]:
   counting = sum(entry["counts"] for entry in found["censored"])
   of = (
-    f"of {_count(found['runs'], 'run')}"
+    f" of {_count(found['runs'], 'run')}"
     if found["runs"] is not None
-    else "each taken for a run (no --group)"
+    else ", each counted as a run (no --group)"
   )
   bounds, excluded = len(found["censored"]), len(found["excluded"])
   lines = [
-    f"{_count(found['rows'], 'row')} {of}, {bounds} of them bounds of "
-    f"collapsed runs ({counting} below the law), {excluded} excluded, "
+    f"{_count(found['rows'], 'row')}{of}; {bounds} of them are upper bounds "
+    f"from collapsed runs ({counting} below the law); {excluded} excluded, "
     f"{found['filtered']} filtered out"
   ]
   lines += [
@@ -77,15 +87,16 @@ def _runs(found: dict[str, Any]) -> list[str]:
 
 
 def _heldout(compared: dict[str, Any]) -> list[str]:
-  """One line a form and horizon."""
+  """Returns the comparison, with one line per form."""
   width = max(len(entry["form"]) for entry in compared["forms"])
   lines = [
-    "larger runs predicted from smaller ones (mean |log error|, share in the "
-    "90% interval)"
+    "larger runs predicted from smaller ones (mean |log error|, share within "
+    "the 90% interval)"
   ]
   first = compared["forms"][0]["heldout"]
   lines += [
-    f"  {times:>4}: {_of(times, held)}" for times, held in first.items()
+    f"  {times:>4}: {_prediction_counts(times, held)}"
+    for times, held in first.items()
   ]
   reasons = {}
   for entry in compared["forms"]:
@@ -100,18 +111,18 @@ def _heldout(compared: dict[str, Any]) -> list[str]:
         cells.append(f"{times:>4} {held['error']:.4f} {share}{mark}")
       if "reason" in held:
         reasons[f"{entry['form']}, {times}: {held['reason']}"] = None
-    stuck = ", ".join(entry.get("at_bound", ()))
-    note = f"  at a bound: {stuck}" if stuck else ""
+    at_bound = ", ".join(entry.get("at_bound", ()))
+    note = f"  at a bound: {at_bound}" if at_bound else ""
     lines.append(f"  {entry['form']:{width}}  {'  '.join(cells)}{note}")
   lines += [f"  {reason}" for reason in reasons]
   lines += [f"  {times}: {why}" for times, why in compared["reasons"].items()]
   if any(compared["best"].values()):
-    lines.append("  * least error of the forms that could be fitted")
+    lines.append("  * smallest error among the forms that could be fitted")
   return lines
 
 
-def _of(times: str, held: dict[str, Any]) -> str:
-  """What was predicted from what."""
+def _prediction_counts(times: str, held: dict[str, Any]) -> str:
+  """Returns the rows that are predicted, and the rows that are fitted."""
 
   def counted(what: str) -> str:
     runs = held[f"{what}_runs"]
@@ -134,18 +145,18 @@ def _count(number: int, what: str) -> str:
   return f"{number} {what}" + "s" * (number != 1)
 
 
-def _rest(found: dict[str, Any]) -> list[str]:
-  method, drawn = found["method"], found["method"]["bootstrap"]
+def _method(found: dict[str, Any]) -> list[str]:
+  method, draws = found["method"], found["method"]["bootstrap"]
   return [
     "",
     f"{method['loss']}, delta {method['delta']:g} in units of "
     f"{'their mean size' if method['delta_unit'] == 'scale' else 'log y'} "
-    f"({method['delta_of_log_y']:.3g}); mean |log residual| "
+    f"({method['delta_of_log_y']:.3g} in log y); mean |log residual| "
     f"{method['mean_abs_log_residual']:.4g}",
-    f"{method['starts_agreeing']} of {method['starts']} starts agree, "
-    f"{'' if method['converged'] else 'NOT '}converged",
-    f"bootstrap by {drawn['unit']}: {drawn['used']} of {drawn['resamples']} "
-    f"resamples of {drawn['clusters']} clusters, seed {drawn['seed']}, "
-    f"{drawn['seconds']} s",
+    f"{method['starts_agreeing']} of {method['starts']} starts agree; the best "
+    f"{'converged' if method['converged'] else 'did NOT converge'}",
+    f"bootstrap by {draws['unit']}: {draws['used']} of {draws['resamples']} "
+    f"resamples of {draws['clusters']} clusters, seed {draws['seed']}, "
+    f"{draws['seconds']} s",
     *(f"warning: {text}" for text in found["warnings"]),
   ]

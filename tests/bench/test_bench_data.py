@@ -1,4 +1,4 @@
-"""A stream that is timed, and the command that prints it."""
+"""Tests of `bigscale bench data`."""
 
 import dataclasses
 import json
@@ -11,20 +11,20 @@ from bigscale.spec import SpecError, from_config
 from tests.e2e import tiny
 
 
-def test_what_a_stream_costs():
+def test_stream_timing_has_plausible_values():
   timing = bench.measure(from_config(tiny.get_config()), steps=20)
   assert 50 < timing.images_per_second < 1e6
   assert 0 < timing.processor_us_per_image < 1e5
   assert 0 < timing.start_seconds < 60
   assert 50 < timing.read_images_per_second < 1e6
-  # Plain pixels in memory: a second thread would wait for the first.
+  # Uncompressed pixels in memory gain nothing from a second thread.
   assert timing.readers == "1 thread"
-  for word in ("/s", "us an image", "ms to the first", "GiB"):
+  for word in ("/s", "us per image", "ms to the first", "GiB"):
     assert word in str(timing)
 
 
-def test_no_steps_is_refused():
-  with pytest.raises(SpecError, match="steps=0 must be 1 or more"):
+def test_zero_steps_are_refused():
+  with pytest.raises(SpecError, match="steps=0 must be at least 1"):
     bench.measure(from_config(tiny.get_config()), steps=0)
 
 

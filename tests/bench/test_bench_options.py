@@ -1,4 +1,4 @@
-"""`bench options`: whether compiler options change gradients."""
+"""Tests of `bigscale bench options`."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ def spec(monkeypatch):
   return from_config(tiny.smallest())
 
 
-def test_a_step_with_and_without(spec, monkeypatch):
-  """One program is told of the options, the other is not."""
+def test_one_step_runs_with_options_and_one_without(spec, monkeypatch):
+  """Only one of the two programs is compiled with the options."""
   told = []
   build = options.build
 
@@ -38,16 +38,16 @@ def test_a_step_with_and_without(spec, monkeypatch):
   assert all(0 <= x < 1e-4 for x in found.differences.values())
   text = str(found)
   assert "xla_cpu_enable_fast_min_max=False" in text
-  assert "the options are safe here" in text
+  assert "the options are safe on these devices" in text
 
 
-def test_what_differs_is_named():
+def test_comparison_names_the_weight_that_differs_most():
   expected = {"a": np.ones(4), "b": np.full(4, 1e-9), "c": np.ones(4)}
   found = expected | {"c": np.full(4, 1.5), "b": np.full(4, -1e-9)}
   whole, (path, own) = options._compare(found, expected)
   assert (path, own) == ("c", pytest.approx(0.5))
   assert whole == pytest.approx(0.5 / 2**0.5)
-  # A weight without a gradient is noise, one that is no number is not.
+  # A tiny gradient is treated as noise, but NaN counts as a difference.
   found["b"] = np.full(4, np.nan)
   whole, (path, own) = options._compare(found, expected)
   assert path == "b"
@@ -55,7 +55,7 @@ def test_what_differs_is_named():
 
 
 @pytest.mark.parametrize("difference", [0.1, float("nan")])
-def test_a_difference_is_loud(difference, monkeypatch, capsys):
+def test_a_large_difference_fails_the_command(difference, monkeypatch, capsys):
   found = Comparison(
     devices="1 x chip",
     options=SAFE,
@@ -67,4 +67,4 @@ def test_a_difference_is_loud(difference, monkeypatch, capsys):
   monkeypatch.setattr(options, "measure", lambda spec, steps: found)
   command = ["bigscale", "bench", "options", f"--config={tiny.__file__}"]
   assert main.main(command) == 1
-  assert "do not use them here" in capsys.readouterr().out
+  assert "do not use these options here" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A step that is timed, and the command that prints it."""
+"""Tests of `bigscale bench step`."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ def timing(spec):
   return bench.measure(spec, steps=3)
 
 
-def test_what_a_step_costs(spec, timing):
+def test_step_timing_has_plausible_values(spec, timing):
   assert 0 < timing.min_seconds <= timing.median_seconds
   assert timing.images_per_second == pytest.approx(
     spec.global_batch_size / timing.median_seconds
@@ -40,7 +40,7 @@ def test_what_a_step_costs(spec, timing):
   assert timing.devices == "1 x cpu"
 
 
-def test_larger_batches_have_more_products(spec, timing):
+def test_flop_grow_with_batch_size(spec, timing):
   twice = dataclasses.replace(spec, global_batch_size=16)
   built = build(twice, make_mesh(twice.mesh))
   flop = jaxpr_flops.of_call(
@@ -49,7 +49,7 @@ def test_larger_batches_have_more_products(spec, timing):
   assert 1.8 < flop / 1e12 / timing.step_tflop <= 2
 
 
-def test_random_batches_have_a_batch_s_shape_and_range(spec):
+def test_random_batch_has_the_shape_and_range_of_a_real_one(spec):
   built = build(spec, make_mesh(spec.mesh))
   batch = bench.random_batch(built)
   shapes = jax.tree.map(lambda x: (x.shape, x.dtype), batch)
@@ -60,14 +60,14 @@ def test_random_batches_have_a_batch_s_shape_and_range(spec):
   assert set(np.asarray(batch.labels).ravel()) <= set(range(10))
 
 
-def test_the_text_has_every_figure(timing):
+def test_text_contains_all_metrics(timing):
   text = str(timing)
   for word in ("1 x cpu", "ms", "/s", "TFLOP/s", "GiB", "compile"):
     assert word in text
 
 
-def test_no_steps_is_refused(spec):
-  with pytest.raises(SpecError, match="steps=0 must be 1 or more"):
+def test_zero_steps_are_refused(spec):
+  with pytest.raises(SpecError, match="steps=0 must be at least 1"):
     bench.measure(spec, steps=0)
 
 
@@ -81,6 +81,6 @@ def test_the_command_prints_json(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("what", [[], ["sleep"]])
-def test_what_to_time_must_be_known(what, capsys):
+def test_unknown_benchmarks_are_refused(what, capsys):
   assert main(["bigscale", "bench", *what]) == 2
   assert "use: bigscale bench step --config=" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`bigscale plan`: what it prints and how it refuses."""
+"""Tests of the output and errors of `bigscale plan`."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ def refused(capsys, *args):
 
 @pytest.fixture
 def kept(monkeypatch, tmp_path):
-  """A plan in the cache: the command finds it and compiles nothing."""
+  """A cached plan, so the command does not compile."""
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
   monkeypatch.setattr(make.compile, "versions", lambda: VERSIONS)
   plan = {
@@ -56,7 +56,7 @@ def kept(monkeypatch, tmp_path):
     "parameters": {"g": 7000, "d": 8000},
     "compile_seconds": 1.0,
     "warnings": [],
-    "advice": ["v5e:2x2 would fit, by proportion"],
+    "advice": ["v5e:2x2 would fit (proportional estimate)"],
   }
   path = make.path_of(
     from_config(tiny.get_config()),
@@ -68,7 +68,7 @@ def kept(monkeypatch, tmp_path):
   return plan
 
 
-def test_a_plan_that_does_not_fit_is_an_answer(kept, capsys):
+def test_a_plan_that_does_not_fit_exits_with_zero(kept, capsys):
   assert bigscale(CONFIG, "--topology=v5e:1x1") == 0
   out = capsys.readouterr().out
   assert "20.00 of 16.00 GiB" in out
@@ -96,7 +96,7 @@ def test_baseline(kept, capsys, tmp_path):
   changes = json.loads(capsys.readouterr().out)["changes"]
   assert changes["hbm_bytes_per_device"]["change"] == 1
   path.write_text(json.dumps(kept | {"effort": "O1"}))
-  assert "do not compare" in refused(capsys, *common)
+  assert "are not comparable" in refused(capsys, *common)
 
 
 def test_refusals(capsys, monkeypatch):

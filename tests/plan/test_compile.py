@@ -1,4 +1,4 @@
-"""Real compiles of small programs with the TPU compiler, of seconds each."""
+"""Tests that compile small programs with the TPU compiler, in seconds each."""
 
 import dataclasses
 import importlib.util
@@ -45,7 +45,7 @@ def abstract(mesh, shape, *spec, dtype=jnp.float32):
 
 
 def lowered_step(mesh):
-  """2 updates of 3 microbatches: gradients sum locally, then once over all."""
+  """Two updates of 3 microbatches, with one all-reduce of gradients each."""
 
   def local(w, x):
     def microbatch(total, part):
@@ -101,19 +101,19 @@ def step_plan():
   return compiling.program(lowered_step(mesh), slice_, mesh, "O1")
 
 
-def test_loops_count_as_often_as_they_run(step_plan):
-  # One product forward, one backward, of 64 rows.
+def test_loop_bodies_count_once_per_iteration(step_plan):
+  # One product forward and one backward, with 64 rows each.
   product = 2 * 64 * WIDTH * WIDTH
   flops = step_plan["flops_per_step_per_device"]
   assert flops == pytest.approx(2 * 3 * 2 * product, rel=0.02)
-  assert not any("does not tell" in one for one in step_plan["warnings"])
+  assert not any("trip count" in one for one in step_plan["warnings"])
 
 
-def test_one_reduction_an_update(step_plan):
+def test_each_update_has_one_all_reduce(step_plan):
   reduce = step_plan["collectives"]["all-reduce"]
   assert reduce["count"] == 2
   assert reduce["bytes"] == 2 * 4 * WIDTH * WIDTH
-  # Two lines of 4 chips each way: 2 V 15/16 / (2 W) and twice 6 hops.
+  # A line of 4 chips along both axes: 2 V 15/16 / (2 W), and 2 x 6 hops.
   each = 2 * 4 * WIDTH * WIDTH * 15 / 16 / 9e10 + 12e-6
   assert reduce["seconds"] == pytest.approx(2 * each)
   assert step_plan["collective_seconds"]["sync"] >= 2 * each
@@ -123,7 +123,7 @@ def test_one_reduction_an_update(step_plan):
   assert longest["where"] == "psum"
 
 
-def test_the_parts_make_the_whole(step_plan):
+def test_times_add_up_to_the_step(step_plan):
   apart = step_plan["collective_seconds"]
   assert step_plan["estimated_step_seconds"] == pytest.approx(
     step_plan["cycles_seconds"] + apart["sync"] + apart["exposed"]
@@ -138,7 +138,7 @@ def test_the_parts_make_the_whole(step_plan):
   assert "O1" in step_plan["warnings"][0]
 
 
-def test_memory_counts_what_is_donated_once(step_plan):
+def test_donated_memory_counts_once(step_plan):
   weights, batch = 4 * WIDTH * WIDTH, 2 * 3 * 64 * WIDTH * 2
   memory = step_plan["memory"]
   assert memory["argument"] == weights + batch
@@ -148,7 +148,7 @@ def test_memory_counts_what_is_donated_once(step_plan):
   assert step_plan["fits"]
 
 
-def test_too_large_is_a_finding():
+def test_a_program_that_does_not_fit_is_reported():
   slice_, mesh = mesh_of("v5e:2x2", 1)
   x = abstract(mesh, (4 * 60_000, 60_000), AXES)
   lowered = jax.jit(lambda x: x + 1).lower(x)
@@ -164,8 +164,8 @@ def test_too_large_is_a_finding():
   assert found["estimated_step_seconds"] is None
 
 
-def test_convolutions_are_counted_as_xla_counts_them():
-  """Strides, dilation, groups and both gradients; no loops, so that XLA can."""
+def test_convolution_flop_match_xla():
+  """Strides, dilation, groups and both gradients, without loops."""
   slice_, mesh = mesh_of("v5e:1x1", 1)
 
   def loss(w_hwio, w2_hwio, x_bhwc):
@@ -197,8 +197,8 @@ def test_convolutions_are_counted_as_xla_counts_them():
   del slice_
 
 
-def test_the_compiled_program_has_the_precision_that_was_stated():
-  """The networks' product and its gradients, and another beside them."""
+def test_compiled_program_has_the_stated_precision():
+  """The product of a network with its gradients, and a product elsewhere."""
   slice_, mesh = mesh_of("v5e:1x1", 1)
 
   def loss(w, x):
@@ -222,7 +222,7 @@ def test_the_compiled_program_has_the_precision_that_was_stated():
     compiling.program(lowered(), slice_, mesh, "O1")
 
 
-def test_slices_talk_over_the_data_center():
+def test_slices_communicate_over_the_data_center_network():
   slice_, mesh = mesh_of("2xv5e:2x2", 2)
   summed = jax.shard_map(
     lambda x: lax.psum(x, "data"),
@@ -238,8 +238,8 @@ def test_slices_talk_over_the_data_center():
   assert found["collective_seconds"]["async"] == across["seconds"] > 2e-4
 
 
-def test_only_what_no_work_hides_is_added():
-  """20,000 cycles beside a permutation, 50,000 beside the slices' reduction."""
+def test_only_exposed_seconds_are_added():
+  """20,000 cycles overlap a permutation, 50,000 the reduction over slices."""
   slice_ = topology.parse("2xv5e:4x4")
   where = [cost.Place((n % 4, n // 4)) for n in range(16)]
   network = cost.Interconnect(slice_, where)
@@ -251,7 +251,7 @@ def test_only_what_no_work_hides_is_added():
   assert apart["async"] == pytest.approx(permute + across)
   hidden = (20_000 + 50_000) / 1.5e9
   assert apart["exposed"] == pytest.approx(permute + across - hidden)
-  # A slow clock hides all of it, and no more than that.
+  # With a slow clock, other work hides all of it.
   slow = dataclasses.replace(slice_.chip, clock_hz=1e6)
   network.topology = dataclasses.replace(slice_, chip=slow)
   assert timing.times(work, network, 1e9)["collective_seconds"] == {
@@ -261,7 +261,7 @@ def test_only_what_no_work_hides_is_added():
   }
 
 
-def test_a_device_holds_its_part_of_the_state():
+def test_state_bytes_are_counted_per_shard():
   _, mesh = mesh_of("v5e:4x4", 4)
   tree = {
     "split": abstract(mesh, (8, 4), "fsdp"),
@@ -270,14 +270,14 @@ def test_a_device_holds_its_part_of_the_state():
   assert memory.bytes_per_device(tree) == 2 * 4 * 4 + 8 * 2
 
 
-def test_a_shape_that_libtpu_refuses():
-  with pytest.raises(SpecError, match="refuses topology 'v5e:3x5'"):
+def test_shapes_unknown_to_libtpu_are_refused():
+  with pytest.raises(SpecError, match="rejects topology 'v5e:3x5'"):
     topology.devices(topology.parse("v5e:3x5"))
 
 
 @pytest.fixture
 def small_run(monkeypatch, tmp_path):
-  """A run whose step is the one above; its own takes half a minute."""
+  """A run with the step above, since its own takes half a minute to compile."""
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
   config = tiny.get_config()
   config.global_batch_size = 128
@@ -305,7 +305,7 @@ def small_run(monkeypatch, tmp_path):
   return spec, builds
 
 
-def test_a_plan_is_made_once(small_run):
+def test_plans_are_cached(small_run):
   spec, builds = small_run
   first = make(spec, topology.parse("v5e:4x4"), "O1")
   again = make(spec, topology.parse("v5e:4x4"), "O1")
@@ -339,7 +339,7 @@ def test_a_plan_is_made_once(small_run):
 
 @pytest.mark.slow
 def test_biggan_128_on_a_v5e_pod(tmp_path, monkeypatch):
-  """The paper's run as it is arranged for a pod: minutes, and 2 to 3 GiB."""
+  """The paper's run on a pod; takes minutes, and 2 to 3 GiB."""
   from bigscale.configs import biggan_imagenet128
 
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
@@ -349,7 +349,8 @@ def test_biggan_128_on_a_v5e_pod(tmp_path, monkeypatch):
   assert plan["hbm_bytes_per_device"] < 3 * 2**30
   assert plan["parameters"]["g"] == pytest.approx(70.4e6, rel=0.01)
   assert plan["parameters"]["d"] == pytest.approx(88.0e6, rel=0.01)
-  # Two D updates and one of G, 1.3 TFLOP each as the layers say, about half of
-  # it where convolutions beside a change of resolution take fewer products.
+  # Two D updates and one G update take 1.3 TFLOP each by their layers. About
+  # half remains, since convolutions next to a change of resolution take fewer
+  # products.
   assert 1.5e12 < plan["flops_per_step_per_device"] < 4.5e12
-  assert not any("does not tell" in one for one in plan["warnings"])
+  assert not any("trip count" in one for one in plan["warnings"])

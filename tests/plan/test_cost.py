@@ -1,4 +1,4 @@
-"""The model of collectives against values worked out by hand."""
+"""Tests of the cost model of collectives against values computed by hand."""
 
 import pytest
 
@@ -10,7 +10,7 @@ US = 1e-6
 
 
 def network(name):
-  """Devices along x fastest, cores of a chip together."""
+  """A network with devices in x-major order, and cores of a chip adjacent."""
   topology = parse(name)
   axes = len(topology.shape)
   shape = (*topology.shape, 1)[:3]
@@ -29,7 +29,7 @@ def seconds(name, kind, size, groups, **options):
   return network(name).seconds(one)
 
 
-ROW = (tuple(range(16)),)  # of v5e:16x16: a ring of 16
+ROW = (tuple(range(16)),)  # a row of v5e:16x16, a ring of 16
 ALL = (tuple(range(256)),)
 
 
@@ -40,7 +40,7 @@ def test_gather_on_a_ring():
   assert found == pytest.approx(expected)
 
 
-def test_reduce_takes_twice_a_gather():
+def test_all_reduce_takes_twice_as_long_as_all_gather():
   gather = seconds("v5e:16x16", "all-gather", 90e6, ROW)
   scatter = seconds("v5e:16x16", "reduce-scatter", 90e6, ROW)
   reduce = seconds("v5e:16x16", "all-reduce", 90e6, ROW)
@@ -54,7 +54,7 @@ def test_two_axes_add_their_links():
   assert found == pytest.approx(expected)
 
 
-def test_the_books_gather_on_a_line_of_four():
+def test_example_of_the_scaling_book():
   """Scaling book, chapter 3, quiz 2: 3 x 8.4 MB at 45 GB/s, 560 us."""
   size = 2048 * 8192 * 2
   found = seconds("v5e:4x8", "all-gather", size, (tuple(range(4)),))
@@ -62,10 +62,10 @@ def test_the_books_gather_on_a_line_of_four():
   assert found == pytest.approx(560e-6, rel=0.02)
 
 
-def test_a_line_where_the_axis_does_not_close():
+def test_an_axis_without_wraparound_is_a_line():
   on_line = seconds("v5e:8x16", "all-gather", 80e6, (tuple(range(8)),))
   assert on_line == pytest.approx(80e6 * 7 / 8 / 4.5e10 + 7 * US)
-  # 16 chips in x of 16 rows: closes along y.
+  # 16 x 16 chips: the axis y is a ring.
   column = (tuple(range(0, 128, 8)),)
   ring = seconds("v5e:8x16", "all-gather", 80e6, column)
   assert ring == pytest.approx(80e6 * 15 / 16 / 9e10 + 8 * US)
@@ -77,25 +77,25 @@ def test_part_of_a_ring_is_a_line():
 
 
 def test_strided_groups_share_links():
-  # Every fourth chip of a ring of 16: four groups on the same links.
+  # Every fourth chip of a ring of 16: four groups share the links.
   groups = tuple(tuple(range(first, 16, 4)) for first in range(4))
   found = seconds("v5e:16x16", "all-gather", 40e6, groups)
   assert found == pytest.approx(40e6 * 3 / 4 / (9e10 / 4) + 2 * 4 * US)
 
 
 def test_cores_share_the_links_of_a_chip():
-  # v3:2x2 has 4 chips of 2 cores; one group takes every first core.
+  # v3:2x2 has 4 chips of 2 cores; one group has the first core of each chip.
   apart = ((0, 2, 4, 6), (1, 3, 5, 7))
   found = seconds("v3:2x2", "all-gather", 4e6, apart)
   assert found == pytest.approx(4e6 * 3 / 4 / 2e11 * 2 + 2 * US)
   together = seconds("v3:2x2", "all-gather", 4e6, (tuple(range(8)),))
   assert together == pytest.approx(4e6 * 3 / 4 / 2e11 + 2 * US)
-  # Within a chip: through memory.
+  # Within a chip, data moves through HBM.
   pairs = ((0, 1), (2, 3), (4, 5), (6, 7))
   assert seconds("v3:2x2", "all-reduce", 4.5e6, pairs) == pytest.approx(1e-5)
 
 
-def test_cubes_close_where_all_sides_are_whole():
+def test_cubes_wrap_around_if_all_sides_are_multiples_of_four():
   four = (tuple(range(0, 8, 2)),)  # 4 chips along x, first cores
   ring = seconds("v4:4x4x4", "all-gather", 9e6, four)
   assert ring == pytest.approx(9e6 * 3 / 4 / 9e10 + 2 * US)
@@ -103,7 +103,7 @@ def test_cubes_close_where_all_sides_are_whole():
   assert line == pytest.approx(9e6 * 3 / 4 / 4.5e10 + 3 * US)
 
 
-def test_all_to_all_is_bound_by_its_longest_axis():
+def test_longest_axis_bounds_all_to_all():
   # The book: a quarter of the whole array, n V, over both directions.
   ring = seconds("v5e:16x16", "all-to-all", 9e6, ROW)
   assert ring == pytest.approx(16 * 9e6 / 4 / 9e10 + 8 * US)
@@ -111,10 +111,10 @@ def test_all_to_all_is_bound_by_its_longest_axis():
   assert line == pytest.approx(4 * 9e6 / 4 / 4.5e10 + 3 * US)
 
 
-def test_permutations_pay_by_distance():
+def test_permutation_time_grows_with_distance():
   near = seconds("v5e:16x16", "collective-permute", 4.5e6, ((0, 1),))
   assert near == pytest.approx(100e-6 + 1 * US)
-  # 15 along the row is 1 around the ring.
+  # 15 hops along the row are 1 hop around the ring.
   around = seconds("v5e:16x16", "collective-permute", 4.5e6, ((0, 15),))
   assert around == pytest.approx(near)
   far = seconds("v5e:4x4", "collective-permute", 4.5e6, ((0, 15), (0, 1)))
@@ -122,7 +122,7 @@ def test_permutations_pay_by_distance():
 
 
 def test_between_slices():
-  """A v5e chip has an eighth of 25 GB/s."""
+  """Each v5e chip has an eighth of the host's 25 GB/s."""
   speed = 2.5e10 / 8
   found = seconds("2xv5e:16x16", "all-reduce", 1e6, (), between_slices=True)
   assert found == pytest.approx(2 * (1e6 / 2 / speed + 1e-4))
@@ -130,14 +130,14 @@ def test_between_slices():
   assert four == pytest.approx(3e6 / speed + 3e-4)
 
 
-def test_a_group_without_shape_is_a_line_and_says_so():
+def test_irregular_groups_are_modeled_as_a_line_with_a_warning():
   web = network("v5e:4x4")
   one = Collective("all-gather", 45e6, "f32", ((0, 1, 6),))
   assert web.seconds(one) == pytest.approx(2 / 3 * 1e-3 + 2 * US)
-  assert "forms no box" in web.warnings[0]
+  assert "does not form a box" in web.warnings[0]
 
 
-def test_the_slowest_group_decides():
+def test_slowest_group_determines_the_time():
   both = seconds("v5e:4x4", "all-gather", 45e6, ((0, 1), (4, 5, 6, 7)))
   alone = seconds("v5e:4x4", "all-gather", 45e6, ((4, 5, 6, 7),))
   assert both == pytest.approx(alone)

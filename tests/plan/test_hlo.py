@@ -1,4 +1,4 @@
-"""Reading programs: instructions, groups, loops, what adds up."""
+"""Tests of parsing HLO text: instructions, groups, loops and sums."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from bigscale.plan.measure import measure
 from tests.plan import excerpts
 
 
-def test_an_instruction_is_taken_apart():
+def test_instruction_fields_are_parsed():
   module = hlo.parse(excerpts.NESTED_SCANS)
   assert module.entry.name == "main.10_spmd"
   loop = module.computations["body.outer"].by_name["while.27"]
@@ -24,7 +24,7 @@ def test_an_instruction_is_taken_apart():
   assert module.called(fusion).root.opcode == "add"
 
 
-def test_text_that_is_no_program_is_refused():
+def test_text_without_a_program_is_refused():
   with pytest.raises(hlo.HloError, match="no ENTRY computation"):
     hlo.parse("HloModule nothing\n")
 
@@ -54,7 +54,7 @@ def test_sizes(shape, size):
     ("replica_groups=mesh['a'=2,'b'=2] {'b'}, x=1", ((0, 1), (2, 3))),
     ("replica_groups=mesh['a'=2,'b'=2] {'a'}", ((0, 2), (1, 3))),
     ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", ((0, 1, 2, 3),)),
-    # The outer and the inner half of one axis.
+    # The outer and the inner sub-axis of one axis.
     ("replica_groups=mesh['a'=4] {'a':(1)2}", ((0, 2), (1, 3))),
     ("replica_groups=mesh['a'=4] {'a':(2)2}", ((0, 1), (2, 3))),
     (
@@ -72,13 +72,13 @@ def test_replica_groups(attributes, groups):
   assert replica_groups(attributes, 4) == groups
 
 
-def test_nested_scans_count_as_often_as_they_run():
-  """2 updates of 3 microbatches; the inner limit comes through two tuples."""
+def test_nested_scans_count_once_per_iteration():
+  """Two updates of 3 microbatches; the inner limit passes two tuples."""
   work = measure(hlo.parse(excerpts.NESTED_SCANS), 16)
   assert work.cycles == {
     ("d_update", categories.CONVOLUTION): 2 * 3 * 1560,
     ("d_update", categories.OPTIMIZER): 2 * 3042,
-    # Of two branches the dearer one.
+    # The more expensive of two branches.
     (categories.NO_PHASE, categories.RELAYOUT): 4140,
   }
   assert work.flops == 2 * 3 * 2 * 512 * 512 * 64
@@ -88,7 +88,7 @@ def test_nested_scans_count_as_often_as_they_run():
   assert reduce.groups == (tuple(range(16)),)
   assert not reduce.asynchronous
   assert work.warnings == [
-    "jit(step)/cond: one of 2 branches runs; the costliest is counted"
+    "jit(step)/cond: one of 2 branches runs; the most expensive one is counted"
   ]
 
 
@@ -98,7 +98,7 @@ def test_nested_scans_count_as_often_as_they_run():
     ("constant(2)", "constant(7)", 7),
     ("direction=LT, metadata", "direction=LE, metadata", 3),
     ("direction=LT, metadata", "direction=NE, metadata", 2),
-    # Counts down from 0, so never below 2... does not end.
+    # Counts down from 0, so the loop does not end.
     ("direction=LT, metadata", "direction=GT, metadata", None),
     ("add(%counter.1, %one.1)", "subtract(%counter.1, %one.1)", None),
     ("add(%counter.1, %one.1)", "multiply(%counter.1, %one.1)", None),
@@ -113,14 +113,14 @@ def test_trip_counts(old, new, count):
   assert trip_count(Frame(module, module.entry), loop, {}) == count
 
 
-def test_a_loop_of_unknown_length_is_hinted_or_warned_about():
+def test_unknown_trip_counts_use_a_hint_or_warn():
   text = excerpts.NESTED_SCANS.replace(
     "add(%counter.1, %one.1)", "multiply(%counter.1, %one.1)"
   )
   module = hlo.parse(text)
   work = measure(module, 16)
   assert any(
-    "jit(step)/d_steps/while: the program does not tell" in one
+    "jit(step)/d_steps/while: the trip count of this loop" in one
     for one in work.warnings
   )
   assert work.collectives[0].count == 1
@@ -129,14 +129,14 @@ def test_a_loop_of_unknown_length_is_hinted_or_warned_about():
   assert len(hinted.warnings) == 1
 
 
-def test_a_collective_spread_over_fusions_happens_once():
+def test_a_collective_across_fusions_counts_once():
   work = measure(hlo.parse(excerpts.ASYNC_FUSIONS), 16)
   (gather,) = work.collectives
   assert (gather.kind, gather.bytes) == ("all-gather", 2 * 4096 * 4096)
   assert gather.dtype == "bf16"
   assert gather.groups[1] == (4, 5, 6, 7)
   assert gather.asynchronous
-  # The product runs meanwhile; tanh came before.
+  # The product runs at the same time, tanh before it.
   assert gather.hidden_cycles == 536412
   assert work.total_cycles == 537412
 
@@ -183,7 +183,7 @@ def instruction(line):
       '%a = f32[8] dot(%p), metadata={op_name="g_update/orthogonal/dot"}',
       categories.ORTHOGONAL,
     ),
-    # A name that only contains a scope's is another.
+    # A name that only contains the name of a scope is not that scope.
     (
       '%a = f32[8] add(%p), metadata={op_name="jit(s)/adamant/add"}',
       categories.ELEMENTWISE,

@@ -1,6 +1,6 @@
-"""A plan says how exact float32 products are, and refuses a program that lies.
+"""Tests of the precision of float32 products in a plan.
 
-In the excerpt NETWORK and ELSEWHERE stand for the two precisions.
+NETWORK and ELSEWHERE in the excerpt are placeholders for two precisions.
 """
 
 import pytest
@@ -14,13 +14,13 @@ from tests.plan.test_plan_report import plan  # noqa: F401
 def _products(network, elsewhere="highest"):
   text = excerpts.FLOAT32_PRODUCTS
   for name, stated in (("NETWORK", network), ("ELSEWHERE", elsewhere)):
-    # The compiler leaves out what is the default.
+    # The compiler omits the default precision.
     words = f"operand_precision={{{stated},{stated}}}"
     text = text.replace(f" {name},", f" {words}," if stated else "")
   return measure.measure(hlo.parse(text), 1).float32
 
 
-def test_what_multiplies_float32_is_found_and_what_does_not_is_left():
+def test_only_float32_products_are_found():
   of_network, elsewhere = sorted(
     _products("high"), key=lambda one: one.place != "network"
   )
@@ -31,7 +31,7 @@ def test_what_multiplies_float32_is_found_and_what_does_not_is_left():
 
 
 @pytest.mark.parametrize("stated", ["highest", "high", "default"])
-def test_a_program_as_its_spec_says_passes(stated):
+def test_a_program_with_the_stated_precision_passes(stated):
   precision.check(_products("" if stated == "default" else stated), stated)
 
 
@@ -45,7 +45,7 @@ def test_a_program_as_its_spec_says_passes(stated):
     ("highest", "high", "highest", "spectral_norm/dot_general: high"),
   ],
 )
-def test_another_precision_is_an_error_that_names_the_operation(
+def test_another_precision_raises_and_names_the_operation(
   network, elsewhere, stated, named
 ):
   with pytest.raises(SpecError, match=named) as refusal:
@@ -53,7 +53,7 @@ def test_another_precision_is_an_error_that_names_the_operation(
   assert f"model.precision='{stated}'" in str(refusal.value)
 
 
-def test_one_operand_rounded_is_a_product_rounded():
+def test_the_lower_precision_of_two_operands_counts():
   text = excerpts.FLOAT32_PRODUCTS.replace(
     " NETWORK,", " operand_precision={highest,default},"
   )
@@ -63,7 +63,7 @@ def test_one_operand_rounded_is_a_product_rounded():
   assert product.precision == "default"
 
 
-def test_the_report_prints_the_choices(plan):  # noqa: F811
+def test_report_shows_alternative_precisions(plan):  # noqa: F811
   plan |= {
     "precision": "highest",
     "float32_products": precision.summary(_products("highest"), 1.5e6),

@@ -1,4 +1,4 @@
-"""What is said of a plan: advice, tables, comparisons; and what is kept."""
+"""Tests of advice, tables, comparisons and the cache of plans."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ def spec_of(**changes):
 
 @pytest.fixture
 def plan():
-  """Numbers like those of BigGAN-128 on a v5e pod."""
+  """A plan with numbers similar to BigGAN-128 on a v5e pod."""
   shares = {
     "convolution": 0.45,
     "spectral_norm": 0.2,
@@ -88,17 +88,17 @@ def plan():
   }
 
 
-def test_advice_names_what_dominates_and_what_to_split(plan):
+def test_advice_names_the_largest_share_and_what_to_split(plan):
   said = advice.advise(plan, spec_of(), POD)
-  assert said[0] == "convolution dominates: 45% of the step"
+  assert said[0] == "convolution takes the largest share, 45% of the step"
   assert "spectral norm takes 20%" in said[1]
   assert "mesh.weights='zero' with mesh.fsdp=16" in said[1]
   assert "Adam and the moving average takes 8%" in said[2]
-  # 0.56 GiB of activations x 16 and 2.04 of state.
+  # 16 x 0.56 GiB of activations, and 2.04 GiB of state.
   assert said[3].startswith("v5e:4x4 is the smallest slice that would fit")
 
 
-def test_advice_of_a_split_run_does_not_split_again(plan):
+def test_split_runs_get_no_advice_to_split(plan):
   spec = spec_of(mesh__weights="zero", mesh__fsdp=16)
   said = " ".join(advice.advise(plan, spec, POD))
   assert "mesh.weights" not in said
@@ -120,12 +120,13 @@ def test_advice_to_fit(plan):
   }
   said = advice.advise(plan, spec_of(), POD)
   assert said[0] == (
-    "does not fit: 20.00 GiB needed of 16.00 GiB a device, 4.00 GiB too much"
+    "the run does not fit: each device needs 20.00 GiB but has 16.00 GiB, "
+    "4.00 GiB too little"
   )
   # 12 / 2 + 8 <= 0.9 x 16 < 12 + 8 / 2.
   assert "mesh.fsdp=2 would split the 12.00 GiB" in said[1]
-  assert said[2] == "optim.microbatches=4 would fit, by proportion"
-  assert said[-1] == "as many devices of v5p or v6e have the memory for it"
+  assert said[2] == "optim.microbatches=4 would fit (proportional estimate)"
+  assert said[-1] == "the same number of v5p or v6e devices has enough memory"
   plan["hbm_bytes_per_device"] = 200 * GIB
   plan["memory"]["state"] = 100 * GIB
   assert "no single change" in advice.advise(plan, spec_of(), POD)[-1]
@@ -134,13 +135,15 @@ def test_advice_to_fit(plan):
 @pytest.mark.parametrize(
   ("d_steps", "at_once", "said"), [(2, True, 1), (1, True, 0), (2, False, 0)]
 )
-def test_advice_to_draw_fakes_apart(plan, d_steps, at_once, said):
+def test_advice_to_generate_fakes_separately(plan, d_steps, at_once, said):
   plan |= {"fits": False, "hbm_bytes_per_device": 20 * GIB}
   spec = spec_of(optim__d_steps=d_steps, optim__fakes_at_once=at_once)
   advised = advice.advise(plan, spec, POD)
   found = [one for one in advised if "optim.fakes_at_once=False" in one]
   assert len(found) == said
-  assert all("passes of 8 images a device and not 16" in one for one in found)
+  assert all(
+    "passes of 8 images per device instead of 16" in one for one in found
+  )
 
 
 @pytest.mark.parametrize(
@@ -161,26 +164,27 @@ def test_advice_to_draw_fakes_apart(plan, d_steps, at_once, said):
     ),
   ],
 )
-def test_refusals_of_the_compiler(message, needed, available):
+def test_out_of_memory_messages_are_parsed(message, needed, available):
   assert memory.of_refusal(message) == (needed, available)
   assert memory.of_refusal(message.replace("RESOURCE", "")) is None
 
 
-def test_a_plan_in_words(plan):
+def test_text_of_a_plan(plan):
   text = report.text(plan)
-  assert "2.60 of 15.75 GiB a device" in text
-  assert "100.00 ms = 95.00 cycles + 4.00 collectives + 1.00 not hidden" in text
+  assert "2.60 of 15.75 GiB per device" in text
+  assert "100.00 ms = 95.00 cycles + 4.00 synchronous" in text
+  assert "collectives + 1.00 exposed of 3.00 asynchronous" in text
   assert "spectral_norm" in text
   assert "20.0%  20.00 ms" in text
   assert "52 x, 493 MB, 4.00 ms, 52 of them synchronous" in text
   assert "2 x, 352 MB, 3.90 ms over 256 at d_update/psum" in text
   assert "- something to do" in text
   assert "xla_a=True\n" in text
-  # Shares of nothing are not listed.
+  # Shares of zero are not listed.
   assert "orthogonal" not in text
 
 
-def test_a_plan_that_does_not_fit_in_words(plan):
+def test_text_of_a_plan_that_does_not_fit(plan):
   plan |= {
     "fits": False,
     "estimated_step_seconds": None,
@@ -192,7 +196,7 @@ def test_a_plan_that_does_not_fit_in_words(plan):
   assert "\nstep" not in text
 
 
-def test_a_table_of_several(plan):
+def test_table_of_several_plans(plan):
   failed = {
     "topology": "v5e:2x2",
     "mesh": {"weights": "zero", "fsdp": 16},
@@ -216,7 +220,7 @@ def test_changes_since_a_baseline(plan, tmp_path):
   changes = report.compare(plan, report.load(str(path)))
   assert changes["estimated_step_seconds"]["change"] == pytest.approx(0.25)
   assert changes["estimated_mfu"]["change"] == 0
-  # From nothing to something has no ratio, and shows.
+  # A change from zero has no ratio, but is listed.
   assert changes["collectives.all-reduce.count"] == {
     "old": 0,
     "new": 52,
@@ -229,21 +233,23 @@ def test_changes_since_a_baseline(plan, tmp_path):
 @pytest.mark.parametrize(
   ("key", "value"), [("effort", "O1"), ("topology", "v5e:8x8")]
 )
-def test_what_does_not_compare_is_refused(plan, key, value):
+def test_plans_that_are_not_comparable_are_refused(plan, key, value):
   with pytest.raises(SpecError, match=f"baseline has {key} '{value}'"):
     report.compare(plan, plan | {key: value})
 
 
-def test_a_file_that_is_no_baseline(tmp_path):
+def test_files_without_a_plan_are_refused(tmp_path):
   with pytest.raises(SpecError, match="cannot be read"):
     report.load(str(tmp_path / "none.json"))
   path = tmp_path / "other.json"
   path.write_text("[1]")
-  with pytest.raises(SpecError, match="is no plan"):
+  with pytest.raises(SpecError, match="is not a plan"):
     report.load(str(path))
 
 
-def test_the_cache_tells_plans_apart(monkeypatch, tmp_path):
+def test_cache_paths_differ_by_everything_that_determines_a_plan(
+  monkeypatch, tmp_path
+):
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
   versions = {"jax": "1"}
   base = make.path_of(spec_of(), POD, "O1", versions)
@@ -260,7 +266,9 @@ def test_the_cache_tells_plans_apart(monkeypatch, tmp_path):
   assert len(others - {base}) == 5
 
 
-def test_the_cache_survives_bad_files(monkeypatch, tmp_path, plan, caplog):
+def test_unreadable_cache_files_are_ignored(
+  monkeypatch, tmp_path, plan, caplog
+):
   path = tmp_path / "plans" / "one.json"
   assert make.read(path) is None
   assert make.write(path, plan)
@@ -288,10 +296,10 @@ def test_bad_modes(mode):
     with_mode(spec_of(), mode)
 
 
-def test_a_sweep_goes_on_after_a_failure():
+def test_sweep_continues_after_a_failure():
   pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
   spec = with_mode(spec_of(), "zero:16")
   rows = list(sweep([spec], ["v5e:2x2", "v5e:3x5"], "O1", use_cache=False))
   assert [row["topology"] for row in rows] == ["v5e:2x2", "v5e:3x5"]
   assert "mesh.fsdp=16" in rows[0]["error"]
-  assert "refuses topology" in rows[1]["error"]
+  assert "rejects topology" in rows[1]["error"]

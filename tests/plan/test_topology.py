@@ -1,4 +1,4 @@
-"""Names of slices, good and bad."""
+"""Tests of topology names."""
 
 import importlib.util
 
@@ -32,13 +32,13 @@ def test_names(name, devices):
     ("v5e", ["unknown topology 'v5e'", "FAMILY:SHAPE"]),
     ("", ["unknown topology ''"]),
     ("v5e:4x4x4", ["has 3 axes", "v5e:16x16"]),
-    # libtpu kills the process at a side of 0.
-    ("v5e:0x4", ["is no slice of a v5e pod", "16x16"]),
-    ("v5e:32x32", ["is no slice", "2xv5e:16x16"]),
-    ("0xv5e:4x4", ["is no slice"]),
+    # libtpu would abort the process for a side of 0.
+    ("v5e:0x4", ["is not a slice of a v5e pod", "16x16"]),
+    ("v5e:32x32", ["is not a slice", "2xv5e:16x16"]),
+    ("0xv5e:4x4", ["is not a slice"]),
   ],
 )
-def test_bad_names_say_what_to_write(name, words):
+def test_bad_names_raise_with_a_suggestion(name, words):
   with pytest.raises(SpecError) as refusal:
     topology.parse(name)
   for word in words:
@@ -59,7 +59,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
     topology.devices(topology.parse("v5e:4x4"))
 
 
-def test_usual_slices_exist():
+def test_common_slices_are_valid():
   for chip in topology.CHIPS.values():
     sizes = [
       topology.parse(f"{chip.family}:{'x'.join(map(str, shape))}").device_count

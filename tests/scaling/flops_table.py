@@ -1,8 +1,8 @@
-"""Prints the tables of docs/flops.md: counted from shapes, and traced.
+"""Prints the tables of docs/flops.md: FLOP counted from shapes and from traces.
 
   python -m tests.scaling.flops_table [CONFIG[:ARG] ...]
 
-Traces alone, a quarter to a whole minute a platform and config.
+It only traces, which takes 15 to 60 seconds per platform and config.
 """
 
 import importlib
@@ -38,7 +38,7 @@ RUNS = (
 
 
 def spec_of(run, small=False):
-  """Of "config" or "config:argument"."""
+  """Returns the spec of "config" or "config:argument"."""
   name, _, argument = run.partition(":")
   module = importlib.import_module(f"configs.{name}")
   get = module.get_test_config if small else module.get_config
@@ -46,7 +46,7 @@ def spec_of(run, small=False):
 
 
 def cells(run):
-  """A row: GFLOP an image, then how far each trace is from it."""
+  """Yields a row: GFLOP per image, then the difference of each trace."""
   spec = spec_of(run)
   cost = training_flops(spec)
   yield f"{cost.per_image / 1e9:.4g}"

@@ -1,4 +1,4 @@
-"""Families hold what was asked for, and rules scale learning rates."""
+"""Tests of model families and learning rate rules."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def of(base, count, **options):
 
 
 def test_published_r3gans_are_members():
-  """FFHQ's from CIFAR-10's without classes, by their size alone."""
+  """The FFHQ models follow from an unconditional base by their size alone."""
   base = r3gan.PRESETS["stacked_mnist"]
   for name in ("ffhq64", "ffhq256"):
     published = r3gan.PRESETS[name]
@@ -41,7 +41,7 @@ def test_published_biggans_are_members():
     published = biggan.PRESETS[name]
     members = families.widths_of(BIGGAN, resolution=published.resolution)
     found = members(published.g_width)
-    # The paper moves attention; 64 px has z of its own.
+    # The paper moves attention, and 64 px has another latent size.
     same = ("latent_dim", "g_attention", "d_attention")
     kept = {field: getattr(found, field) for field in same}
     assert found == dataclasses.replace(published, **kept)
@@ -52,17 +52,17 @@ def test_published_biggans_are_members():
 
 @pytest.mark.parametrize("count", [3e5, 3e6, 3e7, 3e8])
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_r3gans_hold_a_size_at_any_depth(count, depth):
+def test_r3gans_reach_a_size_at_any_depth(count, depth):
   found = of(CIFAR10, count, depth=depth)
   assert found.achieved == parameters(found.model).total
   assert found.achieved == pytest.approx(count, rel=0.1)
   assert found.model.blocks == (depth,) * 4
-  # Groups as wide as the published ones.
+  # Groups have the width of the published models.
   for stage, groups in enumerate(found.model.cardinality):
     assert found.model.inner_width(stage) == 16 * groups
 
 
-def test_deeper_is_narrower():
+def test_deeper_members_are_narrower():
   widths = [of(CIFAR10, 1e7, depth=d).model.widths[0] for d in (1, 2, 4)]
   assert widths == sorted(widths, reverse=True)
   assert len(set(widths)) == 3
@@ -70,7 +70,7 @@ def test_deeper_is_narrower():
 
 @pytest.mark.parametrize("resolution", [8, 16, 32, 64, 128, 256])
 @pytest.mark.parametrize("base", [BIGGAN, DEEP], ids=["biggan", "deep"])
-def test_biggans_hold_a_size_at_any_resolution(base, resolution):
+def test_biggans_reach_a_size_at_any_resolution(base, resolution):
   if base is DEEP and resolution < 64:
     return
   found = of(base, 2e7, resolution=resolution)
@@ -79,7 +79,7 @@ def test_biggans_hold_a_size_at_any_resolution(base, resolution):
   assert found.model.g_width == found.model.d_width
 
 
-def test_no_other_width_comes_nearer():
+def test_no_other_width_is_closer():
   found = of(BIGGAN, 5e7)
   members = families.widths_of(BIGGAN)
   apart = [
@@ -108,7 +108,7 @@ def test_hierarchical_chunks_keep_their_length():
   assert found.latent_dim == 64 // 4 * 5
 
 
-def test_a_budget_of_flops_is_held():
+def test_a_flop_target_is_reached():
   recipe = spec_of("r3gan:cifar10")
   target = families.of_flops(3e9, recipe)
   found = families.member(CIFAR10, target, depth=1)
@@ -117,12 +117,12 @@ def test_a_budget_of_flops_is_held():
   assert found.achieved == pytest.approx(3e9, rel=0.1)
 
 
-def test_a_budget_ends_the_run():
+def test_a_flop_budget_sets_the_length_of_the_run():
   run = rules.within(spec_of("fashion_r3gan"), 1e12)
   per_step = training_flops(run).per_step
   assert 1e12 - per_step < total_flops(run) <= 1e12
   assert run.total_steps == 1e12 // per_step
-  with pytest.raises(SpecError, match=r"does not last for one step.*give"):
+  with pytest.raises(SpecError, match=r"is less than one step.*use"):
     rules.within(run, per_step * 0.99)
 
 

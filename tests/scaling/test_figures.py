@@ -1,4 +1,4 @@
-"""Drawings of laws say what the laws say."""
+"""Tests of plots of fitted laws."""
 
 import numpy as np
 import pytest
@@ -32,11 +32,11 @@ def made(noise=0.02, floor=None, columns=5):
   return analysis.study(selection, analysis.Settings(floor, resamples=60))
 
 
-def test_every_level_has_its_line_and_its_runs():
+def test_every_level_has_a_line():
   left, right = figures.draw(made()).axes
   assert (left.get_xlabel(), right.get_xlabel()) == ("params", "images")
   assert left.get_ylabel() == "fid"
-  # The floor is one more line.
+  # The floor is an additional line.
   assert len(left.lines) == 4 + 1
   assert len(right.lines) == 5 + 1
   for line, level in zip(left.lines, np.geomspace(10, 1e5, 4), strict=False):
@@ -59,7 +59,7 @@ def test_all_runs_are_drawn_once_in_each_panel():
     assert sum(len(c.get_offsets()) for c in hollow) == 1
 
 
-def test_the_band_holds_the_law_and_widens_with_noise():
+def test_band_widens_with_noise():
   def width(noise):
     low, high = [], []
     for band in figures.draw(made(noise)).axes[0].collections:
@@ -77,10 +77,10 @@ def test_many_levels_share_few_lines():
   assert len(axes.lines) == 6 + 1
 
 
-def test_a_pinned_floor_is_drawn_where_it_is():
+def test_pinned_floor_is_drawn():
   axes = figures.draw(made(floor=1.5)).axes[0]
   assert axes.lines[-1].get_ydata()[0] == 1.5
-  # Of no floor there is no line.
+  # A law without a floor has no such line.
   assert len(figures.draw(made(floor=0.0)).axes[0].lines) == 4
 
 
@@ -95,7 +95,7 @@ def test_a_file_is_written(tmp_path):
     figures.save(made(), tmp_path / "file" / "law.png")
 
 
-def test_the_best_split_s_exponent():
+def test_exponent_of_the_best_split():
   split = analysis.record(made(noise=0.001))["split"]
   assert split["exponent"]["value"] == pytest.approx(
     ALPHA * BETA / (ALPHA + BETA), abs=0.01

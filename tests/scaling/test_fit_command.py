@@ -1,4 +1,4 @@
-"""`bigscale scaling fit`: what it reads, prints, and refuses."""
+"""Tests of the input, output and errors of `bigscale scaling fit`."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ HEADER = ["run", "model", "params", "images", "flops", "fid", "status"]
 
 
 def good_rows():
-  """Twelve runs of 2 + 5e3 flops^-0.25, with a little ripple."""
+  """Twelve runs of 2 + 5e3 flops^-0.25 with alternating errors of 1%."""
   rows = []
   for index in range(12):
     flops = 10.0 ** (13 + index / 2)
@@ -38,7 +38,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def fit(capsys):
-  """Runs the command as a user would; returns exit code, stdout, stderr."""
+  """Runs the command; returns exit code, stdout and stderr."""
 
   def call(path, *flags):
     defaults = ("--x=flops", "--y=fid", "--resamples=60")
@@ -68,7 +68,7 @@ def test_json_has_the_agreed_form(fit, write, tmp_path):
   assert found["split"] is None
 
 
-def test_report_draws_what_fit_finds(write, tmp_path, capsys):
+def test_report_draws_the_fitted_law(write, tmp_path, capsys):
   out = tmp_path / "law.svg"
   flags = ["--x=params", "--x2=images", "--y=fid", "--resamples=60"]
   command = ["bigscale", "scaling", "report", write(good_rows()), *flags]
@@ -79,7 +79,7 @@ def test_report_draws_what_fit_finds(write, tmp_path, capsys):
   assert "--out is missing" in capsys.readouterr().err
 
 
-def test_text_says_what_matters(fit, write):
+def test_text_contains_law_floor_split_and_exclusions(fit, write):
   rows = good_rows()
   rows[3][-1] = "failed"
   code, printed, _ = fit(
@@ -99,7 +99,7 @@ def test_text_says_what_matters(fit, write):
 
 
 def test_rows_are_accounted_for(fit, write):
-  """Every row is fitted, a bound, excluded with a reason, or filtered."""
+  """Each row is fitted, a bound, excluded with a reason, or filtered."""
   rows = good_rows()
   rows[1][-1], rows[1][-2] = "failed", ""
   rows[2][-1] = "Collapsed at 4000"
@@ -121,14 +121,14 @@ def test_rows_are_accounted_for(fit, write):
   assert found["points"] == 7
   assert [entry["row"] for entry in found["censored"]] == [3, 6]
   assert {entry["row"]: entry["reason"] for entry in found["excluded"]} == {
-    1: "one of the 1 highest",
+    1: "excluded by --drop_worst=1",
     2: "failed",
-    5: "collapsed before any value",
+    5: "collapsed before the first value",
   }
   assert found["filtered"] == 2
 
 
-def test_runs_are_found_by_a_word_of_several(write):
+def test_conditions_match_a_word_in_a_list(write):
   rows = good_rows()
   for index, row in enumerate(rows):
     row[1] = ("size", "size+batch", "batch", "batches", "3", "4+3")[index % 6]
@@ -197,39 +197,43 @@ def statuses(status, count=12):
     (good_rows()[:6], ("--x=params", "--x2=images"), "needs 7 finished"),
     (statuses("collapsed"), ("--status=status",), "and 12 that collapsed"),
     (statuses("failed"), ("--status=status",), "has no run to fit"),
-    (statuses("finisht"), ("--status=status",), "'finisht' is no status"),
+    (statuses("finisht"), ("--status=status",), "'finisht' is not a status"),
     (changed(2, "fid", "-3"), (), "row 3 (line 4), column 'fid': '-3'"),
     (changed(2, "fid", "0"), (), "row 3 (line 4), column 'fid': '0'"),
     (changed(2, "fid", "nan"), (), "row 3 (line 4), column 'fid': 'nan'"),
     (changed(2, "fid", ""), (), "row 3 (line 4), column 'fid': ''"),
     (changed(2, "fid", "x"), ("--drop_worst=1",), "column 'fid': 'x'"),
     (changed(5, "flops", "1,5"), (), "row 6 (line 7), column 'flops': '1,5'"),
-    (good_rows(), ("--x=flop",), "--x=flop is no column of the table; it has"),
+    (
+      good_rows(),
+      ("--x=flop",),
+      "--x=flop is not a column of the table",
+    ),
     (good_rows(), ("--x2=flop",), "run, model, params, images, flops, fid"),
-    (good_rows(), ("--y=flops",), "is a variable too"),
-    (good_rows(), ("--x2=flops",), "--x2=flops is --x again"),
-    (good_rows(), ("--group=seed",), "--group=seed is no column"),
-    (good_rows(), ("--status=state",), "--status=state is no column"),
-    (good_rows(), ("--protocol=fid,seed",), "--protocol=seed is no column"),
+    (good_rows(), ("--y=flops",), "is also a variable"),
+    (good_rows(), ("--x2=flops",), "--x2=flops is the same column as --x"),
+    (good_rows(), ("--group=seed",), "--group=seed is not a column"),
+    (good_rows(), ("--status=state",), "--status=state is not a column"),
+    (good_rows(), ("--protocol=fid,seed",), "--protocol=seed is not a column"),
     (good_rows(), ("--group=model",), "has 1 groups"),
     (changed(3, "run", ""), ("--group=run",), "column 'run' is empty"),
     (good_rows(), ("--x=params", "--where=params=1e6"), "but there are 3"),
     (good_rows(), ("--where=model",), "must be COLUMN=VALUE"),
-    (good_rows(), ("--where=kind=3",), "'kind' is no column"),
-    (good_rows(), ("--where=flops<big",), "'big' is no number"),
+    (good_rows(), ("--where=kind=3",), "'kind' is not a column"),
+    (good_rows(), ("--where=flops<big",), "'big' is not a number"),
     (good_rows(), ("--where=model=none",), "12 do not meet --where"),
-    (good_rows(), ("--x2=flops/6x",), "give --flops=COLUMN"),
+    (good_rows(), ("--x2=flops/6x",), "pass --flops=COLUMN"),
     (good_rows(), ("--x2=flops/0x", "--flops=flops"), "K above 0"),
     (good_rows(), ("--x2=flops/6", "--flops=flops"), "flops/Kx"),
     (good_rows(), ("--floor=low",), "--floor=low must be free, none"),
     (good_rows(), ("--floor=-1",), "at least 0"),
     (good_rows(), ("--floor=inf",), "at least 0"),
-    (good_rows(), ("--floor=900",), "not below the median of y"),
-    (good_rows(), ("--resamples=5",), "from 40"),
-    (good_rows(), ("--seed=-1",), "must not be negative"),
-    (good_rows(), ("--delta=0",), "--delta=0.0 must be from"),
-    (good_rows(), ("--delta=nan",), "--delta=nan must be from"),
-    (good_rows(), ("--drop_worst=-1",), "is negative"),
+    (good_rows(), ("--floor=900",), "must be below the median of y"),
+    (good_rows(), ("--resamples=5",), "between 40"),
+    (good_rows(), ("--seed=-1",), "must be at least 0"),
+    (good_rows(), ("--delta=0",), "--delta=0.0 must be between"),
+    (good_rows(), ("--delta=nan",), "--delta=nan must be between"),
+    (good_rows(), ("--drop_worst=-1",), "must be at least 0"),
     (good_rows(), ("--drop_worst=12",), "has no run to fit"),
     (good_rows(), ("--drop_worst=x",), "drop_worst"),
     (good_rows(), ("--y=",), "--y is missing"),
@@ -260,12 +264,12 @@ def test_too_few_levels_are_refused(fit, write):
   code, _, error = fit(write(rows), "--x=params")
   assert code == 2
   assert "have 2 different values of x" in error
-  # A slope alone is another matter.
+  # A law without a floor can be fitted.
   assert fit(write(rows), "--x=params", "--floor=none")[0] == 0
 
 
 def test_few_levels_and_seeds_are_fitted(fit, write):
-  """Where larger runs cannot be predicted, the reason is said."""
+  """A reason is given if larger runs cannot be predicted."""
   rows = good_rows()
   for index, row in enumerate(rows):
     row[4] = 10.0 ** (13 + index // 3)
@@ -279,10 +283,10 @@ def test_few_levels_and_seeds_are_fitted(fit, write):
 @pytest.mark.parametrize(
   ("content", "said"),
   [
-    (b"", "nothing in it"),
-    (b"flops,fid\n1e13\n", "row 1 (line 2) has 1 cells, the header 2"),
-    (b"flops,fid,fid\n1e13,2,3\n", "is the name of 2 columns"),
-    (b"\xff\xfe\x00\x01", "no CSV file in UTF-8"),
+    (b"", "is empty"),
+    (b"flops,fid\n1e13\n", "row 1 (line 2) has 1 cells, but the header has 2"),
+    (b"flops,fid,fid\n1e13,2,3\n", "names 2 columns"),
+    (b"\xff\xfe\x00\x01", "not a CSV file in UTF-8"),
     (b"flops,fid\n1e13,2\x00\n", ""),
     (None, "cannot be read"),
   ],

@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say: 200 tables of known laws."""
+"""Tests the coverage of intervals on simulated tables of known laws."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ TRIALS, RESAMPLES = 200, 60
 
 
 def coverage(law, variables, truth, noise):
-  """Share of trials whose 95% interval holds each parameter."""
+  """Share of trials whose 95% interval contains the true parameter."""
   log_terms = [
     np.log(truth[c]) - truth[e] * np.log(variables[name])
     for c, e, name in zip("AB", ("alpha", "beta"), law.variables, strict=False)
@@ -24,11 +24,11 @@ def coverage(law, variables, truth, noise):
     y = exact * np.exp(noise * rng.standard_normal(len(exact)))
     points = Points(variables, y, np.zeros(len(rows), bool), rows, rows)
     found = fit(law, points, Loss())
-    drawn = bootstrap.resample(found, points, RESAMPLES, (0, trial))
-    estimated = bootstrap.parameters(found, drawn)
+    resampled = bootstrap.resample(found, points, RESAMPLES, (0, trial))
+    estimated = bootstrap.parameters(found, resampled)
     for name in inside:
       low, high = estimated[name]["interval95"] or (np.inf, -np.inf)
-      # Of a one-sided interval one end is open.
+      # One end of a one-sided interval is None.
       above = low is None or low <= truth[name]
       inside[name] += above and (high is None or truth[name] <= high)
   return {name: count / TRIALS for name, count in inside.items()}

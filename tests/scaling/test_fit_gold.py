@@ -1,4 +1,4 @@
-"""The law of Hoffmann et al. 2022, refitted as Besiroglu et al. 2024 did."""
+"""Refits the law of Hoffmann et al. 2022 as Besiroglu et al. 2024 did."""
 
 import json
 import pathlib
@@ -35,7 +35,7 @@ def points():
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-  """What the command writes with its defaults: 4,000 resamples."""
+  """Output of the command with its defaults, including 4,000 resamples."""
   out = tmp_path_factory.mktemp("gold") / "law.json"
   code = program.main(
     ["bigscale", "scaling", "fit", RUNS, *FLAGS, f"--out={out}"]
@@ -73,7 +73,7 @@ def test_golden_parameters(printed, name, value, within):
 def test_golden_intervals(printed, name, error, low, high):
   found = printed["parameters"][name]
   assert found["standard_error"] == pytest.approx(error, rel=0.1)
-  # A quarter of a standard error: two bootstraps differ by less.
+  # Two bootstraps differ by less than a quarter of a standard error.
   np.testing.assert_allclose(
     found["interval95"], [low, high], rtol=0, atol=0.25 * error
   )
@@ -97,13 +97,13 @@ def test_golden_record(printed):
   horizon = printed["heldout"]["forms"][0]["heldout"]["10x"]
   assert horizon["predicted"] == 19
   assert 0 < horizon["error"] < 0.03
-  # Two larger runs are too few to say which form is better.
+  # Two larger runs are too few to choose a form.
   assert printed["heldout"]["best"]["4x"] is None
   assert "2 larger runs" in printed["heldout"]["reasons"]["4x"]
 
 
-def test_golden_scipy_goes_no_lower(points):
-  """The loss as written in the paper, by another solver from its start."""
+def test_golden_scipy_finds_no_lower_loss(points):
+  """The paper's loss, minimized by another solver from the paper's start."""
   loss = Loss(1e-3, "log")
   ours = fit(laws.Law(("x", "x2")), points, loss)
   log_x, log_x2 = np.log(points.variables["x"]), np.log(points.variables["x2"])
@@ -123,7 +123,7 @@ def test_golden_scipy_goes_no_lower(points):
       -(pull[1] * log_x2).sum(),
       pull[2].sum(),
     ]
-    # In units of delta, or a gradient tolerance would stop it early.
+    # In units of delta, so that the gradient tolerance does not stop it early.
     return (
       solver.huber(residual, 1e-3).sum() * 1e3,
       np.array(gradient) * 1e3,
@@ -145,8 +145,8 @@ def test_golden_scipy_goes_no_lower(points):
   assert ours.values == pytest.approx(expected, rel=1e-3)
 
 
-def test_golden_nothing_near_is_lower(points):
-  """With delta at a thousandth of the residuals the loss is full of kinks."""
+def test_golden_no_nearby_point_has_a_lower_loss(points):
+  """The loss has many kinks if delta is a thousandth of the residuals."""
   found = fit(laws.Law(("x", "x2")), points, Loss())
   rng = np.random.default_rng(0)
   size = 10.0 ** rng.uniform(-7, -1, size=(4000, 1))
@@ -156,7 +156,7 @@ def test_golden_nothing_near_is_lower(points):
   assert others.min() >= found.objective * (1 - 1e-9)
 
 
-def test_resamples_do_not_depend_on_how_many(points):
+def test_first_resamples_do_not_depend_on_their_number(points):
   found = fit(laws.Law(("x", "x2")), points, Loss())
   few = bootstrap.resample(found, points, 5, (3, 0)).theta
   more = bootstrap.resample(found, points, 12, (3, 0)).theta

@@ -1,4 +1,4 @@
-"""Laws with known parameters: floors, bounds, clusters, predictions."""
+"""Tests of fits to data from known laws."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ ONE, NO_FLOOR = laws.Law(("x",)), laws.Law(("x",), 0.0)
 
 
 def runs(count, noise, seed=0, floor=FLOOR, copies=1):
-  """Runs of y = 3 + 3e5 x^-0.3, in `copies` equal rows each."""
+  """Runs of y = 3 + 3e5 x^-0.3 with `copies` equal rows each."""
   x = np.geomspace(1e15, 1e19, count)
   rng = np.random.default_rng([11, seed])
   y = (floor + FACTOR * x**-EXPONENT) * np.exp(
@@ -33,12 +33,12 @@ def selection(points, grouped="run"):
   return Selection(points, names, [], 0, grouped, None, {})
 
 
-def analyse(selected, settings):
+def analyze(selected, settings):
   return analysis.record(analysis.study(selected, settings))
 
 
 def with_bound(points, x, y):
-  """One collapsed run more."""
+  """Adds a collapsed run."""
   return Points(
     {name: np.append(v, x) for name, v in points.variables.items()},
     np.append(points.y, y),
@@ -58,7 +58,7 @@ def test_exact_law_is_found(delta, unit):
   assert found.agreeing >= 4
 
 
-def test_two_variables_are_told_apart():
+def test_two_variables_are_separated():
   x, x2 = np.meshgrid(np.geomspace(1e5, 1e8, 5), np.geomspace(1e6, 1e9, 5))
   x, x2 = x.ravel(), x2.ravel()
   y = 2 + 400 * x**-0.35 + 900 * x2**-0.3
@@ -86,25 +86,25 @@ def test_slopes_are_derivatives():
       np.testing.assert_allclose(slopes[index], (up - down) / 2e-6, atol=1e-8)
 
 
-def test_floor_is_zero_where_there_is_none():
+def test_floor_is_zero_for_a_law_without_one():
   found = fit(ONE, runs(15, 0, floor=0.0), Loss())
   assert found.values["E"] == pytest.approx(0, abs=1e-6)
   assert found.values["alpha"] == pytest.approx(EXPONENT, rel=1e-4)
 
 
-def test_floor_of_zero_is_left_again():
+def test_search_leaves_a_floor_of_zero():
   points = runs(12, 0)
   design = laws.design_of(ONE, points.variables, points.y, points.censored)
   start = np.array([[0.0, 0.2, 0.0]])
-  solved = solver.minimise(design, start, np.ones((1, 12)), [0.1, 1e-4])
-  floor = laws.values_of(ONE, design.centre, solved.theta)["E"][0]
+  solved = solver.minimize(design, start, np.ones((1, 12)), [0.1, 1e-4])
+  floor = laws.values_of(ONE, design.center, solved.theta)["E"][0]
   assert floor == pytest.approx(FLOOR, rel=1e-4)
 
 
 def test_floors_of_resamples_pile_up_at_zero():
   found = fit(ONE, runs(20, 0.1, seed=2, floor=0.0), Loss())
-  drawn = bootstrap.resample(found, runs(20, 0.1, seed=2), 100, (0,))
-  floors = laws.values_of(ONE, found.design.centre, drawn.theta)["E"]
+  resampled = bootstrap.resample(found, runs(20, 0.1, seed=2), 100, (0,))
+  floors = laws.values_of(ONE, found.design.center, resampled.theta)["E"]
   assert floors.min() == 0
   assert floors.max() > 0.1
 
@@ -112,15 +112,15 @@ def test_floors_of_resamples_pile_up_at_zero():
 def test_pinned_floor_stays_and_has_no_error():
   points = runs(20, 0.02)
   settings = analysis.Settings(floor=FLOOR, resamples=100)
-  found = analyse(selection(points), settings)
+  found = analyze(selection(points), settings)
   floor, alpha = found["parameters"]["E"], found["parameters"]["alpha"]
   assert floor["value"] == FLOOR
   assert floor["pinned"]
   assert floor["standard_error"] is None
   assert floor["interval95"] is None
   assert alpha["interval95"][0] < EXPONENT < alpha["interval95"][1]
-  free = analyse(selection(points), analysis.Settings(resamples=100))
-  # To know the floor is to know the exponent better.
+  free = analyze(selection(points), analysis.Settings(resamples=100))
+  # A known floor improves the estimate of the exponent.
   error = free["parameters"]["alpha"]["standard_error"]
   assert alpha["standard_error"] < 0.8 * error
   assert "y = 3 + A x^-alpha" in [
@@ -141,7 +141,7 @@ def test_bound_above_the_law_changes_nothing():
   assert found.values == pytest.approx(alone.values, rel=1e-5)
   seen = bounded._replace(censored=np.zeros(16, bool))
   assert fit(ONE, seen, Loss()).values != pytest.approx(alone.values, rel=1e-5)
-  record = analyse(selection(bounded), analysis.Settings(resamples=40))[
+  record = analyze(selection(bounded), analysis.Settings(resamples=40))[
     "censored"
   ]
   assert record[0]["bound"] == 40
@@ -155,7 +155,7 @@ def test_bound_below_the_law_pulls_it_down():
   found = fit(ONE, points, Loss(1.0))
   alone = fit(ONE, points.take(~points.censored), Loss(1.0))
   assert found.values["E"] < alone.values["E"] - 0.02
-  record = analyse(selection(points), analysis.Settings(resamples=40))[
+  record = analyze(selection(points), analysis.Settings(resamples=40))[
     "censored"
   ]
   assert len(record) == 5
@@ -172,20 +172,20 @@ def test_rows_of_one_run_do_not_count_as_runs():
   naive = bootstrap.resample(found, points, 300, (0,))
   honest = bootstrap.resample(found, clustered, 300, (0,))
   assert (naive.clusters, honest.clusters) == (60, 15)
-  # Twice, for four copies; some less, for the smoothing.
+  # Four copies double the error; smoothing reduces the ratio.
   ratio = honest.theta[:, 1].std() / naive.theta[:, 1].std()
   assert 1.5 < ratio < 3
 
 
-def test_resamples_that_cannot_tell_are_left_out_and_counted():
+def test_undetermined_resamples_are_left_out_and_counted():
   points = runs(6, 0.05)
   same = points._replace(variables={"x": points.variables["x"].copy()})
   same.variables["x"][1:4] = same.variables["x"][0]
   same.variables["C"] = same.variables["x"]
-  found = analyse(selection(same), analysis.Settings(resamples=200))
+  found = analyze(selection(same), analysis.Settings(resamples=200))
   used = found["method"]["bootstrap"]["used"]
   assert 40 < used < 190
-  assert any("too few different points" in w for w in found["warnings"])
+  assert any("too few distinct points" in w for w in found["warnings"])
 
 
 def test_law_with_floor_predicts_larger_runs_better():
@@ -198,7 +198,7 @@ def test_law_with_floor_predicts_larger_runs_better():
   assert floored["fitted"] + floored["predicted"] == 40
 
 
-def test_prediction_intervals_hold_what_they_promise():
+def test_prediction_intervals_have_their_nominal_coverage():
   inside, count = 0.0, 0
   for seed in range(15):
     found = compare.compare(runs(30, 0.03, seed), (ONE,), Loss(), (0,))
@@ -208,7 +208,7 @@ def test_prediction_intervals_hold_what_they_promise():
   assert 0.80 < inside / count < 0.98
 
 
-def test_too_few_smaller_runs_leave_a_reason():
+def test_too_few_smaller_runs_give_a_reason():
   found = compare.compare(runs(6, 0.02), (ONE,), Loss(), (0,))
   held = found["forms"][0]["heldout"]["10x"]
   assert held["error"] is None
@@ -216,9 +216,9 @@ def test_too_few_smaller_runs_leave_a_reason():
   assert found["best"]["10x"] is None
 
 
-def test_growth_is_seen_and_said():
+def test_growth_is_detected_and_reported():
   points = runs(12, 0.02)
   grown = points._replace(y=points.y[::-1].copy())
-  found = analyse(selection(grown), analysis.Settings(floor=0.0, resamples=60))
+  found = analyze(selection(grown), analysis.Settings(floor=0.0, resamples=60))
   assert found["parameters"]["alpha"]["value"] < 0
   assert any("does not fall" in warning for warning in found["warnings"])

@@ -1,4 +1,4 @@
-"""Costs counted from shapes are those of the program that trains."""
+"""Tests the FLOP counted from shapes against the program that trains."""
 
 import dataclasses
 import pathlib
@@ -100,41 +100,41 @@ def assert_traced(spec, rel=None):
   cost = training_flops(spec)
   found = traced.step_flops(spec)
   if rel is None:
-    # The last layer of a D that is penalized has one product less: what comes
-    # into its backward pass is constant.
+    # The last layer of a penalized D has one product less, since the input of
+    # its backward pass is constant.
     rel = 1e-5 if cost.penalties else 0
   expected = cost.per_step + cost.augmentation
   assert found == pytest.approx(expected, rel=rel, abs=0)
 
 
 @pytest.mark.parametrize("case", FAST)
-def test_a_step_costs_what_its_trace_does(case):
+def test_step_flop_match_its_trace(case):
   assert_traced(spec_from(*FAST[case]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SLOW)
-def test_every_recipe_costs_what_its_trace_does(case):
+def test_flop_of_every_recipe_match_its_trace(case):
   assert_traced(spec_from(*SLOW[case]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pipe", AUGMENTED)
-def test_augmentation_costs_what_its_trace_does(pipe):
-  # Without the 3x3 and 4x4 matrices of what is drawn.
+def test_augmentation_flop_match_its_trace(pipe):
+  # The count excludes the 3x3 and 4x4 matrices of random transforms.
   spec = spec_from(R3GAN, RPGAN, {}, augment=AUGMENTED[pipe])
   assert_traced(spec, rel=4e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
-def test_presets_in_small_cost_what_their_traces_do(run):
+def test_flop_of_small_presets_match_their_traces(run):
   small = spec_of(run, small=True)
   interval = small.model.spectra_interval
   if interval:
     model = dataclasses.replace(small.model, spectra_interval=1)
     small = dataclasses.replace(small, model=model)
-  # As above, of those that augment.
+  # As above, for configs that augment.
   assert_traced(small, rel=4e-4)
 
 
@@ -143,8 +143,8 @@ def test_presets_in_small_cost_what_their_traces_do(run):
   "run",
   ["biggan:128", "biggan_deep:128", "r3gan:cifar10", "r3gan_roadmap:B"],
 )
-def test_presets_in_full_cost_what_xla_counts(run):
-  """Without loops, of which XLA counts the body once."""
+def test_flop_of_full_presets_match_xla(run):
+  """Without loops, since XLA counts a loop body once."""
   spec = spec_of(run)
   spec = dataclasses.replace(
     spec,
@@ -155,13 +155,13 @@ def test_presets_in_full_cost_what_xla_counts(run):
   cost = training_flops(spec)
   found = jaxpr_flops.count(program.jaxpr).flops
   assert found == pytest.approx(cost.per_step, rel=2e-3)
-  # What is no product is counted roughly, and is little.
+  # Other operations are counted approximately, and are few.
   everything = cost.per_step + cost.elementwise + cost.optimizer
   xla = program.lower().cost_analysis()["flops"]
   assert xla == pytest.approx(everything, rel=5e-3)
 
 
-def test_lazy_penalties_cost_a_share():
+def test_lazy_penalties_cost_a_fraction():
   every = spec_from(R3GAN, RPGAN, {})
   lazy = spec_from(R3GAN, RPGAN | {"penalty_interval": 4}, {})
   never = spec_from(R3GAN, {"adversarial": "rpgan"}, {})
@@ -171,7 +171,7 @@ def test_lazy_penalties_cost_a_share():
   assert costs[1].d_step == costs[0].d_step == costs[2].d_step
 
 
-def test_reals_and_fakes_are_penalized_alike():
+def test_penalties_on_reals_and_fakes_cost_the_same():
   one = spec_from(R3GAN, {"adversarial": "rpgan"} | R1, {})
   both = spec_from(R3GAN, RPGAN, {})
   assert 2 * training_flops(one).penalties == training_flops(both).penalties > 0
@@ -185,12 +185,12 @@ def test_costs_follow_batch_and_d_steps():
   assert two.g_step == one.g_step
   assert (two.images, one.images, wide.images) == (16, 8, 16)
   assert wide.d_step == 2 * one.d_step
-  # Of weights alone.
+  # These depend only on the weights.
   assert wide.spectral == one.spectral
   assert wide.optimizer == one.optimizer
 
 
-def test_a_run_costs_its_steps():
+def test_run_flop_are_the_sum_of_its_steps():
   spec = spec_from(BIGGAN, HINGE, {"d_steps": 2})
   assert spec.total_steps == 63
   assert total_flops(spec) == 63 * training_flops(spec).per_step
@@ -198,7 +198,7 @@ def test_a_run_costs_its_steps():
   assert cost.per_image == cost.per_step / 16
 
 
-def test_an_image_costs_its_generator():
+def test_image_flop_match_the_generator():
   spec = spec_from(ATTENTIVE, HINGE, {})
   model = make_model(spec.model, traced.PLAIN)
   variables = jax.eval_shape(model.g.init, jax.random.key(0))
@@ -218,8 +218,8 @@ def test_an_image_costs_its_generator():
 
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_convolutions_are_counted_as_xla_does(size, groups):
-  """Forward and both gradients, with native groups."""
+def test_convolution_flop_match_xla(size, groups):
+  """The forward pass and both gradients, with native groups."""
   x = jax.ShapeDtypeStruct((2, 5, 5, 8), jnp.float32)
   w = jax.ShapeDtypeStruct((size, size, 8 // groups, 4), jnp.float32)
 
@@ -251,7 +251,7 @@ def test_convolutions_are_counted_as_xla_does(size, groups):
 
 
 def rows_of(name):
-  """Cells of a Markdown table's rows by their first, anywhere in a text."""
+  """Cells of all Markdown table rows in a text, by the first cell."""
   text = (ROOT / name).read_text()
   return {
     cells[0]: cells[1:]
@@ -262,12 +262,12 @@ def rows_of(name):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_the_table_says_what_is_counted(run):
+def test_table_matches_the_count(run):
   gflop = training_flops(spec_of(run)).per_image / 1e9
   assert rows_of("docs/flops.md")[run][0] == f"{gflop:.4g}"
 
 
-def test_traces_in_the_table_agree():
+def test_traces_in_the_table_agree_with_the_count():
   rows = rows_of("docs/flops.md")
   apart = [float(rows[run][1].rstrip("%")) for run in RUNS]
   assert max(map(abs, apart)) < 0.2
@@ -281,7 +281,7 @@ def test_traces_in_the_table_agree():
     ("r3gan_roadmap", 3, lambda spec: total_flops(spec)),
   ],
 )
-def test_headers_of_configs_say_what_is_counted(name, column, count):
+def test_config_headers_match_the_count(name, column, count):
   rows = rows_of(f"configs/{name}.py")
   checked = 0
   for argument, cells in rows.items():

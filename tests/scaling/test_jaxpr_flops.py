@@ -1,4 +1,4 @@
-"""Counted products of programs whose products are known."""
+"""Tests the product count of programs with known products."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def _matrix(rows, columns):
 
 
 def _convolution(inputs, **options):
-  """Of 8 channels to 4, 3x3, and its arguments."""
+  """Returns a 3x3 convolution from 8 to 4 channels, and its arguments."""
   x = jax.ShapeDtypeStruct((1, inputs, inputs, 8), jnp.float32)
   groups = options.get("feature_group_count", 1)
   w = jax.ShapeDtypeStruct((3, 3, 8 // groups, 4), jnp.float32)
@@ -32,13 +32,13 @@ def _convolution(inputs, **options):
   return conv, x, w
 
 
-def test_a_matrix_product_takes_two_for_each_triple():
+def test_a_matrix_product_counts_two_flop_per_multiply_add():
   assert _flops(jnp.matmul, _matrix(3, 5), _matrix(5, 7)) == 210
 
 
 @pytest.mark.parametrize(
   ("stride", "groups", "taps", "depth"),
-  # Along an axis three a place, less those beyond the border.
+  # Three taps per position along an axis, minus those beyond the border.
   [(1, 1, 22, 8), (2, 1, 11, 8), (1, 4, 22, 2)],
 )
 def test_a_convolution(stride, groups, taps, depth):
@@ -55,12 +55,12 @@ def test_zeros_between_pixels_are_free():
   conv = _convolution(
     4, window_strides=(1, 1), padding=((1, 2), (1, 2)), lhs_dilation=(2, 2)
   )
-  # Along an axis three products for a pixel of the smaller map, less those
-  # beyond the border: 1 + 2 + 1 + 2 + 1 + 2 + 1 + 1 taps.
+  # Three taps per pixel of the smaller map along an axis, minus those beyond
+  # the border: 1 + 2 + 1 + 2 + 1 + 2 + 1 + 1.
   assert _flops(*conv) == 2 * 11**2 * 8 * 4
 
 
-def test_loops_count_their_length_and_choices_their_larger_branch():
+def test_loops_count_per_iteration_and_conditionals_their_larger_branch():
   def run(x):
     x, _ = lax.scan(lambda carry, _: (carry @ carry, None), x, length=5)
     return lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)

@@ -1,4 +1,4 @@
-"""Runs of a sweep as jobs of a cluster."""
+"""Tests of cluster jobs for the runs of a sweep."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def base(tmp_path):
-  """An env file of somebody's, in a folder with a space in its name."""
+  """An env file in a folder with a space in its name."""
   folder = tmp_path / "my files"
   folder.mkdir()
   path = folder / "base.env"
@@ -34,7 +34,7 @@ def load(path):
   return module.get_config()
 
 
-def test_a_job_is_the_sweep_s_own_run(base, tmp_path):
+def test_a_job_has_the_spec_of_its_run(base, tmp_path):
   planned = sweep.expand(settings(a={"seed": [0, 1], "optim.g_lr": [3e-4]}))
   envs = jobs.write_jobs(tmp_path / "out", planned, base)
   assert [env.stem for env in envs] == [run.name for run in planned]
@@ -42,7 +42,7 @@ def test_a_job_is_the_sweep_s_own_run(base, tmp_path):
     assert from_config(load(env.with_suffix(".py"))) == run.spec
 
 
-def test_the_launcher_takes_it(base, tmp_path):
+def test_launcher_accepts_the_env_file(base, tmp_path):
   planned = sweep.expand(settings(a={"seed": [7]}))
   (env,) = jobs.write_jobs(tmp_path / "out", planned, base)
   shown = subprocess.run(
@@ -53,16 +53,16 @@ def test_the_launcher_takes_it(base, tmp_path):
   ).stdout
   assert f"--config={tmp_path}/out/jobs/seed-7.py" in shown
   assert f"--workdir={tmp_path}/out/runs/seed-7" in shown
-  # What the runs have in common.
+  # A setting of the shared env file.
   assert "--local_processes=3" in shown
 
 
 @pytest.mark.parametrize(
   "name", ["seed-1", "width-32+16_seed-1", "9", "A" * 90, "x-" * 40]
 )
-def test_job_names_are_what_clusters_allow(name):
+def test_job_names_are_valid_for_clusters(name):
   found = jobs.job_name(name)
-  # What launch/common.sh asks.
+  # The pattern that launch/common.sh requires.
   assert re.fullmatch("[a-z]([a-z0-9-]{0,38}[a-z0-9])?", found)
   assert found != jobs.job_name(name.replace("-", "_") + "_")
 
@@ -74,13 +74,13 @@ def get_config():
 
 
 def swept(folder):
-  """A sweep's config file."""
+  """Writes a sweep config and returns its path."""
   path = folder / "swept.py"
   path.write_text(f"BASE = {settings(a={})['base'].to_dict()!r}\n{SWEEP}")
   return path
 
 
-def test_the_command_writes_what_is_left(base, tmp_path, capsys):
+def test_command_writes_the_remaining_runs(base, tmp_path, capsys):
   config, out = swept(tmp_path), tmp_path / "out"
   folder = out / "runs" / "seed-0"
   folder.mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_runs_are_chosen_by_their_names_or_blocks(
   assert [pathlib.Path(line).stem for line in printed] == left
 
 
-def test_what_is_neither_run_nor_block_is_refused(tmp_path, capsys):
+def test_unknown_runs_and_blocks_are_refused(tmp_path, capsys):
   command = ["bigscale", "scaling", "sweep", f"--config={swept(tmp_path)}"]
   assert main([*command, f"--out={tmp_path}", "--only=c"]) == 2
   assert "no run and no block; blocks: a, b; runs: seed-0" in (

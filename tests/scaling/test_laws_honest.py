@@ -1,4 +1,4 @@
-"""A law says what it counted, and prints no number that nothing supports."""
+"""Tests that a fit reports its counts and no unsupported numbers."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ HEADER = ["run", "params", "images", "fid"]
 
 
 def checkpoints():
-  """12 runs with 8 checkpoints each: 96 rows, which fall ever faster."""
+  """12 runs with 8 checkpoints each, 96 rows, that fall faster and faster."""
   rng = np.random.default_rng(3)
   rows = []
   for params in (1e5, 3e5, 1e6, 4e6):
@@ -53,7 +53,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def fitted(write, capsys):
-  """What the command prints of a table, as JSON and as text."""
+  """Fits a table with the command; returns its JSON and its text."""
 
   def call(rows, *flags, header=HEADER):
     path = write(rows, header)
@@ -71,7 +71,7 @@ TWO = ("--x=params", "--x2=images", "--group=run")
 
 @pytest.fixture(scope="module")
 def law_of_96_rows(tmp_path_factory):
-  """A law without a floor, fitted with one: JSON, text and drawing."""
+  """Record, text and plot of data without a floor, fitted with a floor."""
   path = tmp_path_factory.mktemp("law") / "runs.csv"
   with path.open("w", newline="") as file:
     csv.writer(file).writerows([HEADER, *checkpoints()])
@@ -82,7 +82,7 @@ def law_of_96_rows(tmp_path_factory):
   return found, text.as_text(found), figures.draw(made)
 
 
-def test_rows_and_runs_are_told_apart(law_of_96_rows):
+def test_rows_and_runs_are_counted_separately(law_of_96_rows):
   found, said, _ = law_of_96_rows
   assert (found["rows"], found["points"], found["runs"]) == (96, 96, 12)
   assert "96 rows of 12 runs" in said
@@ -92,8 +92,8 @@ def test_rows_and_runs_are_told_apart(law_of_96_rows):
 def test_without_a_group_no_runs_are_claimed(fitted):
   found, text = fitted(checkpoints()[::4], "--x=params")
   assert (found["rows"], found["runs"]) == (24, None)
-  assert "24 rows each taken for a run (no --group)" in text
-  assert "column 'run' names 12 runs in 24 rows: give --group=run" in text
+  assert "24 rows, each counted as a run (no --group)" in text
+  assert "column 'run' names 12 runs in 24 rows; pass --group=run" in text
   held = found["heldout"]["forms"][0]["heldout"]["4x"]
   assert held["predicted_runs"] is held["fitted_runs"] is None
 
@@ -137,8 +137,8 @@ def test_few_held_out_runs_of_many_rows_choose_no_form(fitted):
   assert found["heldout"]["best"]["4x"] is None
 
 
-def test_a_floor_of_zero_is_a_bound_and_no_result(law_of_96_rows):
-  """E 0, std. error 0, 0 to 0."""
+def test_a_floor_of_zero_is_reported_as_a_bound(law_of_96_rows):
+  """E must not be reported as 0 with a standard error of 0."""
   found, said, _ = law_of_96_rows
   floor = found["parameters"]["E"]
   assert floor["value"] == 0
@@ -153,13 +153,13 @@ def test_a_floor_of_zero_is_a_bound_and_no_result(law_of_96_rows):
 
 
 def wall(rows=12):
-  """A fall steeper than the largest exponent that is tried."""
+  """Rows that fall more steeply than the largest exponent tried."""
   x = np.geomspace(1e3, 2e3, rows)
   y = 3 + 50 * (x / 1e3) ** -12
   return [[f"r{i}", a, b] for i, (a, b) in enumerate(zip(x, y, strict=True))]
 
 
-def test_an_exponent_at_the_solver_s_bound_is_said_to_be_one(fitted):
+def test_an_exponent_at_the_bound_is_reported_as_a_bound(fitted):
   header = ["run", "params", "fid"]
   flags = ("--x=params", "--group=run", "--floor=3")
   found, said = fitted(wall(), *flags, header=header)
@@ -173,7 +173,7 @@ def test_an_exponent_at_the_solver_s_bound_is_said_to_be_one(fitted):
     else:
       assert entry["interval95"][1] is None
   assert "alpha              8    at bound" in said
-  assert "8, the largest that is tried" in said
+  assert "8, the largest value tried" in said
   assert any("alpha lies at the bound" in one for one in found["warnings"])
   (form,) = (
     form
@@ -192,7 +192,7 @@ def entry(values, value=1.0, of=None, at=0.0, hard=False, unsupported=None):
 HUNDRED = np.linspace(0.5, 1.5, 100)
 
 
-def test_an_interval_inside_is_that_of_percentiles():
+def test_intervals_within_bounds_are_percentiles():
   found = entry(HUNDRED)
   assert set(found) == {"value", "standard_error", "interval95"}
   np.testing.assert_allclose(
@@ -203,7 +203,7 @@ def test_an_interval_inside_is_that_of_percentiles():
 
 @pytest.mark.parametrize("share", [4, 50])
 @pytest.mark.parametrize("side", [-1, 1])
-def test_an_end_at_a_bound_is_no_number(side, share):
+def test_an_end_at_a_bound_is_none(side, share):
   of = np.where(np.arange(100) < share, side, 0)[::-side]
   found = entry(HUNDRED, of=of)
   low, high = found["interval95"]
@@ -216,14 +216,14 @@ def test_an_end_at_a_bound_is_no_number(side, share):
   assert not found["is_bound"]
 
 
-def test_a_few_resamples_at_a_bound_cost_the_standard_error_alone():
+def test_a_few_resamples_at_a_bound_remove_only_the_standard_error():
   found = entry(HUNDRED, of=[*[0] * 99, 1])
   assert None not in found["interval95"]
   assert found["standard_error"] is None
   assert found["at_bound"] == 0.01
 
 
-def test_where_all_resamples_lie_there_is_no_interval():
+def test_no_interval_if_all_resamples_lie_at_the_bound():
   found = entry(np.zeros(100), 0.0, of=-np.ones(100), at=-1.0, hard=True)
   assert found["interval95"] is None
   assert found["reason"] == "all resamples lie at the bound (8)"
@@ -237,21 +237,21 @@ def test_a_floor_above_zero_may_reach_it():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_finite_number_is_none(value):
+def test_values_that_are_not_finite_are_none(value):
   found = entry(np.full(100, value), value)
   assert found["value"] is None
   assert found["interval95"] is None
   assert found["reason"]
 
 
-def test_resamples_that_tell_nothing_make_no_interval():
+def test_undetermined_resamples_give_no_interval():
   found = entry(HUNDRED, of=np.where(np.arange(100) < 50, np.nan, 0.0))
   assert found["interval95"] is None
-  assert found["reason"] == "of the resamples 50% tell nothing of it"
+  assert found["reason"] == "of the resamples, 50% do not determine it"
   assert entry([], 1.0)["interval95"] is None
 
 
-def test_a_term_that_comes_to_nothing_leaves_both_its_numbers_open():
+def test_parameters_of_a_vanished_term_are_undetermined():
   law = laws.Law(("x",))
   x = np.geomspace(1, 100, 9)
   design = laws.design_of(law, {"x": x}, np.ones(9), np.zeros(9, bool))
@@ -276,7 +276,7 @@ def test_too_few_runs_have_no_interval_and_no_band(fitted, write):
   assert kinds == ["PathCollection", "PathCollection"]
 
 
-def test_a_figure_says_what_it_shows(law_of_96_rows):
+def test_figure_title_counts_rows_and_runs(law_of_96_rows):
   title = law_of_96_rows[2].get_suptitle()
   assert title == "96 rows of 12 runs; at a bound: E"
 
@@ -298,7 +298,7 @@ def selected(write):
 
 
 @pytest.mark.parametrize("group", ["", "run"])
-def test_a_row_that_is_there_twice_counts_once(selected, group):
+def test_duplicate_rows_count_once(selected, group):
   again = [*few()[3][:1], "8e3", "64.0", few()[3][3]]
   found = selected([*few(), again], group)
   assert len(found.points.y) == 12
@@ -307,16 +307,16 @@ def test_a_row_that_is_there_twice_counts_once(selected, group):
   ]
 
 
-def test_what_is_left_out_is_printed(fitted):
+def test_excluded_rows_are_printed(fitted):
   found, said = fitted([*few(), few()[3], ["mean", 1e5, 64, 5]], "--x=params")
   assert found["rows"] == 12
   assert "2 excluded" in said
   y = float(few()[3][3])
   assert f"row 13, y {y:.5g}: the same as row 4" in said
-  assert "row 14, y 5: a summary, no run: 'mean' in column 'run'" in said
+  assert "row 14, y 5: a summary, not a run: 'mean' in column 'run'" in said
 
 
-def test_when_a_row_was_written_makes_it_no_other():
+def test_columns_of_times_do_not_distinguish_rows():
   header = ["x", "y", "seconds"]
   assert repeats(header, rows_of(header, [[1, 2, 3], [1, 2, 4]])) == {
     2: "the same as row 1"
@@ -338,22 +338,22 @@ WORDS = ["mean", "Mean", "std", "average", "AVG", "total", "Total:", "median",
 
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("group", ["", "run"])
-def test_a_summary_row_is_no_run(selected, word, group):
+def test_summary_rows_are_excluded(selected, word, group):
   found = selected([*few(), [word, 1e5, 64, 5.0]], group)
   assert len(found.points.y) == 12
   (left,) = found.excluded
   assert left["row"] == 13
-  assert left["reason"] == f"a summary, no run: {word!r} in column 'run'"
+  assert left["reason"] == f"a summary, not a run: {word!r} in column 'run'"
 
 
-def test_a_summary_is_told_in_any_column_of_numbers():
+def test_summaries_are_recognized_in_any_column_of_numbers():
   header = ["size", "seed", "y"]
   cells = [["a", 0, 1], ["a", 1, 2], ["a", "mean", 1.5]]
   assert set(summaries(header, rows_of(header, cells))) == {3}
 
 
 @pytest.mark.parametrize("values", [("max", "mean"), ("max", "conv", "none")])
-def test_a_setting_by_such_a_name_is_none(values):
+def test_settings_named_like_summaries_are_kept(values):
   header = ["run", "pooling", "y"]
   cells = [[f"r{i}", values[i % len(values)], i] for i in range(12)]
   assert summaries(header, rows_of(header, cells)) == {}
@@ -381,14 +381,14 @@ def test_numbers_are_read(text):
   assert number(text) == float(text)
 
 
-def test_a_product_beyond_all_numbers_is_refused(write, capsys):
+def test_overflowing_products_are_refused(write, capsys):
   rows = [[run, f"{x:.0f}e200", "1e200", y] for run, x, _, y in few()]
   words = ["bigscale", "scaling", "fit", write(rows), "--y=fid"]
   assert program.main([*words, "--x=params", "--x2=images"]) == 2
   assert "row 1 (line 2): x, x2, C are" in capsys.readouterr().err
 
 
-def test_a_floor_is_written_as_a_number(write, capsys):
+def test_a_malformed_floor_is_refused(write, capsys):
   words = ["bigscale", "scaling", "fit", write(few()), "--x=params", "--y=fid"]
   assert program.main([*words, "--floor=1_0"]) == 2
   assert "--floor=1_0 must be" in capsys.readouterr().err
@@ -401,14 +401,14 @@ def shares_of(write, capsys, rows, header=("run", "images", "status")):
   return code, captured.out, captured.err
 
 
-def test_shares_count_runs_and_nothing_else(write, capsys):
+def test_shares_count_only_runs(write, capsys):
   rows = [["a", 1, "done"], ["b", 1, "collapsed"], ["c", 2, "done"]]
   more = [["mean", 1, "done"], ["a", 1, "done"]]
   code, out, _ = shares_of(write, capsys, [*rows, *more])
   assert code == 0
   assert "1       1 of 2" in out
-  assert "left out: row 4 (line 5), a summary" in out
-  assert "left out: row 5 (line 6), the same as row 1" in out
+  assert "excluded: row 4 (line 5), a summary" in out
+  assert "excluded: row 5 (line 6), the same as row 1" in out
 
 
 def test_shares_of_a_table_of_evaluations_are_refused(write, capsys):

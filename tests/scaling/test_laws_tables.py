@@ -1,4 +1,4 @@
-"""Tables of runs as people have them, and laws that they do not tell."""
+"""Tests of real-world tables, and of laws that they do not determine."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ HEADER = ["run", "x", "y"]
 
 
 def few():
-  """12 runs of E + A x^-alpha, but for noise."""
+  """12 runs of E + A x^-alpha with noise."""
   rng = np.random.default_rng(0)
   return [
     [f"r{i}", f"{x:.6g}", f"{2 + 300 * x**-0.35 * np.exp(noise):.6g}"]
@@ -24,7 +24,7 @@ def few():
 
 @pytest.fixture
 def fit(tmp_path, capsys):
-  """Exit code, what is printed as JSON, and what is said, of a table."""
+  """Fits a table; returns exit code, JSON and stderr."""
 
   def call(rows, *flags, sign=","):
     path = tmp_path / "runs.csv"
@@ -45,13 +45,13 @@ def with_y(values):
 
 
 @pytest.mark.parametrize("floor", ["free", "none"])
-def test_a_y_that_is_the_same_in_all_runs_is_refused(fit, floor):
+def test_a_constant_y_is_refused(fit, floor):
   code, _, said = fit(with_y([3.0] * 12), f"--floor={floor}")
   assert code == 2
   assert "y is 3 in all 12 finished points" in said
 
 
-def test_no_interval_where_fits_of_resamples_do_not_converge(fit):
+def test_no_interval_if_fits_of_resamples_do_not_converge(fit):
   code, found, _ = fit(with_y([3.0] * 6 + [3.5] * 6))
   assert code == 0
   assert found["method"]["bootstrap"]["unconverged"] >= 0.2
@@ -60,7 +60,7 @@ def test_no_interval_where_fits_of_resamples_do_not_converge(fit):
     assert "did not converge" in entry["reason"]
 
 
-def test_a_run_s_id_that_was_a_float_once_is_the_same_run(fit):
+def test_integer_and_float_ids_are_the_same_run(fit):
   rows = [
     [f"{i // 2}" if i % 2 else f"{i // 2}.0", x, y]
     for i, (_, x, y) in enumerate(few())
@@ -71,38 +71,38 @@ def test_a_run_s_id_that_was_a_float_once_is_the_same_run(fit):
 
 
 @pytest.mark.parametrize("word", ["gmean", "se", "ci95", "mean_std", "overall"])
-def test_more_words_of_summaries(fit, word):
+def test_more_summary_words_are_recognized(fit, word):
   code, found, _ = fit([*few(), [word, "1e5", "99"]])
   assert code == 0
   (left,) = found["excluded"]
-  assert left["reason"] == f"a summary, no run: {word!r} in column 'run'"
+  assert left["reason"] == f"a summary, not a run: {word!r} in column 'run'"
 
 
-def test_a_number_in_percent_is_no_summary(fit):
+def test_a_percentage_is_not_a_summary(fit):
   rows = few()
   rows[3][2] = "5%"
   code, _, said = fit(rows)
   assert code == 2
-  assert "row 4 (line 5), column 'y': '5%' is no positive number" in said
+  assert "row 4 (line 5), column 'y': '5%' is not a positive number" in said
 
 
 @pytest.mark.parametrize(
   ("sign", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")]
 )
-def test_other_signs_between_cells_are_named(fit, sign, name):
+def test_other_delimiters_are_refused(fit, sign, name):
   rows = [[run, x, y.replace(".", ",")] for run, x, y in few()]
   code, _, said = fit(rows, sign=sign)
   assert code == 2
   assert f"separates its columns by {name}" in said
 
 
-def test_a_row_of_blanks_is_a_blank_line(fit):
+def test_blank_rows_are_ignored(fit):
   rows = few()
   code, found, _ = fit([*rows[:3], [" ", " ", ""], *rows[3:]])
   assert (code, found["rows"]) == (0, 12)
 
 
-def test_levels_of_shares_are_numbers(tmp_path, capsys):
+def test_equal_numbers_are_one_level_of_shares(tmp_path, capsys):
   path = tmp_path / "runs.csv"
   path.write_text("run,k,status\na,1,done\nb,1.0,collapsed\nc,2,done\n")
   assert main(["bigscale", "scaling", "shares", str(path), "--x=k"]) == 0

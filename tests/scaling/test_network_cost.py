@@ -1,4 +1,4 @@
-"""Products and parameters found by tracing are those counted by hand."""
+"""Tests traced products and parameters against a count by hand."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def assert_counted(name):
     by_hand = GOLDEN[name][player]
     assert traced.parameters == by_hand["parameters"]
     found = [flops._products(traced, kind) for kind in PASSES]
-    # Our attention sums its weights by a column of ones beside the values.
+    # Attention sums its weights with an additional column of ones.
     attends = any(product.between for product in traced.products)
     rel = 1.5e-3 if attends else 0
     assert found == pytest.approx(by_hand["products"], rel=rel, abs=0)
@@ -60,20 +60,20 @@ def test_all_presets_are_pinned():
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_products_are_those_counted_by_hand(name):
+def test_products_match_the_hand_count(name):
   assert_counted(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRESETS.keys() - set(FAST)))
-def test_products_of_every_preset_are_those_counted_by_hand(name):
+def test_products_of_every_preset_match_the_hand_count(name):
   assert_counted(name)
 
 
 @pytest.mark.parametrize(
   ("name", "g", "d"),
   [
-    # Published: Brock et al. 2019 (TF-Hub), Huang et al. 2024, Table 2.
+    # Published sizes: Brock et al. 2019 (TF-Hub), Huang et al. 2024, Table 2.
     ("biggan:128", 70_433_988, 87_982_370),
     ("r3gan:E", 23_057_952, 23_009_568),
     ("stripped:B", 18_890_453, 23_996_481),
@@ -84,7 +84,7 @@ def test_published_sizes(name, g, d):
 
 
 class Odd(nn.Module):
-  """Layers that nobody has told the count of."""
+  """A generator with custom layers."""
 
   hidden: int = 5
 
@@ -94,14 +94,14 @@ class Odd(nn.Module):
     x = x.reshape(len(x), -1)
     w = self.param("kernel", nn.initializers.ones, (x.shape[1], self.hidden))
     h = jnp.einsum("bi,io->bo", x, w)
-    # Each sample with itself: both factors depend on it.
+    # A product of each sample with itself: both factors depend on the sample.
     mixed = jnp.einsum("bi,bj->bij", h, h).sum(-1)
     filtered = mixed @ jnp.ones((self.hidden, 3))
     return nn.Dense(12)(filtered).reshape(-1, 2, 2, 3)
 
 
 class OddD(nn.Module):
-  """Looks at the mean."""
+  """A linear discriminator, with an optional opaque callback."""
 
   opaque: bool = False
 
@@ -117,7 +117,7 @@ class OddD(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OddSpec(ModelBase):
-  """A family of one size."""
+  """Spec of a custom model family."""
 
   opaque: bool = False
 
@@ -125,7 +125,7 @@ class OddSpec(ModelBase):
     return gan_model(Odd(), OddD(self.opaque), self, gather)
 
 
-def test_layers_of_any_kind_are_counted_and_told_apart():
+def test_layers_of_any_kind_are_counted_and_classified():
   traced = networks(OddSpec(resolution=2, latent_dim=7)).g
   assert [(p.count, p.first, p.between, p.fixed) for p in traced.products] == [
     (7 * 5, True, False, False),
@@ -136,13 +136,13 @@ def test_layers_of_any_kind_are_counted_and_told_apart():
   assert traced.parameters == 7 * 5 + 3 * 12 + 12
 
 
-def test_what_cannot_be_counted_is_named():
+def test_operations_that_cannot_be_counted_are_named():
   with pytest.raises(UnknownCostError, match="pure_callback"):
     networks(OddSpec(resolution=2, opaque=True))
 
 
-def test_a_penalty_that_does_not_say_what_it_costs_is_named():
+def test_a_penalty_without_a_declared_cost_is_named():
   term = {"name": "tests.scaling.test_network_cost:DRIFT", "weight": 1.0}
   spec = spec_from(R3GAN, RPGAN | {"terms": (term,)}, {})
-  with pytest.raises(UnknownCostError, match="DRIFT' does not say what it"):
+  with pytest.raises(UnknownCostError, match="DRIFT' does not declare its"):
     flops.training_flops(spec)

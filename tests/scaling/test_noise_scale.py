@@ -1,4 +1,4 @@
-"""The gradient noise scale from rows of metrics."""
+"""Tests of the gradient noise scale."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from bigscale.spec import SpecError
 
 
 def rows(scale, count=400, *, spread=3.0, seed=0):
-  """Rows of D and G, each noisier than it is large; G's scale is ten times."""
+  """Rows with more noise than signal; G's scale is ten times D's."""
   rng = np.random.default_rng(seed)
 
   def row(step):
@@ -28,16 +28,16 @@ def rows(scale, count=400, *, spread=3.0, seed=0):
   return [row(step) for step in range(1, count + 1)]
 
 
-def test_both_players_in_images():
+def test_noise_scales_of_both_players():
   d, g = noise_scales(rows(250.0))
   assert (d.player, d.rows, d.first_kimg, d.last_kimg) == ("d", 400, 0.1, 40.0)
   assert d.low < 250 < d.high
   assert g.low < 2500 < g.high
-  # A mean of each row's quotient is nowhere near.
+  # The ratio of means, not the mean of the ratios of rows.
   assert d.noise_scale == pytest.approx(d.noise / d.signal)
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
+def test_intervals_have_their_nominal_coverage():
   held = [
     one.low < 250 < one.high
     for seed in range(100)
@@ -46,7 +46,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
   assert 0.88 <= np.mean(held) <= 1.0
 
 
-def test_windows_tell_early_from_late():
+def test_windows_separate_early_from_late():
   early, late = rows(100.0, 400, spread=1.0), rows(1000.0, 800, spread=1.0)
   found = noise_scales(early + late[400:], windows=2)
   d_early, d_late, *_ = found
@@ -54,12 +54,12 @@ def test_windows_tell_early_from_late():
   assert d_early.high < d_late.low
 
 
-def test_where_noise_hides_the_gradient_the_scale_has_no_bound():
+def test_scale_is_unbounded_if_noise_hides_the_gradient():
   d, _ = noise_scales(rows(1e4, 20, spread=100.0))
   assert math.isinf(d.high)
 
 
-def test_rows_without_terms_are_passed_over():
+def test_rows_without_terms_are_skipped():
   table = rows(250.0)
   evaluations = [{"kimg": 1.0, "eval/fd_classifier": 3.0}]
   lost = [{**table[0], "d/gradient_noise": math.nan}]
@@ -73,17 +73,17 @@ def test_rows_without_terms_are_passed_over():
     ([{"kimg": 1.0, "d/loss": 1.0}], 1, r"log\.noise_scale=True"),
     ([], 1, "no row has d/gradient_signal"),
     (rows(250.0, 8), 4, "use fewer windows"),
-    (rows(250.0), 0, "must be 1 or more"),
+    (rows(250.0), 0, "must be at least 1"),
   ],
 )
-def test_what_cannot_be_measured(table, windows, message):
+def test_unmeasurable_tables_are_refused(table, windows, message):
   with pytest.raises(SpecError, match=message):
     noise_scales(table, windows=windows)
 
 
 @pytest.fixture
 def noise(tmp_path, capsys):
-  """Runs the command on rows, as a user would."""
+  """Runs the command on rows; returns exit code, stdout and stderr."""
 
   def call(table, *flags):
     lines = "".join(f"{json.dumps(row)}\n" for row in table)
@@ -101,13 +101,13 @@ def noise(tmp_path, capsys):
 @pytest.mark.parametrize(
   "flag", ["resamples=1", "resamples=1000000000", "seed=-1", "windows=0"]
 )
-def test_what_makes_no_interval_is_refused(noise, flag):
+def test_flags_that_give_no_interval_are_refused(noise, flag):
   code, _, said = noise(rows(250.0), f"--{flag}")
   assert code == 2
   assert f"--{flag} must" in said
 
 
-def test_the_command_prints_a_row_a_player_and_window(noise):
+def test_command_prints_one_row_per_player_and_window(noise):
   code, printed, _ = noise(rows(250.0), "--windows=2")
   assert code == 0
   assert [line[:1] for line in printed.splitlines()[1:]] == list("ddgg")
@@ -120,7 +120,7 @@ def test_json_has_no_infinity(noise):
   assert d["high"] is None
 
 
-def test_a_folder_that_is_no_run_is_refused(noise, tmp_path):
+def test_folders_without_a_run_are_refused(noise, tmp_path):
   command = ["bigscale", "scaling", "noise", str(tmp_path / "absent")]
   assert program.main(command) == 2
   code, _, printed = noise([{"step": 1, "kimg": 0.1}])

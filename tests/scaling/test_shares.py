@@ -1,4 +1,4 @@
-"""Shares of runs that collapsed."""
+"""Tests of shares of collapsed runs."""
 
 import json
 
@@ -31,7 +31,7 @@ def runs(tmp_path):
   return write(tmp_path / "runs.csv", rows)
 
 
-def test_runs_are_counted_by_their_end(runs):
+def test_runs_are_counted_by_status(runs):
   found = shares.shares(runs, "images", status="status", where=("blocks~a",))
   assert [(one.value, one.collapsed, one.of) for one in found.levels] == [
     ("200", 2, 3),
@@ -50,7 +50,7 @@ def test_runs_are_counted_by_their_end(runs):
   assert found.filtered == 1
 
 
-def test_a_trend_is_told_from_none(tmp_path):
+def test_a_trend_is_distinguished_from_no_trend(tmp_path):
   sizes = [100] * 8 + [1000] * 8
   steep = [
     ("collapsed" if n < 7 else "done", size, "a")
@@ -69,7 +69,8 @@ def test_a_trend_is_told_from_none(tmp_path):
     ).p
     for rows in (steep, even)
   ]
-  # Of 16 choose 7, one is all in the first eight or in the last eight: 8 each.
+  # Of the 16 choose 7 assignments, 8 are within the first eight runs and 8
+  # within the last eight.
   assert p[0] == pytest.approx(2 * 8 / 11440, rel=0.5)
   assert p[1] == 1.0
 
@@ -82,7 +83,7 @@ def test_a_trend_is_told_from_none(tmp_path):
     [("collapsed", "few", "a"), ("done", "many", "a")],
   ],
 )
-def test_no_trend_where_there_can_be_none(tmp_path, rows):
+def test_no_p_value_without_a_possible_trend(tmp_path, rows):
   path = write(tmp_path / "r.csv", rows)
   assert shares.shares(path, "images", status="status").p is None
 
@@ -90,7 +91,7 @@ def test_no_trend_where_there_can_be_none(tmp_path, rows):
 @pytest.mark.parametrize(
   ("column", "where", "words"),
   [
-    ("nothing", (), "--x=nothing is no column"),
+    ("nothing", (), "--x=nothing is not a column"),
     ("images", ("images=7",), "no run that ended: of 8 rows, 8 do not meet"),
     ("images", ("status=failed",), "7 do not meet --where and 1 failed"),
   ],
@@ -105,11 +106,11 @@ def test_the_command(runs, capsys):
   assert main([*command, "--where=blocks~a"]) == 0
   said = capsys.readouterr().out
   assert "200     2 of 3     67% (21% to 94%)" in said
-  assert "left out: row 6 (line 7), failed" in said
+  assert "excluded: row 6 (line 7), failed" in said
   assert main([*command, "--json"]) == 0
   found = json.loads(capsys.readouterr().out)
   assert [one["value"] for one in found["levels"]] == ["200", "1000"]
   assert main([*command, "--resamples=3"]) == 2
-  assert "--resamples=3 must be 100 or more" in capsys.readouterr().err
+  assert "--resamples=3 must be between 100" in capsys.readouterr().err
   assert main(command[:3]) == 2
   assert "scaling shares needs a table" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Sweeps expand to runs with stable names, run, and are collected."""
+"""Tests of expanding, running and collecting sweeps."""
 
 import csv
 import dataclasses
@@ -41,7 +41,7 @@ def test_a_block_is_all_combinations_of_its_axes():
   assert found[-1].values == {"width": "16", "seed": "2"}
 
 
-def test_a_run_of_two_blocks_is_made_once():
+def test_a_run_in_two_blocks_is_made_once():
   found = sweep.expand(
     settings(
       batch={"global_batch_size": [4, 8], "seed": [0]},
@@ -63,14 +63,14 @@ SHIPPED = [
 
 
 @pytest.mark.parametrize("module", SHIPPED, ids=lambda m: m.__name__)
-def test_shipped_sweeps_are_the_same_in_small(module):
+def test_test_configs_of_shipped_sweeps_have_the_same_runs(module):
   full = sweep.expand(module.get_config())
   small = sweep.expand(module.get_test_config())
   assert [run.name for run in full] == [run.name for run in small]
   assert max(run.spec.total_steps for run in small) <= 8
 
 
-def test_names_fit_a_folder():
+def test_names_are_valid_folder_names():
   (run,) = sweep.expand(settings(a={"model.widths": [(16, 8)]}))
   assert run.name == "widths-16+8"
   (run,) = sweep.expand(settings(a={"data": {"a/b c": {"seed": 3}}}))
@@ -80,11 +80,11 @@ def test_names_fit_a_folder():
 @pytest.mark.parametrize(
   ("config", "words"),
   [
-    ({"base": {}}, "a sweep has base and blocks"),
-    (settings(), "has no run"),
-    (settings(a={}), "must name axes"),
-    (settings(a={"seed": []}), "must name axes, each with a value"),
-    (settings(a={"seed": 3}), "give a list of values"),
+    ({"base": {}}, "a sweep config needs the keys base and blocks"),
+    (settings(), "has no runs"),
+    (settings(a={}), "must have axes"),
+    (settings(a={"seed": []}), "must have axes, each with at least one value"),
+    (settings(a={"seed": 3}), "must be a list of values"),
     (settings(a={"modle.widths": [(8, 8)]}), "no group 'modle'"),
     (settings(a={"model.width": [3]}), "run width-3 of .* unknown key"),
     (settings(a={"global_batch_size": [0]}), "run global_batch_size-0 of"),
@@ -94,12 +94,12 @@ def test_names_fit_a_folder():
     ),
   ],
 )
-def test_what_is_no_sweep_is_refused(config, words):
+def test_invalid_sweeps_are_refused(config, words):
   with pytest.raises(SpecError, match=words):
     sweep.expand(config)
 
 
-def test_parts_share_all_runs_out():
+def test_parts_cover_all_runs():
   found = sweep.expand(settings(a={"seed": list(range(5))}))
   shares = [runs.part(found, k, 2) for k in (1, 2)]
   assert [len(share) for share in shares] == [3, 2]
@@ -117,7 +117,7 @@ def recorded(scores, floor=1.5, spec=None):
   reference = {
     "event": "reference",
     "fd_classifier_floor": floor,
-    # Of which the reference is made.
+    # Number of training images of the reference.
     "num_train": 500,
     "protocol": {"networks": {"classifier": {"fingerprint": "abc"}}},
   }
@@ -128,7 +128,7 @@ def recorded(scores, floor=1.5, spec=None):
 
 
 def say(folder, event, step):
-  """As the loop does."""
+  """Writes an event, as the training loop does."""
   with (folder / "events.jsonl").open("a") as file:
     file.write(json.dumps({"event": event, "step": step, "why": "x"}) + "\n")
 
@@ -144,7 +144,7 @@ def row(tmp_path, scores, outcome=("done", 24)):
   return collect.row_of(tmp_path, run, recorded(scores))
 
 
-def test_a_row_says_what_the_run_was_and_what_it_reached(tmp_path):
+def test_a_row_has_the_properties_and_scores_of_its_run(tmp_path):
   found = row(tmp_path, [(8, 9.0), (16, 4.0), (24, 5.0)])
   assert found["status"] == "done"
   assert found["collapsed_step"] is None
@@ -156,14 +156,14 @@ def test_a_row_says_what_the_run_was_and_what_it_reached(tmp_path):
   assert found["features"] == "classifier@abc"
 
 
-def test_a_run_that_stays_lost_has_collapsed_and_keeps_its_bound(tmp_path):
+def test_a_run_that_does_not_recover_has_collapsed_with_a_bound(tmp_path):
   found = row(tmp_path, [(8, 4.0), (16, 9.0), (24, 30.0)])
   assert (found["status"], found["collapsed_step"]) == ("collapsed", 16)
   assert found["collapsed_by"] == "score"
   assert found["fd_classifier"] == found["best_fd_classifier"] == 4.0
 
 
-def test_curves_say_what_was_reached_by_when(tmp_path):
+def test_curves_have_scores_by_step(tmp_path):
   (run,) = sweep.expand(settings(a={"seed": [4]}))
   scores = [(8, 4.0), (16, 9.0), (24, 30.0)]
   ended = row(tmp_path, scores)
@@ -178,7 +178,7 @@ def test_curves_say_what_was_reached_by_when(tmp_path):
     assert {r[name] for r in curve} == {ended[name]}
 
 
-def test_a_final_score_that_is_missing_is_named_and_not_an_older_one(tmp_path):
+def test_a_missing_final_score_is_named_and_not_replaced(tmp_path):
   (run,) = sweep.expand(settings(a={"seed": [4]}))
   folder = runs.folder_of(tmp_path, run)
   folder.mkdir(parents=True)
@@ -195,14 +195,14 @@ def test_a_final_score_that_is_missing_is_named_and_not_an_older_one(tmp_path):
     8,
     16,
   ]
-  # Of an earlier evaluation it is the curve's gap.
+  # A missing score of an earlier evaluation is only a gap in the curve.
   record.events[-1]["step"] = 12
   found = collect.row_of(tmp_path, run, record)
   assert found["fd_classifier"] == 4.0
   assert "missing_scores" not in found
 
 
-def test_a_run_that_comes_back_has_not_collapsed(tmp_path):
+def test_a_run_that_recovers_has_not_collapsed(tmp_path):
   assert row(tmp_path, [(8, 4.0), (16, 9.0), (24, 5.0)])["status"] == "done"
 
 
@@ -220,7 +220,7 @@ def test_a_run_whose_discriminator_died_has_collapsed(tmp_path):
   assert found["fd_classifier"] == 4.0
 
 
-def test_a_run_that_ended_early_collapsed_where_it_ended(tmp_path):
+def test_a_run_that_ended_early_collapsed_at_its_end(tmp_path):
   found = row(tmp_path, [(8, 4.0)], ("lost", 11))
   assert (found["status"], found["collapsed_step"]) == ("collapsed", 11)
   assert found["collapsed_by"] == "end"
@@ -231,7 +231,7 @@ def test_a_run_that_ended_early_collapsed_where_it_ended(tmp_path):
   ("outcome", "status"),
   [("failed", "failed"), (None, "running"), (("done", 16), "running")],
 )
-def test_other_ends_are_told_apart(tmp_path, outcome, status):
+def test_other_outcomes_are_distinguished(tmp_path, outcome, status):
   assert row(tmp_path, [(8, 4.0), (16, 90.0)], outcome)["status"] == status
 
 
@@ -246,7 +246,7 @@ def test_a_run_that_was_lost_and_then_done_is_done(tmp_path):
   assert runs.outcome_of(tmp_path, run).status == "done"
 
 
-def test_a_run_that_had_larger_batches_on_its_way_is_done_in_fewer_steps(
+def test_a_run_with_increased_batch_size_is_done_in_fewer_steps(
   tmp_path,
 ):
   (run,) = sweep.expand(settings(a={"seed": [4]}))
@@ -271,7 +271,7 @@ def test_tables_have_all_columns_and_empty_cells():
   ]
 
 
-def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
+def test_a_sweep_skips_finished_runs_and_resumes_others(tmp_path, monkeypatch):
   planned = sweep.expand(settings(a={"seed": [0, 1, 2, 3]}))
   tried = []
 
@@ -313,7 +313,7 @@ def test_a_sweep_runs_skips_what_is_done_and_goes_on(tmp_path, monkeypatch):
   assert tried == [0, 1, 2, 3, 1, 3]
 
 
-def test_runs_of_other_seeds_and_subsets_share_programs_and_scores(
+def test_runs_with_other_seeds_and_subsets_share_step_and_evaluator(
   tmp_path, monkeypatch
 ):
   built, opened = [], []
@@ -339,8 +339,8 @@ def test_runs_of_other_seeds_and_subsets_share_programs_and_scores(
   assert len(opened) == 2
 
 
-def test_runs_are_scored_with_the_data_as_they_are_now(tmp_path, monkeypatch):
-  """Files may change during a sweep, and no evaluator of before is right."""
+def test_changed_data_gets_a_new_evaluator(tmp_path, monkeypatch):
+  """Files may change during a sweep, which invalidates cached evaluators."""
   path = tmp_path / "set.npz"
 
   def save(value):
@@ -366,6 +366,6 @@ def test_runs_are_scored_with_the_data_as_they_are_now(tmp_path, monkeypatch):
 
 
 class Bare(NamedTuple):
-  """A program that nobody runs."""
+  """A placeholder for a compiled step."""
 
   spec: object

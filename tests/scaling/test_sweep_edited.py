@@ -1,4 +1,4 @@
-"""A sweep whose config was edited: old scores never meet new settings."""
+"""Tests that old scores never get new settings if a sweep config is edited."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def expand(axes=AXES, **changes):
 
 
 def finish(out, run, *, steps=None, spec=None, counted=None):
-  """The folder of a run, as training leaves it."""
+  """Writes the folder of a finished run."""
   folder = folders.folder_of(out, run)
   folder.mkdir(parents=True, exist_ok=True)
   tree = spec or to_json(run.spec)
@@ -102,7 +102,7 @@ EDITS = {
 @pytest.mark.parametrize("name", EDITS)
 @pytest.mark.parametrize("flags", [(), ("--collect",), ("--jobs=x",)])
 def test_an_edited_setting_is_refused_by_name(swept, name, flags):
-  # A width's own settings are set by the axis: edit what the axis leaves.
+  # The axis `width` sets some settings, so only others are edited.
   axes = {"seed": [0, 1, 2]}
   for run in expand(axes):
     finish(swept.out, run)
@@ -127,13 +127,13 @@ def test_an_edited_value_of_a_named_axis_is_refused(swept):
 HARMLESS = {"log__steps": 1, "checkpoint__keep": 5, "mesh__data": -1}
 
 
-def test_settings_that_change_no_number_may_be_edited(swept):
+def test_settings_without_effect_on_results_may_be_edited(swept):
   code, printed, error = swept("--collect", **HARMLESS)
   assert (code, error) == (0, "")
   assert printed.startswith("6 runs: 6 done;")
 
 
-def test_facts_are_those_of_the_run_s_own_folder(tmp_path):
+def test_properties_come_from_the_run_s_folder(tmp_path):
   (mine,), (edited,) = (
     expand({"seed": [0]}, **changes)
     for changes in ({}, {"model__widths": (32, 8), "total_kimg": 0.096})
@@ -153,7 +153,7 @@ def test_a_longer_run_is_not_done(swept):
   code, printed, error = swept("--collect", total_kimg=0.384)
   assert code == 0
   assert printed.startswith("6 runs: 6 running;")
-  assert "is to end at 0.384 kimg and was begun to end at 0.192" in error
+  assert "now ends at 0.384 kimg; it was started with 0.192" in error
   assert {row["images"] for row in rows(swept.out)} == {"192"}
 
 
@@ -189,9 +189,7 @@ def test_a_damaged_spec_is_refused(swept, content):
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
-def test_no_settings_are_read_off_a_spec_that_is_not_what_was_written(
-  swept, damage, named
-):
+def test_a_corrupt_or_missing_spec_is_not_used(swept, damage, named):
   run = next(run for run in expand() if run.values["seed"] == "1")
   path = folders.folder_of(swept.out, run) / "spec.json"
   if damage == "flipped":
@@ -201,17 +199,17 @@ def test_no_settings_are_read_off_a_spec_that_is_not_what_was_written(
     said = f"{path} is damaged (the content does not match its digest)"
   else:
     path.unlink()
-    said = f"{path} is missing, and what the run has written is there"
+    said = f"{path} is missing, although the folder has other files"
   axes = AXES if named else {"width": WIDTHS, "seed": [0, 2]}
   code, _, error = swept("--collect", axes=axes)
   assert code == (2 if named else 0)
   assert said in error
   if not named:
-    assert f"{said}: the run is not in the tables" in error
+    assert "the run is not in the tables" in error
     assert run.name not in {row["run"] for row in rows(swept.out)}
 
 
-def test_a_run_lies_on_an_axis_where_its_own_settings_say(swept):
+def test_axis_values_come_from_the_run_s_settings(swept):
   axes = {"model.latent_dim": [8, 4]}
   for run in expand(axes):
     finish(swept.out, run)
@@ -220,11 +218,11 @@ def test_a_run_lies_on_an_axis_where_its_own_settings_say(swept):
   assert swept("--collect", axes={"model.latent_dim": [8]})[0] == 0
   found = {row["run"]: row["model.latent_dim"] for row in rows(swept.out)}
   assert found["latent_dim-4"] == "4"
-  # Of an axis that it was not on, too.
+  # Also on an axis that the run was not created with.
   assert found["width-16_seed-1"] == "8"
 
 
-def test_runs_that_the_config_no_longer_names_stay_and_are_marked(swept):
+def test_runs_that_the_config_no_longer_names_are_marked(swept):
   fewer = {"width": WIDTHS, "seed": [0, 2]}
   code, printed, error = swept("--collect", axes=fewer)
   assert code == 0
@@ -238,12 +236,12 @@ def test_runs_that_the_config_no_longer_names_stay_and_are_marked(swept):
   assert (row["blocks"], row["width"], row["seed"]) == ("size", "16", "1")
   assert row["status"] == "done"
   assert len(rows(swept.out, "curves")) == 6
-  # Taken back in, they are runs as before.
+  # If the config names them again, they are regular runs.
   assert swept("--collect")[0] == 0
   assert {row["in_config"] for row in rows(swept.out)} == {"yes"}
 
 
-def test_runs_of_a_sweep_that_remembers_nothing_stay_too(swept):
+def test_runs_stay_without_sweep_json(swept):
   (swept.out / "sweep.json").unlink()
   assert swept("--collect", axes={"width": WIDTHS, "seed": [0, 2]})[0] == 0
   found = {row["run"]: row for row in rows(swept.out)}
@@ -251,7 +249,7 @@ def test_runs_of_a_sweep_that_remembers_nothing_stay_too(swept):
   assert found["width-16_seed-1"]["in_config"] == "no"
 
 
-def test_a_law_says_that_it_counts_them(swept, capsys):
+def test_a_law_warns_about_rows_that_the_config_no_longer_names(swept, capsys):
   assert swept("--collect", axes={"width": WIDTHS, "seed": [0, 2]})[0] == 0
   command = ["fit", str(swept.out / "runs.csv"), "--x=parameters"]
   flags = ["--y=fd_classifier", "--status=status", "--floor=none"]
@@ -261,24 +259,24 @@ def test_a_law_says_that_it_counts_them(swept, capsys):
   assert found["points"] == 6
   said = [text for text in found["warnings"] if "in_config" in text]
   assert len(said) == 1
-  assert said[0].startswith("2 rows are of runs")
+  assert said[0].startswith("2 rows come from runs")
   assert main([*words, "--where=in_config=yes"]) == 0
   found = json.loads(capsys.readouterr().out)
   assert (found["points"], found["filtered"]) == (4, 2)
   assert not [text for text in found["warnings"] if "in_config" in text]
 
 
-def test_an_axis_of_another_name_finds_its_runs(swept):
+def test_a_renamed_axis_finds_its_runs(swept):
   renamed = {"side": WIDTHS, "s": {"a": {"seed": 0}, "b": {"seed": 1}}}
   code, printed, error = swept("--collect", axes=renamed)
   assert code == 0
   assert "4 runs: 4 done; 2 more" in printed
-  assert "side-8_s-a is runs/width-8_seed-0, which has its settings" in error
+  assert "side-8_s-a uses runs/width-8_seed-0, which has the same" in error
   row = next(r for r in rows(swept.out) if r["run"] == "width-16_seed-1")
   assert (row["side"], row["s"], row["in_config"]) == ("16", "b", "yes")
 
 
-def test_an_edited_run_is_run_anew_in_a_folder_of_its_own(swept, monkeypatch):
+def test_an_edited_run_gets_a_new_folder(swept, monkeypatch):
   trained = []
 
   def train(spec, folder, command, prepared):
@@ -302,14 +300,14 @@ def test_an_edited_run_is_run_anew_in_a_folder_of_its_own(swept, monkeypatch):
   named = {r["run"]: r["in_config"] for r in rows(swept.out)}
   assert len(named) == 8
   assert {name for name, of in named.items() if of == "yes"} == set(trained)
-  # From here on their folders are known, and nothing is run twice.
+  # Their folders are now known, and no run trains twice.
   assert swept(axes=axes, optim__d_lr=2e-3)[0] == 0
   assert len(trained) == 2
-  # As are those of the old settings.
+  # The folders of the old settings are known, too.
   assert swept("--collect")[1].startswith("6 runs: 6 done; 2 more")
 
 
-def test_a_new_folder_that_was_made_longer_is_not_cut(swept):
+def test_a_new_folder_with_a_longer_run_is_refused(swept):
   axes = {"seed": [0]}
   finish(swept.out, expand(axes)[0])
   assert swept("--collect", "--anew", axes=axes, optim__d_lr=2e-3)[0] == 0
@@ -335,7 +333,7 @@ def test_jobs_of_edited_runs_get_the_new_folder(swept, tmp_path):
   assert swept("--collect", axes=axes, optim__d_lr=2e-3)[0] == 0
 
 
-def test_a_run_that_failed_before_it_began_has_no_facts(tmp_path):
+def test_a_run_that_failed_before_it_started_has_no_properties(tmp_path):
   (run,) = expand({"seed": [4]})
   folder = folders.folder_of(tmp_path, run)
   folder.mkdir(parents=True)
@@ -345,11 +343,11 @@ def test_a_run_that_failed_before_it_began_has_no_facts(tmp_path):
   assert "parameters" not in row
 
 
-def test_tables_and_jobs_are_not_asked_at_once(swept):
+def test_collect_and_jobs_are_exclusive(swept):
   code, _, error = swept("--collect", "--jobs=x")
   assert code == 2
   assert "give one of them" in error
 
 
-def test_the_specs_of_these_tests_are_what_they_seem():
+def test_the_base_spec_is_the_expected_one():
   assert expand()[0].spec == from_config(base())

@@ -1,4 +1,4 @@
-"""Runs of every kind, as small as they come."""
+"""Small specs of all model families and losses."""
 
 import types
 
@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from bigscale.spec import from_config
 
-# Tracked values are counted in every step: a trace takes a choice's larger
-# branch.
+# Singular values are tracked in every step, since a trace counts the larger
+# branch of a conditional.
 BIGGAN = {
   "name": "biggan",
   "resolution": 32,
@@ -73,5 +73,5 @@ def spec_from(model, loss, optim, **others):
 
 
 def trained_to(step: int) -> types.SimpleNamespace:
-  """Returns what a sweep reads of the result of a training."""
+  """Returns the part of a training result that a sweep reads."""
   return types.SimpleNamespace(state=types.SimpleNamespace(step=step))

@@ -1,7 +1,8 @@
-"""Products of a run's traced step, counted equation by equation.
+"""Counts the products of a run's traced step.
 
-The step is traced in the plain forms (`gpu`: no grouped convolution made
-dense, none beside a doubling or halving rewritten), or in those of a platform.
+The step is traced in its plain form (`gpu`: without grouped convolutions made
+dense and without rewritten convolutions next to upsampling or downsampling), or
+in the form of another platform.
 """
 
 import jax
@@ -18,7 +19,7 @@ PLAIN = "gpu"
 
 
 def trace(spec, platform=PLAIN):
-  """The run's step, traced on shapes for one device."""
+  """Traces a run's step on shapes for one device."""
   model = make_model(spec.model, platform)
   state = jax.eval_shape(lambda s: init_state(model, spec, s), np.int32(0))
   side, channels = spec.model.resolution, spec.model.image_channels
@@ -31,5 +32,5 @@ def trace(spec, platform=PLAIN):
 
 
 def step_flops(spec, platform=PLAIN):
-  """Of the step's products, taps on padding free."""
+  """Returns the FLOP of the step's products, without taps on padding."""
   return jaxpr_flops.count(trace(spec, platform).jaxpr).flops
