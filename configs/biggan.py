@@ -18,11 +18,11 @@ regularization. `data.source` is a directory of shards.
 
 FID and IS: Table 2, "no truncation", and app. C.2 for CIFAR-10, in features of
 TensorFlow's Inception; quoted from memory of the paper: look there before
-citing them. FLOP: from layer shapes, for 150,000 steps (`docs/flops.md`). The
-paper's 128 px runs collapse near 150,000 steps; it does not say how long the
-others ran. At 64 px, too, 150,000 are asked for. Sizes at 32 and 64 px are
-those of the authors' PyTorch code, which takes 15 days at 128 px on 8 V100,
-with batch 256 x 8 and one D step.
+citing them. FLOP: from layer shapes, for 150,000 steps
+(`docs/reference/flops.md`). The paper's 128 px runs collapse near 150,000
+steps; it does not say how long the others ran. At 64 px, too, 150,000 are asked
+for. Sizes at 32 and 64 px are those of the authors' PyTorch code, which takes
+15 days at 128 px on 8 V100, with batch 256 x 8 and one D step.
 
 `loss.orthogonal` is the paper's beta = 1e-4, of ||W^T W o (1 - I)||^2. The
 authors' PyTorch code multiplies half its gradient: 1e-4 there is 5e-5 here.

@@ -10,8 +10,8 @@ weights and optimizer split over 256 chips, gathered once an update in bfloat16
 (`zero`), and one power iteration per network and optimizer step instead of one
 per forward pass.
 
-Hardware: 256 TPU v5e chips, 8 images on each. `docs/plans.md` has what the
-compiler says of it; nobody has timed it on a pod.
+Hardware: 256 TPU v5e chips, 8 images on each. `docs/reference/plans.md` has
+what the compiler says of it; nobody has timed it on a pod.
 """
 
 from ml_collections import ConfigDict

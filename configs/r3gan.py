@@ -20,7 +20,7 @@ move along a cosine: the learning rate from 2e-4 to 5e-5, beta2 from 0.9 to
 0.99, gamma to a tenth, the half-life of the moving average and the probability
 of the augmentation up from 0. An ImageNet model took about 5,000 H100 hours.
 The authors stop when FID saturates; their default of 10,000 Mimg stands for it.
-FLOP: of both updates, from layer shapes (`docs/flops.md`).
+FLOP: of both updates, from layer shapes (`docs/reference/flops.md`).
 
 Stacked MNIST is not in their code. The paper: CIFAR-10's model without classes,
 no augmentation, a constant learning rate, a burn-in "considerably" shorter.

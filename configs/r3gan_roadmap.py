@@ -13,7 +13,8 @@ r"""From StyleGAN2 to R3GAN on FFHQ, 256 px: the paper's roadmap, a stop each.
 Source: Huang et al. 2024, sec. 3 and 4.1. Each run shows D 5 million images;
 FIDs are of these short runs (configs/r3gan.py:ffhq256 is E in earnest: 2.75).
 Config A, StyleGAN2 itself (7.52), is not ours. The paper names no hardware for
-these; FLOP are of the 5 million images, from layer shapes (`docs/flops.md`).
+these; FLOP are of the 5 million images, from layer shapes
+(`docs/reference/flops.md`).
 
 The paper changes two settings of A, which are StyleGAN2-ADA's `paper256`: z has
 64 entries, and the learning rate falls from 2.5e-3 to 5e-5. It inherits the

@@ -40,7 +40,7 @@ OPENERS = {
 }
 _SCHEMES = ("stacked", "synthetic", "tfds")
 
-_RECIPE = 'docs/data.md, "Add a data source", shows a whole one'
+_RECIPE = 'docs/how-to/extend.md, "A data source", shows a whole one'
 
 
 def opener(kind: str) -> Callable[..., Source]:

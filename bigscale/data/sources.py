@@ -46,7 +46,7 @@ class Source(abc.ABC):
   """One split of a data set. Safe to read from many threads; picklable.
 
   Every source has `class_names`, `__len__`, `read`, `labels` and `content`. The
-  rest has defaults; docs/data.md shows how to add one.
+  rest has defaults; docs/how-to/extend.md shows how to add one.
 
   Attributes:
     class_names: name of label i at i; () in an unlabelled source.

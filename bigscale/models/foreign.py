@@ -78,8 +78,8 @@ def _called(who: str, function: Callable[[], Any]) -> Any:
   except Exception as error:
     message = str(error).strip().partition("\n")[0]
     raise SpecError(
-      f"{who} fails with {type(error).__name__}: {message}; docs/extending.md "
-      "says what networks take and give"
+      f"{who} fails with {type(error).__name__}: {message}; "
+      "docs/how-to/extend.md says what networks take and give"
     ) from error
 
 

@@ -258,8 +258,8 @@ _MIXED_UP = "op.preamble.length <= op.nbytes"
 _MIXED_UP_NOTE = (
   "bigscale: a process received a message of another size than it waited for: "
   "two processes sent their messages in different orders, which they must not "
-  '(docs/scale.md, "Between CPU processes"). Start the command again: it '
-  "resumes from the last checkpoint. If it ends here again, use one process "
+  '(docs/reference/mesh.md, "Between CPU processes"). Start the command again: '
+  "it resumes from the last checkpoint. If it ends here again, use one process "
   "with --virtual_devices=N for as many devices, which pairs messages by name, "
   "and report the config."
 )

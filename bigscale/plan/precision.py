@@ -18,7 +18,7 @@ from bigscale.plan.hlo_flops import flops
 from bigscale.spec import Precision, SpecError
 
 # Cycles over those at `highest`, of what multiplies float32 in a whole step;
-# docs/plans.md has the steps it was read off.
+# docs/reference/plans.md has the steps it was read off.
 COST = {"highest": 1.0, "high": 0.5, "default": 0.2}
 MEANING = {
   "highest": "six bfloat16 passes, not rounded",

@@ -89,7 +89,7 @@ def record(made: Study) -> dict[str, Any]:
   """Says how far a law can be believed, and why.
 
   Returns:
-    What `bigscale scaling fit --json` prints; see docs/scaling.md.
+    What `bigscale scaling fit --json` prints; see docs/reference/laws.md.
   """
   selection, settings, fitted, drawn = made
   points = selection.points

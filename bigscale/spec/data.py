@@ -58,7 +58,8 @@ class DataSpec:
     source: an embedded set (`fashion_mnist`, `emoji`), a directory of shards
       with a `manifest.json`, a folder or .zip of images, an .npz, `tfds:NAME`,
       `stacked:SOURCE`, `synthetic:RECORDS:SIDE:CLASSES`, or a source of one's
-      own, `package.module:Name:ARGUMENT` (docs/data.md). '' with a mixture.
+      own, `package.module:Name:ARGUMENT` (docs/reference/data.md).
+      '' with a mixture.
     mixture: sources drawn from at once, in place of `source`.
     mixture_labels: `joint`: the classes of all sources, one after the
       other or as `SourceSpec.labels` maps them; `source`: its number;

@@ -11,7 +11,7 @@ images. Here a small BigGAN is trained at a learning rate just too large for it,
 on so many images, or on a hundred of so many classes, with eight seeds each.
 The argument, SOURCE[,RATE[,KIMG]], names the source of images
 (`tfds:fashion_mnist`), the learning rate (1e-2) and the length (72). What came
-of it: `docs/first_law.md`.
+of it: `docs/reference/first-law.md`.
 """
 
 from typing import Any

@@ -22,7 +22,7 @@ three seeds each:
 
 Learning rates, penalties and the average's half-life stay the same along a run:
 each of its scores is that of a run of that length. What came of it:
-`docs/first_law.md`.
+`docs/reference/first-law.md`.
 """
 
 from typing import Any

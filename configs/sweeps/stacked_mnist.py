@@ -19,7 +19,7 @@ modes, counted over 26,000 samples by a classifier of digits; the scores are
 
 A small R3GAN without classes, digits of 16 px, 80,000 images shown:
 two runs at once took 2 busy CPU cores 16 to 23 minutes. What it shows, and what
-not, is in docs/metrics.md.
+not, is in docs/reference/metrics.md.
 """
 
 from typing import Any

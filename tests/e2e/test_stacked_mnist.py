@@ -1,7 +1,8 @@
 """The study of four losses on a thousand modes, begun, killed and gone on with.
 
 Embedded pictures stand in for digits, which need a download: a thousand modes,
-too, and stacks of three. What the losses reach on digits is in docs/metrics.md.
+too, and stacks of three. What the losses reach on digits is in
+docs/reference/metrics.md.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""A data source from outside the package: docs/data.md, "Add a data source"."""
+"""A data source from outside the package: docs/how-to/extend.md."""
 
 import itertools
 import pathlib
@@ -179,7 +179,7 @@ def test_a_source_that_lacks_a_part_is_told_of_it(folder, name, message):
   with pytest.raises(DataError, match=message) as caught:
     open_source(f"{__name__}:{name}:{folder}", "train")
   if name != "Absent":
-    assert '"Add a data source"' in str(caught.value)
+    assert '"A data source"' in str(caught.value)
 
 
 class Later(toy_source.Toy):
@@ -226,7 +226,7 @@ def test_splits_of_the_same_records_are_refused(folder):
 def test_the_recipe_is_this_file():
   root = pathlib.Path(__file__).parent.parent.parent
   recipe = pathlib.Path(toy_source.__file__).read_text()
-  assert recipe in (root / "docs" / "data.md").read_text()
+  assert recipe in (root / "docs" / "how-to" / "extend.md").read_text()
 
 
 def test_a_path_that_exists_is_a_path(folder, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Prints docs/parity.md up to its first `##`: how near we come to the authors.
+"""Prints docs/reference/parity.md up to its first `##`.
 
   PYTHONPATH=.:tests/interop python tests/interop/parity_table.py
 
@@ -9,18 +9,18 @@ import test_golden as golden
 
 _HEAD = """# Parity with the authors' code
 
-Largest relative error of each quantity recorded from the authors' own PyTorch
-code (CPU), as `tests/interop/test_golden.py` measures it: the largest
-difference over the array's largest entry; for gradients, over that plus a
-hundredth of the network's largest gradient.
+Each row is the largest relative error of a quantity recorded from the authors'
+own PyTorch code (CPU), as measured by `tests/interop/test_golden.py`: the
+largest difference over the array's largest entry. For gradients, the divisor is
+that entry plus a hundredth of the network's largest gradient.
 
-"Error" is that of our code in the precision of the recording: float64 for files
-named `_f64`, where the tolerance is 1e-9, and float32 for the others.
-"In float32" is that of our float32 code against a float64 recording. The
-tolerance of float32 is 1e-4 where no gradient lies before a quantity, 1e-3 for
-gradients and 1e-2 for what stands at the end of updates (`run/`, `final_`): an
-activation that lies nearer to the kink of its ReLU than float32 can tell moves
-a gradient by some 1e-4.
+"error" is the error of our code in the precision of the recording: float64 for
+files named `_f64`, where the tolerance is 1e-9, and float32 for the others. "in
+float32" is the error of our float32 code against a float64 recording. In
+float32, the tolerance is 1e-4 for quantities that no gradient precedes, 1e-3
+for gradients, and 1e-2 for quantities at the end of updates (`run/`, `final_`).
+An activation that is nearer to the kink of its ReLU than float32 can resolve
+changes a gradient by about 1e-4.
 
 | file | quantity | error | in float32 |
 |---|---|---|---|"""

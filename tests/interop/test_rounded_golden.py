@@ -1,7 +1,7 @@
 """The authors' recordings under a TPU's rounding of float32 products.
 
 `model.precision` at its default reproduces them; what the other choices cost
-in accuracy is a table of docs/parity.md, which this file prints:
+in accuracy is a table of docs/reference/parity.md, which this file prints:
 
   PYTHONPATH=. python tests/interop/test_rounded_golden.py
 """

@@ -1,4 +1,4 @@
-"""Prints the tables of docs/flops.md: counted from shapes, and traced.
+"""Prints the table of docs/reference/flops.md, counted and traced.
 
   python -m tests.scaling.flops_table [CONFIG[:ARG] ...]
 

@@ -176,7 +176,7 @@ def test_a_standard_error_does_not_choose_the_best(tiny_spec):
     dataclasses.replace(tiny_spec, evaluate=evaluate, checkpoint=best)
 
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCS = pathlib.Path(__file__).parents[2] / "docs/reference/metrics.md"
 
 
 def table(header):

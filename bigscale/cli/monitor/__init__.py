@@ -3,7 +3,7 @@
   bigscale monitor replay TRACE.csv
   bigscale monitor drill --out=runs/drills
 
-See docs/monitor.md.
+See docs/reference/monitor.md.
 """
 
 PARTS = ("replay", "drill")

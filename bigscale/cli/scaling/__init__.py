@@ -8,7 +8,7 @@ r"""Run sweeps, fit and draw scaling laws, count collapses, measure noise.
   bigscale scaling shares DIR/runs.csv --x=dataset_images
   bigscale scaling noise runs/first --windows=4
 
-See docs/scaling.md.
+See docs/reference/laws.md.
 """
 
 PARTS = ("sweep", "fit", "report", "shares", "noise")

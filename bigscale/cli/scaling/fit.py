@@ -10,7 +10,7 @@ Reads a CSV file with a header, one row a run or a checkpoint of a run, and fits
 y = E + A x^-alpha, with --x2 also + B x2^-beta. It prints parameters with
 standard errors and 95% intervals, the compute-optimal split, how well forms of
 law fitted to smaller runs predict larger ones, and every row that was left out
-or is a bound. See docs/scaling.md.
+or is a bound. See docs/reference/laws.md.
 """
 
 import json

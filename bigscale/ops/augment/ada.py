@@ -17,8 +17,8 @@ Where this differs from the authors' code:
   pass through the resampling, whose filter is not quite symmetric: there a
   flip convolves the image with a kernel of about 0.96 at its centre and up
   to 0.1 beside it, which changes pixels of photos by up to 0.3 and of noise by
-  up to 0.7 (docs/parity.md). Combined with geometric operations, blits are
-  part of one resampling, as theirs are.
+  up to 0.7 (docs/reference/parity.md). Combined with geometric operations,
+  blits are part of one resampling, as theirs are.
 - The reflected margin is always the widest that theirs can be
   (`bigscale.ops.augment.warp`).
 """
