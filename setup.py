@@ -64,6 +64,8 @@ setup(
     # The TPU compiler, which runs on CPUs. JAX's tpu extra of 0.10.2 asks for
     # 0.0.42, that of 0.12.0.1 for 0.0.50: both plan, as 0.0.52 does.
     "tpu-plan": ["libtpu>=0.0.42"],
+    # The documentation as a site.
+    "docs": ["mkdocs-material"],
     "test": [
       "pytest",
       "pytest-xdist",
@@ -77,6 +79,7 @@ setup(
       "pyyaml",
       "ruff",
       "nbclient",
+      "mkdocs-material",  # the site builds without warnings
       "nbformat",
       "ipykernel",
     ],

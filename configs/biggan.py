@@ -19,8 +19,8 @@ regularization. `data.source` is a directory of shards.
 FID and IS are from Table 2, "no truncation", and from app. C.2 for CIFAR-10,
 with features of TensorFlow's Inception. They are quoted from memory; check the
 paper before citing them. FLOP are computed from layer shapes for 150,000 steps
-(`docs/flops.md`). The paper's 128 px runs collapse near 150,000 steps; it does
-not state how long the others ran. The 64 px config also uses 150,000 steps.
+(`docs/reference/flops.md`). The paper's 128 px runs collapse near 150,000
+steps; it does not state how long the others ran. The 64 px config also uses 150,000 steps.
 Sizes at 32 and 64 px are those of the authors' PyTorch code, which takes 15
 days at 128 px on 8 V100 GPUs, with batch 256 x 8 and one D step.
 

@@ -10,8 +10,8 @@ optimizer state sharded over 256 chips and gathered once per update in bfloat16
 (`zero`), and one power iteration per network and optimizer step instead of one
 per forward pass.
 
-Hardware: 256 TPU v5e chips with 8 images each. `docs/plans.md` reports the
-compiler's estimates; the config has not been timed on a pod.
+Hardware: 256 TPU v5e chips with 8 images each. `docs/reference/plans.md`
+reports the compiler's estimates; the config has not been timed on a pod.
 """
 
 from ml_collections import ConfigDict

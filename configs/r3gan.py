@@ -21,7 +21,7 @@ settings change along a cosine: the learning rate from 2e-4 to 5e-5, beta2 from
 probability of the augmentation from 0 to their final values. An ImageNet model
 took about 5,000 H100 hours. The authors stop when FID saturates; the configs
 use their default length of 10,000 Mimg. FLOP include both updates and are
-computed from layer shapes (`docs/flops.md`).
+computed from layer shapes (`docs/reference/flops.md`).
 
 The authors' code does not include Stacked MNIST. According to the paper, it
 uses CIFAR-10's model without classes, no augmentation, a constant learning

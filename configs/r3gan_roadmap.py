@@ -14,7 +14,7 @@ Source: Huang et al. 2024, sec. 3 and 4.1. Each run shows 5 million images to D,
 and the FIDs are those of these short runs. configs/r3gan.py:ffhq256 is the full
 run of E, with FID 2.75. Config A, StyleGAN2 itself (7.52), is not included. The
 paper states no hardware for these runs. FLOP are for 5 million images, computed
-from layer shapes (`docs/flops.md`).
+from layer shapes (`docs/reference/flops.md`).
 
 The paper changes two settings of config A, which uses StyleGAN2-ADA's
 `paper256`: z has 64 entries, and the learning rate is reduced from 2.5e-3 to

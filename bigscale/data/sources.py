@@ -46,7 +46,8 @@ class Source(abc.ABC):
   """One split of a data set. Sources are thread-safe and picklable.
 
   Subclasses define `class_names`, `__len__`, `read`, `labels` and `content`.
-  Everything else has a default; docs/data.md explains how to add a source.
+  Everything else has a default; docs/reference/data.md explains how to add a
+  source.
 
   Attributes:
     class_names: name of each label; () in an unlabeled source.

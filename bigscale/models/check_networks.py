@@ -78,8 +78,8 @@ def _called(who: str, function: Callable[[], Any]) -> Any:
   except Exception as error:
     message = str(error).strip().partition("\n")[0]
     raise SpecError(
-      f"{who} fails with {type(error).__name__}: {message}; docs/extending.md "
-      "describes the inputs and outputs of networks"
+      f"{who} fails with {type(error).__name__}: {message}; "
+      "docs/how-to/extend.md describes the inputs and outputs of networks"
     ) from error
 
 

@@ -264,8 +264,8 @@ _MIXED_UP = "op.preamble.length <= op.nbytes"
 _MIXED_UP_NOTE = (
   "bigscale: a process received a message of an unexpected size, because two "
   "processes sent their messages in different orders "
-  '(docs/scale.md, "Between CPU processes"). Start the command again: it '
-  "resumes from the last checkpoint. If this error repeats, use one process "
+  '(docs/reference/mesh.md, "Between CPU processes"). Start the command again: '
+  "it resumes from the last checkpoint. If this error repeats, use one process "
   "with --virtual_devices=N, which matches messages by name, and report the "
   "config."
 )

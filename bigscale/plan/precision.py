@@ -17,8 +17,8 @@ from bigscale.plan.hlo import Computation, Instruction, arrays
 from bigscale.plan.hlo_flops import flops
 from bigscale.spec import Precision, SpecError
 
-# Cycles of a step's float32 products relative to `highest`; docs/plans.md has
-# the measurements.
+# Cycles of a step's float32 products relative to `highest`;
+# docs/reference/plans.md has the measurements.
 COST = {"highest": 1.0, "high": 0.5, "default": 0.2}
 MEANING = {
   "highest": "six bfloat16 passes, not rounded",

@@ -91,7 +91,8 @@ def record(made: Study) -> dict[str, Any]:
   """Returns the law, its uncertainty and the details of the fit.
 
   Returns:
-    The record that `bigscale scaling fit --json` prints; see docs/scaling.md.
+    The record that `bigscale scaling fit --json` prints; see
+    docs/reference/laws.md.
   """
   selection, settings, fitted, resampled = made
   points = selection.points

@@ -11,7 +11,8 @@ Brock et al. 2019 (sec. 4.3) observed that BigGAN became more stable from 1 to
 above the stable range, with different numbers of images, or with 100 images
 from different numbers of classes, and eight seeds each. The argument,
 SOURCE[,RATE[,KIMG]], is the source of images (`tfds:fashion_mnist`), the
-learning rate (1e-2) and the length (72). `docs/first_law.md` has the results.
+learning rate (1e-2) and the length (72). `docs/reference/first-law.md` has the
+results.
 """
 
 from typing import Any

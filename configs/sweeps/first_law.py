@@ -22,7 +22,7 @@ data set with `--padding=2`. There are five blocks, with three seeds each:
 
 Learning rates, penalties and the half-life of the average are constant during a
 run, so each score along a run equals that of a run of that length.
-`docs/first_law.md` has the results.
+`docs/reference/first-law.md` has the results.
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ covered by 26,000 samples. The scores are `modes_classifier` and
 
 The model is a small R3GAN without classes, with digits of 16 px and 80,000
 images shown. Two concurrent runs took 16 to 23 minutes on 2 busy CPU cores.
-docs/metrics.md discusses what the results do and do not show.
+docs/reference/metrics.md discusses what the results do and do not show.
 """
 
 from typing import Any

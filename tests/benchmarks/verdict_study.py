@@ -5,7 +5,7 @@ r"""Measures the verdict on synthetic signals: false alarms, delays, invariance.
   python -m tests.benchmarks.verdict_study --table=invariance
 
 Pure Python and NumPy; a table takes minutes on one core. The tables of
-docs/monitor.md are made by it.
+docs/reference/monitor.md are made by it.
 """
 
 import argparse
@@ -120,7 +120,7 @@ def null(runs: int, seed: int) -> None:
     total, rows = total + count, rows + runs * ROWS
     print(f"{name:22} {count:4} in {runs * ROWS:8} rows")
   print(
-    f"{'all':22} {total:4} in {rows:8} rows: {1e4 * total / rows:.2f} per 10,000"
+    f"{'all':22} {total:4} in {rows:8} rows, {1e4 * total / rows:.2f} in 10,000"
   )
   count = 0
   for run in range(runs):

@@ -1,7 +1,7 @@
 """The sweep of losses on 1000 modes, killed and resumed.
 
 Embedded images replace MNIST digits, which need a download. They also have 1000
-modes in stacks of three. docs/metrics.md has the results on digits.
+modes in stacks of three. docs/reference/metrics.md has the results on digits.
 """
 
 import csv

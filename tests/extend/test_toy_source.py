@@ -1,4 +1,4 @@
-"""A data source outside the package (docs/data.md, "Add a data source")."""
+"""A data source outside the package, added as docs/reference/data.md says."""
 
 import itertools
 import pathlib

@@ -1,4 +1,4 @@
-"""A feature network: docs/metrics.md, "Add a feature network"."""
+"""A feature network: docs/how-to/extend.md, "A feature network"."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Scores of a user's own: docs/metrics.md, "Add a score"."""
+"""Scores of a user's own: docs/how-to/extend.md, "A score"."""
 
 import numpy as np
 

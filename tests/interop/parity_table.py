@@ -1,4 +1,4 @@
-"""Prints docs/parity.md up to its first `##`: errors against the authors' code.
+"""Prints docs/reference/parity.md up to its first `##`: errors of each port.
 
   PYTHONPATH=.:tests/interop python tests/interop/parity_table.py
 

@@ -1,7 +1,7 @@
 """The authors' recordings with a TPU's rounding of float32 products.
 
 The default of `model.precision` reproduces them. The errors of the other
-choices are a table in docs/parity.md, which this file prints:
+choices are a table in docs/reference/parity.md, which this file prints:
 
   PYTHONPATH=. python tests/interop/test_rounded_golden.py
 """

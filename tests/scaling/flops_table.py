@@ -1,4 +1,4 @@
-"""Prints the tables of docs/flops.md: FLOP counted from shapes and from traces.
+"""Prints the tables of docs/reference/flops.md: FLOP by shapes and by traces.
 
   python -m tests.scaling.flops_table [CONFIG[:ARG] ...]
 

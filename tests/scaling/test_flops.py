@@ -264,11 +264,11 @@ def rows_of(name):
 @pytest.mark.parametrize("run", RUNS)
 def test_table_matches_the_count(run):
   gflop = training_flops(spec_of(run)).per_image / 1e9
-  assert rows_of("docs/flops.md")[run][0] == f"{gflop:.4g}"
+  assert rows_of("docs/reference/flops.md")[run][0] == f"{gflop:.4g}"
 
 
 def test_traces_in_the_table_agree_with_the_count():
-  rows = rows_of("docs/flops.md")
+  rows = rows_of("docs/reference/flops.md")
   apart = [float(rows[run][1].rstrip("%")) for run in RUNS]
   assert max(map(abs, apart)) < 0.2
 

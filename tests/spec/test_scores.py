@@ -179,7 +179,7 @@ def test_a_standard_error_cannot_rank_checkpoints(tiny_spec):
     dataclasses.replace(tiny_spec, evaluate=evaluate, checkpoint=best)
 
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCS = pathlib.Path(__file__).parents[2] / "docs/reference/metrics.md"
 
 
 def table(header):

@@ -5,7 +5,7 @@ Example:
   bigscale data inspect SET --sheet=sheet.png
   bigscale data verify SET
 
-See docs/data.md.
+See docs/reference/data.md.
 """
 
 PARTS = ("build", "inspect", "verify")

@@ -4,7 +4,7 @@ Example:
   bigscale monitor replay TRACE.csv
   bigscale monitor drill --out=runs/drills
 
-See docs/monitor.md.
+See docs/reference/monitor.md.
 """
 
 PARTS = ("replay", "drill")

@@ -9,7 +9,7 @@ Example:
   bigscale scaling shares DIR/runs.csv --x=dataset_images
   bigscale scaling noise runs/first --windows=4
 
-See docs/scaling.md.
+See docs/reference/laws.md.
 """
 
 PARTS = ("sweep", "fit", "report", "shares", "noise")

@@ -10,7 +10,7 @@ The law is y = E + A x^-alpha, or y = E + A x^-alpha + B x2^-beta with --x2.
 Prints the parameters with standard errors and 95% intervals, the
 compute-optimal split, how well each form of the law predicts large runs from
 small ones, and each row that was excluded or used as a bound. See
-docs/scaling.md.
+docs/reference/laws.md.
 
 More examples:
   bigscale scaling fit runs.csv --x=flops --y=fid --group=run --json

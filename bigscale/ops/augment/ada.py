@@ -19,8 +19,8 @@ Differences from the authors' code:
   authors resample it with a filter that is not quite symmetric. There, a flip
   convolves the image with a kernel of about 0.96 at its center and up to 0.1
   next to it, which changes pixels of photos by up to 0.3 and of noise by up to
-  0.7 (docs/parity.md). If combined with geometric operations, blits are part
-  of one resampling, as in the authors' code.
+  0.7 (docs/reference/parity.md). If combined with geometric operations, blits
+  are part of one resampling, as in the authors' code.
 - The reflected margin always has the maximum width of the authors' margin
   (`bigscale.ops.augment.warp`).
 """
