@@ -20,9 +20,9 @@ FID and IS are from Table 2, "no truncation", and from app. C.2 for CIFAR-10,
 with features of TensorFlow's Inception. They are quoted from memory; check the
 paper before citing them. FLOP are computed from layer shapes for 150,000 steps
 (`docs/reference/flops.md`). The paper's 128 px runs collapse near 150,000
-steps; it does not state how long the others ran. The 64 px config also uses 150,000 steps.
-Sizes at 32 and 64 px are those of the authors' PyTorch code, which takes 15
-days at 128 px on 8 V100 GPUs, with batch 256 x 8 and one D step.
+steps; it does not state how long the others ran. The 64 px config also uses
+150,000 steps. Sizes at 32 and 64 px are those of the authors' PyTorch code,
+which takes 15 days at 128 px on 8 V100 GPUs, with batch 256 x 8 and one D step.
 
 `loss.orthogonal` is the paper's beta = 1e-4, the factor of ||W^T W o (1 -
 I)||^2. The authors' PyTorch code multiplies half of its gradient, so 1e-4 there

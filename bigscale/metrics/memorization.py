@@ -58,8 +58,7 @@ def search(
       `MOST_SEARCHED`.
 
   Raises:
-    SpecError: there are too few images, or the train split contains half of the
-      held-out images.
+    SpecError: too few images, or half of the held-out images are in `train`.
   """
   shape = samples_nhwc.shape[1:]
   unseen = np.arange(len(heldout))

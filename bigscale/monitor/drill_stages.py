@@ -155,7 +155,7 @@ class Stage:
         "num_samples": 64,
         "snapshot_interval": 20,
         "snapshots": 12,
-        "verdict": {"warmup": WARMUP, "block": LOOK_STEPS, "quiet": 60},
+        "verdict": {"warmup": WARMUP, "quiet": 60},
         **monitor,
       },
     }

@@ -6,7 +6,7 @@ process keeps the shards of its own devices, each shard once. At most one copy
 is on the devices at a time.
 
 The ages of the snapshots are spaced evenly on a logarithmic scale
-(`oldest_first_to_drop`), because a collapse may have begun ten or ten thousand
+(`snapshot_to_drop`), because a collapse may have begun ten or ten thousand
 steps before it is noticed.
 """
 
@@ -51,7 +51,7 @@ class Snapshot(NamedTuple):
   data: dict[str, Any] | None
 
 
-def oldest_first_to_drop(
+def snapshot_to_drop(
   steps: Sequence[int], now: int, interval: int
 ) -> int | None:
   """Returns the step of the snapshot to drop when there is one too many.
@@ -179,7 +179,7 @@ class Ring:
     self._kept.append(Snapshot(step, leaves, data))
     while len(self._kept) > self.slots:
       steps = [kept.step for kept in self._kept if kept.step != self.pinned]
-      drop = oldest_first_to_drop(steps, step, self._interval)
+      drop = snapshot_to_drop(steps, step, self._interval)
       self._drop(min(steps) if drop is None else drop)
 
   def _drop(self, step: int) -> None:

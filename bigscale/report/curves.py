@@ -18,6 +18,7 @@ from bigscale.report.charts import (
 )
 from bigscale.report.distance import distance_of
 from bigscale.report.read import Run, series
+from bigscale.report.style import LEVEL_COLORS
 from bigscale.report.timeline import Timeline, timeline
 
 NETWORKS = {"g": "generator", "d": "discriminator"}
@@ -54,6 +55,7 @@ _SIGNALS = (
 _NAMED_LAYERS = 6
 _REST_COLOR = "#8a8f98"
 _SHARE = "eval/class_share/"
+_EVIDENCE = "monitor/"
 _SIGMA = re.compile(r"([gd])/sigma(\d+)/(.+)")
 
 
@@ -88,8 +90,39 @@ def training_charts(run: Run) -> Iterator[Chart]:
 
 
 def signal_charts(run: Run) -> Iterator[Chart]:
-  """Yields the charts of signals that only the monitor computes."""
-  return _panels(run, _SIGNALS)
+  """Yields the charts of the evidence and of the signals of the monitor."""
+  evidence = evidence_chart(run)
+  if evidence:
+    yield evidence
+  yield from _panels(run, _SIGNALS)
+
+
+def evidence_chart(run: Run) -> Chart | None:
+  """Returns the chart of the evidence of each group, with the thresholds.
+
+  The monitor's verdicts are drawn below it, so that the page shows which group
+  brought an alarm.
+  """
+  names = [name for name in run.names() if name.startswith(_EVIDENCE)]
+  labels = [name.removeprefix(_EVIDENCE).replace("_", " ") for name in names]
+  lines = _lines(run, names, labels, PALETTE)
+  if not lines:
+    return None
+  levels = []
+  for label, color, field in (
+    ("warning", LEVEL_COLORS["warn"], "warn_rows"),
+    ("rollback", LEVEL_COLORS["rollback"], "rollback_rows"),
+  ):
+    rows = run.setting(f"monitor.verdict.{field}")
+    if isinstance(rows, (int, float)) and rows > 1:
+      levels.append(Level(label=label, color=color, y=math.log(rows)))
+  return draw(
+    "Evidence of a change, by group of signals (nats)",
+    lines,
+    levels,
+    timeline=timeline(run),
+    band=True,
+  )
 
 
 def _panels(
@@ -189,7 +222,9 @@ def other_charts(run: Run, belongs: Callable[[str], bool]) -> Iterator[Chart]:
   shown = {name for _, _, names in panels for name in names}
   shown.add(distance_of(run).scalar)
   for name in run.names():
-    if name in shown or _SIGMA.fullmatch(name) or name.startswith(_SHARE):
+    if name in shown or _SIGMA.fullmatch(name):
+      continue
+    if name.startswith((_SHARE, _EVIDENCE)):
       continue
     if not belongs(name):
       continue

@@ -163,7 +163,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
     for name in ("snapshots", "snapshot_interval")
   )
   if action in ("checkpoint", "rollback") and kept and interval:
-    text = f"every {number(interval)} steps, newest {number(kept)} kept"
+    text = f"every {number(interval)} steps, at most {number(kept)} kept"
     facts.append(("Snapshots in memory", text))
   return facts
 

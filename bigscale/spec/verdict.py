@@ -40,9 +40,9 @@ class VerdictSpec:
       "that a verdict is mostly false alarms",
     )
     require(
-      self.warn_rows <= self.rollback_rows <= 1e12,
+      self.warn_rows <= self.rollback_rows <= 1e100,
       f"monitor.verdict.rollback_rows={self.rollback_rows} must lie between "
-      f"monitor.verdict.warn_rows={self.warn_rows} and 1e12; 100000 is the "
+      f"monitor.verdict.warn_rows={self.warn_rows} and 1e100; 100000 is the "
       "default",
     )
     require(

@@ -7,13 +7,11 @@ which is compared when the array is restored on any mesh. A digest covers the
 JSON values (`train/notes`).
 """
 
-import errno
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -26,8 +24,6 @@ T = TypeVar("T")
 
 _ITEMS = ("state", "data", "meta")
 _FINGERPRINTS = "fingerprints"
-# Disk space that a checkpoint takes, relative to its arrays.
-_DISK_FACTOR = 1.05
 
 
 class DamagedError(SpecError):
@@ -185,24 +181,6 @@ class CheckpointReader:
     self._manager.close()
 
 
-class _Pinned:
-  """Orbax preservation policy that keeps one step.
-
-  Attributes:
-    step: the step; None keeps none.
-  """
-
-  def __init__(self) -> None:
-    self.step: int | None = None
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    """Implements Orbax's `PreservationPolicy` for all saved steps."""
-    del context
-    return [checkpoint.step == self.step for checkpoint in checkpoints]
-
-
 class Checkpoints(CheckpointReader):
   """Reads and writes the checkpoints of a run that no other process writes."""
 
@@ -224,7 +202,7 @@ class Checkpoints(CheckpointReader):
     """
     self._spec = spec
     self._ranking = best.Ranking(spec.keep_best, spec.best, scores)
-    self._pinned = _Pinned()
+    self._pinned = managers.Pinned()
     super().__init__(directory, name)
 
   def _open(self) -> None:
@@ -282,7 +260,7 @@ class Checkpoints(CheckpointReader):
     """
     if step in self._manager.all_steps():
       return
-    _check_room(self._path, step, state)
+    managers.check_room(self._path, step, state)
     noted = {**meta, _FINGERPRINTS: fingerprint.fingerprints(state)}
     data, noted = notes.seal(step, data, noted)
     saved = self._manager.save(
@@ -391,28 +369,6 @@ def _together(read: Callable[[], T]) -> tuple[T | None, str]:
   reasons = multihost.gather("damage", [why] if why else [])
   why = multihost.decide("damage", lambda: reasons[0] if reasons else "")
   return (None, why) if why else (found, "")
-
-
-def _check_room(path: pathlib.Path, step: int, state: GanState) -> None:
-  """Raises `OSError` if the disk has too little space for a checkpoint.
-
-  If one process failed during the save, the others would wait for it.
-  """
-  needed = sum(
-    shard.data.nbytes
-    for leaf in jax.tree.leaves(state)
-    for shard in leaf.addressable_shards
-    if shard.replica_id == 0
-  )
-  free = shutil.disk_usage(path).free
-  if free < needed * _DISK_FACTOR:
-    raise OSError(
-      errno.ENOSPC,
-      f"checkpoint {step} needs {needed / 2**30:.2f} GiB, but the disk of "
-      f"{path} has {free / 2**30:.2f} GiB free. Free disk space or lower "
-      "checkpoint.keep, then start the run again: earlier checkpoints are "
-      "complete",
-    )
 
 
 def _brief(error: Exception) -> str:

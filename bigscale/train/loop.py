@@ -89,9 +89,6 @@ def train(
     change: allow other learning rates and another batch size (`spec.changes`).
     accept_data: accept repaired records (`Stream.set_state`).
 
-  Returns:
-    The final state and the last scores.
-
   Raises:
     SpecError: if the spec, scores, folder or `init_from` cannot be used.
     hooks.DivergedError: if the run diverged and could not be rolled back.

@@ -1,13 +1,21 @@
-"""Orbax checkpoint managers, and a check of the index that they read."""
+"""Orbax checkpoint managers, and what is checked around them."""
 
+import errno
 import logging
 import pathlib
+import shutil
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 import tensorstore
 
 from bigscale.train import sealed
+from bigscale.train.state import GanState
+
+# Disk space that a checkpoint takes, relative to its arrays.
+_DISK_FACTOR = 1.05
 
 
 class Manager(ocp.CheckpointManager):
@@ -21,6 +29,24 @@ class Manager(ocp.CheckpointManager):
     """Returns False: the training loop handles preemption."""
     del step
     return False
+
+
+class Pinned:
+  """Orbax preservation policy that keeps one step.
+
+  Attributes:
+    step: the step; None keeps none.
+  """
+
+  def __init__(self) -> None:
+    self.step: int | None = None
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    """Implements Orbax's `PreservationPolicy` for all saved steps."""
+    del context
+    return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
 def read_only(path: pathlib.Path, items: Sequence[str]) -> Manager:
@@ -71,3 +97,25 @@ def check_index(directory: pathlib.Path) -> None:
     raise sealed.SealError(
       f"the index of its arrays cannot be read ({reason})"
     ) from error
+
+
+def check_room(path: pathlib.Path, step: int, state: GanState) -> None:
+  """Raises `OSError` if the disk has too little space for a checkpoint.
+
+  If one process failed during the save, the others would wait for it.
+  """
+  needed = sum(
+    shard.data.nbytes
+    for leaf in jax.tree.leaves(state)
+    for shard in leaf.addressable_shards
+    if shard.replica_id == 0
+  )
+  free = shutil.disk_usage(path).free
+  if free < needed * _DISK_FACTOR:
+    raise OSError(
+      errno.ENOSPC,
+      f"checkpoint {step} needs {needed / 2**30:.2f} GiB, but the disk of "
+      f"{path} has {free / 2**30:.2f} GiB free. Free disk space or lower "
+      "checkpoint.keep, then start the run again: earlier checkpoints are "
+      "complete",
+    )

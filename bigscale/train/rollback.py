@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from bigscale.data.stream import Stream
-from bigscale.monitor.snapshots import Ring
 from bigscale.monitor.verdict import Decision, Verdict
-from bigscale.parallel import multihost, rows
+from bigscale.parallel import rows
 from bigscale.parallel.sharding import batch_sharding
-from bigscale.spec import CheckpointSpec
 from bigscale.train import interventions
 from bigscale.train.build import Built
-from bigscale.train.checkpoint import Checkpoints, DamagedError
+from bigscale.train.checkpoint import Checkpoints
+from bigscale.train.healthy import HealthyStates
 from bigscale.train.hooks import DivergedError, Recorder
 from bigscale.train.reals import open_heldout
 from bigscale.train.state import GanState
@@ -64,16 +63,9 @@ class Guard:
     # Step to roll back to; None if no earlier state is kept.
     self._target: int | None = None
     self._save_asked = False
-    # The verdict's state after each step that has a snapshot.
-    self._verdicts: dict[int, dict[str, Any]] = {}
-    self._ring = self._healthy = self._heldout = None
+    self._states = self._heldout = None
     if spec.monitor.action in ("checkpoint", "rollback"):
-      self._ring = Ring(built.abstract_state, spec.monitor)
-      self._healthy = Checkpoints(
-        checkpoints.directory,
-        CheckpointSpec(keep=spec.monitor.keep, keep_best=0),
-        "healthy",
-      )
+      self._states = HealthyStates(built, checkpoints, recorder)
     if spec.monitor.action != "off":
       self._heldout = open_heldout(built)
 
@@ -121,7 +113,7 @@ class Guard:
 
   def start(self, step: int, state: GanState) -> None:
     """Takes a snapshot of the state that the run starts from."""
-    if self._ring is not None and self._level == "ok":
+    if self._states is not None and self._level == "ok":
       self._take(step, state)
       self._remember(step)
 
@@ -135,17 +127,13 @@ class Guard:
     A warning does not stop snapshots: one from before its onset is pinned.
     """
     due = step % self._spec.snapshot_interval == 0
-    if self._ring is not None and due and self._level != "rollback":
+    if self._states is not None and due and self._level != "rollback":
       self._take(step, state)
 
   def _pin(self) -> None:
     """Keeps a state from before the onset for as long as a suspicion lasts."""
-    if self._ring is None:
-      return
-    suspected = self._level != "ok"
-    before = [step for step in self._ring.held if step <= self._onset]
-    self._ring.pinned = before[-1] if suspected and before else None
-    self._checkpoints.pin(self._onset if suspected else None)
+    if self._states is not None:
+      self._states.pin(None if self._level == "ok" else self._onset)
 
   def take_save_request(self) -> bool:
     """Returns whether the current state is to be saved, once per request.
@@ -234,12 +222,10 @@ class Guard:
       raise DivergedError(step, why, target)
     self._retries += 1
     self.attempt += 1
-    # Read from disk, to be sure that the healthy checkpoint is readable.
-    restored = self._healthy.restore(self._built.abstract_state, target)
+    restored = self._states.restore(target)
     state, turned = self._turned(restored.state, target)
     scores = self._checkpoints.scores(target)
     self._checkpoints.set_aside(target - 1, self.attempt - 1)
-    self._ring.forget_after(target)
     skipped = self._move_data(restored.data)
     self._verdict.set_state(restored.meta["monitor"]["verdict"])
     self._verdict.quiet_until(target + self._spec.verdict.quiet)
@@ -263,7 +249,7 @@ class Guard:
 
   def secure(self, step: int) -> None:
     """Saves the newest healthy state before the run ends."""
-    if self._ring is None or self._unresolved:
+    if self._states is None or self._unresolved:
       return
     try:
       self._secure(step, step if self._level == "ok" else self._onset)
@@ -275,7 +261,7 @@ class Guard:
 
     If an alarm was not followed by a rollback, the state saved then is kept.
     """
-    if self._ring is None or self._unresolved:
+    if self._states is None or self._unresolved:
       return
     if self._level == "ok":
       self._take(step, state)
@@ -284,72 +270,14 @@ class Guard:
 
   def close(self) -> None:
     """Waits until all saves are complete."""
-    if self._healthy is not None:
-      self._healthy.close()
+    if self._states is not None:
+      self._states.close()
 
   def _secure(self, step: int, onset: int) -> int | None:
-    """Saves the newest healthy state up to `onset` and returns its step.
-
-    The state comes from a snapshot in host memory or, if all snapshots are
-    newer, from a checkpoint.
-    """
-    if self._ring is None:
+    """Saves the newest healthy state up to `onset` and returns its step."""
+    if self._states is None:
       return None
-    # All Orbax managers use the same barrier names, so saves must not overlap.
-    self._checkpoints.wait()
-    self._ring.forget_after(onset)
-    snapshot = self._ring.newest(onset + 1)
-    if snapshot is None:
-      target = self._secure_from_disk(step, onset)
-    else:
-      target = snapshot.step
-      self._save(
-        target,
-        self._ring.restore(snapshot),
-        snapshot.data,
-        self._verdicts[target],
-      )
-    kind = "no_healthy_state" if target is None else "healthy"
-    self._recorder.event(kind, step, of_step=target, onset=onset)
-    return target
-
-  def _secure_from_disk(self, step: int, onset: int) -> int | None:
-    kept = set(self._healthy.steps())
-    steps = sorted(kept | set(self._checkpoints.steps()), reverse=True)
-    # All processes use process 0's listing of the shared disk.
-    for target in multihost.decide("kept", lambda: steps):
-      if target > onset:
-        continue
-      where = self._healthy if target in kept else self._checkpoints
-      try:
-        restored = where.restore(self._built.abstract_state, target)
-      except DamagedError as error:
-        self._recorder.event(
-          "damaged_checkpoint", step, of_step=target, why=str(error)
-        )
-        continue
-      if target in kept:
-        return target
-      verdict = restored.meta.get("monitor", {}).get("verdict")
-      if verdict and verdict["level"] == "ok":
-        self._save(target, restored.state, restored.data, verdict)
-        return target
-    return None
-
-  def _save(
-    self,
-    step: int,
-    state: GanState,
-    data: Mapping[str, Any],
-    verdict: Mapping[str, Any],
-  ) -> None:
-    """Writes healthy/STEP and waits until it is complete."""
-    # Orbax would refuse a step older than one that is no longer healthy.
-    self._healthy.set_aside(step, self.attempt)
-    watched = self.get_state() | {"verdict": verdict, "unresolved": False}
-    meta = self._recorder.meta(step) | {"monitor": watched}
-    self._healthy.save(step, state, data, meta)
-    self._healthy.wait()
+    return self._states.secure(step, onset, self.attempt, self.get_state())
 
   def _turned(
     self, state: GanState, step: int
@@ -357,8 +285,7 @@ class Guard:
     """Returns the restored state after interventions, and their values."""
     older = None
     if "older_d" in self._spec.interventions:
-      before = self._ring.newest(step)
-      older = self._ring.restore(before) if before else None
+      older = self._states.before(step)
     state, turned = interventions.make(state, self._spec, self._retries, older)
     attempt = interventions.filled(state.attempt, self.attempt)
     return state._replace(attempt=attempt), turned
@@ -378,17 +305,14 @@ class Guard:
     )
 
   def _take(self, step: int, state: GanState) -> None:
-    self._ring.take(step, state, self._stream.get_state())
+    self._states.take(step, state, self._stream.get_state())
 
   def _remember_if_due(self, step: int) -> None:
-    if self._ring is not None and step % self._spec.snapshot_interval == 0:
+    if self._states is not None and step % self._spec.snapshot_interval == 0:
       self._remember(step)
 
   def _remember(self, step: int) -> None:
-    """Keeps the verdict's state for as long as there is a snapshot."""
-    self._verdicts[step] = self._verdict.get_state()
-    held = self._ring.held
-    self._verdicts = {k: v for k, v in self._verdicts.items() if k in held}
+    self._states.remember(step, self._verdict.get_state())
 
   def _report(self, decision: Decision) -> None:
     """Writes an event and a note for a new level, with the reasons."""

@@ -65,7 +65,11 @@ def test_flags_are_reset_between_calls(monitor, trace):
 
 def test_thresholds_are_flags(monitor, trace):
   code, out, _ = monitor(
-    "replay", trace, "--json", "--set=limit=1e9", "--set=patience=1000"
+    "replay",
+    trace,
+    "--json",
+    "--set=warn_rows=1e90",
+    "--set=rollback_rows=1e90",
   )
   assert code == 0
   assert json.loads(out)["alarms"] == []
@@ -86,7 +90,7 @@ def test_replay_of_a_run_uses_its_settings(monitor, trace, tmp_path):
   )
   _, out, _ = monitor("replay", str(tmp_path), "--json")
   assert json.loads(out)["alarms"]
-  settings = {"limit": 1e9, "patience": 1000}
+  settings = {"warn_rows": 1e90, "rollback_rows": 1e90}
   spec = {"spec": {"monitor": {"verdict": settings}}}
   (tmp_path / "spec.json").write_text(json.dumps(spec))
   _, out, _ = monitor("replay", str(tmp_path), "--json")
@@ -99,10 +103,10 @@ def test_replay_of_a_run_uses_its_settings(monitor, trace, tmp_path):
     ((), "monitor '' is unknown"),
     (("look",), "monitor 'look' is unknown"),
     (("replay",), "replay needs a path"),
-    (("replay", "none.csv"), "none.csv is no file"),
-    (("replay", "x.csv", "--set=limits=3"), "monitor.verdict: warmup, block"),
-    (("replay", "x.csv", "--set=window=many"), "'many' is not of type int"),
-    (("replay", "x.csv", "--set=window=1"), "monitor.verdict.min_values"),
+    (("replay", "none.csv"), "none.csv is not a file"),
+    (("replay", "x.csv", "--set=limits=3"), "monitor.verdict: rollback_rows"),
+    (("replay", "x.csv", "--set=quiet=many"), "'many' is not of type int"),
+    (("replay", "x.csv", "--set=warn_rows=1"), "monitor.verdict.warn_rows=1"),
     (("replay", "x.csv", "--warmup=-1"), "must not be negative"),
   ],
 )
@@ -120,7 +124,7 @@ def test_kinks_must_be_steps(monitor, trace):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_a_threshold_must_be_finite(monitor, trace, value):
-  code, out, err = monitor("replay", trace, f"--set=limit={value}")
+  code, out, err = monitor("replay", trace, f"--set=warn_rows={value}")
   assert (code, out) == (2, "")
-  assert f"--set=limit={value}" in err
+  assert f"--set=warn_rows={value}" in err
   assert "not a finite number" in err

@@ -46,7 +46,7 @@ def at(found, path):
      ("fd_classifier", "kid_classifier")),
     # Fields that the config file does not set.
     ("monitor.action=rollback", "rollback"),
-    ("monitor.verdict.limit=30", 30.0),
+    ("monitor.verdict.warn_rows=3000", 3000.0),
     ("monitor.interval=5", 5),
     ("operations.hang_seconds=60", 60.0),
     ("augment.pipe=diffaugment", "diffaugment"),

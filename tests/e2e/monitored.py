@@ -39,7 +39,7 @@ def config(**monitor):
     "interval": 2,
     "num_samples": 4,
     "snapshot_interval": 2,
-    "snapshots": 4,
+    "snapshots": 12,
     "verdict": {"warmup": 1000},
     **monitor,
   }

@@ -194,7 +194,7 @@ def test_settings_that_do_not_affect_results_may_change(run, programs):
     operations__hang_seconds=100.0,
     sampling__truncation_rule="scale",
     monitor__action="checkpoint",
-    monitor__verdict={"block": 5},
+    monitor__verdict={"quiet": 5},
     mesh__min_split_elements=1,
   )
   loop.train(spec, run, prepared=programs.prepared(spec))
@@ -204,7 +204,7 @@ def test_settings_that_do_not_affect_results_may_change(run, programs):
     *("checkpoint.kimg", "data.threads", "data.prefetch"),
     *("data.max_bad_fraction", "data.bad_records"),
     *("operations.hang_seconds", "sampling.truncation_rule"),
-    *("monitor.action", "monitor.verdict.block", "mesh.min_split_elements"),
+    *("monitor.action", "monitor.verdict.quiet", "mesh.min_split_elements"),
   }
   kimg = found["checkpoint.kimg"]
   assert (kimg["step"], kimg["old"], kimg["new"]) == (FIRST, 0.032, 0.048)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bigscale.monitor import snapshots
-from bigscale.monitor.snapshots import Ring, oldest_first_to_drop
+from bigscale.monitor.snapshots import Ring, snapshot_to_drop
 from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import MeshSpec, MonitorSpec, SpecError, from_config
 from bigscale.train.build import build
@@ -107,7 +107,7 @@ def kept_steps(slots, interval, total):
   for now in range(0, total, interval):
     held.append(now)
     if len(held) > slots:
-      drop = oldest_first_to_drop(held, now, interval)
+      drop = snapshot_to_drop(held, now, interval)
       held.remove(held[0] if drop is None else drop)
     yield now, held
 

@@ -82,7 +82,7 @@ def test_a_few_rows_are_nothing_to_judge_by(tmp_path):
 
 
 def test_the_warm_up_counts_from_the_first_step(tmp_path):
-  late = [(step + 50_000, value) for step, value in sigma(at=100)]
+  late = [(step + 50_000, value) for step, value in sigma()]
   trace = read_trace(write(tmp_path, csv_of(late)))
   assert replay(trace, VerdictSpec(), warmup=0)["alarms"]
   assert not replay(trace, VerdictSpec(), warmup=1000)["alarms"]

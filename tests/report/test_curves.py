@@ -2,7 +2,12 @@ import math
 
 import pytest
 
-from bigscale.report.curves import singular_value_charts, training_charts
+from bigscale.report.curves import (
+  evidence_chart,
+  other_charts,
+  singular_value_charts,
+  training_charts,
+)
 from bigscale.report.read import read_run
 from bigscale.train.writers import JsonLines
 
@@ -80,3 +85,12 @@ def test_only_the_losses_have_a_verdict_band(rolled_back):
     labels = [label for label, _, _ in chart.legend]
     assert "alarm" in labels
     assert ("verdict: ok" in labels) == (title == "Losses")
+
+
+def test_evidence_is_drawn_by_group_and_in_no_other_chart(run_dir):
+  rows = [{"monitor/game": 0.5 * i, "monitor/g_weights": 0.0} for i in range(9)]
+  run = _run(run_dir, rows)
+  chart = evidence_chart(run)
+  assert [label for label, _, _ in chart.legend][:2] == ["game", "g weights"]
+  assert not list(other_charts(run, lambda name: True))
+  assert evidence_chart(_run(run_dir, [{"d/loss": 0.5}] * 3)) is None

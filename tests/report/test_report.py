@@ -77,7 +77,7 @@ def test_the_page_of_a_complete_run(run_dir):
     "block0/conv",
     "D separates held-out from training images (r_v)",
     "Action at an alarm save a healthy state",
-    "Snapshots in memory every 200 steps, newest 4 kept",
+    "Snapshots in memory every 200 steps, at most 12 kept",
     "bigscale train '--workdir=my run'",
     "loss.r1_gamma 2.0 to 0.2 over 5.0 kimg, cosine",
     "optim.g_lr 0.0002",

@@ -45,7 +45,7 @@ def test_leaves_include_known_settings():
   assert len(LEAVES) > 150
   for name in (
     *("seed", "model.widths", "model.g_attention", "data.mixture[0].share"),
-    *("monitor.verdict.block", "optim.g_lr.first", "optim.ema_half_life_kimg"),
+    *("monitor.verdict.quiet", "optim.g_lr.first", "optim.ema_half_life_kimg"),
     *("optim.ema_half_life_kimg.kimg", "loss.g_sigma.clamp"),
   ):
     assert name in LEAVES

@@ -51,7 +51,7 @@ def test_paths_values_and_defaults_of_a_class():
   settings = {s.path: s for s in describe(RunSpec)}
   assert settings["global_batch_size"].default is REQUIRED
   assert settings["optim.g_lr"].type == "float or schedule"
-  assert settings["monitor.verdict.warn"].value == 1.0
+  assert settings["monitor.verdict.warmup"].value == 200
   assert settings["data.mixture"].value == ()
   assert settings["data.mixture.N.share"].default == 0.0
 

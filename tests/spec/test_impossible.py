@@ -31,8 +31,8 @@ NUMBERS = (
   "operations.pause_factor",
   "monitor.max_host_gib",
   "monitor.lr_factor",
-  "monitor.verdict.limit",
-  "monitor.verdict.clip",
+  "monitor.verdict.rollback_rows",
+  "monitor.verdict.smallest_rise",
 )
 
 

@@ -66,30 +66,17 @@ def test_refusals_name_value_rule_and_remedy(monitor, words):
 @pytest.mark.parametrize(
   ("verdict", "words"),
   [
-    ({"block": 0}, ("monitor.verdict.block=0", "1 or more")),
-    ({"patience": 0}, ("monitor.verdict.patience=0", "1 or more")),
-    ({"stop_after": 0}, ("monitor.verdict.stop_after=0", "1 or more")),
     ({"warmup": -1}, ("monitor.verdict.warmup=-1", "negative")),
     ({"quiet": -1}, ("monitor.verdict.quiet=-1", "negative")),
-    ({"tolerance": 0.0}, ("monitor.verdict.tolerance=0.0", "positive")),
-    ({"limit": 0.0}, ("monitor.verdict.limit=0.0", "positive")),
-    ({"warn": 0.0}, ("monitor.verdict.warn=0.0", "positive")),
-    ({"span": 1.0}, ("monitor.verdict.span=1.0", "[0, 1)")),
-    ({"recovery": -0.1}, ("monitor.verdict.recovery=-0.1", "[0, 1)")),
-    ({"min_values": 3}, ("monitor.verdict.min_values=3", "between 4")),
+    ({"warn_rows": 5.0}, ("monitor.verdict.warn_rows=5.0", "at least 100")),
     (
-      {"min_values": 40, "window": 32},
-      ("monitor.verdict.min_values=40", "monitor.verdict.window=32"),
+      {"rollback_rows": 5000.0},
+      ("monitor.verdict.rollback_rows=5000.0", "warn_rows=10000", "100000"),
     ),
     (
-      {"clip": 2.0, "allowance": 2.0},
-      ("monitor.verdict.clip=2.0", "monitor.verdict.allowance=2.0"),
+      {"smallest_rise": 0.0},
+      ("monitor.verdict.smallest_rise=0.0", "(0, 10]", "10%"),
     ),
-    (
-      {"rollback": 0.5, "warn": 1.0},
-      ("monitor.verdict.rollback=0.5", "monitor.verdict.warn=1.0"),
-    ),
-    ({"leave": 0.0}, ("monitor.verdict.leave=0.0", "(0, 1]")),
     ({"level": 1}, ("config.monitor.verdict.level",)),
   ],
 )
@@ -121,7 +108,7 @@ def test_json_round_trip():
     "interventions": ("lower_lr", "older_d"),
     "rewind": 7,
     "data": "replay",
-    "verdict": {"warmup": 3, "limit": 2.5},
+    "verdict": {"warmup": 3, "warn_rows": 2500.0},
   }
   spec = from_config(changed(monitor))
   assert spec.monitor.interventions == ("lower_lr", "older_d")

@@ -173,7 +173,7 @@ def test_a_full_disk_is_reported_before_anything_is_written(saved, monkeypatch):
   checkpoints = opened(saved)
   room = shutil.disk_usage(saved)._replace(free=64 * 512 * 4)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
-  with pytest.raises(OSError, match=r"checkpoint 4 takes 0\.00 GiB") as caught:
+  with pytest.raises(OSError, match=r"checkpoint 4 needs 0\.00 GiB") as caught:
     checkpoints.save(4, state(4), {}, {})
   assert caught.value.errno == errno.ENOSPC
   monkeypatch.undo()

@@ -4,14 +4,19 @@ Example:
   bigscale monitor replay RUN_DIR
 
 Prints the alarms and the last step that is known to be healthy. The input is a
-run's folder, its metrics.jsonl, or a CSV file with the header
-`step,<scalar name>,...`. A CSV file may contain any subset of the signals, and
-cells may be empty. Scalar names of other libraries are matched by their words.
+run's folder, its metrics.jsonl, or the log of another trainer:
+  - a CSV file with the header `step,<scalar name>,...`, whose cells may be
+    empty, also one exported by Weights & Biases
+  - JSON lines with a step
+  - the log folder of BigGAN-PyTorch (files `NAME.log`)
+  - the run folder of StyleGAN2-ADA, StyleGAN3 or R3GAN (`stats.jsonl`)
+  - a folder of TensorBoard events (needs `pip install tensorboard`)
+Scalar names of other libraries are matched by their words.
 
 More examples:
   bigscale monitor replay TRACE.csv --json
-  bigscale monitor replay TRACE.csv --warmup=1000 --set=limit=30 \
-      --set=patience=10 --kinks=5000,20000
+  bigscale monitor replay TRACE.csv --warmup=1000 --kinks=5000,20000 \
+      --set=rollback_rows=1e6
 """
 
 import dataclasses
