@@ -230,6 +230,7 @@ class Guard:
     self._verdict.set_state(restored.meta["monitor"]["verdict"])
     self._verdict.quiet_until(target + self._spec.verdict.quiet)
     self._level = "ok"
+    self._pin()
     self._recorder.start_attempt(self.attempt, step, target)
     self._place_kinks()
     self._recorder.event(
