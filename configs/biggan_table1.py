@@ -23,7 +23,7 @@ Steps are the mean step of collapse, or 1,000,000. The published hardware is 128
 TPU v3 cores for batch 2048. Except for the first row, FID and IS are quoted
 from memory; check the paper before citing them.
 
-`sagan` is the baseline, trained as by its own authors (Zhang et al. 2019):
+`sagan` is the baseline, with the settings of its authors (Zhang et al. 2019):
 learning rates 1e-4 for G and 4e-4 for D, beta2 0.9, one D step, no moving
 average. Its scores are theirs, with attention at 64 px. The other rows use the
 paper's training (see configs/biggan.py). z has 128 entries without the shared

@@ -53,7 +53,7 @@ def make(**changes):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-  """`module(code)` writes a user's module, and gives its name."""
+  """`module(code)` writes a user's module and returns its name."""
   monkeypatch.syspath_prepend(tmp_path)
   names = []
 

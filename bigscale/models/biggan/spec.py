@@ -92,9 +92,9 @@ class BigganSpec(ModelBase):
     batch_norm_momentum: decay rate of the running statistics per update, in [0,
       1).
     batch_norm_epsilon: constant added to the variance in batch norm.
-    batch_norm_group_size: number of samples that share statistics in training:
-      those of a fraction of a device, of one device or of several devices. 0
-      uses the whole batch.
+    batch_norm_group_size: number of samples that share statistics in training.
+      A group is a fraction of one device's samples, all of them, or the samples
+      of several devices. 0 uses the whole batch.
     batch_norm_update: when the running statistics are updated. `forward`
       updates them in every training forward pass, as in the authors' code.
       `step` updates them once per optimizer step, with the mean over its
