@@ -64,6 +64,15 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_installs_the_package(path):
+  """So that a notebook starts on a bare hosted machine."""
+  cells = nbformat.read(path, as_version=4).cells
+  first = next(cell.source for cell in cells if cell.cell_type == "code")
+  assert '"pip", "install"' in first
+  assert 'find_spec("bigscale") is None' in first
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_holds_no_logic(path):
   for cell in nbformat.read(path, as_version=4).cells:
     if cell.cell_type == "code":
