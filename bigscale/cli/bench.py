@@ -1,18 +1,22 @@
-"""Time what a run does, on the devices here.
+"""Measure the speed of a run's training step or data pipeline.
 
+Example:
   bigscale bench step --config=fashion_biggan --steps=20
+
+`bench step` times the training step on random images. It reports seconds per
+step, compile time, images per second, memory, and FLOP/s compared with a large
+matrix product on the same devices.
+
+`bench data` times the data pipeline without training. It reports images per
+second, CPU time per image, and the rate of reading alone.
+
+`bench options` runs one training step with and without the compiler options of
+the run, and compares gradients and time. The exit code is 1 if the gradients
+differ by more than rounding.
+
+More examples:
   bigscale bench data --config=fashion_biggan --steps=100
   bigscale bench options --config=biggan_imagenet128 --steps=20
-
-`step`: the run's own training step on random images: seconds of a step and of
-compiling it, images a second, arithmetic beside that of a large matrix product
-on the same devices, and memory.
-
-`data`: the run's own stream of images, without training: images a second,
-processor time of one, and what reading alone reaches.
-
-`options`: gradients and time of one step with the compiler options that the run
-sets, and without. Exits with 1 where gradients differ by more than rounding.
 """
 
 import dataclasses
@@ -23,13 +27,13 @@ from bigscale.cli.config_flags import ConfigFlags, spec_of
 from bigscale.spec import require
 
 FLAGS = ConfigFlags()
-FLAGS.define_config("the run's config file")
-FLAGS.integer("steps", 20, "steps to time, after two to warm up")
-FLAGS.bool("json", False, "print JSON")
+FLAGS.define_config("Config of the run.")
+FLAGS.integer("steps", 20, "Steps to time, after two warm-up steps.")
+FLAGS.bool("json", False, "Print JSON.")
 
 
 def run(what: str = "") -> int:
-  """Measures and prints."""
+  """Prints a measurement."""
   require(
     what in ("step", "data", "options"),
     f"bench {what!r} is unknown; use: bigscale bench step --config=..., or "

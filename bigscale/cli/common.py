@@ -1,4 +1,4 @@
-"""What commands share: flags of several of them, checkpoints."""
+"""Flags and checkpoint loading shared by several commands."""
 
 import pathlib
 from collections.abc import Mapping
@@ -7,45 +7,52 @@ from typing import Any, NamedTuple
 from bigscale.cli.flags import Flags
 from bigscale.spec import RunSpec, SpecError
 
+# Help text of --where.
+CONDITION = (
+  "Use only rows that match a condition: COLUMN=VALUE (or !=, <, <=, >, >=), "
+  "or COLUMN~WORD if the cell is a list of words. All conditions must hold."
+)
+
 
 def part_of(text: str) -> tuple[int, int]:
-  """K and N of K/N.
+  """Parses K/N and returns K and N.
 
   Raises:
-    SpecError: it is no part.
+    SpecError: the text is not K/N with K from 1 to N.
   """
   share, _, parts = text.partition("/")
   good = share.isdecimal() and parts.isdecimal()
   if not (good and 1 <= int(share) <= int(parts)):
-    raise SpecError(f"--part={text} must be K/N with K from 1 to N, as 1/2")
+    raise SpecError(f"--part={text} must be K/N with K from 1 to N, like 1/2")
   return int(share), int(parts)
 
 
 def define_process_flags(values: Flags) -> None:
-  """Defines the flags of a run of several processes, for `join_processes`."""
+  """Defines the flags that `join_processes` reads."""
+  values.heading("Several processes (detected on Cloud TPU, GKE and SLURM)")
   values.string(
     "coordinator",
     None,
-    "of several processes: HOST:PORT of process 0, or $BIGSCALE_COORDINATOR; "
-    "on Cloud TPU, GKE and SLURM none of the three is needed",
+    "Address of process 0, HOST:PORT. Default: $BIGSCALE_COORDINATOR.",
   )
   values.integer(
     "num_processes",
     None,
-    "how many, or $BIGSCALE_NUM_PROCESSES; 1 asks no scheduler for others",
+    "Number of processes. Default: $BIGSCALE_NUM_PROCESSES. With 1, this "
+    "process runs alone, even under a scheduler.",
   )
   values.integer(
     "process_id",
     None,
-    "which one this is, from 0, or $BIGSCALE_PROCESS_ID",
+    "Index of this process, from 0. Default: $BIGSCALE_PROCESS_ID.",
   )
 
 
 def join_processes(values: Flags) -> None:
-  """Joins the run's other processes; call it before anything is computed.
+  """Connects to the run's other processes. Call it before any computation.
 
   Raises:
-    SpecError: the flags or the environment contradict themselves.
+    SpecError: the flags and the environment contradict each other.
   """
   from bigscale.parallel import multihost
 
@@ -57,12 +64,18 @@ def join_processes(values: Flags) -> None:
 
 
 class Trained(NamedTuple):
-  """A checkpoint, ready to sample from.
+  """A restored checkpoint, ready to sample from.
 
-  `d` is D's weights as they are trained (`train.state.Average`), None where
-  they were not asked for. `imported` is what `bigscale import` noted of the
-  weights, {} for weights that were trained here. `stream` is the state of the
-  run's data stream.
+  Attributes:
+    spec: spec of the run.
+    built: the run's functions, built for one device.
+    step: step of the checkpoint.
+    ema: moving average of G.
+    path: folder of the run.
+    d: trained weights of D (`train.state.Average`), or None if not requested.
+    imported: notes of `bigscale import` about the weights. {} for weights that
+      were trained here.
+    stream: state of the run's data stream.
   """
 
   spec: RunSpec
@@ -78,15 +91,15 @@ class Trained(NamedTuple):
 def load(
   workdir: str, step: int | None, *, discriminator: bool = False
 ) -> Trained:
-  """Restores a checkpoint of a run onto one device of this process.
+  """Restores a checkpoint of a run onto one local device.
 
   Args:
-    workdir: of the run.
-    step: None takes the newest.
-    discriminator: whether D is kept besides the average of G.
+    workdir: folder of the run.
+    step: step of the checkpoint. None restores the newest.
+    discriminator: whether to return D in addition to the average of G.
 
   Raises:
-    SpecError: there is no run or no such checkpoint.
+    SpecError: the run or the checkpoint does not exist.
   """
   import dataclasses
 
@@ -98,7 +111,7 @@ def load(
   from bigscale.train.state import average_of
 
   folder, spec = folders.open_existing(workdir)
-  # One device is enough to sample and divides any batch.
+  # One device is enough for sampling, and it divides any batch.
   import jax
 
   built = build(
@@ -107,7 +120,7 @@ def load(
   )
   if not (folder.path / "checkpoints").is_dir():
     raise SpecError(
-      f"{folder.path} has no checkpoint yet; train until the first one is saved"
+      f"{folder.path} has no checkpoint yet; train until the first is saved"
     )
   checkpoints = CheckpointReader(folder.path)
   try:
@@ -128,11 +141,12 @@ def load(
 
 
 def define_data_flag(values: Flags) -> None:
-  """Defines the flag of a run whose data have moved, for `DataSpec.at`."""
+  """Defines --data, which `DataSpec.at` reads."""
   values.multi_string(
     "data",
     [],
-    "where the run's data are now, if not where the config says; of a mixture "
-    "one for each source, in order, or --data=OLD=NEW for those that have "
-    "moved. Other data than the run has read are refused",
+    "New location of the run's data, if it has moved since the config was "
+    "written. For a mixture, give one location per source in order, or "
+    "--data=OLD=NEW for each source that has moved. The content must be the "
+    "data that the run has read.",
   )

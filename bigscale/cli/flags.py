@@ -1,7 +1,8 @@
-"""The flags of one subcommand: defined, read, refused and shown in help."""
+"""The flags of one subcommand: definition, parsing, checks and help text."""
 
 import dataclasses
 import os
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -13,9 +14,13 @@ from bigscale.spec import SpecError
 
 UnknownFlagError = flags.UnrecognizedFlagError
 
+_WIDTH = 79
+
 
 class _LocalPath(flags.ArgumentParser):
-  """A file or folder of this machine, which is no address."""
+  """A local file or folder, as opposed to an address such as gs://bucket."""
+
+  metavar = "PATH"
 
 
 def _definer(define: Callable[..., Any]) -> Callable[..., None]:
@@ -28,8 +33,9 @@ def _definer(define: Callable[..., Any]) -> Callable[..., None]:
 class Flags(flags.FlagValues):
   """The flags of one subcommand.
 
-  `FLAGS.string(name, default, help)` is absl's `DEFINE_string` for these flags
-  alone, and so are the other kinds. Values are attributes, as in absl.
+  `FLAGS.string(name, default, help)` is absl's `DEFINE_string`, but defines the
+  flag for this subcommand only. The other kinds work the same way. Values are
+  read as attributes, as in absl.
   """
 
   string = _definer(flags.DEFINE_string)
@@ -41,8 +47,17 @@ class Flags(flags.FlagValues):
   multi_string = _definer(flags.DEFINE_multi_string)
   alias = _definer(flags.DEFINE_alias)
 
+  def __init__(self) -> None:
+    super().__init__()
+    # `FlagValues` treats attributes as flags.
+    self.__dict__["_headings"] = {}
+
+  def heading(self, text: str) -> None:
+    """Starts a group: help lists the flags defined next under this heading."""
+    self.__dict__["_headings"][len(self.names())] = text
+
   def local_path(self, name: str, default: str | None, text: str) -> None:
-    """Defines a file or folder of this machine; `read` refuses addresses."""
+    """Defines a local file or folder; `read` refuses addresses for it."""
     flags.DEFINE(_LocalPath(), name, default, text, flag_values=self)
 
   def fields(self, of: type, /, **texts: str) -> None:
@@ -50,14 +65,14 @@ class Flags(flags.FlagValues):
 
     Args:
       of: the dataclass.
-      **texts: help of each flag, by the name of its field.
+      **texts: help text of each flag, by field name.
     """
     hints = typing.get_type_hints(of)
     defaults = {field.name: field.default for field in dataclasses.fields(of)}
     for name, text in texts.items():
       default, kind = defaults[name], hints[name]
       if isinstance(kind, types.UnionType):
-        # Of "int | None".
+        # `int | None` becomes `int`.
         kind = typing.get_args(kind)[0]
       if default is dataclasses.MISSING:
         default = None
@@ -68,65 +83,73 @@ class Flags(flags.FlagValues):
         define.get(kind, self.float)(name, default, text)
 
   def fields_of(self, of: type) -> dict[str, Any]:
-    """Returns the values of flags named like fields of a dataclass."""
+    """Returns the values of the flags named after fields of a dataclass."""
     names = [field.name for field in dataclasses.fields(of)]
     return {name: self[name].value for name in names if name in self}
 
   def require(self, name: str, example: str) -> Any:
-    """Returns the value of a flag that has no default.
+    """Returns the value of a required flag.
+
+    Args:
+      name: name of the flag.
+      example: a possible value, for the error message.
 
     Raises:
-      SpecError: it was not given.
+      SpecError: the flag is missing.
     """
     if self[name].value in (None, ""):
       raise SpecError(f"--{name} is missing; give --{name}={example}")
     return self[name].value
 
   def names(self) -> Sequence[str]:
-    """Returns its flags in the order of definition; not those of a config."""
+    """Returns the names of the flags in order of definition.
+
+    Names with a dot, which come from a config file, are left out.
+    """
     found = self._flags().values()
     known = (flag.name for flag in found if flag.short_name != "?")
     return [name for name in dict.fromkeys(known) if "." not in name]
 
   def help(self) -> str:
-    """Returns a paragraph for each flag: name, default, text."""
-    options = []
-    for name in self.names():
-      flag = self[name]
-      default = "" if flag.default is None else f" [{flag.default_as_str}]"
-      options.append(f"  --{name}{default}\n      {flag.help}")
-    return "\n".join(options)
+    """Returns the help text of all flags, in groups."""
+    headings = self.__dict__["_headings"]
+    lines = [] if 0 in headings or not self.names() else ["Flags:"]
+    for index, name in enumerate(self.names()):
+      if index in headings:
+        lines += [*([""] if lines else []), f"{headings[index]}:"]
+      lines += _help_of(name, self[name])
+    return "\n".join(lines)
 
   def read(self, argv: Sequence[str]) -> Sequence[str]:
-    """Sets the flags, and returns the words that are no flags.
+    """Parses the flags and returns the positional arguments.
 
-    What an earlier call in this process was told is forgotten.
+    Values from an earlier call in this process are reset first.
 
     Args:
-      argv: the name of the command and its words.
+      argv: name of the command, then its arguments.
 
     Raises:
       UnknownFlagError: there is no such flag.
-      SpecError: a value or the config is refused.
+      SpecError: a value or the config is invalid.
     """
     for name in self:
-      # Those with a dot are the config's, which a config file defines anew.
+      # Flags with a dot belong to the config, and loading it redefines them.
       if "." not in name:
         self[name].unparse()
     rest = self._parse(argv)
     values = {f"--{name}": self[name] for name in self.names()}
     paths = {
-      said: flag.value
-      for said, flag in values.items()
+      name: flag.value
+      for name, flag in values.items()
       if isinstance(flag.parser, _LocalPath)
     }
     paths["$BIGSCALE_CACHE"] = os.environ.get("BIGSCALE_CACHE")
-    for said, path in paths.items():
-      # A folder named `gs:` would be made otherwise.
+    for name, path in paths.items():
+      # Without this check, a local folder named `gs:` would be created.
       if "://" in str(path):
         raise SpecError(
-          f"{said}={path} is an address, not a folder; mount a disk "
-          "(Filestore, NFS) and name a path there"
+          f"{name}={path} is an address, not a folder; mount a disk "
+          "(Filestore, NFS) and name a folder on it"
         )
     return rest[1:]
 
@@ -137,3 +160,53 @@ class Flags(flags.FlagValues):
       raise
     except flags.Error as error:
       raise SpecError(str(error)) from error
+
+
+def _help_of(name: str, flag: flags.Flag) -> list[str]:
+  """Returns the help of one flag: a line with its type and default, text."""
+  # absl adds the choices of an enum and a note about repeated flags.
+  text, repeated, _ = flag.help.partition(";\n    repeat this option")
+  if choices := getattr(flag.parser, "enum_values", None):
+    text = text.removeprefix(f"<{'|'.join(choices)}>: ")
+  if repeated:
+    text += " May be repeated."
+  line = f"  --{name}{_metavar(flag, choices)}"
+  if (default := _default_in_words(flag)) is not None:
+    line += f"  (default: {default})"
+  indent = " " * 6
+  return [
+    line,
+    *textwrap.wrap(
+      text,
+      _WIDTH,
+      initial_indent=indent,
+      subsequent_indent=indent,
+      break_long_words=False,
+      break_on_hyphens=False,
+    ),
+  ]
+
+
+def _metavar(flag: flags.Flag, choices: Sequence[str] | None) -> str:
+  """Returns the part of `--name=VALUE` after the name; "" for a switch."""
+  if choices:
+    return f"={'|'.join(choices)}"
+  kinds = {
+    flags.BooleanParser: "",
+    flags.IntegerParser: "=INT",
+    flags.FloatParser: "=FLOAT",
+    flags.ListParser: "=A,B,...",
+  }
+  metavar = getattr(flag.parser, "metavar", "TEXT")
+  return kinds.get(type(flag.parser), f"={metavar}")
+
+
+def _default_in_words(flag: flags.Flag) -> str | None:
+  """Returns the default as help shows it; None if the flag has none."""
+  if flag.default in (None, "", [], ()):
+    return None
+  if isinstance(flag.default, bool):
+    return f"{flag.default}".lower()
+  if isinstance(flag.default, (list, tuple)):
+    return ",".join(flag.default)
+  return f"{flag.default}"

@@ -1,4 +1,4 @@
-"""`bigscale evaluate --images`: scores images that somebody has made."""
+"""Implements `bigscale evaluate --images`, which scores any set of images."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ from bigscale.spec import DataSpec, require
 if TYPE_CHECKING:
   from bigscale.metrics.evaluator import Evaluator
 
-# Images read and scored at a time.
+# Number of images that are read and scored at a time.
 _CHUNK = 250
 
 _log = logging.getLogger(__name__)
@@ -35,58 +35,64 @@ def score(
 
   Args:
     values: the flags.
-    data: that they are compared with; None where there are moments only.
-    max_bad_fraction: of the images that cannot be read.
-    make: the evaluator of so many images of a side and channels.
+    data: data to compare with. None if --statistics is given.
+    max_bad_fraction: largest fraction of unreadable images.
+    make: returns an evaluator, given the number of images, their side in pixels
+      and their channels.
 
   Returns:
-    What is printed, as JSON values.
+    The result to print, as JSON values.
 
   Raises:
-    DataError: too many cannot be read, or they differ in size or channels.
-    SpecError: there are too few for a score.
+    DataError: too many images cannot be read, or the images differ in size or
+      channels.
+    SpecError: there are too few images for a score.
   """
   from bigscale.metrics.looking import look
 
   images = BothSplits(values.images)
   notes.warn(images.notes)
-  asked = values.num or len(images)
+  count = values.num or len(images)
   require(
-    asked <= len(images),
-    f"--num={asked}, but {values.images} has {len(images)} images; give fewer",
+    count <= len(images),
+    f"--num={count}, but {values.images} has {len(images)} images; give fewer",
   )
   found = survey(images)
   channels = values.channels and int(values.channels)
   side, channels = choose(images, found, values.resolution, channels)
   images.padding = _padding(values.padding, data, found)
   _warn_of_others(images, found, side, channels)
-  evaluator = make(asked, side, channels)
-  seen = inspection.Inspection(values, evaluator, data, side)
-  most_bad = math.ceil(round(max_bad_fraction * asked, 6))
+  evaluator = make(count, side, channels)
+  inspected = inspection.Inspection(values, evaluator, data, side)
+  most_bad = math.ceil(round(max_bad_fraction * count, 6))
   reader = Reader(images, (side, side, channels), most_bad)
-  # Folders list class by class: parts are to be of all.
+  # Folders are listed class by class, and --num must sample all classes.
   rows = np.random.default_rng(0).permutation(len(images))
-  batches = seen.passing(_read(reader, rows, asked))
+  batches = inspected.passing(_read(reader, rows, count))
   looked = look(evaluator.asked, batches, or_fewer=True)
-  if reader.images_read < asked:
-    _warn_of_missing(reader, images, asked)
-    # Floors and baselines of as many images as are scored.
+  if reader.images_read < count:
+    _warn_of_missing(reader, images, count)
+    # Floors and baselines depend on the number of scored images.
     evaluator = make(reader.images_read, side, channels)
   scored = evaluator.compare(looked)
   return {
     "images": images.identity,
     "num_images": reader.images_read,
-    **_said(reader, found, images.padding),
+    **_reading_facts(reader, found, images.padding),
     **scored.scores,
     **({"failed": dict(scored.failed)} if scored.failed else {}),
-    **seen.results(),
+    **inspected.results(),
     "throughput": evaluator.throughput,
     "reference": evaluator.reference,
   }
 
 
 def _padding(asked: int | None, data: DataSpec | None, found: Survey) -> int:
-  """Returns the padding of the images: that of reals of the same side."""
+  """Returns the padding of the images.
+
+  Without a flag, this is the padding of the reals if both have the same side,
+  else 0.
+  """
   if data is None or asked is not None:
     return asked or 0
   reals = open_data(data, "train")
@@ -96,8 +102,10 @@ def _padding(asked: int | None, data: DataSpec | None, found: Survey) -> int:
   return reals.padding if sides[0] == sides[1] else 0
 
 
-def _said(reader: Reader, found: Survey, padding: int) -> dict[str, Any]:
-  """How images were read and fitted."""
+def _reading_facts(
+  reader: Reader, found: Survey, padding: int
+) -> dict[str, Any]:
+  """Returns facts about how the images were read and resized."""
   met = reader.facts()
   side, _, channels = reader.image_shape
   return {
@@ -115,20 +123,20 @@ def _said(reader: Reader, found: Survey, padding: int) -> dict[str, Any]:
   }
 
 
-def _warn_of_missing(reader: Reader, images: BothSplits, asked: int) -> None:
-  """Says that fewer images than asked for can be read.
+def _warn_of_missing(reader: Reader, images: BothSplits, count: int) -> None:
+  """Warns that fewer images than requested can be read.
 
   Raises:
-    DataError: none can.
+    DataError: no image can be read.
   """
   if not reader.images_read:
     raise DataError(
-      f"none of the {asked} images of {images!r} can be read; check the files"
+      f"none of the {count} images of {images!r} can be read; check the files"
     )
   _log.warning(
-    "%d of %d images cannot be read; the scores are of the other %d",
+    "%d of %d images cannot be read; scoring the other %d",
     len(reader.unreadable),
-    asked,
+    count,
     reader.images_read,
   )
 
@@ -136,7 +144,7 @@ def _warn_of_missing(reader: Reader, images: BothSplits, asked: int) -> None:
 def _read(
   reader: Reader, rows: Sequence[int], count: int
 ) -> Iterator[LabelledImages]:
-  """Yields images until there are so many, or no others."""
+  """Yields batches until `count` images are read or the rows are used up."""
   start = 0
   while reader.images_read < count and start < len(rows):
     end = start + min(_CHUNK, count - reader.images_read)
@@ -149,11 +157,11 @@ def _read(
 def _warn_of_others(
   images: BothSplits, found: Survey, side: int, channels: int
 ) -> None:
-  """Says that some images are not like the others."""
+  """Warns if the images differ in size or channels."""
   if len(found.counts) > 1:
     _log.warning(
-      "images of %r differ: %s; all are fitted to %d x %d x %d (--resolution "
-      "and --channels choose others)",
+      "images of %r differ: %s; converting all to %d x %d x %d (choose others "
+      "with --resolution and --channels)",
       images,
       found.describe(images),
       side,

@@ -1,27 +1,35 @@
-r"""Turn weights of another implementation into a run of ours.
+r"""Import the weights of another implementation as a run.
 
+Example:
   bigscale import --format=biggan-pytorch G.pth D.pth --ema=G_ema.pth \
       --out=runs/biggan
+
+Supported files: .npz, .safetensors, .pth, .pt and .bin (the last three need
+PyTorch), and .pkl with --unsafe_pickle. The first file contains the
+generator's state dict, or the state dicts of several networks with the
+prefixes G/, D/ and G_ema/. The second file, if given, contains the
+discriminator.
+
+Without --config, the model is inferred from the tensors, all other settings
+come from the family's published recipe, and --source names the data set. A
+folder imported with --config can be continued with `bigscale train` and the
+same config. `bigscale train --init_from` starts a new run from any imported
+folder.
+
+More examples:
+
+Import with a config:
   bigscale import --format=r3gan weights.npz --out=runs/r3gan \
       --config=r3gan:cifar10 --config.data.source=/data/cifar10
+
+Import FID statistics. The output contains mu and sigma, the mean and the
+covariance in float64, and their provenance:
   bigscale import --format=stats fid_stats.npz --out=stats/imagenet128
+
+Import the FID's network as pytorch-fid and torch-fidelity publish it. It is
+stored where `evaluate` looks for it, in $BIGSCALE_CACHE (default:
+~/.cache/bigscale), or in --out:
   bigscale import --format=inception pt_inception-2015-12-05-6726825d.pth
-
-Files: .npz, .safetensors, .pth, .pt, .bin (the last three need PyTorch), and
-.pkl with --unsafe_pickle. The first holds the generator's state dict, or
-several players' under the prefixes G/, D/ and G_ema/.
-
-Without --config the model is read off the tensors and the rest is the family's
-published recipe; then the data set to train or evaluate on is --source. A
-folder that was imported with --config goes on with `bigscale train` and the
-same config; from any of them, `bigscale train --init_from` starts a new run.
-
---format=stats reads statistics for the FID and writes them as mu and sigma,
-mean and covariance in float64, with their provenance.
-
---format=inception reads the network of the FID, as pytorch-fid and
-torch-fidelity publish it, and keeps it where `evaluate` looks for it: in
-$BIGSCALE_CACHE, else ~/.cache/bigscale, or in --out.
 """
 
 import sys
@@ -33,29 +41,33 @@ _STATISTICS = "stats"
 _INCEPTION = "inception"
 
 FLAGS = ConfigFlags()
+FLAGS.heading("Files")
 FLAGS.string(
   "format",
   None,
-  "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan, stats or inception; with "
-  "--config also one of its model's own",
+  "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan, stats or inception. With "
+  "--config, also a format that its model defines.",
 )
 FLAGS.local_path(
   "out",
   None,
-  "folder to make; of inception, that keeps it in place of the cache",
+  "Folder to create. For --format=inception: folder to use instead of the "
+  "cache.",
 )
-FLAGS.string("ema", None, "file of the generator's moving average")
-FLAGS.define_config("config of the run; its model must fit the weights")
-FLAGS.string("source", None, "data set of the run, without --config")
+FLAGS.string("ema", None, "File with the moving average of the generator.")
 FLAGS.bool(
   "unsafe_pickle",
   False,
-  "read .pkl files, which runs the code in them: only for files you trust",
+  "Allow .pkl files. Loading one executes code in it, so use this only for "
+  "files you trust.",
 )
+FLAGS.heading("Run")
+FLAGS.define_config("Config of the run. Its model must match the weights.")
+FLAGS.string("source", None, "Data set of the run, if there is no --config.")
 
 
 def run(file: str | None = None, d_file: str | None = None) -> int:
-  """Reads, checks, then writes one folder, or one file in the cache."""
+  """Imports the files as a run, as statistics or as the FID's network."""
   from bigscale.interop.formats import FORMATS
   from bigscale.spec import require
 
@@ -84,12 +96,12 @@ def _weights(
   from bigscale.interop.files import require_new
   from bigscale.spec import require
 
-  # The cheap check before the long reading.
+  # Check the folder first, because reading the weights takes long.
   require_new(out)
   require(
     spec is None or FLAGS.source is None,
     f"--source={FLAGS.source} and --config both name the data; write "
-    f"--config.data.source={FLAGS.source} in its place",
+    f"--config.data.source={FLAGS.source} instead of --source",
   )
   imported = read_run(
     name,
@@ -154,7 +166,7 @@ def _inception(file: str, d_file: str | None) -> int:
 
 
 def _require_alone(d_file: str | None, name: str) -> None:
-  """Raises `SpecError` where something is given that makes runs only."""
+  """Raises `SpecError` if an argument is given that only runs need."""
   from bigscale.spec import require
 
   for option, value in (
@@ -165,5 +177,5 @@ def _require_alone(d_file: str | None, name: str) -> None:
   ):
     require(
       value is None,
-      f"{option} has no meaning with --format={name}; leave it out",
+      f"{option} has no effect with --format={name}; omit it",
     )

@@ -1,4 +1,4 @@
-"""What `bigscale evaluate` does with samples and reals besides scoring them."""
+"""Flag checks, nearest images, D accuracy and statistics of `evaluate`."""
 
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,27 +20,28 @@ if TYPE_CHECKING:
 
 
 def check(values: Flags) -> None:
-  """Refuses flags that do not go together, before anything is loaded.
+  """Checks that the flags fit together, before anything is loaded.
 
   Raises:
-    SpecError: names them, and what to do.
+    SpecError: two flags contradict each other.
   """
   images, statistics = values.images, values.statistics
   for name in ("resolution", "channels", "padding"):
     require(
       images or values[name].value is None,
-      f"--{name}={values[name].value} is of given images, and a run's images "
-      "are what its model makes; give --images, or leave it out",
+      f"--{name}={values[name].value} applies only to --images; the model "
+      "determines the images of a run. Give --images, or omit "
+      f"--{name}",
     )
   require(
     not (images and values.labels),
-    f"--labels={values.labels} is of samples that a run draws, and --images="
-    f"{images} are drawn already; leave it out",
+    f"--labels={values.labels} applies only to samples of a run, and --images="
+    f"{images} is given; omit --labels",
   )
   if images:
     require(
       not values.data,
-      "--data is of a run; give --reference the place of the reals",
+      "--data applies only to a run; for --images, give --reference",
     )
     require(
       values.workdir is None,
@@ -48,41 +49,41 @@ def check(values: Flags) -> None:
     )
     require(
       not values.d_accuracy,
-      "--d_accuracy asks the D of a run; give --workdir in place of --images",
+      "--d_accuracy needs the D of a run; give --workdir instead of --images",
     )
     for name in values.metrics:
       require(
         not Score.parse(name).row.labels,
-        f"--metrics names {name}, which needs images drawn for the reference's "
-        "own classes; leave it out with --images",
+        f"--metrics names {name}, which needs samples of the reference's "
+        "classes; omit it with --images",
       )
     if not statistics:
       values.require("reference", "fashion_mnist")
   require(
     not (statistics and values.reference),
-    f"--statistics={statistics} and --reference={values.reference} are both to "
-    "be compared with; give one of them",
+    f"--statistics={statistics} and --reference={values.reference} both name "
+    "what to compare with; give one of them",
   )
   require(
     not (statistics and values.write_statistics),
-    "--write_statistics writes those of the data, and --statistics="
-    f"{statistics} stands in their place; give one of them",
+    "--write_statistics needs the data, and --statistics="
+    f"{statistics} replaces the data; give one of them",
   )
   require(
     not (statistics and images and values.neighbours),
-    "--neighbours looks among the images of the train split; give --reference "
-    "in place of --statistics",
+    "--neighbours searches the images of the train split; give --reference "
+    "instead of --statistics",
   )
   require(
     not (statistics or "").endswith(".pkl"),
-    f"--statistics={statistics} is a pickle: reading it runs whatever code it "
-    "holds. If you trust whoever made it, write bigscale import --format=stats "
+    f"--statistics={statistics} is a pickle, and loading it executes code in "
+    "it. If you trust the file, run bigscale import --format=stats "
     f"--unsafe_pickle {statistics} --out=DIR, and then give "
     "--statistics=DIR/statistics.npz",
   )
   require(
     values.neighbours_feature is None or values.neighbours is not None,
-    f"--neighbours_feature={values.neighbours_feature} has no meaning without "
+    f"--neighbours_feature={values.neighbours_feature} has no effect without "
     "--neighbours=FILE.png; give both",
   )
   for name, ending in (("neighbours", ".png"), ("write_statistics", ".npz")):
@@ -90,21 +91,21 @@ def check(values: Flags) -> None:
 
 
 def check_data(spec: RunSpec, stream: Mapping[str, Any]) -> None:
-  """Checks that data are those that a run was trained on.
+  """Checks that the data are the data that a run was trained on.
 
   Args:
-    spec: of the run, with the place of the data.
-    stream: state of the run's stream, from the checkpoint.
+    spec: spec of the run, with the location of the data.
+    stream: state of the run's data stream, from the checkpoint.
 
   Raises:
-    SpecError: they are others, or cannot be opened.
+    SpecError: the data differ, or cannot be opened.
   """
   from bigscale.data import mixture
   from bigscale.data.reading import open_mix
   from bigscale.data.stream import SOURCE_FORM, check_same
 
   if "source" not in stream:
-    return  # Of weights that were imported.
+    return  # The weights were imported.
   mix = open_mix(spec.data, "train", spec.seed)
   try:
     check_same(
@@ -114,7 +115,8 @@ def check_data(spec: RunSpec, stream: Mapping[str, Any]) -> None:
       spec.data,
     )
   except DataError as error:
-    # The step the run stands at is not gone on with: to score it does no harm.
+    # Earlier versions identified data by file names and sizes, so a mismatch
+    # may be a false alarm. Training does not continue here: only warn.
     if stream.get("source_form") == SOURCE_FORM:
       raise
     logging.warning("%s", error)
@@ -132,7 +134,7 @@ def _check_file(name: str, value: str | None, ending: str) -> None:
 
 
 class Inspection:
-  """Keeps the first samples as they pass, and looks at them afterwards."""
+  """Keeps the first samples of an evaluation and inspects them at the end."""
 
   def __init__(
     self,
@@ -142,17 +144,18 @@ class Inspection:
     side: int,
     trained: Trained | None = None,
   ) -> None:
-    """Writes what is known before there are samples.
+    """Writes the file of --write_statistics, which needs no samples.
 
     Args:
       values: the flags.
-      evaluator: whose networks and reals are looked at.
-      data: that samples are compared with; None where there are moments only.
-      side: of samples and reals, pixels.
-      trained: the run; None where images are scored.
+      evaluator: evaluator with the networks and the real images.
+      data: data to compare with. None if --statistics is given.
+      side: side of samples and real images, pixels.
+      trained: the restored checkpoint. None for --images.
 
     Raises:
-      SpecError: --write_statistics or --neighbours name what there is not.
+      SpecError: the scores have no network that --write_statistics or
+        --neighbours can use.
     """
     self._values = values
     self._evaluator = evaluator
@@ -164,7 +167,7 @@ class Inspection:
       _write_statistics(values.write_statistics, evaluator, side)
 
   def passing(self, batches: Iterable[Any]) -> Iterator[Any]:
-    """The same batches of images and labels; the first samples are kept."""
+    """Yields the given batches of images and labels; keeps the first ones."""
     from bigscale.metrics.memorization import MOST_SEARCHED
 
     wanted = self._values.neighbours or self._values.d_accuracy
@@ -177,7 +180,7 @@ class Inspection:
       yield batch
 
   def results(self) -> dict[str, Any]:
-    """JSON values of all that was asked for, by flag."""
+    """Returns the results as JSON values, by name of the flag."""
     found: dict[str, Any] = {}
     if not self._kept:
       return found
@@ -189,7 +192,7 @@ class Inspection:
     return found
 
   def _neighbours(self, images: np.ndarray) -> dict[str, Any]:
-    """Writes the sheet."""
+    """Writes the file of --neighbours and returns facts about it."""
     from bigscale.metrics.memorization import search
     from bigscale.sampling import grid
 
@@ -202,14 +205,18 @@ class Inspection:
     except OSError as error:
       raise SpecError(
         f"--neighbours={file} cannot be written ({error.strerror or error}); "
-        "choose a place that you may write to, on a disk with room"
+        "choose a writable folder on a disk with free space"
       ) from error
     return {"file": file, **sheet.said}
 
   def _d_accuracy(
     self, images: np.ndarray, labels: np.ndarray
   ) -> dict[str, Any]:
-    """As many reals of either split as samples, or all of them."""
+    """Returns the accuracy of D.
+
+    Uses as many reals of each split as there are samples, or the whole split if
+    it is smaller.
+    """
     from bigscale.data.reading import Reader
     from bigscale.metrics.d_accuracy import d_accuracy
     from bigscale.train.discriminate import TrainedDiscriminator
@@ -245,33 +252,34 @@ class Inspection:
 
 
 def _network(values: Flags, evaluator: "Evaluator") -> "Features":
-  """The network that says what is alike."""
+  """Returns the network whose features define the nearest images."""
   networks = {panel.network.name: panel.network for panel in evaluator.panels}
   require(
     bool(networks),
-    "--neighbours compares features, and no score here has any; add one, as "
+    "--neighbours compares features, but no score uses any; add one, like "
     "--metrics=fd_classifier",
   )
   chosen = values.neighbours_feature or next(iter(networks))
   require(
     chosen in networks,
-    f"--neighbours_feature={chosen} is none of the networks of the scores "
+    f"--neighbours_feature={chosen} is not a network of the scores "
     f"({', '.join(networks)}); add fd_{chosen} to --metrics, or choose one of "
-    "these",
+    "these networks",
   )
   return networks[chosen]
 
 
 def _write_statistics(file: str, evaluator: "Evaluator", side: int) -> None:
-  """Writes the moments of the reals."""
+  """Writes the moments of the real images."""
   from bigscale.interop.statistics import Statistics, save_statistics
 
   networks = [panel.network for panel in evaluator.panels]
   names = ", ".join(network.name for network in networks) or "none"
   require(
     len(networks) == 1 and networks[0].name != CLASSIFIER,
-    f"--write_statistics={file} takes one network that others have, too, and "
-    f"the scores are over: {names}; give --metrics=fid_inception",
+    f"--write_statistics={file} needs scores of exactly one network, and a "
+    f"published one, but the networks are: {names}; give "
+    "--metrics=fid_inception",
   )
   (panel,) = evaluator.panels
   moments = panel.reference.reals.moments
@@ -292,5 +300,5 @@ def _write_statistics(file: str, evaluator: "Evaluator", side: int) -> None:
 
 
 def _label_counts(counts: np.ndarray) -> tuple[float, ...] | None:
-  """None where the reals have no labels: all of them are counted as one."""
+  """Returns the class counts, or None without labels (a single count)."""
   return tuple(counts.tolist()) if len(counts) > 1 else None

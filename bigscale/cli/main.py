@@ -1,9 +1,10 @@
-"""The `bigscale` program: finds a command, runs it, returns an exit code.
+"""The `bigscale` program: finds a command, runs it and returns an exit code.
 
-The command NAME is the module `bigscale.cli.NAME` (`NAME_` for a word of
-Python's own): its docstring is the help, `FLAGS` are its flags, and `run` gets
-the words that are no flags and returns the exit code. A command of several
-parts is a package with `PARTS`, the names of such modules in it.
+The command NAME is the module `bigscale.cli.NAME` (`NAME_` if NAME is a Python
+keyword). The module's docstring is the help text, `FLAGS` defines the flags,
+and `run` takes the positional arguments and returns the exit code. A command
+with subcommands is a package. Its `PARTS` lists the subcommands, which are
+modules of the package.
 """
 
 import ast
@@ -28,7 +29,7 @@ from bigscale.data.shown import shown, shown_lines
 from bigscale.parallel.environment import prepare_cpu
 from bigscale.spec import SpecError
 
-# In the order of a first visit.
+# Listed in the order in which a new user needs them.
 COMMANDS = (
   "train",
   "sample",
@@ -48,8 +49,8 @@ _HOME = re.compile(r"(?<=[=,])~[\w.-]*(?=/|$)")
 _HELP = ("-h", "--help", "-help")
 
 DONE, BUG, USAGE, DIVERGED, PREEMPTED = 0, 1, 2, 3, 75
-# By the name of an exception: importing its module would load JAX.
-_ENDINGS = {
+# Keys are class names, because importing the classes would load JAX.
+_EXIT_CODES = {
   "DivergedError": DIVERGED,
   "PreemptedError": PREEMPTED,
   "ReplicaError": BUG,
@@ -60,16 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one subcommand.
 
   Args:
-    argv: program name and arguments; the process's own where None.
+    argv: program name and arguments. None uses `sys.argv`.
 
   Returns:
-    0 done; 1 an unexpected exception; 2 bad usage, config or input; 3 a
-    training that is lost; 75 one that was asked to end and has saved itself;
-    76 one of several processes that has lost another. See the README.
+    The exit code: 0 success; 1 unexpected exception; 2 invalid usage, config
+    or input; 3 training diverged; 75 training was preempted and saved a
+    checkpoint; 76 another process of the run was lost. See the README.
   """
   argv = list(sys.argv if argv is None else argv)
   if isinstance(sys.stdout, io.TextIOWrapper):
-    # Names of files and classes need not be Unicode.
+    # File and class names may contain bytes that are not valid Unicode.
     sys.stdout.reconfigure(errors="backslashreplace")
   name = argv[1] if len(argv) > 1 else "--help"
   if name in ("-h", "--help", "help"):
@@ -77,33 +78,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE if len(argv) > 1 else USAGE
   if name not in COMMANDS:
     return _refuse(f"unknown command {name!r}\n\n{_overview()}")
-  # Before anything imports JAX.
+  # This must happen before JAX is imported.
   prepare_cpu()
-  return _answer(name, list(map(_at_home, argv[2:])))
+  return _run_command(name, list(map(_expand_home, argv[2:])))
 
 
-def _at_home(argument: str) -> str:
-  """Returns a flag with ~ expanded in its values.
+def _expand_home(argument: str) -> str:
+  """Returns a flag with ~ expanded in its value.
 
-  Shells expand it at the start of a word only, so not in --workdir=~/runs.
+  Shells expand ~ only at the start of a word, so not in --workdir=~/runs.
   """
   if not argument.startswith("-"):
     return argument
   return _HOME.sub(lambda found: os.path.expanduser(found[0]), argument)
 
 
-def _answer(name: str, words: list[str]) -> int:
-  """Parses flags, runs, and turns exceptions into exit codes."""
+def _run_command(name: str, words: list[str]) -> int:
+  """Parses the flags, runs the command and returns its exit code."""
   from absl import logging
 
   logging.use_absl_handler()
-  # Orbax alone says dozens of lines at INFO.
+  # At INFO, Orbax logs dozens of lines.
   logging.set_verbosity(logging.WARNING)
   logging.set_stderrthreshold("warning")
-  logging.get_absl_handler().addFilter(_show_names)
-  # What is recorded as the run's command.
+  logging.get_absl_handler().addFilter(_escape_arguments)
+  # The run's folder records this as its command.
   sys.argv = [name, *words]
-  # Configs import their neighbours, and families of models by name.
+  # Configs may import modules from the working directory.
   sys.path.append(os.getcwd())
   for_help = any(word in _HELP for word in words)
   try:
@@ -114,35 +115,36 @@ def _answer(name: str, words: list[str]) -> int:
     if for_help:
       print(_help(title, command))
       return DONE
-    arguments = _read(title, command, words)
+    arguments = _parse(title, command, words)
   except SpecError as error:
     return _refuse(str(error))
-  return _run(command, arguments)
+  return _call(command, arguments)
 
 
-def _run(command: ModuleType, arguments: Sequence[str]) -> int:
+def _call(command: ModuleType, arguments: Sequence[str]) -> int:
+  """Runs a command and turns exceptions into exit codes."""
   try:
     return command.run(*arguments)
   except (SpecError, *_input_errors()) as error:
-    _failed(error, USAGE)
+    _shared_exit_code(error, USAGE)
     return _refuse(str(error))
   except KeyboardInterrupt:
     print("bigscale: interrupted", file=sys.stderr)
     return 130
   except Exception as error:
-    if isinstance(error, BrokenPipeError) and _nobody_reads():
+    if isinstance(error, BrokenPipeError) and _stdout_is_closed():
       return 128 + signal.SIGPIPE
-    if type(error).__name__ in _ENDINGS:
+    if type(error).__name__ in _EXIT_CODES:
       print(f"bigscale: {shown_lines(str(error))}", file=sys.stderr)
-      return _ENDINGS[type(error).__name__]
-    code = _failed(error, 0)
+      return _EXIT_CODES[type(error).__name__]
+    code = _shared_exit_code(error, 0)
     if not code:
       traceback.print_exc()
     return code or BUG
 
 
-def _show_names(record: Any) -> bool:
-  """Escapes what does not print in the words that a line of the log names."""
+def _escape_arguments(record: Any) -> bool:
+  """Escapes unprintable characters in the arguments of a log record."""
   if isinstance(record.args, tuple):
     record.args = tuple(
       shown(str(word)) if isinstance(word, (str, Exception)) else word
@@ -152,7 +154,7 @@ def _show_names(record: Any) -> bool:
 
 
 def _load(*path: str) -> ModuleType:
-  """Imports a command, or a part of one."""
+  """Imports the module of a command or subcommand."""
   return importlib.import_module(_module_name(*path))
 
 
@@ -162,17 +164,18 @@ def _module_name(*path: str) -> str:
 
 
 def _find(name: str, words: list[str]) -> tuple[str, ModuleType, list[str]]:
-  """Finds what is to be run.
+  """Finds the module to run.
 
   Args:
-    name: of the command.
-    words: what follows it.
+    name: name of the command.
+    words: arguments of the command.
 
   Returns:
-    What it is called, its module, and the words without the name of a part.
+    The full name of the command, its module, and the arguments without the
+    name of the subcommand.
 
   Raises:
-    SpecError: the command has no such part.
+    SpecError: the command has no such subcommand.
   """
   command = _load(name)
   parts = getattr(command, "PARTS", None)
@@ -183,15 +186,17 @@ def _find(name: str, words: list[str]) -> tuple[str, ModuleType, list[str]]:
     raise SpecError(
       f"{name} {part!r} is unknown; use: bigscale {name} {' | '.join(parts)}"
     )
-  place = words.index(part)
-  return f"{name} {part}", _load(name, part), words[:place] + words[place + 1 :]
+  words = list(words)
+  words.remove(part)
+  return f"{name} {part}", _load(name, part), words
 
 
-def _read(title: str, command: ModuleType, words: list[str]) -> Sequence[str]:
-  """Sets the flags of a command, and returns the words that are none.
+def _parse(title: str, command: ModuleType, words: list[str]) -> Sequence[str]:
+  """Sets the flags of a command and returns its positional arguments.
 
   Raises:
-    SpecError: a flag or the config is refused, or a word is too many.
+    SpecError: a flag or the config is invalid, or there are too many
+      positional arguments.
   """
   try:
     arguments = command.FLAGS.read([title, *words])
@@ -200,14 +205,14 @@ def _read(title: str, command: ModuleType, words: list[str]) -> Sequence[str]:
   most = len(inspect.signature(command.run).parameters)
   if len(arguments) > most:
     raise SpecError(
-      f"unexpected argument {arguments[most]!r}; options are written "
-      f"--name=value (see bigscale {title} --help)"
+      f"unexpected argument {arguments[most]!r}; write flags as --name=value "
+      f"(see bigscale {title} --help)"
     )
   return arguments
 
 
 def _unknown_flag(flag: str, title: str, command: ModuleType) -> str:
-  """Returns the message, with the other parts of the command that have it."""
+  """Returns the error message, which names subcommands that have the flag."""
   name, *part = title.split()
   others = [
     other
@@ -216,28 +221,33 @@ def _unknown_flag(flag: str, title: str, command: ModuleType) -> str:
   ]
   names = command.FLAGS.names()
   known = ", ".join(f"--{one}" for one in names)
-  message = f"{title} has no option --{flag}"
+  message = f"{title} has no flag --{flag}"
   if others:
-    message += f", which is one of {name} {', '.join(others)}"
+    message += f", which is a flag of {name} {', '.join(others)}"
   close = difflib.get_close_matches(flag, names, n=1)
   if close:
     message += f"; did you mean --{close[0]}?"
-  return f"{message}; its options: {known} (see bigscale {title} --help)"
+  return f"{message}; its flags: {known} (see bigscale {title} --help)"
 
 
-def _nobody_reads() -> bool:
-  """Whether what is printed goes nowhere: `head` has seen enough and left."""
+def _stdout_is_closed() -> bool:
+  """Returns whether the reader of stdout, such as `head`, has exited."""
   pipe = select.poll()
   pipe.register(sys.stdout.fileno(), 0)
   if not any(found & select.POLLERR for _, found in pipe.poll(0)):
     return False
-  # Python would find it broken once more on its way out.
+  # Otherwise Python's flush at exit would raise the error again.
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   return True
 
 
-def _failed(error: Exception, code: int) -> int:
-  """The exit code of an exception that several processes may have to share."""
+def _shared_exit_code(error: Exception, code: int) -> int:
+  """Reports an error to the run's other processes; returns the exit code.
+
+  Args:
+    error: the exception that ended the command.
+    code: exit code if this is the only process.
+  """
   if "jax" not in sys.modules:
     return code
   import jax
@@ -245,7 +255,7 @@ def _failed(error: Exception, code: int) -> int:
   from bigscale.parallel import multihost
 
   if jax.distributed.is_initialized():
-    # It has printed the traceback.
+    # This also prints the traceback.
     return multihost.fail(error)
   return code
 
@@ -264,19 +274,25 @@ def _refuse(message: str) -> int:
 def _overview() -> str:
   return "\n".join(
     [
-      "usage: bigscale COMMAND [--option=value ...]",
+      "Train and evaluate GANs with large batches, on a laptop or a TPU pod.",
       "",
+      "Example:",
+      "  bigscale train --config=fashion_r3gan --workdir=runs/fashion",
+      "",
+      "Usage: bigscale COMMAND [--flag=value ...]",
+      "",
+      "Commands:",
       *_summaries(COMMANDS),
       "",
-      "bigscale COMMAND --help tells more, with an example.",
+      "`bigscale COMMAND --help` shows an example and all flags of a command.",
     ]
   )
 
 
 def _summaries(names: Sequence[str], *above: str) -> list[str]:
-  """Returns the first line of each command's help.
+  """Returns a line per command: its name and the first line of its help.
 
-  Modules are read, not imported, so that an overview is quick.
+  Modules are parsed instead of imported, because some imports are slow.
   """
   lines, width = [], max(map(len, names))
   for name in names:
@@ -288,23 +304,25 @@ def _summaries(names: Sequence[str], *above: str) -> list[str]:
 
 
 def _help(title: str, command: ModuleType) -> str:
-  """Returns the help of a command or a part; of several parts, an overview."""
+  """Returns the help text of a command or subcommand."""
   lines = [command.__doc__.strip(), ""]
   if parts := getattr(command, "PARTS", ()):
-    more = f"bigscale {title} {parts[0]} --help lists its options."
-    lines += [*_summaries(parts, title), "", more]
-  elif command.FLAGS.names():
-    lines += [f"options of bigscale {title}:", command.FLAGS.help()]
+    more = (
+      f"`bigscale {title} {parts[0]} --help` shows the flags of a subcommand."
+    )
+    lines += ["Subcommands:", *_summaries(parts, title), "", more]
+  else:
+    lines.append(command.FLAGS.help())
   return "\n".join(lines)
 
 
 def entry_point() -> None:
-  """What the installed program calls."""
+  """Runs the installed program."""
   try:
     code = main()
     sys.stdout.flush()
   except BrokenPipeError:
-    # Whoever read this, as `head`, has enough. Python flushes once more.
+    # The reader, such as `head`, has exited. Python flushes again at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = 128 + 13
   if "jax" in sys.modules:

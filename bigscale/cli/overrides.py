@@ -1,9 +1,9 @@
-"""Settings of a config on the command line: `--config.optim.g_lr=1e-4`.
+"""Overrides of config fields on the command line: `--config.optim.g_lr=1e-4`.
 
-Any field of a spec can be set so, whether the config file mentions it or not:
-what a value may be is said by the spec, not by the file. Lists are written
-`a,b`, nothing `none`, and the settings of a group may be given one by one,
-those of an entry of a list by its number: `--config.data.mixture.0.share=0.5`.
+Every field of a spec can be overridden, even if the config file does not set
+it. The spec, not the file, decides which values are valid. Lists are written
+`a,b` and None is written `none`. The path of a field in a list of groups
+contains the index of the entry: `--config.data.mixture.0.share=0.5`.
 """
 
 import ast
@@ -25,20 +25,20 @@ from bigscale.spec.model import family
 _WORDS = {"true": True, "false": False, "yes": True, "no": False}
 _WORDS |= {"1": True, "0": False}
 _WHOLE = re.compile("[+-]?[0-9]+")
-# Of what the spec does not know: parts of a sweep other than its base.
+# The type of fields without a spec: those of a sweep outside its base.
 _ANYTHING = object()
 
 
 def override(config: Any, root: Any, settings: Sequence[str]) -> None:
-  """Sets fields of a config, in place.
+  """Sets fields of a config in place.
 
   Args:
     config: the config.
-    root: what it is of: a spec, or a mapping from keys to specs.
-    settings: of the form NAME=VALUE.
+    root: the spec that the config describes, or a mapping from keys to specs.
+    settings: overrides of the form NAME=VALUE.
 
   Raises:
-    SpecError: the spec has no such field, or the value is not of its type.
+    SpecError: the spec has no such field, or the value has the wrong type.
   """
   with contextlib.ExitStack() as stack:
     if isinstance(config, ConfigDict):
@@ -52,48 +52,58 @@ def override(config: Any, root: Any, settings: Sequence[str]) -> None:
 
 
 def _set(config: Any, root: Any, path: str, text: str) -> None:
-  """Sets `a.b.c`; groups on the way are made."""
+  """Sets the field at the path `a.b.c` and creates missing groups."""
   *groups, last = path.split(".")
-  kind, below, gone = root, config, []
-  for group in groups:
-    kind = _field(kind, group, below, gone)
-    gone.append(group)
-    below = _group(below, group, kind, ".".join(gone))
-  kind = _field(kind, last, below, gone)
+  kind, group, above = root, config, []
+  for name in groups:
+    kind = _field_type(kind, name, group, above)
+    above.append(name)
+    group = _enter(group, name, kind, ".".join(above))
+  kind = _field_type(kind, last, group, above)
   value = _parse(kind, text, f"--config.{path}")
-  if isinstance(below, (list, tuple)):
-    # The list may be one that nothing can be put into.
-    below, last = _outer(config, groups), groups[-1]
-    entries = list(below[last])
+  if isinstance(group, (list, tuple)):
+    # The list may be a tuple, so replace it by a new list.
+    group, last = _parent(config, groups), groups[-1]
+    entries = list(group[last])
     entries[int(path.rpartition(".")[2])] = ConfigDict(value)
     value = entries
-  below[last] = value
+  group[last] = value
 
 
-def _outer(config: Any, groups: Sequence[str]) -> Any:
-  """What holds the last of some groups, which are all there."""
+def _parent(config: Any, groups: Sequence[str]) -> Any:
+  """Returns the group that contains the last of nested groups."""
   for group in groups[:-1]:
     config = config[int(group) if isinstance(config, (list, tuple)) else group]
   return config
 
 
-def _field(kind: Any, name: str, below: Any, gone: list[str]) -> Any:
-  """The type of a field."""
+def _field_type(kind: Any, name: str, group: Any, above: list[str]) -> Any:
+  """Returns the type of a field.
+
+  Args:
+    kind: type of the group.
+    name: name of the field.
+    group: the group in the config.
+    above: path of the group.
+
+  Raises:
+    SpecError: there is no such field.
+  """
   if kind is _ANYTHING:
     return _ANYTHING
   if isinstance(kind, Mapping):
     return kind.get(name, _ANYTHING)
-  where = "--config." + ".".join([*gone, name])
+  where = "--config." + ".".join([*above, name])
   if item := _item(kind):
-    if not (_WHOLE.fullmatch(name) and 0 <= int(name) < len(below)):
+    if not (_WHOLE.fullmatch(name) and 0 <= int(name) < len(group)):
       raise SpecError(
-        f"{where}: {'.'.join(gone)} has {len(below)} entries, numbered from 0; "
-        "a list of other length is given as a whole"
+        f"{where}: {'.'.join(above)} has {len(group)} entries, numbered from "
+        "0; to change the length, set the whole list"
       )
     return item
-  chosen = _dataclass(kind, below)
+  chosen = _dataclass(kind, group)
   if chosen is None:
-    raise SpecError(f"{where}: {'.'.join(gone)} is one value and no group")
+    raise SpecError(f"{where}: {'.'.join(above)} is a value, not a group")
   known = {field.name for field in dataclasses.fields(chosen)}
   types_of = typing.get_type_hints(chosen)
   hints = {field: types_of[field] for field in known}
@@ -101,24 +111,24 @@ def _field(kind: Any, name: str, below: Any, gone: list[str]) -> Any:
     close = difflib.get_close_matches(name, hints, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise SpecError(
-      f"{where}: {chosen.__name__} has no {name!r}, it has "
+      f"{where}: {chosen.__name__} has no field {name!r}; its fields: "
       f"{', '.join(sorted(hints))}{hint}"
     )
   return hints[name]
 
 
 def _item(kind: Any) -> type | None:
-  """The spec of an entry of a list of groups; None for what is no such list."""
+  """Returns the spec of an entry if the type is a list of groups, else None."""
   if typing.get_origin(kind) is not tuple:
     return None
   (item, *_) = typing.get_args(kind)
   return item if dataclasses.is_dataclass(item) else None
 
 
-def _dataclass(kind: Any, below: Any) -> type | None:
-  """The spec of a group; of a model, its family."""
+def _dataclass(kind: Any, group: Any) -> type | None:
+  """Returns the spec of a group; for `model`, the spec of its family."""
   if kind is ModelBase:
-    return family(below.get("name"))
+    return family(group.get("name"))
   kinds = [one for one in _members(kind) if dataclasses.is_dataclass(one)]
   return kinds[0] if kinds else None
 
@@ -129,26 +139,33 @@ def _members(kind: Any) -> tuple[Any, ...]:
   return (kind,)
 
 
-def _group(below: Any, name: str, kind: Any, where: str) -> Any:
-  """What holds the settings of a group."""
-  if isinstance(below, (list, tuple)):
-    return below[int(name)]
-  value = below.get(name)
+def _enter(parent: Any, name: str, kind: Any, where: str) -> Any:
+  """Returns a group of the config, after making it mutable.
+
+  Args:
+    parent: group or list that contains the group.
+    name: name of the group, or its index in a list.
+    kind: type of the group.
+    where: path of the group, for messages.
+  """
+  if isinstance(parent, (list, tuple)):
+    return parent[int(name)]
+  value = parent.get(name)
   if _item(kind):
-    # Of the config's own entries nothing is changed.
+    # Copies, because the config file may use an entry elsewhere too.
     entries = value or ()
-    below[name] = [ConfigDict(_settings_of(entry)) for entry in entries]
-    return below[name]
+    parent[name] = [ConfigDict(_settings_of(entry)) for entry in entries]
+    return parent[name]
   if dataclasses.is_dataclass(value):
-    below[name] = ConfigDict(dataclasses.asdict(value))
+    parent[name] = ConfigDict(dataclasses.asdict(value))
   elif value is None:
-    below[name] = ConfigDict()
+    parent[name] = ConfigDict()
   elif isinstance(value, (int, float)) and Schedule in _members(kind):
-    # A constant is a schedule that stays where it begins.
-    below[name] = ConfigDict({"first": value, "last": value})
+    # A number is a constant schedule.
+    parent[name] = ConfigDict({"first": value, "last": value})
   elif not hasattr(value, "items"):
-    raise SpecError(f"--config.{where} is {value!r}, one value and no group")
-  return below[name]
+    raise SpecError(f"--config.{where} is {value!r}, a value, not a group")
+  return parent[name]
 
 
 def _settings_of(entry: Any) -> Mapping[str, Any]:
@@ -158,10 +175,15 @@ def _settings_of(entry: Any) -> Mapping[str, Any]:
 
 
 def _parse(kind: Any, text: str, where: str) -> Any:
-  """A value of a type.
+  """Parses a value of a type.
+
+  Args:
+    kind: the type.
+    text: the value as text.
+    where: the flag, for messages.
 
   Raises:
-    SpecError: it is none.
+    SpecError: the text is not a value of the type.
   """
   if kind is _ANYTHING:
     return _literal(text)
@@ -169,56 +191,56 @@ def _parse(kind: Any, text: str, where: str) -> Any:
   if type(None) in members and text.lower() in ("none", "null"):
     return None
   members = [one for one in members if one is not type(None)]
-  said = f"{where}={text}"
+  flag = f"{where}={text}"
   if Schedule in members:
-    return _schedule(text, said)
+    return _schedule(text, flag)
   (member, *others) = members
   if others or dataclasses.is_dataclass(member):
     value = _literal(text)
     if not isinstance(value, dict):
       raise SpecError(
-        f"{said} is a group: set its settings, {where}.NAME=VALUE"
+        f"{flag}: this is a group; set its fields, {where}.NAME=VALUE"
       )
     return value
   if typing.get_origin(member) is tuple:
     return tuple(_items(typing.get_args(member)[0], text, where))
-  return _scalar(member, text, said)
+  return _scalar(member, text, flag)
 
 
-def _scalar(kind: Any, text: str, said: str) -> Any:
+def _scalar(kind: Any, text: str, flag: str) -> Any:
   if typing.get_origin(kind) is typing.Literal:
-    # Of no choice the spec says which there are.
+    # The spec itself refuses a text that is not a choice.
     choices = {str(one): one for one in typing.get_args(kind)}
     return choices.get(text, text)
   if kind is bool:
     if text.lower() not in _WORDS:
-      raise SpecError(f"{said} must be true or false")
+      raise SpecError(f"{flag} must be true or false")
     return _WORDS[text.lower()]
   if kind is int:
     if not _WHOLE.fullmatch(text.strip()):
-      raise SpecError(f"{said} must be a whole number")
+      raise SpecError(f"{flag} must be a whole number")
     return int(text)
   if kind is float:
-    return _number(text, said)
+    return _number(text, flag)
   return text
 
 
-def _number(text: str, said: str) -> float:
+def _number(text: str, flag: str) -> float:
   try:
     if "_" in text:
       raise ValueError(text)
     return float(text)
   except ValueError:
-    raise SpecError(f"{said} must be a number") from None
+    raise SpecError(f"{flag} must be a number") from None
 
 
-def _schedule(text: str, said: str) -> Any:
+def _schedule(text: str, flag: str) -> Any:
   value = _literal(text)
-  return value if isinstance(value, dict) else _number(text, said)
+  return value if isinstance(value, dict) else _number(text, flag)
 
 
 def _items(kind: Any, text: str, where: str) -> Iterator[Any]:
-  """The items of a list: a,b or (a, b) or ['a', 'b']."""
+  """Yields the items of a list, written a,b or (a, b) or ['a', 'b']."""
   value = _literal(text)
   if isinstance(value, (list, tuple)):
     if dataclasses.is_dataclass(kind):
@@ -235,7 +257,7 @@ def _items(kind: Any, text: str, where: str) -> Iterator[Any]:
 
 
 def _literal(text: str) -> Any:
-  """A value as Python writes it; text where it is none."""
+  """Returns the value of a Python literal, or the text if it is not one."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError, MemoryError, RecursionError):

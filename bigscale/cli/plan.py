@@ -1,19 +1,28 @@
-r"""What a run would cost on a TPU slice, found out without a TPU.
+r"""Predict memory and time of a run on a TPU slice, without a TPU.
 
+Example:
   bigscale plan --config=biggan:128 --topology=v5e:16x16
+
+Compiles the training step with the TPU compiler, which runs on CPUs (pip
+install 'bigscale[tpu-plan]'). Reports memory, FLOPs, communication and
+estimated time, per device. Compiling a full BigGAN takes minutes. Plans are
+cached in ~/.cache/bigscale/plans.
+
+The estimated time is the sum of the compiler's cycle count and a model of the
+collectives. Nothing is executed, so compare plans only with plans. The exit
+code is 0 even if the run does not fit, unless --require-fit is given.
+
+More examples:
+
+Save a plan, then show what a change of the code changes in it:
   bigscale plan --config=biggan:128 --topology=v5e:16x16 \
       --mode=zero:16 --effort=O1 --json > plan.json
   bigscale plan --config=biggan:128 --topology=v5e:16x16 \
       --mode=zero:16 --effort=O1 --baseline=plan.json
+
+Compare slices and modes:
   bigscale plan --config=biggan:128 --sweep --effort=O1 \
       --topology=v3:16x16,v5e:16x16,2xv5e:16x16 --mode=replicated,zero:16
-
-Compiles the run's own step with the TPU compiler, which runs on CPUs (pip
-install 'bigscale[tpu-plan]'), and reports memory, FLOPs, communication and an
-estimate of time per device. A full BigGAN takes minutes; plans are kept in
-~/.cache/bigscale/plans. Exit code 0 also where the run does not fit, unless
---require-fit is given. The estimate adds the compiler's cycles and a model of
-the collectives; nothing was run, so compare plans with plans.
 """
 
 import json
@@ -21,38 +30,44 @@ import json
 from bigscale.cli.config_flags import ConfigFlags, spec_of
 
 FLAGS = ConfigFlags()
-FLAGS.define_config("the run's config file")
+FLAGS.heading("What to plan")
+FLAGS.define_config("Config of the run.")
 FLAGS.list(
   "topology",
   [],
-  "slice in chips, like v3:16x16, v4:4x4x4, v5e:16x16, v5p:8x8x8, v6e:16x16, "
-  "or 2xv5e:16x16 for two; several for --sweep",
+  "TPU slice, with its shape in chips: v3:16x16, v4:4x4x4, v5e:16x16, "
+  "v5p:8x8x8, v6e:16x16, or 2xv5e:16x16 for two slices. --sweep accepts "
+  "several.",
 )
 FLAGS.list(
   "mode",
   [],
-  "in place of the config's mesh: replicated, or zero:N or fsdp:N, which split "
-  "the state over N devices; several for --sweep",
+  "Mesh to use instead of the config's: replicated, or zero:N or fsdp:N, which "
+  "shard the state over N devices. --sweep accepts several.",
 )
 FLAGS.enum(
   "effort",
   "default",
   ["default", "O1"],
-  "of the compiler; O1 is four times faster, right for memory and "
-  "communication, and its cycles are too many: compare like with like",
+  "Effort of the compiler. O1 compiles four times faster. Its memory and "
+  "communication are right but its cycle counts are too high, so compare only "
+  "plans of the same effort.",
 )
-FLAGS.bool("json", False, "print JSON")
-FLAGS.bool("sweep", False, "compare all of --topology and --mode in a table")
+FLAGS.bool("no_cache", False, "Ignore cached plans.")
+FLAGS.heading("What to print")
+FLAGS.bool("json", False, "Print JSON.")
+FLAGS.bool(
+  "sweep", False, "Print a table of every --topology with every --mode."
+)
 FLAGS.local_path(
-  "baseline", None, "an earlier plan's JSON, to show what changed since"
+  "baseline", None, "JSON of an earlier plan. Also prints the differences."
 )
-FLAGS.bool("require_fit", False, "exit with 2 if it does not fit")
+FLAGS.bool("require_fit", False, "Exit with code 2 if the run does not fit.")
 FLAGS.alias("require-fit", "require_fit")
-FLAGS.bool("no_cache", False, "plan again what was planned before")
 
 
 def run() -> int:
-  """Plans a run, or several."""
+  """Prints one plan, or a table of plans."""
   from bigscale.plan import topology
   from bigscale.plan.sweep import sweep, with_mode
   from bigscale.spec import require
@@ -67,7 +82,7 @@ def run() -> int:
   if FLAGS.sweep:
     require(
       FLAGS.baseline is None,
-      "--baseline compares one plan with one; leave --sweep out",
+      "--baseline compares one plan with one; omit --sweep",
     )
     found = sweep(specs, names, FLAGS.effort, use_cache=not FLAGS.no_cache)
     return _show_many(list(found))
@@ -83,7 +98,7 @@ def _show_one(spec: object, topology: object) -> int:
   from bigscale.plan import report
   from bigscale.plan.make import make
 
-  # Before the minutes of compiling.
+  # Check the file before compiling, which takes minutes.
   baseline = report.load(FLAGS.baseline) if FLAGS.baseline else None
   plan = make(spec, topology, FLAGS.effort, use_cache=not FLAGS.no_cache)
   changes = report.compare(plan, baseline) if baseline else None

@@ -1,8 +1,10 @@
-"""Write a run's report.html: curves, sample grids, scores, settings.
+"""Write a run's report.html: curves, sample grids, scores and settings.
 
+Example:
   bigscale report --workdir=runs/fashion
 
-Works on finished, running and broken-off runs; needs only the run's folder.
+The run may be finished, still running or interrupted. The command reads only
+the run's folder.
 """
 
 import pathlib
@@ -10,11 +12,11 @@ import pathlib
 from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
-FLAGS.local_path("workdir", None, "folder of a run")
+FLAGS.local_path("workdir", None, "Folder of the run.")
 
 
 def run() -> int:
-  """Writes the page and prints where it is."""
+  """Writes the page and prints its path."""
   from bigscale.report import write_report
 
   print(write_report(pathlib.Path(FLAGS.require("workdir", "runs/a"))))

@@ -1,6 +1,20 @@
-r"""Draw images from a trained generator's moving average.
+r"""Sample images from a trained generator.
 
+Example:
   bigscale sample --workdir=runs/fashion --out=sheet.png
+
+Samples from the moving average of the generator's weights.
+
+A .png file is a grid of images. A class grid with more than 25 classes is
+split into several files (F-01.png, F-02.png, ...). A .npz file contains
+`images` [N, H, W, C] uint8, `labels` [N] and the `columns` of the grid. For
+images between classes, `labels` is [N, classes], the weight of each class.
+
+Both formats also store `truncation` (NaN or null for none; one per row in a
+truncation sweep), `truncation_rule`, `batch_norm` (which statistics were used),
+`standing_batches`, `step` and `seed`. In a .png these are text chunks.
+
+More examples:
   bigscale sample --workdir=runs/fashion --labels=3,7 --truncation=0.5 \
       --num=64 --seed=1 --out=dresses.npz
   bigscale sample --workdir=runs/biggan --truncation=0.4 \
@@ -11,13 +25,6 @@ r"""Draw images from a trained generator's moving average.
   bigscale sample --workdir=runs/fashion --class_grid=rows --out=classes.png
   bigscale sample --workdir=runs/fashion --truncation_sweep=2,1,0.5,0.04 \
       --standing_batches=100 --out=sweep.png
-
-A .png is a grid, of more than 25 classes several (F-01.png, F-02.png ...); a
-.npz holds `images` [N, H, W, C] uint8 and `labels` [N] (between classes: the
-shares of each, [N, classes]), and the `columns` of the grid. Both say what the
-truncation was and meant: `truncation` (NaN or null for none; of a sweep, each
-row's), `truncation_rule`, `batch_norm` (which statistics), `standing_batches`,
-`step` and `seed`; a .png has them as chunks of text.
 """
 
 import functools
@@ -38,57 +45,68 @@ from bigscale.cli.flags import Flags
 from bigscale.spec import ModelBase, SpecError, TruncationRule, require
 
 FLAGS = Flags()
-FLAGS.local_path("workdir", None, "folder of a run")
-FLAGS.local_path("out", None, "FILE.png or FILE.npz")
-FLAGS.integer("step", None, "checkpoint to use; the newest by default")
+FLAGS.heading("Input and output")
+FLAGS.local_path("workdir", None, "Folder of the run.")
+FLAGS.local_path("out", None, "File to write: FILE.png or FILE.npz.")
+FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
+FLAGS.heading("Samples")
 FLAGS.integer(
-  "num", 64, "how many images, where no sheet is asked for", lower_bound=1
+  "num", 64, "Number of images. Not used by the sheets below.", lower_bound=1
 )
-FLAGS.integer("seed", 0, "of the latents", lower_bound=0, upper_bound=2**31 - 1)
-FLAGS.list("labels", None, "classes to draw in turn, like 3,7")
+FLAGS.integer(
+  "seed", 0, "Seed of the latents.", lower_bound=0, upper_bound=2**31 - 1
+)
+FLAGS.list(
+  "labels",
+  None,
+  "Classes to sample, like 3,7, in turn. Default: random classes; for a "
+  "sheet, all classes in turn.",
+)
+FLAGS.heading("Sheets (one at a time)")
 FLAGS.enum(
   "interpolate",
   None,
   ["latents", "classes"],
-  "sheet: every row walks from one latent or class to another",
+  "Each row interpolates between two latents or two classes.",
 )
 FLAGS.enum(
-  "path", "spherical", ["spherical", "linear"], "of --interpolate=latents"
+  "path",
+  "spherical",
+  ["spherical", "linear"],
+  "Path of --interpolate=latents.",
 )
 FLAGS.enum(
-  "class_grid",
-  None,
-  ["rows", "columns"],
-  "sheet: every class takes a row or a column",
+  "class_grid", None, ["rows", "columns"], "Each class has one row or column."
 )
 FLAGS.list(
   "truncation_sweep",
   None,
-  "sheet: a row for each threshold; the paper's are 2,1,0.5,0.04",
+  "Truncation of each row. The BigGAN paper uses 2,1,0.5,0.04.",
 )
 FLAGS.integer(
   "rows",
   8,
-  "walks of --interpolate, images a class of --class_grid=columns",
+  "Number of rows of --interpolate, or images per class of "
+  "--class_grid=columns.",
   lower_bound=1,
 )
 FLAGS.integer(
   "columns",
   None,
-  "of the grid, about a square by default; of a sheet, 8: steps of a walk, "
-  "images a class or a threshold",
+  "Number of columns: steps of an interpolation, or images per class or per "
+  "truncation. Default: 8 for a sheet, else about the square root of --num.",
   lower_bound=1,
 )
 FLAGS.bool(
   "same_latents",
   False,
-  "all classes of --class_grid, or all rows of --interpolate=classes, show "
-  "the same latents",
+  "Use the same latents for all classes of --class_grid, or for all rows of "
+  "--interpolate=classes.",
 )
 truncation.define_flags(FLAGS)
 define_process_flags(FLAGS)
 
-# What each kind of sheet can be told; "" is the plain grid.
+# Flags that each kind of sheet accepts; "" is the plain grid.
 _OPTIONS = {
   "": ("num", "columns", "truncation"),
   "interpolate=latents": ("rows", "columns", "truncation", "path"),
@@ -98,12 +116,12 @@ _OPTIONS = {
   "truncation_sweep": ("columns",),
 }
 _SHEET_COLUMNS = 8
-# More of them than this in one picture are hard to look at.
-_CLASSES_A_PAGE = 25
+# Larger class grids are hard to read.
+_CLASSES_PER_PAGE = 25
 
 
 def run() -> int:
-  """Draws and writes one file, or one a page."""
+  """Samples images and writes one file per page."""
   from bigscale.parallel import multihost
 
   workdir = FLAGS.require("workdir", "runs/first")
@@ -113,21 +131,21 @@ def run() -> int:
   thresholds = _numbers("truncation_sweep", float, "numbers, like 2,1,0.5,0.04")
   join_processes(FLAGS)
   trained = load(workdir, FLAGS.step)
-  # Every process of several holds all that is needed: one of them is enough.
+  # Every process restored the whole state, so one process samples for all.
   multihost.decide(
-    "samples", lambda: _draw(trained, out, kind, labels, thresholds)
+    "samples", lambda: _sample(trained, out, kind, labels, thresholds)
   )
   return 0
 
 
-def _draw(
+def _sample(
   trained: Trained,
   out: pathlib.Path,
   kind: str,
   labels: list[int] | None,
   thresholds: list[float] | None,
 ) -> None:
-  """Draws and writes what was asked for."""
+  """Samples and writes the grid or the sheet that the flags choose."""
   model = trained.spec.model
   rule = truncation.rule_of(trained, FLAGS.truncation_rule)
   if not kind:
@@ -144,33 +162,36 @@ def _draw(
 def _plain(
   trained: Trained, out: pathlib.Path, labels: list[int] | None
 ) -> None:
-  """Writes --num images."""
+  """Samples and writes --num images."""
   import numpy as np
 
   from bigscale.sampling.sample import DrawnSamples, check_labels, sample
 
   check_labels(trained.spec.model, labels)
-  drawn_under = truncation.under(trained, FLAGS.truncation, FLAGS)
+  prepared = truncation.under(trained, FLAGS.truncation, FLAGS)
   batches = list(
     sample(
       trained.built.sample,
-      drawn_under.ema,
+      prepared.ema,
       trained.spec.model,
       count=FLAGS.num,
       batch_size=min(FLAGS.num, trained.spec.evaluate.batch_size),
       seed=FLAGS.seed,
       labels=labels,
       truncation=FLAGS.truncation,
-      rule=drawn_under.protocol["truncation_rule"],
+      rule=prepared.protocol["truncation_rule"],
     )
   )
   drawn = DrawnSamples(*map(np.concatenate, zip(*batches, strict=True)))
   columns = FLAGS.columns or math.ceil(math.sqrt(FLAGS.num))
-  _write(out, trained, drawn, columns, [drawn_under.protocol])
+  _write(out, trained, drawn, columns, [prepared.protocol])
 
 
 def _sheets(trained: Trained, out: pathlib.Path, pages: list[list]) -> None:
-  """Writes each page of rows, to `out` itself where there is one."""
+  """Samples the rows of each page and writes one file per page.
+
+  A single page is written to `out`; several pages get numbered names.
+  """
   from bigscale.sampling.sheets import draw_sheet
 
   under = functools.cache(
@@ -191,7 +212,7 @@ def _sheets(trained: Trained, out: pathlib.Path, pages: list[list]) -> None:
 def _walks(
   model: ModelBase, labels: list[int] | None, rule: TruncationRule
 ) -> list:
-  """Rows of --interpolate."""
+  """Returns the rows of --interpolate."""
   from bigscale.sampling import sheets
 
   rows = FLAGS.rows
@@ -219,7 +240,7 @@ def _class_grids(
   rule: TruncationRule,
   paged: bool,
 ) -> Iterator[list]:
-  """Rows of --class_grid, a page of classes at a time."""
+  """Yields the rows of --class_grid, page by page."""
   from bigscale.sampling import sheets
 
   along = FLAGS.class_grid
@@ -227,9 +248,9 @@ def _class_grids(
   if along == "rows":
     count = FLAGS.columns or _SHEET_COLUMNS
   classes = labels or list(range(model.num_classes))
-  size = _CLASSES_A_PAGE if paged else max(1, len(classes))
+  size = _CLASSES_PER_PAGE if paged else max(1, len(classes))
   pages = [classes[i : i + size] for i in range(0, len(classes), size)]
-  # A model without classes is refused by the sheet.
+  # For a model without classes, `class_grid` raises the error.
   for page in pages or [None]:
     yield sheets.class_grid(
       model,
@@ -249,7 +270,7 @@ def _sweep(
   rule: TruncationRule,
   thresholds: list[float],
 ) -> list:
-  """Rows of --truncation_sweep."""
+  """Returns the rows of --truncation_sweep."""
   from bigscale.sampling import sheets
 
   return sheets.truncation_sweep(
@@ -269,20 +290,25 @@ def _write(
   columns: int,
   protocols: list[dict[str, Any]],
 ) -> None:
-  """Writes images [N, H, W, C] and labels, and says so.
+  """Writes a file of images and prints what it contains.
 
-  `protocols` are those of each row, or one of all.
+  Args:
+    out: the file, .png or .npz.
+    trained: the restored checkpoint.
+    drawn: images [N, H, W, C] and labels.
+    columns: columns of the grid.
+    protocols: the protocol of each row, or one protocol of all rows.
   """
   import numpy as np
 
   from bigscale.sampling import grid
 
-  said = _said(trained, protocols)
+  notes = _notes(trained, protocols)
   if out.suffix == ".npz":
-    # NumPy writes no None.
+    # NumPy cannot store None without pickle; `float` makes it NaN.
     arrays = {
       name: np.array(value, float if name == "truncation" else None)
-      for name, value in said.items()
+      for name, value in notes.items()
     }
     np.savez_compressed(
       out, images=drawn.images, labels=drawn.labels, columns=columns, **arrays
@@ -291,7 +317,7 @@ def _write(
     scale = grid.view_scale(trained.spec.model.resolution)
     text = {
       name: value if isinstance(value, str) else json.dumps(value)
-      for name, value in said.items()
+      for name, value in notes.items()
     }
     grid.save_png(out, drawn.images, columns, scale, text)
   print(f"{len(drawn.images)} images of step {trained.step}: {out}")
@@ -299,17 +325,21 @@ def _write(
     print(line)
 
 
-def _said(trained: Trained, protocols: list[dict[str, Any]]) -> dict[str, Any]:
-  """What a file notes of its samples; lists where rows differ."""
-  said: dict[str, Any] = {"step": trained.step, "seed": FLAGS.seed}
+def _notes(trained: Trained, protocols: list[dict[str, Any]]) -> dict[str, Any]:
+  """Returns the facts to store in a file; a list if the rows differ."""
+  notes: dict[str, Any] = {"step": trained.step, "seed": FLAGS.seed}
   for name in protocols[0]:
     values = [protocol[name] for protocol in protocols]
-    said[name] = values if len(set(values)) > 1 else values[0]
-  return said
+    notes[name] = values if len(set(values)) > 1 else values[0]
+  return notes
 
 
 def _out(out: pathlib.Path) -> pathlib.Path:
-  """Refuses a file that cannot be written, before anything is loaded."""
+  """Checks --out before the checkpoint is loaded.
+
+  Raises:
+    SpecError: the ending is unknown or the folder does not exist.
+  """
   if out.suffix not in (".png", ".npz"):
     raise SpecError(f"--out={out} must end in .png or .npz")
   if not out.absolute().parent.is_dir():
@@ -318,12 +348,16 @@ def _out(out: pathlib.Path) -> pathlib.Path:
 
 
 def _kind() -> str:
-  """The sheet asked for, a key of `_OPTIONS`; nothing it cannot be told."""
+  """Returns the key in `_OPTIONS` of the sheet that the flags choose.
+
+  Raises:
+    SpecError: there are several sheets, or a flag that the sheet ignores.
+  """
   sheets = ("interpolate", "class_grid", "truncation_sweep")
   given = [name for name in sheets if FLAGS[name].value is not None]
   require(
     len(given) <= 1,
-    f"--{' and --'.join(given)} are different sheets; give one of them",
+    f"--{' and --'.join(given)} are different sheets; give only one of them",
   )
   kind = given[0] if given else ""
   if kind in ("interpolate", "class_grid"):
@@ -332,15 +366,15 @@ def _kind() -> str:
     known = _OPTIONS[kind]
     require(
       not FLAGS[option].present or option in known,
-      f"--{option} has no meaning "
-      f"{f'for --{kind}' if kind else 'without a sheet'}; leave it out, or "
-      f"use {', '.join(f'--{name}' for name in known)}",
+      f"--{option} has no effect "
+      f"{f'on --{kind}' if kind else 'without a sheet'}; omit it, or use "
+      f"{', '.join(f'--{name}' for name in known)}",
     )
   return kind
 
 
 def _numbers(flag: str, kind: type, what: str) -> list[Any] | None:
-  """The numbers in a list; None where it was not given."""
+  """Returns the numbers in a list flag, or None if it is not given."""
   texts = FLAGS[flag].value
   if texts is None:
     return None

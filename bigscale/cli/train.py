@@ -1,28 +1,42 @@
-r"""Train a GAN; started again on the same folder, it resumes.
+r"""Train a GAN, or resume a run.
 
+Example:
   bigscale train --config=fashion_r3gan --workdir=runs/fashion
+
+The same command on the same folder resumes the run from its newest checkpoint.
+
+A config is a Python file with a function `get_config`. --config=FILE:ARG calls
+`get_config(ARG)`. --config.NAME=VALUE overrides any field; `bigscale config`
+lists the fields.
+
+More examples:
+
+Train longer, at another learning rate:
   bigscale train --config=fashion_r3gan --workdir=runs/longer \
       --config.total_kimg=500 --config.optim.g_lr.first=1e-3
+
+Start from the weights of another run:
   bigscale train --config=fashion_r3gan --workdir=runs/second \
       --init_from=runs/fashion
+
+Resume after the data have moved:
   bigscale train --config=my_config.py --workdir=runs/mine --data=/new/place
+
+Resume with another batch size:
   bigscale train --config=my_config.py --workdir=runs/mine --change \
       --config.global_batch_size=512
 
-Several processes make one run where each is told of the others, or where
-a Cloud TPU, GKE or SLURM tells them:
-
+Train in several processes, which Cloud TPU, GKE and SLURM connect without
+flags:
   bigscale train --config=FILE --workdir=SHARED_FOLDER \
       --coordinator=HOST:8476 --num_processes=2 --process_id=0
 
-They wait for each other for $BIGSCALE_START_TIMEOUT seconds, 300 by default.
-`--local_processes=N` starts N of them on this machine. With 1 it watches over
-the one process that a host has in a run of many hosts: however that ends, the
-exit code says whether to start it again. After three starts in a row that were
-killed or hung and came to no new step it says 1: do not.
-
-A config is a Python file with a function `get_config`; any value in it can be
-set with --config.NAME=VALUE. `--config=FILE:ARG` calls `get_config(ARG)`.
+Processes wait for each other for $BIGSCALE_START_TIMEOUT seconds (default:
+300). --local_processes=N starts N processes on this machine.
+--local_processes=1 supervises the one process of a host in a run with many
+hosts. The exit code then tells whether to start the process again, however it
+ended. The exit code is 1 (do not restart) if the last three starts were killed
+or hung without reaching a new step.
 """
 
 import os
@@ -36,45 +50,49 @@ from bigscale.cli.common import (
 from bigscale.cli.config_flags import ConfigFlags, spec_of
 
 FLAGS = ConfigFlags()
-FLAGS.define_config("the run's config file")
-FLAGS.local_path("workdir", None, "folder of the run, made if need be")
+FLAGS.heading("Run")
+FLAGS.define_config("Config of the run.")
+FLAGS.local_path("workdir", None, "Folder of the run. Created if missing.")
 FLAGS.local_path(
   "init_from",
   None,
-  "folder of another run of the same model: a new run starts from its newest "
-  "weights and average, with fresh optimizers; a run that resumes ignores it",
+  "Folder of another run of the same model. A new run starts from that run's "
+  "newest weights and moving average, with new optimizer states. Ignored when "
+  "a run resumes.",
 )
+FLAGS.heading("Resume with changes")
+FLAGS.bool(
+  "change",
+  False,
+  "Allow a resumed run to change its batch size, learning rates, other "
+  "optimizer settings or moving average. The change is recorded in the run's "
+  "folder. Settings that do not affect the training results can always change.",
+)
+FLAGS.bool(
+  "accept_data",
+  False,
+  "Resume although the content of the data has changed. The records must be "
+  "the same, except for some that were repaired or damaged.",
+)
+define_data_flag(FLAGS)
+FLAGS.heading("Processes and devices of this machine")
 FLAGS.integer(
   "virtual_devices",
   0,
-  "split this machine's CPU into so many devices, to try a mesh without one",
+  "Number of devices to split this machine's CPU into, to try out a mesh.",
   lower_bound=0,
 )
 FLAGS.integer(
   "local_processes",
   0,
-  "run in so many processes of this machine, watched over by this one",
+  "Number of processes to start on this machine. This process supervises them.",
   lower_bound=0,
 )
-FLAGS.bool(
-  "change",
-  False,
-  "a run that resumes may go on with another batch size, other rates of the "
-  "optimizers or averages than it began with; that is written into the run. "
-  "Settings that change no number may differ without it",
-)
-FLAGS.bool(
-  "accept_data",
-  False,
-  "a run that resumes goes on although the content of its data has changed: "
-  "the same records, some of them mended or damaged",
-)
-define_data_flag(FLAGS)
 define_process_flags(FLAGS)
 
 
 def run() -> int:
-  """Trains, then writes the report."""
+  """Trains and writes the report."""
   from bigscale.parallel.environment import prepare_cpu
   from bigscale.parallel.local import heed_supervisor
 
@@ -113,7 +131,7 @@ def run() -> int:
 
 
 def _run_locally(processes: int) -> int:
-  """Starts this command again, as each of the processes."""
+  """Runs this command in child processes and supervises them."""
   from bigscale.parallel.local import run_locally
   from bigscale.spec import require
   from bigscale.train.lives import Life
@@ -121,17 +139,17 @@ def _run_locally(processes: int) -> int:
   require(
     processes == 1
     or FLAGS.coordinator is FLAGS.num_processes is FLAGS.process_id is None,
-    f"--local_processes={processes} tells its processes of each other; leave "
-    "--coordinator, --num_processes and --process_id out",
+    f"--local_processes={processes} connects its processes itself; omit "
+    "--coordinator, --num_processes and --process_id",
   )
-  # Whatever is wrong with the config is better said once.
+  # Report an invalid config once, not once per process.
   spec_of(FLAGS)
   life = Life(FLAGS.require("workdir", "runs/first"))
-  # Of a flag that is given twice, the last one counts.
+  # If a flag is given twice, the last value counts.
   words = [*sys.argv, "--local_processes=0"]
   program = [sys.executable, "-m", "bigscale.cli.main", *words]
   environ = dict(os.environ)
-  # What this process has set for itself may be too little for theirs.
+  # This process set PJRT_NPROC for itself; its children may need more.
   threads = max(int(environ["PJRT_NPROC"]), 2 * FLAGS.virtual_devices)
   environ["PJRT_NPROC"] = f"{threads}"
   code, why = life.end(*run_locally(program, processes, environ))

@@ -1,4 +1,4 @@
-"""How `sample`, `evaluate` and `export` truncate latents, and normalize."""
+"""Truncation and batch norm statistics of `sample`, `evaluate`, `export`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,38 +9,42 @@ from bigscale.spec import TRUNCATION_RULES, TruncationRule
 
 
 def define_flags(values: Flags) -> None:
-  """The flags that `rule_of` and `under` read."""
+  """Defines the flags that `rule_of` and `under` read."""
+  values.heading("Truncation and batch norm")
   values.float(
     "truncation",
     None,
-    "narrow the latents: less variety, more fidelity. The rule says how",
+    "Truncation of the latents: smaller values trade variety for fidelity. "
+    "Default: no truncation.",
   )
   values.enum(
     "truncation_rule",
     None,
     list(TRUNCATION_RULES),
-    "resample: draw entries beyond the truncation again (Brock et al. 2019); "
-    "scale: truncation * truncnorm(-2, 2) (the official TF-Hub modules and "
-    "their ports). By default that of the config, then that of the weights' "
-    "authors, then resample",
+    "How to truncate. resample: entries outside [-truncation, truncation] are "
+    "sampled again (Brock et al. 2019). scale: truncation * truncnorm(-2, 2) "
+    "(the official TF-Hub modules and their ports). Default: the rule in the "
+    "config, else the rule of the authors of imported weights, else resample.",
   )
   values.integer(
     "standing_batches",
     0,
-    "normalize by the mean statistics of so many batches of the same "
-    "truncation (the paper: 100); 0 takes those published with the weights "
-    "for this truncation, else the running ones of training",
+    "Number of batches, sampled with the same truncation, for standing batch "
+    "norm statistics (the BigGAN paper: 100). 0 uses the statistics published "
+    "with the weights for this truncation, else the running statistics of "
+    "training.",
     lower_bound=0,
   )
 
 
 class Under(NamedTuple):
-  """A generator under one truncation.
+  """A generator prepared for one truncation.
 
   Attributes:
-    ema: its weights, with the statistics that batch norm is to use.
-    protocol: `truncation`, `truncation_rule`, `batch_norm` (which statistics
-      these are, "" without batch norm) and `standing_batches`, plain JSON.
+    ema: weights, with the batch norm statistics to use.
+    protocol: `truncation`, `truncation_rule`, `batch_norm` (a description of
+      the statistics, "" without batch norm) and `standing_batches`, as JSON
+      values.
   """
 
   ema: Any
@@ -48,7 +52,11 @@ class Under(NamedTuple):
 
 
 def rule_of(trained: Trained, asked: TruncationRule | None) -> TruncationRule:
-  """Returns the rule: of the flag, the spec, the weights' authors, or ours."""
+  """Returns the truncation rule.
+
+  The first of these that is set: the flag, the spec, the rule of the authors of
+  imported weights, `resample`.
+  """
   from bigscale.interop.formats import AUTHORS_RULES
 
   return (
@@ -65,44 +73,44 @@ def under(
   values: Flags,
   class_counts: Sequence[int] = (),
 ) -> Under:
-  """Returns the generator to sample under a truncation.
+  """Returns the generator prepared for a truncation.
 
   Args:
-    trained: the run.
-    truncation: of the latents.
+    trained: the restored checkpoint.
+    truncation: truncation of the latents, or None.
     values: the flags of `define_flags`.
-    class_counts: proportions of the classes that will be sampled, which
-      standing statistics are to share; uniform where there are none.
+    class_counts: proportions of the classes to sample. Standing statistics use
+      the same proportions. () means uniform.
 
   Raises:
     SpecError: the truncation is out of the rule's range, or the statistics
-      that were published with the weights are damaged.
+      published with the weights are corrupt.
   """
   from bigscale.sampling import latents
 
   rule = rule_of(trained, values.truncation_rule)
   latents.check_truncation(truncation, rule)
-  ema, said = _normalized(
+  ema, statistics = _normalized(
     trained, truncation, rule, values.standing_batches, class_counts
   )
   protocol = {
     "truncation": truncation,
     "truncation_rule": rule,
-    "batch_norm": said,
+    "batch_norm": statistics,
     "standing_batches": values.standing_batches,
   }
   return Under(ema, protocol)
 
 
 def sentence(protocol: Mapping[str, Any]) -> str:
-  """Returns the same for people."""
-  said = "no truncation"
+  """Returns a sentence that describes a protocol of `Under`."""
+  words = "no truncation"
   if protocol["truncation"] is not None:
     rule = protocol["truncation_rule"]
-    said = f"truncation {protocol['truncation']} by the rule {rule}"
+    words = f"truncation {protocol['truncation']} by the rule {rule}"
   if protocol["batch_norm"]:
-    said += f"; batch norm's statistics: {protocol['batch_norm']}"
-  return said
+    words += f"; batch norm statistics: {protocol['batch_norm']}"
+  return words
 
 
 def _normalized(
@@ -112,7 +120,7 @@ def _normalized(
   batches: int,
   class_counts: Sequence[int],
 ) -> tuple[Any, str]:
-  """The average with the statistics to use, and which they are."""
+  """Returns the average with the statistics to use, and their description."""
   import numpy as np
 
   from bigscale.data.proportions import apportion
@@ -126,7 +134,7 @@ def _normalized(
     if class_counts:
       counts = apportion(np.array(class_counts), batches * batch_size)
       labels = labels_of(counts.tolist(), STANDING_SEED)
-    anew = standing_statistics(
+    standing = standing_statistics(
       trained.spec.model,
       trained.built.mesh.devices.flat[0].platform,
       ema,
@@ -136,8 +144,8 @@ def _normalized(
       rule=rule,
       labels=labels,
     )
-    said = f"standing ones of {batches} batches"
-    return anew, said if ema.batch_stats else ""
+    words = f"standing ones of {batches} batches"
+    return standing, words if ema.batch_stats else ""
   if not ema.batch_stats:
     return ema, ""
   if published:
@@ -148,7 +156,7 @@ def _normalized(
 def _published(
   trained: Trained, truncation: float | None, rule: TruncationRule
 ) -> tuple[Any, str]:
-  """With the statistics that came with the weights."""
+  """Returns the average with the statistics published with the weights."""
   import jax
   import jax.numpy as jnp
 
@@ -164,5 +172,5 @@ def _published(
     trained.ema.batch_stats,
     statistics_table.statistics_at(table, at),
   )
-  said = f"published ones of truncation {at:.4g} under the rule scale"
-  return trained.ema._replace(batch_stats=stats), said
+  words = f"published ones of truncation {at:.4g} under the rule scale"
+  return trained.ema._replace(batch_stats=stats), words

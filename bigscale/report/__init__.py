@@ -1,7 +1,7 @@
-"""A run's folder as one HTML page that needs nothing else to be read.
+"""Writes a run's folder as one self-contained HTML page.
 
-The page is made from files alone, so it can be made for a run of any age, on
-any machine, while the run goes on.
+The page is made only from files, so it can be written on any machine, by any
+later version, and while the run is still training.
 """
 
 import os
@@ -14,23 +14,23 @@ __all__ = ["ReportError", "write_report"]
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
-  """Writes `report.html` into a run's folder, whole or not at all.
+  """Writes `report.html` into a run's folder atomically.
 
-  What the run has not made yet (evaluations, samples, any step at all) is
-  left out of the page; files that cannot be read are named on it.
+  The page omits what the run does not have yet, such as evaluations, samples or
+  even training steps. It lists files that cannot be read.
 
   Args:
-    run_dir: the folder given to `bigscale train --workdir`.
+    run_dir: folder of the run (`bigscale train --workdir`).
 
   Returns:
-    The path of the page: one file with curves and images inside, without
-    scripts and without anything to fetch.
+    The path of the page. Curves and images are embedded in it. It has no
+    scripts and loads no other files.
 
   Raises:
-    ReportError: the folder does not exist, holds no run, or cannot be written.
+    ReportError: the folder does not exist, contains no run, or is not writable.
   """
   run = read_run(pathlib.Path(run_dir))
-  # Here and not above: drawing imports matplotlib.
+  # Imported late, because it imports matplotlib.
   from bigscale.report.page import render
 
   page = render(run)
@@ -41,6 +41,6 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
   except OSError as error:
     raise ReportError(
       f"cannot write {path}: {error.strerror}; make the folder writable, or "
-      "copy the run and report on the copy"
+      "copy the run and write the report of the copy"
     ) from error
   return path

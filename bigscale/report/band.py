@@ -1,4 +1,4 @@
-"""The monitor's verdict as a band under curves, and marks across them."""
+"""Draws the monitor's verdicts below a chart, and its marks in the chart."""
 
 from matplotlib.axes import Axes
 
@@ -7,18 +7,19 @@ from bigscale.report.timeline import Timeline
 
 _UNKNOWN_COLOR = "#8a8f98"
 _RETURN_COLOR = "#7b5fc9"
-# Kind of mark: what it is called, colour, line across curves, sign on the band.
+# For each kind of mark: label, color, line style in the chart, marker in the
+# band.
 _MARKS = {
   "alarm": ("alarm", LEVEL_COLORS["rollback"], "dashed", "v"),
   "healthy": ("healthy state saved", LEVEL_COLORS["ok"], "dotted", "D"),
   "changed": ("settings changed", "#3f7fd1", "dashdot", "s"),
 }
-# (label, colour, CSS border style).
+# (label, color, CSS border style) of each entry.
 Legend = list[tuple[str, str, str]]
 
 
 def draw_marks(axes: Axes, timeline: Timeline) -> Legend:
-  """Draws the moments as lines across curves, and returns their legend."""
+  """Draws the marks as vertical lines and returns their legend."""
   marks = {(mark.kind, mark.x) for mark in timeline.marks}
   for kind, x in sorted(marks):
     _, color, style, _ = _MARKS[kind]
@@ -28,12 +29,12 @@ def draw_marks(axes: Axes, timeline: Timeline) -> Legend:
 
 
 def draw_band(axes: Axes, timeline: Timeline, ink: str) -> Legend:
-  """Draws a row for each attempt, the first on top, and returns the legend.
+  """Draws one row per attempt, the first on top, and returns the legend.
 
   Args:
-    axes: of the band alone.
-    timeline: with a stretch at least.
-    ink: colour of the edges of marks.
+    axes: axes of the band.
+    timeline: the timeline, with at least one stretch.
+    ink: edge color of the marks.
   """
   row_of = {attempt: i for i, attempt in enumerate(timeline.attempts)}
   for stretch in timeline.stretches:
@@ -43,7 +44,7 @@ def draw_band(axes: Axes, timeline: Timeline, ink: str) -> Legend:
       left=stretch.first,
       height=0.72,
       color=LEVEL_COLORS.get(stretch.level, _UNKNOWN_COLOR),
-      alpha=0.35 if stretch.given_up else 0.9,
+      alpha=0.35 if stretch.abandoned else 0.9,
       linewidth=0,
     )
   for back in timeline.returns:
@@ -51,11 +52,11 @@ def draw_band(axes: Axes, timeline: Timeline, ink: str) -> Legend:
     ends = [back.start, back.target], [max(row - 1, 0), row]
     axes.plot(*ends, color=_RETURN_COLOR, linewidth=1.4)
   for mark in timeline.marks:
-    _, color, _, sign = _MARKS[mark.kind]
+    _, color, _, marker = _MARKS[mark.kind]
     axes.plot(
       mark.x,
       row_of.get(mark.attempt, 0),
-      sign,
+      marker,
       markersize=4,
       color=color,
       markeredgecolor=ink,

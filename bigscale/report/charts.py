@@ -1,8 +1,8 @@
-"""Curves over kimg as inline SVG, drawn by matplotlib.
+"""Draws curves over kimg as inline SVG with matplotlib.
 
-Text and axes take the colour of the page around them (`currentColor`), so one
-drawing serves light and dark pages. Legends are left to the page, which can
-wrap them. Nothing of the run is ever drawn as text.
+Text and axes have the color of the surrounding page (`currentColor`), so that a
+drawing fits light and dark pages. The page shows the legends, because it can
+wrap them. Drawings never contain text from the run's files.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from bigscale.report.band import Legend, draw_band, draw_marks
 from bigscale.report.timeline import Timeline
 
-# Mid-tones that stand out from white and from black alike.
+# Mid-tones with enough contrast to both white and black.
 PALETTE = (
   "#3987d6",
   "#e0742f",
@@ -32,7 +32,7 @@ PALETTE = (
   "#25a3ad",
   "#c45bb5",
 )
-# An unlikely colour that the finished drawing swaps for the page's own.
+# A placeholder color, replaced by `currentColor` in the finished drawing.
 _INK = "#0a0b0c"
 _STYLE = {
   "axes.axisbelow": True,
@@ -50,8 +50,8 @@ _STYLE = {
   "svg.fonttype": "none",
   "text.usetex": False,
   "xaxis.labellocation": "right",
-  # Wide enough for the longest numbers, and the same for all, so that the axes
-  # of neighbours line up.
+  # Wide enough for the longest tick labels, and equal in all drawings, so that
+  # the axes of adjacent drawings are aligned.
   "figure.subplot.left": 0.12,
   "figure.subplot.right": 0.985,
   "figure.subplot.top": 0.965,
@@ -62,19 +62,24 @@ _STYLE = {
   for axis in "xy"
   for name, value in (("color", _INK), ("major.size", 0))
 }
-# Inches of 72 points; the page stretches it. Of the band: a row, all at most.
-_WIDTH, _HEIGHT, _ROW, _BAND = 5.4, 2.9, 0.13, 0.7
-# More points than the first are drawn as about as many stretches as the second.
+# Size of a drawing in inches; the page scales it.
+_WIDTH, _HEIGHT = 5.4, 2.9
+# Height of a row of the band, and maximum height of the band, in inches.
+_ROW, _BAND = 0.13, 0.7
+# A curve with more points is drawn as the means of about `_BINS` bins.
 _MOST_POINTS = 400
-_STRETCHES = 160
+_BINS = 160
+# A curve with at most so many points gets a marker at each point.
 _MARKED_POINTS = 40
 _MOST_REMARKS = 6
-# Beyond, matplotlib's arithmetic on the axis itself overflows.
+# Larger values overflow matplotlib's arithmetic for the axis.
 _GREATEST = 1e300
-# Times the median beyond which a linear axis would hide all that came before.
+# A value above this multiple of the median would hide the others on a linear
+# axis.
 _EXTREME = 1e3
-# Shares of the height beyond the curves; the second where some were given up.
-_MARGIN, _ROOM = 0.05, 0.4
+# Margin above and below the curves as a fraction of their height. The second
+# is used if abandoned curves leave the range of the others.
+_MARGIN, _WIDE_MARGIN = 0.05, 0.4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,13 +87,14 @@ class Line:
   """A curve over kimg.
 
   Attributes:
-    label: for the legend.
-    color: "#rrggbb".
-    x: kimg.
-    y: values; those that are not finite leave gaps.
-    faint: draw it in the background: given up by a rollback.
-    rank: 0 for what the drawing is about; those above are drawn lighter,
-      without a band of their own, and are not in the legend.
+    label: text in the legend.
+    color: color as "#rrggbb".
+    x: kimg of each point.
+    y: value of each point. Non-finite values leave gaps.
+    faint: whether the curve was abandoned by a rollback. It is then drawn in
+      the background.
+    rank: 0 for a main curve. Curves of higher rank are lighter, have no min-max
+      band, and are not in the legend.
   """
 
   label: str
@@ -100,13 +106,13 @@ class Line:
 
   @property
   def finite(self) -> list[float]:
-    """The values that can be drawn."""
+    """Values that can be drawn."""
     return [y for y in self.y if abs(y) < _GREATEST]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Level:
-  """A horizontal line to compare with."""
+  """A horizontal reference line."""
 
   label: str
   color: str
@@ -115,14 +121,14 @@ class Level:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chart:
-  """A drawing and what the page says beside it.
+  """A drawing with its title, legend and remark.
 
   Attributes:
-    title: what the vertical axis shows.
-    svg: an `<svg>` element.
-    legend: (label, colour, CSS border style) of each curve and level.
-    remark: a sentence about what the drawing cannot show, or "".
-    thinned: whether curves are means and bands instead of all points.
+    title: quantity on the vertical axis.
+    svg: the drawing, an `<svg>` element.
+    legend: (label, color, CSS border style) of each curve and level.
+    remark: sentences about values that the drawing does not show, or "".
+    thinned: whether curves show means and min-max bands instead of all points.
   """
 
   title: str
@@ -132,8 +138,8 @@ class Chart:
   thinned: bool
 
 
-def spread(count: int) -> list[str]:
-  """Returns colours in an order the eye can follow, first blue, last red."""
+def blue_to_red(count: int) -> list[str]:
+  """Returns a sequence of colors from blue to red."""
   hues = 0.62 * np.linspace(1, 0, count)
   return [to_hex(hsv_to_rgb((hue, 0.72, 0.82))) for hue in hues]
 
@@ -149,29 +155,29 @@ def draw(
 ) -> Chart:
   """Draws curves over kimg.
 
-  Args:
-    title: what the vertical axis shows.
-    lines: the curves.
-    levels: horizontal lines.
-    scale: "linear", or "log" where all values allow it. Values far beyond the
-      rest make a linear axis logarithmic at its ends.
-    timeline: of the monitor, whose alarms and healthy states are marked.
-    band: whether its verdict is drawn below, too.
+  If a curve has too many points, it is drawn as the means of bins, with a band
+  from the minimum to the maximum of each bin.
 
-  Returns:
-    The drawing. Where there are too many points to draw, each stretch of
-    them is drawn as its mean within the band from its least to its greatest.
+  Args:
+    title: quantity on the vertical axis.
+    lines: the curves.
+    levels: horizontal reference lines.
+    scale: "linear" or "log". "log" requires positive values, else the axis is
+      linear. A linear axis becomes logarithmic at its ends if there are extreme
+      values.
+    timeline: timeline of the monitor, for marks of alarms and healthy states.
+    band: whether to draw the verdicts of the timeline below the curves.
   """
   attempts = timeline.attempts if band and timeline else []
   with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
     figure, axes, below = _canvas(len(attempts))
     kept = [line for line in lines if not line.faint]
-    given_up = [line for line in lines if line.faint]
+    abandoned = [line for line in lines if line.faint]
     thinned = [_draw_line(axes, line) for line in kept]
     for level in levels:
       axes.axhline(level.y, color=level.color, linewidth=1.2, linestyle="--")
-    told = _set_y_axis(axes, scale, kept, given_up, levels)
-    thinned += [_draw_line(axes, line) for line in given_up]
+    remark = _set_y_axis(axes, scale, kept, abandoned, levels)
+    thinned += [_draw_line(axes, line) for line in abandoned]
     legend = _legend(lines, levels)
     if timeline:
       legend += draw_marks(axes, timeline)
@@ -182,13 +188,17 @@ def draw(
     title=title,
     svg=svg,
     legend=legend,
-    remark=" ".join(filter(None, (_gaps(lines), told))),
+    remark=" ".join(filter(None, (_gaps(lines), remark))),
     thinned=any(thinned),
   )
 
 
 def _canvas(rows: int) -> tuple[Figure, Axes, Axes | None]:
-  """Returns a figure, the axes of curves, and those of a band of some rows."""
+  """Returns a figure, the axes of the curves and the axes of the band.
+
+  Args:
+    rows: number of rows of the band. With 0 there is no band.
+  """
   band = min(rows * _ROW, _BAND)
   figure = Figure(figsize=(_WIDTH, _HEIGHT + band))
   shares = [_HEIGHT, band] if rows else [_HEIGHT]
@@ -207,18 +217,18 @@ def _canvas(rows: int) -> tuple[Figure, Axes, Axes | None]:
 
 def _svg(figure: Figure) -> str:
   drawing = io.StringIO()
-  unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-  figure.savefig(drawing, format="svg", transparent=True, metadata=unsaid)
+  omitted = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+  figure.savefig(drawing, format="svg", transparent=True, metadata=omitted)
   svg = drawing.getvalue().replace(_INK, "currentColor")
   return svg[svg.index("<svg") :]
 
 
 def _draw_line(axes: Axes, line: Line) -> bool:
-  """Draws one curve; says whether it was thinned."""
+  """Draws one curve and returns whether it was thinned."""
   x, mean, least, most = _thin(line.x, line.y)
   thinned = len(x) < len(line.x)
   background = line.faint or line.rank > 0
-  # A single point would not be seen without.
+  # A line through a single point is invisible without a marker.
   marked = np.ma.count(mean) <= (1 if background else _MARKED_POINTS)
   axes.plot(
     x,
@@ -233,52 +243,56 @@ def _draw_line(axes: Axes, line: Line) -> bool:
   )
   if thinned and not line.rank:
     axes.fill_between(x, least, most, color=line.color, alpha=0.18, linewidth=0)
-  # All drawings of a run reach as far, though their last values be no numbers.
+  # Extend the x axis to the last row even if its value is not finite, so that
+  # all drawings of a run have the same range.
   axes.update_datalim([(line.x[0], 0), (line.x[-1], 0)], updatey=False)
   axes.autoscale_view(scaley=False)
   return thinned
 
 
 def _thin(x: Sequence[float], y: Sequence[float]) -> tuple[Any, Any, Any, Any]:
-  """Returns kimg, mean, least and greatest of stretches of as many points."""
+  """Returns kimg, mean, minimum and maximum of bins with equally many points.
+
+  A curve with few points is returned unchanged.
+  """
   y_n = np.asarray(y, np.float64)
   y_n = np.ma.masked_where(~(np.abs(y_n) < _GREATEST), y_n)
   x_n = np.asarray(x, np.float64)
   if len(x_n) <= _MOST_POINTS:
     return x_n, y_n, y_n, y_n
-  per_stretch = -(-len(x_n) // _STRETCHES)
-  padding = -len(x_n) % per_stretch
-  x_sp = np.pad(x_n, (0, padding), mode="edge").reshape(-1, per_stretch)
-  y_sp = np.ma.concatenate([y_n, np.ma.masked_all(padding)])
-  y_sp = y_sp.reshape(-1, per_stretch)
-  return x_sp.mean(1), y_sp.mean(1), y_sp.min(1), y_sp.max(1)
+  per_bin = -(-len(x_n) // _BINS)
+  padding = -len(x_n) % per_bin
+  x_bp = np.pad(x_n, (0, padding), mode="edge").reshape(-1, per_bin)
+  y_bp = np.ma.concatenate([y_n, np.ma.masked_all(padding)])
+  y_bp = y_bp.reshape(-1, per_bin)
+  return x_bp.mean(1), y_bp.mean(1), y_bp.min(1), y_bp.max(1)
 
 
 def _set_y_axis(
   axes: Axes,
   scale: str,
   kept: Sequence[Line],
-  given_up: Sequence[Line],
+  abandoned: Sequence[Line],
   levels: Sequence[Level],
 ) -> str:
-  """Makes the axis for what was kept, which is drawn already, and fixes it.
+  """Sets scale and limits of the axis to show the kept curves well.
 
-  What was given up leaves the picture where it would make the rest of it too
-  small to be seen.
+  The kept curves are already drawn. Abandoned curves are cut off if they would
+  make the kept ones too small.
 
   Returns:
-    What the reader has to be told, as sentences, or "".
+    A remark for the reader, or "".
   """
   values = [y for line in kept for y in line.finite]
   values += [level.y for level in levels if abs(level.y) < _GREATEST]
-  lost = [y for line in given_up for y in line.finite]
+  lost = [y for line in abandoned for y in line.finite]
   if not values:
     values, lost = lost, []
     axes.update_datalim([(0, y) for y in values], updatex=False)
   if not values:
     return ""
   remark, low, high = "", min(values), max(values)
-  # Left alone, the axis of a constant would be of its round-off.
+  # matplotlib would zoom in on the rounding errors of a constant.
   if low == high > 0 and not levels:
     axes.set_ylim(0, 1.25 * high)
   elif scale == "log" and low > 0:
@@ -286,17 +300,17 @@ def _set_y_axis(
     axes.yaxis.set_major_locator(_log_locator(math.log10(high / low)))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
   else:
-    remark = _bend(axes, values)
+    remark = _make_ends_logarithmic(axes, values)
   axes.yaxis.set_major_formatter("{x:,g}")
   axes.margins(y=_MARGIN)
   if not _within(lost, axes.get_ylim()):
-    # Room to see where it went.
-    axes.margins(y=_ROOM)
+    # Shows in which direction the abandoned curve leaves.
+    axes.margins(y=_WIDE_MARGIN)
   axes.set_ylim(axes.get_ylim())
   if not _within(lost, axes.get_ylim()):
     ends = sorted({min(lost), max(lost)})
     span = " to ".join(f"{y:,.4g}" for y in ends)
-    remark += f" Given up, and partly out of the picture: {span}."
+    remark += f" Abandoned curves extend beyond the axis: {span}."
   return remark.strip()
 
 
@@ -305,20 +319,24 @@ def _within(values: Sequence[float], limits: tuple[float, float]) -> bool:
 
 
 def _log_locator(decades: float) -> ticker.Locator:
-  """Returns which numbers an axis of some decades names."""
+  """Returns the tick locator for a log axis that spans some decades."""
   subs = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
   if decades < 0.9:
     subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
   return ticker.LogLocator(subs=subs, numticks=12)
 
 
-def _bend(axes: Axes, values: Sequence[float]) -> str:
-  """Makes a linear axis logarithmic at its ends where values need it."""
+def _make_ends_logarithmic(axes: Axes, values: Sequence[float]) -> str:
+  """Makes a linear axis logarithmic at its ends if there are extreme values.
+
+  Returns:
+    A remark for the reader, or "".
+  """
   usual, greatest = float(np.median(np.abs(values))), max(map(abs, values))
   if usual == 0 or greatest <= _EXTREME * usual:
     return ""
   threshold = 10.0 ** math.ceil(math.log10(usual))
-  # What is usual gets about a third of the height.
+  # The linear part gets about a third of the height.
   linscale = max(1.0, 0.5 * math.log10(greatest / threshold))
   axes.set_yscale("symlog", linthresh=threshold, linscale=linscale)
   locator = ticker.SymmetricalLogLocator(linthresh=threshold, base=10)
@@ -336,7 +354,7 @@ def _legend(lines: Sequence[Line], levels: Sequence[Level]) -> Legend:
   ]
   legend += [(level.label, level.color, "dashed") for level in levels]
   if any(line.faint for line in lines):
-    legend.append(("given up by a rollback", "currentColor", "dotted"))
+    legend.append(("abandoned by a rollback", "currentColor", "dotted"))
   return legend
 
 

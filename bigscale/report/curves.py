@@ -1,4 +1,4 @@
-"""Which curves a run's page shows, in which order."""
+"""Chooses the curves of a run's page and their order."""
 
 import collections
 import dataclasses
@@ -13,8 +13,8 @@ from bigscale.report.charts import (
   Chart,
   Level,
   Line,
+  blue_to_red,
   draw,
-  spread,
 )
 from bigscale.report.distance import distance_of
 from bigscale.report.read import Run, series
@@ -22,7 +22,7 @@ from bigscale.report.timeline import Timeline, timeline
 
 NETWORKS = {"g": "generator", "d": "discriminator"}
 
-# Title, scale of the vertical axis, scalars.
+# (title, scale of the vertical axis, scalars) of each chart.
 _PANELS = (
   ("Losses", "linear", ("g/loss", "d/loss", "d/loss_real", "d/loss_fake")),
   (
@@ -36,21 +36,21 @@ _PANELS = (
   ("Weight norms", "log", ("g/weight_norm", "d/weight_norm")),
 )
 _SIGNALS = (
-  ("Diversity of samples over that of reals", "log", ("g/diversity",)),
+  ("Diversity of samples / diversity of reals", "log", ("g/diversity",)),
   (
-    "Effective rank of samples over that of reals",
+    "Effective rank of samples / effective rank of reals",
     "log",
     ("g/effective_rank",),
   ),
-  ("Samples from reals, in pixels", "log", ("g/pixel_distance",)),
+  ("Pixel distance of samples to reals", "log", ("g/pixel_distance",)),
   (
-    "D tells held-out reals from seen ones (r_v)",
+    "D separates held-out from training images (r_v)",
     "linear",
     ("d/heldout_gap",),
   ),
-  ("Moving average from G's weights", "log", ("ema/distance",)),
+  ("Distance of the moving average to G", "log", ("ema/distance",)),
 )
-# The layers of a network that are named.
+# Number of layers per network that get their own color and legend entry.
 _NAMED_LAYERS = 6
 _REST_COLOR = "#8a8f98"
 _SHARE = "eval/class_share/"
@@ -58,7 +58,7 @@ _SIGMA = re.compile(r"([gd])/sigma(\d+)/(.+)")
 
 
 def distance_chart(run: Run) -> Chart | None:
-  """The run's Fréchet distance among the numbers to compare it with."""
+  """Returns the chart of the Fréchet distance, with its reference levels."""
   distance = distance_of(run)
   lines = _lines(run, [distance.scalar], ["generated samples"], PALETTE)
   if not lines:
@@ -72,20 +72,23 @@ def distance_chart(run: Run) -> Chart | None:
 
 
 def class_share_chart(run: Run) -> Chart | None:
-  """What share of the samples the classifier takes for each class."""
+  """Returns the chart of the fraction of samples classified as each class."""
   names = [name for name in run.names() if name.startswith(_SHARE)]
   labels = [name.removeprefix(_SHARE) for name in names]
-  lines = _lines(run, names, labels, spread(len(names)))
-  return draw("Share of each class among samples", lines) if lines else None
+  lines = _lines(run, names, labels, blue_to_red(len(names)))
+  return draw("Share of each class in samples", lines) if lines else None
 
 
 def training_charts(run: Run) -> Iterator[Chart]:
-  """Losses above the monitor's verdict, logits, penalties and norms."""
+  """Yields the charts of losses, logits, penalties and norms.
+
+  The monitor's verdicts are drawn below the losses.
+  """
   return _panels(run, _PANELS, banded="Losses")
 
 
 def signal_charts(run: Run) -> Iterator[Chart]:
-  """What the monitor looks at besides: samples, held-out reals, the EMA."""
+  """Yields the charts of signals that only the monitor computes."""
   return _panels(run, _SIGNALS)
 
 
@@ -94,18 +97,21 @@ def _panels(
   panels: tuple[tuple[str, str, tuple[str, ...]], ...],
   banded: str | None = None,
 ) -> Iterator[Chart]:
-  seen = timeline(run)
+  history = timeline(run)
   for title, scale, names in panels:
     lines = _lines(run, names, names, PALETTE)
     if lines:
-      yield draw(title, lines, scale=scale, timeline=seen, band=title == banded)
+      yield draw(
+        title, lines, scale=scale, timeline=history, band=title == banded
+      )
 
 
 def singular_value_charts(run: Run) -> Iterator[Chart]:
-  """A panel for each network: the layers that changed most are named.
+  """Yields a chart of singular values for each network.
 
-  Of these all ranks that were logged, the second and third lighter; of the
-  other layers the largest, in grey.
+  The layers that changed most are drawn in color, with all logged singular
+  values. Smaller singular values are lighter. The other layers are drawn in
+  gray, with only their largest singular value.
   """
   found: dict[str, dict[str, dict[int, str]]] = collections.defaultdict(
     lambda: collections.defaultdict(dict)
@@ -114,21 +120,29 @@ def singular_value_charts(run: Run) -> Iterator[Chart]:
     match = _SIGMA.fullmatch(name)
     if match:
       found[match[1]][match[3]][int(match[2])] = name
-  seen = timeline(run)
+  history = timeline(run)
   for network in sorted(found, reverse=True):
-    yield _singular_values(run, network, found[network], seen)
+    yield _singular_values(run, network, found[network], history)
 
 
 def _singular_values(
   run: Run,
   network: str,
   layers: dict[str, dict[int, str]],
-  seen: Timeline | None,
+  history: Timeline | None,
 ) -> Chart:
+  """Returns the chart of one network.
+
+  Args:
+    run: the run.
+    network: "g" or "d".
+    layers: names of the scalars, by layer and by rank of the singular value.
+    history: timeline of the monitor.
+  """
   ranked = sorted(
     layers, key=lambda layer: _growth(run, min(layers[layer].items())[1])
   )
-  # Those that changed least first, so that the others are drawn over them.
+  # In drawing order: layers that changed more cover those that changed less.
   rest, named = ranked[:-_NAMED_LAYERS], ranked[: -_NAMED_LAYERS - 1 : -1]
   lines = []
   for layer in rest:
@@ -139,29 +153,38 @@ def _singular_values(
     for rank in sorted(layers[layer], reverse=True):
       label = f"sigma{rank} of {layer}" if rank else layer
       lines += _lines(run, [layers[layer][rank]], [label], [color], rank=rank)
-  title = f"Singular values, {NETWORKS[network]}: largest, others lighter"
-  chart = draw(title, lines, scale="log", timeline=seen)
+  title = f"Singular values of the {NETWORKS[network]} (smaller ones lighter)"
+  chart = draw(title, lines, scale="log", timeline=history)
   if rest:
-    label = f"the largest of {len(rest)} layers that changed less"
+    label = f"{len(rest)} layers that changed less (largest value only)"
     chart.legend.insert(len(named), (label, _REST_COLOR, "solid"))
   return chart
 
 
 def _growth(run: Run, name: str) -> float:
-  """How far a value went from its median in the first half, as |log|."""
+  """Returns max |log(value / m)| over the second half of the run.
+
+  m is the median of the first half. A non-finite value counts as infinite
+  growth.
+  """
   _, y = series(run.all_rows, name)
   if any(not math.isfinite(value) for value in y):
     return math.inf
   half = len(y) // 2
   early, late = y[: half or 1], [value for value in y[half:] if value > 0]
-  usual = statistics.median(early)
-  if usual <= 0:
+  median = statistics.median(early)
+  if median <= 0:
     return 0.0
-  return max((abs(math.log(value / usual)) for value in late), default=0.0)
+  return max((abs(math.log(value / median)) for value in late), default=0.0)
 
 
 def other_charts(run: Run, belongs: Callable[[str], bool]) -> Iterator[Chart]:
-  """One panel for each scalar that `belongs` and no other panel shows."""
+  """Yields a chart for each scalar that is in no other chart.
+
+  Args:
+    run: the run.
+    belongs: returns whether to include a scalar, given its name.
+  """
   panels = (*_PANELS, *_SIGNALS)
   shown = {name for _, _, names in panels for name in names}
   shown.add(distance_of(run).scalar)
@@ -183,7 +206,7 @@ def _lines(
   *,
   rank: int = 0,
 ) -> list[Line]:
-  """Curves of the scalars that were logged; what was given up lies behind."""
+  """Returns the curves of the logged scalars, preceded by abandoned ones."""
   faint, lines = [], []
   for name, label, color in zip(names, labels, colors, strict=False):
     x, y = run.series(name)

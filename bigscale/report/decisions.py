@@ -1,4 +1,4 @@
-"""What the monitor decided, and the reasons that it wrote down."""
+"""Reads the monitor's decisions and their reasons from a run's events."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ _LEVELS = ("ok", "warn", *ALARMS)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggedReason:
-  """One signal's part, as text: see `monitor.verdict.Reason`."""
+  """One signal of a decision, as text; see `monitor.verdict.Reason`."""
 
   signal: str
   value: str
@@ -27,12 +27,12 @@ class LoggedDecision:
   """One event of the monitor.
 
   Attributes:
-    step: at which it was made, as text.
-    attempt: in which.
-    kind: a level of the verdict, or what was done.
-    is_level: which of both.
-    text: what belongs to it besides its reasons.
-    reasons: the strongest first.
+    step: step of the event, as text.
+    attempt: attempt of the event.
+    kind: level of the verdict, or name of the action.
+    is_level: whether `kind` is a level.
+    text: details other than the reasons.
+    reasons: reasons, the strongest first.
   """
 
   step: str
@@ -44,7 +44,7 @@ class LoggedDecision:
 
 
 def decisions(run: Run) -> list[LoggedDecision]:
-  """All that led to the latest state or was given up, in order."""
+  """Returns the decisions in order, also those of abandoned attempts."""
   found = []
   for event in run.history:
     attempt = attempt_of(event)
@@ -55,19 +55,19 @@ def decisions(run: Run) -> list[LoggedDecision]:
       text = _since(event)
       reasons = _reasons(event.get("reasons"))
     elif kind == "rollback":
-      kind = "went back"
-      text = _return(event)
-      # Made in the attempt that it ended.
+      kind = "rolled back"
+      text = _rollback(event)
+      # The event has the number of the new attempt, but ended the one before.
       attempt -= 1
     elif kind == "healthy":
       kind = "saved"
       text = f"healthy/{event.get('of_step')}" + _before(event)
     elif kind == "no_healthy_state":
       kind = "saved nothing"
-      text = "no healthy state is kept" + _before(event)
+      text = "no healthy state in memory" + _before(event)
     elif kind == "monitor_failed":
       kind = "failed"
-      text = "the monitor had an error of its own; training went on"
+      text = "internal error of the monitor; training continued"
     elif kind == "lost":
       text = str(event.get("why", ""))
     else:
@@ -92,7 +92,7 @@ def _since(event: dict[str, Any]) -> str:
 
 def _before(event: dict[str, Any]) -> str:
   onset = event.get("onset")
-  return "" if onset is None else f", of step {number(onset)} or before"
+  return "" if onset is None else f", at or before step {number(onset)}"
 
 
 def _reasons(found: Any) -> list[LoggedReason]:
@@ -111,14 +111,14 @@ def _reasons(found: Any) -> list[LoggedReason]:
 
 
 def _number(value: Any) -> str:
-  """A number in a narrow column; "unknown" where there is none."""
+  """Returns a number for a narrow column; "unknown" for None."""
   if value is None:
     return "unknown"
   return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _return(event: dict[str, Any]) -> str:
-  """Where a rollback went and what it changed."""
+def _rollback(event: dict[str, Any]) -> str:
+  """Returns the target of a rollback and what it changed."""
   parts = [
     f"to step {number(event.get('to_step'))} as attempt {attempt_of(event)}",
     f"retry {event.get('retry')}",
@@ -128,26 +128,26 @@ def _return(event: dict[str, Any]) -> str:
     first, last = map(number, skipped)
     parts.append(f"records {first} to {last} skipped")
   else:
-    parts.append("the same data again")
-  turned = event.get("turned")
-  if isinstance(turned, dict):
-    parts += [f"{name}: {_turned(value)}" for name, value in turned.items()]
+    parts.append("same data again")
+  changes = event.get("turned")
+  if isinstance(changes, dict):
+    parts += [f"{name}: {_change(value)}" for name, value in changes.items()]
   return "; ".join(parts)
 
 
-def _turned(value: Any) -> str:
+def _change(value: Any) -> str:
   if isinstance(value, (dict, list)):
     return json.dumps(value, ensure_ascii=False)
   return _number(value)
 
 
 def summary(run: Run) -> list[tuple[str, str]]:
-  """What was watched for and what came of it, in a few lines."""
+  """Returns the monitor's settings and the counts of its decisions."""
   made = decisions(run)
   action = run.setting("monitor.action")
   facts = []
   if action:
-    facts.append(("At an alarm", _ACTIONS.get(action, str(action))))
+    facts.append(("Action at an alarm", _ACTIONS.get(action, str(action))))
   if made:
     alarms = [a for a in made if a.is_level and a.kind in ALARMS]
     levels = [a.kind for a in made if a.is_level]
@@ -156,21 +156,21 @@ def summary(run: Run) -> list[tuple[str, str]]:
       text += f", the first at step {alarms[0].step}"
     facts.append(("Alarms", text))
     facts.append(("Warnings", str(levels.count("warn"))))
-    backs = sum(a.kind == "went back" for a in made)
+    backs = sum(a.kind == "rolled back" for a in made)
     facts.append(("Rollbacks", str(backs)))
   kept, interval = (
     run.setting(f"monitor.{name}")
     for name in ("snapshots", "snapshot_interval")
   )
   if action in ("checkpoint", "rollback") and kept and interval:
-    text = f"every {number(interval)} steps, the newest {number(kept)} kept"
+    text = f"every {number(interval)} steps, newest {number(kept)} kept"
     facts.append(("Snapshots in memory", text))
   return facts
 
 
 _ACTIONS = {
-  "off": "nothing: the monitor is off",
-  "log": "it is written down",
-  "checkpoint": "a healthy state is saved",
-  "rollback": "a healthy state is saved, and the run goes back to it",
+  "off": "none, the monitor is off",
+  "log": "write an event",
+  "checkpoint": "save a healthy state",
+  "rollback": "save a healthy state and roll back to it",
 }

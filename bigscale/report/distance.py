@@ -1,4 +1,4 @@
-"""The distance that a report leads with, and what it is compared with."""
+"""Chooses the Fréchet distance that a report shows first."""
 
 import re
 from typing import NamedTuple
@@ -17,12 +17,13 @@ _TITLES = {
 }
 _FRECHET = re.compile(r"eval/(fi?d_(?!infinity_standard_error).+)")
 FLOOR = "floor"
-# What follows the score's name in the reference.
+# Labels of the reference values. A key is the name of a value without the name
+# of its score.
 _LABELS = {
-  FLOOR: "held-out reals (floor)",
-  "floor_halves": "two halves of the reals",
+  FLOOR: "held-out real images (floor)",
+  "floor_halves": "two halves of the real images",
   "class_means_noise": "baseline: class means + noise",
-  "blurred_reals": "baseline: blurred reals",
+  "blurred_reals": "baseline: blurred real images",
 }
 
 
@@ -30,10 +31,10 @@ class Distance(NamedTuple):
   """A Fréchet distance of a run.
 
   Attributes:
-    scalar: its name in the rows.
-    title: for people.
-    levels: what it is compared with, by label, the known ones first.
-    floor: that of held-out reals; None where it is not known.
+    scalar: name of the scalar in metrics.jsonl.
+    title: title for display.
+    levels: reference values by label, those with a known label first.
+    floor: distance of held-out real images, or None if unknown.
   """
 
   scalar: str
@@ -43,12 +44,16 @@ class Distance(NamedTuple):
 
 
 def distance_of(run: Run) -> Distance:
-  """The first Fréchet distance that the run has logged, or would log."""
+  """Returns the run's main Fréchet distance.
+
+  This is the first logged one in the order of `_TITLES`, or `fd_classifier` if
+  none is logged yet.
+  """
   logged = [m[1] for m in map(_FRECHET.fullmatch, run.names()) if m]
   known = [name for name in _TITLES if name in logged]
   name = (*known, *logged, "fd_classifier")[0]
   others = {f"{other}_" for other in (*_TITLES, *logged)} - {f"{name}_"}
-  # Of another score whose name begins with this one's.
+  # Prefixes of other scores whose names start with this score's name.
   longer = tuple(other for other in others if other.startswith(f"{name}_"))
   mine = {
     key.removeprefix(f"{name}_"): value

@@ -1,4 +1,4 @@
-"""The numbers worth saying in words: title, headline, evaluations."""
+"""Computes the title, cards, headline and tables of a run's page."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ _RATE = "perf/images_per_second"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
-  """One number to be seen first."""
+  """One of the numbers at the top of the page."""
 
   label: str
   value: str
@@ -26,16 +26,16 @@ class Card:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-  """Cells as text."""
+  """A table with cells as text."""
 
   header: list[str]
   rows: list[list[str]]
 
 
 def number(value: Any) -> str:
-  """A number as people write it: four digits that matter, or all of a whole.
+  """Returns a number with four significant digits, or all digits of an integer.
 
-  Anything else becomes its own text.
+  Other values become `str(value)`.
   """
   if not is_number(value):
     return str(value)
@@ -49,7 +49,7 @@ def number(value: Any) -> str:
 
 
 def title(run: Run) -> str:
-  """Model, data and resolution; the folder's name where they are unknown."""
+  """Returns model, data and resolution, or the folder's name if unknown."""
   model = run.setting("model.name")
   source = run.setting("data.source")
   if not model or not source:
@@ -63,7 +63,7 @@ def title(run: Run) -> str:
 
 
 def subtitle(run: Run) -> str:
-  """Batch, labels, parameters and how far the run has come."""
+  """Returns batch size, number of classes, parameters and progress."""
   parts = []
   if run.setting("global_batch_size"):
     parts.append(f"batch {number(run.setting('global_batch_size'))}")
@@ -82,7 +82,7 @@ def subtitle(run: Run) -> str:
 
 
 def _parameters(run: Run) -> dict[str, Any]:
-  """Parameters of G and D: from an event, or logged as scalars."""
+  """Returns the parameter counts of G and D, from events or scalars."""
   found = {}
   for event in run.events:
     counts = event.get("parameters")
@@ -96,7 +96,7 @@ def _parameters(run: Run) -> dict[str, Any]:
 
 
 def cards(run: Run) -> list[Card]:
-  """The few numbers to be seen first, those that are known."""
+  """Returns the cards whose numbers are known."""
   found = []
   distance = distance_of(run)
   kimg, distances = _finite(run, distance.scalar)
@@ -114,9 +114,9 @@ def cards(run: Run) -> list[Card]:
   if floor is not None:
     remark = ""
     if distances and floor > 0:
-      remark = f"samples are at {distances[-1] / floor:.3g} times this"
+      remark = f"samples: {distances[-1] / floor:.3g} times this"
     found.append(
-      Card(label="Real against real", value=number(floor), remark=remark)
+      Card(label="Real vs. real (floor)", value=number(floor), remark=remark)
     )
   _, classes = _finite(run, "eval/classes_present")
   if classes:
@@ -145,14 +145,14 @@ def cards(run: Run) -> list[Card]:
 
 
 def _arithmetic(run: Run) -> list[Card]:
-  """FLOP of the run's steps, and the share of the devices' peak."""
+  """Returns the cards of the FLOP count and of the FLOP utilization."""
   found = []
   _, totals = _finite(run, "perf/total_flops")
   _, spent = _finite(run, "perf/spent_flops")
   if totals:
     remark = ""
     if spent and spent[-1] > totals[-1]:
-      remark = f"{spent[-1]:.3g} with abandoned attempts"
+      remark = f"{spent[-1]:.3g} including abandoned attempts"
     found.append(
       Card(label="FLOP so far", value=f"{totals[-1]:.3g}", remark=remark)
     )
@@ -166,7 +166,7 @@ def _arithmetic(run: Run) -> list[Card]:
 
 
 def headline(run: Run) -> list[tuple[str, str]]:
-  """What the cards leave out: the way here, the comparisons, the judge."""
+  """Returns the first evaluation, reference values and classifier accuracy."""
   facts = []
   distance = distance_of(run)
   kimg, distances = _finite(run, distance.scalar)
@@ -175,13 +175,13 @@ def headline(run: Run) -> list[tuple[str, str]]:
       (
         "First evaluation",
         f"{number(distances[0])} at {number(kimg[0])} kimg"
-        + _times(distances[0], distances[-1], "the last"),
+        + _ratio(distances[0], distances[-1], "the last"),
       )
     )
   for label, value in distance.levels.items():
     if value != distance.floor:
       last = distances[-1] if distances else 0.0
-      text = number(value) + _times(value, last, "the samples' distance")
+      text = number(value) + _ratio(value, last, "the samples' distance")
       facts.append((label[0].upper() + label[1:], text))
   accuracy = run.reference.get("classifier_accuracy")
   if accuracy is not None:
@@ -189,17 +189,17 @@ def headline(run: Run) -> list[tuple[str, str]]:
   _, agreement = _finite(run, "eval/label_agreement")
   if agreement:
     facts.append(
-      ("Samples classified as asked", f"{100 * agreement[-1]:.1f} %")
+      ("Samples classified as their label", f"{100 * agreement[-1]:.1f} %")
     )
   return facts
 
 
-def _times(value: float, unit: float, of: str) -> str:
+def _ratio(value: float, unit: float, of: str) -> str:
   return f" ({value / unit:.3g} times {of})" if unit > 0 else ""
 
 
 def changed_settings(run: Run) -> list[tuple[str, str]]:
-  """Returns when each setting changed, and from what to what."""
+  """Returns the step of each settings change, with the old and new value."""
   rows = []
   for event in run.events:
     if event.get("event") != "setting_changed":
@@ -208,17 +208,17 @@ def changed_settings(run: Run) -> list[tuple[str, str]]:
     old, new = (
       json.dumps(event.get(name), ensure_ascii=False) for name in ("old", "new")
     )
-    said = f"{event.get('setting')}: {old} to {new}"
+    change = f"{event.get('setting')}: {old} to {new}"
     if event.get("consequence"):
-      said += f"; {event['consequence']}"
+      change += f"; {event['consequence']}"
     after = f"step {number(event.get('step', ''))}"
     after += "" if kimg is None else f", {number(kimg)} kimg"
-    rows.append((after, said))
+    rows.append((after, change))
   return rows
 
 
 def evaluations(run: Run) -> Table:
-  """All evaluations, one a row."""
+  """Returns a table with one evaluation per row."""
   names = [name for name in run.names() if name.startswith("eval/")]
   rows = [
     [number(row["step"]), number(row["kimg"])]
@@ -230,7 +230,7 @@ def evaluations(run: Run) -> Table:
 
 
 def best_evaluation(run: Run) -> int | None:
-  """Which row of `evaluations` has the least distance."""
+  """Returns the index of the row of `evaluations` with the lowest distance."""
   name = distance_of(run).scalar
   distances = [row.get(name) for row in _evaluated(run)]
   finite = [d for d in distances if is_number(d) and math.isfinite(d)]
@@ -250,7 +250,7 @@ def _finite(run: Run, name: str) -> tuple[list[float], list[float]]:
 
 
 def duration(seconds: float) -> str:
-  """Seconds as days, hours, minutes: the two largest that are needed."""
+  """Returns seconds in the two largest units, such as "2 h 5 min"."""
   minutes, rest = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   days, hours = divmod(hours, 24)

@@ -1,10 +1,9 @@
-"""Where a run's wall time went, from its events.
+"""Computes how a run's wall time was spent, from its events.
 
-Every start says how long it took to get ready (`start`), and from then on
-`times` says what was done since the one before. Of the seconds spent in steps,
-those are lost that led to a state that a rollback or a restart gave up. Between
-the last event of a process that died and the next start nobody knows more
-than that the run was down.
+A `start` event has the seconds of startup. Each `times` event has the seconds
+per phase since the event before it. Time spent in steps is lost if a rollback
+or a restart abandons the resulting state. The time between the last event of a
+killed process and the next start counts as downtime.
 """
 
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from bigscale.report.facts import duration
 from bigscale.report.history import is_finite
 
-# In the order in which a table shows them.
+# In the order of the table.
 CATEGORIES = (
   "step",
   "rolled back",
@@ -28,31 +27,32 @@ CATEGORIES = (
   "down",
 )
 _NAMES = {
-  "step": "Steps that stand",
-  "rolled back": "Steps given up by a rollback",
-  "redone": "Steps lost with a process",
+  "step": "Training steps",
+  "rolled back": "Steps abandoned by rollbacks",
+  "redone": "Steps lost at restarts",
   "data": "Waiting for data",
-  "compile": "Compiling",
-  "start": "Starting",
-  "evaluate": "Scoring",
-  "samples": "Drawing grids",
-  "checkpoint": "Saving",
-  "rollback": "Going back",
-  "other": "Other, or unknown since killed",
-  "down": "Down between starts",
+  "compile": "Compilation",
+  "start": "Startup",
+  "evaluate": "Evaluation",
+  "samples": "Sample grids",
+  "checkpoint": "Checkpoints",
+  "rollback": "Rollbacks",
+  "other": "Other or unknown",
+  "down": "Downtime between starts",
 }
-# What phases of the loop are called otherwise here.
+# Phases of the training loop whose category has another name.
 _PHASES = {"start": "other"}
 
 
 def goodput(events: list[dict[str, Any]]) -> dict[str, float]:
-  """Seconds by category; together they are the wall time of the run.
+  """Returns the seconds per category. The sum is the wall time of the run.
 
   Args:
-    events: of events.jsonl, in order, all of them.
+    events: all events of events.jsonl, in order.
 
   Returns:
-    `step` is what went into the run as it stands; {} where no event tells.
+    Seconds by category. `step` counts only steps that led to the latest state.
+    {} if there is no `start` event.
   """
   events = [e for e in events if is_finite(e.get("time"))]
   starts = [n for n, e in enumerate(events) if e.get("event") == "start"]
@@ -69,8 +69,8 @@ def goodput(events: list[dict[str, Any]]) -> dict[str, float]:
       found["down"] += max(0.0, began - ended)
     found["start"] += ready
     ended = segment[-1]["time"]
-    told = _add_segment(segment, found, steps)
-    found["other"] += max(0.0, ended - segment[0]["time"] - told)
+    known = _add_segment(segment, found, steps)
+    found["other"] += max(0.0, ended - segment[0]["time"] - known)
   for stretch in steps:
     found["step"] += stretch.kept
     found["rolled back"] += stretch.rolled_back
@@ -79,7 +79,7 @@ def goodput(events: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def table(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
-  """Rows of a table: where time went, and how much; none that took none."""
+  """Returns rows of category and time, without empty categories."""
   found = goodput(events)
   whole = sum(found.values())
   return [
@@ -90,12 +90,12 @@ def table(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 class _Stretch:
-  """Seconds of the steps after `first` up to `last`, and what became of them.
+  """Seconds spent in the steps after `first`, up to and including `last`.
 
   Attributes:
-    kept: that led to the state as it stands.
-    rolled_back: given up by the monitor.
-    redone: lost with a process.
+    kept: seconds that led to the latest state.
+    rolled_back: seconds abandoned by rollbacks.
+    redone: seconds lost at restarts.
   """
 
   def __init__(self, first: float, last: float, seconds: float) -> None:
@@ -103,7 +103,12 @@ class _Stretch:
     self.kept, self.rolled_back, self.redone = seconds, 0.0, 0.0
 
   def cut(self, step: float, what: str) -> None:
-    """Gives up what came after a step."""
+    """Moves the time after a step from `kept` to another attribute.
+
+    Args:
+      step: last step that is kept.
+      what: name of the attribute.
+    """
     length = self._last - self._first
     if self._last <= step or not length:
       return
@@ -118,11 +123,20 @@ def _add_segment(
   found: dict[str, float],
   steps: list[_Stretch],
 ) -> float:
-  """Counts one start's events: seconds that they account for."""
+  """Adds the events from one start to the next to the totals.
+
+  Args:
+    segment: the events, beginning with a `start` event.
+    found: seconds by category, updated in place.
+    steps: the stretches of steps so far, updated in place.
+
+  Returns:
+    The seconds that the events account for.
+  """
   at = segment[0].get("step", 0)
   for stretch in steps:
     stretch.cut(at, "redone")
-  told = 0.0
+  known = 0.0
   for event in segment[1:]:
     if event.get("event") == "rollback":
       for stretch in steps:
@@ -131,13 +145,13 @@ def _add_segment(
     if event.get("event") != "times" or "step" not in event:
       continue
     seconds = _seconds(event)
-    told += sum(seconds.values())
+    known += sum(seconds.values())
     steps.append(_Stretch(at, event["step"], seconds.pop("step", 0.0)))
     at = event["step"]
     for phase, value in seconds.items():
       name = _PHASES.get(phase, phase)
       found[name if name in found else "other"] += value
-  return told
+  return known
 
 
 def _seconds(event: dict[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a run's events say of its attempts, and of the images in them."""
+"""Interprets a run's events: attempts, restarts and image counts."""
 
 import contextlib
 import math
@@ -9,29 +9,30 @@ from bigscale.spec import ImageCount
 
 
 def is_number(value: Any) -> bool:
-  """Whether a value read from JSON is a number, finite or not."""
+  """Returns whether a JSON value is a number, finite or not."""
   return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_finite(value: Any) -> bool:
-  """Whether a value read from JSON is a finite number."""
+  """Returns whether a JSON value is a finite number."""
   try:
     return is_number(value) and math.isfinite(value)
   except OverflowError:
-    # A whole number of hundreds of digits.
+    # The value is an integer beyond the range of float.
     return False
 
 
 def attempt_of(row: dict[str, Any]) -> int:
-  """The attempt that a row or an event belongs to."""
+  """Returns the attempt of a row or an event."""
   attempt = row.get("attempt")
   return int(attempt) if is_finite(attempt) else 0
 
 
 def standing(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Leaves out what came after the state that a restart went on from.
+  """Returns the events without those that a restart discarded.
 
-  Rows of metrics are cut at a restart, events are not.
+  A restart resumes from a saved state and discards the steps after it. It
+  removes their rows from metrics.jsonl but keeps their events in events.jsonl.
   """
   standing: list[dict[str, Any]] = []
   for event in events:
@@ -43,7 +44,7 @@ def standing(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _moment(event: dict[str, Any]) -> tuple[int, float]:
-  # A rollback stands if the state that it went back to does.
+  # A rollback is kept if the state that it restored is kept.
   step = event.get("to_step" if event.get("event") == "rollback" else "step")
   return attempt_of(event), step if is_finite(step) else 0
 
@@ -51,14 +52,17 @@ def _moment(event: dict[str, Any]) -> tuple[int, float]:
 def counts_by_attempt(
   events: Iterable[Mapping[str, Any]],
 ) -> dict[int, ImageCount]:
-  """Returns the images of attempts, {} where all steps show as many.
+  """Returns the image count of each attempt whose batch size has changed.
 
-  A start and a rollback say them where the batch size has changed. A start that
-  says nothing goes on from before the change: what an earlier one said of its
-  attempt was never saved.
+  Events of starts and rollbacks contain the image count if the batch size has
+  changed. A later start without an image count resumed from a state before the
+  change, because the steps after the change were never saved.
 
   Args:
-    events: that stand (`standing`).
+    events: the events that `standing` returns.
+
+  Returns:
+    Image counts by attempt. {} if the batch size never changed.
   """
   found: dict[int, ImageCount] = {}
   for event in events:
@@ -74,14 +78,14 @@ def counts_by_attempt(
 def count_in(
   counts: Mapping[int, ImageCount], attempt: int | None = None
 ) -> ImageCount:
-  """Returns the images of an attempt.
+  """Returns the image count of an attempt.
 
   Args:
-    counts: by attempt, of some attempts; at least one.
-    attempt: None takes the latest.
+    counts: image counts by attempt, for at least one attempt.
+    attempt: the attempt. None means the latest.
   """
   known = [a for a in counts if attempt is None or a <= attempt]
-  # Before the first change all steps are alike.
+  # Attempts before the first change have the first batch size throughout.
   return counts[max(known)] if known else _first_size(counts[min(counts)])
 
 

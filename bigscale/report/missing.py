@@ -1,4 +1,4 @@
-"""Finds the scores that a run was asked for but does not have."""
+"""Finds requested scores that a run could not compute."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ class Missing(NamedTuple):
   """A score that could not be computed.
 
   Attributes:
-    score: its name.
-    columns: that it would have given.
-    steps: at which it was missing, in order.
-    why: at the last of these.
-    at_end: whether no later evaluation has it: what is known of it is older.
+    score: name of the score.
+    columns: columns of the score.
+    steps: steps of the evaluations without the score, in order.
+    why: reason at the last of these steps.
+    at_end: whether no later evaluation has the score.
   """
 
   score: str
@@ -27,28 +27,28 @@ class Missing(NamedTuple):
   at_end: bool
 
   def as_text(self) -> str:
-    """Returns a sentence for people."""
+    """Returns the facts as a sentence."""
     times = len(self.steps)
     where = f"step {self.steps[-1]:,}"
     if times > 1:
       where = f"{times} evaluations, the last at {where}"
-    end = "; the run has no newer value of it" if self.at_end else ""
+    end = "; there is no newer value" if self.at_end else ""
     return f"{self.score} is missing at {where}{end}: {self.why}"
 
 
 def missing_scores(run: Run) -> list[Missing]:
-  """Returns the scores that evaluations of a run are without, by name.
+  """Returns the scores that are missing in evaluations, sorted by name.
 
-  Those of attempts that were given up count as long as no row shows that the
-  step was scored after all.
+  A failure in an abandoned attempt counts, unless the same step was evaluated
+  successfully later.
   """
   found: dict[str, dict[int, str]] = {}
   columns: dict[str, tuple[str, ...]] = {}
   newest = max((attempt_of(row) for row in run.rows), default=0)
   for event in run.events:
     name, step = event.get("score"), event.get("step")
-    told = event.get("event") == "score_failed" and isinstance(name, str)
-    if told and is_finite(step) and attempt_of(event) <= newest:
+    failed = event.get("event") == "score_failed" and isinstance(name, str)
+    if failed and is_finite(step) and attempt_of(event) <= newest:
       found.setdefault(name, {})[int(step)] = str(event.get("error", ""))
       columns[name] = tuple(event.get("columns") or _columns(name))
   missing = []
@@ -64,16 +64,16 @@ def missing_scores(run: Run) -> list[Missing]:
 
 
 def _columns(name: str) -> tuple[str, ...]:
-  """Columns of a score of which the event does not tell them."""
+  """Returns the columns of a score whose event does not contain them."""
   try:
     return Score.parse(name).columns
   except SpecError:
-    # Of a version with other scores.
+    # The run's version has a score that this version does not know.
     return (name,)
 
 
 def _steps_with(run: Run, columns: tuple[str, ...]) -> set[int]:
-  """Steps whose rows have a score."""
+  """Returns the steps whose rows contain any of the columns."""
   scalars = [f"eval/{column}" for column in columns]
   return {row["step"] for row in run.rows if _has_any(row, scalars)}
 

@@ -1,8 +1,7 @@
-"""The page itself: HTML around curves, grids and tables.
+"""Builds the HTML page from charts, sample grids and tables.
 
-Everything that comes from the run's files passes through `html.escape` here;
-drawings hold no text of the run. A content policy in the page forbids scripts
-and fetches, whatever a file may hold.
+All text from the run's files is escaped here; drawings contain no such text.
+The page's content security policy also forbids scripts and network requests.
 """
 
 import base64
@@ -49,21 +48,14 @@ _MANY = 8
 
 
 def escape(text: str) -> str:
-  """Returns a text as HTML, and what does not print as Python writes it."""
+  """Returns a text as HTML, with Python escapes for unprintable characters."""
   return html.escape(
     "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
   )
 
 
 def render(run: Run) -> str:
-  """The whole page.
-
-  Args:
-    run: what the run's folder says.
-
-  Returns:
-    A complete HTML document with everything inside.
-  """
+  """Returns the page of a run as a complete HTML document."""
   body = "\n".join(
     [
       f"<h1>{escape(title(run))}</h1>",
@@ -93,7 +85,7 @@ def render(run: Run) -> str:
 
 
 def _is_speed(name: str) -> bool:
-  # Sums of FLOP rise evenly: a card has the last.
+  # FLOP totals grow linearly; a card shows the last value.
   return name.startswith("perf/") and not name.endswith("_flops")
 
 
@@ -106,7 +98,7 @@ def _is_other(name: str) -> bool:
 
 
 def _section(heading: str, content: str) -> str:
-  """A headed part of the page, or nothing where there is no content."""
+  """Returns a section of the page, or "" if there is no content."""
   if not content:
     return ""
   return f"<section>\n<h2>{escape(heading)}</h2>\n{content}\n</section>"
@@ -151,8 +143,8 @@ def _charts(charts: Iterable[Chart]) -> str:
   remark = ""
   if any(chart.thinned for chart in charts):
     remark = (
-      '<p class="remark">Rows are many: lines are means over stretches of '
-      "them, bands run from the least to the greatest.</p>"
+      '<p class="remark">Many rows: curves are averages over bins, bands show '
+      "the minimum and maximum of each bin.</p>"
     )
   return f'{remark}<div class="charts">\n{figures}\n</div>'
 
@@ -203,7 +195,7 @@ def _image(sample: Sample, width: int) -> str:
 
 
 def _fitted(content: bytes, width: int) -> tuple[str, bytes]:
-  """Shrinks a picture too heavy to embed; others stay as they are."""
+  """Returns the format and bytes of an image; large images are shrunk."""
   if len(content) <= _EMBEDDED_BYTES:
     return "png", content
   from PIL import Image
@@ -214,7 +206,7 @@ def _fitted(content: bytes, width: int) -> tuple[str, bytes]:
       smaller = io.BytesIO()
       picture.convert("RGB").save(smaller, format="JPEG", quality=90)
   except (OSError, SyntaxError, ValueError):
-    # Cut short or broken inside: the browser shows what there is.
+    # The file is truncated or corrupt; the browser shows what it can.
     return "png", content
   return "jpeg", smaller.getvalue()
 
@@ -236,7 +228,7 @@ def _evaluation(run: Run) -> str:
 def _table(
   header: list[str], rows: list[list[str]], best: int | None = None
 ) -> str:
-  """A table of numbers, the row with index `best` set off."""
+  """Returns a table of numbers, with the row `best` highlighted."""
   head = "".join(f'<th class="number">{escape(name)}</th>' for name in header)
   body = "".join(
     f"<tr{' class=best' * (i == best)}>"
@@ -251,7 +243,7 @@ def _table(
 
 
 def _monitor(run: Run) -> str:
-  """What the monitor decided and why, and the signals it alone has."""
+  """Returns the section with the monitor's decisions and signals."""
   made = decisions(run)
   if not (run.rows or made):
     return ""
@@ -280,7 +272,7 @@ def _decisions(made: list[LoggedDecision]) -> str:
 
 
 def _decision(decision: LoggedDecision) -> str:
-  """A row for each reason; without reasons, one row that tells all."""
+  """Returns one table row per reason, or one row if there are no reasons."""
   reasons = decision.reasons[:_MOST_REASONS]
   more = len(decision.reasons) - len(reasons)
   bodies = [
@@ -352,7 +344,7 @@ def _clock(seconds: Any) -> str:
 
 
 def _origin(run: Run) -> str:
-  """Where the run came from: command, versions, settings."""
+  """Returns the section with the run's command, settings and versions."""
   content = ""
   if run.command:
     content += f"<p><code>{escape(shlex.join(run.command))}</code></p>"
@@ -370,7 +362,7 @@ def _origin(run: Run) -> str:
 def _settings(
   tree: dict[str, Any], prefix: str = ""
 ) -> Iterable[tuple[str, str]]:
-  """The leaves of the spec by dotted name; schedules count as leaves."""
+  """Yields the path and text of each field. A schedule counts as one field."""
   for key, value in tree.items():
     if isinstance(value, dict) and set(value) != {"first", "last", "kimg"}:
       yield from _settings(value, f"{prefix}{key}.")

@@ -1,7 +1,8 @@
-"""What a run's folder says, read with patience.
+"""Reads a run's folder and tolerates incomplete files.
 
-A run may be going on, may have been killed in the middle of a line, may have
-gone back to an earlier step, or may predate a file: none of it is an error.
+None of these is an error: the run is still training, the process was killed
+while writing a line, the run was rolled back, or an earlier version did not
+write a file.
 """
 
 import collections
@@ -28,15 +29,15 @@ _NOT_FINITE = {
   "Infinity": math.inf,
   "-Infinity": -math.inf,
 }
-# Of rows: where they stand, and when they were written.
+# Keys of a row that are not scalars.
 _NO_SCALARS = ("step", "kimg", "seconds", "attempt", "time")
-# Of events.
+# Keys of an event whose values are steps or attempts.
 _STEPS = ("step", "to_step", "of_step", "attempt")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class ReportError(ValueError):
-  """A folder that no report can be made of: what is wrong, what to do."""
+  """The folder is not a run, or the report cannot be written."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class Sample:
 
   Attributes:
     path: the PNG file.
-    step: steps taken when it was drawn.
-    kimg: thousand real images shown to D by then; None where unknown.
+    step: training step of the samples.
+    kimg: thousand real images shown to D by then, or None if unknown.
   """
 
   path: pathlib.Path
@@ -60,21 +61,20 @@ class Run:
 
   Attributes:
     directory: the folder.
-    spec: the resolved spec as nested dictionaries; {} where unknown.
-    versions: of the packages that made the run.
-    command: the words of the command line.
-    rows: of metrics.jsonl, those that led to the latest state, by step.
-    abandoned: the others: each a list of one attempt's rows after the step
-      that a later attempt went back to.
-    seconds: wall time of all attempts together; None where unknown.
-    events: of events.jsonl, in order.
-    history: of events, those that led to the latest state or to what a
-      rollback gave up: not those that a restart lived again.
-    kimg_per_step: thousand real images shown to D in a step, the last one
-      where the batch size has changed; None where unknown.
-    counts: by attempt, of those whose batch size has changed on the way.
-    samples: grids by step.
-    notes: what could not be read, one sentence each.
+    spec: the resolved spec as nested dictionaries, {} if unknown.
+    versions: package versions at the start of the run, by package.
+    command: the arguments of the command line.
+    rows: the rows of metrics.jsonl that led to the latest state, by step.
+    abandoned: the rows that rollbacks abandoned, one list per attempt.
+    seconds: wall time of all attempts, or None if unknown.
+    events: the events of events.jsonl, in order.
+    history: the events without those that restarts discarded. It includes the
+      events that rollbacks abandoned.
+    kimg_per_step: thousand real images shown to D per step, or None if unknown.
+      If the batch size has changed, the latest value.
+    counts: image counts by attempt, for attempts whose batch size has changed.
+    samples: sample grids by step.
+    notes: a sentence for each file or line that could not be read.
   """
 
   directory: pathlib.Path
@@ -93,7 +93,7 @@ class Run:
 
   @property
   def reference(self) -> dict[str, float]:
-    """The evaluator's numbers about the data: floor, baselines, accuracy."""
+    """Reference values of the data: floor, baselines, classifier accuracy."""
     found: dict[str, float] = {}
     for event in self.events:
       if event.get("event") == "reference":
@@ -101,27 +101,27 @@ class Run:
     return found
 
   def kimg_at(self, step: float, attempt: int | None = None) -> float | None:
-    """Thousand real images shown after a step; None where unknown.
+    """Returns the thousand real images shown up to a step, or None if unknown.
 
     Args:
-      step: steps taken.
-      attempt: in which; None takes the latest.
+      step: the step.
+      attempt: the attempt. None means the latest.
     """
     if self.counts:
       return count_in(self.counts, attempt).kimg(int(step))
     return None if self.kimg_per_step is None else step * self.kimg_per_step
 
   def series(self, name: str) -> tuple[list[float], list[float]]:
-    """The kimg and the values of a scalar, along the rows that led here."""
+    """Returns kimg and values of a scalar in `rows`."""
     return self._columns.get(name, ([], []))
 
   def names(self) -> list[str]:
-    """All scalars logged, in the order in which they first appear."""
+    """Returns the names of all scalars in order of first appearance."""
     return [name for name in self._columns if name not in _NO_SCALARS]
 
   @functools.cached_property
   def _columns(self) -> dict[str, tuple[list[float], list[float]]]:
-    """The kimg and the values of all numbers of the rows that led here."""
+    """The kimg and values of every numeric key of `rows`."""
     found: dict[str, tuple[list[float], list[float]]] = {}
     for row in self.rows:
       for name, value in row.items():
@@ -135,12 +135,12 @@ class Run:
 
   @functools.cached_property
   def all_rows(self) -> list[dict[str, Any]]:
-    """All rows by step, also those that were given up."""
+    """All rows by step, including abandoned ones."""
     rows = [*self.rows, *(row for rows in self.abandoned for row in rows)]
     return sorted(rows, key=lambda row: row["step"])
 
   def setting(self, path: str) -> Any:
-    """A field of the spec, as "model.resolution"; None where unknown."""
+    """Returns the spec field at a dotted path, or None if unknown."""
     value: Any = self.spec
     for key in path.split("."):
       value = value.get(key) if isinstance(value, dict) else None
@@ -150,7 +150,7 @@ class Run:
 def series(
   rows: list[dict[str, Any]], name: str
 ) -> tuple[list[float], list[float]]:
-  """The kimg and the values of a scalar over some rows."""
+  """Returns kimg and values of a scalar in the given rows."""
   points = [(r["kimg"], r[name]) for r in rows if is_number(r.get(name))]
   return [x for x, _ in points], [y for _, y in points]
 
@@ -159,13 +159,13 @@ def read_run(directory: pathlib.Path) -> Run:
   """Reads a run's folder.
 
   Args:
-    directory: the folder given to `bigscale train --workdir`.
+    directory: folder of the run (`bigscale train --workdir`).
 
   Returns:
-    What is there; missing files give empty parts.
+    The run. Attributes whose files are missing are empty.
 
   Raises:
-    ReportError: the folder does not exist or holds no run.
+    ReportError: the folder does not exist or contains no run.
   """
   if not directory.is_dir():
     raise ReportError(
@@ -176,14 +176,14 @@ def read_run(directory: pathlib.Path) -> Run:
     (directory / name).is_file() for name in ("spec.json", "metrics.jsonl")
   ):
     raise ReportError(
-      f"{directory} holds no run: it has neither spec.json nor "
+      f"{directory} contains no run: it has neither spec.json nor "
       "metrics.jsonl; give the --workdir of a `bigscale train` run"
     )
   return read_whatever(directory)
 
 
 def read_whatever(directory: pathlib.Path) -> Run:
-  """As `read_run`, of a folder that may not hold a run yet."""
+  """Reads a folder like `read_run`, even if it contains no run yet."""
   notes: list[str] = []
   description = _read_description(directory / "spec.json", notes)
   spec = _mapping(description.get("spec"))
@@ -218,7 +218,7 @@ def read_whatever(directory: pathlib.Path) -> Run:
 
 def _read_description(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
   if not path.is_file():
-    notes.append("spec.json is missing: the run's settings are unknown.")
+    notes.append("spec.json is missing, so the settings are unknown.")
     return {}
   try:
     found = json.loads(path.read_bytes())
@@ -226,13 +226,13 @@ def _read_description(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
     notes.append(f"spec.json cannot be read: {error}.")
     return {}
   found = _mapping(found)
-  # Those of earlier versions have no digest.
+  # Earlier versions wrote no digest.
   if sealed.KEY in found:
     try:
       sealed.unseal(found)
     except sealed.SealError as error:
       notes.append(
-        f"spec.json is damaged ({error}): the settings may not be the run's."
+        f"spec.json is corrupt ({error}); the settings may be wrong."
       )
   return found
 
@@ -242,10 +242,10 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
-  """The rows of a .jsonl file, none where there is no file.
+  """Returns the rows of a .jsonl file, [] if there is no file.
 
-  A torn last line is passed over in silence; of other lines that cannot be
-  read, `notes` is told.
+  An incomplete last line is ignored. For other unreadable lines, a note is
+  added to `notes`.
   """
   if not path.is_file():
     return []
@@ -295,32 +295,38 @@ def _kimg_per_step(
 def _with_steps(
   events: list[dict[str, Any]], notes: list[str]
 ) -> list[dict[str, Any]]:
-  """Events without the steps that are no finite numbers; `notes` is told."""
-  odd, sound = 0, []
+  """Returns events without steps that are not finite numbers.
+
+  If there are such steps, a note is added to `notes`.
+  """
+  invalid, cleaned = 0, []
   for event in events:
     wrong = [k for k in _STEPS if k in event and not is_finite(event[k])]
-    odd += any(event[k] is not None for k in wrong)
-    sound.append({k: v for k, v in event.items() if k not in wrong})
-  if odd:
-    notes.append(f"events.jsonl has events with steps that are none: {odd}.")
-  return sound
+    invalid += any(event[k] is not None for k in wrong)
+    cleaned.append({k: v for k, v in event.items() if k not in wrong})
+  if invalid:
+    notes.append(f"events.jsonl has events with invalid steps: {invalid}.")
+  return cleaned
 
 
 def _split_attempts(
   rows: list[dict[str, Any]], history: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
-  """Parts the rows that led to the latest state from those given up."""
+  """Splits rows into those that led to the latest state and abandoned ones.
+
+  Abandoned rows are grouped by attempt.
+  """
   first: dict[int, float] = {}
   for row in rows:
     attempt = attempt_of(row)
     first[attempt] = min(row["step"], first.get(attempt, math.inf))
-  # Its first row may be long in coming.
+  # A new attempt may have no row yet.
   for event in history:
     if event.get("event") == "rollback" and is_finite(event.get("to_step")):
       attempt = attempt_of(event)
       start = event["to_step"] + 1
       first[attempt] = min(start, first.get(attempt, math.inf))
-  # A rollback gives up all earlier attempts from its own first step on.
+  # An attempt abandons the rows of all earlier attempts from its first step on.
   limit, limits = math.inf, {}
   for attempt in sorted(first, reverse=True):
     limits[attempt] = limit
@@ -337,7 +343,7 @@ def _split_attempts(
 
 
 def _wall_time(rows: list[dict[str, Any]]) -> float | None:
-  """Adds up clocks that start anew whenever the run is started again."""
+  """Returns the sum of the clocks, which restart from 0 at each start."""
   clock = [row["seconds"] for row in rows if is_finite(row.get("seconds"))]
   if not clock:
     return None

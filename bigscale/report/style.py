@@ -1,6 +1,6 @@
-"""How the page looks: one sheet, light and dark, narrow and wide."""
+"""The style sheet of the page, for light and dark, narrow and wide screens."""
 
-# Of the monitor's verdicts, in tables and in drawings.
+# Colors of the monitor's verdicts in tables and drawings.
 LEVEL_COLORS = {
   "ok": "#4cae6e",
   "warn": "#d9a02b",

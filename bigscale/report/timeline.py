@@ -1,7 +1,7 @@
-"""What the monitor saw and did, and what was changed, over kimg.
+"""Places the monitor's verdicts, alarms and rollbacks on the kimg axis.
 
-A run that was rolled back lived some steps more than once. Each attempt has a
-row of its own, and what a later attempt gave up is marked.
+A run with rollbacks repeats some steps. The timeline therefore has a row per
+attempt, and marks the part that a later attempt abandoned.
 """
 
 import dataclasses
@@ -18,32 +18,32 @@ _KINDS = (*_WATCHING, "setting_changed")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stretch:
-  """A part of an attempt at one level.
+  """A part of an attempt with one verdict.
 
   Attributes:
-    attempt: 0 for the first.
-    first: kimg at which it begins.
-    last: kimg at which it ends.
-    level: the verdict: "ok", "warn", "rollback" or "stop".
-    given_up: whether a later attempt went back to before it.
+    attempt: number of the attempt, from 0.
+    first: kimg at the beginning.
+    last: kimg at the end.
+    level: verdict: "ok", "warn", "rollback" or "stop".
+    abandoned: whether a rollback to an earlier step abandoned it.
   """
 
   attempt: int
   first: float
   last: float
   level: str
-  given_up: bool
+  abandoned: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mark:
-  """A moment.
+  """A point in time.
 
   Attributes:
-    kind: "alarm"; "healthy": the state that was saved; "changed": a setting
-      that changes the run's numbers.
-    attempt: in which it was.
-    x: kimg; of "healthy" that of the state, not of the saving.
+    kind: "alarm"; "healthy" (a saved healthy state); or "changed" (a setting
+      that affects the training results).
+    attempt: number of the attempt.
+    x: kimg. For "healthy", the kimg of the state, not of the time of saving.
   """
 
   kind: str
@@ -56,9 +56,9 @@ class Return:
   """A rollback.
 
   Attributes:
-    attempt: that it began.
+    attempt: number of the attempt that it started.
     start: kimg at which the attempt before ended.
-    target: kimg that it went back to.
+    target: kimg of the restored state.
   """
 
   attempt: int
@@ -68,12 +68,12 @@ class Return:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timeline:
-  """All of it.
+  """The monitor's history of a run.
 
   Attributes:
-    stretches: by attempt and kimg.
-    marks: in the order in which they happened.
-    returns: by attempt.
+    stretches: stretches by attempt and kimg. Empty without a monitor.
+    marks: marks in chronological order.
+    returns: rollbacks by attempt.
   """
 
   stretches: list[Stretch]
@@ -82,42 +82,38 @@ class Timeline:
 
   @property
   def attempts(self) -> list[int]:
-    """Those that have a stretch, in order."""
+    """Numbers of the attempts that have a stretch, in order."""
     return sorted({stretch.attempt for stretch in self.stretches})
 
 
 def timeline(run: Run) -> Timeline | None:
-  """The levels, alarms, healthy states and rollbacks of a run.
+  """Returns the monitor's history of a run.
 
-  Args:
-    run: what its folder says.
-
-  Returns:
-    None where there is nothing of it, or where steps cannot be put on the
-    axis. No stretches where no monitor watched.
+  Returns None if there is none, or if the kimg of steps is unknown.
   """
-  seen = [
+  relevant = [
     event
     for event in run.history
     if event.get("event") in _KINDS and is_finite(event.get("step"))
   ]
-  if run.kimg_per_step is None or not (seen or _is_watched(run)):
+  if run.kimg_per_step is None or not (relevant or _is_watched(run)):
     return None
-  watched = _is_watched(run) or any(e["event"] in _WATCHING for e in seen)
+  watched = _is_watched(run) or any(e["event"] in _WATCHING for e in relevant)
   returns = [
     Return(
       attempt=attempt_of(event),
-      # The attempt that it ended came to there.
+      # The event has the number of the new attempt, but this is the kimg at
+      # which the attempt before ended.
       start=run.kimg_at(event["step"], attempt_of(event) - 1),
       target=run.kimg_at(event["to_step"], attempt_of(event)),
     )
-    for event in seen
+    for event in relevant
     if event["event"] == "rollback" and is_finite(event.get("to_step"))
   ]
   returns.sort(key=lambda back: back.attempt)
   return Timeline(
-    stretches=_stretches(run, seen, returns) if watched else [],
-    marks=_marks(run, seen),
+    stretches=_stretches(run, relevant, returns) if watched else [],
+    marks=_marks(run, relevant),
     returns=returns,
   )
 
@@ -128,10 +124,10 @@ def _is_watched(run: Run) -> bool:
 
 def _stretches(
   run: Run,
-  seen: list[dict[str, Any]],
+  events: list[dict[str, Any]],
   returns: list[Return],
 ) -> list[Stretch]:
-  ends = _ends(run, seen)
+  ends = _ends(run, events)
   starts = {back.attempt: back.target for back in returns}
   found = []
   for attempt in sorted({*ends, *starts}):
@@ -141,24 +137,24 @@ def _stretches(
     changes = [(starts.get(attempt, 0.0), "ok")]
     changes += [
       (run.kimg_at(event["step"], attempt), str(event.get("level")))
-      for event in seen
+      for event in events
       if event["event"] == "verdict" and attempt_of(event) == attempt
     ]
     for (first, level), (last, _) in zip(
       changes, [*changes[1:], (end, "")], strict=True
     ):
-      found += _parted(attempt, first, last, level, limit)
+      found += _split_at(limit, attempt, first, last, level)
   return found
 
 
-def _ends(run: Run, seen: list[dict[str, Any]]) -> dict[int, float]:
-  """The last kimg that is known of each attempt."""
+def _ends(run: Run, events: list[dict[str, Any]]) -> dict[int, float]:
+  """Returns the last known kimg of each attempt."""
   ends: dict[int, float] = {}
   moments = [(attempt_of(row), row["kimg"]) for row in run.all_rows]
   moments += [
     (attempt_of(event), run.kimg_at(event["step"], attempt_of(event)))
-    for event in seen
-    # Of the attempt that it ended, though it bears the new one's number.
+    for event in events
+    # A rollback has the number of the new attempt but the step of the old one.
     if event["event"] != "rollback"
   ]
   for attempt, x in moments:
@@ -166,30 +162,30 @@ def _ends(run: Run, seen: list[dict[str, Any]]) -> dict[int, float]:
   return ends
 
 
-def _parted(
-  attempt: int, first: float, last: float, level: str, limit: float
+def _split_at(
+  limit: float, attempt: int, first: float, last: float, level: str
 ) -> list[Stretch]:
-  """One stretch, or two where it was given up from `limit` on."""
+  """Returns a stretch, split at `limit` if a rollback abandons its end."""
   parts = [
     (first, min(last, limit), False),
     (max(first, limit), last, True),
   ]
   return [
-    Stretch(attempt=attempt, first=a, last=b, level=level, given_up=given_up)
-    for a, b, given_up in parts
+    Stretch(attempt=attempt, first=a, last=b, level=level, abandoned=abandoned)
+    for a, b, abandoned in parts
     if a < b
   ]
 
 
-def _marks(run: Run, seen: list[dict[str, Any]]) -> list[Mark]:
+def _marks(run: Run, events: list[dict[str, Any]]) -> list[Mark]:
   found = []
-  for event in seen:
+  for event in events:
     kind, step = None, event["step"]
     if event["event"] == "verdict" and event.get("level") in ALARMS:
       kind = "alarm"
     if event["event"] == "healthy" and is_finite(event.get("of_step")):
       kind, step = "healthy", event["of_step"]
-    # Of the others no number of the training tells.
+    # Changes without a consequence do not affect the training results.
     if event["event"] == "setting_changed" and event.get("consequence"):
       kind = "changed"
     if kind:

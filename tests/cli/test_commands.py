@@ -1,4 +1,4 @@
-"""The program: what it does with good input and how it refuses bad."""
+"""The program: results for valid input and errors for invalid input."""
 
 import json
 import os
@@ -20,7 +20,7 @@ CONFIG = f"--config={tiny.__file__}"
 SHORT = (
   "--config.total_kimg=0.064",
   "--config.log.samples_kimg=0.0",
-  # What takes longest to compile.
+  # R1 takes longest to compile.
   "--config.loss.r1_gamma=0.0",
 )
 
@@ -35,12 +35,12 @@ def run_dir(tmp_path_factory):
 
 
 def bigscale(*args: str) -> int:
-  """Runs the program in this process; flags start fresh every time."""
+  """Runs the program in this process; flags are reset on each call."""
   return main(["bigscale", *args])
 
 
 def refused(capsys, *args: str) -> str:
-  """The one message of a refusal; no traceback."""
+  """Runs a command that must fail with one message; returns the message."""
   assert bigscale(*args) == 2
   captured = capsys.readouterr()
   assert "Traceback" not in captured.err + captured.out
@@ -48,7 +48,7 @@ def refused(capsys, *args: str) -> str:
   return captured.err
 
 
-def test_train_says_where_things_are(run_dir, capsys):
+def test_train_prints_the_paths_of_its_results(run_dir, capsys):
   assert bigscale("train", CONFIG, f"--workdir={run_dir}", *SHORT) == 0
   out = capsys.readouterr().out
   assert "samples:" in out
@@ -90,7 +90,7 @@ def test_evaluate_prints_json_with_the_floor(run_dir, capsys):
   assert scores["step"] == 8
 
 
-def test_evaluation_repeats_the_run_s_own(run_dir, capsys):
+def test_evaluate_reproduces_the_score_of_training(run_dir, capsys):
   capsys.readouterr()
   assert bigscale("evaluate", f"--workdir={run_dir}") == 0
   scores = json.loads(capsys.readouterr().out)
@@ -109,7 +109,7 @@ def test_help_has_an_example(command, capsys):
   assert "--workdir" in out
 
 
-def test_overview_names_every_command(capsys):
+def test_the_overview_lists_commands(capsys):
   assert main(["bigscale", "--help"]) == 0
   assert "evaluate" in capsys.readouterr().out
   assert main(["bigscale", "frobnicate"]) == 2
@@ -136,7 +136,7 @@ def test_impossible_values(override, words, tmp_path, capsys):
   assert not workdir.exists(), "a refused run leaves nothing behind"
 
 
-def test_a_config_that_cannot_import_what_it_builds_on(tmp_path, capsys):
+def test_a_config_with_a_failing_import(tmp_path, capsys):
   path = tmp_path / "config.py"
   path.write_text("from elsewhere import base\n")
   where = f"--workdir={tmp_path / 'run'}"
@@ -190,7 +190,7 @@ def test_workdir_of_another_run(run_dir, capsys):
   assert sorted(run_dir.rglob("*")) == before
 
 
-def test_an_address_is_no_workdir(capsys):
+def test_an_address_is_not_a_workdir(capsys):
   message = refused(capsys, "train", CONFIG, "--workdir=gs://bucket/run")
   assert "is an address, not a folder; mount a disk" in message
 
@@ -222,7 +222,7 @@ def test_missing_and_corrupt_shard(tmp_path, capsys):
   assert shard.name in refused(capsys, "train", *where, option)
 
 
-def test_nothing_to_sample(tmp_path, capsys):
+def test_sampling_from_an_empty_folder(tmp_path, capsys):
   empty = tmp_path / "empty"
   empty.mkdir()
   out = f"--out={tmp_path / 'a.png'}"
@@ -240,7 +240,7 @@ def test_labels_out_of_range(run_dir, tmp_path, capsys):
   assert "whole numbers" in refused(capsys, "sample", *common, "--labels=x")
 
 
-def test_step_that_is_not_there(run_dir, tmp_path, capsys):
+def test_a_missing_checkpoint(run_dir, tmp_path, capsys):
   out = f"--out={tmp_path / 'a.png'}"
   message = refused(capsys, "sample", f"--workdir={run_dir}", out, "--step=3")
   assert "no checkpoint of step 3" in message
@@ -253,19 +253,19 @@ def test_missing_flags(name, tmp_path, capsys):
   assert f"--{name} is missing" in refused(capsys, "train", *options.values())
 
 
-def test_a_loss_that_explodes_stops_the_run(tmp_path, capsys):
-  """Exit 3, and no checkpoint of the wreck."""
+def test_a_diverging_loss_stops_the_run(tmp_path, capsys):
+  """The exit code is 3, and the diverged state is not saved."""
   workdir = tmp_path / "run"
   wild = ["--config.optim.g_lr=1e30", "--config.optim.d_lr=1e30"]
   assert bigscale("train", CONFIG, f"--workdir={workdir}", *wild) == 3
-  # It explodes in its first step: what is healthy is its start.
+  # The first step diverges, so only the initial state is healthy.
   assert "g/loss is nan; the newest healthy state is healthy/0" in (
     capsys.readouterr().err
   )
   assert not [p for p in (workdir / "checkpoints").iterdir() if p.is_dir()]
 
 
-def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
+def test_a_closed_pipe_is_not_an_error(tmp_path):
   table = tmp_path / "runs.csv"
   rows = (f"r{n},done,{n}\n" for n in range(5000))
   table.write_text("run,status,images\n" + "".join(rows))
@@ -295,6 +295,6 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     ("~/as_the_shell_left_it", "~/as_the_shell_left_it"),
   ],
 )
-def test_a_tilde_in_a_flag_is_the_home_folder(given, meant, monkeypatch):
+def test_a_tilde_in_a_flag_is_expanded(given, meant, monkeypatch):
   monkeypatch.setenv("HOME", "/home/me")
-  assert program._at_home(given) == meant
+  assert program._expand_home(given) == meant

@@ -77,7 +77,7 @@ def test_json_has_every_fact_of_a_field(capsys):
   [
     ((), "--config is missing"),
     (("--config=fashion_r3gan", "--config.optim.glr=1"), "did you mean 'g_lr'"),
-    (("--config=sweeps/collapse",), "--config is of a sweep"),
+    (("--config=sweeps/collapse",), "--config names a sweep"),
   ],
 )
 def test_a_wrong_config_is_one_message(capsys, words, message):

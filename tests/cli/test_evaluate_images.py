@@ -1,4 +1,4 @@
-"""`bigscale evaluate --images`: anybody's images, the same scores."""
+"""`bigscale evaluate --images` computes the same scores for any images."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ pytest_plugins = ["tests.metrics.conftest"]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path_factory):
-  """A small classifier, kept between the tests of one process."""
+  """A small classifier, cached for the tests of one process."""
   monkeypatch.setattr(classifier_store, "default_steps", lambda count: 60)
   cache = tmp_path_factory.getbasetemp() / "evaluate_images_cache"
   monkeypatch.setenv("BIGSCALE_CACHE", str(cache))
@@ -49,7 +49,7 @@ def fake_inception(monkeypatch):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, make_images):
-  """The same 300 images as a folder of PNG and as an .npz, and worse ones."""
+  """300 images as a folder of PNG files and as an .npz, and worse images."""
   directory = tmp_path_factory.mktemp("images")
   images, labels = make_images(300, 9)
   folder = directory / "folder"
@@ -70,7 +70,7 @@ def test_a_folder_and_an_npz_of_the_same_images_score_alike(scored, saved):
   assert folder["num_images"] == 300
   code, out, _ = scored(f"--images={saved}/same.npz", f"--metrics={METRICS}")
   npz = json.loads(out)
-  # The order, and with it blocks of KID, differ.
+  # KID is left out, because its blocks depend on the order of the images.
   for name in ("fd", "precision", "recall", "coverage"):
     name = f"{name}_classifier"
     assert folder[name] == pytest.approx(npz[name], rel=1e-4)
@@ -82,7 +82,7 @@ def test_a_folder_and_an_npz_of_the_same_images_score_alike(scored, saved):
   assert "label_agreement" not in folder
 
 
-def test_worse_images_score_worse_in_everything(scored, saved):
+def test_worse_images_have_worse_scores(scored, saved):
   scores = {}
   for name in ("same", "worse"):
     file = f"--images={saved}/{name}.npz"
@@ -120,7 +120,7 @@ def test_worse_images_score_worse_in_everything(scored, saved):
     ),
   ],
 )
-def test_a_wrong_request_says_what_and_why(scored, saved, options, words):
+def test_invalid_flags_are_errors(scored, saved, options, words):
   code, out, err = scored(f"--images={saved}/same.npz", *options)
   assert code == 2
   assert not out
@@ -134,7 +134,7 @@ def test_images_need_a_reference(saved, bare):
   assert "--reference" in err
 
 
-def test_statistics_that_are_written_give_the_same_distance(
+def test_written_statistics_give_the_same_distance(
   scored, bare, saved, tmp_path, fake_inception
 ):
   file = tmp_path / "textures.npz"
@@ -161,13 +161,13 @@ def test_statistics_that_are_written_give_the_same_distance(
     "weights": "f00d",
   }
   assert "does not say" not in err
-  # Anybody else's reader takes them, too.
+  # Other libraries can read the file.
   with np.load(file) as arrays:
     assert arrays["mu"].shape == (4,)
     assert arrays["sigma"].shape == (4, 4)
 
 
-def test_statistics_of_another_protocol_are_refused(
+def test_statistics_that_do_not_fit_are_errors(
   bare, saved, tmp_path, fake_inception
 ):
   rows = np.random.default_rng(0).normal(size=(9, 3))
@@ -206,13 +206,13 @@ def test_a_sheet_of_neighbours(scored, saved, tmp_path, fake_inception):
   assert (said["num_samples"], said["num_train"]) == (300, 400)
   assert 0.5 < said["memorization_ratio"] < 2
   with Image.open(sheet) as picture:
-    # Ten rows of a sample, a gap and five neighbours, 8 px magnified 8 times.
+    # 10 rows of a sample, a gap and 5 neighbours; 8 px scaled by 8.
     assert picture.size == (7 * 64, 10 * 64)
     gap = np.asarray(picture.convert("L"))[:, 64:128]
   assert (gap == 255).all()
 
 
-def test_images_get_the_frame_of_reals_of_their_own_size(
+def test_images_are_padded_like_reals_of_the_same_size(
   bare, fake_inception, tmp_path
 ):
   source = open_source("fashion_mnist", "heldout")
@@ -236,4 +236,4 @@ def test_images_get_the_frame_of_reals_of_their_own_size(
   )
   code, _, err = bare("--workdir=x", "--padding=2")
   assert code == 2
-  assert "--padding=2 is of given images" in err
+  assert "--padding=2 applies only to --images" in err

@@ -1,4 +1,4 @@
-"""`bigscale evaluate --workdir` beyond scores, of random weights."""
+"""Further output of `bigscale evaluate --workdir`, with random weights."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ pytest_plugins = ["tests.metrics.conftest"]
 
 @pytest.fixture(scope="module", autouse=True)
 def one_load():
-  """Checkpoints are loaded, and samplers compiled, once for all tests."""
+  """Loads checkpoints and compiles samplers once for all tests."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(common, "load", functools.cache(common.load))
     yield
@@ -80,8 +80,8 @@ def test_d_and_the_neighbours_of_samples(scored, tmp_path):
   assert pace["inception"]["images_per_second"] > 0
 
 
-def test_logits_go_where_they_belong(scored, textures, monkeypatch):
-  """A D that takes all for real is right about reals alone."""
+def test_logits_belong_to_the_right_split(scored, textures, monkeypatch):
+  """A D that calls everything real is right only about real images."""
   from bigscale.train import discriminate
 
   seen, given = [], []
@@ -105,13 +105,13 @@ def test_logits_go_where_they_belong(scored, textures, monkeypatch):
     }
 
 
-def test_without_a_flag_nothing_more_is_done(scored):
+def test_without_flags_there_is_no_further_output(scored):
   found = scored()
   assert "d_accuracy" not in found
   assert "neighbours" not in found
 
 
-def test_the_reals_may_lie_elsewhere(scored, textures, tmp_path):
+def test_the_data_may_have_moved(scored, textures, tmp_path):
   moved = shutil.copytree(textures, tmp_path / "renamed")
   here, there = scored(), scored(f"--data={moved}")
   assert (here["data"], there["data"]) == ([str(textures)], [str(moved)])
@@ -129,7 +129,7 @@ def test_published_statistics_of_a_run(scored, tmp_path, run_dir):
 
 @pytest.fixture
 def drawn(monkeypatch):
-  """The labels that samples are drawn for, of every score."""
+  """The labels of the samples of each evaluation."""
   from bigscale.sampling import sample
 
   seen = []
@@ -143,7 +143,9 @@ def drawn(monkeypatch):
   return seen
 
 
-def test_samples_are_of_the_classes_of_the_reals(scored, drawn, textures):
+def test_samples_have_the_class_proportions_of_the_reals(
+  scored, drawn, textures
+):
   found = scored()
   said = found["reference"]["protocol"]["labels"]
   assert said["rule"] == "reference"
@@ -161,11 +163,13 @@ def test_samples_are_of_the_classes_of_the_reals(scored, drawn, textures):
   found = scored("--labels=uniform")
   assert found["reference"]["protocol"]["labels"]["rule"] == "uniform"
   np.testing.assert_array_equal(np.bincount(drawn[1]), [20, 20, 20])
-  # The latents and the order stay: sample i is a function of its place.
+  # Labels are in random order: sample i depends only on i.
   assert not np.array_equal(drawn[1], np.sort(drawn[1]))
 
 
-def test_standing_statistics_are_of_the_same_classes(scored, monkeypatch):
+def test_standing_statistics_have_the_same_class_proportions(
+  scored, monkeypatch
+):
   from bigscale.sampling import standing
 
   given = []
@@ -183,7 +187,7 @@ def test_standing_statistics_are_of_the_same_classes(scored, monkeypatch):
   assert np.ptp(uniform) <= 1 < np.ptp(by_reals)
 
 
-def test_labels_beside_published_statistics(
+def test_labels_with_published_statistics(
   scored, drawn, tmp_path, run_dir, capsys, monkeypatch
 ):
   file, bare = tmp_path / "textures.npz", tmp_path / "bare.npz"
@@ -220,7 +224,7 @@ def test_labels_beside_published_statistics(
   np.testing.assert_array_equal(drawn[4], drawn[3])
 
 
-def test_a_size_is_not_asked_of_a_run(run_dir, capsys):
+def test_channels_do_not_apply_to_a_run(run_dir, capsys):
   command = ["bigscale", "evaluate", f"--workdir={run_dir}", "--channels=3"]
   assert main(command) == 2
-  assert "--channels=3 is of given images" in capsys.readouterr().err
+  assert "--channels=3 applies only to --images" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every command, and every part of one, knows its own flags alone."""
+"""Every command and subcommand accepts only its own flags."""
 
 import dataclasses
 import importlib
@@ -20,7 +20,7 @@ def module_of(command):
 
 
 def flags_of():
-  """The names of the flags of every `command`, or `command part`."""
+  """Returns the flag names of every `command` or `command part`."""
   found = {}
   for command in COMMANDS:
     module = module_of(command)
@@ -52,40 +52,43 @@ def refused(capsys, title, *words):
 
 
 def test_commands_have_parts():
-  """The tests below are of something."""
+  """The parameters of the tests below are not empty."""
   assert {title.split()[0] for title in FLAGS} == set(COMMANDS)
   assert len({title for title, _, _ in SIBLINGS}) >= 8
 
 
 @pytest.mark.parametrize("title", FLAGS)
 @pytest.mark.parametrize("words", [("--nonsense=3",), ("x", "--nonsense")])
-def test_an_unknown_flag_is_refused(title, words, capsys):
+def test_an_unknown_flag_is_an_error(title, words, capsys):
   said = refused(capsys, title, *words)
-  assert f"{title} has no option --nonsense" in said
+  assert f"{title} has no flag --nonsense" in said
 
 
 @pytest.mark.parametrize(("title", "other", "flag"), SIBLINGS)
-def test_a_flag_of_another_part_is_refused(title, other, flag, capsys):
+def test_a_flag_of_another_subcommand_is_an_error(title, other, flag, capsys):
   said = refused(capsys, title, "x", f"--{flag}=abc")
-  assert f"{title} has no option --{flag}" in said
-  assert other.split()[1] in said.partition("which is one of ")[2]
+  assert f"{title} has no flag --{flag}" in said
+  assert other.split()[1] in said.partition("which is a flag of ")[2]
 
 
 @pytest.mark.parametrize("title", FLAGS)
-def test_help_lists_its_own_flags_alone(title, capsys):
+def test_help_has_an_example_and_only_its_own_flags(title, capsys):
   assert main(["bigscale", *title.split(), "--help"]) == 0
-  said = capsys.readouterr().out.partition(f"options of bigscale {title}:")[2]
-  shown = {
-    line.split()[0].removeprefix("--")
-    for line in said.splitlines()
+  lines = capsys.readouterr().out.splitlines()
+  shown = [
+    line.split()[0].removeprefix("--").partition("=")[0]
+    for line in lines
     if line.startswith("  --")
-  }
+  ]
   known = {name for name in FLAGS[title] if name not in ("?", "help")}
-  assert shown == known
+  assert sorted(shown) == sorted(known)
+  assert lines[1:3] == ["", "Example:"]
+  assert lines[3].startswith(f"  bigscale {title} ")
+  assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("command", ["scaling", "monitor", "data"])
-def test_help_of_a_command_names_its_parts(command, capsys):
+def test_help_of_a_command_lists_its_subcommands(command, capsys):
   assert main(["bigscale", command, "--help"]) == 0
   said = capsys.readouterr().out
   for name in module_of(command).PARTS:
@@ -94,12 +97,12 @@ def test_help_of_a_command_names_its_parts(command, capsys):
 
 @pytest.mark.parametrize("command", ["scaling", "monitor", "data", "bench"])
 @pytest.mark.parametrize("words", [(), ("nonsense",), ("--json",)])
-def test_a_part_that_is_none_is_refused(command, words, capsys):
+def test_an_unknown_subcommand_is_an_error(command, words, capsys):
   said = refused(capsys, command, *words)
   assert f"is unknown; use: bigscale {command} " in said
 
 
-def test_flags_may_stand_before_the_part(tmp_path, capsys):
+def test_flags_may_precede_the_subcommand(tmp_path, capsys):
   table = tmp_path / "runs.csv"
   table.write_text("run,status,images\n" + "a,done,1\nb,collapsed,2\n")
   words = ["--json", "shares", str(table), "--x=images"]
@@ -107,8 +110,8 @@ def test_flags_may_stand_before_the_part(tmp_path, capsys):
   assert '"column": "images"' in capsys.readouterr().out
 
 
-def test_no_flag_is_named_as_a_method_of_all_flags():
-  """It could not be read as an attribute."""
+def test_no_flag_has_the_name_of_a_method():
+  """Otherwise the flag could not be read as an attribute."""
   for title, known in FLAGS.items():
     assert not known & {name for name in dir(Flags) if name[0] != "_"}, title
 
@@ -142,7 +145,7 @@ HEAVY = ("jax", "numpy", "matplotlib", "orbax", "tensorflow", "ml_collections")
 @pytest.mark.parametrize(
   "words", ["--help", "report --help", "report --workdir=x", "sample --help"]
 )
-def test_what_computes_nothing_starts_at_once(words):
+def test_light_commands_import_no_heavy_modules(words):
   code = (
     "import sys; from bigscale.cli.main import main; main(['', *sys.argv[1:]]);"
     f"assert not [m for m in {HEAVY} if m in sys.modules], sys.modules"
@@ -153,7 +156,7 @@ def test_what_computes_nothing_starts_at_once(words):
   assert made.returncode == 0, made.stderr
 
 
-def test_a_part_does_not_load_its_neighbours():
+def test_a_subcommand_does_not_import_the_others():
   code = (
     "import sys; from bigscale.cli.main import main;"
     "main(['', 'scaling', 'shares', '--help']);"
@@ -165,7 +168,7 @@ def test_a_part_does_not_load_its_neighbours():
   assert made.stdout.endswith("['bigscale.cli.scaling.shares']\n")
 
 
-def test_a_close_flag_is_offered(capsys):
+def test_a_similar_flag_is_suggested(capsys):
   said = refused(capsys, "scaling fit", "x", "--flopps=3")
   assert "did you mean --flops?" in said
 
@@ -179,7 +182,7 @@ def test_a_close_flag_is_offered(capsys):
     (("monitor", "drill"), "control_seeds"),
   ],
 )
-def test_counts_are_not_negative(words, flag, capsys):
+def test_counts_must_not_be_negative(words, flag, capsys):
   assert main(["bigscale", *words, f"--{flag}=-1"]) == 2
   assert f"--{flag}=-1" in capsys.readouterr().err
 
@@ -194,17 +197,15 @@ def test_counts_are_not_negative(words, flag, capsys):
     ("sample", "--workdir=runs/x", "--out=gs://b/x.png"),
   ],
 )
-def test_an_address_is_no_place_to_write_to(
-  capsys, tmp_path, monkeypatch, words
-):
-  """A folder `gs:` is not made instead."""
+def test_an_address_is_not_an_output_path(capsys, tmp_path, monkeypatch, words):
+  """No folder `gs:` is created."""
   monkeypatch.chdir(tmp_path)
   message = refused(capsys, *words)
   assert f"{words[-1]} is an address, not a folder; mount a disk" in message
   assert not list(tmp_path.iterdir())
 
 
-def test_the_cache_is_at_no_address(capsys, tmp_path, monkeypatch):
+def test_the_cache_must_not_be_an_address(capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("BIGSCALE_CACHE", "gs://b/cache")
   message = refused(capsys, "data", "inspect", "emoji")

@@ -1,4 +1,4 @@
-"""`bigscale evaluate --images`: one odd or unreadable image among many."""
+"""`bigscale evaluate --images` with unusual or unreadable images."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ _COUNT = 120
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path_factory):
-  """A stand-in for Inception, and a cache of all tests of one process."""
+  """A fake Inception network, and a cache shared by all tests of a process."""
   monkeypatch.setattr(
     opening, "open_network", lambda feature, cache_dir=None: Network(feature)
   )
@@ -28,7 +28,7 @@ def quick(monkeypatch, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory, make_images):
-  """A folder of gray images of 8 px."""
+  """A folder of gray images with 8 px."""
   folder = tmp_path_factory.mktemp("given") / "usual"
   folder.mkdir()
   for number, image in enumerate(make_images(_COUNT, 9)[0]):
@@ -38,7 +38,7 @@ def usual(tmp_path_factory, make_images):
 
 @pytest.fixture
 def folder(usual, tmp_path):
-  """A copy of it, to be changed."""
+  """A copy of `usual` that a test may change."""
   return shutil.copytree(usual, tmp_path / "images")
 
 
@@ -75,7 +75,7 @@ def coloured(image):
   return Image.merge("RGB", (image, image, image))
 
 
-def test_the_protocol_says_size_channels_and_headers(scored, usual):
+def test_the_protocol_has_size_channels_and_headers(scored, usual):
   code, found, _ = scored(usual)
   assert code == 0
   assert found["num_images"] == _COUNT
@@ -101,7 +101,7 @@ def test_the_protocol_says_size_channels_and_headers(scored, usual):
   ("how", "counted", "shape"),
   [(small, "resized", "4 x 4 x 1"), (coloured, "recoloured", "8 x 8 x 3")],
 )
-def test_one_odd_image_decides_nothing(
+def test_one_unusual_image_does_not_change_the_format(
   scored, usual, folder, place, how, counted, shape
 ):
   change(folder / f"{place:03d}.png", how)
@@ -118,9 +118,7 @@ def test_one_odd_image_decides_nothing(
   )
 
 
-def test_images_of_two_kinds_are_refused_unless_one_is_asked_for(
-  scored, folder
-):
+def test_images_of_two_formats_need_a_flag(scored, folder):
   for number in range(40):
     change(folder / f"{number:03d}.png", coloured)
   code, _, err = scored(folder)
@@ -148,7 +146,7 @@ def truncate(folder, numbers):
       file.truncate(60)
 
 
-def test_unreadable_images_are_counted_and_none_counts_twice(
+def test_unreadable_images_are_skipped_and_counted(
   scored, folder, usual, tmp_path
 ):
   torn = range(0, _COUNT, 3)
@@ -157,7 +155,7 @@ def test_unreadable_images_are_counted_and_none_counts_twice(
   assert (code, found) == (2, None)
   assert "max_bad_fraction" in err
   assert "or more records" in err
-  # Those that can be read, and no others: as if the others were not there.
+  # Scoring skips unreadable images as if they were not in the folder.
   without = shutil.copytree(usual, tmp_path / "without")
   for number in torn:
     (without / f"{number:03d}.png").unlink()
@@ -169,32 +167,30 @@ def test_unreadable_images_are_counted_and_none_counts_twice(
     assert found["unreadable"] == len(torn)
     assert ".png: it does not decode" in found["unreadable_example"]
     assert "40 of 120 images cannot be read" in err
-    # Floors and baselines, too, are of as many images.
+    # Floors and baselines use the same number of images.
     assert found["reference"] == expected["reference"]
     assert found["fid_inception"] == pytest.approx(
       expected["fid_inception"], rel=1e-4
     )
 
 
-def test_part_of_the_images_is_made_up_of_those_that_can_be_read(
-  scored, folder
-):
+def test_num_counts_only_readable_images(scored, folder):
   truncate(folder, [5])
   code, found, _ = scored(folder, "--num=100")
   assert (code, found["num_images"]) == (0, 100)
 
 
-def test_a_set_of_which_nothing_can_be_read(scored, folder):
+def test_no_image_can_be_read(scored, folder):
   truncate(folder, range(_COUNT))
   code, _, err = scored(folder, "--max_bad_fraction=1")
   assert code == 2
   assert "none of the 120 images" in err
 
 
-def test_unreadable_reals_are_said_again_by_the_cache(
+def test_cached_results_report_unreadable_reals_too(
   scored, usual, folder, monkeypatch
 ):
-  # Spread over both splits of the reference.
+  # The unreadable images are in both splits of the reference.
   torn = range(0, _COUNT, 4)
   truncate(folder, torn)
   code, _, err = scored(usual, reference=folder)
@@ -213,10 +209,10 @@ def test_unreadable_reals_are_said_again_by_the_cache(
     assert ".png: it does not decode" in met["train"]["unreadable_example"]
     assert "were left out of statistics" in err or not said
     said.append(found["reference"])
-    # The second comes from the cache.
+    # The second result comes from the cache.
     monkeypatch.setattr("bigscale.metrics.reference._compute", None)
   assert said[0] == said[1]
-  # What was allowed once is not allowed for ever.
+  # The cache does not bypass the limit.
   code, _, err = scored(usual, reference=folder)
   assert code == 2
   assert "max_bad_fraction" in err
@@ -225,12 +221,12 @@ def test_unreadable_reals_are_said_again_by_the_cache(
 @pytest.mark.parametrize(
   ("options", "words"),
   [
-    (["--labels=uniform"], ["--labels=uniform", "drawn already"]),
+    (["--labels=uniform"], ["--labels=uniform", "--images="]),
     (["--channels=2"], ["--channels"]),
     (["--max_bad_fraction=1.5"], ["--max_bad_fraction"]),
   ],
 )
-def test_a_wrong_request_says_what_and_why(scored, usual, options, words):
+def test_invalid_flags_are_errors(scored, usual, options, words):
   code, _, err = scored(usual, *options)
   assert code == 2
   for word in words:

@@ -1,4 +1,4 @@
-"""`bigscale import` and `export`, and what other commands make of an import."""
+"""`bigscale import` and `export`, and other commands on an imported run."""
 
 import functools
 import json
@@ -22,12 +22,12 @@ _TINY = f"--config={tiny.__file__}"
 
 
 def bigscale(*args: object) -> int:
-  """Runs the program in this process; flags start fresh every time."""
+  """Runs the program in this process; flags are reset on each call."""
   return main(["bigscale", *map(str, args)])
 
 
 def refused(capsys, *args: object) -> str:
-  """The one message of a refusal; no traceback."""
+  """Runs a command that must fail with one message; returns the message."""
   capsys.readouterr()
   assert bigscale(*args) == 2
   captured = capsys.readouterr()
@@ -42,11 +42,11 @@ def golden(stem: str) -> dict[str, np.ndarray]:
 
 
 def players(data, names="GD") -> dict[str, np.ndarray]:
-  """The networks alone, still under their prefixes."""
+  """Returns only the tensors of the networks, with their prefixes."""
   return {k: x for k, x in data.items() if k[0] in names and k[1] == "/"}
 
 
-# The authors' own weights, all the way through the program.
+# Imports of the authors' weights.
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +74,12 @@ def biggan_run(tmp_path_factory):
 
 @functools.cache
 def loaded(run: Path):
-  """The run's newest checkpoint, as `sample` takes it."""
+  """Returns the newest checkpoint, loaded as in `sample`."""
   return load(str(run), None)
 
 
 def drawn(run, latents, labels) -> np.ndarray:
-  """Float images of a run's average in the authors' layout, NCHW."""
+  """Returns float images of the moving average in the layout NCHW."""
   trained = loaded(run)
   program = jax.jit(
     lambda ema, z, y: generate(
@@ -97,7 +97,9 @@ def drawn(run, latents, labels) -> np.ndarray:
     ("biggan_run", "biggan_64px_f64", "in/y", "out/G_eval"),
   ],
 )
-def test_an_import_draws_the_authors_images(run, stem, labels, out, request):
+def test_an_import_generates_the_authors_images(
+  run, stem, labels, out, request
+):
   data = golden(stem)
   images = drawn(request.getfixturevalue(run), data["in/z"], data[labels])
   scale = np.abs(data[out]).max()
@@ -105,7 +107,7 @@ def test_an_import_draws_the_authors_images(run, stem, labels, out, request):
 
 
 def restored(run):
-  """Checkpoint 0, whole."""
+  """Returns the whole checkpoint of step 0."""
   trained = loaded(run)
   checkpoints = Checkpoints(run, trained.spec.checkpoint)
   found = checkpoints.restore(trained.built.abstract_state, 0)
@@ -113,7 +115,9 @@ def restored(run):
   return found
 
 
-def test_both_players_and_all_trackers_are_in_the_checkpoint(biggan_run):
+def test_both_networks_and_all_singular_values_are_in_the_checkpoint(
+  biggan_run,
+):
   data = golden("biggan_64px_f64")
   found = restored(biggan_run)
   state = found.state
@@ -170,15 +174,15 @@ def test_import_of_statistics(tmp_path, capsys):
     np.testing.assert_array_equal(arrays["mu"], np.arange(4.0))
   assert "not empty" in refused(capsys, "import", *options)
   message = refused(capsys, "import", *options, "--source=emoji")
-  assert "--source has no meaning" in message
+  assert "--source has no effect" in message
 
 
-# Refusals.
+# Invalid input.
 
 
 @pytest.fixture
 def files(tmp_path):
-  """Good and bad files by name."""
+  """A folder with valid and invalid files."""
   data = players(golden("r3gan_unconditional_8px"))
   g = {k[2:]: x for k, x in data.items() if k[0] == "G"}
   made = {
@@ -228,7 +232,7 @@ def files(tmp_path):
     ("--format=stats G.pkl", ("--unsafe_pickle",)),
   ],
 )  # fmt: skip
-def test_import_refuses(options, words, files, capsys, monkeypatch):
+def test_import_errors(options, words, files, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
   monkeypatch.chdir(files)
   before = sorted(files.rglob("*"))
@@ -251,13 +255,13 @@ def test_import_refuses(options, words, files, capsys, monkeypatch):
     ("--workdir={run} --out={tmp}/g --platforms=abacus", "cpu, tpu, cuda"),
   ],
 )
-def test_export_refuses(options, words, r3gan_run, tmp_path, capsys):
+def test_export_errors(options, words, r3gan_run, tmp_path, capsys):
   filled = options.format(run=r3gan_run, tmp=tmp_path)
   assert words in refused(capsys, "export", *filled.split())
   assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_leaves_nothing(files, monkeypatch, capsys):
+def test_a_full_disk_leaves_no_files(files, monkeypatch, capsys):
   save = Checkpoints.save
 
   def full(self, *arguments):

@@ -12,7 +12,7 @@ from bigscale.cli import main as program
 
 @pytest.fixture
 def trace(tmp_path):
-  """D's loss as it is, and one that leaves at step 600."""
+  """A trace whose loss of D and diversity jump at step 600."""
   rng = random.Random(0)
   lines = ["step,d/loss,g/diversity"]
   for step in range(0, 1000, 5):
@@ -26,7 +26,7 @@ def trace(tmp_path):
 
 @pytest.fixture
 def monitor(capsys):
-  """Runs the command as a user would; returns exit code, stdout, stderr."""
+  """Runs the command and returns exit code, stdout and stderr."""
 
   def call(*arguments):
     code = program.main(["bigscale", "monitor", *arguments])
@@ -55,7 +55,7 @@ def test_replay_prints_text(monitor, trace):
   assert "last healthy step: 595" in out
 
 
-def test_a_call_knows_nothing_of_the_one_before(monitor, trace):
+def test_flags_are_reset_between_calls(monitor, trace):
   code, _, _ = monitor("replay", trace, "--json", "--set=nonsense=1")
   assert code == 2
   code, out, _ = monitor("replay", trace)
@@ -63,7 +63,7 @@ def test_a_call_knows_nothing_of_the_one_before(monitor, trace):
   assert "last healthy step" in out
 
 
-def test_thresholds_are_options(monitor, trace):
+def test_thresholds_are_flags(monitor, trace):
   code, out, _ = monitor(
     "replay", trace, "--json", "--set=limit=1e9", "--set=patience=1000"
   )
@@ -75,7 +75,7 @@ def test_thresholds_are_options(monitor, trace):
   assert json.loads(out)["alarms"] == []
 
 
-def test_a_run_is_judged_by_its_own_settings(monitor, trace, tmp_path):
+def test_replay_of_a_run_uses_its_settings(monitor, trace, tmp_path):
   lines = pathlib.Path(trace).read_text().splitlines()[1:]
   rows = [line.split(",") for line in lines]
   (tmp_path / "metrics.jsonl").write_text(
@@ -98,10 +98,10 @@ def test_a_run_is_judged_by_its_own_settings(monitor, trace, tmp_path):
   [
     ((), "monitor '' is unknown"),
     (("look",), "monitor 'look' is unknown"),
-    (("replay",), "replay of what?"),
+    (("replay",), "replay needs a path"),
     (("replay", "none.csv"), "none.csv is no file"),
-    (("replay", "x.csv", "--set=limits=3"), "keys: warmup, block"),
-    (("replay", "x.csv", "--set=window=many"), "'many' is no int"),
+    (("replay", "x.csv", "--set=limits=3"), "monitor.verdict: warmup, block"),
+    (("replay", "x.csv", "--set=window=many"), "'many' is not of type int"),
     (("replay", "x.csv", "--set=window=1"), "monitor.verdict.min_values"),
     (("replay", "x.csv", "--warmup=-1"), "must not be negative"),
   ],
@@ -119,8 +119,8 @@ def test_kinks_must_be_steps(monitor, trace):
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_threshold_is_a_finite_number(monitor, trace, value):
+def test_a_threshold_must_be_finite(monitor, trace, value):
   code, out, err = monitor("replay", trace, f"--set=limit={value}")
   assert (code, out) == (2, "")
   assert f"--set=limit={value}" in err
-  assert "no finite number" in err
+  assert "not a finite number" in err

@@ -1,4 +1,4 @@
-"""Any field of a spec can be set on the command line."""
+"""Every field of a spec can be overridden on the command line."""
 
 import dataclasses
 import typing
@@ -31,7 +31,7 @@ def at(found, path):
 @pytest.mark.parametrize(
   ("setting", "value"),
   [
-    # That the file mentions.
+    # Fields that the config file sets.
     ("total_kimg=0.064", 0.064),
     ("seed=7", 7),
     ("data.flip=false", False),
@@ -44,7 +44,7 @@ def at(found, path):
     ("evaluate.scores=fd_classifier", ("fd_classifier",)),
     ("evaluate.scores=('fd_classifier', 'kid_classifier')",
      ("fd_classifier", "kid_classifier")),
-    # That it does not.
+    # Fields that the config file does not set.
     ("monitor.action=rollback", "rollback"),
     ("monitor.verdict.limit=30", 30.0),
     ("monitor.interval=5", 5),
@@ -57,31 +57,31 @@ def at(found, path):
     ("optim.ema_half_life_kimg=none", None),
     ("checkpoint.best=fd_classifier", "fd_classifier"),
     ("loss.g_sigma.ratio=1e1", 10.0),
-    # A schedule.
+    # Schedules.
     ("optim.g_lr=3e-4", Schedule(first=3e-4, last=3e-4)),
     ("optim.g_lr={'first': 1.0, 'last': 0.5, 'kimg': 2}",
      Schedule(first=1.0, last=0.5, kimg=2.0)),
   ],
 )  # fmt: skip
-def test_a_setting_is_what_it_says(setting, value):
+def test_an_override_sets_value_and_type(setting, value):
   found = at(spec(f"--config.{setting}"), setting.partition("=")[0])
   assert found == value
   assert type(found) is type(value)
 
 
-def test_a_constant_becomes_a_schedule():
+def test_a_number_becomes_a_schedule():
   words = ["--config.optim.g_lr.last=1e-5", "--config.optim.g_lr.kimg=4"]
   assert spec(*words).optim.g_lr == Schedule(first=1e-3, last=1e-5, kimg=4.0)
 
 
-def test_a_kind_of_model_is_chosen_by_its_name():
+def test_an_override_of_the_name_changes_the_family():
   words = ["--config.model.name=biggan", "--config.model.g_width=8"]
   with pytest.raises(SpecError, match=r"unknown key config.model"):
-    # What is left of the other model is named; g_width is known.
+    # The remaining fields of the other family are unknown; g_width is not.
     spec(*words)
 
 
-def test_the_last_of_several_counts():
+def test_the_last_of_several_overrides_wins():
   assert spec("--config.seed=1", "--config.seed=2").seed == 2
 
 
@@ -94,7 +94,7 @@ def test_the_last_of_several_counts():
     (["--config.data.flip", "0"], False),
   ],
 )
-def test_switches_and_spaces_are_read_as_before(words, flip):
+def test_switches_and_values_after_a_space(words, flip):
   assert spec(*words).data.flip is flip
 
 
@@ -103,8 +103,11 @@ def test_switches_and_spaces_are_read_as_before(words, flip):
   [
     ("optim.g_lrr=1", ("--config.optim.g_lrr", "did you mean 'g_lr'")),
     ("modle.widths=3", ("--config.modle", "did you mean 'model'")),
-    ("seed.first=3", ("--config.seed", "one value and no group")),
-    ("optim=3", ("--config.optim=3 is a group", "--config.optim.NAME=VALUE")),
+    ("seed.first=3", ("--config.seed", "a value, not a group")),
+    (
+      "optim=3",
+      ("--config.optim=3: this is a group", "--config.optim.NAME=VALUE"),
+    ),
     ("seed=1.5", ("--config.seed=1.5 must be a whole number",)),
     ("seed=1_0", ("--config.seed=1_0 must be a whole number",)),
     ("total_kimg=many", ("--config.total_kimg=many must be a number",)),
@@ -116,9 +119,7 @@ def test_switches_and_spaces_are_read_as_before(words, flip):
     ("total_kimg=inf", ("must be a finite number",)),
   ],
 )
-def test_what_is_no_setting_is_refused_by_the_command(
-  setting, words, tmp_path, capsys
-):
+def test_an_invalid_override_is_an_error(setting, words, tmp_path, capsys):
   run = ["train", f"--config={tiny.__file__}", f"--workdir={tmp_path / 'run'}"]
   assert main(["bigscale", *run, f"--config.{setting}"]) == 2
   said = capsys.readouterr().err
@@ -128,13 +129,13 @@ def test_what_is_no_setting_is_refused_by_the_command(
   assert not (tmp_path / "run").exists()
 
 
-def test_a_setting_without_a_config_is_refused(capsys):
+def test_an_override_without_a_config_is_an_error(capsys):
   words = ["import", "weights.pth", "--out=x", "--format=r3gan"]
   assert main(["bigscale", *words, "--config.seed=3"]) == 2
   assert "--config is missing" in capsys.readouterr().err
 
 
-def test_a_sweep_s_base_is_set_alike(tmp_path):
+def test_fields_of_a_sweep_can_be_overridden(tmp_path):
   config = tmp_path / "swept.py"
   base = tiny.get_config().to_dict()
   config.write_text(
@@ -153,7 +154,7 @@ def test_a_sweep_s_base_is_set_alike(tmp_path):
 
 
 def fields(kind, path=""):
-  """All fields of a spec that are one value: name, type, default."""
+  """Yields the path and default of every field that is not a group."""
   hints = typing.get_type_hints(kind)
   for field in dataclasses.fields(kind):
     name, of = f"{path}{field.name}", hints[field.name]
@@ -166,8 +167,8 @@ def fields(kind, path=""):
 
 
 @pytest.mark.parametrize(("name", "default"), list(fields(RunSpec)))
-def test_every_field_can_be_set_to_its_default(name, default):
-  """Whatever it is written as."""
+def test_every_field_can_be_overridden_with_its_default(name, default):
+  """The text of the default is accepted for every type."""
   bare = {"global_batch_size": 8, "total_kimg": 1.0}
   kept = {k: tiny.get_config()[k] for k in ("model", "loss", "data", "optim")}
   config = ConfigDict(bare | kept)
@@ -184,7 +185,7 @@ def test_every_field_can_be_set_to_its_default(name, default):
   assert found == (text if name == "data.source" else default)
 
 
-def test_an_entry_of_a_list_of_groups_is_set_by_its_number():
+def test_an_entry_of_a_list_of_groups_is_set_by_its_index():
   config = "configs/chaos_embedded.py"
   words = ("--config.data.mixture.0.share=0.4",)
   second = "--config.data.mixture.1={'source': 'emoji', 'share': 0.6}"
@@ -200,9 +201,9 @@ def test_an_entry_of_a_list_of_groups_is_set_by_its_number():
     ("mixture.x.share=1", "data.mixture has 2 entries, numbered from 0"),
     ("mixture.0.shar=1", "did you mean 'share'"),
     ("mixture.0=3", "is a group"),
-    ("mixture.0.source.x=1", "one value and no group"),
+    ("mixture.0.source.x=1", "a value, not a group"),
   ],
 )
-def test_an_entry_that_is_none_is_refused(setting, said):
+def test_an_invalid_entry_is_an_error(setting, said):
   with pytest.raises(SpecError, match=said):
     spec(f"--config.data.{setting}", config="configs/chaos_embedded.py")

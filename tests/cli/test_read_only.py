@@ -1,4 +1,4 @@
-"""Commands that only read leave a run that is being written alone."""
+"""Commands that only read do not modify a run that is being trained."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from tests.e2e import tiny
 
 
 def _spec():
-  """Of a model that takes little compilation."""
+  """Returns the spec of a model that compiles quickly."""
   config = tiny.smallest(spectra_interval=0)
   config.monitor = {"action": "off"}
   return from_config(config)
@@ -36,7 +36,7 @@ def new_built():
 
 @pytest.fixture
 def saving(tmp_path, monkeypatch):
-  """A run whose step 8 is being saved: its files are there, not its name."""
+  """A run during the save of step 8, before the final rename."""
   built = new_built()
   state = jax.tree.map(
     lambda leaf: jax.numpy.ones(leaf.shape, leaf.dtype), built.abstract_state
@@ -62,13 +62,13 @@ def saving(tmp_path, monkeypatch):
     undo.callback(going_on.set)
     yield tmp_path
     going_on.set()
-    # The save, and the training that waits for it, go on.
+    # The save and the training that waits for it continue.
     checkpoints.wait()
     assert checkpoints.steps() == [4, 8]
 
 
 def seen(folder):
-  """Everything in it: contents of files, and times of folders."""
+  """Returns the contents of all files and the times of all folders."""
   return {
     path: path.stat().st_mtime_ns if path.is_dir() else path.read_bytes()
     for path in folder.rglob("*")
@@ -76,7 +76,7 @@ def seen(folder):
 
 
 def start_from(folder, out):
-  """What `train --init_from` reads before its first step."""
+  """Reads what `train --init_from` reads before its first step."""
   del out
   return init_from.read_start(new_built(), folder).step - 4
 
@@ -92,7 +92,7 @@ READERS = {
   "sample": command("sample", "--out=OUT/a.png", "--num=2"),
   "export": command("export", "--out=OUT/g.hlo", "--platforms=cpu"),
   "init_from": start_from,
-  # Trains the classifier of its scores.
+  # Also trains the classifier.
   "evaluate": command("evaluate", "--metrics=fd_classifier"),
 }
 SLOW = ("evaluate",)
@@ -105,7 +105,7 @@ SLOW = ("evaluate",)
     for name in READERS
   ],
 )
-def test_a_save_under_way_is_let_be(
+def test_a_save_in_progress_is_not_disturbed(
   reader, saving, tmp_path_factory, monkeypatch
 ):
   out = tmp_path_factory.mktemp(reader)
@@ -116,8 +116,8 @@ def test_a_save_under_way_is_let_be(
   assert seen(saving) == before
 
 
-def test_damage_is_for_the_run_itself_to_set_aside(saving, tmp_path_factory):
-  """Who reads says so, and takes the step before or refuses."""
+def test_readers_do_not_move_damaged_checkpoints(saving, tmp_path_factory):
+  """A reader reports the damage and leaves the files in place."""
   shutil.rmtree(saving / "checkpoints" / "4" / "data")
   before = seen(saving)
   with pytest.raises(DamagedError, match="step 4: it cannot be read"):

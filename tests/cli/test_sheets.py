@@ -1,4 +1,4 @@
-"""Sheets and standing statistics from the command line, of random weights."""
+"""Sheets and standing statistics of `sample`, with random weights."""
 
 import functools
 import importlib
@@ -24,7 +24,7 @@ from tests.e2e import tiny
 
 
 def run_of(config, path):
-  """A folder with a checkpoint of step 0, without a compilation."""
+  """Creates a run with a checkpoint of step 0, without compilation."""
   spec = from_config(config)
   built = build(spec, make_mesh(MeshSpec(), jax.devices()[:1]))
   random = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def run_of(config, path):
   def draw(leaf):
     if not np.issubdtype(leaf.dtype, np.floating):
       return jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
-    # Variances, too, and those are positive.
+    # Vectors include variances, which must be positive.
     value = np.abs(random.standard_normal(leaf.shape)).astype(leaf.dtype)
     signs = random.choice([-1, 1], leaf.shape) if leaf.ndim > 1 else 1
     return jax.device_put((value * signs).astype(leaf.dtype), leaf.sharding)
@@ -47,7 +47,7 @@ def run_of(config, path):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_load_a_run():
-  """Checkpoints are loaded, and samplers compiled, once for all tests."""
+  """Loads checkpoints and compiles samplers once for all tests."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(common, "load", functools.cache(common.load))
     yield
@@ -73,14 +73,14 @@ def bigscale(*args):
 
 
 def drawn(workdir, out, *options):
-  """Images, labels and columns of an .npz."""
+  """Samples to an .npz; returns its images, labels and columns."""
   where = [f"--workdir={workdir}", f"--out={out / 'sheet.npz'}"]
   assert bigscale("sample", *where, *options) == 0
   with np.load(out / "sheet.npz") as arrays:
     return arrays["images"], arrays["labels"], int(arrays["columns"])
 
 
-def test_walk_between_latents(r3gan, tmp_path):
+def test_interpolation_between_latents(r3gan, tmp_path):
   options = ["--interpolate=latents", "--rows=3", "--columns=4", "--labels=3,7"]
   images, labels, columns = drawn(r3gan, tmp_path, *options)
   assert (images.shape, images.dtype) == ((12, 8, 8, 1), np.uint8)
@@ -91,8 +91,8 @@ def test_walk_between_latents(r3gan, tmp_path):
   assert (straight[1::4] != images[1::4]).any()
 
 
-def test_walk_between_classes(r3gan, tmp_path):
-  """The ends of a walk are what plain labels give."""
+def test_interpolation_between_classes(r3gan, tmp_path):
+  """The ends of an interpolation have plain labels."""
   images, shares, columns = drawn(
     r3gan,
     tmp_path,
@@ -106,12 +106,12 @@ def test_walk_between_classes(r3gan, tmp_path):
   assert columns == 4
   ends = shares[[0, 3, 4, 7]].argmax(axis=1)
   assert ends.tolist() == [3, 7, 7, 0]
-  # Both rows have one latent, and meet at class 7.
+  # Both rows have the same latent, and share class 7.
   np.testing.assert_array_equal(images[3], images[4])
   assert (images[0] != images[1]).any()
 
 
-def test_rows_of_classes(r3gan, tmp_path):
+def test_class_grid_in_rows_and_columns(r3gan, tmp_path):
   images, labels, columns = drawn(
     r3gan, tmp_path, "--class_grid=rows", "--columns=4"
   )
@@ -127,9 +127,9 @@ def test_rows_of_classes(r3gan, tmp_path):
   )
 
 
-def test_many_classes_take_pages(r3gan, tmp_path, monkeypatch):
+def test_many_classes_are_split_into_pages(r3gan, tmp_path, monkeypatch):
   command = importlib.import_module("bigscale.cli.sample")
-  monkeypatch.setattr(command, "_CLASSES_A_PAGE", 4)
+  monkeypatch.setattr(command, "_CLASSES_PER_PAGE", 4)
   code = bigscale(
     "sample",
     f"--workdir={r3gan}",
@@ -144,11 +144,11 @@ def test_many_classes_take_pages(r3gan, tmp_path, monkeypatch):
   for name in names:
     with Image.open(tmp_path / name) as sheet:
       sizes.append(sheet.size)
-  # 8 px, magnified 8 times; 4, 4 and 2 classes.
+  # 8 px scaled by 8; 4, 4 and 2 classes.
   assert sizes == [(256, 256), (256, 256), (256, 128)]
 
 
-def test_sweep_of_thresholds(r3gan, tmp_path):
+def test_truncation_sweep(r3gan, tmp_path):
   images, labels, columns = drawn(
     r3gan, tmp_path, "--truncation_sweep=2,0.5,0.04", "--columns=4"
   )
@@ -169,7 +169,7 @@ def test_standing_statistics_change_samples(biggan, tmp_path):
   np.testing.assert_array_equal(anew, again)
 
 
-def test_standing_statistics_follow_each_threshold(
+def test_each_truncation_has_its_own_standing_statistics(
   biggan, tmp_path, monkeypatch
 ):
   asked = []
@@ -186,13 +186,15 @@ def test_standing_statistics_follow_each_threshold(
   assert asked == [2.0, 0.5]
 
 
-def test_standing_statistics_leave_other_models_alone(r3gan, tmp_path):
+def test_models_without_batch_norm_ignore_standing_batches(r3gan, tmp_path):
   plain, _, _ = drawn(r3gan, tmp_path, "--num=4")
   same, _, _ = drawn(r3gan, tmp_path, "--num=4", "--standing_batches=3")
   np.testing.assert_array_equal(plain, same)
 
 
-def test_evaluate_scores_what_it_says(biggan, monkeypatch, capsys):
+def test_evaluate_uses_truncation_and_standing_statistics(
+  biggan, monkeypatch, capsys
+):
   """The evaluator gets truncated samples under standing statistics."""
   from bigscale.train import hooks
 
@@ -240,7 +242,7 @@ def test_evaluate_scores_what_it_says(biggan, monkeypatch, capsys):
     ),
     (
       ["--truncation_sweep=1", "--truncation=0.5"],
-      ("--truncation has no meaning for --truncation_sweep",),
+      ("--truncation has no effect on --truncation_sweep",),
     ),
     (["--class_grid=rows", "--num=5"], ("--num", "--class_grid=rows")),
     (["--class_grid=rows", "--rows=5"], ("--rows", "use --columns")),
@@ -257,7 +259,7 @@ def test_evaluate_scores_what_it_says(biggan, monkeypatch, capsys):
     (["--standing_batches=-1"], ("standing_batches", "-1")),
   ],
 )
-def test_refusals(options, words, r3gan, tmp_path, capsys):
+def test_invalid_flags(options, words, r3gan, tmp_path, capsys):
   out = f"--out={tmp_path / 'a.png'}"
   assert bigscale("sample", f"--workdir={r3gan}", out, *options) == 2
   captured = capsys.readouterr()
@@ -267,7 +269,7 @@ def test_refusals(options, words, r3gan, tmp_path, capsys):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_config_s_refusal_is_quoted(tmp_path, capsys):
+def test_an_error_of_the_config_file_is_quoted(tmp_path, capsys):
   config = "--config=configs/biggan_table1.py:bs4096"
   assert bigscale("train", config, f"--workdir={tmp_path / 'run'}") == 2
   assert capsys.readouterr().err == (

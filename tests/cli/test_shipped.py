@@ -1,11 +1,11 @@
-"""Configs that come with the package are found by name, from anywhere."""
+"""Shipped configs are found by name from any working directory."""
 
 import pathlib
 import re
 
 import pytest
 
-from bigscale.cli import config as shipped
+from bigscale.cli import config_flags as shipped
 from bigscale.cli.main import main
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -14,9 +14,10 @@ FILES = {
   for path in (ROOT / "configs").rglob("*.py")
   if path.name != "__init__.py"
 }
-# Of every command that reads a config.
+# All commands that read a config.
 COMMANDS = (
   ("train", "--workdir=run"),
+  ("config",),
   ("plan", "--topology=v5e:1x1"),
   ("import", "--format=r3gan", "G.npz", "--out=run"),
   ("bench", "step"),
@@ -30,13 +31,13 @@ def refusal(capsys, *words):
   return capsys.readouterr().err
 
 
-def test_every_config_has_its_name():
+def test_every_config_has_a_name():
   assert shipped.names() == sorted(FILES)
   assert {"fashion_r3gan", "biggan", "sweeps/stacked_mnist"} <= set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_name_is_the_shipped_file(name, tmp_path, monkeypatch):
+def test_a_name_leads_to_the_shipped_file(name, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   path, _, argument = shipped.locate(f"{name}:128:x").partition(":")
   assert pathlib.Path(path).samefile(FILES[name])
@@ -44,14 +45,14 @@ def test_a_name_is_the_shipped_file(name, tmp_path, monkeypatch):
   assert shipped.locate(name) == path
 
 
-def test_a_file_at_the_path_given_comes_first(tmp_path, monkeypatch):
-  """Names and files' names differ by the ending: both stay within reach."""
+def test_a_file_wins_over_a_shipped_config(tmp_path, monkeypatch):
+  """The file ending distinguishes a file from a shipped config."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / "biggan.py").write_text("")
   assert shipped.locate("biggan.py:128") == "biggan.py:128"
   path, _, _ = shipped.locate("biggan:128").partition(":")
   assert pathlib.Path(path).samefile(FILES["biggan"])
-  # A folder is none, as that of a run called like its config.
+  # A folder of the same name, such as a run's, is not a config.
   (tmp_path / "sngan").mkdir()
   assert pathlib.Path(shipped.locate("sngan")).samefile(FILES["sngan"])
   (tmp_path / "jft").write_text("")
@@ -62,7 +63,7 @@ def test_a_file_at_the_path_given_comes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   "form", ["--config=fashion_r3gann", "--config fashion"]
 )
-def test_an_unknown_name_lists_the_known(
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(
   command, form, capsys, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
@@ -77,10 +78,10 @@ def test_an_unknown_name_lists_the_known(
 @pytest.mark.parametrize(
   ("value", "word"),
   [
-    ("configs/fashion_r3gan.py", "is --config=fashion_r3gan ("),
-    ("elsewhere/configs/jft.py:64", "give a file's path or one of the names"),
-    ("sweeps/collapse.py", "is --config=sweeps/collapse ("),
-    ("", "it is empty"),
+    ("configs/fashion_r3gan.py", "give --config=fashion_r3gan ("),
+    ("elsewhere/configs/jft.py:64", "give the path of a file, or a name"),
+    ("sweeps/collapse.py", "give --config=sweeps/collapse ("),
+    ("", "the value is empty"),
     (".", "'.' is neither"),
     ("/", "'/' is neither"),
     ("..", "'..' is neither"),
@@ -91,7 +92,9 @@ def test_an_unknown_name_lists_the_known(
     ("x" * 5000, "is neither a file"),
   ],
 )
-def test_what_is_no_config(value, word, capsys, tmp_path, monkeypatch):
+def test_values_that_are_not_configs(
+  value, word, capsys, tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   message = refusal(capsys, "train", f"--config={value}", "--workdir=run")
   assert word in message
@@ -105,16 +108,14 @@ def test_what_is_no_config(value, word, capsys, tmp_path, monkeypatch):
     ("sweeps/collapse", "bigscale scaling sweep"),
   ],
 )
-def test_a_config_that_is_used_as_it_is_not_meant(value, words, capsys):
+def test_a_config_that_does_not_fit_the_command(value, words, capsys):
   message = refusal(capsys, "train", f"--config={value}", "--workdir=run")
   assert words in message
   assert message.count("\n") == 1
 
 
-def test_a_config_of_a_user_builds_on_a_shipped_one(
-  tmp_path, monkeypatch, capsys
-):
-  """Which has no PYTHONPATH and no checkout."""
+def test_a_user_config_can_import_a_shipped_one(tmp_path, monkeypatch, capsys):
+  """This needs neither PYTHONPATH nor a checkout."""
   monkeypatch.chdir(tmp_path)
   path = tmp_path / "mine.py"
   path.write_text(
@@ -128,7 +129,7 @@ def test_a_config_of_a_user_builds_on_a_shipped_one(
   assert "global_batch_size=-7" in message
 
 
-def test_no_shipped_config_needs_a_folder_on_the_path():
+def test_no_shipped_config_imports_from_the_checkout():
   for path in (ROOT / "configs").rglob("*.py"):
     assert not re.search(
       r"^(from|import) configs\b", path.read_text(), re.MULTILINE

@@ -1,4 +1,4 @@
-"""Official weights under the truncation that their authors mean."""
+"""Truncation of imported weights follows the authors' rule."""
 
 import contextlib
 import dataclasses
@@ -42,10 +42,10 @@ _COUNT = 3
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-  """Compiles quickly, and nothing that is not looked at here.
+  """Avoids compilation that the tests do not need.
 
-  A run is loaded, and its sampler compiled, once. D, which these files do not
-  hold, is zeros in place of fresh weights; checkpoints have no fingerprints.
+  A run is loaded and its sampler compiled once. D, which is not in the files,
+  is zero instead of randomly initialized. Checkpoints have no fingerprints.
   """
 
   def zeros(model, spec):
@@ -73,7 +73,7 @@ def tensors():
 
 @pytest.fixture(scope="module")
 def imported(tensors, tmp_path_factory):
-  """An import of BigGAN-deep in the published layout, and what it printed."""
+  """An imported BigGAN-deep in the published layout, and the output."""
   folder = tmp_path_factory.mktemp("deep")
   np.savez(folder / "G.npz", **tensors)
   where = [folder / "G.npz", f"--out={folder / 'run'}", "--source=emoji"]
@@ -89,7 +89,7 @@ def run(imported):
 
 
 def drawn(run, out, *options):
-  """The arrays of an .npz."""
+  """Samples to an .npz and returns its arrays."""
   where = [f"--workdir={run}", f"--num={_COUNT}", f"--out={out / 'a.npz'}"]
   assert bigscale("sample", *where, *options) == 0
   with np.load(out / "a.npz") as arrays:
@@ -97,7 +97,7 @@ def drawn(run, out, *options):
 
 
 def theirs(tensors, labels, truncation, rule, at):
-  """What the port draws with latents of a truncation and statistics `at`."""
+  """Returns the images of the PyTorch port, with statistics of `at`."""
   key = jax.random.fold_in(jax.random.key(0), 0)
   z = np.asarray(latents.draw(key, _COUNT, _MODEL, truncation, rule))
   images = hf_biggan_deep(tensors, z, labels, at, depth=1)
@@ -106,7 +106,7 @@ def theirs(tensors, labels, truncation, rule, at):
 
 
 def assert_same_images(ours, theirs):
-  """All but a few values, and these by one of 256 levels."""
+  """Checks that few values differ, and by at most 1 of 256 levels."""
   away = np.abs(ours.astype(int) - theirs)
   assert away.max() <= 1
   assert np.mean(away > 0) < 0.02
@@ -115,10 +115,10 @@ def assert_same_images(ours, theirs):
 @pytest.mark.parametrize(
   ("options", "truncation", "rule", "at"),
   [
-    # The authors' rule by default; a row, and between two.
+    # The authors' rule, at a row of the table and between two rows.
     (["--truncation=0.4"], 0.4, "scale", 0.4),
     (["--truncation=0.405"], 0.405, "scale", 0.405),
-    # Statistics of latents as wide: 0.22848 / 0.87963.
+    # Statistics of latents with the same standard deviation: 0.22848 / 0.87963.
     (
       ["--truncation=0.4", "--truncation_rule=resample"],
       0.4,
@@ -128,7 +128,7 @@ def assert_same_images(ours, theirs):
     ([], None, "scale", 1.0),
   ],
 )
-def test_images_are_the_port_s(
+def test_images_equal_those_of_the_port(
   options, truncation, rule, at, run, tensors, tmp_path
 ):
   got = drawn(run, tmp_path, *options)
@@ -139,7 +139,7 @@ def test_images_are_the_port_s(
   assert f"published ones of truncation {at:.4g}" in str(got["batch_norm"])
 
 
-def test_an_import_says_what_it_took(imported):
+def test_an_import_prints_its_statistics_and_rule(imported):
   run, said = imported
   spec = json.loads((run / "spec.json").read_text())["spec"]
   assert spec["sampling"] == {"truncation_rule": "scale"}
@@ -147,7 +147,7 @@ def test_an_import_says_what_it_took(imported):
   assert "--truncation=T draws T * truncnorm(-2, 2)" in said
 
 
-def test_a_sweep_takes_each_row_s_statistics(run, tensors, tmp_path):
+def test_each_row_of_a_sweep_has_its_own_statistics(run, tensors, tmp_path):
   got = drawn_sweep(run, tmp_path / "a.npz")
   np.testing.assert_array_equal(got["truncation"], [1.0, 0.1])
   assert got["batch_norm"].tolist() == [
@@ -173,7 +173,7 @@ def drawn_sweep(run, out):
     return dict(arrays)
 
 
-def test_an_export_has_the_statistics_and_says_which(
+def test_an_export_contains_and_names_the_statistics(
   run, tensors, tmp_path, monkeypatch
 ):
   held = []
@@ -196,15 +196,15 @@ def test_an_export_has_the_statistics_and_says_which(
     np.testing.assert_array_equal(held[0][leaf], expected)
 
 
-def test_a_run_that_starts_from_them_notes_which_it_took(run):
+def test_a_run_that_starts_from_an_import_notes_the_statistics(run):
   trained = common.load(str(run), None)
   start = read_start(trained.built, run)
   assert "training starts from 1" in start.note()["statistics"]
   assert start.note()["run"] == str(run)
 
 
-def test_weights_of_later_steps_have_statistics_of_their_own(run, tmp_path):
-  """The table is of the weights as they were published."""
+def test_later_checkpoints_do_not_use_the_published_statistics(run, tmp_path):
+  """The table belongs to the published weights."""
   trained = common.load(str(run), None)._replace(imported={}, step=7)
   values = Flags()
   truncation.define_flags(values)
@@ -213,15 +213,15 @@ def test_weights_of_later_steps_have_statistics_of_their_own(run, tmp_path):
   assert found.ema is trained.ema
   assert found.protocol["batch_norm"] == "running ones of training"
   assert truncation.sentence(found.protocol) == (
-    "truncation 0.4 by the rule scale; batch norm's statistics: running ones "
-    "of training"
+    "truncation 0.4 by the rule scale; batch norm statistics: running ones of "
+    "training"
   )
 
 
-def test_the_rule_is_of_the_flag_then_the_spec_then_the_authors(run):
+def test_the_rule_comes_from_the_flag_the_spec_or_the_authors(run):
   trained = common.load(str(run), None)
   unsaid = dataclasses.replace(trained.spec, sampling=SamplingSpec())
-  # Imported by an older version, which wrote no rule.
+  # An earlier version imported the weights and wrote no rule.
   older = trained._replace(spec=unsaid)
   own = older._replace(imported={})
   assert truncation.rule_of(trained, "resample") == "resample"
@@ -240,7 +240,7 @@ def refused(capsys, run, tmp_path, *options):
   return captured.err
 
 
-def test_a_truncation_beyond_the_rule_is_refused(run, tmp_path, capsys):
+def test_a_truncation_out_of_range_is_an_error(run, tmp_path, capsys):
   message = refused(capsys, run, tmp_path, "--truncation=1.5")
   assert "truncation=1.5 must lie in (0, 1]" in message
   message = refused(capsys, run, tmp_path, "--truncation_sweep=1,2")
@@ -249,7 +249,7 @@ def test_a_truncation_beyond_the_rule_is_refused(run, tmp_path, capsys):
   assert "must be positive" in message
 
 
-def test_a_table_that_was_touched_is_refused(run, tmp_path, capsys):
+def test_a_changed_table_is_an_error(run, tmp_path, capsys):
   path = run / "standing_statistics.npz"
   whole = path.read_bytes()
   try:

@@ -1,4 +1,4 @@
-"""Environments of their own, with the wheel and what pip brings for it."""
+"""Virtual environments with the wheel and its dependencies."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-# Of this process, what would lead a program in an environment back to here.
+# Variables of this process that must not leak into the environments.
 _OURS = (
   "PYTHONPATH",
   "PYTHONHOME",
@@ -18,13 +18,13 @@ _OURS = (
   "XLA_FLAGS",
   "JAX_PLATFORMS",
 )
-# Of an installation, over a slow line too.
+# Long enough for an installation over a slow connection.
 _SECONDS = 900
 
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-  """A folder of `python -m venv`."""
+  """A virtual environment made by `python -m venv`."""
 
   path: pathlib.Path
 
@@ -38,7 +38,7 @@ class Environment:
     return found
 
   def run(self, folder: pathlib.Path, *words: Any) -> Any:
-    """Runs Python in a folder with nothing on PATH but the system's."""
+    """Runs Python in a folder, with only the system's folders in PATH."""
     environment = {k: v for k, v in os.environ.items() if k not in _OURS}
     environment["PATH"] = "/usr/bin:/bin"
     environment["BIGSCALE_CACHE"] = str(self.path / "cache")
@@ -57,7 +57,7 @@ class Environment:
 
 
 def done(process: Any) -> str:
-  """What a program printed that ended well."""
+  """Checks that a program succeeded and returns its output."""
   assert process.returncode == 0, process.stderr[-4000:]
   return process.stdout
 
@@ -68,10 +68,9 @@ def make(
   """Makes an environment and installs requirements.
 
   Args:
-    path: of the new folder.
-    wanted: requirements, as pip reads them.
-    base: one whose packages are there already, as far as its own demands
-      brought them.
+    path: path of the new environment.
+    wanted: requirements in pip's format.
+    base: environment whose packages are visible in the new one.
   """
   subprocess.run([sys.executable, "-m", "venv", str(path)], check=True)
   made = Environment(path)
@@ -82,7 +81,7 @@ def make(
 
 
 def resolve(wanted: Sequence[str]) -> dict[str, str]:
-  """Returns the versions that pip would install, from names."""
+  """Returns the versions that pip would install, by package name."""
   with tempfile.TemporaryDirectory() as folder:
     report = pathlib.Path(folder) / "report.json"
     words = ["--dry-run", "--ignore-installed", "--quiet", f"--report={report}"]
@@ -97,7 +96,7 @@ def resolve(wanted: Sequence[str]) -> dict[str, str]:
 
 
 def registry_trouble() -> str:
-  """Says why no registry can be reached; empty where one can."""
+  """Returns why no package registry can be reached, "" if one can."""
   words = ("--dry-run", "--no-deps", "--ignore-installed", "--quiet")
   asked = _pip("install", *words, "--retries=1", "--timeout=20", "absl-py")
   return asked.stderr.strip()[-300:] if asked.returncode else ""

@@ -1,7 +1,7 @@
-"""A tiny run of several processes in which one of them meets a fault.
+"""A tiny run of several processes, with a fault in one of them.
 
-faulty.py WORKDIR FAULT PROCESS STEP: as the batch of that step is read, or, of
-what goes on from there, every batch.
+faulty.py WORKDIR FAULT PROCESS STEP: the fault occurs when the process reads
+the batch of that step. A lasting fault occurs at all later steps too.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from tests.e2e import tiny
 
 
 def get_config() -> ConfigDict:
-  """24 steps; a process may be stuck for six seconds."""
+  """24 steps; a process may hang for 6 seconds."""
   config = tiny.get_config()
   config.mesh = {"data": -1}
   config.log.tensorboard = False
@@ -43,7 +43,7 @@ def _no_room() -> None:
 
 
 def _fill_disk() -> None:
-  """All that is left of the folder's own file system, but a few pages."""
+  """Fills the file system of the folder, except for a few pages."""
   workdir = pathlib.Path(sys.argv[-1].partition("=")[2])
   with (workdir / FILLER).open("wb", buffering=0) as file:
     with contextlib.suppress(OSError):
@@ -53,7 +53,7 @@ def _fill_disk() -> None:
 
 
 def _stop() -> None:
-  """Stands still until process 0 is gone, or for a minute; then dies."""
+  """Stops until process 0 has exited, at most a minute; is then killed."""
   workdir = pathlib.Path(sys.argv[-1].partition("=")[2])
   first = (workdir / "pid").read_text()
   watcher = (
@@ -65,17 +65,17 @@ def _stop() -> None:
 
 
 def _terminate() -> None:
-  """Told to end; steps after it are slow, or the run could be over before."""
-  if _told:
+  """Sends SIGTERM, then slows down the steps so that the run does not end."""
+  if _terminated:
     time.sleep(1)
   else:
-    _told.append(True)
+    _terminated.append(True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-_told: list[bool] = []
+_terminated: list[bool] = []
 FILLER = "filler"
-# Goes on from its step to the end.
+# Faults that last from their step to the end.
 LASTING = ("slow", "terminate")
 FAULTS = {
   "none": lambda: None,
@@ -92,7 +92,7 @@ FAULTS = {
 
 
 def main() -> None:
-  """Trains by the program itself: its exit codes are what is tested."""
+  """Trains with the real program, because its exit codes are tested."""
   from bigscale.cli import main as program
   from bigscale.train import loop
 

@@ -1,6 +1,6 @@
-"""A tiny run of several processes in whose scores something happens.
+"""A tiny run of several processes, with a fault in the first evaluation.
 
-faulty_scores.py WORKDIR WHAT, with WHAT of `FAULTS`, at the first scores.
+faulty_scores.py WORKDIR WHAT, with WHAT a key of `FAULTS`.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from tests.e2e import faulty
 
 
 def get_config() -> ConfigDict:
-  """24 steps, scored in the middle and at the end, in fifty draws."""
+  """24 steps, evaluated in the middle and at the end, in 50 batches."""
   config = faulty.get_config()
   config.operations.hang_seconds = 60.0
   config.evaluate.update(
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
 
 
 def _fail() -> None:
-  """Process 0 runs out of memory while it compares."""
+  """Process 0 runs out of memory during the comparison."""
 
   def compare(*arguments: object) -> None:
     raise MemoryError("Unable to allocate 9 GiB")
@@ -37,7 +37,7 @@ def _fail() -> None:
 
 
 def _terminate_while_0_compares() -> None:
-  """Process 1 is told to end, and process 0 is at a minute's work alone."""
+  """Process 1 gets SIGTERM while process 0 compares for a minute."""
 
   def compare(*arguments: object) -> None:
     for _ in range(600):
@@ -56,7 +56,7 @@ def _terminate_while_0_compares() -> None:
 
 
 def _terminate_while_all_draw() -> None:
-  """Process 1 is told to end at the third of fifty draws of a second each."""
+  """Process 1 gets SIGTERM at the third of 50 batches of one second each."""
   usual = evaluation.draw_for_scores
 
   def draw(*arguments: object) -> object:
@@ -75,7 +75,7 @@ def _end_process(index: int) -> None:
 
 
 def _once(owner: object, name: str, call: object) -> None:
-  """Calls something else in place of a method, the first time."""
+  """Replaces a method for its first call."""
   usual, turns = getattr(owner, name), itertools.count()
   setattr(owner, name, lambda *a: (usual if next(turns) else call)(*a))
 
@@ -89,7 +89,7 @@ FAULTS = {
 
 
 def main() -> None:
-  """Trains by the program itself: its exit codes are what is tested."""
+  """Trains with the real program, because its exit codes are tested."""
   from bigscale.cli import main as program
 
   workdir, what = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""Short real trainings that share what they compile, and what goes wrong."""
+"""Short training runs that share compiled programs, with injected faults."""
 
 import dataclasses
 import functools
@@ -21,15 +21,15 @@ from tests import fast_compile
 from tests.e2e import tiny
 
 STEPS = 16
-# Places of the stream that a step reads: RpGAN's G has reals of its own.
+# Records that a step reads: the G step of RpGAN reads its own batch.
 READ = 2 * 8
 FAULT = 10
 
 
 def config(**monitor):
-  """16 steps, a checkpoint every 4, snapshots and looks every 2.
+  """16 steps, a checkpoint every 4, snapshots and probes every 2.
 
-  Until its warm-up is over, a verdict looks for lost numbers alone.
+  The warm-up is longer than the run, so only non-finite scalars raise an alarm.
   """
   settings = tiny.smallest()
   settings.total_kimg = STEPS * 8 / 1000
@@ -47,7 +47,7 @@ def config(**monitor):
 
 
 class Scores:
-  """An evaluator that looks at nothing: scores are tested elsewhere."""
+  """An evaluator that returns a constant score."""
 
   def __init__(self):
     self.reference = {"images": 0}
@@ -61,7 +61,7 @@ class Scores:
 
 @functools.cache
 def compiled():
-  """No program depends on what the monitor does."""
+  """Returns the programs, which do not depend on the monitor's settings."""
   spec = from_config(config())
   built = build(spec, make_mesh(spec.mesh))
   quick = {}
@@ -80,7 +80,7 @@ def prepared(spec, disturbance):
 
 
 class Watched(Disturbance):
-  """Puts NaN into D at some (step, attempt), and writes down what is read."""
+  """Puts NaN into D at some (step, attempt), and records the batches."""
 
   def __init__(self, faults=(), killed_at=None):
     self.faults = dict(faults)
@@ -103,17 +103,17 @@ class Watched(Disturbance):
 
 
 class KilledError(Exception):
-  """Stands for a SIGKILL between two steps."""
+  """Simulates a SIGKILL between two steps."""
 
 
 @dataclasses.dataclass
 class Ended:
-  """A run that is over.
+  """A run that has ended.
 
   Attributes:
-    path: its folder.
-    state: after the last step, None where it did not get there.
-    batches: by (attempt, step), digests of what was read.
+    path: folder of the run.
+    state: state after the last step, None if the run did not finish.
+    batches: digest of each batch, by (attempt, step).
   """
 
   path: pathlib.Path
@@ -127,12 +127,12 @@ class Ended:
     return [e for e in self.lines("events.jsonl") if e["event"] == kind]
 
   def kinds(self):
-    """Of events; where the time went is tested elsewhere."""
+    """Returns the kinds of the events, without `times`."""
     kinds = [e["event"] for e in self.lines("events.jsonl")]
     return [kind for kind in kinds if kind != "times"]
 
   def rows(self, attempt):
-    """By step, without times."""
+    """Returns the rows of an attempt by step, without times."""
     return {
       row["step"]: {
         name: value
@@ -144,7 +144,7 @@ class Ended:
     }
 
   def flops(self, attempt):
-    """By step, those of the steps that stand and of all that were taken."""
+    """Returns by step the FLOP of kept steps and of all steps."""
     return {
       row["step"]: (row["perf/total_flops"], row["perf/spent_flops"])
       for row in self.lines("metrics.jsonl")
@@ -152,7 +152,7 @@ class Ended:
     }
 
   def saved(self, folder="checkpoints"):
-    """Steps on disk."""
+    """Returns the steps of the checkpoints on disk."""
     place = self.path / folder
     if not place.is_dir():
       return []
@@ -168,7 +168,7 @@ class Ended:
 
 
 def run(path, *, faults=(), killed_at=None, **monitor):
-  """Trains to the end."""
+  """Trains and returns the ended run."""
   watched = Watched(faults, killed_at)
   spec = from_config(config(**monitor))
   result = loop.train(spec, path, prepared=prepared(spec, watched))

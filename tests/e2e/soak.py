@@ -1,14 +1,14 @@
-r"""A training that is killed hundreds of times, beside one left alone.
+r"""Kills a training run hundreds of times and compares it with another run.
 
   python -m tests.e2e.soak --out=DIR --lives=200
   python -m tests.e2e.soak --out=DIR --lives=40 --processes=2
 
-Every life of the run ends by SIGKILL, by SIGTERM, or by SIGTERM and SIGKILL 50
-ms after it, at a random moment: of its start, of its steps, of a save. Then it
-is started again. At its end its state must be that of the undisturbed run, bit
-by bit, and so must its losses; no life may begin before the newest checkpoint
-that the one before it had committed. With several processes the signal meets
-one of them at random. Prints JSON; the exit code is 1 where a rule is broken.
+The run is restarted again and again. Each start ends at a random time, during
+startup, steps or a save, by SIGKILL, by SIGTERM, or by SIGTERM and 50 ms later
+SIGKILL. With several processes, a random one gets the signal. At the end, state
+and losses must be bitwise equal to those of an undisturbed run. Each start must
+resume from the newest checkpoint that was committed before. Prints JSON. The
+exit code is 1 if a rule is violated.
 """
 
 import argparse
@@ -33,8 +33,9 @@ WAYS = {
   "SIGTERM": (signal.SIGTERM,),
   "SIGTERM, SIGKILL": (signal.SIGTERM, signal.SIGKILL),
 }
-# Of one process; of several, as their supervisor says it. A signal may come
-# before anybody listens, or after the last step.
+# Allowed exit codes, by number of processes (2 means several, with the code of
+# their supervisor) and signals. A signal may arrive before its handler is
+# installed, or after the last step.
 CODES = {
   (1, "SIGKILL"): {-signal.SIGKILL},
   (1, "SIGTERM"): {75, -signal.SIGTERM, 0},
@@ -45,12 +46,12 @@ CODES = {
 }
 _BETWEEN_SECONDS = 0.05
 _START_SECONDS = 120.0
-# Of lives that end while they begin.
+# Fraction of starts that are killed during startup.
 _EARLY = 0.2
 
 
 class Soak:
-  """One run, over many lives."""
+  """One run that is killed and restarted many times."""
 
   def __init__(
     self, out: pathlib.Path, steps: int, processes: int, seed: int
@@ -64,7 +65,7 @@ class Soak:
     self.starts = 0
 
   def start(self, name: str) -> subprocess.Popen:
-    """Starts the run of that name, or goes on with it."""
+    """Starts or resumes the run of that name."""
     command = [
       *(sys.executable, "-c", COMMAND, "train"),
       f"--config={tiny.__file__}",
@@ -86,13 +87,13 @@ class Soak:
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
       "BIGSCALE_HEARTBEAT_TIMEOUT": "10",
     }
-    # Kills by hand say nothing of the run: they are not counted.
+    # The run would stop after three kills; reset its count.
     (self.out / name / lives.FILE).unlink(missing_ok=True)
     with (self.out / f"{name}.log").open("ab") as log:
       return subprocess.Popen(command, env=environ, stdout=log, stderr=log)
 
   def live(self) -> bool:
-    """One life and its end; whether the run itself ended instead."""
+    """Starts and kills the run once; returns whether it finished instead."""
     folder = self.out / "killed"
     before, begun = committed(folder), last_step(folder)
     way = self.random.choice(list(WAYS))
@@ -120,7 +121,7 @@ class Soak:
   def wait_for_steps(
     self, child: subprocess.Popen, folder: pathlib.Path, begun: int
   ) -> None:
-    """Until the run is a step further than it ever was, or over."""
+    """Waits until the run has reached a new step, or has ended."""
     limit = time.monotonic() + _START_SECONDS
     while child.poll() is None and last_step(folder) <= begun:
       if time.monotonic() > limit:
@@ -135,7 +136,7 @@ class Soak:
     before: int,
     seconds: float,
   ) -> None:
-    """What must be true after a life."""
+    """Checks the rules after one start and its kill."""
     life = f"life {sum(self.ways.values())} ({way}, {seconds:.1f} s)"
     if code not in CODES[min(self.processes, 2), way]:
       self.broken.append(f"{life} ended with {code}")
@@ -153,7 +154,12 @@ class Soak:
       self.lost.append(max(0, reached - after))
 
   def run(self, lives: int, minutes: float = math.inf) -> dict[str, Any]:
-    """So many lives, fewer if time is up, and an undisturbed one; a summary."""
+    """Runs the test and returns a summary.
+
+    Args:
+      lives: number of starts that are killed.
+      minutes: time after which the run is not killed any more.
+    """
     began = time.monotonic()
     alone = self.start("alone")
     if alone.wait() != 0:
@@ -192,7 +198,7 @@ class Soak:
 
 
 def members(pid: int, processes: int) -> list[int]:
-  """The run's processes: the command itself, or what it started."""
+  """Returns the ids of the run's processes."""
   if processes == 1:
     return [pid]
   path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
@@ -201,14 +207,14 @@ def members(pid: int, processes: int) -> list[int]:
 
 
 def committed(folder: pathlib.Path) -> int:
-  """The newest checkpoint; 0 without."""
+  """Returns the step of the newest checkpoint, 0 if there is none."""
   kept = folder / "checkpoints"
   steps = [int(p.name) for p in kept.glob("*") if p.name.isdigit()]
   return max(steps, default=0)
 
 
 def lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Whole lines of a file that may be cut."""
+  """Returns the complete lines of a file that may be truncated."""
   found = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:
@@ -223,21 +229,21 @@ def events(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def last_step(folder: pathlib.Path) -> int:
-  """The furthest step told; 0 without."""
+  """Returns the last logged step, 0 if there is none."""
   return max(
     (row["step"] for row in lines(folder / "metrics.jsonl")), default=0
   )
 
 
 def fingerprints(folder: pathlib.Path, step: int) -> Any:
-  """Of every array of a checkpoint."""
+  """Returns the fingerprints of all arrays of a checkpoint."""
   path = folder / "checkpoints" / str(step) / "meta" / "metadata"
   found = json.loads(path.read_text())
   return found["fingerprints"]
 
 
 def losses(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Rows without what depends on clocks."""
+  """Returns the rows without times."""
   return [
     {
       name: value
@@ -254,10 +260,15 @@ def main() -> None:
   parser.add_argument("--out", required=True, type=pathlib.Path)
   parser.add_argument("--lives", type=int, default=200)
   parser.add_argument("--processes", type=int, default=1)
-  parser.add_argument("--steps", type=int, default=0, help="12 a life if 0")
+  parser.add_argument(
+    "--steps", type=int, default=0, help="0 means 12 per life"
+  )
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument(
-    "--minutes", type=float, default=math.inf, help="no more kills after"
+    "--minutes",
+    type=float,
+    default=math.inf,
+    help="do not kill after this time",
   )
   asked = parser.parse_args()
   asked.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The study of stacked MNIST in a minute or two a run, of embedded pictures."""
+"""The stacked MNIST study with embedded images, a minute or two per run."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from bigscale.configs.sweeps import stacked_mnist
 
 
 def get_config() -> dict[str, Any]:
-  """300 steps, scored half-way and at the end."""
+  """300 steps, evaluated half-way and at the end."""
   config = stacked_mnist.get_config("fashion_mnist")
   base = config["base"]
   base.global_batch_size = 16

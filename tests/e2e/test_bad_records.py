@@ -1,4 +1,4 @@
-"""A training on a set with records that do not decode: listed, or stopped."""
+"""Training on data with records that cannot be decoded."""
 
 import json
 import os
@@ -18,14 +18,14 @@ _BAD = {5: b"", 40: b"no image at all"}
 
 
 def config_of(source: str):
-  """For `bigscale train --config`: the run of `tiny`, on that source."""
+  """Returns the config of `tiny` with another data source."""
   config = tiny.get_config()
   config.data.source = source
-  # The first batch meets one, before a step is compiled.
+  # The first batch contains a bad record, before a step is compiled.
   config.data.shuffle = False
   config.data.max_bad_fraction = 0.001
   config.global_batch_size = 16
-  # What takes longest; numbers are compared elsewhere.
+  # Saves time; the numbers do not matter here.
   config.evaluate.classifier_steps = 2
   config.monitor = {"action": "off"}
   config.loss.r1_gamma = 0.0
@@ -34,7 +34,7 @@ def config_of(source: str):
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-  """2,000 images, two of which are not."""
+  """A data set of 2,000 records, two of which are not images."""
   path = tmp_path_factory.mktemp("data") / "set"
   random = np.random.default_rng(0)
   schema = Schema(encoding="png", image_shape=(8, 8, 1))
@@ -89,7 +89,7 @@ def events(tmp_path):
   return [json.loads(line) for line in lines]
 
 
-def test_replaced_records_are_listed(tmp_path, damaged):
+def test_replaced_records_are_events(tmp_path, damaged):
   done = train(tmp_path, damaged)
   assert done.returncode == 0, done.stderr[-3000:]
   listed = [e for e in events(tmp_path) if e["event"] == "bad_record"]
@@ -99,7 +99,7 @@ def test_replaced_records_are_listed(tmp_path, damaged):
     assert event["reason"]
 
 
-def test_more_than_allowed_end_the_run(tmp_path):
+def test_too_many_bad_records_end_the_run(tmp_path):
   folder = tmp_path / "images"
   pixels = np.zeros((8, 8, 1), np.uint8)
   for number in range(10):
@@ -117,5 +117,5 @@ def test_more_than_allowed_end_the_run(tmp_path):
   assert "data.max_bad_fraction=0.0" in done.stderr
   assert "Traceback" not in done.stderr
   assert [e for e in events(tmp_path) if e["event"] == "bad_record"]
-  # What is not read has been said before, once.
+  # The folder that is not read is reported once.
   assert done.stderr.count("not read, as neither split: unlabeled/") == 1

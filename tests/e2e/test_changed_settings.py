@@ -1,6 +1,6 @@
-"""Settings that change when a run resumes: what is taken, told and kept right.
+"""Settings that change when a run resumes.
 
-One run is trained to its middle, and copied for each test.
+One run is trained to its middle and copied for each test.
 """
 
 import dataclasses
@@ -34,15 +34,15 @@ from bigscale.train.reals import open_stream
 from tests.e2e import tiny
 from tests.train.test_loop_scores import Scores
 
-# The first life: 8 steps of 8 images; all lives: 192 images.
+# The first start trains 8 steps of 8 images. All starts train 192 images.
 FIRST, SMALL, LARGE, KIMG = 8, 8, 16, 0.192
 
 
 def spec_of(**settings):
-  """A run of the smallest network; `__` stands for the dot in a name."""
+  """Returns a spec of the smallest network; `__` in a name means a dot."""
   config = tiny.smallest(spectra_interval=0)
   config.total_kimg = KIMG
-  # A wrong count of images is seen in the weights.
+  # With a schedule, the weights depend on the image count.
   fall = {"first": 1e-3, "last": 1e-4, "kimg": KIMG}
   config.optim = dict(config.optim) | {"g_lr": fall}
   config.evaluate = {"num_samples": 4, "batch_size": 4}
@@ -61,13 +61,13 @@ def spec_of(**settings):
 
 
 def grown_spec(**settings):
-  """The same with batches twice as large and other rates."""
+  """Returns a spec with twice the batch size and other rates."""
   rates = {"optim__d_lr": 2e-3, "optim__ema_half_life_kimg": None}
   return spec_of(global_batch_size=LARGE, **rates, **settings)
 
 
 class Programs:
-  """Built once for each batch size, and its rates."""
+  """The programs of each batch size, built once."""
 
   def __init__(self):
     self._built = {}
@@ -78,7 +78,7 @@ class Programs:
       mesh = make_mesh(spec.mesh, jax.devices()[:1])
       built = build(spec, mesh)
       for first in self._built.values():
-        # They do not depend on it.
+        # These do not depend on the batch size.
         built = built._replace(init=first.init, sample=first.sample)
       self._built[key] = built
     return loop.Prepared(
@@ -95,7 +95,7 @@ def programs():
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory, programs):
-  """The first life."""
+  """The run after its first start."""
   path = tmp_path_factory.mktemp("begun") / "run"
   reader = Reader()
   spec = spec_of(total_kimg=FIRST * SMALL / 1000)
@@ -112,7 +112,7 @@ def run(begun, tmp_path):
 
 
 class Reader(Disturbance):
-  """Writes down what every step reads, and spoils one if asked."""
+  """Records the batch of each step, and puts NaN into D at one step."""
 
   def __init__(self, spoiled=None):
     self.images = {}
@@ -129,7 +129,7 @@ class Reader(Disturbance):
     return state._replace(d=state.d._replace(params=params))
 
   def all(self, attempt, after=0):
-    """[N, H, W, C] of all steps of an attempt, in order."""
+    """Returns the images [N, H, W, C] of all steps of an attempt."""
     return np.concatenate(
       [
         images.reshape(-1, *images.shape[2:])
@@ -164,7 +164,7 @@ def restored(run, built, step=None):
 
 
 def records(spec, first, count):
-  """Images of the stream, read in batches of another size."""
+  """Returns images of the stream, read in batches of another size."""
   stream = pipeline.make(
     spec.data,
     resolution=4,
@@ -181,7 +181,7 @@ def records(spec, first, count):
   return np.concatenate(batches).reshape(-1, 4, 4, 1)
 
 
-def test_settings_that_change_no_number_are_taken_and_told(run, programs):
+def test_settings_that_do_not_affect_results_may_change(run, programs):
   spec = spec_of(
     evaluate__kimg=0.096,
     evaluate__num_samples=5,
@@ -211,9 +211,9 @@ def test_settings_that_change_no_number_are_taken_and_told(run, programs):
   assert written(run) == json.loads(json.dumps(dataclasses.asdict(spec)))
   logged = lines(run, "metrics.jsonl")
   scored = [r["step"] for r in logged if "eval/fd_classifier" in r]
-  # At the end of the first life, too.
+  # The first start also evaluated at its end.
   assert scored == [FIRST, 12, 24]
-  # The next start finds nothing to tell.
+  # The next start finds no changes.
   loop.train(spec, run, prepared=programs.prepared(spec))
   assert len(events(run, "setting_changed")) == len(found)
 
@@ -233,7 +233,9 @@ def test_settings_that_change_no_number_are_taken_and_told(run, programs):
     ),
   ],
 )
-def test_what_is_refused_changes_nothing(run, settings, change, words):
+def test_a_refused_change_leaves_the_run_unchanged(
+  run, settings, change, words
+):
   before = written(run)
   with pytest.raises(SpecError) as error:
     loop.train(spec_of(**settings), run, change=change)
@@ -244,8 +246,8 @@ def test_what_is_refused_changes_nothing(run, settings, change, words):
   assert not changed(run)
 
 
-def test_a_start_that_fails_takes_no_change(run, programs):
-  """What it would have told is told by the next one."""
+def test_a_failed_start_records_no_change(run, programs):
+  """The change is recorded by the next start that succeeds."""
   state = run / "checkpoints" / str(FIRST)
   shutil.rmtree(run / "checkpoints")
   state.mkdir(parents=True)
@@ -258,7 +260,7 @@ def test_a_start_that_fails_takes_no_change(run, programs):
 
 @pytest.fixture(scope="module")
 def grown(begun, programs, tmp_path_factory):
-  """The first life, and another by `grown_spec`."""
+  """The run after a second start with `grown_spec`."""
   path = tmp_path_factory.mktemp("grown") / "run"
   shutil.copytree(begun, path)
   spec, reader = grown_spec(), Reader()
@@ -267,15 +269,15 @@ def grown(begun, programs, tmp_path_factory):
   return path, spec, reader, result, prepared.built
 
 
-def test_another_batch_size_sees_every_image_once(begun, grown):
+def test_after_a_batch_size_change_every_image_is_read_once(begun, grown):
   _, spec, reader, _, _ = grown
   read = np.concatenate([np.load(begun / "read.npy"), reader.all(0)])
-  # Pairs: as many batches for G.
+  # Each step reads two batches, one for D and one for G.
   assert len(read) == 2 * 192
   np.testing.assert_array_equal(read, records(spec, 0, 2 * 192))
 
 
-def test_another_batch_size_computes_what_a_loop_by_hand_does(grown):
+def test_after_a_batch_size_change_the_state_equals_a_manual_loop(grown):
   run, _, _, result, built = grown
   first = restored(run, built, FIRST)
   stream = open_stream(built)
@@ -295,7 +297,7 @@ def test_another_batch_size_computes_what_a_loop_by_hand_does(grown):
 
   state = by_hand(lambda number: FIRST * SMALL + number * LARGE)
   jax.tree.map(np.testing.assert_array_equal, result.state, state)
-  # It would show if the step's number stood for the images.
+  # The test would fail if images were computed from the step number.
   wrong = by_hand(lambda number: (FIRST + number) * LARGE)
   wrong = jax.tree.leaves(wrong.g.params)
   right = jax.tree.leaves(state.g.params)
@@ -323,7 +325,7 @@ def test_progress_is_counted_in_images(grown):
   assert meta["flops"]["total"] == totals[-1]
 
 
-def test_it_is_told_and_shown(grown):
+def test_changes_are_in_events_and_report(grown):
   run, *_ = grown
   rates = changed(run)["optim.d_lr.first"]
   assert (rates["old"], rates["new"]) == (1e-3, 2e-3)
@@ -345,7 +347,7 @@ def test_it_is_told_and_shown(grown):
     assert words in page
 
 
-def test_a_third_life_goes_on_from_the_count(grown, tmp_path, programs):
+def test_a_third_start_continues_the_image_count(grown, tmp_path, programs):
   path = tmp_path / "run"
   shutil.copytree(grown[0], path)
   spec = grown_spec(total_kimg=0.224)
@@ -354,8 +356,8 @@ def test_a_third_life_goes_on_from_the_count(grown, tmp_path, programs):
   assert lines(path, "metrics.jsonl")[-1]["kimg"] == pytest.approx(0.224)
 
 
-def test_a_rollback_goes_back_to_before_the_change(run, programs):
-  """To step 4 of 32 images, from step 9 of 80: the rest is 10 steps."""
+def test_a_rollback_to_a_step_before_the_change(run, programs):
+  """From step 9 with 80 images to step 4 with 32; 10 more steps remain."""
   monitor = {
     "action": "rollback",
     "rewind": 4,
@@ -374,8 +376,8 @@ def test_a_rollback_goes_back_to_before_the_change(run, programs):
   logged = [r for r in lines(run, "metrics.jsonl") if r["attempt"] == 1]
   assert logged[0]["kimg"] == pytest.approx(0.048)
   assert logged[-1]["kimg"] == pytest.approx(0.192)
-  # All that was read from step 5 on is left out: 4 steps of the first life,
-  # and those of the second that were on their way.
+  # The rollback skips all records that were read from step 5 on: 4 steps of the
+  # first start, and the dispatched steps of the second.
   left = max(step for attempt, step in reader.images if attempt == 0)
   read = 2 * (4 * SMALL + (left - FIRST) * LARGE)
   first = 2 * 4 * SMALL
@@ -387,21 +389,21 @@ def test_a_rollback_goes_back_to_before_the_change(run, programs):
   step = {
     n: training_flops(each).per_step for n, each in ((8, small), (16, spec))
   }
-  given_up = 4 * step[8] + (left - FIRST) * step[16]
+  abandoned = 4 * step[8] + (left - FIRST) * step[16]
   last = [r for r in logged if "perf/spent_flops" in r][-1]
   assert last["perf/total_flops"] == pytest.approx(4 * step[8] + 10 * step[16])
   assert last["perf/spent_flops"] - last["perf/total_flops"] == (
-    pytest.approx(given_up)
+    pytest.approx(abandoned)
   )
-  seen = timeline(read_run(run))
-  (ended,) = [s for s in seen.returns if s.attempt == 1]
+  history = timeline(read_run(run))
+  (ended,) = [s for s in history.returns if s.attempt == 1]
   assert ended.target == pytest.approx(0.032)
   assert ended.start == pytest.approx(0.064 + (left - FIRST) * LARGE / 1000)
 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-  """Forty PNG of ten classes."""
+  """40 PNG files of ten classes."""
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path / "cache"))
   folder, random = tmp_path / "photos", np.random.default_rng(0)
   for number in range(40):
@@ -444,14 +446,14 @@ def test_the_remedies_for_bad_records_work(photos, tmp_path, programs):
   (accepted, again) = events(run, "data_accepted")
   assert accepted["step"] == again["step"] == FIRST
   assert accepted["old"] != accepted["new"]
-  # Mended they are what the run began with, which its state has not forgotten.
+  # With the original files again, no flag is needed.
   shutil.rmtree(photos)
   shutil.copytree(sound, photos)
   resume(data__max_bad_fraction=0.0, total_kimg=0.2)
   assert lines(run, "events.jsonl")[-1]["event"] == "done"
 
 
-def test_fewer_records_are_no_mended_ones(photos, tmp_path, programs):
+def test_accept_data_does_not_allow_fewer_records(photos, tmp_path, programs):
   run = tmp_path / "run"
   spec = photo_spec(photos, total_kimg=FIRST * SMALL / 1000)
   loop.train(spec, run, prepared=programs.prepared(spec))
@@ -462,21 +464,21 @@ def test_fewer_records_are_no_mended_ones(photos, tmp_path, programs):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_a_lost_spec_file_loses_no_run(run, programs, damage):
+def test_a_run_survives_the_loss_of_its_spec_file(run, programs, damage):
   path = run / "spec.json"
   whole = path.read_bytes()
   path.unlink()
   if damage == "truncated":
     path.write_bytes(whole[: len(whole) // 2])
   spec = spec_of(total_kimg=0.08)
-  # What reads it and what goes on with it say the same.
+  # Reading and resuming raise errors with the same remedy.
   with pytest.raises(SpecError, match="start the run again with the same"):
     folders.open_existing(run)
   if damage == "truncated":
     with pytest.raises(SpecError, match="move this file alone aside"):
       loop.train(spec, run, prepared=programs.prepared(spec))
     path.rename(run / "spec.damaged")
-  # Another run's settings are not taken for its own.
+  # Settings of another run are refused.
   other = spec_of(seed=1)
   with pytest.raises(SpecError, match="seed: 0 there, 1 here"):
     loop.train(other, run, prepared=programs.prepared(other))

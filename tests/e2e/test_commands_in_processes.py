@@ -1,4 +1,4 @@
-"""The commands in several real processes, from a config to a report."""
+"""The commands in several processes, from a config to a report."""
 
 import json
 import pathlib
@@ -39,7 +39,7 @@ def train(cache, workdir, processes, devices, kimg, *options, **settings):
     f"--config={tiny.__file__}",
     f"--workdir={workdir}",
     "--config.mesh.data=-1",
-    # What takes longest to compile; numbers are compared elsewhere.
+    # R1 takes longest to compile.
     "--config.loss.r1_gamma=0.0",
     "--config.evaluate.classifier_steps=2",
     f"--config.total_kimg={kimg}",
@@ -49,8 +49,8 @@ def train(cache, workdir, processes, devices, kimg, *options, **settings):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_with_another_batch_size(trained, cache, tmp_path):
-  """From step 8 of 64 images: four steps of 16 make 128."""
+def test_two_processes_resume_with_another_batch_size(trained, cache, tmp_path):
+  """After 8 steps (64 images), 4 steps of 16 images make 128."""
   workdir = tmp_path / "run"
   shutil.copytree(trained[0], workdir)
   other = ("--config.global_batch_size=16", "--config.optim.g_lr=2e-3")
@@ -78,12 +78,12 @@ def rows(workdir: pathlib.Path, name: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, cache):
-  """Eight steps on two processes of a device each; both outputs."""
+  """A run of 8 steps on two processes of one device, and their outputs."""
   workdir = tmp_path_factory.mktemp("runs") / "run"
   return workdir, train(cache, workdir, 2, 1, 0.064)
 
 
-def test_two_processes_leave_one_run(trained):
+def test_two_processes_write_one_run(trained):
   workdir, (first, second) = trained
   events = rows(workdir, "events.jsonl")
   assert events[0]["event"] == "start"
@@ -96,7 +96,7 @@ def test_two_processes_leave_one_run(trained):
   assert (workdir / "samples" / "00000008.png").stat().st_size > 0
   assert (workdir / "report.html").stat().st_size > 0
   assert not list(workdir.rglob("*tmp*"))
-  # Process 0 alone speaks.
+  # Only process 0 prints.
   assert "report:" in first.stdout
   assert "fd_classifier" not in second.stdout
 
@@ -116,12 +116,12 @@ def check_resumed(workdir: pathlib.Path, processes: int) -> None:
   steps = [r["step"] for r in rows(workdir, "metrics.jsonl") if "d/loss" in r]
   assert steps == [2, 4, 6, 8, 10]
   data = workdir / "checkpoints" / "10" / "data" / "metadata"
-  # Two batches of 8 a step: one for D, one for G.
+  # Each step reads two batches of 8: one for D, one for G.
   assert json.loads(data.read_text())["records_consumed"] == 10 * 16
 
 
 @pytest.mark.slow
-def test_two_processes_sample_and_score(trained, cache, tmp_path):
+def test_two_processes_sample_and_evaluate(trained, cache, tmp_path):
   workdir, out = trained[0], tmp_path / "sheet.npz"
   arguments = (f"--workdir={workdir}", f"--out={out}", "--num=12")
   bigscale(cache, 2, 1, "sample", *arguments)
@@ -129,13 +129,13 @@ def test_two_processes_sample_and_score(trained, cache, tmp_path):
     assert arrays["images"].shape == (12, 8, 8, 1)
   arguments = (f"--workdir={workdir}", "--num=100")
   first, second = bigscale(cache, 2, 1, "evaluate", *arguments)
-  # Gloo, which carries collectives between CPUs, prints there, too.
+  # Gloo, which implements collectives between CPUs, prints to stdout, too.
   printed = first.stdout[first.stdout.index("{") :]
   assert json.loads(printed)["fd_classifier"] > 0
   assert "fd_classifier" not in second.stdout
 
 
-def test_refusals_reach_every_process(cache, tmp_path):
+def test_every_process_reports_an_error(cache, tmp_path):
   (tmp_path / "file").write_text("not a folder")
   workdir = f"--workdir={tmp_path / 'file' / 'run'}"
   config = (f"--config={tiny.__file__}", "--config.mesh.data=-1")

@@ -1,4 +1,4 @@
-"""`bigscale data` as a user types it."""
+"""`bigscale data` from the command line."""
 
 import json
 import os
@@ -18,7 +18,7 @@ COMMAND = "from bigscale.cli.main import entry_point; entry_point()"
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-  """40 JPEGs in two folders, of several sizes; one of them is no image."""
+  """40 JPEGs of several sizes in two folders, and a file that is no image."""
   folder = tmp_path_factory.mktemp("photos")
   rng = np.random.default_rng(0)
   for name in ("cats", "dogs"):
@@ -31,11 +31,11 @@ def photos(tmp_path_factory):
 
 
 def data(*arguments):
-  """The exit code of a command, whose flags start fresh every time."""
+  """Runs a command and returns its exit code; flags are reset on each call."""
   return main(["bigscale", "data", *map(str, arguments)])
 
 
-def test_from_photos_to_a_sound_set(photos, tmp_path, capfd):
+def test_build_verify_and_inspect(photos, tmp_path, capfd):
   out = tmp_path / "set"
   build = [
     *("build", f"--input={photos}", f"--out={out}", "--resolution=16"),
@@ -45,13 +45,13 @@ def test_from_photos_to_a_sound_set(photos, tmp_path, capfd):
   code = data(*build, "--workers=1")
   assert code == 2
   error = capfd.readouterr().err
-  # A fifth of so few images has none of a class, which is said before.
+  # The held-out split is so small that it has no image of one class.
   note, error = error.split("\n", 1)
   assert note.startswith("note: 1 of 2 classes has no image in FolderSource(")
   assert error.startswith("bigscale: 1 records cannot be used")
   assert "Traceback" not in error
   enough = ("--max_bad_fraction=0.1", "--workers=2")
-  # In processes of its own, as it is run.
+  # In its own process, because it starts workers.
   done = subprocess.run(
     [sys.executable, "-c", COMMAND, "data", *build, *enough],
     capture_output=True,
@@ -61,13 +61,13 @@ def test_from_photos_to_a_sound_set(photos, tmp_path, capfd):
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  assert "1 images cannot be used" in done.stdout
+  assert "1 images are unusable" in done.stdout
   assert done.stderr == f"{note}\n"
   rows = (out / "rejects.jsonl").read_text().splitlines()
   assert json.loads(rows[0])["reason"] == "it has 0 bytes"
 
   assert data("verify", out, "--workers=1") == 0
-  assert "is sound" in capfd.readouterr().out
+  assert "has no faults" in capfd.readouterr().out
   assert data("inspect", out, f"--sheet={tmp_path / 's.png'}") == 0
   words = capfd.readouterr().out
   assert "name: pets" in words
@@ -88,7 +88,7 @@ def test_from_photos_to_a_sound_set(photos, tmp_path, capfd):
   assert shard.name in error
 
 
-def test_build_says_once_what_it_leaves_out(photos, tmp_path, capfd):
+def test_build_reports_skipped_files_once(photos, tmp_path, capfd):
   (photos / "cats" / "notes.txt").write_text("x")
   try:
     build = ("build", f"--input={photos}", f"--out={tmp_path / 'set'}")
@@ -131,14 +131,14 @@ def test_json_report(tmp_path, capfd):
     (["build", "--input=/nowhere", "--out=x"], "neither an embedded set"),
     (["build", "--input=emoji", "--out=x", "--quality=0"], "quality=0 must"),
     (["build", "--input=emoji", "--out=x", "--heldout=2"], "heldout=2.0 must"),
-    (["inspect"], "data inspect of what"),
+    (["inspect"], "data inspect needs a path"),
     (["inspect", "/nowhere"], "neither an embedded set"),
     (["verify", "/nowhere"], "neither an embedded set"),
     (["inspect", "emoji", "--sheet=/nowhere/x.png"], "cannot be written"),
     (["inspect", "emoji", "more"], "unexpected argument 'more'"),
   ],
 )
-def test_refusals(arguments, message, capfd, tmp_path, monkeypatch):
+def test_invalid_usage(arguments, message, capfd, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert data(*arguments) == 2
   error = capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""A few drills, whole: real images, a real fault, rollback and scores."""
+"""Two complete drills: training, fault, rollback and scores."""
 
 import pytest
 
@@ -17,12 +17,12 @@ def rows(tmp_path_factory):
     for what in ("undisturbed", "lr_both_100")
   ]
   found = {row["what"]: row for row in drills.Drills(out).run(wanted)}
-  # Done is done.
+  # Finished drills do not run again.
   assert not list(drills.Drills(out).run(wanted))
   return found
 
 
-def test_an_undisturbed_run_is_left_alone(rows):
+def test_an_undisturbed_run_has_no_alarm(rows):
   row = rows["undisturbed"]
   assert row["lost_step"] is None
   assert row["alarm"] is None
@@ -31,13 +31,13 @@ def test_an_undisturbed_run_is_left_alone(rows):
   assert scores[STEPS] < 0.7 * scores[50]
 
 
-def test_an_explosion_is_seen_and_undone(rows):
+def test_a_divergence_is_detected_and_rolled_back(rows):
   row = rows["lr_both_100"]
   assert row["lost_step"] is not None
   assert row["start"] <= row["alarm"]["step"] <= row["start"] + 40
   assert row["alarm"]["onset"] >= row["start"] - 20
   assert row["healthy"]["step"] < row["start"]
-  # As good as what was there before.
+  # The saved state is as good as the states before the fault.
   before = [score for step, score in row["scores"] if step < row["start"]]
   assert row["healthy"]["score"] < 1.3 * min(before)
   recovery = row["recovery"]
@@ -48,7 +48,7 @@ def test_an_explosion_is_seen_and_undone(rows):
   assert row["scores"][-1][1] > 2 * goal
 
 
-def test_the_table_counts_them(rows):
+def test_the_summary_counts_both_runs(rows):
   found = scoring.score(rows.values(), WARMUP)
   assert found["runs"] == {"faulty": 1, "harmless": 0, "healthy": 1, "ill": 0}
   assert found["recall"]["count"] == 1

@@ -1,4 +1,4 @@
-"""Real processes meet real faults: all end soon, with a code that is true."""
+"""After a fault in one process, all processes end soon with the right code."""
 
 import itertools
 import json
@@ -13,14 +13,14 @@ pytestmark = pytest.mark.slow
 
 STEPS = 24
 AT = 13
-# JAX's abort where the coordinator is gone; `bigscale train
-# --local_processes=1` makes 76 of it.
+# JAX aborts if the coordinator is gone. `bigscale train --local_processes=1`
+# turns this into exit code 76.
 ABORTED = -6
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-  """Compiled once for all."""
+  """The folder of the compilation cache, shared by all tests."""
   return tmp_path_factory.mktemp("programs")
 
 
@@ -49,7 +49,7 @@ def meet(tmp_path, programs):
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """A file system of 64 MiB at `run`."""
+  """A file system of 64 MiB, mounted at `run`."""
   place = tmp_path / "run"
   place.mkdir()
   mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
@@ -76,22 +76,24 @@ def codes(finished):
   ("fault", "process", "code", "words"),
   [
     ("raise", 1, 1, "ValueError: a bug of one process"),
-    # With which the coordinator would go.
+    # Process 0 also runs the coordinator.
     ("raise", 0, 1, "ValueError: a bug of one process"),
     ("disk_full", 1, 1, "No space left on device"),
     ("bad_input", 1, 2, "a file of one process is gone"),
   ],
 )
-def test_a_failure_of_one_is_the_code_of_all(meet, fault, process, code, words):
+def test_all_processes_exit_with_the_code_of_the_failed_one(
+  meet, fault, process, code, words
+):
   finished = meet(fault, process)
   assert codes(finished) == [code, code], finished
-  # The other says why it ended.
+  # Both processes report the reason.
   for each in finished:
     assert words in each.stderr
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_killed_process_takes_the_others_along_and_the_run_goes_on(
+def test_all_processes_end_after_a_kill_and_the_run_can_resume(
   meet, tmp_path, process
 ):
   finished = meet("kill", process)
@@ -102,19 +104,19 @@ def test_a_killed_process_takes_the_others_along_and_the_run_goes_on(
   assert steps(tmp_path / "run")[-1] == STEPS
 
 
-def test_a_process_that_hangs_is_named_and_all_end(meet):
+def test_a_hanging_process_is_named_and_all_end(meet):
   started = time.monotonic()
   finished = meet("hang")
   assert codes(finished) == [76, 76], finished
   for each in finished:
     assert "nothing moves: process 1 is in data" in each.stderr
-    # The stacks.
+    # The message contains the stacks.
     assert "in _next_batch" in each.stderr or "Thread 0x" in each.stderr
   assert "in next_batch_or_fault" in finished[1].stderr
   assert time.monotonic() - started < 250
 
 
-def test_sigterm_to_one_saves_one_step_of_all(meet, tmp_path):
+def test_sigterm_to_one_process_saves_the_same_step_on_all(meet, tmp_path):
   finished = meet("terminate")
   assert codes(finished) == [75, 75], finished
   kept = tmp_path / "run" / "checkpoints"
@@ -132,18 +134,18 @@ def test_sigterm_to_one_saves_one_step_of_all(meet, tmp_path):
     assert one.get("d/loss") == other.get("d/loss")
 
 
-def test_a_process_that_stands_still_takes_the_others_along(meet, tmp_path):
-  """As SIGSTOP does, or a machine that is frozen."""
+def test_all_processes_end_after_one_is_stopped(meet, tmp_path):
+  """SIGSTOP simulates a frozen machine."""
   finished = meet("stop")
   assert finished[0].code in (76, ABORTED), finished
   assert finished[1].code == -9
-  # Half seconds until process 0 was gone: the heartbeat's ten, and some.
+  # In half seconds: process 0 ended soon after the heartbeat timeout of 10 s.
   assert int((tmp_path / "run" / "waited").read_text()) < 70
   again = meet("none")
   assert codes(again) == [0, 0], again
 
 
-def test_a_disk_that_fills_up_is_told_and_hurts_no_checkpoint(meet, small_disk):
+def test_a_full_disk_is_reported_and_damages_no_checkpoint(meet, small_disk):
   finished = meet("disk_fills_up", process=0)
   assert codes(finished) == [1, 1], finished
   assert any(
@@ -159,7 +161,7 @@ def test_a_disk_that_fills_up_is_told_and_hurts_no_checkpoint(meet, small_disk):
   assert not list(kept.glob("*tmp*"))
 
 
-def test_other_numbers_of_processes_go_on_with_the_same_batches(meet, tmp_path):
+def test_other_numbers_of_processes_read_the_same_batches(meet, tmp_path):
   for processes, at in ((2, 7), (4, 15)):
     finished = meet("terminate", at=at, processes=processes)
     assert codes(finished) == [75] * processes, finished
@@ -171,8 +173,8 @@ def test_other_numbers_of_processes_go_on_with_the_same_batches(meet, tmp_path):
     [row["d/loss"] for row in rows_of(tmp_path / name) if "d/loss" in row]
     for name in ("run", "straight")
   ]
-  # Sums over other parts of a batch round otherwise; another batch differs by
-  # far more.
+  # Sums over other parts of a batch round differently. Another batch would
+  # differ by far more.
   assert losses[0] == pytest.approx(losses[1], rel=1e-3)
   different = [abs(a - b) / b for a, b in zip(*losses, strict=True)]
   moved = [abs(a - b) / b for a, b in itertools.pairwise(losses[1])]
@@ -186,5 +188,5 @@ def test_a_slow_host_is_named(meet, tmp_path):
   assert found
   assert {row["hosts/busiest"] for row in found} == {1.0}
   for row in found:
-    # Of two hosts the median is their mean.
+    # The median of two hosts is their mean.
     assert row["hosts/busy_max"] > 1.3 * row["hosts/busy_median"] > 1.0

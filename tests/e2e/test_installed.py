@@ -1,8 +1,7 @@
-"""The wheel does its work in environments of its own, and so does each extra.
+"""The wheel and each extra work in new virtual environments.
 
-What an extra is for is done in an environment that has the wheel, what the
-wheel asks for, and what the extra asks for: nothing else that is installed
-here. It takes a package registry and minutes.
+The environment of an extra contains only the wheel, its dependencies and those
+of the extra. The tests need a package registry and take minutes.
 """
 
 import base64
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigscale.cli import config as shipped
+from bigscale.cli import config_flags as shipped
 from tests import wheels
 from tests.e2e import environments, tiny
 from tests.e2e.environments import done
@@ -22,7 +21,7 @@ from tests.e2e.environments import done
 pytestmark = pytest.mark.slow
 
 TINY = f"--config={tiny.__file__}"
-# Everything at once, but for accelerators of which a machine has one.
+# All extras except those of accelerators.
 TOGETHER = ("tpu-plan", "torch", "tensorboard", "efflite0", "test")
 
 
@@ -35,7 +34,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(wheel, tmp_path_factory):
-  """The wheel and what it asks for."""
+  """An environment with the wheel and its dependencies."""
   return environments.make(tmp_path_factory.mktemp("plain"), [str(wheel)])
 
 
@@ -49,7 +48,7 @@ def with_extra(wheel, plain, tmp_path):
 
 @pytest.fixture(scope="module")
 def run(plain, tmp_path_factory):
-  """A run of the main job, from the wheel alone, started in an empty folder."""
+  """A short run of the main job, started in an empty folder."""
   folder = tmp_path_factory.mktemp("main_job")
   words = ["--config=fashion_r3gan", "--workdir=run"]
   words += ["--config.total_kimg=0.32", "--config.evaluate.num_samples=500"]
@@ -64,7 +63,7 @@ def rows_of(run):
   return [json.loads(line) for line in lines]
 
 
-def test_the_main_job_ends_with_a_report(run):
+def test_the_main_job_writes_a_report(run):
   assert "<svg" in (run / "report.html").read_text()
   rows = rows_of(run)
   assert rows[-1]["step"] == 10
@@ -72,14 +71,14 @@ def test_the_main_job_ends_with_a_report(run):
   (path,) = (run / "samples").glob("*.png")
   with Image.open(path) as grid:
     assert len(np.unique(np.asarray(grid))) > 20
-  # What it can do without is named.
+  # Missing optional packages cause no error.
   events = (run / "events.jsonl").read_text()
   assert "Traceback" not in events
   assert not (run / "tensorboard").exists()
 
 
-def test_the_environment_has_no_more_than_the_wheel(plain, tmp_path):
-  """Or the tests of extras below would show nothing."""
+def test_the_environment_has_only_the_wheel(plain, tmp_path):
+  """Otherwise the tests of extras would be meaningless."""
   for name in (
     "torch",
     "tensorflow",
@@ -109,7 +108,7 @@ def test_a_missing_extra_is_named(plain, tmp_path, words, extra):
 
 @pytest.mark.parametrize("name", shipped.names())
 def test_every_shipped_config_is_found(plain, tmp_path, name):
-  """By its name, from an empty folder; with what it builds on."""
+  """Shipped configs and their imports are found from an empty folder."""
   command = ["scaling", "sweep"] if name.startswith("sweeps/") else ["train"]
   words = [f"--config={name}", "--config.no.such=1", "--workdir=x", "--out=x"]
   words.remove("--workdir=x" if command[-1] == "sweep" else "--out=x")
@@ -120,7 +119,7 @@ def test_every_shipped_config_is_found(plain, tmp_path, name):
 
 
 def test_tensorboard(with_extra, tmp_path):
-  """TensorBoard's reader reads back the run's scalars and grids."""
+  """TensorBoard reads the run's scalars and sample grids."""
   env = with_extra("tensorboard")
   done(env.bigscale(tmp_path, "train", TINY, "--workdir=run"))
   reader = """
@@ -159,7 +158,7 @@ json.dump([scalars, images], sys.stdout)
 
 
 def test_torch(with_extra, tmp_path):
-  """A .pth gives the same generator as the same tensors without PyTorch."""
+  """A .pth and an .npz with the same tensors give the same generator."""
   env = with_extra("torch")
   golden = wheels.ROOT / "tests/golden/r3gan_conditional_16px.npz"
   with np.load(golden) as data:
@@ -185,7 +184,7 @@ with np.load("G.npz") as data:
 
 
 def test_efflite0(with_extra, run, tmp_path):
-  """Scores a run in its features."""
+  """A run can be scored with EfficientNet-Lite0 features."""
   env = with_extra("efflite0")
   words = [f"--workdir={run}", "--metrics=kid_efflite0", "--num=200"]
   printed = json.loads(done(env.bigscale(tmp_path, "evaluate", *words)))
@@ -193,7 +192,7 @@ def test_efflite0(with_extra, run, tmp_path):
 
 
 def test_tpu_plan(with_extra, tmp_path):
-  """The TPU's compiler compiles a step, where no TPU is."""
+  """The TPU compiler compiles a step without a TPU."""
   env = with_extra("tpu-plan")
   words = [TINY, "--topology=v5e:1x1", "--effort=O1", "--json"]
   plan = json.loads(done(env.bigscale(tmp_path, "plan", *words)))
@@ -201,7 +200,7 @@ def test_tpu_plan(with_extra, tmp_path):
 
 
 def test_test(with_extra):
-  """Tools are there, and tests run: of launch/ with all that checks it."""
+  """The linter and some tests run, including the tests of launch/."""
   env = with_extra("test")
   root = wheels.ROOT
   done(env.run(root, "-m", "ruff", "check", "."))
@@ -211,9 +210,9 @@ def test_test(with_extra):
 
 
 def test_tpu(wheel):
-  """pip resolves it to the TPU runtime that JAX asks for.
+  """pip resolves the extra to the TPU runtime that JAX requires.
 
-  More cannot be shown on a machine without a TPU.
+  This machine may have no TPU, so nothing runs.
   """
   found = environments.resolve([f"{wheel}[tpu]"])
   assert "libtpu" in found
@@ -221,9 +220,9 @@ def test_tpu(wheel):
 
 
 def test_cuda(wheel):
-  """pip resolves it to JAX's CUDA plugin, of JAX's own version.
+  """pip resolves the extra to JAX's CUDA plugin of the same version.
 
-  More cannot be shown on a machine without a GPU.
+  This machine may have no GPU, so nothing runs.
   """
   found = environments.resolve([f"{wheel}[cuda]"])
   assert found["jax-cuda13-plugin"] == found["jax-cuda13-pjrt"] == found["jax"]
@@ -231,6 +230,6 @@ def test_cuda(wheel):
 
 
 @pytest.mark.parametrize("accelerator", ["tpu", "cuda"])
-def test_extras_go_together(wheel, accelerator):
+def test_extras_can_be_combined(wheel, accelerator):
   found = environments.resolve([f"{wheel}[{','.join(TOGETHER)},{accelerator}]"])
   assert {"torch", "libtpu", "tensorflow-cpu", "pytest"} <= set(found)

@@ -1,4 +1,4 @@
-"""A run that is watched: what it does when its numbers are lost."""
+"""Runs with a monitor: what they do when scalars become non-finite."""
 
 import dataclasses
 import itertools
@@ -20,9 +20,9 @@ from bigscale.train.hooks import DivergedError
 from tests.e2e import monitored
 from tests.e2e.monitored import FAULT, READ, STEPS, Ended, KilledError, run
 
-# The newest snapshot before the onset, the fault's own step, less `rewind`.
+# TARGET is the newest snapshot at least REWIND steps before the fault.
 REWIND, TARGET = 3, 6
-# The loop is a step ahead of its judgement.
+# The loop dispatches a step before the monitor judges the one before.
 DISPATCHED = FAULT + 1
 ROLLBACK = {"action": "rollback", "rewind": REWIND}
 
@@ -63,7 +63,7 @@ def is_finite(state):
   return all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-def test_off_leaves_nothing_and_looks_at_nothing(off):
+def test_off_saves_no_state_and_makes_no_probes(off):
   assert not (off.path / "healthy").exists()
   assert off.kinds() == ["start", "reference", "evaluation", "done"]
   rows = off.rows(0)
@@ -71,7 +71,7 @@ def test_off_leaves_nothing_and_looks_at_nothing(off):
   assert not any("g/diversity" in row for row in rows.values())
 
 
-def test_watching_does_not_touch_the_training(off, clean):
+def test_the_monitor_does_not_affect_training(off, clean):
   assert_same(off.state, clean.state)
   assert clean.batches == off.batches
   plain = clean.rows(0)
@@ -79,18 +79,18 @@ def test_watching_does_not_touch_the_training(off, clean):
     assert row.items() <= plain[step].items()
 
 
-def test_probes_come_at_their_interval(clean):
+def test_probes_have_their_interval(clean):
   rows = clean.rows(0)
   looked = [step for step, row in rows.items() if "g/diversity" in row]
   assert looked == list(range(2, STEPS + 1, 2))
   with_spectra = [
     step for step, row in rows.items() if any("sigma" in name for name in row)
   ]
-  # Rows that are written have them all.
+  # All written rows have singular values.
   assert with_spectra == list(rows)
 
 
-def test_a_sound_run_ends_with_its_last_state_as_healthy(clean):
+def test_the_last_state_of_a_healthy_run_is_saved_as_healthy(clean):
   kinds = ["start", "reference", "evaluation", "healthy", "done"]
   assert clean.kinds() == kinds
   assert clean.saved("healthy") == [STEPS]
@@ -99,7 +99,7 @@ def test_a_sound_run_ends_with_its_last_state_as_healthy(clean):
   assert restored.data == clean.restored(STEPS).data
 
 
-def test_a_rollback_in_order(skipped):
+def test_the_events_of_a_rollback(skipped):
   kinds = skipped.kinds()
   assert kinds == [
     "start", "verdict", "healthy", "rollback", "reference", "evaluation",
@@ -118,11 +118,11 @@ def test_a_rollback_in_order(skipped):
   assert rollback["turned"] == {}
 
 
-def test_after_a_rollback_the_run_ends_well(skipped):
+def test_a_run_finishes_after_a_rollback(skipped):
   assert int(skipped.state.attempt) == 1
   assert int(skipped.state.step) == STEPS
   assert is_finite(skipped.state)
-  # The state gone back to, and the last one.
+  # The restored state and the last one.
   assert skipped.saved("healthy") == [TARGET, STEPS]
   healthy = skipped.restored(TARGET, "healthy")
   assert is_finite(healthy.state)
@@ -130,21 +130,21 @@ def test_after_a_rollback_the_run_ends_well(skipped):
   assert int(healthy.state.attempt) == 0
 
 
-def test_steps_are_never_reused_in_silence(skipped):
+def test_rows_of_both_attempts_are_kept(skipped):
   assert list(skipped.rows(0)) == list(range(1, FAULT + 1))
   assert list(skipped.rows(1)) == list(range(TARGET + 1, STEPS + 1))
   assert skipped.rows(0)[FAULT]["d/loss"] == "NaN"
   assert all(np.isfinite(r["d/loss"]) for r in skipped.rows(1).values())
 
 
-def test_later_checkpoints_are_moved_aside(skipped):
+def test_checkpoints_after_the_target_are_moved(skipped):
   aside = skipped.path / "abandoned" / "attempt-0" / "checkpoints"
   assert [x.name for x in aside.iterdir()] == ["8"]
   assert skipped.saved()[-2:] == [12, STEPS]
   assert int(skipped.restored(12).state.attempt) == 1
 
 
-def test_skip_reads_what_nobody_has_read(skipped, off):
+def test_skip_reads_only_new_records(skipped, off):
   (rollback,) = skipped.events("rollback")
   assert rollback["skipped"] == [TARGET * READ, DISPATCHED * READ]
   for step in range(TARGET + 1, STEPS + 1):
@@ -156,27 +156,25 @@ def test_skip_reads_what_nobody_has_read(skipped, off):
   assert skipped.restored().data["skipped"] == [rollback["skipped"]]
 
 
-def test_replay_reads_the_same_again_with_other_noise(replayed, off):
+def test_replay_reads_the_same_records_with_other_noise(replayed, off):
   (rollback,) = replayed.events("rollback")
   assert rollback["skipped"] is None
   for step in range(TARGET + 1, STEPS + 1):
     assert replayed.batches[1, step] == off.batches[0, step]
   again, first = replayed.rows(1)[TARGET + 1], replayed.rows(0)[TARGET + 1]
   assert again["g/loss"] != first["g/loss"]
-  # From the same weights: of one step, noise is all that differs.
+  # The weights are equal, so one step differs only by the noise.
   assert again["g/loss"] == pytest.approx(first["g/loss"], rel=0.5)
 
 
-def test_what_came_before_the_fault_is_that_of_an_undisturbed_run(skipped, off):
+def test_rows_before_the_fault_equal_those_of_an_undisturbed_run(skipped, off):
   for step in range(1, FAULT):
     undisturbed = off.rows(0)[step]
     assert undisturbed.items() <= skipped.rows(0)[step].items()
 
 
-def test_a_second_rollback_passes_what_the_first_attempt_after_it_read(
-  folder, off
-):
-  """Its target knows of no skip; what is skipped stays so all the same."""
+def test_a_second_rollback_skips_the_records_of_both_attempts(folder, off):
+  """The target state has no skipped records; both skips apply nevertheless."""
   twice = run(folder / "twice", faults={0: FAULT, 1: FAULT}, action="rollback")
   first, second = twice.events("rollback")
   assert (first["to_step"], second["to_step"]) == (8, 8)
@@ -194,7 +192,7 @@ def test_a_second_rollback_passes_what_the_first_attempt_after_it_read(
   assert int(twice.state.attempt) == 2
 
 
-def test_checkpoint_saves_a_healthy_state_and_ends(folder):
+def test_action_checkpoint_saves_a_healthy_state_and_ends(folder):
   path = folder / "saved"
   with pytest.raises(DivergedError, match=r"step 10: d/loss is nan.*healthy/8"):
     run(path, faults={0: FAULT}, action="checkpoint")
@@ -207,7 +205,7 @@ def test_checkpoint_saves_a_healthy_state_and_ends(folder):
 
 
 @pytest.mark.parametrize("action", ["off", "log"])
-def test_a_lost_run_ends_whoever_watches(folder, action):
+def test_a_diverged_run_ends_with_every_action(folder, action):
   path = folder / f"lost_{action}"
   with pytest.raises(DivergedError, match="step 10: d/loss is nan"):
     run(path, faults={0: FAULT}, action=action)
@@ -217,10 +215,10 @@ def test_a_lost_run_ends_whoever_watches(folder, action):
   assert not (path / "healthy").exists()
 
 
-def test_a_run_that_no_rollback_helps_ends_with_code_3(
+def test_a_run_that_rollbacks_do_not_save_ends_with_code_3(
   folder, monkeypatch, capsys
 ):
-  """Through the command, whose exit code is part of its interface."""
+  """Runs the command, because its exit code is part of the interface."""
   path = folder / "hopeless"
   faults = {attempt: FAULT for attempt in range(9)}
   plain = loop.train
@@ -248,24 +246,22 @@ def test_a_run_that_no_rollback_helps_ends_with_code_3(
   assert "done" not in ended.kinds()
 
 
-def test_a_widening_rewind_ends_at_the_start(folder):
-  """Better the whole way again than no run at all."""
+def test_a_long_rewind_goes_back_to_the_start(folder):
+  """If no later state is old enough, the run restarts at step 0."""
   early = run(folder / "early", faults={0: 4}, action="rollback", rewind=100)
   (rollback,) = early.events("rollback")
   assert rollback["to_step"] == 0
   assert list(early.rows(1)) == list(range(1, STEPS + 1))
 
 
-def test_killed_after_a_rollback_it_resumes_as_if_nothing_had_happened(
-  folder, skipped
-):
-  """Twice, the first time before the new attempt's first checkpoint."""
+def test_a_run_killed_after_a_rollback_resumes_unchanged(folder, skipped):
+  """Killed twice, first before the first checkpoint of the new attempt."""
   path = folder / "killed"
   for killed_at in [(1, 8), (1, 14)]:
     with pytest.raises(KilledError):
       run(path, faults={0: FAULT}, killed_at=killed_at, **ROLLBACK)
   resumed = run(path, faults={0: FAULT}, **ROLLBACK)
-  # The state gone back to was saved at once, under its new attempt.
+  # The rollback saved the restored state with its new attempt at once.
   assert [e["step"] for e in resumed.events("start")] == [0, TARGET, 12]
   assert [e["attempt"] for e in resumed.events("start")] == [0, 1, 1]
   assert_same(resumed.state, skipped.state)
@@ -278,25 +274,25 @@ def test_killed_after_a_rollback_it_resumes_as_if_nothing_had_happened(
   assert resumed.flops(1) == skipped.flops(1)
 
 
-def test_steps_that_are_given_up_were_spent(skipped):
+def test_abandoned_steps_count_as_spent(skipped):
   each = training_flops(from_config(monitored.config())).per_step
-  given_up = DISPATCHED - TARGET
+  abandoned = DISPATCHED - TARGET
   assert skipped.flops(0)[FAULT] == (FAULT * each, FAULT * each)
   assert skipped.flops(1) == {
-    step: (step * each, (step + given_up) * each)
+    step: (step * each, (step + abandoned) * each)
     for step in range(TARGET + 1, STEPS + 1)
   }
   for folder in ("checkpoints", "healthy"):
     assert skipped.restored(folder=folder).meta["flops"] == {
       "total": STEPS * each,
-      "spent": (STEPS + given_up) * each,
-      "abandoned_steps": given_up,
+      "spent": (STEPS + abandoned) * each,
+      "abandoned_steps": abandoned,
     }
-  # Nobody knows the peak of a CPU.
+  # The peak FLOP/s of a CPU is unknown.
   assert not any("perf/mfu" in row for row in skipped.lines("metrics.jsonl"))
 
 
-def test_a_monitor_that_fails_takes_no_run_with_it(folder, off, monkeypatch):
+def test_an_error_in_the_monitor_does_not_end_the_run(folder, off, monkeypatch):
   def broken(self, step, row):
     raise ZeroDivisionError(step)
 
@@ -308,7 +304,7 @@ def test_a_monitor_that_fails_takes_no_run_with_it(folder, off, monkeypatch):
   assert ended.saved("healthy") == [STEPS]
 
 
-def test_a_verdict_that_fails_hides_no_lost_run(folder, monkeypatch):
+def test_an_error_in_the_verdict_does_not_hide_divergence(folder, monkeypatch):
   def broken(self, step, row):
     raise ZeroDivisionError(step)
 
@@ -319,7 +315,7 @@ def test_a_verdict_that_fails_hides_no_lost_run(folder, monkeypatch):
 
 @pytest.fixture
 def alarm(monkeypatch):
-  """A verdict that changes its mind once: how it comes to it is no matter."""
+  """Replaces the verdict by one that changes its level at a given step."""
 
   def script(level, *, at, onset):
     def update(self, step, row):
@@ -335,16 +331,16 @@ def alarm(monkeypatch):
 
 
 def train(path, watched, changes, **monitor):
-  """As `run`, with other settings besides the monitor's."""
+  """Like `run`, but also changes settings other than the monitor's."""
   spec = from_config(monitored.config(**monitor))
   spec = dataclasses.replace(spec, **changes)
   result = loop.train(spec, path, prepared=monitored.prepared(spec, watched))
   return Ended(path, result.state, watched.batches)
 
 
-def test_a_rollback_forgets_no_score(folder, monkeypatch):
-  """The best step is the one gone back to, whose state is saved anew."""
-  # Of steps 3, 6 and 9, and after the rollback of 9, 12, 15 and 16.
+def test_a_rollback_keeps_all_scores(folder, monkeypatch):
+  """The best step is the rollback target, whose state is saved again."""
+  # Scores of steps 3, 6 and 9, and after the rollback 9, 12, 15 and 16.
   scores = iter([5.0, 1.0, 6.0, 7.0, 8.0, 9.0, 9.0])
   monkeypatch.setattr(
     monitored.Scores,
@@ -363,8 +359,8 @@ def test_a_rollback_forgets_no_score(folder, monkeypatch):
   assert next(scores, None) is None
 
 
-def test_a_damaged_state_is_no_place_to_go_back_to(folder, alarm):
-  """The one before it is; nothing in memory goes back that far."""
+def test_a_damaged_checkpoint_is_not_a_healthy_state(folder, alarm):
+  """The checkpoint before it is used; no snapshot in memory is old enough."""
   path = folder / "before_damage"
   changes = {"checkpoint": CheckpointSpec(kimg=4 * 8 / 1000, keep=4)}
   killed = monitored.Watched(killed_at=(0, 13))
@@ -379,7 +375,9 @@ def test_a_damaged_state_is_no_place_to_go_back_to(folder, alarm):
   assert ended.saved("healthy") == [4]
 
 
-def test_a_run_that_ends_in_doubt_keeps_what_was_before_it(folder, alarm):
+def test_a_run_that_ends_with_a_warning_saves_the_state_before_it(
+  folder, alarm
+):
   alarm("warn", at=12, onset=9)
   ended = run(folder / "doubt", action="checkpoint")
   assert ended.saved("healthy") == [8]
@@ -387,17 +385,17 @@ def test_a_run_that_ends_in_doubt_keeps_what_was_before_it(folder, alarm):
   assert (verdict["level"], verdict["onset"]) == ("warn", 9)
 
 
-def test_numbers_lost_after_an_alarm_end_the_run(folder, alarm):
-  """The first alarm did not stop it; the verdict has nothing new to say."""
+def test_divergence_after_an_alarm_ends_the_run(folder, alarm):
+  """The first alarm did not stop the run; the verdict does not change."""
   alarm("rollback", at=6, onset=5)
   with pytest.raises(DivergedError, match=r"step 10: d/loss is nan.*healthy/4"):
     run(folder / "after", faults={0: FAULT}, action="checkpoint")
 
 
-def test_an_alarm_outlives_a_kill(folder, alarm):
-  """What follows it is no healthy state, for the resumed run either."""
+def test_an_alarm_survives_a_kill(folder, alarm):
+  """States after an alarm are not healthy, for the resumed run either."""
   alarm("rollback", at=6, onset=5)
-  path = folder / "ill"
+  path = folder / "alarmed"
   with pytest.raises(KilledError):
     run(path, killed_at=(0, 10), action="checkpoint")
   resumed = run(path, action="checkpoint")
@@ -406,12 +404,12 @@ def test_an_alarm_outlives_a_kill(folder, alarm):
   assert resumed.saved("healthy") == [4]
 
 
-def test_an_alarm_that_nobody_acted_on_is_not_forgotten(folder, monkeypatch):
-  """All is calm again when the run is killed; yet ill may have become usual."""
+def test_an_alarm_without_an_action_survives_a_kill(folder, monkeypatch):
+  """The level is ok again at the kill, but the reference may have shifted."""
 
   def update(self, step, row):
-    ill = step in (6, 7)
-    level, onset = ("rollback", 5) if ill else ("ok", None)
+    alarmed = step in (6, 7)
+    level, onset = ("rollback", 5) if alarmed else ("ok", None)
     self._decision = Decision(step, level, onset, (), step in (6, 8))
     return self._decision
 
@@ -424,9 +422,7 @@ def test_an_alarm_that_nobody_acted_on_is_not_forgotten(folder, monkeypatch):
   assert resumed.saved("healthy") == [4]
 
 
-def test_unreadable_heldout_images_take_no_run_with_them(
-  folder, off, monkeypatch
-):
+def test_unreadable_heldout_images_do_not_end_the_run(folder, off, monkeypatch):
   usual = Heldout.batch
 
   def torn(self, number):
@@ -443,7 +439,7 @@ def test_unreadable_heldout_images_take_no_run_with_them(
 
 
 @pytest.mark.parametrize("action", ["checkpoint", "rollback"])
-def test_a_full_disk_at_an_alarm_takes_no_run_with_it(
+def test_a_full_disk_at_an_alarm_does_not_end_the_run(
   folder, off, alarm, monkeypatch, action
 ):
   usual = Checkpoints.save

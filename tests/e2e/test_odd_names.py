@@ -1,4 +1,4 @@
-"""Whatever a disk can hold as a name passes through, and prints on one line."""
+"""Every possible file name works and is printed on one line."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ NAMES = (
 
 
 def is_clean(text):
-  """Whether a text moves no cursor, turns no line and is Unicode."""
+  """Returns whether a text is Unicode without control characters."""
   return all(
     letter == "\n" or unicodedata.category(letter) not in ("Cc", "Cf", "Cs")
     for letter in text
@@ -56,7 +56,7 @@ def root(tmp_path_factory):
     os.makedirs(os.path.join(folder, name))
     for other, file in enumerate(NAMES):
       pixels = rng.integers(0, 256, (8, 8, 1), np.uint8)
-      # The last of every class is none.
+      # One file of every class is not an image.
       data = b"<html>" if other == number else encode(pixels, "png")
       with open(os.path.join(folder, name, file + b".png"), "wb") as out:
         out.write(data)
@@ -79,7 +79,7 @@ def test_a_name_is_shown_on_one_line(name):
     assert text == os.fsdecode(name)
 
 
-def test_a_set_of_such_classes_is_inspected_built_and_verified(
+def test_classes_with_such_names_can_be_inspected_built_and_verified(
   root, tmp_path, capsys
 ):
   out, _ = run(capsys, "data", "inspect", root, f"--sheet={tmp_path / 's.png'}")
@@ -98,7 +98,7 @@ def test_a_set_of_such_classes_is_inspected_built_and_verified(
   assert again == open_source(root, "train").class_names
 
 
-def test_a_folder_of_unreadable_records_has_a_line_for_each(root, capsys):
+def test_verify_prints_a_line_for_each_unreadable_record(root, capsys):
   _, err = run(capsys, "data", "verify", root, "--workers=1", code=2)
   title, *faults = err.splitlines()
   assert title.startswith("bigscale: ")
@@ -106,16 +106,16 @@ def test_a_folder_of_unreadable_records_has_a_line_for_each(root, capsys):
   assert all("cannot be used" in fault for fault in faults)
 
 
-def test_an_unreadable_record_of_any_name_is_one_line(root, tmp_path, capsys):
+def test_an_error_about_a_record_is_one_line(root, tmp_path, capsys):
   source = open_source(root, "train")
-  told = []
+  errors = []
   for index in range(len(source)):
     try:
       source.read(index)
     except BadRecordError as error:
-      told.append(error)
-  assert len(told) > 10
-  for error in told:
+      errors.append(error)
+  assert len(errors) > 10
+  for error in errors:
     assert os.path.isfile(error.where)
     assert is_clean(str(error))
     assert "\n" not in str(error)
@@ -126,7 +126,7 @@ def test_an_unreadable_record_of_any_name_is_one_line(root, tmp_path, capsys):
   assert is_clean(str(DataError("a\nb\x1b[0m\udce9")))
 
 
-def test_lines_of_the_log_name_them_escaped(root, tmp_path, capsys, caplog):
+def test_the_log_escapes_names(root, tmp_path, capsys, caplog):
   run(capsys, "data", "inspect", root)
   handler = absl_logging.get_absl_handler()
   images = BothSplits(root)
@@ -140,7 +140,7 @@ def test_lines_of_the_log_name_them_escaped(root, tmp_path, capsys, caplog):
     assert "\n" not in record.getMessage()
 
 
-def test_reports_and_tables_hold_any_name(tmp_path):
+def test_reports_and_tables_may_contain_any_name(tmp_path):
   name = os.fsdecode(b"\x1b[1m<b>\xe9\n\xe2\x80\xae")
   rows = JsonLines(tmp_path / "metrics.jsonl")
   rows.write({"step": 1, "d/loss": 1.0, f"class_share/{name}": 0.5})

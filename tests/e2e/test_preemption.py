@@ -1,4 +1,4 @@
-"""SIGTERM: the run saves itself, says so, and goes on when started again."""
+"""After SIGTERM, a run saves a checkpoint and can be resumed."""
 
 import os
 import signal
@@ -14,32 +14,32 @@ from bigscale.train.disturb import Disturbance
 from bigscale.train.preemption import PreemptedError
 from tests.e2e import monitored
 
-TOLD_AT = 7
+TERMINATED_AT = 7
 
 
-class Told(Disturbance):
-  """SIGTERM as the batch of a step is read."""
+class Terminated(Disturbance):
+  """Sends SIGTERM when the batch of a step is read."""
 
   def batch(self, step, attempt, batch):
-    if step == TOLD_AT:
+    if step == TERMINATED_AT:
       os.kill(os.getpid(), signal.SIGTERM)
     return batch
 
 
 def _end_early(path):
   spec = from_config(monitored.config())
-  return loop.train(spec, path, prepared=monitored.prepared(spec, Told()))
+  return loop.train(spec, path, prepared=monitored.prepared(spec, Terminated()))
 
 
-def test_it_saves_the_step_it_was_in_and_what_is_healthy(tmp_path):
+def test_sigterm_saves_the_current_step_and_a_healthy_state(tmp_path):
   before = signal.getsignal(signal.SIGTERM)
-  with pytest.raises(PreemptedError, match=f"step {TOLD_AT} is saved"):
+  with pytest.raises(PreemptedError, match=f"step {TERMINATED_AT} is saved"):
     _end_early(tmp_path)
   assert signal.getsignal(signal.SIGTERM) is before
   ended = monitored.Ended(tmp_path, None, {})
-  assert ended.saved()[-1] == TOLD_AT
-  # Snapshots are taken every two steps.
-  assert ended.saved("healthy") == [TOLD_AT - 1]
+  assert ended.saved()[-1] == TERMINATED_AT
+  # Snapshots have an interval of two steps.
+  assert ended.saved("healthy") == [TERMINATED_AT - 1]
   assert ended.kinds()[-1] == "preempted"
   resumed = monitored.run(tmp_path)
   straight = monitored.run(tmp_path / "straight")
@@ -47,16 +47,16 @@ def test_it_saves_the_step_it_was_in_and_what_is_healthy(tmp_path):
   assert list(resumed.rows(0)) == list(range(1, monitored.STEPS + 1))
 
 
-def test_the_program_ends_with_75(tmp_path, monkeypatch, capsys):
+def test_the_exit_code_is_75(tmp_path, monkeypatch, capsys):
   train = loop.train
 
-  def told(spec, workdir, *others, **more):
-    del spec, others, more
-    told_spec = from_config(monitored.config())
-    prepared = monitored.prepared(told_spec, Told())
-    return train(told_spec, workdir, prepared=prepared)
+  def terminated(_, workdir, *others, **more):
+    del others, more
+    spec = from_config(monitored.config())
+    prepared = monitored.prepared(spec, Terminated())
+    return train(spec, workdir, prepared=prepared)
 
-  monkeypatch.setattr(loop, "train", told)
+  monkeypatch.setattr(loop, "train", terminated)
   code = main(
     [
       "bigscale",

@@ -1,4 +1,4 @@
-"""A training that is killed again and again ends where it would have."""
+"""A run that is killed and resumed ends like an undisturbed run."""
 
 import json
 import os
@@ -54,17 +54,16 @@ def rows(workdir: pathlib.Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-  """A folder with a run that nobody disturbed, and its cache."""
+  """A folder with an undisturbed run and its cache."""
   folder = tmp_path_factory.mktemp("trained")
   assert run(folder / "run", 0, folder / "cache") == 0
   return folder
 
 
-def test_killed_it_ends_bit_equal(trained, tmp_path):
+def test_a_killed_run_ends_bitwise_equal(trained, tmp_path):
   spec = from_config(tiny.smallest())
   undisturbed, disturbed = trained / "run", tmp_path / "disturbed"
-  # Wherever the seed of the day falls; `tests/e2e/soak.py` kills hundreds of
-  # times.
+  # The seed is random on purpose. `tests/e2e/soak.py` kills hundreds of times.
   seed = random.randrange(2**31)
   kill_at = random.Random(seed).randrange(1, spec.total_steps)
   code = run(disturbed, kill_at, trained / "cache")
@@ -79,7 +78,7 @@ def test_killed_it_ends_bit_equal(trained, tmp_path):
   assert rows(undisturbed) == rows(disturbed), f"seed {seed}"
 
 
-def test_a_run_leaves_what_the_design_says(trained):
+def test_the_files_of_a_run(trained):
   run_dir = trained / "run"
   assert {"spec", "versions", "command"} <= json.loads(
     (run_dir / "spec.json").read_text()
@@ -98,14 +97,14 @@ def test_a_run_leaves_what_the_design_says(trained):
   assert [kind for kind in kinds if kind != "times"] == [
     *("start", "reference", "evaluation", "healthy", "done")
   ]
-  # Known to the end.
+  # Times are recorded until the end.
   assert kinds[-2] == "times"
   assert not list(run_dir.rglob("*tmp*"))
 
 
 @pytest.mark.slow
-def test_the_best_checkpoint_outlives_a_sigkill(tmp_path):
-  """Of all scores that were written, whichever life wrote them."""
+def test_the_best_checkpoint_survives_a_sigkill(tmp_path):
+  """The best of all logged scores counts, whichever start logged it."""
   workdir = tmp_path / "run"
   program = [
     *(sys.executable, "-m", "bigscale.cli.main", "train"),
@@ -138,7 +137,7 @@ def test_the_best_checkpoint_outlives_a_sigkill(tmp_path):
   }
 
 
-def test_finished_run_has_nothing_to_do(trained):
+def test_a_finished_run_does_not_train_again(trained):
   before = (trained / "run" / "metrics.jsonl").read_bytes()
   assert run(trained / "run", 0, trained / "cache") == 0
   assert (trained / "run" / "metrics.jsonl").read_bytes() == before

@@ -1,4 +1,4 @@
-"""Scores of two real processes: they fail together, and are broken off."""
+"""Evaluation in two processes: errors and interruption affect both."""
 
 import json
 import time
@@ -15,7 +15,7 @@ SCORED = (12, 24)
 
 @pytest.fixture
 def meet(tmp_path, tmp_path_factory):
-  """Runs WHAT in two processes: their codes, and the seconds it took."""
+  """Runs WHAT in two processes; returns their exit codes and the seconds."""
   shared = tmp_path_factory.getbasetemp() / "scores_in_processes"
 
   def run(what):
@@ -46,7 +46,7 @@ def scores(tmp_path, step):
   return best.read(tmp_path / "run" / "checkpoints" / str(step), step)
 
 
-def test_a_score_that_fails_on_process_0_ends_neither(meet, tmp_path):
+def test_an_error_in_a_score_ends_neither_process(meet, tmp_path):
   codes, _ = meet("fail")
   assert codes == [0, 0]
   (event,) = events(tmp_path, "score_failed")
@@ -56,13 +56,15 @@ def test_a_score_that_fails_on_process_0_ends_neither(meet, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["terminate_comparing", "terminate_drawing"])
-def test_sigterm_breaks_off_the_scores_of_all(meet, tmp_path, what):
+def test_sigterm_interrupts_the_evaluation_on_all_processes(
+  meet, tmp_path, what
+):
   codes, seconds = meet(what)
   assert codes == [75, 75]
   (event,) = events(tmp_path, "preempted")
   assert event["step"] == 12
   assert scores(tmp_path, 12) is None
-  # The work that was broken off is of a minute.
+  # The interrupted evaluation would take a minute.
   (began,) = events(tmp_path, "reference")
   assert event["time"] - began["time"] < 30, seconds
   codes, _ = meet("nothing")

@@ -1,4 +1,4 @@
-"""Twenty lives of one run; `tests/e2e/soak.py` has hundreds."""
+"""Kills a run 20 times; `tests/e2e/soak.py` kills it hundreds of times."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.e2e.soak import Soak
 pytestmark = pytest.mark.slow
 
 
-def test_a_run_of_twenty_lives_ends_as_an_undisturbed_one(tmp_path):
+def test_a_run_killed_20_times_ends_like_an_undisturbed_one(tmp_path):
   found = Soak(tmp_path, steps=400, processes=1, seed=0).run(20)
   assert found["broken"] == []
   assert found["lives"] == 20

@@ -1,8 +1,7 @@
-"""The study of four losses on a thousand modes, begun, killed and gone on with.
+"""The sweep of losses on 1000 modes, killed and resumed.
 
-Embedded pictures stand in for digits, which need a download: a thousand modes,
-too, and stacks of three. What the losses reach on digits is in
-docs/reference/metrics.md.
+Embedded images replace MNIST digits, which need a download. They also have 1000
+modes in stacks of three. docs/reference/metrics.md has the results on digits.
 """
 
 import csv
@@ -34,11 +33,11 @@ def command(out):
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-  """The folder after a kill in the first run, and a second start."""
+  """The sweep's folder after a kill in the first run and a second start."""
   out = tmp_path_factory.mktemp("study")
   environ = {
     **os.environ,
-    # Its config is one of the tests'.
+    # The config is in the package `tests`.
     "PYTHONPATH": str(ROOT),
     "BIGSCALE_CACHE": str(tmp_path_factory.mktemp("cache")),
   }
@@ -59,7 +58,7 @@ def rows(out, name):
     return list(csv.DictReader(file))
 
 
-def test_what_was_killed_goes_on(out):
+def test_a_killed_sweep_resumes(out):
   folder = out / "runs" / NAMES[0]
   events = (folder / "events.jsonl").read_text().splitlines()
   starts = [e for e in map(json.loads, events) if e["event"] == "start"]
@@ -69,7 +68,7 @@ def test_what_was_killed_goes_on(out):
   assert all(ended[name] == "done" for name in NAMES)
 
 
-def test_training_finds_modes_and_the_floor_stands_beside(out):
+def test_training_finds_modes_and_the_table_has_the_floor(out):
   for name in NAMES:
     (end,) = [row for row in rows(out, "runs.csv") if row["run"] == name]
     assert float(end["floor_modes_classifier"]) > 950

@@ -1,4 +1,4 @@
-"""A run of seconds on the embedded images; kills itself where told to."""
+"""A run of a few seconds on embedded images, which can kill itself."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-  """R3GAN at 8 px: 24 steps, a checkpoint every 4, scores at the end."""
+  """R3GAN at 8 px: 24 steps, a checkpoint every 4, evaluated at the end."""
   return ConfigDict(
     {
       "seed": 0,
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
         "num_singular_values": 1,
       },
       "data": {"source": "fashion_mnist", "flip": True},
-      # A second penalty takes seconds more to compile.
+      # A second penalty would take seconds to compile.
       "loss": {"adversarial": "rpgan", "r1_gamma": 0.5},
       "optim": {"g_lr": 1e-3, "d_lr": 1e-3, "ema_half_life_kimg": 0.02},
       "evaluate": {
@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
         "classifier_steps": 10,
       },
       "log": {"steps": 2, "samples_kimg": 0.064, "num_samples": 20},
-      # One device compiles fastest; counts of devices are tested elsewhere.
+      # A program for one device compiles fastest.
       "mesh": {"data": 1},
       "checkpoint": {"kimg": 0.032, "keep": 2},
     }
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
 
 
 def smallest(**model) -> ConfigDict:
-  """The same at 4 px: it takes least to compile."""
+  """The same run at 4 px, which compiles fastest."""
   config = get_config().unlock()
   config.model.update(resolution=4, widths=(4,), blocks=(1,), cardinality=(2,))
   config.model.update(model)
@@ -53,7 +53,7 @@ def smallest(**model) -> ConfigDict:
 
 
 def main() -> None:
-  """tiny.py WORKDIR KILL_AT_STEP: SIGKILL right after that step, 0 never."""
+  """tiny.py WORKDIR STEP: trains, with SIGKILL after the step (0: never)."""
   from bigscale.spec import from_config
   from bigscale.train import loop
 

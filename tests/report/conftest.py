@@ -1,4 +1,4 @@
-"""A run's folder, written as a training writes it."""
+"""Fixtures with the folder of a run, as training writes it."""
 
 import json
 
@@ -62,13 +62,13 @@ def _row(step, attempt=0, **values):
 
 @pytest.fixture
 def row():
-  """Makes a row of metrics.jsonl: row(step, attempt, **values)."""
+  """Returns a function row(step, attempt, **values) for metrics.jsonl."""
   return _row
 
 
 @pytest.fixture
 def run_dir(tmp_path):
-  """100 steps with two evaluations, a floor, three grids and events."""
+  """A run of 100 steps with two evaluations, a floor, 3 grids and events."""
   (tmp_path / "spec.json").write_text(
     json.dumps(
       {
@@ -106,7 +106,7 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def rolled_back(run_dir):
-  """The same, but at step 81 the monitor went back to step 50."""
+  """Like `run_dir`, but rolled back from step 81 to step 50."""
   spec = json.loads((run_dir / "spec.json").read_text())
   spec["spec"]["monitor"]["action"] = "rollback"
   (run_dir / "spec.json").write_text(json.dumps(spec))

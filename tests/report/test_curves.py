@@ -16,7 +16,7 @@ def _run(run_dir, rows):
 
 
 def _layers(last):
-  """60 layers at 2, but for the last row."""
+  """10 rows of 60 layers with value 2, except for the last row."""
   usual = {f"g/sigma0/layer{i:02d}": 2.0 for i in range(60)}
   return [usual] * 9 + [usual | last]
 
@@ -25,7 +25,7 @@ def _named(chart):
   return [a for a, _, _ in chart.legend if a.startswith("layer")]
 
 
-def test_layers_that_changed_most_are_named_and_the_rest_is_grey(run_dir):
+def test_layers_that_changed_most_are_named_and_the_others_gray(run_dir):
   last = {
     "g/sigma0/layer17": 200.0,
     "g/sigma0/layer40": 0.1,
@@ -35,12 +35,16 @@ def test_layers_that_changed_most_are_named_and_the_rest_is_grey(run_dir):
   named = _named(chart)
   assert len(named) == 6
   assert named[:3] == ["layer03", "layer17", "layer40"]
-  rest = ("the largest of 54 layers that changed less", "#8a8f98", "solid")
+  rest = (
+    "54 layers that changed less (largest value only)",
+    "#8a8f98",
+    "solid",
+  )
   assert chart.legend[6] == rest
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_a_layer_that_a_rollback_saved_is_named(run_dir, scale):
+def test_a_change_that_a_rollback_undid_counts(run_dir, scale):
   rows = _layers({"g/sigma0/layer17": 2.0 * scale})
   usual = rows[0] | {"attempt": 1}
   path = run_dir / "metrics.jsonl"
@@ -50,12 +54,12 @@ def test_a_layer_that_a_rollback_saved_is_named(run_dir, scale):
   assert _named(chart)[0] == "layer17"
 
 
-def test_second_and_third_values_are_lighter_curves_of_the_same_layer(run_dir):
+def test_smaller_singular_values_are_lighter(run_dir):
   rows = [{f"{n}/sigma{k}/a": float(3 - k) for k in range(3) for n in "gd"}] * 3
   g, d = singular_value_charts(_run(run_dir, rows))
   assert (g.title, d.title) == (
-    "Singular values, generator: largest, others lighter",
-    "Singular values, discriminator: largest, others lighter",
+    "Singular values of the generator (smaller ones lighter)",
+    "Singular values of the discriminator (smaller ones lighter)",
   )
   for chart in (g, d):
     assert [label for label, _, _ in chart.legend] == ["a"]
@@ -63,14 +67,14 @@ def test_second_and_third_values_are_lighter_curves_of_the_same_layer(run_dir):
       assert f"opacity: {opacity}" in chart.svg
 
 
-def test_a_layer_whose_value_is_no_growth_at_all_can_be_drawn(run_dir):
+def test_values_that_are_not_positive_can_be_drawn(run_dir):
   rows = [{"g/sigma0/a": 0.0, "g/sigma0/b": -1.0}] * 3
   (chart,) = singular_value_charts(_run(run_dir, rows))
   assert _named(chart) == []
   assert len(chart.legend) == 2
 
 
-def test_the_verdict_lies_below_the_losses_alone(rolled_back):
+def test_only_the_losses_have_a_verdict_band(rolled_back):
   charts = {a.title: a for a in training_charts(read_run(rolled_back))}
   for title, chart in charts.items():
     labels = [label for label, _, _ in chart.legend]

@@ -1,4 +1,4 @@
-"""Which distance a report leads with."""
+"""The distance that a report shows first."""
 
 from bigscale.report.distance import distance_of
 from bigscale.report.facts import best_evaluation, cards
@@ -14,13 +14,13 @@ def evaluated(run_dir, step, **scores):
 
 
 def forget_classifier(run_dir):
-  """Takes the scores of a run that it was made with."""
+  """Removes the rows with scores of the classifier."""
   lines = (run_dir / "metrics.jsonl").read_text().splitlines()
   kept = [line for line in lines if "fd_classifier" not in line]
   (run_dir / "metrics.jsonl").write_text("\n".join([*kept, ""]))
 
 
-def test_the_classifier_s_with_what_it_is_compared_with(run_dir):
+def test_the_classifier_distance_has_its_reference_levels(run_dir):
   distance = distance_of(read_run(run_dir))
   assert distance.scalar == "eval/fd_classifier"
   assert distance.floor == 2.0
@@ -28,7 +28,7 @@ def test_the_classifier_s_with_what_it_is_compared_with(run_dir):
   assert all("fd_" not in label for label in distance.levels)
 
 
-def test_a_run_without_a_classifier_leads_with_what_it_has(run_dir):
+def test_a_run_without_a_classifier_shows_another_distance(run_dir):
   forget_classifier(run_dir)
   for step, score in ((110, 31.0), (120, 30.0), (130, 33.0)):
     evaluated(run_dir, step, kid_inception=0.1, fid_inception=score)
@@ -44,7 +44,7 @@ def test_a_run_without_a_classifier_leads_with_what_it_has(run_dir):
   assert best_evaluation(run) == 1
 
 
-def test_scores_whose_names_begin_alike_are_told_apart(run_dir):
+def test_scores_whose_names_have_a_common_prefix_are_distinguished(run_dir):
   forget_classifier(run_dir)
   evaluated(
     run_dir,
@@ -67,7 +67,7 @@ def test_scores_whose_names_begin_alike_are_told_apart(run_dir):
   assert list(distance.levels.values()) == [3.0]
 
 
-def test_no_standard_error_is_a_distance(run_dir):
+def test_a_standard_error_is_not_a_distance(run_dir):
   forget_classifier(run_dir)
   evaluated(
     run_dir,

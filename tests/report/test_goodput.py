@@ -1,4 +1,4 @@
-"""Where the wall time went: categories that add up to it."""
+"""The categories of wall time add up to the wall time."""
 
 import pytest
 
@@ -25,7 +25,7 @@ QUIET = [
 ]
 
 
-def test_categories_are_the_phases_of_an_undisturbed_run():
+def test_an_undisturbed_run():
   found = goodput(QUIET)
   assert {k: v for k, v in found.items() if v} == {
     "start": 10.0,
@@ -35,18 +35,18 @@ def test_categories_are_the_phases_of_an_undisturbed_run():
     "evaluate": 6.0,
     "other": 4.0,
   }
-  # From 10 s before the first event.
+  # The run began 10 s before the first event.
   assert sum(found.values()) == pytest.approx(110.0)
 
 
-def test_a_killed_run_loses_steps_and_the_time_until_it_is_started_again():
+def test_a_killed_run_loses_steps_and_has_downtime():
   events = [
     start(100.0, start=10.0),
     times(160.0, 10, step=60.0),
     times(200.0, 30, step=40.0),
-    # Nobody knows what the last 5 s went into.
+    # No `times` event explains the last 5 s.
     event("evaluation", 205.0, 34),
-    # Killed; the newest checkpoint is of step 20.
+    # Killed; resumes from the checkpoint of step 20.
     start(300.0, 20, start=8.0),
     times(340.0, 40, step=40.0),
     event("done", 340.0, 40),
@@ -60,13 +60,13 @@ def test_a_killed_run_loses_steps_and_the_time_until_it_is_started_again():
   assert sum(found.values()) == pytest.approx(340.0 - 90.0)
 
 
-def test_what_a_rollback_gave_up_is_lost_once():
+def test_abandoned_steps_are_counted_once():
   events = [
     start(100.0, start=0.0),
     times(200.0, 100, step=100.0),
     event("rollback", 203.0, 100, to_step=80),
     times(233.0, 110, step=27.0, rollback=3.0, data=3.0),
-    # Killed, and back before the step gone back to.
+    # Killed; resumes from a step before the rollback target.
     start(240.0, 60, start=0.0),
     times(250.0, 70, step=10.0),
   ]
@@ -77,7 +77,7 @@ def test_what_a_rollback_gave_up_is_lost_once():
   assert sum(found.values()) == pytest.approx(150.0)
 
 
-def test_a_run_that_tells_nothing_has_no_table():
+def test_a_run_without_times_has_no_table():
   assert goodput([]) == {}
   assert goodput([event("done", 3.0, 1)]) == {}
   old = [{"event": "start", "time": 5.0, "step": 0}, event("done", 65.0, 9)]
@@ -85,8 +85,8 @@ def test_a_run_that_tells_nothing_has_no_table():
   assert table([]) == []
 
 
-def test_the_table_has_shares():
+def test_the_table_has_percentages():
   rows = dict(table(QUIET))
-  assert rows["Steps that stand"] == "1 min 10 s (63.6%)"
-  assert "Down between starts" not in rows
+  assert rows["Training steps"] == "1 min 10 s (63.6%)"
+  assert "Downtime between starts" not in rows
   assert len(rows) <= len(CATEGORIES)

@@ -1,4 +1,4 @@
-"""Events with steps that are none make a report all the same."""
+"""A report can be written although events have invalid steps."""
 
 import json
 
@@ -17,7 +17,7 @@ FIELDS = ("step", "to_step", "of_step", "attempt", "seconds")
   [None, "x", "", -5, [], {}, True, 1.5, float("nan"), 10**30, 10**400],
   ids=lambda value: str(value)[:8],
 )
-def test_an_odd_step_is_noted_and_no_error(value, run_dir, capsys):
+def test_an_invalid_step_is_a_note_and_not_an_error(value, run_dir, capsys):
   whole = {"step": 4, "to_step": 2, "of_step": 3, "attempt": 1, "time": 2.0}
   whole |= {"seconds": {"step": 1.0}, "level": "rollback", "why": "x"}
   with (run_dir / "events.jsonl").open("a") as file:
@@ -28,6 +28,6 @@ def test_an_odd_step_is_noted_and_no_error(value, run_dir, capsys):
         file.write(json.dumps({"event": kind} | gone) + "\n")
   assert main(["bigscale", "report", f"--workdir={run_dir}"]) == 0
   assert "Traceback" not in capsys.readouterr().err
-  noted = [note for note in read_run(run_dir).notes if "steps that are" in note]
+  noted = [note for note in read_run(run_dir).notes if "invalid steps" in note]
   odd = isinstance(value, (str, list, dict, bool)) or value != value
   assert bool(noted) == (odd or value == 10**400)

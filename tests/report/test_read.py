@@ -17,7 +17,7 @@ def _run_of(tmp_path, rows):
   return read_run(tmp_path)
 
 
-def test_a_whole_run_is_read(run_dir):
+def test_a_complete_run_is_read(run_dir):
   run = read_run(run_dir)
   assert run.setting("model.name") == "biggan"
   assert run.setting("optim.d_steps") == 2
@@ -31,14 +31,14 @@ def test_a_whole_run_is_read(run_dir):
   assert run.notes == []
 
 
-def test_names_are_those_of_scalars_in_order(run_dir):
+def test_names_are_the_names_of_scalars_in_order(run_dir):
   names = read_run(run_dir).names()
   assert names[:2] == ["d/loss", "g/loss"]
   assert "eval/label_agreement" in names
   assert not {"step", "kimg", "seconds", "attempt"} & set(names)
 
 
-def test_a_rollback_gives_up_rows_of_earlier_attempts(tmp_path):
+def test_a_rollback_abandons_rows_of_earlier_attempts(tmp_path):
   run = _run_of(
     tmp_path,
     [
@@ -52,11 +52,11 @@ def test_a_rollback_gives_up_rows_of_earlier_attempts(tmp_path):
     ],
   )
   assert run.series("x")[1] == [1, 4, 6, 7]
-  given_up = [[row["x"] for row in rows] for rows in run.abandoned]
-  assert given_up == [[2, 3], [5]]
+  abandoned = [[row["x"] for row in rows] for rows in run.abandoned]
+  assert abandoned == [[2, 3], [5]]
 
 
-def test_a_rollback_to_the_start_gives_up_all_before(tmp_path):
+def test_a_rollback_to_the_start_abandons_all_rows(tmp_path):
   run = _run_of(
     tmp_path,
     [
@@ -68,7 +68,7 @@ def test_a_rollback_to_the_start_gives_up_all_before(tmp_path):
   assert run.series("x")[1] == [3]
 
 
-def test_a_rollback_gives_up_rows_before_its_own_first_one(rolled_back):
+def test_a_rollback_abandons_rows_before_its_attempt_has_any(rolled_back):
   path = rolled_back / "metrics.jsonl"
   lines = path.read_text().splitlines(keepends=True)
   path.write_text("".join(a for a in lines if json.loads(a)["attempt"] == 0))
@@ -77,9 +77,9 @@ def test_a_rollback_gives_up_rows_before_its_own_first_one(rolled_back):
   assert [[a["step"] for a in rows] for rows in run.abandoned] == [[60, 70, 80]]
 
 
-def test_events_after_the_state_of_a_restart_are_no_history(rolled_back):
+def test_events_that_a_restart_discarded_are_not_in_the_history(rolled_back):
   events = JsonLines(rolled_back / "events.jsonl")
-  # No state of the second attempt was kept: the first one goes on.
+  # The second attempt saved no state, so the first one resumes.
   events.write({"event": "start", "step": 40, "attempt": 0})
   events.write({"event": "verdict", "step": 60, "attempt": 0, "level": "warn"})
   run = read_run(rolled_back)
@@ -93,7 +93,7 @@ def test_events_after_the_state_of_a_restart_are_no_history(rolled_back):
   assert len(run.events) == 8
 
 
-def test_a_rollback_stands_if_the_state_it_went_to_does(rolled_back):
+def test_a_rollback_is_kept_if_its_restored_state_is_kept(rolled_back):
   start = {"event": "start", "step": 55, "attempt": 1}
   JsonLines(rolled_back / "events.jsonl").write(start)
   kinds = [event["event"] for event in read_run(rolled_back).history]
@@ -101,7 +101,7 @@ def test_a_rollback_stands_if_the_state_it_went_to_does(rolled_back):
   assert kinds.count("verdict") == 2
 
 
-def test_steps_become_kimg_by_the_spec_or_by_the_rows(run_dir):
+def test_kimg_per_step_comes_from_the_spec_or_the_rows(run_dir):
   assert read_run(run_dir).kimg_per_step == 0.1
   (run_dir / "spec.json").unlink()
   assert read_run(run_dir).kimg_per_step == 0.1
@@ -109,19 +109,19 @@ def test_steps_become_kimg_by_the_spec_or_by_the_rows(run_dir):
   assert read_run(run_dir).kimg_per_step is None
 
 
-def test_wall_time_adds_up_clocks_that_start_anew(tmp_path):
+def test_wall_time_is_the_sum_over_restarts(tmp_path):
   seconds = [5.0, 100.0, 3.0, 50.0, 50.0, 2.0]
   rows = [{"step": i, "seconds": s} for i, s in enumerate(seconds)]
   assert _run_of(tmp_path, rows).seconds == 152.0
 
 
-def test_numbers_that_are_not_finite_come_back(tmp_path):
+def test_non_finite_numbers_are_restored(tmp_path):
   run = _run_of(tmp_path, [{"step": 1, "x": math.nan, "y": -math.inf}])
   assert math.isnan(run.series("x")[1][0])
   assert run.series("y")[1] == [-math.inf]
 
 
-def test_a_torn_last_line_is_silent_and_a_torn_middle_is_named(run_dir):
+def test_only_an_incomplete_last_line_is_ignored_without_a_note(run_dir):
   path = run_dir / "metrics.jsonl"
   whole = path.read_text()
   path.write_text(whole + '{"step": 110, "kim')
@@ -134,37 +134,37 @@ def test_a_torn_last_line_is_silent_and_a_torn_middle_is_named(run_dir):
   assert run.notes == ["metrics.jsonl has unreadable lines: 2."]
 
 
-def test_kimg_comes_from_the_spec_where_rows_lack_it(run_dir):
+def test_kimg_comes_from_the_spec_if_rows_lack_it(run_dir):
   (run_dir / "metrics.jsonl").write_text('{"step": 30, "d/loss": 1.0}\n')
-  # Two D updates of 50 images a step.
+  # Each step has two D updates of 50 images.
   assert read_run(run_dir).series("d/loss") == ([3.0], [1.0])
 
 
-def test_a_run_of_metrics_alone_is_a_run(tmp_path):
+def test_metrics_alone_make_a_run(tmp_path):
   run = _run_of(tmp_path, [{"step": 10, "x": 1}])
   assert run.series("x") == ([1.0], [1])
   assert run.spec == {}
-  assert run.notes == ["spec.json is missing: the run's settings are unknown."]
+  assert run.notes == ["spec.json is missing, so the settings are unknown."]
 
 
-def test_a_broken_spec_is_named_and_the_rest_is_read(run_dir):
+def test_a_broken_spec_is_noted_and_the_rest_is_read(run_dir):
   (run_dir / "spec.json").write_text('{"spec": {')
   run = read_run(run_dir)
   assert run.notes[0].startswith("spec.json cannot be read")
   assert len(run.rows) == 12
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_settings_that_are_not_what_was_written_are_noted(tmp_path, damaged):
+@pytest.mark.parametrize("corrupt", [False, True])
+def test_changed_contents_of_the_spec_are_noted(tmp_path, corrupt):
   content = sealed.seal({"spec": {"seed": 1}, "versions": {}, "command": []})
-  if damaged:
+  if corrupt:
     content["spec"]["seed"] = 3
   (tmp_path / "spec.json").write_text(json.dumps(content))
   notes = " ".join(read_run(tmp_path).notes)
-  assert ("spec.json is damaged" in notes) == damaged
+  assert ("spec.json is corrupt" in notes) == corrupt
 
 
-def test_what_is_no_sample_is_passed_over(run_dir):
+def test_files_that_are_not_samples_are_ignored(run_dir):
   (run_dir / "samples" / "000060.png").write_bytes(b"not an image")
   (run_dir / "samples" / ".000070.png.1.partial").write_bytes(b"\x89PN")
   (run_dir / "samples" / "notes.png").write_bytes(b"mine")
@@ -173,12 +173,12 @@ def test_what_is_no_sample_is_passed_over(run_dir):
   assert run.notes == ["samples/000060.png is not a PNG image."]
 
 
-def test_a_missing_folder_is_named_with_a_remedy(tmp_path):
+def test_a_missing_folder_is_an_error_with_a_remedy(tmp_path):
   with pytest.raises(ReportError, match=r"nowhere is not a folder.*--workdir"):
     read_run(tmp_path / "nowhere")
 
 
-def test_a_folder_without_a_run_is_named_with_a_remedy(tmp_path):
+def test_a_folder_without_a_run_is_an_error_with_a_remedy(tmp_path):
   (tmp_path / "other.json").write_text(json.dumps({}))
-  with pytest.raises(ReportError, match=r"holds no run.*--workdir"):
+  with pytest.raises(ReportError, match=r"contains no run.*--workdir"):
     read_run(pathlib.Path(tmp_path))

@@ -17,7 +17,7 @@ _VOID = {"meta", "img", "br"}
 
 
 class _Page(html.parser.HTMLParser):
-  """Checks nesting; collects text, headings, links and pictures."""
+  """Checks nesting and collects text, headings, links and images."""
 
   def __init__(self, text):
     super().__init__()
@@ -55,29 +55,29 @@ def _page(run_dir):
   return _Page(write_report(run_dir).read_text(encoding="utf-8"))
 
 
-def test_the_page_of_a_whole_run(run_dir):
+def test_the_page_of_a_complete_run(run_dir):
   page = _page(run_dir)
   for words in [
     "BigGAN on emoji, 32 px",
     "batch 50 · 10 classes · 1,234 parameters in G · 5,678 parameters in D",
     "10 of 10 kimg",
     "Fréchet classifier distance 8 best 8 at 10 kimg",
-    "Real against real 2 samples are at 4 times this",
+    "Real vs. real (floor) 2 samples: 4 times this",
     "Classes present 9 / 10",
     "Images per second 500",
     "Wall time 3 min 21 s",
     "First evaluation 40 at 2 kimg (5 times the last)",
     "Baseline: class means + noise 60 (7.5 times the samples' distance)",
     "Classifier accuracy 91.4 %",
-    "Samples classified as asked 75.0 %",
+    "Samples classified as their label 75.0 %",
     "step 50, 5 kimg",
     "2 evaluations",
-    "Singular values, generator",
-    "Singular values, discriminator",
+    "Singular values of the generator",
+    "Singular values of the discriminator",
     "block0/conv",
-    "D tells held-out reals from seen ones (r_v)",
-    "At an alarm a healthy state is saved",
-    "Snapshots in memory every 200 steps, the newest 4 kept",
+    "D separates held-out from training images (r_v)",
+    "Action at an alarm save a healthy state",
+    "Snapshots in memory every 200 steps, newest 4 kept",
     "bigscale train '--workdir=my run'",
     "loss.r1_gamma 2.0 to 0.2 over 5.0 kimg, cosine",
     "optim.g_lr 0.0002",
@@ -97,7 +97,7 @@ def test_the_page_of_a_whole_run(run_dir):
   ]
 
 
-def test_the_page_needs_nothing_but_itself(run_dir):
+def test_the_page_is_self_contained(run_dir):
   page = _page(run_dir)
   assert len(page.pictures) == 3
   assert all(src.startswith("data:image/png;base64,") for src in page.pictures)
@@ -109,7 +109,7 @@ def test_the_page_needs_nothing_but_itself(run_dir):
   assert not re.search(r"url\((?!#)", text)
 
 
-def test_the_page_replaces_the_old_one_and_leaves_nothing_else(run_dir, row):
+def test_the_page_replaces_the_old_one_and_leaves_no_other_file(run_dir, row):
   before = sorted(entry.name for entry in run_dir.iterdir())
   first = write_report(run_dir).read_bytes()
   JsonLines(run_dir / "metrics.jsonl").write(row(110))
@@ -142,7 +142,7 @@ def test_the_page_without_one_of_the_files(run_dir, missing, heading):
   assert heading not in page.headings
 
 
-def test_the_page_of_a_run_that_has_just_begun(run_dir):
+def test_the_page_of_a_run_that_has_just_started(run_dir):
   for name in ("metrics.jsonl", "events.jsonl", "samples"):
     (run_dir / name).rename(run_dir / f"no-{name}")
   page = _page(run_dir)
@@ -157,17 +157,17 @@ def test_the_page_of_a_run_without_evaluation(run_dir):
   page = _page(run_dir)
   assert "Evaluation" not in page.headings
   assert "Fréchet classifier distance" not in page.text
-  assert "Real against real 2" in page.text
+  assert "Real vs. real (floor) 2" in page.text
 
 
-def test_the_page_of_a_run_that_diverged_and_went_back(run_dir, row):
+def test_the_page_of_a_run_that_diverged_and_was_rolled_back(run_dir, row):
   metrics = JsonLines(run_dir / "metrics.jsonl")
   metrics.write(row(110, **{"d/loss": math.nan, "d/r1": math.inf}))
   metrics.write(row(90, 1, **{"d/loss": 77.0, "eval/fd_classifier": math.nan}))
   page = _page(run_dir)
-  assert "given up by a rollback" in page.text
+  assert "abandoned by a rollback" in page.text
   assert "Not finite: d/loss at 11 kimg (1 rows)." in page.text
-  # The evaluation at step 100 was given up with the rest of its attempt.
+  # The rollback abandoned the evaluation at step 100.
   assert "best 40 at 2 kimg" in page.text
   assert "Wall time 6 min 40 s" in page.text
 
@@ -176,23 +176,23 @@ def test_the_page_of_a_run_that_the_monitor_rolled_back(rolled_back):
   page = _page(rolled_back)
   for words in [
     "verdict: ok verdict: warn verdict: rollback rollback to the next attempt",
-    "At an alarm a healthy state is saved, and the run goes back to it",
+    "Action at an alarm save a healthy state and roll back to it",
     "Alarms 1, the first at step 80",
     "Warnings 1",
     "Rollbacks 1",
     "70 0 warn g/sigma0/linear 9.5 2 above its usual range onset at step 60",
     "80 0 rollback g/loss Infinity unknown not finite",
-    "81 0 saved healthy/50, of step 60 or before",
-    "81 0 went back to step 50 as attempt 1; retry 1; "
+    "81 0 saved healthy/50, at or before step 60",
+    "81 0 rolled back to step 50 as attempt 1; retry 1; "
     "records 2,500 to 4,050 skipped; g_lr: 0.5",
-    "given up by a rollback",
+    "abandoned by a rollback",
   ]:
     assert words in page.text, words
-  # The first attempt was given up from where the second began.
+  # The second attempt abandoned the rows of the first after step 50.
   assert "100 of" not in page.text
 
 
-def test_many_reasons_and_decisions_are_cut_with_a_remark(run_dir):
+def test_many_reasons_and_decisions_are_shortened_with_a_remark(run_dir):
   events = JsonLines(run_dir / "events.jsonl")
   reason = {"signal": "s", "value": 1.0, "reference": None, "rule": "r"}
   for step in range(120):
@@ -203,7 +203,7 @@ def test_many_reasons_and_decisions_are_cut_with_a_remark(run_dir):
   assert "20 earlier decisions are in events.jsonl." in page.text
 
 
-def test_a_run_without_a_monitor_has_no_such_section(run_dir):
+def test_a_run_without_a_monitor_has_no_monitor_section(run_dir):
   path = run_dir / "spec.json"
   path.write_text(path.read_text().replace('"action": "checkpoint"', '"a": 1'))
   rows = run_dir / "metrics.jsonl"
@@ -225,12 +225,12 @@ def test_a_run_without_a_monitor_has_no_such_section(run_dir):
     {"event": "start", "step": [], "attempt": {}},
   ],
 )
-def test_events_that_make_no_sense_break_nothing(run_dir, event):
+def test_invalid_events_are_tolerated(run_dir, event):
   JsonLines(run_dir / "events.jsonl").write(event)
   assert "Training" in _page(run_dir).headings
 
 
-def test_texts_of_the_run_stay_texts(run_dir, row):
+def test_text_of_the_run_is_escaped(run_dir, row):
   evil = '<script>alert("x")</script>&amp;'
   (run_dir / "spec.json").write_text(
     json.dumps(
@@ -261,18 +261,18 @@ def test_texts_of_the_run_stay_texts(run_dir, row):
   assert page.text.count("<script>") >= 15
 
 
-def test_a_heavy_grid_is_shrunk(run_dir):
+def test_a_large_grid_is_shrunk(run_dir):
   noise = np.random.default_rng(0).integers(0, 256, (9, 256, 256, 3), np.uint8)
   path = save_png(run_dir / "samples" / "000110.png", noise, 3)
   page = _page(run_dir)
   assert page.pictures[-1].startswith("data:image/jpeg;base64,")
   assert len(page.pictures[-1]) < path.stat().st_size
-  # A grid cut short by a full disk is shown as far as it goes.
+  # A truncated file is embedded unchanged.
   path.write_bytes(path.read_bytes()[:700_000])
   assert _page(run_dir).pictures[-1].startswith("data:image/png;base64,")
 
 
-def test_many_grids_are_thinned_to_the_first_some_and_the_last(run_dir):
+def test_of_many_grids_the_first_the_last_and_some_others_are_shown(run_dir):
   for step in range(200, 401, 10):
     images = np.full((1, 4, 4, 1), 255, np.uint8)
     save_png(run_dir / "samples" / f"{step:06d}.png", images, 1)
@@ -282,7 +282,7 @@ def test_many_grids_are_thinned_to_the_first_some_and_the_last(run_dir):
   assert "step 400, 40 kimg" in page.text
 
 
-def test_long_histories_of_events_are_cut_with_a_remark(run_dir):
+def test_many_events_are_shortened_with_a_remark(run_dir):
   events = JsonLines(run_dir / "events.jsonl")
   for step in range(300):
     events.write({"event": f"verdict{step}", "step": step})
@@ -299,8 +299,8 @@ def test_a_page_that_cannot_be_written_is_an_error_with_a_remedy(run_dir):
   assert not list(run_dir.glob(".*partial"))
 
 
-def test_a_folder_of_no_run_gets_no_page(tmp_path):
-  with pytest.raises(ReportError, match="holds no run"):
+def test_a_folder_without_a_run_gets_no_page(tmp_path):
+  with pytest.raises(ReportError, match="contains no run"):
     write_report(tmp_path)
   assert list(tmp_path.iterdir()) == []
 
@@ -326,7 +326,7 @@ def test_importing_the_report_does_not_import_matplotlib():
     (None, "None"),
   ],
 )
-def test_numbers_read_well(value, text):
+def test_number(value, text):
   assert number(value) == text
 
 
@@ -339,5 +339,5 @@ def test_numbers_read_well(value, text):
     (90000, "1 d 1 h"),
   ],
 )
-def test_durations_read_well(seconds, text):
+def test_duration(seconds, text):
   assert duration(seconds) == text

@@ -301,7 +301,7 @@ def test_damaged_table_is_refused(fit, tmp_path, content, said):
   [
     (["fits"], "scaling 'fits' is unknown"),
     ([], "scaling '' is unknown"),
-    (["fit"], "scaling fit of what?"),
+    (["fit"], "scaling fit needs a table"),
     (["fit", "."], "cannot be read"),
   ],
 )

@@ -112,4 +112,4 @@ def test_the_command(runs, capsys):
   assert main([*command, "--resamples=3"]) == 2
   assert "--resamples=3 must be 100 or more" in capsys.readouterr().err
   assert main(command[:3]) == 2
-  assert "scaling shares of what?" in capsys.readouterr().err
+  assert "scaling shares needs a table" in capsys.readouterr().err

@@ -123,7 +123,7 @@ def test_what_others_give_is_kept(tmp_path, built):
   rows = {row["step"]: row for row in lines(tmp_path, "metrics.jsonl")}
   assert rows[3]["step"] == 3
   assert noted(tmp_path, 3) == {"fd_classifier": 3.0}
-  assert "kid_classifier is missing at step 3; the run has no newer value" in (
+  assert "kid_classifier is missing at step 3; there is no newer value" in (
     write_report(tmp_path).read_text()
   )
 

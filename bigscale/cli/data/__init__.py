@@ -1,5 +1,6 @@
-"""Build, inspect or verify a data set in shards.
+"""Build, inspect and verify sharded data sets.
 
+Example:
   bigscale data build --input=PHOTOS --out=SET --resolution=64
   bigscale data inspect SET --sheet=sheet.png
   bigscale data verify SET

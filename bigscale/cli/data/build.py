@@ -1,15 +1,20 @@
-r"""Build a data set in shards.
+r"""Build a sharded data set.
 
+Example:
   bigscale data build --input=PHOTOS --out=SET --resolution=64 --workers=2
+
+The input is a folder or .zip of images (one folder per class), tar files
+(WebDataset), tfds:NAME, idx:IMAGES,LABELS, an .npz, or another data set.
+Images are cropped, and resized by area. JPEG and PNG files that already have
+the requested format are copied byte for byte, unless EXIF requires a rotation.
+
+After an interruption, the same command continues where it stopped. Unusable
+files are listed in SET/rejects.jsonl. If there are too many of them, no data
+set is built.
+
+More examples:
   bigscale data build --input='DIR/*.tar' --out=SET --resolution=128 \
       --encoding=raw --dedup=exact
-
-Reads a folder or .zip of images (a folder a class), tars (WebDataset),
-tfds:NAME, idx:IMAGES,LABELS, an .npz, or another set. Images are cropped and
-resized by area; JPEG or PNG files that already are what is asked for are kept
-byte for byte, unless EXIF says to turn them. Started again after a kill, with
-the same options, it goes on where it was. Files that cannot be used are listed
-in SET/rejects.jsonl; where they are too many, nothing is made.
 """
 
 import dataclasses
@@ -23,44 +28,57 @@ from bigscale.data.recipe import BuildOptions
 from bigscale.data.shown import shown
 
 FLAGS = Flags()
-FLAGS.string("input", None, "what to read, see above")
+FLAGS.heading("Input")
+FLAGS.string("input", None, "What to read; see above.")
 FLAGS.string(
-  "heldout_input", "", "another input, all of it held out from training"
+  "heldout_input", "", "Another input, whose images are all held out."
 )
 FLAGS.float(
   "heldout",
   0.05,
-  "part of the input held out where it has no splits of its own",
+  "Fraction of the input to hold out from training if it has no splits.",
 )
-FLAGS.local_path("out", None, "folder to make")
+FLAGS.heading("Output")
+FLAGS.local_path("out", None, "Folder to create.")
+FLAGS.string("name", "", "Name of the data set. Default: the name of --out.")
+FLAGS.string("source", "", "Origin of the images. Default: --input.")
+FLAGS.fields(BuildOptions, licence="Licence of the images.")
+FLAGS.heading("Images")
 FLAGS.fields(
   BuildOptions,
-  resolution="side in pixels; 0 keeps that of the images, which must be the "
-  "same",
-  channels="1 (gray) or 3 (RGB)",
-  crop="of images that are not square; none squeezes them",
-  padding="pixels of black on each side of an image before it is resized, as 2 "
-  "for digits of 28 px; that of the input if not given, mostly 0",
-  encoding="of the records",
-  quality="of JPEGs made here, 1 to 100",
-  multilabel="records carry several labels",
-  records_per_shard="at most",
-  group_size="records that lie together, raw ones packed; 0 is each by itself",
-  shuffle="records go to shards in a random order; --noshuffle keeps the "
-  "input's, which reads a tar in one go",
-  dedup="exact keeps one of the images with the same pixels",
-  seed="of the order and of random crops",
-  max_bad_fraction="of the images that may be unusable",
-  licence="of the images",
+  resolution="Side of the images in pixels. 0 keeps their size, which must be "
+  "the same for all.",
+  channels="1 (gray) or 3 (RGB).",
+  crop="How to make images square. none stretches them.",
+  padding="Black pixels added to each side of an image before it is resized, "
+  "like 2 for digits of 28 px. Default: the padding of the input, usually 0.",
+  max_bad_fraction="Largest fraction of unusable images.",
+  dedup="exact keeps only one of several images with the same pixels.",
 )
-FLAGS.string("name", "", "of the set; that of --out if not given")
-FLAGS.string("source", "", "where the images come from; --input if not given")
-FLAGS.integer("workers", os.cpu_count() or 1, "processes, each at a shard")
-FLAGS.bool("json", False, "print JSON")
+FLAGS.heading("Records")
+FLAGS.fields(
+  BuildOptions,
+  encoding="Encoding of the records.",
+  quality="Quality of newly encoded JPEGs, 1 to 100.",
+  multilabel="Records have several labels.",
+  records_per_shard="Largest number of records per shard.",
+  group_size="Number of consecutive records that are stored together. Groups "
+  "of raw records are compressed. 0 stores each record by itself.",
+  shuffle="Distribute the records over shards in random order. --noshuffle "
+  "keeps the order of the input, so that a tar is read sequentially.",
+  seed="Seed of the order and of random crops.",
+)
+FLAGS.heading("Execution")
+FLAGS.integer(
+  "workers",
+  os.cpu_count() or 1,
+  "Number of processes. Each builds one shard at a time.",
+)
+FLAGS.bool("json", False, "Print JSON.")
 
 
 def run(path: str = "") -> int:
-  """Makes a set in shards."""
+  """Builds a data set."""
   from bigscale.data import notes
   from bigscale.data.build import build
   from bigscale.data.inputs import open_inputs
@@ -95,10 +113,10 @@ def run(path: str = "") -> int:
     size = sum(shard.bytes for shard in shards) / 1e6
     print(f"{split}: {images:,} images in {len(shards)} shards, {size:,.1f} MB")
   if report.shards_kept:
-    print(f"{report.shards_kept} shards were finished by an earlier start")
+    print(f"{report.shards_kept} shards were built by an earlier command")
   if report.duplicates:
-    print(f"{report.duplicates:,} duplicates left out")
+    print(f"{report.duplicates:,} duplicates omitted")
   if report.rejects:
     rejects = shown(os.path.join(out, "rejects.jsonl"))
-    print(f"{report.rejects:,} images cannot be used: see {rejects}")
+    print(f"{report.rejects:,} images are unusable: see {rejects}")
   return 0

@@ -1,8 +1,9 @@
-"""Say what a set, or an input of `data build`, holds and leaves out.
+"""Describe the contents of a data set or of an input of `data build`.
 
+Example:
   bigscale data inspect SET --sheet=sheet.png
 
-Takes what `data build` takes as input.
+Accepts every input that `data build` accepts.
 """
 
 import json
@@ -10,21 +11,21 @@ import json
 from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
-FLAGS.string("sheet", None, "PNG to write images to")
-FLAGS.integer("num", 64, "images of the sheet, about")
+FLAGS.string("sheet", None, "FILE.png to write with a grid of images.")
+FLAGS.integer("num", 64, "Approximate number of images in --sheet.")
 FLAGS.enum(
-  "split", "train", ["train", "heldout"], "to take the sheet's images from"
+  "split", "train", ["train", "heldout"], "Split of the images in --sheet."
 )
-FLAGS.bool("json", False, "print JSON")
+FLAGS.bool("json", False, "Print JSON.")
 
 
 def run(path: str = "") -> int:
-  """Says what a set or an input of `build` holds."""
+  """Prints a description of a data set or an input."""
   from bigscale.data import inspect
   from bigscale.data.inputs import open_inputs
   from bigscale.spec import require
 
-  require(bool(path), "data inspect of what? Use: bigscale data inspect PATH")
+  require(bool(path), "data inspect needs a path: bigscale data inspect PATH")
   found = inspect.facts(path)
   if FLAGS.sheet:
     splits = open_inputs(path)

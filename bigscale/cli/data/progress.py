@@ -1,4 +1,4 @@
-"""How far `data build` and `data verify` are."""
+"""The progress bar of `data build` and `data verify`."""
 
 import contextlib
 import sys
@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
-  """Shows a bar on a terminal; in a log file a line every half minute."""
+  """Shows a bar on a terminal, or prints a line every 30 s to a log file.
+
+  Yields:
+    A function to call with the number of finished images and the total.
+  """
   from tqdm import tqdm
 
   pause = 0.1 if sys.stderr.isatty() else 30.0

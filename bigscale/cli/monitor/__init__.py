@@ -1,5 +1,6 @@
-"""Judge a recorded training as the collapse monitor would, or drill it.
+"""Run the collapse monitor on recorded runs, or test it with faults.
 
+Example:
   bigscale monitor replay TRACE.csv
   bigscale monitor drill --out=runs/drills
 

@@ -1,14 +1,17 @@
-r"""Judge a recorded training as the collapse monitor would have.
+r"""Run the collapse monitor on the metrics of a recorded run.
 
-  bigscale monitor replay TRACE.csv --json
+Example:
   bigscale monitor replay RUN_DIR
+
+Prints the alarms and the last step that is known to be healthy. The input is a
+run's folder, its metrics.jsonl, or a CSV file with the header
+`step,<scalar name>,...`. A CSV file may contain any subset of the signals, and
+cells may be empty. Scalar names of other libraries are matched by their words.
+
+More examples:
+  bigscale monitor replay TRACE.csv --json
   bigscale monitor replay TRACE.csv --warmup=1000 --set=limit=30 \
       --set=patience=10 --kinks=5000,20000
-
-Reads a CSV file with a header `step,<scalar name>,...` (cells may be missing,
-any subset of signals will do, names of other libraries are recognised by their
-words), or a run's folder or its metrics.jsonl. It prints the alarms and the
-last step that is known to be healthy.
 """
 
 import dataclasses
@@ -21,30 +24,36 @@ from bigscale.cli.flags import Flags
 from bigscale.spec import SpecError, VerdictSpec, require
 
 FLAGS = Flags()
-FLAGS.bool("json", False, "print JSON")
+FLAGS.heading("Monitor")
 FLAGS.integer(
   "warmup",
   None,
-  "steps from the first on in which only numbers that are not finite "
-  "count; the run's setting if not given, at most a fifth of the trace",
+  "Number of first steps in which only non-finite scalars raise an alarm. "
+  "Default: the run's setting, but at most a fifth of the trace.",
 )
-FLAGS.multi_string("set", [], "KEY=VALUE of monitor.verdict; may be repeated")
+FLAGS.multi_string(
+  "set", [], "Override of one field of monitor.verdict, KEY=VALUE."
+)
 FLAGS.list(
   "kinks",
   [],
-  "steps at which a schedule bends or something else was changed on purpose",
+  "Steps at which a schedule starts or ends, or at which something else was "
+  "changed on purpose.",
 )
+FLAGS.heading("Input and output")
 FLAGS.integer(
-  "attempt", None, "of a run that was rolled back; the last if not given"
+  "attempt", None, "Attempt of a run with rollbacks. Default: the last."
 )
+FLAGS.bool("json", False, "Print JSON.")
 
 
 def run(path: str = "") -> int:
-  """Judges a recorded training."""
+  """Prints the alarms of a recorded run."""
   from bigscale.monitor import trace
 
   require(
-    bool(path), "monitor replay of what? Use: bigscale monitor replay TRACE.csv"
+    bool(path),
+    "monitor replay needs a path: bigscale monitor replay TRACE.csv",
   )
   require(
     FLAGS.warmup is None or FLAGS.warmup >= 0,
@@ -58,7 +67,7 @@ def run(path: str = "") -> int:
 
 
 def _spec_of(path: str) -> VerdictSpec:
-  """What the run was judged by, where `path` is a run that says so."""
+  """Returns the verdict spec of a run's folder, or the default spec."""
   try:
     written = json.loads((pathlib.Path(path) / "spec.json").read_bytes())
     settings = written["spec"]["monitor"]["verdict"]
@@ -74,18 +83,18 @@ def _set(spec: VerdictSpec, settings: list[str]) -> VerdictSpec:
     key, equals, value = setting.partition("=")
     require(
       bool(equals) and key in types,
-      f"--set={setting} is no KEY=VALUE of monitor.verdict; keys: "
+      f"--set={setting} must be KEY=VALUE with a key of monitor.verdict: "
       f"{', '.join(types)}",
     )
     try:
       changes[key] = types[key](value)
     except ValueError:
       raise SpecError(
-        f"--set={setting}: {value!r} is no {types[key].__name__}"
+        f"--set={setting}: {value!r} is not of type {types[key].__name__}"
       ) from None
     require(
       math.isfinite(changes[key]),
-      f"--set={setting}: {value!r} is no finite number",
+      f"--set={setting}: {value!r} is not a finite number",
     )
   return dataclasses.replace(spec, **changes)
 
@@ -95,7 +104,7 @@ def _kinks(steps: list[str]) -> list[int]:
     return [int(step) for step in steps]
   except ValueError:
     raise SpecError(
-      f"--kinks={','.join(steps)} must be steps, as 5000,20000"
+      f"--kinks={','.join(steps)} must be steps, like 5000,20000"
     ) from None
 
 

@@ -1,5 +1,6 @@
-r"""Run sweeps, fit and draw scaling laws, count collapses, measure noise.
+r"""Run sweeps, fit scaling laws, count collapses, measure gradient noise.
 
+Example:
   bigscale scaling sweep --config=sweeps/stacked_mnist --out=DIR
   bigscale scaling fit DIR/curves.csv --x=parameters --x2=images \
       --y=fd_classifier --group=run --status=status

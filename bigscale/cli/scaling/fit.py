@@ -1,16 +1,30 @@
 r"""Fit a scaling law to a table of runs.
 
+Example:
   bigscale scaling fit runs.csv --x=params --x2=images --y=fid --group=run \
       --status=status --floor=1.87
+
+The table is a CSV file with a header. A row is a run or a checkpoint of a run.
+The law is y = E + A x^-alpha, or y = E + A x^-alpha + B x2^-beta with --x2.
+
+Prints the parameters with standard errors and 95% intervals, the
+compute-optimal split, how well each form of the law predicts large runs from
+small ones, and each row that was excluded or used as a bound. See
+docs/reference/laws.md.
+
+More examples:
   bigscale scaling fit runs.csv --x=flops --y=fid --group=run --json
   bigscale scaling fit chinchilla.csv --x='Model Size' --x2=flops/6x \
       --flops='Training FLOP' --y=loss --drop_worst=5
+<<<<<<< HEAD
 
 Reads a CSV file with a header, one row a run or a checkpoint of a run, and fits
 y = E + A x^-alpha, with --x2 also + B x2^-beta. It prints parameters with
 standard errors and 95% intervals, the compute-optimal split, how well forms of
 law fitted to smaller runs predict larger ones, and every row that was left out
 or is a bound. See docs/reference/laws.md.
+=======
+>>>>>>> p-cli
 """
 
 import json
@@ -21,8 +35,9 @@ from bigscale.cli.scaling import law
 
 FLAGS = Flags()
 law.define_flags(FLAGS)
-FLAGS.bool("json", False, "print JSON")
-FLAGS.local_path("out", None, "also write the JSON to this file")
+FLAGS.heading("Output")
+FLAGS.bool("json", False, "Print JSON.")
+FLAGS.local_path("out", None, "File to also write the JSON to.")
 
 
 def run(path: str = "") -> int:

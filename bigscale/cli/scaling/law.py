@@ -1,66 +1,79 @@
-"""The flags that `fit` and `report` share, and the law that they ask for."""
+"""Flags and fitting shared by `scaling fit` and `scaling report`."""
 
 import typing
 
+from bigscale.cli.common import CONDITION
 from bigscale.cli.flags import Flags
 from bigscale.scaling import analysis, table
 from bigscale.scaling.analysis import Settings, Study
 from bigscale.scaling.fit import DeltaUnit, Loss
-from bigscale.scaling.rows import CONDITIONS, number
+from bigscale.scaling.rows import number
 from bigscale.scaling.table import Columns
 from bigscale.spec import SpecError, require
 
 
 def define_flags(values: Flags) -> None:
-  """Defines which columns mean what, and how to fit."""
+  """Defines the flags that `study` reads."""
+  values.heading("Columns")
   values.fields(
     Columns,
-    x="column of the first variable",
-    x2="column of the second, or flops/6x for FLOPS / (6 X)",
-    y="column of what falls, as FID",
-    flops="column of compute; x, or x times x2, stands for it if not given",
-    group="column of the id of the trained run; the bootstrap draws these",
-    status="column of done, collapsed (y is then an upper bound), failed, "
-    "running",
-    drop_worst="leave out this many finished rows with the highest y",
+    x="Column of the first variable.",
+    x2="Column of the second variable, or flops/6x for FLOPS / (6 X).",
+    y="Column of the score that the law predicts; lower is better, like FID.",
+    flops="Column of the compute. Default: x, or x times x2.",
+    group="Column with the name of the run. The bootstrap resamples runs.",
+    status="Column with the status of the run: done, collapsed (y is an upper "
+    "bound), failed or running.",
   )
-  values.multi_string("where", [], CONDITIONS)
+  values.heading("Rows")
+  values.multi_string("where", [], CONDITION)
+  values.fields(
+    Columns,
+    drop_worst="Number of finished rows to exclude, those with the highest y.",
+  )
   values.list(
     "protocol",
     [],
-    "columns in which all rows must agree, as fid_samples; recorded",
+    "Columns that must have the same value in all rows, like fid_samples. The "
+    "result records the values.",
   )
+  values.heading("Fit")
   values.string(
     "floor",
     "free",
-    "E: free, none, or a number, as the FID of reals against reals",
+    "The constant E: free (fitted), none (0), or a number, like the FID of "
+    "real images against real images.",
   )
   values.fields(
-    Settings, resamples="resamples of the bootstrap", seed="of the resamples"
+    Settings,
+    resamples="Number of bootstrap resamples.",
+    seed="Seed of the bootstrap.",
   )
-  values.fields(Loss, delta="of the Huber loss, in --delta_unit")
+  values.fields(
+    Loss, delta="Threshold of the Huber loss, in units of --delta_unit."
+  )
   values.enum(
     "delta_unit",
     Loss.unit,
     typing.get_args(DeltaUnit),
-    "scale, the mean absolute log residual; or log, of log y",
+    "scale: the mean absolute log residual. log: units of log y.",
   )
 
 
 def study(values: Flags, path: str, what: str) -> Study:
-  """Fits the law that the flags ask for.
+  """Fits the law that the flags describe.
 
   Args:
-    values: what was asked.
-    path: of a runs table.
+    values: the parsed flags.
+    path: path of a table of runs.
     what: the subcommand, for messages.
 
   Raises:
-    SpecError: a flag, the table or the fit is refused.
+    SpecError: a flag or the table is invalid, or the fit fails.
   """
   require(
     bool(path),
-    f"scaling {what} of what? Use: bigscale scaling {what} RUNS.csv --x=... "
+    f"scaling {what} needs a table: bigscale scaling {what} RUNS.csv --x=... "
     "--y=...",
   )
   values.require("x", "params")

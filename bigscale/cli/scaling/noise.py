@@ -1,8 +1,10 @@
-"""Measure the gradient noise scale of D and of G.
+"""Measure the gradient noise scale of D and G.
 
+Example:
   bigscale scaling noise runs/first --windows=4
 
-Prints it in images, over parts of a run with log.noise_scale=True.
+Prints the noise scale in images for each window of the run, with a 95%
+interval. The run must have been trained with log.noise_scale=True.
 """
 
 import json
@@ -16,20 +18,20 @@ if TYPE_CHECKING:
 from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
-FLAGS.integer("windows", 1, "parts of the run")
-FLAGS.integer("resamples", 4000, "resamples of the bootstrap")
-FLAGS.integer("seed", 0, "of the resamples")
-FLAGS.bool("json", False, "print JSON")
+FLAGS.integer("windows", 1, "Number of equal parts of the run.")
+FLAGS.integer("resamples", 4000, "Number of bootstrap resamples.")
+FLAGS.integer("seed", 0, "Seed of the bootstrap.")
+FLAGS.bool("json", False, "Print JSON.")
 
 
 def run(path: str = "") -> int:
-  """Measures and prints."""
+  """Prints the noise scale of each window."""
   from bigscale.report.read import read_run
   from bigscale.scaling.noise_scale import noise_scales
   from bigscale.spec import require
 
   require(
-    bool(path), "scaling noise of what? Use: bigscale scaling noise runs/first"
+    bool(path), "scaling noise needs a run: bigscale scaling noise runs/first"
   )
   found = noise_scales(
     read_run(pathlib.Path(path)).rows,
@@ -38,7 +40,7 @@ def run(path: str = "") -> int:
     seed=FLAGS.seed,
   )
   if FLAGS.json:
-    # JSON has no infinity.
+    # JSON cannot represent infinity.
     finite = [
       {k: None if v == math.inf else v for k, v in one._asdict().items()}
       for one in found
@@ -54,9 +56,9 @@ def run(path: str = "") -> int:
 def _line(one: "NoiseScale") -> str:
   span = f"{one.first_kimg:g} to {one.last_kimg:g}"
   if math.isinf(one.low):
-    scale = "unknown: no gradient shows through the noise"
+    scale = "unknown: the gradient is below the noise"
   elif math.isinf(one.noise_scale):
-    scale = f"no gradient shows through the noise (at least {one.low:.0f})"
+    scale = f"the gradient is below the noise (at least {one.low:.0f})"
   elif math.isinf(one.high):
     scale = f"{one.noise_scale:.0f} (at least {one.low:.0f})"
   else:

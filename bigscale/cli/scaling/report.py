@@ -1,9 +1,10 @@
-r"""Draw a scaling law over its runs.
+r"""Plot a scaling law together with its runs.
 
+Example:
   bigscale scaling report runs.csv --x=params --x2=images --y=fid --group=run \
       --out=law.png
 
-Takes a table as `bigscale scaling fit` does.
+The table is the same as for `bigscale scaling fit`.
 """
 
 import pathlib
@@ -13,11 +14,12 @@ from bigscale.cli.scaling import law
 
 FLAGS = Flags()
 law.define_flags(FLAGS)
-FLAGS.local_path("out", None, "the drawing: .png, .svg or .pdf")
+FLAGS.heading("Output")
+FLAGS.local_path("out", None, "File to write: .png, .svg or .pdf.")
 
 
 def run(path: str = "") -> int:
-  """Fits a law and draws it."""
+  """Fits a law and plots it."""
   from bigscale.scaling import figures
 
   out = pathlib.Path(FLAGS.require("out", "law.png"))

@@ -1,33 +1,38 @@
-"""Count the runs that collapsed at each value of a column.
+"""Compute the fraction of collapsed runs at each value of a column.
 
+Example:
   bigscale scaling shares runs.csv --x=dataset_images --where=blocks~images
 
-Reads a CSV file with a header, one row a run. Intervals are 95%; runs that
-failed or still run are named and not counted.
+The table is a CSV file with a header and a row per run. The intervals are 95%
+intervals. Runs that failed or are still running are listed but not counted.
 """
 
 import json
 
+from bigscale.cli.common import CONDITION
 from bigscale.cli.flags import Flags
-from bigscale.scaling.rows import CONDITIONS
 
 FLAGS = Flags()
-FLAGS.string("x", None, "column of what runs differ in")
-FLAGS.string("status", "status", "column of done, collapsed, failed, running")
-FLAGS.multi_string("where", [], CONDITIONS)
-FLAGS.integer("resamples", 4000, "permutations of the test for a trend")
-FLAGS.integer("seed", 0, "of the permutations")
-FLAGS.bool("json", False, "print JSON")
+FLAGS.string("x", None, "Column in which the runs differ.")
+FLAGS.string(
+  "status",
+  "status",
+  "Column with the status of the run: done, collapsed, failed or running.",
+)
+FLAGS.multi_string("where", [], CONDITION)
+FLAGS.integer("resamples", 4000, "Number of permutations in the trend test.")
+FLAGS.integer("seed", 0, "Seed of the permutations.")
+FLAGS.bool("json", False, "Print JSON.")
 
 
 def run(path: str = "") -> int:
-  """Counts and prints."""
+  """Prints the fraction of collapsed runs."""
   from bigscale.scaling import shares
   from bigscale.spec import require
 
   require(
     bool(path),
-    "scaling shares of what? Use: bigscale scaling shares RUNS.csv --x=...",
+    "scaling shares needs a table: bigscale scaling shares RUNS.csv --x=...",
   )
   found = shares.shares(
     path,

@@ -1,21 +1,25 @@
-r"""Run the runs of a sweep and write their tables.
+r"""Train all runs of a sweep and write tables of the results.
 
+Example:
   bigscale scaling sweep --config=sweeps/stacked_mnist --out=DIR
+
+Trains the runs one after the other, each in a folder of DIR/runs. Writes
+DIR/runs.csv with a row per run, and DIR/curves.csv with a row per evaluation.
+`bigscale.scaling.sweep` describes the format of the config.
+
+The command can be interrupted and repeated: it skips runs that are done or
+collapsed and resumes the others. --part divides the runs over several
+processes. --jobs trains nothing. Instead, for each remaining run, it writes a
+config and an env file for launch/*.sh, and prints the name of the env file.
+
+The tables take the settings of a run from its spec.json. If the settings in a
+folder differ from the config, the command prints the differences and trains
+nothing. --anew trains such a run in a new folder and keeps the old folder. Runs
+that are no longer in the config stay in the tables, with in_config=no.
+
+More examples:
   bigscale scaling sweep --config=FILE --out=DIR --part=1/2
   bigscale scaling sweep --config=FILE --out=DIR --jobs=my.env
-
-Runs what the config spans (`bigscale.scaling.sweep`), one run after the other,
-each in DIR/runs, and writes DIR/runs.csv, a row a run, and DIR/curves.csv, a
-row an evaluation. Runs that are done or collapsed are not run again, others go
-on: stop it and start it at will, or start several with `--part`. `--jobs` runs
-nothing: for each run that is left it writes its config and an env file to be
-started by launch/*.sh, and prints that file's name; my.env is like
-launch/example.env. `--collect` only writes the tables.
-
-Tables say what each run was by its own spec.json. Where a folder holds a run of
-other settings than the config gives, nothing is run and the settings are named;
-`--anew` runs such a run again in a new folder and keeps the old one. Runs that
-the config does not name any more stay in the tables, marked in_config=no.
 """
 
 import json
@@ -27,28 +31,34 @@ from bigscale.cli.config_flags import ConfigFlags, config_of
 from bigscale.spec import RunSpec
 
 FLAGS = ConfigFlags()
-FLAGS.define_config("the sweep's config file")
-FLAGS.local_path("out", None, "folder of the runs")
-FLAGS.list("only", [], "names of runs or blocks; others wait")
-FLAGS.string("part", "1/1", "K/N runs the K-th of N parts")
+FLAGS.heading("Runs")
+FLAGS.define_config("Config of the sweep.")
+FLAGS.local_path("out", None, "Folder of the sweep.")
+FLAGS.list("only", [], "Names of runs or blocks to train. Default: all.")
+FLAGS.string("part", "1/1", "K/N trains the K-th of N parts of the runs.")
+FLAGS.bool(
+  "anew",
+  False,
+  "Train runs again, in new folders, if they exist with other settings.",
+)
+FLAGS.heading("Instead of training")
 FLAGS.local_path(
   "jobs",
   None,
-  "env file for launch/*.sh; write such a file for each run, run none",
+  "Env file like launch/example.env. Writes an env file for launch/*.sh for "
+  "each remaining run.",
 )
-FLAGS.bool("collect", False, "run nothing, write the tables")
-FLAGS.bool(
-  "anew", False, "run again, in a new folder, what was run with other settings"
-)
-FLAGS.bool("json", False, "print JSON")
+FLAGS.bool("collect", False, "Only write the tables.")
+FLAGS.heading("Output")
+FLAGS.bool("json", False, "Print JSON.")
 
 
 def run(path: str = "") -> int:
-  """Runs a sweep, or says what came of one."""
+  """Trains the runs of a sweep, or writes its jobs or tables."""
   from bigscale.scaling import sweep
   from bigscale.spec import require
 
-  require(not path, f"scaling sweep takes no path; use --config={path}")
+  require(not path, f"unexpected argument {path!r}; give --config={path}")
   FLAGS.require("config", "sweeps/stacked_mnist")
   config = config_of(FLAGS, {"base": RunSpec})
   out = pathlib.Path(FLAGS.require("out", "runs/sweep"))
@@ -58,7 +68,7 @@ def run(path: str = "") -> int:
   for name in FLAGS.only:
     require(
       name in names | blocks,
-      f"--only={name} is no run and no block; blocks: "
+      f"--only={name} is neither a run nor a block; blocks: "
       f"{', '.join(sorted(blocks))}; runs: {', '.join(sorted(names))}",
     )
   share, parts = part_of(FLAGS.part)
@@ -88,36 +98,38 @@ def run(path: str = "") -> int:
 
 
 def _run(out: pathlib.Path, chosen: list) -> int:
-  """Runs them; says how many failed."""
+  """Trains the runs and returns the number of failed ones."""
   import jax
 
   from bigscale.scaling import runs
 
-  # Several parts, and the next start, find the programs compiled.
+  # Shares compiled programs between the parts and with the next start.
   jax.config.update("jax_compilation_cache_dir", str(out / "programs"))
   failed = 0
   for run, outcome in runs.Runner(out).run(chosen):
-    said = f"{run.name}: {outcome.status} {outcome.why}".rstrip()
-    print(said, file=sys.stderr, flush=True)
+    line = f"{run.name}: {outcome.status} {outcome.why}".rstrip()
+    print(line, file=sys.stderr, flush=True)
     failed += outcome.status == "failed"
   return failed
 
 
 def _report(rows: list, planned: int, out: pathlib.Path) -> None:
-  """What came of the runs."""
+  """Prints the results of the runs."""
   if FLAGS.json:
     print(json.dumps({"planned": planned, "runs": rows}, indent=2))
     return
   for row in rows:
     if row.get("missing_scores"):
       print(
-        f"{row['run']} ended without {row['missing_scores']}: its events.jsonl "
-        "says why (score_failed)",
+        f"{row['run']} has no {row['missing_scores']}; see score_failed in its "
+        "events.jsonl",
         file=sys.stderr,
       )
   named = [row["status"] for row in rows if row["in_config"] == "yes"]
   counts = {status: named.count(status) for status in dict.fromkeys(named)}
-  told = ", ".join(f"{count} {status}" for status, count in counts.items())
+  summary = ", ".join(f"{count} {status}" for status, count in counts.items())
   dropped = len(rows) - len(named)
   more = f"; {dropped} more with in_config=no" if dropped else ""
-  print(f"{planned} runs: {told or 'none begun'}{more}; {out / 'runs.csv'}")
+  print(
+    f"{planned} runs: {summary or 'none started'}{more}; {out / 'runs.csv'}"
+  )
