@@ -16,15 +16,6 @@ More examples:
   bigscale scaling fit runs.csv --x=flops --y=fid --group=run --json
   bigscale scaling fit chinchilla.csv --x='Model Size' --x2=flops/6x \
       --flops='Training FLOP' --y=loss --drop_worst=5
-<<<<<<< HEAD
-
-Reads a CSV file with a header, one row a run or a checkpoint of a run, and fits
-y = E + A x^-alpha, with --x2 also + B x2^-beta. It prints parameters with
-standard errors and 95% intervals, the compute-optimal split, how well forms of
-law fitted to smaller runs predict larger ones, and every row that was left out
-or is a bound. See docs/reference/laws.md.
-=======
->>>>>>> p-cli
 """
 
 import json
