@@ -87,14 +87,14 @@ def score(
   }
 
 
-def _padding(asked: int | None, data: DataSpec | None, found: Survey) -> int:
+def _padding(flag: int | None, data: DataSpec | None, found: Survey) -> int:
   """Returns the padding of the images.
 
   Without a flag, this is the padding of the reals if both have the same side,
   else 0.
   """
-  if data is None or asked is not None:
-    return asked or 0
+  if data is None or flag is not None:
+    return flag or 0
   reals = open_data(data, "train")
   if not reals.padding:
     return 0

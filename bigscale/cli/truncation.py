@@ -51,7 +51,7 @@ class Under(NamedTuple):
   protocol: dict[str, Any]
 
 
-def rule_of(trained: Trained, asked: TruncationRule | None) -> TruncationRule:
+def rule_of(trained: Trained, flag: TruncationRule | None) -> TruncationRule:
   """Returns the truncation rule.
 
   The first of these that is set: the flag, the spec, the rule of the authors of
@@ -60,7 +60,7 @@ def rule_of(trained: Trained, asked: TruncationRule | None) -> TruncationRule:
   from bigscale.interop.formats import AUTHORS_RULES
 
   return (
-    asked
+    flag
     or trained.spec.sampling.truncation_rule
     or AUTHORS_RULES.get(trained.imported.get("format", ""))
     or "resample"

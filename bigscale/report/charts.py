@@ -69,7 +69,7 @@ _ROW, _BAND = 0.13, 0.7
 # A curve with more points is drawn as the means of about `_BINS` bins.
 _MOST_POINTS = 400
 _BINS = 160
-# A curve with at most so many points gets a marker at each point.
+# Curves with at most this many points have markers.
 _MARKED_POINTS = 40
 _MOST_REMARKS = 6
 # Larger values overflow matplotlib's arithmetic for the axis.
