@@ -22,7 +22,7 @@ SHORT = {
 }
 LONG = ("collapse", "quickstart")
 # Saved with what a long run of it showed, to be read without running it.
-SHOWN = ("collapse",)
+SHOWN = ("collapse", "scaling_law")
 
 
 def _pictures(notebook):
