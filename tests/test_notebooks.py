@@ -22,7 +22,7 @@ SHORT = {
 }
 LONG = ("collapse", "quickstart")
 # Notebooks saved with the outputs of a long run.
-SHOWN = ("collapse",)
+SHOWN = ("collapse", "scaling_law")
 
 
 def _pictures(notebook):
@@ -61,6 +61,15 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     )
     asyncio.run(client.async_execute())
   assert len(_pictures(notebook)) == pictures
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_installs_the_package(path):
+  """So that a notebook starts on a bare hosted machine."""
+  cells = nbformat.read(path, as_version=4).cells
+  first = next(cell.source for cell in cells if cell.cell_type == "code")
+  assert '"pip", "install"' in first
+  assert 'find_spec("bigscale") is None' in first
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

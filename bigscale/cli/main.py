@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit code: 0 success; 1 unexpected exception; 2 invalid usage, config
     or input; 3 training diverged; 75 training was preempted and saved a
-    checkpoint; 76 another process of the run was lost. See the README.
+    checkpoint; 76 another process of the run was lost. See
+    docs/reference/exit-codes.md.
   """
   argv = list(sys.argv if argv is None else argv)
   if isinstance(sys.stdout, io.TextIOWrapper):
