@@ -83,7 +83,8 @@ def total(found: Sequence[Group]) -> float:
   evidence of two sides is added: -ln of the probability that the product of two
   uniform variables is as small (Fisher 1932).
   """
-  watched = {one.group for one in found} - {"other"}
+  # Scores come too seldom to speak for the others.
+  watched = {one.group for one in found} - {"other", "scores"}
   alone = [
     one.evidence
     for one in found

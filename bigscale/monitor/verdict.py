@@ -26,6 +26,8 @@ Level = Literal["ok", "warn", "rollback"]
 
 # Nats by which evidence must fall below the one of a warning to return to `ok`.
 _SLACK = 2.0
+# Evidence beyond which a rate is not told exactly: once in 1e9 rows.
+_CERTAIN = math.log(1e9)
 # Evidence of a group with which it is named as a reason: once in 10 rows.
 _NAMED = math.log(10)
 # Values in a row that are not finite before a column that is not vital counts.
@@ -315,8 +317,9 @@ class Verdict:
         break
       value, before = self._signals[one.name].shown(one.found.level)
       way = "rose" if one.found.rises else "fell"
-      rate = math.exp(min(one.found.evidence, 25.0))
-      rule = f"{way}: by chance once in {rate:.2g} rows"
+      rate = math.exp(min(one.found.evidence, _CERTAIN))
+      more = "more than " if one.found.evidence > _CERTAIN else ""
+      rule = f"{way}, by chance once in {more}{rate:.2g} rows"
       reasons.append(Reason(one.name, value, before, rule))
     return tuple(reasons)
 

@@ -119,10 +119,10 @@ def _text(found: dict[str, Any]) -> str:
     value, reference = alarm["value"], alarm["reference"]
     shown = "not a finite number" if value is None else f"{value:.4g}"
     if reference is not None:
-      shown += f", reference {reference:.4g}"
+      shown = f"{reference:.4g} to {shown}"
     lines.append(
       f"step {alarm['step']}: {alarm['level']} since {alarm['onset']}: "
-      f"{alarm['signal']} is {alarm['rule']} ({shown})"
+      f"{alarm['signal']} ({shown}) {alarm['rule']}"
     )
     if alarm["also"]:
       lines.append(f"  also {', '.join(alarm['also'])}")
