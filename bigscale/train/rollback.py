@@ -191,7 +191,7 @@ class Guard:
       self._target = target
       return True
     if back and target is None:
-      self._save_asked = True
+      self._save_asked = self._unresolved = True
       self._recorder.note(
         f"step {step}: no state from before step {self._onset} is kept, so the "
         "run is not rolled back; the current state is saved"

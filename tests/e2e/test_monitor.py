@@ -456,3 +456,54 @@ def test_a_full_disk_at_an_alarm_does_not_end_the_run(
   (failed,) = ended.events("monitor_failed")
   assert failed["step"] == 6
   assert not ended.saved("healthy")
+
+
+def test_an_alarm_without_an_earlier_state_saves_and_goes_on(folder, alarm):
+  """After a resume, memory and disk contain no state from before the onset."""
+  path = folder / "nowhere"
+  changes = {"checkpoint": CheckpointSpec(kimg=4 * 8 / 1000, keep=1)}
+  killed = monitored.Watched(killed_at=(0, 13))
+  with pytest.raises(KilledError):
+    train(path, killed, changes, action="rollback")
+  alarm("rollback", at=14, onset=9)
+  ended = train(path, monitored.Watched(), changes, action="rollback")
+  (nothing,) = ended.events("no_healthy_state")
+  assert (nothing["step"], nothing["onset"]) == (14, 9)
+  assert not ended.events("rollback")
+  assert ended.kinds()[-1] == "done"
+  assert int(ended.state.step) == STEPS
+
+
+def test_a_checkpoint_from_before_a_suspicion_is_kept(folder, alarm):
+  path = folder / "pinned"
+  changes = {"checkpoint": CheckpointSpec(kimg=2 * 8 / 1000, keep=2)}
+  alarm("warn", at=7, onset=5)
+  ended = train(path, monitored.Watched(), changes, action="checkpoint")
+  assert ended.saved() == [4, STEPS - 2, STEPS]
+
+
+@pytest.mark.slow
+def test_a_fault_that_takes_2000_steps_to_show(folder, alarm):
+  """The run returns to before the onset, at most twice as far as it must."""
+  total, onset, at = 2450, 400, 2400
+  alarm("rollback", at=at, onset=onset)
+  path = folder / "creeping"
+  spec = from_config(
+    monitored.config(
+      action="rollback", retries=1, snapshot_interval=20, interval=1000
+    )
+  )
+  changes = {"total_kimg": total * 8 / 1000, "checkpoint": CheckpointSpec()}
+  spec = dataclasses.replace(spec, **changes)
+  with pytest.raises(DivergedError, match="1 rollbacks did not help"):
+    loop.train(spec, path, prepared=monitored.prepared(spec, Watching()))
+  first = Ended(path, None, {}).events("rollback")[0]
+  assert first["to_step"] <= onset
+  assert at - first["to_step"] <= 2 * (at - onset) + 20
+
+
+class Watching(monitored.Watched):
+  """Records nothing of the batches of a long run."""
+
+  def batch(self, step, attempt, batch):
+    return batch
