@@ -222,7 +222,7 @@ def files(tmp_path):
     ("--format=r3gan G.pth", ("bigscale[torch]",)),
     ("--format=r3gan G.pkl", ("--unsafe_pickle",)),
     ("--format=r3gan G.pkl --unsafe_pickle", ("G.pkl cannot be read",)),
-    ("--format=biggan-pytorch good.npz", ("another --format",)),
+    ("--format=biggan-pytorch good.npz", ("use that --format",)),
     (f"--format=biggan-hf good.npz {_TINY}", ("'r3gan'", "biggan_deep")),
     (f"--format=r3gan good.npz {_TINY}", ("latent_dim=8", "shapes imply 6")),
     (f"--format=r3gan good.npz {_TINY} --source=emoji", ("data.source=emoji",)),
