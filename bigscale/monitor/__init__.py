@@ -1,1 +1,1 @@
-"""The collapse monitor: sees it coming, keeps a healthy state."""
+"""The collapse monitor, which detects a collapse and keeps a healthy state."""

@@ -1,35 +1,38 @@
-"""A discriminator whose ReLUs are dead: it does not come back.
+"""Detects a discriminator whose ReLUs are dead.
 
-It says the same of every image and gets no gradient. A hinge loss has none
-either where D tells all apart, but then its logits of reals and fakes differ.
+Such a discriminator has the same logit for every image and a gradient of zero,
+so it cannot recover. The gradient of a hinge loss is also zero when D separates
+all reals from all fakes, but then the logits of reals and fakes differ.
 """
 
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# In a row before it is believed: a few images may all lie where D is flat.
+# Minimum number of rows that show a dead D. By chance, all images of a single
+# step may lie where D is constant.
 ROWS = 3
-# Part of the rows of a dead D.
+# Minimum fraction of a dead D's rows that show it.
 _MOST = 0.75
 
 
 def is_dead(row: Mapping[str, Any]) -> bool:
-  """Whether the scalars of a step are those of a dead D."""
+  """Returns whether the scalars of a step show a dead discriminator."""
   names = ("d/grad_norm", "d/logit_real", "d/logit_fake")
   norm, real, fake = (row.get(name) for name in names)
-  # Anything may stand in a trace.
+  # A trace may contain values that are not numbers.
   known = all(isinstance(x, numbers.Real) for x in (norm, real, fake))
   return known and norm == 0 and real == fake
 
 
 def dead_step(rows: Sequence[Mapping[str, Any]]) -> int | None:
-  """Step from which on D was dead to the end; None where it was not.
+  """Returns the step from which D is dead until the end; None if it is not.
 
-  A few ReLUs that flicker do not bring it back: some rows may be alive.
+  A few of the rows may show a gradient, because a few ReLUs may be active for a
+  moment without a lasting recovery.
 
   Args:
-    rows: of metrics.jsonl, in the order of steps.
+    rows: rows of `metrics.jsonl`, in the order of steps.
   """
   known = [(row["step"], is_dead(row)) for row in rows if "d/grad_norm" in row]
   count, dead, found = 0, 0, None

@@ -1,8 +1,8 @@
-"""The small trainings that drills are made of: real models, real images.
+"""Configures the short training runs of the drills.
 
-Those of the tuning set, on which thresholds were chosen, and those of the test
-set, which the table scores, differ in model, resolution, seeds and sizes of
-faults.
+They train real models on real images. Thresholds were tuned on the runs of
+`TUNING`. The published results use the runs of `TEST`, which differ from them
+in model, resolution, seeds and fault sizes.
 """
 
 import dataclasses
@@ -18,11 +18,12 @@ from bigscale.train.build import Built, build
 from bigscale.train.disturb import Step
 from bigscale.train.hooks import evaluator_of
 
-# Between scores, and between probes: a drill is a long run in small.
+# Number of steps between two scores and between two probes. Both are short, as
+# a drill stands for a run that is many times longer.
 SCORE_STEPS = 50
-LOOK_STEPS = 5
+PROBE_STEPS = 5
 WARMUP = 150
-# Of the batch, in the control of that name.
+# Factor by which the control `small_batch` divides the batch size.
 SMALL = 4
 
 
@@ -40,7 +41,7 @@ def _r3gan(
       "blocks": (1,) * len(widths),
       "cardinality": tuple(width // 8 for width in widths),
       "class_embedding_dim": 8,
-      "spectra_interval": LOOK_STEPS,
+      "spectra_interval": PROBE_STEPS,
     },
     "loss": {"adversarial": "rpgan", "r1_gamma": gamma, "r2_gamma": gamma},
     "optim": {
@@ -64,7 +65,7 @@ def _biggan() -> dict[str, Any]:
       "d_width": 4,
       "hierarchical": False,
       "shared_dim": 8,
-      "spectra_interval": LOOK_STEPS,
+      "spectra_interval": PROBE_STEPS,
     },
     "loss": {"adversarial": "hinge"},
     "optim": {
@@ -86,7 +87,7 @@ def _stripped() -> dict[str, Any]:
       "latent_dim": 16,
       "widths": (32, 24, 16),
       "class_embedding_dim": 8,
-      "spectra_interval": LOOK_STEPS,
+      "spectra_interval": PROBE_STEPS,
     },
     "loss": {"adversarial": "non_saturating", "r1_gamma": 1.0, "r2_gamma": 1.0},
     "optim": {
@@ -98,7 +99,7 @@ def _stripped() -> dict[str, Any]:
   }
 
 
-# By name: the settings, the batch, steps of a run.
+# Config, batch size and number of steps of each stage.
 STAGES: dict[str, tuple[dict[str, Any], int, int]] = {
   "r3gan_8": (_r3gan(8, (32, 16), 0.1), 32, 700),
   "r3gan_16": (_r3gan(16, (32, 16, 16), 0.3), 16, 700),
@@ -110,9 +111,14 @@ TEST = ("r3gan_16", "biggan_32", "stripped_16")
 
 
 class Stage:
-  """What the drills of one model share: programs, classifier, reals."""
+  """Compiled programs and evaluator that the drills of one model share."""
 
   def __init__(self, name: str) -> None:
+    """Compiles nothing yet.
+
+    Args:
+      name: key of `STAGES`.
+    """
     self.name = name
 
   def spec(
@@ -123,13 +129,13 @@ class Stage:
     divisor: int = 1,
     **monitor: Any,
   ) -> RunSpec:
-    """A drill's run.
+    """Returns the spec of a drill's run.
 
     Args:
-      steps: of it; None for the stage's own.
-      seed: of it.
-      divisor: of the stage's batch.
-      **monitor: of `MonitorSpec`.
+      steps: number of training steps; None for the stage's default.
+      seed: the run's seed.
+      divisor: number that the stage's batch size is divided by.
+      **monitor: fields of `MonitorSpec`.
     """
     settings, batch, usual_steps = STAGES[self.name]
     steps = usual_steps if steps is None else steps
@@ -148,10 +154,10 @@ class Stage:
         "batch_size": 250,
       },
       "log": {"steps": 1, "num_samples": 100, "tensorboard": False},
-      # All of them: other drills branch off at any.
+      # Keeps every checkpoint, because drills branch off at any of them.
       "checkpoint": {"keep": steps // SCORE_STEPS + 1},
       "monitor": {
-        "interval": LOOK_STEPS,
+        "interval": PROBE_STEPS,
         "num_samples": 64,
         "snapshot_interval": 20,
         "snapshots": 12,
@@ -163,23 +169,23 @@ class Stage:
 
   @functools.cached_property
   def built(self) -> Built:
-    """Compiled once, for all seeds."""
+    """The stage's build, compiled once for all seeds."""
     spec = self.spec()
     return build(spec, make_mesh(spec.mesh))
 
   @functools.cached_property
   def small_batch(self) -> Built:
-    """The same at a quarter of the batch."""
+    """The stage's build with the batch size divided by `SMALL`."""
     spec = self.spec(divisor=SMALL)
     return build(spec, make_mesh(spec.mesh))
 
   @functools.cached_property
   def evaluator(self) -> Evaluator:
-    """Of the data at this resolution."""
+    """Evaluator of the data set at the stage's resolution."""
     return evaluator_of(self.spec())
 
   def wrong_beta2(self) -> Step:
-    """The step with an Adam that remembers one gradient."""
+    """Returns the training step compiled with Adam's beta2 = 0."""
     return self._wrong_beta2.step
 
   @functools.cached_property

@@ -1,12 +1,13 @@
-"""Drills: small real trainings with faults put in, to score the monitor.
+"""Runs drills: short real training runs with injected faults.
 
-Every drill trains once with a monitor that watches, saves and does not
-intervene, so that its scores say what the fault does by itself. Where it did
-harm and was seen, the drill trains again with rollback. A row a drill goes to
-`drills.jsonl`; drills that have one are not run again.
+Each drill trains once with `monitor.action="checkpoint"`, so the monitor does
+not intervene and the scores show the effect of the fault alone. If the fault
+did harm and the monitor raised an alarm, the drill trains again with rollbacks.
+Each finished drill writes one row to `drills.jsonl` and is not run again.
 
-Drills of one model and seed are the same run until they are disturbed, so they
-branch off the undisturbed one, shortly before. What they share is counted once.
+Drills of the same model and seed are identical until the fault begins. They
+therefore branch off the undisturbed run shortly before the fault. The steps
+that they share with it are counted once.
 """
 
 import contextlib
@@ -37,23 +38,25 @@ from bigscale.train.writers import JsonLines
 from bigscale.types import Batch
 
 _SCORE = "fd_classifier"
-# Steps before its disturbance that a drill branches off at least.
+# Minimum number of steps between the branch point and the disturbance.
 _LEAD_IN = 60
-# Not the undisturbed run's beginning: itself, and another program.
+# Drills that do not branch off: the undisturbed run itself, and the one whose
+# batch is smaller from the first step.
 _OWN_START = ("undisturbed", "small_batch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Drill:
-  """One run of the table.
+  """One drill: a model, a fault or control, and a seed.
 
   Attributes:
-    group: `tuning` or `test`.
-    stage: what is trained.
-    what: a name of `faults.FAULTS` or `faults.CONTROLS`.
-    seed: of the run, of the moment and of what is random in the fault.
-    steps: of the run; None for as many as the stage has, which the table is
-      made of.
+    group: set that the drill belongs to, `tuning` or `test`.
+    stage: key of `drill_stages.STAGES`, which sets the model and the data.
+    what: key of `faults.FAULTS` or `faults.CONTROLS`.
+    seed: seed of the run, of the fault's random numbers and of the step at
+      which the disturbance begins.
+    steps: number of training steps; None for the stage's default, which the
+      published results use.
   """
 
   group: str
@@ -64,38 +67,38 @@ class Drill:
 
   @property
   def name(self) -> str:
-    """Names its row and its folder."""
+    """Name of the drill in `drills.jsonl` and in its folder's name."""
     name = f"{self.group}-{self.stage}-{self.what}-{self.seed}"
     return name if self.steps is None else f"{name}-{self.steps}"
 
   @property
   def total_steps(self) -> int:
-    """Of the run, where nothing ends it."""
+    """Number of steps of a run that does not diverge."""
     return STAGES[self.stage][2] if self.steps is None else self.steps
 
   @property
   def trunk(self) -> "Drill | None":
-    """The undisturbed run that this one branches off; None of its own."""
+    """Undisturbed drill that this one branches off; None if it does not."""
     if self.what in _OWN_START:
       return None
     return dataclasses.replace(self, what="undisturbed")
 
   @property
   def is_fault(self) -> bool:
-    """Whether harm is intended."""
+    """Whether the disturbance is a fault rather than a control."""
     return self.what in faults.FAULTS
 
   @property
   def start(self) -> int:
-    """Step from which the disturbance is there, between 45 and 65%."""
-    # A text hashes to another number in every process.
+    """First disturbed step, random between 45% and 65% of the run."""
+    # `hash` of a string differs between processes.
     number = sum(ord(c) * 31**i for i, c in enumerate(self.name)) % 2**32
     share = np.random.default_rng(number).uniform(0.45, 0.65)
     return int(share * self.total_steps)
 
   @property
   def size(self) -> float:
-    """Of the disturbance; see `faults`."""
+    """Size of the disturbance; see `faults.FAULTS`."""
     _, tuning, test = (faults.FAULTS | faults.CONTROLS)[self.what]
     return tuning if self.group == "tuning" else test
 
@@ -103,7 +106,16 @@ class Drill:
 def plan(
   groups: Sequence[str], fault_seeds: int, control_seeds: int
 ) -> list[Drill]:
-  """All drills, by turns over models and kinds, so that a part is a sample."""
+  """Returns all drills of the groups.
+
+  The order goes through all models and disturbances with one seed before the
+  next seed, so the first drills are a sample of all.
+
+  Args:
+    groups: any of `tuning` and `test`.
+    fault_seeds: number of seeds per fault and model.
+    control_seeds: number of seeds per control and model.
+  """
   seeds = {"tuning": 1000, "test": 6000}
   found = []
   for turn in range(max(fault_seeds, control_seeds)):
@@ -116,14 +128,17 @@ def plan(
 
 
 def part(drills: Sequence[Drill], share: int, parts: int) -> list[Drill]:
-  """The `share`-th of `parts`, from 1; drills of one trunk stay together."""
+  """Returns part `share` of `parts`, counted from 1.
+
+  Drills that branch off the same undisturbed run are in the same part.
+  """
   trunks = dict.fromkeys((d.group, d.stage, d.seed) for d in drills)
   mine = set(list(trunks)[share - 1 :: parts])
   return [d for d in drills if (d.group, d.stage, d.seed) in mine]
 
 
 class InterruptionError(Exception):
-  """A drill's own interruption, after which the run is started again."""
+  """Interrupts the `resume` drill, which then starts its run again."""
 
 
 class _InterruptOnce(Disturbance):
@@ -139,14 +154,14 @@ class _InterruptOnce(Disturbance):
 
 
 class Drills:
-  """Runs drills into one folder."""
+  """Runs drills and records their results in a folder."""
 
   def __init__(self, out: pathlib.Path, keep_runs: bool = False) -> None:
     """Opens the folder.
 
     Args:
-      out: holds `drills.jsonl` and runs.
-      keep_runs: whether the runs' checkpoints stay.
+      out: folder of `drills.jsonl` and the runs.
+      keep_runs: whether to keep the checkpoints of disturbed runs.
     """
     self._out = out
     self._keep_runs = keep_runs
@@ -154,11 +169,14 @@ class Drills:
     self._stages: dict[str, Stage] = {}
 
   def rows(self) -> list[dict[str, Any]]:
-    """Of the drills that are done."""
+    """Returns the rows of the finished drills."""
     return self._rows.rows()
 
   def run(self, drills: Iterable[Drill]) -> Iterable[dict[str, Any]]:
-    """Runs those that are not done, and their trunks; yields each one's row."""
+    """Runs the unfinished drills and yields their rows.
+
+    The undisturbed run that a drill branches off is run first.
+    """
     for drill in drills:
       if self._is_done(drill):
         continue
@@ -191,7 +209,7 @@ class Drills:
       "total_steps": drill.total_steps,
       **seen,
     }
-    # What others have seen too is theirs.
+    # The undisturbed drill counts the steps before the disturbance.
     row["shared_steps"] = drill.start if drill.trunk else 0
     row["lost_step"] = lost_step(row["scores"], row["ended"])
     if drill.is_fault and row["lost_step"] and row["alarm"]:
@@ -200,9 +218,9 @@ class Drills:
     return row
 
   def _train(self, drill: Drill, stage: Stage, action: str) -> dict[str, Any]:
-    """Trains once, and what came of it."""
+    """Trains once and returns the results; see `read`."""
     run = self._folder(drill, action)
-    # A drill that was interrupted starts over.
+    # An interrupted drill is repeated from its beginning.
     shutil.rmtree(run, ignore_errors=True)
     if drill.trunk:
       branch(
@@ -249,7 +267,7 @@ class Drills:
   def _score_healthy(
     self, run: pathlib.Path, prepared: loop.Prepared, alarm: int
   ) -> dict[str, Any] | None:
-    """Step and score of the checkpoint that the alarm saved."""
+    """Returns the step and score of the checkpoint saved at the alarm."""
     saved = [
       e for e in _events(run) if e["event"] == "healthy" and e["step"] >= alarm
     ]
@@ -275,7 +293,7 @@ def _extra(action: str) -> dict[str, Any]:
 
 
 def as_line(row: dict[str, Any]) -> str:
-  """A drill's row for a terminal."""
+  """Formats a drill's row as one line of text."""
   alarm, healthy = row["alarm"], row.get("healthy")
   parts = [f"{row['name']}: disturbed at {row['start']}"]
   lost = row["lost_step"]
@@ -292,42 +310,46 @@ def as_line(row: dict[str, Any]) -> str:
 
 
 def branch(trunk: pathlib.Path, run: pathlib.Path, before: int) -> int:
-  """Makes the folder of a run that goes on where another stood.
+  """Creates the folder of a run that continues from a checkpoint of another.
 
   Args:
-    trunk: folder of the other run.
-    run: to be made.
-    before: the newest checkpoint up to this step is the one; it takes those
-      before it along.
+    trunk: folder of the existing run.
+    run: folder to create.
+    before: last step that may be copied. All checkpoints up to this step are
+      copied. The run continues from the newest of them.
 
   Returns:
-    Its step; 0 where there is none, and the run starts anew.
+    The step that the run continues from; 0 if there is no such checkpoint. The
+    run then starts from the beginning.
   """
   kept = trunk / "checkpoints"
   steps = [int(p.name) for p in kept.glob("*") if p.name.isdigit()]
   step = max((s for s in steps if s <= before), default=0)
   if step:
-    # Earlier ones, too: an alarm may go back to them.
+    # An alarm may return to any of the earlier checkpoints.
     for name in (str(s) for s in steps if s <= step):
       shutil.copytree(kept / name, run / "checkpoints" / name)
-    # The rows after it are cut as the run goes on.
+    # Training removes the rows after the step that it continues from.
     shutil.copy(trunk / "metrics.jsonl", run / "metrics.jsonl")
   return step
 
 
 def read(run: pathlib.Path, first: int = 0) -> dict[str, Any]:
-  """What the folder of a drill's run says.
+  """Reads the results of a drill from its run's folder.
 
   Args:
-    run: the folder.
-    first: step from which on alarms are its own.
+    run: the run's folder.
+    first: first step whose alarms and warnings count.
 
   Returns:
-    scores: [step, Frechet distance] of the last attempt.
-    alarm: the first one at the level of rollback, None without.
-    warnings: steps at which it warned.
-    steps: taken in all attempts.
-    rollbacks: made.
+    A dict of
+      scores: pairs of a step and its Frechet distance.
+      alarm: event of the first alarm of level `rollback`; None without one.
+      warnings: steps of the warnings.
+      rollbacks: number of rollbacks.
+      steps: number of steps in all attempts together.
+      last_step: highest step that has a row.
+      attempts: number of attempts.
   """
   rows = JsonLines(run / "metrics.jsonl").rows()
   events = _events(run)

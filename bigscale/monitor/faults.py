@@ -1,8 +1,10 @@
-"""What drills do to a training: faults that may ruin it, and ugly but harmless.
+"""Defines the disturbances of the drills.
 
-Each starts at one step and lasts, but only in the first attempt: a rollback is
-taken to remove the cause, as when a bad shard is passed over or a setting is
-put back. What a rollback cannot remove is another matter.
+`FAULTS` may ruin a run. `CONTROLS` are harmless, although some look like a
+fault. A disturbance begins at one step and lasts until the end of the first
+attempt. Drills assume that a rollback removes the cause, for example by
+skipping a bad shard or by restoring a setting. They do not cover causes that a
+rollback cannot remove.
 """
 
 import dataclasses
@@ -19,13 +21,14 @@ from bigscale.types import Array, Batch, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """What a drill knows of its run.
+  """Parameters of a disturbance in one run.
 
   Attributes:
-    start: step from which the fault is there.
-    size: of the fault; what it means is the fault's matter.
-    seed: of what is random in it.
-    programs: other compiled steps of the same state, by name.
+    start: first disturbed step.
+    size: size of the disturbance. Each disturbance defines its meaning.
+    seed: seed of the disturbance's random numbers.
+    programs: functions that compile other training steps for the same state, by
+      name.
   """
 
   start: int
@@ -37,26 +40,26 @@ class Scene:
 
 
 class _From(Disturbance):
-  """A disturbance from its start on, in the first attempt."""
+  """Base class of disturbances that begin at a step of the first attempt."""
 
   def __init__(self, scene: Scene) -> None:
     self.scene = scene
 
   def on(self, step: int, attempt: int) -> bool:
-    """Whether it is there."""
+    """Returns whether the disturbance is active at a step."""
     return attempt == 0 and step >= self.scene.start
 
   def at(self, step: int, attempt: int) -> bool:
-    """Whether it begins here."""
+    """Returns whether the disturbance begins at a step."""
     return attempt == 0 and step == self.scene.start
 
   def random(self, step: int) -> np.random.Generator:
-    """Of this step alone, so that a resumed drill is the same."""
+    """Returns a generator that depends only on the seed and the step."""
     return np.random.default_rng((self.scene.seed, step))
 
 
 class Dial(_From):
-  """Multiplies dials of the state, once."""
+  """Multiplies some of the state's dials by the size, once."""
 
   def __init__(self, scene: Scene, *names: str) -> None:
     super().__init__(scene)
@@ -70,7 +73,10 @@ class Dial(_From):
 
 
 class DialPulses(_From):
-  """Dials up for a few steps, three times, and back: spikes that recover."""
+  """Raises D's learning rate for three steps, three times.
+
+  D's loss spikes and recovers.
+  """
 
   def state(self, step: int, attempt: int, state: GanState) -> GanState:
     """See `Disturbance`."""
@@ -101,7 +107,7 @@ class FaultyReals(_From):
 
 
 class NanBatch(_From):
-  """One batch with a NaN in it: such images are floats."""
+  """Puts a NaN into one batch, whose images are therefore floats."""
 
   def batch(self, step: int, attempt: int, batch: Batch) -> Batch:
     """See `Disturbance`."""
@@ -113,7 +119,7 @@ class NanBatch(_From):
 
 
 class RepeatedImage(_From):
-  """A shard that holds one image, over and over."""
+  """Replaces every image by the same one, like a shard of copies."""
 
   _image: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -131,7 +137,7 @@ class RepeatedImage(_From):
 
 
 class FaultyWeights(_From):
-  """Changes the state before every step, in one compiled function."""
+  """Changes the state before every step with one compiled function."""
 
   def __init__(
     self,
@@ -151,7 +157,7 @@ class FaultyWeights(_From):
 
 
 class Program(_From):
-  """Another compiled step takes over."""
+  """Replaces the training step by another compiled step."""
 
   def __init__(self, scene: Scene, name: str) -> None:
     super().__init__(scene)
@@ -218,7 +224,7 @@ def _to_bf16(state: GanState, key: Array, size: float) -> GanState:
 
 
 def _grow_layer(state: GanState, key: Array, size: float) -> GanState:
-  """The first kernel of G, a little larger in every step."""
+  """Multiplies the first kernel of G by `size`."""
   del key
   leaves = jax.tree_util.tree_leaves_with_path(state.g.params)
   path = next(p for p, _ in leaves if "kernel" in jax.tree_util.keystr(p))
@@ -229,7 +235,10 @@ def _grow_layer(state: GanState, key: Array, size: float) -> GanState:
 
 
 def _spoil_ema(state: GanState, key: Array, size: float) -> GanState:
-  """Noise on the average, of so many times each leaf's own deviation."""
+  """Adds noise to G's moving average.
+
+  The noise's standard deviation is `size` times that of each leaf.
+  """
   leaves, structure = jax.tree.flatten(state.ema.params)
   noisy = [
     x + size * jnp.std(x) * jax.random.normal(k, x.shape, x.dtype)
@@ -246,7 +255,8 @@ def _dial(*names: str) -> Make:
   return lambda scene: Dial(scene, *names)
 
 
-# By name: how it is made, its sizes in tuning and in the test.
+# Constructor and sizes of each fault. The first size is for the tuning group,
+# the second for the test group.
 FAULTS: dict[str, tuple[Make, float, float]] = {
   "lr_g_10": (_dial("g_lr"), 8, 10),
   "lr_g_100": (_dial("g_lr"), 60, 100),
@@ -269,6 +279,7 @@ FAULTS: dict[str, tuple[Make, float, float]] = {
   "batch_eighth": (lambda s: FaultyReals(s, _eighth), 1, 1),
 }
 
+# Like `FAULTS`. `Drills` implements `resume` and `small_batch` itself.
 CONTROLS: dict[str, tuple[Make, float, float]] = {
   "undisturbed": (lambda scene: Disturbance(), 1, 1),
   "d_spikes": (DialPulses, 6, 5),
@@ -280,5 +291,5 @@ CONTROLS: dict[str, tuple[Make, float, float]] = {
 
 
 def make(name: str, scene: Scene) -> Disturbance:
-  """The disturbance of that name."""
+  """Returns the disturbance of a fault or control."""
   return (FAULTS | CONTROLS)[name][0](scene)

@@ -1,7 +1,7 @@
-"""What the monitor looks at, as small numbers: pure functions for the step.
+"""Pure functions that compute the monitor's scalars inside the training step.
 
-Everything is float32 or better. The cheap ones are taken in every step, those
-of samples at an interval (`train/probe`).
+They compute in float32 or wider. The cheap ones run in every step, and the ones
+that need samples at an interval (`train/probe`).
 """
 
 import jax
@@ -10,23 +10,23 @@ from jax import lax
 
 from bigscale.types import Array, PyTree
 
-# Side of the grid on which pixel statistics are taken.
+# Number of cells along each side of the grid of pixel statistics.
 _GRID = 4
 
 
 def movement(
   gradients: PyTree, updates: PyTree, params: PyTree
 ) -> dict[str, Array]:
-  """Of one update: norms [] of three trees, and a count of lost weights [].
+  """Returns the scalars of one optimizer update.
 
   Args:
-    gradients: of the loss.
-    updates: what was added to the weights.
-    params: the weights after it.
+    gradients: gradients of the loss.
+    updates: updates that were added to the parameters.
+    params: parameters after the update.
 
   Returns:
-    `grad_norm`, `update_norm`, `weight_norm`, and `nonfinite`: how many
-    weights are infinite or NaN.
+    `grad_norm`, `update_norm` and `weight_norm`, the norms [] of the arguments,
+    and `nonfinite` [], the number of parameters that are infinite or NaN.
   """
   return {
     "grad_norm": norm(gradients),
@@ -40,12 +40,12 @@ def movement(
 
 
 def norm(tree: PyTree) -> Array:
-  """[] Euclidean norm of all leaves together."""
+  """Returns the Euclidean norm [] of all leaves together."""
   return jnp.sqrt(square(tree))
 
 
 def square(tree: PyTree) -> Array:
-  """[] sum of the squares of all entries."""
+  """Returns the sum [] of the squares of all entries."""
   squares = (jnp.sum(jnp.square(_wide(x))) for x in jax.tree.leaves(tree))
   return sum(squares)
 
@@ -53,20 +53,21 @@ def square(tree: PyTree) -> Array:
 def gradient_noise(
   part_square: Array, whole_square: Array, parts: int, batch_size: int
 ) -> dict[str, Array]:
-  """What the gradient noise scale is made of, from one batch.
+  """Estimates the two terms of the gradient noise scale from one batch.
 
-  Unbiased where samples are independent (McCandlish et al. 2018, eq. A.2).
-  Their quotient is not: take it of means over many steps.
+  Both estimates are unbiased if the samples are independent (McCandlish et al.
+  2018, eq. A.2). Their quotient is biased, so average both over many steps
+  before dividing.
 
   Args:
     part_square: [] mean of ||gradient||^2 over equal parts of the batch.
     whole_square: [] ||gradient||^2 of the whole batch.
-    parts: how many, 2 or more.
-    batch_size: samples in all.
+    parts: number of parts, at least 2.
+    batch_size: number of samples in the whole batch.
 
   Returns:
-    `gradient_signal` [], the square of the true gradient's norm, and
-    `gradient_noise` [], the trace of a single sample's covariance.
+    `gradient_signal` [], the squared norm of the true gradient, and
+    `gradient_noise` [], the trace of the covariance of one sample's gradient.
   """
   apart = (part_square - whole_square) / (parts - 1)
   return {
@@ -76,15 +77,18 @@ def gradient_noise(
 
 
 def distance(a: PyTree, b: PyTree) -> Array:
-  """[] ||a - b|| / ||b||."""
+  """Returns the relative distance [] ||a - b|| / ||b||."""
   apart = norm(jax.tree.map(lambda x, y: _wide(x) - _wide(y), a, b))
   return apart / jnp.maximum(norm(b), 1e-12)
 
 
 def mean_pairwise_distance(features_nf: Array) -> Array:
-  """[] mean Euclidean distance of two different samples of [N, F], N >= 2."""
+  """Returns the mean distance [] between samples of [N, F], N >= 2.
+
+  The distance is Euclidean, and the mean is over pairs of different samples.
+  """
   x_nf = _wide(features_nf)
-  # Centred: the Gram matrix loses fewer digits.
+  # Centering reduces the rounding error of the Gram matrix.
   gram_nn = _gram(x_nf - jnp.mean(x_nf, axis=0, keepdims=True))
   squares_n = jnp.diagonal(gram_nn)
   apart_nn = squares_n[:, None] + squares_n[None] - 2 * gram_nn
@@ -93,10 +97,12 @@ def mean_pairwise_distance(features_nf: Array) -> Array:
 
 
 def effective_rank(features_nf: Array) -> Array:
-  """[] participation ratio tr(C)^2 / tr(C^2) of the covariance C of [N, F].
+  """Returns the participation ratio [] of features [N, F].
 
-  Between 1 (all on one line) and min(N - 1, F); 0 where all are equal. No
-  eigenvalues are needed: tr(C^2) is the squared norm of the Gram matrix.
+  The ratio is tr(C)^2 / tr(C^2) of their covariance C. It lies between 1 (all
+  samples on one line) and min(N - 1, F), or is 0 if all samples are equal. No
+  eigenvalues are needed, because tr(C^2) is proportional to the squared norm of
+  the Gram matrix.
   """
   x_nf = _wide(features_nf)
   gram_nn = _gram(x_nf - jnp.mean(x_nf, axis=0, keepdims=True))
@@ -105,12 +111,13 @@ def effective_rank(features_nf: Array) -> Array:
 
 
 def pixel_statistics(images_bhwc: Array) -> Array:
-  """[B, F]: colors and local contrast of images on a coarse grid.
+  """Returns colors and local contrast of images on a coarse grid, [B, F].
 
-  They know nothing of D: a D that is itself lost cannot hide a lost G.
+  They do not depend on D, so a collapsed D cannot hide a collapsed G.
 
   Args:
-    images_bhwc: in about [-1, 1], the side a multiple of 4.
+    images_bhwc: [B, H, W, C] images in about [-1, 1], with sides that are
+      multiples of 4.
   """
   x_bhwc = _wide(images_bhwc)
   right = jnp.abs(jnp.diff(x_bhwc, axis=2, append=x_bhwc[:, :, -1:]))
@@ -124,10 +131,15 @@ def pixel_statistics(images_bhwc: Array) -> Array:
 
 
 def moment_distance(fakes_nf: Array, reals_nf: Array) -> Array:
-  """[] how far apart means and deviations of two sets of features are.
+  """Returns the distance [] between the moments of two sets of features.
 
-  The Frechet distance of Gaussians with diagonal covariances, over the reals'
-  total variance: 0 for equal moments, 1 for fakes that are all the reals' mean.
+  It is the squared Frechet distance of Gaussians with diagonal covariances,
+  divided by the reals' total variance. It is 0 for equal moments, and 1 if
+  every fake equals the mean of the reals.
+
+  Args:
+    fakes_nf: [N, F] features of fakes.
+    reals_nf: [N, F] features of reals.
   """
   fakes_nf, reals_nf = _wide(fakes_nf), _wide(reals_nf)
   means = jnp.mean(fakes_nf, axis=0) - jnp.mean(reals_nf, axis=0)
@@ -137,12 +149,17 @@ def moment_distance(fakes_nf: Array, reals_nf: Array) -> Array:
 
 
 def heldout_gap(real: Array, heldout: Array, fake: Array) -> Array:
-  """[] r_v of Karras et al. 2020b, eq. 1, from logits [N] each.
+  """Returns the overfitting heuristic r_v [] of Karras et al. 2020b, eq. 1.
 
-  (E D(real) - E D(heldout)) / (E D(real) - E D(fake)): 0 where D tells seen
-  from unseen reals as little as it should, 1 where unseen ones are fakes to it.
-  Where D cannot tell reals from fakes it means nothing, and may be of any size:
-  it is cut to [-2, 2].
+  r_v = (E D(real) - E D(heldout)) / (E D(real) - E D(fake)). It is 0 if D does
+  not distinguish training images from held-out images, and 1 if D rates held-out
+  images like fakes. If D does not separate reals from fakes, r_v is meaningless
+  and may be arbitrarily large, so it is clipped to [-2, 2].
+
+  Args:
+    real: [N] logits of training images.
+    heldout: [N] logits of held-out images.
+    fake: [N] logits of fakes.
   """
   real, heldout, fake = (jnp.mean(_wide(x)) for x in (real, heldout, fake))
   apart = real - fake

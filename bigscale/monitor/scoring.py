@@ -1,7 +1,7 @@
-"""The table of a series of drills: what was seen, when, and what it cost.
+"""Scores the monitor on the results of drills.
 
-Counts come with intervals: Wilson's for shares, Poisson's exact one for false
-alarms.
+Every rate has a 95% interval: Wilson's for proportions, the exact Poisson
+interval for false alarms.
 """
 
 import math
@@ -9,11 +9,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# "As good": within this part of what it is compared with.
+# A score counts as good if it is at most this multiple of its reference.
 AS_GOOD = 1.1
-# Lost: this many times the best score so far, and no better at the end.
+# A run is lost once its scores stay above this multiple of the best one so far.
 LOST = 2.0
-# Scores at the end of a run whose mean stands for it.
+# Number of last scores whose mean is a run's final score.
 _LAST = 3
 _Z95 = 1.959964
 
@@ -21,7 +21,10 @@ Row = Mapping[str, Any]
 
 
 def wilson(successes: int, trials: int) -> dict[str, Any]:
-  """A share with Wilson's 95% interval; all None without trials."""
+  """Returns a proportion with Wilson's 95% interval.
+
+  Without trials, the proportion and the interval are None.
+  """
   if not trials:
     return {"count": 0, "of": 0, "share": None, "interval95": None}
   share = successes / trials
@@ -37,7 +40,13 @@ def wilson(successes: int, trials: int) -> dict[str, Any]:
 
 
 def poisson(count: int, steps: int, per: int = 10_000) -> dict[str, Any]:
-  """Events in so many steps, with the exact 95% interval (Garwood 1936)."""
+  """Returns a rate of events with its exact 95% interval (Garwood 1936).
+
+  Args:
+    count: number of events.
+    steps: number of steps in which they were counted.
+    per: number of steps that the rate refers to.
+  """
   from scipy import stats
 
   if not steps:
@@ -54,10 +63,11 @@ def poisson(count: int, steps: int, per: int = 10_000) -> dict[str, Any]:
 
 
 def kind_of(row: Row) -> str:
-  """What a drill turned out to be.
+  """Returns the outcome of a drill.
 
-  `faulty`: a fault that lost the run. `harmless`: one that did not. `healthy`:
-  a control that was well. `ill`: a control that lost itself, nobody knows why.
+  `faulty`: a fault was injected and the run was lost. `harmless`: a fault was
+  injected and the run was not lost. `healthy`: a control that was not lost.
+  `ill`: a control that was lost for an unknown reason.
   """
   lost = row["lost_step"] is not None
   if row["fault"]:
@@ -66,25 +76,31 @@ def kind_of(row: Row) -> str:
 
 
 def score(rows: Iterable[Row], warmup: int) -> dict[str, Any]:
-  """The monitor's marks over drills.
+  """Returns the monitor's scores over all drills.
 
   Args:
-    rows: of `drills.jsonl`.
-    warmup: steps of a run that are not judged, and so not counted as healthy.
+    rows: rows of `drills.jsonl`.
+    warmup: number of steps at the start of a run in which the monitor does not
+      judge. They do not count as healthy steps.
 
   Returns:
-    recall: faulty runs with an alarm from the fault on.
-    in_time: of all faulty runs, those with an alarm before the step at which
-      the run was lost.
-    lead: of faulty runs with an alarm, steps from it to the loss and their
-      share of the run: median and 10th percentile.
-    false_alarms: alarms in healthy runs, and before the fault in others.
-    healthy_good: checkpoints saved at an alarm that score within 10% of the
-      best until then.
-    run_good: of the same runs, those that were so good themselves at their last
-      score before the fault: what no monitor can better.
-    recovered: runs rolled back that came to within 10% of what the undisturbed
-      run of the same seed had at its end.
+    A dict of
+      runs: number of runs of each outcome; see `kind_of`.
+      recall: proportion of faulty runs with an alarm at or after the fault.
+      in_time: proportion of faulty runs with such an alarm before the step at
+        which the run was lost.
+      lead: number of steps from the alarm to the loss, and its ratio to the
+        run's length: median and 10th percentile over the faulty runs with an
+        alarm.
+      false_alarms: rate of alarms in healthy runs, and before the fault in
+        other runs.
+      healthy_good: proportion of checkpoints saved at an alarm that score
+        within 10% of the run's best score until the alarm.
+      run_good: proportion of the same runs whose last score before the fault is
+        within 10% of that best score. It is an upper bound for any monitor.
+      recovered: proportion of runs that were rolled back and came within 10% of
+        the final score of the undisturbed run with the same seed.
+      by_fault: numbers of runs and alarms of each disturbance.
   """
   rows = list(rows)
   kinds = {kind: [] for kind in ("faulty", "harmless", "healthy", "ill")}
@@ -117,10 +133,15 @@ def score(rows: Iterable[Row], warmup: int) -> dict[str, Any]:
 def lost_step(
   scores: Sequence[tuple[int, float]], ended: int | None
 ) -> int | None:
-  """Step at which a run was lost for good, None where it was not.
+  """Returns the step at which a run was lost; None if it was not.
 
-  The first score from which on all are more than twice the best before, or
-  the step at which it ended for numbers that are not finite.
+  A run is lost at the first score from which on every score is more than twice
+  the best score before, or else at the step at which it diverged.
+
+  Args:
+    scores: pairs of a step and its score; lower is better.
+    ended: step at which the run ended with values that are not finite; None if
+      it did not.
   """
   best, lost = math.inf, None
   for step, score in scores:
@@ -138,7 +159,7 @@ def _alarm_after_start(row: Row) -> bool:
 def _false_alarms(
   kinds: Mapping[str, Sequence[Row]], warmup: int
 ) -> tuple[int, int]:
-  """Alarms without cause, and the steps in which there might have been one."""
+  """Returns the number of false alarms and of the steps without a fault."""
   count, steps = 0, 0
   for row in kinds["healthy"]:
     count += bool(row["alarm"])
@@ -150,12 +171,15 @@ def _false_alarms(
 
 
 def _judged_from(row: Row, warmup: int) -> int:
-  """Last step of a run that is not judged, or is counted with its trunk's."""
+  """Returns the step after which a run's healthy steps count.
+
+  The earlier steps are in the warm-up, or count in the undisturbed run.
+  """
   return max(warmup, row.get("shared_steps", 0))
 
 
 def _healthy_is_good(row: Row) -> bool:
-  """Whether the saved state is as good as the best before the alarm."""
+  """Returns whether the saved state scores like the best before the alarm."""
   healthy = row.get("healthy")
   if not healthy or healthy["score"] is None:
     return False
@@ -163,7 +187,7 @@ def _healthy_is_good(row: Row) -> bool:
 
 
 def _run_was_good(row: Row) -> bool:
-  """Whether a run was as good as its best when its fault began."""
+  """Returns whether a run scored like its best when its fault began."""
   before = [s for step, s in row["scores"] if step <= row["start"]]
   return not before or before[-1] <= AS_GOOD * _best_until_alarm(row)
 
@@ -174,7 +198,10 @@ def _best_until_alarm(row: Row) -> float:
 
 
 def _recovered(row: Row, rows: Sequence[Row]) -> bool | None:
-  """Whether a rolled back run reached its undisturbed twin; None without."""
+  """Returns whether a rolled back run scores like its undisturbed twin.
+
+  None if it was not rolled back, or if the twin is not in `rows`.
+  """
   recovery = row.get("recovery")
   twins = [
     other
@@ -202,7 +229,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _by_fault(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-  """By disturbance: runs by kind, alarms, median lead of the faulty ones."""
+  """Returns the run counts, alarms and median lead of each disturbance."""
   found: dict[str, dict[str, Any]] = {}
   for what in dict.fromkeys(row["what"] for row in rows):
     mine = [row for row in rows if row["what"] == what]
@@ -225,7 +252,7 @@ def _by_fault(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def as_text(scored: Mapping[str, Any]) -> str:
-  """The marks as lines for a terminal."""
+  """Formats the scores as lines of text."""
   runs = ", ".join(f"{n} {kind}" for kind, n in scored["runs"].items())
   lines = [f"runs: {runs}"]
   for name in ("recall", "in_time", "healthy_good", "run_good", "recovered"):
