@@ -152,7 +152,7 @@ def heldout_gap(real: Array, heldout: Array, fake: Array) -> Array:
   """Returns the overfitting heuristic r_v [] of Karras et al. 2020b, eq. 1.
 
   r_v = (E D(real) - E D(heldout)) / (E D(real) - E D(fake)). It is 0 if D does
-  not distinguish training images from held-out images, and 1 if D rates held-out
+  not distinguish training images from held-out ones, and 1 if D rates held-out
   images like fakes. If D does not separate reals from fakes, r_v is meaningless
   and may be arbitrarily large, so it is clipped to [-2, 2].
 
