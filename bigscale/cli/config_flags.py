@@ -84,8 +84,8 @@ class ConfigFlags(Flags):
     if self.config is None:
       for setting in self.config_set:
         raise SpecError(
-          f"--config is missing, but --config.{setting} overrides a field of "
-          "it; give --config too"
+          f"--config.{setting} overrides a field of a config, but --config is "
+          "missing; add --config=NAME"
         )
     return rest
 

@@ -109,7 +109,7 @@ def resize(image_hwc: np.ndarray, resolution: int) -> np.ndarray:
   """Resizes a square image [S, S, C] uint8 to [resolution, resolution, C].
 
   Images are reduced by block means for integer factors, and by area averages
-  for other factors. They are enlarged by Lanczos.
+  for other factors. Images are enlarged with a Lanczos filter.
   """
   side = image_hwc.shape[0]
   if side == resolution:

@@ -5,10 +5,10 @@ These are the official BigGAN-deep generators in PyTorch.
 - In evaluation, their spectral norm divides by u^T W v with the stored u and v
   and takes no step. bigscale's takes one, so it stores the vector whose next
   step finds u and v (`spectra.before`). Both then divide by the same number.
-- Batch norm has the statistics of 51 truncations from 0 to 1. Those of
-  truncation 1, the last, become the running statistics; `standing` returns all.
+- Batch norm has statistics for 51 truncation values from 0 to 1. The last ones,
+  for truncation 1, become the running statistics. `standing` returns all.
 - The class embedding is a linear layer on one-hot labels, without spectral
-  norm. Attention is an entry of its own in the list of layers.
+  norm. Attention has its own entry in the list of layers.
 
 Source: `model.py` and `convert_tf_to_pytorch.py` of that repository.
 """

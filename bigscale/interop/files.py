@@ -22,7 +22,7 @@ from bigscale import temporary
 from bigscale.interop import recognize
 from bigscale.spec import SpecError
 
-# Prefixes of the networks in a file with several of them.
+# Key prefixes that separate the networks in one file.
 PLAYERS = ("G", "D", "G_ema")
 
 

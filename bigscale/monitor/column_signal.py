@@ -21,8 +21,8 @@ from bigscale.monitor.scan import (
   ways,
 )
 
-# Rows between two values of a column from which on the column is sparse: its
-# values are probes of a state, so that fewer of them are waited for.
+# A column is sparse if its values are at least this many rows apart. Its values
+# are probes of the state, and fewer of them are needed as evidence.
 _SPARSE = 3
 
 
@@ -30,9 +30,9 @@ class Found(NamedTuple):
   """The strongest evidence in a signal.
 
   Attributes:
-    evidence: -ln of the rate per row at which chance shows as much, in this
-      signal.
-    level: dyadic level of the scale that shows it: its blocks are 2^level rows.
+    evidence: -ln of the rate per row at which chance alone produces such a
+      change in this signal.
+    level: dyadic level of the scale that shows it. Its blocks are 2^level rows.
     rises: whether the signal rises.
   """
 
@@ -48,26 +48,27 @@ class Signal:
     kind: how the column is judged.
     scales: the dyadic scales, the finest first.
     last: newest value; NaN before the first.
-    since: step from which on the value has been the same.
+    since: first step of the newest value.
     rows: number of values.
-    lost: number of values that were not finite, in a row.
-    found: the evidence per row in this signal alone.
+    lost: number of consecutive values up to now that were not finite.
+    found: the strongest evidence in this signal.
   """
 
   def __init__(self, kind: Kind, smallest_rise: float) -> None:
-    """Knows nothing yet.
+    """Starts without a past.
 
     Args:
       kind: how the column is judged.
-      smallest_rise: smallest relative rise of weights that is evidence.
+      smallest_rise: smallest relative rise of weights that counts as evidence.
     """
     self.kind = kind
     self._floor = math.log1p(smallest_rise) if kind.group in WEIGHTS else 0.0
     if kind.group == "average":
-      # Its distance to the weights follows their pace, which may double.
+      # The average's distance to the weights is proportional to their speed,
+      # which may double.
       self._floor = max(self._floor, math.log(2))
     self.scales: list[Scale] = []
-    # A doubling of G's weights in one row. It is a scale of its own.
+    # Detects a doubling of G's weights in one row.
     self._jump: Scale | None = None
     if kind.group == "g_weights":
       self._jump = Scale(0, ONE, math.log(2))
@@ -76,10 +77,11 @@ class Signal:
     self.last = math.nan
     self.since = 0
     self.rows = 0
-    # Rows of the whole trace between the first two values of this column.
+    # Number of rows of the trace between the first two values of this column.
     self._gap = 0
     self._seen_at = 0
-    # Values that repeat the one before: now in a row, the longest row, in all.
+    # Number of values equal to the one before: in the current series, in the
+    # longest earlier series, and in total.
     self._same = self._longest = self._repeats = 0
     self._scores: list[float] = []
     self._by_scores = 0.0
@@ -87,7 +89,7 @@ class Signal:
     self.found = Found(0.0, 0, True)
 
   def cut(self) -> None:
-    """Compares nothing with the values before."""
+    """Excludes the values so far from later comparisons."""
     self.found = Found(0.0, 0, True)
     for scale in self.scales:
       scale.cut()
@@ -99,11 +101,11 @@ class Signal:
     self._same, self._by_scores = 0, 0.0
 
   def add(self, value: float, step: int, row: int) -> None:
-    """Takes a finite value. A value that repeats the last one counts once.
+    """Adds a finite value. A value that repeats the last one is not added.
 
     Args:
-      value: of the column.
-      step: of the row.
+      value: the column's value.
+      step: step of the row.
       row: index of the row in the trace.
     """
     self.lost = 0
@@ -128,11 +130,11 @@ class Signal:
     if self._jump:
       self._jump.add(x, step, recent, self.kind)
     if self.rows == 1:
-      # Whether the column is sparse is known at its second value.
+      # Only the second value shows whether the column is sparse.
       return
     block = x, float(step)
     if not (self._floor or self._gap >= _SPARSE):
-      # One row alone is never evidence.
+      # With the median, a single row is never evidence.
       block = median(recent[-3:]), float(self._times[0])
     self._add_block(block, recent)
     self.found = self._strongest()
@@ -146,7 +148,7 @@ class Signal:
       following = scale.add(*block, finer, self.kind)
       if following is None:
         return
-      # Increments of the blocks two levels below tell how noisy these are.
+      # Increments of the blocks two levels below show how noisy a block is.
       finer = recent if level < 1 else list(self.scales[level - 1].values)
       finer, block = finer[-(8 if level < 1 else 16) :], following
 
@@ -156,31 +158,31 @@ class Signal:
     return SIX if level < 2 else COARSE
 
   def _add_score(self, bad: float) -> None:
-    """Compares the last two scores with the best three in a row before them."""
+    """Compares the last two scores with the best median of three before."""
     self._scores.append(bad)
     past, self._by_scores = self._scores, 0.0
     earlier = past[:-2]
     if len(earlier) >= 5:
-      # The early scores improve fast, which is not noise: hence the median. It
-      # is 0.95 standard deviations for the differences of normal values.
+      # The median ignores the fast improvement of early scores. For differences
+      # of independent normal values, it is 0.95 standard deviations.
       moves = [abs(a - b) for a, b in itertools.pairwise(earlier)]
       noise = max(median(moves) / 0.95, 1e-12)
       best = min(median(earlier[i : i + 3]) for i in range(len(earlier)))
       z = (min(past[-2:]) - best) / noise
       if z > 2:
-        # Scores are asked once in many rows.
+        # Scores are tested only once per many rows.
         rare = math.log(max(self._seen_at / len(past), 1.0))
         self._by_scores = surprise(z, len(earlier) - 1) + rare
 
   @property
   def judged(self) -> bool:
-    """Whether the signal has enough of a past to give evidence."""
+    """Whether the signal has enough past values to be judged."""
     known = self.scales and self.scales[0].count >= ENOUGH
     return bool(known) or len(self._scores) > 6
 
   @property
   def moves(self) -> bool:
-    """Whether the signal has changed often enough to be compared at all."""
+    """Whether the signal has changed often enough for a comparison."""
     return bool(self._scores or (self.scales and self.scales[0].count))
 
   def _strongest(self) -> Found:
@@ -200,12 +202,12 @@ class Signal:
     """Returns whether the value repeats for longer than chance explains.
 
     Args:
-      evidence: -ln of the rate at which chance may do so.
+      evidence: -ln of the acceptable rate of false results.
     """
     if not self._same:
       return False
     before = self.rows - self._same
-    # The rate of repeats until now is at most this (rule of succession).
+    # Upper estimate of the usual rate of repeats (rule of succession).
     rate = (self._repeats - self._same + 1) / (before + 1)
     return (
       before >= ENOUGH
@@ -214,7 +216,7 @@ class Signal:
     )
 
   def shown(self, level: int) -> tuple[float, float]:
-    """Returns the level of the last values and of those before, in its units.
+    """Returns the recent and the earlier level, in the column's unit.
 
     Args:
       level: dyadic level of the scale whose windows are shown.
@@ -243,7 +245,7 @@ class Signal:
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
-    """Continues from what `get_state` returned."""
+    """Continues from a state that `get_state` returned."""
     for name, value in state.items():
       if name in ("_recent", "_times"):
         getattr(self, name).extend(value)

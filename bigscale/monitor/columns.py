@@ -10,14 +10,16 @@ import functools
 import re
 from typing import NamedTuple
 
-# Weights integrate what happens to them. They do not jump and come back.
+# Groups of weights. Weights integrate their updates, so they do not jump and
+# come back.
 WEIGHTS = frozenset({"g_weights", "g_tail", "d_weights", "average"})
-# Groups that a rollback needs a second group for. Losses of a healthy run shift
-# for good, D's spectra move with every spike of its loss, the smaller singular
-# values of a layer lag behind and double in healthy runs.
+# Groups whose evidence suffices for a rollback only together with another
+# group's. In healthy runs, losses shift permanently, D's spectra move with each
+# spike of its loss, and the smaller singular values of a layer lag behind and
+# double.
 WEAK = frozenset({"game", "d_weights", "g_tail", "heldout", "other"})
-# Groups that move together in a healthy run. The evidence of different sides is
-# nearly independent, and is added.
+# Side of each group. Groups of the same side move together in a healthy run.
+# The evidence of different sides is nearly independent and is added.
 SIDES = {
   "game": "d",
   "d_weights": "d",
@@ -37,7 +39,8 @@ class Kind(NamedTuple):
   Attributes:
     group: name of the group that the column gives evidence for.
     direction: direction that is bad: 1 for a rise, -1 for a fall, 0 for both.
-    log: whether logarithms are compared. Values of 0 and below are skipped.
+    log: whether logarithms are compared. If so, values of 0 and below are
+      skipped.
     vital: whether a value that is not finite means that the run is lost.
   """
 
@@ -54,7 +57,7 @@ _OTHER = Kind("other")
 
 # Names of D's columns: d/..., D_blocks_4_0_conv2_sv0, Dis_..., critic.
 _OF_D = r"(^|[/_. ])(d|dis\w*|critic)\d*[/_. ]"
-# The largest singular value of a layer. StudioGAN names it by the weight.
+# The largest singular value of a layer. StudioGAN names it after the weight.
 _SIGMA = r"sigma|spectral|singular|(^|[._/])sv\d*([._/]|$)|weight_orig$"
 
 # The first pattern that is found in the lower-case name decides. Columns of
@@ -73,7 +76,7 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   ),
   (r"(step|iter|batch|data)_?(time|sec)|sec_per|per_sec", None),
   (r"standard_error|(^|[/_. ])std$|__(min|max)$", None),
-  # Levels that a relativistic loss leaves free. Their gap is judged.
+  # A relativistic loss determines only the gap of these levels. It is judged.
   (r"logit_(real|fake|heldout)$|scores/(real|fake)$|signs?\b|_sign$", None),
   (r"^ema/decay$|nonfinite$", None),
   (r"^ema/", Kind("average", 1, log=True)),
@@ -109,7 +112,8 @@ def kind_of(name: str) -> Kind | None:
   low = name.lower()
   for pattern, kind in _KINDS:
     if re.search(pattern, low):
-      # The norm of all weights, unlike one layer's singular value, is the run.
+      # Without a finite norm of all weights, the run is lost. One layer's
+      # singular value does not show that.
       vital = kind is not None and bool(_NORM.search(low))
       return kind._replace(vital=True) if vital else kind
   return _OTHER

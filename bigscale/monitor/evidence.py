@@ -7,18 +7,18 @@ from typing import NamedTuple
 from bigscale.monitor.column_signal import Found, Signal
 from bigscale.monitor.columns import SIDES, WEAK, is_norm_of_weights
 
-# Evidence that a second group must show to be added: once in 100 rows.
+# Minimum evidence of a second group: chance produces it once in 100 rows.
 _STIRS = math.log(100)
 
 
 class Group(NamedTuple):
-  """What a group of columns shows.
+  """The strongest evidence in a group of columns.
 
   Attributes:
-    evidence: in nats, after the group's share of the rate is taken off.
-    group: its name.
-    name: of the column that shows it.
-    found: in that column.
+    evidence: evidence in nats, corrected for the number of columns and groups.
+    group: name of the group.
+    name: name of the column with this evidence.
+    found: uncorrected evidence of the column.
   """
 
   evidence: float
@@ -37,10 +37,10 @@ def live(signals: Mapping[str, Signal]) -> dict[str, list[str]]:
 
 
 def strongest(signals: Mapping[str, Signal]) -> list[Group]:
-  """Returns what each group shows, the strongest group first.
+  """Returns the evidence of each group, the strongest group first.
 
-  Bonferroni: the columns of a group share its rate of false alarms, and the
-  groups share the verdict's.
+  The verdict's false-alarm rate is divided evenly among the groups, and the
+  rate of a group among its columns (Bonferroni).
   """
   groups = live(signals)
   found = []
@@ -52,14 +52,15 @@ def strongest(signals: Mapping[str, Signal]) -> list[Group]:
 
 
 def frozen(signals: Mapping[str, Signal], evidence: float) -> list[str]:
-  """Returns the columns that are frozen, where that means a dead player.
+  """Returns the frozen columns if they show that a player stopped training.
 
-  One norm of weights is enough: no optimizer leaves it as it is. Of other
-  columns more than half of a group must be frozen.
+  A single frozen norm of weights is enough, because every optimizer changes it.
+  Otherwise more than half of the columns of a group, or of all groups together,
+  must be frozen. Returns an empty list if they are not.
 
   Args:
-    signals: by column.
-    evidence: -ln of the rate at which chance may freeze a column.
+    signals: signal of each column.
+    evidence: -ln of the acceptable rate at which chance freezes a column.
   """
   held = [n for n, s in signals.items() if s.is_frozen(evidence)]
   if not held:
@@ -77,13 +78,16 @@ def frozen(signals: Mapping[str, Signal], evidence: float) -> list[str]:
 
 
 def total(found: Sequence[Group]) -> float:
-  """Returns the evidence for a rollback, of the strongest group first.
+  """Returns the evidence for a rollback, in nats.
 
-  A weak group counts by itself only where no other one is watched. Otherwise
-  evidence of two sides is added: -ln of the probability that the product of two
-  uniform variables is as small (Fisher 1932).
+  A weak group counts alone only if no other group is watched. Evidence of two
+  groups of different sides is combined: the result is -ln of the probability
+  that a product of two uniform variables is as small (Fisher 1932).
+
+  Args:
+    found: evidence of each group, the strongest first.
   """
-  # Scores come too seldom to speak for the others.
+  # Scores are too rare to count as another watched group.
   watched = {one.group for one in found} - {"other", "scores"}
   alone = [
     one.evidence

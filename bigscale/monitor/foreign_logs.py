@@ -2,7 +2,7 @@
 
 Formats:
   - BigGAN-PyTorch: a folder with a file `NAME.log` for each scalar, whose lines
-    are `ITERATION: VALUE`, and a file `*_log.jsonl` with the scores.
+    are `ITERATION: VALUE`, and a file `*_log.jsonl` of scores.
   - StyleGAN2-ADA, StyleGAN3, R3GAN: a folder with `stats.jsonl` and files
     `metric-*.jsonl`. A step is one image shown to D.
   - TensorBoard: a folder with event files, or an event file.
@@ -16,11 +16,11 @@ from typing import Any
 
 from bigscale.spec.base import SpecError
 
-# Names of a column of steps, in lower case.
+# Names of the column of steps, in lower case.
 STEPS = (
   *("step", "_step", "global_step", "itr", "iter", "iteration", "iterations"),
 )
-# Names of a column of thousands of images, in lower case.
+# Names of the column of thousands of images, in lower case.
 KIMG = ("kimg", "progress/kimg")
 _SNAPSHOT = re.compile(r"(\d+)\.\w+$")
 _EVENTS = "events.out.tfevents"
@@ -29,7 +29,7 @@ Rows = list[tuple[int, dict[str, Any]]]
 
 
 def reader_of(path: pathlib.Path) -> Callable[[pathlib.Path], Rows] | None:
-  """Returns the function that reads this file or folder; None for any other."""
+  """Returns the reader of a foreign log; None if `path` is not such a log."""
   if path.is_file():
     if _EVENTS in path.name:
       return lambda file: _read_events([file])
@@ -51,7 +51,7 @@ def json_row(line: str) -> tuple[int, dict[str, Any]] | None:
   """Returns the step and the scalars of a line of JSON; None without a step.
 
   Statistics such as StyleGAN's {"num": 5, "mean": 0.3, "std": 0.1} become their
-  mean. Scores of StyleGAN stand for the snapshot that they were computed of.
+  mean. Scores of StyleGAN get the step of the snapshot that was scored.
   """
   try:
     row = json.loads(line)
@@ -77,14 +77,14 @@ def json_row(line: str) -> tuple[int, dict[str, Any]] | None:
 
 
 def step_of(row: Mapping[str, Any]) -> int | None:
-  """Returns the step of a row, or the images shown, from its column."""
+  """Returns the step of a row, or its number of images; None without either."""
   lower = {name.lower(): value for name, value in row.items()}
   for name in (*STEPS, *KIMG):
     value = lower.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
       continue
     value = value * 1000 if name in KIMG else value
-    # JSON of Python may hold NaN and Infinity.
+    # JSON files written by Python may contain NaN and Infinity.
     if not abs(value) < 2**63:
       continue
     whole = round(value)
@@ -94,7 +94,7 @@ def step_of(row: Mapping[str, Any]) -> int | None:
 
 
 def merged(parts: Iterable[tuple[int, Mapping[str, Any]]]) -> Rows:
-  """Returns one row for each step, in order. Later values replace earlier."""
+  """Returns one row per step, in order. Later values replace earlier ones."""
   rows: dict[int, dict[str, Any]] = {}
   for step, scalars in parts:
     rows.setdefault(step, {}).update(scalars)
@@ -114,7 +114,7 @@ def _read_stylegan(folder: pathlib.Path) -> Rows:
       if file.name == "stats.jsonl":
         ticks.append(step)
       else:
-        # A snapshot's name holds whole thousands of images only.
+        # A snapshot's name contains only whole thousands of images.
         step = max((t for t in ticks if t < step + 1000), default=step)
       parts.append((step, scalars))
   return merged(parts)
@@ -155,7 +155,7 @@ def _lines(file: pathlib.Path) -> list[str]:
 
 
 def _read_events(files: list[pathlib.Path]) -> Rows:
-  """Reads scalars as PyTorch, TensorFlow and JAX write them."""
+  """Reads the scalars that PyTorch, TensorFlow and JAX write."""
   try:
     from tensorboard.backend.event_processing import event_file_loader
     from tensorboard.util import tensor_util
@@ -167,7 +167,8 @@ def _read_events(files: list[pathlib.Path]) -> Rows:
   folders = {file.parent for file in files}
   parts = []
   for file in files:
-    # Tags of several folders, such as train/ and eval/, stay apart.
+    # The prefix separates equal tags of different folders, such as train/ and
+    # eval/.
     prefix = f"{file.parent.name}/" if len(folders) > 1 else ""
     for event in event_file_loader.EventFileLoader(str(file)).Load():
       for value in event.summary.value:

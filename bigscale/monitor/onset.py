@@ -7,27 +7,29 @@ import numpy as np
 
 from bigscale.monitor.scan import Scale
 
-# Squared standard deviations by which a step must fit better than a ramp.
+# A jump is preferred to a ramp only if its squared error is smaller by this
+# many residual variances.
 _PREFER_RAMP = 10
-# Blocks before the first possible onset: the trend is fitted to them.
+# Minimum number of blocks before an onset, so that a trend can be fitted.
 _FEWEST = 3
-# The windows of a change span this many levels below the one that shows it.
+# The search starts this many levels below the scale that shows the change. One
+# window of that scale is several blocks long.
 _FINER = 2
 
 
 def onset(scales: Sequence[Scale], level: int) -> float | None:
-  """Returns the step at which a step or a ramp best explains the last blocks.
+  """Returns the training step at which a change began.
 
-  A linear trend plus either a step or a ramp is fitted by least squares, for
-  each place where it may begin. A step is then dated again on finer scales, to
-  the row. A ramp is not: it is seen best from afar.
+  Fits a linear trend plus either a jump or a ramp to the last blocks by least
+  squares, for each possible onset. A jump is then dated more exactly on finer
+  scales, down to a row. A ramp is not, because coarse scales show it best.
 
   Args:
-    scales: of the signal, the finest first.
-    level: of the scale that shows the change.
+    scales: scales of the signal, the finest first.
+    level: level of the scale that shows the change.
 
   Returns:
-    The step, or None where there are too few blocks.
+    The training step; None if there are too few blocks.
   """
   found: float | None = None
   ramp = False
@@ -42,7 +44,7 @@ def onset(scales: Sequence[Scale], level: int) -> float | None:
 
 
 def _best(values: np.ndarray, steps: np.ndarray) -> tuple[float, bool]:
-  """Returns the best onset in one scale, and whether a ramp begins there."""
+  """Returns the best onset on one scale, and whether a ramp begins there."""
   n = len(values)
   index = np.arange(n)
   cuts = np.arange(_FEWEST, n)

@@ -2,15 +2,15 @@
 
 A signal is averaged into blocks of 1, 2, 4, ... rows. On each of these scales
 the statistic is the level of the last blocks minus the level of the blocks
-before them (a two-window scan, as in Kim et al. 2023 and TWIN 2025). How far
-chance moves the statistic is what it did earlier in the same run. So white
-noise, autocorrelated noise and random walks need no model of their own, and
-what has left both windows is the new normal.
+before them (a two-window scan, as in Kim et al. 2023 and TWIN 2025). Earlier
+values of the statistic in the same run show how far chance moves it. Therefore
+white noise, autocorrelated noise and random walks need no models of their own,
+and a change that has left both windows is the new normal.
 
-Evidence is -ln of the rate per row at which chance alone shows as much. Two
-tails are estimated, and the weaker evidence counts:
+Evidence is -ln of the rate per row at which chance alone produces a statistic
+as large. Two tails are estimated, and the weaker evidence counts:
   - Student's t. Its degrees of freedom follow from the number of past windows,
-    so coarse scales, which have few of them, are cautious.
+    so coarse scales, which have few windows, are cautious.
   - An exponential tail of the squared statistic through its largest past values
     (peaks over threshold, as in SPOT, Siffer et al. 2017).
 """
@@ -29,23 +29,27 @@ KEPT = 40
 # Past statistics that a scale needs before it gives evidence. With fewer,
 # Student's t alone would have fewer than 3 degrees of freedom.
 ENOUGH = 24
-# Past statistics of overlapping windows of which the tail takes the largest.
+# Consecutive statistics have overlapping windows. The tail takes only the
+# largest of this many.
 _OVERLAP = 4
-# Degrees of freedom per past statistic. Windows overlap, so that three of them
-# say as much as one; the weights of `_FORGET` leave 5 / 9 of these.
+# Degrees of freedom per past statistic. Windows overlap, so three statistics
+# carry the information of one. The weights of `_FORGET` leave 5 / 9 of it.
 _DF = 0.55 / 3
-# Number of largest past statistics that the tail is drawn through, and the
-# factor by which the tail is made longer than they say.
+# Number of largest past statistics that the tail is fitted to, and a safety
+# factor of the tail's length.
 _TOP, _TAIL = 16, 1.4
 # The past at time s has the weight (s / now) ** _FORGET.
 _FORGET = 2
-# Standard deviations that a statistic is clipped to when it is learned from.
+# Number of standard deviations to which a statistic is clipped before it
+# updates the estimates.
 _CLIP = 4.0
-# A rise of weights must double them within this fraction of the run so far.
+# A rise of weights counts only if it is fast enough to double them within this
+# fraction of the run so far.
 _DOUBLING = 0.1
-# Part of an unknown column's range so far that a change must exceed.
+# A change of an unknown column counts only if it exceeds this fraction of the
+# column's range so far.
 _PART_OF_RANGE = 0.5
-# The largest magnitude of a value. Sums of squares stay finite.
+# Magnitude to which values are clipped, so that sums of squares stay finite.
 LARGEST = 1e99
 _TINY = 1e-300
 
@@ -75,8 +79,8 @@ class Windows(NamedTuple):
   Attributes:
     last: number of blocks in the later window.
     before: number of blocks in the earlier window. Their median is compared.
-    rank: index from the nearest end of the later window's ordered blocks. 0
-      asks all blocks to have moved, 1 all but one. None takes the median.
+    rank: which of the later window's sorted blocks is compared. 0 requires all
+      blocks to have moved, 1 all but one. None compares their median.
   """
 
   last: int
@@ -84,44 +88,45 @@ class Windows(NamedTuple):
   rank: int | None
 
 
-# A rise of weights is believed when two rows show it, and a doubling in one
-# row. Losses and gradients spike: 5 of 6 blocks must agree.
+# Two rows are enough to show a rise of weights, and one row to show a doubling.
+# Losses and gradients spike, so 5 of 6 blocks must agree.
 ONE, TWO = Windows(1, 4, 0), Windows(2, 4, 0)
 SIX, COARSE = Windows(6, 8, 1), Windows(4, 8, None)
 
 
 class Scale:
-  """One signal in blocks of 2^level rows, and what chance does to them.
+  """Compares the blocks of 2^level rows of one signal.
 
   Attributes:
     level: dyadic level.
-    values: last blocks, the oldest first.
+    values: means of the last blocks, the oldest first.
     steps: step in the middle of each block.
-    count: number of past statistics that were learned from.
-    evidence: of a rise and of a fall, by the newest block.
+    count: number of past statistics in the estimates.
+    evidence: evidence of a rise and of a fall at the newest block, in nats.
   """
 
   def __init__(self, level: int, windows: Windows, floor: float) -> None:
-    """Knows nothing yet.
+    """Starts without a past.
 
     Args:
       level: dyadic level.
-      windows: what is compared.
-      floor: smallest rise that counts, on the compared scale. Above 0, a rise
-        must also keep the pace of `_DOUBLING`.
+      windows: the windows to compare.
+      floor: smallest rise that counts, in the unit of the blocks. If it is
+        above 0, a rise must also be as fast as `_DOUBLING` requires.
     """
     self.level = level
     self._windows = windows
     self._floor = floor
     self._first: float | None = None
     self.count = 0
-    # Means over the past: steps between the windows, and by direction the
-    # movement within the blocks, the growth per step and the variance.
+    # Means over the past: number of steps between the windows, and for each
+    # direction the movement within the blocks, the growth per step and the
+    # variance of the statistic.
     self._span = 0.0
     self._moves = [0.0, 0.0]
     self._slope = [0.0, 0.0]
     self._variance = [0.0, 0.0]
-    # By direction, the largest past statistics in ascending order.
+    # The largest past statistics of each direction, in ascending order.
     self._tops: tuple[list[float], list[float]] = ([], [])
     self._tops_of = 0.0
     self._worst = [-9.0, -9.0]
@@ -130,7 +135,7 @@ class Scale:
     self.cut()
 
   def cut(self) -> None:
-    """Forgets the blocks. What is known of chance stays."""
+    """Drops all blocks, and keeps the estimates of the noise."""
     self.values: deque[float] = deque(maxlen=KEPT)
     self.steps: deque[float] = deque(maxlen=KEPT)
     self._half: tuple[float, float] | None = None
@@ -142,16 +147,17 @@ class Scale:
   def add(
     self, value: float, step: float, finer: Sequence[float], kind: Kind
   ) -> tuple[float, float] | None:
-    """Takes a block.
+    """Adds a block.
 
     Args:
       value: mean of the block.
-      step: middle of the block.
-      finer: values that the last blocks are made of, the oldest first.
-      kind: of the signal.
+      step: step in the middle of the block.
+      finer: values on a finer scale within the last blocks, the oldest first.
+      kind: how the signal is compared.
 
     Returns:
-      The next scale's block and its step when this one completes it.
+      Mean and step of the next scale's block if this block completes it; None
+      otherwise.
     """
     self.values.append(value)
     self.steps.append(step)
@@ -163,7 +169,7 @@ class Scale:
     return one and ((one[0] + value) / 2, (one[1] + step) / 2)
 
   def levels(self) -> tuple[float, float]:
-    """Returns the medians of the later window and of the one before it."""
+    """Returns the medians of the later and of the earlier window."""
     last, before, _ = self._windows
     values = list(self.values)[-last - before :]
     earlier = values[:-last] or values
@@ -187,7 +193,7 @@ class Scale:
     if self.count >= ENOUGH:
       for way in ways(kind):
         self.evidence[way] = self._weigh(moved[way], way, span, moves, kind)
-    # The windows that are judged are not learned from yet.
+    # A statistic updates the estimates only after it has left the windows.
     self._pending.append((moved, span, moves, base))
     if len(self._pending) > last + before:
       self._learn(*self._pending.popleft(), ways(kind))
@@ -200,21 +206,21 @@ class Scale:
     moves: Sequence[float],
     kind: Kind,
   ) -> float:
-    # A random walk gets further in a gap between rows.
+    # A random walk moves further across a gap between rows.
     spread = math.sqrt(self._variance[way] * max(1.0, span / self._span))
-    # A steady or slowing trend is expected to go on.
+    # A trend that continues or slows down is not evidence.
     excess = moved - max(0.0, self._slope[way] * span)
     needed = 0.0
     if self._floor:
       pace = math.log(2) * span / (_DOUBLING * (self.steps[-1] - self._first))
       needed = max(self._floor, pace)
     elif kind.group == "other":
-      # Whether a change of an unknown column matters, its own range must tell.
+      # Only its own range shows whether a change of an unknown column is large.
       needed = _PART_OF_RANGE * (self._range[1] - self._range[0])
     if spread <= 0 or excess <= max(2 * spread, needed):
       return 0.0
-    # Noise moves against the change as well, a collapse does not. So an excess
-    # in a noisier stretch counts by as much less as it is noisier.
+    # Noise also moves the signal against the change, and a collapse does not.
+    # The excess is divided by the ratio of this movement to its usual size.
     usual = max(self._moves[way], 0.1 * sum(self._moves), _TINY)
     z = min(excess / spread / max(1.0, moves[way] / usual), 1e6)
     if z <= 2:
@@ -226,7 +232,7 @@ class Scale:
       tail = max(0.0, z * z - top[0]) / max(_TAIL * excesses, 1e-9)
       rate = max(self._tops_of / len(top), 1.0)
       found = min(found, tail + math.log(rate) + math.log(4))
-    # A scale is asked once in 2^level rows.
+    # A scale is tested only once per 2^level rows.
     return found + self.level * math.log(2)
 
   def _learn(
@@ -257,7 +263,7 @@ class Scale:
 
   def _learn_tail(self, ways: Sequence[int]) -> None:
     """Adds the largest of the last `_OVERLAP` statistics to the tail."""
-    # Whenever the run has doubled, every other one is forgotten.
+    # Every time `count` has doubled, every other statistic is dropped.
     forget = self.count >= 8 * _TOP and not self.count & (self.count - 1)
     self._tops_of = (self._tops_of + 1) / (2 if forget else 1)
     for way in ways:

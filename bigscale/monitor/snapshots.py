@@ -1,4 +1,4 @@
-"""Keeps states of a run in host memory, for a rollback to return to.
+"""Keeps snapshots of a run's state in host memory, for rollbacks.
 
 A snapshot starts as a copy on the devices, since the next step donates the
 state. The copy is then transferred to the host while training continues. Each
@@ -29,21 +29,21 @@ from bigscale.train.state import GanState
 Index = tuple[tuple[int, int], ...]
 Shards = dict[Index, np.ndarray]
 
-# Snapshots below which a run is refused: one state and the one before it.
+# Minimum number of snapshots that must fit: a state and the one before it.
 _FEWEST = 2
-# Snapshot intervals that the ages of the snapshots reach back to.
+# Maximum age that the snapshots must cover, in snapshot intervals.
 REACH = 100
 
 _log = logging.getLogger(__name__)
 
 
 class Snapshot(NamedTuple):
-  """A state of the run and the position of its data.
+  """A state of the run and the position in its data.
 
   Attributes:
     step: number of steps done.
     leaves: shards of each leaf of the state, in the order of `jax.tree`.
-    data: state of the stream; None where it is not known.
+    data: state of the data stream; None if unknown.
   """
 
   step: int
@@ -54,28 +54,28 @@ class Snapshot(NamedTuple):
 def snapshot_to_drop(
   steps: Sequence[int], now: int, interval: int
 ) -> int | None:
-  """Returns the step of the snapshot to drop when there is one too many.
+  """Returns the step of the snapshot to drop if there is one too many.
 
   Drops the snapshot whose neighbors in age are closest in ratio, so that ages
   stay evenly spaced on a logarithmic scale. The oldest one goes only when the
-  second oldest is beyond `REACH` intervals too. With 12 snapshots there is then
-  always one that is at least as old as any age up to `REACH` intervals, and at
-  most twice as old.
+  second oldest is beyond `REACH` intervals too. Therefore, with 12 snapshots,
+  every age up to `REACH` intervals has a snapshot that is at least as old and
+  at most twice as old.
 
   Args:
-    steps: of the snapshots, the oldest first.
+    steps: steps of the snapshots, the oldest first.
     now: step of the run.
-    interval: steps between snapshots.
+    interval: number of steps between snapshots.
 
   Returns:
-    The step; None where there are fewer than three.
+    The step; None if there are fewer than three snapshots.
   """
   if len(steps) < 3:
     return None
   ages = [(now - step) / interval for step in steps]
   if ages[1] >= REACH:
     return steps[0]
-  # The half is half of the interval between two snapshots.
+  # 0.5 is half of the interval between two snapshots.
   ratios = {
     (older + 0.5) / (newer + 1.5): step
     for older, step, newer in zip(ages, steps[1:], ages[2:], strict=False)
@@ -87,17 +87,17 @@ class Ring:
   """Snapshots of the run, the oldest first.
 
   Attributes:
-    bytes_each: bytes that a snapshot takes in this process.
-    slots: number of snapshots that are kept, the same on all processes.
-    pinned: step of a snapshot that is not dropped; None for none.
+    bytes_each: size of a snapshot in this process, in bytes.
+    slots: maximum number of snapshots, the same on all processes.
+    pinned: step of the snapshot that must not be dropped; None if all may be.
   """
 
   def __init__(self, abstract: GanState, spec: MonitorSpec) -> None:
-    """Takes no memory yet.
+    """Allocates no memory yet.
 
     Args:
       abstract: shapes and shardings of the state.
-      spec: number of snapshots and the memory that they may take.
+      spec: number of snapshots, and the memory that they may use.
 
     Raises:
       SpecError: this host's memory is too small for two snapshots.
@@ -119,8 +119,8 @@ class Ring:
 
     Args:
       step: number of steps done.
-      state: the state on the devices. It may still be computed.
-      data: state of the stream.
+      state: the state on the devices. Its computation may still be running.
+      data: state of the data stream.
     """
     self._settle()
     copied = self._copy(state)
@@ -162,7 +162,7 @@ class Ring:
 
   @property
   def held(self) -> list[int]:
-    """Steps of all snapshots, the oldest first, also of one in transfer."""
+    """Steps of all snapshots, the oldest first, including one in transfer."""
     steps = [snapshot.step for snapshot in self._kept]
     return steps + ([self._on_devices[0]] if self._on_devices else [])
 
@@ -183,7 +183,7 @@ class Ring:
       self._drop(min(steps) if drop is None else drop)
 
   def _drop(self, step: int) -> None:
-    # Arrays cannot be compared by equality here.
+    # `deque.remove` would compare whole arrays.
     self._kept = collections.deque(k for k in self._kept if k.step != step)
 
   @staticmethod
@@ -211,7 +211,8 @@ def _index(index: tuple[slice, ...], shape: tuple[int, ...]) -> Index:
 
 def _put(abstract: jax.ShapeDtypeStruct, parts: Shards) -> jax.Array:
   def part(index: tuple[slice, ...]) -> np.ndarray:
-    # On a CPU, JAX may use this memory itself, and a step donates it.
+    # Copies the shard, because on a CPU JAX may use this memory itself, and the
+    # next step donates it.
     return np.array(parts[_index(index, abstract.shape)])
 
   return jax.make_array_from_callback(abstract.shape, abstract.sharding, part)
@@ -249,7 +250,7 @@ def _slots(bytes_each: int, spec: MonitorSpec) -> int:
   if fit < spec.snapshots:
     _log.warning(
       "monitor.snapshots=%d copies of %.3g GiB are more than %s: %d are kept, "
-      "and a rollback may return further than it must",
+      "and a rollback may return further than necessary",
       spec.snapshots,
       bytes_each / gib,
       limit,

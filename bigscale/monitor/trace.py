@@ -1,4 +1,4 @@
-"""Reads recorded traces and judges them as the monitor would have."""
+"""Reads recorded traces and judges them as the monitor judges a live run."""
 
 import csv
 import dataclasses
@@ -19,7 +19,7 @@ _FORMAT = (
 )
 # Largest fraction of a trace that the warm-up takes.
 _MAX_WARMUP = 0.2
-# How run logs spell what JSON has no number for.
+# Names that run logs use for the numbers that JSON cannot represent.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NOT_SCALARS = ("step", "kimg", "seconds", "attempt")
 
@@ -30,7 +30,7 @@ class Trace:
 
   Attributes:
     rows: step and scalars of each row, in the order of the file.
-    notes: what could not be used, one sentence each.
+    notes: messages about rows and cells that could not be used.
   """
 
   rows: list[tuple[int, dict[str, float]]]
@@ -40,14 +40,16 @@ class Trace:
 def read_trace(path: str, attempt: int | None = None) -> Trace:
   """Reads a run's folder, a CSV file, or the logs of another trainer.
 
-  In a CSV file an empty cell is missing. So is a cell that is not a number,
-  which is noted. `nan` and `inf` are numbers. A row without a whole step is
-  skipped and noted. Of a run that was rolled back, the rows that led to its
-  latest state are read, not those of abandoned attempts.
+  In a CSV file, an empty cell is a missing value, and `nan` and `inf` are
+  numbers. Any other cell that is not a number is a missing value as well, and a
+  note reports it. A row whose step is not an integer is skipped, and a note
+  reports it. If a run was rolled back, the rows that led to its latest state
+  are read, and the rows of abandoned attempts are not.
 
   Args:
-    path: of the file or folder; see `foreign_logs` for the other formats.
-    attempt: of a run's folder: the rows that led to the end of this attempt.
+    path: path of the file or folder; see `foreign_logs` for other formats.
+    attempt: attempt of a run whose rows are read up to its end; None for the
+      latest attempt.
 
   Raises:
     SpecError: the file does not exist, is not a trace, or has no rows.
@@ -107,16 +109,19 @@ def replay(
     spec: false-alarm rates and smallest changes.
     kinks: steps at which the run was changed on purpose.
     warmup: number of steps from the trace's first in which only values that are
-      not finite are acted on. None takes the spec's, but at most a fifth of the
-      trace.
+      not finite cause an alarm. None uses the spec's number, but at most a
+      fifth of the trace.
 
   Returns:
-    JSON: `alarms`, one for each rise of the level, each with `step`, `level`,
-    `signal`, `value` (null where not finite), `reference`, `rule`, `onset` and
-    `also`, the other signals that changed; `healthy_step`, the last step before
-    the onset of the first alarm that asks for a rollback, the last step of the
-    trace without such an alarm, null where nothing could be judged; `rows`, the
-    number of rows; `notes`.
+    A JSON object with
+      alarms: one object for each rise of the level, with `step`, `level`,
+        `signal`, `value` (null if not finite), `reference`, `rule`, `onset` and
+        `also`, the names of the other signals that changed.
+      healthy_step: last step before the onset of the first alarm that requests
+        a rollback. Without such an alarm it is the last step of the trace, or
+        null if no signal could be judged.
+      rows: number of rows.
+      notes: messages about rows, cells and values that were skipped.
   """
   steps = [step for step, _ in trace.rows]
   if warmup is None:
@@ -129,7 +134,9 @@ def replay(
   alarms = [d for d in decisions if d.new and d.level != "ok"]
   notes = [*trace.notes, *verdict.notes]
   if verdict.ignored:
-    notes.append(f"{verdict.ignored} rows repeat an earlier step: skipped")
+    notes.append(
+      f"{verdict.ignored} rows repeat an earlier step and are skipped"
+    )
   onset = next((d.onset for d in alarms if d.level == "rollback"), None)
   if onset is not None:
     healthy = max((step for step in steps if step < onset), default=None)
@@ -138,8 +145,8 @@ def replay(
   else:
     healthy = None
     notes.append(
-      "too few values to judge by: only values that are not finite were looked "
-      "for. A signal is judged after about 40 values"
+      "too few values to judge the run: only values that are not finite were "
+      "detected. A signal is judged after about 40 values"
     )
   return {
     "alarms": [_alarm(decision) for decision in alarms],
@@ -196,7 +203,10 @@ def _read_json_lines(text: str, attempt: int | None) -> Trace:
 def _led_to_the_end(
   rows: list[tuple[int, int, dict[str, Any]]],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """A later attempt gives up what earlier ones did from its first step on."""
+  """Yields the rows that led to the end of the last attempt.
+
+  An attempt replaces the rows of earlier attempts from its first step on.
+  """
   first: dict[int, int] = {}
   for attempt, step, _ in rows:
     first[attempt] = min(step, first.get(attempt, step))
@@ -207,7 +217,7 @@ def _led_to_the_end(
 
 
 def _read_csv(text: str, name: str) -> Trace:
-  require("\0" not in text, f"{name} holds binary data; {_FORMAT}")
+  require("\0" not in text, f"{name} contains binary data; {_FORMAT}")
   head = text.split("\n", 1)[0]
   delimiter = max(",;\t", key=head.count) if "," not in head else ","
   try:
@@ -283,7 +293,7 @@ def _read_cells(
 
 def _parse(cell: str) -> float | None:
   try:
-    # Python alone reads 1_000 as a number.
+    # Python reads 1_000 as a number, but other programs do not.
     return None if "_" in cell else float(cell)
   except ValueError:
     return None

@@ -1,12 +1,13 @@
 """Turns a run's scalars into a verdict, step by step, on the host.
 
-Each column is compared with its own past (`monitor.scan`). The strongest column
-of a group speaks for the group, and each group has an equal share of the
-false-alarm rate. Groups whose columns shift in healthy runs as well need a
-second group that has moved, unless nothing else is watched. A value that is not
-finite, a dead discriminator and a player that is frozen need no other evidence.
+Each column is compared with its own past (`monitor.scan`). The evidence of a
+group is that of its strongest column, and each group has an equal share of the
+false-alarm rate. Groups whose columns also shift in healthy runs need the
+evidence of a second group, unless no other group is watched. A value that is
+not finite, a dead discriminator or a frozen player is an alarm by itself.
 
-The state is plain JSON, so a resumed run decides as one that was not stopped.
+The state is plain JSON. A resumed run that restores it makes the same decisions
+as an uninterrupted run.
 """
 
 import bisect
@@ -24,26 +25,27 @@ from bigscale.spec.verdict import VerdictSpec
 
 Level = Literal["ok", "warn", "rollback"]
 
-# Nats by which evidence must fall below the one of a warning to return to `ok`.
+# A warning ends when its evidence is this many nats below the required one.
 _SLACK = 2.0
-# Evidence beyond which a rate is not told exactly: once in 1e9 rows.
+# Maximum evidence for which a reason states the exact rate: once in 1e9 rows.
 _CERTAIN = math.log(1e9)
-# Evidence of a group with which it is named as a reason: once in 10 rows.
+# Minimum evidence of a group that is listed as a reason: once in 10 rows.
 _NAMED = math.log(10)
-# Values in a row that are not finite before a column that is not vital counts.
+# Number of consecutive values that are not finite after which a column that is
+# not vital causes an alarm.
 _BROKEN = 3
 # Format of `Verdict.get_state`.
 _VERSION = 2
 
 
 class Reason(NamedTuple):
-  """One signal's part in a decision.
+  """One signal that led to a decision.
 
   Attributes:
     signal: name of the column.
-    value: its level in the last values.
-    reference: its level before; None where nothing is known of it.
-    rule: what the signal breaks, as a clause.
+    value: recent level of the signal.
+    reference: earlier level of the signal; None if unknown.
+    rule: what is wrong with the signal, as a clause.
   """
 
   signal: str
@@ -63,12 +65,13 @@ class Decision(NamedTuple):
 
   Attributes:
     step: the step.
-    level: `ok`, `warn`, or `rollback`: go back to a state before `onset`.
+    level: `ok`, `warn`, or `rollback`, a request to return to a state before
+      `onset`.
     onset: step at which the change began; None at `ok`.
-    reasons: signals that show the change, the strongest first, as they were
-      when the level was entered.
-    new: whether this row has changed the level, or has brought the first value
-      that is not finite.
+    reasons: signals that show the change, the strongest first, with their
+      values at the step at which the level began.
+    new: whether this row changed the level, or contained the first value that
+      is not finite.
   """
 
   step: int
@@ -83,17 +86,19 @@ class Verdict:
 
   Attributes:
     kinks: steps of declared changes, in ascending order.
-    notes: what was skipped in the rows, one sentence each.
-    ignored: number of rows that were skipped: their step was earlier than the
-      last row's, or the same with nothing new.
-    judged: whether any column had enough of a past to be judged. Until then
-      only values that are not finite and a dead discriminator are acted on.
-    evidence: evidence of each group at the last row, in nats: -ln of the rate
-      per row at which chance shows as much.
+    notes: messages about values that were skipped.
+    ignored: number of rows that were skipped. A row is skipped if its step is
+      earlier than the last row's, or if the step is the same and no column is
+      new.
+    judged: whether any column has had enough past values to be judged. Until
+      then only values that are not finite and a dead discriminator cause an
+      alarm.
+    evidence: evidence of each group at the last row, in nats; see
+      `evidence.Group`.
   """
 
   def __init__(self, spec: VerdictSpec, kinks: Sequence[int] = ()) -> None:
-    """Knows nothing yet.
+    """Starts without a past.
 
     Args:
       spec: false-alarm rates and smallest changes.
@@ -121,16 +126,16 @@ class Verdict:
     self.evidence: dict[str, float] = {}
 
   def update(self, step: int, row: Mapping[str, Any]) -> Decision:
-    """Takes a row.
+    """Judges a row of scalars.
 
     Args:
-      step: number of steps done. A row of an earlier step than the last one's
-        is skipped. A row of the same step adds the columns that are new in it,
-        such as scores of a later evaluation.
+      step: number of steps done. A row of an earlier step than the last row's
+        is skipped. A row of the same step adds only its new columns, such as
+        the scores of an evaluation.
       row: any subset of the columns. Values that are not numbers are skipped.
 
     Returns:
-      The decision. Nothing in a row raises an exception.
+      The decision. No value in a row raises an exception.
     """
     if step == self._last:
       row = {name: row[name] for name in row if name not in self._seen}
@@ -152,9 +157,9 @@ class Verdict:
     return self._decide(step)
 
   def quiet_until(self, step: int) -> None:
-    """Skips rows before `step`, and compares nothing with the rows until now.
+    """Skips rows before `step`, and excludes the rows so far from comparisons.
 
-    What chance does to each signal stays known.
+    The estimates of each signal's noise are kept.
     """
     self._quiet = max(self._quiet, step)
     for signal in self._signals.values():
@@ -190,15 +195,15 @@ class Verdict:
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
-    """Continues from what `get_state` returned, to the same decisions.
+    """Continues from a state that `get_state` returned.
 
-    The state of a version that judged by another method is not taken over: the
-    verdict then learns from the rows that follow.
+    The state of a version with another method is ignored, and the verdict
+    learns from the following rows alone.
     """
     if state.get("version") != _VERSION:
       self._last = state["last"]
       self.notes.append(
-        "the verdict's state is of an earlier version: it learns anew"
+        "the verdict's state was saved by an earlier version and is ignored"
       )
       return
     self._first = state["first"]
@@ -234,11 +239,11 @@ class Verdict:
       self.quiet_until(passed[-1] + self._spec.quiet)
 
   def _collect(self, step: int, row: Mapping[str, Any]) -> list[Reason]:
-    """Gives a row's values to their signals; returns those that are broken."""
+    """Adds a row's values to their signals, and returns those not finite."""
     broken = []
     for name, value in _with_logit_gap(row).items():
       if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        self._note(f"{name} is not always a number: skipped there")
+        self._note(f"{name} is not always a number; other values are skipped")
         continue
       value = float(value)
       if name.endswith("nonfinite") and value:
@@ -263,8 +268,8 @@ class Verdict:
     reason = [Reason(name, value, known, "not finite")]
     if signal.kind.vital:
       return reason
-    self._note(f"{name} is not always finite: skipped there")
-    # Nothing is known of a column with a name of no group.
+    self._note(f"{name} is not always finite; other values are skipped")
+    # Unknown columns may be unimportant, and probes of samples fail by chance.
     believed = signal.kind.group != "other" and signal.kind.group != "samples"
     return reason if believed and signal.lost >= _BROKEN else []
 
@@ -345,20 +350,20 @@ class Verdict:
     return self._decision
 
   def _take_broken(self, step: int, reasons: list[Reason]) -> Decision:
-    """Asks for a rollback at once."""
+    """Returns a request for a rollback, without any other evidence."""
     if self._is_broken:
       return self._keep(step)
     self._is_broken = True
     before = self._decision
-    # A discriminator needs some rows to be found dead.
+    # A discriminator was dead for some rows before it was found dead.
     since = step
     if self._dead:
       per_row = (step - self._first) / max(self._rows - 1, 1)
       since = max(int(step - self._dead * per_row), 0)
     if before.level != "ok" and before.onset is not None:
       since = min(since, before.onset)
-    told = {reason.signal for reason in reasons}
-    others = (r for r in before.reasons if r.signal not in told)
+    named = {reason.signal for reason in reasons}
+    others = (r for r in before.reasons if r.signal not in named)
     self._decision = Decision(
       step, "rollback", since, (*reasons, *others), True
     )
@@ -366,7 +371,7 @@ class Verdict:
 
 
 def _with_logit_gap(row: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Adds how far D's logits tell reals from fakes."""
+  """Adds `d/logit_gap`, the gap between D's logits of reals and of fakes."""
   real, fake = row.get("d/logit_real"), row.get("d/logit_fake")
   try:
     gap = float(real - fake)
@@ -376,5 +381,5 @@ def _with_logit_gap(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _to_json(value: float | None) -> float | str | None:
-  """Returns the number, or the name of one that JSON does not have."""
+  """Returns the number, or its name if JSON cannot represent it."""
   return value if value is None or math.isfinite(value) else str(value)

@@ -1,4 +1,4 @@
-"""Settings of the verdict: how often it may be wrong, and what is large."""
+"""Settings of the verdict: false-alarm rates and minimum changes."""
 
 import dataclasses
 
@@ -7,20 +7,20 @@ from bigscale.spec.base import require
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerdictSpec:
-  """How scalars become a verdict; `bigscale.monitor.verdict` has the method.
+  """Settings of the verdict; `bigscale.monitor.verdict` describes its method.
 
-  The verdict compares a run with its own past, so it has no thresholds by
-  model, scale or signal. The false-alarm rates decide how much evidence it
-  needs.
+  The verdict compares a run with its own past, so it has no thresholds for
+  particular models, scales or signals. The false-alarm rates decide how much
+  evidence it needs.
 
   Attributes:
     rollback_rows: mean number of rows between two false requests for a rollback
       (the average run length in control). A row is a step of a live run.
     warn_rows: mean number of rows between two false warnings.
     smallest_rise: smallest relative rise of weights, singular values or the
-      moving average's distance that is evidence.
+      moving average's distance that counts as evidence.
     warmup: number of steps at the start of a run in which only values that are
-      not finite, and a dead discriminator, are acted on. The verdict learns
+      not finite and a dead discriminator cause an alarm. The verdict learns
       from these steps.
     quiet: number of steps after a declared change, such as the end of a
       schedule, a rollback or a changed setting, that are neither judged nor
@@ -36,8 +36,8 @@ class VerdictSpec:
   def __post_init__(self) -> None:
     require(
       self.warn_rows >= 100,
-      f"monitor.verdict.warn_rows={self.warn_rows} must be at least 100: below "
-      "that a verdict is mostly false alarms",
+      f"monitor.verdict.warn_rows={self.warn_rows} must be at least 100: with "
+      "fewer, most warnings are false alarms",
     )
     require(
       self.warn_rows <= self.rollback_rows <= 1e100,

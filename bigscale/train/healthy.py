@@ -1,7 +1,7 @@
 """Keeps healthy states of a run: snapshots in host memory, checkpoints on disk.
 
-A state is healthy if the verdict was calm after its step, and if no change is
-dated before it later.
+A state is healthy if the verdict's level was `ok` after its step, and if no
+later alarm dates the onset of a change before it.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class HealthyStates:
     Args:
       built: the built run.
       checkpoints: the run's checkpoints, which are searched as well.
-      recorder: of the run's events.
+      recorder: recorder of the run's events.
 
     Raises:
       SpecError: if two snapshots do not fit into this host's memory.
@@ -75,10 +75,10 @@ class HealthyStates:
     newer, from a checkpoint. Newer snapshots are dropped.
 
     Args:
-      step: of the run, for its events.
+      step: step of the run, recorded in its events.
       onset: step at which the change began.
       attempt: number of rollbacks until now.
-      watched: the monitor's state, to be stored with it.
+      watched: the monitor's state, to save with the healthy state.
 
     Returns:
       The step of the state; None if there is no such state.
@@ -127,7 +127,7 @@ class HealthyStates:
     self, found: Restored, attempt: int, watched: Mapping[str, Any]
   ) -> None:
     """Writes healthy/STEP and waits until it is complete."""
-    # Orbax would refuse a step older than one that is no longer healthy.
+    # Orbax refuses to save a step that is older than its newest one.
     self._saved.set_aside(found.step, attempt)
     meta = self._recorder.meta(found.step)
     meta |= {"monitor": {**watched, "unresolved": False}}
@@ -137,14 +137,14 @@ class HealthyStates:
   def restore(self, step: int) -> Restored:
     """Reads healthy/STEP, and drops the snapshots of later steps.
 
-    The state is read from disk, to be sure that the checkpoint is readable.
+    Reading it from disk proves that the checkpoint is readable.
     """
     restored = self._saved.restore(self._abstract, step)
     self._ring.forget_after(step)
     return restored
 
   def before(self, step: int) -> GanState | None:
-    """Returns the newest snapshot's state before a step."""
+    """Returns the state of the newest snapshot before a step; None if none."""
     snapshot = self._ring.newest(step)
     return self._ring.restore(snapshot) if snapshot else None
 

@@ -93,7 +93,7 @@ def get_config(digits: str = "tfds:mnist") -> dict[str, Any]:
 
 
 def get_test_config() -> dict[str, Any]:
-  """Returns a similar sweep with embedded images as digits, for tests."""
+  """Returns a small sweep for tests, with Fashion-MNIST images as digits."""
   config = get_config("fashion_mnist")
   base = config["base"]
   base.global_batch_size = 8

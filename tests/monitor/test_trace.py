@@ -127,7 +127,7 @@ def test_cells_that_are_missing_or_no_numbers(tmp_path):
 def test_steps_that_repeat_or_decrease_are_noted():
   rows = [(step, {"d/loss": 0.5}) for step in (10, 20, 20, 5, 30)]
   found = replay(Trace(rows=rows, notes=[]), VerdictSpec())
-  assert "2 rows repeat an earlier step: skipped" in found["notes"]
+  assert "2 rows repeat an earlier step and are skipped" in found["notes"]
 
 
 def test_other_delimiters_and_cases(tmp_path):

@@ -15,8 +15,9 @@ from bigscale.types import Array
 
 _MULTIPLIER = 0.5  # Factor of the probability of each operation.
 _BRIGHTNESS_STD = 0.2
-_CONTRAST_STD = 0.5  # Of the factor's log2.
-_SATURATION_STD = 1.0  # Of the factor's log2.
+# Standard deviations of log2 of the factors.
+_CONTRAST_STD = 0.5
+_SATURATION_STD = 1.0
 
 # Projection onto the luma axis, in homogeneous coordinates.
 _LUMA = np.zeros((4, 4), np.float32)
@@ -48,7 +49,7 @@ def brightness(shift_b: Array) -> Array:
 
 
 def contrast(factor_b: Array) -> Array:
-  """Scales about 0, mid-gray, by [B] factors."""
+  """Scales colors about mid-gray, which is 0, by [B] factors."""
   return _CORNER[None] + (_EYE - _CORNER)[None] * _wide(factor_b)
 
 
@@ -58,7 +59,7 @@ def luma_flip(flip_b: Array) -> Array:
 
 
 def hue(theta_b: Array) -> Array:
-  """Rotates by [B] radians about the luma axis."""
+  """Rotates colors about the luma axis by [B] radians."""
   across = (_EYE - _LUMA - _CORNER)[None]
   return (
     (_LUMA + _CORNER)[None]
@@ -76,12 +77,12 @@ def saturation(factor_b: Array) -> Array:
 def draw(u_b10: Array, channels: int, probability: Array | float) -> ColorMap:
   """Generates random brightness, contrast, luma flip, hue and saturation.
 
-  They are applied in this order, each with half of the probability. Hue and
+  They are applied in this order, each with half of `probability`. Hue and
   saturation do not apply to images with one channel.
 
   Args:
     u_b10: [B, 10] uniform in [0, 1).
-    channels: 1 or 3.
+    channels: number of image channels, 1 or 3.
     probability: [] in [0, 1].
   """
   u = u_b10.T
@@ -108,8 +109,8 @@ def draw(u_b10: Array, channels: int, probability: Array | float) -> ColorMap:
 def apply(images_bhwc: Array, matrix_b44: Array) -> Array:
   """Maps the colors of images [B, H, W, C], C = 1 or 3.
 
-  A gray image uses the mean of the three rows, which is the average of what a
-  pixel with three equal channels would become.
+  For a gray image, the mean of the matrix's three rows is applied. The result
+  is the mean of the three channels that an RGB pixel of this gray would get.
   """
   matrix = matrix_b44[:, :3].astype(images_bhwc.dtype)
   if images_bhwc.shape[-1] == 1:

@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from bigscale.ops.augment import draws
 from bigscale.types import Array
 
-_WHOLE_TRANSLATION = 0.125  # Maximum, as a fraction of the side.
-_SCALE_STD = 0.2  # Of the factor's log2.
-_ANISOTROPY_STD = 0.2  # Of the factor's log2.
-_TRANSLATION_STD = 0.125  # As a fraction of the side.
+# Maximum translation by whole pixels, as a fraction of the side.
+_WHOLE_TRANSLATION = 0.125
+# Standard deviations of log2 of the factors.
+_SCALE_STD = 0.2
+_ANISOTROPY_STD = 0.2
+# Standard deviation of other translations, as a fraction of the side.
+_TRANSLATION_STD = 0.125
 
 
 class Motion(NamedTuple):
@@ -35,7 +38,8 @@ def compose(*inverses_b33: Array) -> Array:
   """Returns the product of inverse motions, in order of application."""
   product = inverses_b33[0]
   for inverse in inverses_b33[1:]:
-    # Matrix units round to bfloat16 by default, an error of a pixel at 256 px.
+    # Matrix units round to bfloat16 by default, which is an error of one pixel
+    # at 256 px.
     product = jnp.matmul(product, inverse, precision=jax.lax.Precision.HIGHEST)
   return product
 
@@ -51,7 +55,7 @@ def translate(x_b: Array, y_b: Array) -> Array:
 
 
 def scale(x_b: Array, y_b: Array) -> Array:
-  """Enlarges the image by factors."""
+  """Enlarges the image by the factors x and y."""
   return _matrix((1 / x_b, 0, 0), (0, 1 / y_b, 0), (0, 0, 1))
 
 
@@ -64,9 +68,9 @@ def rotate(theta_b: Array) -> Array:
 def draw_blit(u_b7: Array, side: int, probability: Array | float) -> Motion:
   """Generates an x-flip, quarter turns and a translation by whole pixels.
 
-  Each is selected with the probability, but may still be the identity: half of
-  the flips, one of four turns. Translations are uniform up to an eighth of the
-  side.
+  Each is selected with `probability`. A selected flip is still the identity
+  with probability 1/2, and a selected turn with probability 1/4. Translations
+  are uniform up to an eighth of the side.
 
   Args:
     u_b7: [B, 7] uniform in [0, 1).
@@ -92,7 +96,8 @@ def draw_geometric(
 ) -> Motion:
   """Generates scaling, rotation, anisotropic scaling, rotation, translation.
 
-  Scales are log2-normal, angles uniform over the circle, translations normal.
+  Scales are log-normal, angles are uniform over the circle, and translations
+  are normal.
   The rotations before and after the anisotropic scaling each have a probability
   of 1 - sqrt(1 - p), so at least one of them is applied with probability p.
 
