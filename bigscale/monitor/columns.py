@@ -16,8 +16,9 @@ WEIGHTS = frozenset({"g_weights", "g_tail", "d_weights", "average"})
 # for good, D's spectra move with every spike of its loss, the smaller singular
 # values of a layer lag behind and double in healthy runs.
 WEAK = frozenset({"game", "d_weights", "g_tail", "heldout", "other"})
-# Groups that move together in a healthy run. The evidence of different sides is
-# nearly independent, and is added.
+# The side of each group. Groups of one side move together in a healthy run. The
+# evidence of different sides is nearly independent and is added. A column with an
+# unknown name has no side.
 SIDES = {
   "game": "d",
   "d_weights": "d",
@@ -27,7 +28,6 @@ SIDES = {
   "average": "g",
   "samples": "samples",
   "scores": "samples",
-  "other": "other",
 }
 
 
@@ -74,7 +74,10 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   (r"(step|iter|batch|data)_?(time|sec)|sec_per|per_sec", None),
   (r"standard_error|(^|[/_. ])std$|__(min|max)$", None),
   # Levels that a relativistic loss leaves free. Their gap is judged.
-  (r"logit_(real|fake|heldout)$|scores/(real|fake)$|signs?\b|_sign$", None),
+  (
+    r"logit_(real|fake|heldout)$|scores/(real|fake)$|(^|[/_])signs?([/_]|$)",
+    None,
+  ),
   (r"^ema/decay$|nonfinite$", None),
   (r"^ema/", Kind("average", 1, log=True)),
   (r"heldout|overfit", Kind("heldout", 1)),
