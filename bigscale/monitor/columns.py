@@ -19,7 +19,8 @@ WEIGHTS = frozenset({"g_weights", "g_tail", "d_weights", "average"})
 # double.
 WEAK = frozenset({"game", "d_weights", "g_tail", "heldout", "other"})
 # Side of each group. Groups of the same side move together in a healthy run.
-# The evidence of different sides is nearly independent and is added.
+# The evidence of different sides is nearly independent and is added. A column
+# with an unknown name has no side.
 SIDES = {
   "game": "d",
   "d_weights": "d",
@@ -29,7 +30,6 @@ SIDES = {
   "average": "g",
   "samples": "samples",
   "scores": "samples",
-  "other": "other",
 }
 
 
@@ -77,7 +77,10 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   (r"(step|iter|batch|data)_?(time|sec)|sec_per|per_sec", None),
   (r"standard_error|(^|[/_. ])std$|__(min|max)$", None),
   # A relativistic loss determines only the gap of these levels. It is judged.
-  (r"logit_(real|fake|heldout)$|scores/(real|fake)$|signs?\b|_sign$", None),
+  (
+    r"logit_(real|fake|heldout)$|scores/(real|fake)$|(^|[/_])signs?([/_]|$)",
+    None,
+  ),
   (r"^ema/decay$|nonfinite$", None),
   (r"^ema/", Kind("average", 1, log=True)),
   (r"heldout|overfit", Kind("heldout", 1)),

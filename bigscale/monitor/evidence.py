@@ -95,8 +95,9 @@ def total(found: Sequence[Group]) -> float:
     if one.group not in WEAK or not watched - {one.group}
   ]
   best = max(alone, default=0.0)
-  for number, one in enumerate(found):
-    for other in found[number + 1 :]:
+  sided = [one for one in found if one.group in SIDES]
+  for number, one in enumerate(sided):
+    for other in sided[number + 1 :]:
       if SIDES[one.group] != SIDES[other.group] and other.evidence >= _STIRS:
         both = one.evidence + other.evidence
         best = max(best, both - math.log1p(both))

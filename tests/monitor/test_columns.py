@@ -26,6 +26,7 @@ DIALECTS = {
     "eval/is_inception": ("scores", -1),
     "eval/precision_inception": ("scores", -1),
     "d/logit_real": None,
+    "d/sign_real": None,
     "g/nonfinite": None,
     "perf/mfu": None,
     "monitor/game": None,

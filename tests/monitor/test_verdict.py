@@ -425,6 +425,17 @@ def test_the_directions_that_are_good_are_no_evidence():
   assert judge(rows(better))[0] == []
 
 
+def test_unknown_columns_do_not_make_a_warning_of_losses_a_rollback():
+  losses = {"d/loss": 1.5, "g/loss": 1.0}
+
+  def run():
+    for step, row in rows(losses):
+      shift = 5.0 * (step >= AT)
+      yield step, row | {"x": shift + random.Random(step).random()}
+
+  assert first(judge(run())[0], "rollback") is None
+
+
 @pytest.mark.parametrize("phi", [0.0, 0.3, 0.9, 0.99])
 @pytest.mark.parametrize("name", ["d/loss", "g/sigma0/a", "g/diversity", "x1"])
 def test_stationary_noise_is_at_most_one_rollback_in_10_000_rows(phi, name):
