@@ -1,4 +1,4 @@
-"""Columns of bigscale and of other trainers, recognized by their names."""
+"""Tests that columns of many trainers are recognized by their names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Discriminators that are dead, in the rows of a run."""
+"""Tests of the detection of a dead discriminator."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def rows(*kinds):
   return [{"step": 10 * n, **kind} for n, kind in enumerate(kinds)]
 
 
-def test_one_without_gradient_that_says_the_same_of_all():
+def test_dead_means_no_gradient_and_equal_logits():
   assert is_dead(DEAD)
   assert not is_dead(ALIVE)
   assert not is_dead(DEAD | {"d/logit_fake": -1.0})
@@ -26,7 +26,7 @@ def test_one_without_gradient_that_says_the_same_of_all():
     ((ALIVE, DEAD, DEAD, DEAD), 10),
     ((DEAD, DEAD, DEAD), 0),
     ((ALIVE, DEAD, DEAD, {"eval/fid": 3.0}, DEAD), 10),
-    # Flickers.
+    # Single rows with a gradient.
     ((ALIVE, DEAD, ALIVE, DEAD, DEAD, DEAD, ALIVE, DEAD, DEAD), 10),
     ((DEAD, ALIVE, ALIVE, DEAD, DEAD, DEAD), 30),
     ((DEAD, DEAD, DEAD, ALIVE, ALIVE), None),
@@ -34,5 +34,5 @@ def test_one_without_gradient_that_says_the_same_of_all():
     ((), None),
   ],
 )
-def test_the_step_from_which_on_it_was_dead(kinds, step):
+def test_dead_step_is_the_first_step_of_the_dead_end(kinds, step):
   assert dead_step(rows(*kinds)) == step

@@ -1,4 +1,4 @@
-"""Logs of other trainers, in files as their own code writes them."""
+"""Tests of reading other trainers' logs, in the format of their own code."""
 
 import json
 
@@ -132,7 +132,7 @@ def test_a_collapse_in_logs_of_biggan_pytorch_is_found(tmp_path):
   assert 19_800 <= alarm["onset"] <= 20_200
 
 
-def test_an_attempt_is_of_bigscale_runs_alone(tmp_path):
+def test_an_attempt_is_refused_for_a_foreign_log(tmp_path):
   (tmp_path / "G_loss.log").write_text("1: 0.5\n")
   with pytest.raises(SpecError, match="leave --attempt out"):
     read_trace(str(tmp_path), attempt=1)

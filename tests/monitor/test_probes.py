@@ -1,4 +1,4 @@
-"""The monitor's small numbers, against NumPy's and SciPy's."""
+"""Compares the monitor's probes with NumPy and SciPy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +21,7 @@ def flat(tree):
   return np.append(tree["x"].ravel(), tree["y"]["z"])
 
 
-def test_norm_and_distance_are_of_all_leaves_together():
+def test_norm_and_distance_cover_all_leaves():
   a, b = trees()
   assert probes.norm(a) == pytest.approx(np.linalg.norm(flat(a)))
   wanted = np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b))
@@ -30,7 +30,7 @@ def test_norm_and_distance_are_of_all_leaves_together():
 
 
 def test_norms_do_not_overflow_in_half_precision():
-  """The square of 300 is no float16, and bfloat16 has 8 bits."""
+  """300^2 overflows float16, and bfloat16 has 8 bits of precision."""
   tree = {"x": jnp.full(1000, 300, jnp.float16)}
   assert probes.norm(tree) == pytest.approx(300 * np.sqrt(1000), rel=1e-6)
   ones = {"x": jnp.ones(1000, jnp.bfloat16)}
@@ -38,13 +38,13 @@ def test_norms_do_not_overflow_in_half_precision():
   assert probes.norm(ones).dtype == jnp.float32
 
 
-def test_distance_from_nothing_is_a_number():
+def test_distance_from_zero_is_finite():
   a, b = trees()
   zero = {"x": 0 * b["x"], "y": {"z": 0 * b["y"]["z"]}}
   assert np.isfinite(probes.distance(a, zero))
 
 
-def test_movement_says_what_an_update_did():
+def test_movement_returns_norms_and_nonfinite_count():
   a, b = trees()
   params = {"x": np.array([1, np.nan, np.inf, -np.inf, 0], "f4")}
   moved = probes.movement(a, b, params)
@@ -57,13 +57,13 @@ def test_movement_says_what_an_update_did():
   assert sound["weight_norm"] == pytest.approx(np.linalg.norm(flat(a)))
 
 
-def test_mean_pairwise_distance_is_scipys():
+def test_mean_pairwise_distance_equals_scipy():
   wanted = np.mean(pdist(FEATURES.astype("f8")))
   got = probes.mean_pairwise_distance(jnp.asarray(FEATURES))
   assert got == pytest.approx(wanted, rel=1e-5)
 
 
-def test_pairwise_distances_survive_a_far_origin():
+def test_pairwise_distances_are_exact_far_from_the_origin():
   """Features of a trained D all lie on one side of zero, far from it."""
   far = FEATURES + np.float32(300)
   wanted = np.mean(pdist(far.astype("f8")))
@@ -71,18 +71,18 @@ def test_pairwise_distances_survive_a_far_origin():
   assert got == pytest.approx(wanted, rel=1e-4)
 
 
-def test_equal_samples_have_no_distance_and_no_rank():
+def test_equal_samples_have_distance_and_rank_zero():
   same = jnp.asarray(np.repeat(FEATURES[:1], 6, axis=0))
   assert probes.mean_pairwise_distance(same) == pytest.approx(0, abs=1e-5)
   assert probes.effective_rank(jnp.ones((6, 4))) == 0
 
 
-def test_effective_rank_is_that_of_the_eigenvalues():
+def test_effective_rank_matches_the_eigenvalues():
   values = np.linalg.eigvalsh(np.cov(FEATURES.T.astype("f8")))
   wanted = np.sum(values) ** 2 / np.sum(values**2)
   got = probes.effective_rank(jnp.asarray(FEATURES))
   assert got == pytest.approx(wanted, rel=1e-5)
-  # Of fewer samples than features, too.
+  # Fewer samples than features.
   few = FEATURES[:4]
   values = np.linalg.eigvalsh(np.cov(few.T.astype("f8")))
   wanted = np.sum(values) ** 2 / np.sum(values**2)
@@ -93,7 +93,7 @@ def test_effective_rank_is_that_of_the_eigenvalues():
 
 @pytest.mark.parametrize("rank", [1, 3])
 def test_effective_rank_of_equal_directions_counts_them(rank):
-  """A simplex of rank + 1 corners is equally wide everywhere."""
+  """A simplex of rank + 1 corners has equal variance in every direction."""
   corners = np.eye(rank + 1, 8, dtype="f4")
   got = probes.effective_rank(jnp.asarray(np.tile(corners, (5, 1))))
   assert got == pytest.approx(rank, rel=1e-5)
@@ -104,7 +104,7 @@ def images(count=6):
 
 
 def apart(a, b):
-  """How far the mean statistics of two sets of images lie apart, at most."""
+  """Returns the largest difference between two sets' mean statistics."""
   mean_a, mean_b = (
     np.mean(probes.pixel_statistics(jnp.asarray(x)), axis=0) for x in (a, b)
   )
@@ -119,7 +119,7 @@ def test_pixel_statistics_are_cell_means_of_color_and_contrast():
   np.testing.assert_allclose(
     maps[1, 2, 3, :3], x[1, 4:6, 6:8].mean(axis=(0, 1)), rtol=1e-5
   )
-  # An inner cell: the right and lower neighbours of all four are there.
+  # In an inner cell, all four pixels have right and lower neighbors.
   cell = x[0, 2:4, 2:4]
   right = np.abs(x[0, 2:4, 3:5] - cell)
   down = np.abs(x[0, 3:5, 2:4] - cell)
@@ -129,7 +129,7 @@ def test_pixel_statistics_are_cell_means_of_color_and_contrast():
 
 
 def checkerboard(x):
-  """The same cell means, another contrast."""
+  """Changes the contrast and keeps the cell means."""
   sign = (-1.0) ** np.add.outer(np.arange(8), np.arange(8))
   return x + 0.3 * sign[None, :, :, None].astype("f4")
 
@@ -147,23 +147,23 @@ def checkerboard(x):
   ],
   ids=["bright", "no_blue", "tint", "checker", "flat", "lower", "right"],
 )
-def test_pixel_statistics_see(change):
+def test_pixel_statistics_detect(change):
   x = images()
   assert apart(x, x) == 0
   assert apart(x, change(x).astype("f4")) > 0.05
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4, 1), (3, 16, 16, 3)])
-def test_pixel_statistics_at_every_side(shape):
+def test_pixel_statistics_of_other_sizes(shape):
   got = probes.pixel_statistics(jnp.zeros(shape))
   assert got.shape == (3, 16 * 2 * shape[-1])
   np.testing.assert_array_equal(got, 0)
 
 
-def test_moment_distance_is_0_for_equal_and_1_for_one_mean_image():
+def test_moment_distance_is_0_for_equal_sets_and_1_for_the_mean():
   reals = jnp.asarray(FEATURES)
   assert probes.moment_distance(reals, reals) == 0
-  # The order of samples is no moment.
+  # Moments do not depend on the order of the samples.
   assert probes.moment_distance(reals[::-1], reals) == pytest.approx(
     0, abs=1e-6
   )
@@ -173,7 +173,7 @@ def test_moment_distance_is_0_for_equal_and_1_for_one_mean_image():
   assert probes.moment_distance(shifted, reals) == pytest.approx(4, rel=1e-4)
 
 
-def test_moment_distance_to_equal_reals_is_a_number():
+def test_moment_distance_to_constant_reals_is_finite():
   assert np.isfinite(
     probes.moment_distance(jnp.asarray(FEATURES), jnp.ones((12, 7)))
   )
@@ -185,5 +185,5 @@ def test_heldout_gap_runs_from_0_to_1():
   assert probes.heldout_gap(real, fake, fake) == 1
   halfway = jnp.array([0.0, 1.0])
   assert probes.heldout_gap(real, halfway, fake) == pytest.approx(0.5)
-  # A D that cannot tell anything.
+  # D does not separate reals from fakes.
   assert np.isfinite(probes.heldout_gap(real, real, real))

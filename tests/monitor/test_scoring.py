@@ -1,3 +1,5 @@
+"""Tests of the drills' plan and of the monitor's scores."""
+
 import math
 
 import pytest
@@ -26,7 +28,7 @@ def _row(what="lr_both_10", *, fault=True, lost=None, alarm=None, **fields):
   }
 
 
-def test_wilson_is_the_textbook_interval():
+def test_wilson_interval_is_that_of_the_literature():
   # Newcombe 1998, table I, case 81 of 263: 0.2553 to 0.3662.
   found = scoring.wilson(81, 263)
   assert found["interval95"] == pytest.approx([0.2553, 0.3662], abs=1e-4)
@@ -37,7 +39,8 @@ def test_wilson_is_the_textbook_interval():
 def test_no_alarm_in_30000_steps_bounds_the_rate():
   found = scoring.poisson(0, 30_000)
   assert found["per_10000"] == 0
-  # 3.689 is half the 97.5% quantile of chi squared with two degrees.
+  # 3.689 is half of the 97.5% quantile of chi-squared with 2 degrees of
+  # freedom.
   assert found["interval95"] == pytest.approx([0, 3.689 / 3], abs=1e-3)
   low, high = scoring.poisson(4, 10_000)["interval95"]
   assert (low, high) == pytest.approx((1.090, 10.242), abs=1e-3)
@@ -48,9 +51,9 @@ def test_no_alarm_in_30000_steps_bounds_the_rate():
   [
     ([(10, 8.0), (20, 4.0), (30, 7.9)], None, None),
     ([(10, 8.0), (20, 4.0), (30, 8.1), (40, 9.0)], None, 30),
-    # It came back.
+    # Recovers.
     ([(10, 4.0), (20, 9.0), (30, 7.0), (40, 3.0)], None, None),
-    # And was lost again.
+    # Recovers and is lost again.
     ([(10, 4.0), (20, 9.0), (30, 7.0), (40, 8.5)], None, 40),
     ([(10, 4.0), (20, math.nan)], None, 20),
     ([(10, 4.0)], 17, 17),
@@ -58,22 +61,24 @@ def test_no_alarm_in_30000_steps_bounds_the_rate():
     ([], None, None),
   ],
 )
-def test_a_run_is_lost_where_it_stays_twice_as_bad(scores, ended, expected):
+def test_a_run_is_lost_if_its_scores_stay_above_twice_the_best(
+  scores, ended, expected
+):
   assert lost_step(scores, ended) == expected
 
 
-def test_alarms_are_counted_where_they_belong():
+def test_alarms_are_counted_as_true_or_false():
   rows = [
     _row(lost=640, alarm=600),
     _row(lost=640, alarm=700),
     _row(lost=640),
-    # Before the fault: false, and the fault was not seen.
+    # The alarm precedes the fault, so it is false and the fault is missed.
     _row(lost=640, alarm=300),
-    # A fault without harm: its alarm is neither right nor wrong.
+    # The fault did no harm, so the alarm is neither true nor false.
     _row(alarm=600),
     _row("undisturbed", fault=False),
     _row("d_spikes", fault=False, alarm=700),
-    # Lost by itself: no healthy steps.
+    # The control was lost without a fault, so it has no healthy steps.
     _row("small_batch", fault=False, lost=800, alarm=700),
   ]
   found = scoring.score(rows, warmup=100)
@@ -87,7 +92,7 @@ def test_alarms_are_counted_where_they_belong():
   assert "2 of 4, 50.0%" in scoring.as_text(found)
 
 
-def test_steps_that_drills_share_are_counted_once():
+def test_shared_steps_are_counted_once():
   rows = [
     _row("undisturbed", fault=False),
     _row("d_spikes", fault=False, shared_steps=500),
@@ -97,35 +102,35 @@ def test_steps_that_drills_share_are_counted_once():
   assert found["false_alarms"]["steps"] == 900 + 500
 
 
-def test_a_healthy_checkpoint_is_as_good_as_the_best_before_the_alarm():
+def test_a_good_checkpoint_scores_like_the_best_before_the_alarm():
   rows = [
     _row(lost=640, alarm=600, healthy={"step": 560, "score": 10.9}),
     _row(lost=640, alarm=600, healthy={"step": 560, "score": 11.1}),
     _row(lost=640, alarm=600, healthy={"step": 560, "score": None}),
-    # None was there.
+    # No checkpoint was saved.
     _row(lost=640, alarm=600, healthy=None),
   ]
   found = scoring.score(rows, warmup=100)["healthy_good"]
   assert (found["count"], found["of"]) == (1, 4)
 
 
-def test_a_run_that_was_past_its_best_has_no_better_state_to_save():
+def test_run_good_counts_runs_that_scored_like_their_best():
   def scores(*found):
     return [[400, 10.0], *found, [1000, 30.0]]
 
   rows = [
     _row(lost=640, alarm=600, scores=scores([480, 10.9])),
     _row(lost=640, alarm=600, scores=scores([480, 11.1])),
-    # The best is of after the fault had begun.
+    # The best score is from after the start of the fault.
     _row(lost=640, alarm=600, scores=scores([480, 10.0], [560, 8.0])),
-    # Not seen: nothing was saved.
+    # There was no alarm, so no checkpoint was saved.
     _row(lost=640, scores=scores([480, 10.0])),
   ]
   found = scoring.score(rows, warmup=100)["run_good"]
   assert (found["count"], found["of"]) == (1, 3)
 
 
-def test_recovered_is_as_good_as_the_undisturbed_twin_at_its_end():
+def test_a_recovered_run_scores_like_its_undisturbed_twin():
   def recovery(last, ended=None, rollbacks=1):
     scores = [[400, 1.0], [600, 50.0], [1000, last]]
     return {"scores": scores, "ended": ended, "rollbacks": rollbacks}
@@ -142,14 +147,14 @@ def test_recovered_is_as_good_as_the_undisturbed_twin_at_its_end():
     _row(**seen, recovery=recovery(11.1)),
     _row(**seen, recovery=recovery(5.0, ended=900)),
     _row(**seen, recovery=recovery(5.0, rollbacks=0)),
-    # Nobody to compare with: not counted.
+    # There is no twin with this seed, so the run is not counted.
     _row(**seen, recovery=recovery(5.0)) | {"seed": 1},
   ]
   found = scoring.score(rows, warmup=100)["recovered"]
   assert (found["count"], found["of"]) == (1, 4)
 
 
-def test_tuning_and_test_share_no_run():
+def test_tuning_and_test_drills_share_no_run():
   drills = plan(("tuning", "test"), 2, 3)
   assert len({drill.name for drill in drills}) == len(drills)
   tuning, test = (
@@ -158,13 +163,13 @@ def test_tuning_and_test_share_no_run():
   )
   assert not {s for s, _ in tuning} & {s for s, _ in test}
   assert not {s for _, s in tuning} & {s for _, s in test}
-  # As many as the table asks for.
+  # The published results need this many.
   assert sum(d.is_fault for d in drills if d.group == "test") >= 60
   assert sum(not d.is_fault for d in drills if d.group == "test") >= 40
   assert {d.what for d in drills} == set(FAULTS) | set(CONTROLS)
 
 
-def test_a_small_batch_takes_as_many_steps():
+def test_a_small_batch_does_not_change_the_number_of_steps():
   stage = Stage("r3gan_8")
   small, usual = stage.spec(divisor=SMALL), stage.spec()
   assert small.total_steps == usual.total_steps == 700
@@ -173,7 +178,7 @@ def test_a_small_batch_takes_as_many_steps():
   assert small.count.every(kimgs[0]) == usual.count.every(kimgs[1])
 
 
-def test_a_drill_is_disturbed_at_a_moment_of_its_own():
+def test_each_drill_has_its_own_reproducible_start():
   starts = {Drill("test", "r3gan_16", "d_frozen", s).start for s in range(9)}
   assert len(starts) > 5
   assert starts == {
@@ -181,7 +186,7 @@ def test_a_drill_is_disturbed_at_a_moment_of_its_own():
   }
 
 
-def test_parts_are_all_drills_and_keep_a_trunk_together():
+def test_parts_cover_all_drills_and_do_not_split_a_trunk():
   drills = plan(("test",), 1, 2)
   parts = [part(drills, share, 2) for share in (1, 2)]
   assert sorted(d.name for p in parts for d in p) == sorted(
@@ -193,7 +198,7 @@ def test_parts_are_all_drills_and_keep_a_trunk_together():
   assert not one & other
 
 
-def test_only_what_begins_alike_has_a_trunk():
+def test_drills_with_their_own_start_have_no_trunk():
   drills = [Drill("test", "r3gan_16", what, 7) for what in FAULTS | CONTROLS]
   own = {d.what for d in drills if d.trunk is None}
   assert own == {"undisturbed", "small_batch"}
@@ -204,7 +209,7 @@ def test_only_what_begins_alike_has_a_trunk():
 @pytest.mark.parametrize(
   ("before", "step"), [(250, 200), (200, 200), (199, 100), (99, 0)]
 )
-def test_a_branch_goes_on_from_the_newest_checkpoint_before(
+def test_a_branch_continues_from_the_newest_allowed_checkpoint(
   tmp_path, before, step
 ):
   trunk, run = tmp_path / "trunk", tmp_path / "run"

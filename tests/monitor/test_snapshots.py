@@ -1,4 +1,4 @@
-"""The ring of states in host memory."""
+"""Tests of the snapshots in host memory."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ _numbers = itertools.count()
 
 @functools.cache
 def built(mesh=ALONE):
-  """Shapes and shardings of a real state; nothing is compiled."""
+  """Returns the build of a small r3gan, without compiling anything."""
   spec = from_config(
     {
       "global_batch_size": 16,
@@ -40,12 +40,12 @@ def built(mesh=ALONE):
 
 
 def random_state(abstract):
-  """On the devices, different each time."""
+  """Returns a state on the devices, different at each call."""
   rng = np.random.default_rng(next(_numbers))
 
   def draw(leaf):
     whole = (100 * rng.normal(size=leaf.shape)).astype(leaf.dtype)
-    # A copy: JAX may take the memory itself, and these states are donated.
+    # Copies, because JAX may use the memory itself and the tests donate states.
     return jax.make_array_from_callback(
       leaf.shape, leaf.sharding, lambda index: np.array(whole[index])
     )
@@ -53,7 +53,7 @@ def random_state(abstract):
   return jax.tree.map(draw, abstract)
 
 
-# What a step does to its state, as far as memory goes.
+# Changes and donates the state, like a training step.
 consume = jax.jit(
   lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0
 )
@@ -72,7 +72,7 @@ def assert_same(state, wanted):
   jax.tree.map(np.testing.assert_array_equal, state, wanted)
 
 
-def test_snapshots_are_found_by_step_and_the_newest_stays():
+def test_snapshots_are_found_by_step_and_the_newest_is_kept():
   abstract = built().abstract_state
   states = {step: random_state(abstract) for step in (0, 10, 20, 30)}
   wanted = fetched(states)
@@ -102,7 +102,7 @@ def test_a_pinned_snapshot_is_not_dropped():
 
 
 def kept_steps(slots, interval, total):
-  """Steps of the snapshots after each snapshot of a run."""
+  """Yields each step with a snapshot, and the steps then kept."""
   held = []
   for now in range(0, total, interval):
     held.append(now)
@@ -115,8 +115,8 @@ def kept_steps(slots, interval, total):
 @pytest.mark.parametrize(
   ("slots", "worst"), [(12, 2.0), (10, 2.5), (8, 3.5), (6, 8.0)]
 )
-def test_a_state_before_any_onset_is_kept_and_not_much_older(slots, worst):
-  """10,000 pairs of an onset and its alarm, up to 20,000 steps apart."""
+def test_every_onset_has_a_snapshot_not_much_older(slots, worst):
+  """Checks 10,000 random onsets with alarms up to 20,000 steps later."""
   interval, rng = 200, np.random.default_rng(0)
   runs = dict(
     (now, list(held)) for now, held in kept_steps(slots, interval, 60_000)
@@ -128,23 +128,23 @@ def test_a_state_before_any_onset_is_kept_and_not_much_older(slots, worst):
     held = runs[now // interval * interval]
     before = [step for step in held if step <= onset]
     assert before, (now, onset, held)
-    # The newest snapshot before the onset, had all of them been kept.
+    # The newest snapshot before the onset if none were dropped.
     best = onset // interval * interval
     assert now - before[-1] <= worst * (now - best) + interval
 
 
-def test_one_on_its_way_counts_as_held():
+def test_held_includes_a_snapshot_in_transfer():
   kept = ring(snapshots=2)
   kept.take(5, random_state(built().abstract_state), {})
   assert kept.held == [5]
 
 
-def test_a_snapshot_outlives_the_donated_state_and_its_own_restored_copy():
+def test_a_snapshot_outlives_donated_states_and_restored_copies():
   state = random_state(built().abstract_state)
   wanted = fetched(state)
   kept = ring()
   kept.take(3, state, {})
-  # At once: the copy to the host is under way.
+  # Donates the state while its copy to the host is in transfer.
   moved = consume(state)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
   kept.take(4, moved, {})
@@ -160,7 +160,7 @@ def test_a_snapshot_outlives_the_donated_state_and_its_own_restored_copy():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_states_with_lost_numbers_are_dropped(value):
+def test_states_that_are_not_finite_are_dropped(value):
   abstract = built().abstract_state
   sound, lost = random_state(abstract), random_state(abstract)
   kernel = lost.d.params["logit"]["kernel"]
@@ -173,8 +173,8 @@ def test_states_with_lost_numbers_are_dropped(value):
   assert kept.held == [1]
 
 
-def test_lost_numbers_are_looked_for_everywhere():
-  """In Adam's moments, the average and the spectra, too; not in dials."""
+def test_all_parts_of_a_state_must_be_finite():
+  """Checks Adam's moments, the moving average, the spectra and the dials."""
   abstract = built().abstract_state
 
   def spoilt(path):
@@ -194,7 +194,7 @@ def test_lost_numbers_are_looked_for_everywhere():
     assert kept.newest(2) is None, path
 
 
-def test_later_ones_are_forgotten_at_a_rollback():
+def test_later_snapshots_are_dropped_at_a_rollback():
   kept = ring()
   for step in (2, 4, 6):
     kept.take(step, random_state(built().abstract_state), {})
@@ -204,10 +204,10 @@ def test_later_ones_are_forgotten_at_a_rollback():
   assert kept.newest(9).data == {"new": True}
 
 
-def test_split_states_are_held_once_and_go_back_where_they_were():
+def test_sharded_states_are_kept_once_and_restored_to_their_shardings():
   abstract = built(SPLIT).abstract_state
   kept = ring(SPLIT)
-  # 8 devices here, and no part twice.
+  # There are 8 devices, and each shard is kept once.
   whole = sum(
     leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)
   )
@@ -238,7 +238,7 @@ def test_split_states_are_held_once_and_go_back_where_they_were():
     assert leaf.dtype == like.dtype
 
 
-def test_as_many_are_kept_as_fit_and_a_warning_says_so(caplog):
+def test_a_warning_reports_that_fewer_snapshots_fit(caplog):
   each = ring().bytes_each
   gib = 2.5 * each / 2**30
   assert ring(snapshots=2, max_host_gib=gib).slots == 2
@@ -253,7 +253,7 @@ def test_as_many_are_kept_as_fit_and_a_warning_says_so(caplog):
     assert words in caplog.text
 
 
-def test_too_little_memory_for_two_is_refused():
+def test_too_little_memory_for_two_snapshots_is_refused():
   gib = 1.5 * ring().bytes_each / 2**30
   with pytest.raises(SpecError, match=r"mesh.weights.*monitor.action to 'log'"):
     ring(snapshots=4, max_host_gib=gib)
@@ -268,14 +268,16 @@ def test_half_of_the_free_memory_is_the_default(monkeypatch, caplog):
   assert "half of the memory that is free here" in caplog.text
 
 
-def test_free_bytes_is_what_the_system_says():
+def test_free_bytes_is_at_most_the_total_memory():
   free = snapshots.free_bytes()
   with open("/proc/meminfo") as file:
     total = re.search(r"MemTotal: +(\d+) kB", file.read())
   assert 2**20 < free <= int(total[1]) * 1024
 
 
-def test_a_control_group_counts_where_it_has_less(tmp_path, monkeypatch):
+def test_free_bytes_respects_the_limit_of_a_control_group(
+  tmp_path, monkeypatch
+):
   files = {
     "/proc/meminfo": "MemTotal: 900 kB\nMemAvailable:     800 kB\n",
     "/sys/fs/cgroup/memory.max": "500000\n",

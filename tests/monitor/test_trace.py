@@ -1,4 +1,4 @@
-"""Reading recorded traces, and the verdict over them."""
+"""Tests of reading recorded traces and of their verdicts."""
 
 import json
 import math
@@ -18,7 +18,7 @@ def write(tmp_path, text, name="trace.csv"):
 
 
 def sigma(steps=1000, at=700, growth=1.01, spacing=10, seed=0):
-  """One column: slow growth with noise, exponential from `at` on."""
+  """Yields one column that grows slowly, and exponentially from `at` on."""
   rng = random.Random(seed)
   for step in range(0, steps, spacing):
     faster = growth ** max(0, step - at)
@@ -30,7 +30,7 @@ def csv_of(values, name="g/sigma0/fc"):
   return "\n".join([f"step,{name}", *lines]) + "\n"
 
 
-def test_a_single_column_that_explodes(tmp_path):
+def test_a_single_exploding_column_is_an_alarm(tmp_path):
   found = replay(read_trace(write(tmp_path, csv_of(sigma()))), VerdictSpec())
   alarm = next(a for a in found["alarms"] if a["level"] == "rollback")
   assert alarm["signal"] == "g/sigma0/fc"
@@ -41,7 +41,7 @@ def test_a_single_column_that_explodes(tmp_path):
   json.dumps(found, allow_nan=False)
 
 
-def test_a_single_column_that_is_healthy(tmp_path):
+def test_a_single_healthy_column_is_no_alarm(tmp_path):
   healthy = csv_of(sigma(at=1000))
   found = replay(read_trace(write(tmp_path, healthy)), VerdictSpec())
   assert found == {
@@ -52,7 +52,7 @@ def test_a_single_column_that_is_healthy(tmp_path):
   }
 
 
-def test_a_number_that_is_not_finite(tmp_path):
+def test_a_value_that_is_not_finite_is_an_alarm(tmp_path):
   text = "step,d/loss\n0,0.7\n10,0.6\n20,nan\n30,0.6\n"
   found = replay(read_trace(write(tmp_path, text)), VerdictSpec())
   assert found["alarms"][0] == {
@@ -68,13 +68,13 @@ def test_a_number_that_is_not_finite(tmp_path):
   assert found["healthy_step"] == 10
 
 
-def test_nothing_healthy_before_the_onset(tmp_path):
+def test_no_healthy_step_before_the_onset(tmp_path):
   text = "step,d/loss\n0,inf\n10,0.6\n"
   found = replay(read_trace(write(tmp_path, text)), VerdictSpec())
   assert found["healthy_step"] is None
 
 
-def test_a_few_rows_are_nothing_to_judge_by(tmp_path):
+def test_a_few_rows_are_too_few_to_judge(tmp_path):
   text = "step,d/loss\n0,0.5\n10,0.6\n"
   found = replay(read_trace(write(tmp_path, text)), VerdictSpec())
   assert found["healthy_step"] is None
@@ -95,7 +95,7 @@ def test_kinks_are_not_judged(tmp_path):
   assert not replay(trace, VerdictSpec(), kinks=[500])["alarms"]
 
 
-def test_cells_that_are_missing_or_no_numbers(tmp_path):
+def test_cells_that_are_missing_or_not_numbers(tmp_path):
   text = (
     "\ufeffstep, d/loss ,g/loss\r\n"
     "1,0.5,\r\n"
@@ -156,7 +156,7 @@ def test_bad_files_are_refused(tmp_path, content, message):
     read_trace(write(tmp_path, content))
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
   with pytest.raises(SpecError, match="is not a file"):
     read_trace(str(tmp_path / "none.csv"))
   with pytest.raises(SpecError, match=r"metrics.jsonl is not a file"):
@@ -176,7 +176,7 @@ def run_dir(tmp_path):
   return str(tmp_path)
 
 
-def test_the_rows_of_a_run_are_those_that_led_to_its_end(run_dir):
+def test_only_rows_that_led_to_the_end_of_a_run_are_read(run_dir):
   trace = read_trace(run_dir)
   assert [step for step, _ in trace.rows] == [10, 20, 30, 40, 50]
   assert [row["d/loss"] for _, row in trace.rows] == [
@@ -189,7 +189,7 @@ def test_the_rows_of_a_run_are_those_that_led_to_its_end(run_dir):
   assert trace.notes == ["2 lines are not rows with a step"]
 
 
-def test_an_attempt_that_was_given_up_can_be_asked_for(run_dir):
+def test_an_abandoned_attempt_can_be_selected(run_dir):
   trace = read_trace(run_dir, attempt=0)
   assert [step for step, _ in trace.rows] == [10, 20, 30, 40]
   assert math.isnan(trace.rows[3][1]["d/loss"])

@@ -1,4 +1,4 @@
-"""The verdict: what it alarms on, what it ignores, and how it explains."""
+"""Tests of the verdict's alarms, their reasons, and what causes no alarm."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from bigscale.spec.verdict import VerdictSpec
 STEPS = 1200
 AT = 700
 INTERVAL = 10
-# By signal: level, noise (of its logarithm), drift over the run.
+# Level of each signal, and the noise and drift of its logarithm.
 SIGNALS = {
   "d/loss": (0.62, 0.1, -0.1),
   "g/loss": (0.95, 0.1, 0.1),
@@ -37,7 +37,16 @@ EXPENSIVE = {
 
 
 def rows(effects=None, seed=0, steps=STEPS, at=AT, tau=40.0, end=None):
-  """A run; effects: by signal, a change of its logarithm from `at` on."""
+  """Yields the steps and rows of a run.
+
+  Args:
+    effects: change of each signal's logarithm from `at` on.
+    seed: seed of the noise.
+    steps: number of steps.
+    at: first changed step.
+    tau: time constant of the change, in steps.
+    end: first step after the change; None if it lasts.
+  """
   rng = random.Random(seed)
   correlated = {}
   for step in range(steps):
@@ -82,26 +91,26 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_faults_ask_for_a_rollback(fault, seed):
+def test_faults_request_a_rollback(fault, seed):
   decisions, _ = judge(rows(FAULTS[fault], seed))
   alarm = first(decisions, "rollback")
   assert alarm is not None
   assert AT < alarm.step <= AT + 60
-  # At most one probe, or 10% of the run, away.
+  # At most one probe early and five late.
   assert AT - INTERVAL <= alarm.onset <= AT + 5 * INTERVAL
   assert all(d.step >= AT for d in decisions)
   assert alarm.reasons[0].signal in set(FAULTS[fault]) | {"d/logit_gap"}
   assert "by chance once in" in alarm.reasons[0].rule
 
 
-def test_losses_alone_warn_where_other_groups_are_watched():
+def test_losses_alone_warn_if_other_groups_are_watched():
   losses = {"d/loss": 1.5, "g/loss": 1.0}
   decisions, _ = judge(rows(losses))
   assert first(decisions, "warn") is not None
   assert first(decisions, "rollback") is None
 
 
-def test_losses_alone_roll_back_where_nothing_else_is_watched():
+def test_losses_alone_roll_back_if_no_other_group_is_watched():
   run = (
     (step, {"d/loss": row["d/loss"], "g/loss": row["g/loss"]})
     for step, row in rows({"d/loss": 1.5, "g/loss": 1.0})
@@ -110,7 +119,7 @@ def test_losses_alone_roll_back_where_nothing_else_is_watched():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_healthy_run_says_nothing(seed):
+def test_a_healthy_run_has_no_alarms(seed):
   decisions, verdict = judge(rows(seed=seed))
   assert decisions == []
   assert verdict.judged
@@ -118,7 +127,7 @@ def test_a_healthy_run_says_nothing(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_spike_of_d_that_recovers_is_no_collapse(seed):
+def test_a_spike_of_d_that_recovers_is_only_a_warning(seed):
   spike = {
     "d/loss": 1.5,
     "d/grad_norm": 2.0,
@@ -133,14 +142,14 @@ def test_a_spike_of_d_that_recovers_is_no_collapse(seed):
   assert decisions[-1].level == "ok"
 
 
-def test_a_kink_that_is_announced_is_no_alarm():
+def test_a_declared_change_is_no_alarm():
   change = {"g/update_norm": -2.3, "d/update_norm": -2.3, "d/loss": 0.8}
   assert judge(rows(change, tau=5.0))[0]
   decisions, _ = judge(rows(change, tau=5.0), kinks=[AT])
   assert decisions == []
 
 
-def test_a_fault_after_a_kink_is_seen():
+def test_a_fault_after_a_declared_change_is_detected():
   decisions, _ = judge(rows(FAULTS["g_lr"]), kinks=[400])
   assert first(decisions, "rollback").step <= AT + 100
 
@@ -166,7 +175,7 @@ def test_not_finite_is_an_immediate_rollback_even_in_the_warm_up(signal, bad):
   json.dumps(verdict.get_state(), allow_nan=False)
 
 
-def test_not_finite_out_of_nothing_began_where_it_is():
+def test_not_finite_without_a_warning_dates_to_its_own_step():
   verdict = Verdict(VerdictSpec())
   crept = {"d/sigma0/layer3": 0.06}
   for step, row in rows(crept, at=400, steps=AT):
@@ -175,7 +184,7 @@ def test_not_finite_out_of_nothing_began_where_it_is():
   assert (decision.level, decision.onset) == ("rollback", AT)
 
 
-def test_not_finite_after_a_warning_began_where_that_did():
+def test_not_finite_after_a_warning_dates_to_the_warnings_onset():
   verdict = Verdict(VerdictSpec())
   spike = {"d/loss": 1.5, "d/grad_norm": 2.0, "g/grad_norm": 1.5, "d/r1": 3.0}
   for step, row in rows(spike, tau=3.0):
@@ -188,14 +197,14 @@ def test_not_finite_after_a_warning_began_where_that_did():
   assert AT - 3 * INTERVAL <= decision.onset < step
 
 
-def test_a_count_of_what_is_not_finite_is_an_immediate_rollback():
+def test_a_nonfinite_count_is_an_immediate_rollback():
   verdict = Verdict(VerdictSpec())
   decision = verdict.update(3, {"d/loss": 1.0, "g/nonfinite": 2.0})
   assert decision.level == "rollback"
   assert decision.reasons[0].signal == "g/nonfinite"
 
 
-def test_not_finite_is_reported_once_while_it_lasts_and_again_later():
+def test_not_finite_is_reported_once_per_occurrence():
   values = [0.5] * 5 + [math.nan] * 60 + [0.5] * 5 + [math.inf]
   decisions, _ = judge((s, {"d/loss": v}) for s, v in enumerate(values))
   alarms = [d.step for d in decisions if d.level == "rollback"]
@@ -212,8 +221,8 @@ def test_not_finite_during_an_alarm_is_another_alarm():
   assert decision.reasons[0].signal == "g/loss"
 
 
-def test_a_lasting_shift_becomes_normal_and_a_later_fault_is_seen():
-  """A benign shift at 6,000 steps, then a NaN at 15,000."""
+def test_a_lasting_shift_becomes_normal_and_a_later_fault_is_detected():
+  """Judges a benign shift at step 6,000 and a NaN at step 15,000."""
 
   def shifted():
     rng = random.Random(0)
@@ -242,7 +251,7 @@ def test_a_dead_discriminator_is_a_rollback_after_three_rows():
   )
 
 
-def test_a_dead_discriminator_died_before_it_was_found():
+def test_the_onset_of_a_dead_discriminator_precedes_its_alarm():
   verdict = Verdict(VerdictSpec())
   for step in range(100, 103):
     decision = verdict.update(step, DEAD)
@@ -252,7 +261,7 @@ def test_a_dead_discriminator_died_before_it_was_found():
 @pytest.mark.parametrize(
   "alive",
   [
-    # A hinge loss has no gradient where D tells all apart.
+    # A hinge loss has no gradient if D separates all reals and fakes.
     DEAD | {"d/logit_real": 3.0, "d/logit_fake": -3.0},
     DEAD | {"d/grad_norm": 1e-6},
     {"d/grad_norm": 0.0},
@@ -266,13 +275,13 @@ def test_a_discriminator_that_is_not_dead(alive):
   assert not decisions
 
 
-def test_one_that_comes_back_to_life_was_not_dead():
+def test_a_discriminator_that_recovers_is_not_dead():
   rows_ = [DEAD, DEAD, DEAD | {"d/grad_norm": 0.3}, DEAD, DEAD]
   decisions, _ = judge(enumerate(rows_))
   assert not decisions
 
 
-def test_how_long_it_was_dead_survives_a_restart():
+def test_a_restart_keeps_the_number_of_dead_rows():
   first, second = Verdict(VerdictSpec()), Verdict(VerdictSpec())
   first.update(0, DEAD)
   first.update(1, DEAD)
@@ -280,12 +289,12 @@ def test_how_long_it_was_dead_survives_a_restart():
   assert second.update(2, DEAD).level == "rollback"
 
 
-def test_a_rollback_that_nobody_makes_is_raised_once():
+def test_a_rollback_that_is_not_made_is_requested_once():
   decisions, _ = judge(rows(FAULTS["one_layer"]))
   assert [d.level for d in decisions] == ["rollback", "ok"]
 
 
-def test_a_probe_that_fails_by_itself_is_said_once():
+def test_a_probe_that_fails_alone_is_noted_once():
   broken = ((s, r | {"g/diversity": math.nan}) for s, r in rows())
   decisions, verdict = judge(broken)
   assert decisions == []
@@ -300,7 +309,7 @@ def test_a_single_signal_that_stays_not_finite_is_a_rollback():
   assert [(d.step, d.level) for d in decisions] == [(22, "rollback")]
 
 
-def test_what_is_no_number_is_missing_and_said():
+def test_values_that_are_not_numbers_are_skipped_and_noted():
   odd = ["text", None, True, [1.0], {"a": 1}, 1 + 2j]
   run = ((s, r | {"g/diversity": odd[s % 6]}) for s, r in rows(steps=400))
   decisions, verdict = judge(run)
@@ -308,7 +317,7 @@ def test_what_is_no_number_is_missing_and_said():
   assert len(verdict.notes) == 1
 
 
-def test_steps_that_do_not_advance_are_passed_over():
+def test_rows_whose_steps_do_not_advance_are_skipped():
   verdict = Verdict(VerdictSpec())
   verdict.update(10, {"d/loss": 1.0})
   assert verdict.update(10, {"d/loss": math.nan}).level == "ok"
@@ -321,7 +330,7 @@ def test_steps_that_do_not_advance_are_passed_over():
 @pytest.mark.parametrize(
   ("name", "sign"), [("eval/fd_classifier", 1), ("eval/inception_score", -1)]
 )
-def test_scores_that_come_later_in_the_same_step_count(name, sign):
+def test_scores_in_a_second_row_of_the_same_step_count(name, sign):
   verdict = Verdict(VerdictSpec())
   levels = []
   scores = [40.0, 20.0, 11.0, 8.0, 9.0, 8.0, 8.5, 8.2, 60.0, 75.0]
@@ -341,7 +350,7 @@ def test_scores_that_come_later_in_the_same_step_count(name, sign):
 
 @pytest.mark.parametrize("fault", ["g_lr", "mode_collapse", "one_layer"])
 @pytest.mark.parametrize("cut", [150, AT + 35, AT + 95])
-def test_a_resumed_verdict_decides_as_an_undisturbed_one(fault, cut):
+def test_a_resumed_verdict_makes_the_same_decisions(fault, cut):
   run = list(rows(FAULTS[fault]))
   verdict = Verdict(VerdictSpec(), [400])
   straight = [verdict.update(*item) for item in run]
@@ -366,7 +375,7 @@ def test_nothing_is_compared_across_a_declared_change():
   assert set(list(levels.values())[AT + 40 :]) == {"ok"}
 
 
-def test_sparse_rows_need_as_many_rows():
+def test_the_delay_in_rows_does_not_depend_on_their_spacing():
   change = {"g/sigma0/layer7": 1.2}
   sparse = ((100 * s, r) for s, r in rows(change, at=AT, tau=40.0))
   alarm = first(judge(sparse)[0], "rollback")
@@ -415,7 +424,7 @@ def test_single_columns_warn_and_roll_back_by_themselves():
   assert first(judge(loss)[0], "rollback").onset >= AT - INTERVAL
 
 
-def test_the_directions_that_are_good_are_no_evidence():
+def test_changes_in_a_good_direction_are_no_evidence():
   better = {
     "g/pixel_distance": -3.0,
     "g/diversity": 1.0,
@@ -438,7 +447,7 @@ def test_unknown_columns_do_not_make_a_warning_of_losses_a_rollback():
 
 @pytest.mark.parametrize("phi", [0.0, 0.3, 0.9, 0.99])
 @pytest.mark.parametrize("name", ["d/loss", "g/sigma0/a", "g/diversity", "x1"])
-def test_stationary_noise_is_at_most_one_rollback_in_10_000_rows(phi, name):
+def test_stationary_noise_causes_at_most_one_rollback_in_10000_rows(phi, name):
   rng = random.Random(f"{phi}{name}")
   x = rng.gauss(0, 1)
   run = []
@@ -450,7 +459,7 @@ def test_stationary_noise_is_at_most_one_rollback_in_10_000_rows(phi, name):
   assert len(alarms) <= (1 if phi else 0)
 
 
-def test_a_state_of_an_earlier_version_is_learned_anew():
+def test_a_state_of_an_earlier_version_is_ignored():
   verdict = Verdict(VerdictSpec())
   verdict.set_state({"last": 70, "trackers": {}, "level": "stop"})
   assert verdict.update(71, {"d/loss": 0.5}).level == "ok"
@@ -468,6 +477,6 @@ def test_a_state_of_an_earlier_version_is_learned_anew():
     {"smallest_rise": 0.0},
   ],
 )
-def test_a_spec_that_cannot_work_is_refused(broken):
+def test_an_invalid_spec_is_refused(broken):
   with pytest.raises(SpecError, match=rf"monitor.verdict.{next(iter(broken))}"):
     VerdictSpec(**broken)
