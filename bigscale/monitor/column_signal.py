@@ -48,7 +48,7 @@ class Signal:
     kind: how the column is judged.
     scales: the dyadic scales, the finest first.
     last: newest value; NaN before the first.
-    since: first step of the newest value.
+    since: step from which on the newest value repeats.
     rows: number of values.
     lost: number of consecutive values up to now that were not finite.
     found: the strongest evidence in this signal.
@@ -89,7 +89,7 @@ class Signal:
     self.found = Found(0.0, 0, True)
 
   def cut(self) -> None:
-    """Excludes the values so far from later comparisons."""
+    """Excludes all earlier values from later comparisons."""
     self.found = Found(0.0, 0, True)
     for scale in self.scales:
       scale.cut()
@@ -101,7 +101,7 @@ class Signal:
     self._same, self._by_scores = 0, 0.0
 
   def add(self, value: float, step: int, row: int) -> None:
-    """Adds a finite value. A value that repeats the last one is not added.
+    """Adds a finite value. A value that repeats the last one counts only once.
 
     Args:
       value: the column's value.
@@ -134,7 +134,7 @@ class Signal:
       return
     block = x, float(step)
     if not (self._floor or self._gap >= _SPARSE):
-      # With the median, a single row is never evidence.
+      # The median prevents a single row from being evidence.
       block = median(recent[-3:]), float(self._times[0])
     self._add_block(block, recent)
     self.found = self._strongest()
@@ -170,7 +170,7 @@ class Signal:
       best = min(median(earlier[i : i + 3]) for i in range(len(earlier)))
       z = (min(past[-2:]) - best) / noise
       if z > 2:
-        # Scores are tested only once per many rows.
+        # A score is tested once in many rows, so its rate per row is lower.
         rare = math.log(max(self._seen_at / len(past), 1.0))
         self._by_scores = surprise(z, len(earlier) - 1) + rare
 

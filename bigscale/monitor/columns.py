@@ -76,7 +76,8 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   ),
   (r"(step|iter|batch|data)_?(time|sec)|sec_per|per_sec", None),
   (r"standard_error|(^|[/_. ])std$|__(min|max)$", None),
-  # A relativistic loss determines only the gap of these levels. It is judged.
+  # A relativistic loss determines only the gap between these levels, so only the
+  # gap is judged.
   (
     r"logit_(real|fake|heldout)$|scores/(real|fake)$|(^|[/_])signs?([/_]|$)",
     None,
@@ -115,8 +116,8 @@ def kind_of(name: str) -> Kind | None:
   low = name.lower()
   for pattern, kind in _KINDS:
     if re.search(pattern, low):
-      # Without a finite norm of all weights, the run is lost. One layer's
-      # singular value does not show that.
+      # A run is lost if the norm of all weights is not finite. A singular value
+      # of one layer does not show that.
       vital = kind is not None and bool(_NORM.search(low))
       return kind._replace(vital=True) if vital else kind
   return _OTHER

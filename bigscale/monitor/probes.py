@@ -1,7 +1,7 @@
 """Pure functions that compute the monitor's scalars inside the training step.
 
-They compute in float32 or wider. The cheap ones run in every step, and the ones
-that need samples at an interval (`train/probe`).
+They compute in float32 or wider. Cheap functions run in every step. Functions
+that need samples run at an interval (`train/probe`).
 """
 
 import jax

@@ -35,8 +35,8 @@ _OVERLAP = 4
 # Degrees of freedom per past statistic. Windows overlap, so three statistics
 # carry the information of one. The weights of `_FORGET` leave 5 / 9 of it.
 _DF = 0.55 / 3
-# Number of largest past statistics that the tail is fitted to, and a safety
-# factor of the tail's length.
+# Number of largest past statistics that the tail is fitted to, and the factor by
+# which the fitted tail is lengthened.
 _TOP, _TAIL = 16, 1.4
 # The past at time s has the weight (s / now) ** _FORGET.
 _FORGET = 2
@@ -232,7 +232,7 @@ class Scale:
       tail = max(0.0, z * z - top[0]) / max(_TAIL * excesses, 1e-9)
       rate = max(self._tops_of / len(top), 1.0)
       found = min(found, tail + math.log(rate) + math.log(4))
-    # A scale is tested only once per 2^level rows.
+    # A scale is tested once per 2^level rows, so its rate per row is lower.
     return found + self.level * math.log(2)
 
   def _learn(

@@ -105,7 +105,7 @@ def replay(
   """Runs the verdict over a trace.
 
   Args:
-    trace: to judge.
+    trace: trace to judge.
     spec: false-alarm rates and smallest changes.
     kinks: steps at which the run was changed on purpose.
     warmup: number of steps from the trace's first in which only values that are

@@ -157,7 +157,7 @@ class Verdict:
     return self._decide(step)
 
   def quiet_until(self, step: int) -> None:
-    """Skips rows before `step`, and excludes the rows so far from comparisons.
+    """Skips rows before `step`, and compares later rows only with each other.
 
     The estimates of each signal's noise are kept.
     """
@@ -243,7 +243,7 @@ class Verdict:
     broken = []
     for name, value in _with_logit_gap(row).items():
       if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        self._note(f"{name} is not always a number; other values are skipped")
+        self._note(f"values of {name} that are not numbers are skipped")
         continue
       value = float(value)
       if name.endswith("nonfinite") and value:
@@ -268,8 +268,8 @@ class Verdict:
     reason = [Reason(name, value, known, "not finite")]
     if signal.kind.vital:
       return reason
-    self._note(f"{name} is not always finite; other values are skipped")
-    # Unknown columns may be unimportant, and probes of samples fail by chance.
+    self._note(f"values of {name} that are not finite are skipped")
+    # An unknown column may be unimportant, and a probe of samples may fail alone.
     believed = signal.kind.group != "other" and signal.kind.group != "samples"
     return reason if believed and signal.lost >= _BROKEN else []
 

@@ -59,8 +59,8 @@ class HealthyStates:
     """Keeps a snapshot and a checkpoint from before an onset.
 
     Args:
-      onset: step at which a suspected change began; None where there is no
-        suspicion.
+      onset: step at which a suspected change began; None if no change is
+        suspected.
     """
     held = [] if onset is None else self._ring.held
     self._ring.pinned = max((s for s in held if s <= onset), default=None)

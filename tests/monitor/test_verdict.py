@@ -299,7 +299,7 @@ def test_a_probe_that_fails_alone_is_noted_once():
   decisions, verdict = judge(broken)
   assert decisions == []
   assert verdict.notes == [
-    "g/diversity is not always finite; other values are skipped"
+    "values of g/diversity that are not finite are skipped"
   ]
 
 

@@ -48,7 +48,7 @@ ROLLBACK = {"action": "rollback"}
     ),
     (
       ROLLBACK | {"interventions": ("older_d",), "snapshots": 1},
-      ("older_d", "monitor.snapshots", "2 or more", "is 1"),
+      ("older_d", "monitor.snapshots", "2 or more", "=1"),
     ),
     (
       ROLLBACK | {"interventions": ("clamp_sigma",)},
