@@ -76,8 +76,8 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   ),
   (r"(step|iter|batch|data)_?(time|sec)|sec_per|per_sec", None),
   (r"standard_error|(^|[/_. ])std$|__(min|max)$", None),
-  # A relativistic loss determines only the gap between these levels, so only the
-  # gap is judged.
+  # A relativistic loss determines only the gap between these levels, so only
+  # the gap is judged.
   (
     r"logit_(real|fake|heldout)$|scores/(real|fake)$|(^|[/_])signs?([/_]|$)",
     None,

@@ -59,7 +59,7 @@ class _From(Disturbance):
 
 
 class Dial(_From):
-  """Multiplies some of the state's dials by the size, once."""
+  """Multiplies the named dials of the state by `scene.size`, once."""
 
   def __init__(self, scene: Scene, *names: str) -> None:
     super().__init__(scene)

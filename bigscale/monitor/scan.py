@@ -35,8 +35,8 @@ _OVERLAP = 4
 # Degrees of freedom per past statistic. Windows overlap, so three statistics
 # carry the information of one. The weights of `_FORGET` leave 5 / 9 of it.
 _DF = 0.55 / 3
-# Number of largest past statistics that the tail is fitted to, and the factor by
-# which the fitted tail is lengthened.
+# Number of largest past statistics that the tail is fitted to, and the factor
+# by which the fitted tail is lengthened.
 _TOP, _TAIL = 16, 1.4
 # The past at time s has the weight (s / now) ** _FORGET.
 _FORGET = 2

@@ -94,8 +94,8 @@ def score(rows: Iterable[Row], warmup: int) -> dict[str, Any]:
         alarm.
       false_alarms: rate of alarms in healthy runs, and before the fault in
         other runs.
-      healthy_good: proportion of checkpoints saved at an alarm that score
-        within 10% of the run's best score until the alarm.
+      healthy_good: proportion of faulty runs with an alarm in which the saved
+        checkpoint scores within 10% of the best score until the alarm.
       run_good: proportion of the same runs whose last score before the fault is
         within 10% of that best score. It is an upper bound for any monitor.
       recovered: proportion of runs that were rolled back and came within 10% of

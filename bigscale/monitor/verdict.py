@@ -269,7 +269,8 @@ class Verdict:
     if signal.kind.vital:
       return reason
     self._note(f"values of {name} that are not finite are skipped")
-    # An unknown column may be unimportant, and a probe of samples may fail alone.
+    # An unknown column may be unimportant, and a probe of samples may fail by
+    # itself.
     believed = signal.kind.group != "other" and signal.kind.group != "samples"
     return reason if believed and signal.lost >= _BROKEN else []
 
