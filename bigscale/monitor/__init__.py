@@ -1,1 +1,1 @@
-"""The collapse monitor: sees it coming, keeps a healthy state."""
+"""The collapse monitor: detects a collapse early and keeps a healthy state."""

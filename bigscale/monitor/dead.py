@@ -1,35 +1,37 @@
-"""A discriminator whose ReLUs are dead: it does not come back.
+"""Detects a discriminator whose ReLUs are dead. It does not recover.
 
-It says the same of every image and gets no gradient. A hinge loss has none
-either where D tells all apart, but then its logits of reals and fakes differ.
+Its logit is the same for every image, and its gradient is zero. A hinge loss
+also has a zero gradient if D separates all reals from all fakes, but then their
+logits differ.
 """
 
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# In a row before it is believed: a few images may all lie where D is flat.
+# Minimum consecutive rows. In fewer, all images may lie where D is flat.
 ROWS = 3
-# Part of the rows of a dead D.
+# Minimum fraction of the rows in which a dead D has no gradient.
 _MOST = 0.75
 
 
 def is_dead(row: Mapping[str, Any]) -> bool:
-  """Whether the scalars of a step are those of a dead D."""
+  """Returns whether the scalars of a step show a dead D."""
   names = ("d/grad_norm", "d/logit_real", "d/logit_fake")
   norm, real, fake = (row.get(name) for name in names)
-  # Anything may stand in a trace.
+  # A recorded trace may contain values of any type.
   known = all(isinstance(x, numbers.Real) for x in (norm, real, fake))
   return known and norm == 0 and real == fake
 
 
 def dead_step(rows: Sequence[Mapping[str, Any]]) -> int | None:
-  """Step from which on D was dead to the end; None where it was not.
+  """Returns the first step from which D was dead until the end, or None.
 
-  A few ReLUs that flicker do not bring it back: some rows may be alive.
+  Up to a quarter of these rows may have a gradient, because single ReLUs of a
+  dead D may still become active.
 
   Args:
-    rows: of metrics.jsonl, in the order of steps.
+    rows: rows of metrics.jsonl, sorted by step.
   """
   known = [(row["step"], is_dead(row)) for row in rows if "d/grad_norm" in row]
   count, dead, found = 0, 0, None

@@ -7,18 +7,18 @@ from typing import NamedTuple
 from bigscale.monitor.column_signal import Found, Signal
 from bigscale.monitor.columns import SIDES, WEAK, is_norm_of_weights
 
-# Evidence that a second group must show to be added: once in 100 rows.
+# Minimum evidence of a second group to be added: once in 100 rows.
 _STIRS = math.log(100)
 
 
 class Group(NamedTuple):
-  """What a group of columns shows.
+  """The evidence in a group of columns.
 
   Attributes:
-    evidence: in nats, after the group's share of the rate is taken off.
-    group: its name.
-    name: of the column that shows it.
-    found: in that column.
+    evidence: evidence in nats, corrected for the number of columns and groups.
+    group: name of the group.
+    name: name of the column with the strongest evidence.
+    found: evidence in that column.
   """
 
   evidence: float
@@ -28,7 +28,7 @@ class Group(NamedTuple):
 
 
 def live(signals: Mapping[str, Signal]) -> dict[str, list[str]]:
-  """Returns the columns that have moved, by group."""
+  """Returns the columns whose values have changed, by group."""
   groups: dict[str, list[str]] = {}
   for name, signal in signals.items():
     if signal.moves:
@@ -37,10 +37,10 @@ def live(signals: Mapping[str, Signal]) -> dict[str, list[str]]:
 
 
 def strongest(signals: Mapping[str, Signal]) -> list[Group]:
-  """Returns what each group shows, the strongest group first.
+  """Returns the evidence of each group, the strongest group first.
 
-  Bonferroni: the columns of a group share its rate of false alarms, and the
-  groups share the verdict's.
+  The columns of a group share the group's rate of false alarms, and the groups
+  share the verdict's rate (Bonferroni).
   """
   groups = live(signals)
   found = []
@@ -52,13 +52,13 @@ def strongest(signals: Mapping[str, Signal]) -> list[Group]:
 
 
 def frozen(signals: Mapping[str, Signal], evidence: float) -> list[str]:
-  """Returns the columns that are frozen, where that means a dead player.
+  """Returns the frozen columns if they show that a player is dead, else [].
 
-  One norm of weights is enough: no optimizer leaves it as it is. Of other
-  columns more than half of a group must be frozen.
+  One frozen norm of weights is enough, because every update of an optimizer
+  changes it. Of other columns, more than half of a group must be frozen.
 
   Args:
-    signals: by column.
+    signals: signals by column name.
     evidence: -ln of the rate at which chance may freeze a column.
   """
   held = [n for n, s in signals.items() if s.is_frozen(evidence)]
@@ -77,13 +77,17 @@ def frozen(signals: Mapping[str, Signal], evidence: float) -> list[str]:
 
 
 def total(found: Sequence[Group]) -> float:
-  """Returns the evidence for a rollback, of the strongest group first.
+  """Returns the evidence for a rollback, in nats.
 
-  A weak group counts by itself only where no other one is watched. Otherwise
-  evidence of two sides is added: -ln of the probability that the product of two
-  uniform variables is as small (Fisher 1932).
+  This is the largest evidence of a single group or of two groups from different
+  sides. A weak group alone counts only if no other group is watched. The
+  evidence of two groups is combined by Fisher's method (1932): -ln of the
+  probability that the product of two uniform variables is as small.
+
+  Args:
+    found: evidence of all groups, the strongest first.
   """
-  # Scores come too seldom to speak for the others.
+  # Scores are too rare to replace the other groups.
   watched = {one.group for one in found} - {"other", "scores"}
   alone = [
     one.evidence

@@ -7,11 +7,11 @@ import numpy as np
 
 from bigscale.monitor.scan import Scale
 
-# Squared standard deviations by which a step must fit better than a ramp.
+# A step must fit better than a ramp by this many squared standard deviations.
 _PREFER_RAMP = 10
-# Blocks before the first possible onset: the trend is fitted to them.
+# Number of blocks before the first possible onset, for fitting the trend.
 _FEWEST = 3
-# The windows of a change span this many levels below the one that shows it.
+# The search starts this many levels below the level that shows the change.
 _FINER = 2
 
 
@@ -19,15 +19,16 @@ def onset(scales: Sequence[Scale], level: int) -> float | None:
   """Returns the step at which a step or a ramp best explains the last blocks.
 
   A linear trend plus either a step or a ramp is fitted by least squares, for
-  each place where it may begin. A step is then dated again on finer scales, to
-  the row. A ramp is not: it is seen best from afar.
+  each possible onset. The onset of a step is then refined on finer scales, down
+  to the row. The onset of a ramp is not refined, because finer scales are
+  noisier.
 
   Args:
-    scales: of the signal, the finest first.
-    level: of the scale that shows the change.
+    scales: scales of the signal, the finest first.
+    level: level of the scale that shows the change.
 
   Returns:
-    The step, or None where there are too few blocks.
+    The step, or None if there are too few blocks.
   """
   found: float | None = None
   ramp = False

@@ -1,7 +1,7 @@
-"""What the monitor looks at, as small numbers: pure functions for the step.
+"""The monitor's measurements: pure functions that return scalars.
 
-Everything is float32 or better. The cheap ones are taken in every step, those
-of samples at an interval (`train/probe`).
+All of them compute in float32 or better. The step computes the cheap ones. The
+probe (`train/probe`) computes those of samples, every `monitor.interval` steps.
 """
 
 import jax
@@ -10,23 +10,23 @@ from jax import lax
 
 from bigscale.types import Array, PyTree
 
-# Side of the grid on which pixel statistics are taken.
+# Number of cells along each side of the grid for pixel statistics.
 _GRID = 4
 
 
 def movement(
   gradients: PyTree, updates: PyTree, params: PyTree
 ) -> dict[str, Array]:
-  """Of one update: norms [] of three trees, and a count of lost weights [].
+  """Returns norms [] of one update, and the number [] of weights not finite.
 
   Args:
-    gradients: of the loss.
-    updates: what was added to the weights.
-    params: the weights after it.
+    gradients: gradients of the loss.
+    updates: values that were added to the weights.
+    params: weights after the update.
 
   Returns:
-    `grad_norm`, `update_norm`, `weight_norm`, and `nonfinite`: how many
-    weights are infinite or NaN.
+    `grad_norm`, `update_norm`, `weight_norm`, and `nonfinite`, the number of
+    weights that are infinite or NaN.
   """
   return {
     "grad_norm": norm(gradients),
@@ -40,12 +40,12 @@ def movement(
 
 
 def norm(tree: PyTree) -> Array:
-  """[] Euclidean norm of all leaves together."""
+  """Returns the Euclidean norm [] of all leaves together."""
   return jnp.sqrt(square(tree))
 
 
 def square(tree: PyTree) -> Array:
-  """[] sum of the squares of all entries."""
+  """Returns the sum [] of the squares of all entries."""
   squares = (jnp.sum(jnp.square(_wide(x))) for x in jax.tree.leaves(tree))
   return sum(squares)
 
@@ -53,16 +53,16 @@ def square(tree: PyTree) -> Array:
 def gradient_noise(
   part_square: Array, whole_square: Array, parts: int, batch_size: int
 ) -> dict[str, Array]:
-  """What the gradient noise scale is made of, from one batch.
+  """Returns the two terms of the gradient noise scale, from one batch.
 
-  Unbiased where samples are independent (McCandlish et al. 2018, eq. A.2).
-  Their quotient is not: take it of means over many steps.
+  Both are unbiased if samples are independent (McCandlish et al. 2018, eq.
+  A.2). Their quotient is biased: divide means over many steps.
 
   Args:
     part_square: [] mean of ||gradient||^2 over equal parts of the batch.
     whole_square: [] ||gradient||^2 of the whole batch.
-    parts: how many, 2 or more.
-    batch_size: samples in all.
+    parts: number of parts, at least 2.
+    batch_size: number of samples in the whole batch.
 
   Returns:
     `gradient_signal` [], the square of the true gradient's norm, and
@@ -76,15 +76,15 @@ def gradient_noise(
 
 
 def distance(a: PyTree, b: PyTree) -> Array:
-  """[] ||a - b|| / ||b||."""
+  """Returns ||a - b|| / ||b||, []."""
   apart = norm(jax.tree.map(lambda x, y: _wide(x) - _wide(y), a, b))
   return apart / jnp.maximum(norm(b), 1e-12)
 
 
 def mean_pairwise_distance(features_nf: Array) -> Array:
-  """[] mean Euclidean distance of two different samples of [N, F], N >= 2."""
+  """Returns the mean distance [] between two samples of [N, F], N >= 2."""
   x_nf = _wide(features_nf)
-  # Centred: the Gram matrix loses fewer digits.
+  # Centering reduces the rounding error of the Gram matrix.
   gram_nn = _gram(x_nf - jnp.mean(x_nf, axis=0, keepdims=True))
   squares_n = jnp.diagonal(gram_nn)
   apart_nn = squares_n[:, None] + squares_n[None] - 2 * gram_nn
@@ -93,10 +93,11 @@ def mean_pairwise_distance(features_nf: Array) -> Array:
 
 
 def effective_rank(features_nf: Array) -> Array:
-  """[] participation ratio tr(C)^2 / tr(C^2) of the covariance C of [N, F].
+  """Returns tr(C)^2 / tr(C^2), [], of the covariance C of samples [N, F].
 
-  Between 1 (all on one line) and min(N - 1, F); 0 where all are equal. No
-  eigenvalues are needed: tr(C^2) is the squared norm of the Gram matrix.
+  This participation ratio lies between 1 (all samples on one line) and
+  min(N - 1, F). It is 0 if all samples are equal. tr(C^2) is computed as the
+  squared norm of the Gram matrix, without eigenvalues.
   """
   x_nf = _wide(features_nf)
   gram_nn = _gram(x_nf - jnp.mean(x_nf, axis=0, keepdims=True))
@@ -105,12 +106,12 @@ def effective_rank(features_nf: Array) -> Array:
 
 
 def pixel_statistics(images_bhwc: Array) -> Array:
-  """[B, F]: colors and local contrast of images on a coarse grid.
+  """Returns colors and local contrast of images on a coarse grid, [B, F].
 
-  They know nothing of D: a D that is itself lost cannot hide a lost G.
+  They do not depend on D, so they show a collapsed G even if D has collapsed.
 
   Args:
-    images_bhwc: in about [-1, 1], the side a multiple of 4.
+    images_bhwc: images in about [-1, 1]; the side is a multiple of 4.
   """
   x_bhwc = _wide(images_bhwc)
   right = jnp.abs(jnp.diff(x_bhwc, axis=2, append=x_bhwc[:, :, -1:]))
@@ -124,10 +125,11 @@ def pixel_statistics(images_bhwc: Array) -> Array:
 
 
 def moment_distance(fakes_nf: Array, reals_nf: Array) -> Array:
-  """[] how far apart means and deviations of two sets of features are.
+  """Returns the distance [] between means and deviations of two feature sets.
 
-  The Frechet distance of Gaussians with diagonal covariances, over the reals'
-  total variance: 0 for equal moments, 1 for fakes that are all the reals' mean.
+  This is the Frechet distance of Gaussians with diagonal covariances, divided
+  by the total variance of the reals. It is 0 for equal moments, and 1 if every
+  fake equals the mean of the reals.
   """
   fakes_nf, reals_nf = _wide(fakes_nf), _wide(reals_nf)
   means = jnp.mean(fakes_nf, axis=0) - jnp.mean(reals_nf, axis=0)
@@ -137,12 +139,12 @@ def moment_distance(fakes_nf: Array, reals_nf: Array) -> Array:
 
 
 def heldout_gap(real: Array, heldout: Array, fake: Array) -> Array:
-  """[] r_v of Karras et al. 2020b, eq. 1, from logits [N] each.
+  """Returns r_v [] of Karras et al. 2020b, eq. 1, from logits [N] each.
 
-  (E D(real) - E D(heldout)) / (E D(real) - E D(fake)): 0 where D tells seen
-  from unseen reals as little as it should, 1 where unseen ones are fakes to it.
-  Where D cannot tell reals from fakes it means nothing, and may be of any size:
-  it is cut to [-2, 2].
+  r_v = (E D(real) - E D(heldout)) / (E D(real) - E D(fake)). It is 0 if D does
+  not distinguish train images from held-out images, and 1 if held-out images
+  are as fake to D as fakes. It is clipped to [-2, 2], because it is arbitrarily
+  large if D does not distinguish reals from fakes.
   """
   real, heldout, fake = (jnp.mean(_wide(x)) for x in (real, heldout, fake))
   apart = real - fake
