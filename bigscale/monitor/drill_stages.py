@@ -1,8 +1,7 @@
-"""The small trainings that drills are made of: real models, real images.
+"""The small trainings that drills disturb. Models and images are real.
 
-Those of the tuning set, on which thresholds were chosen, and those of the test
-set, which the table scores, differ in model, resolution, seeds and sizes of
-faults.
+The tuning set was used to choose thresholds. The published table scores the
+test set. The two sets differ in model, resolution, seeds and sizes of faults.
 """
 
 import dataclasses
@@ -18,11 +17,11 @@ from bigscale.train.build import Built, build
 from bigscale.train.disturb import Step
 from bigscale.train.hooks import evaluator_of
 
-# Between scores, and between probes: a drill is a long run in small.
+# Steps between scores and between probes. A drill imitates a long run.
 SCORE_STEPS = 50
 LOOK_STEPS = 5
 WARMUP = 150
-# Of the batch, in the control of that name.
+# Divisor of the batch size in the control `small_batch`.
 SMALL = 4
 
 
@@ -98,7 +97,7 @@ def _stripped() -> dict[str, Any]:
   }
 
 
-# By name: the settings, the batch, steps of a run.
+# By name: the settings, the batch size, the number of steps.
 STAGES: dict[str, tuple[dict[str, Any], int, int]] = {
   "r3gan_8": (_r3gan(8, (32, 16), 0.1), 32, 700),
   "r3gan_16": (_r3gan(16, (32, 16, 16), 0.3), 16, 700),
@@ -110,7 +109,7 @@ TEST = ("r3gan_16", "biggan_32", "stripped_16")
 
 
 class Stage:
-  """What the drills of one model share: programs, classifier, reals."""
+  """Programs, classifier and reals that all drills of a model share."""
 
   def __init__(self, name: str) -> None:
     self.name = name
@@ -123,13 +122,13 @@ class Stage:
     divisor: int = 1,
     **monitor: Any,
   ) -> RunSpec:
-    """A drill's run.
+    """Returns the spec of a drill's run.
 
     Args:
-      steps: of it; None for the stage's own.
-      seed: of it.
-      divisor: of the stage's batch.
-      **monitor: of `MonitorSpec`.
+      steps: number of steps; None uses the number in `STAGES`.
+      seed: seed of the run.
+      divisor: divisor of the batch size in `STAGES`.
+      **monitor: fields of `MonitorSpec`.
     """
     settings, batch, usual_steps = STAGES[self.name]
     steps = usual_steps if steps is None else steps
@@ -148,7 +147,7 @@ class Stage:
         "batch_size": 250,
       },
       "log": {"steps": 1, "num_samples": 100, "tensorboard": False},
-      # All of them: other drills branch off at any.
+      # Keeps all checkpoints, because other drills may start from any of them.
       "checkpoint": {"keep": steps // SCORE_STEPS + 1},
       "monitor": {
         "interval": LOOK_STEPS,
@@ -163,23 +162,23 @@ class Stage:
 
   @functools.cached_property
   def built(self) -> Built:
-    """Compiled once, for all seeds."""
+    """The run, compiled once for all seeds."""
     spec = self.spec()
     return build(spec, make_mesh(spec.mesh))
 
   @functools.cached_property
   def small_batch(self) -> Built:
-    """The same at a quarter of the batch."""
+    """The run with a quarter of the batch size."""
     spec = self.spec(divisor=SMALL)
     return build(spec, make_mesh(spec.mesh))
 
   @functools.cached_property
   def evaluator(self) -> Evaluator:
-    """Of the data at this resolution."""
+    """Evaluator of the data at the model's resolution."""
     return evaluator_of(self.spec())
 
   def wrong_beta2(self) -> Step:
-    """The step with an Adam that remembers one gradient."""
+    """Returns the step with beta2 = 0 in Adam."""
     return self._wrong_beta2.step
 
   @functools.cached_property

@@ -1,12 +1,14 @@
-"""Drills: small real trainings with faults put in, to score the monitor.
+"""Runs drills: small real trainings with injected faults, to score the monitor.
 
-Every drill trains once with a monitor that watches, saves and does not
-intervene, so that its scores say what the fault does by itself. Where it did
-harm and was seen, the drill trains again with rollback. A row a drill goes to
-`drills.jsonl`; drills that have one are not run again.
+Every drill trains once with `monitor.action="checkpoint"`, which does not
+intervene, so its scores show the effect of the fault alone. If the fault ruined
+the run and the monitor raised an alarm, the drill trains again with rollback.
+Each drill writes one row to `drills.jsonl`. A drill with a row does not run
+again.
 
-Drills of one model and seed are the same run until they are disturbed, so they
-branch off the undisturbed one, shortly before. What they share is counted once.
+Drills of the same model and seed are identical until they are disturbed.
+Therefore they start from a checkpoint of the undisturbed run, shortly before
+the disturbance. The shared steps are counted once.
 """
 
 import contextlib
@@ -37,9 +39,9 @@ from bigscale.train.writers import JsonLines
 from bigscale.types import Batch
 
 _SCORE = "fd_classifier"
-# Steps before its disturbance that a drill branches off at least.
+# Minimum number of steps between the start of a drill and its disturbance.
 _LEAD_IN = 60
-# Not the undisturbed run's beginning: itself, and another program.
+# These drills do not start from a checkpoint of the undisturbed run.
 _OWN_START = ("undisturbed", "small_batch")
 
 
@@ -49,11 +51,11 @@ class Drill:
 
   Attributes:
     group: `tuning` or `test`.
-    stage: what is trained.
-    what: a name of `faults.FAULTS` or `faults.CONTROLS`.
-    seed: of the run, of the moment and of what is random in the fault.
-    steps: of the run; None for as many as the stage has, which the table is
-      made of.
+    stage: name of the training in `STAGES`.
+    what: name of the disturbance in `faults.FAULTS` or `faults.CONTROLS`.
+    seed: seed of the run and of the disturbance.
+    steps: number of steps of the run; None uses the number in `STAGES`, as the
+      published table does.
   """
 
   group: str
@@ -64,38 +66,38 @@ class Drill:
 
   @property
   def name(self) -> str:
-    """Names its row and its folder."""
+    """Name of the drill's row and folder."""
     name = f"{self.group}-{self.stage}-{self.what}-{self.seed}"
     return name if self.steps is None else f"{name}-{self.steps}"
 
   @property
   def total_steps(self) -> int:
-    """Of the run, where nothing ends it."""
+    """Number of steps of a run that does not end early."""
     return STAGES[self.stage][2] if self.steps is None else self.steps
 
   @property
   def trunk(self) -> "Drill | None":
-    """The undisturbed run that this one branches off; None of its own."""
+    """The undisturbed run that this drill starts from, or None."""
     if self.what in _OWN_START:
       return None
     return dataclasses.replace(self, what="undisturbed")
 
   @property
   def is_fault(self) -> bool:
-    """Whether harm is intended."""
+    """Whether the disturbance is a fault and not a control."""
     return self.what in faults.FAULTS
 
   @property
   def start(self) -> int:
-    """Step from which the disturbance is there, between 45 and 65%."""
-    # A text hashes to another number in every process.
+    """First disturbed step, at 45 to 65% of the run."""
+    # `hash` of a string differs between processes.
     number = sum(ord(c) * 31**i for i, c in enumerate(self.name)) % 2**32
     share = np.random.default_rng(number).uniform(0.45, 0.65)
     return int(share * self.total_steps)
 
   @property
   def size(self) -> float:
-    """Of the disturbance; see `faults`."""
+    """Size of the disturbance; see `faults`."""
     _, tuning, test = (faults.FAULTS | faults.CONTROLS)[self.what]
     return tuning if self.group == "tuning" else test
 
@@ -103,7 +105,7 @@ class Drill:
 def plan(
   groups: Sequence[str], fault_seeds: int, control_seeds: int
 ) -> list[Drill]:
-  """All drills, by turns over models and kinds, so that a part is a sample."""
+  """Returns all drills, interleaved so that every prefix is a fair sample."""
   seeds = {"tuning": 1000, "test": 6000}
   found = []
   for turn in range(max(fault_seeds, control_seeds)):
@@ -116,14 +118,17 @@ def plan(
 
 
 def part(drills: Sequence[Drill], share: int, parts: int) -> list[Drill]:
-  """The `share`-th of `parts`, from 1; drills of one trunk stay together."""
+  """Returns one of `parts` parts; drills of one trunk stay together.
+
+  `share` counts from 1.
+  """
   trunks = dict.fromkeys((d.group, d.stage, d.seed) for d in drills)
   mine = set(list(trunks)[share - 1 :: parts])
   return [d for d in drills if (d.group, d.stage, d.seed) in mine]
 
 
 class InterruptionError(Exception):
-  """A drill's own interruption, after which the run is started again."""
+  """Interrupts a drill on purpose. The drill then resumes its run."""
 
 
 class _InterruptOnce(Disturbance):
@@ -145,8 +150,8 @@ class Drills:
     """Opens the folder.
 
     Args:
-      out: holds `drills.jsonl` and runs.
-      keep_runs: whether the runs' checkpoints stay.
+      out: folder of `drills.jsonl` and of the runs.
+      keep_runs: whether to keep the checkpoints of the runs.
     """
     self._out = out
     self._keep_runs = keep_runs
@@ -154,11 +159,11 @@ class Drills:
     self._stages: dict[str, Stage] = {}
 
   def rows(self) -> list[dict[str, Any]]:
-    """Of the drills that are done."""
+    """Returns the rows of the finished drills."""
     return self._rows.rows()
 
   def run(self, drills: Iterable[Drill]) -> Iterable[dict[str, Any]]:
-    """Runs those that are not done, and their trunks; yields each one's row."""
+    """Runs unfinished drills and their trunks, and yields their rows."""
     for drill in drills:
       if self._is_done(drill):
         continue
@@ -191,7 +196,7 @@ class Drills:
       "total_steps": drill.total_steps,
       **seen,
     }
-    # What others have seen too is theirs.
+    # The trunk counts these steps.
     row["shared_steps"] = drill.start if drill.trunk else 0
     row["lost_step"] = lost_step(row["scores"], row["ended"])
     if drill.is_fault and row["lost_step"] and row["alarm"]:
@@ -200,9 +205,9 @@ class Drills:
     return row
 
   def _train(self, drill: Drill, stage: Stage, action: str) -> dict[str, Any]:
-    """Trains once, and what came of it."""
+    """Trains once and returns the outcome; see `read`."""
     run = self._folder(drill, action)
-    # A drill that was interrupted starts over.
+    # An interrupted drill starts from the beginning.
     shutil.rmtree(run, ignore_errors=True)
     if drill.trunk:
       branch(
@@ -249,7 +254,7 @@ class Drills:
   def _score_healthy(
     self, run: pathlib.Path, prepared: loop.Prepared, alarm: int
   ) -> dict[str, Any] | None:
-    """Step and score of the checkpoint that the alarm saved."""
+    """Returns step and score of the checkpoint saved at the alarm."""
     saved = [
       e for e in _events(run) if e["event"] == "healthy" and e["step"] >= alarm
     ]
@@ -275,7 +280,7 @@ def _extra(action: str) -> dict[str, Any]:
 
 
 def as_line(row: dict[str, Any]) -> str:
-  """A drill's row for a terminal."""
+  """Returns a drill's row as a line of text."""
   alarm, healthy = row["alarm"], row.get("healthy")
   parts = [f"{row['name']}: disturbed at {row['start']}"]
   lost = row["lost_step"]
@@ -292,42 +297,44 @@ def as_line(row: dict[str, Any]) -> str:
 
 
 def branch(trunk: pathlib.Path, run: pathlib.Path, before: int) -> int:
-  """Makes the folder of a run that goes on where another stood.
+  """Creates the folder of a run that continues from another run's checkpoint.
 
   Args:
     trunk: folder of the other run.
-    run: to be made.
-    before: the newest checkpoint up to this step is the one; it takes those
-      before it along.
+    run: folder to create.
+    before: last step whose checkpoint is copied.
 
   Returns:
-    Its step; 0 where there is none, and the run starts anew.
+    The step of the newest checkpoint copied; 0 if there is none and the run
+    starts from the beginning.
   """
   kept = trunk / "checkpoints"
   steps = [int(p.name) for p in kept.glob("*") if p.name.isdigit()]
   step = max((s for s in steps if s <= before), default=0)
   if step:
-    # Earlier ones, too: an alarm may go back to them.
+    # An alarm may return to earlier checkpoints too.
     for name in (str(s) for s in steps if s <= step):
       shutil.copytree(kept / name, run / "checkpoints" / name)
-    # The rows after it are cut as the run goes on.
+    # The resumed run removes later rows.
     shutil.copy(trunk / "metrics.jsonl", run / "metrics.jsonl")
   return step
 
 
 def read(run: pathlib.Path, first: int = 0) -> dict[str, Any]:
-  """What the folder of a drill's run says.
+  """Returns the outcome of a drill's run.
 
   Args:
-    run: the folder.
-    first: step from which on alarms are its own.
+    run: folder of the run.
+    first: step from which alarms count; earlier alarms are the trunk's.
 
   Returns:
-    scores: [step, Frechet distance] of the last attempt.
-    alarm: the first one at the level of rollback, None without.
-    warnings: steps at which it warned.
-    steps: taken in all attempts.
-    rollbacks: made.
+    scores: pairs [step, Frechet distance].
+    alarm: first event at level `rollback`, or None.
+    warnings: steps of the warnings.
+    rollbacks: number of rollbacks.
+    steps: number of steps in all attempts.
+    last_step: largest step.
+    attempts: number of attempts.
   """
   rows = JsonLines(run / "metrics.jsonl").rows()
   events = _events(run)

@@ -1,8 +1,9 @@
-"""What drills do to a training: faults that may ruin it, and ugly but harmless.
+"""Faults and controls for drills.
 
-Each starts at one step and lasts, but only in the first attempt: a rollback is
-taken to remove the cause, as when a bad shard is passed over or a setting is
-put back. What a rollback cannot remove is another matter.
+Faults may ruin a training. Controls disturb it without harm. Each starts at one
+step and lasts until the first rollback: a drill assumes that a rollback removes
+the cause, as when a bad shard is skipped or a setting is corrected. Causes that
+survive a rollback are not tested.
 """
 
 import dataclasses
@@ -19,13 +20,13 @@ from bigscale.types import Array, Batch, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """What a drill knows of its run.
+  """Inputs of a disturbance.
 
   Attributes:
-    start: step from which the fault is there.
-    size: of the fault; what it means is the fault's matter.
-    seed: of what is random in it.
-    programs: other compiled steps of the same state, by name.
+    start: first disturbed step.
+    size: size of the disturbance, in units that depend on its kind.
+    seed: seed of the disturbance's random numbers.
+    programs: other compiled steps for the same state, by name.
   """
 
   start: int
@@ -37,26 +38,26 @@ class Scene:
 
 
 class _From(Disturbance):
-  """A disturbance from its start on, in the first attempt."""
+  """A disturbance from its first step on, in the first attempt only."""
 
   def __init__(self, scene: Scene) -> None:
     self.scene = scene
 
   def on(self, step: int, attempt: int) -> bool:
-    """Whether it is there."""
+    """Returns whether this step is disturbed."""
     return attempt == 0 and step >= self.scene.start
 
   def at(self, step: int, attempt: int) -> bool:
-    """Whether it begins here."""
+    """Returns whether this is the first disturbed step."""
     return attempt == 0 and step == self.scene.start
 
   def random(self, step: int) -> np.random.Generator:
-    """Of this step alone, so that a resumed drill is the same."""
+    """Returns a generator seeded by the step, so that a drill can resume."""
     return np.random.default_rng((self.scene.seed, step))
 
 
 class Dial(_From):
-  """Multiplies dials of the state, once."""
+  """Multiplies dials of the state once."""
 
   def __init__(self, scene: Scene, *names: str) -> None:
     super().__init__(scene)
@@ -70,7 +71,7 @@ class Dial(_From):
 
 
 class DialPulses(_From):
-  """Dials up for a few steps, three times, and back: spikes that recover."""
+  """Raises D's learning rate three times for 3 steps each: short spikes."""
 
   def state(self, step: int, attempt: int, state: GanState) -> GanState:
     """See `Disturbance`."""
@@ -101,7 +102,7 @@ class FaultyReals(_From):
 
 
 class NanBatch(_From):
-  """One batch with a NaN in it: such images are floats."""
+  """Inserts a NaN into one batch, whose images become floats."""
 
   def batch(self, step: int, attempt: int, batch: Batch) -> Batch:
     """See `Disturbance`."""
@@ -113,7 +114,7 @@ class NanBatch(_From):
 
 
 class RepeatedImage(_From):
-  """A shard that holds one image, over and over."""
+  """Repeats one image, like a shard that contains nothing else."""
 
   _image: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -151,7 +152,7 @@ class FaultyWeights(_From):
 
 
 class Program(_From):
-  """Another compiled step takes over."""
+  """Replaces the compiled step by another one."""
 
   def __init__(self, scene: Scene, name: str) -> None:
     super().__init__(scene)
@@ -218,7 +219,7 @@ def _to_bf16(state: GanState, key: Array, size: float) -> GanState:
 
 
 def _grow_layer(state: GanState, key: Array, size: float) -> GanState:
-  """The first kernel of G, a little larger in every step."""
+  """Multiplies the first kernel of G by `size` in every step."""
   del key
   leaves = jax.tree_util.tree_leaves_with_path(state.g.params)
   path = next(p for p, _ in leaves if "kernel" in jax.tree_util.keystr(p))
@@ -229,7 +230,7 @@ def _grow_layer(state: GanState, key: Array, size: float) -> GanState:
 
 
 def _spoil_ema(state: GanState, key: Array, size: float) -> GanState:
-  """Noise on the average, of so many times each leaf's own deviation."""
+  """Adds noise to the average: `size` standard deviations of each leaf."""
   leaves, structure = jax.tree.flatten(state.ema.params)
   noisy = [
     x + size * jnp.std(x) * jax.random.normal(k, x.shape, x.dtype)
@@ -246,7 +247,7 @@ def _dial(*names: str) -> Make:
   return lambda scene: Dial(scene, *names)
 
 
-# By name: how it is made, its sizes in tuning and in the test.
+# By name: the constructor, the size in tuning drills, the size in test drills.
 FAULTS: dict[str, tuple[Make, float, float]] = {
   "lr_g_10": (_dial("g_lr"), 8, 10),
   "lr_g_100": (_dial("g_lr"), 60, 100),
@@ -280,5 +281,5 @@ CONTROLS: dict[str, tuple[Make, float, float]] = {
 
 
 def make(name: str, scene: Scene) -> Disturbance:
-  """The disturbance of that name."""
+  """Returns the disturbance of this name."""
   return (FAULTS | CONTROLS)[name][0](scene)

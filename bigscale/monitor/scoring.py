@@ -1,7 +1,7 @@
-"""The table of a series of drills: what was seen, when, and what it cost.
+"""Scores the monitor on a series of drills.
 
-Counts come with intervals: Wilson's for shares, Poisson's exact one for false
-alarms.
+Shares have Wilson intervals. Rates of false alarms have exact Poisson
+intervals.
 """
 
 import math
@@ -9,11 +9,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# "As good": within this part of what it is compared with.
+# A score up to this many times another one is as good.
 AS_GOOD = 1.1
-# Lost: this many times the best score so far, and no better at the end.
+# A run is lost if its scores stay above this many times the best one.
 LOST = 2.0
-# Scores at the end of a run whose mean stands for it.
+# Number of last scores whose mean is the score of a run.
 _LAST = 3
 _Z95 = 1.959964
 
@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 
 def wilson(successes: int, trials: int) -> dict[str, Any]:
-  """A share with Wilson's 95% interval; all None without trials."""
+  """Returns a share with its 95% Wilson interval; None without trials."""
   if not trials:
     return {"count": 0, "of": 0, "share": None, "interval95": None}
   share = successes / trials
@@ -37,7 +37,7 @@ def wilson(successes: int, trials: int) -> dict[str, Any]:
 
 
 def poisson(count: int, steps: int, per: int = 10_000) -> dict[str, Any]:
-  """Events in so many steps, with the exact 95% interval (Garwood 1936)."""
+  """Returns a rate of events with its exact 95% interval (Garwood 1936)."""
   from scipy import stats
 
   if not steps:
@@ -54,10 +54,11 @@ def poisson(count: int, steps: int, per: int = 10_000) -> dict[str, Any]:
 
 
 def kind_of(row: Row) -> str:
-  """What a drill turned out to be.
+  """Returns the kind of a drill by its outcome.
 
-  `faulty`: a fault that lost the run. `harmless`: one that did not. `healthy`:
-  a control that was well. `ill`: a control that lost itself, nobody knows why.
+  `faulty`: a fault that lost the run. `harmless`: a fault that did not.
+  `healthy`: a control that was not lost. `ill`: a control that was lost without
+  a known reason.
   """
   lost = row["lost_step"] is not None
   if row["fault"]:
@@ -66,25 +67,26 @@ def kind_of(row: Row) -> str:
 
 
 def score(rows: Iterable[Row], warmup: int) -> dict[str, Any]:
-  """The monitor's marks over drills.
+  """Returns the monitor's scores over drills.
 
   Args:
-    rows: of `drills.jsonl`.
-    warmup: steps of a run that are not judged, and so not counted as healthy.
+    rows: rows of `drills.jsonl`.
+    warmup: number of first steps that are not judged and therefore not counted.
 
   Returns:
-    recall: faulty runs with an alarm from the fault on.
-    in_time: of all faulty runs, those with an alarm before the step at which
-      the run was lost.
-    lead: of faulty runs with an alarm, steps from it to the loss and their
-      share of the run: median and 10th percentile.
-    false_alarms: alarms in healthy runs, and before the fault in others.
-    healthy_good: checkpoints saved at an alarm that score within 10% of the
-      best until then.
-    run_good: of the same runs, those that were so good themselves at their last
-      score before the fault: what no monitor can better.
-    recovered: runs rolled back that came to within 10% of what the undisturbed
-      run of the same seed had at its end.
+    recall: share of faulty runs with an alarm after the start of the fault.
+    in_time: share of faulty runs with an alarm before the step at which the run
+      was lost.
+    lead: steps from the alarm to the loss of faulty runs, and their fraction of
+      the run: median and 10th percentile.
+    false_alarms: alarms in healthy runs, and before the fault in other runs.
+    healthy_good: share of the checkpoints saved at an alarm whose score is
+      within 10% of the best score before the alarm.
+    run_good: share of the same runs whose last score before the fault was
+      within 10% of their best. It bounds `healthy_good`.
+    recovered: share of the runs with rollback that came within 10% of the final
+      score of the undisturbed run of the same seed.
+    by_fault: counts for each disturbance.
   """
   rows = list(rows)
   kinds = {kind: [] for kind in ("faulty", "harmless", "healthy", "ill")}
@@ -117,10 +119,11 @@ def score(rows: Iterable[Row], warmup: int) -> dict[str, Any]:
 def lost_step(
   scores: Sequence[tuple[int, float]], ended: int | None
 ) -> int | None:
-  """Step at which a run was lost for good, None where it was not.
+  """Returns the step at which a run was lost, or None.
 
-  The first score from which on all are more than twice the best before, or
-  the step at which it ended for numbers that are not finite.
+  This is the step of the first score from which all scores are more than twice
+  the best earlier score, or else the step at which values that are not finite
+  ended the run.
   """
   best, lost = math.inf, None
   for step, score in scores:
@@ -138,7 +141,7 @@ def _alarm_after_start(row: Row) -> bool:
 def _false_alarms(
   kinds: Mapping[str, Sequence[Row]], warmup: int
 ) -> tuple[int, int]:
-  """Alarms without cause, and the steps in which there might have been one."""
+  """Returns the number of false alarms and of undisturbed, judged steps."""
   count, steps = 0, 0
   for row in kinds["healthy"]:
     count += bool(row["alarm"])
@@ -150,12 +153,12 @@ def _false_alarms(
 
 
 def _judged_from(row: Row, warmup: int) -> int:
-  """Last step of a run that is not judged, or is counted with its trunk's."""
+  """Returns the last step that is not judged or that the trunk counts."""
   return max(warmup, row.get("shared_steps", 0))
 
 
 def _healthy_is_good(row: Row) -> bool:
-  """Whether the saved state is as good as the best before the alarm."""
+  """Returns whether the saved state is as good as the best before the alarm."""
   healthy = row.get("healthy")
   if not healthy or healthy["score"] is None:
     return False
@@ -174,7 +177,10 @@ def _best_until_alarm(row: Row) -> float:
 
 
 def _recovered(row: Row, rows: Sequence[Row]) -> bool | None:
-  """Whether a rolled back run reached its undisturbed twin; None without."""
+  """Returns whether a run with rollback reached the undisturbed run's score.
+
+  None if the run had no rollback or there is no undisturbed run.
+  """
   recovery = row.get("recovery")
   twins = [
     other
@@ -202,7 +208,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _by_fault(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-  """By disturbance: runs by kind, alarms, median lead of the faulty ones."""
+  """Returns counts and the median lead of faulty runs, by disturbance."""
   found: dict[str, dict[str, Any]] = {}
   for what in dict.fromkeys(row["what"] for row in rows):
     mine = [row for row in rows if row["what"] == what]
@@ -225,7 +231,7 @@ def _by_fault(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def as_text(scored: Mapping[str, Any]) -> str:
-  """The marks as lines for a terminal."""
+  """Returns the scores as lines of text."""
   runs = ", ".join(f"{n} {kind}" for kind, n in scored["runs"].items())
   lines = [f"runs: {runs}"]
   for name in ("recall", "in_time", "healthy_good", "run_good", "recovered"):
