@@ -21,8 +21,8 @@ from bigscale.monitor.scan import (
   ways,
 )
 
-# Rows between two values of a column from which on the column is sparse: its
-# values are probes of a state, so that fewer of them are waited for.
+# A column is sparse if its first two values are at least this many rows apart.
+# Sparse values are probes, which need fewer repetitions than losses.
 _SPARSE = 3
 
 
@@ -30,9 +30,10 @@ class Found(NamedTuple):
   """The strongest evidence in a signal.
 
   Attributes:
-    evidence: -ln of the rate per row at which chance shows as much, in this
-      signal.
-    level: dyadic level of the scale that shows it: its blocks are 2^level rows.
+    evidence: -ln of the rate per row at which chance alone produces such a
+      change in this signal.
+    level: dyadic level of the scale that shows the change, in blocks of 2^level
+      rows.
     rises: whether the signal rises.
   """
 
@@ -47,27 +48,27 @@ class Signal:
   Attributes:
     kind: how the column is judged.
     scales: the dyadic scales, the finest first.
-    last: newest value; NaN before the first.
-    since: step from which on the value has been the same.
+    last: newest value; NaN if there is none.
+    since: step of the first value in the current run of equal values.
     rows: number of values.
-    lost: number of values that were not finite, in a row.
-    found: the evidence per row in this signal alone.
+    lost: number of consecutive newest values that are not finite.
+    found: strongest evidence in this signal.
   """
 
   def __init__(self, kind: Kind, smallest_rise: float) -> None:
-    """Knows nothing yet.
+    """Creates a signal without values.
 
     Args:
       kind: how the column is judged.
-      smallest_rise: smallest relative rise of weights that is evidence.
+      smallest_rise: smallest relative rise of weights that counts.
     """
     self.kind = kind
     self._floor = math.log1p(smallest_rise) if kind.group in WEIGHTS else 0.0
     if kind.group == "average":
-      # Its distance to the weights follows their pace, which may double.
+      # Its distance to the weights follows their speed, which may double.
       self._floor = max(self._floor, math.log(2))
     self.scales: list[Scale] = []
-    # A doubling of G's weights in one row. It is a scale of its own.
+    # Detects a doubling of G's weights in one row.
     self._jump: Scale | None = None
     if kind.group == "g_weights":
       self._jump = Scale(0, ONE, math.log(2))
@@ -76,10 +77,11 @@ class Signal:
     self.last = math.nan
     self.since = 0
     self.rows = 0
-    # Rows of the whole trace between the first two values of this column.
+    # Number of rows of the trace between the first two values of this column.
     self._gap = 0
     self._seen_at = 0
-    # Values that repeat the one before: now in a row, the longest row, in all.
+    # Numbers of repeated values: in the current run of equal values, in the
+    # longest run, in total.
     self._same = self._longest = self._repeats = 0
     self._scores: list[float] = []
     self._by_scores = 0.0
@@ -87,7 +89,7 @@ class Signal:
     self.found = Found(0.0, 0, True)
 
   def cut(self) -> None:
-    """Compares nothing with the values before."""
+    """Drops earlier values, so that later ones are not compared with them."""
     self.found = Found(0.0, 0, True)
     for scale in self.scales:
       scale.cut()
@@ -99,11 +101,11 @@ class Signal:
     self._same, self._by_scores = 0, 0.0
 
   def add(self, value: float, step: int, row: int) -> None:
-    """Takes a finite value. A value that repeats the last one counts once.
+    """Adds a finite value. A repeated value counts once.
 
     Args:
-      value: of the column.
-      step: of the row.
+      value: value of the column.
+      step: step of the row.
       row: index of the row in the trace.
     """
     self.lost = 0
@@ -128,11 +130,11 @@ class Signal:
     if self._jump:
       self._jump.add(x, step, recent, self.kind)
     if self.rows == 1:
-      # Whether the column is sparse is known at its second value.
+      # The second value shows whether the column is sparse.
       return
     block = x, float(step)
     if not (self._floor or self._gap >= _SPARSE):
-      # One row alone is never evidence.
+      # A single row is never evidence.
       block = median(recent[-3:]), float(self._times[0])
     self._add_block(block, recent)
     self.found = self._strongest()
@@ -146,7 +148,7 @@ class Signal:
       following = scale.add(*block, finer, self.kind)
       if following is None:
         return
-      # Increments of the blocks two levels below tell how noisy these are.
+      # The increments of blocks two levels below measure the noise.
       finer = recent if level < 1 else list(self.scales[level - 1].values)
       finer, block = finer[-(8 if level < 1 else 16) :], following
 
@@ -161,26 +163,26 @@ class Signal:
     past, self._by_scores = self._scores, 0.0
     earlier = past[:-2]
     if len(earlier) >= 5:
-      # The early scores improve fast, which is not noise: hence the median. It
-      # is 0.95 standard deviations for the differences of normal values.
+      # A median, because early scores improve fast. The median difference of
+      # normal values is 0.95 standard deviations.
       moves = [abs(a - b) for a, b in itertools.pairwise(earlier)]
       noise = max(median(moves) / 0.95, 1e-12)
       best = min(median(earlier[i : i + 3]) for i in range(len(earlier)))
       z = (min(past[-2:]) - best) / noise
       if z > 2:
-        # Scores are asked once in many rows.
+        # Scores are tested once in many rows.
         rare = math.log(max(self._seen_at / len(past), 1.0))
         self._by_scores = surprise(z, len(earlier) - 1) + rare
 
   @property
   def judged(self) -> bool:
-    """Whether the signal has enough of a past to give evidence."""
+    """Whether the signal has enough past values for evidence."""
     known = self.scales and self.scales[0].count >= ENOUGH
     return bool(known) or len(self._scores) > 6
 
   @property
   def moves(self) -> bool:
-    """Whether the signal has changed often enough to be compared at all."""
+    """Whether the signal has changed often enough to be compared."""
     return bool(self._scores or (self.scales and self.scales[0].count))
 
   def _strongest(self) -> Found:
@@ -200,12 +202,12 @@ class Signal:
     """Returns whether the value repeats for longer than chance explains.
 
     Args:
-      evidence: -ln of the rate at which chance may do so.
+      evidence: -ln of the rate at which chance may cause such a repetition.
     """
     if not self._same:
       return False
     before = self.rows - self._same
-    # The rate of repeats until now is at most this (rule of succession).
+    # Upper estimate of the earlier rate of repeats (rule of succession).
     rate = (self._repeats - self._same + 1) / (before + 1)
     return (
       before >= ENOUGH
@@ -214,7 +216,7 @@ class Signal:
     )
 
   def shown(self, level: int) -> tuple[float, float]:
-    """Returns the level of the last values and of those before, in its units.
+    """Returns the later and the earlier level, in the units of the column.
 
     Args:
       level: dyadic level of the scale whose windows are shown.
@@ -229,7 +231,7 @@ class Signal:
     return math.exp(min(late, 700.0)), math.exp(min(base, 700.0))
 
   def get_state(self) -> dict[str, Any]:
-    """Returns everything that was learned, as plain JSON."""
+    """Returns the state as plain JSON."""
     state = {
       name: list(value) if isinstance(value, deque) else value
       for name, value in vars(self).items()
@@ -243,7 +245,7 @@ class Signal:
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
-    """Continues from what `get_state` returned."""
+    """Restores a state from `get_state`."""
     for name, value in state.items():
       if name in ("_recent", "_times"):
         getattr(self, name).extend(value)

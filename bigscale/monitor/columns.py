@@ -3,18 +3,18 @@
 The name decides the group that the column gives evidence for, the direction
 that is bad, and whether its logarithm is compared. Columns of BigGAN-PyTorch,
 StyleGAN, StudioGAN and Weights & Biases are recognized by the words in their
-names. All other numbers belong to the group `other`.
+names. All other columns belong to the group `other`.
 """
 
 import functools
 import re
 from typing import NamedTuple
 
-# Weights integrate what happens to them. They do not jump and come back.
+# Weights integrate their updates, so they do not jump and return.
 WEIGHTS = frozenset({"g_weights", "g_tail", "d_weights", "average"})
-# Groups that a rollback needs a second group for. Losses of a healthy run shift
-# for good, D's spectra move with every spike of its loss, the smaller singular
-# values of a layer lag behind and double in healthy runs.
+# Groups whose evidence does not suffice for a rollback. In healthy runs, losses
+# shift permanently, D's spectra follow every spike of its loss, and the smaller
+# singular values of a layer grow late and double.
 WEAK = frozenset({"game", "d_weights", "g_tail", "heldout", "other"})
 # Groups that move together in a healthy run. The evidence of different sides is
 # nearly independent, and is added.
@@ -57,8 +57,8 @@ _OF_D = r"(^|[/_. ])(d|dis\w*|critic)\d*[/_. ]"
 # The largest singular value of a layer. StudioGAN names it by the weight.
 _SIGMA = r"sigma|spectral|singular|(^|[._/])sv\d*([._/]|$)|weight_orig$"
 
-# The first pattern that is found in the lower-case name decides. Columns of
-# kind None are not judged.
+# The first pattern found in the lower-case name decides. Columns of kind None
+# are not judged.
 _KINDS: tuple[tuple[str, Kind | None], ...] = (
   (
     r"^(perf|optim|aug|time|timing|progress|resources|monitor|system)\b"
@@ -73,7 +73,7 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   ),
   (r"(step|iter|batch|data)_?(time|sec)|sec_per|per_sec", None),
   (r"standard_error|(^|[/_. ])std$|__(min|max)$", None),
-  # Levels that a relativistic loss leaves free. Their gap is judged.
+  # A relativistic loss leaves these levels free. Their gap is judged.
   (r"logit_(real|fake|heldout)$|scores/(real|fake)$|signs?\b|_sign$", None),
   (r"^ema/decay$|nonfinite$", None),
   (r"^ema/", Kind("average", 1, log=True)),
@@ -105,11 +105,11 @@ _NORM = re.compile(r"(weight|param)\w*_norm")
 
 @functools.cache
 def kind_of(name: str) -> Kind | None:
-  """Returns how a column of this name is judged; None if it is not."""
+  """Returns how a column is judged; None if it is not."""
   low = name.lower()
   for pattern, kind in _KINDS:
     if re.search(pattern, low):
-      # The norm of all weights, unlike one layer's singular value, is the run.
+      # If the norm of all weights is not finite, the run is lost.
       vital = kind is not None and bool(_NORM.search(low))
       return kind._replace(vital=True) if vital else kind
   return _OTHER

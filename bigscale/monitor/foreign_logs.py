@@ -48,10 +48,11 @@ def reader_of(path: pathlib.Path) -> Callable[[pathlib.Path], Rows] | None:
 
 
 def json_row(line: str) -> tuple[int, dict[str, Any]] | None:
-  """Returns the step and the scalars of a line of JSON; None without a step.
+  """Returns the step and the scalars of a JSON line, or None without a step.
 
   Statistics such as StyleGAN's {"num": 5, "mean": 0.3, "std": 0.1} become their
-  mean. Scores of StyleGAN stand for the snapshot that they were computed of.
+  mean. The step of StyleGAN's scores is the number of images in the name of the
+  snapshot they belong to.
   """
   try:
     row = json.loads(line)
@@ -77,14 +78,14 @@ def json_row(line: str) -> tuple[int, dict[str, Any]] | None:
 
 
 def step_of(row: Mapping[str, Any]) -> int | None:
-  """Returns the step of a row, or the images shown, from its column."""
+  """Returns the step of a row, or its number of images; None without one."""
   lower = {name.lower(): value for name, value in row.items()}
   for name in (*STEPS, *KIMG):
     value = lower.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
       continue
     value = value * 1000 if name in KIMG else value
-    # JSON of Python may hold NaN and Infinity.
+    # JSON written by Python may contain NaN and Infinity.
     if not abs(value) < 2**63:
       continue
     whole = round(value)
@@ -94,7 +95,7 @@ def step_of(row: Mapping[str, Any]) -> int | None:
 
 
 def merged(parts: Iterable[tuple[int, Mapping[str, Any]]]) -> Rows:
-  """Returns one row for each step, in order. Later values replace earlier."""
+  """Returns one row per step, in order. Later values replace earlier ones."""
   rows: dict[int, dict[str, Any]] = {}
   for step, scalars in parts:
     rows.setdefault(step, {}).update(scalars)
@@ -114,7 +115,7 @@ def _read_stylegan(folder: pathlib.Path) -> Rows:
       if file.name == "stats.jsonl":
         ticks.append(step)
       else:
-        # A snapshot's name holds whole thousands of images only.
+        # The name of a snapshot contains only whole thousands of images.
         step = max((t for t in ticks if t < step + 1000), default=step)
       parts.append((step, scalars))
   return merged(parts)
@@ -155,7 +156,7 @@ def _lines(file: pathlib.Path) -> list[str]:
 
 
 def _read_events(files: list[pathlib.Path]) -> Rows:
-  """Reads scalars as PyTorch, TensorFlow and JAX write them."""
+  """Reads scalars written by PyTorch, TensorFlow or JAX."""
   try:
     from tensorboard.backend.event_processing import event_file_loader
     from tensorboard.util import tensor_util
@@ -167,11 +168,11 @@ def _read_events(files: list[pathlib.Path]) -> Rows:
   folders = {file.parent for file in files}
   parts = []
   for file in files:
-    # Tags of several folders, such as train/ and eval/, stay apart.
+    # Distinguishes tags of several folders, such as train/ and eval/.
     prefix = f"{file.parent.name}/" if len(folders) > 1 else ""
     for event in event_file_loader.EventFileLoader(str(file)).Load():
       for value in event.summary.value:
-        # The loader turns scalars of all writers into tensors.
+        # The loader converts scalars of all writers to tensors.
         array = tensor_util.make_ndarray(value.tensor)
         if array.size == 1 and array.dtype.kind in "fiu":
           scalars = {f"{prefix}{value.tag}": float(array.reshape(()))}

@@ -2,15 +2,15 @@
 
 A signal is averaged into blocks of 1, 2, 4, ... rows. On each of these scales
 the statistic is the level of the last blocks minus the level of the blocks
-before them (a two-window scan, as in Kim et al. 2023 and TWIN 2025). How far
-chance moves the statistic is what it did earlier in the same run. So white
-noise, autocorrelated noise and random walks need no model of their own, and
-what has left both windows is the new normal.
+before them (a two-window scan, as in Kim et al. 2023 and TWIN 2025). Its
+distribution under chance is estimated from its earlier values in the same run.
+Therefore white noise, autocorrelated noise and random walks need no model. A
+change that has left both windows counts as the new normal.
 
-Evidence is -ln of the rate per row at which chance alone shows as much. Two
-tails are estimated, and the weaker evidence counts:
+Evidence is -ln of the rate per row at which chance alone produces such a value.
+Two tails are estimated, and the weaker evidence counts:
   - Student's t. Its degrees of freedom follow from the number of past windows,
-    so coarse scales, which have few of them, are cautious.
+    so coarse scales, which have few past windows, are cautious.
   - An exponential tail of the squared statistic through its largest past values
     (peaks over threshold, as in SPOT, Siffer et al. 2017).
 """
@@ -24,26 +24,26 @@ from typing import Any, NamedTuple
 
 from bigscale.monitor.columns import Kind
 
-# Blocks that each scale keeps. The search for an onset reads them.
+# Number of blocks that each scale keeps, for the search for an onset.
 KEPT = 40
-# Past statistics that a scale needs before it gives evidence. With fewer,
+# Minimum number of past statistics for evidence. With fewer,
 # Student's t alone would have fewer than 3 degrees of freedom.
 ENOUGH = 24
-# Past statistics of overlapping windows of which the tail takes the largest.
+# The tail uses the largest of this many statistics, whose windows overlap.
 _OVERLAP = 4
-# Degrees of freedom per past statistic. Windows overlap, so that three of them
-# say as much as one; the weights of `_FORGET` leave 5 / 9 of these.
+# Degrees of freedom per past statistic. Windows overlap, so three statistics
+# are worth one. The weights of `_FORGET` reduce this number to 5 / 9.
 _DF = 0.55 / 3
-# Number of largest past statistics that the tail is drawn through, and the
-# factor by which the tail is made longer than they say.
+# Number of largest past statistics that the tail is fitted to, and the safety
+# factor on the length of the tail.
 _TOP, _TAIL = 16, 1.4
 # The past at time s has the weight (s / now) ** _FORGET.
 _FORGET = 2
-# Standard deviations that a statistic is clipped to when it is learned from.
+# Past statistics are clipped to this many standard deviations.
 _CLIP = 4.0
 # A rise of weights must double them within this fraction of the run so far.
 _DOUBLING = 0.1
-# Part of an unknown column's range so far that a change must exceed.
+# A change of an unknown column must exceed this fraction of its past range.
 _PART_OF_RANGE = 0.5
 # The largest magnitude of a value. Sums of squares stay finite.
 LARGEST = 1e99
@@ -56,7 +56,7 @@ def surprise(z: float, df: float) -> float:
   Uses Wallace's normal approximation (1959) and Mills' ratio.
 
   Args:
-    z: the statistic in standard deviations.
+    z: statistic in standard deviations.
     df: degrees of freedom.
   """
   w = math.sqrt(df * math.log1p(z * z / df)) * (8 * df + 1) / (8 * df + 3)
@@ -64,7 +64,7 @@ def surprise(z: float, df: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-  """Returns the median of a sequence that is not empty."""
+  """Returns the median of a nonempty sequence."""
   ordered, half = sorted(values), len(values) // 2
   return (ordered[half] + ordered[~half]) / 2
 
@@ -74,9 +74,10 @@ class Windows(NamedTuple):
 
   Attributes:
     last: number of blocks in the later window.
-    before: number of blocks in the earlier window. Their median is compared.
-    rank: index from the nearest end of the later window's ordered blocks. 0
-      asks all blocks to have moved, 1 all but one. None takes the median.
+    before: number of blocks in the earlier window, which is represented by its
+      median.
+    rank: number of blocks of the later window that need not have moved. None
+      uses the median of the later window.
   """
 
   last: int
@@ -84,44 +85,44 @@ class Windows(NamedTuple):
   rank: int | None
 
 
-# A rise of weights is believed when two rows show it, and a doubling in one
-# row. Losses and gradients spike: 5 of 6 blocks must agree.
+# A rise of weights counts if two rows show it, and a doubling if one row does.
+# Losses and gradients spike, so 5 of 6 blocks must agree.
 ONE, TWO = Windows(1, 4, 0), Windows(2, 4, 0)
 SIX, COARSE = Windows(6, 8, 1), Windows(4, 8, None)
 
 
 class Scale:
-  """One signal in blocks of 2^level rows, and what chance does to them.
+  """One signal in blocks of 2^level rows, and its variation by chance.
 
   Attributes:
     level: dyadic level.
-    values: last blocks, the oldest first.
+    values: values of the last blocks, the oldest first.
     steps: step in the middle of each block.
-    count: number of past statistics that were learned from.
-    evidence: of a rise and of a fall, by the newest block.
+    count: number of past statistics.
+    evidence: evidence in the newest block for a rise and for a fall, in nats.
   """
 
   def __init__(self, level: int, windows: Windows, floor: float) -> None:
-    """Knows nothing yet.
+    """Creates a scale without values.
 
     Args:
       level: dyadic level.
-      windows: what is compared.
-      floor: smallest rise that counts, on the compared scale. Above 0, a rise
-        must also keep the pace of `_DOUBLING`.
+      windows: the windows to compare.
+      floor: smallest rise that counts, in the units of the values. If it is
+        positive, a rise must also be as fast as `_DOUBLING` requires.
     """
     self.level = level
     self._windows = windows
     self._floor = floor
     self._first: float | None = None
     self.count = 0
-    # Means over the past: steps between the windows, and by direction the
-    # movement within the blocks, the growth per step and the variance.
+    # Weighted means over the past: the steps between the windows and, for each
+    # direction, the movement within blocks, the growth per step, the variance.
     self._span = 0.0
     self._moves = [0.0, 0.0]
     self._slope = [0.0, 0.0]
     self._variance = [0.0, 0.0]
-    # By direction, the largest past statistics in ascending order.
+    # The largest past statistics of each direction, in ascending order.
     self._tops: tuple[list[float], list[float]] = ([], [])
     self._tops_of = 0.0
     self._worst = [-9.0, -9.0]
@@ -130,7 +131,7 @@ class Scale:
     self.cut()
 
   def cut(self) -> None:
-    """Forgets the blocks. What is known of chance stays."""
+    """Drops the blocks and keeps the statistics of the past."""
     self.values: deque[float] = deque(maxlen=KEPT)
     self.steps: deque[float] = deque(maxlen=KEPT)
     self._half: tuple[float, float] | None = None
@@ -142,16 +143,16 @@ class Scale:
   def add(
     self, value: float, step: float, finer: Sequence[float], kind: Kind
   ) -> tuple[float, float] | None:
-    """Takes a block.
+    """Adds a block.
 
     Args:
       value: mean of the block.
-      step: middle of the block.
-      finer: values that the last blocks are made of, the oldest first.
-      kind: of the signal.
+      step: step in the middle of the block.
+      finer: values of which the last blocks are means, the oldest first.
+      kind: kind of the signal.
 
     Returns:
-      The next scale's block and its step when this one completes it.
+      The value and the step of the next coarser block, if it is complete.
     """
     self.values.append(value)
     self.steps.append(step)
@@ -163,7 +164,7 @@ class Scale:
     return one and ((one[0] + value) / 2, (one[1] + step) / 2)
 
   def levels(self) -> tuple[float, float]:
-    """Returns the medians of the later window and of the one before it."""
+    """Returns the medians of the later and of the earlier window."""
     last, before, _ = self._windows
     values = list(self.values)[-last - before :]
     earlier = values[:-last] or values
@@ -187,7 +188,8 @@ class Scale:
     if self.count >= ENOUGH:
       for way in ways(kind):
         self.evidence[way] = self._weigh(moved[way], way, span, moves, kind)
-    # The windows that are judged are not learned from yet.
+    # The statistic enters the past when its windows no longer overlap the new
+    # ones.
     self._pending.append((moved, span, moves, base))
     if len(self._pending) > last + before:
       self._learn(*self._pending.popleft(), ways(kind))
@@ -200,7 +202,7 @@ class Scale:
     moves: Sequence[float],
     kind: Kind,
   ) -> float:
-    # A random walk gets further in a gap between rows.
+    # A random walk moves further if rows are missing.
     spread = math.sqrt(self._variance[way] * max(1.0, span / self._span))
     # A steady or slowing trend is expected to go on.
     excess = moved - max(0.0, self._slope[way] * span)
@@ -209,12 +211,12 @@ class Scale:
       pace = math.log(2) * span / (_DOUBLING * (self.steps[-1] - self._first))
       needed = max(self._floor, pace)
     elif kind.group == "other":
-      # Whether a change of an unknown column matters, its own range must tell.
+      # The units of an unknown column are unknown, so its past range decides.
       needed = _PART_OF_RANGE * (self._range[1] - self._range[0])
     if spread <= 0 or excess <= max(2 * spread, needed):
       return 0.0
-    # Noise moves against the change as well, a collapse does not. So an excess
-    # in a noisier stretch counts by as much less as it is noisier.
+    # Noise also moves against the change, unlike a collapse. The excess is
+    # divided by the increase of this movement over its usual size.
     usual = max(self._moves[way], 0.1 * sum(self._moves), _TINY)
     z = min(excess / spread / max(1.0, moves[way] / usual), 1e6)
     if z <= 2:
@@ -226,7 +228,7 @@ class Scale:
       tail = max(0.0, z * z - top[0]) / max(_TAIL * excesses, 1e-9)
       rate = max(self._tops_of / len(top), 1.0)
       found = min(found, tail + math.log(rate) + math.log(4))
-    # A scale is asked once in 2^level rows.
+    # A scale is tested once in 2^level rows.
     return found + self.level * math.log(2)
 
   def _learn(
@@ -257,7 +259,7 @@ class Scale:
 
   def _learn_tail(self, ways: Sequence[int]) -> None:
     """Adds the largest of the last `_OVERLAP` statistics to the tail."""
-    # Whenever the run has doubled, every other one is forgotten.
+    # Drops every other value whenever the count has doubled.
     forget = self.count >= 8 * _TOP and not self.count & (self.count - 1)
     self._tops_of = (self._tops_of + 1) / (2 if forget else 1)
     for way in ways:
@@ -267,7 +269,7 @@ class Scale:
     self._worst = [-9.0, -9.0]
 
   def get_state(self) -> dict[str, Any]:
-    """Returns everything that was learned, as plain JSON."""
+    """Returns the state as plain JSON."""
     state = {k: v for k, v in vars(self).items() if k != "_windows"}
     return {
       name: list(value) if isinstance(value, (deque, list, tuple)) else value
@@ -276,7 +278,7 @@ class Scale:
 
   @classmethod
   def from_state(cls, state: Mapping[str, Any]) -> "Scale":
-    """Returns the scale that `get_state` was called on."""
+    """Returns a scale with a state from `get_state`."""
     scale = cls(state["level"], Windows(*state["_windows"]), state["_floor"])
     for name in ("_first", "count", "_span", "_tops_of"):
       setattr(scale, name, state[name])
@@ -296,5 +298,5 @@ class Scale:
 
 
 def ways(kind: Kind) -> tuple[int, ...]:
-  """Returns the directions that are bad: 0 for rises, 1 for falls."""
+  """Returns the bad directions: 0 for rises, 1 for falls."""
   return {1: (0,), -1: (1,), 0: (0, 1)}[kind.direction]

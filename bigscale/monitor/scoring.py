@@ -166,7 +166,7 @@ def _healthy_is_good(row: Row) -> bool:
 
 
 def _run_was_good(row: Row) -> bool:
-  """Whether a run was as good as its best when its fault began."""
+  """Returns whether the run was near its best score when its fault began."""
   before = [s for step, s in row["scores"] if step <= row["start"]]
   return not before or before[-1] <= AS_GOOD * _best_until_alarm(row)
 

@@ -29,9 +29,9 @@ from bigscale.train.state import GanState
 Index = tuple[tuple[int, int], ...]
 Shards = dict[Index, np.ndarray]
 
-# Snapshots below which a run is refused: one state and the one before it.
+# Minimum number of snapshots: one state and the one before it.
 _FEWEST = 2
-# Snapshot intervals that the ages of the snapshots reach back to.
+# Largest age that the snapshots cover, in snapshot intervals.
 REACH = 100
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Snapshot(NamedTuple):
   Attributes:
     step: number of steps done.
     leaves: shards of each leaf of the state, in the order of `jax.tree`.
-    data: state of the stream; None where it is not known.
+    data: state of the stream, or None if it is unknown.
   """
 
   step: int
@@ -56,26 +56,26 @@ def snapshot_to_drop(
 ) -> int | None:
   """Returns the step of the snapshot to drop when there is one too many.
 
-  Drops the snapshot whose neighbors in age are closest in ratio, so that ages
-  stay evenly spaced on a logarithmic scale. The oldest one goes only when the
-  second oldest is beyond `REACH` intervals too. With 12 snapshots there is then
-  always one that is at least as old as any age up to `REACH` intervals, and at
-  most twice as old.
+  Selects the snapshot whose neighbors have the smallest ratio of ages, so that
+  ages stay evenly spaced on a logarithmic scale. The oldest snapshot is dropped
+  only if the second oldest is at least `REACH` intervals old. With 12
+  snapshots, for any age up to `REACH` intervals, there is a snapshot of at
+  least this age and at most twice this age.
 
   Args:
-    steps: of the snapshots, the oldest first.
+    steps: steps of the snapshots, the oldest first.
     now: step of the run.
-    interval: steps between snapshots.
+    interval: number of steps between snapshots.
 
   Returns:
-    The step; None where there are fewer than three.
+    The step, or None if there are fewer than three snapshots.
   """
   if len(steps) < 3:
     return None
   ages = [(now - step) / interval for step in steps]
   if ages[1] >= REACH:
     return steps[0]
-  # The half is half of the interval between two snapshots.
+  # 0.5 is half of the interval between two snapshots.
   ratios = {
     (older + 0.5) / (newer + 1.5): step
     for older, step, newer in zip(ages, steps[1:], ages[2:], strict=False)
@@ -87,17 +87,17 @@ class Ring:
   """Snapshots of the run, the oldest first.
 
   Attributes:
-    bytes_each: bytes that a snapshot takes in this process.
-    slots: number of snapshots that are kept, the same on all processes.
-    pinned: step of a snapshot that is not dropped; None for none.
+    bytes_each: size of a snapshot in this process, in bytes.
+    slots: maximum number of snapshots, equal on all processes.
+    pinned: step of a snapshot that must not be dropped, or None.
   """
 
   def __init__(self, abstract: GanState, spec: MonitorSpec) -> None:
-    """Takes no memory yet.
+    """Creates an empty ring, without allocating memory.
 
     Args:
       abstract: shapes and shardings of the state.
-      spec: number of snapshots and the memory that they may take.
+      spec: maximum number of snapshots and their maximum memory.
 
     Raises:
       SpecError: this host's memory is too small for two snapshots.
@@ -119,7 +119,7 @@ class Ring:
 
     Args:
       step: number of steps done.
-      state: the state on the devices. It may still be computed.
+      state: state on the devices, whose computation may be unfinished.
       data: state of the stream.
     """
     self._settle()
@@ -130,9 +130,9 @@ class Ring:
     self._on_devices = (step, copied, data)
 
   def newest(self, before: int) -> Snapshot | None:
-    """Returns the newest snapshot of a step below `before` that is finite.
+    """Returns the newest finite snapshot of a step below `before`, or None.
 
-    Newer snapshots below `before` that are not finite are dropped.
+    Drops newer snapshots below `before`, because they are not finite.
     """
     self._settle()
     for snapshot in reversed(list(self._kept)):
@@ -162,7 +162,7 @@ class Ring:
 
   @property
   def held(self) -> list[int]:
-    """Steps of all snapshots, the oldest first, also of one in transfer."""
+    """Steps of all snapshots, including one in transfer, the oldest first."""
     steps = [snapshot.step for snapshot in self._kept]
     return steps + ([self._on_devices[0]] if self._on_devices else [])
 
@@ -183,7 +183,7 @@ class Ring:
       self._drop(min(steps) if drop is None else drop)
 
   def _drop(self, step: int) -> None:
-    # Arrays cannot be compared by equality here.
+    # `deque.remove` would compare arrays.
     self._kept = collections.deque(k for k in self._kept if k.step != step)
 
   @staticmethod
@@ -196,7 +196,7 @@ class Ring:
 
 
 def _distinct_shards(leaf: jax.Array) -> list[tuple[Index, jax.Array]]:
-  """Returns this process's shards of an array, each one once."""
+  """Returns the distinct shards of an array in this process."""
   found: dict[Index, jax.Array] = {}
   for shard in leaf.addressable_shards:
     found.setdefault(_index(shard.index, leaf.shape), shard.data)
@@ -211,7 +211,7 @@ def _index(index: tuple[slice, ...], shape: tuple[int, ...]) -> Index:
 
 def _put(abstract: jax.ShapeDtypeStruct, parts: Shards) -> jax.Array:
   def part(index: tuple[slice, ...]) -> np.ndarray:
-    # On a CPU, JAX may use this memory itself, and a step donates it.
+    # Copies, because JAX on a CPU may use this memory, and a step donates it.
     return np.array(parts[_index(index, abstract.shape)])
 
   return jax.make_array_from_callback(abstract.shape, abstract.sharding, part)
@@ -226,7 +226,7 @@ def _bytes_here(leaf: jax.ShapeDtypeStruct) -> int:
 
 
 def _slots(bytes_each: int, spec: MonitorSpec) -> int:
-  """Returns how many snapshots every host can keep, at most the spec's number.
+  """Returns the number of snapshots that fit on every host, at most the spec's.
 
   Raises:
     SpecError: a host's memory is too small for two snapshots.
@@ -259,9 +259,9 @@ def _slots(bytes_each: int, spec: MonitorSpec) -> int:
 
 
 def free_bytes() -> float:
-  """Returns the bytes of memory that this process may still allocate.
+  """Returns the number of bytes that this process may still allocate.
 
-  Infinite on a system that does not report it.
+  Returns infinity if the system does not report it.
   """
   limits = []
   try:

@@ -1,4 +1,4 @@
-"""Reads recorded traces and judges them as the monitor would have."""
+"""Reads recorded traces and judges them like the monitor of a run."""
 
 import csv
 import dataclasses
@@ -17,9 +17,9 @@ _FORMAT = (
   "JSON lines with a step, a run's folder, or the log folder of "
   "BigGAN-PyTorch, StyleGAN (stats.jsonl) or TensorBoard"
 )
-# Largest fraction of a trace that the warm-up takes.
+# Largest fraction of a trace for the warm-up.
 _MAX_WARMUP = 0.2
-# How run logs spell what JSON has no number for.
+# Strings for values that JSON cannot represent.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NOT_SCALARS = ("step", "kimg", "seconds", "attempt")
 
@@ -30,7 +30,7 @@ class Trace:
 
   Attributes:
     rows: step and scalars of each row, in the order of the file.
-    notes: what could not be used, one sentence each.
+    notes: sentences about data that could not be used.
   """
 
   rows: list[tuple[int, dict[str, float]]]
@@ -40,14 +40,15 @@ class Trace:
 def read_trace(path: str, attempt: int | None = None) -> Trace:
   """Reads a run's folder, a CSV file, or the logs of another trainer.
 
-  In a CSV file an empty cell is missing. So is a cell that is not a number,
-  which is noted. `nan` and `inf` are numbers. A row without a whole step is
-  skipped and noted. Of a run that was rolled back, the rows that led to its
-  latest state are read, not those of abandoned attempts.
+  In a CSV file, an empty cell is a missing value. A cell that is not a number
+  is also missing, and `notes` reports it. `nan` and `inf` are numbers. A row
+  whose step is not an integer is skipped and reported. If a run was rolled
+  back, rows of abandoned attempts are skipped.
 
   Args:
-    path: of the file or folder; see `foreign_logs` for the other formats.
-    attempt: of a run's folder: the rows that led to the end of this attempt.
+    path: path of the file or folder; see `foreign_logs` for the other formats.
+    attempt: reads the rows that led to the end of this attempt of a run; None
+      reads those of the last attempt.
 
   Raises:
     SpecError: the file does not exist, is not a trace, or has no rows.
@@ -90,7 +91,7 @@ def _refuse_attempt(file: pathlib.Path, attempt: int | None) -> None:
   require(
     attempt is None,
     f"attempt={attempt} selects rows of a bigscale run, and {file} is not one; "
-    "leave --attempt out",
+    "omit --attempt",
   )
 
 
@@ -103,20 +104,23 @@ def replay(
   """Runs the verdict over a trace.
 
   Args:
-    trace: to judge.
-    spec: false-alarm rates and smallest changes.
+    trace: trace to judge.
+    spec: settings of the verdict.
     kinks: steps at which the run was changed on purpose.
-    warmup: number of steps from the trace's first in which only values that are
-      not finite are acted on. None takes the spec's, but at most a fifth of the
-      trace.
+    warmup: number of steps after the trace's first step in which only values
+      that are not finite raise an alarm. None uses the spec's number, but at
+      most a fifth of the trace.
 
   Returns:
-    JSON: `alarms`, one for each rise of the level, each with `step`, `level`,
-    `signal`, `value` (null where not finite), `reference`, `rule`, `onset` and
-    `also`, the other signals that changed; `healthy_step`, the last step before
-    the onset of the first alarm that asks for a rollback, the last step of the
-    trace without such an alarm, null where nothing could be judged; `rows`, the
-    number of rows; `notes`.
+    A dict for JSON:
+    alarms: one for each rise of the level, with `step`, `level`, `signal`,
+      `value` (None if it is not finite), `reference`, `rule`, `onset` and
+      `also`, the other signals that changed.
+    healthy_step: last step before the onset of the first alarm at level
+      `rollback`. Without such an alarm, the last step of the trace. None if the
+      trace is too short to be judged.
+    rows: number of rows.
+    notes: sentences about data that could not be used.
   """
   steps = [step for step, _ in trace.rows]
   if warmup is None:
@@ -138,8 +142,8 @@ def replay(
   else:
     healthy = None
     notes.append(
-      "too few values to judge by: only values that are not finite were looked "
-      "for. A signal is judged after about 40 values"
+      "too few values for a judgment: only values that are not finite were "
+      "detected. A signal is judged after about 40 values"
     )
   return {
     "alarms": [_alarm(decision) for decision in alarms],
@@ -196,7 +200,7 @@ def _read_json_lines(text: str, attempt: int | None) -> Trace:
 def _led_to_the_end(
   rows: list[tuple[int, int, dict[str, Any]]],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """A later attempt gives up what earlier ones did from its first step on."""
+  """Yields the rows that no later attempt replaced."""
   first: dict[int, int] = {}
   for attempt, step, _ in rows:
     first[attempt] = min(step, first.get(attempt, step))
@@ -207,7 +211,7 @@ def _led_to_the_end(
 
 
 def _read_csv(text: str, name: str) -> Trace:
-  require("\0" not in text, f"{name} holds binary data; {_FORMAT}")
+  require("\0" not in text, f"{name} contains binary data; {_FORMAT}")
   head = text.split("\n", 1)[0]
   delimiter = max(",;\t", key=head.count) if "," not in head else ","
   try:
@@ -283,7 +287,7 @@ def _read_cells(
 
 def _parse(cell: str) -> float | None:
   try:
-    # Python alone reads 1_000 as a number.
+    # Python reads 1_000 as a number. Other programs do not.
     return None if "_" in cell else float(cell)
   except ValueError:
     return None

@@ -1,12 +1,13 @@
 """Turns a run's scalars into a verdict, step by step, on the host.
 
-Each column is compared with its own past (`monitor.scan`). The strongest column
-of a group speaks for the group, and each group has an equal share of the
-false-alarm rate. Groups whose columns shift in healthy runs as well need a
-second group that has moved, unless nothing else is watched. A value that is not
-finite, a dead discriminator and a player that is frozen need no other evidence.
+Each column is compared with its own past (`monitor.scan`). The column with the
+strongest evidence represents its group, and each group has an equal share of
+the false-alarm rate. Some groups also shift in healthy runs. Their evidence
+needs support from a second group, unless no other group is watched. A value
+that is not finite, a dead discriminator and a frozen player need no other
+evidence.
 
-The state is plain JSON, so a resumed run decides as one that was not stopped.
+The state is plain JSON, so a resumed run decides like an uninterrupted run.
 """
 
 import bisect
@@ -24,26 +25,27 @@ from bigscale.spec.verdict import VerdictSpec
 
 Level = Literal["ok", "warn", "rollback"]
 
-# Nats by which evidence must fall below the one of a warning to return to `ok`.
+# The level returns to `ok` this many nats below the evidence for a warning.
 _SLACK = 2.0
-# Evidence beyond which a rate is not told exactly: once in 1e9 rows.
+# Rates below once in 1e9 rows are reported as that.
 _CERTAIN = math.log(1e9)
-# Evidence of a group with which it is named as a reason: once in 10 rows.
+# Minimum evidence of a group that is named as a reason: once in 10 rows.
 _NAMED = math.log(10)
-# Values in a row that are not finite before a column that is not vital counts.
+# A column that is not vital is broken after this many consecutive values that
+# are not finite.
 _BROKEN = 3
-# Format of `Verdict.get_state`.
+# Version of the format of `Verdict.get_state`.
 _VERSION = 2
 
 
 class Reason(NamedTuple):
-  """One signal's part in a decision.
+  """One signal's contribution to a decision.
 
   Attributes:
     signal: name of the column.
-    value: its level in the last values.
-    reference: its level before; None where nothing is known of it.
-    rule: what the signal breaks, as a clause.
+    value: level of the last values.
+    reference: level of the values before, or None if it is unknown.
+    rule: why the signal counts, as a clause.
   """
 
   signal: str
@@ -63,12 +65,13 @@ class Decision(NamedTuple):
 
   Attributes:
     step: the step.
-    level: `ok`, `warn`, or `rollback`: go back to a state before `onset`.
-    onset: step at which the change began; None at `ok`.
-    reasons: signals that show the change, the strongest first, as they were
-      when the level was entered.
-    new: whether this row has changed the level, or has brought the first value
-      that is not finite.
+    level: `ok`, `warn`, or `rollback`, a request to return to a state before
+      `onset`.
+    onset: step at which the change began, or None at `ok`.
+    reasons: signals that show the change, the strongest first, with their
+      values at the row that changed the level.
+    new: whether this row changed the level or contains the first value that is
+      not finite.
   """
 
   step: int
@@ -83,22 +86,22 @@ class Verdict:
 
   Attributes:
     kinks: steps of declared changes, in ascending order.
-    notes: what was skipped in the rows, one sentence each.
-    ignored: number of rows that were skipped: their step was earlier than the
-      last row's, or the same with nothing new.
-    judged: whether any column had enough of a past to be judged. Until then
-      only values that are not finite and a dead discriminator are acted on.
+    notes: sentences about values that were skipped.
+    ignored: number of skipped rows, whose step was earlier than the last row's,
+      or the same without new columns.
+    judged: whether any column had enough past values to be judged. Until then,
+      only values that are not finite and a dead discriminator raise an alarm.
     evidence: evidence of each group at the last row, in nats: -ln of the rate
-      per row at which chance shows as much.
+      per row at which chance alone produces such a change.
   """
 
   def __init__(self, spec: VerdictSpec, kinks: Sequence[int] = ()) -> None:
-    """Knows nothing yet.
+    """Creates a verdict without rows.
 
     Args:
-      spec: false-alarm rates and smallest changes.
-      kinks: steps at which the run is changed on purpose. Nothing is compared
-        across them.
+      spec: settings of the verdict.
+      kinks: steps at which the run is changed on purpose. Rows before and after
+        such a step are not compared.
     """
     self._spec = spec
     self._needed = {
@@ -121,16 +124,18 @@ class Verdict:
     self.evidence: dict[str, float] = {}
 
   def update(self, step: int, row: Mapping[str, Any]) -> Decision:
-    """Takes a row.
+    """Adds a row and returns the decision.
+
+    No content of a row raises an exception.
 
     Args:
-      step: number of steps done. A row of an earlier step than the last one's
-        is skipped. A row of the same step adds the columns that are new in it,
-        such as scores of a later evaluation.
+      step: number of steps done. A row of a step before the last row's is
+        skipped. Another row of the last step adds its new columns, such as
+        scores of a later evaluation.
       row: any subset of the columns. Values that are not numbers are skipped.
 
     Returns:
-      The decision. Nothing in a row raises an exception.
+      The decision.
     """
     if step == self._last:
       row = {name: row[name] for name in row if name not in self._seen}
@@ -152,9 +157,9 @@ class Verdict:
     return self._decide(step)
 
   def quiet_until(self, step: int) -> None:
-    """Skips rows before `step`, and compares nothing with the rows until now.
+    """Skips rows before `step`, and compares later rows with no earlier row.
 
-    What chance does to each signal stays known.
+    The estimated variation of each signal by chance is kept.
     """
     self._quiet = max(self._quiet, step)
     for signal in self._signals.values():
@@ -165,7 +170,7 @@ class Verdict:
     self._decision = Decision(self._last, "ok")
 
   def get_state(self) -> dict[str, Any]:
-    """Returns everything that was learned, as plain JSON."""
+    """Returns the state as plain JSON."""
     decision = self._decision
     return {
       "version": _VERSION,
@@ -190,15 +195,15 @@ class Verdict:
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
-    """Continues from what `get_state` returned, to the same decisions.
+    """Restores a state from `get_state`; later decisions are the same.
 
-    The state of a version that judged by another method is not taken over: the
-    verdict then learns from the rows that follow.
+    The state of an earlier version is ignored, because it judged by another
+    method. The verdict then learns from the following rows.
     """
     if state.get("version") != _VERSION:
       self._last = state["last"]
       self.notes.append(
-        "the verdict's state is of an earlier version: it learns anew"
+        "the state of the verdict is from an earlier version and was ignored"
       )
       return
     self._first = state["first"]
@@ -234,11 +239,11 @@ class Verdict:
       self.quiet_until(passed[-1] + self._spec.quiet)
 
   def _collect(self, step: int, row: Mapping[str, Any]) -> list[Reason]:
-    """Gives a row's values to their signals; returns those that are broken."""
+    """Adds a row's values to their signals; returns a reason per broken one."""
     broken = []
     for name, value in _with_logit_gap(row).items():
       if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        self._note(f"{name} is not always a number: skipped there")
+        self._note(f"{name} has values that are not numbers; they are skipped")
         continue
       value = float(value)
       if name.endswith("nonfinite") and value:
@@ -263,8 +268,8 @@ class Verdict:
     reason = [Reason(name, value, known, "not finite")]
     if signal.kind.vital:
       return reason
-    self._note(f"{name} is not always finite: skipped there")
-    # Nothing is known of a column with a name of no group.
+    self._note(f"{name} has values that are not finite; they are skipped")
+    # Samples and columns with unknown names are never a reason.
     believed = signal.kind.group != "other" and signal.kind.group != "samples"
     return reason if believed and signal.lost >= _BROKEN else []
 
@@ -345,12 +350,12 @@ class Verdict:
     return self._decision
 
   def _take_broken(self, step: int, reasons: list[Reason]) -> Decision:
-    """Asks for a rollback at once."""
+    """Returns a decision for an immediate rollback."""
     if self._is_broken:
       return self._keep(step)
     self._is_broken = True
     before = self._decision
-    # A discriminator needs some rows to be found dead.
+    # A dead discriminator is detected some rows after it died.
     since = step
     if self._dead:
       per_row = (step - self._first) / max(self._rows - 1, 1)
@@ -366,7 +371,7 @@ class Verdict:
 
 
 def _with_logit_gap(row: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Adds how far D's logits tell reals from fakes."""
+  """Adds `d/logit_gap`, the difference of D's logits on reals and fakes."""
   real, fake = row.get("d/logit_real"), row.get("d/logit_fake")
   try:
     gap = float(real - fake)
@@ -376,5 +381,5 @@ def _with_logit_gap(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _to_json(value: float | None) -> float | str | None:
-  """Returns the number, or the name of one that JSON does not have."""
+  """Returns a number, or its name if JSON cannot represent it."""
   return value if value is None or math.isfinite(value) else str(value)

@@ -19,37 +19,38 @@ class MonitorSpec:
   Attributes:
     action: what an alarm does. `off`: nothing is watched except losses that are
       not finite. `log`: the alarm is written to the events. `checkpoint`: the
-      newest healthy state is saved as well, and training continues. `rollback`:
+      newest healthy state is also saved, and training continues. `rollback`:
       the run returns to that state, at most `retries` times, and then stops
       with exit code 3.
-    interval: number of steps between two probes, which compute held-out images
-      and the diversity of samples, and between two readings of the singular
-      values.
+    interval: number of steps between two probes, which evaluate held-out images
+      and the diversity of samples. The singular values are logged at the same
+      steps.
     num_samples: number of real images, held-out images and samples in a probe,
       at most `global_batch_size`.
     snapshot_interval: number of steps between two copies of the state in host
       memory.
-    snapshots: maximum number of copies. Fewer are kept where the memory is too
+    snapshots: maximum number of copies. Fewer are kept if the memory is too
       small. Their ages are spaced logarithmically. With 12 copies, a rollback
       returns at most twice as far as it must.
-    max_host_gib: memory of each host that the copies may take, in GiB; 0 takes
-      at most half of the free memory.
-    keep: number of healthy checkpoints kept on disk, the newest.
+    max_host_gib: maximum memory for the copies on each host, in GiB; 0 allows
+      half of the free memory.
+    keep: number of newest healthy checkpoints to keep on disk.
     retries: maximum number of rollbacks.
     rewind: minimum number of steps between the onset and the state that the
       first rollback returns to. Each further rollback doubles it.
-    data: data after a rollback. `skip`: new data, and the data read since is
-      left out (Chowdhery et al. 2022, sec. 5.1). `replay`: the same data again.
-    interventions: changes made at a rollback besides new noise. `lower_lr`:
-      lower learning rates. `raise_gamma`: larger weights of R1 and R2.
+    data: data after a rollback. `skip`: new data; the data of the abandoned
+      steps is skipped (Chowdhery et al. 2022, sec. 5.1). `replay`: the same
+      data again.
+    interventions: changes made at a rollback in addition to new noise.
+      `lower_lr`: lower learning rates. `raise_gamma`: larger weights of R1 and R2.
       `clamp_sigma`: an upper bound on G's singular values (Brock et al. 2019,
       eq. 4). `ema_to_g`: G restarts from its moving average. `older_d`: D
-      restarts from the snapshot before.
+      restarts from the previous snapshot.
     lr_factor: factor of `lower_lr`, applied at each rollback.
     gamma_factor: factor of `raise_gamma`, applied at each rollback.
     sigma_factor: upper bound of `clamp_sigma`, as a multiple of each layer's
       largest singular value in the healthy state.
-    verdict: how scalars become an alarm.
+    verdict: settings of the verdict.
   """
 
   action: Literal["off", "log", "checkpoint", "rollback"] = "checkpoint"

@@ -1,4 +1,4 @@
-"""Settings of the verdict: how often it may be wrong, and what is large."""
+"""Settings of the verdict: false-alarm rates and the smallest change."""
 
 import dataclasses
 
@@ -7,20 +7,20 @@ from bigscale.spec.base import require
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerdictSpec:
-  """How scalars become a verdict; `bigscale.monitor.verdict` has the method.
+  """Settings of the verdict; `bigscale.monitor.verdict` describes the method.
 
-  The verdict compares a run with its own past, so it has no thresholds by
-  model, scale or signal. The false-alarm rates decide how much evidence it
-  needs.
+  The verdict compares a run with its own past, so no threshold depends on the
+  model, the scale or the signal. The false-alarm rates determine how much
+  evidence an alarm needs.
 
   Attributes:
     rollback_rows: mean number of rows between two false requests for a rollback
       (the average run length in control). A row is a step of a live run.
     warn_rows: mean number of rows between two false warnings.
     smallest_rise: smallest relative rise of weights, singular values or the
-      moving average's distance that is evidence.
+      moving average's distance that counts as evidence.
     warmup: number of steps at the start of a run in which only values that are
-      not finite, and a dead discriminator, are acted on. The verdict learns
+      not finite and a dead discriminator raise an alarm. The verdict learns
       from these steps.
     quiet: number of steps after a declared change, such as the end of a
       schedule, a rollback or a changed setting, that are neither judged nor

@@ -1,7 +1,7 @@
 """Keeps healthy states of a run: snapshots in host memory, checkpoints on disk.
 
-A state is healthy if the verdict was calm after its step, and if no change is
-dated before it later.
+A state is healthy if the verdict's level after its step was `ok`, and if no
+later alarm has an earlier onset.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ class HealthyStates:
 
     Args:
       built: the built run.
-      checkpoints: the run's checkpoints, which are searched as well.
-      recorder: of the run's events.
+      checkpoints: the run's checkpoints, which may also be healthy.
+      recorder: recorder of the run's events.
 
     Raises:
       SpecError: if two snapshots do not fit into this host's memory.
@@ -59,8 +59,7 @@ class HealthyStates:
     """Keeps a snapshot and a checkpoint from before an onset.
 
     Args:
-      onset: step at which a suspected change began; None where there is no
-        suspicion.
+      onset: step at which a suspected change began; None without suspicion.
     """
     held = [] if onset is None else self._ring.held
     self._ring.pinned = max((s for s in held if s <= onset), default=None)
@@ -75,10 +74,10 @@ class HealthyStates:
     newer, from a checkpoint. Newer snapshots are dropped.
 
     Args:
-      step: of the run, for its events.
+      step: step of the run, for its events.
       onset: step at which the change began.
       attempt: number of rollbacks until now.
-      watched: the monitor's state, to be stored with it.
+      watched: state of the monitor, stored in the checkpoint.
 
     Returns:
       The step of the state; None if there is no such state.
@@ -127,7 +126,7 @@ class HealthyStates:
     self, found: Restored, attempt: int, watched: Mapping[str, Any]
   ) -> None:
     """Writes healthy/STEP and waits until it is complete."""
-    # Orbax would refuse a step older than one that is no longer healthy.
+    # Orbax refuses a step older than the newest saved one.
     self._saved.set_aside(found.step, attempt)
     meta = self._recorder.meta(found.step)
     meta |= {"monitor": {**watched, "unresolved": False}}
@@ -137,7 +136,7 @@ class HealthyStates:
   def restore(self, step: int) -> Restored:
     """Reads healthy/STEP, and drops the snapshots of later steps.
 
-    The state is read from disk, to be sure that the checkpoint is readable.
+    Reading from disk proves that the checkpoint can be read.
     """
     restored = self._saved.restore(self._abstract, step)
     self._ring.forget_after(step)

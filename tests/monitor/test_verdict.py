@@ -289,7 +289,9 @@ def test_a_probe_that_fails_by_itself_is_said_once():
   broken = ((s, r | {"g/diversity": math.nan}) for s, r in rows())
   decisions, verdict = judge(broken)
   assert decisions == []
-  assert verdict.notes == ["g/diversity is not always finite: skipped there"]
+  assert verdict.notes == [
+    "g/diversity has values that are not finite; they are skipped"
+  ]
 
 
 def test_a_single_signal_that_stays_not_finite_is_a_rollback():
