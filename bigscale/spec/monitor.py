@@ -42,9 +42,9 @@ class MonitorSpec:
       steps is skipped (Chowdhery et al. 2022, sec. 5.1). `replay`: the same
       data again.
     interventions: changes made at a rollback in addition to new noise.
-      `lower_lr`: lower learning rates. `raise_gamma`: larger weights of R1 and R2.
-      `clamp_sigma`: an upper bound on G's singular values (Brock et al. 2019,
-      eq. 4). `ema_to_g`: G restarts from its moving average. `older_d`: D
+      `lower_lr`: lower learning rates. `raise_gamma`: larger weights of R1 and
+      R2. `clamp_sigma`: an upper bound on G's singular values (Brock et al.
+      2019, eq. 4). `ema_to_g`: G restarts from its moving average. `older_d`: D
       restarts from the previous snapshot.
     lr_factor: factor of `lower_lr`, applied at each rollback.
     gamma_factor: factor of `raise_gamma`, applied at each rollback.
