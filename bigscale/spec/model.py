@@ -171,7 +171,7 @@ class ModelBase:
     )
 
   def has(self, setting: str) -> bool:
-    """Whether the family has a setting with this name."""
+    """Returns whether the family has a setting with this name."""
     return any(field.name == setting for field in dataclasses.fields(self))
 
 
