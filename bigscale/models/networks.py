@@ -18,7 +18,7 @@ Select = Callable[[str], bool]
 
 
 def is_kernel(path: str) -> bool:
-  """Returns whether a parameter is a kernel of a convolution or linear layer."""
+  """Returns whether a parameter is a convolution's or linear layer's kernel."""
   return path.endswith("kernel")
 
 

@@ -295,7 +295,7 @@ def check_attention(
       )
       require(
         known[side] >= 8,
-        f"model.{field} contains {side} px, where there are {known[side]} "
+        f"model.{field} contains {side} px, where the map has {known[side]} "
         "channels; attention keys use an eighth of the channels, so it needs "
         "8 or more: widen the network or choose another map",
       )
