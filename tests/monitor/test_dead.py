@@ -1,4 +1,4 @@
-"""Discriminators that are dead, in the rows of a run."""
+"""Detection of a dead discriminator in the rows of a run."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_one_without_gradient_that_says_the_same_of_all():
     ((ALIVE, DEAD, DEAD, DEAD), 10),
     ((DEAD, DEAD, DEAD), 0),
     ((ALIVE, DEAD, DEAD, {"eval/fid": 3.0}, DEAD), 10),
-    # Flickers.
+    # A ReLU becomes active for single rows.
     ((ALIVE, DEAD, ALIVE, DEAD, DEAD, DEAD, ALIVE, DEAD, DEAD), 10),
     ((DEAD, ALIVE, ALIVE, DEAD, DEAD, DEAD), 30),
     ((DEAD, DEAD, DEAD, ALIVE, ALIVE), None),

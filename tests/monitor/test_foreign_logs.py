@@ -1,4 +1,4 @@
-"""Logs of other trainers, in files as their own code writes them."""
+"""Logs of other trainers, in the formats that their code writes."""
 
 import json
 

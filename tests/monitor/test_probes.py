@@ -1,4 +1,4 @@
-"""The monitor's small numbers, against NumPy's and SciPy's."""
+"""The monitor's measurements agree with NumPy and SciPy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +30,7 @@ def test_norm_and_distance_are_of_all_leaves_together():
 
 
 def test_norms_do_not_overflow_in_half_precision():
-  """The square of 300 is no float16, and bfloat16 has 8 bits."""
+  """300^2 overflows float16, and bfloat16 has 8 bits of precision."""
   tree = {"x": jnp.full(1000, 300, jnp.float16)}
   assert probes.norm(tree) == pytest.approx(300 * np.sqrt(1000), rel=1e-6)
   ones = {"x": jnp.ones(1000, jnp.bfloat16)}
@@ -64,7 +64,7 @@ def test_mean_pairwise_distance_is_scipys():
 
 
 def test_pairwise_distances_survive_a_far_origin():
-  """Features of a trained D all lie on one side of zero, far from it."""
+  """Features of a trained D are far from zero."""
   far = FEATURES + np.float32(300)
   wanted = np.mean(pdist(far.astype("f8")))
   got = probes.mean_pairwise_distance(jnp.asarray(far))
@@ -82,7 +82,7 @@ def test_effective_rank_is_that_of_the_eigenvalues():
   wanted = np.sum(values) ** 2 / np.sum(values**2)
   got = probes.effective_rank(jnp.asarray(FEATURES))
   assert got == pytest.approx(wanted, rel=1e-5)
-  # Of fewer samples than features, too.
+  # Also with fewer samples than features.
   few = FEATURES[:4]
   values = np.linalg.eigvalsh(np.cov(few.T.astype("f8")))
   wanted = np.sum(values) ** 2 / np.sum(values**2)
@@ -93,7 +93,7 @@ def test_effective_rank_is_that_of_the_eigenvalues():
 
 @pytest.mark.parametrize("rank", [1, 3])
 def test_effective_rank_of_equal_directions_counts_them(rank):
-  """A simplex of rank + 1 corners is equally wide everywhere."""
+  """A simplex with rank + 1 corners has equal variance in all directions."""
   corners = np.eye(rank + 1, 8, dtype="f4")
   got = probes.effective_rank(jnp.asarray(np.tile(corners, (5, 1))))
   assert got == pytest.approx(rank, rel=1e-5)
@@ -104,7 +104,7 @@ def images(count=6):
 
 
 def apart(a, b):
-  """How far the mean statistics of two sets of images lie apart, at most."""
+  """Returns the largest difference of the mean statistics of two sets."""
   mean_a, mean_b = (
     np.mean(probes.pixel_statistics(jnp.asarray(x)), axis=0) for x in (a, b)
   )
@@ -119,7 +119,7 @@ def test_pixel_statistics_are_cell_means_of_color_and_contrast():
   np.testing.assert_allclose(
     maps[1, 2, 3, :3], x[1, 4:6, 6:8].mean(axis=(0, 1)), rtol=1e-5
   )
-  # An inner cell: the right and lower neighbours of all four are there.
+  # In an inner cell, all four pixels have right and lower neighbors.
   cell = x[0, 2:4, 2:4]
   right = np.abs(x[0, 2:4, 3:5] - cell)
   down = np.abs(x[0, 3:5, 2:4] - cell)
@@ -129,7 +129,7 @@ def test_pixel_statistics_are_cell_means_of_color_and_contrast():
 
 
 def checkerboard(x):
-  """The same cell means, another contrast."""
+  """Returns images with the same cell means and another contrast."""
   sign = (-1.0) ** np.add.outer(np.arange(8), np.arange(8))
   return x + 0.3 * sign[None, :, :, None].astype("f4")
 
@@ -163,7 +163,7 @@ def test_pixel_statistics_at_every_side(shape):
 def test_moment_distance_is_0_for_equal_and_1_for_one_mean_image():
   reals = jnp.asarray(FEATURES)
   assert probes.moment_distance(reals, reals) == 0
-  # The order of samples is no moment.
+  # Moments do not depend on the order of the samples.
   assert probes.moment_distance(reals[::-1], reals) == pytest.approx(
     0, abs=1e-6
   )
@@ -185,5 +185,5 @@ def test_heldout_gap_runs_from_0_to_1():
   assert probes.heldout_gap(real, fake, fake) == 1
   halfway = jnp.array([0.0, 1.0])
   assert probes.heldout_gap(real, halfway, fake) == pytest.approx(0.5)
-  # A D that cannot tell anything.
+  # D does not distinguish reals from fakes.
   assert np.isfinite(probes.heldout_gap(real, real, real))

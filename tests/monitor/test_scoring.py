@@ -48,9 +48,9 @@ def test_no_alarm_in_30000_steps_bounds_the_rate():
   [
     ([(10, 8.0), (20, 4.0), (30, 7.9)], None, None),
     ([(10, 8.0), (20, 4.0), (30, 8.1), (40, 9.0)], None, 30),
-    # It came back.
+    # The run recovers.
     ([(10, 4.0), (20, 9.0), (30, 7.0), (40, 3.0)], None, None),
-    # And was lost again.
+    # The run is lost again.
     ([(10, 4.0), (20, 9.0), (30, 7.0), (40, 8.5)], None, 40),
     ([(10, 4.0), (20, math.nan)], None, 20),
     ([(10, 4.0)], 17, 17),
@@ -67,13 +67,13 @@ def test_alarms_are_counted_where_they_belong():
     _row(lost=640, alarm=600),
     _row(lost=640, alarm=700),
     _row(lost=640),
-    # Before the fault: false, and the fault was not seen.
+    # An alarm before the fault is false, and the fault is not detected.
     _row(lost=640, alarm=300),
-    # A fault without harm: its alarm is neither right nor wrong.
+    # An alarm for a harmless fault is neither true nor false.
     _row(alarm=600),
     _row("undisturbed", fault=False),
     _row("d_spikes", fault=False, alarm=700),
-    # Lost by itself: no healthy steps.
+    # A lost control has no healthy steps.
     _row("small_batch", fault=False, lost=800, alarm=700),
   ]
   found = scoring.score(rows, warmup=100)
@@ -102,7 +102,7 @@ def test_a_healthy_checkpoint_is_as_good_as_the_best_before_the_alarm():
     _row(lost=640, alarm=600, healthy={"step": 560, "score": 10.9}),
     _row(lost=640, alarm=600, healthy={"step": 560, "score": 11.1}),
     _row(lost=640, alarm=600, healthy={"step": 560, "score": None}),
-    # None was there.
+    # No checkpoint was saved.
     _row(lost=640, alarm=600, healthy=None),
   ]
   found = scoring.score(rows, warmup=100)["healthy_good"]
@@ -116,9 +116,9 @@ def test_a_run_that_was_past_its_best_has_no_better_state_to_save():
   rows = [
     _row(lost=640, alarm=600, scores=scores([480, 10.9])),
     _row(lost=640, alarm=600, scores=scores([480, 11.1])),
-    # The best is of after the fault had begun.
+    # The best score was reached after the start of the fault.
     _row(lost=640, alarm=600, scores=scores([480, 10.0], [560, 8.0])),
-    # Not seen: nothing was saved.
+    # Without an alarm, no state was saved.
     _row(lost=640, scores=scores([480, 10.0])),
   ]
   found = scoring.score(rows, warmup=100)["run_good"]
@@ -142,7 +142,7 @@ def test_recovered_is_as_good_as_the_undisturbed_twin_at_its_end():
     _row(**seen, recovery=recovery(11.1)),
     _row(**seen, recovery=recovery(5.0, ended=900)),
     _row(**seen, recovery=recovery(5.0, rollbacks=0)),
-    # Nobody to compare with: not counted.
+    # Without an undisturbed run of its seed, the run is not counted.
     _row(**seen, recovery=recovery(5.0)) | {"seed": 1},
   ]
   found = scoring.score(rows, warmup=100)["recovered"]

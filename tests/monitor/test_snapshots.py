@@ -1,4 +1,4 @@
-"""The ring of states in host memory."""
+"""Snapshots of the state in host memory."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ _numbers = itertools.count()
 
 @functools.cache
 def built(mesh=ALONE):
-  """Shapes and shardings of a real state; nothing is compiled."""
+  """Returns shapes and shardings of a real state, without compiling."""
   spec = from_config(
     {
       "global_batch_size": 16,
@@ -40,12 +40,12 @@ def built(mesh=ALONE):
 
 
 def random_state(abstract):
-  """On the devices, different each time."""
+  """Returns a state on the devices, with new values at each call."""
   rng = np.random.default_rng(next(_numbers))
 
   def draw(leaf):
     whole = (100 * rng.normal(size=leaf.shape)).astype(leaf.dtype)
-    # A copy: JAX may take the memory itself, and these states are donated.
+    # A copy, because JAX may use this memory, and these states are donated.
     return jax.make_array_from_callback(
       leaf.shape, leaf.sharding, lambda index: np.array(whole[index])
     )
@@ -53,7 +53,7 @@ def random_state(abstract):
   return jax.tree.map(draw, abstract)
 
 
-# What a step does to its state, as far as memory goes.
+# Donates its input, like a training step.
 consume = jax.jit(
   lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0
 )
@@ -102,7 +102,7 @@ def test_a_pinned_snapshot_is_not_dropped():
 
 
 def kept_steps(slots, interval, total):
-  """Steps of the snapshots after each snapshot of a run."""
+  """Yields the steps of the kept snapshots after each snapshot of a run."""
   held = []
   for now in range(0, total, interval):
     held.append(now)
@@ -116,7 +116,7 @@ def kept_steps(slots, interval, total):
   ("slots", "worst"), [(12, 2.0), (10, 2.5), (8, 3.5), (6, 8.0)]
 )
 def test_a_state_before_any_onset_is_kept_and_not_much_older(slots, worst):
-  """10,000 pairs of an onset and its alarm, up to 20,000 steps apart."""
+  """Draws 10,000 pairs of an onset and an alarm up to 20,000 steps later."""
   interval, rng = 200, np.random.default_rng(0)
   runs = dict(
     (now, list(held)) for now, held in kept_steps(slots, interval, 60_000)
@@ -128,7 +128,7 @@ def test_a_state_before_any_onset_is_kept_and_not_much_older(slots, worst):
     held = runs[now // interval * interval]
     before = [step for step in held if step <= onset]
     assert before, (now, onset, held)
-    # The newest snapshot before the onset, had all of them been kept.
+    # The newest snapshot before the onset if all snapshots were kept.
     best = onset // interval * interval
     assert now - before[-1] <= worst * (now - best) + interval
 
@@ -144,7 +144,7 @@ def test_a_snapshot_outlives_the_donated_state_and_its_own_restored_copy():
   wanted = fetched(state)
   kept = ring()
   kept.take(3, state, {})
-  # At once: the copy to the host is under way.
+  # Donates the state while the copy to the host is in progress.
   moved = consume(state)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
   kept.take(4, moved, {})
@@ -174,7 +174,7 @@ def test_states_with_lost_numbers_are_dropped(value):
 
 
 def test_lost_numbers_are_looked_for_everywhere():
-  """In Adam's moments, the average and the spectra, too; not in dials."""
+  """Checks moments of Adam, the average, the spectra and the dials."""
   abstract = built().abstract_state
 
   def spoilt(path):
@@ -207,7 +207,7 @@ def test_later_ones_are_forgotten_at_a_rollback():
 def test_split_states_are_held_once_and_go_back_where_they_were():
   abstract = built(SPLIT).abstract_state
   kept = ring(SPLIT)
-  # 8 devices here, and no part twice.
+  # All 8 devices belong to this process, and each shard is stored once.
   whole = sum(
     leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)
   )

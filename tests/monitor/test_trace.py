@@ -18,7 +18,7 @@ def write(tmp_path, text, name="trace.csv"):
 
 
 def sigma(steps=1000, at=700, growth=1.01, spacing=10, seed=0):
-  """One column: slow growth with noise, exponential from `at` on."""
+  """Returns a column that grows slowly with noise, exponentially after `at`."""
   rng = random.Random(seed)
   for step in range(0, steps, spacing):
     faster = growth ** max(0, step - at)

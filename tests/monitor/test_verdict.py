@@ -1,4 +1,4 @@
-"""The verdict: what it alarms on, what it ignores, and how it explains."""
+"""Alarms of the verdict, changes that it ignores, and its reasons."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from bigscale.spec.verdict import VerdictSpec
 STEPS = 1200
 AT = 700
 INTERVAL = 10
-# By signal: level, noise (of its logarithm), drift over the run.
+# By signal: level, noise of its logarithm, drift over the run.
 SIGNALS = {
   "d/loss": (0.62, 0.1, -0.1),
   "g/loss": (0.95, 0.1, 0.1),
@@ -37,7 +37,10 @@ EXPENSIVE = {
 
 
 def rows(effects=None, seed=0, steps=STEPS, at=AT, tau=40.0, end=None):
-  """A run; effects: by signal, a change of its logarithm from `at` on."""
+  """Returns the rows of a run.
+
+  `effects` has, by signal, a change of its logarithm from `at` on.
+  """
   rng = random.Random(seed)
   correlated = {}
   for step in range(steps):
@@ -87,7 +90,7 @@ def test_faults_ask_for_a_rollback(fault, seed):
   alarm = first(decisions, "rollback")
   assert alarm is not None
   assert AT < alarm.step <= AT + 60
-  # At most one probe, or 10% of the run, away.
+  # Within one probe before and five probes after the true onset.
   assert AT - INTERVAL <= alarm.onset <= AT + 5 * INTERVAL
   assert all(d.step >= AT for d in decisions)
   assert alarm.reasons[0].signal in set(FAULTS[fault]) | {"d/logit_gap"}
@@ -213,7 +216,7 @@ def test_not_finite_during_an_alarm_is_another_alarm():
 
 
 def test_a_lasting_shift_becomes_normal_and_a_later_fault_is_seen():
-  """A benign shift at 6,000 steps, then a NaN at 15,000."""
+  """Has a benign shift at step 6,000 and a NaN at step 15,000."""
 
   def shifted():
     rng = random.Random(0)
@@ -252,7 +255,7 @@ def test_a_dead_discriminator_died_before_it_was_found():
 @pytest.mark.parametrize(
   "alive",
   [
-    # A hinge loss has no gradient where D tells all apart.
+    # A hinge loss has no gradient if D separates all reals from all fakes.
     DEAD | {"d/logit_real": 3.0, "d/logit_fake": -3.0},
     DEAD | {"d/grad_norm": 1e-6},
     {"d/grad_norm": 0.0},
