@@ -139,8 +139,8 @@ def _power(power: float) -> Callable[[np.ndarray], np.ndarray]:
   return lambda s: (1 - 0.98 * s) ** -power
 
 
-# By name: the level as a function of s, number of rows of the collapse, size and
-# AR(1) coefficient of the noise.
+# By name: the level as a function of s, number of rows of the collapse, size of
+# the noise, its AR(1) coefficient.
 COLLAPSES: dict[
   str, tuple[Callable[[np.ndarray], np.ndarray], int, float, float]
 ] = {

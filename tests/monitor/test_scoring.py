@@ -158,7 +158,7 @@ def test_tuning_and_test_share_no_run():
   )
   assert not {s for s, _ in tuning} & {s for s, _ in test}
   assert not {s for _, s in tuning} & {s for _, s in test}
-  # As many as the table asks for.
+  # The number of runs in the table.
   assert sum(d.is_fault for d in drills if d.group == "test") >= 60
   assert sum(not d.is_fault for d in drills if d.group == "test") >= 40
   assert {d.what for d in drills} == set(FAULTS) | set(CONTROLS)
