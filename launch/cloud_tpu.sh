@@ -14,7 +14,8 @@
 #   status  shows the state of the slices, and of the run on each machine
 #   stop    saves and ends the run
 #   resume  after a preemption, recreates lost slices and resumes the run;
-#           leaves running machines and runs that ended for good alone
+#           does not touch running machines, or runs that ended with
+#           another code than 75 or 76
 #   delete  deletes the slices
 #
 # Each machine restarts its process if it ends with 75 or 76.

@@ -11,13 +11,13 @@
 #   create       creates the JobSet
 #   status       shows the state of the JobSet and its pods
 #   tail         follows the log of the first machine
-#   resume       deletes and recreates a JobSet that has failed for good
+#   resume       deletes and recreates a JobSet that has failed permanently
 #   delete       saves and ends the run and deletes its JobSet
 #   xpk-create   replaces create in clusters made by XPK
 #   xpk-delete   replaces delete in clusters made by XPK
 #
 # All pods are restarted if one ends with 75 or 76, or if Kubernetes removes its
-# node. With any other exit code, the JobSet fails for good.
+# node. With any other exit code, the JobSet fails permanently.
 
 set -euo pipefail
 # shellcheck source=common.sh
@@ -84,7 +84,7 @@ do_delete() {
   run "${KUBECTL[@]}" delete jobset "$RUN_NAME" --ignore-not-found
 }
 
-# XPK restarts on exit codes 42 and 127 to 255, hence after every crash. This
+# XPK restarts on exit codes 42 and 127 to 255, that is, after every crash. This
 # wrapper forwards SIGTERM. It returns 42 for 75 and 76, and 1 for the other
 # codes that XPK would restart.
 # shellcheck disable=SC2016

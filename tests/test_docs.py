@@ -163,7 +163,7 @@ def test_the_site_builds_without_warnings(tmp_path):
   )
   assert built.returncode == 0, built.stderr
   start = (tmp_path / "site" / "index.html").read_text()
-  # The reader's machine asks nobody else for fonts or scripts.
+  # The reader's browser loads no fonts or scripts from other servers.
   loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(.*?)"', start)
   assert loaded
   assert not [url for url in loaded if url.startswith(("http", "//"))]

@@ -46,7 +46,7 @@ class ConfigFlags(Flags):
   """Flags of a command that accepts --config and --config.NAME=VALUE."""
 
   def define_config(self, text: str) -> None:
-    """Defines --config, and the flag that --config.NAME=VALUE stands for."""
+    """Defines --config, and a flag for the --config.NAME=VALUE overrides."""
     config_flags.DEFINE_config_file(
       "config",
       help_string=f"{text} A file, FILE.py or FILE.py:ARG, or a shipped "

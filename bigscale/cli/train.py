@@ -34,9 +34,9 @@ flags:
 Processes wait for each other for $BIGSCALE_START_TIMEOUT seconds (default:
 300). --local_processes=N starts N processes on this machine.
 --local_processes=1 supervises the one process of a host in a run with many
-hosts. The exit code then tells whether to start the process again, however it
-ended. The exit code is 1 (do not restart) if the last three starts were killed
-or hung without reaching a new step.
+hosts. The exit code then says whether to start the process again, even if it
+was killed. The exit code is 1 (do not restart) if the last three starts were
+killed or hung without reaching a new step.
 """
 
 import os

@@ -218,8 +218,8 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
           known = labels.setdefault(key, found) or found
           if found and known != found:
             raise DataError(
-              f"{path} gives {key.lstrip('/')} two labels, {_format(known)} "
-              f"and {_format(found)}; keep one"
+              f"{path} assigns two labels to {key.lstrip('/')}, "
+              f"{_format(known)} and {_format(found)}; keep one"
             )
           labels[key] = known
         else:

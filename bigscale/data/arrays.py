@@ -134,7 +134,7 @@ def open_npz(
     key = "images" if "images" in arrays else "arr_0"
     if key not in arrays:
       raise DataError(
-        f"{path} holds {', '.join(arrays) or 'nothing'}, but no 'images'; "
+        f"{path} contains {', '.join(arrays) or 'nothing'}, but no 'images'; "
         "save with numpy.savez(path, images=..., labels=...)"
       )
     images = arrays[key]

@@ -117,7 +117,8 @@ def _read_values(file: IO[bytes], most: int, path: str) -> np.ndarray:
   size = math.prod(shape)
   if min(shape, default=1) < 0 or rank > _MAX_RANK or size > most:
     raise DataError(
-      f"{path} claims the shape {shape}, which it cannot hold; copy it again"
+      f"{path} claims the shape {shape}, which does not fit the file; copy "
+      "it again"
     )
   values = np.empty(size, np.uint8)
   view, found = memoryview(values), 0

@@ -98,9 +98,10 @@ def make_directory(directory: str) -> None:
 
 
 def holds_a_set(directory: str) -> DataError:
-  """Returns the error for a directory that already holds a data set."""
+  """Returns the error for a directory that already contains a data set."""
   return DataError(
-    f"{directory} already holds a data set; remove it or use another directory"
+    f"{directory} already contains a data set; remove it or use another "
+    "directory"
   )
 
 

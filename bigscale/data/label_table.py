@@ -14,7 +14,7 @@ def check(table: Any, where: str) -> dict[str, int] | None:
     where: path of the file, for messages.
 
   Raises:
-    DataError: the table has another layout, or gives an image two labels.
+    DataError: the table has another layout, or assigns two labels to an image.
   """
   rule = (
     f"{where} must be "
@@ -32,8 +32,8 @@ def check(table: Any, where: str) -> dict[str, int] | None:
         name = plain_name(path)
         if labels.setdefault(name, label) != label:
           raise DataError(
-            f"{where} gives {name} two labels, {labels[name]} and {label}; "
-            "keep one"
+            f"{where} assigns two labels to {name}, {labels[name]} and "
+            f"{label}; keep one"
           )
       case _:
         raise DataError(f"{rule}; it has {row!r}: create it again")
@@ -82,6 +82,6 @@ def check_classes(labels: Sequence[int], classes: int, where: str) -> None:
   """
   if max(labels) >= classes:
     raise DataError(
-      f"{where} gives label {max(labels)} to a held-out image, but the train "
-      f"split has {classes} classes; use the same classes in both splits"
+      f"{where} assigns label {max(labels)} to a held-out image, but the "
+      f"train split has {classes} classes; use the same classes in both splits"
     )

@@ -41,7 +41,7 @@ OPENERS = {
 }
 _SCHEMES = ("stacked", "synthetic", "tfds")
 
-_RECIPE = 'docs/reference/data.md, "Add a data source", has a complete example'
+_RECIPE = 'docs/how-to/extend.md, "A data source", has a complete example'
 
 
 def opener(kind: str) -> Callable[..., Source]:

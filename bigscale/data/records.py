@@ -71,7 +71,9 @@ def decode(record: bytes, schema: Schema) -> tuple[np.ndarray, tuple[int, ...]]:
     return pixels.reshape(shape), labels
   image = images.decode(record[start:])
   if image.shape != shape:
-    raise ValueError(f"it holds an image of shape {image.shape}, not {shape}")
+    raise ValueError(
+      f"it contains an image of shape {image.shape}, not {shape}"
+    )
   return image, labels
 
 

@@ -251,7 +251,7 @@ def open_shard(directory: str, shard: ShardFile) -> Any:
     ) from error
   if records != shard.records:
     raise DataError(
-      f"shard {path} holds {records} records, but the manifest says "
+      f"shard {path} contains {records} records, but the manifest says "
       f"{shard.records}; build the set again"
     )
   return reader

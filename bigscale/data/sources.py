@@ -46,7 +46,7 @@ class Source(abc.ABC):
   """One split of a data set. Sources are thread-safe and picklable.
 
   Subclasses define `class_names`, `__len__`, `read`, `labels` and `content`.
-  Everything else has a default; docs/reference/data.md explains how to add a
+  Everything else has a default; docs/how-to/extend.md explains how to add a
   source.
 
   Attributes:

@@ -201,7 +201,7 @@ def _are_a_pair(train: Name, heldout: Name) -> bool:
 
 
 def folders_without_labels(folders: Collection[str]) -> tuple[str, ...]:
-  """Returns a note if folders look like classes but give no labels."""
+  """Returns a note if folders look like classes but do not define labels."""
   depth = len(_common([folder.split("/") for folder in folders]))
   names = {folder.split("/")[depth] for folder in folders if folder} - {""}
   if len(names) < 2:

@@ -142,20 +142,21 @@ def _check_digits(digits: Source, name: str) -> tuple[int, int, int]:
   source = f"data.source='stacked:{name}'"
   if not digits.num_classes:
     raise DataError(
-      f"{source} holds images without labels; use a source of gray images with "
+      f"{source} has images without labels; use a source of gray images with "
       "one label each, such as tfds:mnist"
     )
   for shape, example in found.examples.items():
     if shape[-1] != 1:
       raise DataError(
-        f"{source} holds images of {shape[-1]} channels "
+        f"{source} has images of {shape[-1]} channels "
         f"({digits.where(example)}); use a source of gray images with one "
         "label each, such as tfds:mnist"
       )
   if len(found.counts) != 1:
     raise DataError(
-      f"{source} must hold images of one size: {found.describe(digits)}; "
-      "build a set of one size ('bigscale data build')"
+      f"all images of {source} must have the same size: "
+      f"{found.describe(digits)}; build a set of one size "
+      "('bigscale data build')"
     )
   (shape,) = found.counts
   try:
@@ -165,7 +166,7 @@ def _check_digits(digits: Source, name: str) -> tuple[int, int, int]:
     labels = 1
   if labels != 1:
     raise DataError(
-      f"{source} holds images with {labels} labels; use a source of gray "
+      f"{source} has images with {labels} labels; use a source of gray "
       "images with one label each, such as tfds:mnist"
     )
   return shape

@@ -25,7 +25,7 @@ _MAX_LISTED = 100
 
 
 def alone(choose: Callable[[], str]) -> str:
-  """The `Decide` function for a single process: calls `choose`."""
+  """Calls `choose`; the `Decide` function of a single process."""
   return choose()
 
 

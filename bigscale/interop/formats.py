@@ -144,7 +144,8 @@ def split_players(tensors: Tensors) -> Players:
   if others:
     listed = "".join(f"\n  extra {n} {tensors[n].shape}" for n in others)
     raise TensorsError(
-      f"besides tensors of {', '.join(PLAYERS)} there are others:{listed}\n"
+      f"the file has tensors that belong to none of "
+      f"{', '.join(PLAYERS)}:{listed}\n"
       "Save only the players, or one player per file."
     )
   players: dict[str, dict[str, np.ndarray]] = {}

@@ -132,7 +132,7 @@ _distance.defvjp(_distance_forward, _distance_backward)
 
 
 def _product(subscripts: str, all_io: Array, other: Array) -> Array:
-  """An einsum in the dtype of `all_io`, accumulated in the dtype of `other`."""
+  """Computes an einsum in `all_io`'s dtype, accumulated in `other`'s dtype."""
   return jnp.einsum(
     subscripts,
     all_io,

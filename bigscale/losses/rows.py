@@ -131,7 +131,7 @@ def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
 
 
 def accepts(function: Callable[..., object], count: int) -> bool:
-  """Whether a function can be called with `count` positional arguments."""
+  """Returns whether a function accepts `count` positional arguments."""
   try:
     inspect.signature(function).bind(*[None] * count)
   except ValueError:

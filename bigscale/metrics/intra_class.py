@@ -73,7 +73,7 @@ def intra_class_distance(
       "rows; give one label per row",
     )
   classes = np.union1d(sample_labels_n, real_labels_m).astype(np.int64)
-  require(len(classes) > 0, "there are no samples and no reals; give some")
+  require(len(classes) > 0, "there are no samples and no reals; provide both")
   # Check all counts first, so that a late class cannot waste earlier work.
   for what, labels in (
     ("samples", sample_labels_n),

@@ -151,7 +151,7 @@ def _draw(
   class_names: Sequence[str] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Draws index pairs [P, 2] within classes; also returns their labels [P]."""
-  require(len(labels_n) > 0, "there are no images to compare; give some")
+  require(len(labels_n) > 0, "there are no images to compare; provide some")
   rng = np.random.default_rng(seed)
   drawn, of_pair = [], []
   for label in np.unique(labels_n):

@@ -93,7 +93,7 @@ class ImageKeeper:
     Raises:
       SpecError: there are too few images.
     """
-    require(bool(self._kept), "there are no images to compare; give some")
+    require(bool(self._kept), "there are no images to compare; provide some")
     images, labels = map(np.concatenate, zip(*self._kept, strict=True))
     kept = KeptImages(images, labels, self._selection.class_names)
     return compute([self._selection.kind], "", kept)

@@ -38,7 +38,7 @@ _COSTLY = _MESSAGES | {
 
 
 def is_block(name: str) -> bool:
-  """Whether a top-level entry of the parameters is a block."""
+  """Returns whether a top-level entry of the parameters is a block."""
   return _BLOCK.fullmatch(name) is not None
 
 

@@ -18,7 +18,7 @@ Select = Callable[[str], bool]
 
 
 def is_kernel(path: str) -> bool:
-  """Whether a parameter is the kernel of a convolution or linear layer."""
+  """Returns whether a parameter is a convolution's or linear layer's kernel."""
   return path.endswith("kernel")
 
 
@@ -196,7 +196,7 @@ def _with_features(
 
 
 def _has_kernel(params: PyTree, path: Sequence[str]) -> bool:
-  """Whether the module at a path has a kernel."""
+  """Returns whether the module at a path has a kernel."""
   for name in path:
     if not isinstance(params, Mapping) or name not in params:
       return False

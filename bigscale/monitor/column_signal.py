@@ -231,7 +231,7 @@ class Signal:
     return math.exp(min(late, 700.0)), math.exp(min(base, 700.0))
 
   def get_state(self) -> dict[str, Any]:
-    """Returns everything that was learned, as plain JSON."""
+    """Returns the state as plain JSON."""
     state = {
       name: list(value) if isinstance(value, deque) else value
       for name, value in vars(self).items()

@@ -3,7 +3,7 @@
 The name decides the group that the column gives evidence for, the direction
 that is bad, and whether its logarithm is compared. Columns of BigGAN-PyTorch,
 StyleGAN, StudioGAN and Weights & Biases are recognized by the words in their
-names. All other numbers belong to the group `other`.
+names. All other columns belong to the group `other`.
 """
 
 import functools
@@ -60,8 +60,8 @@ _OF_D = r"(^|[/_. ])(d|dis\w*|critic)\d*[/_. ]"
 # The largest singular value of a layer. StudioGAN names it after the weight.
 _SIGMA = r"sigma|spectral|singular|(^|[._/])sv\d*([._/]|$)|weight_orig$"
 
-# The first pattern that is found in the lower-case name decides. Columns of
-# kind None are not judged.
+# The first pattern found in the lower-case name decides. Columns of kind None
+# are not judged.
 _KINDS: tuple[tuple[str, Kind | None], ...] = (
   (
     r"^(perf|optim|aug|time|timing|progress|resources|monitor|system)\b"
@@ -112,7 +112,7 @@ _NORM = re.compile(r"(weight|param)\w*_norm")
 
 @functools.cache
 def kind_of(name: str) -> Kind | None:
-  """Returns how a column of this name is judged; None if it is not."""
+  """Returns how a column is judged; None if it is not."""
   low = name.lower()
   for pattern, kind in _KINDS:
     if re.search(pattern, low):

@@ -28,7 +28,7 @@ class Group(NamedTuple):
 
 
 def live(signals: Mapping[str, Signal]) -> dict[str, list[str]]:
-  """Returns the columns that have moved, by group."""
+  """Returns the columns whose values have changed, by group."""
   groups: dict[str, list[str]] = {}
   for name, signal in signals.items():
     if signal.moves:

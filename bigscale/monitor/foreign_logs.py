@@ -48,7 +48,7 @@ def reader_of(path: pathlib.Path) -> Callable[[pathlib.Path], Rows] | None:
 
 
 def json_row(line: str) -> tuple[int, dict[str, Any]] | None:
-  """Returns the step and the scalars of a line of JSON; None without a step.
+  """Returns the step and the scalars of a JSON line, or None without a step.
 
   Statistics such as StyleGAN's {"num": 5, "mean": 0.3, "std": 0.1} become their
   mean. Scores of StyleGAN get the step of the snapshot that was scored.
@@ -172,7 +172,7 @@ def _read_events(files: list[pathlib.Path]) -> Rows:
     prefix = f"{file.parent.name}/" if len(folders) > 1 else ""
     for event in event_file_loader.EventFileLoader(str(file)).Load():
       for value in event.summary.value:
-        # The loader turns scalars of all writers into tensors.
+        # The loader converts scalars of all writers to tensors.
         array = tensor_util.make_ndarray(value.tensor)
         if array.size == 1 and array.dtype.kind in "fiu":
           scalars = {f"{prefix}{value.tag}": float(array.reshape(()))}

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 from bigscale.monitor.columns import Kind
 
-# Blocks that each scale keeps. The search for an onset reads them.
+# Number of blocks that each scale keeps, for the search for an onset.
 KEPT = 40
-# Past statistics that a scale needs before it gives evidence. With fewer,
+# Minimum number of past statistics for evidence. With fewer,
 # Student's t alone would have fewer than 3 degrees of freedom.
 ENOUGH = 24
 # Consecutive statistics have overlapping windows. The tail takes only the
@@ -60,7 +60,7 @@ def surprise(z: float, df: float) -> float:
   Uses Wallace's normal approximation (1959) and Mills' ratio.
 
   Args:
-    z: the statistic in standard deviations.
+    z: statistic in standard deviations.
     df: degrees of freedom.
   """
   w = math.sqrt(df * math.log1p(z * z / df)) * (8 * df + 1) / (8 * df + 3)
@@ -68,7 +68,7 @@ def surprise(z: float, df: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-  """Returns the median of a sequence that is not empty."""
+  """Returns the median of a nonempty sequence."""
   ordered, half = sorted(values), len(values) // 2
   return (ordered[half] + ordered[~half]) / 2
 
@@ -273,7 +273,7 @@ class Scale:
     self._worst = [-9.0, -9.0]
 
   def get_state(self) -> dict[str, Any]:
-    """Returns everything that was learned, as plain JSON."""
+    """Returns the state as plain JSON."""
     state = {k: v for k, v in vars(self).items() if k != "_windows"}
     return {
       name: list(value) if isinstance(value, (deque, list, tuple)) else value
@@ -282,7 +282,7 @@ class Scale:
 
   @classmethod
   def from_state(cls, state: Mapping[str, Any]) -> "Scale":
-    """Returns the scale that `get_state` was called on."""
+    """Returns a scale with a state from `get_state`."""
     scale = cls(state["level"], Windows(*state["_windows"]), state["_floor"])
     for name in ("_first", "count", "_span", "_tops_of"):
       setattr(scale, name, state[name])
@@ -302,5 +302,5 @@ class Scale:
 
 
 def ways(kind: Kind) -> tuple[int, ...]:
-  """Returns the directions that are bad: 0 for rises, 1 for falls."""
+  """Returns the bad directions: 0 for rises, 1 for falls."""
   return {1: (0,), -1: (1,), 0: (0, 1)}[kind.direction]

@@ -130,9 +130,9 @@ class Ring:
     self._on_devices = (step, copied, data)
 
   def newest(self, before: int) -> Snapshot | None:
-    """Returns the newest snapshot of a step below `before` that is finite.
+    """Returns the newest finite snapshot of a step below `before`, or None.
 
-    Newer snapshots below `before` that are not finite are dropped.
+    Drops newer snapshots below `before`, because they are not finite.
     """
     self._settle()
     for snapshot in reversed(list(self._kept)):
@@ -196,7 +196,7 @@ class Ring:
 
 
 def _distinct_shards(leaf: jax.Array) -> list[tuple[Index, jax.Array]]:
-  """Returns this process's shards of an array, each one once."""
+  """Returns the distinct shards of an array in this process."""
   found: dict[Index, jax.Array] = {}
   for shard in leaf.addressable_shards:
     found.setdefault(_index(shard.index, leaf.shape), shard.data)
@@ -227,7 +227,7 @@ def _bytes_here(leaf: jax.ShapeDtypeStruct) -> int:
 
 
 def _slots(bytes_each: int, spec: MonitorSpec) -> int:
-  """Returns how many snapshots every host can keep, at most the spec's number.
+  """Returns the number of snapshots that fit on every host, at most the spec's.
 
   Raises:
     SpecError: a host's memory is too small for two snapshots.
@@ -260,9 +260,9 @@ def _slots(bytes_each: int, spec: MonitorSpec) -> int:
 
 
 def free_bytes() -> float:
-  """Returns the bytes of memory that this process may still allocate.
+  """Returns the number of bytes that this process may still allocate.
 
-  Infinite on a system that does not report it.
+  Returns infinity if the system does not report it.
   """
   limits = []
   try:

@@ -17,7 +17,7 @@ _FORMAT = (
   "JSON lines with a step, a run's folder, or the log folder of "
   "BigGAN-PyTorch, StyleGAN (stats.jsonl) or TensorBoard"
 )
-# Largest fraction of a trace that the warm-up takes.
+# Largest fraction of a trace for the warm-up.
 _MAX_WARMUP = 0.2
 # Names that run logs use for the numbers that JSON cannot represent.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -92,7 +92,7 @@ def _refuse_attempt(file: pathlib.Path, attempt: int | None) -> None:
   require(
     attempt is None,
     f"attempt={attempt} selects rows of a bigscale run, and {file} is not one; "
-    "leave --attempt out",
+    "omit --attempt",
   )
 
 

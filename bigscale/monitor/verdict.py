@@ -34,7 +34,7 @@ _NAMED = math.log(10)
 # Number of consecutive values that are not finite after which a column that is
 # not vital causes an alarm.
 _BROKEN = 3
-# Format of `Verdict.get_state`.
+# Version of the format of `Verdict.get_state`.
 _VERSION = 2
 
 
@@ -101,9 +101,9 @@ class Verdict:
     """Starts without a past.
 
     Args:
-      spec: false-alarm rates and smallest changes.
-      kinks: steps at which the run is changed on purpose. Nothing is compared
-        across them.
+      spec: settings of the verdict.
+      kinks: steps at which the run is changed on purpose. Rows before and after
+        such a step are not compared.
     """
     self._spec = spec
     self._needed = {
@@ -170,7 +170,7 @@ class Verdict:
     self._decision = Decision(self._last, "ok")
 
   def get_state(self) -> dict[str, Any]:
-    """Returns everything that was learned, as plain JSON."""
+    """Returns the state as plain JSON."""
     decision = self._decision
     return {
       "version": _VERSION,

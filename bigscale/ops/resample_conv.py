@@ -137,7 +137,7 @@ def _phases_upsample(x_bhwc: Array, w_hwio: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _phases(stated: Precision | None, x_bhwc: Array, w_hwio: Array) -> Array:
-  """The `phases` form, with gradients at the precision `stated`."""
+  """Computes the `phases` form, with gradients at the precision `stated`."""
   del stated
   middle, outer, inside, around = slice(1, 2), slice(0, 3, 2), (0, 0), (1, 1)
   # Even or odd rows and columns of the sparse convolution. There is one more

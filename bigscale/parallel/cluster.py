@@ -79,7 +79,7 @@ def detect(
   require(
     len(found) < 2,
     "SLURM variables and Kubernetes variables both describe several processes; "
-    f"unset the ones that do not apply to this run, or {_ALONE}",
+    f"unset those that do not apply to this run, or {_ALONE}",
   )
   if found:
     return found[0]

@@ -9,7 +9,7 @@ model family with its own parameter names adds rules in its spec,
 
 There are three modes (`MeshSpec.weights`):
 
-- `replicated`: every device holds the whole state.
+- `replicated`: every device has the whole state.
 - `zero`: kernels and tables of the state (weights, Adam's moments, the moving
   average) are split over `fsdp`. Spectral norm, the orthogonal penalty, Adam
   and the moving average run on each device's shard. A step gathers the weights

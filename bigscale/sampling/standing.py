@@ -66,9 +66,8 @@ def standing_statistics(
   """
   require(
     batches >= 0 and batch_size >= 2,
-    f"batches={batches} and batch_size={batch_size} cannot give standing "
-    "statistics; use batches=0 (running statistics) or more, and batch_size=2 "
-    "or more",
+    f"batches={batches} and batch_size={batch_size} are out of range; use "
+    "batches=0 (running statistics) or more, and batch_size=2 or more",
   )
   draw.check_truncation(truncation, rule)
   if not batches or not ema.batch_stats:

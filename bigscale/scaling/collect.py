@@ -218,8 +218,8 @@ def _collapse_of(
   watched = spec.best_score if spec else ""
   series = [(row["step"], row[watched]) for row in scored if watched in row]
   if series and spec.evaluate.rises(watched):
-    # The inverse of a rising score falls. If values are negative, half a score
-    # has no meaning, and the check is skipped.
+    # The inverse of a rising score falls. The check is
+    # skipped for negative values, because half of such a score is not worse.
     negative = any(value < 0 for _, value in series)
     series = [
       (step, 1 / value if value else math.inf)

@@ -57,7 +57,7 @@ class Product(NamedTuple):
   Attributes:
     count: number of multiply-adds. Callers may divide it by the batch size.
     left: what the left factor depends on, bits of `LEARNED` and `SAMPLE`.
-    right: what the right factor depends on, likewise.
+    right: what the right factor depends on, as in `left`.
   """
 
   count: float

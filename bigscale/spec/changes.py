@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 # free: does not change the training's results beyond rounding, or changes
 # only its length.
-# asked: changes the results from here on. A resume requires --change.
+# asked: changes the results of the remaining steps. A resume requires --change.
 # fixed: would make it a different run.
 Kind = Literal["free", "asked", "fixed"]
 

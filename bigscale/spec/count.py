@@ -82,7 +82,7 @@ class ImageCount:
     return _rounded(kimg * 1000 / self.images_per_step) if kimg else 0
 
   def is_due(self, kimg: float, step: int) -> bool:
-    """Whether an action that repeats every `kimg` thousand images is due.
+    """Returns whether an action due every `kimg` thousand images is due now.
 
     After a change of the batch size, actions stay aligned to multiples of
     `kimg`.

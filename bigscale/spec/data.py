@@ -61,7 +61,7 @@ class DataSpec:
       directory of shards with a `manifest.json`, a folder or .zip of images, an
       .npz file, `tfds:NAME`, `stacked:SOURCE`,
       `synthetic:RECORDS:SIDE:CLASSES`, or a user's own source
-      `package.module:Name:ARGUMENT` (docs/reference/data.md). Must be '' if
+      `package.module:Name:ARGUMENT` (docs/how-to/extend.md). Must be '' if
       `mixture` is set.
     mixture: several sources to sample from, instead of `source`.
     mixture_labels: labels of a mixture's images: `joint` numbers the classes of

@@ -171,7 +171,7 @@ class ModelBase:
     )
 
   def has(self, setting: str) -> bool:
-    """Whether the family has a setting with this name."""
+    """Returns whether the family has a setting with this name."""
     return any(field.name == setting for field in dataclasses.fields(self))
 
 
@@ -295,7 +295,7 @@ def check_attention(
       )
       require(
         known[side] >= 8,
-        f"model.{field} contains {side} px, where there are {known[side]} "
+        f"model.{field} contains {side} px, where the map has {known[side]} "
         "channels; attention keys use an eighth of the channels, so it needs "
         "8 or more: widen the network or choose another map",
       )

@@ -14,7 +14,7 @@ from bigscale.spec.base import SpecError
 
 
 def is_path(name: str) -> bool:
-  """Whether a name has the form `package.module:Name`."""
+  """Returns whether a name has the form `package.module:Name`."""
   return ":" in name
 
 

@@ -291,7 +291,7 @@ def _forms() -> str:
 
 
 def _is_of_fid(feature: str) -> bool:
-  """Whether the Fréchet distance over a network is published as FID."""
+  """Returns whether the Fréchet distance over a network is published as FID."""
   return feature in ("inception", "inception_clean")
 
 

@@ -24,7 +24,7 @@ from bigscale.spec import (
 from bigscale.train import sealed
 from bigscale.train.claim import Claim
 
-# The keys of spec.json, besides its digest.
+# The keys of spec.json, without its digest.
 _UNSEALED = {"spec", "versions", "command", "environment"}
 
 # Part of the names of Orbax's incomplete step folders.

@@ -1,10 +1,10 @@
-"""BigGAN's training step in plain PyTorch: what ours is timed against.
+"""BigGAN's training step in plain PyTorch, the baseline of our timings.
 
-The same networks, hinge loss, spectral norm, batch norm, Adam and moving
-average as `bigscale.train`, written as a PyTorch user would: PyTorch's own
-spectral norm and batch norm, `channels_last` (or not: `memory_format`), fused
-Adam, foreach for the moving average. As in ours, 1x1 convolutions of shortcuts
-stand where maps are small, and D sees reals and fakes in one pass.
+It has the same networks, hinge loss, spectral norm, batch norm, Adam and moving
+average as `bigscale.train`, in idiomatic PyTorch: PyTorch's own spectral norm
+and batch norm, `channels_last` (see `memory_format`), fused Adam, foreach for
+the moving average. As in bigscale, the 1x1 convolutions of shortcuts run where
+maps are small, and one pass of D covers reals and fakes.
 """
 
 import functools
@@ -21,7 +21,7 @@ from bigscale.spec import RunSpec, require
 
 
 def _normal(layer: nn.Module, spec: BigganSpec) -> nn.Module:
-  """Orthogonal at the start, with spectral norm."""
+  """Applies orthogonal initialization and spectral norm."""
   nn.init.orthogonal_(layer.weight)
   return spectral_norm(layer, eps=spec.spectral_epsilon)
 
@@ -180,7 +180,7 @@ def _check(spec: RunSpec) -> None:
     ("model.hierarchical", getattr(model, "hierarchical", None), True),
     ("model.g_spectral", getattr(model, "g_spectral", None), True),
     ("model.d_wide", getattr(model, "d_wide", None), True),
-    # PyTorch's spectral norm follows one.
+    # PyTorch's spectral norm tracks one singular value.
     ("model.num_singular_values", model.num_singular_values, 1),
     ("model.bf16_stages", model.bf16_stages, 0),
     ("model.dtype", model.dtype, "float32"),
@@ -200,7 +200,7 @@ def _check(spec: RunSpec) -> None:
 
 
 class Trainer:
-  """Two players, their optimizers and G's average."""
+  """G, D, their optimizers and the moving average of G."""
 
   def __init__(
     self,
@@ -234,7 +234,7 @@ class Trainer:
     ]
 
   def step(self, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Updates of D, one of G, and of the average."""
+    """Updates D once per batch, then G and the average."""
     for images, labels in batches:
       fake_labels = self._labels()
       with torch.no_grad():
@@ -279,7 +279,7 @@ class Trainer:
 
 
 def random_batches(spec: RunSpec) -> list[tuple[Tensor, Tensor]]:
-  """Batches of uint8 [B, H, W, C] with labels [B], one an update of D."""
+  """Returns random images uint8 [B, H, W, C] and labels [B] per D update."""
   model, count = spec.model, spec.global_batch_size
   shape = (count, model.resolution, model.resolution, model.image_channels)
   return [
@@ -294,12 +294,12 @@ def random_batches(spec: RunSpec) -> list[tuple[Tensor, Tensor]]:
 def make_step(
   run_spec: RunSpec, threads: int = 2, **options: object
 ) -> Callable[[], float]:
-  """One full training step on random data; returns D's loss.
+  """Returns a function that runs one training step and returns D's loss.
 
   Args:
     run_spec: a `BigganSpec` run without augmentation.
-    threads: of PyTorch.
-    **options: of `Trainer`.
+    threads: number of PyTorch threads.
+    **options: arguments of `Trainer`.
   """
   torch.set_num_threads(threads)
   trainer = Trainer(run_spec, **options)

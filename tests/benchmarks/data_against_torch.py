@@ -1,11 +1,11 @@
-r"""Our stream beside torch's DataLoader and Grain's own way, on one set.
+r"""Compares our data stream with PyTorch's DataLoader and with Grain.
 
   python -m tests.benchmarks.data_against_torch --out=DIR
 
-Makes 20,000 photographs' worth of records of 64 px once, as JPEG and as raw
-bytes, and reads them shuffled in batches of 256, mirrored at random, decoded by
-the same library on all sides. Each side runs in a process of its own, in turns;
-prints the median of the rounds and their range.
+Creates 20,000 records of 64 px once, as JPEG and as raw bytes. Each loader
+reads them shuffled, in batches of 256, with random mirroring. All loaders
+decode with the same library. Each loader runs alone, in a separate process, and
+the loaders take turns. Prints the median and the range over the rounds.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SIDES = ("processes", "threads", "torch", "grain")
 
 
 def make_set(directory: str, encoding: str) -> None:
-  """Smooth random pictures, that compress as photographs do."""
+  """Writes smooth random images, which compress like photographs."""
   from bigscale.data import ingest
   from bigscale.data.manifest import Schema
 
@@ -53,12 +53,12 @@ def make_set(directory: str, encoding: str) -> None:
 
 
 def processes(directory: str) -> Iterator[np.ndarray]:
-  """`bigscale.data.pipeline`, two processes."""
+  """Reads with `bigscale.data.pipeline` in two processes."""
   return threads(directory, workers=2)
 
 
 def threads(directory: str, workers: int = 0) -> Iterator[np.ndarray]:
-  """The same, as many threads as it takes by itself."""
+  """Reads with `bigscale.data.pipeline` and its default number of threads."""
   from bigscale.data import pipeline
   from bigscale.spec import DataSpec
 
@@ -75,7 +75,7 @@ def threads(directory: str, workers: int = 0) -> Iterator[np.ndarray]:
 
 
 class _Mirrored:
-  """A source as torch and Grain take one: an item by its number."""
+  """A map-style data set of a source, with random mirroring."""
 
   def __init__(self, directory: str) -> None:
     from bigscale.data.openers import open_source
@@ -93,7 +93,10 @@ class _Mirrored:
 
 
 def torch(directory: str) -> Iterator[np.ndarray]:
-  """DataLoader with two workers, spawned: forks die with readers open."""
+  """Reads with a DataLoader and two spawned workers.
+
+  Forked workers crash if readers are open.
+  """
   import torch.utils.data as data
 
   loader = data.DataLoader(
@@ -111,7 +114,7 @@ def torch(directory: str) -> Iterator[np.ndarray]:
 
 
 def grain(directory: str) -> Iterator[np.ndarray]:
-  """Its record source, shuffle, map and batch, as its guide has them."""
+  """Reads with Grain's own source, shuffle, map and batch, as in its guide."""
   import grain
 
   from bigscale.data import manifest, records
@@ -138,7 +141,7 @@ def grain(directory: str) -> Iterator[np.ndarray]:
 
 
 def work(side: str, directory: str, batches: int) -> None:
-  """A worker: for each line that comes in, so many batches."""
+  """Runs a worker, which reads `batches` batches per line of stdin."""
   sides = (processes, threads, torch, grain)
   stream = dict(zip(SIDES, sides, strict=True))[side](directory)
   for _ in itertools.islice(stream, 8):
@@ -156,11 +159,11 @@ def work(side: str, directory: str, batches: int) -> None:
 def compare(
   directory: str, batches: int, rounds: int
 ) -> dict[str, list[float]]:
-  """Images a second of every side, all rounds."""
+  """Returns images per second of each loader in all rounds."""
   rates = {side: [] for side in SIDES}
   for _ in range(rounds):
     for side, found in rates.items():
-      # Alone on the machine: readers ahead do not rest when nobody asks.
+      # Only one worker runs at a time, because idle workers read ahead.
       worker = subprocess.Popen(
         [
           *(sys.executable, "-m", "tests.benchmarks.data_against_torch"),
@@ -181,7 +184,7 @@ def compare(
 
 
 def main() -> None:
-  """Compares on both encodings."""
+  """Compares the loaders on both encodings."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--out", required=True, help="folder for the sets")
   parser.add_argument("--batches", type=int, default=60)

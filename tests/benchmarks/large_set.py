@@ -1,14 +1,14 @@
-r"""Start, memory and speed of a stream over a set of hundreds of millions.
+r"""Measures a stream over hundreds of millions of records.
 
   python -m tests.benchmarks.large_set --out=DIR --shards=3000
 
-One shard of 100,000 records of 100 bytes is written, and linked under as many
-names as asked: its content repeats, but each name is opened, indexed and read
-as a file of its own. Prints the seconds until a stream stands, the first batch,
-the time of an index, the images a second, the growth of this process's memory,
-and how many records of one shard are read at random in a second of one core.
-Shards are shuffled in windows, as the stream chooses them, or `--files` at
-once. `--shards=1 --records=300000` is one large shard.
+Writes one shard of 100,000 records of 100 bytes and links it under `--shards`
+names. The content repeats, but each name is opened, indexed and read as a
+separate file. Prints the time to open the stream, the time of the first batch,
+the time per index, the images per second, the growth of this process's memory,
+and the random reads of one shard per second of one core. Shards are shuffled in
+windows of the size that the stream chooses, or of `--files` shards. Use
+`--shards=1 --records=300000` for one large shard.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BATCH, READS = 256, 20_000
 
 
 def make_set(directory: str, shards: int, records: int) -> None:
-  """One real shard under many names."""
+  """Writes a shard and links it under many names."""
   if os.path.exists(os.path.join(directory, manifest.FILE_NAME)):
     return
   image = np.zeros((4, 8, 3), np.uint8)
@@ -53,13 +53,16 @@ def make_set(directory: str, shards: int, records: int) -> None:
 
 
 def rss_mb() -> float:
-  """Of this process, now."""
+  """Returns the resident memory of this process in MiB."""
   with open("/proc/self/statm", encoding="ascii") as file:
     return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def reads_per_second(source: ShardSource) -> float:
-  """At random, of the first shard, in processor time; the middle of five."""
+  """Returns random reads of the first shard per second of processor time.
+
+  The value is the median of five measurements.
+  """
   records = source.file_records[0]
   indices = np.random.default_rng(0).integers(0, records, READS).tolist()
   source.read(0)
@@ -73,11 +76,11 @@ def reads_per_second(source: ShardSource) -> float:
 
 
 def measure(directory: str, batches: int, files: int) -> dict[str, float]:
-  """Of one stream; `files` as `DataSpec.shuffle_files`."""
+  """Measures one stream; `files` is `DataSpec.shuffle_files`."""
   before, start = rss_mb(), time.perf_counter()
   stream = pipeline.make(
     DataSpec(source=directory, shuffle_files=files, prefetch=2),
-    resolution=4,  # the square in it: nothing is resampled
+    resolution=4,  # the side of the centered square, so nothing is resampled
     channels=3,
     num_classes=0,
     global_batch_size=BATCH,
@@ -113,7 +116,7 @@ def measure(directory: str, batches: int, files: int) -> dict[str, float]:
 
 
 def main() -> None:
-  """Makes the set if need be, and measures."""
+  """Creates the set if it does not exist, and measures."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--out", required=True)
   parser.add_argument("--shards", type=int, default=3000)

@@ -1,13 +1,13 @@
-"""What the collapse monitor costs a step.
+"""Measures the cost of the collapse monitor per step.
 
-On this machine, part by part, by turns: the step as it is, the step without the
-norms and singular values that only the monitor wants, and what runs beside it,
-each divided by how often it does:
+On this machine, it times the parts in turns: the step, the step without the
+norms and singular values that only the monitor uses, and the parts outside the
+step, divided by their intervals:
 
   python -m tests.benchmarks.monitor_overhead --config=configs/fashion_r3gan.py
 
-On a TPU slice, by the compiler's estimate, of the step as it is, of the step
-without the norms and singular values that only the monitor wants, and of the
+For a TPU slice, it prints the compiler's estimates for the step, for the step
+without the norms and singular values that only the monitor uses, and for the
 probe:
 
   python -m tests.benchmarks.monitor_overhead \
@@ -29,7 +29,7 @@ from bigscale.parallel.environment import prepare_cpu
 
 
 def main() -> None:
-  """Prints one JSON object."""
+  """Prints the result as one JSON object."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--config", required=True)
   parser.add_argument("--topology")
@@ -59,7 +59,7 @@ def _spec(flags: argparse.Namespace) -> Any:
 
 
 def _here(flags: argparse.Namespace) -> dict[str, Any]:
-  """Medians over rounds of what each part takes, by turns."""
+  """Returns the median time of each part; the parts take turns."""
   import jax
   import numpy as np
 
@@ -90,7 +90,7 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
   row: dict[str, float] = {}
   number = 0
 
-  # As many as have one look at singular values among them.
+  # Number of steps that update the singular values once.
   together = spec.model.spectra_interval or 1
 
   def step() -> None:
@@ -133,7 +133,7 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
     for name, part in parts.items():
       started = time.perf_counter()
       part()
-      if turn:  # The first compiles.
+      if turn:  # The first turn compiles.
         spent = time.perf_counter() - started
         calls = together if name in ("step", "bare") else 1
         times[name].append(spent / calls)
@@ -158,7 +158,7 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _without_spectra(spec: Any) -> Any:
-  """Looks at no singular value but the first where the model divides by it."""
+  """Disables singular values, except those that the model divides by."""
   if spec.model.spectra_interval == 1:
     bare = dataclasses.replace(spec.model, num_singular_values=1)
   else:
@@ -214,7 +214,7 @@ def _on_tpu(flags: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def _no_norms() -> Iterator[None]:
-  """A step that knows its gradients' norms alone."""
+  """Removes all norms but the gradients' from steps built in this context."""
   from bigscale.monitor import probes
 
   def only_gradients(gradients: Any, updates: Any, params: Any) -> Any:

@@ -1,11 +1,11 @@
-"""R3GAN's training step in plain PyTorch: what ours is timed against.
+"""R3GAN's training step in plain PyTorch, the baseline of our timings.
 
-The same networks, losses, penalties, Adam and moving average as
-`bigscale.train`, written as a PyTorch user would and as fast as plain eager
-PyTorch goes on a CPU: `channels_last` (or not: `memory_format`), resampling by
-depthwise convolutions or by slices (`resample`), one pass of D over reals and
-fakes together, fused Adam, foreach for the moving average. `torch.compile`
-cannot help: it does not differentiate twice.
+It has the same networks, losses, penalties, Adam and moving average as
+`bigscale.train`. It is idiomatic PyTorch, optimized for eager mode on a CPU:
+`channels_last` (see `memory_format`), resampling by depthwise convolutions or
+by slices (`resample`), one pass of D over reals and fakes, fused Adam, foreach
+for the moving average. `torch.compile` is not used, because it does not support
+second derivatives.
 """
 
 import math
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class Resampler:
-  """The filter [1, 3, 3, 1] / 8, either way."""
+  """Resamples with the filter [1, 3, 3, 1] / 8, up or down."""
 
   def __init__(self, how: str):
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
@@ -218,7 +218,7 @@ def _check(spec: RunSpec) -> None:
 
 
 class Trainer:
-  """Two players, their optimizers and G's average."""
+  """G, D, their optimizers and the moving average of G."""
 
   def __init__(
     self,
@@ -250,7 +250,7 @@ class Trainer:
     ]
 
   def step(self, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """One update of D, G and the average, on two batches of reals."""
+    """Updates D, G and the average once, with two batches of reals."""
     (images, labels), (g_images, g_labels) = batches
     optim, loss = self.spec.optim, self.spec.loss
     latents = torch.randn(len(images), self.spec.model.latent_dim)
@@ -305,7 +305,7 @@ class Trainer:
 
 
 def random_batches(spec: RunSpec) -> list[tuple[Tensor, Tensor]]:
-  """Two batches of uint8 [B, H, W, C] with labels [B]."""
+  """Returns two random batches: images uint8 [B, H, W, C] and labels [B]."""
   model, count = spec.model, spec.global_batch_size
   shape = (count, model.resolution, model.resolution, model.image_channels)
   return [
@@ -320,12 +320,12 @@ def random_batches(spec: RunSpec) -> list[tuple[Tensor, Tensor]]:
 def make_step(
   run_spec: RunSpec, threads: int = 2, **options: object
 ) -> Callable[[], float]:
-  """One full training step on random data; returns D's loss.
+  """Returns a function that runs one training step and returns D's loss.
 
   Args:
     run_spec: an `R3ganSpec` run without augmentation.
-    threads: of PyTorch.
-    **options: of `Trainer`.
+    threads: number of PyTorch threads.
+    **options: arguments of `Trainer`.
   """
   torch.set_num_threads(threads)
   trainer = Trainer(run_spec, **options)

@@ -1,10 +1,10 @@
-r"""Our training step beside the same one in plain PyTorch, on CPU.
+r"""Compares our training step with the same step in plain PyTorch, on a CPU.
 
   python tests/benchmarks/step_against_torch.py --model=biggan --resolution=32
 
-Each runs in a process of its own, one step of either at a time in turns, so
-that what else the machine does meets both. Prints medians and their ratio,
-and the seconds of processor time a step, which a loaded machine moves less.
+The two programs run in separate processes and take turns after every step, so
+that other load on the machine affects both. Prints medians and their ratio, and
+the processor time per step, which depends less on other load.
 `--model` is biggan (32 px with ch 16, 64 px with ch 8, batch 64, one D step)
 or r3gan (16 or 32 px).
 """
@@ -25,7 +25,7 @@ THREADS = 2
 
 
 def spec_of(model: str, resolution: int, batch: int):
-  """The run that both sides train."""
+  """Returns the spec of the run that both programs train."""
   from bigscale.spec import from_config
 
   if model == "biggan":
@@ -81,7 +81,7 @@ def _r3gan(resolution: int) -> dict:
 
 
 def make_ours(spec) -> Callable[[], None]:
-  """Compiles our step."""
+  """Returns our compiled step."""
   from bigscale.parallel.environment import prepare_cpu
 
   prepare_cpu()
@@ -105,7 +105,7 @@ def make_ours(spec) -> Callable[[], None]:
 
 
 def make_torch(spec) -> Callable[[], None]:
-  """The peer's step."""
+  """Returns the step in PyTorch."""
   import importlib
 
   peer = importlib.import_module(f"tests.benchmarks.{spec.model.name}_torch")
@@ -113,7 +113,7 @@ def make_torch(spec) -> Callable[[], None]:
 
 
 def work(side: str, arguments: argparse.Namespace) -> None:
-  """A worker: one step for each line that comes in."""
+  """Runs a worker, which runs one step per line of stdin."""
   spec = spec_of(arguments.model, arguments.resolution, arguments.batch)
   step = {"ours": make_ours, "torch": make_torch}[side](spec)
   for _ in range(2):
@@ -127,7 +127,7 @@ def work(side: str, arguments: argparse.Namespace) -> None:
 
 
 def start(side: str) -> subprocess.Popen:
-  """A worker of this very command line."""
+  """Starts a worker with the arguments of this command."""
   return subprocess.Popen(
     [sys.executable, *sys.argv, f"--worker={side}"],
     stdin=subprocess.PIPE,
@@ -138,14 +138,14 @@ def start(side: str) -> subprocess.Popen:
 
 
 def ask(worker: subprocess.Popen) -> list[float]:
-  """Wall and processor seconds of one more step."""
+  """Returns the wall and processor seconds of one more step."""
   worker.stdin.write("step\n")
   worker.stdin.flush()
   return json.loads(worker.stdout.readline())
 
 
 def main() -> None:
-  """Compares."""
+  """Prints the comparison."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--model", choices=["biggan", "r3gan"], required=True)
   parser.add_argument("--resolution", type=int, default=32)
@@ -159,7 +159,7 @@ def main() -> None:
   times = {"ours": [], "torch": []}
   workers = {}
   for side in times:
-    # One after another: neither compiles while the other runs.
+    # Starts them one after the other, so that they do not compile together.
     workers[side] = start(side)
     assert workers[side].stdout.readline() == "ready\n", f"{side} failed"
   for _ in range(arguments.steps):

@@ -1,4 +1,4 @@
-"""The PyTorch peer that BigGAN is timed against is the same network."""
+"""The PyTorch baseline of BigGAN's timings is the same network."""
 
 import jax
 import pytest

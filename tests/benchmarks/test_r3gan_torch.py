@@ -1,4 +1,4 @@
-"""The PyTorch peer is our model: same images, logits and penalties."""
+"""The PyTorch baseline has our images, logits and penalties."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def _weights(network):
 
 
 def _load(peer, variables):
-  """Ours into theirs; every weight of either must find its place."""
+  """Copies our weights into PyTorch's; both must have the same weights."""
   state = {}
   for path, w in flatten(variables["params"]).items():
     *parents, name = path.split("/")
@@ -96,7 +96,7 @@ def test_a_step_moves_both_players_and_the_average():
   assert np.isfinite(loss)
   for network, old in zip(networks, before, strict=True):
     pairs = zip(old, network.parameters(), strict=True)
-    # Fixup's zeros shield some weights from the first gradient.
+    # Fixup's zeros make the first gradient of some weights zero.
     assert any(not torch.equal(a, b) for a, b in pairs)
 
 

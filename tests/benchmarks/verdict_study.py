@@ -4,8 +4,8 @@ r"""Measures the verdict on synthetic signals: false alarms, delays, invariance.
   python -m tests.benchmarks.verdict_study --table=collapse --runs=20
   python -m tests.benchmarks.verdict_study --table=invariance
 
-Pure Python and NumPy; a table takes minutes on one core. The tables of
-docs/reference/monitor.md are made by it.
+Needs only Python and NumPy. A table takes minutes on one core. The tables of
+docs/reference/monitor.md come from this program.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from bigscale.monitor.verdict import Verdict
 from bigscale.spec.verdict import VerdictSpec
 
 ROWS = 5000
-# Rows of the warm-up, in which nothing is judged.
+# Number of rows of the warm-up, which are not judged.
 WARMUP = 200
 
 
@@ -97,7 +97,7 @@ NULL: dict[str, tuple[str, Noise]] = {
 
 
 def alarms(rows: Iterator[tuple[int, dict[str, float]]]) -> list:
-  """Returns the decisions that ask for a rollback."""
+  """Returns the decisions at level `rollback`."""
   verdict = Verdict(VerdictSpec(warmup=WARMUP))
   decisions = [verdict.update(*row) for row in rows]
   return [d for d in decisions if d.new and d.level == "rollback"]
@@ -110,7 +110,7 @@ def _rows(columns: dict[str, np.ndarray], every: int = 1, first: int = 0):
 
 
 def null(runs: int, seed: int) -> None:
-  """Prints false requests for a rollback in signals that only fluctuate."""
+  """Prints false requests for a rollback in signals without a change."""
   total = rows = 0
   for index, (name, (column, make)) in enumerate(NULL.items()):
     count = 0
@@ -133,12 +133,14 @@ def null(runs: int, seed: int) -> None:
   print(f"{'30 signals at once':22} {count:4} in {runs * ROWS:8} rows")
 
 
-# By name: the column, the level after `t` of `T` rows of the collapse, rows of
-# the collapse and the noise.
+# Returns a level that diverges as s, the elapsed fraction of the collapse, goes
+# to 1.
 def _power(power: float) -> Callable[[np.ndarray], np.ndarray]:
   return lambda s: (1 - 0.98 * s) ** -power
 
 
+# By name: the level as a function of s, number of rows of the collapse, size of
+# the noise, its AR(1) coefficient.
 COLLAPSES: dict[
   str, tuple[Callable[[np.ndarray], np.ndarray], int, float, float]
 ] = {
@@ -156,7 +158,7 @@ LENGTH = 2000
 def sigma_collapse(
   name: str, run: int, seed: int
 ) -> tuple[np.ndarray, int, int]:
-  """Returns a trace of sigma0, the onset, and the row where it has doubled."""
+  """Returns a trace of sigma0, its onset, and the row at which it doubles."""
   form, last, noise, phi = COLLAPSES[name]
   rng = np.random.default_rng((seed, run, last))
   level = 2 + 0.5 * np.arange(LENGTH) / LENGTH
@@ -209,7 +211,7 @@ STATISTICAL = (
 
 
 def collapse(runs: int, seed: int) -> None:
-  """Prints how many collapses are seen, and when."""
+  """Prints the number of detected collapses and their delays."""
   print(f"{'case':36} seen before  early   delay  onset")
   for name in COLLAPSES:
     found = []
@@ -226,7 +228,7 @@ def collapse(runs: int, seed: int) -> None:
 
 
 def biggan_like(run: int, seed: int) -> tuple[np.ndarray, int]:
-  """Returns a sigma0 as of a BigGAN run: uneven growth, then a blow-up."""
+  """Returns sigma0 like a BigGAN run's: uneven growth, then a divergence."""
   rng = np.random.default_rng((seed, run, 1200))
   n = 1200
   pace = np.repeat(rng.uniform(0.2, 1.8, 12), n // 12) / n
@@ -238,7 +240,7 @@ def biggan_like(run: int, seed: int) -> tuple[np.ndarray, int]:
 
 
 def invariance(runs: int, seed: int) -> None:
-  """Prints alarms of BigGAN-like collapses in disguise, in steps of 120."""
+  """Prints alarms for BigGAN-like collapses under transformations."""
   disguises = {
     "as it is": {},
     "x0.001": {"scale": 1e-3},
@@ -285,7 +287,7 @@ def invariance(runs: int, seed: int) -> None:
 
 
 def main() -> None:
-  """Prints a table."""
+  """Prints the selected table."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   tables = {"null": null, "collapse": collapse, "invariance": invariance}
   parser.add_argument("--table", choices=tables, required=True)

@@ -119,7 +119,7 @@ def test_a_different_build_does_not_resume_it(tmp_path):
     build({"train": NoiseSource(41)}, path, options())
   free = options(workers=2, max_bad_fraction=0.5)
   assert build({"train": NoiseSource(40)}, path, free).shards_kept == 2
-  with pytest.raises(DataError, match="already holds a data set"):
+  with pytest.raises(DataError, match="already contains a data set"):
     build({"train": NoiseSource(40)}, path, options())
 
 

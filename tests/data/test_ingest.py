@@ -73,7 +73,7 @@ def test_unlabeled(tmp_path, marked):
 
 
 def test_an_existing_set_is_not_overwritten(directory, marked):
-  with pytest.raises(DataError, match="already holds a data set"):
+  with pytest.raises(DataError, match="already contains a data set"):
     write(directory, marked)
 
 

@@ -338,7 +338,7 @@ def with_table(rows, more=()):
 
 @pytest.mark.parametrize("path", ["cat/0.png", "cat\\0.png", "./cat/0.png"])
 def test_two_labels_for_one_image_are_rejected(place, path):
-  with pytest.raises(DataError, match=r"gives cat/0.png two labels, 0 and 1"):
+  with pytest.raises(DataError, match=r"two labels to cat/0.png, 0 and 1"):
     FolderSource(place(with_table([[path, 1]])))
   assert len(FolderSource(place(with_table([[path, 0]])), "train", 0.0)) == 6
 

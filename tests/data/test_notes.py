@@ -218,7 +218,7 @@ def test_unread_files_of_a_tar_are_counted(tmp_path):
 )
 def test_two_labels_of_a_sample_are_rejected(tmp_path, files):
   path = write_tar(tmp_path / "a.tar", [("0.png", png(0)), *files])
-  with pytest.raises(DataError, match=r"gives 0 two labels, . and .; keep one"):
+  with pytest.raises(DataError, match=r"two labels to 0, . and .; keep one"):
     TarSource(path)
   same = [("0.png", png(0)), ("0.cls", b"1"), ("0.json", b'{"label": 1}')]
   path = write_tar(tmp_path / "b.tar", same)

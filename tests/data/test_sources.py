@@ -145,7 +145,7 @@ def test_not_an_array_record(directory):
 
 def test_wrong_record_count(directory):
   edit_manifest(directory, lambda tree: tree["shards"][0].update(records=6))
-  with pytest.raises(DataError, match=r"holds 5 records.* says 6"):
+  with pytest.raises(DataError, match=r"contains 5 records.* says 6"):
     open_source(directory, "train").read(0)
 
 

@@ -96,7 +96,7 @@ def test_unreadable_records_with_a_correct_digest(directory):
 def test_wrong_record_count(directory):
   edit_manifest(directory, lambda tree: tree["shards"][0].update(records=6))
   (fault,) = verify(directory)
-  assert "holds 5 records" in fault
+  assert "contains 5 records" in fault
   assert "says 6" in fault
 
 

@@ -179,7 +179,7 @@ def test_incomplete_sources_are_refused(folder, name, message):
   with pytest.raises(DataError, match=message) as caught:
     open_source(f"{__name__}:{name}:{folder}", "train")
   if name != "Absent":
-    assert '"Add a data source"' in str(caught.value)
+    assert '"A data source"' in str(caught.value)
 
 
 class Later(toy_source.Toy):
@@ -226,7 +226,7 @@ def test_splits_of_the_same_records_are_refused(folder):
 def test_docs_contain_the_toy_source():
   root = pathlib.Path(__file__).parent.parent.parent
   recipe = pathlib.Path(toy_source.__file__).read_text()
-  assert recipe in (root / "docs" / "data.md").read_text()
+  assert recipe in (root / "docs" / "how-to" / "extend.md").read_text()
 
 
 def test_a_path_that_exists_is_a_path(folder, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
-"""A user's own losses and penalties, in a module outside the package.
+"""Losses and penalties in a module outside the package.
 
-A config names them: `loss.adversarial = "toy_losses:PAIRS"`.
+A config selects them by name: `loss.adversarial = "toy_losses:PAIRS"`.
 """
 
 import jax
@@ -11,12 +11,12 @@ from bigscale.losses.terms import DTerm
 
 
 def pairs_d(real, fake):
-  """(D(x) - D(G(z)) - 1)^2 for each pair."""
+  """Returns (D(x) - D(G(z)) - 1)^2 of each pair."""
   return (real - fake - 1) ** 2
 
 
 def pairs_g(real, fake):
-  """(D(G(z)) - D(x))^2."""
+  """Returns (D(G(z)) - D(x))^2 of each pair."""
   return (fake - real) ** 2
 
 
@@ -24,7 +24,7 @@ PAIRS = Paired(d=pairs_d, g=pairs_g, threshold=None)
 
 
 def wide_hinge_d_real(real, smoothing=0.0):
-  """max(0, 2 (1 - s) - D(x)): the hinge loss around 0.5."""
+  """Returns max(0, 2 (1 - s) - D(x)): the hinge loss around 0.5."""
   return jax.nn.relu(2 * (1 - smoothing) - real)
 
 
@@ -37,7 +37,7 @@ WIDE_HINGE = Separable(
 
 NO_G = Paired(d=pairs_d, threshold=None)
 NO_THRESHOLD = Paired(d=pairs_d, g=pairs_g)
-# It would receive only the logits of fakes.
+# Refused: a `Separable` calls `g` with the logits of fakes alone.
 PAIRED_G = Separable(
   d_real=wide_hinge_d_real, d_fake=wide_hinge_d_real, g=pairs_g, threshold=0.0
 )
@@ -46,13 +46,13 @@ FUNCTION = pairs_d
 
 
 def drift(discriminator, reals, fakes, uniform):
-  """D(x)^2, which keeps the level of logits near 0 (Karras et al. 2018)."""
+  """Returns D(x)^2; keeps logits near 0 (Karras et al. 2018)."""
   del fakes, uniform
   return discriminator(reals.images, reals.labels) ** 2
 
 
 def noise(discriminator, reals, fakes, uniform):
-  """Change of D's logit if an image is brightened by a random fraction."""
+  """Returns the squared change of D's logit under random brightening."""
   del fakes
   brighter = reals.images + 0.3 * uniform[:, :, None, None]
   moved = discriminator(brighter, reals.labels)

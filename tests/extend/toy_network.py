@@ -1,4 +1,4 @@
-"""A feature network: docs/how-to/extend.md, "A feature network"."""
+"""The feature network of docs/how-to/extend.md, "A feature network"."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from bigscale.spec import FeatureNetwork
 
 
 class RandomFeatures:
-  """Random mixtures of 4 x 4 mean pixels; it tells no classes apart."""
+  """Random projections of 4 x 4 mean pixels, without class logits."""
 
   name = "random"
   dimension = 5
@@ -20,23 +20,27 @@ class RandomFeatures:
     self.variables = weights.variables
     self.fingerprint = weights.fingerprint
     self.protocol = {
-      "feature": "a random matrix times means of 4 x 4 fields in [0, 1]",
+      "feature": "a random matrix times means of 4 x 4 cells in [0, 1]",
       "weights_source": weights.source,
     }
 
   def embed(self, images):
     rows = np.array_split(images.mean(-1) / 255, 4, axis=1)
-    fields = [f for row in rows for f in np.array_split(row, 4, axis=2)]
-    means = np.stack([field.mean((1, 2)) for field in fields], 1)
+    cells = [c for row in rows for c in np.array_split(row, 4, axis=2)]
+    means = np.stack([cell.mean((1, 2)) for cell in cells], 1)
     features = (means @ self.variables["kernel"]).astype(np.float32)
     return Embedding(features, np.zeros((len(images), 0), np.float32))
 
 
 def weights(cache_dir):
-  """Made here; others read a file, and say in an error where to get it."""
+  """Returns random weights.
+
+  Most networks read a file instead. If it is missing, their error says where to
+  get it.
+  """
   kernel = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
   fingerprint = hashlib.sha256(kernel.tobytes()).hexdigest()
-  return FrozenWeights({"kernel": kernel}, fingerprint, "made here")
+  return FrozenWeights({"kernel": kernel}, fingerprint, "random")
 
 
 Random = FeatureNetwork(name="random", weights=weights, make=RandomFeatures)

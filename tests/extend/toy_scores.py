@@ -1,4 +1,4 @@
-"""Scores of a user's own: docs/how-to/extend.md, "A score"."""
+"""Scores defined outside the package: docs/how-to/extend.md, "A score"."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from bigscale.spec import ScoreKind
 
 
 def sharpness(samples):
-  """Mean square of the differences between neighbouring pixels."""
+  """Returns the mean squared difference between neighboring pixels."""
   pixels = samples.images.astype(np.float64) / 255
   return {"sharpness": (np.diff(pixels, axis=2) ** 2).mean()}
 
@@ -20,12 +20,12 @@ Sharpness = ScoreKind(
 
 
 def spread(samples, reals):
-  """Variance of the samples' features over that of the reals'."""
+  """Returns the variance of the samples' features, divided by the reals'."""
   variances = [np.trace(seen.moments.covariance) for seen in (samples, reals)]
   return {"spread": variances[0] / variances[1]}
 
 
-# Neither more nor less is better: it should be 1.
+# The best value is 1, so neither "more" nor "less" is better.
 Spread = ScoreKind(
   name="spread",
   columns={"spread": None},
@@ -36,7 +36,7 @@ Spread = ScoreKind(
 
 
 def nearest(samples, reals):
-  """Mean distance from a sample to the real nearest to it."""
+  """Returns the mean distance from a sample to its nearest real."""
   apart = samples.features[:, None] - reals.features[None]
   return {"nearest": np.sqrt((apart**2).sum(-1)).min(1).mean()}
 

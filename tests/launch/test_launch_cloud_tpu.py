@@ -165,7 +165,7 @@ def test_after_a_preemption_everything_is_recreated(tmp_path):
   cloud.do("setup")
   cloud.do("run")
   cloud.until_ended()
-  # A run that ended for good is only started again by `run`.
+  # `resume` leaves an ended run alone. Only `run` starts it again.
   assert cloud.do("resume").count("ended with 0; use run") == 2
   assert cloud.starts("run-1-0") == 1
   cloud.record.unlink()

@@ -82,7 +82,7 @@ def _shards(folder, multilabel=False):
   images, labels = _uneven_images()
   given = [(int(label),) for label in labels]
   if multilabel:
-    # All records share the first label, which therefore tells nothing.
+    # All records share the first label, which therefore has no information.
     given = [(0, label) if label else (0,) for (label,) in given]
   samples = list(zip(images[..., None], given, strict=True))
   if not multilabel:

@@ -134,5 +134,5 @@ def test_a_collapse_in_logs_of_biggan_pytorch_is_found(tmp_path):
 
 def test_an_attempt_is_refused_for_a_foreign_log(tmp_path):
   (tmp_path / "G_loss.log").write_text("1: 0.5\n")
-  with pytest.raises(SpecError, match="leave --attempt out"):
+  with pytest.raises(SpecError, match="omit --attempt"):
     read_trace(str(tmp_path), attempt=1)

@@ -130,7 +130,9 @@ def test_biggan_deep_refusals(field, value, words):
 def test_attention_needs_eight_channels():
   config = fashion_biggan.get_config().to_dict()
   config["model"] |= {"g_width": 1, "g_attention": (16,)}
-  with pytest.raises(SpecError, match=r"16 px, where there are 4 .*8 or more"):
+  with pytest.raises(
+    SpecError, match=r"16 px, where the map has 4 .*8 or more"
+  ):
     from_config(config)
 
 

@@ -24,7 +24,7 @@ STEPS = 3
 
 
 class Scores:
-  """An evaluator that does what it is told at each score.
+  """An evaluator with a prescribed outcome for each score.
 
   An entry of `told` is a value to return, an exception to raise, or a function
   to call.

@@ -98,7 +98,7 @@ def run(path: str = "") -> int:
 
 
 def _run(out: pathlib.Path, chosen: list) -> int:
-  """Trains the runs and returns the number of failed ones."""
+  """Trains the runs and returns the number of failed runs."""
   import jax
 
   from bigscale.scaling import runs
