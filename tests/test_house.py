@@ -26,7 +26,10 @@ RULES = (
   # Reads run folders; only `train/sealed` verifies their files.
   (r"report/.*", ("train/sealed",)),
   # The verdict is pure Python, so it can run on any trace.
-  (r"monitor/(verdict|signals|trace|dead|scoring|probes)", ("ops",)),
+  (
+    r"monitor/(verdict|scan|column_signal|columns|evidence|onset|foreign_logs|trace|dead|scoring|probes)",
+    ("ops",),
+  ),
   (
     r"monitor/.*",
     ("train", "metrics", "sampling", "parallel"),

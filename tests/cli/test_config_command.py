@@ -26,7 +26,7 @@ def test_all_fields_are_printed_in_sections(capsys):
   assert settings["optim.g_lr"] == (
     "{'first': 0.002, 'last': 0.0003, 'kimg': 32.0}"
   )
-  assert settings["monitor.verdict.warn"] == "1.0"
+  assert settings["monitor.verdict.warmup"] == "200"
   assert "\n# ==== optim: " in text
   assert max(map(len, text.splitlines())) < 100
 

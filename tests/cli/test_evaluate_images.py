@@ -101,7 +101,7 @@ def test_worse_images_have_worse_scores(scored, saved):
   ("options", "words"),
   [
     (["--num=301"], ["--num=301", "300 images"]),
-    (["--num=50"], ["50 samples", "65"]),
+    (["--num=50"], ["num_samples=50", "65"]),
     (["--workdir=x"], ["--workdir=x", "one of them"]),
     (["--metrics=fid"], ["'fid'", "KIND_FEATURE"]),
     (["--metrics=intra_fd_classifier"], ["intra_fd", "classes"]),

@@ -120,7 +120,7 @@ def test_readers_do_not_move_damaged_checkpoints(saving, tmp_path_factory):
   """A reader reports the damage and leaves the files in place."""
   shutil.rmtree(saving / "checkpoints" / "4" / "data")
   before = seen(saving)
-  with pytest.raises(DamagedError, match="step 4: it cannot be read"):
+  with pytest.raises(DamagedError, match="step 4: cannot be read"):
     common.load(str(saving), None)
   assert seen(saving) == before
   assert not (saving / "damaged").exists()

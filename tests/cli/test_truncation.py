@@ -255,7 +255,7 @@ def test_a_changed_table_is_an_error(run, tmp_path, capsys):
   try:
     path.write_bytes(whole[:-200] + bytes([whole[-200] ^ 1]) + whole[-199:])
     message = refused(capsys, run, tmp_path, "--truncation=0.4")
-    assert "standing_statistics.npz is not what was written" in message
+    assert "standing_statistics.npz was changed" in message
     path.unlink()
     message = refused(capsys, run, tmp_path, "--truncation=0.4")
     assert "standing_statistics.npz is missing" in message

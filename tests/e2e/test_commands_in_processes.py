@@ -142,7 +142,7 @@ def test_every_process_reports_an_error(cache, tmp_path):
   done = bigscale(cache, 2, 1, "train", workdir, *config, check=False)
   for process in done:
     assert process.code == 2, process.stderr
-    assert "cannot be written" in process.stderr
+    assert "cannot write to" in process.stderr
 
 
 @pytest.mark.slow

@@ -139,8 +139,8 @@ def test_a_flop_budget_sets_the_length_of_the_run():
       "resolution=48 .* use one of 8, 16, 32, 64, 128",
     ),
     (DEEP, 1e7, {"resolution": 32}, "resolution=32 .* use one of 64, 128"),
-    (CIFAR10, 1e7, {"resolution": 48}, "resolution=48 .* as 32"),
-    (CIFAR10, 1e7, {"resolution": 0}, "resolution=0 .* as 4"),
+    (CIFAR10, 1e7, {"resolution": 48}, "resolution=48 .* example 32"),
+    (CIFAR10, 1e7, {"resolution": 0}, "resolution=0 .* example 4"),
     (BIGGAN, 1e7, {"depth": 2}, "depth=2 .* BigGAN's tables .*biggan_deep"),
     (DEEP, 1e7, {"depth": 0}, "depth=0 must be 1"),
     (

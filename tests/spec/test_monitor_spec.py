@@ -44,7 +44,7 @@ ROLLBACK = {"action": "rollback"}
     ),
     (
       {"action": "checkpoint", "interventions": ("lower_lr",)},
-      ("lower_lr", "'checkpoint'", "set it to 'rollback'"),
+      ("lower_lr", "'checkpoint'", "set monitor.action to 'rollback'"),
     ),
     (
       ROLLBACK | {"interventions": ("older_d",), "snapshots": 1},

@@ -166,7 +166,7 @@ def test_a_partially_written_score_is_ignored(scored):
 def test_scores_of_another_step_are_rejected(scored):
   checkpoints = scored / "checkpoints"
   shutil.copy(checkpoints / "3" / best.FILE, checkpoints / "1" / best.FILE)
-  with pytest.raises(ValueError, match="it is of step 3"):
+  with pytest.raises(ValueError, match="belongs to step 3"):
     best.read(checkpoints / "1", 1)
 
 
