@@ -507,3 +507,16 @@ class Watching(monitored.Watched):
 
   def batch(self, step, attempt, batch):
     return batch
+
+
+def test_a_run_continues_by_hand_from_a_healthy_state(skipped, folder):
+  """As docs/how-to/collapse.md describes it."""
+  path = folder / "by_hand"
+  (path / "checkpoints").mkdir(parents=True)
+  name = str(TARGET)
+  shutil.copytree(skipped.path / "healthy" / name, path / "checkpoints" / name)
+  shutil.copy(skipped.path / "spec.json", path)
+  ended = run(path, action="checkpoint")
+  assert [event["step"] for event in ended.events("start")] == [TARGET]
+  assert int(ended.state.step) == STEPS
+  assert is_finite(ended.state)
