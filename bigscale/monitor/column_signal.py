@@ -24,6 +24,9 @@ from bigscale.monitor.scan import (
 # A column is sparse if its values are at least this many rows apart. Its values
 # are probes of the state, and fewer of them are needed as evidence.
 _SPARSE = 3
+# Relative change between two values, 16 times the resolution of float32, below
+# which a value may repeat because it is rounded.
+_RESOLUTION = 2.0**-20
 
 
 class Found(NamedTuple):
@@ -211,9 +214,19 @@ class Signal:
     rate = (self._repeats - self._same + 1) / (before + 1)
     return (
       before >= ENOUGH
+      and self._is_resolved()
       and self._same > 2 * self._longest + 2
       and -self._same * math.log(min(rate, 1.0)) >= evidence
     )
+
+  def _is_resolved(self) -> bool:
+    """Returns whether the last changes were larger than rounding errors.
+
+    At the end of a schedule, weights move less than float32 resolves.
+    """
+    moves = [abs(a - b) for a, b in itertools.pairwise(self._recent)]
+    size = 1.0 if self.kind.log else max(map(abs, self._recent), default=0.0)
+    return bool(moves) and median(moves) > _RESOLUTION * size
 
   def shown(self, level: int) -> tuple[float, float]:
     """Returns the recent and the earlier level, in the column's unit.

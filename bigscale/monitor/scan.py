@@ -2,7 +2,7 @@
 
 A signal is averaged into blocks of 1, 2, 4, ... rows. On each of these scales
 the statistic is the level of the last blocks minus the level of the blocks
-before them (a two-window scan, as in Kim et al. 2023 and TWIN 2025). Earlier
+before them (a two-window scan, as in TWIN, arXiv:2510.11348). Earlier
 values of the statistic in the same run show how far chance moves it. Therefore
 white noise, autocorrelated noise and random walks need no models of their own,
 and a change that has left both windows is the new normal.

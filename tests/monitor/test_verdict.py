@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import struct
 
 import pytest
 
@@ -401,6 +402,17 @@ def test_frozen_weights_are_an_alarm(name):
     None,
     "repeats the same value",
   )
+
+
+def test_weights_that_come_to_rest_are_not_frozen():
+  """A cosine schedule to 0: at last, float32 does not resolve the changes."""
+  rng, norm, run = random.Random(0), 20.0, []
+  for step in range(3000):
+    rate = 0.5 * (1 + math.cos(math.pi * step / 2900)) if step < 2900 else 0.0
+    norm += 1e-3 * rate * (1 + rng.gauss(0, 0.3))
+    rounded = struct.unpack("f", struct.pack("f", norm))[0]
+    run.append((step, {"g/weight_norm": rounded}))
+  assert judge(run)[0] == []
 
 
 def test_rounded_values_that_repeat_are_not_frozen():
