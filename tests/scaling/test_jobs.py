@@ -118,6 +118,6 @@ def test_runs_are_chosen_by_their_names_or_blocks(
 def test_unknown_runs_and_blocks_are_refused(tmp_path, capsys):
   command = ["bigscale", "scaling", "sweep", f"--config={swept(tmp_path)}"]
   assert main([*command, f"--out={tmp_path}", "--only=c"]) == 2
-  assert "no run and no block; blocks: a, b; runs: seed-0" in (
+  assert "neither a run nor a block; blocks: a, b; runs: seed-0" in (
     capsys.readouterr().err
   )

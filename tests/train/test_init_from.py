@@ -105,7 +105,9 @@ def test_differences_between_models_are_named(imported, tmp_path):
   new = tmp_path / "new"
   with pytest.raises(SpecError) as caught:
     loop.train(spec_of(latent_dim=9), new, init_from=imported[0])
-  assert "model.latent_dim: 8 there, 9 here" in str(caught.value)
+  assert "model.latent_dim: 8 in the other run, 9 in this one" in str(
+    caught.value
+  )
   assert "model.widths" not in str(caught.value)
   assert not new.exists(), "a rejected run must not create its folder"
 

@@ -153,7 +153,7 @@ def test_a_repaired_image_is_accepted_with_the_flag(resumed, run, tmp_path):
   path.unlink()
   code, said = resumed("--accept_data")
   assert code == 2
-  assert "another order" in said
+  assert "their order would change" in said
 
 
 def test_settings_change_on_the_command_line(resumed, run):
