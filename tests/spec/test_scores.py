@@ -209,7 +209,7 @@ def test_docs_agree_with_the_rows():
     row, numbers = kind_of(kind), (1000, 17)
     for said, least in zip((samples, reals), row.fewest(*numbers), strict=True):
       words = said.partition(" of each class")[0]
-      known = {"": 0, "D + 1": 1001, "10 (D + 1)": 10010, "K": 17}
+      known = {"": 0, "F + 1": 1001, "10 (F + 1)": 10010, "K": 17}
       assert (known[words] if words in known else int(words)) == least, kind
     assert ("of each class" in samples) == row.within_classes
     assert ("labels" in besides) == row.labels

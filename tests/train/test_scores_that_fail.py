@@ -366,8 +366,8 @@ def test_a_class_with_too_few_images_is_named(refused, tmp_path):
     "--config.evaluate.scores=('intra_fd_classifier',)",
     "--config.evaluate.num_samples=5000",
   )
-  assert "the reals of 4 classes: " in said
-  assert "give the class more images" in said
+  assert "too few reals of 4 classes: " in said
+  assert "add images of the class" in said
 
 
 def test_a_model_without_labels_has_no_scores_within_classes(refused):
