@@ -68,7 +68,11 @@ def test_deeper_members_are_narrower():
   assert len(set(widths)) == 3
 
 
-@pytest.mark.parametrize("resolution", [8, 16, 32, 64, 128, 256])
+# The larger ones trace deeper networks by the same rules.
+_LARGE = [pytest.param(r, marks=pytest.mark.slow) for r in (128, 256)]
+
+
+@pytest.mark.parametrize("resolution", [8, 16, 32, 64, *_LARGE])
 @pytest.mark.parametrize("base", [BIGGAN, DEEP], ids=["biggan", "deep"])
 def test_biggans_reach_a_size_at_any_resolution(base, resolution):
   if base is DEEP and resolution < 64:
