@@ -170,7 +170,7 @@ class Signal:
       # of independent normal values, it is 0.95 standard deviations.
       moves = [abs(a - b) for a, b in itertools.pairwise(earlier)]
       noise = max(median(moves) / 0.95, 1e-12)
-      best = min(median(earlier[i : i + 3]) for i in range(len(earlier)))
+      best = min(median(earlier[i : i + 3]) for i in range(len(earlier) - 2))
       z = (min(past[-2:]) - best) / noise
       if z > 2:
         # A score is tested once in many rows, so its rate per row is lower.
