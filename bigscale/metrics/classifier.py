@@ -157,6 +157,10 @@ class Classifier:
         into[rows] = np.asarray(value)[: rows.stop - rows.start]
     return Embedding(features, probabilities)
 
+  def outputs(self, variables: PyTree, images: Array) -> tuple[Array, Array]:
+    """See `metrics.features.Features`."""
+    return _outputs(self.num_classes, variables, images)
+
   def features(self, images: np.ndarray) -> np.ndarray:
     """Returns [N, FEATURES] float32 of [N, R, R, C] uint8; see `embed`."""
     return self.embed(images).features
@@ -322,14 +326,16 @@ def _inference(
   num_classes: int, mesh: Mesh
 ) -> Callable[[PyTree, Array], tuple[Array, Array]]:
   """Returns a jitted function to features and probabilities, replicated."""
-  network = _Network(num_classes)
-
-  @precision.exact
-  def infer(variables: PyTree, images: Array) -> tuple[Array, Array]:
-    features, logits = network.apply(variables, images, train=False)
-    return features, jax.nn.softmax(logits)
-
+  infer = precision.exact(functools.partial(_outputs, num_classes))
   return jax.jit(infer, out_shardings=replicated(mesh))
+
+
+def _outputs(
+  num_classes: int, variables: PyTree, images: Array
+) -> tuple[Array, Array]:
+  network = _Network(num_classes)
+  features, logits = network.apply(variables, images, train=False)
+  return features, jax.nn.softmax(logits)
 
 
 def _augment(key: Array, images_bhwc: Array) -> Array:

@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 
 from bigscale.monitor import dead
 from bigscale.monitor.column_signal import Signal
-from bigscale.monitor.columns import Kind, kind_of
+from bigscale.monitor.columns import Kind, kind_of, size_of
 from bigscale.monitor.evidence import Group, frozen, strongest, total
+from bigscale.monitor.known_signal import KnownSignal
 from bigscale.monitor.onset import onset
 from bigscale.spec.verdict import VerdictSpec
 
@@ -152,9 +153,8 @@ class Verdict:
     if broken:
       return self._take_broken(step, broken)
     self._is_broken = False
-    if step < max(self._quiet, self._spec.warmup):
-      return self._keep(step)
-    return self._decide(step)
+    early = step < max(self._quiet, self._spec.warmup)
+    return self._decide(step, self._known() if early else self._signals)
 
   def quiet_until(self, step: int) -> None:
     """Skips rows before `step`, and compares later rows only with each other.
@@ -230,6 +230,8 @@ class Verdict:
     self.evidence = dict(state["evidence"])
 
   def _new_signal(self, kind: Kind) -> Signal:
+    if kind.known:
+      return KnownSignal(kind, self._spec.smallest_shift)
     return Signal(kind, self._spec.smallest_rise)
 
   def _cut_at_kinks(self, step: int) -> None:
@@ -256,8 +258,10 @@ class Verdict:
         signal = self._signals[name] = self._new_signal(kind)
       if not math.isfinite(value):
         broken += self._count_broken(name, value, signal)
-      elif step >= self._quiet:
+      elif step >= self._quiet or kind.known:
         signal.add(value, step, self._rows)
+        if kind.known:
+          signal.size = float(row.get(size_of(name), math.nan))
     return broken
 
   def _count_broken(
@@ -287,14 +291,18 @@ class Verdict:
     if note not in self.notes:
       self.notes.append(note)
 
-  def _weigh(self) -> list[Group]:
-    found = strongest(self._signals)
+  def _known(self) -> dict[str, Signal]:
+    """Returns the signals that need no past."""
+    return {n: s for n, s in self._signals.items() if s.kind.known}
+
+  def _weigh(self, signals: Mapping[str, Signal]) -> list[Group]:
+    found = strongest(signals)
     self.evidence = {one.group: one.evidence for one in found}
     self.judged = self.judged or any(s.judged for s in self._signals.values())
     return found
 
-  def _decide(self, step: int) -> Decision:
-    held = frozen(self._signals, self._needed["rollback"])
+  def _decide(self, step: int, signals: Mapping[str, Signal]) -> Decision:
+    held = frozen(signals, self._needed["rollback"])
     if held:
       first = self._signals[held[0]]
       reasons = tuple(
@@ -302,7 +310,7 @@ class Verdict:
         for n in held
       )
       return self._enter(step, "rollback", lambda: first.since, reasons)
-    found = self._weigh()
+    found = self._weigh(signals)
     level = self._decision.level
     if level != "rollback" and total(found) >= self._needed["rollback"]:
       level = "rollback"
@@ -323,6 +331,8 @@ class Verdict:
         break
       value, before = self._signals[one.name].shown(one.found.level)
       way = "rose" if one.found.rises else "fell"
+      if self._signals[one.name].kind.known:
+        way = "size of the difference from the anchor"
       rate = math.exp(min(one.found.evidence, _CERTAIN))
       more = "more than " if one.found.evidence > _CERTAIN else ""
       rule = f"{way}, by chance once in {more}{rate:.2g} rows"

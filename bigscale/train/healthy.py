@@ -42,18 +42,18 @@ class HealthyStates:
       CheckpointSpec(keep=monitor.keep, keep_best=0),
       "healthy",
     )
-    # The verdict's state after each step that has a snapshot.
-    self._verdicts: dict[int, dict[str, Any]] = {}
+    # The monitor's state after each step that has a snapshot.
+    self._watched: dict[int, dict[str, Any]] = {}
 
   def take(self, step: int, state: GanState, data: dict[str, Any]) -> None:
     """Takes a snapshot; see `Ring.take`."""
     self._ring.take(step, state, data)
 
-  def remember(self, step: int, verdict: dict[str, Any]) -> None:
-    """Keeps the verdict's state after a step for as long as its snapshot."""
-    self._verdicts[step] = verdict
+  def remember(self, step: int, watched: dict[str, Any]) -> None:
+    """Keeps the monitor's state after a step for as long as its snapshot."""
+    self._watched[step] = watched
     held = self._ring.held
-    self._verdicts = {k: v for k, v in self._verdicts.items() if k in held}
+    self._watched = {k: v for k, v in self._watched.items() if k in held}
 
   def pin(self, onset: int | None) -> None:
     """Keeps a snapshot and a checkpoint from before an onset.
@@ -91,9 +91,9 @@ class HealthyStates:
       target = self._secure_from_disk(step, onset, attempt, watched)
     else:
       target = snapshot.step
-      data, verdict = snapshot.data, self._verdicts[target]
+      data, then = snapshot.data, self._watched[target]
       restored = Restored(target, self._ring.restore(snapshot), data, {})
-      self._save(restored, attempt, {**watched, "verdict": verdict})
+      self._save(restored, attempt, {**watched, **then})
     kind = "no_healthy_state" if target is None else "healthy"
     self._recorder.event(kind, step, of_step=target, onset=onset)
     return target
@@ -117,9 +117,10 @@ class HealthyStates:
         continue
       if target in kept:
         return target
-      verdict = restored.meta.get("monitor", {}).get("verdict")
-      if verdict and verdict["level"] == "ok":
-        self._save(restored, attempt, {**watched, "verdict": verdict})
+      then = restored.meta.get("monitor", {})
+      if then.get("verdict", {}).get("level") == "ok":
+        kept_parts = {k: then[k] for k in ("verdict", "anchors") if k in then}
+        self._save(restored, attempt, {**watched, **kept_parts})
         return target
     return None
 

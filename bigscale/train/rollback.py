@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from bigscale.data.stream import Stream
+from bigscale.metrics.features import Features
 from bigscale.monitor.verdict import Decision, Verdict
 from bigscale.parallel import rows
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.train import interventions
+from bigscale.train.anchors import Anchors, Look
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.healthy import HealthyStates
@@ -66,6 +68,8 @@ class Guard:
     self._states = self._heldout = None
     if spec.monitor.action in ("checkpoint", "rollback"):
       self._states = HealthyStates(built, checkpoints, recorder)
+    # The anchor compares nothing until `open_anchor`.
+    self._anchors = Anchors(built, stream, recorder)
     if spec.monitor.action != "off":
       self._heldout = open_heldout(built)
 
@@ -75,12 +79,14 @@ class Guard:
       "verdict": self._verdict.get_state(),
       "retries": self._retries,
       "unresolved": self._unresolved,
+      "anchors": self._anchors.get_state(),
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Restores a state from `get_state`."""
     verdict = state["verdict"]
     self._verdict.set_state(verdict)
+    self._anchors.set_state(state.get("anchors", {}))
     self._retries = state["retries"]
     self._unresolved = state["unresolved"]
     # During an alarm, further states are not kept as healthy.
@@ -97,6 +103,27 @@ class Guard:
     count = self._recorder.count
     kinks = map(count.step_of, self._built.spec.kinks_kimg)
     self._verdict.kinks = sorted(kinks)
+
+  @property
+  def wants_anchor(self) -> bool:
+    """Whether the run is compared with an anchor."""
+    return self._spec.action != "off" and self._spec.anchor.images > 0
+
+  def open_anchor(
+    self, step: int, network: Features | None, *, accept: bool
+  ) -> None:
+    """Opens the anchor; see `Anchors.open`."""
+    self._anchors.open(step, network, accept=accept)
+
+  def look(self, step: int, state: GanState, batch: Batch) -> Look | None:
+    """Starts the comparisons with the anchor that are due after a step."""
+    return self._anchors.look(step, state, batch)
+
+  def compare(
+    self, step: int, look: Look | None, row: Mapping[str, float]
+  ) -> dict[str, float]:
+    """Returns the scalars of a step's comparisons; call once for each step."""
+    return self._anchors.read(step, look, row)
 
   def probe(self, step: int, state: GanState, batch: Batch) -> Scalars:
     """Returns the probe's scalars if it is due after a step, else {}."""
@@ -146,6 +173,16 @@ class Guard:
   def evidence(self) -> dict[str, float]:
     """Returns the verdict's evidence at the last judged step, in nats."""
     return {f"monitor/{k}": x for k, x in self._verdict.evidence.items()}
+
+  def judge_scores(self, step: int, scores: Mapping[str, float]) -> bool:
+    """Judges the scores of a step and returns whether to roll back.
+
+    Raises:
+      DivergedError: if the run diverged and the monitor may not roll back.
+    """
+    if self._spec.action == "off" or not scores:
+      return False
+    return self.judge(step, {f"eval/{name}": x for name, x in scores.items()})
 
   def judge(self, step: int, row: Mapping[str, float]) -> bool:
     """Judges the scalars of a step and returns whether to roll back.
@@ -228,6 +265,7 @@ class Guard:
     self._checkpoints.set_aside(target - 1, self.attempt - 1)
     skipped = self._move_data(restored.data)
     self._verdict.set_state(restored.meta["monitor"]["verdict"])
+    self._anchors.set_state(restored.meta["monitor"].get("anchors", {}))
     self._verdict.quiet_until(target + self._spec.verdict.quiet)
     self._level = "ok"
     self._pin()
@@ -313,7 +351,11 @@ class Guard:
       self._remember(step)
 
   def _remember(self, step: int) -> None:
-    self._states.remember(step, self._verdict.get_state())
+    watched = {
+      "verdict": self._verdict.get_state(),
+      "anchors": self._anchors.get_state(),
+    }
+    self._states.remember(step, watched)
 
   def _report(self, decision: Decision) -> None:
     """Writes an event and a note for a new level, with the reasons."""

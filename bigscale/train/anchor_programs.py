@@ -1,0 +1,125 @@
+"""The jitted functions that measure images and weights for the anchor."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigscale.metrics.features import Features
+from bigscale.monitor.anchors import measure
+from bigscale.ops import precision
+from bigscale.ops.images import to_uint8
+from bigscale.parallel.sharding import replicated, sample_sharding
+from bigscale.spec.scores import CLASSIFIER
+from bigscale.train.build import Built
+from bigscale.train.state import GanState
+from bigscale.types import Array, Batch, PyTree
+
+# Number of directions that features are projected to.
+_FEATURES = 64
+
+
+class Measured(NamedTuple):
+  """Measurements of N images, replicated; see `anchors.data.Described`."""
+
+  pixels: Array
+  features: Array
+  surprisal: Array
+  labels: Array
+
+
+class Programs(NamedTuple):
+  """Jitted functions. All results are replicated.
+
+  Attributes:
+    pick: `pick(batch) -> (images, labels, hashes)`, `count` evenly spaced
+      images and their labels, and hashes [K * B, 2] of all images.
+    replicate: `replicate(batch) -> (images, labels)` of a batch [1, count].
+    describe: `describe(variables, images, labels) -> Measured`.
+    sketch: `sketch(state)`, by `g`, `d` and `average` the pair of
+      `measure.sketch`.
+    variables: variables of the network; {} without one.
+    count: number of images that `describe` takes.
+    features: length of the features that are compared; 0 without a network.
+    classifies: whether the network gives the probability of a label.
+  """
+
+  pick: Callable[[Batch], tuple[Array, Array, Array]]
+  replicate: Callable[[Batch], tuple[Array, Array]]
+  describe: Callable[[PyTree, Array, Array], Measured]
+  sketch: Callable[[GanState], dict[str, tuple[Array, Array]]]
+  variables: PyTree
+  count: int
+  features: int
+  classifies: bool
+
+
+def make_programs(built: Built, network: Features | None) -> Programs:
+  """Returns the functions without compiling them.
+
+  Args:
+    built: functions of the run.
+    network: network whose features are compared, on the run's mesh. None
+      compares only pixels.
+  """
+  count = built.abstract_heldout.images.shape[1]
+  classes = built.spec.model.num_classes
+  classifies = (
+    network is not None
+    and network.name == CLASSIFIER
+    and network.num_classes == classes > 1
+  )
+  by_sample = sample_sharding(built.mesh)
+
+  def pick(batch: Batch) -> tuple[Array, Array, Array]:
+    images = batch.images
+    if images.dtype != jnp.uint8:
+      images = to_uint8(images)
+    every = images.shape[1] // count
+    return (
+      images[0, ::every],
+      batch.labels[0, ::every],
+      measure.hashes(images).reshape(-1, 2),
+    )
+
+  def describe(variables: PyTree, images: Array, labels: Array) -> Measured:
+    images, labels = jax.lax.with_sharding_constraint(
+      (images, labels), by_sample
+    )
+    pixels = measure.pixel_columns(images)
+    features, surprisal = jnp.zeros((count, 0)), jnp.zeros((0,))
+    if network is not None:
+      features, odds = network.outputs(variables, images)
+      features = measure.project(features, _FEATURES)
+      if classifies:
+        own = jnp.take_along_axis(odds, labels[:, None], axis=1, mode="clip")
+        surprisal = -jnp.log(own[:, 0] + 1e-6)
+    return Measured(pixels, features, surprisal, labels)
+
+  def sketch(state: GanState) -> dict[str, tuple[Array, Array]]:
+    # Spectra only follow the weights, so they are left out.
+    trees = {
+      "g": (state.g.params, state.g.batch_stats),
+      "d": state.d.params,
+      "average": (state.ema.params, state.ema.batch_stats),
+    }
+    return {name: measure.sketch(tree) for name, tree in trees.items()}
+
+  def jitted(function: Callable) -> Callable:
+    return jax.jit(
+      precision.exact(function),
+      out_shardings=replicated(built.mesh),
+      compiler_options=built.compiler_options,
+    )
+
+  return Programs(
+    pick=jitted(pick),
+    replicate=jitted(lambda batch: (batch.images[0], batch.labels[0])),
+    describe=jitted(describe),
+    sketch=jitted(sketch),
+    variables={} if network is None else network.variables,
+    count=count,
+    features=min(network.dimension, _FEATURES) if network is not None else 0,
+    classifies=classifies,
+  )
