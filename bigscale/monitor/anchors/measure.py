@@ -56,6 +56,7 @@ def hashes(images: Array) -> Array:
 
   def one(seed: int) -> Array:
     weights = _mixed(place + jnp.uint32(seed)) | 1
+    weights = jnp.broadcast_to(weights, images.shape)
     # Mixed again, because a sum of products is linear in the pixels.
     return _mixed(jnp.sum(pixels * weights, axis=(-3, -2, -1)))
 
