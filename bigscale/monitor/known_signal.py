@@ -7,8 +7,8 @@ from typing import Any
 from bigscale.monitor.column_signal import Found, Signal
 from bigscale.monitor.columns import SLIGHT, Kind
 
-# Evidence below which a value is considered normal: once in 10 rows.
-_NORMAL = math.log(10)
+# Evidence below which a value is considered normal: once in 100 rows.
+_NORMAL = math.log(100)
 
 
 class KnownSignal(Signal):
@@ -29,6 +29,8 @@ class KnownSignal(Signal):
     self._kinds = kind, kind._replace(group=SLIGHT)
     self._smallest = smallest_shift
     self._size = math.nan
+    # Step of the newest normal value.
+    self._normal = 0
 
   @property
   def size(self) -> float:
@@ -48,8 +50,9 @@ class KnownSignal(Signal):
     del row
     self.lost = 0
     if self.rows == 0 or value < _NORMAL:
-      # The change began after this step.
-      self.since = step
+      # The change began after the normal value before this one. Repeated
+      # images, for example, are normal when they are first seen.
+      self.since, self._normal = self._normal if self.rows else step, step
     self.rows += 1
     self.last = value
     self.found = Found(max(value, 0.0), 0, True)
@@ -76,10 +79,11 @@ class KnownSignal(Signal):
 
   def get_state(self) -> dict[str, Any]:
     """Returns the state as plain JSON."""
-    size = None if math.isnan(self.size) else self.size
+    size = None if math.isnan(self._size) else self._size
     return {
       "rows": self.rows,
       "since": self.since,
+      "normal": self._normal,
       "last": self.found.evidence,
       "size": size,
     }
@@ -87,6 +91,6 @@ class KnownSignal(Signal):
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Continues from a state that `get_state` returned."""
     self.rows, self.since = state["rows"], state["since"]
-    self.last = state["last"]
+    self._normal, self.last = state["normal"], state["last"]
     self.size = math.nan if state["size"] is None else state["size"]
     self.found = Found(state["last"], 0, True)
