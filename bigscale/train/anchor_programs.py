@@ -1,15 +1,18 @@
 """The jitted functions that measure images and weights for the anchor."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from bigscale.metrics.features import Features
 from bigscale.monitor.anchors import measure
 from bigscale.ops import precision
 from bigscale.ops.images import to_uint8
+from bigscale.parallel import compiler
 from bigscale.parallel.sharding import replicated, sample_sharding
 from bigscale.spec.scores import CLASSIFIER
 from bigscale.train.build import Built
@@ -58,19 +61,36 @@ class Programs(NamedTuple):
 def make_programs(built: Built, network: Features | None) -> Programs:
   """Returns the functions without compiling them.
 
+  Runs with the same network and batch size share them.
+
   Args:
     built: functions of the run.
     network: network whose features are compared, on the run's mesh. None
       compares only pixels.
   """
-  count = built.abstract_heldout.images.shape[1]
-  classes = built.spec.model.num_classes
+  return _programs(
+    built.mesh,
+    built.abstract_heldout.images.shape[1],
+    built.spec.model.num_classes,
+    network,
+    tuple(built.compiler_options.items()),
+  )
+
+
+@functools.lru_cache(maxsize=4)
+def _programs(
+  mesh: Mesh,
+  count: int,
+  classes: int,
+  network: Features | None,
+  compiler_options: tuple[tuple[str, compiler.Value], ...],
+) -> Programs:
   classifies = (
     network is not None
     and network.name == CLASSIFIER
     and network.num_classes == classes > 1
   )
-  by_sample = sample_sharding(built.mesh)
+  by_sample = sample_sharding(mesh)
 
   def pick(batch: Batch) -> tuple[Array, Array, Array]:
     images = batch.images
@@ -109,8 +129,8 @@ def make_programs(built: Built, network: Features | None) -> Programs:
   def jitted(function: Callable) -> Callable:
     return jax.jit(
       precision.exact(function),
-      out_shardings=replicated(built.mesh),
-      compiler_options=built.compiler_options,
+      out_shardings=replicated(mesh),
+      compiler_options=dict(compiler_options),
     )
 
   return Programs(
@@ -118,7 +138,10 @@ def make_programs(built: Built, network: Features | None) -> Programs:
     replicate=jitted(lambda batch: (batch.images[0], batch.labels[0])),
     describe=jitted(describe),
     sketch=jitted(sketch),
-    variables={} if network is None else network.variables,
+    # The network may lie on another mesh, that of the scores.
+    variables={}
+    if network is None
+    else jax.device_put(jax.device_get(network.variables), replicated(mesh)),
     count=count,
     features=min(network.dimension, _FEATURES) if network is not None else 0,
     classifies=classifies,
