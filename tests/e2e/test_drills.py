@@ -1,9 +1,9 @@
 """Two complete drills: training, fault, rollback and scores."""
 
 import pytest
+from bigscale.monitor.drill_stages import WARMUP
 
 from bigscale.monitor import drills, scoring
-from bigscale.monitor.drill_stages import WARMUP
 
 STEPS = 400
 pytestmark = pytest.mark.slow
