@@ -13,7 +13,7 @@ DEFAULT_STAGES = ("r3gan_8", "biggan_8")
 # Number of undisturbed runs of a model, over which its faults are distributed.
 _TRUNKS: dict[Watch, int] = {"dense": 10, "shipped": 6}
 # Every so many kinds of faults are also run with the shipped settings.
-_SHIPPED_EVERY = 3
+_SHIPPED_EVERY = 4
 _FIRST_SEED = 9000
 
 
@@ -84,8 +84,9 @@ def plan(
 ) -> list[Drill]:
   """Returns the drills in their order; those of one trunk are consecutive.
 
-  Faults are distributed over several undisturbed runs of each model. With the
-  shipped settings, only every third kind is run.
+  Faults are distributed over several undisturbed runs of each model. Each seen
+  kind is run with one of the models, and each unseen one with all of them. With
+  the shipped settings, only every fourth kind is run.
 
   Args:
     stages: keys of `STAGES`.
@@ -98,26 +99,48 @@ def plan(
     # Rounds go through all models, so that the first drills are a sample.
     for turn in range(_TRUNKS[watch]):
       for stage in stages:
-        found += _of_trunk(stage, watch, turn, fault_seeds, control_seeds)
+        what = _kinds_of(stages, stage, watch)
+        found += _of_trunk(stage, watch, turn, what, fault_seeds, control_seeds)
   return found
 
 
+def _kinds_of(
+  stages: Sequence[str], stage: str, watch: Watch
+) -> tuple[list[str], list[str]]:
+  """Returns the names of the faults and of the controls of a model."""
+  number = list(stages).index(stage)
+
+  def applies(name: str) -> bool:
+    kind, family = KINDS[name], STAGES[stage][0]["model"]["name"]
+    return not kind.models or family in kind.models
+
+  seen = [name for name, kind in FAULTS.items() if kind.seen]
+  faults = [
+    name
+    for name, kind in FAULTS.items()
+    if applies(name)
+    and (
+      not kind.seen or kind.models or seen.index(name) % len(stages) == number
+    )
+  ]
+  if watch == "shipped":
+    # The models take different kinds.
+    faults = faults[2 * number % _SHIPPED_EVERY :: _SHIPPED_EVERY]
+  controls = [name for name in CONTROLS if applies(name)]
+  return faults, [name for name in controls if name != "undisturbed"]
+
+
 def _of_trunk(
-  stage: str, watch: Watch, turn: int, fault_seeds: int, control_seeds: int
+  stage: str,
+  watch: Watch,
+  turn: int,
+  kinds: tuple[Sequence[str], Sequence[str]],
+  fault_seeds: int,
+  control_seeds: int,
 ) -> list[Drill]:
   count = _TRUNKS[watch]
-  number = list(STAGES).index(stage)
   seed = _FIRST_SEED + 100 * WATCHES.index(watch) + turn
-
-  def applying(kinds: Collection[str]) -> list[str]:
-    family = STAGES[stage][0]["model"]["name"]
-    return [k for k in kinds if family in (KINDS[k].models or (family,))]
-
-  faults = applying(FAULTS)
-  if watch == "shipped":
-    # The models take different thirds.
-    faults = faults[number % _SHIPPED_EVERY :: _SHIPPED_EVERY]
-  controls = [name for name in applying(CONTROLS) if name != "undisturbed"]
+  faults, controls = kinds
   mine = ["undisturbed"] if control_seeds else []
   mine += _share(controls, turn, count, control_seeds)
   mine += _share(faults, turn, count, fault_seeds)
