@@ -1,10 +1,19 @@
 """Tests of the drills' plan, faults and table."""
 
+import pathlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigscale.monitor.drills import batch_changes, faulty_step, kinds, table
+from bigscale.monitor.drills import (
+  batch_changes,
+  faulty_step,
+  interventions,
+  kinds,
+  rejudge,
+  table,
+)
 from bigscale.monitor.drills.disturbances import (
   Fault,
   RepeatedBatches,
@@ -18,10 +27,12 @@ from bigscale.monitor.drills.kinds import CONTROLS, FAULTS, KINDS
 from bigscale.monitor.drills.plan import Drill, part, plan
 from bigscale.monitor.drills.runs import branch, read
 from bigscale.monitor.drills.stages import WATCHED, Stage
+from bigscale.spec import SpecError
 from bigscale.train.disturb import Disturbance
 from bigscale.train.writers import JsonLines
 from bigscale.types import Batch
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 WARMUPS = {"dense": 100, "shipped": 200}
 
 
@@ -312,3 +323,66 @@ def test_a_branch_continues_from_the_newest_allowed_checkpoint(
   copied = sorted(int(x.name) for x in (run / "checkpoints").glob("*"))
   assert copied == [saved for saved in (100, 200) if saved <= step]
   assert (run / "metrics.jsonl").exists() == bool(step)
+
+
+def test_another_version_judges_the_recorded_rows(tmp_path):
+  recorded = row("lr_both_10", alarm=550)
+  lines = JsonLines(
+    tmp_path / "runs" / f"{recorded['name']}-watched" / "metrics.jsonl"
+  )
+  for step in range(1, 720):
+    loss = float("nan") if step == 710 else 0.5 + 0.01 * (step % 7)
+    values = {"d/loss": loss, "g/loss": 1.0, "data/odd": 10.0 * (step > 500)}
+    lines.write({"step": step, "attempt": 0, **values})
+  found = rejudge.judge(tmp_path, [recorded], ROOT)[0]
+  assert found["alarm"]["step"] == 710
+  assert found["alarms"] == [710]
+  assert found["scores"] == recorded["scores"]
+  with pytest.raises(SpecError, match="--verdict_of="):
+    rejudge.judge(tmp_path, [recorded], tmp_path)
+
+
+def test_every_collapse_meets_every_policy():
+  cells = interventions.plan()
+  assert len(cells) >= 60
+  assert len({cell.name for cell in cells}) == len(cells)
+  for cell in cells:
+    assert cell.drill.kind.lasting
+    usable = cell.drill.kind.models
+    family = Stage(cell.drill.stage).family
+    assert not usable or family in usable
+  families = {cell.drill.kind.family for cell in cells}
+  assert {"optimizer", "losses", "weights", "natural"} <= families
+  halves = [interventions.part(cells, share, 2) for share in (1, 2)]
+  assert sum(map(len, halves)) == len(cells)
+  assert not {c.drill.trunk for c in halves[0]} & {
+    c.drill.trunk for c in halves[1]
+  }
+
+
+def test_the_summary_of_interventions_counts_runs_that_were_rolled_back():
+  def cell(policy, ratio, *, rollbacks=1, ended=None, untreated="lost"):
+    return {
+      **row(last=10.0),
+      "policy": policy,
+      "ratio": ratio,
+      "rollbacks": rollbacks,
+      "ended": ended,
+      "untreated": {"ratio": 4.0, "outcome": untreated},
+    }
+
+  rows = [
+    cell("none", 3.0),
+    cell("none", 1.1, rollbacks=0),
+    cell("lower_lr", 1.1),
+    cell("lower_lr", 1.1, ended=700),
+    cell("lower_lr", 1.1, untreated="unharmed"),
+  ]
+  found = interventions.summary(rows)
+  saved = {k: v["saved"] for k, v in found["policies"].items()}
+  assert (saved["none"]["count"], saved["none"]["of"]) == (0, 1)
+  assert (saved["lower_lr"]["count"], saved["lower_lr"]["of"]) == (1, 2)
+  assert found["policies"]["lower_lr"]["ended"]["count"] == 1
+  text = interventions.as_markdown(found)
+  assert "| lower_lr | 1 of 2, 50%" in text
+  assert "1.1 (1)" in text

@@ -189,13 +189,13 @@ _UNSEEN: dict[Family, dict[str, Callable[[Scene], Disturbance]]] = {
   },
   "weights": {
     "g_last_grows": _state(
-      states.on_leaves(states.scaled, "g", states.last_kernel), 1.02
+      states.on_leaves(states.scaled, "g", states.last_kernel), 1.06
     ),
     "d_last_grows": _state(
       states.on_leaves(states.scaled, "d", states.last_kernel), 1.05
     ),
     "g_decays": _state(states.on_leaves(states.scaled, "g"), 0.98),
-    "d_decays": _state(states.on_leaves(states.scaled, "d"), 0.97),
+    "d_decays": _state(states.on_leaves(states.scaled, "d"), 0.9),
     "g_noise": _state(states.on_leaves(states.noisy, "g"), ramp(0, 0.1, 150)),
     "d_noise": _state(states.on_leaves(states.noisy, "d"), ramp(0, 0.3, 150)),
     "g_pruned": _state(

@@ -19,6 +19,9 @@ _PROGRAM = """
 import dataclasses, json, sys
 asked = json.load(sys.stdin)
 sys.path.insert(0, asked["checkout"])
+import bigscale
+if not bigscale.__file__.startswith(asked["checkout"] + "/"):
+  sys.exit("it contains no folder bigscale")
 from bigscale.monitor import trace
 from bigscale.spec import VerdictSpec
 found = {}
