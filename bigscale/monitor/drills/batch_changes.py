@@ -182,14 +182,6 @@ def foreign(x: Pixels, share: float, rng: Random) -> Pixels:
 
 
 @of_images
-def interlaced(x: Pixels, share: float, rng: Random) -> Pixels:
-  """Takes odd rows from the next image of the batch."""
-  new = x.copy()
-  new[:, :, 1::2] = np.roll(x, 1, axis=1)[:, :, 1::2]
-  return np.where(_some(x, share, rng), new, x)
-
-
-@of_images
 def dim_rows(x: Pixels, factor: float, rng: Random) -> Pixels:
   """Multiplies the lower half by a factor, like a failing sensor."""
   new = x.copy()
@@ -262,15 +254,3 @@ def labels_reversed(y: Pixels, rng: Random) -> Pixels:
 def labels_late(y: Pixels, rng: Random) -> Pixels:
   """Gives every image the label of the one before it."""
   return np.roll(y, 1, axis=1)
-
-
-@of_labels
-def labels_coarse(y: Pixels, rng: Random) -> Pixels:
-  """Merges classes into two: even and odd."""
-  return y % 2
-
-
-@of_labels
-def labels_clipped(y: Pixels, rng: Random) -> Pixels:
-  """Limits labels to 3, as if stored in two bits."""
-  return np.minimum(y, 3)

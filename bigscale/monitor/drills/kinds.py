@@ -174,7 +174,6 @@ _UNSEEN: dict[Family, dict[str, Callable[[Scene], Disturbance]]] = {
     "salt_grows": _batch(batches.salted, ramp(0, 0.3, 150)),
     "watermark_appears": _batch(batches.watermarked, ramp(0, 1, 150)),
     "foreign_shards": _batch(batches.foreign, ramp(0, 1, 150)),
-    "interlaced": _batch(batches.interlaced, ramp(0, 1, 100)),
     "lower_half_dims": _batch(batches.dim_rows, growth(-0.01)),
     "classes_vanish": _batch(
       batches.classes_missing, lambda since: min(7, since // 20)
@@ -184,8 +183,6 @@ _UNSEEN: dict[Family, dict[str, Callable[[Scene], Disturbance]]] = {
     "wrong_labels_grow": _batch(batches.labels_random, ramp(0, 1, 150)),
     "labels_reversed": _batch(batches.labels_reversed, ramp(0, 1, 100)),
     "labels_late": _batch(batches.labels_late),
-    "labels_coarse": _batch(batches.labels_coarse),
-    "labels_clipped": _batch(batches.labels_clipped, ramp(0, 1, 100)),
   },
   "weights": {
     "g_last_grows": _state(
@@ -217,9 +214,7 @@ _UNSEEN: dict[Family, dict[str, Callable[[Scene], Disturbance]]] = {
     "d_lr_fades": _knob(d_lr=fade(100)),
     "g_momentum": _knob(g_beta1=0.99),
     "d_momentum": _knob(d_beta1=0.99),
-    "both_momentum": _knob(g_beta1=0.97, d_beta1=0.97),
     "second_moment_lost": _state(states.second_moment_lost),
-    "count_lost": _state(states.count_lost),
     "g_weight_decay": _knob(g_decay=20.0),
     "d_weight_decay": _knob(d_decay=ramp(0, 50, 150)),
     "g_gradient_noise": _knob(g_gradient_noise=growth(0.03, 1000)),
@@ -287,7 +282,6 @@ def _kinds() -> dict[str, Kind]:
     ),
     "d_stale": Kind("weights", lambda s: OldState(s, states.stale_d)),
     "g_stale": Kind("weights", lambda s: OldState(s, states.stale_g)),
-    "g_merged": Kind("weights", lambda s: OldState(s, states.merged_g)),
     "average_stale": Kind(
       "weights", lambda s: OldState(s, states.stale_average)
     ),

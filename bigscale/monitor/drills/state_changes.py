@@ -112,12 +112,6 @@ def permuted(x: Array, key: Array, strength: Array) -> Array:
   return jnp.flip(x, axis=-1)
 
 
-def clipped(x: Array, key: Array, limit: Array) -> Array:
-  """Limits entries to a multiple of the standard deviation."""
-  bound = limit * jnp.std(x)
-  return jnp.clip(x, -bound, bound)
-
-
 def rank_one(x: Array, key: Array, share: Array) -> Array:
   """Moves a share towards the mean over the output channels."""
   return x + share * (jnp.mean(x, axis=-1, keepdims=True) - x)
@@ -189,14 +183,6 @@ def second_moment_lost(
   )
 
 
-def count_lost(state: GanState, key: Array, strength: Array) -> GanState:
-  """Resets Adam's count of both players, but not the moments."""
-  return state._replace(
-    g=_adam(state.g, count=jnp.zeros_like),
-    d=_adam(state.d, count=jnp.zeros_like),
-  )
-
-
 def momentum_noise(state: GanState, key: Array, size: Array) -> GanState:
   """Replaces G's first moments by noise of `size` root second moments."""
   first = state.g.optimizer[0]
@@ -227,12 +213,6 @@ def stale_d(state: GanState, old: GanState) -> GanState:
 def stale_g(state: GanState, old: GanState) -> GanState:
   """Restores an old G with its optimizer."""
   return state._replace(g=old.g)
-
-
-def merged_g(state: GanState, old: GanState) -> GanState:
-  """Averages G with an old G."""
-  params = jax.tree.map(lambda x, y: (x + y) / 2, state.g.params, old.g.params)
-  return state._replace(g=state.g._replace(params=params))
 
 
 def stale_average(state: GanState, old: GanState) -> GanState:
