@@ -156,18 +156,6 @@ class RepeatedBatches(Fault):
     return self._kept[step % len(self._kept)]
 
 
-class NanImage(Fault):
-  """Puts a NaN into one batch, whose images are therefore floats."""
-
-  def batch(self, step: int, attempt: int, batch: Batch) -> Batch:
-    """See `Disturbance`."""
-    if self.since(step, attempt) is None or step != self.scene.start:
-      return batch
-    images = batch.images.astype(np.float32) / 127.5 - 1
-    images[0, 0, 0, 0, 0] = np.nan
-    return batch._replace(images=images)
-
-
 class FaultyState(Fault):
   """Changes the state before every disturbed step, or before the first."""
 

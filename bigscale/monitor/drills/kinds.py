@@ -1,12 +1,13 @@
 """The kinds of faults and controls, by family.
 
-`SEEN` kinds were looked at while the verdict or its signals were designed.
-`UNSEEN` ones were not: they are what may go wrong in a laboratory, and were
+Seen kinds were looked at while the verdict or its signals were designed. Unseen
+ones were not: they are what may go wrong in a laboratory, and were
 chosen before any verdict on them was known. Their sizes were set so that many
 of them ruin a run of `stages`, judged by scores alone.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -20,7 +21,6 @@ from bigscale.monitor.drills.disturbances import (
   FaultyBatch,
   FaultyState,
   Knob,
-  NanImage,
   OldState,
   RepeatedBatches,
   Scene,
@@ -252,7 +252,13 @@ def _kinds() -> dict[str, Kind]:
   }
   # An event or a setting that only one family of models has.
   found |= {
-    "nan_image": Kind("precision", NanImage, True, lasting=False),
+    # Like a NaN in one image, but without compiling the step for floats.
+    "nan_gradient": Kind(
+      "precision",
+      _knob(d_gradient=lambda since: 1.0 if since else math.nan),
+      True,
+      lasting=False,
+    ),
     "r1_only": Kind("losses", _knob(r2_gamma=0.0), True, _R3GAN),
     "no_penalty": Kind(
       "losses", _knob(r1_gamma=0.0, r2_gamma=0.0), True, _R3GAN
