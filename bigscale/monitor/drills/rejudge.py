@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bigscale.monitor.drills.stages import WATCHED
+from bigscale.monitor.drills.kinds import KINDS
+from bigscale.monitor.drills.stages import SCORE_STEPS, WATCHED
 from bigscale.spec import require
 
 # Columns that a live verdict does not see, and groups of columns that other
@@ -85,7 +86,9 @@ def judge(
 
 def _asked(out: pathlib.Path, row: Mapping[str, Any]) -> dict[str, Any]:
   watched = WATCHED[row["watch"]]
-  declared = [row["start"]] if row["what"] == "half_rates_declared" else []
+  # A declared change takes effect at the checkpoint that the run resumes from.
+  resumed = (row["start"] - 1) // SCORE_STEPS * SCORE_STEPS
+  declared = [resumed] if KINDS[row["what"]].declared else []
   return {
     "name": row["name"],
     "folder": str((out / "runs" / f"{row['name']}-watched").resolve()),
