@@ -191,9 +191,7 @@ class Classifier:
       KeyError: an array is missing.
       ValueError: an array has another shape or dtype than the network's.
     """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-    init = functools.partial(_Network(num_classes).init, train=False)
-    abstract = jax.eval_shape(init, jax.random.key(0), images)
+    abstract = abstract_variables(num_classes, image_shape)
     flat = {}
     for name, leaf in traverse_util.flatten_dict(abstract, sep="/").items():
       value = arrays[name]
@@ -202,6 +200,15 @@ class Classifier:
       flat[name] = value
     variables = traverse_util.unflatten_dict(flat, sep="/")
     return cls(variables, num_classes, image_shape)
+
+
+def abstract_variables(
+  num_classes: int, image_shape: tuple[int, int, int]
+) -> PyTree:
+  """Returns the shapes and dtypes of the network's variables."""
+  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+  init = functools.partial(_Network(num_classes).init, train=False)
+  return jax.eval_shape(init, jax.random.key(0), images)
 
 
 def train_classifier(

@@ -42,7 +42,6 @@ class Programs(NamedTuple):
     describe: `describe(variables, images, labels) -> Measured`.
     sketch: `sketch(state)`, by `g`, `d` and `average` the pair of
       `measure.sketch`.
-    variables: variables of the network; {} without one.
     count: number of images that `describe` takes.
     features: length of the features that are compared; 0 without a network.
     classifies: whether the network gives the probability of a label.
@@ -52,7 +51,6 @@ class Programs(NamedTuple):
   replicate: Callable[[Batch], tuple[Array, Array]]
   describe: Callable[[PyTree, Array, Array], Measured]
   sketch: Callable[[GanState], dict[str, tuple[Array, Array]]]
-  variables: PyTree
   count: int
   features: int
   classifies: bool
@@ -138,11 +136,17 @@ def _programs(
     replicate=jitted(lambda batch: (batch.images[0], batch.labels[0])),
     describe=jitted(describe),
     sketch=jitted(sketch),
-    # The network may lie on another mesh, that of the scores.
-    variables={}
-    if network is None
-    else jax.device_put(jax.device_get(network.variables), replicated(mesh)),
     count=count,
     features=min(network.dimension, _FEATURES) if network is not None else 0,
     classifies=classifies,
   )
+
+
+def place_variables(network: Features | None, mesh: Mesh) -> PyTree:
+  """Returns a network's variables, replicated on the run's mesh.
+
+  The network may lie on another mesh, that of the scores.
+  """
+  if network is None:
+    return {}
+  return jax.device_put(jax.device_get(network.variables), replicated(mesh))

@@ -22,11 +22,16 @@ from bigscale.monitor.anchors.tensors import Sketch, TensorWatch
 from bigscale.parallel import multihost, rows
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.sampling import latents
-from bigscale.train.anchor_programs import Measured, Programs, make_programs
+from bigscale.train.anchor_programs import (
+  Measured,
+  Programs,
+  make_programs,
+  place_variables,
+)
 from bigscale.train.build import Built
 from bigscale.train.hooks import Recorder
 from bigscale.train.state import GanState, average_of
-from bigscale.types import Batch
+from bigscale.types import Batch, PyTree
 
 # Seed of the choice of images and of the grid's latents.
 _SEED = 3
@@ -66,6 +71,7 @@ class Anchors:
     self._recorder = recorder
     self._spec = built.spec.monitor
     self._programs: Programs | None = None
+    self._variables: PyTree = {}
     self._grid: Grid | None = None
     self._latents: np.ndarray | None = None
     self._data: DataAnchor | None = None
@@ -122,6 +128,7 @@ class Anchors:
     if network is not None and not hasattr(network, "outputs"):
       network = None
     self._programs = make_programs(self._built, network)
+    self._variables = place_variables(network, self._built.mesh)
     count = self._programs.count
     total = min(self._spec.anchor.images, self._stream.images)
     images = total // count * count
@@ -204,7 +211,7 @@ class Anchors:
     return (*parts, joined[:images]), ""
 
   def _describe(self, images: jax.Array, labels: jax.Array) -> Measured:
-    return self._programs.describe(self._programs.variables, images, labels)
+    return self._programs.describe(self._variables, images, labels)
 
   def _compare_with(
     self, anchor: Described, trial: Described, hashes: np.ndarray
