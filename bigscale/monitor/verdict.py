@@ -36,7 +36,7 @@ _NAMED = math.log(10)
 # not vital causes an alarm.
 _BROKEN = 3
 # Version of the format of `Verdict.get_state`.
-_VERSION = 2
+_VERSION = 3
 
 
 class Reason(NamedTuple):

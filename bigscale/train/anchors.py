@@ -17,7 +17,7 @@ from bigscale.monitor.anchors import columns
 from bigscale.monitor.anchors.columns import CERTAIN
 from bigscale.monitor.anchors.data import SMALLEST, DataAnchor, Described, Shift
 from bigscale.monitor.anchors.fakes import FakesAnchor, Grid, make_grid
-from bigscale.monitor.anchors.packed import pack, unpack
+from bigscale.monitor.packed import pack, unpack
 from bigscale.monitor.anchors.tensors import Sketch, TensorWatch
 from bigscale.parallel import multihost, rows
 from bigscale.parallel.sharding import batch_sharding

@@ -38,7 +38,7 @@ FLAGS.enum(
   "watch",
   "all",
   ("all", "dense", "shipped"),
-  "How the monitor watches: every 5 steps, or with the shipped settings.",
+  "How the monitor watches: every 10 steps, or with the shipped settings.",
 )
 FLAGS.integer("fault_seeds", 1, "Runs of each fault and model.", lower_bound=0)
 FLAGS.integer(

@@ -13,7 +13,7 @@ from bigscale.monitor.anchors.null import (
   repeat_surprise,
   weights_of,
 )
-from bigscale.monitor.anchors.packed import pack, unpack
+from bigscale.monitor.packed import pack, unpack
 
 # Minimum number of anchor images. 512 gave 25 to 45 false alarms in 10,000
 # batches, 1,024 none in 8,000.

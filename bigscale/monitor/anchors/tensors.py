@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.monitor.anchors.packed import pack, unpack
+from bigscale.monitor.packed import pack, unpack
 
 # Error of a sum of float32, in units of the tensor's norm.
 _ROUNDING = 32 * 2.0**-24

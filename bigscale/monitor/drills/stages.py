@@ -19,13 +19,13 @@ from bigscale.train.build import Built, build
 from bigscale.train.disturb import Step
 from bigscale.train.hooks import evaluator_of
 
-# How the monitor watches: `dense` looks every 5 steps, because a drill stands
+# How the monitor watches: `dense` looks every 10 steps, because a drill stands
 # for a run that is many times longer; `shipped` uses the shipped settings.
 Watch = Literal["dense", "shipped"]
 WATCHES: tuple[Watch, ...] = ("dense", "shipped")
 # Number of steps between two scores.
 SCORE_STEPS = 50
-_LOOK_STEPS = 5
+_LOOK_STEPS = 10
 
 
 class Watched(NamedTuple):

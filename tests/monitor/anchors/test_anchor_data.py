@@ -8,7 +8,7 @@ import pytest
 
 from bigscale.monitor.anchors import columns
 from bigscale.monitor.anchors.data import DataAnchor, Described
-from bigscale.monitor.anchors.packed import pack
+from bigscale.monitor.packed import pack
 
 _CLASSES = 10
 _ROLLBACK = np.log(100_000)
