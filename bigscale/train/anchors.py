@@ -5,6 +5,7 @@ anchor and sends the scalars to the others, so that all verdicts are equal.
 """
 
 import concurrent.futures
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,8 +18,8 @@ from bigscale.monitor.anchors import columns
 from bigscale.monitor.anchors.columns import CERTAIN
 from bigscale.monitor.anchors.data import SMALLEST, DataAnchor, Described, Shift
 from bigscale.monitor.anchors.fakes import FakesAnchor, Grid, make_grid
-from bigscale.monitor.packed import pack, unpack
 from bigscale.monitor.anchors.tensors import Sketch, TensorWatch
+from bigscale.monitor.packed import pack, unpack
 from bigscale.parallel import multihost, rows
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.sampling import latents
@@ -32,6 +33,8 @@ from bigscale.train.build import Built
 from bigscale.train.hooks import Recorder
 from bigscale.train.state import GanState, average_of
 from bigscale.types import Batch, PyTree
+
+_log = logging.getLogger(__name__)
 
 # Seed of the choice of images and of the grid's latents.
 _SEED = 3
@@ -155,8 +158,12 @@ class Anchors:
     if not multihost.is_main():
       return
     if found is not None:
-      off = self._compare_with(*found)
-      self._check_changed(step, accept)
+      try:
+        off = self._compare_with(*found)
+        self._check_changed(step, accept)
+      except Exception as error:
+        _log.exception("the anchor failed; training continues without it")
+        off, self._data = f"the anchor failed: {error}", None
     self._recorder.event(
       "anchor",
       step,
@@ -302,23 +309,29 @@ class Anchors:
     if look is None:
       return {}
 
-    def compare() -> dict[str, float]:
-      return self._compare(step, look, row)
-
     if not self.is_due(step):
       if multihost.is_main():
         self._before = _sketches(look)
       return {}
-    return multihost.decide("anchor", compare)
 
-  def _compare(
-    self, step: int, look: Look, row: Mapping[str, float]
-  ) -> dict[str, float]:
+    def compare() -> dict[str, float] | None:
+      try:
+        return self._compare(look, row)
+      except Exception:
+        _log.exception("the anchor failed; training continues without it")
+        return None
+
+    found = multihost.decide("anchor", compare)
+    if found is None:
+      self._programs = None
+      self._recorder.event("monitor_failed", step)
+    return found or {}
+
+  def _compare(self, look: Look, row: Mapping[str, float]) -> dict[str, float]:
     sketches = _sketches(look)
     tensors = self._tensors.look(
       self._before, sketches, row.get("ema/decay"), self._decays, row
     )
-    del step
     # A probe in every step is also the step before the next one.
     self._before = sketches if self._spec.interval == 1 else None
     self._decays = 1.0

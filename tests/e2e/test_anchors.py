@@ -7,6 +7,7 @@ import pytest
 
 from bigscale.data.stream import Stream
 from bigscale.metrics.evaluator import Scored
+from bigscale.monitor.anchors.fakes import FakesAnchor
 from bigscale.spec import from_config
 from bigscale.train import loop
 from bigscale.train.disturb import Disturbance
@@ -178,6 +179,20 @@ def test_images_that_cannot_be_read_turn_the_anchor_off(tmp_path, monkeypatch):
   # The tensors need no images.
   assert ended.state is not None
   assert "the disk is gone" in ended.events("anchor")[0]["off"]
+
+
+def test_an_anchor_that_fails_is_left_out(tmp_path, monkeypatch):
+  looks = []
+
+  def fails(self, *images):
+    looks.append(images)
+    raise ValueError("not computed")
+
+  monkeypatch.setattr(FakesAnchor, "look", fails)
+  ended = _run(tmp_path / "run")
+  assert ended.state is not None
+  assert len(looks) == 1
+  assert [e["step"] for e in ended.events("monitor_failed")] == [2]
 
 
 class _WorseScores(monitored.Scores):
