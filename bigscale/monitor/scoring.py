@@ -35,7 +35,8 @@ class End(NamedTuple):
     outcome: `lost`, `harmed` or `unharmed`.
     lost_step: step from which the run was lost; None if it was not.
     why: `own_best`, `twin`, `dead` or `not_finite` if it was lost, else "".
-    ratio: final score over the twin's; None without a twin.
+    ratio: final score over the twin's; None without a twin, or if the run ended
+      early.
   """
 
   outcome: Outcome
@@ -160,7 +161,7 @@ def end_of(
     "twin": lost_to_twin_step(scores, twin) if ended is None else None,
   }
   lost = {why: step for why, step in found.items() if step is not None}
-  ratio = ratio_to_twin(scores, twin)
+  ratio = ratio_to_twin(scores, twin) if ended is None else None
   if lost:
     why = min(lost, key=lambda name: lost[name])
     return End("lost", lost[why], why, ratio)

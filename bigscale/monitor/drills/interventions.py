@@ -148,8 +148,7 @@ class Interventions:
       "name": cell.name,
       "policy": cell.policy,
       **found,
-      # Against the twin also where the settings differ from the first step on.
-      "ratio": scoring.ratio_to_twin(found["scores"], twin["scores"]),
+      "ratio": _ratio(found, twin),
       "outcome": end.outcome,
       "untreated": untreated,
       "seconds": round(time.time() - started, 1),
@@ -166,12 +165,22 @@ class Interventions:
     twin = self._drills.twin(drill)
     end = end_of_row({**describe(drill), **found}, twin)
     return {
-      "ratio": scoring.ratio_to_twin(found["scores"], twin["scores"]),
+      "ratio": _ratio(found, twin),
       "outcome": end.outcome,
       "lost_step": end.lost_step,
       "scores": found["scores"],
       "ended": found["ended"],
     }
+
+
+def _ratio(found: Mapping[str, Any], twin: Mapping[str, Any]) -> float | None:
+  """Returns the final score over the twin's; None if the run ended early.
+
+  It is known also where the settings differ from the first step on.
+  """
+  if found["ended"] is not None:
+    return None
+  return scoring.ratio_to_twin(found["scores"], twin["scores"])
 
 
 def as_line(row: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from bigscale.monitor.drills.stages import STAGES, WATCHED, WATCHES, Watch
 # The stages of the published results.
 DEFAULT_STAGES = ("r3gan_8", "biggan_8")
 # Number of undisturbed runs of a model, over which its faults are distributed.
-_TRUNKS: dict[Watch, int] = {"dense": 10, "shipped": 6}
+_TRUNKS: dict[Watch, int] = {"dense": 8, "shipped": 6}
 # Every so many kinds of faults are also run with the shipped settings.
 _SHIPPED_EVERY = 6
 _FIRST_SEED = 9000
@@ -85,8 +85,9 @@ def plan(
   """Returns the drills in their order; those of one trunk are consecutive.
 
   Faults are distributed over several undisturbed runs of each model. Each seen
-  kind is run with one of the models, and each unseen one with all of them. With
-  the shipped settings, only every sixth kind is run.
+  kind, and each kind of faulty data or labels, is run with one of the models;
+  the others are run with all of them. With the shipped settings, only every
+  sixth kind is run.
 
   Args:
     stages: keys of `STAGES`.
@@ -114,14 +115,17 @@ def _kinds_of(
     kind, family = KINDS[name], STAGES[stage][0]["model"]["name"]
     return not kind.models or family in kind.models
 
-  seen = [name for name, kind in FAULTS.items() if kind.seen]
-  faults = [
+  # Faulty data look the same whatever the model is.
+  once = [
     name
     for name, kind in FAULTS.items()
+    if not kind.models and (kind.seen or kind.family in ("data", "labels"))
+  ]
+  faults = [
+    name
+    for name in FAULTS
     if applies(name)
-    and (
-      not kind.seen or kind.models or seen.index(name) % len(stages) == number
-    )
+    and (name not in once or once.index(name) % len(stages) == number)
   ]
   if watch == "shipped":
     # The models take different kinds.
