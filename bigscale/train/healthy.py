@@ -55,28 +55,33 @@ class HealthyStates:
     held = self._ring.held
     self._watched = {k: v for k, v in self._watched.items() if k in held}
 
-  def pin(self, onset: int | None) -> None:
-    """Keeps a snapshot and a checkpoint from before an onset.
+  def pin(self, newest: int | None) -> None:
+    """Keeps a snapshot and a checkpoint from before a suspected change.
 
     Args:
-      onset: step at which a suspected change began; None if no change is
-        suspected.
+      newest: last step before the change; None if no change is suspected.
     """
-    held = [] if onset is None else self._ring.held
-    self._ring.pinned = max((s for s in held if s <= onset), default=None)
-    self._checkpoints.pin(onset)
+    held = [] if newest is None else self._ring.held
+    self._ring.pinned = max((s for s in held if s <= newest), default=None)
+    self._checkpoints.pin(newest)
 
   def secure(
-    self, step: int, onset: int, attempt: int, watched: Mapping[str, Any]
+    self,
+    step: int,
+    newest: int,
+    onset: int,
+    attempt: int,
+    watched: Mapping[str, Any],
   ) -> int | None:
-    """Saves the newest healthy state up to an onset.
+    """Saves the newest healthy state up to a step.
 
     The state comes from a snapshot in host memory or, if all snapshots are
     newer, from a checkpoint. Newer snapshots are dropped.
 
     Args:
       step: step of the run, recorded in its events.
-      onset: step at which the change began.
+      newest: last step that may be healthy.
+      onset: step at which the change began, recorded in the event.
       attempt: number of rollbacks until now.
       watched: the monitor's state, to save with the healthy state.
 
@@ -85,10 +90,10 @@ class HealthyStates:
     """
     # All Orbax managers use the same barrier names, so saves must not overlap.
     self._checkpoints.wait()
-    self._ring.forget_after(onset)
-    snapshot = self._ring.newest(onset + 1)
+    self._ring.forget_after(newest)
+    snapshot = self._ring.newest(newest + 1)
     if snapshot is None:
-      target = self._secure_from_disk(step, onset, attempt, watched)
+      target = self._secure_from_disk(step, newest, attempt, watched)
     else:
       target = snapshot.step
       data, then = snapshot.data, self._watched[target]
@@ -99,13 +104,13 @@ class HealthyStates:
     return target
 
   def _secure_from_disk(
-    self, step: int, onset: int, attempt: int, watched: Mapping[str, Any]
+    self, step: int, newest: int, attempt: int, watched: Mapping[str, Any]
   ) -> int | None:
     kept = set(self._saved.steps())
     steps = sorted(kept | set(self._checkpoints.steps()), reverse=True)
     # All processes use process 0's listing of the shared disk.
     for target in multihost.decide("kept", lambda: steps):
-      if target > onset:
+      if target > newest:
         continue
       where = self._saved if target in kept else self._checkpoints
       try:

@@ -5,7 +5,6 @@ the same scalars and make the same decisions.
 """
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,12 @@ from bigscale.train.anchors import Anchors, Look
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.healthy import HealthyStates
-from bigscale.train.hooks import DivergedError, Recorder
+from bigscale.train.hooks import (
+  DivergedError,
+  Recorder,
+  nonfinite_loss,
+  refuse_nonfinite,
+)
 from bigscale.train.reals import open_heldout
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
@@ -157,10 +161,14 @@ class Guard:
     if self._states is not None and due and self._level != "rollback":
       self._take(step, state)
 
+  def _last_good(self) -> int:
+    """Returns the last step before the onset, which is the first bad step."""
+    return max(0, self._onset - 1)
+
   def _pin(self) -> None:
     """Keeps a state from before the onset for as long as a suspicion lasts."""
     if self._states is not None:
-      self._states.pin(None if self._level == "ok" else self._onset)
+      self._states.pin(None if self._level == "ok" else self._last_good())
 
   def take_save_request(self) -> bool:
     """Returns whether the current state is to be saved, once per request.
@@ -191,14 +199,14 @@ class Guard:
       DivergedError: if the run diverged and the monitor may not roll back.
     """
     if self._spec.action == "off":
-      _refuse_nonfinite(step, row)
+      refuse_nonfinite(step, row)
       return False
     try:
       decision = self._verdict.update(step, row)
     except Exception:
       self._report_failure(step)
       self._remember_if_due(step)
-      _refuse_nonfinite(step, row)
+      refuse_nonfinite(step, row)
       return False
     self._level = decision.level
     self._remember_if_due(step)
@@ -209,7 +217,7 @@ class Guard:
     if decision.level in ("ok", "warn"):
       return False
     # A run that continued after an alarm may diverge later.
-    lost = _nonfinite_loss(row)
+    lost = nonfinite_loss(row)
     if not (decision.new or lost):
       return False
     back = self._spec.action == "rollback"
@@ -220,7 +228,7 @@ class Guard:
     rewind = self._spec.rewind * 2**self._retries if back else 0
     target, failed = None, False
     try:
-      target = self._secure(step, max(0, self._onset - rewind))
+      target = self._secure(step, max(0, self._last_good() - rewind))
     except Exception:
       self._report_failure(step)
       failed = True
@@ -291,7 +299,7 @@ class Guard:
     if self._states is None or self._unresolved:
       return
     try:
-      self._secure(step, step if self._level == "ok" else self._onset)
+      self._secure(step, step if self._level == "ok" else self._last_good())
     except Exception:
       self._report_failure(step)
 
@@ -312,11 +320,14 @@ class Guard:
     if self._states is not None:
       self._states.close()
 
-  def _secure(self, step: int, onset: int) -> int | None:
-    """Saves the newest healthy state up to `onset` and returns its step."""
+  def _secure(self, step: int, newest: int) -> int | None:
+    """Saves the newest healthy state up to `newest` and returns its step."""
     if self._states is None:
       return None
-    return self._states.secure(step, onset, self.attempt, self.get_state())
+    onset = step if self._level == "ok" else self._onset
+    return self._states.secure(
+      step, newest, onset, self.attempt, self.get_state()
+    )
 
   def _turned(
     self, state: GanState, step: int
@@ -378,22 +389,3 @@ class Guard:
       _log.exception("the monitor failed at step %d; training continues", step)
       self._recorder.event("monitor_failed", step)
     self._failed = True
-
-
-def _refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:
-  """Raises `DivergedError` if a loss is not finite."""
-  lost = _nonfinite_loss(row)
-  if lost:
-    raise DivergedError(step, lost)
-
-
-def _nonfinite_loss(row: Mapping[str, float]) -> str:
-  """Returns a message about a loss that is not finite, or ""."""
-  return next(
-    (
-      f"{name} is {row[name]}"
-      for name in ("d/loss", "g/loss")
-      if name in row and not math.isfinite(row[name])
-    ),
-    "",
-  )

@@ -13,7 +13,7 @@ from bigscale.spec import require
 
 # Columns that a live verdict does not see, and groups of columns that other
 # versions may not know.
-_HIDDEN = ("eval/", "perf/", "monitor/", "data/")
+_HIDDEN = ("eval/", "perf/", "monitor/", "anchor/")
 
 # Runs in a process of its own, with the other version first on its path.
 _PROGRAM = """
