@@ -7,8 +7,10 @@ names. All other columns belong to the group `other`.
 """
 
 import functools
+import math
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 # Groups of weights. Weights integrate their updates, so they do not jump and
 # come back.
@@ -143,3 +145,13 @@ def is_norm_of_weights(name: str) -> bool:
 def size_of(name: str) -> str:
   """Returns the column with the size of the change that a column shows."""
   return "anchor/size/" + name.rpartition("/")[2]
+
+
+def with_logit_gap(row: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Adds `d/logit_gap`, the gap between D's logits of reals and of fakes."""
+  real, fake = row.get("d/logit_real"), row.get("d/logit_fake")
+  try:
+    gap = float(real - fake)
+  except (TypeError, ValueError):
+    return row
+  return {**row, "d/logit_gap": gap} if math.isfinite(gap) else row

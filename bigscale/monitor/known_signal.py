@@ -9,6 +9,11 @@ from bigscale.monitor.columns import SLIGHT, Kind
 
 # Evidence below which a value is considered normal: once in 100 rows.
 _NORMAL = math.log(100)
+# Evidence ends after this many times the usual number of rows without a value,
+# for example because the run was started again without an anchor.
+_MISSING = 3
+# Number of rows between values that is assumed before the second value.
+_GAP = 100
 
 
 class KnownSignal(Signal):
@@ -29,6 +34,7 @@ class KnownSignal(Signal):
     self._kinds = kind, kind._replace(group=SLIGHT)
     self._smallest = smallest_shift
     self._size = math.nan
+    self._gap = _GAP
     # Step of the newest normal value.
     self._normal = 0
 
@@ -47,7 +53,9 @@ class KnownSignal(Signal):
 
   def add(self, value: float, step: int, row: int) -> None:
     """Takes a value; see `Signal.add`."""
-    del row
+    if self.rows:
+      self._gap = row - self._seen_at
+    self._seen_at = row
     self.lost = 0
     if self.rows == 0 or value < _NORMAL:
       # The change began after the normal value before this one. Repeated
@@ -56,6 +64,15 @@ class KnownSignal(Signal):
     self.rows += 1
     self.last = value
     self.found = Found(max(value, 0.0), 0, True)
+
+  def expire(self, row: int) -> None:
+    """Forgets the evidence if there has been no value for long.
+
+    Args:
+      row: index of the present row in the trace.
+    """
+    if row - self._seen_at > _MISSING * self._gap:
+      self.found = Found(0.0, 0, True)
 
   @property
   def judged(self) -> bool:
@@ -84,6 +101,8 @@ class KnownSignal(Signal):
       "rows": self.rows,
       "since": self.since,
       "normal": self._normal,
+      "seen_at": self._seen_at,
+      "gap": self._gap,
       "last": self.found.evidence,
       "size": size,
     }
@@ -92,5 +111,6 @@ class KnownSignal(Signal):
     """Continues from a state that `get_state` returned."""
     self.rows, self.since = state["rows"], state["since"]
     self._normal, self.last = state["normal"], state["last"]
+    self._seen_at, self._gap = state["seen_at"], state["gap"]
     self.size = math.nan if state["size"] is None else state["size"]
     self.found = Found(state["last"], 0, True)

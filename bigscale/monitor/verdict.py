@@ -18,7 +18,12 @@ from typing import Any, Literal, NamedTuple
 
 from bigscale.monitor import dead
 from bigscale.monitor.column_signal import Signal
-from bigscale.monitor.columns import Kind, kind_of, size_of
+from bigscale.monitor.columns import (
+  Kind,
+  kind_of,
+  size_of,
+  with_logit_gap,
+)
 from bigscale.monitor.evidence import Group, frozen, strongest, total
 from bigscale.monitor.known_signal import KnownSignal
 from bigscale.monitor.onset import onset
@@ -143,15 +148,18 @@ class Verdict:
     if step < self._last or (step == self._last and not row):
       self.ignored += 1
       return self._decision._replace(new=False)
-    if step > self._last:
-      self._rows += 1
+    added = step == self._last
+    self._rows += not added
     self._cut_at_kinks(step)
-    self._seen = self._seen.union(row) if step == self._last else set(row)
+    self._seen = self._seen.union(row) if added else set(row)
     self._first = step if self._first is None else self._first
     self._last = step
     broken = self._collect(step, row) + self._check_dead(step, row)
     if broken:
       return self._take_broken(step, broken)
+    if added and self._is_broken:
+      # Scores of a broken step do not mend it.
+      return self._keep(step)
     self._is_broken = False
     early = step < max(self._quiet, self._spec.warmup)
     return self._decide(step, self._known() if early else self._signals)
@@ -243,7 +251,7 @@ class Verdict:
   def _collect(self, step: int, row: Mapping[str, Any]) -> list[Reason]:
     """Adds a row's values to their signals, and returns those not finite."""
     broken = []
-    for name, value in _with_logit_gap(row).items():
+    for name, value in with_logit_gap(row).items():
       if not isinstance(value, numbers.Real) or isinstance(value, bool):
         self._note(f"values of {name} that are not numbers are skipped")
         continue
@@ -291,11 +299,17 @@ class Verdict:
     if note not in self.notes:
       self.notes.append(note)
 
-  def _known(self) -> dict[str, Signal]:
+  def _known(self) -> dict[str, KnownSignal]:
     """Returns the signals that need no past."""
-    return {n: s for n, s in self._signals.items() if s.kind.known}
+    return {
+      name: signal
+      for name, signal in self._signals.items()
+      if isinstance(signal, KnownSignal)
+    }
 
   def _weigh(self, signals: Mapping[str, Signal]) -> list[Group]:
+    for signal in self._known().values():
+      signal.expire(self._rows)
     found = strongest(signals)
     self.evidence = {one.group: one.evidence for one in found}
     self.judged = self.judged or any(s.judged for s in self._signals.values())
@@ -379,16 +393,6 @@ class Verdict:
       step, "rollback", since, (*reasons, *others), True
     )
     return self._decision
-
-
-def _with_logit_gap(row: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Adds `d/logit_gap`, the gap between D's logits of reals and of fakes."""
-  real, fake = row.get("d/logit_real"), row.get("d/logit_fake")
-  try:
-    gap = float(real - fake)
-  except (TypeError, ValueError):
-    return row
-  return {**row, "d/logit_gap": gap} if math.isfinite(gap) else row
 
 
 def _to_json(value: float | None) -> float | str | None:

@@ -2,17 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from bigscale.metrics.features import Features
 from bigscale.monitor.anchors import measure
 from bigscale.ops import precision
 from bigscale.ops.images import to_uint8
-from bigscale.parallel import compiler
+from bigscale.parallel import compiler, multihost
 from bigscale.parallel.sharding import replicated, sample_sharding
 from bigscale.spec.scores import CLASSIFIER
 from bigscale.train.build import Built
@@ -43,8 +44,9 @@ class Programs(NamedTuple):
     sketch: `sketch(state)`, by `g`, `d` and `average` the pair of
       `measure.sketch`.
     count: number of images that `describe` takes.
-    features: length of the features that are compared; 0 without a network.
-    classifies: whether the network gives the probability of a label.
+    in_turn: returns its argument, after waiting for it on CPU processes.
+      Collectives of independent programs must not run at the same time there
+      (`Placement.loops_may_send`).
   """
 
   pick: Callable[[Batch], tuple[Array, Array, Array]]
@@ -52,8 +54,7 @@ class Programs(NamedTuple):
   describe: Callable[[PyTree, Array, Array], Measured]
   sketch: Callable[[GanState], dict[str, tuple[Array, Array]]]
   count: int
-  features: int
-  classifies: bool
+  in_turn: Callable[[PyTree], PyTree]
 
 
 def make_programs(built: Built, network: Features | None) -> Programs:
@@ -124,22 +125,54 @@ def _programs(
     }
     return {name: measure.sketch(tree) for name, tree in trees.items()}
 
-  def jitted(function: Callable) -> Callable:
+  whole = replicated(mesh)
+
+  def jitted(function: Callable, **settings: Any) -> Callable:
     return jax.jit(
       precision.exact(function),
-      out_shardings=replicated(mesh),
+      **settings,
+      out_shardings=whole,
       compiler_options=dict(compiler_options),
     )
 
   return Programs(
     pick=jitted(pick),
     replicate=jitted(lambda batch: (batch.images[0], batch.labels[0])),
-    describe=jitted(describe),
+    # One program for reals and samples.
+    describe=jitted(describe, in_shardings=whole),
     sketch=jitted(sketch),
     count=count,
-    features=min(network.dimension, _FEATURES) if network is not None else 0,
-    classifies=classifies,
+    in_turn=jax.block_until_ready if _uses_gloo(mesh) else lambda tree: tree,
   )
+
+
+def _uses_gloo(mesh: Mesh) -> bool:
+  return jax.process_count() > 1 and mesh.devices.flat[0].platform == "cpu"
+
+
+def compile_in_processes(
+  programs: Programs, built: Built, variables: PyTree
+) -> None:
+  """Compiles the functions on all CPU processes before any of them runs one.
+
+  Gloo times out if a process waits for another one that compiles
+  (`build.compile_everywhere`).
+  """
+  if not _uses_gloo(built.mesh):
+    return
+  model, count = built.spec.model, programs.count
+  images = np.zeros(
+    (count, model.resolution, model.resolution, model.image_channels), np.uint8
+  )
+  labels = np.zeros(count, np.int32)
+  z = np.zeros((count, model.latent_dim), np.float32)
+  state = built.abstract_state
+  programs.pick.lower(built.abstract_batch).compile()
+  programs.replicate.lower(built.abstract_heldout).compile()
+  programs.describe.lower(variables, images, labels).compile()
+  programs.sketch.lower(state).compile()
+  built.sample.lower(state.ema, z, labels).compile()
+  multihost.barrier("the anchor's programs are compiled")
 
 
 def place_variables(network: Features | None, mesh: Mesh) -> PyTree:

@@ -125,15 +125,24 @@ class Evaluation:
 
     with interruption.asking(self._preemption.asked):
       failure = self._preemption.decide("network", choose)
-    if failure:
-      self._recorder.event("anchor_network_failed", step, error=failure)
     if failure is not None:
+      if failure:
+        self._recorder.event("anchor_network_failed", step, error=failure)
       return None
-    asked = None
+    asked, network, failure = None, None, ""
     if found:
       feature, network = found[0]
       asked = Asked((network,), ((),), 0, 0, features=(feature,))
-    return share(asked, self._built.mesh).networks[0]
+    try:
+      network = share(asked, self._built.mesh).networks[0]
+    except Exception as error:
+      failure = why(error)
+    if multihost.all_true("the anchor's network", not failure):
+      return network
+    self._recorder.event(
+      "anchor_network_failed", step, error=failure or "on another process"
+    )
+    return None
 
   def _networks(self) -> Iterator[tuple[str, Features]]:
     """Yields the preferred feature of the scores and its network, if any."""

@@ -51,7 +51,7 @@ def train(
   Args:
     spec: spec of the run.
     workdir: run folder, created if necessary.
-    command: command line to record in the folder.
+    command: command line to record.
     init_from: folder of a run whose newest weights initialize a new run.
     prepared: objects that the caller provides.
     data: current locations of the data (`DataSpec.at`).
@@ -64,10 +64,9 @@ def train(
     PreemptedError: if SIGTERM arrived; the run is saved.
   """
   multihost.watch().take_seconds()
-  workdir = os.path.expanduser(workdir)
+  workdir, prepared = os.path.expanduser(workdir), prepared or Prepared()
   multihost.assert_same("config", to_json(spec))
   multihost.assert_same("versions", folders.versions())
-  prepared = prepared or Prepared()
   begun = multihost.decide("begun", lambda: has_checkpoint(workdir))
   spec, moved = folders.with_places(workdir, spec, data, begun=begun)
   built = prepared.built or build(moved, make_mesh(spec.mesh))
@@ -93,17 +92,8 @@ def train(
         guard.set_state(found.meta["monitor"])
       resume.take_changes(recorder, guard, found.step, changes)
       resume.write_spec(folder, built, spec, command, changes)
-      run = _Run(
-        built,
-        stream,
-        checkpoints,
-        folder,
-        recorder,
-        guard,
-        prepared,
-        accept_data=accept_data,
-      )
-      return run.until_the_end(found.state, found.step)
+      run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
+      return run.until_the_end(found.state, found.step, accept_data)
     except hooks.DivergedError as error:
       recorder.event("lost", error.step, why=str(error))
       raise
@@ -153,11 +143,8 @@ class _Run:
     recorder: hooks.Recorder,
     guard: Guard,
     prepared: Prepared,
-    *,
-    accept_data: bool,
   ) -> None:
     self._built = built
-    self._accept_data = accept_data
     self._stream = stream
     self._checkpoints = checkpoints
     self._folder = folder
@@ -172,16 +159,26 @@ class _Run:
     self._watch = multihost.watch()
     self._compiled = False
 
-  def until_the_end(self, state: GanState, first_step: int) -> Result:
-    """Runs all steps after `first_step`."""
+  def until_the_end(
+    self, state: GanState, first_step: int, accept_data: bool
+  ) -> Result:
+    """Runs all steps after `first_step`.
+
+    Args:
+      state: state after `first_step`.
+      first_step: number of steps done.
+      accept_data: see `train`.
+    """
     watched = multihost.watched(
       self._built.spec.operations.limits,
       common=(hooks.DivergedError, PreemptedError),
     )
     with self._preemption.watching(), watched:
-      return self._until_the_end(state, first_step)
+      return self._until_the_end(state, first_step, accept_data)
 
-  def _until_the_end(self, state: GanState, first_step: int) -> Result:
+  def _until_the_end(
+    self, state: GanState, first_step: int, accept_data: bool
+  ) -> Result:
     spec = self._built.spec
     self._recorder.event(
       "start",
@@ -197,7 +194,7 @@ class _Run:
     )
     if first_step >= self._recorder.total_steps:
       self._recorder.note(self._scoring.nothing_to_do(first_step))
-    if not self._open_anchor(first_step):
+    if not self._open_anchor(first_step, accept_data):
       self._leave(first_step, state)
     self._guard.start(first_step, state)
     step, leaving, go_back = first_step, False, False
@@ -235,7 +232,7 @@ class _Run:
     self._recorder.event("done", step)
     return Result(self._folder, state, *self._scoring.last)
 
-  def _open_anchor(self, step: int) -> bool:
+  def _open_anchor(self, step: int, accept_data: bool) -> bool:
     """Opens the anchor; returns False if the run was asked to end."""
     interval = self._built.spec.monitor.interval
     next_look = step - step % interval + interval
@@ -246,7 +243,7 @@ class _Run:
         network = self._scoring.network(step)
       except InterruptedWorkError:
         return False
-      self._guard.open_anchor(step, network, accept=self._accept_data)
+      self._guard.open_anchor(step, network, accept=accept_data)
     return True
 
   def _go_back(self, step: int) -> tuple[GanState, int]:

@@ -26,6 +26,17 @@ def of_shift(name: str, shift: Shift) -> dict[str, float]:
   }
 
 
+def of_change(share: float) -> dict[str, float]:
+  """Returns the columns of anchor images that differ from earlier ones.
+
+  No rollback helps against other images, so the evidence only warns.
+  """
+  return {
+    "anchor/slight/source": CERTAIN * (share > 0),
+    "anchor/size/source": share,
+  }
+
+
 def of_tensors(name: str, found: Found) -> dict[str, float]:
   """Returns the columns of a check of tensors.
 

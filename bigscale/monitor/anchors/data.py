@@ -20,6 +20,8 @@ from bigscale.monitor.packed import pack, unpack
 SMALLEST = 1024
 # Numbers of batches whose images are compared together.
 WINDOWS = (1, 4, 16)
+# Half the anchor has at least this many times the images of a comparison.
+_SHARE = 2
 # Weight of the overall mean in the mean of each class, in images.
 _PRIOR = 2
 # Largest -ln P(label) that one image counts for.
@@ -114,20 +116,23 @@ class DataAnchor:
     """Simulates what chance does to batches.
 
     Args:
-      images: measurements of the anchor's images, at least `SMALLEST`.
+      images: measurements of the anchor's images, at least `SMALLEST`. Each
+        half is a random sample of the data by itself. The halves may share
+        images, as batches and the anchor do.
       classes: number of classes of the run, 0 without labels.
-      batch: number of images of each batch that is compared.
+      batch: number of images of each batch. If it is large, only the first
+        ones are compared.
       repeat_rate: probability that two records of the stream are equal.
       shuffled: whether batches are random samples of the data. If not, only
         repeats are looked for.
     """
     self._classes = max(classes, 1)
-    self._batch = batch
     self.repeat_rate = repeat_rate
     # One half makes means and metrics and the other is measured, because every
     # image is near to itself.
     half = len(images.labels) // 2
-    first, second = images.rows(0, half), images.rows(half, None)
+    first, second = images.rows(0, half), images.rows(half, len(images.labels))
+    self._batch = min(batch, max(half // _SHARE, 1))
     self.spaces = {
       name: Space(x, first.labels, self._classes)
       for name, x in (("pixels", first.pixels), ("features", first.features))
@@ -141,8 +146,8 @@ class DataAnchor:
     self._count = len(second.labels)
     self._nulls: dict[tuple[str, int], Null] = {}
     for window in WINDOWS if shuffled else ():
-      if window * batch <= self._count:
-        weights = weights_of(self._count, window * batch)
+      if _SHARE * window * self._batch <= self._count:
+        weights = weights_of(self._count, window * self._batch)
         for group, x in table.items():
           self._nulls[group, window] = Null(x, weights)
     self._shares = table["labels"].mean(0) if classes > 1 else None
@@ -186,11 +191,11 @@ class DataAnchor:
     """Compares a batch with the anchor.
 
     Args:
-      images: measurements of `batch` images.
+      images: measurements of the batch.
       hashes: hashes of these and other images of the same step.
     """
     found = {"repeats": self._repeats(hashes)}
-    columns = self.columns(images)
+    columns = self.columns(images.rows(0, self._batch))
     self._means.append({name: x.mean(0) for name, x in columns.items()})
     best: dict[str, Shift] = {}
     tests = collections.Counter(group for group, _ in self._nulls)
