@@ -51,13 +51,14 @@ def _run(path, change=lambda batch: batch, source=None, **settings):
     for name in ("attempts", "killed_at")
     if name in settings
   }
+  accept = settings.pop("accept", False)
   anchor = {"anchor": {"images": 1024}}
   config = monitored.config(**{**anchor, **settings}).unlock()
   config.data.update(source or {})
   spec = from_config(config)
   prepared = monitored.prepared(spec, _Faulty(change, **disturbance))
   try:
-    state = loop.train(spec, path, prepared=prepared).state
+    state = loop.train(spec, path, prepared=prepared, accept_data=accept).state
   except (KilledError, DivergedError):
     state = None
   return Ended(path, state, {})
@@ -163,11 +164,34 @@ def test_images_that_changed_between_starts_are_reported(tmp_path, monkeypatch):
     return np.maximum(images, 9), labels, faults
 
   monkeypatch.setattr(Stream, "read_at", brighter)
-  ended = _run(path)
+  ended = _run(path, action="rollback")
   (event,) = ended.events("anchor_changed")
   assert event["share"] > 0.9
-  alarm = ended.events("verdict")[0]
-  assert alarm["reasons"][0]["signal"] == "anchor/data/source"
+  warning = ended.events("verdict")[0]
+  assert warning["level"] == "warn"
+  assert warning["reasons"][0]["signal"] == "anchor/slight/source"
+  assert ended.state is not None
+
+
+def test_changed_images_are_reported_until_they_are_accepted(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / "run"
+  _run(path, killed_at=9)
+  read_at = Stream.read_at
+
+  def brighter(self, indices):
+    images, labels, faults = read_at(self, indices)
+    return np.maximum(images, 9), labels, faults
+
+  monkeypatch.setattr(Stream, "read_at", brighter)
+  # The first two starts save nothing, and the third accepts and saves.
+  for starts, killed_at, accept in (
+    *((1, 10, False), (2, 10, False)),
+    *((2, 14, True), (2, 15, False)),
+  ):
+    ended = _run(path, killed_at=killed_at, accept=accept)
+    assert len(ended.events("anchor_changed")) == starts
 
 
 def test_images_that_cannot_be_read_turn_the_anchor_off(tmp_path, monkeypatch):
@@ -193,6 +217,21 @@ def test_an_anchor_that_fails_is_left_out(tmp_path, monkeypatch):
   assert ended.state is not None
   assert len(looks) == 1
   assert [e["step"] for e in ended.events("monitor_failed")] == [2]
+
+
+def test_a_network_of_the_scores_is_compared_too(tmp_path):
+  config = monitored.config(anchor={"images": 1024}).unlock()
+  config.evaluate.update(num_samples=70, batch_size=35, classifier_steps=5)
+  spec = from_config(config)
+  path = tmp_path / "run"
+  built = monitored.compiled()._replace(spec=spec)
+  loop.train(spec, path, prepared=loop.Prepared(built))
+  ended = Ended(path, None, {})
+  (event,) = ended.events("anchor")
+  assert event["network"] == "classifier"
+  assert "features" in event["tests"]
+  assert 0 < ended.rows(0)[4]["anchor/fakes/accuracy"] <= 1
+  assert not ended.events("monitor_failed")
 
 
 class _WorseScores(monitored.Scores):
