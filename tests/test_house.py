@@ -32,7 +32,7 @@ RULES = (
   ),
   (
     r"monitor/.*",
-    ("train", "metrics", "sampling", "parallel"),
+    ("train", "metrics", "sampling", "parallel", "ops"),
   ),
   # Laws accept any table; costs come from traced networks.
   (

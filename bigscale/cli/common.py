@@ -27,6 +27,13 @@ def part_of(text: str) -> tuple[int, int]:
   return int(share), int(parts)
 
 
+def share_compiled_programs(folder: pathlib.Path) -> None:
+  """Shares compiled programs between processes and with the next start."""
+  import jax
+
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def define_process_flags(values: Flags) -> None:
   """Defines the flags that `join_processes` reads."""
   values.heading("Several processes (detected on Cloud TPU, GKE and SLURM)")

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from bigscale.data import ahead, mixture
 from bigscale.data.batches import Position, StepBatches
 from bigscale.data.manifest import DataError
@@ -142,6 +144,37 @@ class Stream:
     bad = len(self._bad[part])
     most = (bad + 3 * math.sqrt(bad) + 4) / read
     return min(1.0, max(0.01, math.ceil(100 * most) / 100))
+
+  def read_at(
+    self, indices: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray, tuple[Fault, ...]]:
+    """Reads the records at stream indices, without moving.
+
+    Args:
+      indices: [N] stream indices.
+
+    Returns:
+      Images [N, R, R, C] uint8 and labels [N] int32, and the records that were
+      replaced.
+
+    Raises:
+      DataError: a record cannot be read.
+    """
+    batches = self._batches
+    images = np.empty((len(indices), *batches.image_shape), np.uint8)
+    labels = np.zeros(len(indices), np.int32)
+    faults = batches.records.read_into(np.asarray(indices), images, labels)
+    return images, labels * batches.labeled, faults
+
+  @property
+  def repeat_rate(self) -> float:
+    """Probability that two random records of the stream are the same."""
+    shares = self._batches.records.mix.deal.shares
+    total = sum(shares)
+    return sum(
+      (share / total) ** 2 / len(source)
+      for share, source in zip(shares, self.sources, strict=True)
+    )
 
   def take_faults(self) -> tuple[Fault, ...]:
     """Returns the records that this process replaced since the last call."""

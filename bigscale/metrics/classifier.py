@@ -157,6 +157,10 @@ class Classifier:
         into[rows] = np.asarray(value)[: rows.stop - rows.start]
     return Embedding(features, probabilities)
 
+  def outputs(self, variables: PyTree, images: Array) -> tuple[Array, Array]:
+    """See `metrics.features.Features`."""
+    return _outputs(self.num_classes, variables, images)
+
   def features(self, images: np.ndarray) -> np.ndarray:
     """Returns [N, FEATURES] float32 of [N, R, R, C] uint8; see `embed`."""
     return self.embed(images).features
@@ -187,9 +191,7 @@ class Classifier:
       KeyError: an array is missing.
       ValueError: an array has another shape or dtype than the network's.
     """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-    init = functools.partial(_Network(num_classes).init, train=False)
-    abstract = jax.eval_shape(init, jax.random.key(0), images)
+    abstract = abstract_variables(num_classes, image_shape)
     flat = {}
     for name, leaf in traverse_util.flatten_dict(abstract, sep="/").items():
       value = arrays[name]
@@ -198,6 +200,15 @@ class Classifier:
       flat[name] = value
     variables = traverse_util.unflatten_dict(flat, sep="/")
     return cls(variables, num_classes, image_shape)
+
+
+def abstract_variables(
+  num_classes: int, image_shape: tuple[int, int, int]
+) -> PyTree:
+  """Returns the shapes and dtypes of the network's variables."""
+  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+  init = functools.partial(_Network(num_classes).init, train=False)
+  return jax.eval_shape(init, jax.random.key(0), images)
 
 
 def train_classifier(
@@ -322,14 +333,16 @@ def _inference(
   num_classes: int, mesh: Mesh
 ) -> Callable[[PyTree, Array], tuple[Array, Array]]:
   """Returns a jitted function to features and probabilities, replicated."""
-  network = _Network(num_classes)
-
-  @precision.exact
-  def infer(variables: PyTree, images: Array) -> tuple[Array, Array]:
-    features, logits = network.apply(variables, images, train=False)
-    return features, jax.nn.softmax(logits)
-
+  infer = precision.exact(functools.partial(_outputs, num_classes))
   return jax.jit(infer, out_shardings=replicated(mesh))
+
+
+def _outputs(
+  num_classes: int, variables: PyTree, images: Array
+) -> tuple[Array, Array]:
+  network = _Network(num_classes)
+  features, logits = network.apply(variables, images, train=False)
+  return features, jax.nn.softmax(logits)
 
 
 def _augment(key: Array, images_bhwc: Array) -> Array:

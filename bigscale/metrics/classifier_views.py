@@ -1,13 +1,16 @@
 """Applies a classifier to stacks of digits, or to some of its classes."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from bigscale.metrics.classifier import Classifier
 from bigscale.metrics.features import Embedding
 from bigscale.spec import require
+from bigscale.types import Array, PyTree
 
 
 class StackedClassifier:
@@ -29,6 +32,11 @@ class StackedClassifier:
     self.dimension = 3 * classifier.dimension
     self.num_classes = classifier.num_classes**3
     self.fingerprint = f"stacked {classifier.fingerprint}"
+
+  @property
+  def variables(self) -> PyTree:
+    """Variables of the classifier of one channel."""
+    return self.classifier.variables
 
   @property
   def protocol(self) -> dict[str, Any]:
@@ -54,13 +62,21 @@ class StackedClassifier:
       self.classifier.embed(images[..., channel : channel + 1])
       for channel in range(3)
     ]
-    joint_nk = functools.reduce(
-      lambda a, b: (a[:, :, None] * b[:, None, :]).reshape(len(a), -1),
-      [part.probabilities for part in parts],
-    )
+    joint_nk = _joint([part.probabilities for part in parts])
     return Embedding(
       np.concatenate([part.features for part in parts], -1), joint_nk
     )
+
+  def outputs(self, variables: PyTree, images: Array) -> tuple[Array, Array]:
+    """See `metrics.features.Features`."""
+    features, probabilities = zip(
+      *(
+        self.classifier.outputs(variables, images[..., channel : channel + 1])
+        for channel in range(3)
+      ),
+      strict=True,
+    )
+    return jnp.concatenate(features, -1), _joint(probabilities)
 
 
 class KeptClasses:
@@ -86,6 +102,11 @@ class KeptClasses:
     self.fingerprint = classifier.fingerprint
 
   @property
+  def variables(self) -> PyTree:
+    """Variables of the classifier of all classes."""
+    return self.classifier.variables
+
+  @property
   def protocol(self) -> dict[str, Any]:
     """See `metrics.features.Features`."""
     return {
@@ -105,3 +126,18 @@ class KeptClasses:
     features, probabilities = self.classifier.embed(images)
     within = np.maximum(probabilities[:, self.kept], np.finfo(np.float32).tiny)
     return Embedding(features, within / within.sum(-1, keepdims=True))
+
+  def outputs(self, variables: PyTree, images: Array) -> tuple[Array, Array]:
+    """See `metrics.features.Features`."""
+    features, probabilities = self.classifier.outputs(variables, images)
+    within = jnp.take(probabilities, np.array(self.kept), axis=-1)
+    within = jnp.maximum(within, np.finfo(np.float32).tiny)
+    return features, within / within.sum(-1, keepdims=True)
+
+
+def _joint(probabilities: Sequence[Any]) -> Any:
+  """Returns the products [N, K^3] of three arrays [N, K]."""
+  return functools.reduce(
+    lambda a, b: (a[:, :, None] * b[:, None, :]).reshape(len(a), -1),
+    probabilities,
+  )

@@ -107,13 +107,10 @@ class EfficientNetLite0:
     self._mesh = mesh or make_mesh(MeshSpec(), jax.local_devices())
     self._chunk = images_per_device * self._mesh.size
     self.variables = jax.device_put(weights.variables, replicated(self._mesh))
-    network = _Network(_depthwise_of(self._mesh))
-
-    def infer(variables: PyTree, images: Array) -> tuple[Array, Array]:
-      return network.apply(variables, _prepare(images, side))
-
+    self._network = _Network(_depthwise_of(self._mesh))
+    self._side = side
     # Replicated outputs: every process reads the results of all images.
-    self._infer = jax.jit(infer, out_shardings=replicated(self._mesh))
+    self._infer = jax.jit(self.outputs, out_shardings=replicated(self._mesh))
     self.fingerprint = weights.fingerprint
     self.protocol: dict[str, Any] = {
       "feature": "efficientnet_lite0",
@@ -149,6 +146,10 @@ class EfficientNetLite0:
       for into, value in zip((features, probabilities), values, strict=True):
         into[rows] = np.asarray(value)[: rows.stop - rows.start]
     return Embedding(features, probabilities)
+
+  def outputs(self, variables: PyTree, images: Array) -> tuple[Array, Array]:
+    """See `metrics.features.Features`."""
+    return self._network.apply(variables, _prepare(images, self._side))
 
 
 def depthwise_grouped(x_bhwc: Array, w_hwio: Array, stride: int) -> Array:

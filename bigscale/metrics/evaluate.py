@@ -9,7 +9,6 @@ cached.
 
 import contextlib
 import functools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,11 +37,14 @@ from bigscale.metrics.opening import (
   output_sizes,
 )
 from bigscale.metrics.pixels import ImageSelection, pixel_floor
-from bigscale.metrics.reference import MaxBad, Request, load_or_compute
+from bigscale.metrics.reference import (
+  MaxBad,
+  Request,
+  load_or_compute,
+  warn_if_blind,
+)
 from bigscale.spec import DataSpec, require
-from bigscale.spec.scores import Score, by_feature, column
-
-_log = logging.getLogger(__name__)
+from bigscale.spec.scores import CLASSIFIER, Score, by_feature, column
 
 
 def make_evaluator(data: DataSpec, **asked: Any) -> Evaluator:
@@ -162,7 +164,10 @@ class Opened:
       max_bad: maps a number of records to how many of them may be unusable.
     """
     self._train, self._heldout = train, heldout
-    self._networks, self._setup, self._max_bad = networks, setup, max_bad
+    self._networks = dict(networks)
+    self._setup, self._max_bad = setup, max_bad
+    # By feature: held-out accuracy of the classifier, once it is trained.
+    self._accuracy: dict[str, float] = {}
     # By feature: each panel whose reals are measured, and its reference values.
     self._panels: dict[str, tuple[Panel, dict[str, Any]]] = {}
 
@@ -221,6 +226,27 @@ class Opened:
       failed=failed,
     )
 
+  @property
+  def features(self) -> tuple[str, ...]:
+    """Features that the scores use, the classifier first."""
+    return tuple(sorted(filter(None, self._networks), key=CLASSIFIER.__ne__))
+
+  def network(self, feature: str) -> Features:
+    """Returns the network of a feature, and trains the classifier if necessary.
+
+    Raises:
+      SpecError: too few images can be read.
+      DataError: the source cannot be read, or too many of its records are
+        unusable.
+    """
+    network = self._networks[feature]
+    if network is None:
+      network, self._accuracy[feature] = _classifier(
+        self._train, self._heldout, self._setup, self._max_bad
+      )
+      self._networks[feature] = network
+    return network
+
   def _selection(self, kind: str) -> ImageSelection:
     names = self._train.class_names if self._setup.num_classes else ()
     return ImageSelection(kind, self._setup.image_shape, names)
@@ -245,12 +271,9 @@ class Opened:
     request = Request(
       kinds, setup.image_shape, setup.num_samples, setup.num_reals, setup.seed
     )
-    network, said = self._networks[feature], {}
-    if network is None:
-      network, accuracy = _classifier(
-        self._train, self._heldout, setup, self._max_bad
-      )
-      said = {"classifier_accuracy": accuracy}
+    network, said = self.network(feature), {}
+    if feature in self._accuracy:
+      said = {"classifier_accuracy": self._accuracy[feature]}
     reference = load_or_compute(
       network,
       self._train,
@@ -260,7 +283,7 @@ class Opened:
       self._max_bad,
     )
     panel = Panel(network, reference, kinds, feature)
-    _warn_if_blind(panel)
+    warn_if_blind(reference.distances, network.name)
     said = {**said, **reference.distances}
     self._panels[feature] = panel, said
     return panel, said
@@ -364,20 +387,3 @@ def _classifier(
   if kept:
     network = KeptClasses(network, kept)
   return network, trained.accuracy
-
-
-def _warn_if_blind(panel: Panel) -> None:
-  name, reals = panel.network.name, panel.reference
-  distance = column("fd", name)
-  floor = reals.distances.get(f"{distance}_floor")
-  baselines = [
-    reals.distances.get(f"{distance}_{baseline}", np.inf)
-    for baseline in ("class_means_noise", "blurred_reals")
-  ]
-  if floor is not None and floor >= min(baselines):
-    _log.warning(
-      "%s places held-out reals no closer to the train split than a baseline: "
-      "%s; its distances are not informative for this data",
-      name,
-      reals.distances,
-    )

@@ -14,7 +14,7 @@ from bigscale.spec.scores import network_of
 
 if TYPE_CHECKING:
   from bigscale.metrics.fid import FeatureMoments
-  from bigscale.types import PyTree
+  from bigscale.types import Array, PyTree
 
 
 class Embedding(NamedTuple):
@@ -67,6 +67,18 @@ class Features(Protocol):
 
   def embed(self, images: np.ndarray) -> Embedding:
     """Returns the embedding of [N, H, W, C] uint8 images."""
+
+  def outputs(
+    self, variables: "PyTree", images: "Array"
+  ) -> tuple["Array", "Array"]:
+    """Returns features [N, D] and probabilities [N, K]; for use inside jit.
+
+    Optional. Without it, the monitor compares only pixels with its anchor.
+
+    Args:
+      variables: the network's variables.
+      images: [N, H, W, C] uint8.
+    """
 
 
 class Seen(NamedTuple):

@@ -150,6 +150,15 @@ class Inception:
     found = self.taps(images, ("2048", "probabilities"))
     return Embedding(found["2048"], found["probabilities"])
 
+  def outputs(self, variables: PyTree, images: Array) -> tuple[Array, Array]:
+    """See `metrics.features.Features`.
+
+    Images are resized as in TensorFlow, also in the `clean` mode, whose
+    resizing runs on the host.
+    """
+    found = _infer(variables, images)
+    return found["2048"], found["probabilities"]
+
   def features(self, images: np.ndarray) -> np.ndarray:
     """Returns [N, 2048] float32 of [N, H, W, 1 or 3] uint8; see `taps`."""
     return self.taps(images, ("2048",))["2048"]

@@ -20,7 +20,7 @@ reference has these values, where NAME is the name of the network:
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -371,3 +371,25 @@ def _read_reals(
 
 def _to_uint8(images: np.ndarray) -> np.ndarray:
   return np.clip(np.round(images), 0, 255).astype(np.uint8)
+
+
+def warn_if_blind(distances: Mapping[str, float], network: str) -> None:
+  """Logs a warning if a network does not tell reals from a baseline.
+
+  Args:
+    distances: `Reference.distances`.
+    network: name of the network.
+  """
+  distance = column("fd", network)
+  floor = distances.get(f"{distance}_floor")
+  baselines = [
+    distances.get(f"{distance}_{baseline}", np.inf)
+    for baseline in ("class_means_noise", "blurred_reals")
+  ]
+  if floor is not None and floor >= min(baselines):
+    _log.warning(
+      "%s places held-out reals no closer to the train split than a baseline: "
+      "%s; its distances are not informative for this data",
+      network,
+      distances,
+    )

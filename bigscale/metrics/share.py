@@ -41,7 +41,7 @@ def share(asked: Asked | None, mesh: Mesh) -> Asked:
   message = multihost.decide("networks", lambda: _describe(asked))
   networks = []
   for place, one in enumerate(message["networks"]):
-    sent = _variables(asked.networks[place]) if multihost.is_main() else None
+    sent = asked.networks[place].variables if multihost.is_main() else None
     networks.append(_receive(one, sent, mesh))
   if multihost.is_main():
     return asked._replace(networks=tuple(networks))
@@ -66,7 +66,7 @@ def _describe(asked: Asked) -> dict[str, Any]:
         **_settings(network, feature),
         "leaves": {
           name: [list(leaf.shape), leaf.dtype.name]
-          for name, leaf in _flat(_variables(network)).items()
+          for name, leaf in _flat(network.variables).items()
         },
       }
       for network, feature in zip(
@@ -96,12 +96,6 @@ def _settings(network: Features, feature: str) -> dict[str, Any]:
     "fingerprint": network.fingerprint,
     "source": network.protocol.get("weights_source", ""),
   }
-
-
-def _variables(network: Features) -> PyTree:
-  while isinstance(network, KeptClasses | StackedClassifier):
-    network = network.classifier
-  return network.variables
 
 
 def _receive(

@@ -7,17 +7,21 @@ names. All other columns belong to the group `other`.
 """
 
 import functools
+import math
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 # Groups of weights. Weights integrate their updates, so they do not jump and
 # come back.
 WEIGHTS = frozenset({"g_weights", "g_tail", "d_weights", "average"})
+# Group of differences from the anchor that are too small to matter.
+SLIGHT = "slight"
 # Groups whose evidence suffices for a rollback only together with another
 # group's. In healthy runs, losses shift permanently, D's spectra move with each
 # spike of its loss, and the smaller singular values of a layer lag behind and
 # double.
-WEAK = frozenset({"game", "d_weights", "g_tail", "heldout", "other"})
+WEAK = frozenset({"game", "d_weights", "g_tail", "heldout", "other", SLIGHT})
 # Side of each group. Groups of the same side move together in a healthy run.
 # The evidence of different sides is nearly independent and is added. A column
 # with an unknown name has no side.
@@ -42,12 +46,15 @@ class Kind(NamedTuple):
     log: whether logarithms are compared. If so, values of 0 and below are
       skipped.
     vital: whether a value that is not finite means that the run is lost.
+    known: whether the value itself is evidence in nats, by a comparison with
+      the anchor. Such a column needs no past.
   """
 
   group: str
   direction: int = 0
   log: bool = False
   vital: bool = False
+  known: bool = False
 
 
 _LOSS = Kind("game", vital=True)
@@ -63,6 +70,13 @@ _SIGMA = r"sigma|spectral|singular|(^|[._/])sv\d*([._/]|$)|weight_orig$"
 # The first pattern found in the lower-case name decides. Columns of kind None
 # are not judged.
 _KINDS: tuple[tuple[str, Kind | None], ...] = (
+  (r"^anchor/size/", None),
+  (r"^anchor/data/", Kind("data", 1, known=True)),
+  (r"^anchor/tensors/", Kind("tensors", 1, known=True)),
+  (r"^anchor/slight/", Kind(SLIGHT, 1, known=True)),
+  (r"^anchor/fakes/(accuracy|by_)", Kind("samples", -1, log=True)),
+  (r"^anchor/fakes/average", Kind("average", 1, log=True)),
+  (r"^anchor/fakes/", Kind("samples", 1, log=True)),
   (
     r"^(perf|optim|aug|time|timing|progress|resources|monitor|system)\b"
     r"|^(kimg|seconds|attempt|epoch|tick)\b",
@@ -126,3 +140,18 @@ def kind_of(name: str) -> Kind | None:
 def is_norm_of_weights(name: str) -> bool:
   """Returns whether a column is the norm of a player's weights."""
   return bool(_NORM.search(name.lower()))
+
+
+def size_of(name: str) -> str:
+  """Returns the column with the size of the change that a column shows."""
+  return "anchor/size/" + name.rpartition("/")[2]
+
+
+def with_logit_gap(row: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Adds `d/logit_gap`, the gap between D's logits of reals and of fakes."""
+  real, fake = row.get("d/logit_real"), row.get("d/logit_fake")
+  try:
+    gap = float(real - fake)
+  except (TypeError, ValueError):
+    return row
+  return {**row, "d/logit_gap": gap} if math.isfinite(gap) else row

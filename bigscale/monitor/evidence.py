@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bigscale.monitor.column_signal import Found, Signal
-from bigscale.monitor.columns import SIDES, WEAK, is_norm_of_weights
+from bigscale.monitor.columns import SIDES, SLIGHT, WEAK, is_norm_of_weights
 
 # Minimum evidence of a second group: chance produces it once in 100 rows.
 _STIRS = math.log(100)
@@ -80,7 +80,8 @@ def frozen(signals: Mapping[str, Signal], evidence: float) -> list[str]:
 def total(found: Sequence[Group]) -> float:
   """Returns the evidence for a rollback, in nats.
 
-  A weak group counts alone only if no other group is watched. Evidence of two
+  A weak group counts alone only if no other group is watched. Slight
+  differences never count. Evidence of two
   groups of different sides is combined: the result is -ln of the probability
   that a product of two uniform variables is as small (Fisher 1932).
 
@@ -88,11 +89,12 @@ def total(found: Sequence[Group]) -> float:
     found: evidence of each group, the strongest first.
   """
   # Scores are too rare to count as another watched group.
-  watched = {one.group for one in found} - {"other", "scores"}
+  watched = {one.group for one in found} - {"other", "scores", SLIGHT}
   alone = [
     one.evidence
     for one in found
-    if one.group not in WEAK or not watched - {one.group}
+    if one.group not in WEAK
+    or (one.group != SLIGHT and not watched - {one.group})
   ]
   best = max(alone, default=0.0)
   sided = [one for one in found if one.group in SIDES]

@@ -15,11 +15,13 @@ as large. Two tails are estimated, and the weaker evidence counts:
     (peaks over threshold, as in SPOT, Siffer et al. 2017).
 """
 
+import array
+import base64
 import bisect
 import itertools
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bigscale.monitor.columns import Kind
@@ -273,12 +275,21 @@ class Scale:
     self._worst = [-9.0, -9.0]
 
   def get_state(self) -> dict[str, Any]:
-    """Returns the state as plain JSON."""
+    """Returns the state as plain JSON. Long lists are packed."""
     state = {k: v for k, v in vars(self).items() if k != "_windows"}
+    pending = [
+      [*moved, span, *moves, base] for moved, span, moves, base in self._pending
+    ]
     return {
       name: list(value) if isinstance(value, (deque, list, tuple)) else value
       for name, value in state.items()
-    } | {"_windows": list(self._windows)}
+    } | {
+      "_windows": list(self._windows),
+      "_tops": [_pack(top) for top in self._tops],
+      "values": _pack(self.values),
+      "steps": _pack(self.steps),
+      "_pending": _pack(itertools.chain.from_iterable(pending)),
+    }
 
   @classmethod
   def from_state(cls, state: Mapping[str, Any]) -> "Scale":
@@ -290,15 +301,30 @@ class Scale:
       *("_moves", "_slope", "_variance", "_worst", "_range", "evidence"),
     ):
       setattr(scale, name, list(state[name]))
-    scale._tops = tuple(list(top) for top in state["_tops"])
-    scale.values.extend(state["values"])
-    scale.steps.extend(state["steps"])
+    scale._tops = tuple(_unpack(top) for top in state["_tops"])
+    scale.values.extend(_unpack(state["values"]))
+    scale.steps.extend(_unpack(state["steps"]))
     scale._half = tuple(state["_half"]) if state["_half"] else None
+    pending = _unpack(state["_pending"])
     scale._pending.extend(
-      (list(moved), span, list(moves), base)
-      for moved, span, moves, base in state["_pending"]
+      (
+        pending[i : i + 2],
+        pending[i + 2],
+        pending[i + 3 : i + 5],
+        pending[i + 5],
+      )
+      for i in range(0, len(pending), 6)
     )
     return scale
+
+
+def _pack(values: Iterable[float]) -> str:
+  """Returns numbers as text, bit for bit; much faster to parse than JSON's."""
+  return base64.b64encode(array.array("d", values).tobytes()).decode()
+
+
+def _unpack(packed: str) -> list[float]:
+  return array.array("d", base64.b64decode(packed)).tolist()
 
 
 def ways(kind: Kind) -> tuple[int, ...]:

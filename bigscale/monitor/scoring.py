@@ -1,23 +1,48 @@
-"""Scores the monitor on the results of drills.
+"""Defines the outcome of a run, and rates with 95% intervals.
 
-Every rate has a 95% interval: Wilson's for proportions, the exact Poisson
-interval for false alarms.
+Intervals are Wilson's for proportions and the exact Poisson interval for rates
+of events. Scores are Frechet distances, so lower is better.
 """
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-# A score counts as good if it is at most this multiple of its reference.
+Scores = Sequence[tuple[int, float]]
+Outcome = Literal["lost", "harmed", "unharmed"]
+
+# A score counts as good if it is at most this multiple of its reference, plus
+# the noise of both.
 AS_GOOD = 1.1
 # A run is lost once its scores stay above this multiple of the best one so far.
 LOST = 2.0
+# A run is lost if it ends above this multiple of its undisturbed twin.
+LOST_TO_TWIN = 1.5
+# A run is harmed, but not lost, if it ends above this multiple of its twin.
+HARMED = 1.2
 # Number of last scores whose mean is a run's final score.
-_LAST = 3
+LAST = 3
 _Z95 = 1.959964
+# One-sided 95% quantile of a normal distribution.
+_Z95_ONE_SIDED = 1.644854
 
-Row = Mapping[str, Any]
+
+class End(NamedTuple):
+  """The outcome of a run.
+
+  Attributes:
+    outcome: `lost`, `harmed` or `unharmed`.
+    lost_step: step from which the run was lost; None if it was not.
+    why: `own_best`, `twin`, `dead` or `not_finite` if it was lost, else "".
+    ratio: final score over the twin's; None without a twin, or if the run ended
+      early.
+  """
+
+  outcome: Outcome
+  lost_step: int | None
+  why: str
+  ratio: float | None
 
 
 def wilson(successes: int, trials: int) -> dict[str, Any]:
@@ -62,77 +87,7 @@ def poisson(count: int, steps: int, per: int = 10_000) -> dict[str, Any]:
   }
 
 
-def kind_of(row: Row) -> str:
-  """Returns the outcome of a drill.
-
-  `faulty`: a fault was injected and the run was lost. `harmless`: a fault was
-  injected and the run was not lost. `healthy`: a control that was not lost.
-  `ill`: a control that was lost for an unknown reason.
-  """
-  lost = row["lost_step"] is not None
-  if row["fault"]:
-    return "faulty" if lost else "harmless"
-  return "ill" if lost else "healthy"
-
-
-def score(rows: Iterable[Row], warmup: int) -> dict[str, Any]:
-  """Returns the monitor's scores over all drills.
-
-  Args:
-    rows: rows of `drills.jsonl`.
-    warmup: number of steps at the start of a run in which the monitor does not
-      judge. They do not count as healthy steps.
-
-  Returns:
-    A dict of
-      runs: number of runs of each outcome; see `kind_of`.
-      recall: proportion of faulty runs with an alarm at or after the fault.
-      in_time: proportion of faulty runs with such an alarm before the step at
-        which the run was lost.
-      lead: number of steps from the alarm to the loss, and its ratio to the
-        run's length: median and 10th percentile over the faulty runs with an
-        alarm.
-      false_alarms: rate of alarms in healthy runs, and before the fault in
-        other runs.
-      healthy_good: proportion of faulty runs with an alarm in which the saved
-        checkpoint scores within 10% of the best score until the alarm.
-      run_good: proportion of the same runs whose last score before the fault is
-        within 10% of that best score. It is an upper bound for any monitor.
-      recovered: proportion of runs that were rolled back and came within 10% of
-        the final score of the undisturbed run with the same seed.
-      by_fault: numbers of runs and alarms of each disturbance.
-  """
-  rows = list(rows)
-  kinds = {kind: [] for kind in ("faulty", "harmless", "healthy", "ill")}
-  for row in rows:
-    kinds[kind_of(row)].append(row)
-  faulty = kinds["faulty"]
-  seen = [row for row in faulty if _alarm_after_start(row)]
-  leads = [row["lost_step"] - row["alarm"]["step"] for row in seen]
-  parts = [
-    lead / row["total_steps"] for lead, row in zip(leads, seen, strict=True)
-  ]
-  good = [_healthy_is_good(row) for row in seen]
-  able = [_run_was_good(row) for row in seen]
-  recovered = [_recovered(row, rows) for row in seen]
-  recovered = [r for r in recovered if r is not None]
-  false, steps = _false_alarms(kinds, warmup)
-  return {
-    "runs": {kind: len(found) for kind, found in kinds.items()},
-    "recall": wilson(len(seen), len(faulty)),
-    "in_time": wilson(sum(lead > 0 for lead in leads), len(faulty)),
-    "lead": {"steps": _spread(leads), "share_of_run": _spread(parts)},
-    "false_alarms": poisson(false, steps),
-    "healthy_good": wilson(sum(good), len(good)),
-    "run_good": wilson(sum(able), len(able)),
-    "recovered": wilson(sum(recovered), len(recovered)),
-    "by_fault": _by_fault(rows),
-  }
-
-
-def lost_step(
-  scores: Sequence[tuple[int, float]], ended: int | None
-) -> int | None:
+def lost_step(scores: Scores, ended: int | None) -> int | None:
   """Returns the step at which a run was lost; None if it was not.
 
   A run is lost at the first score from which on every score is more than twice
@@ -152,73 +107,110 @@ def lost_step(
   return ended if lost is None else lost
 
 
-def _alarm_after_start(row: Row) -> bool:
-  return bool(row["alarm"]) and row["alarm"]["step"] >= row["start"]
+def lost_to_twin_step(scores: Scores, twin: Scores) -> int | None:
+  """Returns the step from which a run was lost to its twin; None if it was not.
 
-
-def _false_alarms(
-  kinds: Mapping[str, Sequence[Row]], warmup: int
-) -> tuple[int, int]:
-  """Returns the number of false alarms and of the steps without a fault."""
-  count, steps = 0, 0
-  for row in kinds["healthy"]:
-    count += bool(row["alarm"])
-    steps += max(0, row["last_step"] - _judged_from(row, warmup))
-  for row in (*kinds["faulty"], *kinds["harmless"]):
-    count += bool(row["alarm"]) and not _alarm_after_start(row)
-    steps += max(0, row["start"] - _judged_from(row, warmup))
-  return count, steps
-
-
-def _judged_from(row: Row, warmup: int) -> int:
-  """Returns the step after which a run's healthy steps count.
-
-  The earlier steps are in the warm-up, or count in the undisturbed run.
+  A run is lost if the mean of its last scores is more than `LOST_TO_TWIN` times
+  the twin's. The step is that of the first score from which on every score is
+  as bad, or of the last score.
   """
-  return max(warmup, row.get("shared_steps", 0))
-
-
-def _healthy_is_good(row: Row) -> bool:
-  """Returns whether the saved state scores like the best before the alarm."""
-  healthy = row.get("healthy")
-  if not healthy or healthy["score"] is None:
-    return False
-  return healthy["score"] <= AS_GOOD * _best_until_alarm(row)
-
-
-def _run_was_good(row: Row) -> bool:
-  """Returns whether a run scored like its best when its fault began."""
-  before = [s for step, s in row["scores"] if step <= row["start"]]
-  return not before or before[-1] <= AS_GOOD * _best_until_alarm(row)
-
-
-def _best_until_alarm(row: Row) -> float:
-  before = [s for step, s in row["scores"] if step <= row["alarm"]["step"]]
-  return min(before, default=math.inf)
-
-
-def _recovered(row: Row, rows: Sequence[Row]) -> bool | None:
-  """Returns whether a rolled back run scores like its undisturbed twin.
-
-  None if it was not rolled back, or if the twin is not in `rows`.
-  """
-  recovery = row.get("recovery")
-  twins = [
-    other
-    for other in rows
-    if other["what"] == "undisturbed"
-    and (other["stage"], other["seed"]) == (row["stage"], row["seed"])
-  ]
-  if not recovery or not twins:
+  ratio = ratio_to_twin(scores, twin)
+  if ratio is None or ratio <= LOST_TO_TWIN:
     return None
-  if recovery["ended"] is not None or not recovery["rollbacks"]:
-    return False
-  goal = statistics.fmean(s for _, s in twins[0]["scores"][-_LAST:])
-  reached = [s for step, s in recovery["scores"] if step >= row["start"]]
-  return bool(reached) and min(reached) <= AS_GOOD * goal
+  usual, found = dict(twin), scores[-1][0]
+  for step, score in reversed(scores):
+    if step not in usual or score <= LOST_TO_TWIN * usual[step]:
+      break
+    found = step
+  return found
 
 
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
+def ratio_to_twin(scores: Scores, twin: Scores) -> float | None:
+  """Returns the ratio of the means of the last scores; None without scores."""
+  if not scores or not twin:
+    return None
+  return final(scores) / final(twin)
+
+
+def final(scores: Scores) -> float:
+  """Returns the mean of the last scores."""
+  return statistics.fmean(score for _, score in scores[-LAST:])
+
+
+def end_of(
+  scores: Scores,
+  twin: Scores,
+  *,
+  ended: int | None = None,
+  dead: int | None = None,
+) -> End:
+  """Returns the outcome of a run.
+
+  Args:
+    scores: pairs of a step and its score.
+    twin: scores of the undisturbed run with the same seed; empty if the run
+      has none, or if other settings from the first step on make its scores
+      incomparable.
+    ended: step at which the run ended with values that are not finite.
+    dead: step from which D was dead until the end.
+  """
+  found = {
+    "not_finite": ended,
+    "dead": dead,
+    "own_best": lost_step(scores, None),
+    "twin": lost_to_twin_step(scores, twin) if ended is None else None,
+  }
+  lost = {why: step for why, step in found.items() if step is not None}
+  ratio = ratio_to_twin(scores, twin) if ended is None else None
+  if lost:
+    why = min(lost, key=lambda name: lost[name])
+    return End("lost", lost[why], why, ratio)
+  harmed = ratio is not None and ratio > HARMED
+  return End("harmed" if harmed else "unharmed", None, "", ratio)
+
+
+def noise(runs: Sequence[Scores]) -> float:
+  """Returns the noise of a score: the deviation of its logarithm.
+
+  It is estimated from undisturbed runs as the root mean square of the deviation
+  of each score from the mean of its two neighbors. The first third of a run is
+  left out, because scores fall steeply there.
+  """
+  found = []
+  for scores in runs:
+    logs = [math.log(score) for _, score in scores[len(scores) // 3 :]]
+    triples = zip(logs, logs[1:], logs[2:], strict=False)
+    found += [y - (x + z) / 2 for x, y, z in triples]
+  if not found:
+    return 0.0
+  # The variance of such a deviation is 1.5 times that of a score.
+  return math.sqrt(statistics.fmean(x * x for x in found) / 1.5)
+
+
+def limit(deviation: float, count: int, others: int) -> float:
+  """Returns the largest ratio of two means of scores that counts as equal.
+
+  It is `AS_GOOD` times the 95% quantile of the ratio of equally good scores.
+
+  Args:
+    deviation: noise of the logarithm of one score.
+    count: number of scores in the first mean.
+    others: number of scores in the second mean.
+  """
+  spread = deviation * math.sqrt(1 / count + 1 / others)
+  return AS_GOOD * math.exp(_Z95_ONE_SIDED * spread)
+
+
+def level_at(scores: Scores, step: int) -> float | None:
+  """Returns the mean of the scores before and after a step; None if missing."""
+  before = [score for at, score in scores if at <= step][-1:]
+  after = [score for at, score in scores if at > step][:1]
+  near = before + after
+  return statistics.fmean(near) if near else None
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+  """Returns the median and the 10th percentile; None without values."""
   if not values:
     return {"median": None, "percentile10": None}
   ordered = sorted(values)
@@ -228,65 +220,23 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
   }
 
 
-def _by_fault(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-  """Returns the run counts, alarms and median lead of each disturbance."""
-  found: dict[str, dict[str, Any]] = {}
-  for what in dict.fromkeys(row["what"] for row in rows):
-    mine = [row for row in rows if row["what"] == what]
-    kinds = [kind_of(row) for row in mine]
-    lost = [row for row in mine if kind_of(row) == "faulty"]
-    leads = [
-      row["lost_step"] - row["alarm"]["step"]
-      for row in lost
-      if _alarm_after_start(row)
-    ]
-    found[what] = {
-      "runs": len(mine),
-      "faulty": kinds.count("faulty"),
-      "ill": kinds.count("ill"),
-      "alarms": sum(bool(row["alarm"]) for row in mine),
-      "seen": len(leads),
-      "lead": _spread(leads)["median"],
-    }
-  return found
-
-
-def as_text(scored: Mapping[str, Any]) -> str:
-  """Formats the scores as lines of text."""
-  runs = ", ".join(f"{n} {kind}" for kind, n in scored["runs"].items())
-  lines = [f"runs: {runs}"]
-  for name in ("recall", "in_time", "healthy_good", "run_good", "recovered"):
-    lines.append(f"{name}: {_share_text(scored[name])}")
-  lead = scored["lead"]["steps"]
-  lines.append(
-    f"lead: median {lead['median']} steps, 10th percentile "
-    f"{lead['percentile10']}"
-  )
-  false = scored["false_alarms"]
-  rate, interval = false.get("per_10000"), false["interval95"]
-  lines.append(
-    f"false alarms: {false['count']} in {false['steps']} healthy steps"
-    + (
-      ""
-      if interval is None
-      else f", {rate:.2f} per 10,000 ({interval[0]:.2f} to {interval[1]:.2f})"
-    )
-  )
-  lines += ["", "disturbance        runs faulty alarms seen lead"]
-  for what, marks in scored["by_fault"].items():
-    lines.append(
-      f"{what:18} {marks['runs']:4} {marks['faulty'] + marks['ill']:6} "
-      f"{marks['alarms']:6} {marks['seen']:4} "
-      f"{'' if marks['lead'] is None else format(marks['lead'], '.0f'):>4}"
-    )
-  return "\n".join(lines)
-
-
-def _share_text(share: Mapping[str, Any]) -> str:
+def share_text(share: Mapping[str, Any]) -> str:
+  """Formats a proportion with its interval."""
   if share["share"] is None:
-    return "no runs"
+    return "-"
   low, high = share["interval95"]
   return (
-    f"{share['count']} of {share['of']}, {share['share']:.1%} "
-    f"({low:.1%} to {high:.1%})"
+    f"{share['count']} of {share['of']}, {share['share']:.0%} "
+    f"({low:.0%} to {high:.0%})"
+  )
+
+
+def rate_text(rate: Mapping[str, Any]) -> str:
+  """Formats a rate of events with its interval."""
+  if rate["interval95"] is None:
+    return "-"
+  low, high = rate["interval95"]
+  return (
+    f"{rate['count']} in {rate['steps']:,} steps, {rate['per_10000']:.2f} per "
+    f"10,000 ({low:.2f} to {high:.2f})"
   )

@@ -18,8 +18,14 @@ from typing import Any, Literal, NamedTuple
 
 from bigscale.monitor import dead
 from bigscale.monitor.column_signal import Signal
-from bigscale.monitor.columns import Kind, kind_of
+from bigscale.monitor.columns import (
+  Kind,
+  kind_of,
+  size_of,
+  with_logit_gap,
+)
 from bigscale.monitor.evidence import Group, frozen, strongest, total
+from bigscale.monitor.known_signal import KnownSignal
 from bigscale.monitor.onset import onset
 from bigscale.spec.verdict import VerdictSpec
 
@@ -35,7 +41,7 @@ _NAMED = math.log(10)
 # not vital causes an alarm.
 _BROKEN = 3
 # Version of the format of `Verdict.get_state`.
-_VERSION = 2
+_VERSION = 3
 
 
 class Reason(NamedTuple):
@@ -142,19 +148,21 @@ class Verdict:
     if step < self._last or (step == self._last and not row):
       self.ignored += 1
       return self._decision._replace(new=False)
-    if step > self._last:
-      self._rows += 1
+    added = step == self._last
+    self._rows += not added
     self._cut_at_kinks(step)
-    self._seen = self._seen.union(row) if step == self._last else set(row)
+    self._seen = self._seen.union(row) if added else set(row)
     self._first = step if self._first is None else self._first
     self._last = step
     broken = self._collect(step, row) + self._check_dead(step, row)
     if broken:
       return self._take_broken(step, broken)
-    self._is_broken = False
-    if step < max(self._quiet, self._spec.warmup):
+    if added and self._is_broken:
+      # Scores of a broken step do not mend it.
       return self._keep(step)
-    return self._decide(step)
+    self._is_broken = False
+    early = step < max(self._quiet, self._spec.warmup)
+    return self._decide(step, self._known() if early else self._signals)
 
   def quiet_until(self, step: int) -> None:
     """Skips rows before `step`, and compares later rows only with each other.
@@ -230,6 +238,8 @@ class Verdict:
     self.evidence = dict(state["evidence"])
 
   def _new_signal(self, kind: Kind) -> Signal:
+    if kind.known:
+      return KnownSignal(kind, self._spec.smallest_shift)
     return Signal(kind, self._spec.smallest_rise)
 
   def _cut_at_kinks(self, step: int) -> None:
@@ -241,7 +251,7 @@ class Verdict:
   def _collect(self, step: int, row: Mapping[str, Any]) -> list[Reason]:
     """Adds a row's values to their signals, and returns those not finite."""
     broken = []
-    for name, value in _with_logit_gap(row).items():
+    for name, value in with_logit_gap(row).items():
       if not isinstance(value, numbers.Real) or isinstance(value, bool):
         self._note(f"values of {name} that are not numbers are skipped")
         continue
@@ -256,8 +266,10 @@ class Verdict:
         signal = self._signals[name] = self._new_signal(kind)
       if not math.isfinite(value):
         broken += self._count_broken(name, value, signal)
-      elif step >= self._quiet:
+      elif step >= self._quiet or kind.known:
         signal.add(value, step, self._rows)
+        if kind.known:
+          signal.size = float(row.get(size_of(name), math.nan))
     return broken
 
   def _count_broken(
@@ -287,14 +299,24 @@ class Verdict:
     if note not in self.notes:
       self.notes.append(note)
 
-  def _weigh(self) -> list[Group]:
-    found = strongest(self._signals)
+  def _known(self) -> dict[str, KnownSignal]:
+    """Returns the signals that need no past."""
+    return {
+      name: signal
+      for name, signal in self._signals.items()
+      if isinstance(signal, KnownSignal)
+    }
+
+  def _weigh(self, signals: Mapping[str, Signal]) -> list[Group]:
+    for signal in self._known().values():
+      signal.expire(self._rows)
+    found = strongest(signals)
     self.evidence = {one.group: one.evidence for one in found}
     self.judged = self.judged or any(s.judged for s in self._signals.values())
     return found
 
-  def _decide(self, step: int) -> Decision:
-    held = frozen(self._signals, self._needed["rollback"])
+  def _decide(self, step: int, signals: Mapping[str, Signal]) -> Decision:
+    held = frozen(signals, self._needed["rollback"])
     if held:
       first = self._signals[held[0]]
       reasons = tuple(
@@ -302,7 +324,7 @@ class Verdict:
         for n in held
       )
       return self._enter(step, "rollback", lambda: first.since, reasons)
-    found = self._weigh()
+    found = self._weigh(signals)
     level = self._decision.level
     if level != "rollback" and total(found) >= self._needed["rollback"]:
       level = "rollback"
@@ -323,6 +345,8 @@ class Verdict:
         break
       value, before = self._signals[one.name].shown(one.found.level)
       way = "rose" if one.found.rises else "fell"
+      if self._signals[one.name].kind.known:
+        way = "size of the difference from the anchor"
       rate = math.exp(min(one.found.evidence, _CERTAIN))
       more = "more than " if one.found.evidence > _CERTAIN else ""
       rule = f"{way}, by chance once in {more}{rate:.2g} rows"
@@ -369,16 +393,6 @@ class Verdict:
       step, "rollback", since, (*reasons, *others), True
     )
     return self._decision
-
-
-def _with_logit_gap(row: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Adds `d/logit_gap`, the gap between D's logits of reals and of fakes."""
-  real, fake = row.get("d/logit_real"), row.get("d/logit_fake")
-  try:
-    gap = float(real - fake)
-  except (TypeError, ValueError):
-    return row
-  return {**row, "d/logit_gap": gap} if math.isfinite(gap) else row
 
 
 def _to_json(value: float | None) -> float | str | None:

@@ -9,6 +9,7 @@ All schedules are functions of the number of images shown to D, not of steps, so
 a change of batch size does not move them (Huang et al. 2024, app. B).
 """
 
+from bigscale.spec.anchor import AnchorSpec
 from bigscale.spec.base import (
   Precision,
   Schedule,
@@ -43,6 +44,7 @@ from bigscale.spec.verdict import VerdictSpec
 __all__ = [
   "MOST_PADDING",
   "TRUNCATION_RULES",
+  "AnchorSpec",
   "AugmentSpec",
   "Change",
   "CheckpointSpec",

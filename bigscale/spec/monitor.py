@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from bigscale.spec.anchor import AnchorSpec
 from bigscale.spec.base import require
 from bigscale.spec.verdict import VerdictSpec
 
@@ -51,6 +52,8 @@ class MonitorSpec:
     sigma_factor: upper bound of `clamp_sigma`, as a multiple of each layer's
       largest singular value in the healthy state.
     verdict: settings of the verdict, which decides on alarms.
+    anchor: settings of the anchor, a fixed set of images that each probe
+      compares with.
   """
 
   action: Literal["off", "log", "checkpoint", "rollback"] = "checkpoint"
@@ -68,6 +71,7 @@ class MonitorSpec:
   gamma_factor: float = 2.0
   sigma_factor: float = 1.0
   verdict: VerdictSpec = VerdictSpec()
+  anchor: AnchorSpec = AnchorSpec()
 
   def __post_init__(self) -> None:
     for field in (

@@ -44,7 +44,14 @@ class OperationsSpec:
     """Maximum seconds of each phase of the training loop; {} if unlimited."""
     if not self.hang_seconds:
       return {}
-    pauses = ("compile", "samples", "evaluate", "checkpoint", "rollback")
+    pauses = (
+      "anchor",
+      "compile",
+      "samples",
+      "evaluate",
+      "checkpoint",
+      "rollback",
+    )
     return dict.fromkeys(("data", "step"), self.hang_seconds) | dict.fromkeys(
       pauses, self.hang_seconds * self.pause_factor
     )

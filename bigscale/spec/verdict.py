@@ -19,9 +19,13 @@ class VerdictSpec:
     warn_rows: mean number of rows between two false warnings.
     smallest_rise: smallest relative rise of weights, singular values or the
       moving average's distance that counts as evidence.
+    smallest_shift: smallest material difference from the anchor. A smaller one
+      causes a warning but no rollback. For columns of images it is in standard
+      deviations of single images; for labels, repeated images and tensors it is
+      a share.
     warmup: number of steps at the start of a run in which only values that are
-      not finite and a dead discriminator cause an alarm. The verdict learns
-      from these steps.
+      not finite, a dead discriminator and differences from the anchor cause an
+      alarm. The verdict learns from these steps.
     quiet: number of steps after a declared change, such as the end of a
       schedule, a rollback or a changed setting, that are neither judged nor
       learned from.
@@ -30,6 +34,7 @@ class VerdictSpec:
   rollback_rows: float = 100_000
   warn_rows: float = 10_000
   smallest_rise: float = 0.1
+  smallest_shift: float = 0.1
   warmup: int = 200
   quiet: int = 100
 
@@ -49,6 +54,11 @@ class VerdictSpec:
       0 < self.smallest_rise <= 10,
       f"monitor.verdict.smallest_rise={self.smallest_rise} must lie in "
       "(0, 10]; 0.1 is a rise by 10%",
+    )
+    require(
+      0 <= self.smallest_shift <= 1,
+      f"monitor.verdict.smallest_shift={self.smallest_shift} must lie in "
+      "[0, 1]; 0.1 is a tenth of a standard deviation",
     )
     for field in ("warmup", "quiet"):
       value = getattr(self, field)

@@ -7,17 +7,19 @@ until the watchdog ends them (`operations.hang_seconds`).
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
 
 from bigscale.metrics.evaluate import Opened
 from bigscale.metrics.evaluator import Evaluator, Scored, why
+from bigscale.metrics.features import Features
 from bigscale.metrics.looking import Asked, Looked, look
 from bigscale.metrics.share import share
 from bigscale.parallel import interruption, multihost
 from bigscale.spec import RunSpec
-from bigscale.spec.scores import Score
+from bigscale.spec.scores import CLASSIFIER, Score
 from bigscale.train.build import Built
 from bigscale.train.hooks import Recorder, draw_for_scores, open_scores
 from bigscale.train.preemption import Preemption
@@ -99,6 +101,59 @@ class Evaluation:
       logging.info("step %d: %s", step, json.dumps(scored.scores))
     self.report_failures(step, scored.failed)
     return scored
+
+  def network(self, step: int) -> Features | None:
+    """Returns a network of the scores, on the mesh of all processes.
+
+    The classifier is preferred, because it knows the labels; it is trained if
+    necessary. Returns None if the scores have no network, or if it cannot be
+    opened; training continues, and an event says why.
+
+    Raises:
+      InterruptedWorkError: if the run was asked to end; on all processes.
+    """
+    if self._built.spec.monitor.anchor.network == "none":
+      return None
+    found: list[tuple[str, Features]] = []
+
+    def choose() -> str | None:
+      try:
+        found.extend(self._networks())
+        return None if found else ""
+      except Exception as error:
+        return why(error)
+
+    with interruption.asking(self._preemption.asked):
+      failure = self._preemption.decide("network", choose)
+    if failure is not None:
+      if failure:
+        self._recorder.event("anchor_network_failed", step, error=failure)
+      return None
+    asked, network, failure = None, None, ""
+    if found:
+      feature, network = found[0]
+      asked = Asked((network,), ((),), 0, 0, features=(feature,))
+    try:
+      network = share(asked, self._built.mesh).networks[0]
+    except Exception as error:
+      failure = why(error)
+    if multihost.all_true("the anchor's network", not failure):
+      return network
+    self._recorder.event(
+      "anchor_network_failed", step, error=failure or "on another process"
+    )
+    return None
+
+  def _networks(self) -> Iterator[tuple[str, Features]]:
+    """Yields the preferred feature of the scores and its network, if any."""
+    if self._given:
+      panels = self._evaluator.panels
+      panels = sorted(panels, key=lambda panel: panel.feature != CLASSIFIER)
+      yield from ((panel.feature, panel.network) for panel in panels[:1])
+      return
+    self._opened = self._opened or open_scores(self._built.spec)
+    for feature in self._opened.features[:1]:
+      yield feature, self._opened.network(feature)
 
   def report_failures(self, step: int, failed: dict[str, str]) -> None:
     """Writes an event for each missing score of a step, with the reason."""

@@ -42,41 +42,46 @@ class HealthyStates:
       CheckpointSpec(keep=monitor.keep, keep_best=0),
       "healthy",
     )
-    # The verdict's state after each step that has a snapshot.
-    self._verdicts: dict[int, dict[str, Any]] = {}
+    # The monitor's state after each step that has a snapshot.
+    self._watched: dict[int, dict[str, Any]] = {}
 
   def take(self, step: int, state: GanState, data: dict[str, Any]) -> None:
     """Takes a snapshot; see `Ring.take`."""
     self._ring.take(step, state, data)
 
-  def remember(self, step: int, verdict: dict[str, Any]) -> None:
-    """Keeps the verdict's state after a step for as long as its snapshot."""
-    self._verdicts[step] = verdict
+  def remember(self, step: int, watched: dict[str, Any]) -> None:
+    """Keeps the monitor's state after a step for as long as its snapshot."""
+    self._watched[step] = watched
     held = self._ring.held
-    self._verdicts = {k: v for k, v in self._verdicts.items() if k in held}
+    self._watched = {k: v for k, v in self._watched.items() if k in held}
 
-  def pin(self, onset: int | None) -> None:
-    """Keeps a snapshot and a checkpoint from before an onset.
+  def pin(self, newest: int | None) -> None:
+    """Keeps a snapshot and a checkpoint from before a suspected change.
 
     Args:
-      onset: step at which a suspected change began; None if no change is
-        suspected.
+      newest: last step before the change; None if no change is suspected.
     """
-    held = [] if onset is None else self._ring.held
-    self._ring.pinned = max((s for s in held if s <= onset), default=None)
-    self._checkpoints.pin(onset)
+    held = [] if newest is None else self._ring.held
+    self._ring.pinned = max((s for s in held if s <= newest), default=None)
+    self._checkpoints.pin(newest)
 
   def secure(
-    self, step: int, onset: int, attempt: int, watched: Mapping[str, Any]
+    self,
+    step: int,
+    newest: int,
+    onset: int,
+    attempt: int,
+    watched: Mapping[str, Any],
   ) -> int | None:
-    """Saves the newest healthy state up to an onset.
+    """Saves the newest healthy state up to a step.
 
     The state comes from a snapshot in host memory or, if all snapshots are
     newer, from a checkpoint. Newer snapshots are dropped.
 
     Args:
       step: step of the run, recorded in its events.
-      onset: step at which the change began.
+      newest: last step that may be healthy.
+      onset: step at which the change began, recorded in the event.
       attempt: number of rollbacks until now.
       watched: the monitor's state, to save with the healthy state.
 
@@ -85,27 +90,27 @@ class HealthyStates:
     """
     # All Orbax managers use the same barrier names, so saves must not overlap.
     self._checkpoints.wait()
-    self._ring.forget_after(onset)
-    snapshot = self._ring.newest(onset + 1)
+    self._ring.forget_after(newest)
+    snapshot = self._ring.newest(newest + 1)
     if snapshot is None:
-      target = self._secure_from_disk(step, onset, attempt, watched)
+      target = self._secure_from_disk(step, newest, attempt, watched)
     else:
       target = snapshot.step
-      data, verdict = snapshot.data, self._verdicts[target]
+      data, then = snapshot.data, self._watched[target]
       restored = Restored(target, self._ring.restore(snapshot), data, {})
-      self._save(restored, attempt, {**watched, "verdict": verdict})
+      self._save(restored, attempt, {**watched, **then})
     kind = "no_healthy_state" if target is None else "healthy"
     self._recorder.event(kind, step, of_step=target, onset=onset)
     return target
 
   def _secure_from_disk(
-    self, step: int, onset: int, attempt: int, watched: Mapping[str, Any]
+    self, step: int, newest: int, attempt: int, watched: Mapping[str, Any]
   ) -> int | None:
     kept = set(self._saved.steps())
     steps = sorted(kept | set(self._checkpoints.steps()), reverse=True)
     # All processes use process 0's listing of the shared disk.
     for target in multihost.decide("kept", lambda: steps):
-      if target > onset:
+      if target > newest:
         continue
       where = self._saved if target in kept else self._checkpoints
       try:
@@ -117,9 +122,10 @@ class HealthyStates:
         continue
       if target in kept:
         return target
-      verdict = restored.meta.get("monitor", {}).get("verdict")
-      if verdict and verdict["level"] == "ok":
-        self._save(restored, attempt, {**watched, "verdict": verdict})
+      then = restored.meta.get("monitor", {})
+      if then.get("verdict", {}).get("level") == "ok":
+        kept_parts = {k: then[k] for k in ("verdict", "anchors") if k in then}
+        self._save(restored, attempt, {**watched, **kept_parts})
         return target
     return None
 

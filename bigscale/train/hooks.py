@@ -50,6 +50,25 @@ class DivergedError(RuntimeError):
     self.step = step
 
 
+def refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:
+  """Raises `DivergedError` if a loss is not finite."""
+  lost = nonfinite_loss(row)
+  if lost:
+    raise DivergedError(step, lost)
+
+
+def nonfinite_loss(row: Mapping[str, float]) -> str:
+  """Returns a message about a loss that is not finite, or ""."""
+  return next(
+    (
+      f"{name} is {row[name]}"
+      for name in ("d/loss", "g/loss")
+      if name in row and not math.isfinite(row[name])
+    ),
+    "",
+  )
+
+
 class Recorder:
   """Writes rows of metrics and events.
 

@@ -3,7 +3,7 @@
 import collections
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,58 +13,27 @@ import numpy as np
 from bigscale.data import notes
 from bigscale.data.manifest import DataError
 from bigscale.data.stream import Stream
-from bigscale.metrics.evaluate import Opened
-from bigscale.metrics.evaluator import Evaluator
 from bigscale.parallel import multihost, rows
+from bigscale.parallel.interruption import InterruptedWorkError
 from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import RunSpec, to_json
 from bigscale.train import folder as folders
 from bigscale.train import hooks, resume
+from bigscale.train.anchors import Look
 from bigscale.train.build import Built, build, compile_everywhere
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.claim import Claim
-from bigscale.train.disturb import Disturbance
 from bigscale.train.evaluation import open_on_main
 from bigscale.train.init_from import has_checkpoint, read_start
 from bigscale.train.preemption import PreemptedError, Preemption
+from bigscale.train.prepared import Prepared, Result
 from bigscale.train.reals import open_stream
 from bigscale.train.rollback import Guard
 from bigscale.train.scoring import Scoring
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
 from bigscale.types import Batch
-
-
-class Result(NamedTuple):
-  """The result of a training run.
-
-  Attributes:
-    folder: folder of the run.
-    state: state after the last step.
-    scores: scores of the last evaluation.
-    failed: reasons by name of the scores missing from the last evaluation.
-  """
-
-  folder: folders.RunFolder
-  state: GanState
-  scores: dict[str, float]
-  failed: Mapping[str, str] = {}
-
-
-class Prepared(NamedTuple):
-  """Objects that a caller of `train` may provide, for example to share them.
-
-  Attributes:
-    built: functions of the run; None builds them.
-    evaluator: evaluator of the run's data, or its opened inputs; None opens
-      the inputs.
-    disturbance: fault injection into the steps.
-  """
-
-  built: Built | None = None
-  evaluator: Evaluator | Opened | None = None
-  disturbance: Disturbance = Disturbance()
 
 
 def train(
@@ -82,7 +51,7 @@ def train(
   Args:
     spec: spec of the run.
     workdir: run folder, created if necessary.
-    command: command line to record in the folder.
+    command: command line to record.
     init_from: folder of a run whose newest weights initialize a new run.
     prepared: objects that the caller provides.
     data: current locations of the data (`DataSpec.at`).
@@ -95,10 +64,9 @@ def train(
     PreemptedError: if SIGTERM arrived; the run is saved.
   """
   multihost.watch().take_seconds()
-  workdir = os.path.expanduser(workdir)
+  workdir, prepared = os.path.expanduser(workdir), prepared or Prepared()
   multihost.assert_same("config", to_json(spec))
   multihost.assert_same("versions", folders.versions())
-  prepared = prepared or Prepared()
   begun = multihost.decide("begun", lambda: has_checkpoint(workdir))
   spec, moved = folders.with_places(workdir, spec, data, begun=begun)
   built = prepared.built or build(moved, make_mesh(spec.mesh))
@@ -125,7 +93,7 @@ def train(
       resume.take_changes(recorder, guard, found.step, changes)
       resume.write_spec(folder, built, spec, command, changes)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
-      return run.until_the_end(found.state, found.step)
+      return run.until_the_end(found.state, found.step, accept_data)
     except hooks.DivergedError as error:
       recorder.event("lost", error.step, why=str(error))
       raise
@@ -160,6 +128,7 @@ class _Pending(NamedTuple):
 
   step: int
   scalars: Scalars
+  look: Look | None = None
 
 
 class _Run:
@@ -190,16 +159,26 @@ class _Run:
     self._watch = multihost.watch()
     self._compiled = False
 
-  def until_the_end(self, state: GanState, first_step: int) -> Result:
-    """Runs all steps after `first_step`."""
+  def until_the_end(
+    self, state: GanState, first_step: int, accept_data: bool
+  ) -> Result:
+    """Runs all steps after `first_step`.
+
+    Args:
+      state: state after `first_step`.
+      first_step: number of steps done.
+      accept_data: see `train`.
+    """
     watched = multihost.watched(
       self._built.spec.operations.limits,
       common=(hooks.DivergedError, PreemptedError),
     )
     with self._preemption.watching(), watched:
-      return self._until_the_end(state, first_step)
+      return self._until_the_end(state, first_step, accept_data)
 
-  def _until_the_end(self, state: GanState, first_step: int) -> Result:
+  def _until_the_end(
+    self, state: GanState, first_step: int, accept_data: bool
+  ) -> Result:
     spec = self._built.spec
     self._recorder.event(
       "start",
@@ -215,12 +194,20 @@ class _Run:
     )
     if first_step >= self._recorder.total_steps:
       self._recorder.note(self._scoring.nothing_to_do(first_step))
+    if not self._open_anchor(first_step, accept_data):
+      self._leave(first_step, state)
     self._guard.start(first_step, state)
-    step, leaving = first_step, False
-    due = first_step and self._every(spec.evaluate.kimg, first_step)
-    if due and not self._scoring.catch_up(step, state):
-      self._leave(step, state)
-    while step < self._recorder.total_steps:
+    step, leaving, go_back = first_step, False, False
+    if first_step and self._every(spec.evaluate.kimg, first_step):
+      if not self._scoring.catch_up(step, state):
+        self._leave(step, state)
+      scores = self._checkpoints.scores(step) or {}
+      go_back = self._guard.judge_scores(step, scores)
+    while step < self._recorder.total_steps or go_back:
+      if go_back:
+        state, step = self._go_back(step)
+        go_back = False
+        continue
       step += 1
       state = self._one_step(step, state)
       # At most two steps are in flight. With more, batches would fill device
@@ -230,23 +217,44 @@ class _Run:
       if not go_back and (leaving or self._is_due(step)):
         go_back = self._judge()
       if go_back:
-        with self._watch.phase("rollback", step):
-          state, step, scores = self._guard.go_back(step)
-          self._pending.clear()
-          self._save(step, state)
-          if scores is not None:
-            self._checkpoints.set_scores(step, scores)
         continue
       if self._guard.take_save_request():
         self._save(step, state)
+      scored = self._scoring.count
       if self._after(step, state, leaving):
         self._leave(step, state)
+      if self._scoring.count > scored:
+        go_back = self._guard.judge_scores(step, self._scoring.last.scores)
     with self._watch.phase("checkpoint", step):
       self._guard.finish(step, state)
       self._checkpoints.wait()
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.event("done", step)
     return Result(self._folder, state, *self._scoring.last)
+
+  def _open_anchor(self, step: int, accept_data: bool) -> bool:
+    """Opens the anchor; returns False if the run was asked to end."""
+    interval = self._built.spec.monitor.interval
+    next_look = step - step % interval + interval
+    if not self._guard.wants_anchor or next_look > self._recorder.total_steps:
+      return True
+    with self._watch.phase("anchor", step):
+      try:
+        network = self._scoring.network(step)
+      except InterruptedWorkError:
+        return False
+      self._guard.open_anchor(step, network, accept=accept_data)
+    return True
+
+  def _go_back(self, step: int) -> tuple[GanState, int]:
+    """Rolls back; returns the state to continue from, and its step."""
+    with self._watch.phase("rollback", step):
+      state, step, scores = self._guard.go_back(step)
+      self._pending.clear()
+      self._save(step, state)
+      if scores is not None:
+        self._checkpoints.set_scores(step, scores)
+    return state, step
 
   def _leave(self, step: int, state: GanState) -> None:
     """Saves the run and raises `PreemptedError`."""
@@ -277,9 +285,10 @@ class _Run:
         compile_everywhere(self._built, inputs)
       state, scalars = program(*inputs)
       scalars = scalars | self._guard.probe(step, state, batch)
+      look = self._guard.look(step, state, batch)
       self._guard.keep(step, state)
     self._compiled = True
-    self._pending.append(_Pending(step, scalars))
+    self._pending.append(_Pending(step, scalars, look))
     return state
 
   def _shown_before(self, step: int) -> tuple[np.floating, ...]:
@@ -296,13 +305,14 @@ class _Run:
       all_but: step to leave pending because it may still be running.
     """
     while self._pending and self._pending[0].step != all_but:
-      step, scalars = self._pending.popleft()
+      step, scalars, look = self._pending.popleft()
       written = self._recorder.is_due(step)
       if not (written or self._guard.is_probed(step)):
         # Hundreds of singular values are costly to copy and change slowly.
         scalars = {k: x for k, x in scalars.items() if "/sigma" not in k}
       with self._watch.phase("step", step):
         row = {k: float(x) for k, x in jax.device_get(scalars).items()}
+        row |= self._guard.compare(step, look, row)
       if written:
         self._recorder.step(step, row | self._guard.evidence())
         self._recorder.times_if_due(step, self._watch.take_seconds)

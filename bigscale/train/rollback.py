@@ -5,19 +5,25 @@ the same scalars and make the same decisions.
 """
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from bigscale.data.stream import Stream
+from bigscale.metrics.features import Features
 from bigscale.monitor.verdict import Decision, Verdict
 from bigscale.parallel import rows
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.train import interventions
+from bigscale.train.anchors import Anchors, Look
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.healthy import HealthyStates
-from bigscale.train.hooks import DivergedError, Recorder
+from bigscale.train.hooks import (
+  DivergedError,
+  Recorder,
+  nonfinite_loss,
+  refuse_nonfinite,
+)
 from bigscale.train.reals import open_heldout
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
@@ -66,6 +72,8 @@ class Guard:
     self._states = self._heldout = None
     if spec.monitor.action in ("checkpoint", "rollback"):
       self._states = HealthyStates(built, checkpoints, recorder)
+    # The anchor compares nothing until `open_anchor`.
+    self._anchors = Anchors(built, stream, recorder)
     if spec.monitor.action != "off":
       self._heldout = open_heldout(built)
 
@@ -75,12 +83,14 @@ class Guard:
       "verdict": self._verdict.get_state(),
       "retries": self._retries,
       "unresolved": self._unresolved,
+      "anchors": self._anchors.get_state(),
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Restores a state from `get_state`."""
     verdict = state["verdict"]
     self._verdict.set_state(verdict)
+    self._anchors.set_state(state.get("anchors", {}))
     self._retries = state["retries"]
     self._unresolved = state["unresolved"]
     # During an alarm, further states are not kept as healthy.
@@ -97,6 +107,27 @@ class Guard:
     count = self._recorder.count
     kinks = map(count.step_of, self._built.spec.kinks_kimg)
     self._verdict.kinks = sorted(kinks)
+
+  @property
+  def wants_anchor(self) -> bool:
+    """Whether the run is compared with an anchor."""
+    return self._spec.action != "off" and self._spec.anchor.images > 0
+
+  def open_anchor(
+    self, step: int, network: Features | None, *, accept: bool
+  ) -> None:
+    """Opens the anchor; see `Anchors.open`."""
+    self._anchors.open(step, network, accept=accept)
+
+  def look(self, step: int, state: GanState, batch: Batch) -> Look | None:
+    """Starts the comparisons with the anchor that are due after a step."""
+    return self._anchors.look(step, state, batch)
+
+  def compare(
+    self, step: int, look: Look | None, row: Mapping[str, float]
+  ) -> dict[str, float]:
+    """Returns the scalars of a step's comparisons; call once for each step."""
+    return self._anchors.read(step, look, row)
 
   def probe(self, step: int, state: GanState, batch: Batch) -> Scalars:
     """Returns the probe's scalars if it is due after a step, else {}."""
@@ -130,10 +161,14 @@ class Guard:
     if self._states is not None and due and self._level != "rollback":
       self._take(step, state)
 
+  def _last_good(self) -> int:
+    """Returns the last step before the onset, which is the first bad step."""
+    return max(0, self._onset - 1)
+
   def _pin(self) -> None:
     """Keeps a state from before the onset for as long as a suspicion lasts."""
     if self._states is not None:
-      self._states.pin(None if self._level == "ok" else self._onset)
+      self._states.pin(None if self._level == "ok" else self._last_good())
 
   def take_save_request(self) -> bool:
     """Returns whether the current state is to be saved, once per request.
@@ -147,6 +182,16 @@ class Guard:
     """Returns the verdict's evidence at the last judged step, in nats."""
     return {f"monitor/{k}": x for k, x in self._verdict.evidence.items()}
 
+  def judge_scores(self, step: int, scores: Mapping[str, float]) -> bool:
+    """Judges the scores of a step and returns whether to roll back.
+
+    Raises:
+      DivergedError: if the run diverged and the monitor may not roll back.
+    """
+    if self._spec.action == "off" or not scores:
+      return False
+    return self.judge(step, {f"eval/{name}": x for name, x in scores.items()})
+
   def judge(self, step: int, row: Mapping[str, float]) -> bool:
     """Judges the scalars of a step and returns whether to roll back.
 
@@ -154,14 +199,14 @@ class Guard:
       DivergedError: if the run diverged and the monitor may not roll back.
     """
     if self._spec.action == "off":
-      _refuse_nonfinite(step, row)
+      refuse_nonfinite(step, row)
       return False
     try:
       decision = self._verdict.update(step, row)
     except Exception:
       self._report_failure(step)
       self._remember_if_due(step)
-      _refuse_nonfinite(step, row)
+      refuse_nonfinite(step, row)
       return False
     self._level = decision.level
     self._remember_if_due(step)
@@ -172,7 +217,7 @@ class Guard:
     if decision.level in ("ok", "warn"):
       return False
     # A run that continued after an alarm may diverge later.
-    lost = _nonfinite_loss(row)
+    lost = nonfinite_loss(row)
     if not (decision.new or lost):
       return False
     back = self._spec.action == "rollback"
@@ -183,7 +228,7 @@ class Guard:
     rewind = self._spec.rewind * 2**self._retries if back else 0
     target, failed = None, False
     try:
-      target = self._secure(step, max(0, self._onset - rewind))
+      target = self._secure(step, max(0, self._last_good() - rewind))
     except Exception:
       self._report_failure(step)
       failed = True
@@ -228,6 +273,7 @@ class Guard:
     self._checkpoints.set_aside(target - 1, self.attempt - 1)
     skipped = self._move_data(restored.data)
     self._verdict.set_state(restored.meta["monitor"]["verdict"])
+    self._anchors.set_state(restored.meta["monitor"].get("anchors", {}))
     self._verdict.quiet_until(target + self._spec.verdict.quiet)
     self._level = "ok"
     self._pin()
@@ -253,7 +299,7 @@ class Guard:
     if self._states is None or self._unresolved:
       return
     try:
-      self._secure(step, step if self._level == "ok" else self._onset)
+      self._secure(step, step if self._level == "ok" else self._last_good())
     except Exception:
       self._report_failure(step)
 
@@ -274,11 +320,14 @@ class Guard:
     if self._states is not None:
       self._states.close()
 
-  def _secure(self, step: int, onset: int) -> int | None:
-    """Saves the newest healthy state up to `onset` and returns its step."""
+  def _secure(self, step: int, newest: int) -> int | None:
+    """Saves the newest healthy state up to `newest` and returns its step."""
     if self._states is None:
       return None
-    return self._states.secure(step, onset, self.attempt, self.get_state())
+    onset = step if self._level == "ok" else self._onset
+    return self._states.secure(
+      step, newest, onset, self.attempt, self.get_state()
+    )
 
   def _turned(
     self, state: GanState, step: int
@@ -313,7 +362,11 @@ class Guard:
       self._remember(step)
 
   def _remember(self, step: int) -> None:
-    self._states.remember(step, self._verdict.get_state())
+    watched = {
+      "verdict": self._verdict.get_state(),
+      "anchors": self._anchors.get_state(),
+    }
+    self._states.remember(step, watched)
 
   def _report(self, decision: Decision) -> None:
     """Writes an event and a note for a new level, with the reasons."""
@@ -336,22 +389,3 @@ class Guard:
       _log.exception("the monitor failed at step %d; training continues", step)
       self._recorder.event("monitor_failed", step)
     self._failed = True
-
-
-def _refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:
-  """Raises `DivergedError` if a loss is not finite."""
-  lost = _nonfinite_loss(row)
-  if lost:
-    raise DivergedError(step, lost)
-
-
-def _nonfinite_loss(row: Mapping[str, float]) -> str:
-  """Returns a message about a loss that is not finite, or ""."""
-  return next(
-    (
-      f"{name} is {row[name]}"
-      for name in ("d/loss", "g/loss")
-      if name in row and not math.isfinite(row[name])
-    ),
-    "",
-  )

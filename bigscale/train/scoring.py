@@ -2,6 +2,7 @@
 
 from bigscale.metrics.evaluate import Opened
 from bigscale.metrics.evaluator import Evaluator, Scored
+from bigscale.metrics.features import Features
 from bigscale.parallel import multihost
 from bigscale.parallel.interruption import InterruptedWorkError
 from bigscale.spec.scores import Score
@@ -22,6 +23,7 @@ class Scoring:
 
   Attributes:
     last: result of the last evaluation; empty before the first.
+    count: number of evaluations of this start.
   """
 
   def __init__(
@@ -38,6 +40,11 @@ class Scoring:
     self._evaluation = Evaluation(built, recorder, preemption, evaluator)
     self._watch = multihost.watch()
     self.last = Scored({})
+    self.count = 0
+
+  def network(self, step: int) -> Features | None:
+    """Returns the network of a score for the anchor; see `Evaluation`."""
+    return self._evaluation.network(step)
 
   def run(self, step: int, state: GanState) -> bool:
     """Scores a saved step.
@@ -48,6 +55,7 @@ class Scoring:
     try:
       with self._watch.phase("evaluate", step):
         self.last = self._evaluation.run(step, state.ema)
+        self.count += 1
         self._checkpoints.set_scores(step, self.last.scores)
     except InterruptedWorkError:
       return False

@@ -7,8 +7,8 @@ step, divided by their intervals:
   python -m tests.benchmarks.monitor_overhead --config=configs/fashion_r3gan.py
 
 For a TPU slice, it prints the compiler's estimates for the step, for the step
-without the norms and singular values that only the monitor uses, and for the
-probe:
+without the norms and singular values that only the monitor uses, for the probe
+and for the anchor's programs (with --anchor_only, only for these):
 
   python -m tests.benchmarks.monitor_overhead \
       --config=configs/biggan_imagenet128.py --topology=v5e:16x16 --effort=O1
@@ -20,7 +20,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -37,6 +37,7 @@ def main() -> None:
   parser.add_argument("--weights", default="zero:16")
   parser.add_argument("--rounds", type=int, default=6)
   parser.add_argument("--batch", type=int, default=0)
+  parser.add_argument("--anchor_only", action="store_true")
   flags = parser.parse_args()
   prepare_cpu()
   found = _on_tpu(flags) if flags.topology else _here(flags)
@@ -67,7 +68,9 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
   from bigscale.monitor.verdict import Verdict
   from bigscale.parallel.mesh import make_mesh
   from bigscale.train import loop
+  from bigscale.train.anchor_programs import place_variables
   from bigscale.train.build import build
+  from bigscale.train.state import average_of
 
   spec = _spec(flags)
   mesh = make_mesh(spec.mesh)
@@ -113,6 +116,23 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
     ring.take(number, state, {})
     ring.newest(number + 1)
 
+  anchor, network = _anchor(built)
+  variables = place_variables(network, mesh)
+  labels = np.zeros(anchor.count, np.int32)
+  latents = np.zeros((anchor.count, spec.model.latent_dim), np.float32)
+
+  def sketch() -> None:
+    jax.device_get(anchor.sketch(state))
+
+  def compare() -> None:
+    """Runs the programs of one look; the host's part is below 5 ms."""
+    images, own, hashes = anchor.pick(batch)
+    found = [anchor.describe(variables, images, own), hashes]
+    for weights in (state.ema, average_of(state.g)):
+      drawn = built.sample(weights, latents, labels)
+      found.append(anchor.describe(variables, drawn, labels))
+    jax.device_get(found)
+
   def judge(values: dict[str, float]) -> None:
     nonlocal number
     number += 1
@@ -123,6 +143,8 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
     "bare": bare,
     "probe": probe,
     "snapshot": snapshot,
+    "anchor": compare,
+    "sketch": sketch,
     "verdict_all": lambda: judge(row),
     "verdict": lambda: judge(
       {k: x for k, x in row.items() if "/sigma" not in k}
@@ -146,6 +168,7 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
     every_step
     + found["verdict"]
     + (found["probe"] + found["verdict_all"]) / monitor.interval
+    + (found["anchor"] + 2 * found["sketch"]) / monitor.interval
     + found["snapshot"] / monitor.snapshot_interval
   )
   return {
@@ -155,6 +178,24 @@ def _here(flags: argparse.Namespace) -> dict[str, Any]:
     "beside_it": (each - every_step) / found["bare"],
     "overhead": each / found["bare"],
   }
+
+
+def _anchor(built: Any) -> tuple[Any, Any]:
+  """Returns the anchor's programs and their untrained classifier."""
+  import jax
+  import numpy as np
+
+  from bigscale.metrics.classifier import Classifier, abstract_variables
+  from bigscale.train.anchor_programs import make_programs
+
+  model = built.spec.model
+  shape = (model.resolution, model.resolution, model.image_channels)
+  classes = max(model.num_classes, 2)
+  variables = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), abstract_variables(classes, shape)
+  )
+  classifier = Classifier(variables, classes, shape)
+  return make_programs(built, classifier), classifier
 
 
 def _without_spectra(spec: Any) -> Any:
@@ -193,6 +234,9 @@ def _on_tpu(flags: argparse.Namespace) -> dict[str, Any]:
 
   built = build(spec, mesh)
   arguments = (built.abstract_state, built.abstract_batch)
+  look = _look_on_tpu(built, seconds)
+  if flags.anchor_only:
+    return look
   probe = seconds(built.probe.lower(*arguments, built.abstract_heldout))
   step = seconds(built.step.lower(*arguments))
   with _no_norms():
@@ -204,12 +248,53 @@ def _on_tpu(flags: argparse.Namespace) -> dict[str, Any]:
     "effort": flags.effort,
     "interval": interval,
     "seconds": {"step": step, "bare": bare, "probe": probe},
+    "anchor": look,
     "in_the_step": {k: step[k] / bare[k] - 1 for k in bare},
     "probe": {k: probe[k] / interval / bare[k] for k in bare},
     "overhead": {
-      k: (step[k] + probe[k] / interval) / bare[k] - 1 for k in bare
+      k: (step[k] + (probe[k] + look["look"][k]) / interval) / bare[k] - 1
+      for k in bare
     },
   }
+
+
+def _look_on_tpu(
+  built: Any, seconds: Callable[[Any], dict[str, float]]
+) -> dict[str, Any]:
+  """Returns the estimates for the anchor's programs, and of a whole look."""
+  import jax
+  import numpy as np
+
+  from bigscale.parallel.sharding import replicated
+
+  anchor, network = _anchor(built)
+  where, model = replicated(built.mesh), built.spec.model
+  side, channels = model.resolution, model.image_channels
+
+  def abstract(shape: tuple[int, ...], dtype: Any) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+  variables = jax.tree.map(
+    lambda x: abstract(x.shape, x.dtype), network.variables
+  )
+  count = anchor.count
+  labels = abstract((count,), np.int32)
+  images = abstract((count, side, side, channels), np.uint8)
+  latents = abstract((count, model.latent_dim), np.float32)
+  state = built.abstract_state
+  lowered = {
+    "pick": anchor.pick.lower(built.abstract_batch),
+    "describe": anchor.describe.lower(variables, images, labels),
+    "sample": built.sample.lower(state.ema, latents, labels),
+    "sketch": anchor.sketch.lower(state),
+  }
+  found = {name: seconds(one) for name, one in lowered.items()}
+  calls = {"pick": 1, "describe": 3, "sample": 2, "sketch": 2}
+  found["look"] = {
+    key: sum(calls[name] * found[name][key] for name in calls)
+    for key in found["pick"]
+  }
+  return {"count": count, "interval": built.spec.monitor.interval, **found}
 
 
 @contextmanager

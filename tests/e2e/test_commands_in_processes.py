@@ -42,6 +42,8 @@ def train(cache, workdir, processes, devices, kimg, *options, **settings):
     # R1 takes longest to compile.
     "--config.loss.r1_gamma=0.0",
     "--config.evaluate.classifier_steps=2",
+    "--config.monitor.interval=4",
+    "--config.monitor.anchor.images=1024",
     f"--config.total_kimg={kimg}",
     *options,
     **settings,
@@ -93,6 +95,11 @@ def test_two_processes_write_one_run(trained):
   steps = [row["step"] for row in metrics if "d/loss" in row]
   assert steps == [2, 4, 6, 8]
   assert metrics[-1]["eval/fd_classifier"] > 0
+  (anchor,) = [event for event in events if event["event"] == "anchor"]
+  assert (anchor["images"], anchor["network"]) == (1024, "classifier")
+  assert "off" not in anchor
+  compared = [row for row in metrics if "anchor/data/features" in row]
+  assert [row["step"] for row in compared] == [4, 8]
   assert (workdir / "samples" / "00000008.png").stat().st_size > 0
   assert (workdir / "report.html").stat().st_size > 0
   assert not list(workdir.rglob("*tmp*"))

@@ -60,14 +60,14 @@ def test_a_network_is_rebuilt_from_its_message(kind):
   # All processes use the same labels.
   assert message["class_counts"] == [60, 40]
   (one,) = message["networks"]
-  sent = share._variables(network)
+  sent = network.variables
   again = share._receive(one, sent, mesh)
   for name in ("name", "dimension", "fingerprint", "protocol"):
     assert getattr(again, name) == getattr(network, name)
-  same = jax.tree.map(np.array_equal, share._variables(again), sent)
+  same = jax.tree.map(np.array_equal, again.variables, sent)
   assert jax.tree.all(same)
   # The placeholder of other processes has the same shapes, filled with zeros.
-  empty = share._variables(share._receive(one, None, mesh))
+  empty = share._receive(one, None, mesh).variables
   assert jax.tree.map(np.shape, empty) == jax.tree.map(np.shape, sent)
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
 

@@ -1,31 +1,20 @@
-"""Tests of the drills' plan and of the monitor's scores."""
+"""Tests of outcomes and intervals."""
 
 import math
 
 import pytest
 
 from bigscale.monitor import scoring
-from bigscale.monitor.drill_stages import SMALL, Stage
-from bigscale.monitor.drills import Drill, branch, part, plan
-from bigscale.monitor.faults import CONTROLS, FAULTS
-from bigscale.monitor.scoring import lost_step
+from bigscale.monitor.scoring import end_of, lost_step
+
+TWIN = [(s, 10.0) for s in range(50, 601, 50)]
 
 
-def _row(what="lr_both_10", *, fault=True, lost=None, alarm=None, **fields):
-  return {
-    "name": f"{what}-0",
-    "what": what,
-    "stage": "r3gan_8",
-    "seed": 0,
-    "fault": fault,
-    "start": 500,
-    "total_steps": 1000,
-    "last_step": 1000,
-    "lost_step": lost,
-    "alarm": None if alarm is None else {"step": alarm, "reasons": []},
-    "scores": [[400, 10.0], [1000, 8.0]],
-    **fields,
-  }
+def after(step, *scores):
+  """Returns the twin's scores up to a step, then others."""
+  return [p for p in TWIN if p[0] <= step] + [
+    (step + 50 * (i + 1), score) for i, score in enumerate(scores)
+  ]
 
 
 def test_wilson_interval_is_that_of_the_literature():
@@ -44,6 +33,7 @@ def test_no_alarm_in_30000_steps_bounds_the_rate():
   assert found["interval95"] == pytest.approx([0, 3.689 / 3], abs=1e-3)
   low, high = scoring.poisson(4, 10_000)["interval95"]
   assert (low, high) == pytest.approx((1.090, 10.242), abs=1e-3)
+  assert "4 in 10,000 steps" in scoring.rate_text(scoring.poisson(4, 10_000))
 
 
 @pytest.mark.parametrize(
@@ -67,157 +57,70 @@ def test_a_run_is_lost_if_its_scores_stay_above_twice_the_best(
   assert lost_step(scores, ended) == expected
 
 
-def test_alarms_are_counted_as_true_or_false():
-  rows = [
-    _row(lost=640, alarm=600),
-    _row(lost=640, alarm=700),
-    _row(lost=640),
-    # The alarm precedes the fault, so it is false and the fault is missed.
-    _row(lost=640, alarm=300),
-    # The fault did no harm, so the alarm is neither true nor false.
-    _row(alarm=600),
-    _row("undisturbed", fault=False),
-    _row("d_spikes", fault=False, alarm=700),
-    # The control was lost without a fault, so it has no healthy steps.
-    _row("small_batch", fault=False, lost=800, alarm=700),
-  ]
-  found = scoring.score(rows, warmup=100)
-  assert found["runs"] == {"faulty": 4, "harmless": 1, "healthy": 2, "ill": 1}
-  assert (found["recall"]["count"], found["recall"]["of"]) == (2, 4)
-  assert (found["in_time"]["count"], found["in_time"]["of"]) == (1, 4)
-  assert found["lead"]["steps"] == {"median": -10, "percentile10": -60}
-  assert found["false_alarms"]["count"] == 2
-  assert found["false_alarms"]["steps"] == 5 * 400 + 2 * 900
-  assert found["by_fault"]["d_spikes"]["alarms"] == 1
-  assert "2 of 4, 50.0%" in scoring.as_text(found)
-
-
-def test_shared_steps_are_counted_once():
-  rows = [
-    _row("undisturbed", fault=False),
-    _row("d_spikes", fault=False, shared_steps=500),
-    _row(lost=640, alarm=600, shared_steps=500),
-  ]
-  found = scoring.score(rows, warmup=100)
-  assert found["false_alarms"]["steps"] == 900 + 500
-
-
-def test_a_good_checkpoint_scores_like_the_best_before_the_alarm():
-  rows = [
-    _row(lost=640, alarm=600, healthy={"step": 560, "score": 10.9}),
-    _row(lost=640, alarm=600, healthy={"step": 560, "score": 11.1}),
-    _row(lost=640, alarm=600, healthy={"step": 560, "score": None}),
-    # No checkpoint was saved.
-    _row(lost=640, alarm=600, healthy=None),
-  ]
-  found = scoring.score(rows, warmup=100)["healthy_good"]
-  assert (found["count"], found["of"]) == (1, 4)
-
-
-def test_run_good_counts_runs_that_scored_like_their_best():
-  def scores(*found):
-    return [[400, 10.0], *found, [1000, 30.0]]
-
-  rows = [
-    _row(lost=640, alarm=600, scores=scores([480, 10.9])),
-    _row(lost=640, alarm=600, scores=scores([480, 11.1])),
-    # The best score is from after the start of the fault.
-    _row(lost=640, alarm=600, scores=scores([480, 10.0], [560, 8.0])),
-    # There was no alarm, so no checkpoint was saved.
-    _row(lost=640, scores=scores([480, 10.0])),
-  ]
-  found = scoring.score(rows, warmup=100)["run_good"]
-  assert (found["count"], found["of"]) == (1, 3)
-
-
-def test_a_recovered_run_scores_like_its_undisturbed_twin():
-  def recovery(last, ended=None, rollbacks=1):
-    scores = [[400, 1.0], [600, 50.0], [1000, last]]
-    return {"scores": scores, "ended": ended, "rollbacks": rollbacks}
-
-  twin = _row(
-    "undisturbed",
-    fault=False,
-    scores=[[400, 20.0], [600, 9.0], [800, 10.0], [1000, 11.0]],
-  )
-  seen = {"lost": 640, "alarm": 600}
-  rows = [
-    twin,
-    _row(**seen, recovery=recovery(10.9)),
-    _row(**seen, recovery=recovery(11.1)),
-    _row(**seen, recovery=recovery(5.0, ended=900)),
-    _row(**seen, recovery=recovery(5.0, rollbacks=0)),
-    # There is no twin with this seed, so the run is not counted.
-    _row(**seen, recovery=recovery(5.0)) | {"seed": 1},
-  ]
-  found = scoring.score(rows, warmup=100)["recovered"]
-  assert (found["count"], found["of"]) == (1, 4)
-
-
-def test_tuning_and_test_drills_share_no_run():
-  drills = plan(("tuning", "test"), 2, 3)
-  assert len({drill.name for drill in drills}) == len(drills)
-  tuning, test = (
-    {(d.stage, d.seed) for d in drills if d.group == group}
-    for group in ("tuning", "test")
-  )
-  assert not {s for s, _ in tuning} & {s for s, _ in test}
-  assert not {s for _, s in tuning} & {s for _, s in test}
-  # The published results need this many.
-  assert sum(d.is_fault for d in drills if d.group == "test") >= 60
-  assert sum(not d.is_fault for d in drills if d.group == "test") >= 40
-  assert {d.what for d in drills} == set(FAULTS) | set(CONTROLS)
-
-
-def test_a_small_batch_does_not_change_the_number_of_steps():
-  stage = Stage("r3gan_8")
-  small, usual = stage.spec(divisor=SMALL), stage.spec()
-  assert small.total_steps == usual.total_steps == 700
-  assert small.global_batch_size == usual.global_batch_size // SMALL
-  kimgs = [spec.evaluate.kimg for spec in (small, usual)]
-  assert small.count.every(kimgs[0]) == usual.count.every(kimgs[1])
-
-
-def test_each_drill_has_its_own_reproducible_start():
-  starts = {Drill("test", "r3gan_16", "d_frozen", s).start for s in range(9)}
-  assert len(starts) > 5
-  assert starts == {
-    Drill("test", "r3gan_16", "d_frozen", s).start for s in range(9)
-  }
-
-
-def test_parts_cover_all_drills_and_do_not_split_a_trunk():
-  drills = plan(("test",), 1, 2)
-  parts = [part(drills, share, 2) for share in (1, 2)]
-  assert sorted(d.name for p in parts for d in p) == sorted(
-    d.name for d in drills
-  )
-  one, other = ({(d.stage, d.seed) for d in p} for p in parts)
-  assert one
-  assert other
-  assert not one & other
-
-
-def test_drills_with_their_own_start_have_no_trunk():
-  drills = [Drill("test", "r3gan_16", what, 7) for what in FAULTS | CONTROLS]
-  own = {d.what for d in drills if d.trunk is None}
-  assert own == {"undisturbed", "small_batch"}
-  trunks = {d.trunk for d in drills if d.trunk}
-  assert trunks == {Drill("test", "r3gan_16", "undisturbed", 7)}
-
-
 @pytest.mark.parametrize(
-  ("before", "step"), [(250, 200), (200, 200), (199, 100), (99, 0)]
+  ("scores", "outcome", "step", "why"),
+  [
+    (TWIN, "unharmed", None, ""),
+    (after(450, 11.9, 11.9, 11.9), "unharmed", None, ""),
+    (after(450, 12.1, 12.1, 12.1), "harmed", None, ""),
+    (after(450, 14.9, 14.9, 14.9), "harmed", None, ""),
+    # One bad score is noise.
+    (after(450, 10.0, 10.0, 19.0), "harmed", None, ""),
+    # Lost to its twin, not to its own best.
+    (after(450, 16.0, 16.0, 16.0), "lost", 500, "twin"),
+    # The mean is lost, and the first score from which on all are is the second.
+    (after(450, 14.0, 19.0, 19.0), "lost", 550, "twin"),
+    # The mean is lost, although the last score is not.
+    (after(450, 19.0, 19.0, 14.0), "lost", 600, "twin"),
+    (after(400, 21.0, 21.0, 21.0, 21.0), "lost", 450, "own_best"),
+  ],
 )
-def test_a_branch_continues_from_the_newest_allowed_checkpoint(
-  tmp_path, before, step
-):
-  trunk, run = tmp_path / "trunk", tmp_path / "run"
-  for saved in ("100", "200", "300", "300.orbax-checkpoint-tmp-0"):
-    (trunk / "checkpoints" / saved).mkdir(parents=True)
-  (trunk / "metrics.jsonl").write_text('{"step": 100}\n')
-  run.mkdir()
-  assert branch(trunk, run, before) == step
-  copied = sorted(int(x.name) for x in (run / "checkpoints").glob("*"))
-  assert copied == [saved for saved in (100, 200) if saved <= step]
-  assert (run / "metrics.jsonl").exists() == bool(step)
+def test_outcomes_against_the_twin(scores, outcome, step, why):
+  found = end_of(scores, TWIN)
+  assert (found.outcome, found.lost_step, found.why) == (outcome, step, why)
+  assert found.ratio == pytest.approx(scoring.final(scores) / 10)
+
+
+def test_a_dead_or_infinite_run_is_lost_whatever_its_scores():
+  assert end_of(TWIN, TWIN, dead=333)[:3] == ("lost", 333, "dead")
+  # The last scores of a run that ended early are not final ones.
+  assert end_of(TWIN, TWIN, ended=40) == ("lost", 40, "not_finite", None)
+  both = end_of(after(400, *[21.0] * 4), TWIN, dead=333)
+  assert both[:3] == ("lost", 333, "dead")
+
+
+def test_without_a_twin_only_the_run_itself_counts():
+  found = end_of(after(450, 16.0, 16.0, 16.0), [])
+  assert found == ("unharmed", None, "", None)
+  assert end_of([], TWIN).ratio is None
+
+
+def test_noise_is_that_of_the_scores_and_not_of_their_trend():
+  import random
+
+  rng = random.Random(0)
+  runs = [
+    [
+      (s, 100 * math.exp(-s / 2000 + rng.gauss(0, 0.05)))
+      for s in range(50, 1001, 50)
+    ]
+    for _ in range(20)
+  ]
+  assert scoring.noise(runs) == pytest.approx(0.05, rel=0.2)
+  trend = [[(s, math.exp(-s / 500)) for s in range(50, 1001, 50)]]
+  assert scoring.noise(trend) == pytest.approx(0, abs=1e-12)
+  assert scoring.noise([]) == 0
+
+
+def test_the_limit_adds_noise_to_the_tolerance():
+  assert scoring.limit(0, 1, 2) == scoring.AS_GOOD
+  expected = 1.1 * math.exp(1.645 * 0.05 * math.sqrt(1.5))
+  assert scoring.limit(0.05, 1, 2) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_level_at_a_step_is_the_mean_around_it():
+  scores = [(50, 8.0), (100, 6.0), (150, 5.0)]
+  assert scoring.level_at(scores, 60) == 7.0
+  assert scoring.level_at(scores, 100) == 5.5
+  assert scoring.level_at(scores, 200) == 5.0
+  assert scoring.level_at([], 60) is None

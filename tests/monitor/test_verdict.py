@@ -508,3 +508,67 @@ def test_a_state_of_an_earlier_version_is_ignored():
 def test_an_invalid_spec_is_refused(broken):
   with pytest.raises(SpecError, match=rf"monitor.verdict.{next(iter(broken))}"):
     VerdictSpec(**broken)
+
+
+def known(**evidence):
+  """Returns columns of comparisons with the anchor, material ones."""
+  sizes = {f"anchor/size/{name}": 0.5 for name in evidence}
+  return {f"anchor/data/{n}": x for n, x in evidence.items()} | sizes
+
+
+def test_evidence_of_the_anchor_counts_during_the_warm_up():
+  verdict = Verdict(VerdictSpec(warmup=1000))
+  for step in range(20):
+    assert verdict.update(step, known(pixels=1.0)).level == "ok"
+  decision = verdict.update(20, known(pixels=40.0))
+  assert decision.level == "rollback"
+  # The last normal comparison is not trusted.
+  assert decision.onset == 18
+  assert decision.reasons[0].value == 0.5
+
+
+@pytest.mark.parametrize("step", [50, 400])
+@pytest.mark.parametrize(
+  "row",
+  [
+    known(pixels=40.0) | {"anchor/size/pixels": 0.05},
+    {"anchor/slight/astray": 100.0, "anchor/size/astray": 0.5},
+  ],
+)
+def test_slight_differences_only_warn(step, row):
+  verdict = Verdict(VerdictSpec(warmup=200))
+  for past in range(step):
+    verdict.update(past, {"d/loss": math.sin(past), "g/loss": math.cos(past)})
+  assert verdict.update(step, row).level == "warn"
+  verdict.quiet_until(step + 20)
+  assert verdict.update(step + 1, row).level == "warn"
+
+
+def test_evidence_of_the_anchor_ends_with_its_columns():
+  verdict = Verdict(VerdictSpec(warmup=1000))
+  for step in range(0, 100, 10):
+    verdict.update(step, known(pixels=0.0))
+  assert verdict.update(100, known(pixels=40.0)).level == "rollback"
+  for step in range(101, 140):
+    decision = verdict.update(step, {"d/loss": 0.5 + 0.01 * (step % 3)})
+  assert decision.level == "ok"
+
+
+def test_evidence_of_the_anchor_is_part_of_the_state():
+  one, two = Verdict(VerdictSpec()), Verdict(VerdictSpec())
+  for step in range(30):
+    one.update(step, known(pixels=0.1, oddness=0.2))
+  two.set_state(json.loads(json.dumps(one.get_state())))
+  row = known(pixels=30.0, oddness=2.0)
+  assert one.update(30, row) == two.update(30, row)
+
+
+def test_scores_of_a_broken_step_do_not_repeat_its_alarm():
+  verdict = Verdict(VerdictSpec(warmup=0))
+  for step in range(60):
+    verdict.update(step, {"d/loss": 0.5 + 0.01 * (step % 3)})
+  assert verdict.update(60, {"d/loss": math.nan}).new
+  assert not verdict.update(60, {"eval/fid": 50.0}).new
+  decision = verdict.update(61, {"d/loss": math.nan})
+  assert not decision.new
+  assert decision.level == "rollback"

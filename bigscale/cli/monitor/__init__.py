@@ -3,8 +3,9 @@
 Example:
   bigscale monitor replay TRACE.csv
   bigscale monitor drill --out=runs/drills
+  bigscale monitor interventions --out=runs/drills
 
 See docs/reference/monitor.md.
 """
 
-PARTS = ("replay", "drill")
+PARTS = ("replay", "drill", "interventions")

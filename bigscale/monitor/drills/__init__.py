@@ -1,0 +1,1 @@
+"""Drills: short real training runs with injected faults."""
