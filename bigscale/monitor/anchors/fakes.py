@@ -121,7 +121,7 @@ class FakesAnchor:
     by_label = accuracy = None
     if classes > 1:
       by_label = min((means.var(0).mean() - noise) / self._between, 1.0)
-    if len(images.surprisal) and classes > 1:
+    if len(images.surprisal):
       accuracy = float((images.surprisal[:kept] < _CERTAIN).mean())
     return _Look(
       max(float(apart), 0.0) + float(spread),
