@@ -116,18 +116,17 @@ class BucketPlace:
     """See `Place`."""
     full = self._full(checked(name))
     writer = uuid.uuid4().hex
-    attempts = 0
 
     def put(store: Store) -> bool:
-      nonlocal attempts
-      attempts += 1
       seconds = self._seconds(len(data))
       if store.put(self._bucket, full, data, writer, seconds):
         return True
-      # An earlier attempt may have succeeded although its answer was lost.
-      return attempts > 1 and (
-        store.head(self._bucket, full, seconds).writer == writer
-      )
+      # An earlier attempt may have succeeded although its answer was lost; HTTP
+      # clients also repeat a PUT by themselves.
+      try:
+        return store.head(self._bucket, full, seconds).writer == writer
+      except FileNotFoundError:  # Its writer deleted it.
+        return False
 
     return self._ask(f"creating {self.url}/{name}", put)
 
