@@ -87,6 +87,28 @@ def test_every_write_changes_the_version(files):
   assert isinstance(files.entry("a"), Entry)
 
 
+def test_a_version_is_read_or_none(files):
+  files.write("a", b"0123")
+  version = files.entry("a").version
+  assert files.read("a", version) == b"0123"
+  assert files.read_range("a", 1, 3, version) == b"12"
+  files.write("a", b"4567")
+  for read in (files.read, lambda *args: files.read_range("a", 1, 3, args[1])):
+    with pytest.raises(place.ChangedError, match="has changed"):
+      read("a", version)
+  assert files.read("a", files.entry("a").version) == b"4567"
+  with pytest.raises(FileNotFoundError):
+    files.read("b", version)
+
+
+def test_any_asks_for_one_file(files):
+  assert not files.any()
+  files.write("a/b", b"1")
+  assert files.any()
+  assert files.any("a/")
+  assert not files.any("b")
+
+
 def test_missing_files_are_an_error(files):
   files.write("a", b"1")
   for read in (files.read, lambda name: files.read_range(name, 0, 1)):
