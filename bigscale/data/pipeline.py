@@ -86,7 +86,7 @@ def make(
     for number, source in enumerate(mix.sources)
   )
   for source, order in zip(mix.sources, orders, strict=True):
-    source.check_room(order.together)
+    source.check_room(order.files_at_once)
   batches = StepBatches(
     records=Records(mix, orders, seed, spec),
     batches=batches_per_step,

@@ -16,6 +16,7 @@ from bigscale.data.folders import FolderSource
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import FILE_NAME, DataError
 from bigscale.data.openers import open_source
+from bigscale.data.order import Order
 from bigscale.data.sources import BadRecordError
 from bigscale.data.upload import build_at
 from bigscale.data.verify import verify
@@ -221,7 +222,9 @@ def stream(address, **changes):
   )
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+  "workers", [0, pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_a_stream_equals_that_of_the_local_set(
   tmp_path, gs_bucket, cache, workers
 ):
@@ -256,6 +259,17 @@ def test_the_next_window_is_copied_while_one_is_read(
   # The window after an epoch's last is the first of the next epoch.
   assert order.files(0, 4) == order.files(1, 0)
   assert {n for w in range(4) for n in order.files(0, w)} == {*range(8)}
+
+
+def test_the_windows_of_an_order_are_those_it_reads():
+  for changes in ({"shuffle": True}, {"shuffle": False}):
+    order = Order((7, 5, 9, 4, 6), together=2, seed=3, **changes)
+    starts = np.cumsum([0, *order.file_records])
+    for position in range(3 * order.length):
+      (index,) = order.indices(np.array([position]))
+      file = int(np.searchsorted(starts, index, side="right")) - 1
+      assert file in order.files(*order.window(position))
+    assert order.files(0, 5 if not order.shuffle else 3) == order.files(1, 0)
 
 
 def test_windows_that_do_not_fit_the_disk_are_refused(tmp_path, gs_bucket):
@@ -311,7 +325,7 @@ def test_interrupted_uploads_continue(gs_bucket, monkeypatch):
     build_at(inputs, address, options())
   files = place.open_place(address)
   assert files.entry(FILE_NAME) is None
-  with pytest.raises(DataError, match="no image"):
+  with pytest.raises(DataError, match="is empty"):
     open_source(address, "train")
   with pytest.raises(DataError, match="a different unfinished build"):
     build_at({"train": NoiseSource(46)}, address, options())
