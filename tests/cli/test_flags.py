@@ -190,7 +190,6 @@ def test_counts_must_not_be_negative(words, flag, capsys):
 @pytest.mark.parametrize(
   "words",
   [
-    ("data", "build", "--input=emoji", "--out=gs://b/set"),
     ("scaling", "sweep", "--config=sweeps/collapse", "--out=gs://b/c"),
     ("evaluate", "--workdir=runs/x", "--neighbours=gs://b/x.png"),
     ("report", "--workdir=s3://b/run"),
