@@ -23,7 +23,6 @@ from bigscale.train import folder as folders
 from bigscale.train import hooks, resume
 from bigscale.train.build import Built, build, compile_everywhere
 from bigscale.train.checkpoint import Checkpoints
-from bigscale.train.claim import Claim
 from bigscale.train.disturb import Disturbance
 from bigscale.train.evaluation import open_on_main
 from bigscale.train.init_from import has_checkpoint, read_start
@@ -105,7 +104,7 @@ def train(
   stream = _open_data(built)
   start = read_start(built, init_from) if init_from and not begun else None
   prepared = prepared if begun else _open_scores(prepared, built)
-  claim = Claim()
+  claim = resume.new_claim(workdir, spec)
   folder, changes = resume.open_folder(
     built, workdir, spec, command, claim, change=change, begun=begun
   )
@@ -115,6 +114,7 @@ def train(
     changes += resume.changes_since(folder, found, spec, change=change)
     attempt = int(jax.device_get(found.state.attempt))
     recorder = resume.open_recorder(folder, spec, built.mesh, found, attempt)
+    checkpoints.attend(recorder, spec.operations.unsaved_seconds)
     guard = Guard(built, stream, checkpoints, recorder, attempt)
     try:
       resume.report(recorder, stream, found, start, moved != spec)
@@ -221,6 +221,7 @@ class _Run:
     if due and not self._scoring.catch_up(step, state):
       self._leave(step, state)
     while step < self._recorder.total_steps:
+      self._recorder.check()
       step += 1
       state = self._one_step(step, state)
       # At most two steps are in flight. With more, batches would fill device
@@ -243,7 +244,7 @@ class _Run:
         self._leave(step, state)
     with self._watch.phase("checkpoint", step):
       self._guard.finish(step, state)
-      self._checkpoints.wait()
+      self._checkpoints.finish(step, lambda: self._save(step, state))
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.event("done", step)
     return Result(self._folder, state, *self._scoring.last)
@@ -252,7 +253,7 @@ class _Run:
     """Saves the run and raises `PreemptedError`."""
     with self._watch.phase("checkpoint", step):
       self._save(step, state)
-      self._checkpoints.wait()
+      self._checkpoints.finish(step, lambda: self._save(step, state))
       self._guard.secure(step)
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.event("preempted", step)
@@ -329,9 +330,7 @@ class _Run:
     self._report_faults(step)
     if self._every(spec.log.samples_kimg, step):
       with self._watch.phase("samples", step):
-        hooks.draw_grid(
-          self._built, self._folder, self._recorder, step, state.ema
-        )
+        hooks.draw_grid(self._built, self._recorder, step, state.ema)
     scored = self._every(spec.evaluate.kimg, step)
     if scored or self._every(spec.checkpoint.kimg, step):
       with self._watch.phase("checkpoint", step):

@@ -15,6 +15,7 @@ from tests.launch.launching import HOSTS, environ
 
 def save(folder, step, part="checkpoints"):
   (folder / part / str(step)).mkdir(parents=True)
+  (folder / part / str(step) / "file").touch()
 
 
 def row(folder, step):
