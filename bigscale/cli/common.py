@@ -1,6 +1,5 @@
 """Flags and checkpoint loading shared by several commands."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -71,7 +70,7 @@ class Trained(NamedTuple):
     built: the run's functions, built for one device.
     step: step of the checkpoint.
     ema: moving average of G.
-    path: folder of the run.
+    path: folder of the run (`etils.epath.Path`).
     d: trained weights of D (`train.state.Average`), or None if not requested.
     imported: notes of `bigscale import` about the weights. {} for weights that
       were trained here.
@@ -82,7 +81,7 @@ class Trained(NamedTuple):
   built: Any
   step: int
   ema: Any
-  path: pathlib.Path
+  path: Any
   d: Any = None
   imported: Mapping[str, Any] = {}
   stream: Any = None
@@ -118,7 +117,7 @@ def load(
     dataclasses.replace(spec, mesh=MeshSpec()),
     make_mesh(MeshSpec(), jax.local_devices()[:1]),
   )
-  if not (folder.path / "checkpoints").is_dir():
+  if not folder.has_steps():
     raise SpecError(
       f"{folder.path} has no checkpoint yet; train until the first is saved"
     )

@@ -25,7 +25,7 @@ from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
 FLAGS.heading("Input and output")
-FLAGS.local_path("workdir", None, "Folder of the run.")
+FLAGS.path("workdir", None, "Folder of the run, or its gs:// address.")
 FLAGS.local_path("out", None, "File to write.")
 FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
 FLAGS.list(

@@ -46,7 +46,7 @@ from bigscale.spec import ModelBase, SpecError, TruncationRule, require
 
 FLAGS = Flags()
 FLAGS.heading("Input and output")
-FLAGS.local_path("workdir", None, "Folder of the run.")
+FLAGS.path("workdir", None, "Folder of the run, or its gs:// address.")
 FLAGS.local_path("out", None, "File to write: FILE.png or FILE.npz.")
 FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
 FLAGS.heading("Samples")

@@ -15,6 +15,7 @@ from absl import logging
 from etils import epath
 
 from bigscale.parallel import fingerprint, multihost
+from bigscale.place.paths import path_of
 from bigscale.spec import CheckpointSpec, SpecError
 from bigscale.train import best, managers, notes, sealed, steps
 from bigscale.train.state import GanState
@@ -83,7 +84,7 @@ class CheckpointReader:
       name: name of the checkpoint folder in it.
       claim: claim of the run folder; None to only read.
     """
-    self.directory, self.claim = epath.Path(directory), claim
+    self.directory, self.claim = path_of(directory), claim
     self._folders = steps.at(self.directory / name, claim)
     self._path = self._folders.path
     self._open()
@@ -146,9 +147,7 @@ class CheckpointReader:
 
   def _read(self, abstract: GanState, step: int) -> tuple[Restored | None, str]:
     """Returns a step, or the reason why it is damaged, on all processes."""
-    _, why = _together(
-      lambda: managers.check_index(self._folders.folder(step))
-    )
+    _, why = _together(lambda: managers.check_index(self._folders.folder(step)))
     if not why:
       found, why = _together(lambda: self._read_whole(abstract, step))
     if why:
@@ -347,9 +346,7 @@ class Checkpoints(CheckpointReader):
     if not saved:
       return
     self._manager.close()
-    multihost.decide(
-      "set aside", lambda: self._folders.set_aside(saved, where)
-    )
+    multihost.decide("set aside", lambda: self._folders.set_aside(saved, where))
     self._open()
 
   def wait(self) -> None:

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import pathlib
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from etils import epath
 
 from bigscale import temporary
 from bigscale.place import Place, is_remote, open_place
+from bigscale.place.paths import path_of
 from bigscale.spec import (
   Change,
   RunSpec,
@@ -193,8 +193,8 @@ def _writable(folder: RunFolder) -> Iterator[None]:
   except OSError as error:
     raise SpecError(
       f"cannot write to --workdir={folder.path} ({error.strerror or error}); "
-      "choose a writable folder on a disk with free space, or a bucket that you "
-      "may write to"
+      "choose a writable folder on a disk with free space, or a bucket that "
+      "you may write to"
     ) from error
 
 
@@ -264,8 +264,7 @@ def address(workdir: str | os.PathLike[str]) -> epath.Path:
   """
   if is_remote(workdir):
     open_place(workdir)  # Checks the scheme and its package.
-  # Unlike pathlib, epath does not turn gs://bucket into a local folder.
-  return epath.Path(os.fspath(workdir)).expanduser()
+  return path_of(workdir)
 
 
 def settings_in(content: bytes) -> Mapping[str, Any]:

@@ -150,7 +150,7 @@ class BucketHome:
   def __init__(self, place: Place, claim: Lease) -> None:
     self._place, self._claim = place, claim
     self._outbox = Outbox(place)
-    self._requests = places.requests()
+    self._requests = places.requests().total()
     self.metrics = PartLines(place, "metrics", claim, self._outbox)
     self.events = PartLines(place, "events", claim, self._outbox)
     self._board: StagedBoard | None = None
@@ -176,7 +176,7 @@ class BucketHome:
 
   def cost(self) -> dict[str, float]:
     """Returns the number of requests since the last call."""
-    before, self._requests = self._requests, places.requests()
+    before, self._requests = self._requests, places.requests().total()
     return {"perf/store_requests": float(self._requests - before)}
 
   def close(self, complete: bool) -> None:

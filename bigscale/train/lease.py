@@ -1,9 +1,9 @@
 """Leases, which let only one run write to a folder on a bucket at a time.
 
-A bucket has no locks. A lease is an object `leases/NUMBER` that only one process
-can create. Its holder replaces `beats/NUMBER` at regular intervals. If the beat
-does not change for the time of the lease, by the clock of the process that
-waits, the holder is lost, and that process may create the next number.
+A bucket has no locks. A lease is an object `leases/NUMBER` that only one
+process can create. Its holder replaces `beats/NUMBER` at regular intervals. If
+the beat does not change for the time of the lease, by the clock of the process
+that waits, the holder is lost, and that process may create the next number.
 
 The number is part of the name of every row file that the holder writes
 (`train/parts`), and the holder compares it with the newest number before it
@@ -32,6 +32,7 @@ _BEATS = 6
 # instant in which it continues after a stop does not notice it otherwise.
 _BEATS_PER_LISTING = 3
 _POLLS_PER_BEAT = 4
+_PATIENCE_SECONDS = 60.0
 _RELEASED = b"released"
 # A process whose supervisor was killed saves a last checkpoint.
 _ORPHAN_SECONDS = 900.0
@@ -89,7 +90,8 @@ class Lease:
       SpecError: if another process holds the folder.
       OSError: if the bucket cannot be read or written.
     """
-    self._place = place = open_place(folder)
+    patience = min(self._seconds, _PATIENCE_SECONDS)
+    self._place = place = open_place(folder, patience)
     self._stop.clear()
     last = _newest(place)
     if last:

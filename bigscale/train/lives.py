@@ -90,9 +90,9 @@ class Life:
       return code, ""
     return _BUG, (
       f"{lost} consecutive starts were killed or hung before they got past "
-      f"step {self._furthest}; the run in {self._folder.url} will not be restarted "
-      "automatically. Find the reason in the log above (memory, a hang, a lost "
-      "machine), fix it, and start the run again"
+      f"step {self._furthest}; the run in {self._folder.url} will not be "
+      "restarted automatically. Find the reason in the log above (memory, a "
+      "hang, a lost machine), fix it, and start the run again"
     )
 
   def _write(self, record: _Record) -> None:

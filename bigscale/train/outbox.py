@@ -20,9 +20,7 @@ Source = Callable[[], tuple[str, bytes] | None]
 class Outbox:
   """Files that a thread writes in order, each as often as necessary."""
 
-  def __init__(
-    self, place: Place, interval: float = _INTERVAL_SECONDS
-  ) -> None:
+  def __init__(self, place: Place, interval: float = _INTERVAL_SECONDS) -> None:
     """Starts the thread.
 
     Args:

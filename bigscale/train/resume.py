@@ -172,9 +172,7 @@ def report(
     recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
 
 
-def new_claim(
-  workdir: str | os.PathLike[str], spec: RunSpec
-) -> Claim | Lease:
+def new_claim(workdir: str | os.PathLike[str], spec: RunSpec) -> Claim | Lease:
   """Returns the kind of claim that a folder needs, which is not taken yet."""
   if is_remote(workdir):
     return Lease(spec.operations.lease_seconds)

@@ -17,6 +17,7 @@ from etils import epath
 
 from bigscale.parallel import multihost
 from bigscale.place import is_remote, open_place, prepare
+from bigscale.place.paths import path_of
 from bigscale.train import step_names
 from bigscale.train.lease import Lease
 
@@ -65,7 +66,7 @@ def at(path: epath.PathLike, claim: Any = None) -> Steps:
   """
   if is_remote(path):
     return BucketSteps(path, claim)
-  return DiskSteps(epath.Path(path).absolute())
+  return DiskSteps(path_of(path).absolute())
 
 
 class DiskSteps:
@@ -180,7 +181,7 @@ class BucketSteps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
 
 
 def _fenced(claim: Lease, path: epath.Path) -> type:
-  """Returns Orbax's way to commit a step of `path`, which verifies the claim."""
+  """Returns Orbax's way to commit a step, which first verifies the claim."""
 
   class Fenced(ocp.path.atomicity.CommitFileTemporaryPath):
     async def finalize(self) -> None:
