@@ -89,6 +89,12 @@ def clear(folder: pathlib.Path, name: str | None = None) -> None:
           os.unlink(entry.path)
 
 
+def is_partial(name: str) -> bool:
+  """Returns whether a file name is that of a temporary file."""
+  patterns = (_PARTIAL, _EARLIER, _NAMELESS)
+  return any(pattern.fullmatch(name) for pattern in patterns)
+
+
 def _is_abandoned(entry: os.DirEntry[str], name: str | None) -> bool:
   found = _PARTIAL.fullmatch(entry.name) or _EARLIER.fullmatch(entry.name)
   if found:

@@ -14,10 +14,10 @@ PACKAGE = ROOT / "bigscale"
 
 # (module pattern, packages or modules that it may import besides its own
 # package). The first match wins. All modules may import those in FREE.
-FREE = ("spec", "types", "temporary", "cache_folder")
+FREE = ("spec", "types", "temporary", "cache_folder", "place")
 RULES = (
   (r"__init__|types|temporary|cache_folder", ()),
-  (r"spec/.*", ()),
+  (r"(spec|place)/.*", ()),
   (r"ops/.*|parallel/.*|data/.*", ()),
   (r"losses/.*", ("ops",)),
   (r"models/.*", ("ops",)),
