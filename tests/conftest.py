@@ -10,6 +10,13 @@ import pytest
 
 from bigscale.parallel.environment import prepare_cpu
 from tests import fast_compile
+from tests.place.servers import (  # noqa: F401 (fixtures of all folders)
+  faulty,
+  gs_bucket,
+  gs_server,
+  s3_bucket,
+  s3_server,
+)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -13,6 +13,14 @@ class RejectedError(StoreError):
   """A store rejects a request, and would reject it again."""
 
 
+class RefusedError(StoreError, PermissionError):
+  """Credentials are missing, or do not give access."""
+
+
+class ChangedError(StoreError):
+  """A file is not the version that was asked for."""
+
+
 class Entry(NamedTuple):
   """A file of a place.
 
@@ -41,7 +49,7 @@ class Place(Protocol):
 
   Raises of all methods:
     SpecError: a name is empty, absolute or contains `.` or `..`.
-    PermissionError: access is denied.
+    PermissionError: access is denied; by a store, `RefusedError`.
     StoreError: a store kept failing for `patience` seconds, or rejects the
       request (`RejectedError`).
     OSError: the disk fails.
@@ -59,21 +67,30 @@ class Place(Protocol):
     before the call. It is empty if there are no files.
     """
 
+  def any(self, prefix: str = "") -> bool:
+    """Returns whether there is a file whose name starts with `prefix`."""
+
   def entry(self, name: str) -> Entry | None:
     """Returns the entry of a file; None if there is none."""
 
-  def read(self, name: str) -> bytes:
+  def read(self, name: str, version: str = "") -> bytes:
     """Returns a whole file.
 
+    Args:
+      name: name of the file.
+      version: the version to read; "" reads any.
+
     Raises:
       FileNotFoundError: there is no such file.
+      ChangedError: there is one, but not of this version.
     """
 
-  def read_range(self, name: str, start: int, stop: int) -> bytes:
+  def read_range(
+    self, name: str, start: int, stop: int, version: str = ""
+  ) -> bytes:
     """Returns the bytes [start, stop) of a file, as far as it has them.
 
-    Raises:
-      FileNotFoundError: there is no such file.
+    See `read` for the version and the errors.
     """
 
   def write(self, name: str, data: bytes) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bigscale.place.base import (
+  ChangedError,
   Entry,
+  RefusedError,
   RejectedError,
   StoreError,
   checked,
@@ -49,15 +51,6 @@ class BucketPlace:
   def __repr__(self) -> str:
     return f"BucketPlace({self.url!r})"
 
-  def probe(self) -> None:
-    """Makes one request; raises an error if the bucket cannot be accessed."""
-    self._ask(
-      f"listing {self.url}",
-      lambda store: store.list(
-        self._bucket, self._full(""), 1, self._seconds(0)
-      ),
-    )
-
   def list(self, prefix: str = "") -> list[Entry]:
     """See `Place`."""
     start = self._full("")
@@ -74,6 +67,15 @@ class BucketPlace:
       if not entry.name.endswith("/")
     )
 
+  def any(self, prefix: str = "") -> bool:
+    """See `Place`."""
+    start = self._full("") + prefix
+    found = self._ask(
+      f"listing {self.url}",
+      lambda store: store.list(self._bucket, start, 1, self._seconds(0)),
+    )
+    return bool(found)
+
   def entry(self, name: str) -> Entry | None:
     """See `Place`."""
     full = self._full(checked(name))
@@ -86,21 +88,36 @@ class BucketPlace:
       return None
     return found.entry._replace(name=name)
 
-  def read(self, name: str) -> bytes:
+  def read(self, name: str, version: str = "") -> bytes:
     """See `Place`."""
-    return self._get(name, None)
+    return self._get(name, None, version)
 
-  def read_range(self, name: str, start: int, stop: int) -> bytes:
+  def read_range(
+    self, name: str, start: int, stop: int, version: str = ""
+  ) -> bytes:
     """See `Place`."""
-    return self._get(name, (start, stop)) if start < stop else b""
+    bounds = (start, stop)
+    return self._get(name, bounds, version) if start < stop else b""
 
-  def _get(self, name: str, bounds: tuple[int, int] | None) -> bytes:
+  def _get(
+    self, name: str, bounds: tuple[int, int] | None, version: str
+  ) -> bytes:
     full = self._full(checked(name))
     size = bounds[1] - bounds[0] if bounds else 1 << 30
-    return self._ask(
-      f"reading {self.url}/{name}",
-      lambda store: store.get(self._bucket, full, bounds, self._seconds(size)),
-    )
+    try:
+      return self._ask(
+        f"reading {self.url}/{name}",
+        lambda store: store.get(
+          self._bucket, full, bounds, version, self._seconds(size)
+        ),
+      )
+    except FileNotFoundError as error:
+      # gs:// does not tell a missing version from a missing object.
+      if version and self.entry(name) is not None:
+        raise ChangedError(
+          f"{self.url}/{name} has changed since it was looked up"
+        ) from error
+      raise
 
   def write(self, name: str, data: bytes) -> None:
     """See `Place`."""
@@ -116,18 +133,17 @@ class BucketPlace:
     """See `Place`."""
     full = self._full(checked(name))
     writer = uuid.uuid4().hex
-    attempts = 0
 
     def put(store: Store) -> bool:
-      nonlocal attempts
-      attempts += 1
       seconds = self._seconds(len(data))
       if store.put(self._bucket, full, data, writer, seconds):
         return True
-      # An earlier attempt may have succeeded although its answer was lost.
-      return attempts > 1 and (
-        store.head(self._bucket, full, seconds).writer == writer
-      )
+      # An earlier attempt may have succeeded although its answer was lost; HTTP
+      # clients also repeat a PUT by themselves.
+      try:
+        return store.head(self._bucket, full, seconds).writer == writer
+      except FileNotFoundError:  # Its writer deleted it.
+        return False
 
     return self._ask(f"creating {self.url}/{name}", put)
 
@@ -166,7 +182,7 @@ class BucketPlace:
       ) from error
     except Exception as error:
       if store.refused(error):
-        raise PermissionError(
+        raise RefusedError(
           f"{what} was refused ({describe(error)}); {store.remedy}"
         ) from error
       raise RejectedError(f"{what} failed ({describe(error)})") from error

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator
 
 from bigscale import temporary
-from bigscale.place.base import Entry, checked
+from bigscale.place.base import ChangedError, Entry, checked
 
 # Errors that say that there is no file of this name.
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -52,6 +52,12 @@ class DiskPlace:
       elif not temporary.is_partial(entry.name):
         yield f"{folder}{entry.name}"
 
+  def any(self, prefix: str = "") -> bool:
+    """See `Place`."""
+    top = prefix.rpartition("/")[0]
+    names = self._walk(f"{top}/" if top else "", frozenset())
+    return any(name.startswith(prefix) for name in names)
+
   def entry(self, name: str) -> Entry | None:
     """See `Place`."""
     path = self._path(name)
@@ -63,15 +69,20 @@ class DiskPlace:
       return None
     return Entry(name, found.st_size, str(found.st_mtime_ns))
 
-  def read(self, name: str) -> bytes:
+  def read(self, name: str, version: str = "") -> bytes:
     """See `Place`."""
-    return self.read_range(name, 0, -1)
+    return self.read_range(name, 0, -1, version)
 
-  def read_range(self, name: str, start: int, stop: int) -> bytes:
+  def read_range(
+    self, name: str, start: int, stop: int, version: str = ""
+  ) -> bytes:
     """See `Place`."""
     path = self._path(name)
     try:
-      with path.open("rb", buffering=0) as file:
+      with path.open("rb") as file:
+        # Writes replace the file, so an open one does not change.
+        if version and str(os.fstat(file.fileno()).st_mtime_ns) != version:
+          raise ChangedError(f"{path} has changed since it was looked up")
         file.seek(start)
         return file.read(max(0, stop - start)) if stop >= 0 else file.read()
     except _ABSENT as error:

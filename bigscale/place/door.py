@@ -9,7 +9,7 @@ from bigscale.place.address import (
   parent_and_name,
   split_address,
 )
-from bigscale.place.base import Place, RejectedError
+from bigscale.place.base import Place, RefusedError, RejectedError
 from bigscale.place.bucket import BucketPlace
 from bigscale.place.disk import DiskPlace
 from bigscale.place.gcs import GoogleStore
@@ -58,7 +58,7 @@ def open_place(
   if access in _accessed:
     return place
   try:
-    place.probe()
+    place.any()
   except ImportError as error:
     raise SpecError(
       f"{address!r} needs a package that is not installed ({error}); install "
@@ -69,7 +69,7 @@ def open_place(
       f"{address!r} is in the bucket {bucket!r}, which does not exist; create "
       "it, or check its name"
     ) from error
-  except (PermissionError, RejectedError) as error:
+  except (RefusedError, RejectedError) as error:
     raise SpecError(f"{address!r} cannot be accessed: {error}") from error
   _accessed.add(access)
   return place

@@ -91,7 +91,12 @@ class GoogleStore:
     return Found(entry, item.get("metadata", {}).get("writer"))
 
   def get(
-    self, bucket: str, name: str, bounds: tuple[int, int] | None, seconds: float
+    self,
+    bucket: str,
+    name: str,
+    bounds: tuple[int, int] | None,
+    version: str,
+    seconds: float,
   ) -> bytes:
     """See `Store`."""
     headers = {}
@@ -100,7 +105,7 @@ class GoogleStore:
     try:
       _, data = self._fs.call(
         "GET",
-        self._fs.url(f"{bucket}/{name}"),
+        self._fs.url(f"{bucket}/{name}", generation=version or None),
         headers=headers,
         timeout=seconds,
       )

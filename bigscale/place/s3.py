@@ -93,20 +93,36 @@ class S3Store:
     return Found(entry, item.get("Metadata", {}).get("writer"))
 
   def get(
-    self, bucket: str, name: str, bounds: tuple[int, int] | None, seconds: float
+    self,
+    bucket: str,
+    name: str,
+    bounds: tuple[int, int] | None,
+    version: str,
+    seconds: float,
   ) -> bytes:
     """See `Store`."""
-    more: dict[str, Any] = {}
+    from fsspec import asyn
+
+    more: dict[str, Any] = {"Bucket": bucket, "Key": name}
     if bounds is not None:
-      more = {"start": bounds[0], "end": bounds[1]}
+      more["Range"] = f"bytes={bounds[0]}-{bounds[1] - 1}"
+    if version:
+      more["IfMatch"] = f'"{version}"'
+
+    async def fetch() -> bytes:
+      # s3fs has no method that passes IfMatch.
+      answer = await self._fs._call_s3("get_object", **more)
+      async with answer["Body"] as body:
+        return await body.read()
+
     try:
-      # One request: s3fs would ask for the size to read in parallel.
-      return self._fs.cat_file(
-        f"{bucket}/{name}", max_concurrency=1, timeout=seconds, **more
-      )
+      return asyn.sync(self._fs.loop, fetch, timeout=seconds)
     except OSError as error:
-      if _answer(error)[0] == "InvalidRange":  # It ends before `start`.
+      code = _answer(error)[0]
+      if code == "InvalidRange":  # It ends before `start`.
         return b""
+      if code == "PreconditionFailed":
+        raise FileNotFoundError(name) from error
       raise
 
   def put(

@@ -48,9 +48,18 @@ class Store(Protocol):
     """Returns an object without content; raises FileNotFoundError."""
 
   def get(
-    self, bucket: str, name: str, bounds: tuple[int, int] | None, seconds: float
+    self,
+    bucket: str,
+    name: str,
+    bounds: tuple[int, int] | None,
+    version: str,
+    seconds: float,
   ) -> bytes:
-    """Returns an object, or the bytes [start, stop) of it."""
+    """Returns an object, or the bytes [start, stop) of it.
+
+    Raises:
+      FileNotFoundError: it does not exist, or not in this version ("" is any).
+    """
 
   def put(
     self,

@@ -6,6 +6,7 @@ the first test that needs it.
 
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import socket
@@ -16,11 +17,15 @@ import urllib.request
 
 import pytest
 
+from tests.place.proxy import between
+
 BUCKET = "bucket"
 
 # SeaweedFS listens for gRPC 10,000 above each of its ports.
 _GRPC = 10_000
 _START_SECONDS = 60.0
+
+_NUMBERS = itertools.count()
 
 
 class Server:
@@ -192,3 +197,38 @@ def s3_server(tmp_path_factory):
   """A `Server` of s3://."""
   with running("s3", tmp_path_factory.mktemp("s3")) as server:
     yield server
+
+
+@pytest.fixture
+def gs_bucket(request, monkeypatch):
+  """Address of a prefix of gs:// that no other test uses."""
+  return _fresh("gs", request, monkeypatch)
+
+
+@pytest.fixture
+def s3_bucket(request, monkeypatch):
+  """Address of a prefix of s3:// that no other test uses."""
+  return _fresh("s3", request, monkeypatch)
+
+
+def _fresh(scheme, request, monkeypatch):
+  server = request.getfixturevalue(f"{scheme}_server")
+  for name, value in environment(scheme, server.endpoint).items():
+    monkeypatch.setenv(name, value)
+  return f"{scheme}://{BUCKET}/{next(_NUMBERS)}"
+
+
+@pytest.fixture
+def faulty(request, monkeypatch):
+  """Starts a `Proxy` before a store: `faulty("gs")` is (proxy, address)."""
+  with contextlib.ExitStack() as stack:
+
+    def start(scheme):
+      address = _fresh(scheme, request, monkeypatch)
+      server = request.getfixturevalue(f"{scheme}_server")
+      proxy = stack.enter_context(between(server))
+      for name, value in environment(scheme, proxy.endpoint).items():
+        monkeypatch.setenv(name, value)
+      return proxy, address
+
+    yield start
