@@ -7,6 +7,7 @@ the step aside, and the step is saved again as `8.1`, `8.2` and so on.
 
 import asyncio
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from etils import epath
 from bigscale.parallel import multihost
 from bigscale.place import is_remote, open_place, prepare
 from bigscale.place.paths import path_of
+from bigscale.spec import require
 from bigscale.train import step_names
 from bigscale.train.lease import Lease
 
@@ -107,6 +109,11 @@ class BucketSteps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
   """Step folders on a bucket; Orbax asks this object for their names."""
 
   def __init__(self, url: epath.PathLike, claim: Lease | None = None) -> None:
+    require(
+      os.fspath(url).startswith("gs://"),
+      f"{url}: Orbax cannot save or read checkpoints there; use a gs:// "
+      "address or a folder on a disk",
+    )
     prepare()
     self.path = epath.Path(url)
     self._place = open_place(url)

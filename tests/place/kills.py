@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,6 +51,8 @@ EVERY = 3
 LEASE_SECONDS = 2.0
 LOST, REFUSED = 70, 2
 _STEP_SECONDS = 0.02
+# Share of the starts that are killed before their first step.
+_EARLY = 0.2
 _START_SECONDS = 60.0
 
 
@@ -66,7 +69,7 @@ class NoMeter:
     return lambda *_: {}
 
 
-def work(url: str, steps: int) -> None:
+def work(url: str, steps: int, ready: Any) -> None:
   """Runs from the newest checkpoint to the end, in a process of its own."""
   prepare_cpu()
   logging.getLogger("google.auth").setLevel(logging.ERROR)
@@ -91,6 +94,7 @@ def work(url: str, steps: int) -> None:
   recorder = Recorder(folder, spec, first, meter=NoMeter())
   checkpoints.attend(recorder, 600.0)
   recorder.event("start", first, damaged=len(found.damaged) if first else 0)
+  ready.set()
   try:
     for step in range(first + 1, steps + 1):
       recorder.check()
@@ -109,10 +113,10 @@ def work(url: str, steps: int) -> None:
     claim.release()
 
 
-def enter(url: str, steps: int, errors: str) -> None:
+def enter(url: str, steps: int, errors: str, ready: Any) -> None:
   """Runs `work` and ends with its exit code."""
   try:
-    work(url, steps)
+    work(url, steps, ready)
   except LeaseLostError:
     os._exit(LOST)
   except SpecError:  # Another process holds the folder.
@@ -132,14 +136,16 @@ class Kills:
     self.stops = stops
     self.errors = errors
     self.broken: list[str] = []
+    self.torn: set[str] = set()
     self.counts: collections.Counter[str] = collections.Counter()
     self.context = multiprocessing.get_context("forkserver")
     self.context.set_forkserver_preload(["tests.place.kills"])
     self.url, self.steps, self.runs = "", 0, 0
 
   def start(self) -> multiprocessing.Process:
+    self.ready = self.context.Event()
     child = self.context.Process(
-      target=enter, args=(self.url, self.steps, str(self.errors))
+      target=enter, args=(self.url, self.steps, str(self.errors), self.ready)
     )
     child.start()
     return child
@@ -169,7 +175,11 @@ class Kills:
   def disturb(self) -> int | None:
     """Starts the run and kills or stops it; returns its code if it ended."""
     child = self.start()
-    child.join(self.random.uniform(0.5, 4.0))
+    if self.random.random() < _EARLY:
+      child.join(self.random.uniform(0.5, 4.0))
+    else:
+      self.ready.wait(_START_SECONDS)
+      child.join(self.random.uniform(0.0, 3.0))
     if child.exitcode is not None:
       self.counts["ended before"] += 1
       if child.exitcode:
@@ -183,16 +193,18 @@ class Kills:
     child.join()
     self.counts["kills"] += 1
     self.note_torn()
+    print(dict(self.counts), file=sys.stderr, flush=True)
     return None
 
   def note_torn(self) -> None:
     """Counts kills in a save, which leave an incomplete step."""
     saved = open_place(self.url).folder("checkpoints")
     names = step_names.all_names(saved)
-    torn = [
-      n for n, files in names.items() if step_names.COMMITTED not in files
-    ]
-    self.counts["kills in a save"] += bool(torn)
+    torn = {
+      name for name, files in names.items() if step_names.COMMITTED not in files
+    }
+    self.counts["kills in a save"] += bool(torn - self.torn)
+    self.torn = torn
 
   def stop(self, child: multiprocessing.Process) -> int | None:
     """Stops the run until another process has taken over, and continues it."""
@@ -207,6 +219,7 @@ class Kills:
     allowed = (0, LOST, REFUSED)
     if code not in allowed or later not in allowed:
       self.broken.append(f"run {self.runs}: stopped: {code}, other: {later}")
+    print(dict(self.counts), file=sys.stderr, flush=True)
     return 0 if 0 in (code, later) else None
 
   def wait(self, child: multiprocessing.Process) -> int:
