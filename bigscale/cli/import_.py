@@ -48,10 +48,10 @@ FLAGS.string(
   "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan, stats or inception. With "
   "--config, also a format that its model defines.",
 )
-FLAGS.local_path(
+FLAGS.path(
   "out",
   None,
-  "Folder to create. For --format=inception: folder to use instead of the "
+  "Folder to create, or its gs:// address. For --format=inception: folder to use instead of the "
   "cache.",
 )
 FLAGS.string("ema", None, "File with the moving average of the generator.")
