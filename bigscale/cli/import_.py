@@ -51,8 +51,8 @@ FLAGS.string(
 FLAGS.path(
   "out",
   None,
-  "Folder to create, or its gs:// address. For --format=inception: folder to use instead of the "
-  "cache.",
+  "Folder to create, or its gs:// address. For --format=inception: local "
+  "folder to use instead of the cache.",
 )
 FLAGS.string("ema", None, "File with the moving average of the generator.")
 FLAGS.bool(
