@@ -21,7 +21,7 @@ from etils import epath
 
 from bigscale import temporary
 from bigscale.interop import recognize
-from bigscale.place import is_remote, open_place
+from bigscale.place import is_remote, on_disk, open_place
 from bigscale.place.paths import path_of
 from bigscale.spec import SpecError
 
@@ -95,7 +95,7 @@ def existing_file(path: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     FileError: the file does not exist.
   """
-  path = pathlib.Path(path)
+  path = on_disk(path)
   if not path.is_file():
     raise FileError(f"there is no file {path}; name an existing file")
   return path

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigscale import temporary
+from bigscale.place import on_disk
 from bigscale.spec import require
 
 # Images below this side, in pixels, are hard to see on a screen.
@@ -124,7 +125,7 @@ def save_png(
     SpecError: see `grid`.
     OSError: the file cannot be written.
   """
-  path = pathlib.Path(path)
+  path = on_disk(path)
   content = png(images, columns, scale, text)
   path.parent.mkdir(parents=True, exist_ok=True)
   with temporary.replacing(path) as partial:

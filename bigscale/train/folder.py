@@ -262,8 +262,9 @@ def address(workdir: str | os.PathLike[str]) -> epath.Path:
   Raises:
     SpecError: if the address cannot be used.
   """
+  steps.check_address(workdir)
   if is_remote(workdir):
-    open_place(workdir)  # Checks the scheme and its package.
+    open_place(workdir)  # Checks that the bucket can be accessed.
   return path_of(workdir)
 
 

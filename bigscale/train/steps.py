@@ -71,6 +71,15 @@ def at(path: epath.PathLike, claim: Any = None) -> Steps:
   return DiskSteps(path_of(path).absolute())
 
 
+def check_address(path: epath.PathLike) -> None:
+  """Raises `SpecError` if checkpoints cannot be at an address."""
+  require(
+    not is_remote(path) or os.fspath(path).startswith("gs://"),
+    f"{path}: Orbax cannot save or read checkpoints there; use a gs:// address "
+    "or a folder on a disk",
+  )
+
+
 class DiskSteps:
   """Step folders on a disk."""
 
@@ -109,11 +118,7 @@ class BucketSteps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
   """Step folders on a bucket; Orbax asks this object for their names."""
 
   def __init__(self, url: epath.PathLike, claim: Lease | None = None) -> None:
-    require(
-      os.fspath(url).startswith("gs://"),
-      f"{url}: Orbax cannot save or read checkpoints there; use a gs:// "
-      "address or a folder on a disk",
-    )
+    check_address(url)
     prepare()
     self.path = epath.Path(url)
     self._place = open_place(url)

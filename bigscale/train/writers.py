@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from bigscale import temporary
+from bigscale.place import on_disk
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class JsonLines:
     Raises:
       OSError: if the file is not writable.
     """
-    self.path = pathlib.Path(path)
+    self.path = on_disk(path)
     self.path.parent.mkdir(parents=True, exist_ok=True)
     with self.path.open("ab+") as file:
       file.seek(0)

@@ -172,7 +172,8 @@ def test_a_run_in_use_is_refused_before_anything_is_compiled(
   ("workdir", "message"),
   [
     ("gs://no-such-bucket/run", "does not exist"),
-    ("hdfs://host/run", "hdfs:// is not supported"),
+    ("hdfs://host/run", "Orbax cannot save"),
+    ("s3://bucket/run", "use a gs:// address"),
     ("gs:/bucket/run", "is an address"),
   ],
 )
