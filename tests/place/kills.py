@@ -2,14 +2,16 @@ r"""Kills a run on a bucket at random moments, many times.
 
   python -m tests.place.kills --kills=100
   python -m tests.place.kills --kills=100 --stops=0.3
+  python -m tests.place.kills --kills=20 --faults=0.02
 
 The run has the files of a training run (claim, rows, events, checkpoints), but
 its step only adds to an array, so that a start takes a second. Each start is
 killed after a random time, in a save if the time says so. A part of the starts
 is stopped instead (SIGSTOP). Another process then takes over, and the first one
-continues: it must end with an error and change nothing. Rows and arrays must be
-those of a run that nobody disturbs. Prints JSON. The exit code is 1 if a rule
-is violated.
+continues: it must end with an error and change nothing. With --faults, a share
+of all requests fails: 503, closed connections, lost and cut answers. Rows and
+arrays must be those of a run that nobody disturbs. Prints JSON. The exit code
+is 1 if a rule is violated.
 """
 
 import argparse
@@ -41,6 +43,7 @@ from bigscale.train.hooks import Recorder
 from bigscale.train.lease import Lease, LeaseLostError
 from tests.e2e import tiny
 from tests.place import servers
+from tests.place.proxy import Proxy
 
 # Loaded here, so that a start of the run does not wait for them.
 prepare()
@@ -263,11 +266,17 @@ def main() -> None:
   parser.add_argument("--steps", type=int, default=120)
   parser.add_argument("--stops", type=float, default=0.1)
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--faults", type=float, default=0.0)
   asked = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder)
     with servers.running("gs", path) as server:
-      os.environ.update(servers.environment("gs", server.endpoint))
+      endpoint = server.endpoint
+      if asked.faults:
+        proxy = Proxy(server.endpoint)
+        proxy.damage(asked.faults, asked.seed)
+        endpoint = proxy.endpoint
+      os.environ.update(servers.environment("gs", endpoint))
       os.environ.update(JAX_PLATFORMS="cpu", GRPC_VERBOSITY="NONE")
       os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{path / 'programs'}"
       os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
