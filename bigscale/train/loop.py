@@ -133,7 +133,6 @@ def train(
       guard.close()
       recorder.close()
   finally:
-    # Waits for the last asynchronous save.
     checkpoints.close()
     stream.close()
     claim.release()

@@ -16,6 +16,7 @@ is 1 if a rule is violated.
 
 import argparse
 import collections
+import faulthandler
 import importlib
 import json
 import logging
@@ -118,6 +119,7 @@ def work(url: str, steps: int, ready: Any) -> None:
 
 def enter(url: str, steps: int, errors: str, ready: Any) -> None:
   """Runs `work` and ends with its exit code."""
+  faulthandler.enable()  # Shows where a process was that did not end.
   try:
     work(url, steps, ready)
   except LeaseLostError:
