@@ -184,7 +184,7 @@ class Kills:
       child.join(self.random.uniform(0.5, 4.0))
     else:
       self.ready.wait(_START_SECONDS)
-      child.join(self.random.uniform(0.0, 3.0))
+      child.join(self.random.uniform(0.0, 8.0))
     if child.exitcode is not None:
       self.counts["ended before"] += 1
       if child.exitcode:
