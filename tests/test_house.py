@@ -60,6 +60,10 @@ RULES = (
 )
 
 
+# Packages whose paths may be addresses such as gs://bucket/set.
+ADDRESSED = ("data/",)
+
+
 def modules() -> list[pathlib.Path]:
   return sorted(PACKAGE.rglob("*.py"))
 
@@ -165,6 +169,26 @@ def test_no_module_imports_the_command_line():
   for path in modules():
     if not name_of(path).startswith("cli"):
       assert not any(i.startswith("cli") for i in imports_of(path)), path
+
+
+def test_addresses_do_not_become_local_paths():
+  """Modules that take addresses use neither `pathlib` nor `etils.epath`.
+
+  `pathlib.Path("gs://bucket/set")` is the local folder `gs:/bucket/set`.
+  `place.on_disk` refuses addresses, and only `open_place` opens them.
+  """
+  for path in modules():
+    name = name_of(path)
+    tree = ast.parse(path.read_text())
+    if name.startswith(ADDRESSED):
+      imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import)]
+      imports = {alias.name for node in imports for alias in node.names}
+      froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+      imports |= {node.module for node in froms}
+      assert not imports & {"pathlib", "etils", "etils.epath"}, path
+    if not name.startswith("place/"):
+      made = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+      assert not made & {"DiskPlace", "BucketPlace"}, f"{path}: open_place"
 
 
 def test_only_networks_import_linen():

@@ -27,6 +27,7 @@ from typing import Any
 from bigscale.cli.flags import UnknownFlagError
 from bigscale.data.shown import shown, shown_lines
 from bigscale.parallel.environment import prepare_cpu
+from bigscale.place import StoreError
 from bigscale.spec import SpecError
 
 # Listed in the order in which a new user needs them.
@@ -141,7 +142,9 @@ def _call(command: ModuleType, arguments: Sequence[str]) -> int:
       print(f"bigscale: {shown_lines(str(error))}", file=sys.stderr)
       return _EXIT_CODES[type(error).__name__]
     code = _shared_exit_code(error, 0)
-    if not code:
+    if not code and isinstance(error, StoreError):
+      print(f"bigscale: {shown_lines(str(error))}", file=sys.stderr)
+    elif not code:
       traceback.print_exc()
     return code or BUG
 

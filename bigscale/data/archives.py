@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from bigscale.data import content, notes, split_names, splits
 from bigscale.data.encoded import (
@@ -18,11 +17,10 @@ from bigscale.data.encoded import (
   PackedNames,
   RangeFile,
   check_length,
-  find_missing,
 )
 from bigscale.data.listing import hidden_by
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.places import local_path
+from bigscale.data.places import local_path, open_file
 from bigscale.data.sources import MissingFile
 
 _CHUNK_BYTES = 1 << 20
@@ -89,7 +87,7 @@ class TarSource(EncodedSource):
 
   Args:
     paths: path of one uncompressed tar, or paths of several in order; `gs://`
-      and similar addresses work if `etils.epath` supports them.
+      and `s3://` addresses also work.
     split: `train` or `heldout`.
     heldout_fraction: fraction of the images that is held out.
 
@@ -106,7 +104,7 @@ class TarSource(EncodedSource):
   ) -> None:
     splits.check_split(split)
     paths = [paths] if isinstance(paths, str) else list(paths)
-    self._files = [RangeFile(local_path(path)) for path in paths]
+    self._files = [_open(local_path(path)) for path in paths]
     counts = _Counts()
     records = [
       record
@@ -127,7 +125,6 @@ class TarSource(EncodedSource):
     if not names:
       class_notes = split_names.folders_without_labels(counts.folders)
       self.notes += tuple(f"{what}: {sentence}" for sentence in class_notes)
-    self._sizes = [epath.Path(f.path).stat().length for f in self._files]
     heldout = splits.held_out(
       splits.places_of(record.name for record in records), heldout_fraction
     )
@@ -154,15 +151,14 @@ class TarSource(EncodedSource):
     """See `Source`: checks that every tar exists and has its original size."""
     counts = np.bincount(self._places[:, 0], minlength=len(self._files))
     found: tuple[MissingFile, ...] = ()
-    for file, size, records in zip(
-      self._files, self._sizes, counts.tolist(), strict=True
-    ):
-      found += find_missing(file.path, size, records)
+    for file, records in zip(self._files, counts.tolist(), strict=True):
+      found += file.find_missing(records)
     return found
 
   def _read_content(self) -> content.Content:
     paths = [file.path for file in self._files]
-    return content.of_files("", paths, np.array(self._sizes), self.name)
+    sizes = np.array([file.size for file in self._files])
+    return content.of_files("", paths, sizes, self.name)
 
   def _size(self, index: int) -> int:
     return int(self._places[index, 2])
@@ -180,6 +176,15 @@ class TarSource(EncodedSource):
     return f"{self._names[index]}, in {tar}"
 
 
+def _open(path: str) -> RangeFile:
+  try:
+    return RangeFile(path)
+  except OSError as error:
+    raise DataError(
+      f"{path} cannot be read ({error}); copy it again, or check the path"
+    ) from error
+
+
 def _ends(records: list[_Record]) -> np.ndarray | None:
   counts = [len(record.labels) for record in records]
   return None if set(counts) == {1} else np.cumsum(counts, dtype=np.int64)
@@ -190,7 +195,7 @@ def _scan(path: str, tar: int, counts: _Counts) -> list[_Record]:
   images: dict[str, tuple[int, int]] = {}
   labels: dict[str, tuple[int, ...]] = {}
   try:
-    with epath.Path(path).open("rb") as file:
+    with open_file(path) as file:
       for member in _members(file, path, counts):
         folder, name = os.path.split(member.name)
         hides = hidden_by(member.name.replace("\\", "/"))

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
-from etils import epath
 
+from bigscale.data import places
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.sources import Record, Source
 from bigscale.data.splits import (
@@ -163,7 +163,7 @@ def _checked_arrays(
   has. Raises `DataError` also if reading an array inside the context fails.
   """
   try:
-    with epath.Path(path).open("rb") as file:
+    with places.open_file(os.fspath(path)) as file:
       _check_sizes(file)
       file.seek(0)
       with np.load(file) as arrays:

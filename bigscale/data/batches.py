@@ -152,6 +152,7 @@ class StepBatches:
     offsets = np.arange(self.batches)[:, None] * self.batch_size
     consumed = first + offsets + np.array(self.rows)
     labels = np.zeros(consumed.size, np.int32)
+    self.records.fetch_ahead(start.of(consumed.ravel()))
     faults = self.records.read_into(
       start.of(consumed.ravel()),
       images.reshape(consumed.size, *self.image_shape),

@@ -32,7 +32,7 @@ from bigscale.data.recipe import BuildOptions, Reject
 from bigscale.data.sources import Source, padding_of
 
 REJECTS = "rejects.jsonl"
-_PLAN, _LOCK = "build.json", "build.lock"
+PLAN, _LOCK = "build.json", "build.lock"
 _ORDER = 0x4F524445
 _SPLITS: tuple[Split, ...] = ("train", "heldout")
 
@@ -85,7 +85,7 @@ def build(
   inputs = {split: inputs[split] for split in _SPLITS if split in inputs}
   options = _with_padding(inputs, options)
   class_names = _class_names(inputs, options)
-  plan = _plan(inputs, options)
+  plan = plan_of(inputs, options)
   ingest.make_directory(directory)
   with _locked(directory):
     if os.path.exists(os.path.join(directory, manifests.FILE_NAME)):
@@ -108,7 +108,7 @@ def build(
     manifest = _manifest(job, class_names, parts, written, plan)
     manifests.save(manifest, directory)
     _remove_helpers(directory)
-  return _report(manifest, parts.new[_write_shard], len(written))
+  return report_of(manifest, parts.new[_write_shard], len(written))
 
 
 def _with_padding(
@@ -155,16 +155,17 @@ def _some(names: Sequence[str]) -> str:
   return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "(none)"
 
 
-def _plan(
+def plan_of(
   inputs: Mapping[Split, Source], options: BuildOptions
 ) -> dict[str, Any]:
+  """Returns all that determines the bytes of a data set, as JSON values."""
   import PIL
   import simplejpeg
 
   import bigscale
 
   return {
-    "options": options.fingerprint,
+    "options": _with_padding(inputs, options).fingerprint,
     "inputs": {split: source.identity for split, source in inputs.items()},
     "made_with": {
       "bigscale": bigscale.__version__,
@@ -202,24 +203,18 @@ def _locked(directory: str) -> Iterator[None]:
 
 def _already_built(directory: str, plan: Mapping[str, Any]) -> Report:
   """Finishes a build that was stopped after it wrote its manifest."""
-  path = os.path.join(directory, _PLAN)
-  if not os.path.exists(path) or _changes(path, plan):
+  path = os.path.join(directory, PLAN)
+  if not os.path.exists(path) or changes(_read_plan(path), plan):
     raise ingest.holds_a_set(directory)
   _remove_helpers(directory)
   manifest = manifests.load(directory)
-  return _report(manifest, 0, len(manifest.shards))
+  return report_of(manifest, 0, len(manifest.shards))
 
 
 def _begin(directory: str, plan: Mapping[str, Any]) -> None:
-  path = os.path.join(directory, _PLAN)
+  path = os.path.join(directory, PLAN)
   if os.path.exists(path):
-    changes = _changes(path, plan)
-    if changes:
-      raise DataError(
-        f"{directory} contains a different unfinished build: "
-        f"{'; '.join(changes)}; use the same inputs and options as before, or "
-        "remove the directory"
-      )
+    check_plan(directory, _read_plan(path), plan)
   elif glob.glob(os.path.join(glob.escape(directory), "*.array_record")):
     raise DataError(
       f"{directory} contains shards but no manifest, and they are not from an "
@@ -230,10 +225,26 @@ def _begin(directory: str, plan: Mapping[str, Any]) -> None:
     os.remove(torn)
 
 
-def _changes(path: str, plan: Mapping[str, Any]) -> list[str]:
-  """Returns how a plan differs from the plan in a file, as text."""
+def _read_plan(path: str) -> dict[str, Any]:
   with open(path, encoding="utf-8") as file:
-    before = json.load(file)
+    return json.load(file)
+
+
+def check_plan(
+  directory: str, before: Mapping[str, Any], plan: Mapping[str, Any]
+) -> None:
+  """Raises `DataError` if a directory has an unfinished build of other data."""
+  found = changes(before, plan)
+  if found:
+    raise DataError(
+      f"{directory} contains a different unfinished build: "
+      f"{'; '.join(found)}; use the same inputs and options as before, or "
+      "remove the directory"
+    )
+
+
+def changes(before: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+  """Returns how a plan differs from an earlier one, as text."""
   return [
     f"{name} was {before[group].get(name)!r}, is {plan[group].get(name)!r}"
     for group in plan
@@ -364,12 +375,13 @@ def _write_rejects(
 def _remove_helpers(directory: str) -> None:
   """Removes the files that only an unfinished build needs, its plan last."""
   inside = glob.escape(directory)
-  for pattern in ("*.array_record.done", "scan-*.npy*", _PLAN):
+  for pattern in ("*.array_record.done", "scan-*.npy*", PLAN):
     for path in glob.glob(os.path.join(inside, pattern)):
       os.remove(path)
 
 
-def _report(manifest: Manifest, written: int, shards: int) -> Report:
+def report_of(manifest: Manifest, written: int, shards: int) -> Report:
+  """Returns the report of a finished build."""
   splits = manifest.made["splits"].values()
   return Report(
     manifest=manifest,

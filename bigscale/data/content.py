@@ -24,10 +24,10 @@ from concurrent import futures
 from typing import IO, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from bigscale import cache_folder
-from bigscale.data.places import is_remote
+from bigscale.data.places import RemoteObject, is_remote, open_file
+from bigscale.place import StoreError
 
 MOST_BYTES = 32_000_000_000
 MOST_FILES = 1_000_000
@@ -157,18 +157,24 @@ def _save_kept(path: str, kept: Mapping[bytes, bytes]) -> None:
 
 
 def of_files(
-  root: str, paths: Sequence[str], sizes: np.ndarray, name: str
+  root: str,
+  paths: Sequence[str],
+  sizes: np.ndarray,
+  name: str,
+  versions: Sequence[str] | None = None,
 ) -> Content:
   """Computes the digest of the contents of some files.
 
   An unreadable file gets a fixed digest, and a warning is logged.
 
   Args:
-    root: folder of the files, local or any address that `epath` opens; "" if
-      the paths are absolute.
+    root: folder of the files, a path or an address; "" if the paths are
+      absolute.
     paths: paths of the files, relative to the root.
     sizes: [N] integers, size of each file in bytes when it was listed.
     name: name of the data set, for messages.
+    versions: version of each file of a bucket when it was listed; None looks
+      them up.
 
   Returns:
     The content, a function of the files' bytes. If only a sample is read, it
@@ -190,9 +196,12 @@ def of_files(
       total / 1e9,
     )
 
+  def entry_of(row: int) -> tuple[int, str] | None:
+    return versions and (int(sizes[row]), versions[row])
+
   def some(start: int) -> list[_FileDigest]:
     return [
-      _digest(root, paths[row], kept, whole)
+      _digest(root, paths[row], kept, whole, entry_of(row))
       for row in rows[start : start + _FILES_AT_ONCE]
     ]
 
@@ -234,31 +243,61 @@ def _sample(names: Sequence[str]) -> list[int]:
   return np.sort(np.argsort(hashes, kind="stable")[:_SAMPLED]).tolist()
 
 
-def _digest(root: str, name: str, kept: _Digests, whole: bool) -> _FileDigest:
+def _digest(
+  root: str,
+  name: str,
+  kept: _Digests,
+  whole: bool,
+  entry: tuple[int, str] | None,
+) -> _FileDigest:
   path = os.path.join(root, name)
   try:
-    size, *times = _stat(path)
-    key = kept.key_of(name, size, *times, whole)
-    known = kept.get(key)
-    if known is not None:
-      return _FileDigest(key, known, 0, "")
-    now = time.time_ns()
-    digest, read = _read(path, size, whole)
-    # Not cached if the file changed while it was read, or so shortly before
-    # that another change might leave its time as it is.
-    stable = _stat(path) == (size, *times) and max(times) < now - _MARGIN
-    return _FileDigest(key if stable and min(times) else b"", digest, read, "")
+    if is_remote(path):
+      return _remote_digest(path, name, kept, whole, entry)
+    return _local_digest(path, name, kept, whole)
+  except StoreError:
+    # The store fails, so the content is unknown.
+    raise
   except OSError as error:
     reason = f"{path}: {error.strerror or error}"
     return _FileDigest(b"", _UNREADABLE, 0, reason)
 
 
+def _remote_digest(
+  path: str,
+  name: str,
+  kept: _Digests,
+  whole: bool,
+  entry: tuple[int, str] | None,
+) -> _FileDigest:
+  found = RemoteObject(path, entry)
+  # A read of this version fails once the object has changed.
+  key = kept.key_of(name, found.entry.version, whole)
+  known = kept.get(key)
+  if known is not None:
+    return _FileDigest(key, known, 0, "")
+  digest, read = _read(found, found.entry.size, whole)
+  return _FileDigest(key, digest, read, "")
+
+
+def _local_digest(
+  path: str, name: str, kept: _Digests, whole: bool
+) -> _FileDigest:
+  size, *times = _stat(path)
+  key = kept.key_of(name, size, *times, whole)
+  known = kept.get(key)
+  if known is not None:
+    return _FileDigest(key, known, 0, "")
+  now = time.time_ns()
+  digest, read = _read(path, size, whole)
+  # Not cached if the file changed while it was read, or so shortly before that
+  # another change might leave its time as it is.
+  stable = _stat(path) == (size, *times) and max(times) < now - _MARGIN
+  return _FileDigest(key if stable and min(times) else b"", digest, read, "")
+
+
 def _stat(path: str) -> tuple[int, int, int]:
   """Returns a file's size, modification time and change time, in ns."""
-  if is_remote(path):
-    found = epath.Path(path).stat()
-    changed = int((found.mtime or 0) * _NANOSECONDS)
-    return found.length, changed, changed
   found = os.stat(path)
   if not stat.S_ISREG(found.st_mode):
     # Opening a pipe would block until another process writes to it.
@@ -266,7 +305,9 @@ def _stat(path: str) -> tuple[int, int, int]:
   return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _read(path: str, size: int, whole: bool) -> tuple[bytes, int]:
+def _read(
+  path: str | RemoteObject, size: int, whole: bool
+) -> tuple[bytes, int]:
   """Returns the digest of a file, and the number of bytes read for it."""
   # SHA-256, because processors have instructions for it.
   digest, read = hashlib.sha256(), 0
@@ -284,7 +325,7 @@ def _read(path: str, size: int, whole: bool) -> tuple[bytes, int]:
   return digest.digest()[:_SIZE], read
 
 
-def _open(path: str) -> IO[bytes]:
-  if is_remote(path):
-    return epath.Path(path).open("rb")
+def _open(path: str | RemoteObject) -> IO[bytes]:
+  if isinstance(path, RemoteObject):
+    return open_file(path)
   return open(path, "rb", buffering=0)

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from bigscale.data import images, pillow
 from bigscale.data.content import Content
 from bigscale.data.manifest import Split
-from bigscale.data.places import is_remote
+from bigscale.data.places import RemoteObject, is_remote
 from bigscale.data.sources import (
   BadRecordError,
   MissingFile,
@@ -23,6 +22,7 @@ from bigscale.data.sources import (
   Source,
 )
 from bigscale.data.splits import check_index
+from bigscale.place import StoreError
 
 # Extensions of the formats that `images.decode` reads. The decoder itself
 # detects formats by content.
@@ -73,11 +73,24 @@ class PackedNames:
 class RangeFile:
   """Reads byte ranges of a file.
 
-  Objects are thread-safe and picklable. The file is opened at the first read.
+  Objects are thread-safe and picklable. A local file is opened at the first
+  read. A remote file is always read in the version that it had at first.
+
+  Attributes:
+    path: path or address of the file.
+    size: size in bytes at first.
+
+  Raises:
+    OSError: the file cannot be read.
   """
 
   def __init__(self, path: str) -> None:
     self.path = path
+    self._remote = RemoteObject(path) if is_remote(path) else None
+    if self._remote is not None:
+      self.size = self._remote.entry.size
+    else:
+      self.size = os.stat(path).st_size
     self._start()
 
   def _start(self) -> None:
@@ -85,14 +98,14 @@ class RangeFile:
     self._file: Any = None
 
   def __del__(self) -> None:
-    if self._file is not None:
+    if getattr(self, "_file", None) is not None:
       self._file.close()
 
-  def __getstate__(self) -> str:
-    return self.path
+  def __getstate__(self) -> tuple[str, int, RemoteObject | None]:
+    return self.path, self.size, self._remote
 
-  def __setstate__(self, path: str) -> None:
-    self.path = path
+  def __setstate__(self, state: tuple[str, int, RemoteObject | None]) -> None:
+    self.path, self.size, self._remote = state
     self._start()
 
   def read(self, offset: int, size: int) -> bytes:
@@ -101,17 +114,34 @@ class RangeFile:
     Raises:
       OSError: the file cannot be read.
     """
-    if is_remote(self.path):
-      with self._lock:
-        if self._file is None:
-          self._file = epath.Path(self.path).open("rb")
-        self._file.seek(offset)
-        return self._file.read(size)
+    if self._remote is not None:
+      return self._remote.read(offset, offset + size)
     with self._lock:
       if self._file is None:
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115
     # pread takes an offset, so threads and forks share no file position.
     return os.pread(self._file.fileno(), size, offset)
+
+  def find_missing(self, records: int) -> tuple[MissingFile, ...]:
+    """Returns the file with its records if it is gone or has changed."""
+    try:
+      if self._remote is not None:
+        same = self._remote.is_same()
+        found = "another version" if not same else ""
+      else:
+        size = os.stat(self.path).st_size
+        found = "" if size == self.size else f"{size} bytes"
+    except OSError as error:
+      reason = error.strerror or error
+      message = f"{self.path} cannot be read ({reason}); restore it"
+      return (MissingFile(message, records),)
+    if not found:
+      return ()
+    message = (
+      f"{self.path} has {found}, but had {self.size} bytes when it was listed; "
+      "start again with a file that does not change"
+    )
+    return (MissingFile(message, records),)
 
 
 class EncodedSource(Source):
@@ -159,6 +189,8 @@ class EncodedSource(Source):
     for place in range(min(_COMPARED_FILES, len(self))):
       try:
         digest.update(self._encoded(place * len(self) // _COMPARED_FILES))
+      except StoreError:
+        raise
       except (OSError, ValueError):
         digest.update(b"unreadable")
     return f"{self._kind}@{digest.hexdigest()[:16]} padded {self.padding}"
@@ -217,6 +249,9 @@ class EncodedSource(Source):
       except ValueError:
         # The header may be longer than FIRST_BYTES.
         return images.shape_of(self._encoded(index))
+    except StoreError:
+      # The record is good, but its store fails: another record would be wrong.
+      raise
     except (OSError, ValueError) as error:
       raise self._bad(index, error) from error
 
@@ -229,6 +264,8 @@ class EncodedSource(Source):
     check_index(index, len(self))
     try:
       return self._encoded(index), self.labels_of(index)
+    except StoreError:
+      raise
     except (OSError, ValueError) as error:
       raise self._bad(index, error) from error
 
@@ -301,20 +338,3 @@ def check_length(data: bytes, size: int) -> bytes:
   if len(data) != size:
     raise ValueError(f"it has {len(data)} bytes, but had {size} when listed")
   return data
-
-
-def find_missing(path: str, size: int, records: int) -> tuple[MissingFile, ...]:
-  """Returns an archive as missing if it is gone or its size has changed."""
-  try:
-    found = epath.Path(path).stat().length
-  except OSError as error:
-    reason = error.strerror or error
-    message = f"{path} cannot be read ({reason}); restore it"
-    return (MissingFile(message, records),)
-  if found == size:
-    return ()
-  message = (
-    f"{path} has {found} bytes, but had {size} when it was listed; start "
-    "again with a file that does not change"
-  )
-  return (MissingFile(message, records),)

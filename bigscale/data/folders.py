@@ -24,22 +24,21 @@ import os
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from bigscale.data import content, splits
+from bigscale.data import content, places, splits
 from bigscale.data.encoded import (
   EncodedSource,
   PackedNames,
   RangeFile,
   check_length,
   check_size,
-  find_missing,
 )
 from bigscale.data.layout import FolderLayout
 from bigscale.data.listing import list_folder, list_zip, unpack, unpack_first
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.places import is_remote, local_path
 from bigscale.data.sources import MissingFile
+from bigscale.place import Place, open_place
 
 
 class FolderSource(EncodedSource):
@@ -54,8 +53,7 @@ class FolderSource(EncodedSource):
     own_heldout: folder of the held-out split; "" if there is none.
 
   Args:
-    path: the folder or .zip; `gs://` and similar addresses work if
-      `etils.epath` supports them.
+    path: the folder or .zip; `gs://` and `s3://` addresses also work.
     split: `train` or `heldout`.
     heldout_fraction: fraction of the images that is held out if the folder has
       no held-out split.
@@ -74,19 +72,30 @@ class FolderSource(EncodedSource):
     splits.check_split(split)
     self._root = local_path(path).rstrip("/")
     self._zip: RangeFile | None = None
-    place = epath.Path(self._root)
-    if place.suffix.lower() == ".zip" and not place.is_dir():
-      self._zip = RangeFile(self._root)
-      self._zip_size = place.stat().length
+    self._place: Place | None = None
+    self._versions: PackedNames | None = None
+    kind = places.kind_of(self._root)
+    if kind != "folder" and self._root.lower().endswith(".zip"):
+      try:
+        self._zip = RangeFile(self._root)
+      except OSError as error:
+        raise DataError(
+          f"{self._root} is not a readable zip ({error}); check the path"
+        ) from error
       listing = list_zip(self._root)
     else:
       listing = list_folder(self._root)
+      if is_remote(self._root):
+        self._place = open_place(self._root)
     layout = FolderLayout(path, listing, self._table)
     chosen = layout.choose(split, heldout_fraction)
     self.notes = chosen.notes
     self.own_heldout = chosen.own_heldout
     self._paths = PackedNames([listing.paths[row] for row in chosen.rows])
     self._numbers = listing.numbers[chosen.rows]
+    if listing.versions:
+      versions = [listing.versions[row] for row in chosen.rows]
+      self._versions = PackedNames(versions)
     digest = hashlib.sha256(self._paths.digest())
     # A file's offset in a zip and its compression are not part of the content.
     digest.update(self._numbers[:, :2].astype("<i8").tobytes())
@@ -106,8 +115,8 @@ class FolderSource(EncodedSource):
   def check(self) -> tuple[MissingFile, ...]:
     """See `Source`: checks that the folder exists, or the zip is unchanged."""
     if self._zip is not None:
-      return find_missing(self._root, self._zip_size, len(self))
-    if epath.Path(self._root).is_dir():
+      return self._zip.find_missing(len(self))
+    if places.kind_of(self._root) == "folder":
       return ()
     message = f"{self._root} is no longer there; restore it"
     return (MissingFile(message, len(self)),)
@@ -116,22 +125,30 @@ class FolderSource(EncodedSource):
     if self._zip is not None:
       return content.Content(b"", "")
     return content.of_files(
-      self._root, self._paths, self._numbers[:, 0], self.name
+      self._root,
+      self._paths,
+      self._numbers[:, 0],
+      self.name,
+      self._versions,
     )
 
   def _size(self, index: int) -> int:
     return int(self._numbers[index, 0])
 
   def _whole(self, index: int) -> bytes:
-    return self._read(self._paths[index], self._numbers[index])
+    path = self._paths[index]
+    return self._read(path, self._numbers[index], self._version(index))
+
+  def _version(self, index: int) -> str:
+    return "" if self._versions is None else self._versions[index]
 
   def _first_bytes(self, index: int, size: int) -> bytes:
-    path = os.path.join(self._root, self._paths[index])
     if self._zip is not None:
       return unpack_first(self._zip, self._numbers[index], size)
-    if is_remote(path):
-      with epath.Path(path).open("rb") as file:
-        return file.read(size)
+    name = self._paths[index]
+    if self._place is not None:
+      return self._place.read_range(name, 0, size, self._version(index))
+    path = os.path.join(self._root, name)
     with open(path, "rb", buffering=0) as file:
       return file.read(size)
 
@@ -150,13 +167,13 @@ class FolderSource(EncodedSource):
         f"({error}); create it again, or remove it to use folders as labels"
       ) from error
 
-  def _read(self, path: str, numbers: np.ndarray) -> bytes:
+  def _read(self, path: str, numbers: np.ndarray, version: str = "") -> bytes:
     size = check_size(int(numbers[0]))
     if self._zip is not None:
       return check_length(unpack(self._zip, numbers), size)
+    if self._place is not None:
+      return check_length(self._place.read(path, version), size)
     full = os.path.join(self._root, path)
-    if is_remote(full):
-      return check_length(epath.Path(full).read_bytes(), size)
     with open(full, "rb", buffering=0) as file:
       # Read at most one extra byte: the file may have grown.
       return check_length(file.read(size + 1), size)

@@ -7,12 +7,11 @@ import zlib
 from typing import IO
 
 import numpy as np
-from etils import epath
 
 from bigscale.data import splits
 from bigscale.data.arrays import ArraySource
 from bigscale.data.manifest import DataError, Split
-from bigscale.data.places import local_path
+from bigscale.data.places import open_file
 
 _GZIP = b"\x1f\x8b"
 _UINT8 = b"\0\0\x08"
@@ -82,9 +81,9 @@ def read_idx(path: str) -> np.ndarray:
     DataError: the file cannot be read, or is not a uint8 idx file.
   """
   try:
-    place = epath.Path(local_path(path))
-    size = place.stat().length
-    with place.open("rb") as file:
+    with open_file(path) as file:
+      size = file.seek(0, os.SEEK_END)
+      file.seek(0)
       packed = file.read(len(_GZIP)) == _GZIP
       file.seek(0)
       if not packed:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from bigscale import place
 from bigscale.data import manifest as manifests
 from bigscale.data.manifest import DataError, Manifest, Schema, ShardFile
 from bigscale.data.records import encode
@@ -89,7 +90,7 @@ def make_directory(directory: str) -> None:
     DataError: the directory cannot be created.
   """
   try:
-    os.makedirs(directory, exist_ok=True)
+    os.makedirs(place.on_disk(directory), exist_ok=True)
   except OSError as error:
     raise DataError(
       f"{directory} cannot be created ({error.strerror}); use a writable "

@@ -1,15 +1,21 @@
 """Opens the splits of any input that a user can name."""
 
+import fnmatch
 import glob
 import os
 from collections.abc import Mapping
 
 import numpy as np
-from etils import epath
 
+from bigscale import place
 from bigscale.data import places
 from bigscale.data.manifest import DataError, EmptySplitError, Split
-from bigscale.data.openers import has_own_splits, open_source, opener
+from bigscale.data.openers import (
+  has_own_splits,
+  is_named,
+  open_source,
+  opener,
+)
 from bigscale.data.sources import Record, Source
 
 HELDOUT_FRACTION = 0.05
@@ -91,21 +97,27 @@ def _open(name: str, split: Split, heldout_fraction: float) -> Source:
     if not paths:
       raise DataError(f"input={name!r} matches no file; check the path")
     return opener("tar")(paths, split, heldout_fraction)
-  if ending == ".npz" and os.path.isfile(name):
+  kind = "" if is_named(name) else places.kind_of(name)
+  if ending == ".npz" and kind == "file":
     return opener("npz")(name, split, heldout_fraction)
-  if not has_own_splits(name) and os.path.exists(name):
+  if kind and not has_own_splits(name):
     return opener("folder")(name, split, heldout_fraction)
   return open_source(name, split)
 
 
 def _matches(pattern: str) -> list[str]:
   """Returns the files that match a pattern, sorted."""
-  if "://" not in pattern:
+  if not places.is_remote(pattern):
     return sorted(glob.glob(pattern))
   if not glob.has_magic(pattern):
     return [pattern]
   folder, _, name = pattern.rpartition("/")
-  return sorted(map(os.fspath, epath.Path(folder).glob(name)))
+  found = place.open_place(folder).list()
+  return [
+    f"{folder}/{entry.name}"
+    for entry in found
+    if "/" not in entry.name and fnmatch.fnmatchcase(entry.name, name)
+  ]
 
 
 class BothSplits(Source):

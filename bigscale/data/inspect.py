@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bigscale.data import manifest as manifests
-from bigscale.data import notes, recipe
+from bigscale.data import notes, places, recipe
 from bigscale.data.inputs import open_inputs
 from bigscale.data.manifest import DataError, Split
 from bigscale.data.shapes import survey
@@ -59,7 +59,7 @@ def facts(path: str) -> dict[str, Any]:
   """
   splits = open_inputs(path)
   manifest = None
-  if os.path.exists(os.path.join(path, manifests.FILE_NAME)):
+  if places.has_file(path, manifests.FILE_NAME):
     manifest = manifests.load(path)
   found: dict[str, Any] = {
     "path": path,
@@ -96,6 +96,8 @@ def _notes(
 
 
 def _bytes_of(path: str) -> int | None:
+  if places.is_remote(path):
+    return places.size_of(path)
   if os.path.isdir(path):
     return sum(
       os.lstat(os.path.join(folder, file)).st_size

@@ -13,11 +13,9 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
 from bigscale.data.encoded import (
   IMAGE_EXTENSIONS,
@@ -25,11 +23,11 @@ from bigscale.data.encoded import (
   check_size,
 )
 from bigscale.data.manifest import DataError
-from bigscale.data.places import is_remote
+from bigscale.data.places import is_remote, open_file
+from bigscale.place import open_place
 
 LABELS_FILE = "dataset.json"
 
-_REMOTE_STATS_AT_ONCE = 32
 _ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -67,12 +65,14 @@ class Listing(NamedTuple):
       no extension.
     hidden: counts of hidden files by the name that hides them (`._*` stands
       for all such names of macOS) and extension.
+    versions: versions of the files in a bucket (`Entry`); () elsewhere.
   """
 
   paths: list[str]
   numbers: np.ndarray
   left_out: Mapping[tuple[str, str], int]
   hidden: Mapping[tuple[str, str], int]
+  versions: tuple[str, ...] = ()
 
 
 class _FileFilter:
@@ -109,7 +109,12 @@ class _FileFilter:
     """Counts a file that is not listed; `why` is appended to its extension."""
     self.left_out[folder, os.path.splitext(name.lower())[1] + why] += 1
 
-  def listing(self, paths: list[str], numbers: np.ndarray) -> Listing:
+  def listing(
+    self,
+    paths: list[str],
+    numbers: np.ndarray,
+    versions: list[str] | None = None,
+  ) -> Listing:
     """Returns the listed files, sorted, and the counts."""
     order = sorted(range(len(paths)), key=paths.__getitem__)
     return Listing(
@@ -117,6 +122,7 @@ class _FileFilter:
       numbers[order],
       dict(self.left_out),
       dict(self.hidden),
+      tuple(versions[row] for row in order) if versions else (),
     )
 
 
@@ -135,21 +141,22 @@ def hidden_by(path: str) -> str:
 def list_folder(root: str) -> Listing:
   """Lists the images and `dataset.json` files of a folder, at any depth.
 
-  Links are followed. A million local files take seconds. Sizes of remote files
-  are requested file by file, in 32 threads.
+  Links are followed. A million local files take seconds. A bucket lists a
+  thousand files at a time.
 
   Raises:
     DataError: a folder cannot be read, or a name has a backslash.
   """
   paths: list[str] = []
   sizes = array.array("q")
+  versions: list[str] = []
   file_filter = _FileFilter()
   try:
     remote = is_remote(root)
     found = (
       _scan_remote(root, file_filter) if remote else _scan(root, file_filter)
     )
-    for path, size in found:
+    for path, size, version in found:
       if "\\" in path:
         raise DataError(
           f"{root} has a file named {path!r}: a Windows archive was unpacked "
@@ -158,16 +165,21 @@ def list_folder(root: str) -> Listing:
         )
       paths.append(path)
       sizes.append(size)
+      if remote:
+        versions.append(version)
   except OSError as error:
     raise DataError(
       f"{error.filename or root} cannot be listed ({error.strerror or error}); "
       "check the path and its read permission"
     ) from error
-  return file_filter.listing(paths, np.array(sizes, np.int64)[:, None])
+  numbers = np.array(sizes, np.int64)[:, None]
+  return file_filter.listing(paths, numbers, versions)
 
 
-def _scan(root: str, file_filter: _FileFilter) -> Iterator[tuple[str, int]]:
-  """Yields the paths and sizes of the listed files below a local root."""
+def _scan(
+  root: str, file_filter: _FileFilter
+) -> Iterator[tuple[str, int, str]]:
+  """Yields path, size and "" of the listed files below a local root."""
   waiting = [("", "")]
   while waiting:
     folder, hides = waiting.pop()
@@ -185,7 +197,7 @@ def _scan(root: str, file_filter: _FileFilter) -> Iterator[tuple[str, int]]:
                 folder[:-1], entry.name, " that is not a regular file"
               )
             else:
-              yield path, size
+              yield path, size, ""
     except PermissionError:  # For example lost+found.
       if not hides:
         raise
@@ -206,22 +218,13 @@ def _leads_back(link: str) -> bool:
   return os.path.commonpath([target, here]) == target
 
 
-def _scan_remote(root: str, file_filter: _FileFilter) -> list[tuple[str, int]]:
-  top = epath.Path(root)
-  files = [
-    epath.Path(folder) / name
-    for folder, _, names in top.walk()
-    for name in names
-  ]
-  paths = [file.relative_to(top).as_posix() for file in files]
-  listed = [
-    (file, path)
-    for file, path in zip(files, paths, strict=True)
-    if file_filter.lists(path)
-  ]
-  with futures.ThreadPoolExecutor(_REMOTE_STATS_AT_ONCE) as pool:
-    sizes = pool.map(lambda each: each[0].stat().length, listed)
-    return [(path, size) for (_, path), size in zip(listed, sizes, strict=True)]
+def _scan_remote(
+  root: str, file_filter: _FileFilter
+) -> Iterator[tuple[str, int, str]]:
+  """Yields path, size and version of the listed files of a bucket."""
+  for entry in open_place(root).list():
+    if file_filter.lists(entry.name):
+      yield entry
 
 
 def list_zip(path: str) -> Listing:
@@ -234,7 +237,7 @@ def list_zip(path: str) -> Listing:
       different files have the same name.
   """
   try:
-    with epath.Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
+    with open_file(path) as file, zipfile.ZipFile(file) as archive:
       infos = archive.infolist()
   except (OSError, zipfile.BadZipFile) as error:
     raise DataError(

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import IO, Any, Literal
 
+from bigscale import place
 from bigscale.data.shown import shown
 from bigscale.spec import MOST_PADDING, SpecError
 
@@ -164,12 +165,11 @@ def load(directory: str) -> Manifest:
   """
   path = os.path.join(directory, FILE_NAME)
   try:
-    with open(path, encoding="utf-8") as file:
-      tree = json.load(file)
+    tree = json.loads(place.open_place(directory).read(FILE_NAME))
   except OSError as error:
     raise DataError(
-      f"cannot read {path} ({error.strerror}); use a directory of shards, "
-      "or build it again"
+      f"cannot read {path} ({error.strerror or error}); use a directory of "
+      "shards, or build it again"
     ) from error
   except (ValueError, RecursionError) as error:
     raise DataError(

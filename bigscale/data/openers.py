@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-from etils import epath
 
 from bigscale.data import manifest as manifests
 from bigscale.data import places
@@ -50,7 +49,10 @@ def opener(kind: str) -> Callable[..., Source]:
 
 
 def open_source(
-  source: str, split: Split, padding: int | None = None
+  source: str,
+  split: Split,
+  padding: int | None = None,
+  cache_gb: float = 0.0,
 ) -> Source:
   """Opens one split of a data set without reading large files.
 
@@ -65,14 +67,17 @@ def open_source(
     split: `train`, or `heldout` for images that are never trained on.
     padding: see `Source`; None uses the set's own padding, which is 0 unless
       its `manifest` says otherwise.
+    cache_gb: see `DataSpec`.
 
   Raises:
     DataError: the set or split does not exist, or is invalid.
   """
   scheme, rest = _scheme_of(source)
   if scheme == "stacked":
-    return opener(scheme)(open_source(rest, split, padding), rest, split)
-  opened = _open(source, split)
+    return opener(scheme)(
+      open_source(rest, split, padding, cache_gb), rest, split
+    )
+  opened = _open(source, split, cache_gb)
   if padding is not None:
     opened.padding = padding
   return opened
@@ -82,9 +87,7 @@ def has_own_splits(source: str) -> bool:
   """Returns whether the kind of source defines a held-out split itself."""
   if _scheme_of(source)[0] or source in EMBEDDED:
     return True
-  if os.path.exists(os.path.join(source, manifests.FILE_NAME)):
-    return True
-  return _is_named(source)
+  return is_named(source) or places.has_file(source, manifests.FILE_NAME)
 
 
 def _scheme_of(source: str) -> tuple[str, str]:
@@ -93,7 +96,7 @@ def _scheme_of(source: str) -> tuple[str, str]:
   return (scheme, rest) if colon and scheme in _SCHEMES else ("", source)
 
 
-def _is_named(source: str) -> bool:
+def is_named(source: str) -> bool:
   """Returns whether a source is `package.module:Name` or `...:Name:ARGUMENT`.
 
   The module has a dot, or can be imported. Existing paths take precedence.
@@ -116,7 +119,7 @@ def _is_importable(module: str) -> bool:
   return module in sys.modules or importlib.util.find_spec(module) is not None
 
 
-def _open(source: str, split: Split) -> Source:
+def _open(source: str, split: Split, cache_gb: float) -> Source:
   source = places.user_path(source)
   scheme, rest = _scheme_of(source)
   if source in EMBEDDED:
@@ -124,17 +127,15 @@ def _open(source: str, split: Split) -> Source:
     return opener("shards")(directory, split)
   if scheme:
     return opener(scheme)(rest, split)
-  if _is_named(source):
+  if is_named(source):
     return _open_named(source, split)
   places.check(source)
-  path = epath.Path(source)
-  ending = path.suffix.lower()
-  if ending == ".npz" and path.is_file():
+  kind, ending = places.kind_of(source), os.path.splitext(source)[1].lower()
+  if ending == ".npz" and kind == "file":
     return opener("npz")(source, split)
-  if path.is_dir() and (path / manifests.FILE_NAME).exists():
-    _check_on_disk(source)
-    return opener("shards")(source, split)
-  if path.is_dir() or (ending == ".zip" and path.is_file()):
+  if kind == "folder" and places.has_file(source, manifests.FILE_NAME):
+    return opener("shards")(source, split, cache_gb=cache_gb)
+  if kind == "folder" or (ending == ".zip" and kind == "file"):
     return opener("folder")(source, split)
   hint = "check the path; if the data of a run have moved, pass --data=PATH"
   if close := difflib.get_close_matches(source, EMBEDDED, n=1):
@@ -150,14 +151,6 @@ def _open(source: str, split: Split) -> Source:
     "tfds:NAME, stacked:SOURCE, synthetic:RECORDS:SIDE:CLASSES or "
     f"package.module:Name of your own; {hint}"
   )
-
-
-def _check_on_disk(directory: str) -> None:
-  if "://" in directory:
-    raise DataError(
-      f"data.source={directory!r} is a remote address, but sharded sets are "
-      "read from a local disk; mount or copy it, and use the local path"
-    )
 
 
 def _open_named(source: str, split: Split) -> Source:

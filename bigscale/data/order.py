@@ -59,6 +59,29 @@ class Order:
       found[rows] = self._epoch(epoch, offsets[rows])
     return found
 
+  @property
+  def files_at_once(self) -> int:
+    """Number of files that are read at the same time."""
+    return min(self.together, len(self.file_records)) if self.shuffle else 1
+
+  def window(self, position: int) -> tuple[int, int]:
+    """Returns the epoch, and the number of the window, of a position."""
+    epoch, offset = divmod(position, self.length)
+    starts = self._windows(epoch)[1][:-1] if self.shuffle else self._starts
+    firsts = starts[:: self.files_at_once]
+    return epoch, int(np.searchsorted(firsts, offset, side="right")) - 1
+
+  def files(self, epoch: int, window: int) -> list[int]:
+    """Returns the files of a window, which may be after the epoch's last."""
+    more, window = divmod(
+      window, -(-len(self.file_records) // self.files_at_once)
+    )
+    first = window * self.files_at_once
+    if not self.shuffle:
+      return [first]
+    files, _ = self._windows(epoch + more)
+    return files[first : first + self.files_at_once].tolist()
+
   def _epoch(self, epoch: int, offsets: np.ndarray) -> np.ndarray:
     if self.together >= len(self.file_records):
       return Permutation(self.length, self._key(_RECORDS, epoch))(offsets)

@@ -85,6 +85,8 @@ def make(
     order_of(source, spec.shuffle_files, seed ^ number << 32, spec.shuffle)
     for number, source in enumerate(mix.sources)
   )
+  for source, order in zip(mix.sources, orders, strict=True):
+    source.check_room(order.files_at_once)
   batches = StepBatches(
     records=Records(mix, orders, seed, spec),
     batches=batches_per_step,

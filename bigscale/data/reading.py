@@ -87,6 +87,7 @@ def open_mix(
       0 if whole else part.subset,
       part.classes,
       part.padding,
+      spec.cache_gb,
     )
     for part in parts
   )
@@ -94,7 +95,16 @@ def open_mix(
   if spec.temperature and (whole or split != "train"):
     # Shares depend on training sizes, and other splits have other sizes.
     sizes = [
-      len(_open(part.source, "train", part.subset, part.classes, part.padding))
+      len(
+        _open(
+          part.source,
+          "train",
+          part.subset,
+          part.classes,
+          part.padding,
+          spec.cache_gb,
+        )
+      )
       for part in parts
     ]
   deal = deal_of(shares_of(spec, sizes), seed)
@@ -102,9 +112,14 @@ def open_mix(
 
 
 def _open(
-  source: str, split: Split, subset: int, classes: int, padding: int | None
+  source: str,
+  split: Split,
+  subset: int,
+  classes: int,
+  padding: int | None,
+  cache_gb: float,
 ) -> Source:
-  opened = open_source(source, split, padding)
+  opened = open_source(source, split, padding, cache_gb)
   size = subset if split == "train" else 0
   return Subset(opened, size, classes) if size or classes else opened
 

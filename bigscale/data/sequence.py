@@ -47,12 +47,16 @@ class Records:
     orders: reading order of each source.
     seed: seed of flips, labels and replacements.
     spec: data spec of the run.
+    windows: for each source, the epoch and window whose files were prepared.
   """
 
   mix: SourceMix
   orders: tuple[Order, ...]
   seed: int
   spec: DataSpec
+  windows: dict[int, tuple[int, int]] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
 
   def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the source and record of positions [N]: two arrays [N] int64."""
@@ -64,6 +68,24 @@ class Records:
       mine = which == number
       indices[mine] = order.indices(places[mine])
     return which, indices
+
+  def fetch_ahead(self, positions: np.ndarray) -> None:
+    """Lets sources in files prepare the present and the next window of files.
+
+    Args:
+      positions: [N] positions that are read now.
+    """
+    which, places = self.mix.deal(np.asarray(positions, np.int64))
+    for number, order in enumerate(self.orders):
+      mine = places[which == number]
+      if len(order.file_records) > 1 and len(mine):
+        source = self.mix.sources[number]
+        epoch, window = order.window(int(mine.max()))
+        if self.windows.get(number) != (epoch, window):
+          self.windows[number] = (epoch, window)
+          source.fetch_ahead(
+            order.files(epoch, window), order.files(epoch, window + 1)
+          )
 
   def read_into(
     self, positions: np.ndarray, images: np.ndarray, labels: np.ndarray

@@ -13,10 +13,11 @@ jump between more shards than fit (see `order`).
 import bisect
 import collections
 import contextlib
+import errno
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from bigscale.data.manifest import (
   Schema,
   ShardFile,
 )
+from bigscale.data.places import is_remote
+from bigscale.data.shard_cache import ShardCache
 from bigscale.data.sources import (
   BadRecordError,
   MissingFile,
@@ -37,12 +40,14 @@ from bigscale.data.sources import (
   Source,
 )
 from bigscale.data.splits import check_index
+from bigscale.place import open_place
 
 MAX_OPEN_RECORDS = 32_000_000
 
 # Read-ahead only costs time in random access.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _LABELS_AT_ONCE = 4096
+_OPEN_ATTEMPTS = 3
 
 
 class ShardSource(Source):
@@ -53,8 +58,12 @@ class ShardSource(Source):
     directory: str,
     split: manifests.Split,
     max_open_records: int = MAX_OPEN_RECORDS,
+    cache_gb: float = 0.0,
   ) -> None:
     self._directory = directory
+    self._cache = (
+      ShardCache(directory, cache_gb) if is_remote(directory) else None
+    )
     self._manifest: Manifest = manifests.load(directory)
     self._shards = self._manifest.of(split)
     self._split = split
@@ -110,9 +119,10 @@ class ShardSource(Source):
   def check(self) -> tuple[MissingFile, ...]:
     """See `Source`."""
     found = []
+    sizes = None if self._cache is None else remote_sizes(self._directory)
     for shard in self._shards:
       try:
-        check_size(self._directory, shard)
+        check_size(self._directory, shard, sizes)
       except DataError as error:
         found.append(MissingFile(str(error), shard.records))
     return tuple(found)
@@ -194,6 +204,35 @@ class ShardSource(Source):
         end = min(start + _LABELS_AT_ONCE, self._shards[shard].records)
         yield from self._reader(shard).read(start, end)
 
+  def check_room(self, together: int) -> None:
+    """See `Source`: copies of the shards of a bucket must fit the disk."""
+    if self._cache is not None:
+      self._cache.check_room(self._shards, min(together, len(self._shards)))
+
+  def fetch_ahead(
+    self, present: Sequence[int], following: Sequence[int]
+  ) -> None:
+    """See `Source`."""
+    if self._cache is not None:
+      shards = self._shards
+      self._cache.fetch_ahead(
+        [shards[number] for number in present],
+        [shards[number] for number in following],
+      )
+
+  def _open(self, shard: ShardFile) -> Any:
+    if self._cache is None:
+      return open_shard(self._directory, shard)
+    for attempt in range(_OPEN_ATTEMPTS):
+      copy = self._cache.fetch(shard)
+      try:
+        return open_shard(self._directory, shard, copy)
+      except DataError:
+        # Another process may have removed the copy.
+        if os.path.exists(copy) or attempt == _OPEN_ATTEMPTS - 1:
+          raise
+    raise AssertionError
+
   def _path(self, shard: int) -> str:
     return os.path.join(self._directory, self._shards[shard].file)
 
@@ -203,7 +242,7 @@ class ShardSource(Source):
         self._readers.move_to_end(shard)
         return self._readers[shard]
     # Outside the lock, so other threads continue. Two may open the same shard.
-    reader = open_shard(self._directory, self._shards[shard])
+    reader = self._open(self._shards[shard])
     with self._lock:
       self._readers.setdefault(shard, reader)
       held = sum(self._shards[i].records for i in self._readers)
@@ -214,11 +253,29 @@ class ShardSource(Source):
       return reader
 
 
-def check_size(directory: str, shard: ShardFile) -> None:
-  """Raises `DataError` if a shard is missing or its size is wrong."""
+def remote_sizes(directory: str) -> dict[str, int]:
+  """Returns the size of each object of a directory in a bucket, in bytes."""
+  return {entry.name: entry.size for entry in open_place(directory).list()}
+
+
+def check_size(
+  directory: str, shard: ShardFile, sizes: Mapping[str, int] | None = None
+) -> None:
+  """Raises `DataError` if a shard is missing or its size is wrong.
+
+  Args:
+    directory: the shard's directory.
+    shard: entry of the manifest.
+    sizes: sizes of the files of a remote directory.
+  """
   path = os.path.join(directory, shard.file)
   try:
-    size = os.stat(path).st_size
+    if sizes is None:
+      size = os.stat(path).st_size
+    elif shard.file in sizes:
+      size = sizes[shard.file]
+    else:
+      raise FileNotFoundError(errno.ENOENT, "it does not exist")
   except OSError as error:
     raise DataError(
       f"shard {path} cannot be read ({error.strerror}), but the manifest "
@@ -231,18 +288,24 @@ def check_size(directory: str, shard: ShardFile) -> None:
     )
 
 
-def open_shard(directory: str, shard: ShardFile) -> Any:
+def open_shard(directory: str, shard: ShardFile, copy: str = "") -> Any:
   """Opens an `ArrayRecordReader`, and compares the shard with its manifest.
+
+  Args:
+    directory: the shard's directory.
+    shard: entry of the manifest.
+    copy: path of a verified copy of a remote shard, which is opened instead.
 
   Raises:
     DataError: the shard cannot be opened, or its size or record count differs.
   """
   from array_record.python.array_record_module import ArrayRecordReader
 
-  check_size(directory, shard)
   path = os.path.join(directory, shard.file)
+  if not copy:
+    check_size(directory, shard)
   try:
-    reader = ArrayRecordReader(os.fsencode(path), _READER_OPTIONS)
+    reader = ArrayRecordReader(os.fsencode(copy or path), _READER_OPTIONS)
     records = reader.num_records()
   except (ValueError, RuntimeError) as error:
     raise DataError(

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -159,6 +160,24 @@ class Source(abc.ABC):
   def where(self, index: int) -> str:
     """Returns the name of the file that contains a record, for messages."""
     return f"record {index} of {self.identity}"
+
+  def check_room(self, together: int) -> None:
+    """Raises `DataError` if `together` files cannot be read at the same time.
+
+    Copies of remote files may need more disk space than there is.
+    """
+    del together
+
+  def fetch_ahead(
+    self, present: Sequence[int], following: Sequence[int]
+  ) -> None:
+    """Prepares the reading of files, given as indices into `file_records`.
+
+    Args:
+      present: files that are being read.
+      following: files that are read after them.
+    """
+    del present, following
 
   def check(self) -> tuple[MissingFile, ...]:
     """Quickly checks for files that are missing or have changed."""

@@ -86,6 +86,11 @@ class StackedSource(Source):
     """See `Source`."""
     return (*self._digit_shape[:2], CHANNELS)
 
+  def check_room(self, together: int) -> None:
+    """See `Source`: a stack may have digits of any file."""
+    del together
+    self.digits.check_room(len(self.digits.file_records))
+
   def check(self) -> tuple[MissingFile, ...]:
     """See `Source`."""
     return self.digits.check()

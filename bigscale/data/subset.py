@@ -132,6 +132,11 @@ class Subset(Source):
     """See `Source`."""
     return self.whole.where(int(self._outer(np.array([index]))[0]))
 
+  def check_room(self, together: int) -> None:
+    """See `Source`: a subset may have records of any file."""
+    del together
+    self.whole.check_room(len(self.whole.file_records))
+
   def check(self) -> tuple[MissingFile, ...]:
     """See `Source`."""
     return self.whole.check()

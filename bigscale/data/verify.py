@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from bigscale.data import ingest, places, records, workers
 from bigscale.data import manifest as manifests
 from bigscale.data.inputs import open_inputs
-from bigscale.data.manifest import DataError, Manifest
+from bigscale.data.manifest import DataError, Manifest, ShardFile
+from bigscale.data.shard_cache import local_copy
 from bigscale.data.shards import check_size, open_shard
 from bigscale.data.sources import BadRecordError, Source
 
@@ -54,7 +55,7 @@ def verify(
     DataError: the manifest itself is invalid, or there are no data.
   """
   path = places.user_path(path)
-  if os.path.exists(os.path.join(path, manifests.FILE_NAME)):
+  if places.has_file(path, manifests.FILE_NAME):
     return _verify_shards(path, num_workers, progress)
   return _verify_images(path, num_workers, progress)
 
@@ -142,6 +143,12 @@ def _verify_shard(job: _Job, index: int) -> tuple[int, list[str]]:
 
 def _faults(job: _Job, index: int) -> Iterator[str]:
   shard = job.manifest.shards[index]
+  if places.is_remote(job.directory):
+    # The copy is compared with the manifest when it is made.
+    with local_copy(job.directory, shard) as copy:
+      reader = open_shard(job.directory, shard, copy)
+      yield from _record_faults(job, shard, reader)
+    return
   check_size(job.directory, shard)
   path = os.path.join(job.directory, shard.file)
   if ingest.sha256(path) != shard.sha256:
@@ -149,7 +156,11 @@ def _faults(job: _Job, index: int) -> Iterator[str]:
       f"shard {path} does not have the sha256 of the manifest; copy it again "
       "or build the set again"
     )
-  reader = open_shard(job.directory, shard)
+  yield from _record_faults(job, shard, open_shard(job.directory, shard))
+
+
+def _record_faults(job: _Job, shard: ShardFile, reader: Any) -> Iterator[str]:
+  path = os.path.join(job.directory, shard.file)
   limit = max(1, len(job.manifest.class_names))
   for start in range(0, shard.records, _RECORDS_AT_ONCE):
     end = min(start + _RECORDS_AT_ONCE, shard.records)

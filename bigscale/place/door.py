@@ -26,7 +26,7 @@ _accessed: set[tuple[int, str, str]] = set()
 
 
 def open_place(
-  path: str | os.PathLike[str], patience: float = PATIENCE_SECONDS
+  path: str | os.PathLike[str], patience: float | None = None
 ) -> Place:
   """Returns the place of a folder or a prefix, which need not exist.
 
@@ -35,7 +35,8 @@ def open_place(
 
   Args:
     path: a path, a `file://`, `gs://` or `s3://` address.
-    patience: seconds for which transient errors of a request are retried.
+    patience: seconds for which transient errors of a request are retried;
+      None uses `PATIENCE_SECONDS`.
 
   Raises:
     SpecError: the scheme is unknown, its package is not installed, the bucket
@@ -53,6 +54,8 @@ def open_place(
     )
   clients.prepare()
   store, extra = _STORES[scheme]
+  if patience is None:
+    patience = PATIENCE_SECONDS
   place = BucketPlace(store, bucket, root, patience)
   access = (os.getpid(), scheme, bucket)
   if access in _accessed:
@@ -76,7 +79,7 @@ def open_place(
 
 
 def open_object(
-  path: str | os.PathLike[str], patience: float = PATIENCE_SECONDS
+  path: str | os.PathLike[str], patience: float | None = None
 ) -> tuple[Place, str]:
   """Returns the place of a file and its name there; see `open_place`."""
   folder, name = parent_and_name(path)

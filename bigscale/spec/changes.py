@@ -72,6 +72,7 @@ NATURES: Mapping[str, Nature] = {
   "data.flip": _DATA,
   "data.shuffle": _DATA,
   "data.shuffle_files": _DATA,
+  "data.cache_gb": FREE,
   "data.fake_labels": Nature("fixed", "it defines the classes G is trained on"),
   # The replacement of a bad record depends only on the record's index.
   "data.bad_records": FREE,

@@ -85,6 +85,8 @@ class DataSpec:
     shuffle_files: number of shards that are shuffled together. 0 uses all
       shards if their index fits in memory, otherwise as many as fit
       (`data.order`).
+    cache_gb: GB of this machine's disk for copies of the shards of a bucket
+      (`data.shard_cache`). 0 uses half of the free disk.
     fake_labels: labels of generated images: `uniform` over the classes, or
       `empirical`, the labels of the reals in the same batch. Losses that pair
       reals with fakes always use `empirical`.
@@ -112,6 +114,7 @@ class DataSpec:
   flip: bool = False
   shuffle: bool = True
   shuffle_files: int = 0
+  cache_gb: float = 0.0
   fake_labels: Literal["uniform", "empirical"] = "uniform"
   bad_records: Literal["skip", "error"] = "skip"
   max_bad_fraction: float = 0.001
@@ -132,6 +135,10 @@ class DataSpec:
         name == "shuffle_files" or value <= MAX_PARALLEL,
         f"data.{name}={value} must be at most {MAX_PARALLEL:,}",
       )
+    require(
+      0 <= self.cache_gb < math.inf,
+      f"data.cache_gb={self.cache_gb} must be 0 or more, and finite",
+    )
     require(
       0 <= self.max_bad_fraction <= 1,
       f"data.max_bad_fraction={self.max_bad_fraction} must lie in [0, 1]",

@@ -25,7 +25,9 @@ BATCH, SIDE, RECORDS = 256, 64, 20_000
 SIDES = ("processes", "threads", "torch", "grain")
 
 
-def make_set(directory: str, encoding: str) -> None:
+def make_set(
+  directory: str, encoding: str, records_per_shard: int = 10_000
+) -> None:
   """Writes smooth random images, which compress like photographs."""
   from bigscale.data import ingest
   from bigscale.data.manifest import Schema
@@ -49,6 +51,7 @@ def make_set(directory: str, encoding: str) -> None:
     class_names=tuple("0123456789"),
     source="made",
     licence="none",
+    records_per_shard=records_per_shard,
   )
 
 

@@ -10,7 +10,6 @@ import tarfile
 import tracemalloc
 from concurrent import futures
 
-import bucket
 import numpy as np
 import pytest
 from image_files import everything, png
@@ -206,15 +205,6 @@ def test_pickled_tars_are_thread_safe(tmp_path):
   with futures.ThreadPoolExecutor(8) as pool:
     found = list(pool.map(everything, [copy] * 8))
   assert found == [expected] * 8
-
-
-def test_remote_tars_are_read_with_epath(tmp_path, monkeypatch):
-  local = whole(write_tar(tmp_path / "a.tar", numbered(5)))
-  bucket.register(tmp_path, monkeypatch)
-  remote = whole("bucket://a.tar")
-  assert remote.identity == local.identity
-  assert everything(remote) == everything(local)
-  assert remote.check() == ()
 
 
 def idx(array):

@@ -10,7 +10,6 @@ import sys
 import zipfile
 from concurrent import futures
 
-import bucket
 import numpy as np
 import pytest
 from image_files import everything, image, png, write, write_zip
@@ -364,15 +363,3 @@ def test_file_urls_are_local_paths(tmp_path):
   url, plain = FolderSource(f"file://{root}"), FolderSource(root)
   assert url.identity == plain.identity
   assert everything(url) == everything(plain)
-
-
-def test_remote_folders_and_zips_are_read_with_epath(tmp_path, monkeypatch):
-  write(tmp_path / "set", animals() | {"__MACOSX/x.png": b"x"})
-  write_zip(tmp_path / "set.zip", animals())
-  bucket.register(tmp_path, monkeypatch)
-  for name in ("set", "set.zip"):
-    remote = FolderSource(f"bucket://{name}")
-    local = FolderSource(str(tmp_path / name))
-    assert remote.identity == local.identity
-    assert everything(remote) == everything(local)
-    assert remote.check() == ()

@@ -8,6 +8,7 @@ The input is a folder or .zip of images (one folder per class), tar files
 Images are cropped, and resized by area. JPEG and PNG files that already have
 the requested format are copied byte for byte, unless EXIF requires a rotation.
 
+If --out is an address, the set is built in the cache folder and then uploaded.
 After an interruption, the same command continues where it stopped. Unusable
 files are listed in SET/rejects.jsonl. If there are too many of them, no data
 set is built.
@@ -39,7 +40,7 @@ FLAGS.float(
   "Fraction of the input to hold out from training if it has no splits.",
 )
 FLAGS.heading("Output")
-FLAGS.local_path("out", None, "Folder to create.")
+FLAGS.string("out", None, "Folder to create, or an address: gs://BUCKET/SET.")
 FLAGS.string("name", "", "Name of the data set. Default: the name of --out.")
 FLAGS.string("source", "", "Origin of the images. Default: --input.")
 FLAGS.fields(BuildOptions, licence="Licence of the images.")
@@ -80,8 +81,8 @@ FLAGS.bool("json", False, "Print JSON.")
 def run(path: str = "") -> int:
   """Builds a data set."""
   from bigscale.data import notes
-  from bigscale.data.build import build
   from bigscale.data.inputs import open_inputs
+  from bigscale.data.upload import build_at
   from bigscale.spec import require
 
   require(
@@ -101,7 +102,7 @@ def run(path: str = "") -> int:
   for note in notes.of_sources({name: (inputs[name],) for name in inputs}):
     print(f"note: {note}", file=sys.stderr)
   with progress_bar() as progress:
-    report = build(inputs, out, options, progress)
+    report = build_at(inputs, out, options, progress)
   if FLAGS.json:
     summary = dataclasses.asdict(report)
     manifest = summary.pop("manifest")
