@@ -11,6 +11,7 @@ from bigscale.place import Place
 # How long rows are collected before they are written as one object.
 _INTERVAL_SECONDS = 60.0
 _RETRY_SECONDS = 10.0
+_POLL_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 # Returns name and content of a file to write, or None if there is nothing new.
@@ -62,7 +63,9 @@ class Outbox:
       asked, failures = self._asked, self._failures
       self._changed.notify_all()
       while self._done < asked and self._failures == failures:
-        self._changed.wait()
+        if not self._thread.is_alive():
+          raise OSError(f"nothing more is written to {self._place.url}")
+        self._changed.wait(_POLL_SECONDS)
       if self._failures > failures:
         raise OSError(
           f"cannot write to {self._place.url} ({self._error})"
