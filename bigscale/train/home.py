@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -241,24 +241,25 @@ class PartLines:
     found = log.read(self._place, self._name) or b""
     self._claim.verify()
     self._place.write(log.file_name(self._name), found)
-    # The first part goes last: without it, the file counts.
-    self._delete_others()
+    own = f"{self._name}/{self._claim.number:06d}-"
+    parts = log.all_parts(self._place, self._name)
+    self._delete(part for part in parts if not part.startswith(own))
+    # From here on, the file counts, because its parts have no first one.
     self._place.delete(self._first)
+    self._delete(parts)
 
   def _begin(self, content: bytes) -> None:
     """Makes `content` the first part of this lease, before any other part."""
     self._claim.verify()
     self._place.write(self._first, content)
-    self._delete_others()
+    parts = log.all_parts(self._place, self._name)
+    self._delete(part for part in parts if part != self._first)
     if self._place.entry(log.file_name(self._name)) is not None:
       self._place.delete(log.file_name(self._name))
 
-  def _delete_others(self) -> None:
-    """Deletes all parts but the first one of this lease."""
-    parts = log.all_parts(self._place, self._name)
-    others = [part for part in parts if part != self._first]
+  def _delete(self, parts: Iterable[str]) -> None:
     with concurrent.futures.ThreadPoolExecutor(_DELETERS) as pool:
-      list(pool.map(self._place.delete, others))
+      list(pool.map(self._place.delete, parts))
 
   def _take(self) -> tuple[str, bytes] | None:
     """Returns the next part; None if there are no new rows."""

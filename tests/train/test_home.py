@@ -97,33 +97,29 @@ def test_what_a_lost_holder_writes_does_not_count(place, outbox):
   second.close()
 
 
+@pytest.mark.parametrize("deletions", range(5))
 def test_a_merge_that_is_killed_loses_and_repeats_nothing(
-  place, outbox, monkeypatch
+  place, outbox, monkeypatch, deletions
 ):
   rows = written(place, 1, [1, 2, 3], outbox)
-  delete = place.delete
-  names = [part for part in log.all_parts(place, "metrics")]
   assert "metrics.jsonl" not in {entry.name for entry in place.list()}
+  delete, left = place.delete, iter(range(deletions))
 
-  def kill_after(count):
-    left = iter(range(count))
+  def delete_or_die(name):
+    if next(left, None) is None:
+      raise KeyboardInterrupt
+    delete(name)
 
-    def delete_or_die(name):
-      if next(left, None) is None:
-        raise KeyboardInterrupt
-      delete(name)
-
-    monkeypatch.setattr(place, "delete", delete_or_die)
-
-  for count in range(len(names)):
-    kill_after(count)
-    with pytest.raises(KeyboardInterrupt):
-      rows.merge()
-    assert steps_in(place) == [1, 2, 3], f"killed after {count} deletions"
-  monkeypatch.setattr(place, "delete", delete)
-  rows.merge()
-  assert [entry.name for entry in place.list()] == ["metrics.jsonl"]
+  monkeypatch.setattr(place, "delete", delete_or_die)
+  with pytest.raises(KeyboardInterrupt):
+    rows.merge()
   assert steps_in(place) == [1, 2, 3]
+  monkeypatch.setattr(place, "delete", delete)
+  second = Outbox(place)
+  written(place, 2, [4], second).merge()
+  second.close()
+  assert [entry.name for entry in place.list()] == ["metrics.jsonl"]
+  assert steps_in(place) == [1, 2, 3, 4]
 
 
 def test_a_complete_run_can_be_continued(place, outbox):
