@@ -217,10 +217,13 @@ def test_a_failure_after_the_call_is_noticed(failing, monkeypatch):
   save(checkpoints, 2)
   checkpoints.wait()
 
+  save(checkpoints, 4)
+  wait = checkpoints._manager.wait_until_finished
+
   def fail():
+    wait()
     raise RuntimeError("cannot write an array")
 
-  save(checkpoints, 4)
   monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
   save(checkpoints, 6)
   assert reports.events == [("save_failed", 4)]
