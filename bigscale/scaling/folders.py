@@ -16,12 +16,8 @@ from etils import epath
 from bigscale.place import is_remote, open_place
 from bigscale.scaling.sweep import SweepRun, label
 from bigscale.spec import Change, RunSpec, SpecError, from_json, to_json
-from bigscale.train.folder import (
-  by_meaning,
-  differences,
-  settings_in,
-  write_whole,
-)
+from bigscale.train.folder import settings_in, write_whole
+from bigscale.train.settings import by_meaning, differences
 
 Tree = Mapping[str, Any]
 # Groups of settings that a run may change while it trains, but that affect its

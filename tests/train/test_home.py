@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from bigscale.place import log, open_place
-from bigscale.train import outbox as outboxes
 from bigscale.train.home import BucketHome, PartLines, StagedBoard
 from bigscale.train.lease import Lease, LeaseLostError
 from bigscale.train.outbox import Outbox
@@ -151,7 +150,6 @@ def test_a_home_that_was_lost_writes_nothing_at_its_end(place):
 
 
 def test_a_file_that_cannot_be_written_is_kept(place, outbox, monkeypatch):
-  monkeypatch.setattr(outboxes, "_RETRY_SECONDS", 0.0)
   write, calls = place.write, []
 
   def refuse(name, data):
