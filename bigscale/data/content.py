@@ -196,12 +196,9 @@ def of_files(
       total / 1e9,
     )
 
-  def entry_of(row: int) -> tuple[int, str] | None:
-    return versions and (int(sizes[row]), versions[row])
-
   def some(start: int) -> list[_FileDigest]:
     return [
-      _digest(root, paths[row], kept, whole, entry_of(row))
+      _digest(root, paths[row], kept, whole, _entry(row, sizes, versions))
       for row in rows[start : start + _FILES_AT_ONCE]
     ]
 
@@ -228,6 +225,13 @@ def of_files(
   digest = hashlib.sha256(b"".join(one.digest for one in found)).digest()
   note = "" if whole else f" by {len(rows)} of {len(paths)} files"
   return Content(digest, note)
+
+
+def _entry(
+  row: int, sizes: np.ndarray, versions: Sequence[str] | None
+) -> tuple[int, str] | None:
+  """Returns the size and version of a file of a bucket, if they are known."""
+  return None if versions is None else (int(sizes[row]), versions[row])
 
 
 def _sample(names: Sequence[str]) -> list[int]:

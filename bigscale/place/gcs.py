@@ -156,5 +156,6 @@ def _connect() -> Any:
   return Client(
     use_listings_cache=False,
     skip_instance_cache=True,
+    token=clients.google_token(),
     session_kwargs=clients.session_kwargs(),
   )
