@@ -66,7 +66,7 @@ class Flags(flags.FlagValues):
     """Defines a local file or folder; `read` refuses addresses for it."""
     flags.DEFINE(_LocalPath(), name, default, text, flag_values=self)
 
-  def path(self, name: str, default: str | None, text: str) -> None:
+  def address(self, name: str, default: str | None, text: str) -> None:
     """Defines a local file or folder, or an address of one."""
     flags.DEFINE(_Path(), name, default, text, flag_values=self)
 

@@ -48,7 +48,7 @@ FLAGS.string(
   "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan, stats or inception. With "
   "--config, also a format that its model defines.",
 )
-FLAGS.path(
+FLAGS.address(
   "out",
   None,
   "Folder to create, or its gs:// address. For --format=inception: local "

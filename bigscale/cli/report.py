@@ -10,10 +10,10 @@ the run's folder. It writes nothing to a run on a bucket.
 from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
-FLAGS.path("workdir", None, "Folder of the run, or its gs:// address.")
+FLAGS.address("workdir", None, "Folder of the run, or its gs:// address.")
 
 
-FLAGS.path(
+FLAGS.address(
   "out",
   None,
   "File to write, or its address. Default: report.html in the run's folder, or "

@@ -48,8 +48,10 @@ from bigscale.spec import ModelBase, SpecError, TruncationRule, require
 
 FLAGS = Flags()
 FLAGS.heading("Input and output")
-FLAGS.path("workdir", None, "Folder of the run, or its gs:// address.")
-FLAGS.path("out", None, "File to write, or its address: FILE.png or FILE.npz.")
+FLAGS.address("workdir", None, "Folder of the run, or its gs:// address.")
+FLAGS.address(
+  "out", None, "File to write, or its address: FILE.png or FILE.npz."
+)
 FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
 FLAGS.heading("Samples")
 FLAGS.integer(

@@ -52,12 +52,12 @@ from bigscale.cli.config_flags import ConfigFlags, spec_of
 FLAGS = ConfigFlags()
 FLAGS.heading("Run")
 FLAGS.define_config("Config of the run.")
-FLAGS.path(
+FLAGS.address(
   "workdir",
   None,
   "Folder of the run, or a gs:// address. Created if missing.",
 )
-FLAGS.path(
+FLAGS.address(
   "init_from",
   None,
   "Folder or gs:// address of another run of the same model. A new run starts "

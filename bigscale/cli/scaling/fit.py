@@ -27,7 +27,7 @@ FLAGS = Flags()
 law.define_flags(FLAGS)
 FLAGS.heading("Output")
 FLAGS.bool("json", False, "Print JSON.")
-FLAGS.path("out", None, "File or address to also write the JSON to.")
+FLAGS.address("out", None, "File or address to also write the JSON to.")
 
 
 def run(path: str = "") -> int:
