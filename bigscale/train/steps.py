@@ -156,6 +156,9 @@ class BucketSteps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
 
   def set_aside(self, steps: Sequence[int], where: str) -> None:
     """Writes the marker into the folders of steps."""
+    if self._claim is not None:
+      # A holder that was replaced would mark the steps of the next one.
+      self._claim.verify()
     names = step_names.complete(self._place)
     content = json.dumps({"set_aside": where}).encode()
     for step in steps:

@@ -122,6 +122,8 @@ def test_a_lost_lease_commits_nothing(home):
   open_place(home).create("leases/000002", b"{}")
   with pytest.raises(LeaseLostError):
     save(checkpoints, 4)
+  with pytest.raises(LeaseLostError):
+    checkpoints.set_aside(0, attempt=0)
   checkpoints.close()
   claim.release()
   assert CheckpointReader(home).steps() == [2]
