@@ -36,7 +36,7 @@ class BucketPlace:
 
   def __init__(
     self,
-    make_store: Callable[[], Store],
+    make_store: type[Store],
     bucket: str,
     root: str,
     patience: float,
