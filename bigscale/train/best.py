@@ -84,9 +84,11 @@ class Ranking:
     """
     found: list[Any] = []
     for step in steps:
-      directory = folders.folder(step)
       try:
+        directory = folders.folder(step)
         found.append([step, read(directory, step)])
+      except FileNotFoundError:  # It is deleted at the moment.
+        found.append([step, None])
       except sealed.SealError as error:
         _log.warning(
           "%s is damaged (%s); its checkpoint is kept until you delete it",

@@ -151,8 +151,18 @@ class BucketSteps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
     return sorted(step_names.complete(self._place))
 
   def folder(self, step: int) -> epath.Path:
-    """Returns the folder of a complete step."""
-    return self.path / step_names.complete(self._place)[step]
+    """Returns the folder of a complete step.
+
+    Raises:
+      FileNotFoundError: if there is none. A holder that was replaced may still
+        be deleting an old step.
+    """
+    name = step_names.complete(self._place).get(step)
+    if name is None:
+      raise FileNotFoundError(
+        f"there is no complete step {step} in {self.path}"
+      )
+    return self.path / name
 
   def set_aside(self, steps: Sequence[int], where: str) -> None:
     """Writes the marker into the folders of steps."""
@@ -162,7 +172,8 @@ class BucketSteps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
     names = step_names.complete(self._place)
     content = json.dumps({"set_aside": where}).encode()
     for step in steps:
-      self._place.write(f"{names[step]}/{step_names.MARKER}", content)
+      if step in names:
+        self._place.write(f"{names[step]}/{step_names.MARKER}", content)
 
   def build_name(self, step: int) -> str:
     """Returns the name for a new save of a step."""

@@ -6,9 +6,9 @@ import pytest
 
 from bigscale.place import open_place
 from bigscale.spec import CheckpointSpec, SpecError
-from bigscale.train import bucket_checkpoint, step_names, steps
+from bigscale.train import best, bucket_checkpoint, step_names, steps
 from bigscale.train.bucket_checkpoint import BucketCheckpoints, SaveFailedError
-from bigscale.train.checkpoint import CheckpointReader
+from bigscale.train.checkpoint import CheckpointReader, Damage, DamagedError
 from bigscale.train.lease import Lease, LeaseLostError
 from tests.place import servers
 
@@ -101,6 +101,21 @@ def test_a_torn_step_is_not_read_and_its_name_not_used_again(home):
   # The stopped process completes its save.
   place.write(f"checkpoints/4/{step_names.COMMITTED}", b"late")
   assert value_of(checkpoints, 4) == 40
+  checkpoints.close()
+
+
+def test_a_step_that_vanishes_is_no_error(home):
+  """A holder that was replaced may still be deleting it."""
+  checkpoints = opened(home)
+  save(checkpoints, 2)
+  checkpoints.wait()
+  folders = checkpoints._folders
+  assert best.Ranking(1, "").load(folders, [2, 99]) == [[2, None], [99, None]]
+  checkpoints.set_damaged_aside([Damage(99, "gone")])
+  for entry in open_place(home).list("checkpoints/2/"):
+    open_place(home).delete(entry.name)
+  with pytest.raises(DamagedError, match="no undamaged checkpoint"):
+    checkpoints.restore(ABSTRACT, 2)
   checkpoints.close()
 
 
