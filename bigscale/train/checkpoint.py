@@ -223,8 +223,7 @@ class Checkpoints(CheckpointReader):
         preservation_policy=policies.AnyPreservationPolicy(
           [policies.LatestN(self._spec.keep), self._ranking, self._pinned]
         ),
-        cleanup_tmp_directories=True,
-        **options,
+        **{"cleanup_tmp_directories": True, **options},
       ),
     )
     # All processes must rank alike, or they would keep different steps.

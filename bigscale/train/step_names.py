@@ -19,6 +19,11 @@ def name_of(step: int, number: int) -> str:
   return f"{step}.{number}" if number else f"{step}"
 
 
+def is_step(name: str) -> bool:
+  """Returns whether a folder name is that of a step, complete or not."""
+  return _NAME.fullmatch(name) is not None
+
+
 def all_names(place: Place) -> dict[str, set[str]]:
   """Returns the files in each folder of a checkpoint folder, by its name."""
   found: dict[str, set[str]] = {}

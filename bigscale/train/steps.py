@@ -6,6 +6,7 @@ the step aside, and the step is saved again as `8.1`, `8.2` and so on.
 """
 
 import asyncio
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -22,6 +23,8 @@ from bigscale.place.paths import path_of
 from bigscale.spec import require
 from bigscale.train import step_names
 from bigscale.train.lease import Lease
+
+_DELETERS = 16
 
 
 class Steps(Protocol):
@@ -138,10 +141,10 @@ class BucketSteps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
     options: dict[str, Any] = {"step_name_format": self}
     if not writes:
       return options
-    names = multihost.decide(
-      "step names", lambda: sorted(step_names.all_names(self._place))
-    )
+    names = multihost.decide("step names", self._clear)
     self._taken, self._given = set(names), {}
+    # Orbax fails if another process deletes the same objects meanwhile.
+    options["cleanup_tmp_directories"] = False
     if self._claim is not None:
       options["temporary_path_class"] = _fenced(self._claim, self.path)
     return options
@@ -174,6 +177,20 @@ class BucketSteps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
     for step in steps:
       if step in names:
         self._place.write(f"{names[step]}/{step_names.MARKER}", content)
+
+  def _clear(self) -> list[str]:
+    """Deletes incomplete steps and returns all names that were in use."""
+    found = step_names.all_names(self._place)
+    torn = [
+      f"{name}/{file}"
+      for name, files in found.items()
+      if step_names.is_step(name) and step_names.COMMITTED not in files
+      for file in sorted(files)
+      if file
+    ]
+    with concurrent.futures.ThreadPoolExecutor(_DELETERS) as pool:
+      list(pool.map(self._place.delete, torn))
+    return sorted(found)
 
   def build_name(self, step: int) -> str:
     """Returns the name for a new save of a step."""
