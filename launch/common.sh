@@ -112,8 +112,8 @@ PROCESSES=1
 check_run() {
   local pair
   need RUN_NAME PROGRAM CONFIG WORKDIR
-  [[ $WORKDIR != *://* ]] || fail "WORKDIR=$WORKDIR is an address; use a \
-folder that all machines share, on Filestore or NFS"
+  [[ $WORKDIR != *://* || $WORKDIR == gs://?*/?* ]] || fail "WORKDIR=$WORKDIR \
+must be gs://BUCKET/NAME, or a folder that all machines share"
   numbers MAX_RESTARTS RESTART_DELAY GRACE_SECONDS
   # Names of pods, nodes and jobs add a suffix and are limited to 63 characters.
   [[ $RUN_NAME =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]] \

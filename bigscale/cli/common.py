@@ -1,6 +1,5 @@
 """Flags and checkpoint loading shared by several commands."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ def part_of(text: str) -> tuple[int, int]:
   return int(share), int(parts)
 
 
-def share_compiled_programs(folder: pathlib.Path) -> None:
+def share_compiled_programs(folder: os.PathLike[str]) -> None:
   """Shares compiled programs between processes and with the next start."""
   import jax
 
@@ -78,7 +77,7 @@ class Trained(NamedTuple):
     built: the run's functions, built for one device.
     step: step of the checkpoint.
     ema: moving average of G.
-    path: folder of the run.
+    path: folder of the run (`etils.epath.Path`).
     d: trained weights of D (`train.state.Average`), or None if not requested.
     imported: notes of `bigscale import` about the weights. {} for weights that
       were trained here.
@@ -89,7 +88,7 @@ class Trained(NamedTuple):
   built: Any
   step: int
   ema: Any
-  path: pathlib.Path
+  path: Any
   d: Any = None
   imported: Mapping[str, Any] = {}
   stream: Any = None
@@ -125,7 +124,7 @@ def load(
     dataclasses.replace(spec, mesh=MeshSpec()),
     make_mesh(MeshSpec(), jax.local_devices()[:1]),
   )
-  if not (folder.path / "checkpoints").is_dir():
+  if not folder.has_steps():
     raise SpecError(
       f"{folder.path} has no checkpoint yet; train until the first is saved"
     )

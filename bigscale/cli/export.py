@@ -18,15 +18,13 @@ More examples:
   bigscale export --workdir=runs/biggan --truncation=0.4 --out=biggan.hlo
 """
 
-import pathlib
-
-from bigscale.cli import truncation
+from bigscale.cli import outputs, truncation
 from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
 FLAGS.heading("Input and output")
-FLAGS.local_path("workdir", None, "Folder of the run.")
-FLAGS.local_path("out", None, "File to write.")
+FLAGS.address("workdir", None, "Folder of the run, or its gs:// address.")
+FLAGS.address("out", None, "File to write, or its gs:// or s3:// address.")
 FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
 FLAGS.list(
   "platforms",
@@ -39,17 +37,9 @@ truncation.define_flags(FLAGS)
 def run() -> int:
   """Exports one checkpoint."""
   from bigscale.cli.common import load
-  from bigscale.spec import require
 
   workdir = FLAGS.require("workdir", "runs/first")
-  out = pathlib.Path(FLAGS.require("out", "generator.hlo"))
-  require(
-    out.absolute().parent.is_dir(),
-    f"--out={out}: there is no folder {out.parent}; create it first",
-  )
-  require(
-    not out.is_dir(), f"--out={out} is a folder; give the name of a file in it"
-  )
+  out = outputs.check(FLAGS.require("out", "generator.hlo"))
 
   from bigscale.interop.export import (
     check_platforms,

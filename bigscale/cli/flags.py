@@ -23,6 +23,12 @@ class _LocalPath(flags.ArgumentParser):
   metavar = "PATH"
 
 
+class _Path(flags.ArgumentParser):
+  """A local file or folder, or an address such as gs://bucket/run."""
+
+  metavar = "PATH"
+
+
 def _definer(define: Callable[..., Any]) -> Callable[..., None]:
   def method(self: "Flags", *arguments: Any, **limits: Any) -> None:
     define(*arguments, flag_values=self, **limits)
@@ -59,6 +65,10 @@ class Flags(flags.FlagValues):
   def local_path(self, name: str, default: str | None, text: str) -> None:
     """Defines a local file or folder; `read` refuses addresses for it."""
     flags.DEFINE(_LocalPath(), name, default, text, flag_values=self)
+
+  def address(self, name: str, default: str | None, text: str) -> None:
+    """Defines a local file or folder, or an address of one."""
+    flags.DEFINE(_Path(), name, default, text, flag_values=self)
 
   def fields(self, of: type, /, **texts: str) -> None:
     """Defines flags for fields of a dataclass, with their types and defaults.
@@ -148,8 +158,8 @@ class Flags(flags.FlagValues):
       # Without this check, a local folder named `gs:` would be created.
       if "://" in str(path):
         raise SpecError(
-          f"{name}={path} is an address, not a folder; mount a disk "
-          "(Filestore, NFS) and name a folder on it"
+          f"{name}={path} is an address, and this must be a path on this "
+          "machine; name a local file or folder"
         )
     return rest[1:]
 

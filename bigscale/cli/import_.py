@@ -48,11 +48,11 @@ FLAGS.string(
   "biggan-pytorch, biggan-tfhub, biggan-hf, r3gan, stats or inception. With "
   "--config, also a format that its model defines.",
 )
-FLAGS.local_path(
+FLAGS.address(
   "out",
   None,
-  "Folder to create. For --format=inception: folder to use instead of the "
-  "cache.",
+  "Folder to create, or its gs:// address. For --format=inception: local "
+  "folder to use instead of the cache.",
 )
 FLAGS.string("ema", None, "File with the moving average of the generator.")
 FLAGS.bool(
@@ -155,10 +155,11 @@ def _statistics(file: str, d_file: str | None, out: str) -> int:
 def _inception(file: str, d_file: str | None) -> int:
   from bigscale.interop.inception import read_weights
   from bigscale.metrics import inception_store
+  from bigscale.place import on_disk
 
   _require_alone(d_file, _INCEPTION)
   weights = read_weights(file, unsafe_pickle=FLAGS.unsafe_pickle)
-  path = inception_store.save(weights, FLAGS.out)
+  path = inception_store.save(weights, FLAGS.out and f"{on_disk(FLAGS.out)}")
   print(f"read:          {weights.source}")
   print(f"fingerprint:   {weights.fingerprint}")
   print(f"weights:       {path}")

@@ -55,6 +55,8 @@ _EXIT_CODES = {
   "DivergedError": DIVERGED,
   "PreemptedError": PREEMPTED,
   "ReplicaError": BUG,
+  "LeaseLostError": BUG,
+  "SaveFailedError": BUG,
 }
 
 

@@ -28,13 +28,14 @@ More examples:
 """
 
 import functools
+import io
 import json
 import math
-import pathlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
-from bigscale.cli import truncation
+from bigscale.cli import outputs, truncation
 from bigscale.cli.common import (
   Trained,
   define_process_flags,
@@ -42,12 +43,15 @@ from bigscale.cli.common import (
   load,
 )
 from bigscale.cli.flags import Flags
+from bigscale.place import open_object
 from bigscale.spec import ModelBase, SpecError, TruncationRule, require
 
 FLAGS = Flags()
 FLAGS.heading("Input and output")
-FLAGS.local_path("workdir", None, "Folder of the run.")
-FLAGS.local_path("out", None, "File to write: FILE.png or FILE.npz.")
+FLAGS.address("workdir", None, "Folder of the run, or its gs:// address.")
+FLAGS.address(
+  "out", None, "File to write, or its address: FILE.png or FILE.npz."
+)
 FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
 FLAGS.heading("Samples")
 FLAGS.integer(
@@ -125,7 +129,7 @@ def run() -> int:
   from bigscale.parallel import multihost
 
   workdir = FLAGS.require("workdir", "runs/first")
-  out = _out(pathlib.Path(FLAGS.require("out", "samples.png")))
+  out = _out(FLAGS.require("out", "samples.png"))
   kind = _kind()
   labels = _numbers("labels", int, "whole numbers, like 3,7")
   thresholds = _numbers("truncation_sweep", float, "numbers, like 2,1,0.5,0.04")
@@ -140,7 +144,7 @@ def run() -> int:
 
 def _sample(
   trained: Trained,
-  out: pathlib.Path,
+  out: str,
   kind: str,
   labels: list[int] | None,
   thresholds: list[float] | None,
@@ -153,15 +157,13 @@ def _sample(
   elif kind == "truncation_sweep":
     _sheets(trained, out, [_sweep(model, labels, rule, thresholds)])
   elif kind.startswith("class_grid"):
-    paged = out.suffix == ".png"
+    paged = out.endswith(".png")
     _sheets(trained, out, list(_class_grids(model, labels, rule, paged)))
   else:
     _sheets(trained, out, [_walks(model, labels, rule)])
 
 
-def _plain(
-  trained: Trained, out: pathlib.Path, labels: list[int] | None
-) -> None:
+def _plain(trained: Trained, out: str, labels: list[int] | None) -> None:
   """Samples and writes --num images."""
   import numpy as np
 
@@ -187,7 +189,7 @@ def _plain(
   _write(out, trained, drawn, columns, [prepared.protocol])
 
 
-def _sheets(trained: Trained, out: pathlib.Path, pages: list[list]) -> None:
+def _sheets(trained: Trained, out: str, pages: list[list]) -> None:
   """Samples the rows of each page and writes one file per page.
 
   A single page is written to `out`; several pages get numbered names.
@@ -201,7 +203,8 @@ def _sheets(trained: Trained, out: pathlib.Path, pages: list[list]) -> None:
   for number, rows in enumerate(pages, start=1):
     page = out
     if len(pages) > 1:
-      page = out.with_stem(f"{out.stem}-{number:0{digits}d}")
+      stem, ending = os.path.splitext(out)
+      page = f"{stem}-{number:0{digits}d}{ending}"
     drawn = draw_sheet(
       trained.built.sample, lambda threshold: under(threshold).ema, rows
     )
@@ -284,7 +287,7 @@ def _sweep(
 
 
 def _write(
-  out: pathlib.Path,
+  out: str,
   trained: Trained,
   drawn: Any,
   columns: int,
@@ -304,22 +307,29 @@ def _write(
   from bigscale.sampling import grid
 
   notes = _notes(trained, protocols)
-  if out.suffix == ".npz":
+  place, name = open_object(out)
+  if name.endswith(".npz"):
     # NumPy cannot store None without pickle; `float` makes it NaN.
     arrays = {
       name: np.array(value, float if name == "truncation" else None)
       for name, value in notes.items()
     }
+    content = io.BytesIO()
     np.savez_compressed(
-      out, images=drawn.images, labels=drawn.labels, columns=columns, **arrays
+      content,
+      images=drawn.images,
+      labels=drawn.labels,
+      columns=columns,
+      **arrays,
     )
+    place.write(name, content.getvalue())
   else:
     scale = grid.view_scale(trained.spec.model.resolution)
     text = {
       name: value if isinstance(value, str) else json.dumps(value)
       for name, value in notes.items()
     }
-    grid.save_png(out, drawn.images, columns, scale, text)
+    place.write(name, grid.png(drawn.images, columns, scale, text))
   print(f"{len(drawn.images)} images of step {trained.step}: {out}")
   for line in dict.fromkeys(map(truncation.sentence, protocols)):
     print(line)
@@ -334,17 +344,15 @@ def _notes(trained: Trained, protocols: list[dict[str, Any]]) -> dict[str, Any]:
   return notes
 
 
-def _out(out: pathlib.Path) -> pathlib.Path:
+def _out(out: str) -> str:
   """Checks --out before the checkpoint is loaded.
 
   Raises:
     SpecError: the ending is unknown or the folder does not exist.
   """
-  if out.suffix not in (".png", ".npz"):
+  if not out.endswith((".png", ".npz")):
     raise SpecError(f"--out={out} must end in .png or .npz")
-  if not out.absolute().parent.is_dir():
-    raise SpecError(f"--out={out}: there is no folder {out.parent}")
-  return out
+  return outputs.check(out)
 
 
 def _kind() -> str:

@@ -52,13 +52,17 @@ from bigscale.cli.config_flags import ConfigFlags, spec_of
 FLAGS = ConfigFlags()
 FLAGS.heading("Run")
 FLAGS.define_config("Config of the run.")
-FLAGS.local_path("workdir", None, "Folder of the run. Created if missing.")
-FLAGS.local_path(
+FLAGS.address(
+  "workdir",
+  None,
+  "Folder of the run, or a gs:// address. Created if missing.",
+)
+FLAGS.address(
   "init_from",
   None,
-  "Folder of another run of the same model. A new run starts from that run's "
-  "newest weights and moving average, with new optimizer states. Ignored when "
-  "a run resumes.",
+  "Folder or gs:// address of another run of the same model. A new run starts "
+  "from that run's newest weights and moving average, with new optimizer "
+  "states. Ignored when a run resumes.",
 )
 FLAGS.heading("Resume with changes")
 FLAGS.bool(

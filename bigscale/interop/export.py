@@ -9,7 +9,7 @@ if the weights are an argument.
 
 import hashlib
 import json
-import pathlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,12 +19,11 @@ import numpy as np
 from jax import export
 
 import bigscale
-from bigscale import temporary
 from bigscale.models.make import make_model
 from bigscale.ops.images import to_uint8
+from bigscale.place import open_object
 from bigscale.sampling.latents import law
 from bigscale.spec import RunSpec, SpecError
-from bigscale.train import folder as folders
 from bigscale.train import tracking
 from bigscale.train.state import Average
 from bigscale.train.step import Codes, generate
@@ -78,7 +77,7 @@ def export_generator(
 
 
 def write(
-  out: pathlib.Path,
+  out: str | os.PathLike[str],
   exported: export.Exported,
   spec: RunSpec,
   step: int,
@@ -87,7 +86,7 @@ def write(
   """Writes the serialized program and OUT.json next to it.
 
   Args:
-    out: file to write or replace.
+    out: path or address of the file to write or replace.
     exported: result of `export_generator`.
     spec: spec of the run.
     step: step of the checkpoint.
@@ -106,15 +105,13 @@ def write(
     "sha256": hashlib.sha256(data).hexdigest()
   }
   try:
-    with temporary.replacing(out) as partial:
-      partial.write_bytes(data)
-    folders.write_whole(
-      out.with_name(out.name + ".json"), json.dumps(header, indent=2)
-    )
+    place, name = open_object(out)
+    place.write(name, data)
+    place.write(f"{name}.json", json.dumps(header, indent=2).encode())
   except OSError as error:
     raise SpecError(
-      f"--out={out} cannot be written ({error.strerror}); choose a writable "
-      "file on a disk with free space"
+      f"--out={out} cannot be written ({error.strerror or error}); choose a "
+      "writable file on a disk with free space"
     ) from error
   return len(data)
 

@@ -17,9 +17,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from bigscale import temporary
 from bigscale.interop import recognize
+from bigscale.place import is_remote, on_disk, open_place
+from bigscale.place.paths import path_of
 from bigscale.spec import SpecError
 
 # Key prefixes that separate the networks in one file.
@@ -92,7 +95,7 @@ def existing_file(path: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     FileError: the file does not exist.
   """
-  path = pathlib.Path(path)
+  path = on_disk(path)
   if not path.is_file():
     raise FileError(f"there is no file {path}; name an existing file")
   return path
@@ -104,14 +107,18 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_new(out: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the path of a folder that can be created.
+def require_new(out: str | os.PathLike[str]) -> epath.Path:
+  """Returns the path or address of a folder that can be created.
 
   Raises:
-    FileError: the path exists and is not an empty folder.
+    FileError: it exists and is not an empty folder.
   """
-  path = pathlib.Path(out)
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+  path = path_of(out)
+  if is_remote(out):
+    used = open_place(out).any()
+  else:
+    used = path.exists() and (not path.is_dir() or any(path.iterdir()))
+  if used:
     raise FileError(
       f"--out={path} exists and is not empty; name a new folder, or move this "
       "one away"
@@ -120,17 +127,23 @@ def require_new(out: str | os.PathLike[str]) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+def new_folder(out: epath.Path) -> Iterator[epath.Path]:
   """Creates a folder that gets its name only if the block succeeds.
 
+  A bucket cannot rename a folder: there, the files appear one by one.
+
   Yields:
-    A temporary path next to `out`.
+    A temporary path next to `out`, or `out` on a bucket.
 
   Raises:
     FileError: the folder cannot be written.
   """
-  partial = temporary.beside(out)
+  partial = out
   try:
+    if is_remote(out):
+      yield out
+      return
+    partial = temporary.beside(out)
     partial.mkdir(parents=True)
     yield partial
     partial.rename(out)
@@ -140,7 +153,8 @@ def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
       "writable folder on a disk with free space"
     ) from error
   finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    if partial != out:
+      shutil.rmtree(partial, ignore_errors=True)
 
 
 Reader = Callable[[pathlib.Path], Mapping[str, Any]]

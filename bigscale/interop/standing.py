@@ -5,14 +5,17 @@ belong to the published weights and to no later step. The notes of the
 checkpoint at step 0 contain the file's digest.
 """
 
+import hashlib
+import io
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from bigscale.interop.files import FileError, sha256
+from bigscale.interop.files import FileError
+from bigscale.place import open_place
+from bigscale.place.paths import path_of
 
 FILE = "standing_statistics.npz"
 
@@ -23,14 +26,16 @@ def save(
   """Writes a table, and returns its entry in the checkpoint's notes.
 
   Args:
-    folder: run folder.
+    folder: path or address of the run folder.
     table: statistics by path, [N, C] each; row i belongs to truncation
       i / (N - 1).
   """
-  path = pathlib.Path(folder) / FILE
-  np.savez(path, **table)
+  content = io.BytesIO()
+  np.savez(content, **table)
+  open_place(folder).write(FILE, content.getvalue())
+  digest = hashlib.sha256(content.getvalue()).hexdigest()
   rows = {len(row) for row in table.values()}
-  return {"file": FILE, "truncations": max(rows), "sha256": sha256(path)}
+  return {"file": FILE, "truncations": max(rows), "sha256": digest}
 
 
 def read(
@@ -39,26 +44,28 @@ def read(
   """Reads the table that `save` wrote.
 
   Args:
-    folder: run folder.
+    folder: path or address of the run folder.
     notes: result of `save`.
 
   Raises:
     FileError: the file is missing or was changed.
   """
-  path = pathlib.Path(folder) / notes["file"]
+  path = path_of(folder) / notes["file"]
   again = (
     "import the weights again, or pass --standing_batches=100 to measure "
     "statistics instead"
   )
-  if not path.is_file():
+  try:
+    content = open_place(folder).read(notes["file"])
+  except FileNotFoundError as error:
     raise FileError(
       f"{path} is missing: it contains the statistics published with the "
       f"weights; {again}"
-    )
-  if sha256(path) != notes["sha256"]:
+    ) from error
+  if hashlib.sha256(content).hexdigest() != notes["sha256"]:
     raise FileError(
       f"{path} was changed: its SHA-256 differs from the one in the "
       f"checkpoint's notes; {again}"
     )
-  with np.load(path, allow_pickle=False) as arrays:
+  with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
     return {name: arrays[name] for name in arrays.files}

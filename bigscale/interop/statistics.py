@@ -9,6 +9,7 @@ computed. Other programs' files state little. The following is known:
 *   clean-fid's files: the file name contains the mode, `..._clean_...`.
 """
 
+import io
 import json
 import math
 import os
@@ -19,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale import temporary
 from bigscale.interop.files import (
   FileError,
   new_folder,
@@ -27,6 +27,7 @@ from bigscale.interop.files import (
   require_new,
   sha256,
 )
+from bigscale.place import open_object, open_place
 
 # Relative to the largest entry or eigenvalue: the precision of float32.
 _TOLERANCE = 1e-5
@@ -114,12 +115,13 @@ def save_statistics(
   Raises:
     FileError: the file cannot be written.
   """
-  path = pathlib.Path(path)
   said = statistics._asdict()
   arrays = {"mu": said.pop("mean"), "sigma": said.pop("covariance")}
   try:
-    with temporary.replacing(path) as partial, open(partial, "wb") as file:
-      np.savez(file, **arrays, **{_PROTOCOL: np.array(json.dumps(said))})
+    content = io.BytesIO()
+    np.savez(content, **arrays, **{_PROTOCOL: np.array(json.dumps(said))})
+    place, name = open_object(path)
+    place.write(name, content.getvalue())
   except OSError as error:
     raise FileError(
       f"{path} cannot be written ({error.strerror or error}); choose a "
@@ -154,7 +156,8 @@ def write_statistics(
   )
   with new_folder(require_new(out)) as folder:
     save_statistics(folder / "statistics.npz", named)
-    (folder / "statistics.json").write_text(json.dumps(provenance, indent=2))
+    text = json.dumps(provenance, indent=2)
+    open_place(folder).write("statistics.json", text.encode())
 
 
 def _from_sums(

@@ -9,6 +9,7 @@ from typing import Any
 
 from bigscale.monitor import foreign_logs
 from bigscale.monitor.verdict import Decision, Verdict
+from bigscale.place import is_remote, log, on_disk, open_object, open_place
 from bigscale.spec.base import SpecError, require
 from bigscale.spec.verdict import VerdictSpec
 
@@ -54,7 +55,11 @@ def read_trace(path: str, attempt: int | None = None) -> Trace:
   Raises:
     SpecError: the file does not exist, is not a trace, or has no rows.
   """
-  file = pathlib.Path(path)
+  if is_remote(path):
+    trace = _read_address(path, attempt)
+    _require_rows(trace, path)
+    return trace
+  file = on_disk(path)
   if file.is_dir() and (file / "metrics.jsonl").is_file():
     file = file / "metrics.jsonl"
   read = foreign_logs.reader_of(file)
@@ -65,30 +70,60 @@ def read_trace(path: str, attempt: int | None = None) -> Trace:
     if file.is_dir():
       file = file / "metrics.jsonl"
     require(file.is_file(), f"{file} is not a file; {_FORMAT}")
-    trace = _read_text(file, attempt)
-  require(
-    bool(trace.rows),
-    " ".join([f"{file} has no row with a step that is a number.", *trace.notes])
-    + f" Note: {_FORMAT}",
-  )
+    trace = _read_file(file, attempt)
+  _require_rows(trace, f"{file}")
   return trace
 
 
-def _read_text(file: pathlib.Path, attempt: int | None) -> Trace:
+def _require_rows(trace: Trace, name: str) -> None:
+  require(
+    bool(trace.rows),
+    " ".join([f"{name} has no row with a step that is a number.", *trace.notes])
+    + f" Note: {_FORMAT}",
+  )
+
+
+def _read_address(address: str, attempt: int | None) -> Trace:
+  """Reads a run's folder or one file from a bucket."""
   try:
-    text = file.read_text(encoding="utf-8-sig")
-  except (OSError, UnicodeDecodeError) as error:
+    content = log.read(open_place(address), "metrics")
+    if content is not None:
+      return _read_text(content, f"{address}/metrics.jsonl", attempt)
+    place, name = open_object(address)
+    return _read_text(place.read(name), address, attempt)
+  except FileNotFoundError:
+    raise SpecError(
+      f"{address} is neither a file nor a run's folder; {_FORMAT}"
+    ) from None
+  except OSError as error:
+    raise SpecError(f"{address} cannot be read: {error}") from error
+
+
+def _read_file(file: pathlib.Path, attempt: int | None) -> Trace:
+  try:
+    content = file.read_bytes()
+  except OSError as error:
     raise SpecError(
       f"{file} cannot be read as text: {error}; {_FORMAT}"
     ) from None
-  require(bool(text.strip()), f"{file} is empty; {_FORMAT}")
-  if file.suffix in (".jsonl", ".json"):
+  return _read_text(content, f"{file}", attempt)
+
+
+def _read_text(content: bytes, name: str, attempt: int | None) -> Trace:
+  try:
+    text = content.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise SpecError(
+      f"{name} cannot be read as text: {error}; {_FORMAT}"
+    ) from None
+  require(bool(text.strip()), f"{name} is empty; {_FORMAT}")
+  if name.endswith((".jsonl", ".json")):
     return _read_json_lines(text, attempt)
-  _refuse_attempt(file, attempt)
-  return _read_csv(text, str(file))
+  _refuse_attempt(name, attempt)
+  return _read_csv(text, name)
 
 
-def _refuse_attempt(file: pathlib.Path, attempt: int | None) -> None:
+def _refuse_attempt(file: pathlib.Path | str, attempt: int | None) -> None:
   require(
     attempt is None,
     f"attempt={attempt} selects rows of a bigscale run, and {file} is not one; "

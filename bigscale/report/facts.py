@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import statistics
 from typing import Any
 
+from bigscale.place import is_remote
 from bigscale.report.curves import NETWORKS
 from bigscale.report.distance import distance_of
 from bigscale.report.history import attempt_of, is_number
@@ -53,7 +55,9 @@ def title(run: Run) -> str:
   model = run.setting("model.name")
   source = run.setting("data.source")
   if not model or not source:
-    return run.directory.resolve().name or "run"
+    url = run.place.url
+    name = url if is_remote(url) else os.path.realpath(url)
+    return name.rpartition("/")[2] or "run"
   start = next((e for e in run.events if e.get("event") == "start"), {})
   text = (
     f"{start.get('family') or model} on {pathlib.PurePath(str(source)).name}"

@@ -176,17 +176,17 @@ def _samples(run: Run) -> str:
   if len(earlier) > _EARLIER_SAMPLES:
     stride = (len(earlier) - 1) / (_EARLIER_SAMPLES - 1)
     earlier = [earlier[round(i * stride)] for i in range(_EARLIER_SAMPLES)]
-  figures = "".join(_image(sample, width=480) for sample in earlier)
+  figures = "".join(_image(run, sample, width=480) for sample in earlier)
   strip = f'<div class="samples">{figures}</div>' if figures else ""
-  last_figure = f'<div class="last">{_image(last, width=1280)}</div>'
+  last_figure = f'<div class="last">{_image(run, last, width=1280)}</div>'
   return _section("Samples", f'<div class="growth">{strip}{last_figure}</div>')
 
 
-def _image(sample: Sample, width: int) -> str:
+def _image(run: Run, sample: Sample, width: int) -> str:
   caption = f"step {sample.step:,}"
   if sample.kimg is not None:
     caption += f", {number(sample.kimg)} kimg"
-  kind, content = _fitted(sample.path.read_bytes(), width)
+  kind, content = _fitted(run.place.read(sample.name), width)
   source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
   return (
     f'<figure><img src="{source}" alt="samples at {caption}">'

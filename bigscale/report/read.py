@@ -1,4 +1,4 @@
-"""Reads a run's folder and tolerates incomplete files.
+"""Reads a run's folder, on a disk or a bucket, and tolerates incomplete files.
 
 None of these is an error: the run is still training, the process was killed
 while writing a line, the run was rolled back, or an earlier version did not
@@ -10,9 +10,10 @@ import dataclasses
 import functools
 import json
 import math
-import pathlib
+import os
 from typing import Any
 
+from bigscale.place import Place, is_remote, log, on_disk, open_place
 from bigscale.report.history import (
   attempt_of,
   count_in,
@@ -45,12 +46,12 @@ class Sample:
   """A grid of samples.
 
   Attributes:
-    path: the PNG file.
+    name: name of the PNG file in the run's folder.
     step: training step of the samples.
     kimg: thousand real images shown to D by then, or None if unknown.
   """
 
-  path: pathlib.Path
+  name: str
   step: int
   kimg: float | None
 
@@ -60,7 +61,7 @@ class Run:
   """A run's folder.
 
   Attributes:
-    directory: the folder.
+    place: the folder.
     spec: the resolved spec as nested dictionaries, {} if unknown.
     versions: package versions at the start of the run, by package.
     command: the arguments of the command line.
@@ -77,7 +78,7 @@ class Run:
     notes: a sentence for each file or line that could not be read.
   """
 
-  directory: pathlib.Path
+  place: Place
   spec: dict[str, Any]
   versions: dict[str, Any]
   command: list[str]
@@ -155,26 +156,26 @@ def series(
   return [x for x, _ in points], [y for _, y in points]
 
 
-def read_run(directory: pathlib.Path) -> Run:
+def read_run(directory: str | os.PathLike[str]) -> Run:
   """Reads a run's folder.
 
   Args:
-    directory: folder of the run (`bigscale train --workdir`).
+    directory: path or address of the folder (`bigscale train --workdir`).
 
   Returns:
     The run. Attributes whose files are missing are empty.
 
   Raises:
     ReportError: the folder does not exist or contains no run.
+    SpecError: the address cannot be opened.
   """
-  if not directory.is_dir():
+  if not is_remote(directory) and not on_disk(directory).is_dir():
     raise ReportError(
       f"{directory} is not a folder; give the --workdir of a "
       "`bigscale train` run"
     )
-  if not any(
-    (directory / name).is_file() for name in ("spec.json", "metrics.jsonl")
-  ):
+  place = open_place(directory)
+  if place.entry("spec.json") is None and log.read(place, "metrics") is None:
     raise ReportError(
       f"{directory} contains no run: it has neither spec.json nor "
       "metrics.jsonl; give the --workdir of a `bigscale train` run"
@@ -182,24 +183,25 @@ def read_run(directory: pathlib.Path) -> Run:
   return read_whatever(directory)
 
 
-def read_whatever(directory: pathlib.Path) -> Run:
+def read_whatever(directory: str | os.PathLike[str]) -> Run:
   """Reads a folder like `read_run`, even if it contains no run yet."""
+  place = open_place(directory)
   notes: list[str] = []
-  description = _read_description(directory / "spec.json", notes)
+  description = _read_description(place, notes)
   spec = _mapping(description.get("spec"))
   images_per_step = _images_per_step(spec)
-  rows = read_lines(directory / "metrics.jsonl", notes)
+  rows = read_lines(place, "metrics", notes)
   rows = [row for row in rows if is_finite(row.get("step"))]
   for row in rows:
     if not is_finite(row.get("kimg")) and images_per_step:
       row["kimg"] = row["step"] * images_per_step / 1000
   rows = [row for row in rows if is_finite(row.get("kimg"))]
-  events = _with_steps(read_lines(directory / "events.jsonl", notes), notes)
+  events = _with_steps(read_lines(place, "events", notes), notes)
   history = standing(events)
   kept, abandoned = _split_attempts(rows, history)
   command = description.get("command")
   run = Run(
-    directory=directory,
+    place=place,
     spec=spec,
     versions=_mapping(description.get("versions")),
     command=[str(w) for w in command] if isinstance(command, list) else [],
@@ -216,12 +218,12 @@ def read_whatever(directory: pathlib.Path) -> Run:
   return dataclasses.replace(run, samples=_find_samples(run))
 
 
-def _read_description(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
-  if not path.is_file():
+def _read_description(place: Place, notes: list[str]) -> dict[str, Any]:
+  try:
+    found = json.loads(place.read("spec.json"))
+  except FileNotFoundError:
     notes.append("spec.json is missing, so the settings are unknown.")
     return {}
-  try:
-    found = json.loads(path.read_bytes())
   except (OSError, ValueError) as error:
     notes.append(f"spec.json cannot be read: {error}.")
     return {}
@@ -241,18 +243,19 @@ def _mapping(value: Any) -> dict[str, Any]:
   return value if isinstance(value, dict) else {}
 
 
-def read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
-  """Returns the rows of a .jsonl file, [] if there is no file.
+def read_lines(
+  place: Place, name: str, notes: list[str]
+) -> list[dict[str, Any]]:
+  """Returns the rows of NAME.jsonl, [] if there are none.
 
   An incomplete last line is ignored. For other unreadable lines, a note is
   added to `notes`.
   """
-  if not path.is_file():
-    return []
+  file = log.file_name(name)
   try:
-    lines = path.read_bytes().split(b"\n")
+    lines = (log.read(place, name) or b"").split(b"\n")
   except OSError as error:
-    notes.append(f"{path.name} cannot be read: {error.strerror}.")
+    notes.append(f"{file} cannot be read: {error.strerror or error}.")
     return []
   rows, unreadable = [], 0
   for number, line in enumerate(lines, 1):
@@ -267,7 +270,7 @@ def read_lines(path: pathlib.Path, notes: list[str]) -> list[dict[str, Any]]:
     elif number < len(lines):
       unreadable += 1
   if unreadable:
-    notes.append(f"{path.name} has unreadable lines: {unreadable}.")
+    notes.append(f"{file} has unreadable lines: {unreadable}.")
   return rows
 
 
@@ -358,14 +361,16 @@ def _wall_time(rows: list[dict[str, Any]]) -> float | None:
 def _find_samples(run: Run) -> list[Sample]:
   kimg_of = {row["step"]: row["kimg"] for row in run.rows}
   samples = []
-  for path in (run.directory / "samples").glob("*.png"):
-    if not path.stem.isdecimal():
+  for entry in run.place.list("samples/"):
+    name = entry.name.removeprefix("samples/")
+    stem = name.removesuffix(".png")
+    if stem == name or not stem.isdecimal():
       continue
-    with path.open("rb") as file:
-      if file.read(len(_PNG_SIGNATURE)) != _PNG_SIGNATURE:
-        run.notes.append(f"samples/{path.name} is not a PNG image.")
-        continue
-    step = int(path.stem)
+    start = run.place.read_range(entry.name, 0, len(_PNG_SIGNATURE))
+    if start != _PNG_SIGNATURE:
+      run.notes.append(f"{entry.name} is not a PNG image.")
+      continue
+    step = int(stem)
     kimg = kimg_of.get(step, run.kimg_at(step))
-    samples.append(Sample(path=path, step=step, kimg=kimg))
+    samples.append(Sample(name=entry.name, step=step, kimg=kimg))
   return sorted(samples, key=lambda sample: sample.step)

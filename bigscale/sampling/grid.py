@@ -1,5 +1,6 @@
 """Arranges images in grids, as arrays and as PNG files."""
 
+import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigscale import temporary
+from bigscale.place import on_disk
 from bigscale.spec import require
 
 # Images below this side, in pixels, are hard to see on a screen.
@@ -68,6 +70,36 @@ def grid(images: np.ndarray, columns: int, *, scale: int = 1) -> np.ndarray:
   return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+def png(
+  images: np.ndarray,
+  columns: int,
+  scale: int = 1,
+  text: Mapping[str, str] | None = None,
+) -> bytes:
+  """Returns the grid of `images` as the content of a PNG file.
+
+  Args:
+    images: [N, H, W, C] uint8, as for `grid`.
+    columns: number of images per row.
+    scale: integer magnification; `view_scale` returns one for the screen.
+    text: text chunks to store in the file, by name.
+
+  Raises:
+    SpecError: see `grid`.
+  """
+  from PIL import Image
+  from PIL.PngImagePlugin import PngInfo
+
+  sheet = grid(images, columns, scale=scale)
+  picture = Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
+  info = PngInfo()
+  for name, value in (text or {}).items():
+    info.add_text(name, value)
+  content = io.BytesIO()
+  picture.save(content, format="PNG", pnginfo=info)
+  return content.getvalue()
+
+
 def save_png(
   path: str | os.PathLike[str],
   images: np.ndarray,
@@ -83,8 +115,8 @@ def save_png(
     path: file to write or replace.
     images: [N, H, W, C] uint8, as for `grid`.
     columns: number of images per row.
-    scale: integer magnification; `view_scale` returns one for the screen.
-    text: text chunks to store in the file, by name.
+    scale: see `png`.
+    text: see `png`.
 
   Returns:
     The path of the file.
@@ -93,18 +125,9 @@ def save_png(
     SpecError: see `grid`.
     OSError: the file cannot be written.
   """
-  from PIL import Image
-  from PIL.PngImagePlugin import PngInfo
-
-  sheet = grid(images, columns, scale=scale)
-  picture = Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
-  path = pathlib.Path(path)
+  path = on_disk(path)
+  content = png(images, columns, scale, text)
   path.parent.mkdir(parents=True, exist_ok=True)
-  options = {}
-  if text:
-    options["pnginfo"] = PngInfo()
-    for name, value in text.items():
-      options["pnginfo"].add_text(name, value)
   with temporary.replacing(path) as partial:
-    picture.save(partial, format="PNG", **options)
+    partial.write_bytes(content)
   return path

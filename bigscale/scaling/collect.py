@@ -29,14 +29,15 @@ still upper bounds, but weak ones.
 import csv
 import io
 import math
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
+from etils import epath
 
 from bigscale.monitor.dead import dead_step
 from bigscale.monitor.scoring import lost_step
+from bigscale.place import open_place
 from bigscale.report.missing import Missing, missing_scores
 from bigscale.report.read import Run, read_whatever
 from bigscale.scaling.folders import folder_of
@@ -66,7 +67,7 @@ _REPEATED_COLUMNS = (
 
 
 def write_tables(
-  out: pathlib.Path, runs: Sequence[SweepRun], dropped: Sequence[SweepRun] = ()
+  out: epath.Path, runs: Sequence[SweepRun], dropped: Sequence[SweepRun] = ()
 ) -> list[Row]:
   """Writes runs.csv and curves.csv of the runs that have started.
 
@@ -82,7 +83,7 @@ def write_tables(
     (run, read_whatever(folder), named)
     for of, named in ((runs, "yes"), (dropped, "no"))
     for run in of
-    if (folder := folder_of(out, run)).joinpath("spec.json").is_file()
+    if open_place(folder := folder_of(out, run)).entry("spec.json")
     # A run that failed before it started has an outcome but no spec.json.
     or outcome_of(out, run)
   ]
@@ -113,7 +114,7 @@ def _warn_of_changes(run: SweepRun, record: Run) -> None:
       )
 
 
-def row_of(out: pathlib.Path, run: SweepRun, record: Run) -> Row:
+def row_of(out: epath.Path, run: SweepRun, record: Run) -> Row:
   """Returns a run's row of runs.csv; see the module docstring."""
   outcome = outcome_of(out, run)
   row = {

@@ -7,19 +7,17 @@ records the axis values of all runs that the config has ever named.
 
 import hashlib
 import json
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from etils import epath
+
+from bigscale.place import is_remote, open_place
 from bigscale.scaling.sweep import SweepRun, label
 from bigscale.spec import Change, RunSpec, SpecError, from_json, to_json
-from bigscale.train.folder import (
-  by_meaning,
-  differences,
-  settings_in,
-  write_whole,
-)
+from bigscale.train.folder import settings_in, write_whole
+from bigscale.train.settings import by_meaning, differences
 
 Tree = Mapping[str, Any]
 # Groups of settings that a run may change while it trains, but that affect its
@@ -45,13 +43,13 @@ class Placed(NamedTuple):
   notes: list[str]
 
 
-def folder_of(out: pathlib.Path, run: SweepRun) -> pathlib.Path:
+def folder_of(out: epath.Path, run: SweepRun) -> epath.Path:
   """Returns the folder of a run."""
   return out / "runs" / (run.folder or run.name)
 
 
 def place(
-  out: pathlib.Path, planned: Sequence[SweepRun], *, anew: bool = False
+  out: epath.Path, planned: Sequence[SweepRun], *, anew: bool = False
 ) -> Placed:
   """Finds the folder of every run.
 
@@ -108,7 +106,7 @@ def conflicts(recorded: Tree, spec: RunSpec) -> list[str]:
   ]
 
 
-def remember(out: pathlib.Path, runs: Iterable[SweepRun]) -> None:
+def remember(out: epath.Path, runs: Iterable[SweepRun]) -> None:
   """Adds the axis values of runs to `OUT/sweep.json`."""
   known = _remembered(out)
   now = known | {
@@ -122,31 +120,30 @@ def remember(out: pathlib.Path, runs: Iterable[SweepRun]) -> None:
     write_whole(out / "sweep.json", json.dumps({"runs": now}, indent=2) + "\n")
 
 
-def _remembered(out: pathlib.Path) -> dict[str, dict[str, Any]]:
+def _remembered(out: epath.Path) -> dict[str, dict[str, Any]]:
   try:
-    return dict(json.loads((out / "sweep.json").read_bytes())["runs"])
+    return dict(json.loads(open_place(out).read("sweep.json"))["runs"])
   except (OSError, ValueError, KeyError, TypeError):
     # Older sweeps have no such file, and its content is optional.
     return {}
 
 
 def _read(
-  out: pathlib.Path, names: set[str], notes: list[str]
+  out: epath.Path, names: set[str], notes: list[str]
 ) -> dict[str, Tree]:
   """Returns the settings of every run that has started, by folder."""
-  found = {}
-  for folder in sorted((out / "runs").glob("*/")):
-    path = folder / "spec.json"
+  found, place = {}, open_place(out / "runs")
+  for folder in _folders(out):
+    own = place.folder(folder)
+    path = out / "runs" / folder / "spec.json"
     # A run that failed before it started has none of these files.
-    if not path.exists() and not any(
-      (folder / one).exists() for one in _LATER_FILES
-    ):
+    if own.entry("spec.json") is None and not any(map(own.any, _LATER_FILES)):
       continue
     try:
-      found[folder.name] = dict(settings_in(path))
+      found[folder] = dict(settings_in(own.read("spec.json")))
     except (OSError, ValueError) as error:
       problem = f"{path} is {_problem(error)}"
-      if folder.name in names:
+      if folder in names:
         raise SpecError(
           f"{problem}, so it is unknown whether the run has the settings of "
           "--config. Restore the file from a copy, or move its folder out of "
@@ -154,6 +151,14 @@ def _read(
         ) from None
       notes.append(f"{problem}: the run is not in the tables")
   return found
+
+
+def _folders(out: epath.Path) -> list[str]:
+  """Returns the names of the folders in `runs`."""
+  if is_remote(out):
+    listed = open_place(out / "runs").list()
+    return sorted({entry.name.split("/")[0] for entry in listed})
+  return sorted(path.name for path in (out / "runs").glob("*/"))
 
 
 def _problem(error: Exception) -> str:
@@ -206,7 +211,7 @@ def _notes_on(run: SweepRun, recorded: Tree | None) -> list[str]:
 
 
 def _dropped(
-  out: pathlib.Path,
+  out: epath.Path,
   left: Mapping[str, Tree],
   planned: Sequence[SweepRun],
   notes: list[str],
@@ -281,7 +286,7 @@ def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _refusal(
-  out: pathlib.Path, others: Sequence[tuple[SweepRun, list[str]]]
+  out: epath.Path, others: Sequence[tuple[SweepRun, list[str]]]
 ) -> str:
   alike: dict[tuple[str, ...], list[str]] = {}
   for run, changed in others:

@@ -11,6 +11,9 @@ import shlex
 import zlib
 from collections.abc import Iterable
 
+from etils import epath
+
+from bigscale.place import is_remote
 from bigscale.scaling.folders import folder_of
 from bigscale.scaling.sweep import SweepRun
 from bigscale.spec import require, to_json
@@ -41,7 +44,7 @@ WORKDIR={workdir}
 
 
 def write_jobs(
-  out: pathlib.Path, runs: Iterable[SweepRun], base: pathlib.Path
+  out: epath.Path, runs: Iterable[SweepRun], base: pathlib.Path
 ) -> list[pathlib.Path]:
   """Writes OUT/jobs/NAME.py and OUT/jobs/NAME.env for every run.
 
@@ -59,6 +62,11 @@ def write_jobs(
   require(
     base.is_file(),
     f"--jobs={base} is not a file; copy launch/example.env and fill it in",
+  )
+  require(
+    not is_remote(out),
+    f"--out={out} is on a bucket, and --jobs writes configs that machines read "
+    "from a shared disk; use a folder on it, or train without --jobs",
   )
   out = out.absolute()
   written = []

@@ -7,16 +7,17 @@ does a failed run, since the cause of the failure may have been fixed.
 import collections
 import dataclasses
 import json
-import pathlib
 import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from absl import logging
+from etils import epath
 
 from bigscale.data.reading import identities_of
 from bigscale.metrics.evaluator import Evaluator
 from bigscale.parallel.mesh import make_mesh
+from bigscale.place import open_place
 from bigscale.report.history import count_in, counts_by_attempt, standing
 from bigscale.report.read import read_lines
 from bigscale.scaling.folders import folder_of
@@ -55,10 +56,10 @@ class RunOutcome(NamedTuple):
     return self.status in ("done", "lost")
 
 
-def outcome_of(out: pathlib.Path, run: SweepRun) -> RunOutcome | None:
+def outcome_of(out: epath.Path, run: SweepRun) -> RunOutcome | None:
   """Returns how a run ended, or None if it has not ended."""
   folder = folder_of(out, run)
-  events = read_lines(folder / "events.jsonl", [])
+  events = read_lines(open_place(folder), "events", [])
   counts = counts_by_attempt(standing(events))
   # The batch size may have changed during the run.
   count = count_in(counts) if counts else run.spec.count
@@ -70,12 +71,13 @@ def outcome_of(out: pathlib.Path, run: SweepRun) -> RunOutcome | None:
     if kind == "lost":
       return RunOutcome("lost", step, event.get("why", ""))
   try:
-    return RunOutcome("failed", None, (folder / _FAILURE_FILE).read_text())
+    why = open_place(folder).read(_FAILURE_FILE).decode(errors="replace")
+    return RunOutcome("failed", None, why)
   except FileNotFoundError:
     return None
 
 
-def is_over(out: pathlib.Path, run: SweepRun) -> bool:
+def is_over(out: epath.Path, run: SweepRun) -> bool:
   """Returns whether a run is done or lost."""
   known = outcome_of(out, run)
   return known is not None and known.is_final
@@ -89,7 +91,7 @@ def part(runs: Iterable[SweepRun], share: int, parts: int) -> list[SweepRun]:
 class Runner:
   """Trains the runs of a sweep in one folder."""
 
-  def __init__(self, out: pathlib.Path) -> None:
+  def __init__(self, out: epath.Path) -> None:
     """Creates a runner for the sweep folder `out`, without reading it."""
     self._out = out
     self._built: collections.OrderedDict[str, Built] = collections.OrderedDict()
@@ -112,8 +114,8 @@ class Runner:
       if not is_over(self._out, run):
         yield run, self._run_one(run, folder_of(self._out, run))
 
-  def _run_one(self, run: SweepRun, folder: pathlib.Path) -> RunOutcome:
-    (folder / _FAILURE_FILE).unlink(missing_ok=True)
+  def _run_one(self, run: SweepRun, folder: epath.Path) -> RunOutcome:
+    open_place(folder).delete(_FAILURE_FILE)
     try:
       result = loop.train(
         run.spec,
@@ -158,8 +160,7 @@ class Runner:
     return loop.Prepared(built, self._evaluators[scores])
 
 
-def _fail(folder: pathlib.Path, why: str) -> RunOutcome:
-  folder.mkdir(parents=True, exist_ok=True)
+def _fail(folder: epath.Path, why: str) -> RunOutcome:
   write_whole(folder / _FAILURE_FILE, why)
   return RunOutcome("failed", None, why)
 

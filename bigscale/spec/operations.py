@@ -16,6 +16,12 @@ class OperationsSpec:
       waited for what. 0 waits forever.
     pause_factor: multiple of `hang_seconds` that compiling, sampling,
       evaluating, saving a checkpoint and rolling back may take, at least 1.
+    lease_seconds: time after which a process that has stopped renewing its
+      claim of a run folder on a bucket is lost, at least 1. Another process may
+      then take over the folder.
+    unsaved_seconds: maximum seconds for which saves on a bucket may fail while
+      training goes on. Each failure is a warning and a `save_failed` event. If
+      a save fails after this time, the run ends with exit code 1.
     compiler_options: options of the XLA compiler for the run's programs, as
       NAME=VALUE. They take precedence over the project's own options
       (`parallel/compiler`). NAME= without a value leaves the option at XLA's
@@ -24,6 +30,8 @@ class OperationsSpec:
 
   hang_seconds: float = 1800.0
   pause_factor: float = 8.0
+  lease_seconds: float = 120.0
+  unsaved_seconds: float = 7200.0
   compiler_options: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
@@ -33,6 +41,11 @@ class OperationsSpec:
         f"operations.compiler_options contains {option!r}; write "
         "xla_NAME=VALUE, without dashes",
       )
+    require(
+      self.lease_seconds >= 1 and self.unsaved_seconds >= 0,
+      f"operations.lease_seconds={self.lease_seconds} must be 1 or more, and "
+      f"operations.unsaved_seconds={self.unsaved_seconds} 0 or more",
+    )
     require(
       self.hang_seconds >= 0 and self.pause_factor >= 1,
       f"operations.hang_seconds={self.hang_seconds} must be 0 or more, and "

@@ -8,35 +8,38 @@ rollback, and can be added after the checkpoint is complete.
 import json
 import logging
 import math
-import pathlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bigscale.place import open_place
 from bigscale.spec.scores import rises
 from bigscale.train import sealed
-from bigscale.train.folder import write_whole
+from bigscale.train.steps import Steps
 
 FILE = "scores.json"
 _log = logging.getLogger(__name__)
 
 
 def write(
-  directory: pathlib.Path, step: int, scores: Mapping[str, float]
+  directory: str | os.PathLike[str], step: int, scores: Mapping[str, float]
 ) -> None:
   """Writes the scores of a step into its folder atomically."""
   values = {name: float(score) for name, score in scores.items()}
   content = sealed.seal({"step": step, "scores": values})
-  write_whole(directory / FILE, json.dumps(content))
+  open_place(directory).write(FILE, json.dumps(content).encode())
 
 
-def read(directory: pathlib.Path, step: int) -> dict[str, float] | None:
+def read(
+  directory: str | os.PathLike[str], step: int
+) -> dict[str, float] | None:
   """Returns the scores of a step, or None if it has no scores.
 
   Raises:
     sealed.SealError: if the scores are damaged.
   """
   try:
-    text = (directory / FILE).read_bytes()
+    text = open_place(directory).read(FILE)
   except FileNotFoundError:
     return None
   except OSError as error:
@@ -73,7 +76,7 @@ class Ranking:
     self._scores: dict[int, dict[str, float]] = {}
     self._unreadable: frozenset[int] = frozenset()
 
-  def load(self, directory: pathlib.Path, steps: Sequence[int]) -> list[Any]:
+  def load(self, folders: Steps, steps: Sequence[int]) -> list[Any]:
     """Reads the scores of steps from their folders.
 
     Returns:
@@ -82,11 +85,14 @@ class Ranking:
     found: list[Any] = []
     for step in steps:
       try:
-        found.append([step, read(directory / str(step), step)])
+        directory = folders.folder(step)
+        found.append([step, read(directory, step)])
+      except FileNotFoundError:  # It is deleted at the moment.
+        found.append([step, None])
       except sealed.SealError as error:
         _log.warning(
           "%s is damaged (%s); its checkpoint is kept until you delete it",
-          directory / str(step) / FILE,
+          directory / FILE,
           error,
         )
         found.append([step, "damaged"])

@@ -7,17 +7,17 @@ which is compared when the array is restored on any mesh. A digest covers the
 JSON values (`train/notes`).
 """
 
-import pathlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 
 from bigscale.parallel import fingerprint, multihost
+from bigscale.place.paths import path_of
 from bigscale.spec import CheckpointSpec, SpecError
-from bigscale.train import best, managers, notes, sealed
+from bigscale.train import best, managers, notes, sealed, steps
 from bigscale.train.state import GanState
 
 T = TypeVar("T")
@@ -68,23 +68,29 @@ class CheckpointReader:
 
   Attributes:
     directory: run folder.
+    claim: claim of the run folder; None if it is only read.
   """
 
   def __init__(
-    self, directory: pathlib.Path, name: str = "checkpoints"
+    self,
+    directory: epath.PathLike,
+    name: str = "checkpoints",
+    claim: Any = None,
   ) -> None:
     """Opens `directory`/`name`, which may not exist.
 
     Args:
-      directory: run folder.
+      directory: path or address of the run folder.
       name: name of the checkpoint folder in it.
+      claim: claim of the run folder; None to only read.
     """
-    self.directory = directory
-    self._path = directory.absolute() / name
+    self.directory, self.claim = path_of(directory), claim
+    self._folders = steps.at(self.directory / name, claim)
+    self._path = self._folders.path
     self._open()
 
   def _open(self) -> None:
-    self._manager = managers.read_only(self._path, _ITEMS)
+    self._manager = managers.read_only(self._folders, _ITEMS)
 
   def latest_step(self) -> int | None:
     """Returns the newest complete step, or None."""
@@ -108,19 +114,19 @@ class CheckpointReader:
         what was saved, or belongs to another model.
     """
     # All processes use process 0's listing: steps may be added meanwhile.
-    steps = multihost.decide("steps", self.steps)
-    if not steps or step not in (None, *steps):
-      known = ", ".join(map(str, steps)) or "none"
+    saved = multihost.decide("steps", self.steps)
+    if not saved or step not in (None, *saved):
+      known = ", ".join(map(str, saved)) or "none"
       raise SpecError(
         f"no checkpoint of step {step if step is not None else '(any)'} in "
         f"{self._manager.directory}; existing steps: {known}"
       )
     damaged: list[Damage] = []
-    for candidate in reversed(steps) if step is None else [step]:
+    for candidate in reversed(saved) if step is None else [step]:
       found, why = self._read(abstract, candidate)
       if found is not None:
         return found._replace(damaged=tuple(damaged))
-      if self._has_changed(steps):
+      if self._has_changed(saved):
         return self.restore(abstract, step)
       logging.error("checkpoint %d is damaged: %s", candidate, why)
       damaged.append(Damage(candidate, why))
@@ -131,17 +137,17 @@ class CheckpointReader:
       "run's healthy/ folder"
     )
 
-  def _has_changed(self, steps: Sequence[int]) -> bool:
+  def _has_changed(self, saved: Sequence[int]) -> bool:
     """Returns whether the run has added or deleted steps since the listing.
 
     If so, the step that could not be read may have been deleted meanwhile.
     """
     self._manager.reload()
-    return multihost.decide("steps", self.steps) != steps
+    return multihost.decide("steps", self.steps) != saved
 
   def _read(self, abstract: GanState, step: int) -> tuple[Restored | None, str]:
     """Returns a step, or the reason why it is damaged, on all processes."""
-    _, why = _together(lambda: managers.check_index(self._path / str(step)))
+    _, why = _together(lambda: managers.check_index(self._folders.folder(step)))
     if not why:
       found, why = _together(lambda: self._read_whole(abstract, step))
     if why:
@@ -186,10 +192,11 @@ class Checkpoints(CheckpointReader):
 
   def __init__(
     self,
-    directory: pathlib.Path,
+    directory: epath.PathLike,
     spec: CheckpointSpec,
     name: str = "checkpoints",
     scores: Sequence[str] = (),
+    claim: Any = None,
   ) -> None:
     """Opens `directory`/`name` and deletes incomplete saves.
 
@@ -199,14 +206,16 @@ class Checkpoints(CheckpointReader):
       name: name of the checkpoint folder in it.
       scores: names of the scores that rank steps; () means bigscale's built-in
         scores.
+      claim: claim of the run folder, which saves verify.
     """
     self._spec = spec
     self._ranking = best.Ranking(spec.keep_best, spec.best, scores)
     self._pinned = managers.Pinned()
-    super().__init__(directory, name)
+    super().__init__(directory, name, claim)
 
   def _open(self) -> None:
     policies = ocp.checkpoint_managers
+    options = self._folders.open(True)
     self._manager = managers.Manager(
       self._path,
       item_names=_ITEMS,
@@ -214,13 +223,15 @@ class Checkpoints(CheckpointReader):
         preservation_policy=policies.AnyPreservationPolicy(
           [policies.LatestN(self._spec.keep), self._ranking, self._pinned]
         ),
-        cleanup_tmp_directories=True,
+        **{"cleanup_tmp_directories": True, **options},
       ),
     )
     # All processes must rank alike, or they would keep different steps.
-    steps = self.steps()
+    saved = self.steps()
     self._ranking.take(
-      multihost.decide("scores", lambda: self._ranking.load(self._path, steps))
+      multihost.decide(
+        "scores", lambda: self._ranking.load(self._folders, saved)
+      )
     )
 
   def pin(self, before: int | None) -> None:
@@ -229,12 +240,12 @@ class Checkpoints(CheckpointReader):
     Args:
       before: the step; None keeps no such checkpoint.
     """
-    steps = [] if before is None else [s for s in self.steps() if s <= before]
-    self._pinned.step = max(steps, default=None)
+    saved = [] if before is None else [s for s in self.steps() if s <= before]
+    self._pinned.step = max(saved, default=None)
 
-  def _has_changed(self, steps: Sequence[int]) -> bool:
+  def _has_changed(self, saved: Sequence[int]) -> bool:
     # No other process writes to this folder.
-    del steps
+    del saved
     return False
 
   def save(
@@ -292,7 +303,7 @@ class Checkpoints(CheckpointReader):
     self._ranking.put(step, scores)
     if multihost.is_main():
       try:
-        best.write(self._path / str(step), step, scores)
+        best.write(self._folders.folder(step), step, scores)
       except OSError as error:
         logging.warning(
           "cannot write the scores of step %d into its checkpoint (%s)",
@@ -308,7 +319,8 @@ class Checkpoints(CheckpointReader):
     """Moves the checkpoints after a step to `abandoned/attempt-N/NAME`.
 
     Orbax does not save a step that is older than its newest one. Checkpoints in
-    `abandoned`, next to this folder, are neither read nor deleted.
+    `abandoned`, next to this folder, are neither read nor deleted. On a bucket,
+    they are marked instead of moved (`train/steps`).
 
     Args:
       after: steps greater than this one are moved.
@@ -323,29 +335,30 @@ class Checkpoints(CheckpointReader):
     return later
 
   def set_damaged_aside(self, damaged: Sequence[Damage]) -> None:
-    """Moves checkpoints to `damaged/NAME` so that the steps can be resaved."""
+    """Moves checkpoints to `damaged/NAME` so that the steps can be resaved.
+
+    On a bucket, they are marked instead of moved.
+    """
     self._set_aside([step for step, _ in damaged], "damaged")
 
-  def _set_aside(self, steps: Sequence[int], where: str) -> None:
-    if not steps:
+  def _set_aside(self, saved: Sequence[int], where: str) -> None:
+    if not saved:
       return
     self._manager.close()
-    aside = self._path.parent / where / self._path.name
-    multihost.decide("set aside", lambda: self._move(steps, aside))
+    multihost.decide("set aside", lambda: self._folders.set_aside(saved, where))
     self._open()
-
-  def _move(self, steps: Sequence[int], aside: pathlib.Path) -> None:
-    aside.mkdir(parents=True, exist_ok=True)
-    for step in steps:
-      place = aside / str(step)
-      if place.exists():
-        # A process was killed during an earlier move of this step.
-        shutil.rmtree(place)
-      (self._path / str(step)).rename(place)
 
   def wait(self) -> None:
     """Waits until all saves are complete."""
     self._manager.wait_until_finished()
+
+  def attend(self, reports: Any, seconds: float) -> None:
+    """Does nothing: on a disk, a save that fails ends the run."""
+
+  def finish(self, step: int, save: Callable[[], None]) -> None:
+    """Waits until a step is saved; see `BucketCheckpoints.finish`."""
+    del step, save
+    self.wait()
 
   def close(self) -> None:
     """Waits for the last save, which could otherwise be lost, and closes."""

@@ -76,6 +76,10 @@ class Claim:
     file.flush()
     self._file = file
 
+  def is_seen(self, folder: pathlib.Path) -> bool:
+    """Returns whether this process sees the lock of a folder."""
+    return (folder / FILE).is_file()
+
   def release(self) -> None:
     """Releases the lock if this process holds it."""
     if self._file is not None:

@@ -1,18 +1,22 @@
-"""Creates, checks and opens the folder of a run."""
+"""Creates, checks and opens the folder of a run, on a disk or on a bucket."""
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import logging
 import os
-import pathlib
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from bigscale import temporary
+from bigscale.place import Place, is_remote, open_place
+from bigscale.place.paths import path_of
 from bigscale.spec import (
   Change,
   RunSpec,
@@ -21,8 +25,9 @@ from bigscale.spec import (
   from_json,
   to_json,
 )
-from bigscale.train import sealed
+from bigscale.train import sealed, settings, steps
 from bigscale.train.claim import Claim
+from bigscale.train.lease import Lease
 
 # The keys of spec.json, without its digest.
 _UNSEALED = {"spec", "versions", "command", "environment"}
@@ -35,6 +40,8 @@ _RESTART = (
   "rewrites the file and resumes"
 )
 
+_SPEC = "spec.json"
+
 _log = logging.getLogger(__name__)
 
 _PACKAGES = ("bigscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -42,35 +49,59 @@ _PACKAGES = ("bigscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-  """The paths of a run's files; all files of a run are in one folder."""
+  """The files of a run, which are all in one folder.
 
-  path: pathlib.Path
+  Attributes:
+    path: path or address of the folder.
+    claim: claim of the folder by this run; None if it is only read.
+  """
+
+  path: epath.Path
+  claim: Claim | Lease | None = None
+
+  @functools.cached_property
+  def place(self) -> Place:
+    """The folder, for reading and writing."""
+    return open_place(self.path)
 
   @property
-  def spec(self) -> pathlib.Path:
+  def spec(self) -> epath.Path:
     """File with the resolved spec, versions, command and environment."""
-    return self.path / "spec.json"
+    return self.path / _SPEC
 
   @property
-  def metrics(self) -> pathlib.Path:
-    """File with one JSON object per logged step."""
+  def metrics(self) -> epath.Path:
+    """File with one JSON object per logged step; see `place/log`."""
     return self.path / "metrics.jsonl"
 
   @property
-  def events(self) -> pathlib.Path:
-    """File with one JSON object per event."""
+  def events(self) -> epath.Path:
+    """File with one JSON object per event; see `place/log`."""
     return self.path / "events.jsonl"
 
-  def samples(self, step: int) -> pathlib.Path:
+  def samples(self, step: int) -> epath.Path:
     """Returns the path of the grid of samples at a step."""
-    return self.path / "samples" / f"{step:08d}.png"
+    return self.path / samples_name(step)
+
+  def has_steps(self) -> bool:
+    """Returns whether the folder, which may not exist, has a checkpoint."""
+    return bool(steps.at(self.path / "checkpoints").existing())
+
+  def has_spec(self) -> bool:
+    """Returns whether the folder has a `spec.json`."""
+    return self.place.entry(_SPEC) is not None
+
+
+def samples_name(step: int) -> str:
+  """Returns the name of the grid of samples at a step."""
+  return f"samples/{step:08d}.png"
 
 
 def create(
   workdir: str | os.PathLike[str],
   spec: RunSpec,
   command: Sequence[str],
-  claim: Claim | None = None,
+  claim: Claim | Lease | None = None,
   *,
   environment: Mapping[str, Any] | None = None,
   change: bool = False,
@@ -95,13 +126,14 @@ def create(
     SpecError: if the folder belongs to another run (the message names the
       differences), is in use or is not writable.
   """
-  folder = RunFolder(_local(workdir))
+  folder = RunFolder(address(workdir), claim)
   with _writable(folder):
-    folder.path.mkdir(parents=True, exist_ok=True)
+    if not is_remote(folder.path):
+      folder.path.mkdir(parents=True, exist_ok=True)
     if claim:
       claim.take(folder.path)
       _clear(folder)
-    if folder.spec.exists():
+    if folder.has_spec():
       _check_same(folder, spec, change)
       begun = False
     if not begun and not changes_in(folder, spec):
@@ -113,8 +145,10 @@ def _clear(folder: RunFolder) -> None:
   """Removes incomplete files and checkpoints that a killed process left.
 
   Orbax only cleans the checkpoint folders that this start opens, and whether it
-  opens `healthy/` depends on the monitor.
+  opens `healthy/` depends on the monitor. On a bucket, nothing is temporary.
   """
+  if is_remote(folder.path):
+    return
   temporary.clear(folder.path)
   temporary.clear(folder.path / "samples")
   for name in ("checkpoints", "healthy"):
@@ -148,7 +182,8 @@ def write_spec(
     "environment": dict(environment or {}),
   }
   with _writable(folder):
-    write_whole(folder.spec, json.dumps(sealed.seal(content), indent=2))
+    text = json.dumps(sealed.seal(content), indent=2)
+    folder.place.write(_SPEC, as_bytes(text))
 
 
 @contextlib.contextmanager
@@ -157,8 +192,9 @@ def _writable(folder: RunFolder) -> Iterator[None]:
     yield
   except OSError as error:
     raise SpecError(
-      f"cannot write to --workdir={folder.path} ({error.strerror}); choose "
-      "a writable folder on a disk with free space"
+      f"cannot write to --workdir={folder.path} ({error.strerror or error}); "
+      "choose a writable folder on a disk with free space, or a bucket that "
+      "you may write to"
     ) from error
 
 
@@ -168,9 +204,9 @@ def open_existing(workdir: str | os.PathLike[str]) -> tuple[RunFolder, RunSpec]:
   Raises:
     SpecError: if the folder contains no run.
   """
-  folder = RunFolder(_local(workdir))
-  if not folder.spec.is_file():
-    if any((folder.path / "checkpoints").glob("[0-9]*")):
+  folder = RunFolder(address(workdir))
+  if not folder.has_spec():
+    if folder.has_steps():
       raise SpecError(
         f"{folder.spec} is missing, but the run's checkpoints exist. Restore "
         f"a copy of this file, or {_RESTART}"
@@ -207,8 +243,8 @@ def with_places(
   Raises:
     SpecError: if the locations do not match the sources.
   """
-  folder = RunFolder(_local(workdir))
-  if begun and folder.spec.is_file():
+  folder = RunFolder(address(workdir))
+  if begun and folder.has_spec():
     # Plain JSON, because other versions of bigscale have other settings.
     data = _recorded_spec(folder)["data"]
     parts = data.get("mixture") or (data,)
@@ -220,25 +256,26 @@ def with_places(
   return spec, dataclasses.replace(spec, data=spec.data.at(places))
 
 
-def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  # Rows are appended to files, which object stores do not support.
-  if "://" in str(workdir):
-    raise SpecError(
-      f"--workdir={workdir} is an address, not a folder; mount a disk "
-      "(Filestore, NFS) on every machine and use a folder there"
-    )
-  return pathlib.Path(workdir).expanduser()
+def address(workdir: str | os.PathLike[str]) -> epath.Path:
+  """Returns the path or address of a run folder.
+
+  Raises:
+    SpecError: if the address cannot be used.
+  """
+  steps.check_address(workdir)
+  if is_remote(workdir):
+    open_place(workdir)  # Checks that the bucket can be accessed.
+  return path_of(workdir)
 
 
-def settings_in(path: pathlib.Path) -> Mapping[str, Any]:
+def settings_in(content: bytes) -> Mapping[str, Any]:
   """Returns the settings in a `spec.json` file, as plain JSON.
 
   Raises:
-    OSError: if the file cannot be read.
     ValueError: if the file does not match its digest. A flipped bit in a number
       could otherwise go unnoticed.
   """
-  written = json.loads(path.read_bytes())
+  written = json.loads(content)
   # Files of earlier versions have only these keys and no digest.
   if not (isinstance(written, Mapping) and written.keys() <= _UNSEALED):
     written = sealed.unseal(written)
@@ -254,7 +291,7 @@ def _recorded_spec(folder: RunFolder) -> Mapping[str, Any]:
     SpecError: if `spec.json` is damaged.
   """
   try:
-    return settings_in(folder.spec)
+    return settings_in(folder.place.read(_SPEC))
   except ValueError as error:
     raise SpecError(
       f"{folder.spec} is damaged ({error}). The run's checkpoints are not "
@@ -271,31 +308,17 @@ def changes_in(folder: RunFolder, spec: RunSpec) -> list[Change]:
   Raises:
     SpecError: if the folder's `spec.json` is damaged.
   """
-  if not folder.spec.exists():
+  if not folder.has_spec():
     return []
-  return changes_of(_recorded_spec(folder), spec)
-
-
-def changes_of(old: Mapping[str, Any], spec: RunSpec) -> list[Change]:
-  """Returns the settings in which a spec differs from a recorded one.
-
-  Settings that did not exist in the recording version do not count.
-  """
-  new = by_meaning(to_json(spec))
-  unknown = [name for name, _ in _unknown_to(old, new, "")]
-  return [
-    Change(*found)
-    for found in differences(by_meaning(old), new, "")
-    if not any(f"{found[0]}.".startswith(f"{name}.") for name in unknown)
-  ]
+  return settings.changes_of(_recorded_spec(folder), spec)
 
 
 def _check_same(folder: RunFolder, spec: RunSpec, change: bool) -> None:
   refused = changes.refusal(changes_in(folder, spec), asked=change)
   if refused:
     raise SpecError(f"--workdir={folder.path} {refused}")
-  old, new = _recorded_spec(folder), by_meaning(to_json(spec))
-  for name, value in _unknown_to(old, new, ""):
+  old, new = _recorded_spec(folder), settings.by_meaning(to_json(spec))
+  for name, value in settings.unknown_to(old, new, ""):
     if Change(name, None, value).nature.kind != "free":
       _log.warning(
         "%s was written by a version without %s; the run continues with %r",
@@ -303,49 +326,6 @@ def _check_same(folder: RunFolder, spec: RunSpec, change: bool) -> None:
         name,
         value,
       )
-
-
-def by_meaning(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Returns a recorded spec with defaults for missing settings.
-
-  Settings can be missing if an earlier version wrote the spec. A spec that this
-  version cannot read is returned unchanged.
-  """
-  with contextlib.suppress(SpecError):
-    recorded = to_json(from_json(recorded))
-  return json.loads(json.dumps(recorded))
-
-
-def differences(
-  old: Any, new: Any, path: str
-) -> Iterator[tuple[str, Any, Any]]:
-  """Yields dotted name, old value and new value of each differing leaf."""
-  if isinstance(old, Mapping) and isinstance(new, Mapping):
-    for key in sorted(old.keys() | new.keys()):
-      name = f"{path}.{key}" if path else key
-      yield from differences(old.get(key), new.get(key), name)
-  elif _are_groups(old) and _are_groups(new) and len(old) == len(new):
-    for number, pair in enumerate(zip(old, new, strict=True)):
-      yield from differences(*pair, f"{path}[{number}]")
-  elif old != new:
-    yield path, old, new
-
-
-def _are_groups(value: Any) -> bool:
-  return isinstance(value, list) and all(
-    isinstance(each, Mapping) for each in value
-  )
-
-
-def _unknown_to(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any]]:
-  """Yields the settings, and their values, that an older spec lacks."""
-  if isinstance(old, Mapping) and isinstance(new, Mapping):
-    for key, value in new.items():
-      name = f"{path}.{key}" if path else key
-      if key in old:
-        yield from _unknown_to(old[key], value, name)
-      else:
-        yield name, value
 
 
 def versions() -> dict[str, str]:
@@ -357,9 +337,12 @@ def versions() -> dict[str, str]:
   return found
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
-  """Writes a file atomically."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # File names in the text may not be valid Unicode.
-  with temporary.replacing(path) as partial:
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+def as_bytes(text: str) -> bytes:
+  """Returns text as UTF-8. File names in it may not be valid Unicode."""
+  return text.encode(errors="backslashreplace")
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a file at a path or address atomically."""
+  folder, _, name = os.fspath(path).rpartition("/")
+  open_place(folder or ".").write(name, as_bytes(text))

@@ -41,6 +41,7 @@ class HealthyStates:
       checkpoints.directory,
       CheckpointSpec(keep=monitor.keep, keep_best=0),
       "healthy",
+      claim=checkpoints.claim,
     )
     # The monitor's state after each step that has a snapshot.
     self._watched: dict[int, dict[str, Any]] = {}

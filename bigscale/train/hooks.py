@@ -15,11 +15,12 @@ from bigscale.parallel import multihost
 from bigscale.sampling import grid, sample
 from bigscale.spec import ImageCount, RunSpec, TruncationRule, to_json
 from bigscale.train.build import Built
-from bigscale.train.folder import RunFolder
+from bigscale.train.folder import RunFolder, samples_name
+from bigscale.train.home import open_home
 from bigscale.train.meter import Meter
 from bigscale.train.state import Average
 from bigscale.train.stragglers import Stragglers
-from bigscale.train.writers import JsonLines, Progress, TensorBoard
+from bigscale.train.writers import Progress
 
 # Seeds of the fixed latents of grids and evaluations.
 GRID_SEED = 1
@@ -110,13 +111,12 @@ class Recorder:
     self._stragglers = Stragglers(multihost.watch())
     if not self._main:
       return
-    self._metrics = JsonLines(folder.metrics)
-    self._events = JsonLines(folder.events)
+    self._home = open_home(folder)
+    self._metrics, self._events = self._home.metrics, self._home.events
     self._metrics.truncate_after(first_step, attempt)
     self._progress = Progress(self.total_steps, first_step)
-    self._tensorboard = (
-      TensorBoard(folder.path / "tensorboard") if spec.log.tensorboard else None
-    )
+    self._tensorboard = self._home.board() if spec.log.tensorboard else None
+    self._complete = False
 
   @property
   def total_steps(self) -> int:
@@ -143,7 +143,7 @@ class Recorder:
       **self._meter.totals(step),
     }
     if self._main:
-      pace |= self._stragglers.columns()
+      pace |= self._stragglers.columns() | self._home.cost()
     self._clock, self._clock_step, self._data_wait = now, step, 0.0
     self.row(step, {**values, **pace})
     if self._main:
@@ -223,6 +223,7 @@ class Recorder:
   def event(self, kind: str, step: int, **fields: Any) -> None:
     """Writes an event."""
     if self._main:
+      self._complete = kind == "done"
       self._events.write(
         {
           "event": kind,
@@ -263,6 +264,20 @@ class Recorder:
     if self._main and self._tensorboard:
       self._tensorboard.image(step, name, image)
 
+  def write(self, name: str, data: bytes) -> None:
+    """Writes a file into the run's folder; only on process 0."""
+    self._home.write(name, data)
+
+  def flush(self) -> None:
+    """Waits until all rows are written; see `Home.flush`."""
+    if self._main:
+      self._home.flush()
+
+  def check(self) -> None:
+    """Raises `LeaseLostError` if another run has taken over the folder."""
+    if self._main:
+      self._home.check()
+
   def note(self, text: str) -> None:
     """Prints a message without breaking the progress bar."""
     if self._main:
@@ -278,10 +293,11 @@ class Recorder:
       self._progress.close()
       if self._tensorboard:
         self._tensorboard.close()
+      self._home.close(self._complete)
 
 
 def draw_grid(
-  built: Built, folder: RunFolder, recorder: Recorder, step: int, ema: Average
+  built: Built, recorder: Recorder, step: int, ema: Average
 ) -> None:
   """Writes samples/STEP.png; latents and labels are the same at every step."""
   count = built.spec.log.num_samples
@@ -298,7 +314,7 @@ def draw_grid(
   columns = built.spec.model.num_classes or math.isqrt(count)
   columns = min(columns, count, 10 if columns <= 10 else math.isqrt(count))
   scale = grid.view_scale(built.spec.model.resolution)
-  grid.save_png(folder.samples(step), drawn.images, columns, scale)
+  recorder.write(samples_name(step), grid.png(drawn.images, columns, scale))
   recorder.image(step, "samples", grid.grid(drawn.images, columns, scale=scale))
 
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
-import pathlib
 from typing import Any, NamedTuple
+
+from etils import epath
 
 from bigscale.spec import ModelBase, SpecError
 from bigscale.train import folder as folders
@@ -25,7 +26,7 @@ class Start(NamedTuple):
       the weights were trained by bigscale. Training uses the statistics in `g`.
   """
 
-  path: pathlib.Path
+  path: epath.Path
   step: int
   g: Average
   d: Average
@@ -40,10 +41,7 @@ class Start(NamedTuple):
 
 def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
   """Returns whether a folder, which may not exist, contains a checkpoint."""
-  steps = pathlib.Path(directory) / "checkpoints"
-  return steps.is_dir() and any(
-    path.name.isdecimal() for path in steps.iterdir()
-  )
+  return folders.RunFolder(folders.address(directory)).has_steps()
 
 
 def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
@@ -56,8 +54,8 @@ def read_start(built: Built, directory: str | os.PathLike[str]) -> Start:
   Raises:
     SpecError: if there is no run or no checkpoint, or if the models differ.
   """
-  path = pathlib.Path(directory)
-  has_spec = folders.RunFolder(path).spec.is_file()
+  path = folders.address(directory)
+  has_spec = folders.RunFolder(path).has_spec()
   if not has_spec or not has_checkpoint(path):
     raise SpecError(
       f"--init_from={path} contains no run with a checkpoint; use a folder "
@@ -104,7 +102,7 @@ def _with_weights(player: Player, weights: Average) -> Player:
   return player._replace(**weights._asdict())
 
 
-def _check_same(path: pathlib.Path, theirs: ModelBase, ours: ModelBase) -> None:
+def _check_same(path: epath.Path, theirs: ModelBase, ours: ModelBase) -> None:
   """Raises `SpecError` with all differences if two models differ."""
   there, here = dataclasses.asdict(theirs), dataclasses.asdict(ours)
   lines = [

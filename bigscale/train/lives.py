@@ -14,16 +14,18 @@ progress: losing a machine says nothing about the run.
 import contextlib
 import json
 import os
-import pathlib
 from typing import NamedTuple
+
+from bigscale.place import Place, log, open_place
+from bigscale.train import step_names
 
 # Maximum consecutive starts without progress.
 MAX_LOST_STARTS = 3
 FILE = ".lives"
 _LOST, _BUG = 76, 1
 _SAVES = ("checkpoints", "healthy")
-_ROWS = "metrics.jsonl"
-# Bytes read from the end of metrics.jsonl, enough for several rows.
+_ROWS = "metrics"
+# Bytes read from the end of the metrics, enough for several rows.
 _TAIL_BYTES = 1 << 20
 
 
@@ -53,7 +55,7 @@ class Life:
     Args:
       workdir: run folder, which may not exist yet.
     """
-    self._folder = pathlib.Path(workdir).expanduser()
+    self._folder = open_place(workdir)
     self._saved = _saved_in(self._folder)
     record = _read(self._folder)
     # Launchers stop after `MAX_LOST_STARTS`, so a later start is manual and
@@ -88,34 +90,29 @@ class Life:
       return code, ""
     return _BUG, (
       f"{lost} consecutive starts were killed or hung before they got past "
-      f"step {self._furthest}; the run in {self._folder} will not be restarted "
-      "automatically. Find the reason in the log above (memory, a hang, a lost "
-      "machine), fix it, and start the run again"
+      f"step {self._furthest}; the run in {self._folder.url} will not be "
+      "restarted automatically. Find the reason in the log above (memory, a "
+      "hang, a lost machine), fix it, and start the run again"
     )
 
   def _write(self, record: _Record) -> None:
-    own = self._folder / f"{FILE}.{os.getpid()}.tmp"
     with contextlib.suppress(OSError):
-      self._folder.mkdir(parents=True, exist_ok=True)
-      own.write_text(json.dumps(record._asdict()))
-      own.replace(self._folder / FILE)
+      self._folder.write(FILE, json.dumps(record._asdict()).encode())
 
 
-def _saved_in(folder: pathlib.Path) -> list[str]:
+def _saved_in(folder: Place) -> list[str]:
   """Returns the names of all completely saved steps."""
   found: set[str] = set()
   for part in _SAVES:
     with contextlib.suppress(OSError):
-      found |= {name for name in os.listdir(folder / part) if name.isdecimal()}
+      found |= set(map(str, step_names.complete(folder.folder(part))))
   return sorted(found)
 
 
-def _furthest_in(folder: pathlib.Path) -> int:
+def _furthest_in(folder: Place) -> int:
   """Returns the largest step in the last rows; 0 if there are none."""
   try:
-    with (folder / _ROWS).open("rb") as file:
-      file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-      lines = file.read().splitlines()
+    lines = log.tail(folder, _ROWS, _TAIL_BYTES).splitlines()
   except OSError:
     return 0
   furthest = 0
@@ -125,9 +122,9 @@ def _furthest_in(folder: pathlib.Path) -> int:
   return furthest
 
 
-def _read(folder: pathlib.Path) -> _Record:
+def _read(folder: Place) -> _Record:
   try:
-    record = _Record(**json.loads((folder / FILE).read_bytes()))
+    record = _Record(**json.loads(folder.read(FILE)))
   except (OSError, ValueError, TypeError):
     return _EMPTY
   valid = type(record.lost) is int and type(record.furthest) is int

@@ -23,7 +23,6 @@ from bigscale.train import hooks, resume
 from bigscale.train.anchors import Look
 from bigscale.train.build import Built, build, compile_everywhere
 from bigscale.train.checkpoint import Checkpoints
-from bigscale.train.claim import Claim
 from bigscale.train.evaluation import open_on_main
 from bigscale.train.init_from import has_checkpoint, read_start
 from bigscale.train.preemption import PreemptedError, Preemption
@@ -73,7 +72,7 @@ def train(
   stream = _open_data(built)
   start = read_start(built, init_from) if init_from and not begun else None
   prepared = prepared if begun else _open_scores(prepared, built)
-  claim = Claim()
+  claim = resume.new_claim(workdir, spec)
   folder, changes = resume.open_folder(
     built, workdir, spec, command, claim, change=change, begun=begun
   )
@@ -83,6 +82,7 @@ def train(
     changes += resume.changes_since(folder, found, spec, change=change)
     attempt = int(jax.device_get(found.state.attempt))
     recorder = resume.open_recorder(folder, spec, built.mesh, found, attempt)
+    checkpoints.attend(recorder, spec.operations.unsaved_seconds)
     guard = Guard(built, stream, checkpoints, recorder, attempt)
     try:
       resume.report(recorder, stream, found, start, moved != spec)
@@ -101,7 +101,6 @@ def train(
       guard.close()
       recorder.close()
   finally:
-    # Waits for the last asynchronous save.
     checkpoints.close()
     stream.close()
     claim.release()
@@ -208,6 +207,7 @@ class _Run:
         state, step = self._go_back(step)
         go_back = False
         continue
+      self._recorder.check()
       step += 1
       state = self._one_step(step, state)
       # At most two steps are in flight. With more, batches would fill device
@@ -227,7 +227,7 @@ class _Run:
         go_back = self._guard.judge_scores(step, self._scoring.last.scores)
     with self._watch.phase("checkpoint", step):
       self._guard.finish(step, state)
-      self._checkpoints.wait()
+      self._checkpoints.finish(step, lambda: self._save(step, state))
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.event("done", step)
     return Result(self._folder, state, *self._scoring.last)
@@ -260,7 +260,7 @@ class _Run:
     """Saves the run and raises `PreemptedError`."""
     with self._watch.phase("checkpoint", step):
       self._save(step, state)
-      self._checkpoints.wait()
+      self._checkpoints.finish(step, lambda: self._save(step, state))
       self._guard.secure(step)
     self._recorder.times(step, self._watch.take_seconds())
     self._recorder.event("preempted", step)
@@ -339,9 +339,7 @@ class _Run:
     self._report_faults(step)
     if self._every(spec.log.samples_kimg, step):
       with self._watch.phase("samples", step):
-        hooks.draw_grid(
-          self._built, self._folder, self._recorder, step, state.ema
-        )
+        hooks.draw_grid(self._built, self._recorder, step, state.ema)
     scored = self._every(spec.evaluate.kimg, step)
     if scored or self._every(spec.checkpoint.kimg, step):
       with self._watch.phase("checkpoint", step):

@@ -10,9 +10,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 import tensorstore
+from etils import epath
 
+from bigscale.place import is_remote
 from bigscale.train import sealed
 from bigscale.train.state import GanState
+from bigscale.train.steps import Steps
 
 # Disk space that a checkpoint takes, relative to its arrays.
 _DISK_FACTOR = 1.05
@@ -49,20 +52,20 @@ class Pinned:
     return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
-def read_only(path: pathlib.Path, items: Sequence[str]) -> Manager:
+def read_only(folders: Steps, items: Sequence[str]) -> Manager:
   """Opens a folder of checkpoints for reading, without creating files.
 
   Args:
-    path: checkpoint folder, which may not exist.
+    folders: step folders, which may not exist.
     items: names of the items in a checkpoint.
   """
   options = ocp.CheckpointManagerOptions(
-    read_only=True, save_interval_steps=0, create=False
+    read_only=True, save_interval_steps=0, create=False, **folders.open(False)
   )
   absl = logging.getLogger("absl")
   absl.addFilter(_is_news)
   try:
-    return Manager(path, item_names=items, options=options)
+    return Manager(folders.path, item_names=items, options=options)
   finally:
     absl.removeFilter(_is_news)
 
@@ -72,7 +75,7 @@ def _is_news(record: logging.LogRecord) -> bool:
   return "read only" not in record.getMessage()
 
 
-def check_index(directory: pathlib.Path) -> None:
+def check_index(directory: epath.Path) -> None:
   """Verifies the index of a step's arrays before they are restored.
 
   Orbax opens all arrays concurrently. If the index is damaged (OCDBT: the files
@@ -85,11 +88,11 @@ def check_index(directory: pathlib.Path) -> None:
   Raises:
     sealed.SealError: if the index is damaged.
   """
-  base = directory.absolute() / "state"
+  base = directory / "state"
   if not (base / "manifest.ocdbt").exists():
     # Orbax reports a missing index with one error.
     return
-  spec = {"driver": "ocdbt", "base": f"{base.as_uri()}/"}
+  spec = {"driver": "ocdbt", "base": _store_of(base)}
   try:
     tensorstore.KvStore.open(spec).result().list().result()
   except ValueError as error:
@@ -99,11 +102,22 @@ def check_index(directory: pathlib.Path) -> None:
     ) from error
 
 
-def check_room(path: pathlib.Path, step: int, state: GanState) -> None:
+def _store_of(path: epath.Path) -> Any:
+  """Returns tensorstore's description of a folder."""
+  if not is_remote(path):
+    return f"{pathlib.Path(path).as_uri()}/"
+  bucket, _, name = str(path).removeprefix("gs://").partition("/")
+  return {"driver": "gcs", "bucket": bucket, "path": f"{name}/"}
+
+
+def check_room(path: epath.Path, step: int, state: GanState) -> None:
   """Raises `OSError` if the disk has too little space for a checkpoint.
 
-  If one process failed during the save, the others would wait for it.
+  If one process failed during the save, the others would wait for it. A bucket
+  has no limit.
   """
+  if is_remote(path):
+    return
   needed = sum(
     shard.data.nbytes
     for leaf in jax.tree.leaves(state)

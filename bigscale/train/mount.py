@@ -17,8 +17,8 @@ from bigscale.spec import SpecError
 
 _MOUNTS = "/proc/self/mounts"
 _REMEDY = (
-  "use a folder on a shared disk (Filestore, NFS) or on a bucket with a "
-  "hierarchical namespace"
+  "use the gs:// address of the bucket, or a folder on a shared disk "
+  "(Filestore, NFS)"
 )
 _log = logging.getLogger(__name__)
 

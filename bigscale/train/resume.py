@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 
 from bigscale.data.stream import Stream
 from bigscale.parallel import compiler, multihost
+from bigscale.place import is_remote
 from bigscale.spec import (
   Change,
   ImageCount,
@@ -23,13 +23,14 @@ from bigscale.spec import (
   to_json,
 )
 from bigscale.spec.changes import refusal
-from bigscale.train import claim as claims
 from bigscale.train import folder as folders
-from bigscale.train import hooks, mount
+from bigscale.train import hooks, mount, settings
+from bigscale.train.bucket_checkpoint import BucketCheckpoints
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints, Restored
 from bigscale.train.claim import Claim
 from bigscale.train.init_from import Start, apply_start
+from bigscale.train.lease import Lease
 from bigscale.train.meter import Meter
 from bigscale.train.rollback import Guard
 
@@ -48,7 +49,7 @@ def changes_since(
   """
 
   def compare() -> list[list[Any]]:
-    if folder.spec.exists():
+    if folder.has_spec():
       return []
     noted = found.meta.get("spec")
     if noted is None:
@@ -60,7 +61,7 @@ def changes_since(
       )
       return []
     logging.warning("%s is missing; rewriting it", folder.spec)
-    changes = folders.changes_of(noted, spec)
+    changes = settings.changes_of(noted, spec)
     if refused := refusal(changes, asked=change):
       raise SpecError(f"--workdir={folder.path} {refused}")
     return [[each.setting, each.old, each.new] for each in changes]
@@ -86,7 +87,10 @@ def count_at(spec: RunSpec, found: Restored) -> ImageCount:
 def open_checkpoints(folder: folders.RunFolder, spec: RunSpec) -> Checkpoints:
   """Opens the run's checkpoints, ranked by the spec's best score."""
   kept = dataclasses.replace(spec.checkpoint, best=spec.best_score)
-  return Checkpoints(folder.path, kept, scores=spec.evaluate.scores)
+  kind = BucketCheckpoints if is_remote(folder.path) else Checkpoints
+  return kind(
+    folder.path, kept, scores=spec.evaluate.scores, claim=folder.claim
+  )
 
 
 def write_spec(
@@ -97,7 +101,7 @@ def write_spec(
   changes: Sequence[Change],
 ) -> None:
   """Writes `spec.json` on process 0 if settings changed or it is missing."""
-  if multihost.is_main() and (changes or not folder.spec.exists()):
+  if multihost.is_main() and (changes or not folder.has_spec()):
     environment = compiler.environment(built.compiler_options)
     folders.write_spec(folder, spec, command, environment)
 
@@ -168,12 +172,19 @@ def report(
     recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
 
 
+def new_claim(workdir: str | os.PathLike[str], spec: RunSpec) -> Claim | Lease:
+  """Returns the kind of claim that a folder needs, which is not taken yet."""
+  if is_remote(workdir):
+    return Lease(spec.operations.lease_seconds)
+  return Claim()
+
+
 def open_folder(
   built: Built,
   workdir: str | os.PathLike[str],
   spec: RunSpec,
   command: Sequence[str],
-  claim: Claim,
+  claim: Claim | Lease,
   *,
   change: bool,
   begun: bool,
@@ -183,7 +194,7 @@ def open_folder(
   Returns:
     The folder and the changed settings, on all processes.
   """
-  folder = folders.RunFolder(pathlib.Path(workdir))
+  folder = folders.RunFolder(folders.address(workdir), claim)
 
   def make() -> list[list[Any]]:
     made = folders.create(
@@ -203,10 +214,10 @@ def open_folder(
     multihost.decide("mount", lambda: mount.check(workdir))
     changes = [Change(*each) for each in multihost.decide("folder", make)]
     require(
-      (folder.path / claims.FILE).is_file(),
+      claim.is_seen(folder.path),
       f"--workdir={workdir} is not the same folder on process "
       f"{jax.process_index()} as on process 0; use a folder on a file system "
-      "that all processes share",
+      "or bucket that all processes share",
     )
     undo.pop_all()
   return folder, changes

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from bigscale import temporary
+from bigscale.place import on_disk
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class JsonLines:
     Raises:
       OSError: if the file is not writable.
     """
-    self.path = pathlib.Path(path)
+    self.path = on_disk(path)
     self.path.parent.mkdir(parents=True, exist_ok=True)
     with self.path.open("ab+") as file:
       file.seek(0)
@@ -61,15 +61,12 @@ class JsonLines:
       row: values by name: numbers, strings, None, or lists and mappings of
         them. NumPy and JAX scalars are converted.
     """
-    line = json.dumps(_to_json(row), allow_nan=False, ensure_ascii=False)
     with self.path.open("ab") as file:
-      # File names may not be valid Unicode. \udcXX is also a JSON escape.
-      file.write(line.encode(errors="backslashreplace") + b"\n")
+      file.write(line_of(row))
 
   def rows(self) -> list[dict[str, Any]]:
     """Returns all rows in order, with non-finite numbers restored."""
-    lines = self.path.read_bytes().splitlines()
-    return [_from_json(row) for row in map(_parse, lines) if row is not None]
+    return parse_lines(self.path.read_bytes())
 
   def truncate_after(self, step: int, attempt: int = 0) -> None:
     """Removes the rows that a run restored at (`attempt`, `step`) will rewrite.
@@ -84,18 +81,37 @@ class JsonLines:
       step: last step of the restored state.
       attempt: attempt of the restored state.
     """
-    kept = []
-    for line in self.path.read_bytes().splitlines(keepends=True):
-      row = _parse(line)
-      if row is None:
-        continue
-      written_in = row.get("attempt", 0)
-      if written_in < attempt or (
-        written_in == attempt and row.get("step", step) <= step
-      ):
-        kept.append(line)
+    kept = without_repeated(self.path.read_bytes(), step, attempt)
     with temporary.replacing(self.path) as partial:
-      partial.write_bytes(b"".join(kept))
+      partial.write_bytes(kept)
+
+
+def line_of(row: Mapping[str, Any]) -> bytes:
+  """Returns a row as one line of JSON; see `JsonLines`."""
+  line = json.dumps(_to_json(row), allow_nan=False, ensure_ascii=False)
+  # File names may not be valid Unicode. \udcXX is also a JSON escape.
+  return line.encode(errors="backslashreplace") + b"\n"
+
+
+def parse_lines(content: bytes) -> list[dict[str, Any]]:
+  """Returns the rows in the lines of a file, without unreadable lines."""
+  lines = map(_parse, content.splitlines())
+  return [_from_json(row) for row in lines if row is not None]
+
+
+def without_repeated(content: bytes, step: int, attempt: int) -> bytes:
+  """Returns the lines that `JsonLines.truncate_after` keeps."""
+  kept = []
+  for line in content.splitlines(keepends=True):
+    row = _parse(line)
+    if row is None:
+      continue
+    written_in = row.get("attempt", 0)
+    if written_in < attempt or (
+      written_in == attempt and row.get("step", step) <= step
+    ):
+      kept.append(line)
+  return b"".join(kept)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -190,17 +190,16 @@ def test_counts_must_not_be_negative(words, flag, capsys):
 @pytest.mark.parametrize(
   "words",
   [
-    ("scaling", "sweep", "--config=sweeps/collapse", "--out=gs://b/c"),
+    ("monitor", "drill", "--out=gs://b/drills"),
     ("evaluate", "--workdir=runs/x", "--neighbours=gs://b/x.png"),
-    ("report", "--workdir=s3://b/run"),
-    ("sample", "--workdir=runs/x", "--out=gs://b/x.png"),
+    ("scaling", "report", "--out=s3://b/law.png"),
   ],
 )
 def test_an_address_is_not_an_output_path(capsys, tmp_path, monkeypatch, words):
   """No folder `gs:` is created."""
   monkeypatch.chdir(tmp_path)
   message = refused(capsys, *words)
-  assert f"{words[-1]} is an address, not a folder; mount a disk" in message
+  assert f"{words[-1]} is an address, and this must be a path on" in message
   assert not list(tmp_path.iterdir())
 
 

@@ -2,17 +2,20 @@ r"""Kills a training run hundreds of times and compares it with another run.
 
   python -m tests.e2e.soak --out=DIR --lives=200
   python -m tests.e2e.soak --out=DIR --lives=40 --processes=2
+  python -m tests.e2e.soak --out=DIR --lives=40 --bucket
 
 The run is restarted again and again. Each start ends at a random time, during
 startup, steps or a save, by SIGKILL, by SIGTERM, or by SIGTERM and 50 ms later
 SIGKILL. With several processes, a random one gets the signal. At the end, state
 and losses must be bitwise equal to those of an undisturbed run. Each start must
-resume from the newest checkpoint that was committed before. Prints JSON. The
-exit code is 1 if a rule is violated.
+resume from the newest checkpoint that was committed before. With --bucket, the
+killed run is on a server of gs:// on this machine, the undisturbed run on
+a disk. Prints JSON. The exit code is 1 if a rule is violated.
 """
 
 import argparse
 import collections
+import contextlib
 import json
 import math
 import os
@@ -24,8 +27,10 @@ import sys
 import time
 from typing import Any
 
-from bigscale.train import lives
+from bigscale.place import Place, log, open_place
+from bigscale.train import lives, step_names
 from tests.e2e import tiny
+from tests.place import servers
 
 COMMAND = "from bigscale.cli.main import entry_point; entry_point()"
 WAYS = {
@@ -54,9 +59,18 @@ class Soak:
   """One run that is killed and restarted many times."""
 
   def __init__(
-    self, out: pathlib.Path, steps: int, processes: int, seed: int
+    self,
+    out: pathlib.Path,
+    steps: int,
+    processes: int,
+    seed: int,
+    killed: str = "",
   ) -> None:
     self.out, self.steps, self.processes = out, steps, processes
+    self.homes = {
+      "alone": f"{out / 'alone'}",
+      "killed": killed or f"{out / 'killed'}",
+    }
     self.random = random.Random(seed)
     self.broken: list[str] = []
     self.ways: collections.Counter[str] = collections.Counter()
@@ -69,7 +83,7 @@ class Soak:
     command = [
       *(sys.executable, "-c", COMMAND, "train"),
       f"--config={tiny.__file__}",
-      f"--workdir={self.out / name}",
+      f"--workdir={self.homes[name]}",
       f"--config.total_kimg={self.steps * 8 / 1000}",
       "--config.log.steps=1",
       "--config.log.samples_kimg=0.0",
@@ -88,13 +102,13 @@ class Soak:
       "BIGSCALE_HEARTBEAT_TIMEOUT": "10",
     }
     # The run would stop after three kills; reset its count.
-    (self.out / name / lives.FILE).unlink(missing_ok=True)
+    open_place(self.homes[name]).delete(lives.FILE)
     with (self.out / f"{name}.log").open("ab") as log:
       return subprocess.Popen(command, env=environ, stdout=log, stderr=log)
 
   def live(self) -> bool:
     """Starts and kills the run once; returns whether it finished instead."""
-    folder = self.out / "killed"
+    folder = open_place(self.homes["killed"])
     before, begun = committed(folder), last_step(folder)
     way = self.random.choice(list(WAYS))
     child = self.start("killed")
@@ -119,18 +133,18 @@ class Soak:
     return code == 0
 
   def wait_for_steps(
-    self, child: subprocess.Popen, folder: pathlib.Path, begun: int
+    self, child: subprocess.Popen, folder: Place, begun: int
   ) -> None:
     """Waits until the run has reached a new step, or has ended."""
     limit = time.monotonic() + _START_SECONDS
     while child.poll() is None and last_step(folder) <= begun:
       if time.monotonic() > limit:
-        raise TimeoutError(f"no step in {_START_SECONDS} s; see {folder}.log")
+        raise TimeoutError(f"no step in {_START_SECONDS} s; see killed.log")
       time.sleep(0.02)
 
   def check(
     self,
-    folder: pathlib.Path,
+    folder: Place,
     way: str,
     code: int,
     before: int,
@@ -173,7 +187,7 @@ class Soak:
     code = self.start("killed").wait()
     if code != 0:
       self.broken.append(f"the last life ended with {code}")
-    one, other = self.out / "alone", self.out / "killed"
+    one, other = map(open_place, self.homes.values())
     if fingerprints(one, self.steps) != fingerprints(other, self.steps):
       self.broken.append("the final states differ")
     if losses(one) != losses(other):
@@ -206,17 +220,15 @@ def members(pid: int, processes: int) -> list[int]:
   return children or [pid]
 
 
-def committed(folder: pathlib.Path) -> int:
+def committed(folder: Place) -> int:
   """Returns the step of the newest checkpoint, 0 if there is none."""
-  kept = folder / "checkpoints"
-  steps = [int(p.name) for p in kept.glob("*") if p.name.isdigit()]
-  return max(steps, default=0)
+  return max(step_names.complete(folder.folder("checkpoints")), default=0)
 
 
-def lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the complete lines of a file that may be truncated."""
+def lines(folder: Place, name: str) -> list[dict[str, Any]]:
+  """Returns the complete lines of a log that may be truncated."""
   found = []
-  for line in path.read_text().splitlines() if path.exists() else ():
+  for line in (log.read(folder, name) or b"").splitlines():
     try:
       found.append(json.loads(line))
     except json.JSONDecodeError:
@@ -224,25 +236,25 @@ def lines(path: pathlib.Path) -> list[dict[str, Any]]:
   return found
 
 
-def events(folder: pathlib.Path) -> list[dict[str, Any]]:
-  return lines(folder / "events.jsonl")
+def events(folder: Place) -> list[dict[str, Any]]:
+  return lines(folder, "events")
 
 
-def last_step(folder: pathlib.Path) -> int:
-  """Returns the last logged step, 0 if there is none."""
-  return max(
-    (row["step"] for row in lines(folder / "metrics.jsonl")), default=0
-  )
+def last_step(folder: Place) -> int:
+  """Returns the last step that is logged or saved, 0 if there is none."""
+  logged = max((row["step"] for row in lines(folder, "metrics")), default=0)
+  return max(logged, committed(folder))
 
 
-def fingerprints(folder: pathlib.Path, step: int) -> Any:
+def fingerprints(folder: Place, step: int) -> Any:
   """Returns the fingerprints of all arrays of a checkpoint."""
-  path = folder / "checkpoints" / str(step) / "meta" / "metadata"
-  found = json.loads(path.read_text())
-  return found["fingerprints"]
+  name = step_names.complete(folder.folder("checkpoints"))[step]
+  return json.loads(folder.read(f"checkpoints/{name}/meta/metadata"))[
+    "fingerprints"
+  ]
 
 
-def losses(folder: pathlib.Path) -> list[dict[str, Any]]:
+def losses(folder: Place) -> list[dict[str, Any]]:
   """Returns the rows without times."""
   return [
     {
@@ -250,7 +262,7 @@ def losses(folder: pathlib.Path) -> list[dict[str, Any]]:
       for name, value in row.items()
       if name != "seconds" and not name.startswith("perf/")
     }
-    for row in lines(folder / "metrics.jsonl")
+    for row in lines(folder, "metrics")
   ]
 
 
@@ -270,11 +282,18 @@ def main() -> None:
     default=math.inf,
     help="do not kill after this time",
   )
+  parser.add_argument("--bucket", action="store_true")
   asked = parser.parse_args()
   asked.out.mkdir(parents=True, exist_ok=True)
   steps = asked.steps or 12 * asked.lives
-  soak = Soak(asked.out, steps, asked.processes, asked.seed)
-  found = soak.run(asked.lives, asked.minutes)
+  with contextlib.ExitStack() as stack:
+    home = ""
+    if asked.bucket:
+      server = stack.enter_context(servers.running("gs", asked.out))
+      os.environ.update(servers.environment("gs", server.endpoint))
+      home = f"gs://{servers.BUCKET}/killed"
+    soak = Soak(asked.out, steps, asked.processes, asked.seed, home)
+    found = soak.run(asked.lives, asked.minutes)
   print(json.dumps(found, indent=2))
   sys.exit(1 if found["broken"] else 0)
 

@@ -174,7 +174,7 @@ def test_resume_recreates_the_resource(tmp_path):
   ("script", "values", "words"),
   [
     ("local.sh", {"RUN_NAME": ""}, "RUN_NAME is not set"),
-    ("local.sh", {"WORKDIR": "gs://b/r"}, "WORKDIR=gs://b/r is an address"),
+    ("local.sh", {"WORKDIR": "s3://b/r"}, "must be gs://BUCKET/NAME"),
     ("local.sh", {"RUN_NAME": "A b"}, "RUN_NAME=A b must be at most 40"),
     ("local.sh", {"RUN_NAME": "a" * 41}, "must be at most 40"),
     ("local.sh", {"CONFIG": ""}, "CONFIG is not set"),

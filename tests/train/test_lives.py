@@ -15,6 +15,7 @@ from tests.launch.launching import HOSTS, environ
 
 def save(folder, step, part="checkpoints"):
   (folder / part / str(step)).mkdir(parents=True)
+  (folder / part / str(step) / "file").touch()
 
 
 def row(folder, step):
@@ -129,6 +130,7 @@ with (folder / "starts").open("a") as file:
 starts = len((folder / "starts").read_text())
 if starts == 2:
   (folder / "checkpoints" / "4").mkdir(parents=True)
+  (folder / "checkpoints" / "4" / "file").touch()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -22,10 +22,10 @@ More examples:
 import dataclasses
 import json
 import math
-import pathlib
 from typing import Any
 
 from bigscale.cli.flags import Flags
+from bigscale.place import open_place
 from bigscale.spec import SpecError, VerdictSpec, require
 
 FLAGS = Flags()
@@ -74,7 +74,7 @@ def run(path: str = "") -> int:
 def _spec_of(path: str) -> VerdictSpec:
   """Returns the verdict spec of a run's folder, or the default spec."""
   try:
-    written = json.loads((pathlib.Path(path) / "spec.json").read_bytes())
+    written = json.loads(open_place(path).read("spec.json"))
     settings = written["spec"]["monitor"]["verdict"]
     return VerdictSpec(**settings)
   except (OSError, ValueError, KeyError, TypeError):

@@ -19,7 +19,6 @@ More examples:
 """
 
 import json
-import pathlib
 
 from bigscale.cli.flags import Flags
 from bigscale.cli.scaling import law
@@ -28,7 +27,7 @@ FLAGS = Flags()
 law.define_flags(FLAGS)
 FLAGS.heading("Output")
 FLAGS.bool("json", False, "Print JSON.")
-FLAGS.local_path("out", None, "File to also write the JSON to.")
+FLAGS.address("out", None, "File or address to also write the JSON to.")
 
 
 def run(path: str = "") -> int:
@@ -47,7 +46,7 @@ def _write(out: str, found: dict) -> None:
   from bigscale.train.folder import write_whole
 
   try:
-    write_whole(pathlib.Path(out), json.dumps(found, indent=2) + "\n")
+    write_whole(out, json.dumps(found, indent=2) + "\n")
   except OSError as error:
     raise SpecError(
       f"--out={out} cannot be written ({error.strerror}); name a file"

@@ -9,7 +9,6 @@ interval. The run must have been trained with log.noise_scale=True.
 
 import json
 import math
-import pathlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def run(path: str = "") -> int:
     bool(path), "scaling noise needs a run: bigscale scaling noise runs/first"
   )
   found = noise_scales(
-    read_run(pathlib.Path(path)).rows,
+    read_run(path).rows,
     windows=FLAGS.windows,
     resamples=FLAGS.resamples,
     seed=FLAGS.seed,

@@ -33,7 +33,7 @@ from bigscale.spec import RunSpec
 FLAGS = ConfigFlags()
 FLAGS.heading("Runs")
 FLAGS.define_config("Config of the sweep.")
-FLAGS.local_path("out", None, "Folder of the sweep.")
+FLAGS.address("out", None, "Folder of the sweep, or its gs:// address.")
 FLAGS.list("only", [], "Names of runs or blocks to train. Default: all.")
 FLAGS.string("part", "1/1", "K/N trains the K-th of N parts of the runs.")
 FLAGS.bool(
@@ -55,13 +55,14 @@ FLAGS.bool("json", False, "Print JSON.")
 
 def run(path: str = "") -> int:
   """Trains the runs of a sweep, or writes its jobs or tables."""
+  from bigscale.place.paths import path_of
   from bigscale.scaling import sweep
   from bigscale.spec import require
 
   require(not path, f"unexpected argument {path!r}; give --config={path}")
   FLAGS.require("config", "sweeps/stacked_mnist")
   config = config_of(FLAGS, {"base": RunSpec})
-  out = pathlib.Path(FLAGS.require("out", "runs/sweep"))
+  out = path_of(FLAGS.require("out", "runs/sweep"))
   planned = sweep.expand(config)
   blocks = {block for run in planned for block in run.blocks}
   names = {run.name for run in planned}
@@ -101,10 +102,12 @@ def _run(out: pathlib.Path, chosen: list) -> int:
   """Trains the runs and returns the number of failed runs."""
   import jax
 
+  from bigscale.place import is_remote
   from bigscale.scaling import runs
 
   # Shares compiled programs between the parts and with the next start.
-  jax.config.update("jax_compilation_cache_dir", str(out / "programs"))
+  if not is_remote(out):
+    jax.config.update("jax_compilation_cache_dir", str(out / "programs"))
   failed = 0
   for run, outcome in runs.Runner(out).run(chosen):
     line = f"{run.name}: {outcome.status} {outcome.why}".rstrip()
