@@ -1,5 +1,6 @@
 """Flags and checkpoint loading shared by several commands."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
