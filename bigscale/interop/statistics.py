@@ -27,7 +27,7 @@ from bigscale.interop.files import (
   require_new,
   sha256,
 )
-from bigscale.place import open_object, open_place
+from bigscale.place import is_remote, on_disk, open_object, open_place
 
 # Relative to the largest entry or eigenvalue: the precision of float32.
 _TOLERANCE = 1e-5
@@ -120,6 +120,8 @@ def save_statistics(
   try:
     content = io.BytesIO()
     np.savez(content, **arrays, **{_PROTOCOL: np.array(json.dumps(said))})
+    if not is_remote(path):
+      on_disk(path).parent.stat()  # A place would create a missing folder.
     place, name = open_object(path)
     place.write(name, content.getvalue())
   except OSError as error:
