@@ -312,7 +312,7 @@ class Verdict:
       signal.expire(self._rows)
     found = strongest(signals)
     self.evidence = {one.group: one.evidence for one in found}
-    self.judged = self.judged or any(s.judged for s in self._signals.values())
+    self.judged = self.judged or any(s.judged for s in signals.values())
     return found
 
   def _decide(self, step: int, signals: Mapping[str, Signal]) -> Decision:

@@ -40,6 +40,7 @@ class S3Store:
       error,
       (
         aiohttp.ClientError,
+        exceptions.ConnectionError,
         exceptions.HTTPClientError,
         exceptions.IncompleteReadError,
         parsers.ResponseParserError,
