@@ -59,7 +59,9 @@ def trained(imported):
 def first_state(monkeypatch):
   """Runs `train(...)` up to its first step; returns (state, steps done)."""
   monkeypatch.setattr(
-    loop._Run, "until_the_end", lambda self, state, first: (state, first)
+    loop._Run,
+    "until_the_end",
+    lambda self, state, first, accept_data: (state, first),
   )
   return loop.train
 
