@@ -38,6 +38,9 @@ from bigscale.types import Batch, PyTree
 _log = logging.getLogger(__name__)
 
 _GRID_SEED = 3
+# On a pod, samples are most of a look's cost. G's are only compared with the
+# average's, so they are drawn at every fourth look.
+_LOOKS_PER_G = 4
 _PRIME = np.uint64(65521)
 
 
@@ -48,13 +51,13 @@ class Look(NamedTuple):
     sketches: pairs of sums and norms, by `g`, `d` and `average`.
     reals: measurements of reals; None between probes and without an anchor.
     hashes: [N, 2] uint32 hashes of the step's images.
-    fakes: measurements of the grid by the average and by G.
+    fakes: measurements of the grid by the average and, at some probes, by G.
   """
 
   sketches: Mapping[str, Any]
   reals: Measured | None = None
   hashes: Any = None
-  fakes: tuple[Measured, Measured] | None = None
+  fakes: tuple[Measured, ...] = ()
 
 
 class Anchors:
@@ -242,20 +245,23 @@ class Anchors:
     if not (due or self.is_due(step + 1)):
       return None
     try:
-      return self._look(due, state, batch)
+      return self._look(step, state, batch)
     except Exception:
       self._fail(step)
       return None
 
-  def _look(self, due: bool, state: GanState, batch: Batch) -> Look:
+  def _look(self, step: int, state: GanState, batch: Batch) -> Look:
     in_turn = self._programs.in_turn
     sketches = in_turn(self._programs.sketch(in_turn(state)))
-    if not due or self._grid is None:
+    if not self.is_due(step) or self._grid is None:
       return Look(sketches)
     images, labels, hashes = in_turn(self._programs.pick(batch))
     reals = in_turn(self._describe(images, labels))
     fakes = []
-    for weights in (state.ema, average_of(state.g)):
+    drawn_from = [state.ema]
+    if step // self._spec.interval % _LOOKS_PER_G == 0:
+      drawn_from.append(average_of(state.g))
+    for weights in drawn_from:
       drawn = self._built.sample(weights, self._latents, self._grid.labels)
       fakes.append(in_turn(self._describe(in_turn(drawn), self._grid.labels)))
     return Look(sketches, reals, hashes, tuple(fakes))

@@ -114,11 +114,13 @@ def test_a_rollback_skips_the_bad_data(tmp_path):
   assert list(ended.rows(1))[-1] == monitored.STEPS
 
 
+@pytest.mark.slow
 def test_a_rollback_that_reads_the_data_again_finds_no_repeats(tmp_path):
   ended = _run(tmp_path / "run", _Repeated(), action="rollback", data="replay")
   assert len(ended.events("rollback")) == 1
 
 
+@pytest.mark.slow
 def test_bad_data_that_last_end_the_run(tmp_path):
   ended = _run(
     tmp_path / "run", _inverted, action="rollback", attempts=9, retries=1
@@ -127,7 +129,10 @@ def test_bad_data_that_last_end_the_run(tmp_path):
   assert "rollbacks did not help" in ended.events("lost")[0]["why"]
 
 
-@pytest.mark.parametrize("killed_at", [12, 13, 14])
+@pytest.mark.parametrize(
+  "killed_at",
+  [13, *(pytest.param(at, marks=pytest.mark.slow) for at in (12, 14))],
+)
 def test_a_resumed_run_makes_the_same_comparisons(tmp_path, healthy, killed_at):
   path = tmp_path / "run"
   _run(path, killed_at=killed_at)
@@ -173,6 +178,7 @@ def test_images_that_changed_between_starts_are_reported(tmp_path, monkeypatch):
   assert ended.state is not None
 
 
+@pytest.mark.slow
 def test_changed_images_are_reported_until_they_are_accepted(
   tmp_path, monkeypatch
 ):

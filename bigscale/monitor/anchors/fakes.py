@@ -84,8 +84,14 @@ class FakesAnchor:
     self._within *= np.square(self._scale)
     self._between = max(float(self._centers.var(0).mean()), 1e-9)
 
-  def look(self, average: Described, g: Described) -> dict[str, float]:
+  def look(
+    self, average: Described, g: Described | None = None
+  ) -> dict[str, float]:
     """Compares the grid's samples by the moving average and by G.
+
+    Args:
+      average: measurements of the average's samples.
+      g: those of G's samples; None leaves out `average_behind`.
 
     Returns:
       distance: squared distance of the class means and spreads of the average's
@@ -97,13 +103,17 @@ class FakesAnchor:
         1. Only with at least two labels.
       average_behind: distance of the average divided by that of G.
     """
-    mine, its = self._measure(average), self._measure(g)
+    mine = self._measure(average)
+    behind = None
+    if g is not None:
+      its = self._measure(g).distance
+      behind = (mine.distance + _OFFSET) / (its + _OFFSET)
     found = {
       "distance": mine.distance,
       "accuracy": mine.accuracy,
       "by_latent": mine.by_latent,
       "by_label": mine.by_label,
-      "average_behind": (mine.distance + _OFFSET) / (its.distance + _OFFSET),
+      "average_behind": behind,
     }
     known = {name: x for name, x in found.items() if x is not None}
     return {name: max(float(x), _FLOOR) for name, x in known.items()}
