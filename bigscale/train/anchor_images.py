@@ -12,7 +12,7 @@ from bigscale.monitor.anchors.data import SMALLEST, Described
 from bigscale.parallel import multihost, rows
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import SpecError
-from bigscale.train.anchor_programs import Measured, Programs
+from bigscale.train.anchor_programs import Programs
 from bigscale.train.build import Built
 from bigscale.types import Batch, PyTree
 
@@ -131,7 +131,7 @@ def _read_blocks(
   return read
 
 
-def to_host(measured: Measured) -> Described:
+def to_host(measured: Described) -> Described:
   """Copies measurements to the host."""
   return Described(*map(np.asarray, jax.device_get(measured)))
 

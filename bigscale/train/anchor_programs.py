@@ -11,10 +11,15 @@ from jax.sharding import Mesh
 
 from bigscale.metrics.features import Features
 from bigscale.monitor.anchors import measure
+from bigscale.monitor.anchors.data import Described
 from bigscale.ops import precision
 from bigscale.ops.images import to_uint8
 from bigscale.parallel import compiler, multihost
-from bigscale.parallel.sharding import replicated, sample_sharding
+from bigscale.parallel.sharding import (
+  Placement,
+  replicated,
+  sample_sharding,
+)
 from bigscale.spec.scores import CLASSIFIER
 from bigscale.train.build import Built
 from bigscale.train.state import GanState
@@ -24,15 +29,6 @@ from bigscale.types import Array, Batch, PyTree
 _FEATURES = 64
 
 
-class Measured(NamedTuple):
-  """Measurements of N images, replicated; see `anchors.data.Described`."""
-
-  pixels: Array
-  features: Array
-  surprisal: Array
-  labels: Array
-
-
 class Programs(NamedTuple):
   """Jitted functions. All results are replicated.
 
@@ -40,7 +36,7 @@ class Programs(NamedTuple):
     pick: `pick(batch) -> (images, labels, hashes)`, `count` evenly spaced
       images and their labels, and hashes [K * B, 2] of all images.
     replicate: `replicate(batch) -> (images, labels)` of a batch [1, count].
-    describe: `describe(variables, images, labels) -> Measured`.
+    describe: `describe(variables, images, labels) -> Described`.
     sketch: `sketch(state)`, by `g`, `d` and `average` the pair of
       `measure.sketch`.
     count: number of images that `describe` takes.
@@ -51,7 +47,7 @@ class Programs(NamedTuple):
 
   pick: Callable[[Batch], tuple[Array, Array, Array]]
   replicate: Callable[[Batch], tuple[Array, Array]]
-  describe: Callable[[PyTree, Array, Array], Measured]
+  describe: Callable[[PyTree, Array, Array], Described]
   sketch: Callable[[GanState], dict[str, tuple[Array, Array]]]
   count: int
   in_turn: Callable[[PyTree], PyTree]
@@ -102,7 +98,7 @@ def _programs(
       measure.hashes(images).reshape(-1, 2),
     )
 
-  def describe(variables: PyTree, images: Array, labels: Array) -> Measured:
+  def describe(variables: PyTree, images: Array, labels: Array) -> Described:
     images, labels = jax.lax.with_sharding_constraint(
       (images, labels), by_sample
     )
@@ -114,7 +110,7 @@ def _programs(
       if classifies:
         own = jnp.take_along_axis(odds, labels[:, None], axis=1, mode="clip")
         surprisal = -jnp.log(own[:, 0] + 1e-6)
-    return Measured(pixels, features, surprisal, labels)
+    return Described(pixels, features, surprisal, labels)
 
   def sketch(state: GanState) -> dict[str, tuple[Array, Array]]:
     # Spectra only follow the weights, so they are left out.
@@ -142,12 +138,10 @@ def _programs(
     describe=jitted(describe, in_shardings=whole),
     sketch=jitted(sketch),
     count=count,
-    in_turn=jax.block_until_ready if _uses_gloo(mesh) else lambda tree: tree,
+    in_turn=(
+      jax.block_until_ready if Placement(mesh).uses_gloo else lambda tree: tree
+    ),
   )
-
-
-def _uses_gloo(mesh: Mesh) -> bool:
-  return jax.process_count() > 1 and mesh.devices.flat[0].platform == "cpu"
 
 
 def compile_in_processes(
@@ -158,7 +152,7 @@ def compile_in_processes(
   Gloo times out if a process waits for another one that compiles
   (`build.compile_everywhere`).
   """
-  if not _uses_gloo(built.mesh):
+  if not Placement(built.mesh).uses_gloo:
     return
   model, count = built.spec.model, programs.count
   images = np.zeros(

@@ -15,7 +15,7 @@ from bigscale.data.stream import Stream
 from bigscale.metrics.features import Features
 from bigscale.monitor.anchors import columns
 from bigscale.monitor.anchors.columns import CERTAIN
-from bigscale.monitor.anchors.data import DataAnchor, Shift
+from bigscale.monitor.anchors.data import DataAnchor, Described, Shift
 from bigscale.monitor.anchors.fakes import FakesAnchor, Grid, make_grid
 from bigscale.monitor.anchors.tensors import Sketch, TensorWatch
 from bigscale.monitor.packed import pack, unpack
@@ -24,7 +24,6 @@ from bigscale.sampling import latents
 from bigscale.spec import SpecError
 from bigscale.train.anchor_images import AnchorImages, joined, read, to_host
 from bigscale.train.anchor_programs import (
-  Measured,
   Programs,
   compile_in_processes,
   make_programs,
@@ -55,9 +54,9 @@ class Look(NamedTuple):
   """
 
   sketches: Mapping[str, Any]
-  reals: Measured | None = None
+  reals: Described | None = None
   hashes: Any = None
-  fakes: tuple[Measured, ...] = ()
+  fakes: tuple[Described, ...] = ()
 
 
 class Anchors:
@@ -87,7 +86,7 @@ class Anchors:
     self._decays: float | None = None
     # What recent measurements depend on.
     self._key: list[Any] = []
-    # Of each image that the first start read; of later ones if accepted.
+    # Hash of each image that the run first read, or that was accepted since.
     self._fingerprints: dict[str, Any] | None = None
     self._changed = 0.0
     self._given: Mapping[str, Any] = {}
@@ -187,7 +186,7 @@ class Anchors:
     self._latents = np.asarray(z)[grid.latents]
     self._grid = grid
 
-  def _describe(self, images: jax.Array, labels: jax.Array) -> Measured:
+  def _describe(self, images: jax.Array, labels: jax.Array) -> Described:
     return self._programs.describe(self._variables, images, labels)
 
   def _compare_with(self, found: AnchorImages) -> str:

@@ -87,7 +87,7 @@ class Ranking:
       try:
         directory = folders.folder(step)
         found.append([step, read(directory, step)])
-      except FileNotFoundError:  # It is deleted at the moment.
+      except FileNotFoundError:  # Another process deletes it.
         found.append([step, None])
       except sealed.SealError as error:
         _log.warning(

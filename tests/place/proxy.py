@@ -107,7 +107,7 @@ class _Server(http.server.ThreadingHTTPServer):
   request_queue_size = 128
 
   def handle_error(self, request, client_address):
-    """Says nothing: clients close connections at any time."""
+    """Logs no error, because clients close connections at any time."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Rows on a bucket: parts that a thread writes, merged at resume and end."""
+"""Rows on a bucket. A thread writes parts, which a resume or the end merges."""
 
 import json
 import pathlib

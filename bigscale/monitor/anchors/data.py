@@ -15,8 +15,8 @@ from bigscale.monitor.anchors.null import (
 )
 from bigscale.monitor.packed import pack, unpack
 
-# Minimum number of anchor images. 512 gave 25 to 45 false alarms in 10,000
-# batches, 1,024 none in 8,000.
+# Minimum number of images of a source. In a prototype, anchors of 512 images
+# gave 25 to 45 false alarms in 10,000 batches, and of 1,024 none in 8,000.
 SMALLEST = 1024
 # Numbers of batches whose images are compared together.
 WINDOWS = (1, 4, 16)
@@ -33,7 +33,7 @@ _MOST_HASHES, _EXPECTED_REPEATS = 8192, 0.02
 
 
 class Described(NamedTuple):
-  """Measurements of N images, on the host.
+  """Measurements of N images, on the host or on the devices.
 
   Attributes:
     pixels: [N, P] columns of `measure.pixel_columns`.
@@ -240,7 +240,7 @@ class DataAnchor:
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Continues from a state that `get_state` returned.
 
-    Means of other columns are dropped, because the anchor was changed since.
+    Means of other columns are dropped, because they are of another anchor.
     """
     self._means.clear()
     for packed in state["means"]:

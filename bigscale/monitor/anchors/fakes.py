@@ -11,7 +11,7 @@ import numpy as np
 
 from bigscale.monitor.anchors.data import DataAnchor, Described
 
-# Number of samples per label, at least.
+# Minimum number of samples per label.
 _PER_LABEL = 8
 # Offset of the distances whose ratio is compared, in variances of reals.
 _OFFSET = 0.05
@@ -63,7 +63,7 @@ class FakesAnchor:
   """The anchor's statistics of the grid's labels."""
 
   def __init__(self, anchor: DataAnchor, grid: Grid) -> None:
-    """Takes the statistics; nothing is computed later than this.
+    """Computes the statistics.
 
     Args:
       anchor: the images to compare with.

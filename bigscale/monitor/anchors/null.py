@@ -10,8 +10,8 @@ import numpy as np
 
 # Number of simulated means, and of those that determine the tail.
 _DRAWS, _TAIL = 4096, 64
-# Factor by which the exponential tail is stretched. With it, 68,000 batches of
-# three sizes gave 5 alarms where 6.8 were nominal.
+# Factor by which the exponential tail is stretched. With it, a prototype gave 5
+# alarms in 68,000 batches of three sizes, where 6.8 were nominal.
 _SAFETY = 1.4
 # Number of images that must contribute to a column's variance. A column that a
 # handful of images determine says nothing about other images.

@@ -13,7 +13,7 @@ _ROUNDING = 32 * 2.0**-24
 # Largest relative error of the average's update.
 _FOLLOWS = 0.25
 # Largest way of the average between two looks, as a multiple of what G's way
-# explains. It was at most 4 in healthy runs.
+# explains. It was at most 4 in healthy runs of a prototype.
 _ASTRAY = 10.0
 # Number of looks without movement after which a tensor stands still.
 _LOOKS = 2

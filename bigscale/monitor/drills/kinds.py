@@ -9,7 +9,7 @@ Their sizes were guessed, or set by scores alone.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from bigscale.monitor.drills import batch_changes as batches
 from bigscale.monitor.drills import state_changes as states
@@ -41,14 +41,8 @@ Family = Literal[
   "natural",
   "control",
 ]
-FAMILIES: tuple[Family, ...] = (
-  "data",
-  "labels",
-  "weights",
-  "optimizer",
-  "losses",
-  "precision",
-  "natural",
+FAMILIES: tuple[Family, ...] = tuple(
+  family for family in get_args(Family) if family != "control"
 )
 
 
