@@ -155,6 +155,9 @@ class Anchors:
     except Exception as error:
       _log.exception("the anchor failed; training continues without it")
       off = f"the anchor failed: {error}"
+    # Programs run on all processes or on none.
+    if not multihost.all_true("anchor", self._programs is not None):
+      self._programs, found = None, None
     if multihost.is_main() and found is not None:
       try:
         off = self._compare_with(found)
