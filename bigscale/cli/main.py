@@ -40,6 +40,8 @@ COMMANDS = (
   "monitor",
   "scaling",
   "plan",
+  "compile",
+  "profile",
   "bench",
   "import",
   "export",

@@ -20,11 +20,15 @@ class OperationsSpec:
       NAME=VALUE. They take precedence over the project's own options
       (`parallel/compiler`). NAME= without a value leaves the option at XLA's
       default.
+    keep_programs: whether to keep compiled programs in the run's folder, so
+      that a restart loads them. If JAX already has a compilation cache
+      ($JAX_COMPILATION_CACHE_DIR), that one is used.
   """
 
   hang_seconds: float = 1800.0
   pause_factor: float = 8.0
   compiler_options: tuple[str, ...] = ()
+  keep_programs: bool = True
 
   def __post_init__(self) -> None:
     for option in self.compiler_options:
@@ -44,7 +48,8 @@ class OperationsSpec:
     """Maximum seconds of each phase of the training loop; {} if unlimited."""
     if not self.hang_seconds:
       return {}
-    pauses = ("compile", "samples", "evaluate", "checkpoint", "rollback")
+    pauses = ("compile", "profile", "samples", "evaluate", "checkpoint")
+    pauses += ("rollback",)
     return dict.fromkeys(("data", "step"), self.hang_seconds) | dict.fromkeys(
       pauses, self.hang_seconds * self.pause_factor
     )

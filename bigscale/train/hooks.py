@@ -1,10 +1,12 @@
 """Work between training steps: metrics, events, sample grids and scores."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from bigscale.metrics.evaluate import Opened, open_evaluation
@@ -17,8 +19,12 @@ from bigscale.spec import ImageCount, RunSpec, TruncationRule, to_json
 from bigscale.train.build import Built
 from bigscale.train.folder import RunFolder
 from bigscale.train.meter import Meter
+from bigscale.train.profiler import Profiler
 from bigscale.train.state import Average
+from bigscale.train.step_times import StepTimes
 from bigscale.train.stragglers import Stragglers
+from bigscale.train.trackers.opening import open_trackers
+from bigscale.train.trackers.tracker import Background
 from bigscale.train.writers import JsonLines, Progress, TensorBoard
 
 # Seeds of the fixed latents of grids and evaluations.
@@ -89,15 +95,21 @@ class Recorder:
     self._started = time.time()
     self._times_written = time.monotonic()
     self._stragglers = Stragglers(multihost.watch())
+    self._step_times = StepTimes(jax.local_devices())
+    self._profiler = Profiler(
+      folder.path, spec.log.profiled_steps, enabled=self._main
+    )
     if not self._main:
       return
     self._metrics = JsonLines(folder.metrics)
     self._events = JsonLines(folder.events)
     self._metrics.truncate_after(first_step, attempt)
     self._progress = Progress(self.total_steps, first_step)
-    self._tensorboard = (
-      TensorBoard(folder.path / "tensorboard") if spec.log.tensorboard else None
-    )
+    self._trackers = open_trackers(folder.path, spec)
+    if spec.log.tensorboard:
+      board = TensorBoard(folder.path / "tensorboard")
+      if board.active:
+        self._trackers.append(Background("tensorboard", lambda: board))
 
   @property
   def total_steps(self) -> int:
@@ -107,6 +119,25 @@ class Recorder:
   def waited(self, seconds: float) -> None:
     """Adds seconds spent waiting for data."""
     self._data_wait += seconds
+
+  def compiled(self, seconds: float) -> None:
+    """Adds seconds spent compiling the step."""
+    self._step_times.compiled(seconds)
+
+  def dispatching(self, step: int) -> contextlib.AbstractContextManager[Any]:
+    """Returns a context for dispatching a step; starts a trace if it is due."""
+    return self._profiler.before(step)
+
+  def dispatched(self, step: int, outputs: Any) -> None:
+    """Ends a trace after its last step; see `Profiler.after`."""
+    if self._profiler.is_last(step):
+      with multihost.watch().phase("profile", step):
+        self.event("profile", step, **self._profiler.stop(step, outputs))
+      self._step_times.paused()
+
+  def finished(self) -> None:
+    """Notes that a step has finished, which gives its time."""
+    self._step_times.finished()
 
   def is_due(self, step: int) -> bool:
     """Returns whether the scalars of a step are written."""
@@ -122,6 +153,7 @@ class Recorder:
       "perf/data_wait": self._data_wait / seconds,
       **self._meter.pace(steps, seconds),
       **self._meter.totals(step),
+      **self._step_times.columns(),
     }
     if self._main:
       pace |= self._stragglers.columns()
@@ -143,24 +175,25 @@ class Recorder:
     self._attempt = attempt
     self._clock, self._clock_step = time.perf_counter(), step
     self._data_wait = 0.0
+    self._step_times.paused()
     if self._main:
       self._progress.go_back(step, self.total_steps)
 
   def row(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes one row to `metrics.jsonl` and TensorBoard."""
+    """Writes one row to `metrics.jsonl` and the trackers."""
     if not self._main:
       return
-    self._metrics.write(
-      {
-        "step": step,
-        "kimg": self.count.kimg(step),
-        "seconds": round(time.time() - self._started, 3),
-        "attempt": self._attempt,
-        **values,
-      }
-    )
-    if self._tensorboard:
-      self._tensorboard.scalars(step, values)
+    row = {
+      "kimg": self.count.kimg(step),
+      "seconds": round(time.time() - self._started, 3),
+      "attempt": self._attempt,
+      **values,
+    }
+    self._metrics.write({"step": step, **row})
+    for tracker in self._trackers:
+      tracker.scalars(step, row)
+      if (error := tracker.take_failure()) is not None:
+        self.event("tracker_failed", step, tracker=tracker.name, error=error)
 
   def count_events(self, kind: str, step: int) -> int:
     """Returns the number of events of a kind and step; only on process 0."""
@@ -240,9 +273,10 @@ class Recorder:
       self.times(step, take())
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Writes an image to TensorBoard."""
-    if self._main and self._tensorboard:
-      self._tensorboard.image(step, name, image)
+    """Writes an image to the trackers."""
+    if self._main:
+      for tracker in self._trackers:
+        tracker.image(step, name, image)
 
   def note(self, text: str) -> None:
     """Prints a message without breaking the progress bar."""
@@ -252,13 +286,15 @@ class Recorder:
   def pause(self, seconds: float) -> None:
     """Excludes seconds spent outside steps from the throughput."""
     self._clock += seconds
+    self._step_times.paused()
 
   def close(self) -> None:
     """Closes the writers."""
     if self._main:
+      self._profiler.close()
       self._progress.close()
-      if self._tensorboard:
-        self._tensorboard.close()
+      for tracker in self._trackers:
+        tracker.close()
 
 
 def draw_grid(

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,14 +26,17 @@ from bigscale.train.build import Built, build, compile_everywhere
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.claim import Claim
 from bigscale.train.evaluation import open_on_main
+from bigscale.train.executable import with_saved_step
 from bigscale.train.init_from import has_checkpoint, read_start
 from bigscale.train.preemption import PreemptedError, Preemption
 from bigscale.train.prepared import Prepared, Result
+from bigscale.train.programs import ProgramCache
 from bigscale.train.reals import open_stream
 from bigscale.train.rollback import Guard
 from bigscale.train.scoring import Scoring
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
+from bigscale.train.trackers import opening as trackers
 from bigscale.types import Batch
 
 
@@ -45,6 +49,7 @@ def train(
   data: Sequence[str] = (),
   change: bool = False,
   accept_data: bool = False,
+  executable: str | None = None,
 ) -> Result:
   """Trains until `spec.total_kimg`, resuming from the checkpoint in `workdir`.
 
@@ -57,6 +62,7 @@ def train(
     data: current locations of the data (`DataSpec.at`).
     change: allow other learning rates and another batch size (`spec.changes`).
     accept_data: accept repaired records (`Stream.set_state`).
+    executable: file of a compiled step (`executable.with_saved_step`).
 
   Raises:
     SpecError: if the spec, scores, folder or `init_from` cannot be used.
@@ -67,10 +73,12 @@ def train(
   workdir = os.path.expanduser(workdir)
   multihost.assert_same("config", to_json(spec))
   multihost.assert_same("versions", folders.versions())
+  trackers.check(spec)
   prepared = prepared or Prepared()
   begun = multihost.decide("begun", lambda: has_checkpoint(workdir))
   spec, moved = folders.with_places(workdir, spec, data, begun=begun)
   built = prepared.built or build(moved, make_mesh(spec.mesh))
+  built = with_saved_step(built, pathlib.Path(workdir), executable)
   stream = _open_data(built)
   start = read_start(built, init_from) if init_from and not begun else None
   prepared = prepared if begun else _open_scores(prepared, built)
@@ -79,7 +87,9 @@ def train(
     built, workdir, spec, command, claim, change=change, begun=begun
   )
   checkpoints = resume.open_checkpoints(folder, spec)
+  programs = ProgramCache(folder.path, spec)
   try:
+    programs.open()
     found = resume.restore(built, stream, checkpoints, start, accept_data)
     changes += resume.changes_since(folder, found, spec, change=change)
     attempt = int(jax.device_get(found.state.attempt))
@@ -114,6 +124,7 @@ def train(
     # Waits for the last asynchronous save.
     checkpoints.close()
     stream.close()
+    programs.close()
     claim.release()
 
 
@@ -280,7 +291,8 @@ class _Run:
       batch = disturb.batch(step, attempt, self._next_batch(step))
       batch = rows.to_global(batch, batch_sharding(self._built.mesh))
     self._recorder.waited(time.perf_counter() - waited)
-    with self._watch.phase("step" if self._compiled else "compile", step):
+    phase, started = "step" if self._compiled else "compile", time.monotonic()
+    with self._watch.phase(phase, step), self._recorder.dispatching(step):
       state = disturb.state(step, attempt, state)
       program = disturb.program(step, attempt, self._built.step)
       inputs = (state, batch, *self._shown_before(step))
@@ -290,7 +302,10 @@ class _Run:
       scalars = scalars | self._guard.probe(step, state, batch)
       look = self._guard.look(step, state, batch)
       self._guard.keep(step, state)
+    if not self._compiled:
+      self._recorder.compiled(time.monotonic() - started)
     self._compiled = True
+    self._recorder.dispatched(step, scalars)
     self._pending.append(_Pending(step, scalars, look))
     return state
 
@@ -315,6 +330,7 @@ class _Run:
         scalars = {k: x for k, x in scalars.items() if "/sigma" not in k}
       with self._watch.phase("step", step):
         row = {k: float(x) for k, x in jax.device_get(scalars).items()}
+        self._recorder.finished()
         row |= self._guard.compare(step, look, row)
       if written:
         self._recorder.step(step, row | self._guard.evidence())

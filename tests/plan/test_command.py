@@ -37,7 +37,7 @@ def refused(capsys, *args):
 def kept(monkeypatch, tmp_path):
   """A cached plan, so the command does not compile."""
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
-  monkeypatch.setattr(make.compile, "versions", lambda: VERSIONS)
+  monkeypatch.setattr(make.compiler, "versions", lambda: VERSIONS)
   plan = {
     "topology": "v5e:1x1",
     "devices": 1,

@@ -1,0 +1,68 @@
+"""Writes scalars and images to Weights & Biases."""
+
+import pathlib
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_PROJECT = "bigscale"
+_ID = "bigscale_id"
+
+
+class WeightsAndBiases:
+  """A run at Weights & Biases that continues when the training resumes.
+
+  Its own environment variables choose the rest: WANDB_PROJECT, WANDB_ENTITY,
+  and WANDB_MODE=offline, which writes to the run's folder for a later
+  `wandb sync`.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, settings: Mapping[str, Any]
+  ) -> None:
+    """Starts or resumes the run.
+
+    Args:
+      workdir: folder of the training run, whose name becomes that of the run.
+      settings: spec of the run, as JSON values.
+    """
+    import wandb
+
+    self._wandb = wandb
+    folder = workdir / "wandb"
+    folder.mkdir(exist_ok=True)
+    self._run = wandb.init(
+      project=wandb.Settings().project or _PROJECT,
+      name=workdir.resolve().name,
+      id=_id(folder),
+      resume="allow",
+      dir=str(workdir),
+      config=dict(settings),
+    )
+    # W&B ignores rows whose own step decreases, as after a rollback.
+    self._run.define_metric("*", step_metric="step")
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Logs one value for each name."""
+    self._run.log({**values, "step": step})
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    """Logs one image, [H, W, C] uint8."""
+    self._run.log({name: self._wandb.Image(image), "step": step})
+
+  def flush(self) -> None:
+    """Does nothing: W&B's own process writes continuously."""
+
+  def close(self) -> None:
+    """Waits for W&B to upload all rows."""
+    self._run.finish()
+
+
+def _id(folder: pathlib.Path) -> str:
+  """Returns the id of the run, which is kept in its folder."""
+  path = folder / _ID
+  if not path.exists():
+    path.write_text(uuid.uuid4().hex[:12])
+  return path.read_text().strip()
