@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import pathlib
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -175,23 +174,23 @@ def _load(
     return None, f"it was compiled from other {details}{remedy}"
   try:
     return _unpack(payload, scalars, built), None
-  except (
-    jax.errors.JaxRuntimeError,
-    pickle.UnpicklingError,
-    KeyError,
-  ) as error:
-    return None, f"the devices cannot load it ({error}){remedy}"
+  except Exception as error:
+    # Each backend has errors of its own, and the run can compile.
+    why = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return None, f"the devices cannot load it ({why}){remedy}"
 
 
 def _unpack(payload: bytes, scalars: list[str], built: Built) -> LoadedStep:
   state = built.abstract_state
   in_tree = jax.tree.structure(((state, built.abstract_batch), {}))
   out_tree = jax.tree.structure((state, dict.fromkeys(scalars, 0)))
+  devices = built.mesh.devices.flatten().tolist()
   compiled = serialize_executable.deserialize_and_load(
     payload,
     in_tree,
     out_tree,
-    execution_devices=built.mesh.devices.flatten().tolist(),
+    backend=devices[0].client,
+    execution_devices=devices,
   )
   return LoadedStep(compiled, built.step)
 

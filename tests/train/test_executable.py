@@ -123,7 +123,7 @@ def test_other_devices_are_refused_if_the_file_was_named(
 ):
   _, path = saved
   four = built_on(jax.devices()[:4])
-  with pytest.raises(SpecError, match="it is for .*, but this run has 4x1"):
+  with pytest.raises(SpecError, match=r"it is for .*, but this run has 4x1"):
     executable.with_saved_step(four, tmp_path, str(path))
   assert "but this run has 4x1" in warning_of(four, tmp_path, caplog)
 
