@@ -44,12 +44,14 @@ the simulation with Daly's expected time, and with cases computed by hand.
 
 ## The columns
 
-| column | intervals of the checkpoints |
-|---|---|
-| as configured | `checkpoint.kimg` |
-| Young/Daly | the optimum for the cost of a save C and the mean time between faults M, about sqrt(2 C M) |
-| best | the best of intervals around it, by simulation |
-| with local copies | Young/Daly, with checkpoints also on the hosts, each with a copy on another host. bigscale does not write such copies yet |
+Each column has other intervals of the checkpoints:
+
+- *as configured*: `checkpoint.kimg`.
+- *Young/Daly*: the optimum for the cost C of a save and the mean time M between
+  faults, about sqrt(2 C M).
+- *best*: the best of intervals around it, by simulation.
+- *with local copies*: Young/Daly, with checkpoints also on the hosts, each with
+  a copy on another host. bigscale does not write such copies yet.
 
 Young 1974 is the first-order optimum. The interval here minimizes the expected
 time of Daly 2006, "A higher order estimate of the optimum checkpoint interval
@@ -60,8 +62,8 @@ that interval.
 
 `--assume=NAME=NUMBER,...` changes a constant. [measured] was measured with this
 project, [paper] or a name in brackets is from a paper, [chosen] is a setting of
-this project. [plan] and [config] are taken from the run. A [nominal] figure is a
-rule of thumb: set it to what your machine does, because the forecast is no
+this project. [plan] and [config] are taken from the run. A [nominal] figure is
+a rule of thumb: set it to what your machine does, because the forecast is no
 better than its constants. [Llama 3] is Grattafiori et al. 2024, "The Llama 3
 Herd of Models", sec. 3.3.4: 419 unexpected interruptions in 54 days on 16,384
 GPUs, about 78% of them attributed to hardware.

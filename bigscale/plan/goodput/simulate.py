@@ -10,7 +10,7 @@ import dataclasses
 import heapq
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from bigscale.plan.goodput.system import Fault, System, Tier
 
@@ -68,6 +68,7 @@ def simulate(
   seed: int = 0,
   faults: int = 500,
   work: float = math.inf,
+  times: Mapping[str, Sequence[float]] | None = None,
 ) -> Outcome:
   """Simulates a run from its first start.
 
@@ -77,11 +78,13 @@ def simulate(
       same faults at the same times.
     faults: number of faults after which the simulation ends.
     work: work after which the simulation ends, in seconds.
+    times: seconds from the first start at which faults strike, by name of the
+      fault, instead of random ones.
 
   Returns:
     The time by category. After too many events, the simulation ends early.
   """
-  return _Run(system, seed).until(faults, work)
+  return _Run(system, seed, times).until(faults, work)
 
 
 class _FaultError(Exception):
@@ -98,7 +101,12 @@ class _Run:
   All randomness is in the arrival times, which do not depend on the run.
   """
 
-  def __init__(self, system: System, seed: int) -> None:
+  def __init__(
+    self,
+    system: System,
+    seed: int,
+    times: Mapping[str, Sequence[float]] | None = None,
+  ) -> None:
     self._system = system
     self._seconds = dict.fromkeys(CATEGORIES, 0.0)
     self._faults = {fault.name: 0 for fault in system.faults}
@@ -108,14 +116,15 @@ class _Run:
     self._saved: dict[str, float | None] = {t.name: None for t in system.tiers}
     # Completion time and work of the checkpoint that each tier is writing.
     self._writing: dict[str, tuple[float, float]] = {}
-    self._streams = {
-      fault.name: random.Random(f"{seed} fault {fault.name}")
+    self._arrivals = {
+      fault.name: _arrivals(fault, seed)
+      if times is None
+      else iter(times.get(fault.name, ()))
       for fault in system.faults
     }
     self._next = [
-      (self._after(fault, 0.0), index)
+      (next(self._arrivals[fault.name], math.inf), index)
       for index, fault in enumerate(system.faults)
-      if fault.rate
     ]
     heapq.heapify(self._next)
     self._slow = random.Random(f"{seed} slow")
@@ -325,19 +334,18 @@ class _Run:
 
     Faults that arrive while the clock stands still strike at once.
     """
-    if not self._next or self._next[0][0] > self._now + seconds:
-      if not math.isfinite(seconds):
-        raise ValueError("a run without saves, faults and an end never ends")
+    at = self._next[0][0] if self._next else math.inf
+    if math.isinf(at) and math.isinf(seconds):
+      raise ValueError("a run without saves, faults and an end never ends")
+    if at > self._now + seconds:
       self._now += seconds
       return
-    at, index = heapq.heappop(self._next)
+    _, index = heapq.heappop(self._next)
     fault = self._system.faults[index]
     self._now = max(self._now, at)
-    heapq.heappush(self._next, (self._after(fault, at), index))
+    following = next(self._arrivals[fault.name], math.inf)
+    heapq.heappush(self._next, (following, index))
     raise _FaultError(fault)
-
-  def _after(self, fault: Fault, at: float) -> float:
-    return at + self._streams[fault.name].expovariate(fault.rate)
 
   def _update_speed(self) -> None:
     """Starts the slow hosts that have arrived by now."""
@@ -349,6 +357,14 @@ class _Run:
   def _next_straggler(self, at: float) -> float:
     rate = self._system.stragglers.rate
     return at + self._slow.expovariate(rate) if rate else math.inf
+
+
+def _arrivals(fault: Fault, seed: int) -> Iterator[float]:
+  """Yields the times of the faults of a kind."""
+  stream, now = random.Random(f"{seed} fault {fault.name}"), 0.0
+  while fault.rate:
+    now += stream.expovariate(fault.rate)
+    yield now
 
 
 def _count(interval: float, work: float) -> int:

@@ -44,19 +44,6 @@ def test_a_run_without_faults():
   assert found.total == pytest.approx(sum(expected.values()))
 
 
-def arrivals(monkeypatch, **times):
-  """Lets faults arrive after given gaps in seconds, and then never again."""
-
-  class Gaps:
-    def __init__(self, seed):
-      self._gaps = iter(times.get(seed.rpartition(" ")[2], ()))
-
-    def expovariate(self, rate):
-      return next(self._gaps, math.inf)
-
-  monkeypatch.setattr("random.Random", Gaps)
-
-
 def two_tiers(**changes):
   return System(
     faults=(
@@ -78,10 +65,9 @@ def two_tiers(**changes):
   )
 
 
-def test_a_process_restarts_from_the_local_checkpoint(monkeypatch):
+def test_a_process_restarts_from_the_local_checkpoint():
   # Work 0-10, save 10-11, work 11-21, save 21-22, work 22-25: 5 - 2 lost.
-  arrivals(monkeypatch, process=[25.0])
-  found = simulate(two_tiers(), work=30.0)
+  found = simulate(two_tiers(), work=30.0, times={"process": [25.0]})
   assert found.faults == {"process": 1, "host": 0, "preempted": 0}
   assert found.seconds["redone"] == pytest.approx(3.0)
   assert found.seconds["down"] == pytest.approx(3.0)
@@ -90,25 +76,22 @@ def test_a_process_restarts_from_the_local_checkpoint(monkeypatch):
   assert found.seconds["checkpoint"] == pytest.approx(3.0)
 
 
-def test_a_lost_host_restarts_from_the_store(monkeypatch):
+def test_a_lost_host_restarts_from_the_store():
   # The save at work 50 ends at time 57 and is complete at 87. At 90, the work
   # is 81, of which 31 are lost.
-  arrivals(monkeypatch, host=[90.0])
-  found = simulate(two_tiers(), work=100.0)
+  found = simulate(two_tiers(), work=100.0, times={"host": [90.0]})
   assert found.seconds["redone"] == pytest.approx(30.0)
   assert found.seconds["restore"] == pytest.approx(9.0)
 
 
-def test_an_incomplete_checkpoint_is_lost(monkeypatch):
-  arrivals(monkeypatch, host=[86.9])
-  found = simulate(two_tiers(), work=100.0)
+def test_an_incomplete_checkpoint_is_lost():
+  found = simulate(two_tiers(), work=100.0, times={"host": [86.9]})
   assert found.seconds["redone"] > 70
   assert found.seconds["restore"] == 0.0
 
 
-def test_a_warned_run_loses_no_work(monkeypatch):
-  arrivals(monkeypatch, preempted=[25.0])
-  found = simulate(two_tiers(), work=30.0)
+def test_a_warned_run_loses_no_work():
+  found = simulate(two_tiers(), work=30.0, times={"preempted": [25.0]})
   assert found.seconds["redone"] == 0.0
   assert found.seconds["down"] == pytest.approx(100.0)
   assert found.seconds["restore"] == pytest.approx(9.0)
@@ -116,9 +99,8 @@ def test_a_warned_run_loses_no_work(monkeypatch):
   assert found.seconds["checkpoint"] == pytest.approx(3.0 + 32.0)
 
 
-def test_a_fault_during_a_restart_begins_it_again(monkeypatch):
-  arrivals(monkeypatch, process=[25.0, 2.0])
-  found = simulate(two_tiers(), work=30.0)
+def test_a_fault_during_a_restart_begins_it_again():
+  found = simulate(two_tiers(), work=30.0, times={"process": [25.0, 27.0]})
   assert found.faults["process"] == 2
   assert found.seconds["down"] == pytest.approx(2.0 + 3.0)
   assert found.seconds["redone"] == pytest.approx(3.0)
@@ -132,7 +114,14 @@ def test_a_save_waits_for_the_one_before_it():
 
 
 def test_stragglers_slow_all_hosts(monkeypatch):
-  arrivals(monkeypatch, slow=[100.0])
+  class Once:
+    def __init__(self, seed):
+      self._gaps = iter([100.0])
+
+    def expovariate(self, rate):
+      return next(self._gaps, math.inf)
+
+  monkeypatch.setattr("random.Random", Once)
   slow = Stragglers(rate=1.0, slowdown=2.0, duration=50.0)
   found = simulate(System(stragglers=slow), work=1000.0)
   assert found.seconds["slow"] == pytest.approx(25.0)
@@ -158,6 +147,8 @@ def test_impossible_values_are_refused():
     Stragglers(slowdown=0.5)
   with pytest.raises(ValueError, match="never ends"):
     simulate(System())
+  with pytest.raises(ValueError, match="never ends"):
+    simulate(System(faults=(Fault(name="any", rate=0.0),)))
 
 
 @pytest.mark.parametrize("write", [0.0, 7.0, 9.9])
