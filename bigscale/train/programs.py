@@ -59,8 +59,6 @@ class ProgramCache:
     for name, value in wanted.items():
       self._before[name] = getattr(jax.config, name)
       jax.config.update(name, value)
-    # JAX decides only once whether there is a cache.
-    compilation_cache.reset_cache()
 
   def close(self) -> None:
     """Returns to JAX's settings before `open`."""
@@ -69,6 +67,7 @@ class ProgramCache:
     for name, value in self._before.items():
       jax.config.update(name, value)
     self._before = {}
+    # Otherwise, JAX would keep using the folder.
     compilation_cache.reset_cache()
 
 

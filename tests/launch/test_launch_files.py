@@ -61,7 +61,7 @@ def test_skypilot_restarts_as_the_other_launchers_do(sky):
 
 
 def test_skypilot_runs_a_command_that_exists(sky):
-  words = shlex.split(sky["run"])
+  words = shlex.split(sky["run"].replace("\\\n", " "))
   assert words[:3] == ["exec", ".venv/bin/bigscale", "train"]
   flags = dict(word.removeprefix("--").split("=") for word in words[3:])
   assert set(flags) <= set(train.FLAGS.names()) | {"config"}

@@ -7,6 +7,7 @@ import pytest
 
 from bigscale.cli.main import main
 from bigscale.plan import make, topology
+from bigscale.plan.goodput import forecast
 from bigscale.plan.topology import GIB
 from bigscale.spec import from_config
 from tests.e2e import tiny
@@ -127,7 +128,8 @@ def test_help(capsys):
   assert "--baseline" in out
 
 
-def test_goodput(kept, capsys):
+def test_goodput(kept, capsys, monkeypatch):
+  monkeypatch.setattr(forecast, "_FAULTS", 30)
   arguments = (CONFIG, "--topology=v5e:1x1", "--goodput")
   # The plan does not fit, so it has no time of a step.
   assert "--assume=step_seconds=NUMBER" in refused(capsys, *arguments)

@@ -175,11 +175,15 @@ class _Run:
       return
     interval = min(tier.interval for tier in tiers)
     until = self._next[0][0] if self._next else math.inf
-    longest = min(until - self._now, limit - self._work)
-    if not math.isfinite(longest):
+    room = min(until - self._now, limit - self._work)
+    if not math.isfinite(room):
       return
-    low = _count(interval, self._work)
-    high = _count(interval, min(limit, self._work + longest))
+    # Each kind of pause happens once more or less often than its mean.
+    costs = [(seconds, every) for _, seconds, every in self._kinds() if seconds]
+    once = sum(seconds for seconds, _ in costs)
+    pace = 1 + sum(seconds / every for seconds, every in costs)
+    low = _count(interval, self._work + max(0.0, room - once) / pace)
+    high = _count(interval, min(limit, self._work + (room + once) / pace))
     while low < high:
       middle = (low + high + 1) // 2
       if self._now + self._elapsed(middle * interval) < until:
@@ -196,16 +200,19 @@ class _Run:
 
   def _pauses(self, work: float) -> list[tuple[str, float, int]]:
     """Returns category, seconds and number of the pauses up to a work."""
+    return [
+      (name, seconds, _count(every, work) - _count(every, self._work))
+      for name, seconds, every in self._kinds()
+    ]
+
+  def _kinds(self) -> list[tuple[str, float, float]]:
+    """Returns category, seconds and interval of the kinds of pauses."""
     system = self._system
     kinds = [
       ("evaluate", system.evaluation, system.evaluation_interval),
       *(("checkpoint", t.blocking, t.interval) for t in system.tiers),
     ]
-    return [
-      (name, cost, _count(every, work) - _count(every, self._work))
-      for name, cost, every in kinds
-      if math.isfinite(every)
-    ]
+    return [kind for kind in kinds if math.isfinite(kind[2])]
 
   def _jump(self, work: float) -> None:
     """Continues after the pause at a work, as if all before it had happened."""
