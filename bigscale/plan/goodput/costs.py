@@ -41,9 +41,9 @@ class Costs:
   Attributes:
     step_seconds: seconds of a step [plan].
     state_gib: state on one device [plan].
-    compile_seconds: seconds to load the compiled step from the run's cache
-      [measured: docs/how-to/pod.md]. Without the cache, this is the plan's
-      `compile_seconds`.
+    compile_seconds: seconds to trace the step and to load it from the run's
+      compiled programs [nominal]. Without them, it takes the plan's
+      `compile_seconds` on such a machine.
     mtbf_chip_hours: chip hours between two faults. [Llama 3]: 16,384 GPUs x
       54 days / 419 = 50,700.
     host_share: share of the faults that lose a host. [Llama 3]: hardware.
@@ -58,8 +58,8 @@ class Costs:
     preemption_chip_hours: chip hours between two preemptions with notice, on
       spot capacity; 0 means never.
     preemption_replace_seconds: seconds until there is capacity again [nominal].
-    start_seconds: seconds from the start of a process to the restore
-      [nominal: 30 s on an idle machine, and as long to connect the hosts].
+    start_seconds: seconds from the start of a process to the restore, including
+      the connection of the hosts [nominal].
     device_to_host: GiB per second from the devices of a host to its memory, the
       part of a save that stops the training [nominal: PCIe].
     store_rate: GiB per second and host that are written to the store [nominal].
