@@ -42,6 +42,19 @@ after it is written, and is lost if a fault strikes before. Before a preemption
 with notice, the run saves, so no step is lost. `tests/plan/goodput` compares
 the simulation with Daly's expected time, and with cases computed by hand.
 
+`tests/benchmarks/goodput_kills.py` compares it with real runs. One process
+trained 1,000 steps of 0.5 s on a CPU, saved every 40 steps, and was killed at
+random times. The simulation met kills at the same times, with the means of the
+run's own events as constants:
+
+| kills | goodput measured | simulated | wall seconds measured | simulated |
+|---|---|---|---|---|
+| 7, all before the first save | 0.505 | 0.524 | 1,018 | 996 |
+| 6, while training and starting | 0.639 | 0.669 | 796 | 770 |
+
+The scores and samples at the end, 12 s, are not in the simulation. Runs with
+several processes and on TPUs were not compared.
+
 ## The columns
 
 Each column has other intervals of the checkpoints:
