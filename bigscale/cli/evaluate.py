@@ -183,7 +183,7 @@ def _end(result: dict[str, Any], is_main: bool = True) -> int:
 def _score(trained: Trained) -> dict[str, Any]:
   """Samples and scores images; returns the result to print."""
   from bigscale.cli import inspection
-  from bigscale.train import hooks
+  from bigscale.train import drawing, evaluation
 
   spec = _with_flags(trained.spec)
   if not FLAGS.statistics or FLAGS.neighbours or FLAGS.d_accuracy:
@@ -191,7 +191,7 @@ def _score(trained: Trained) -> dict[str, Any]:
   evaluate = spec.evaluate
   side, channels = spec.model.resolution, spec.model.image_channels
   evaluator = _against_file(evaluate.num_samples, side, channels, spec)
-  evaluator = evaluator or hooks.evaluator_of(spec)
+  evaluator = evaluator or evaluation.evaluator_of(spec)
   asked = evaluator.asked
   prepared = truncation.under(
     trained, FLAGS.truncation, FLAGS, asked.class_counts
@@ -199,7 +199,7 @@ def _score(trained: Trained) -> dict[str, Any]:
   inspected = inspection.Inspection(
     FLAGS, evaluator, spec.data, spec.model.resolution, trained
   )
-  drawn = hooks.draw_for_scores(
+  drawn = drawing.draw_for_scores(
     trained.built,
     prepared.ema,
     asked,

@@ -41,6 +41,8 @@ COMMANDS = (
   "monitor",
   "scaling",
   "plan",
+  "compile",
+  "profile",
   "bench",
   "import",
   "export",

@@ -23,6 +23,10 @@ Save a plan, then show what a change of the code changes in it:
 Compare slices and modes:
   bigscale plan --config=biggan:128 --sweep --effort=O1 \
       --topology=v3:16x16,v5e:16x16,2xv5e:16x16 --mode=replicated,zero:16
+
+Forecast the share of the time that is training, at this size and larger ones:
+  bigscale plan --config=biggan:128 --topology=v5p:8x8x4 --goodput \
+      --assume=mtbf_chip_hours=30000,host_replace_seconds=600
 """
 
 import json
@@ -62,6 +66,18 @@ FLAGS.bool(
 FLAGS.local_path(
   "baseline", None, "JSON of an earlier plan. Also prints the differences."
 )
+FLAGS.bool(
+  "goodput",
+  False,
+  "Also simulate faults, saves and restarts, and print the share of the time "
+  "that is training, by the interval of the checkpoints.",
+)
+FLAGS.list(
+  "assume",
+  [],
+  "Constants of --goodput to change, as NAME=NUMBER. "
+  "docs/reference/goodput.md lists them with their defaults and sources.",
+)
 FLAGS.bool("require_fit", False, "Exit with code 2 if the run does not fit.")
 FLAGS.alias("require-fit", "require_fit")
 
@@ -73,6 +89,7 @@ def run() -> int:
   from bigscale.spec import require
 
   topology.prepare()
+  given = _assumed()
   names = FLAGS.require("topology", "v5e:16x16") or []
   spec = spec_of(FLAGS)
   specs = [with_mode(spec, mode) for mode in FLAGS.mode] or [spec]
@@ -81,8 +98,8 @@ def run() -> int:
   topology.require_compiler()
   if FLAGS.sweep:
     require(
-      FLAGS.baseline is None,
-      "--baseline compares one plan with one; omit --sweep",
+      FLAGS.baseline is None and not FLAGS.goodput,
+      "--baseline and --goodput take one plan; omit --sweep",
     )
     found = sweep(specs, names, FLAGS.effort, use_cache=not FLAGS.no_cache)
     return _show_many(list(found))
@@ -91,25 +108,41 @@ def run() -> int:
     f"{len(topologies)} topologies and {len(specs)} modes are more than one "
     "plan; add --sweep",
   )
-  return _show_one(specs[0], topologies[0])
+  return _show_one(specs[0], topologies[0], given)
 
 
-def _show_one(spec: object, topology: object) -> int:
+def _assumed() -> dict[str, float]:
+  """Returns the constants that --assume gives."""
+  from bigscale.plan.goodput.costs import assumed
+  from bigscale.spec import require
+
+  require(
+    FLAGS.goodput or not FLAGS.assume,
+    "--assume changes constants of --goodput; add --goodput",
+  )
+  return assumed(FLAGS.assume)
+
+
+def _show_one(spec: object, topology: object, given: dict[str, float]) -> int:
   from bigscale.plan import report
+  from bigscale.plan.goodput import forecast
   from bigscale.plan.make import make
 
   # Check the file before compiling, which takes minutes.
   baseline = report.load(FLAGS.baseline) if FLAGS.baseline else None
   plan = make(spec, topology, FLAGS.effort, use_cache=not FLAGS.no_cache)
   changes = report.compare(plan, baseline) if baseline else None
+  goodput = forecast.forecast(plan, spec, given) if FLAGS.goodput else None
   if FLAGS.json:
-    print(
-      json.dumps(plan | ({"changes": changes} if changes else {}), indent=2)
-    )
+    more = {"changes": changes, "goodput": goodput}
+    more = {name: value for name, value in more.items() if value}
+    print(json.dumps(plan | more, indent=2))
   else:
     print(report.text(plan))
     if changes:
       print("\n" + report.comparison_text(changes))
+    if goodput:
+      print("\n" + forecast.text(goodput, spec))
   return 2 if FLAGS.require_fit and not plan["fits"] else 0
 
 

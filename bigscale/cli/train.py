@@ -64,6 +64,12 @@ FLAGS.address(
   "from that run's newest weights and moving average, with new optimizer "
   "states. Ignored when a run resumes.",
 )
+FLAGS.local_path(
+  "executable",
+  None,
+  "File of the compiled step, written by bigscale compile. Default: "
+  "step.executable in the run's folder, if it exists.",
+)
 FLAGS.heading("Resume with changes")
 FLAGS.bool(
   "change",
@@ -122,6 +128,7 @@ def run() -> int:
     data=FLAGS.data,
     change=FLAGS.change,
     accept_data=FLAGS.accept_data,
+    executable=FLAGS.executable,
   )
   if multihost.is_main():
     report = write_report(result.folder.path)

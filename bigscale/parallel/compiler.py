@@ -13,12 +13,17 @@ trains took 23.5 s of processor time with the option and 9.4 s without, on a
 busy machine.
 """
 
+import contextlib
 import functools
+import hashlib
+import importlib.metadata
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
 
+import bigscale
 from bigscale.spec import SpecError
 
 # XLA requires the type of the option: the string "true" is not a bool.
@@ -130,6 +135,26 @@ def environment(options: Options) -> dict[str, object]:
   """
   variables = {name: os.environ.get(name, "") for name in ENVIRONMENT}
   return {"compiler_options": dict(options), **variables}
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of the packages that determine a program."""
+  found = {"bigscale": bigscale.__version__}
+  for name in ("jax", "jaxlib", "libtpu"):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found
+
+
+@functools.cache
+def sources() -> str:
+  """Returns a fingerprint of the package's source code."""
+  root = pathlib.Path(bigscale.__file__).parent
+  digest = hashlib.sha256()
+  for path in sorted(root.rglob("*.py")):
+    digest.update(path.relative_to(root).as_posix().encode())
+    digest.update(path.read_bytes())
+  return digest.hexdigest()
 
 
 def _usable(device: jax.Device, wanted: Options) -> dict[str, Value]:

@@ -4,7 +4,6 @@
 once and subtracts a second for every custom call.
 """
 
-import importlib.metadata
 import math
 import time
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-import bigscale
+from bigscale.parallel import compiler
 from bigscale.parallel.mesh import make_mesh
 from bigscale.plan import (
   advice,
@@ -75,7 +74,7 @@ def plan(spec: RunSpec, topology: Topology, effort: str = "default") -> Plan:
     "compiler_options": dict(built.compiler_options),
     "parameters": _parameters(built),
     "compile_seconds": seconds,
-    "versions": versions(),
+    "versions": compiler.versions(),
   }
   found["memory"]["state"] = memory.bytes_per_device(built.abstract_state)
   if found["estimated_step_seconds"]:
@@ -139,15 +138,6 @@ def program(
       *work.warnings,
       *network.warnings,
     ],
-  }
-
-
-def versions() -> dict[str, str]:
-  """Returns the versions of the packages that determine a plan."""
-  names = ("jax", "jaxlib", "libtpu")
-  return {
-    "bigscale": bigscale.__version__,
-    **{name: importlib.metadata.version(name) for name in names},
   }
 
 

@@ -7,7 +7,6 @@ plan is made again if its file cannot be read. If the file cannot be written,
 the plan is returned without caching it.
 """
 
-import functools
 import hashlib
 import json
 import logging
@@ -15,7 +14,6 @@ import os
 import pathlib
 from typing import Any
 
-import bigscale
 from bigscale import cache_folder, temporary
 from bigscale.parallel import compiler
 from bigscale.plan import compile
@@ -40,7 +38,7 @@ def make(
     SpecError: see `compile.plan`.
   """
   require_compiler()
-  path = path_of(spec, topology, effort, compile.versions())
+  path = path_of(spec, topology, effort, compiler.versions())
   plan = read(path) if use_cache else None
   if plan is None:
     plan = compile.plan(spec, topology, effort)
@@ -71,7 +69,7 @@ def path_of(
     effort,
     versions,
     environment,
-    _sources(),
+    compiler.sources(),
   ]
   text = json.dumps(content, sort_keys=True)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -106,14 +104,3 @@ def write(path: pathlib.Path, plan: dict[str, Any]) -> bool:
     )
     return False
   return True
-
-
-@functools.cache
-def _sources() -> str:
-  """Returns a fingerprint of the package's source code."""
-  root = pathlib.Path(bigscale.__file__).parent
-  digest = hashlib.sha256()
-  for path in sorted(root.rglob("*.py")):
-    digest.update(path.relative_to(root).as_posix().encode())
-    digest.update(path.read_bytes())
-  return digest.hexdigest()

@@ -25,8 +25,9 @@ from bigscale.scaling.sweep import SweepRun
 from bigscale.spec import RunSpec, SpecError, to_json
 from bigscale.train import loop
 from bigscale.train.build import Built, build
+from bigscale.train.diverged import DivergedError
+from bigscale.train.evaluation import evaluator_of
 from bigscale.train.folder import write_whole
-from bigscale.train.hooks import DivergedError, evaluator_of
 from bigscale.train.preemption import PreemptedError
 
 # Maximum number of cached compiled steps, and of cached evaluators with their

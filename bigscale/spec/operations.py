@@ -26,6 +26,9 @@ class OperationsSpec:
       NAME=VALUE. They take precedence over the project's own options
       (`parallel/compiler`). NAME= without a value leaves the option at XLA's
       default.
+    keep_programs: whether to keep compiled programs in the run's folder, so
+      that a restart loads them. If JAX already has a compilation cache
+      ($JAX_COMPILATION_CACHE_DIR), that one is used.
   """
 
   hang_seconds: float = 1800.0
@@ -33,6 +36,7 @@ class OperationsSpec:
   lease_seconds: float = 120.0
   unsaved_seconds: float = 7200.0
   compiler_options: tuple[str, ...] = ()
+  keep_programs: bool = True
 
   def __post_init__(self) -> None:
     for option in self.compiler_options:
@@ -60,6 +64,7 @@ class OperationsSpec:
     pauses = (
       "anchor",
       "compile",
+      "profile",
       "samples",
       "evaluate",
       "checkpoint",

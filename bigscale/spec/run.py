@@ -6,6 +6,7 @@ from typing import Literal
 from bigscale.spec.base import Schedule, check_kimg, require
 from bigscale.spec.count import ImageCount
 from bigscale.spec.data import DataSpec
+from bigscale.spec.log import LogSpec
 from bigscale.spec.mesh import MeshSpec
 from bigscale.spec.model import ModelBase
 from bigscale.spec.monitor import MonitorSpec
@@ -151,36 +152,6 @@ class EvalSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogSpec:
-  """What a run logs, and how often.
-
-  Attributes:
-    steps: steps between rows of metrics.jsonl.
-    samples_kimg: thousand images between sample grids; 0 writes only the last
-      grid.
-    num_samples: number of images in a grid.
-    tensorboard: whether to write TensorBoard events as well.
-    noise_scale: whether to log the terms of the gradient noise scale
-      (`bigscale.scaling.noise_scale`), estimated from the gradients of all
-      devices and microbatches.
-  """
-
-  steps: int = 10
-  samples_kimg: float = 0.0
-  num_samples: int = 100
-  tensorboard: bool = True
-  noise_scale: bool = False
-
-  def __post_init__(self) -> None:
-    require(
-      self.steps >= 1 and self.num_samples >= 1,
-      f"log.steps={self.steps} and log.num_samples={self.num_samples} must "
-      "be 1 or more",
-    )
-    check_kimg("log.samples_kimg", self.samples_kimg)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSpec:
   """Which checkpoints a run keeps.
 
@@ -260,10 +231,20 @@ class RunSpec:
       f"{self.images_per_step} images, but steps are counted up to 2^31; use "
       f"less than {2**31 * self.images_per_step / 1000:g}",
     )
+    self._check_profile()
     self._check_together()
     self._check_noise_scale()
     self._check_microbatches()
     require(0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2^31)")
+
+  def _check_profile(self) -> None:
+    """Checks that the run has the steps to trace."""
+    window = self.log.profiled_steps
+    require(
+      window is None or window[1] <= self.total_steps,
+      f"log.profile={self.log.profile!r} ends after the run's last step, "
+      f"{self.total_steps}; name earlier steps, or raise total_kimg",
+    )
 
   def _check_together(self) -> None:
     """Checks rules that involve settings of several groups."""

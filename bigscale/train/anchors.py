@@ -30,7 +30,7 @@ from bigscale.train.anchor_programs import (
   place_variables,
 )
 from bigscale.train.build import Built
-from bigscale.train.hooks import Recorder
+from bigscale.train.recorder import Recorder
 from bigscale.train.state import GanState, average_of
 from bigscale.types import Batch, PyTree
 

@@ -59,6 +59,11 @@ class Restored(NamedTuple):
   meta: dict[str, Any]
   damaged: tuple[Damage, ...] = ()
 
+  @property
+  def attempt(self) -> int:
+    """Number of rollbacks before the state."""
+    return int(jax.device_get(self.state.attempt))
+
 
 class CheckpointReader:
   """Reads the checkpoints of a run folder that another process may be writing.

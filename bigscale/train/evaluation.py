@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import logging
 
-from bigscale.metrics.evaluate import Opened
+from bigscale.metrics.evaluate import Opened, open_evaluation
 from bigscale.metrics.evaluator import Evaluator, Scored, why
 from bigscale.metrics.features import Features
 from bigscale.metrics.looking import Asked, Looked, look
@@ -21,12 +21,37 @@ from bigscale.parallel import interruption, multihost
 from bigscale.spec import RunSpec
 from bigscale.spec.scores import CLASSIFIER, Score
 from bigscale.train.build import Built
-from bigscale.train.hooks import Recorder, draw_for_scores, open_scores
+from bigscale.train.drawing import draw_for_scores
 from bigscale.train.preemption import Preemption
+from bigscale.train.recorder import Recorder
 from bigscale.train.state import Average
 
 # Maximum attempts per start to measure the reals. An attempt can take an hour.
 _MAX_ATTEMPTS = 3
+
+
+def evaluator_of(spec: RunSpec) -> Evaluator:
+  """Returns the evaluator of a run's data at the model's resolution."""
+  return open_scores(spec).evaluator()
+
+
+def open_scores(spec: RunSpec) -> Opened:
+  """Opens the data and networks of a run's scores and checks each score.
+
+  Raises:
+    SpecError: if scores cannot be computed; the message names all of them.
+  """
+  return open_evaluation(
+    spec.data,
+    resolution=spec.model.resolution,
+    channels=spec.model.image_channels,
+    num_classes=spec.model.num_classes,
+    num_samples=spec.evaluate.num_samples,
+    scores=spec.evaluate.scores,
+    num_reals=spec.evaluate.num_reals,
+    classifier_steps=spec.evaluate.classifier_steps,
+    labels=spec.evaluate.labels,
+  )
 
 
 def open_on_main(spec: RunSpec) -> Opened | None:

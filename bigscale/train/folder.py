@@ -83,6 +83,11 @@ class RunFolder:
     """Returns the path of the grid of samples at a step."""
     return self.path / samples_name(step)
 
+  def release(self) -> None:
+    """Releases the claim, so that other processes may use the folder."""
+    if self.claim:
+      self.claim.release()
+
   def has_steps(self) -> bool:
     """Returns whether the folder, which may not exist, has a checkpoint."""
     return bool(steps.at(self.path / "checkpoints").existing())

@@ -12,7 +12,7 @@ from bigscale.parallel import multihost
 from bigscale.spec import CheckpointSpec
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints, DamagedError, Restored
-from bigscale.train.hooks import Recorder
+from bigscale.train.recorder import Recorder
 from bigscale.train.state import GanState
 
 

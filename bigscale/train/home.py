@@ -51,22 +51,6 @@ class Rows(Protocol):
     ...
 
 
-class Board(Protocol):
-  """A writer of TensorBoard events."""
-
-  def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Writes one value for each name."""
-    ...
-
-  def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Writes an image [H, W, C] uint8."""
-    ...
-
-  def close(self) -> None:
-    """Writes what is left."""
-    ...
-
-
 class Home(Protocol):
   """Where a run writes its rows, events and images.
 
@@ -78,7 +62,7 @@ class Home(Protocol):
   metrics: Rows
   events: Rows
 
-  def board(self) -> Board:
+  def board(self) -> "TensorBoard | StagedBoard":
     """Opens the TensorBoard events."""
     ...
 
@@ -281,44 +265,51 @@ class StagedBoard:
   """TensorBoard events that are written to a disk first.
 
   TensorFlow would write the whole file to the bucket at each flush. Here, each
-  file is written once, when it is complete, and a new one is begun.
+  file is written once, when it is complete, and a new one is begun. All methods
+  are thread-safe, since `flush` and the tracker's thread call at the same time.
   """
 
   def __init__(self, outbox: Outbox) -> None:
     self._outbox = outbox
+    self._lock = threading.RLock()
     self._folder = pathlib.Path(tempfile.mkdtemp(prefix="bigscale-events-"))
     self._writer = TensorBoard(self._folder)
-    self._active = self._writer.active
+    self.active = self._writer.active
     self._new = False
 
   def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes one value for each name."""
-    if self._active:
-      self._open().scalars(step, scalars)
+    with self._lock:
+      if self.active:
+        self._open().scalars(step, scalars)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Writes an image [H, W, C] uint8."""
-    if self._active:
-      self._open().image(step, name, image)
+    with self._lock:
+      if self.active:
+        self._open().image(step, name, image)
 
   def flush(self) -> None:
     """Adds the events so far to the outbox."""
-    if not self._new:
-      return
-    self._writer.close()
-    self._new = False
-    for file in sorted(self._folder.rglob("*")):
-      if file.is_file():
-        name = file.relative_to(self._folder).as_posix()
-        self._outbox.put(f"tensorboard/{name}", file.read_bytes())
-        file.unlink()
+    with self._lock:
+      if not self._new:
+        return
+      self._writer.close()
+      self._new = False
+      for file in sorted(self._folder.rglob("*")):
+        if file.is_file():
+          name = file.relative_to(self._folder).as_posix()
+          self._outbox.put(f"tensorboard/{name}", file.read_bytes())
+          file.unlink()
 
   def close(self) -> None:
-    """Adds the remaining events to the outbox."""
-    self.flush()
-    self._writer.close()
-    with contextlib.suppress(OSError):
-      shutil.rmtree(self._folder)
+    """Adds the remaining events to the outbox; later calls do nothing."""
+    with self._lock:
+      self.flush()
+      self.active = False
+      self._writer.close()
+      with contextlib.suppress(OSError):
+        shutil.rmtree(self._folder)
 
   def _open(self) -> TensorBoard:
     if not self._new and not self._writer.active:

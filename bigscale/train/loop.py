@@ -19,19 +19,25 @@ from bigscale.parallel.mesh import make_mesh
 from bigscale.parallel.sharding import batch_sharding
 from bigscale.spec import RunSpec, to_json
 from bigscale.train import folder as folders
-from bigscale.train import hooks, resume
+from bigscale.train import resume
 from bigscale.train.anchors import Look
 from bigscale.train.build import Built, build, compile_everywhere
 from bigscale.train.checkpoint import Checkpoints
+from bigscale.train.diverged import DivergedError
+from bigscale.train.drawing import draw_grid
 from bigscale.train.evaluation import open_on_main
+from bigscale.train.executable import with_saved_step
 from bigscale.train.init_from import has_checkpoint, read_start
 from bigscale.train.preemption import PreemptedError, Preemption
 from bigscale.train.prepared import Prepared, Result
+from bigscale.train.programs import ProgramCache
 from bigscale.train.reals import open_stream
+from bigscale.train.recorder import Recorder
 from bigscale.train.rollback import Guard
 from bigscale.train.scoring import Scoring
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
+from bigscale.train.trackers import opening as trackers
 from bigscale.types import Batch
 
 
@@ -44,6 +50,7 @@ def train(
   data: Sequence[str] = (),
   change: bool = False,
   accept_data: bool = False,
+  executable: str | None = None,
 ) -> Result:
   """Trains until `spec.total_kimg`, resuming from the checkpoint in `workdir`.
 
@@ -56,34 +63,33 @@ def train(
     data: current locations of the data (`DataSpec.at`).
     change: allow other learning rates and another batch size (`spec.changes`).
     accept_data: accept repaired records (`Stream.set_state`).
+    executable: file of a compiled step (`executable.with_saved_step`).
 
   Raises:
     SpecError: if the spec, scores, folder or `init_from` cannot be used.
-    hooks.DivergedError: if the run diverged and could not be rolled back.
+    DivergedError: if the run diverged and could not be rolled back.
     PreemptedError: if SIGTERM arrived; the run is saved.
   """
-  multihost.watch().take_seconds()
   workdir, prepared = os.path.expanduser(workdir), prepared or Prepared()
-  multihost.assert_same("config", to_json(spec))
-  multihost.assert_same("versions", folders.versions())
+  _check(spec)
   begun = multihost.decide("begun", lambda: has_checkpoint(workdir))
   spec, moved = folders.with_places(workdir, spec, data, begun=begun)
   built = prepared.built or build(moved, make_mesh(spec.mesh))
+  built = with_saved_step(built, workdir, executable)
   stream = _open_data(built)
   start = read_start(built, init_from) if init_from and not begun else None
   prepared = prepared if begun else _open_scores(prepared, built)
-  claim = resume.new_claim(workdir, spec)
   folder, changes = resume.open_folder(
-    built, workdir, spec, command, claim, change=change, begun=begun
+    built, workdir, spec, command, change=change, begun=begun
   )
   checkpoints = resume.open_checkpoints(folder, spec)
+  programs = ProgramCache(folder.path, spec).open()
   try:
     found = resume.restore(built, stream, checkpoints, start, accept_data)
     changes += resume.changes_since(folder, found, spec, change=change)
-    attempt = int(jax.device_get(found.state.attempt))
-    recorder = resume.open_recorder(folder, spec, built.mesh, found, attempt)
+    recorder = resume.open_recorder(folder, spec, built.mesh, found)
     checkpoints.attend(recorder, spec.operations.unsaved_seconds)
-    guard = Guard(built, stream, checkpoints, recorder, attempt)
+    guard = Guard(built, stream, checkpoints, recorder, found.attempt)
     try:
       resume.report(recorder, stream, found, start, moved != spec)
       if begun and found.step < recorder.total_steps:
@@ -94,7 +100,7 @@ def train(
       resume.write_spec(folder, built, spec, command, changes)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step, accept_data)
-    except hooks.DivergedError as error:
+    except DivergedError as error:
       recorder.event("lost", error.step, why=str(error))
       raise
     finally:
@@ -103,7 +109,16 @@ def train(
   finally:
     checkpoints.close()
     stream.close()
-    claim.release()
+    programs.close()
+    folder.release()
+
+
+def _check(spec: RunSpec) -> None:
+  """Checks what can be checked without the run's folder and data."""
+  multihost.watch().take_seconds()
+  multihost.assert_same("config", to_json(spec))
+  multihost.assert_same("versions", folders.versions())
+  trackers.check(spec)
 
 
 def _open_data(built: Built) -> Stream:
@@ -139,7 +154,7 @@ class _Run:
     stream: Stream,
     checkpoints: Checkpoints,
     folder: folders.RunFolder,
-    recorder: hooks.Recorder,
+    recorder: Recorder,
     guard: Guard,
     prepared: Prepared,
   ) -> None:
@@ -170,7 +185,7 @@ class _Run:
     """
     watched = multihost.watched(
       self._built.spec.operations.limits,
-      common=(hooks.DivergedError, PreemptedError),
+      common=(DivergedError, PreemptedError),
     )
     with self._preemption.watching(), watched:
       return self._until_the_end(state, first_step, accept_data)
@@ -277,7 +292,8 @@ class _Run:
       batch = disturb.batch(step, attempt, self._next_batch(step))
       batch = rows.to_global(batch, batch_sharding(self._built.mesh))
     self._recorder.waited(time.perf_counter() - waited)
-    with self._watch.phase("step" if self._compiled else "compile", step):
+    phase, started = "step" if self._compiled else "compile", time.monotonic()
+    with self._watch.phase(phase, step), self._recorder.dispatching(step):
       state = disturb.state(step, attempt, state)
       program = disturb.program(step, attempt, self._built.step)
       inputs = (state, batch, *self._shown_before(step))
@@ -287,7 +303,10 @@ class _Run:
       scalars = scalars | self._guard.probe(step, state, batch)
       look = self._guard.look(step, state, batch)
       self._guard.keep(step, state)
+    if not self._compiled:
+      self._recorder.compiled(time.monotonic() - started)
     self._compiled = True
+    self._recorder.dispatched(step, scalars)
     self._pending.append(_Pending(step, scalars, look))
     return state
 
@@ -312,6 +331,7 @@ class _Run:
         scalars = {k: x for k, x in scalars.items() if "/sigma" not in k}
       with self._watch.phase("step", step):
         row = {k: float(x) for k, x in jax.device_get(scalars).items()}
+        self._recorder.finished()
         row |= self._guard.compare(step, look, row)
       if written:
         self._recorder.step(step, row | self._guard.evidence())
@@ -339,7 +359,7 @@ class _Run:
     self._report_faults(step)
     if self._every(spec.log.samples_kimg, step):
       with self._watch.phase("samples", step):
-        hooks.draw_grid(self._built, self._recorder, step, state.ema)
+        draw_grid(self._built, self._recorder, step, state.ema)
     scored = self._every(spec.evaluate.kimg, step)
     if scored or self._every(spec.checkpoint.kimg, step):
       with self._watch.phase("checkpoint", step):

@@ -24,7 +24,7 @@ from bigscale.spec import (
 )
 from bigscale.spec.changes import refusal
 from bigscale.train import folder as folders
-from bigscale.train import hooks, mount, settings
+from bigscale.train import mount, settings
 from bigscale.train.bucket_checkpoint import BucketCheckpoints
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints, Restored
@@ -32,6 +32,7 @@ from bigscale.train.claim import Claim
 from bigscale.train.init_from import Start, apply_start
 from bigscale.train.lease import Lease
 from bigscale.train.meter import Meter
+from bigscale.train.recorder import Recorder
 from bigscale.train.rollback import Guard
 
 
@@ -107,7 +108,7 @@ def write_spec(
 
 
 def take_changes(
-  recorder: hooks.Recorder,
+  recorder: Recorder,
   guard: Guard,
   step: int,
   changes: Sequence[Change],
@@ -137,16 +138,15 @@ def open_recorder(
   spec: RunSpec,
   mesh: Mesh,
   found: Restored,
-  attempt: int,
-) -> hooks.Recorder:
+) -> Recorder:
   """Returns the recorder of a run, with the totals of earlier starts."""
   count = count_at(spec, found)
   meter = Meter(spec, mesh.devices.flat, found.meta, count)
-  return hooks.Recorder(folder, spec, found.step, attempt, meter, count)
+  return Recorder(folder, spec, found.step, found.attempt, meter, count)
 
 
 def report(
-  recorder: hooks.Recorder,
+  recorder: Recorder,
   stream: Stream,
   found: Restored,
   start: Start | None,
@@ -184,7 +184,6 @@ def open_folder(
   workdir: str | os.PathLike[str],
   spec: RunSpec,
   command: Sequence[str],
-  claim: Claim | Lease,
   *,
   change: bool,
   begun: bool,
@@ -194,6 +193,7 @@ def open_folder(
   Returns:
     The folder and the changed settings, on all processes.
   """
+  claim = new_claim(workdir, spec)
   folder = folders.RunFolder(folders.address(workdir), claim)
 
   def make() -> list[list[Any]]:
@@ -210,7 +210,7 @@ def open_folder(
     return [[each.setting, each.old, each.new] for each in found]
 
   with contextlib.ExitStack() as undo:
-    undo.callback(claim.release)
+    undo.callback(folder.release)
     multihost.decide("mount", lambda: mount.check(workdir))
     changes = [Change(*each) for each in multihost.decide("folder", make)]
     require(

@@ -17,14 +17,14 @@ from bigscale.train import interventions
 from bigscale.train.anchors import Anchors, Look
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints
-from bigscale.train.healthy import HealthyStates
-from bigscale.train.hooks import (
+from bigscale.train.diverged import (
   DivergedError,
-  Recorder,
   nonfinite_loss,
   refuse_nonfinite,
 )
+from bigscale.train.healthy import HealthyStates
 from bigscale.train.reals import open_heldout
+from bigscale.train.recorder import Recorder
 from bigscale.train.state import GanState
 from bigscale.train.step import Scalars
 from bigscale.types import Batch

@@ -6,11 +6,11 @@ from bigscale.metrics.features import Features
 from bigscale.parallel import multihost
 from bigscale.parallel.interruption import InterruptedWorkError
 from bigscale.spec.scores import Score
-from bigscale.train import hooks
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.evaluation import Evaluation
 from bigscale.train.preemption import Preemption
+from bigscale.train.recorder import Recorder
 from bigscale.train.state import GanState
 
 # Maximum starts of a run that may end while they score the step that they
@@ -29,7 +29,7 @@ class Scoring:
   def __init__(
     self,
     built: Built,
-    recorder: hooks.Recorder,
+    recorder: Recorder,
     checkpoints: Checkpoints,
     preemption: Preemption,
     evaluator: Evaluator | Opened | None = None,

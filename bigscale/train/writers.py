@@ -19,6 +19,9 @@ from bigscale.place import on_disk
 
 _log = logging.getLogger(__name__)
 
+# Writes a file, given its name in the run's folder and its content.
+Write = Callable[[str, bytes], None]
+
 _SECONDS_BETWEEN_LINES = 30.0
 _SHOWN_LOSSES = ("d/loss", "g/loss")
 # JSON has no such numbers, and `null` would be ambiguous.

@@ -196,7 +196,7 @@ def test_evaluate_uses_truncation_and_standing_statistics(
   biggan, monkeypatch, capsys
 ):
   """The evaluator gets truncated samples under standing statistics."""
-  from bigscale.train import hooks
+  from bigscale.train import evaluation
 
   seen = []
 
@@ -210,7 +210,7 @@ def test_evaluate_uses_truncation_and_standing_statistics(
       seen.append(np.concatenate([batch.images for batch in batches]))
       return Scored({"score": 2.0})
 
-  monkeypatch.setattr(hooks, "evaluator_of", lambda spec: Evaluator())
+  monkeypatch.setattr(evaluation, "evaluator_of", lambda spec: Evaluator())
   options = [f"--workdir={biggan}", "--num=4"]
   assert bigscale("evaluate", *options) == 0
   options.append("--truncation=0.5")

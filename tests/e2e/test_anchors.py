@@ -11,7 +11,7 @@ from bigscale.monitor.anchors.fakes import FakesAnchor
 from bigscale.spec import from_config
 from bigscale.train import loop
 from bigscale.train.disturb import Disturbance
-from bigscale.train.hooks import DivergedError
+from bigscale.train.diverged import DivergedError
 from bigscale.types import Batch
 from tests.e2e import monitored
 from tests.e2e.monitored import Ended, KilledError

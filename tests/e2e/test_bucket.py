@@ -15,8 +15,8 @@ from bigscale.train import loop
 from bigscale.train.build import build
 from bigscale.train.checkpoint import CheckpointReader
 from bigscale.train.claim import Claim
+from bigscale.train.evaluation import evaluator_of
 from bigscale.train.home import BucketHome
-from bigscale.train.hooks import evaluator_of
 from bigscale.train.lease import Lease
 from tests.e2e import tiny
 from tests.place import servers

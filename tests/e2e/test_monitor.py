@@ -16,7 +16,7 @@ from bigscale.scaling.flops import training_flops
 from bigscale.spec import CheckpointSpec, EvalSpec, from_config
 from bigscale.train import loop
 from bigscale.train.checkpoint import Checkpoints
-from bigscale.train.hooks import DivergedError
+from bigscale.train.diverged import DivergedError
 from tests.e2e import monitored
 from tests.e2e.monitored import FAULT, READ, STEPS, Ended, KilledError, run
 

@@ -26,8 +26,8 @@ from bigscale.place import prepare, requests
 from bigscale.spec import CheckpointSpec, from_config
 from bigscale.train import folder as folders
 from bigscale.train.bucket_checkpoint import BucketCheckpoints
-from bigscale.train.hooks import Recorder
 from bigscale.train.lease import Lease
+from bigscale.train.recorder import Recorder
 from tests.e2e import tiny
 from tests.place import servers
 from tests.place.kills import NoMeter, state_at

@@ -40,8 +40,8 @@ from bigscale.spec import CheckpointSpec, SpecError, from_config
 from bigscale.train import folder as folders
 from bigscale.train import step_names
 from bigscale.train.bucket_checkpoint import BucketCheckpoints
-from bigscale.train.hooks import Recorder
 from bigscale.train.lease import Lease, LeaseLostError
+from bigscale.train.recorder import Recorder
 from tests.e2e import tiny
 from tests.place import servers
 from tests.place.proxy import Proxy

@@ -7,6 +7,7 @@ import pytest
 
 from bigscale.cli.main import main
 from bigscale.plan import make, topology
+from bigscale.plan.goodput import forecast
 from bigscale.plan.topology import GIB
 from bigscale.spec import from_config
 from tests.e2e import tiny
@@ -37,7 +38,7 @@ def refused(capsys, *args):
 def kept(monkeypatch, tmp_path):
   """A cached plan, so the command does not compile."""
   monkeypatch.setenv("BIGSCALE_CACHE", str(tmp_path))
-  monkeypatch.setattr(make.compile, "versions", lambda: VERSIONS)
+  monkeypatch.setattr(make.compiler, "versions", lambda: VERSIONS)
   plan = {
     "topology": "v5e:1x1",
     "devices": 1,
@@ -125,3 +126,27 @@ def test_help(capsys):
   out = capsys.readouterr().out
   assert "--topology=v5e:16x16" in out
   assert "--baseline" in out
+
+
+def test_goodput(kept, capsys, monkeypatch):
+  monkeypatch.setattr(forecast, "_FAULTS", 30)
+  arguments = (CONFIG, "--topology=v5e:1x1", "--goodput")
+  # The plan does not fit, so it has no time of a step.
+  assert "--assume=step_seconds=NUMBER" in refused(capsys, *arguments)
+  assume = "--assume=step_seconds=0.1,checkpoint_seconds=600"
+  assert bigscale(*arguments, assume) == 0
+  out = capsys.readouterr().out
+  assert "\n4,096  12.2 h" in out
+  assert "checkpoint_seconds 600" in out
+  assert bigscale(*arguments, assume, "--json") == 0
+  found = json.loads(capsys.readouterr().out)["goodput"]
+  assert [one["chips"] for one in found["machines"]] == [1, 256, 1024, 4096]
+
+
+def test_goodput_flags_are_checked_before_planning(capsys):
+  assume = "--assume=step_seconds=1"
+  assert "add --goodput" in refused(capsys, CONFIG, assume)
+  message = refused(capsys, CONFIG, "--goodput", "--assume=x=1")
+  assert "they are step_seconds, state_gib" in message
+  two = "--topology=v5e:1x1,v5e:2x2"
+  assert "omit --sweep" in refused(capsys, CONFIG, two, "--sweep", "--goodput")

@@ -261,7 +261,7 @@ def test_cache_paths_differ_by_everything_that_determines_a_plan(
     make.path_of(spec_of(), POD, "default", versions),
     make.path_of(spec_of(), POD, "O1", {"jax": "2"}),
   }
-  monkeypatch.setattr(make, "_sources", lambda: "other code")
+  monkeypatch.setattr(make.compiler, "sources", lambda: "other code")
   others.add(make.path_of(spec_of(), POD, "O1", versions))
   assert len(others - {base}) == 5
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from bigscale.metrics.looking import Asked
 from bigscale.spec import EvalSpec
-from bigscale.train.hooks import draw_for_scores
+from bigscale.train.drawing import draw_for_scores
 
 
 def built(batch_size):

@@ -2,10 +2,10 @@
 
 Each drill trains once with `monitor.action="checkpoint"`, so the monitor does
 not intervene and the scores show the effect of the fault alone. If the fault
-ruined the run and the monitor raised an alarm, the drill trains again with
-rollbacks: once with the fault removed by the rollback, like a corrected
-setting, and once with the fault persisting. Each finished drill writes one row
-to `drills.jsonl` and is not run again.
+ruined the run and the monitor raised an alarm, some drills train again with
+rollbacks: with the fault removed by the rollback, like a corrected setting, and
+with the fault persisting (`Drill.recoveries`). Each finished drill writes one
+row to `drills.jsonl` and is not run again.
 
 Drills of the same model and seed are identical until the fault begins. They
 therefore branch off the undisturbed run, the trunk, shortly before the fault.
@@ -119,10 +119,10 @@ class Drills:
       prune(run.folder)
     row = describe(drill) | found
     lost = end_of_row(row, self.twin(drill)).outcome == "lost"
-    if drill.kind.is_fault and lost and found["alarm"]:
-      causes = ("removed", "persisting") if drill.kind.lasting else ("removed",)
+    wanted = drill.kind.is_fault and lost and found["alarm"]
+    if wanted and drill.recoveries:
       found["recovery"] = {
-        cause: self._rolled_back(drill, cause) for cause in causes
+        cause: self._rolled_back(drill, cause) for cause in drill.recoveries
       }
     return found
 

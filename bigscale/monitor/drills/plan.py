@@ -70,10 +70,25 @@ class Drill:
     """
     if self.kind.from_start and self.kind.is_fault:
       return 1
-    # `hash` of a string differs between processes.
-    number = sum(ord(c) * 31**i for i, c in enumerate(self.name)) % 2**32
-    share = np.random.default_rng(number).uniform(0.45, 0.65)
+    share = np.random.default_rng(self._number).uniform(0.45, 0.65)
     return int(share * self.total_steps)
+
+  @property
+  def recoveries(self) -> tuple[str, ...]:
+    """What happens to the fault in repetitions that may roll back.
+
+    A repetition takes as long as the drill, so only every second drill has one,
+    and every fourth has another one in which the fault persists.
+    """
+    if self._number % 2:
+      return ()
+    persists = self.kind.lasting and self._number % 4 == 0
+    return ("removed", "persisting") if persists else ("removed",)
+
+  @property
+  def _number(self) -> int:
+    # `hash` of a string differs between processes.
+    return sum(ord(c) * 31**i for i, c in enumerate(self.name)) % 2**32
 
 
 def plan(

@@ -15,7 +15,8 @@ from bigscale.train import loop
 from bigscale.train.build import Built
 from bigscale.train.checkpoint import CheckpointReader
 from bigscale.train.disturb import Disturbance
-from bigscale.train.hooks import DivergedError, draw_for_scores
+from bigscale.train.diverged import DivergedError
+from bigscale.train.drawing import draw_for_scores
 from bigscale.train.writers import JsonLines
 from bigscale.types import Batch
 

@@ -17,7 +17,7 @@ from bigscale.parallel.mesh import make_mesh
 from bigscale.spec import RunSpec, VerdictSpec, from_config
 from bigscale.train.build import Built, build
 from bigscale.train.disturb import Step
-from bigscale.train.hooks import evaluator_of
+from bigscale.train.evaluation import evaluator_of
 
 # How the monitor watches: `dense` looks every 10 steps, because a drill stands
 # for a run that is many times longer; `shipped` uses the shipped settings.

@@ -1,73 +1,26 @@
-"""Work between training steps: metrics, events, sample grids and scores."""
+"""Writes what happens in a run: metrics, events, images and traces."""
 
-import math
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from bigscale.metrics.evaluate import Opened, open_evaluation
-from bigscale.metrics.evaluator import Evaluator
-from bigscale.metrics.labels import labels_of
-from bigscale.metrics.looking import Asked
 from bigscale.parallel import multihost
-from bigscale.sampling import grid, sample
-from bigscale.spec import ImageCount, RunSpec, TruncationRule, to_json
-from bigscale.train.build import Built
-from bigscale.train.folder import RunFolder, samples_name
+from bigscale.spec import ImageCount, RunSpec, to_json
+from bigscale.train.folder import RunFolder
 from bigscale.train.home import open_home
 from bigscale.train.meter import Meter
-from bigscale.train.state import Average
+from bigscale.train.profiler import Profiler
+from bigscale.train.step_times import StepTimes
 from bigscale.train.stragglers import Stragglers
+from bigscale.train.trackers.opening import open_trackers
+from bigscale.train.trackers.tracker import Background
 from bigscale.train.writers import Progress
 
-# Seeds of the fixed latents of grids and evaluations.
-GRID_SEED = 1
-EVAL_SEED = 2
 _TIMES_INTERVAL_SECONDS = 60.0
-
-
-class DivergedError(RuntimeError):
-  """A run diverged, and the monitor could not roll it back.
-
-  Attributes:
-    step: step at which the run diverged.
-  """
-
-  def __init__(self, step: int, why: str, healthy: int | None = None) -> None:
-    """Initializes the error.
-
-    Args:
-      step: step at which the run diverged.
-      why: reason.
-      healthy: step of the newest checkpoint in `healthy/`; None if there is
-        none.
-    """
-    recovery = "the newest checkpoint may be from before the divergence"
-    if healthy is not None:
-      recovery = f"the newest healthy state is healthy/{healthy}"
-    super().__init__(f"diverged at step {step}: {why}; {recovery}")
-    self.step = step
-
-
-def refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:
-  """Raises `DivergedError` if a loss is not finite."""
-  lost = nonfinite_loss(row)
-  if lost:
-    raise DivergedError(step, lost)
-
-
-def nonfinite_loss(row: Mapping[str, float]) -> str:
-  """Returns a message about a loss that is not finite, or ""."""
-  return next(
-    (
-      f"{name} is {row[name]}"
-      for name in ("d/loss", "g/loss")
-      if name in row and not math.isfinite(row[name])
-    ),
-    "",
-  )
 
 
 class Recorder:
@@ -109,13 +62,18 @@ class Recorder:
     self._started = time.time()
     self._times_written = time.monotonic()
     self._stragglers = Stragglers(multihost.watch())
+    self._step_times = StepTimes(jax.local_devices())
+    self._profiler = Profiler(spec.log.profiled_steps)
     if not self._main:
       return
     self._home = open_home(folder)
+    self._profiler.open(folder.path, self._home.write)
     self._metrics, self._events = self._home.metrics, self._home.events
     self._metrics.truncate_after(first_step, attempt)
     self._progress = Progress(self.total_steps, first_step)
-    self._tensorboard = self._home.board() if spec.log.tensorboard else None
+    self._trackers = open_trackers(folder, spec, self._home.write)
+    if spec.log.tensorboard and (board := self._home.board()).active:
+      self._trackers.append(Background("tensorboard", lambda: board))
     self._complete = False
 
   @property
@@ -126,6 +84,25 @@ class Recorder:
   def waited(self, seconds: float) -> None:
     """Adds seconds spent waiting for data."""
     self._data_wait += seconds
+
+  def compiled(self, seconds: float) -> None:
+    """Adds seconds spent compiling the step."""
+    self._step_times.compiled(seconds)
+
+  def dispatching(self, step: int) -> contextlib.AbstractContextManager[Any]:
+    """Returns a context for dispatching a step; starts a trace if it is due."""
+    return self._profiler.before(step)
+
+  def dispatched(self, step: int, outputs: Any) -> None:
+    """Ends a trace after its last step; see `Profiler.after`."""
+    if self._profiler.is_last(step):
+      with multihost.watch().phase("profile", step):
+        self.event("profile", step, **self._profiler.stop(step, outputs))
+      self._step_times.paused()
+
+  def finished(self) -> None:
+    """Notes that a step has finished, which gives its time."""
+    self._step_times.finished()
 
   def is_due(self, step: int) -> bool:
     """Returns whether the scalars of a step are written."""
@@ -141,6 +118,7 @@ class Recorder:
       "perf/data_wait": self._data_wait / seconds,
       **self._meter.pace(steps, seconds),
       **self._meter.totals(step),
+      **self._step_times.columns(),
     }
     if self._main:
       pace |= self._stragglers.columns() | self._home.cost()
@@ -162,24 +140,25 @@ class Recorder:
     self._attempt = attempt
     self._clock, self._clock_step = time.perf_counter(), step
     self._data_wait = 0.0
+    self._step_times.paused()
     if self._main:
       self._progress.go_back(step, self.total_steps)
 
   def row(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes one row to `metrics.jsonl` and TensorBoard."""
+    """Writes one row to `metrics.jsonl` and the trackers."""
     if not self._main:
       return
-    self._metrics.write(
-      {
-        "step": step,
-        "kimg": self.count.kimg(step),
-        "seconds": round(time.time() - self._started, 3),
-        "attempt": self._attempt,
-        **values,
-      }
-    )
-    if self._tensorboard:
-      self._tensorboard.scalars(step, values)
+    row = {
+      "kimg": self.count.kimg(step),
+      "seconds": round(time.time() - self._started, 3),
+      "attempt": self._attempt,
+      **values,
+    }
+    self._metrics.write({"step": step, **row})
+    for tracker in self._trackers:
+      tracker.scalars(step, row)
+      if (error := tracker.take_failure()) is not None:
+        self.event("tracker_failed", step, tracker=tracker.name, error=error)
 
   def count_events(self, kind: str, step: int) -> int:
     """Returns the number of events of a kind and step; only on process 0."""
@@ -260,9 +239,10 @@ class Recorder:
       self.times(step, take())
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Writes an image to TensorBoard."""
-    if self._main and self._tensorboard:
-      self._tensorboard.image(step, name, image)
+    """Writes an image to the trackers."""
+    if self._main:
+      for tracker in self._trackers:
+        tracker.image(step, name, image)
 
   def write(self, name: str, data: bytes) -> None:
     """Writes a file into the run's folder; only on process 0."""
@@ -286,86 +266,13 @@ class Recorder:
   def pause(self, seconds: float) -> None:
     """Excludes seconds spent outside steps from the throughput."""
     self._clock += seconds
+    self._step_times.paused()
 
   def close(self) -> None:
     """Closes the writers."""
     if self._main:
+      self._profiler.close()
       self._progress.close()
-      if self._tensorboard:
-        self._tensorboard.close()
+      for tracker in self._trackers:
+        tracker.close()
       self._home.close(self._complete)
-
-
-def draw_grid(
-  built: Built, recorder: Recorder, step: int, ema: Average
-) -> None:
-  """Writes samples/STEP.png; latents and labels are the same at every step."""
-  count = built.spec.log.num_samples
-  (drawn,) = sample.sample(
-    built.sample,
-    ema,
-    built.spec.model,
-    count=count,
-    batch_size=count,
-    seed=GRID_SEED,
-  )
-  if not multihost.is_main():
-    return
-  columns = built.spec.model.num_classes or math.isqrt(count)
-  columns = min(columns, count, 10 if columns <= 10 else math.isqrt(count))
-  scale = grid.view_scale(built.spec.model.resolution)
-  recorder.write(samples_name(step), grid.png(drawn.images, columns, scale))
-  recorder.image(step, "samples", grid.grid(drawn.images, columns, scale=scale))
-
-
-def draw_for_scores(
-  built: Built,
-  ema: Average,
-  asked: Asked,
-  truncation: float | None = None,
-  rule: TruncationRule = "resample",
-) -> Iterator[sample.DrawnSamples]:
-  """Generates the samples to score, with the same latents at every call.
-
-  Args:
-    built: functions of the run.
-    ema: weights of G.
-    asked: number of samples and their classes.
-    truncation: see `sampling.sample`.
-    rule: see `sampling.sample`.
-  """
-  return sample.sample(
-    built.sample,
-    ema,
-    built.spec.model,
-    count=asked.num_samples,
-    batch_size=built.spec.evaluate.batch_size,
-    seed=EVAL_SEED,
-    labels=labels_of(asked.class_counts, EVAL_SEED),
-    truncation=truncation,
-    rule=rule,
-  )
-
-
-def evaluator_of(spec: RunSpec) -> Evaluator:
-  """Returns the evaluator of a run's data at the model's resolution."""
-  return open_scores(spec).evaluator()
-
-
-def open_scores(spec: RunSpec) -> Opened:
-  """Opens the data and networks of a run's scores and checks each score.
-
-  Raises:
-    SpecError: if scores cannot be computed; the message names all of them.
-  """
-  return open_evaluation(
-    spec.data,
-    resolution=spec.model.resolution,
-    channels=spec.model.image_channels,
-    num_classes=spec.model.num_classes,
-    num_samples=spec.evaluate.num_samples,
-    scores=spec.evaluate.scores,
-    num_reals=spec.evaluate.num_reals,
-    classifier_steps=spec.evaluate.classifier_steps,
-    labels=spec.evaluate.labels,
-  )

@@ -1,0 +1,1 @@
+"""Forecasts the goodput of a run on a large machine by simulation."""

@@ -1,0 +1,1 @@
+"""Writers of scalars and images for the tools that show them."""
