@@ -10,6 +10,7 @@ JSON values (`train/notes`).
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
