@@ -15,10 +15,13 @@ from bigscale.train import loop
 from bigscale.train.build import build
 from bigscale.train.checkpoint import CheckpointReader
 from bigscale.train.claim import Claim
+from bigscale.train.disturb import Disturbance
 from bigscale.train.evaluation import evaluator_of
 from bigscale.train.home import BucketHome
 from bigscale.train.lease import Lease
-from tests.e2e import tiny
+from bigscale.train.preemption import PreemptedError
+from tests.e2e import monitored, tiny
+from tests.e2e.test_preemption import TERMINATED_AT, Terminated
 from tests.place import servers
 
 KILLED_AT = 10
@@ -39,6 +42,7 @@ def spec():
   config.total_kimg = 0.128
   config.checkpoint.keep_best = 1
   config.operations = {"lease_seconds": 1.0}
+  config.log.trackers = ("csv",)
   return from_config(config)
 
 
@@ -118,9 +122,13 @@ def test_the_files_are_those_of_a_disk(runs):
     {name.split("/state/")[0] for name in each} - {"checkpoints", "healthy"}
     for each in names
   )
-  private = re.compile(r"\.lock|(leases|beats)/\d{6}|.*commit_success.txt")
+  private = re.compile(
+    r"\.lock|(leases|beats)/\d{6}|(csv|programs)/.*|.*commit_success.txt"
+  )
   differing = {n for n in disk ^ bucket if not private.fullmatch(n)}
   assert differing == set()
+  # Their names contain the time.
+  assert all(any(name.startswith("csv/") for name in each) for each in names)
 
 
 def test_the_starts_are_counted_and_requests_reported(runs):
@@ -146,6 +154,52 @@ def test_commands_read_a_run_and_write_nothing_to_it(
   assert open_place(runs[1]).list() == before
   assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "report.html"]
   capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_other_runs_and_exports_start_from_a_bucket(
+  runs, bucket, spec, prepared, tmp_path, capsys
+):
+  run = f"--workdir={runs[1]}"
+  assert main(["bigscale", "evaluate", run, "--num=80"]) == 0, (
+    capsys.readouterr().err
+  )
+  exported = f"{bucket}/exports/g.zip"
+  assert main(["bigscale", "export", run, f"--out={exported}"]) == 0
+  assert open_place(f"{bucket}/exports").entry("g.zip").size > 0
+  url = f"{bucket}/child"
+  loop.train(spec, url, prepared=prepared, init_from=runs[1])
+  events = log.read(open_place(url), "events").splitlines()
+  (start,) = [e for e in map(json.loads, events) if e["event"] == "init_from"]
+  assert start["run"] == runs[1]
+  capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_current_step(bucket, tmp_path):
+  spec = from_config(monitored.config())
+  url = f"{bucket}/ended"
+  ending = monitored.prepared(spec, Terminated())
+  with pytest.raises(PreemptedError, match=f"step {TERMINATED_AT} is saved"):
+    loop.train(spec, url, prepared=ending)
+  resumed = loop.train(
+    spec, url, prepared=monitored.prepared(spec, Disturbance())
+  )
+  straight = monitored.run(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, resumed.state, straight.state)
+  assert rows(url) == rows(f"{tmp_path}")
+
+
+@pytest.mark.slow
+def test_a_rollback_equals_that_on_a_disk(bucket, tmp_path):
+  rolled = {"action": "rollback", "rewind": 3}
+  disk = monitored.run(tmp_path, faults={0: monitored.FAULT}, **rolled)
+  url = f"{bucket}/rolled"
+  spec = from_config(monitored.config(**rolled))
+  faulty = monitored.Watched({0: monitored.FAULT})
+  found = loop.train(spec, url, prepared=monitored.prepared(spec, faulty))
+  jax.tree.map(np.testing.assert_array_equal, found.state, disk.state)
+  assert rows(url) == rows(f"{tmp_path}")
 
 
 def test_a_complete_run_does_nothing_when_it_starts_again(runs, spec, prepared):
