@@ -20,7 +20,7 @@ FLAGS.string(
   None,
   "TPU slice, as in bigscale plan. Default: the devices of this machine.",
 )
-FLAGS.address("out", None, "File to write, or its gs:// or s3:// address.")
+FLAGS.address("out", None, "File to write, or its address (gs://, s3://).")
 FLAGS.integer(
   "virtual_devices",
   0,

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 FLAGS = Flags()
 FLAGS.heading("Images of a run")
-FLAGS.address("workdir", None, "Folder of the run, or its gs:// address.")
+FLAGS.address("workdir", None, "Folder of the run, or its address.")
 FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
 FLAGS.integer(
   "num",

@@ -23,8 +23,8 @@ from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
 FLAGS.heading("Input and output")
-FLAGS.address("workdir", None, "Folder of the run, or its gs:// address.")
-FLAGS.address("out", None, "File to write, or its gs:// or s3:// address.")
+FLAGS.address("workdir", None, "Folder of the run, or its address.")
+FLAGS.address("out", None, "File to write, or its address (gs://, s3://).")
 FLAGS.integer("step", None, "Step of the checkpoint. Default: the newest.")
 FLAGS.list(
   "platforms",

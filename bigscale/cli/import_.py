@@ -51,7 +51,7 @@ FLAGS.string(
 FLAGS.address(
   "out",
   None,
-  "Folder to create, or its gs:// address. For --format=inception: local "
+  "Folder to create, or its address. For --format=inception: local "
   "folder to use instead of the cache.",
 )
 FLAGS.string("ema", None, "File with the moving average of the generator.")

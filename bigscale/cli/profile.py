@@ -17,7 +17,7 @@ the steps as well: --config.log.profile=100:104.
 from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
-FLAGS.address("workdir", None, "Folder of the run, or its gs:// address.")
+FLAGS.address("workdir", None, "Folder of the run, or its address.")
 FLAGS.integer("steps", 5, "Number of steps to trace.", lower_bound=1)
 
 

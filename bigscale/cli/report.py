@@ -10,7 +10,7 @@ the run's folder. It writes nothing to a run on a bucket.
 from bigscale.cli.flags import Flags
 
 FLAGS = Flags()
-FLAGS.address("workdir", None, "Folder of the run, or its gs:// address.")
+FLAGS.address("workdir", None, "Folder of the run, or its address.")
 
 
 FLAGS.address(

@@ -48,7 +48,7 @@ from bigscale.spec import ModelBase, SpecError, TruncationRule, require
 
 FLAGS = Flags()
 FLAGS.heading("Input and output")
-FLAGS.address("workdir", None, "Folder of the run, or its gs:// address.")
+FLAGS.address("workdir", None, "Folder of the run, or its address.")
 FLAGS.address(
   "out", None, "File to write, or its address: FILE.png or FILE.npz."
 )

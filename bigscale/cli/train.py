@@ -55,12 +55,12 @@ FLAGS.define_config("Config of the run.")
 FLAGS.address(
   "workdir",
   None,
-  "Folder of the run, or a gs:// address. Created if missing.",
+  "Folder of the run, or a gs:// or s3:// address. Created if missing.",
 )
 FLAGS.address(
   "init_from",
   None,
-  "Folder or gs:// address of another run of the same model. A new run starts "
+  "Folder or address of another run of the same model. A new run starts "
   "from that run's newest weights and moving average, with new optimizer "
   "states. Ignored when a run resumes.",
 )

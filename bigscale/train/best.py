@@ -85,14 +85,15 @@ class Ranking:
     found: list[Any] = []
     for step in steps:
       try:
-        directory = folders.folder(step)
+        directory = folders.address(step)
         found.append([step, read(directory, step)])
       except FileNotFoundError:  # Another process deletes it.
         found.append([step, None])
       except sealed.SealError as error:
         _log.warning(
-          "%s is damaged (%s); its checkpoint is kept until you delete it",
-          directory / FILE,
+          "%s/%s is damaged (%s); its checkpoint is kept until you delete it",
+          directory,
+          FILE,
           error,
         )
         found.append([step, "damaged"])

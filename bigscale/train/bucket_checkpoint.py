@@ -104,6 +104,7 @@ class BucketCheckpoints(Checkpoints):
       self._fail(step, why)
     else:
       self._failing_since = None
+      self._delete_old()
 
   def finish(self, step: int, save: Callable[[], None]) -> None:
     """Waits until a step is saved, and saves it again if necessary.

@@ -8,7 +8,7 @@ JSON values (`train/notes`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -18,10 +18,9 @@ from etils import epath
 from bigscale.parallel import fingerprint, multihost
 from bigscale.place.paths import path_of
 from bigscale.spec import CheckpointSpec, SpecError
-from bigscale.train import best, managers, notes, sealed, steps
+from bigscale.train import best, managers, notes, steps
 from bigscale.train.state import GanState
-
-T = TypeVar("T")
+from bigscale.train.together import together
 
 _ITEMS = ("state", "data", "meta")
 _FINGERPRINTS = "fingerprints"
@@ -92,7 +91,6 @@ class CheckpointReader:
     """
     self.directory, self.claim = path_of(directory), claim
     self._folders = steps.at(self.directory / name, claim)
-    self._path = self._folders.path
     self._open()
 
   def _open(self) -> None:
@@ -153,16 +151,16 @@ class CheckpointReader:
 
   def _read(self, abstract: GanState, step: int) -> tuple[Restored | None, str]:
     """Returns a step, or the reason why it is damaged, on all processes."""
-    _, why = _together(lambda: managers.check_index(self._folders.folder(step)))
+    _, why = together(lambda: managers.check_index(self._folders.folder(step)))
     if not why:
-      found, why = _together(lambda: self._read_whole(abstract, step))
+      found, why = together(lambda: self._read_whole(abstract, step))
     if why:
       return None, why
     noted = found.meta.pop(_FINGERPRINTS, None)
     if noted is None:
       return found, ""
     # Fingerprints are computed collectively, so every process gets here.
-    wrong, why = _together(
+    wrong, why = together(
       lambda: fingerprint.differences(
         noted, fingerprint.fingerprints(found.state)
       )
@@ -191,6 +189,7 @@ class CheckpointReader:
   def close(self) -> None:
     """Closes Orbax's checkpoint manager."""
     self._manager.close()
+    self._folders.close()
 
 
 class Checkpoints(CheckpointReader):
@@ -223,7 +222,7 @@ class Checkpoints(CheckpointReader):
     policies = ocp.checkpoint_managers
     options = self._folders.open(True)
     self._manager = managers.Manager(
-      self._path,
+      self._folders.path,
       item_names=_ITEMS,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(
@@ -277,7 +276,7 @@ class Checkpoints(CheckpointReader):
     """
     if step in self._manager.all_steps():
       return
-    managers.check_room(self._path, step, state)
+    managers.check_room(self._folders.path, step, state)
     noted = {**meta, _FINGERPRINTS: fingerprint.fingerprints(state)}
     data, noted = notes.seal(step, data, noted)
     saved = self._manager.save(
@@ -309,7 +308,7 @@ class Checkpoints(CheckpointReader):
     self._ranking.put(step, scores)
     if multihost.is_main():
       try:
-        best.write(self._folders.folder(step), step, scores)
+        best.write(self._folders.address(step), step, scores)
       except OSError as error:
         logging.warning(
           "cannot write the scores of step %d into its checkpoint (%s)",
@@ -357,6 +356,16 @@ class Checkpoints(CheckpointReader):
   def wait(self) -> None:
     """Waits until all saves are complete."""
     self._manager.wait_until_finished()
+    self._delete_old()
+
+  def _delete_old(self) -> None:
+    """Deletes the steps that Orbax dropped, where it cannot do so itself."""
+    kept = self._manager.all_steps()
+    if multihost.is_main():
+      try:
+        self._folders.keep(kept)
+      except OSError as error:
+        logging.warning("old checkpoints could not be deleted (%s)", error)
 
   def attend(self, reports: Any, seconds: float) -> None:
     """Does nothing: on a disk, a save that fails ends the run."""
@@ -368,29 +377,5 @@ class Checkpoints(CheckpointReader):
 
   def close(self) -> None:
     """Waits for the last save, which could otherwise be lost, and closes."""
-    self._manager.wait_until_finished()
-    self._manager.close()
-
-
-def _together(read: Callable[[], T]) -> tuple[T | None, str]:
-  """Returns the result of a read, or why it failed on some process.
-
-  All processes return the same reason.
-  """
-  found, why = None, ""
-  try:
-    found = read()
-  except sealed.SealError as error:
-    why = str(error)
-  except Exception as error:
-    # Reading damaged files can raise any exception.
-    why = f"cannot be read ({type(error).__name__}: {_brief(error)})"
-  reasons = multihost.gather("damage", [why] if why else [])
-  why = multihost.decide("damage", lambda: reasons[0] if reasons else "")
-  return (None, why) if why else (found, "")
-
-
-def _brief(error: Exception) -> str:
-  """Returns the first line of a message, at most 200 characters."""
-  lines = str(error).strip().splitlines()
-  return lines[0][:200] if lines else ""
+    self.wait()
+    super().close()

@@ -193,7 +193,7 @@ class Lease:
     )
     return {
       "name": name,
-      "machine": _machine(),
+      "machine": machine(),
       "pid": os.getpid(),
       "parent": os.getppid(),
       "started": _started(os.getpid()),
@@ -261,7 +261,7 @@ def _holder_of(place: Place, number: int) -> dict[str, Any]:
 
 def _patience(holder: dict[str, Any], seconds: float) -> float:
   """Returns the seconds after which a holder that is alive is refused."""
-  if holder.get("machine") != _machine():
+  if holder.get("machine") != machine():
     return seconds
   try:
     os.kill(int(holder["parent"]), 0)
@@ -274,12 +274,12 @@ def _patience(holder: dict[str, Any], seconds: float) -> float:
 
 def _is_dead(holder: dict[str, Any]) -> bool:
   """Returns whether a holder was a process of this machine that has ended."""
-  return holder.get("machine") == _machine() and (
+  return holder.get("machine") == machine() and (
     _started(holder.get("pid", 0)) != holder.get("started")
   )
 
 
-def _machine() -> str:
+def machine() -> str:
   """Returns an identifier of this start of the machine and its process numbers.
 
   Containers on one machine have different process numbers.

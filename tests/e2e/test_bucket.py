@@ -1,4 +1,4 @@
-"""A run on a bucket does what a run on a disk does."""
+"""A run on gs:// or s3:// does what a run on a disk does."""
 
 import json
 import re
@@ -27,13 +27,15 @@ from tests.place import servers
 KILLED_AT = 10
 
 
-@pytest.fixture(scope="module")
-def bucket(gs_server):
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def bucket(request):
   """The address of a bucket."""
+  server = request.getfixturevalue(f"{request.param}_server")
   with pytest.MonkeyPatch.context() as patch:
-    for name, value in servers.environment("gs", gs_server.endpoint).items():
+    found = servers.environment(request.param, server.endpoint)
+    for name, value in found.items():
       patch.setenv(name, value)
-    yield f"gs://{servers.BUCKET}"
+    yield f"{request.param}://{servers.BUCKET}"
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +228,12 @@ def test_a_run_in_use_is_refused_before_anything_is_compiled(
   ("workdir", "message"),
   [
     ("gs://no-such-bucket/run", "does not exist"),
-    ("hdfs://host/run", "Orbax cannot save"),
-    ("s3://bucket/run", "use a gs:// address"),
+    ("hdfs://host/run", "checkpoints cannot be there"),
     ("gs:/bucket/run", "is an address"),
   ],
 )
 def test_an_address_that_cannot_be_used_is_refused(
-  bucket, workdir, message, capsys
+  gs_bucket, workdir, message, capsys
 ):
   code = main(
     ["bigscale", "train", f"--config={tiny.__file__}", f"--workdir={workdir}"]

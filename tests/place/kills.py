@@ -3,6 +3,7 @@ r"""Kills a run on a bucket at random moments, many times.
   python -m tests.place.kills --kills=100
   python -m tests.place.kills --kills=100 --stops=0.3
   python -m tests.place.kills --kills=20 --faults=0.02
+  python -m tests.place.kills --kills=100 --store=s3
 
 The run has the files of a training run (claim, rows, events, checkpoints), but
 its step only adds to an array, so that a start takes a second. Each start is
@@ -50,6 +51,7 @@ from tests.place.proxy import Proxy
 prepare()
 importlib.import_module("gcsfs")
 importlib.import_module("google.cloud.storage")
+importlib.import_module("s3fs")
 
 EVERY = 3
 LEASE_SECONDS = 2.0
@@ -136,7 +138,10 @@ def enter(url: str, steps: int, errors: str, ready: Any) -> None:
 class Kills:
   """A run that is killed and restarted until it has had its kills."""
 
-  def __init__(self, seed: int, stops: float, errors: pathlib.Path) -> None:
+  def __init__(
+    self, store: str, seed: int, stops: float, errors: pathlib.Path
+  ) -> None:
+    self.store = store
     self.random = random.Random(seed)
     self.stops = stops
     self.errors = errors
@@ -160,7 +165,7 @@ class Kills:
     began = time.monotonic()
     while self.counts["kills"] + self.counts["stops"] < kills:
       self.runs += 1
-      self.url = f"gs://{servers.BUCKET}/run{self.runs}"
+      self.url = f"{self.store}://{servers.BUCKET}/run{self.runs}"
       self.steps = steps
       while self.counts["kills"] + self.counts["stops"] < kills:
         if self.disturb() == 0:
@@ -264,6 +269,7 @@ class Kills:
 def main() -> None:
   """See the module's docstring."""
   parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--store", choices=("gs", "s3"), default="gs")
   parser.add_argument("--kills", type=int, default=100)
   parser.add_argument("--steps", type=int, default=120)
   parser.add_argument("--stops", type=float, default=0.1)
@@ -272,17 +278,18 @@ def main() -> None:
   asked = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder)
-    with servers.running("gs", path) as server:
+    with servers.running(asked.store, path) as server:
       endpoint = server.endpoint
       if asked.faults:
         proxy = Proxy(server.endpoint)
         proxy.damage(asked.faults, asked.seed)
         endpoint = proxy.endpoint
-      os.environ.update(servers.environment("gs", endpoint))
+      os.environ.update(servers.environment(asked.store, endpoint))
       os.environ.update(JAX_PLATFORMS="cpu", GRPC_VERBOSITY="NONE")
       os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{path / 'programs'}"
       os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-      kills = Kills(asked.seed, asked.stops, path / "errors")
+      os.environ["TMPDIR"] = folder  # Of the stages of s3://.
+      kills = Kills(asked.store, asked.seed, asked.stops, path / "errors")
       found = kills.run(asked.kills, asked.steps)
     if (path / "errors").exists():
       print((path / "errors").read_text()[-5000:], file=sys.stderr)

@@ -10,25 +10,15 @@ from bigscale.train import best, bucket_checkpoint, step_names, steps
 from bigscale.train.bucket_checkpoint import BucketCheckpoints, SaveFailedError
 from bigscale.train.checkpoint import CheckpointReader, Damage, DamagedError
 from bigscale.train.lease import Lease, LeaseLostError
-from tests.place import servers
 
 WHERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 ABSTRACT = {"w": jax.ShapeDtypeStruct((64, 64), np.float32, sharding=WHERE)}
 
 
-@pytest.fixture(scope="module")
-def bucket(gs_server):
-  """The address of a bucket."""
-  with pytest.MonkeyPatch.context() as patch:
-    for name, value in servers.environment("gs", gs_server.endpoint).items():
-      patch.setenv(name, value)
-    yield f"gs://{servers.BUCKET}"
-
-
-@pytest.fixture
-def home(bucket, request):
+@pytest.fixture(params=["gs", "s3"])
+def home(request):
   """The address of a run that no other test uses."""
-  return f"{bucket}/{request.node.name}"
+  return request.getfixturevalue(f"{request.param}_bucket")
 
 
 def opened(home, claim=None, **spec):
@@ -76,9 +66,10 @@ def test_a_damaged_step_is_skipped_and_set_aside(home):
   checkpoints = opened(home)
   save(checkpoints, 2)
   save(checkpoints, 4)
-  checkpoints.wait()
+  checkpoints.close()
   place = open_place(home)
   place.delete("checkpoints/4/state/manifest.ocdbt")
+  checkpoints = opened(home)
   found = checkpoints.restore(ABSTRACT)
   assert (found.step, [step for step, _ in found.damaged]) == (2, [4])
   checkpoints.set_damaged_aside(found.damaged)
@@ -262,6 +253,19 @@ def test_the_last_step_is_saved_before_the_run_ends(failing, monkeypatch):
   assert reports.events == [("save_failed", 2)]
 
 
-def test_stores_that_orbax_does_not_know_are_refused():
+def test_other_stores_are_refused():
   with pytest.raises(SpecError, match="use a gs://"):
-    steps.at("s3://bucket/run/checkpoints")
+    steps.at("hdfs://host/run/checkpoints")
+
+
+def test_old_steps_are_deleted(home):
+  checkpoints = opened(home, keep=2)
+  for step in (2, 4, 6):
+    save(checkpoints, step)
+  checkpoints.close()
+  assert names(home) == ["4", "6"]
+  checkpoints = opened(home, keep=1)
+  checkpoints.set_scores(4, {"fd_classifier": 1.0})
+  save(checkpoints, 8)
+  checkpoints.close()
+  assert names(home) == ["8"]

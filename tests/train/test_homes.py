@@ -21,6 +21,9 @@ ALLOWED = {
   "train/lease": "/proc",
   "train/managers": "a disk, in the other branch than buckets",
   "train/mount": "a disk, after a check",
+  "train/profiler": "a temporary folder",
+  "train/programs": "/proc",
+  "train/staged_steps": "a stage on a disk",
   "train/steps": "DiskSteps",
   "scaling/rows": "a table",
 }

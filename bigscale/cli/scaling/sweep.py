@@ -33,7 +33,7 @@ from bigscale.spec import RunSpec
 FLAGS = ConfigFlags()
 FLAGS.heading("Runs")
 FLAGS.define_config("Config of the sweep.")
-FLAGS.address("out", None, "Folder of the sweep, or its gs:// address.")
+FLAGS.address("out", None, "Folder of the sweep, or its address.")
 FLAGS.list("only", [], "Names of runs or blocks to train. Default: all.")
 FLAGS.string("part", "1/1", "K/N trains the K-th of N parts of the runs.")
 FLAGS.bool(
