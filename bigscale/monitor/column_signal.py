@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bigscale.monitor.best_so_far import AgainstBest, Scores, SetBacks
 from bigscale.monitor.columns import WEIGHTS, Kind
 from bigscale.monitor.scan import (
   COARSE,
@@ -17,7 +18,6 @@ from bigscale.monitor.scan import (
   Scale,
   Windows,
   median,
-  surprise,
   ways,
 )
 
@@ -27,6 +27,8 @@ _SPARSE = 3
 # Relative change between two values, 16 times the resolution of float32, below
 # which a value may repeat because it is rounded.
 _RESOLUTION = 2.0**-20
+# Attributes that are not in the state, or not in this form.
+_APART = ("kind", "_floor", "scales", "_jump", "_best", "last", "found")
 
 
 class Found(NamedTuple):
@@ -86,8 +88,13 @@ class Signal:
     # Number of values equal to the one before: in the current series, in the
     # longest earlier series, and in total.
     self._same = self._longest = self._repeats = 0
-    self._scores: list[float] = []
-    self._by_scores = 0.0
+    self._best: AgainstBest | None = None
+    if kind.group == "scores":
+      self._best = Scores()
+    elif kind.quality:
+      self._best = SetBacks()
+    # Evidence of being worse than the best value so far.
+    self._worse = 0.0
     self.lost = 0
     self.found = Found(0.0, 0, True)
 
@@ -100,8 +107,9 @@ class Signal:
       self._jump.cut()
     self._recent.clear()
     self._times.clear()
-    self._scores.clear()
-    self._same, self._by_scores = 0, 0.0
+    if self._best:
+      self._best.cut()
+    self._same, self._worse = 0, 0.0
 
   def add(self, value: float, step: int, row: int) -> None:
     """Adds a finite value. A value that repeats the last one counts only once.
@@ -125,8 +133,8 @@ class Signal:
     self._longest, self._same = max(self._longest, self._same), 0
     self.last, self.since = value, step
     x = math.log(value) if self.kind.log else max(-LARGEST, min(value, LARGEST))
-    if self.kind.group == "scores":
-      self._add_score(x * self.kind.direction)
+    if self._best:
+      self._worse = self._best.add(x * self.kind.direction, row)
     self._recent.append(x)
     self._times.append(step)
     recent = list(self._recent)
@@ -160,33 +168,17 @@ class Signal:
       return TWO if level < 1 else COARSE
     return SIX if level < 2 else COARSE
 
-  def _add_score(self, bad: float) -> None:
-    """Compares the last two scores with the best median of three before."""
-    self._scores.append(bad)
-    past, self._by_scores = self._scores, 0.0
-    earlier = past[:-2]
-    if len(earlier) >= 5:
-      # The median ignores the fast improvement of early scores. For differences
-      # of independent normal values, it is 0.95 standard deviations.
-      moves = [abs(a - b) for a, b in itertools.pairwise(earlier)]
-      noise = max(median(moves) / 0.95, 1e-12)
-      best = min(median(earlier[i : i + 3]) for i in range(len(earlier) - 2))
-      z = (min(past[-2:]) - best) / noise
-      if z > 2:
-        # A score is tested once in many rows, so its rate per row is lower.
-        rare = math.log(max(self._seen_at / len(past), 1.0))
-        self._by_scores = surprise(z, len(earlier) - 1) + rare
-
   @property
   def judged(self) -> bool:
     """Whether the signal has enough past values to be judged."""
     known = self.scales and self.scales[0].count >= ENOUGH
-    return bool(known) or len(self._scores) > 6
+    return bool(known or (self._best and self._best.judged))
 
   @property
   def moves(self) -> bool:
     """Whether the signal has changed often enough for a comparison."""
-    return bool(self._scores or (self.scales and self.scales[0].count))
+    changed = self.scales and self.scales[0].count
+    return bool(changed or (self._best and self._recent))
 
   def _strongest(self) -> Found:
     """Returns the strongest evidence over all scales and directions."""
@@ -197,8 +189,8 @@ class Signal:
       (scale.evidence[way], scale.level, way) for scale in scales for way in bad
     )
     found = Found(max(0.0, found - math.log(tests)), level, way == 0)
-    if self._by_scores > found.evidence:
-      return Found(self._by_scores, 0, self.kind.direction > 0)
+    if self._worse > found.evidence:
+      return Found(self._worse, 0, self.kind.direction > 0)
     return found
 
   def is_frozen(self, evidence: float) -> bool:
@@ -234,8 +226,8 @@ class Signal:
     Args:
       level: dyadic level of the scale whose windows are shown.
     """
-    if self.kind.group == "scores" and len(self._scores) > 2:
-      pair = self._scores[-1], min(self._scores[:-2])
+    pair = self._best.shown() if self._best and self._worse else None
+    if pair is not None:
       late, base = (x * self.kind.direction for x in pair)
     else:
       late, base = self.scales[level].levels()
@@ -248,10 +240,10 @@ class Signal:
     state = {
       name: list(value) if isinstance(value, deque) else value
       for name, value in vars(self).items()
-      if name not in ("kind", "_floor", "scales", "_jump", "last", "found")
+      if name not in _APART
     }
     return state | {
-      "_scores": list(self._scores),
+      "_best": self._best and self._best.get_state(),
       "last": None if math.isnan(self.last) else self.last,
       "scales": [scale.get_state() for scale in self.scales],
       "_jump": self._jump and self._jump.get_state(),
@@ -266,7 +258,10 @@ class Signal:
         self.scales = [Scale.from_state(scale) for scale in value]
       elif name == "_jump":
         self._jump = Scale.from_state(value) if value else None
+      elif name == "_best":
+        if self._best:
+          self._best.set_state(value)
       else:
-        setattr(self, name, list(value) if name == "_scores" else value)
+        setattr(self, name, value)
     self.last = math.nan if state["last"] is None else state["last"]
     self.found = self._strongest() if self.scales else Found(0.0, 0, True)

@@ -48,6 +48,8 @@ class Kind(NamedTuple):
     vital: whether a value that is not finite means that the run is lost.
     known: whether the value itself is evidence in nats, by a comparison with
       the anchor. Such a column needs no past.
+    quality: whether the column measures the quality of samples at every probe,
+      so that it is also compared with its best value so far.
   """
 
   group: str
@@ -55,6 +57,7 @@ class Kind(NamedTuple):
   log: bool = False
   vital: bool = False
   known: bool = False
+  quality: bool = False
 
 
 _LOSS = Kind("game", vital=True)
@@ -76,6 +79,7 @@ _KINDS: tuple[tuple[str, Kind | None], ...] = (
   (r"^anchor/slight/", Kind(SLIGHT, 1, known=True)),
   (r"^anchor/fakes/(accuracy|by_)", Kind("samples", -1, log=True)),
   (r"^anchor/fakes/average", Kind("average", 1, log=True)),
+  (r"^anchor/fakes/distance$", Kind("samples", 1, log=True, quality=True)),
   (r"^anchor/fakes/", Kind("samples", 1, log=True)),
   (
     r"^(perf|optim|aug|time|timing|progress|resources|monitor|system)\b"

@@ -44,7 +44,7 @@ _TOP, _TAIL = 16, 1.4
 _FORGET = 2
 # Number of standard deviations to which a statistic is clipped before it
 # updates the estimates.
-_CLIP = 4.0
+CLIP = 4.0
 # A rise of weights counts only if it is fast enough to double them within this
 # fraction of the run so far.
 _DOUBLING = 0.1
@@ -67,6 +67,11 @@ def surprise(z: float, df: float) -> float:
   """
   w = math.sqrt(df * math.log1p(z * z / df)) * (8 * df + 1) / (8 * df + 3)
   return 0.5 * w * w + math.log(2.5066 * w)
+
+
+def gain_at(count: int) -> float:
+  """Returns the weight of a new value in a mean over the past (`_FORGET`)."""
+  return (_FORGET + 1) / (count + _FORGET)
 
 
 def median(values: Sequence[float]) -> float:
@@ -247,7 +252,7 @@ class Scale:
   ) -> None:
     self.count += 1
     self._range = [min(self._range[0], base), max(self._range[1], base)]
-    gain = (_FORGET + 1) / (self.count + _FORGET)
+    gain = gain_at(self.count)
     self._span += gain * (span - self._span)
     self._moves = [
       m + gain * (n - m) for m, n in zip(self._moves, moves, strict=True)
@@ -257,7 +262,7 @@ class Scale:
       spread = math.sqrt(self._variance[way])
       if self.count > ENOUGH // 2 and spread > 0:
         self._worst[way] = max(self._worst[way], min(rest / spread, 1e6))
-        rest = min(max(rest, -_CLIP * spread), _CLIP * spread)
+        rest = min(max(rest, -CLIP * spread), CLIP * spread)
       self._slope[way] += gain * rest / max(span, _TINY)
       self._variance[way] += gain * (rest * rest - self._variance[way])
     if self.count > ENOUGH // 2 and self.count % _OVERLAP == 0:

@@ -41,7 +41,7 @@ _NAMED = math.log(10)
 # not vital causes an alarm.
 _BROKEN = 3
 # Version of the format of `Verdict.get_state`.
-_VERSION = 3
+_VERSION = 4
 
 
 class Reason(NamedTuple):

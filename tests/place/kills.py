@@ -60,6 +60,8 @@ _STEP_SECONDS = 0.02
 # Share of the starts that are killed before their first step.
 _EARLY = 0.2
 _START_SECONDS = 60.0
+# A run that has not ended then hangs.
+_END_SECONDS = 300.0
 
 
 def state_at(step: int) -> dict[str, np.ndarray]:
@@ -233,7 +235,7 @@ class Kills:
     return 0 if 0 in (code, later) else None
 
   def wait(self, child: multiprocessing.Process) -> int:
-    child.join(_START_SECONDS)
+    child.join(_END_SECONDS)
     if child.exitcode is None:
       os.kill(child.pid, signal.SIGABRT)
       child.join()
