@@ -11,9 +11,10 @@ from bigscale.monitor.drills.kinds import KINDS
 from bigscale.monitor.drills.stages import SCORE_STEPS, WATCHED
 from bigscale.spec import require
 
-# Columns that a live verdict does not see, and groups of columns that other
-# versions may not know.
-_HIDDEN = ("eval/", "perf/", "monitor/", "anchor/")
+# Columns that no live verdict sees.
+_HIDDEN = ("perf/", "monitor/")
+# Columns that the verdicts of versions without an anchor do not see or know.
+_SINCE_ANCHORS = ("eval/", "anchor/")
 
 # Runs in a process of its own, with the other version first on its path.
 _PROGRAM = """
@@ -25,10 +26,16 @@ if not bigscale.__file__.startswith(asked["checkout"] + "/"):
   sys.exit("it contains no folder bigscale")
 from bigscale.monitor import trace
 from bigscale.spec import VerdictSpec
-found = {}
+found, known = {}, tuple(asked["hidden"])
+try:
+  from bigscale.monitor.columns import kind_of
+  anchored = kind_of("anchor/data/pixels").known
+except (ImportError, AttributeError):
+  anchored = False
+if not anchored:
+  known += tuple(asked["since_anchors"])
 for run in asked["runs"]:
   read = trace.read_trace(run["folder"], 0)
-  known = tuple(asked["hidden"])
   rows = [
     (step, {k: x for k, x in row.items() if not k.startswith(known)})
     for step, row in read.rows
@@ -50,8 +57,8 @@ def judge(
   """Returns rows whose alarms are those of another version's verdict.
 
   The states saved at alarms and the recoveries are those of this version and
-  are removed. Scores are hidden from the verdict, as they are in a live run of
-  versions that only judge steps.
+  are removed. Scores and the anchor's columns are hidden from a version without
+  an anchor, which judges only steps.
 
   Args:
     out: folder of the drills.
@@ -65,6 +72,7 @@ def judge(
   asked = {
     "checkout": str(checkout.resolve()),
     "hidden": _HIDDEN,
+    "since_anchors": _SINCE_ANCHORS,
     "runs": [_asked(out, row) for row in rows],
   }
   done = subprocess.run(
