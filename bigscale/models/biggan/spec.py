@@ -70,25 +70,15 @@ def d_sides(resolution: int) -> tuple[int, ...]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BigganSpec(ModelBase):
-  """BigGAN (Brock et al. 2019, app. B).
+class BigganBase(ModelBase):
+  """The settings that BigGAN and BigGAN-deep have in common.
 
   Attributes:
-    name: name of the family; always `biggan`.
-    resolution: side of the square images, pixels: 8, 16, 32, 64, 128, 256 or
-      512.
-    latent_dim: length of z. With `hierarchical`, z is split into equal chunks,
-      one for the first layer and one for each block.
-    g_width: channel multiplier `ch` of G (96 in the paper).
-    d_width: channel multiplier `ch` of D (96 in the paper).
-    shared_dim: length of the shared class embedding; 0 uses a separate
-      embedding in every conditional batch norm.
-    hierarchical: whether each block of G receives its own chunk of z (skip-z).
+    g_width: channel multiplier `ch` of G.
+    d_width: channel multiplier `ch` of D.
+    shared_dim: length of the shared class embedding.
     g_attention: sides of the maps of G that self-attention follows, px.
     d_attention: sides of the maps of D that self-attention follows, px.
-    g_spectral: whether G has spectral norm as well as D (SN-GAN: False).
-    d_wide: whether the inner width of a D block is its output width. False uses
-      its input width, as in SN-GAN.
     batch_norm_momentum: decay rate of the running statistics per update, in [0,
       1).
     batch_norm_epsilon: constant added to the variance in batch norm.
@@ -109,23 +99,52 @@ class BigganSpec(ModelBase):
       `dtype`.
   """
 
-  title: ClassVar[str] = "BigGAN"
-  name: Literal["biggan"] = "biggan"
-  latent_dim: int = 120
-  g_width: int = 96
-  d_width: int = 96
+  g_width: int
+  d_width: int
   shared_dim: int = 128
-  hierarchical: bool = True
   g_attention: tuple[int, ...] = ()
   d_attention: tuple[int, ...] = ()
-  g_spectral: bool = True
-  d_wide: bool = True
   batch_norm_momentum: float = 0.9
   batch_norm_epsilon: float = 1e-4
   batch_norm_group_size: int = 0
   batch_norm_update: Update = "forward"
   spectral_epsilon: float = 1e-4
   spectral_update: Update = "forward"
+
+  @property
+  def player_widths(self) -> tuple[float, float]:
+    """The channel multipliers of G and D."""
+    return self.g_width, self.d_width
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BigganSpec(BigganBase):
+  """BigGAN (Brock et al. 2019, app. B).
+
+  Attributes:
+    name: name of the family; always `biggan`.
+    resolution: side of the square images, pixels: 8, 16, 32, 64, 128, 256 or
+      512.
+    latent_dim: length of z. With `hierarchical`, z is split into equal chunks,
+      one for the first layer and one for each block.
+    g_width: channel multiplier `ch` of G (96 in the paper).
+    d_width: channel multiplier `ch` of D (96 in the paper).
+    shared_dim: length of the shared class embedding; 0 uses a separate
+      embedding in every conditional batch norm.
+    hierarchical: whether each block of G receives its own chunk of z (skip-z).
+    g_spectral: whether G has spectral norm as well as D (SN-GAN: False).
+    d_wide: whether the inner width of a D block is its output width. False uses
+      its input width, as in SN-GAN.
+  """
+
+  title: ClassVar[str] = "BigGAN"
+  name: Literal["biggan"] = "biggan"
+  latent_dim: int = 120
+  g_width: int = 96
+  d_width: int = 96
+  hierarchical: bool = True
+  g_spectral: bool = True
+  d_wide: bool = True
 
   formats: ClassVar[dict[str, str]] = {
     "biggan-pytorch": "bigscale.interop.biggan_pytorch",
@@ -184,11 +203,6 @@ class BigganSpec(ModelBase):
     stages, before = len(G_WIDTHS[resolution]), len(G_WIDTHS[self.resolution])
     changes = {"latent_dim": chunked_latents(self, before, stages)}
     return of_both_widths(self, resolution, stages, changes)
-
-  @property
-  def player_widths(self) -> tuple[float, float]:
-    """The channel multipliers of G and D."""
-    return self.g_width, self.d_width
 
 
 def check_published(

@@ -4,9 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from bigscale.models.biggan.spec import check_published, of_both_widths
+from bigscale.models.biggan.spec import (
+  BigganBase,
+  check_published,
+  of_both_widths,
+)
 from bigscale.spec import ModelBase, require
-from bigscale.spec.base import Update
 from bigscale.spec.model import (
   check_at_least,
   check_attention,
@@ -48,7 +51,7 @@ def sides(resolution: int) -> tuple[int, ...]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BigganDeepSpec(ModelBase):
+class BigganDeepSpec(BigganBase):
   """BigGAN-deep (Brock et al. 2019, app. B, tables 7 to 9).
 
   Every block receives all of z together with the shared class embedding.
@@ -59,34 +62,13 @@ class BigganDeepSpec(ModelBase):
     latent_dim: length of z.
     g_width: channel multiplier `ch` of G, a multiple of 4 (128 in the paper).
     d_width: channel multiplier `ch` of D, a multiple of 4 (128 in the paper).
-    shared_dim: length of the shared class embedding.
     g_depth: number of blocks per stage of G.
     d_depth: number of blocks per stage of D.
-    g_attention: sides of the maps of G that self-attention follows, px.
-    d_attention: sides of the maps of D that self-attention follows, px.
     layout: layout of G's weights. `tfhub` is that of the official weights: the
       condition is [z, y], and the last convolution has `g_width` channels, of
       which only the first `image_channels` are used. `pytorch` is that of
       BigGAN-PyTorch: the condition is [y, z], and the last convolution has
       `image_channels` channels. D is the same in both.
-    batch_norm_momentum: decay rate of the running statistics per update, in [0,
-      1).
-    batch_norm_epsilon: constant added to the variance in batch norm.
-    batch_norm_group_size: number of samples that share statistics in training.
-      A group is a fraction of one device's samples, all of them, or the samples
-      of several devices. 0 uses the whole batch.
-    batch_norm_update: when the running statistics are updated. `forward`
-      updates them in every training forward pass, as in the authors' code.
-      `step` updates them once per optimizer step, with the mean over its
-      microbatches. Without gradient accumulation both are the same.
-    spectral_epsilon: constant that prevents division by zero in the power
-      iteration.
-    spectral_update: when the power iteration is updated. `forward` updates it
-      in every training forward pass, as in the authors' code. `step` updates it
-      once per network and optimizer step, which is cheaper.
-    bf16_stages: number of stages, counted from the highest resolution, that
-      compute in bfloat16. Statistics, conditions, images and logits stay in
-      `dtype`.
   """
 
   title: ClassVar[str] = "BigGAN-deep"
@@ -94,18 +76,9 @@ class BigganDeepSpec(ModelBase):
   latent_dim: int = 128
   g_width: int = 128
   d_width: int = 128
-  shared_dim: int = 128
   g_depth: int = 2
   d_depth: int = 2
-  g_attention: tuple[int, ...] = ()
-  d_attention: tuple[int, ...] = ()
   layout: Literal["tfhub", "pytorch"] = "tfhub"
-  batch_norm_momentum: float = 0.9
-  batch_norm_epsilon: float = 1e-4
-  batch_norm_group_size: int = 0
-  batch_norm_update: Update = "forward"
-  spectral_epsilon: float = 1e-4
-  spectral_update: Update = "forward"
 
   # All matrices except the embeddings have spectral norm.
   g_spectral: ClassVar[bool] = True
@@ -173,11 +146,6 @@ class BigganDeepSpec(ModelBase):
     }
     stages = len(G_WIDTHS[resolution])
     return of_both_widths(self, resolution, stages, changes, REDUCTION)
-
-  @property
-  def player_widths(self) -> tuple[float, float]:
-    """The channel multipliers of G and D."""
-    return self.g_width, self.d_width
 
 
 PRESETS = {
