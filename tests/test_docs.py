@@ -143,6 +143,7 @@ def test_a_how_to_page_begins_with_a_command_and_ends_with_faults(path):
   ("script", "remedy"),
   [
     ("make_reference", "python -m docs.make_reference"),
+    ("make_drills", "python -m docs.make_drills"),
     ("make_goodput", "python -m docs.make_goodput"),
     ("draw_packages", "python -m docs.draw_packages"),
   ],

@@ -44,8 +44,6 @@ COLLAPSES: Mapping[str, tuple[str, ...]] = {
   ),
   "biggan_8": ("lr_both_10", "g_momentum", "d_lr_creeps", "warm_both"),
 }
-# The penalties R1 and R2, whose weight `raise_gamma` raises.
-_PENALIZED = "r1_gamma"
 _FIRST_SEED = 9300
 # A run is saved if it ends at most so far above its undisturbed twin.
 _SAVED = scoring.HARMED
@@ -78,7 +76,6 @@ def plan(
   found = []
   for seed in range(_FIRST_SEED, _FIRST_SEED + seeds):
     for stage, usual in COLLAPSES.items():
-      penalized = STAGES[stage][0]["loss"].get(_PENALIZED, 0) > 0
       for what in usual:
         if collapses and what not in collapses:
           continue
@@ -86,9 +83,17 @@ def plan(
         found += [
           Cell(drill, policy)
           for policy in policies or POLICIES
-          if penalized or policy != "raise_gamma"
+          if _applies(policy, STAGES[stage][0])
         ]
   return found
+
+
+def _applies(policy: str, config: Mapping[str, Any]) -> bool:
+  """Returns whether a model has what a policy changes."""
+  if policy == "raise_gamma":
+    return config["loss"].get("r1_gamma", 0) > 0
+  # Without spectral norm, clamping needs singular values in every step.
+  return policy != "clamp_sigma" or config["model"]["name"] == "biggan"
 
 
 def part(cells: Sequence[Cell], share: int, parts: int) -> list[Cell]:
