@@ -41,6 +41,7 @@ class StagedSteps(BucketSteps):
   def __init__(self, url: epath.PathLike, claim: Lease | None = None) -> None:
     super().__init__(url, claim)
     self._stage: pathlib.Path | None = None
+    self._writes = False
 
   def open(self, writes: bool) -> dict[str, Any]:
     """Returns Orbax's options, and makes or empties the stage.
@@ -60,6 +61,7 @@ class StagedSteps(BucketSteps):
         "set TMPDIR to a folder that they share, or use a gs:// address",
       )
     self._stage.mkdir(exist_ok=True)
+    self._writes = writes
     self.path = epath.Path(self._stage)
     options = super().open(writes)
     if writes:
@@ -121,8 +123,8 @@ class StagedSteps(BucketSteps):
     self._place.write(name, file.read_bytes())
 
   def close(self) -> None:
-    """Deletes the stage."""
-    if self._stage is not None:
+    """Deletes the stage, from which process 0 may still be uploading."""
+    if self._stage is not None and (multihost.is_main() or not self._writes):
       shutil.rmtree(self._stage, ignore_errors=True)
 
 
