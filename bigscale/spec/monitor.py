@@ -11,6 +11,7 @@ from bigscale.spec.verdict import VerdictSpec
 Intervention = Literal[
   "lower_lr", "raise_gamma", "clamp_sigma", "ema_to_g", "older_d"
 ]
+_POLICY: tuple[Intervention, ...] = ("lower_lr",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,9 @@ class MonitorSpec:
     data: data after a rollback. `skip`: the run continues with new data and
       skips the data that it read after the healthy state (Chowdhery et al.
       2022, sec. 5.1). `replay`: the run reads the same data again.
-    interventions: changes made at a rollback, in addition to new noise.
+    interventions: changes made at a rollback, in addition to new noise. The
+      default is the one that helped most where the fault persists
+      (docs/reference/drills.md); () makes none.
       `lower_lr`: lower learning rates. `raise_gamma`: larger weights of R1 and
       R2. `clamp_sigma`: an upper bound on G's singular values (Brock et al.
       2019, eq. 4). `ema_to_g`: G restarts from its moving average. `older_d`: D
@@ -66,7 +69,7 @@ class MonitorSpec:
   retries: int = 3
   rewind: int = 0
   data: Literal["skip", "replay"] = "skip"
-  interventions: tuple[Intervention, ...] = ()
+  interventions: tuple[Intervention, ...] = _POLICY
   lr_factor: float = 0.5
   gamma_factor: float = 2.0
   sigma_factor: float = 1.0
@@ -99,7 +102,7 @@ class MonitorSpec:
       value = getattr(self, field)
       require(value >= 1, f"monitor.{field}={value} must be 1 or more")
     require(
-      not self.interventions or self.action == "rollback",
+      self.interventions in ((), _POLICY) or self.action == "rollback",
       f"monitor.interventions={self.interventions} need a rollback, and "
       f"monitor.action={self.action!r} makes none; set monitor.action to "
       "'rollback'",

@@ -42,6 +42,7 @@ def config(**monitor):
     "snapshots": 12,
     "verdict": {"warmup": 1000},
     "anchor": {"images": 0},
+    "interventions": (),
     **monitor,
   }
   return settings

@@ -445,7 +445,7 @@ def test_a_full_disk_at_an_alarm_does_not_end_the_run(
   usual = Checkpoints.save
 
   def full(self, step, state, *rest):
-    if self._path.name == "healthy":
+    if self._folders.path.name == "healthy":
       raise OSError("no space left on device")
     return usual(self, step, state, *rest)
 

@@ -43,8 +43,8 @@ ROLLBACK = {"action": "rollback"}
       ("'pray'", "'lower_lr'", "'older_d'"),
     ),
     (
-      {"action": "checkpoint", "interventions": ("lower_lr",)},
-      ("lower_lr", "'checkpoint'", "set monitor.action to 'rollback'"),
+      {"action": "checkpoint", "interventions": ("ema_to_g",)},
+      ("ema_to_g", "'checkpoint'", "set monitor.action to 'rollback'"),
     ),
     (
       ROLLBACK | {"interventions": ("older_d",), "snapshots": 1},

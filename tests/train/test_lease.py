@@ -55,7 +55,7 @@ def held(tmp_path, clock, monkeypatch):
 
 def elsewhere(monkeypatch):
   """Makes the next lease believe that it is on another machine."""
-  monkeypatch.setattr(lease, "_machine", lambda: "another machine")
+  monkeypatch.setattr(lease, "machine", lambda: "another machine")
 
 
 def test_a_rival_is_refused_and_the_holder_named(tmp_path, held, clock):

@@ -128,7 +128,9 @@ class Drills:
 
   def _rolled_back(self, drill: Drill, cause: str) -> dict[str, Any]:
     started = time.time()
-    run = self.make(drill, cause, action="rollback", retries=_RETRIES)
+    run = self.make(
+      drill, cause, action="rollback", retries=_RETRIES, interventions=()
+    )
     found = run.train()
     if not self._keep_runs:
       prune(run.folder)

@@ -22,8 +22,8 @@ from bigscale.train.writers import JsonLines
 
 # Fields of `MonitorSpec` of each policy. By default, a rollback skips data.
 POLICIES: Mapping[str, Mapping[str, Any]] = {
-  "none": {},
-  "replay": {"data": "replay"},
+  "none": {"interventions": ()},
+  "replay": {"interventions": (), "data": "replay"},
   "lower_lr": {"interventions": ("lower_lr",)},
   "raise_gamma": {"interventions": ("raise_gamma",)},
   "clamp_sigma": {"interventions": ("clamp_sigma",)},
