@@ -19,6 +19,7 @@ from bigscale.parallel import fingerprint, multihost
 from bigscale.place.paths import path_of
 from bigscale.spec import CheckpointSpec, SpecError
 from bigscale.train import best, managers, notes, steps
+from bigscale.train.lease import LeaseLostError
 from bigscale.train.state import GanState
 from bigscale.train.together import together
 
@@ -364,7 +365,7 @@ class Checkpoints(CheckpointReader):
     if multihost.is_main():
       try:
         self._folders.keep(kept)
-      except OSError as error:
+      except (OSError, LeaseLostError) as error:
         logging.warning("old checkpoints could not be deleted (%s)", error)
 
   def attend(self, reports: Any, seconds: float) -> None:

@@ -94,7 +94,7 @@ class Recorder:
     return self._profiler.before(step)
 
   def dispatched(self, step: int, outputs: Any) -> None:
-    """Ends a trace after its last step; see `Profiler.after`."""
+    """Ends a trace after its last step; see `Profiler.stop`."""
     if self._profiler.is_last(step):
       with multihost.watch().phase("profile", step):
         self.event("profile", step, **self._profiler.stop(step, outputs))

@@ -2,12 +2,13 @@
 
 Orbax saves a step into a *stage*, a temporary folder on a disk. Process 0 then
 uploads its files, and `commit_success.txt` last, which makes the step complete
-as on other buckets. To restore a step, its files are first downloaded.
+as on other buckets. Before a step is restored, its files are downloaded.
 """
 
 import asyncio
 import concurrent.futures
 import contextlib
+import fcntl
 import logging
 import os
 import pathlib
@@ -77,12 +78,10 @@ class StagedSteps(BucketSteps):
     return os.fspath(self._stage)
 
   def folder(self, step: int) -> epath.Path:
-    """Returns a copy of a complete step in the stage; see `address`."""
+    """Downloads a complete step and returns its copy; see `address`."""
     name = self.address(step).rpartition("/")[2]
-    copy = self._stage / name
-    if not (copy / step_names.COMMITTED).exists():
-      _download(self._place, name, copy)
-    return epath.Path(copy)
+    _download(self._place, name, self._stage / name)
+    return epath.Path(self._stage / name)
 
   def _entry(self, step: int, path: epath.Path) -> ocp.path.step.Metadata:
     """Returns a step; Orbax reads its metadata and may delete its folder."""
@@ -95,16 +94,22 @@ class StagedSteps(BucketSteps):
     return super()._entry(step, path)
 
   def keep(self, steps: Collection[int]) -> None:
-    """Deletes all other complete steps from the bucket."""
-    for step, name in step_names.complete(self._place).items():
-      if step in steps:
-        continue
-      # Without it, the step is not complete.
+    """Deletes all other complete steps of this process from the bucket."""
+    old = {
+      step: name
+      for step, name in step_names.complete(self._place).items()
+      # A run that has taken over the folder uses other names.
+      if step not in steps and name in self._taken
+    }
+    if old and self._claim is not None:
+      self._claim.verify()
+    for name in old.values():
+      # Without this file, the step is not complete.
       self._place.delete(f"{name}/{step_names.COMMITTED}")
       self._delete(entry.name for entry in self._place.list(f"{name}/"))
 
   def upload(self, copy: pathlib.Path) -> None:
-    """Uploads a saved step."""
+    """Uploads a saved step and deletes its files from the stage."""
     files = [path for path in sorted(copy.rglob("*")) if path.is_file()]
     last = copy / step_names.COMMITTED
     with concurrent.futures.ThreadPoolExecutor(_COPIERS) as pool:
@@ -117,6 +122,9 @@ class StagedSteps(BucketSteps):
     if self._claim is not None:
       self._claim.verify()
     self._upload(copy, last)
+    for path in files:
+      if path.name != _METADATA:
+        path.unlink()
 
   def _upload(self, copy: pathlib.Path, file: pathlib.Path) -> None:
     name = f"{copy.name}/{file.relative_to(copy).as_posix()}"
@@ -142,27 +150,22 @@ def _uploaded(steps: StagedSteps) -> type:
 
 
 def _download(place: Place, name: str, copy: pathlib.Path) -> None:
-  """Downloads a step; processes of one machine may do so at the same time."""
-  partial = pathlib.Path(tempfile.mkdtemp(dir=copy.parent, prefix="partial-"))
+  """Downloads a step unless a process of this machine has done so."""
 
   def fetch(file: str) -> None:
-    path = partial / file.partition("/")[2]
+    path = copy / file.partition("/")[2]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(place.read(file))
 
-  try:
+  with (copy.parent / f".{name}.lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    last = f"{name}/{step_names.COMMITTED}"
+    if (copy / step_names.COMMITTED).exists():
+      return
     files = [entry.name for entry in place.list(f"{name}/")]
     with concurrent.futures.ThreadPoolExecutor(_COPIERS) as pool:
-      list(pool.map(fetch, files))
-    # Another process of this machine may be reading a complete copy.
-    if not (copy / step_names.COMMITTED).exists():
-      shutil.rmtree(copy, ignore_errors=True)
-      partial.rename(copy)
-  except OSError:
-    if not (copy / step_names.COMMITTED).exists():
-      raise
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+      list(pool.map(fetch, [file for file in files if file != last]))
+    fetch(last)
 
 
 def _own() -> str:

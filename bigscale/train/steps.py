@@ -1,7 +1,7 @@
 """The folders of saved steps: their interface, and those on a disk.
 
 On a disk, step 8 is the folder `8`, and a step is set aside by moving its
-folder. `bucket_steps` and `staged_steps` have those on buckets.
+folder. Those on buckets are in `bucket_steps` and `staged_steps`.
 """
 
 import os
@@ -15,6 +15,8 @@ from etils import epath
 from bigscale.place import is_remote
 from bigscale.place.paths import path_of
 from bigscale.spec import require
+from bigscale.train.bucket_steps import BucketSteps
+from bigscale.train.staged_steps import StagedSteps
 
 
 class Steps(Protocol):
@@ -71,10 +73,6 @@ def at(path: epath.PathLike, claim: Any = None) -> Steps:
     path: path or address of the checkpoint folder.
     claim: claim of the run's folder, which saves verify; None to only read.
   """
-  # They import Orbax, which takes a second.
-  from bigscale.train.bucket_steps import BucketSteps
-  from bigscale.train.staged_steps import StagedSteps
-
   if not is_remote(path):
     return DiskSteps(path_of(path).absolute())
   check_address(path)

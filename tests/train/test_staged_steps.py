@@ -1,9 +1,9 @@
 """Checkpoints on s3:// pass through a stage on a disk."""
 
-import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -115,8 +115,59 @@ def test_two_processes_may_download_a_step(s3_bucket, stages):
   checkpoints.close()
   place = open_place(f"{s3_bucket}/checkpoints")
   copy = pathlib.Path(stages) / "2"
-  staged_steps._download(place, "2", copy)
-  found = os.stat(copy / step_names.COMMITTED).st_ino
-  staged_steps._download(place, "2", copy)
-  assert os.stat(copy / step_names.COMMITTED).st_ino == found
-  assert [path.name for path in stages.iterdir()] == ["2"]
+  downloads = [
+    threading.Thread(target=staged_steps._download, args=(place, "2", copy))
+    for _ in range(4)
+  ]
+  for download in downloads:
+    download.start()
+  for download in downloads:
+    download.join()
+  found = {
+    path.relative_to(stages).as_posix(): path.read_bytes()
+    for path in copy.rglob("*")
+    if path.is_file()
+  }
+  assert found == {e.name: place.read(e.name) for e in place.list("2/")}
+
+
+def test_the_stage_is_empty_after_a_save(s3_bucket, stages):
+  checkpoints = opened(s3_bucket)
+  for step in (2, 4):
+    save(checkpoints, step)
+  checkpoints.wait()
+  left = {path.name for path in stages.rglob("*") if path.is_file()}
+  assert left <= {staged_steps._METADATA}
+  assert value_of(checkpoints, 2) == 2
+  checkpoints.close()
+
+
+def test_a_replaced_holder_deletes_no_step_of_the_next_one(s3_bucket, stages):
+  first = opened(s3_bucket, keep=1)
+  save(first, 2)
+  first.wait()
+  second = opened(s3_bucket, keep=5)
+  for step in (4, 6):
+    save(second, step)
+  second.wait()
+  # Its own step is the only one that the first holder knows.
+  first._folders.keep([])
+  assert second._folders.existing() == [4, 6]
+  first.close()
+  second.close()
+
+
+def test_a_holder_that_knows_of_its_loss_deletes_nothing(s3_bucket, stages):
+  class Lost:
+    def verify(self):
+      raise LeaseLostError("another run")
+
+  checkpoints = opened(s3_bucket)
+  save(checkpoints, 2)
+  checkpoints.wait()
+  checkpoints._folders._claim = Lost()
+  checkpoints._manager.all_steps = lambda: []
+  checkpoints._delete_old()
+  assert checkpoints._folders.existing() == [2]
+  checkpoints._folders._claim = None
+  checkpoints.close()
