@@ -32,7 +32,7 @@ After a fault:
 
 1. The other processes notice, and end.
 2. Something starts the processes again, after replacing the host if it is lost.
-3. The processes start, restore the newest checkpoint that the fault has left,
+3. The processes start, restore the newest checkpoint that survived the fault,
    and load the compiled step.
 4. The steps after that checkpoint are done again.
 

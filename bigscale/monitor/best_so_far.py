@@ -22,6 +22,8 @@ _ENOUGH = 12
 _LAG = 4
 # Degrees of freedom per past value. Consecutive values resemble each other.
 _DF = 1 / 3
+# Maximum set-back of a measure that is near its best, in its usual sizes.
+_NEAR = 2.0
 # Smallest set-back that counts: the measure is 1.5 times its best.
 _SMALLEST = math.log(1.5)
 
@@ -29,13 +31,19 @@ _SMALLEST = math.log(1.5)
 class AgainstBest(Protocol):
   """Evidence that a measure is worse than its best. Small values are good."""
 
-  def add(self, bad: float, row: int) -> float:
+  def add(self, bad: float, step: int, row: int) -> float:
     """Adds a value; returns -ln of the rate per row of chance.
 
     Args:
       bad: the value.
+      step: step of the row.
       row: index of the row in the trace.
     """
+    ...
+
+  @property
+  def since(self) -> int | None:
+    """Last step at which the measure was near its best; None if unknown."""
     ...
 
   @property
@@ -69,8 +77,9 @@ class Scores:
   def __init__(self) -> None:
     self._values: list[float] = []
 
-  def add(self, bad: float, row: int) -> float:
+  def add(self, bad: float, step: int, row: int) -> float:
     """See `AgainstBest`."""
+    del step
     self._values.append(bad)
     earlier = self._values[:-2]
     if len(earlier) < _ENOUGH_SCORES - 1:
@@ -86,6 +95,11 @@ class Scores:
     # A score is tested once in many rows, so its rate per row is lower.
     rare = math.log(max(row / len(self._values), 1.0))
     return surprise(z, len(earlier) - 1) + rare
+
+  @property
+  def since(self) -> int | None:
+    """See `AgainstBest`."""
+    return None
 
   @property
   def judged(self) -> bool:
@@ -123,12 +137,13 @@ class SetBacks:
   def __init__(self) -> None:
     self._recent: deque[float] = deque(maxlen=5)
     self._best = math.inf
+    self._near: int | None = None
     self._pending: deque[list[float]] = deque()
     self._count = 0
     # Mean squares of set-backs and of differences between consecutive values.
     self._squares = [0.0, 0.0]
 
-  def add(self, bad: float, row: int) -> float:
+  def add(self, bad: float, step: int, row: int) -> float:
     """See `AgainstBest`."""
     del row
     move = bad - self._recent[-1] if self._recent else 0.0
@@ -139,18 +154,20 @@ class SetBacks:
     back = 0.0
     if math.isfinite(self._best):
       back = max(0.0, min(values[-2:]) - self._best)
-    found = self._weigh(back)
+    spread = math.sqrt(sum(self._squares))
+    if back <= _NEAR * spread:
+      self._near = step
+    found = self._weigh(back, spread)
     self._pending.append([back, move])
     if len(self._pending) > _LAG:
       self._learn(self._pending.popleft())
     return found
 
-  def _weigh(self, back: float) -> float:
-    spread = math.sqrt(sum(self._squares))
+  def _weigh(self, back: float, spread: float) -> float:
     if not self.judged or back < _SMALLEST or spread <= 0:
       return 0.0
     z = min(back / spread, 1e6)
-    return surprise(z, _DF * self._count) if z > 2 else 0.0
+    return surprise(z, _DF * self._count) if z > _NEAR else 0.0
 
   def _learn(self, sizes: list[float]) -> None:
     self._count += 1
@@ -161,6 +178,11 @@ class SetBacks:
     for i, size in enumerate(sizes):
       square = min(abs(size), limit) ** 2
       self._squares[i] += gain_at(self._count) * (square - self._squares[i])
+
+  @property
+  def since(self) -> int | None:
+    """See `AgainstBest`."""
+    return self._near
 
   @property
   def judged(self) -> bool:
@@ -177,13 +199,14 @@ class SetBacks:
     """See `AgainstBest`."""
     self._recent.clear()
     self._pending.clear()
-    self._best = math.inf
+    self._best, self._near = math.inf, None
 
   def get_state(self) -> dict[str, Any]:
     """See `AgainstBest`."""
     return {
       "recent": list(self._recent),
       "best": self._best if math.isfinite(self._best) else None,
+      "near": self._near,
       "pending": [list(sizes) for sizes in self._pending],
       "count": self._count,
       "squares": list(self._squares),
@@ -193,6 +216,7 @@ class SetBacks:
     """See `AgainstBest`."""
     self._recent.extend(state["recent"])
     self._best = math.inf if state["best"] is None else state["best"]
+    self._near = state["near"]
     self._pending.extend(list(sizes) for sizes in state["pending"])
     self._count = state["count"]
     self._squares = list(state["squares"])

@@ -134,7 +134,7 @@ class Signal:
     self.last, self.since = value, step
     x = math.log(value) if self.kind.log else max(-LARGEST, min(value, LARGEST))
     if self._best:
-      self._worse = self._best.add(x * self.kind.direction, row)
+      self._worse = self._best.add(x * self.kind.direction, step, row)
     self._recent.append(x)
     self._times.append(step)
     recent = list(self._recent)
@@ -192,6 +192,13 @@ class Signal:
     if self._worse > found.evidence:
       return Found(self._worse, 0, self.kind.direction > 0)
     return found
+
+  @property
+  def worse_since(self) -> int | None:
+    """Last step near the best value; None if the windows show the change."""
+    if not self._best or not self._worse or self._worse < self.found.evidence:
+      return None
+    return self._best.since
 
   def is_frozen(self, evidence: float) -> bool:
     """Returns whether the value repeats for longer than chance explains.

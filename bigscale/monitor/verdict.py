@@ -355,7 +355,9 @@ class Verdict:
 
   def _onset(self, one: Group) -> int:
     signal = self._signals[one.name]
-    found = onset(signal.scales, one.found.level)
+    found = signal.worse_since
+    if found is None:
+      found = onset(signal.scales, one.found.level)
     return int(signal.since if found is None else found)
 
   def _enter(

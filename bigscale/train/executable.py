@@ -211,7 +211,7 @@ def _text(devices: Mapping[str, Any] | None) -> str:
 
 
 def _difference(name: str, old: Any, new: Any) -> str:
-  """Returns the name of a part of the key, with the versions that differ."""
+  """Describes how a part of the key differs; names versions that differ."""
   if name != "versions" or not isinstance(old, Mapping):
     return _PARTS.get(name, name)
   packages = sorted(old.keys() | new.keys())

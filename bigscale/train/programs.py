@@ -38,8 +38,8 @@ class ProgramCache:
   def __init__(self, workdir: epath.Path, spec: RunSpec) -> None:
     """Initializes the cache without using it.
 
-    If JAX has a cache already, as with $JAX_COMPILATION_CACHE_DIR, that one is
-    used.
+    If JAX already has a cache ($JAX_COMPILATION_CACHE_DIR), the run uses that
+    one.
 
     Args:
       workdir: folder of the run.

@@ -9,8 +9,9 @@ import pytest
 
 from bigscale.parallel import multihost
 from bigscale.place import open_place
-from bigscale.spec import SpecError
+from bigscale.spec import CheckpointSpec, SpecError
 from bigscale.train import staged_steps, step_names
+from bigscale.train.checkpoint import Checkpoints
 from bigscale.train.lease import LeaseLostError
 from tests.train.test_bucket_checkpoint import opened, save, value_of
 
@@ -114,9 +115,17 @@ def test_two_processes_may_download_a_step(s3_bucket, stages):
   save(checkpoints, 2)
   checkpoints.close()
   place = open_place(f"{s3_bucket}/checkpoints")
-  copy = pathlib.Path(stages) / "2"
+  copy, read = pathlib.Path(stages) / "2", []
+
+  class Counted:
+    list = staticmethod(place.list)
+
+    def read(self, name):
+      read.append(name)
+      return place.read(name)
+
   downloads = [
-    threading.Thread(target=staged_steps._download, args=(place, "2", copy))
+    threading.Thread(target=staged_steps._download, args=(Counted(), "2", copy))
     for _ in range(4)
   ]
   for download in downloads:
@@ -129,6 +138,17 @@ def test_two_processes_may_download_a_step(s3_bucket, stages):
     if path.is_file()
   }
   assert found == {e.name: place.read(e.name) for e in place.list("2/")}
+  assert sorted(read) == sorted(found)
+
+
+def test_old_healthy_states_are_deleted(s3_bucket, stages):
+  kept = CheckpointSpec(keep=1, keep_best=0)
+  checkpoints = Checkpoints(s3_bucket, kept, "healthy")
+  for step in (2, 4):
+    save(checkpoints, step)
+  checkpoints.close()
+  place = open_place(f"{s3_bucket}/healthy")
+  assert set(step_names.all_names(place)) == {"4"}
 
 
 def test_the_stage_is_empty_after_a_save(s3_bucket, stages):

@@ -2,7 +2,7 @@
 
 The run trains until the next of: a save, an evaluation, a fault, or a change of
 its speed by a slow host. After a fault, the processes end, are replaced, start,
-restore the newest checkpoint that the fault has left, and compile. Faults can
+restore the newest checkpoint that survived the fault, and compile. Faults can
 also strike while the run is down, saves or evaluates.
 """
 
