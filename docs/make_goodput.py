@@ -66,10 +66,10 @@ Each column has other intervals of the checkpoints:
 - *with local copies*: Young/Daly, with checkpoints also on the hosts, each with
   a copy on another host. bigscale does not write such copies yet.
 
-Young 1974 is the first-order optimum. The interval here minimizes the expected
-time of Daly 2006, "A higher order estimate of the optimum checkpoint interval
-for restart dumps". Below the table, the text names the `checkpoint.kimg` of
-that interval.
+The interval of Young 1974 is the first-order optimum. The one here minimizes
+the expected time of Daly 2006, "A higher order estimate of the optimum
+checkpoint interval for restart dumps". Below the table, the text names the
+`checkpoint.kimg` of that interval.
 
 ## Constants
 
