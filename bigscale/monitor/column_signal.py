@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from bigscale.monitor.best_so_far import AgainstBest, Scores, SetBacks
 from bigscale.monitor.columns import WEIGHTS, Kind
+from bigscale.monitor.onset import onset
 from bigscale.monitor.scan import (
   COARSE,
   ENOUGH,
@@ -193,12 +194,18 @@ class Signal:
       return Found(self._worse, 0, self.kind.direction > 0)
     return found
 
-  @property
-  def worse_since(self) -> int | None:
-    """Last step near the best value; None if the windows show the change."""
-    if not self._best or not self._worse or self._worse < self.found.evidence:
-      return None
-    return self._best.since
+  def onset(self, level: int) -> int:
+    """Returns the step at which the change began.
+
+    Args:
+      level: dyadic level of the scale whose windows show the change.
+    """
+    if self._best and self._worse and self._worse >= self.found.evidence:
+      # The best value so far shows it: the last step near that value.
+      began = self._best.since
+    else:
+      began = onset(self.scales, level)
+    return int(self.since if began is None else began)
 
   def is_frozen(self, evidence: float) -> bool:
     """Returns whether the value repeats for longer than chance explains.

@@ -26,7 +26,6 @@ from bigscale.monitor.columns import (
 )
 from bigscale.monitor.evidence import Group, frozen, strongest, total
 from bigscale.monitor.known_signal import KnownSignal
-from bigscale.monitor.onset import onset
 from bigscale.spec.verdict import VerdictSpec
 
 Level = Literal["ok", "warn", "rollback"]
@@ -334,8 +333,9 @@ class Verdict:
       level = "warn"
     if level == "ok":
       return self._enter(step, "ok", lambda: None, ())
+    signal, seen = self._signals[found[0].name], found[0].found.level
     return self._enter(
-      step, level, lambda: self._onset(found[0]), self._reasons(found)
+      step, level, lambda: signal.onset(seen), self._reasons(found)
     )
 
   def _reasons(self, found: list[Group]) -> tuple[Reason, ...]:
@@ -352,13 +352,6 @@ class Verdict:
       rule = f"{way}, by chance once in {more}{rate:.2g} rows"
       reasons.append(Reason(one.name, value, before, rule))
     return tuple(reasons)
-
-  def _onset(self, one: Group) -> int:
-    signal = self._signals[one.name]
-    found = signal.worse_since
-    if found is None:
-      found = onset(signal.scales, one.found.level)
-    return int(signal.since if found is None else found)
 
   def _enter(
     self,
