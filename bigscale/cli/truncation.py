@@ -57,12 +57,12 @@ def rule_of(trained: Trained, flag: TruncationRule | None) -> TruncationRule:
   The first of these that is set: the flag, the spec, the rule of the authors of
   imported weights, `resample`.
   """
-  from bigscale.interop.formats import AUTHORS_RULES
+  from bigscale.interop import formats
 
   return (
     flag
     or trained.spec.sampling.truncation_rule
-    or AUTHORS_RULES.get(trained.imported.get("format", ""))
+    or formats.truncation_rule(trained.imported.get("format", ""))
     or "resample"
   )
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from bigscale.interop import files, standing
 from bigscale.interop.formats import (
-  AUTHORS_RULES,
   ConvertedNetworks,
   convert,
   read_players,
+  truncation_rule,
 )
 from bigscale.interop.recipes import recipe
 from bigscale.interop.tensors import ConvertedWeights
@@ -111,7 +111,7 @@ def read_run(
 
 def _with_authors_rule(spec: RunSpec, format_name: str) -> RunSpec:
   """Sets the weights' published truncation rule if the run does not set one."""
-  rule = spec.sampling.truncation_rule or AUTHORS_RULES.get(format_name)
+  rule = spec.sampling.truncation_rule or truncation_rule(format_name)
   return dataclasses.replace(spec, sampling=SamplingSpec(truncation_rule=rule))
 
 
@@ -125,7 +125,7 @@ def _truncation_notes(
   if networks.standing:
     count = len(next(iter(networks.standing.values())))
     statistics = f"of {count} truncations from 0 to 1; training starts from 1"
-  elif AUTHORS_RULES.get(format_name) == "scale":
+  elif truncation_rule(format_name) == "scale":
     statistics = (
       "of truncation 1, the only ones in the file; measure others with "
       "--standing_batches"

@@ -9,6 +9,7 @@ from bigscale.interop import biggan_sizes
 from bigscale.interop import biggan_state_dict as state_dict
 from bigscale.interop.tensors import (
   ConvertedWeights,
+  Format,
   Shapes,
   Tensors,
   TensorsError,
@@ -19,8 +20,6 @@ from bigscale.interop.tensors import (
 from bigscale.models.biggan_deep import BigganDeepSpec
 from bigscale.models.biggan_deep import networks as biggan_deep
 from bigscale.models.biggan_deep.spec import D_WIDTHS, sides
-
-FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN-deep, G and D"
 
 
 def generator(spec: BigganDeepSpec, tensors: Tensors) -> ConvertedWeights:
@@ -150,3 +149,13 @@ def _renames(spec: BigganDeepSpec, player: str) -> state_dict.Renames:
 
 def _shapes(spec: BigganDeepSpec, player: str) -> Shapes:
   return shapes_of(getattr(biggan_deep.make(spec, "cpu"), player), spec)
+
+
+FORMAT = Format(
+  generator,
+  infer_spec,
+  state_dict.NAMES,
+  state_dict.SIGNATURES,
+  discriminator=discriminator,
+  truncation_rule="resample",
+)

@@ -26,6 +26,7 @@ from bigscale.interop.tensors import (
   FIRST,
   SAME,
   ConvertedWeights,
+  Format,
   Layout,
   Shapes,
   Tensors,
@@ -39,8 +40,6 @@ from bigscale.models.biggan_deep import BigganDeepSpec
 from bigscale.models.biggan_deep import networks as biggan_deep
 from bigscale.ops.spectral import Spectrum
 from bigscale.spec import require
-
-FORMAT = "Hugging Face's pytorch-pretrained-BigGAN, generators of BigGAN-deep"
 
 _TRUNCATIONS = 51
 _OUTSIDE = {
@@ -256,3 +255,13 @@ def _vector_shapes(shapes: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
     for which, length in (("u", u_ko.shape[1]), ("v", others)):
       found[f"{path}/{which}"] = jax.ShapeDtypeStruct((length,), u_ko.dtype)
   return found
+
+
+FORMAT = Format(
+  generator,
+  infer_spec,
+  "generator.layers.*",
+  {"G": r"generator\.layers\..+"},
+  standing=standing,
+  truncation_rule="scale",
+)

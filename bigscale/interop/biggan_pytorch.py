@@ -4,6 +4,7 @@ from bigscale.interop import biggan_deep_pytorch, biggan_sizes
 from bigscale.interop import biggan_state_dict as state_dict
 from bigscale.interop.tensors import (
   ConvertedWeights,
+  Format,
   Shapes,
   Tensors,
   TensorsError,
@@ -15,8 +16,6 @@ from bigscale.models.biggan import BigganSpec
 from bigscale.models.biggan import networks as biggan
 from bigscale.models.biggan.spec import D_WIDTHS, d_sides, g_sides
 from bigscale.models.biggan_deep import BigganDeepSpec
-
-FORMAT = "BigGAN-PyTorch's state dicts of a BigGAN, G and D"
 
 
 def generator(spec: BigganSpec, tensors: Tensors) -> ConvertedWeights:
@@ -155,3 +154,13 @@ def _discriminator_sizes(
 
 def _shapes(spec: BigganSpec, player: str) -> Shapes:
   return shapes_of(getattr(biggan.make(spec, "cpu"), player), spec)
+
+
+FORMAT = Format(
+  generator,
+  infer_spec,
+  state_dict.NAMES,
+  state_dict.SIGNATURES,
+  discriminator=discriminator,
+  truncation_rule="resample",
+)

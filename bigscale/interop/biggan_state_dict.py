@@ -29,6 +29,13 @@ from bigscale.ops.spectral import Spectrum, output_axis
 
 Renames = Sequence[tuple[str, str]]
 
+# Of the format, for `tensors.Format`.
+NAMES = "blocks.*"
+SIGNATURES = {
+  "G": r"blocks\.\d+\.\d+\.bn\d\..+",
+  "D": r"blocks\.\d+\.\d+\.conv\d\.weight",
+}
+
 # Patterns of bigscale's paths and the authors' names, shared by both models' G.
 COMMON: Renames = (
   (r"block(\d+)/norm(\d)/norm/(mean|var)", r"blocks.\1.0.bn\2.stored_\3"),

@@ -24,11 +24,12 @@ import re
 
 import numpy as np
 
-from bigscale.interop import biggan_sizes, spectra
+from bigscale.interop import biggan_sizes, spectra, tfhub_variables
 from bigscale.interop.tensors import (
   FIRST,
   SAME,
   ConvertedWeights,
+  Format,
   Layout,
   Shapes,
   Tensors,
@@ -39,14 +40,13 @@ from bigscale.interop.tensors import (
   shapes_of,
   sizes,
 )
+from bigscale.interop.tfhub_variables import scope
 from bigscale.models.biggan import BigganSpec
 from bigscale.models.biggan.spec import G_WIDTHS
 from bigscale.models.biggan_deep import BigganDeepSpec
 from bigscale.models.make import make_model
 from bigscale.ops.spectral import output_axis
 from bigscale.spec import require
-
-FORMAT = "variables of the official BigGAN and BigGAN-deep generators, as .npz"
 
 _OUTSIDE = {
   "shared/embedding": "linear/w",
@@ -79,13 +79,7 @@ _ATTENTION = {
 }
 _CONVS = {"conv1": "conv0", "conv2": "conv1", "shortcut": "conv_sc"}
 _LEAVES = {"kernel": "w", "bias": "b"}
-_AVERAGE = re.compile(r"(.*)/ema_[\w.]+")
-# Variables that have an average if the file contains averages.
-_AVERAGED = ("w", "b", "gamma", "beta", "scale", "offset")
 _UNREAD = re.compile(r"(.*/)?(u[1-9]|accumulation_counter|global_step)")
-_STACK = re.compile(r"(?:.*/)?stack_(\d+)")
-_STACKS_A_NORM, _MEANS, _VARIANCES = 5, 1, 3
-_TRUNCATIONS = 51
 
 
 def generator(
@@ -108,7 +102,7 @@ def generator(
     f"{path}/u": TensorSource(found[path].name.removesuffix("w") + "u0", SAME)
     for path in shapes.spectra
   }
-  named = _canonical(tensors)
+  named = tfhub_variables.canonical(tensors)
   leaves = fetch(
     named,
     found | vectors,
@@ -141,7 +135,7 @@ def standing(
   Raises:
     TensorsError: only some of the norms have all statistics.
   """
-  rows = _stacked(_plain_names(tensors))
+  rows = tfhub_variables.stacked(tfhub_variables.plain_names(tensors))
   if not rows:
     return None
   shapes = shapes_of(make_model(spec, "cpu").g, spec)
@@ -182,7 +176,7 @@ def _sources(
 def infer_spec(
   g_tensors: Tensors, d_tensors: Tensors | None = None
 ) -> BigganSpec | BigganDeepSpec:
-  """Infers the model from the names and shapes of its variables.
+  """Infers the model from the names and shapes of its tfhub_variables.
 
   D was not published. It is assumed to have G's width, and attention where the
   paper has it.
@@ -195,12 +189,12 @@ def infer_spec(
     TensorsError: the tensors do not match such a model.
   """
   del d_tensors
-  named = _canonical(g_tensors)
+  named = tfhub_variables.canonical(g_tensors)
   is_deep = "Generator/GBlock/conv3/w" in named
   last = "conv3" if is_deep else "conv0"
   outputs = [
-    sizes(named, f"Generator/{_scope('GBlock', i)}/{last}/w", 4)[-1]
-    for i in range(_number_of_blocks(named))
+    sizes(named, f"Generator/{scope('GBlock', i)}/{last}/w", 4)[-1]
+    for i in range(tfhub_variables.number_of_blocks(named))
   ]
   of = biggan_sizes.of_deep_generator if is_deep else biggan_sizes.of_generator
   resolution, width, depth = of(outputs)
@@ -282,11 +276,6 @@ def _swapped(spec: BigganSpec) -> Layout:
   )
 
 
-def _scope(name: str, number: int) -> str:
-  """Numbers a repeated TensorFlow scope; the first has no number."""
-  return f"{name}_{number}" if number else name
-
-
 def _name(path: str, *, is_deep: bool) -> str:
   """Returns the variable of a leaf such as "block0/conv1/kernel"."""
   attention = re.fullmatch(r"attention\d+/(.+)", path)
@@ -295,7 +284,7 @@ def _name(path: str, *, is_deep: bool) -> str:
   block = re.fullmatch(r"block(\d+)/(.+)", path)
   if block:
     inside = (_inside_deep if is_deep else _inside)(block[2])
-    return f"Generator/{_scope('GBlock', int(block[1]))}/{inside}"
+    return f"Generator/{scope('GBlock', int(block[1]))}/{inside}"
   return (_DEEP_OUTSIDE if is_deep else _OUTSIDE)[path]
 
 
@@ -306,9 +295,9 @@ def _inside(rest: str) -> str:
     return f"{_CONVS[owner]}/{_LEAVES[leaf]}"
   number, part = re.fullmatch(r"norm(\d)/(\w+)", owner).groups()
   if part == "norm":
-    return f"{_scope('CrossReplicaBN', int(number) - 1)}/accumulated_{leaf}"
+    return f"{scope('CrossReplicaBN', int(number) - 1)}/accumulated_{leaf}"
   which = {"gain": "gamma", "bias": "beta"}[part]
-  return f"{_scope('HyperBN', int(number) - 1)}/{which}/w"
+  return f"{scope('HyperBN', int(number) - 1)}/{which}/w"
 
 
 def _inside_deep(rest: str) -> str:
@@ -318,81 +307,18 @@ def _inside_deep(rest: str) -> str:
   if conv:
     return f"conv{int(conv[1]) - 1}/{_LEAVES[leaf]}"
   number, part = re.fullmatch(r"norm(\d)/(\w+)", owner).groups()
-  norm = _scope("BatchNorm", int(number) - 1)
+  norm = scope("BatchNorm", int(number) - 1)
   if part == "norm":
     return f"{norm}/accumulated_{leaf}"
   which = {"gain": "scale", "bias": "offset"}[part]
   return f"{norm}/{which}/w"
 
 
-def _number_of_blocks(named: Tensors) -> int:
-  found = {name.split("/")[1] for name in named if "/GBlock" in name}
-  return len(found)
-
-
-def _canonical(tensors: Tensors) -> dict[str, np.ndarray]:
-  """Selects one version of each variable, under its shortest name.
-
-  All variables except weights are vectors, so axes of length one are removed.
-  `u0` is reshaped to [1, O].
-  """
-  named = _plain_names(tensors)
-  averages = {
-    match[1]: named[name]
-    for name in named
-    if (match := _AVERAGE.fullmatch(name))
-  }
-  raw = {
-    name: x
-    for name, x in named.items()
-    if not _AVERAGE.fullmatch(name)
-    and not (averages and name.rpartition("/")[2] in _AVERAGED)
-  }
-  chosen = _unstacked(raw | averages)
-  shapes = {"w": None, "u0": (1, -1)}
-  return {
-    name: x.reshape(shapes.get(name.rpartition("/")[2], -1) or x.shape)
-    for name, x in chosen.items()
-  }
-
-
-def _plain_names(tensors: Tensors) -> dict[str, np.ndarray]:
-  return {
-    name.removeprefix("module/").removesuffix(":0"): np.asarray(x)
-    for name, x in tensors.items()
-  }
-
-
-def _unstacked(named: Tensors) -> dict[str, np.ndarray]:
-  """Adds BigGAN-deep's statistics of truncation 1 under BigGAN's names."""
-  last = {name: rows[-1] for name, rows in _stacked(named).items()}
-  others = {name: x for name, x in named.items() if not _STACK.fullmatch(name)}
-  return others | last
-
-
-def _stacked(named: Tensors) -> dict[str, np.ndarray]:
-  """Returns BigGAN-deep's statistics by BigGAN's names, [51, C] each."""
-  stacks = {
-    int(match[1]): name for name in named if (match := _STACK.fullmatch(name))
-  }
-  if not stacks:
-    return {}
-  found = {}
-  norms = [
-    f"Generator/{_scope('GBlock', block)}/{_scope('BatchNorm', norm)}"
-    for block in range(_number_of_blocks(named))
-    for norm in range(4)
-  ]
-  for i, norm in enumerate([*norms, "Generator/BatchNorm"]):
-    for place, which in ((_MEANS, "mean"), (_VARIANCES, "var")):
-      name = stacks.get(_STACKS_A_NORM * i + place)
-      if name is None:
-        continue
-      rows = named[name]
-      if len(rows) != _TRUNCATIONS:
-        raise TensorsError(
-          f"{name} {rows.shape} must contain the statistics of {_TRUNCATIONS} "
-          "truncations; use the official file"
-        )
-      found[f"{norm}/accumulated_{which}"] = rows.reshape(_TRUNCATIONS, -1)
-  return found
+FORMAT = Format(
+  generator,
+  infer_spec,
+  "Generator/*",
+  {"G": r"(module/)?Generator/.+"},
+  standing=standing,
+  truncation_rule="scale",
+)

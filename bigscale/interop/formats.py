@@ -1,18 +1,23 @@
 """The import formats, and the players in their files."""
 
 import dataclasses
+import functools
 import importlib
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from bigscale.interop import recognize
 from bigscale.interop.files import PLAYERS, FileError, read_tensors
-from bigscale.interop.tensors import ConvertedWeights, Tensors, TensorsError
+from bigscale.interop.tensors import (
+  ConvertedWeights,
+  Format,
+  Tensors,
+  TensorsError,
+)
 from bigscale.spec import ModelBase, SpecError, TruncationRule
 from bigscale.spec.model import families, family
 
@@ -27,13 +32,6 @@ def formats_of(*kinds: type[ModelBase]) -> dict[str, dict[type, str]]:
 
 
 FORMATS = formats_of(*map(family, families()))
-
-# The meaning of truncation in each format, for formats that truncate.
-AUTHORS_RULES: dict[str, TruncationRule] = {
-  "biggan-pytorch": "resample",
-  "biggan-tfhub": "scale",
-  "biggan-hf": "scale",
-}
 
 _PLAYER = re.compile(rf"({'|'.join(PLAYERS)})[/.](.+)")
 # Prefixes of whole networks: DataParallel's and R3GAN's training code's.
@@ -61,6 +59,12 @@ class Players(NamedTuple):
   g: Tensors | None
   d: Tensors | None = None
   ema: Tensors | None = None
+
+
+def truncation_rule(format_name: str) -> TruncationRule | None:
+  """Returns the meaning of truncation in a format, None for unknown formats."""
+  kinds = FORMATS.get(format_name)
+  return _first(kinds).truncation_rule if kinds else None
 
 
 class ConvertedNetworks(NamedTuple):
@@ -185,26 +189,23 @@ def convert(
     tensors = getattr(players, field)
     if tensors is None:
       continue
-    if what := recognize.another_network(format_name, player, tensors):
+    if what := _another_network(kinds, format_name, player, tensors):
       raise TensorsError(f"{_TITLES[field]}: {what}")
   if model is None:
     model = _infer(kinds, players)
-  module = _load(kinds[type(model)])
-  if players.d is not None and not hasattr(module, "discriminator"):
+  reading = _load(kinds[type(model)])
+  if players.d is not None and reading.discriminator is None:
     raise SpecError(
       f"--format={format_name} has no discriminator, but one was given; leave "
       "its file out"
     )
-  makers = {"g": "generator", "d": "discriminator", "ema": "generator"}
   weights: dict[str, ConvertedWeights | None] = {}
   problems = []
-  for field, maker in makers.items():
-    tensors = getattr(players, field)
+  for field, tensors in players._asdict().items():
+    made = reading.discriminator if field == "d" else reading.generator
     try:
       weights[field] = (
-        None
-        if tensors is None
-        else _finite(getattr(module, maker)(model, tensors))
+        None if tensors is None else _finite(made(model, tensors))
       )
     except TensorsError as error:
       problems.append(f"{_TITLES[field]}: {error}")
@@ -212,9 +213,9 @@ def convert(
     hint = _hint(kinds, players, model)
     raise TensorsError("\n".join([*hint, *problems]))
   standing = None
-  if hasattr(module, "standing"):
+  if reading.standing:
     averaged = players.g if players.ema is None else players.ema
-    standing = _finite(module.standing(model, averaged))
+    standing = _finite(reading.standing(model, averaged))
   return ConvertedNetworks(model, **weights, standing=standing)
 
 
@@ -230,13 +231,70 @@ def _unwrapped(tensors: Tensors) -> Tensors:
 
 
 def _infer(kinds: Mapping[type, str], players: Players) -> ModelBase:
-  """Infers the model; each format's first module handles all of its models."""
-  first = _load(next(iter(kinds.values())))
-  return first.infer_spec(players.g, players.d)
+  return _first(kinds).infer_spec(players.g, players.d)
 
 
-def _load(name: str) -> Any:
-  return importlib.import_module(name)
+def _first(kinds: Mapping[type, str]) -> Format:
+  return _load(next(iter(kinds.values())))
+
+
+@functools.cache
+def _load(name: str) -> Format:
+  """Returns the `FORMAT` of a reading module.
+
+  Raises:
+    SpecError: the module has none.
+  """
+  found = getattr(importlib.import_module(name), "FORMAT", None)
+  if not isinstance(found, Format):
+    raise SpecError(
+      f"{name}, which a family's `formats` names, has no FORMAT; add FORMAT = "
+      "bigscale.interop.tensors.Format(generator, infer_spec)"
+    )
+  return found
+
+
+def _another_network(
+  kinds: Mapping[type, str], format_name: str, player: str, tensors: Tensors
+) -> str:
+  """Returns what the tensors are if they are not this player's, else ""."""
+  expected = _first(kinds)
+  if not expected.names:
+    return ""
+  known = {name: _first(kinds) for name, kinds in FORMATS.items()}
+  signatures = {
+    (name, whose): pattern
+    for name, reading in (known | {format_name: expected}).items()
+    for whose, pattern in reading.signatures.items()
+  }
+  there, who = next(
+    (
+      kind
+      for kind, pattern in signatures.items()
+      if any(re.fullmatch(pattern, name) for name in tensors)
+    ),
+    (None, None),
+  )
+  if (there, who) == (format_name, player) or (player == "D" and not there):
+    return ""
+  title = {"G": "generator", "D": "discriminator"}
+  if not there:
+    names = list(tensors)
+    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+      f"none of its {len(names)} tensors{f' ({listed})' if names else ''} "
+      f"belongs to a generator of --format={format_name}, whose names are "
+      f"{expected.names}; use a file of that format, or another --format"
+    )
+  if there != format_name:
+    return (
+      f"they look like a {title[who]} of --format={there}, not of "
+      f"{format_name}; use that --format, or another file"
+    )
+  return (
+    f"they are a {title[who]}'s, not the {title[player]}'s; name the "
+    "generator's file first and the discriminator's second"
+  )
 
 
 def _finite(weights: Finite) -> Finite:

@@ -16,6 +16,7 @@ from bigscale.interop.tensors import (
   DENSE,
   SAME,
   ConvertedWeights,
+  Format,
   Layout,
   Tensors,
   TensorsError,
@@ -240,3 +241,12 @@ def _weights(
     or not np.allclose(tensors[name], _FILTER, rtol=0, atol=1e-6)
   )
   return ConvertedWeights(unflatten(params), {}, {})
+
+
+FORMAT = Format(
+  generator,
+  infer_spec,
+  "MainLayers.*",
+  {"G": r"AggregationLayer\..+", "D": r"ExtractionLayer\..+"},
+  discriminator=discriminator,
+)

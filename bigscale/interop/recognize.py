@@ -5,7 +5,7 @@ It also unwraps the networks from the dictionaries that training code saves.
 
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 # Names that training code uses for its networks, by our names for the players.
@@ -15,22 +15,6 @@ _PLAYERS = {
   "G_ema": ("G_ema", "g_ema", "netG_ema", "generator_ema", "ema"),
 }
 _ENDINGS = ("", "_state_dict", "_state", "_model")
-# Tensor names that only this format's G or D has. G's are checked first.
-_SIGNATURES = {
-  ("r3gan", "G"): r"AggregationLayer\..+",
-  ("r3gan", "D"): r"ExtractionLayer\..+",
-  ("biggan-pytorch", "G"): r"blocks\.\d+\.\d+\.bn\d\..+",
-  ("biggan-pytorch", "D"): r"blocks\.\d+\.\d+\.conv\d\.weight",
-  ("biggan-tfhub", "G"): r"(module/)?Generator/.+",
-  ("biggan-hf", "G"): r"generator\.layers\..+",
-}
-# Typical tensor names of each format, for messages.
-_TENSOR_NAMES = {
-  "r3gan": "MainLayers.*",
-  "biggan-pytorch": "blocks.*",
-  "biggan-tfhub": "Generator/*",
-  "biggan-hf": "generator.layers.*",
-}
 # Keys under which a file's only network is stored.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "weights")
 _HEAD = 512
@@ -119,45 +103,6 @@ def players_of(tree: Any) -> Any:
     if _is_network(tree.get(name)):
       return players_of(tree[name])
   return tree
-
-
-def another_network(format_name: str, player: str, names: Iterable[str]) -> str:
-  """Returns what the tensors are if they are not this player's, else "".
-
-  Args:
-    format_name: format of the weights; formats of users are not checked.
-    player: "G" or "D".
-    names: names of the tensors.
-  """
-  if format_name not in _TENSOR_NAMES:
-    return ""
-  names = list(names)
-  kinds = [
-    kind
-    for kind, pattern in _SIGNATURES.items()
-    if any(re.fullmatch(pattern, name) for name in names)
-  ]
-  if (format_name, player) in kinds[:1] or (player == "D" and not kinds):
-    return ""
-  title = {"G": "generator", "D": "discriminator"}
-  if not kinds:
-    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return (
-      f"none of its {len(names)} tensors{f' ({listed})' if names else ''} "
-      f"belongs to a generator of --format={format_name}, whose names are "
-      f"{_TENSOR_NAMES[format_name]}; use a file of that format, or another "
-      "--format"
-    )
-  there, who = kinds[0]
-  if there != format_name:
-    return (
-      f"they look like a {title[who]} of --format={there}, not of "
-      f"{format_name}; use that --format, or another file"
-    )
-  return (
-    f"they are a {title[who]}'s, not the {title[player]}'s; name the "
-    "generator's file first and the discriminator's second"
-  )
 
 
 def _is_network(value: Any) -> bool:

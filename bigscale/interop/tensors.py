@@ -7,14 +7,14 @@ consists of pure functions on dictionaries of numpy arrays; `files` reads files.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from bigscale.ops import spectral
 from bigscale.ops.spectral import Spectra, Spectrum, flatten, unflatten
-from bigscale.spec import ModelBase, SpecError
+from bigscale.spec import ModelBase, SpecError, TruncationRule
 from bigscale.types import Array, Network, PyTree, Variables
 
 Tensors = Mapping[str, np.ndarray]
@@ -89,6 +89,33 @@ class Shapes(NamedTuple):
       unflatten({path: leaves[path] for path in self.batch_stats}),
       spectra,
     )
+
+
+class Format(NamedTuple):
+  """A format of weights, as one module reads it; the module's `FORMAT`.
+
+  Attributes:
+    generator: function from a spec and G's tensors to G.
+    infer_spec: function from G's tensors and D's, or None, to the spec of the
+      model; that of a format's first module handles all of its models.
+    names: pattern of typical tensor names, for messages; "" does not check
+      whose tensors they are.
+    signatures: regular expressions by player, "G" or "D": names of tensors that
+      only this format's player has. G's is checked first.
+    discriminator: function from a spec and D's tensors to D; None for formats
+      without D.
+    standing: function from a spec and G's tensors to the batch norm statistics
+      of all truncations, or to None; None for formats without them.
+    truncation_rule: meaning of truncation in the authors' code, if it has any.
+  """
+
+  generator: Callable[[Any, Tensors], ConvertedWeights]
+  infer_spec: Callable[[Tensors, Tensors | None], ModelBase]
+  names: str = ""
+  signatures: Mapping[str, str] = {}
+  discriminator: Callable[[Any, Tensors], ConvertedWeights] | None = None
+  standing: Callable[[Any, Tensors], dict[str, np.ndarray] | None] | None = None
+  truncation_rule: TruncationRule | None = None
 
 
 def shapes_of(network: Network, spec: ModelBase) -> Shapes:

@@ -69,7 +69,7 @@ class ModelBase:
   # How weights not named `kernel` or `embedding` are sharded: pairs of a path
   # pattern and axes; see `bigscale.parallel.sharding`.
   sharding_rules: ClassVar[tuple[tuple[str, tuple[int, ...]], ...]] = ()
-  # The module that reads each weight format, by the format's name.
+  # The module whose `FORMAT` reads each weight format, by the format's name.
   formats: ClassVar[dict[str, str]] = {}
 
   def __post_init__(self) -> None:
