@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -234,6 +235,15 @@ def test_tensors_of_another_format_are_refused(name):
   """Every format refuses foreign tensors in one sentence."""
   with pytest.raises(SpecError):
     convert(name, Players({"weights": np.zeros((2, 2))}), None)
+
+
+class _Own(R3ganSpec):
+  formats: ClassVar[dict[str, str]] = {"own": "json"}
+
+
+def test_a_reading_module_without_a_format_is_named():
+  with pytest.raises(SpecError, match=r"json, which .* has no FORMAT; add"):
+    convert("own", Players({"weights": np.zeros((2, 2))}), _Own())
 
 
 # Assembly of a state.
