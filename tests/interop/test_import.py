@@ -242,8 +242,9 @@ class _Own(R3ganSpec):
 
 
 def test_a_reading_module_without_a_format_is_named():
+  model = _Own(**dataclasses.asdict(_PLAIN))
   with pytest.raises(SpecError, match=r"json, which .* has no FORMAT; add"):
-    convert("own", Players({"weights": np.zeros((2, 2))}), _Own())
+    convert("own", Players({"weights": np.zeros((2, 2))}), model)
 
 
 # Assembly of a state.
