@@ -1,6 +1,7 @@
 r"""Counts the requests of a run on a bucket, and measures how it is delayed.
 
   python -m tests.place.cost --minutes=5
+  python -m tests.place.cost --minutes=5 --store=s3
 
 First, a run writes one row a minute and is saved once: prints the requests a
 minute without a save, and those of a save, as a proxy sees them. Then, a run
@@ -40,13 +41,12 @@ _EVERY = 5.0
 class Run:
   """The files of a run on a bucket."""
 
-  def __init__(self, name: str) -> None:
+  def __init__(self, home: str) -> None:
     config = tiny.smallest()
     config.log.tensorboard = False
     self.claim = Lease(120.0)
-    url = f"gs://{servers.BUCKET}/{name}"
     spec = from_config(config)
-    folder = folders.create(url, spec, ["cost"], self.claim)
+    folder = folders.create(home, spec, ["cost"], self.claim)
     self.checkpoints = BucketCheckpoints(
       folder.path, CheckpointSpec(keep=3, keep_best=0), claim=self.claim
     )
@@ -64,9 +64,9 @@ class Run:
     self.claim.release()
 
 
-def rare(proxy: Proxy, minutes: float) -> dict[str, Any]:
+def rare(proxy: Proxy, bucket: str, minutes: float) -> dict[str, Any]:
   """Counts the requests of a run that writes one row a minute."""
-  run = Run("rare")
+  run = Run(f"{bucket}/rare")
   for step in range(1, 5):  # The fourth save deletes a step.
     run.save(step)
     run.checkpoints.wait()
@@ -95,9 +95,9 @@ def rare(proxy: Proxy, minutes: float) -> dict[str, Any]:
   }
 
 
-def step_times(name: str, steps: int) -> list[float]:
+def step_times(home: str, steps: int) -> list[float]:
   """Returns the seconds of the steps of a run that do not save."""
-  run = Run(name)
+  run = Run(home)
   work = jax.jit(lambda x: jnp.tanh(x @ x))
   x = work(jnp.eye(600)).block_until_ready()
   times, saved = [], time.monotonic()
@@ -114,12 +114,12 @@ def step_times(name: str, steps: int) -> list[float]:
   return times
 
 
-def delayed(proxy: Proxy, steps: int) -> dict[str, Any]:
+def delayed(proxy: Proxy, bucket: str, steps: int) -> dict[str, Any]:
   """Compares the times of steps with and without delayed requests."""
   found: dict[float, list[float]] = {0.0: [], 0.2: []}
   for number in range(6):  # In turn, because the machine is shared.
     proxy.delay = delay = (0.0, 0.2)[number % 2]
-    found[delay] += step_times(f"delayed{number}", steps)
+    found[delay] += step_times(f"{bucket}/delayed{number}", steps)
     proxy.delay = 0.0
   medians = {delay: statistics.median(x) for delay, x in found.items()}
   return {
@@ -134,17 +134,19 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--minutes", type=float, default=5.0)
   parser.add_argument("--steps", type=int, default=1000)
+  parser.add_argument("--store", choices=("gs", "s3"), default="gs")
   asked = parser.parse_args()
+  bucket = f"{asked.store}://{servers.BUCKET}"
   logging.getLogger("google.auth").setLevel(logging.ERROR)
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder)
-    with servers.running("gs", path) as server:
+    with servers.running(asked.store, path) as server:
       proxy = Proxy(server.endpoint)
-      os.environ.update(servers.environment("gs", proxy.endpoint))
+      os.environ.update(servers.environment(asked.store, proxy.endpoint))
       prepare()
       found = {
-        "rare": rare(proxy, asked.minutes),
-        "delayed": delayed(proxy, asked.steps),
+        "rare": rare(proxy, bucket, asked.minutes),
+        "delayed": delayed(proxy, bucket, asked.steps),
       }
   print(json.dumps(found, indent=2))
 
