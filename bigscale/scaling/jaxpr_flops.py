@@ -200,8 +200,11 @@ class _Walk:
   ) -> tuple[Counted, list[int]]:
     params = equation.params
     body = params["jaxpr"].jaxpr
-    start = params["num_consts"]
-    end = start + params["num_carry"]
+    if "num_carry" in params:
+      start, carry = params["num_consts"], params["num_carry"]
+    else:  # JAX 0.12
+      start, carry, _ = map(len, params["ft_in"].unpack())
+    end = start + carry
     while True:
       counted, outputs = self.program(body, inputs)
       carried = [
