@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -63,14 +64,20 @@ def share_programs(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-  """Collects garbage rarely: JAX and the tests are a large live heap.
+  """Collects garbage rarely, because tracing allocates many objects."""
+  gc.set_threshold(50_000, 20, 20)
 
-  Tracing allocates many objects. With the default thresholds, scanning the heap
-  takes 7% of the processor time of tests/losses and tests/models/test_norms.py.
+
+@pytest.fixture(scope="module", autouse=True)
+def _freeze_the_heap() -> Iterator[None]:
+  """Collects each file's garbage, and exempts the rest from later collections.
+
+  JAX's caches and the tests are a heap of millions of live objects. Scanning it
+  took seconds by the end of the suite.
   """
+  yield
   gc.collect()
   gc.freeze()
-  gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -94,7 +94,10 @@ def drawn(run, latents, labels) -> np.ndarray:
   ("run", "stem", "labels", "out"),
   [
     ("r3gan_run", "r3gan_conditional_16px", "in/labels", "out/G"),
-    ("biggan_run", "biggan_64px_f64", "in/y", "out/G_eval"),
+    pytest.param(
+      *("biggan_run", "biggan_64px_f64", "in/y", "out/G_eval"),
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_an_import_generates_the_authors_images(

@@ -162,7 +162,7 @@ _IN_FLOAT64 = [path for path in _KNOWN if recorded_in(path) == "float64"]
 # one of the project's own recordings, differentiates one with attention, and
 # samples one in float32. The slow tier does the rest.
 _SLOW_QUANTITIES = {
-  "biggan_64px_f64": ("run/", "final_"),
+  "biggan_64px_f64": ("run/", "final_", "grad_G"),
   "biggan_deep_64px_f64": ("run/", "final_", "grad_"),
 }
 _SLOW_IN_FLOAT32 = tuple(_SLOW_QUANTITIES)

@@ -119,6 +119,7 @@ def test_clean_is_antialiased_bicubic_clipped_to_range():
 # The network.
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_chunks_and_padding(inception, images):
   whole = inception.taps(images)
   one_by_one = [inception.taps(images[i : i + 1]) for i in range(3)]

@@ -50,7 +50,17 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+# The two resizes of Inception share all but their name.
+_SLOW = ("inception", "efflite0")
+
+
+@pytest.mark.parametrize(
+  "kind",
+  [
+    pytest.param(kind, marks=pytest.mark.slow if kind in _SLOW else ())
+    for kind in NETWORKS
+  ],
+)
 def test_a_network_is_rebuilt_from_its_message(kind):
   network = NETWORKS[kind]()
   mesh = make_mesh(MeshSpec(data=4), jax.devices()[:4])

@@ -350,8 +350,10 @@ def test_scores_in_a_second_row_of_the_same_step_count(name, sign):
   assert level == "ok"
 
 
-@pytest.mark.parametrize("fault", ["g_lr", "mode_collapse", "one_layer"])
-@pytest.mark.parametrize("cut", [150, AT + 35, AT + 95])
+@pytest.mark.parametrize(
+  ("fault", "cut"),
+  [("g_lr", 150), ("mode_collapse", AT + 35), ("one_layer", AT + 95)],
+)
 def test_a_resumed_verdict_makes_the_same_decisions(fault, cut):
   run = list(rows(FAULTS[fault]))
   verdict = Verdict(VerdictSpec(), [400])

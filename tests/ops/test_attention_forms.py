@@ -69,6 +69,7 @@ def test_formulations_agree_in_float64(name, scale):
     assert_close(run(*x), first_and_second(softmax, *x), 1e-10)
 
 
+@pytest.mark.slow
 def test_library_agrees():
   """The library computes in float32."""
   x = qkv("float32")

@@ -50,8 +50,9 @@ def test_published_biggans_are_members():
   assert families.widths_of(BIGGAN, resolution=32)(64).g_attention == ()
 
 
-@pytest.mark.parametrize("count", [3e5, 3e6, 3e7, 3e8])
-@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize(
+  ("count", "depth"), [(3e5, 2), (3e6, 1), (3e7, 4), (3e8, 2)]
+)
 def test_r3gans_reach_a_size_at_any_depth(count, depth):
   found = of(CIFAR10, count, depth=depth)
   assert found.achieved == parameters(found.model).total
@@ -63,16 +64,15 @@ def test_r3gans_reach_a_size_at_any_depth(count, depth):
 
 
 def test_deeper_members_are_narrower():
-  widths = [of(CIFAR10, 1e7, depth=d).model.widths[0] for d in (1, 2, 4)]
-  assert widths == sorted(widths, reverse=True)
-  assert len(set(widths)) == 3
+  wide, narrow = (of(CIFAR10, 1e6, depth=d).model.widths[0] for d in (1, 3))
+  assert wide > narrow
 
 
 # The larger ones trace deeper networks by the same rules.
-_LARGE = [pytest.param(r, marks=pytest.mark.slow) for r in (128, 256)]
+_LARGE = [pytest.param(r, marks=pytest.mark.slow) for r in (64, 128, 256)]
 
 
-@pytest.mark.parametrize("resolution", [8, 16, 32, 64, *_LARGE])
+@pytest.mark.parametrize("resolution", [8, 32, *_LARGE])
 @pytest.mark.parametrize("base", [BIGGAN, DEEP], ids=["biggan", "deep"])
 def test_biggans_reach_a_size_at_any_resolution(base, resolution):
   if base is DEEP and resolution < 64:

@@ -38,6 +38,7 @@ def assert_honest(found):
   assert all(0.90 <= share <= 0.99 for share in found.values()), found
 
 
+@pytest.mark.slow
 def test_intervals_of_a_law_with_floor():
   x = np.geomspace(1e15, 1e19, 24)
   truth = {"E": 3.0, "A": 3e5, "alpha": 0.3}

@@ -261,7 +261,17 @@ def rows_of(name):
   }
 
 
-@pytest.mark.parametrize("run", RUNS)
+# The larger ones are the same networks with more stages.
+_LARGE = ("biggan_deep:256", "biggan_deep:512", "biggan:512")
+
+
+@pytest.mark.parametrize(
+  "run",
+  [
+    pytest.param(run, marks=pytest.mark.slow if run in _LARGE else ())
+    for run in RUNS
+  ],
+)
 def test_table_matches_the_count(run):
   gflop = training_flops(spec_of(run)).per_image / 1e9
   assert rows_of("docs/reference/flops.md")[run][0] == f"{gflop:.4g}"

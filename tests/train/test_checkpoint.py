@@ -51,14 +51,21 @@ def opened(tmp_path):
   return Checkpoints(tmp_path, CheckpointSpec(keep=5, keep_best=0))
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
   """Saves steps 1, 2 and 3."""
-  checkpoints = opened(tmp_path)
+  folder = tmp_path_factory.mktemp("once")
+  checkpoints = opened(folder)
   for step in (1, 2, 3):
     checkpoints.save(step, state(step), {"next": step}, {"kimg": float(step)})
   checkpoints.close()
-  return tmp_path
+  return folder
+
+
+@pytest.fixture
+def saved(once, tmp_path):
+  """Returns a copy of the saved steps, for a test to damage."""
+  return shutil.copytree(once, tmp_path, dirs_exist_ok=True)
 
 
 def largest_file(saved, step):
