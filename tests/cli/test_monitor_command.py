@@ -8,6 +8,8 @@ import random
 import pytest
 
 from bigscale.cli import main as program
+from bigscale.spec import from_config, to_json
+from tests.e2e import tiny
 
 
 @pytest.fixture
@@ -95,6 +97,51 @@ def test_replay_of_a_run_uses_its_settings(monitor, trace, tmp_path):
   (tmp_path / "spec.json").write_text(json.dumps(spec))
   _, out, _ = monitor("replay", str(tmp_path), "--json")
   assert json.loads(out)["alarms"] == []
+
+
+def _spec_of(kimg=0.0):
+  """A run of 8 images a step, whose learning rate changes until `kimg`."""
+  config = tiny.smallest()
+  config.global_batch_size = 8
+  config.optim.ema_start_kimg = 0.0
+  rate = {"first": 2e-3, "last": 1e-3, "kimg": kimg}
+  del config.optim.g_lr
+  config.optim.g_lr = rate if kimg else 1e-3
+  return to_json(from_config(config))
+
+
+_CHANGED = {"event": "setting_changed", "step": 600, "setting": "optim.d_lr"}
+
+
+@pytest.mark.parametrize(
+  ("kimg", "events", "declared"),
+  [
+    (4.8, [], True),  # step 600
+    (7.2, [], False),  # step 900
+    # The batch size changed, so that 7.2 kimg are step 600.
+    (
+      7.2,
+      [{"event": "start", "step": 300, "batches": [[0, 8], [300, 16]]}],
+      True,
+    ),
+    (0.0, [_CHANGED | {"consequence": "the moments are kept"}], True),
+    (0.0, [_CHANGED], False),  # It does not affect the training.
+  ],
+)
+def test_declared_changes_of_a_run_are_no_evidence(
+  monitor, trace, tmp_path, kimg, events, declared
+):
+  lines = pathlib.Path(trace).read_text().splitlines()[1:]
+  rows = [map(float, line.split(",")) for line in lines]
+  (tmp_path / "metrics.jsonl").write_text(
+    "\n".join(json.dumps({"step": int(s), "d/loss": a}) for s, a, _ in rows)
+  )
+  _, out, _ = monitor("replay", str(tmp_path), "--json")
+  assert json.loads(out)["alarms"]
+  (tmp_path / "spec.json").write_text(json.dumps({"spec": _spec_of(kimg)}))
+  (tmp_path / "events.jsonl").write_text("\n".join(map(json.dumps, events)))
+  _, out, _ = monitor("replay", str(tmp_path), "--json")
+  assert (json.loads(out)["alarms"] == []) == declared
 
 
 @pytest.mark.parametrize(

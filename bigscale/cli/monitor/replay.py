@@ -22,11 +22,13 @@ More examples:
 import dataclasses
 import json
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from bigscale.cli.flags import Flags
-from bigscale.place import open_place
-from bigscale.spec import SpecError, VerdictSpec, require
+from bigscale.place import log, open_place
+from bigscale.spec import SpecError, VerdictSpec, from_json, require
+from bigscale.spec.count import ImageCount
 
 FLAGS = Flags()
 FLAGS.heading("Monitor")
@@ -43,7 +45,8 @@ FLAGS.list(
   "kinks",
   [],
   "Steps at which a schedule starts or ends, or at which something else was "
-  "changed on purpose.",
+  "changed on purpose. The folder of a run adds the ends of its schedules and "
+  "the steps at which its settings changed.",
 )
 FLAGS.heading("Input and output")
 FLAGS.integer(
@@ -64,21 +67,58 @@ def run(path: str = "") -> int:
     FLAGS.warmup is None or FLAGS.warmup >= 0,
     f"--warmup={FLAGS.warmup} must not be negative",
   )
-  spec = _set(_spec_of(path), FLAGS.set)
+  declared = _declared(path)
+  spec = _set(declared.verdict, FLAGS.set)
+  kinks = sorted({*declared.kinks, *_kinks(FLAGS.kinks)})
   recorded = trace.read_trace(path, FLAGS.attempt)
-  found = trace.replay(recorded, spec, _kinks(FLAGS.kinks), FLAGS.warmup)
+  found = trace.replay(recorded, spec, kinks, FLAGS.warmup)
   print(json.dumps(found, indent=2) if FLAGS.json else _text(found))
   return 0
 
 
-def _spec_of(path: str) -> VerdictSpec:
-  """Returns the verdict spec of a run's folder, or the default spec."""
+class Declared(NamedTuple):
+  """What a run's folder states about its trace.
+
+  Attributes:
+    verdict: settings of the verdict.
+    kinks: steps at which a schedule ends or settings were changed.
+  """
+
+  verdict: VerdictSpec = VerdictSpec()
+  kinks: tuple[int, ...] = ()
+
+
+def _declared(path: str) -> Declared:
+  """Returns what a run's folder states; the defaults for any other path."""
   try:
-    written = json.loads(open_place(path).read("spec.json"))
-    settings = written["spec"]["monitor"]["verdict"]
-    return VerdictSpec(**settings)
+    place = open_place(path)
+    written = json.loads(place.read("spec.json"))["spec"]
+    verdict = VerdictSpec(**written["monitor"]["verdict"])
   except (OSError, ValueError, KeyError, TypeError):
-    return VerdictSpec()
+    return Declared()
+  try:
+    spec = from_json(written)
+    lines = (log.read(place, "events") or b"").decode().splitlines()
+    events = [json.loads(line) for line in lines]
+  except (OSError, ValueError, KeyError, TypeError):
+    return Declared(verdict)
+  return Declared(verdict, tuple(_changes(spec.count, spec.kinks_kimg, events)))
+
+
+def _changes(
+  count: ImageCount,
+  kinks_kimg: tuple[float, ...],
+  events: list[Mapping[str, Any]],
+) -> list[int]:
+  """Returns the steps at which a run changed as declared."""
+  changed = []
+  for event in events:
+    if "batches" in event:
+      count = ImageCount.of(event["batches"])
+    # Changes without a consequence do not affect the training.
+    if event["event"] == "setting_changed" and "consequence" in event:
+      changed.append(event["step"])
+  return [*map(count.step_of, kinks_kimg), *changed]
 
 
 def _set(spec: VerdictSpec, settings: list[str]) -> VerdictSpec:
