@@ -45,7 +45,7 @@ _SIZE = 16  # Bytes of a digest and of a key.
 
 # Digests per cache file, 128 MB.
 _MAX_DIGESTS = 4_000_000
-# Digests of this process, used when the cache cannot be written.
+# Digests that this process computed, for when the cache cannot be written.
 _known: dict[bytes, bytes] = {}
 _UNREADABLE = b"unreadable".ljust(_SIZE)
 # Reads above these sizes are announced. Reads of more than _LONG seconds are
@@ -235,7 +235,7 @@ def _entry(
 
 
 def _sample(names: Sequence[str]) -> list[int]:
-  """Returns the rows whose names have the smallest hashes, sorted."""
+  """Returns the sorted rows whose names have the smallest hashes."""
   hashes = np.fromiter(
     (
       zlib.crc32(names[row].encode("utf-8", "replace"))

@@ -164,7 +164,7 @@ class TfdsSource(Source):
     return Record(image, labels)
 
   def shape(self, index: int) -> tuple[int, int, int]:
-    """See `Source`: decodes only the header of an image file."""
+    """See `Source`. Decodes only the header of an image file."""
     image, _ = self._example(index)
     if not isinstance(image, bytes):
       return self.read(index).image.shape

@@ -36,7 +36,8 @@ SIGNATURES = {
   "D": r"blocks\.\d+\.\d+\.conv\d\.weight",
 }
 
-# Patterns of bigscale's paths and the authors' names, shared by both models' G.
+# Pairs of a pattern of bigscale's paths and the authors' name, for the layers
+# that G has in both BigGAN and BigGAN-deep.
 COMMON: Renames = (
   (r"block(\d+)/norm(\d)/norm/(mean|var)", r"blocks.\1.0.bn\2.stored_\3"),
   (r"block(\d+)/norm(\d)/(gain|bias)", r"blocks.\1.0.bn\2.\3"),

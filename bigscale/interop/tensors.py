@@ -163,8 +163,9 @@ def sizes(tensors: Tensors, name: str, ndim: int) -> tuple[int, ...]:
   shape = tensors[name].shape
   if len(shape) != ndim:
     raise TensorsError(
-      f"{name} {shape} must have {ndim} axes, because the model's sizes are "
-      "inferred from it; use a file of this format, or another --format"
+      f"{name} has shape {shape} but must have {ndim} axes, because the "
+      "model's sizes are inferred from it; use a file in the format that "
+      "--format names, or another --format"
     )
   return shape
 

@@ -51,7 +51,7 @@ class StackedClassifier:
     """Returns the embedding of [N, R, R, 3] uint8 images.
 
     Raises:
-      SpecError: images have another shape or dtype.
+      SpecError: images do not have the expected shape or dtype.
     """
     require(
       images.shape[-1] == 3,
@@ -121,7 +121,7 @@ class KeptClasses:
       images: [N, R, R, C] uint8.
 
     Raises:
-      SpecError: images have another shape or dtype.
+      SpecError: images do not have the expected shape or dtype.
     """
     features, probabilities = self.classifier.embed(images)
     within = np.maximum(probabilities[:, self.kept], np.finfo(np.float32).tiny)

@@ -46,7 +46,7 @@ class ImageFacts(NamedTuple):
 
 
 class OutputSizes(NamedTuple):
-  """Sizes of a network's outputs: D features and K classes."""
+  """Output sizes of a network: the number of features D and of classes K."""
 
   dimension: int = 0
   classes: int = 0

@@ -135,7 +135,7 @@ class EfficientNetLite0:
       [N, 1000] float32 of ImageNet's classes in their usual order.
 
     Raises:
-      SpecError: images have another shape or dtype.
+      SpecError: images do not have the expected shape or dtype.
     """
     chunks.check(images, "EfficientNet-Lite0")
     features = np.empty((len(images), FEATURES), np.float32)

@@ -127,7 +127,8 @@ class Inception:
       [N, TAPS[name]] float32 by name.
 
     Raises:
-      SpecError: images have another shape or dtype, or a name is unknown.
+      SpecError: images do not have the expected shape or dtype, or a name is
+        unknown.
     """
     chunks.check(images, "Inception")
     for name in names:

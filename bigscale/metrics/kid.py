@@ -43,8 +43,8 @@ def kid(
     `kid` and `kid_standard_error`. Blocks share rows, so the spread over blocks
     alone would underestimate the error. Its square here is
     var (S / (N - S) + 1 / blocks), where a block has S of N rows. This is the
-    delete-(N - S) jackknife (Shao and Wu 1989) plus the variance of a finite
-    number of blocks. For equal distributions it tends to be too large.
+    delete-(N - S) jackknife (Shao and Wu 1989) plus the variance due to the
+    limited number of blocks. For equal distributions it tends to be too large.
 
   Raises:
     SpecError: there are fewer than two blocks of two rows, a set is smaller

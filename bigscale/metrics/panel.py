@@ -110,7 +110,7 @@ def compute(
 
 
 def _number(name: str, part: str, values: Any) -> float:
-  """Returns one column of a score function's result, checked."""
+  """Checks and returns one column of a score function's result."""
   value = values.get(part) if isinstance(values, Mapping) else None
   real = isinstance(value, int | float | np.integer | np.floating)
   if not real or isinstance(value, bool) or np.ndim(value):

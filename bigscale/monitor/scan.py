@@ -28,8 +28,8 @@ from bigscale.monitor.columns import Kind
 
 # Number of blocks that each scale keeps, for the search for an onset.
 KEPT = 40
-# Minimum number of past statistics for evidence. With fewer,
-# Student's t alone would have fewer than 3 degrees of freedom.
+# Minimum number of past values of a statistic before it counts as evidence.
+# With fewer, Student's t alone would have fewer than 3 degrees of freedom.
 ENOUGH = 24
 # Consecutive statistics have overlapping windows. The tail takes only the
 # largest of this many.

@@ -145,7 +145,7 @@ class Ring:
     return None
 
   def restore(self, snapshot: Snapshot) -> GanState:
-    """Returns a copy of the snapshot's state on the devices."""
+    """Copies the snapshot's state to the devices and returns it."""
     leaves, structure = jax.tree.flatten(self._abstract)
     return jax.tree.unflatten(
       structure,

@@ -90,7 +90,7 @@ class Verdict:
   """Judges a run by its scalars.
 
   Attributes:
-    kinks: steps of declared changes, in ascending order.
+    kinks: steps at which declared changes take place, in ascending order.
     notes: messages about values that were skipped.
     ignored: number of rows that were skipped. A row is skipped if its step is
       earlier than the last row's, or if the step is the same and no column is

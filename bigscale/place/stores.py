@@ -13,7 +13,7 @@ class Found(NamedTuple):
 
   Attributes:
     entry: its name in the bucket, size and version.
-    writer: the identifier given to `Store.put`; None without one.
+    writer: the identifier passed to `Store.put`; None if none was passed.
   """
 
   entry: Entry

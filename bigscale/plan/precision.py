@@ -39,7 +39,7 @@ class StatedProduct:
 
   Attributes:
     op_name: path of the JAX scopes that created it; "" if unknown.
-    precision: the lower precision of its two operands.
+    precision: the lower of its two operands' precisions.
     flops: FLOP of one run.
     cycles: estimated cycles of one run, including fused operations.
     count: number of runs per step.

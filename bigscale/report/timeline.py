@@ -185,7 +185,7 @@ def _marks(run: Run, events: list[dict[str, Any]]) -> list[Mark]:
       kind = "alarm"
     if event["event"] == "healthy" and is_finite(event.get("of_step")):
       kind, step = "healthy", event["of_step"]
-    # Changes without a consequence do not affect the training results.
+    # A change whose event names no consequence does not affect the results.
     if event["event"] == "setting_changed" and event.get("consequence"):
       kind = "changed"
     if kind:

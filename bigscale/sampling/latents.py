@@ -88,7 +88,7 @@ def check_truncation(
     rule != "scale" or truncation <= 1,
     f"truncation={truncation} must lie in (0, 1] under truncation_rule="
     "'scale', which draws truncation * truncnorm(-2, 2); use 1 for the widest "
-    "latents of that rule, or the rule 'resample'",
+    "latents that this rule allows, or set truncation_rule='resample'",
   )
 
 

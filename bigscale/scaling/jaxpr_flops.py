@@ -162,8 +162,8 @@ class _Walk:
     inner = [*_programs(equation.params)]
     if not inner:
       return Counted((), _elementwise(equation)), outputs
-    # Of the programs of a call, take the function itself and not its derivative
-    # rules.
+    # The parameters of a call hold several programs: the function itself, which
+    # is counted, and its derivative rules.
     called = next(
       (body for body in inner if len(body.invars) == len(inputs)), None
     )

@@ -103,9 +103,9 @@ class MonitorSpec:
       require(value >= 1, f"monitor.{field}={value} must be 1 or more")
     require(
       self.interventions in ((), _POLICY) or self.action == "rollback",
-      f"monitor.interventions={self.interventions} need a rollback, and "
-      f"monitor.action={self.action!r} makes none; set monitor.action to "
-      "'rollback'",
+      f"monitor.interventions={self.interventions} require rollbacks, "
+      f"but monitor.action={self.action!r} never rolls back; set "
+      "monitor.action to 'rollback'",
     )
     require(
       "older_d" not in self.interventions or self.snapshots >= 2,

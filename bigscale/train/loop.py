@@ -327,7 +327,8 @@ class _Run:
       step, scalars, look = self._pending.popleft()
       written = self._recorder.is_due(step)
       if not (written or self._guard.is_probed(step)):
-        # Hundreds of singular values are costly to copy and change slowly.
+        # There may be hundreds of singular values. They are costly to copy, and
+        # they change slowly.
         scalars = {k: x for k, x in scalars.items() if "/sigma" not in k}
       with self._watch.phase("step", step):
         row = {k: float(x) for k, x in jax.device_get(scalars).items()}

@@ -115,7 +115,7 @@ def _changes(
   for event in events:
     if "batches" in event:
       count = ImageCount.of(event["batches"])
-    # Changes without a consequence do not affect the training.
+    # A change whose event names no consequence does not affect the results.
     if event["event"] == "setting_changed" and "consequence" in event:
       changed.append(event["step"])
   return [*map(count.step_of, kinks_kimg), *changed]

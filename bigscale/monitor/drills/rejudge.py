@@ -66,7 +66,7 @@ def judge(
     checkout: folder of the other version, which contains `bigscale/`.
 
   Raises:
-    SpecError: the checkout has no verdict that can replay a trace.
+    SpecError: the verdict in the checkout cannot replay a trace.
   """
   rows = [dict(row) for row in rows]
   asked = {

@@ -197,7 +197,7 @@ def momentum_noise(state: GanState, key: Array, size: Array) -> GanState:
 
 
 def d_reset(state: GanState, key: Array, strength: Array) -> GanState:
-  """Replaces D's kernels by noise of the same size, like a new D."""
+  """Replaces D's kernels with noise of the same scale, like a new D."""
 
   def drawn(x: Array, key: Array, strength: Array) -> Array:
     return jnp.std(x) * jax.random.normal(key, x.shape, x.dtype)

@@ -28,7 +28,8 @@ CATEGORIES = (
 )
 # Bounds the time of a simulation of a machine whose faults are rare.
 _MAX_EVENTS = 50_000
-# Work is a sum of floats, so a save is due up to this many seconds early.
+# A save counts as due up to this many seconds early, because work is a sum of
+# rounded floats.
 _TOLERANCE = 1e-9
 
 
