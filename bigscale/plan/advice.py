@@ -84,7 +84,7 @@ def _to_fit(
       f"{_gib(needs.state)} of state and fit (proportional estimate)"
       for n in enough[:1]
     ]
-  parts = spec.optim.microbatches
+  parts = spec.microbatches_on(plan["devices"])
   more = [n for n in _powers(here // parts) if needs.fit(rest=1 / n)]
   found += [
     f"optim.microbatches={parts * n} would fit (proportional estimate)"

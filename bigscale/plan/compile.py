@@ -60,7 +60,12 @@ def plan(spec: RunSpec, topology: Topology, effort: str = "default") -> Plan:
   start = time.perf_counter()
   lowered = built.step.lower(built.abstract_state, built.abstract_batch)
   found = program(
-    lowered, topology, mesh, effort, _hints(spec), spec.model.precision
+    lowered,
+    topology,
+    mesh,
+    effort,
+    _hints(spec, mesh.size),
+    spec.model.precision,
   )
   seconds = time.perf_counter() - start
   found |= {
@@ -175,9 +180,9 @@ def _parameters(built: Built) -> dict[str, int]:
   return {"g": count(state.g.params), "d": count(state.d.params)}
 
 
-def _hints(spec: RunSpec) -> dict[str, int]:
+def _hints(spec: RunSpec, devices: int) -> dict[str, int]:
   """Returns trip counts by scope, for loops whose count is not in the text."""
   return {
     "d_steps": spec.optim.d_steps,
-    "microbatches": spec.optim.microbatches,
+    "microbatches": spec.microbatches_on(devices),
   }

@@ -25,12 +25,12 @@ from bigscale.spec.model import ModelBase
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec, SigmaSpec, TermSpec
 from bigscale.spec.operations import OperationsSpec
+from bigscale.spec.optim import OptimSpec
 from bigscale.spec.run import (
   CheckpointSpec,
   EvalSpec,
   LogSpec,
   MeshSpec,
-  OptimSpec,
   RunSpec,
 )
 from bigscale.spec.sampling import (

@@ -87,6 +87,7 @@ NATURES: Mapping[str, Nature] = {
   "optim.epsilon": _RATE,
   "optim.d_steps": Nature("fixed", "it defines the order of the updates"),
   "optim.microbatches": _MOMENTS,
+  "optim.device_batch": FREE,
   "optim.fakes_at_once": FREE,
   "optim.ema_decay": _AVERAGE,
   "optim.ema_half_life_kimg": _AVERAGE,

@@ -1,9 +1,9 @@
-"""Specs of optimizers, scores, logs and checkpoints, and of the whole run."""
+"""Specs of scores and checkpoints, and of the whole run."""
 
 import dataclasses
 from typing import Literal
 
-from bigscale.spec.base import Schedule, check_kimg, require
+from bigscale.spec.base import SpecError, check_kimg, require
 from bigscale.spec.count import ImageCount
 from bigscale.spec.data import DataSpec
 from bigscale.spec.log import LogSpec
@@ -12,79 +12,9 @@ from bigscale.spec.model import ModelBase
 from bigscale.spec.monitor import MonitorSpec
 from bigscale.spec.objective import AugmentSpec, LossSpec
 from bigscale.spec.operations import OperationsSpec
+from bigscale.spec.optim import OptimSpec
 from bigscale.spec.sampling import SamplingSpec
 from bigscale.spec.scores import directions, first_ranked, rises
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimSpec:
-  """Adam for both players, and the moving average of G's weights.
-
-  Attributes:
-    g_lr: learning rate of G.
-    d_lr: learning rate of D.
-    beta1: Adam's decay rate of the first moment, in [0, 1).
-    beta2: Adam's decay rate of the second moment, in [0, 1).
-    epsilon: Adam's epsilon, added to the root of the second moment.
-    d_steps: number of D updates per G update.
-    microbatches: number of microbatches that each batch is split into. They are
-      computed one after the other to save memory (gradient accumulation). The
-      gradient is that of the whole batch and is sent between devices once.
-    fakes_at_once: whether one forward pass of G generates the fakes of all D
-      updates of a step. It applies only if G's state does not change between
-      these updates. It is faster, but needs the memory of `d_steps` batches in
-      that pass. Batch norm always normalizes each batch separately.
-    ema_decay: decay of G's moving average per step, in [0, 1) (BigGAN: 0.9999).
-    ema_half_life_kimg: half-life of G's moving average in thousand images. If
-      set, it replaces `ema_decay`: the decay is 0.5^(batch / half-life)
-      (R3GAN). A half-life of 0 disables averaging.
-    ema_start_kimg: thousand images at which averaging starts. Before that,
-      the average is a copy of G.
-  """
-
-  g_lr: Schedule
-  d_lr: Schedule
-  beta1: float = 0.0
-  beta2: Schedule = Schedule(first=0.999, last=0.999)
-  epsilon: float = 1e-8
-  d_steps: int = 1
-  microbatches: int = 1
-  fakes_at_once: bool = True
-  ema_decay: float = 0.9999
-  ema_half_life_kimg: Schedule | None = None
-  ema_start_kimg: float = 0.0
-
-  def __post_init__(self) -> None:
-    require(
-      self.d_steps >= 1, f"optim.d_steps={self.d_steps} must be 1 or more"
-    )
-    require(
-      self.microbatches >= 1,
-      f"optim.microbatches={self.microbatches} must be 1 or more",
-    )
-    for field in ("g_lr", "d_lr"):
-      lr = getattr(self, field)
-      require(
-        lr.first > 0 and lr.last >= 0,
-        f"optim.{field} goes from {lr.first} to {lr.last}; it must be positive",
-      )
-    betas = (self.beta1, self.beta2.first, self.beta2.last, self.ema_decay)
-    require(
-      all(0 <= beta < 1 for beta in betas),
-      "optim.beta1, optim.beta2 and optim.ema_decay must lie in [0, 1); "
-      f"got {betas}",
-    )
-    require(
-      self.epsilon > 0,
-      f"optim.epsilon={self.epsilon} must be positive; 1e-8 is usual",
-    )
-    half_life = self.ema_half_life_kimg
-    require(
-      half_life is None or min(half_life.first, half_life.last) >= 0,
-      f"optim.ema_half_life_kimg={half_life} must not be negative; 0 disables "
-      "averaging, None uses optim.ema_decay",
-    )
-    check_kimg("optim.ema_start_kimg", self.ema_start_kimg)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,6 +231,47 @@ class RunSpec:
       f"{parts}"
       + (f" x model.batch_norm_group_size={group}" if group else "")
       + f"; use global_batch_size={nearest}",
+    )
+    if self.optim.device_batch:
+      self._check_elastic()
+
+  def _check_elastic(self) -> None:
+    """Checks that the number of microbatches changes no number."""
+    for name in ("spectral_update", "batch_norm_update"):
+      require(
+        getattr(self.model, name) == "step",
+        f"optim.device_batch={self.optim.device_batch} lets the number of "
+        f"microbatches depend on the devices, and with model.{name}="
+        f"{getattr(self.model, name)!r} so would the numbers; use 'step'",
+      )
+    group = self.model.batch_norm_group_size
+    own = {field.name for field in dataclasses.fields(self.model)}
+    require(
+      group > 0 or "batch_norm_group_size" not in own,
+      f"optim.device_batch={self.optim.device_batch} lets the number of "
+      "microbatches depend on the devices, and so would batch norm's "
+      "statistics; set model.batch_norm_group_size to a divisor of it",
+    )
+
+  def microbatches_on(self, devices: int) -> int:
+    """Returns the number of microbatches on a number of devices.
+
+    Raises:
+      SpecError: no number keeps to `optim.device_batch`.
+    """
+    here, limit = self.global_batch_size // devices, self.optim.device_batch
+    fewest = self.optim.microbatches
+    if not limit or here <= limit * fewest:
+      return fewest
+    group = max(self.model.batch_norm_group_size, 1)
+    for parts in range(fewest, here + 1):
+      size = here // parts
+      if here % parts == 0 and size <= limit and size % group == 0:
+        return parts
+    raise SpecError(
+      f"optim.device_batch={limit} is too small for the {here} samples on each "
+      f"of {devices} devices: no number of equal microbatches of whole batch "
+      f"norm groups ({group} samples) fits; use {group} or more"
     )
 
   @property

@@ -149,7 +149,7 @@ def compile_everywhere(built: Built, inputs: tuple[Any, ...]) -> None:
 def _check_microbatches(spec: RunSpec, mesh: Mesh) -> None:
   """Raises `SpecError` unless microbatches divide each device's samples."""
   here = spec.global_batch_size // mesh.size
-  parts = spec.optim.microbatches
+  parts = spec.microbatches_on(mesh.size)
   group = spec.model.batch_norm_group_size
   require(
     here % parts == 0,

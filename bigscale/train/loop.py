@@ -199,6 +199,7 @@ class _Run:
       first_step,
       devices=self._built.mesh.size,
       processes=jax.process_count(),
+      microbatches=spec.microbatches_on(self._built.mesh.size),
       dataset_images=self._stream.images,
       family=spec.model.title or spec.model.name,
       parameters={"g": _count(state.g.params), "d": _count(state.d.params)},

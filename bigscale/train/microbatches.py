@@ -49,7 +49,7 @@ class Microbatches:
   """
 
   def __init__(self, spec: RunSpec, placement: Placement) -> None:
-    self.count = spec.optim.microbatches
+    self.count = spec.microbatches_on(placement.mesh.size)
     update = spec.model.batch_norm_update
     self.in_turn = self.count > 1 and update == "forward"
     # On CPUs, XLA uses a slow path for convolutions in loops: an R3GAN step

@@ -48,7 +48,7 @@ class Preparation:
     self._spec = spec
     self._placement = placement
     self._iteration = iteration(placement)
-    parts = spec.optim.microbatches
+    parts = spec.microbatches_on(placement.mesh.size)
     self.once_a_step = spec.model.spectral_update == "step"
     self._passes = 1 if self.once_a_step else parts
 

@@ -28,6 +28,7 @@ class Case(NamedTuple):
     mesh: sizes of `data` and `fsdp`.
     weights: weight mode.
     microbatches: number of microbatches per batch.
+    device_batch: limit of the samples that a device computes at once.
     group: batch norm group size in samples; 0 means the whole batch.
     permuted: whether samples are summed in another order.
     d_steps: D updates per step; 0 means two for BigGANs and one for R3GAN.
@@ -46,13 +47,18 @@ class Case(NamedTuple):
   d_steps: int = 0
   update: str = "step"
   interval: int = 1
+  device_batch: int = 0
 
   @property
   def reference(self) -> "Case":
     """Returns the case on one device, without microbatches if equivalent."""
     parts = self.microbatches if self.update == "forward" else 1
     return self._replace(
-      mesh=(1, 1), weights="replicated", microbatches=parts, permuted=False
+      mesh=(1, 1),
+      weights="replicated",
+      microbatches=parts,
+      permuted=False,
+      device_batch=0,
     )
 
   @property
@@ -180,6 +186,7 @@ def spec_of(case: Case) -> RunSpec:
   """Returns the spec of the run on the case's mesh."""
   config = FAMILIES[case.model](case)
   config["optim"]["microbatches"] = case.microbatches
+  config["optim"]["device_batch"] = case.device_batch
   if case.d_steps:
     config["optim"]["d_steps"] = case.d_steps
   return from_config(

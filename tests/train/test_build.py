@@ -47,3 +47,37 @@ def test_batches_are_whole_microbatches():
   optim = dataclasses.replace(spec.optim, microbatches=3)
   with pytest.raises(SpecError, match="use global_batch_size=15"):
     dataclasses.replace(spec, optim=optim)
+
+
+@pytest.mark.parametrize(
+  ("case", "devices", "parts"),
+  [
+    (Case("r3gan", device_batch=4), 8, 1),
+    (Case("r3gan", device_batch=4), 4, 1),
+    (Case("r3gan", device_batch=4), 2, 2),
+    (Case("r3gan", device_batch=3), 1, 8),
+    (Case("r3gan", device_batch=8, microbatches=2), 1, 2),
+    (Case("r3gan", device_batch=4, microbatches=2), 1, 4),
+    # A group of four stays on one device.
+    (Case("biggan", group=4, device_batch=6), 1, 4),
+  ],
+)
+def test_microbatches_follow_the_devices(case, devices, parts):
+  assert spec_of(case).microbatches_on(devices) == parts
+
+
+@pytest.mark.parametrize(
+  ("case", "said"),
+  [
+    (Case("r3gan", device_batch=-1), "device_batch=-1 must not be negative"),
+    (Case("biggan", group=4, device_batch=2), r"too small.*use 4 or more"),
+    (Case("biggan", device_batch=4), "set model.batch_norm_group_size"),
+    (
+      Case("biggan", group=4, device_batch=4, update="forward"),
+      "model.spectral_update='forward' so would the numbers; use 'step'",
+    ),
+  ],
+)
+def test_a_limit_that_changes_the_numbers_is_refused(case, said):
+  with pytest.raises(SpecError, match=said):
+    spec_of(case).microbatches_on(1)
