@@ -1,9 +1,12 @@
-r"""Run sweeps, fit scaling laws, count collapses, measure gradient noise.
+r"""Run sweeps, fit laws, forecast, count collapses, measure gradient noise.
 
 Example:
   bigscale scaling sweep --config=sweeps/stacked_mnist --out=DIR
   bigscale scaling fit DIR/curves.csv --x=parameters --x2=images \
       --y=fd_classifier --group=run --status=status
+  bigscale scaling predict DIR/curves.csv --x=parameters --x2=images \
+      --y=fd_classifier --group=run --status=status \
+      --at=parameters=1e8,images=1e8
   bigscale scaling report DIR/curves.csv --x=parameters --x2=images \
       --y=fd_classifier --group=run --status=status --out=law.png
   bigscale scaling shares DIR/runs.csv --x=dataset_images
@@ -12,4 +15,4 @@ Example:
 See docs/reference/laws.md.
 """
 
-PARTS = ("sweep", "fit", "report", "shares", "noise")
+PARTS = ("sweep", "fit", "predict", "report", "shares", "noise")

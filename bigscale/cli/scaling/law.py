@@ -1,4 +1,4 @@
-"""Flags and fitting shared by `scaling fit` and `scaling report`."""
+"""Flags and fitting shared by the subcommands that read a table of runs."""
 
 import typing
 
@@ -12,8 +12,8 @@ from bigscale.scaling.table import Columns
 from bigscale.spec import SpecError, require
 
 
-def define_flags(values: Flags) -> None:
-  """Defines the flags that `study` reads."""
+def define_columns(values: Flags) -> None:
+  """Defines the flags that `columns_of` reads."""
   values.heading("Columns")
   values.fields(
     Columns,
@@ -37,6 +37,21 @@ def define_flags(values: Flags) -> None:
     "Columns that must have the same value in all rows, like fid_samples. The "
     "result records the values.",
   )
+
+
+def columns_of(values: Flags) -> Columns:
+  """Returns the columns that the flags name."""
+  values.require("x", "params")
+  values.require("y", "fid")
+  return Columns(
+    **values.fields_of(Columns)
+    | {"where": tuple(values.where), "protocol": tuple(values.protocol)}
+  )
+
+
+def define_flags(values: Flags) -> None:
+  """Defines the flags that `study` reads."""
+  define_columns(values)
   values.heading("Fit")
   values.string(
     "floor",
@@ -76,12 +91,6 @@ def study(values: Flags, path: str, what: str) -> Study:
     f"scaling {what} needs a table: bigscale scaling {what} RUNS.csv --x=... "
     "--y=...",
   )
-  values.require("x", "params")
-  values.require("y", "fid")
-  columns = Columns(
-    **values.fields_of(Columns)
-    | {"where": tuple(values.where), "protocol": tuple(values.protocol)}
-  )
   settings = Settings(
     **values.fields_of(Settings)
     | {
@@ -89,7 +98,7 @@ def study(values: Flags, path: str, what: str) -> Study:
       "loss": Loss(values.delta, values.delta_unit),
     }
   )
-  return analysis.study(table.select(path, columns), settings)
+  return analysis.study(table.select(path, columns_of(values)), settings)
 
 
 def _floor(given: str) -> float | None:

@@ -1,0 +1,1 @@
+"""Forecasts of a score beyond the runs of a table."""
