@@ -27,7 +27,7 @@ RULES = (
   (r"report/.*", ("train/sealed",)),
   # The verdict is pure Python, so it can run on any trace.
   (
-    r"monitor/(verdict|scan|column_signal|columns|evidence|onset|foreign_logs|trace|dead|scoring|probes)",
+    r"monitor/(verdict|pace|scan|scales|column_signal|columns|evidence|onset|foreign_logs|trace|dead|scoring|probes)",
     ("ops",),
   ),
   (

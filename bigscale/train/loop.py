@@ -91,11 +91,13 @@ def train(
     checkpoints.attend(recorder, spec.operations.unsaved_seconds)
     guard = Guard(built, stream, checkpoints, recorder, found.attempt)
     try:
-      resume.report(recorder, stream, found, start, moved != spec)
+      accepted = resume.report(recorder, stream, found, start, moved != spec)
       if begun and found.step < recorder.total_steps:
         prepared = _open_scores(prepared, built)
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
+      if accepted:
+        guard.expect_change(found.step)
       resume.take_changes(recorder, guard, found.step, changes)
       resume.write_spec(folder, built, spec, command, changes)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)

@@ -151,7 +151,7 @@ def report(
   found: Restored,
   start: Start | None,
   moved: bool,
-) -> None:
+) -> bool:
   """Writes events for changed data, initial weights and damaged checkpoints.
 
   Args:
@@ -160,16 +160,21 @@ def report(
     found: checkpoint that the run resumes from.
     start: initial weights from another run, or None.
     moved: whether the data are at other locations than the settings say.
+
+  Returns:
+    Whether changed records were accepted.
   """
   if moved:
     recorder.event("data_moved", found.step, places=stream.places)
   before = found.data.get("source")
-  if before in stream.get_state().get("accepted", ()):
+  accepted = before in stream.get_state().get("accepted", ())
+  if accepted:
     recorder.event("data_accepted", found.step, old=before, new=stream.identity)
   if start:
     recorder.event("init_from", 0, **start.note())
   for step, why in found.damaged:
     recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
+  return accepted
 
 
 def new_claim(workdir: str | os.PathLike[str], spec: RunSpec) -> Claim | Lease:

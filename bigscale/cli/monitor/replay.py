@@ -54,7 +54,7 @@ FLAGS.bool("json", False, "Print JSON.")
 
 def run(path: str = "") -> int:
   """Prints the alarms of a recorded run."""
-  from bigscale.monitor import trace
+  from bigscale.monitor import declared, trace
 
   require(
     bool(path),
@@ -66,7 +66,14 @@ def run(path: str = "") -> int:
   )
   spec = _set(_spec_of(path), FLAGS.set)
   recorded = trace.read_trace(path, FLAGS.attempt)
-  found = trace.replay(recorded, spec, _kinks(FLAGS.kinks), FLAGS.warmup)
+  kinks = _kinks(FLAGS.kinks)
+  known = declared.declared_steps(path, FLAGS.attempt)
+  found = trace.replay(recorded, spec, [*kinks, *known], FLAGS.warmup)
+  if known:
+    steps = ", ".join(map(str, known))
+    found["notes"].append(
+      f"changes that the run declares are not judged: steps {steps}"
+    )
   print(json.dumps(found, indent=2) if FLAGS.json else _text(found))
   return 0
 
