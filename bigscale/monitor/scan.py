@@ -14,7 +14,7 @@ as large. Two tails are estimated, and the weaker evidence counts:
   - An exponential tail of the squared statistic through its largest past values
     (peaks over threshold, as in SPOT, Siffer et al. 2017).
 
-All signals with the same windows are judged together, in arrays.
+All signals of a trace are judged together, in arrays.
 """
 
 import math
@@ -208,7 +208,8 @@ class Scale:
       block: mean of each block, and step in its middle, [signals, 2].
       finer: values on a finer scale within the last blocks, the newest last and
         NaN where there are none, [signals, values].
-      kinds: how each signal is compared; see `Scales.new`.
+      kinds: smallest rise of each signal, whether its name is unknown, whether
+        rises and falls are bad, and its pace, [signals, 5].
 
     Returns:
       For which of the signals the next scale's block is complete, and mean and
