@@ -147,7 +147,8 @@ def changed_run(trace, tmp_path):
       for line in lines
     ]
     config = tiny.get_config()
-    config.optim.g_lr = {"first": first, "last": last, "kimg": 4.8}
+    with config.ignore_type():
+      config.optim.g_lr = {"first": first, "last": last, "kimg": 4.8}
     spec = from_config(config)
     (folder / "spec.json").write_text(json.dumps({"spec": to_json(spec)}))
     for name, found in (("metrics", rows), ("events", events)):
