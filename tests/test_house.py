@@ -25,9 +25,9 @@ RULES = (
   (r"metrics/.*", ("sampling", "data", "parallel", "ops")),
   # Reads run folders; only `train/sealed` verifies their files.
   (r"report/.*", ("train/sealed",)),
-  # The verdict is pure Python, so it can run on any trace.
+  # The verdict needs only NumPy, so it can run on any trace.
   (
-    r"monitor/(verdict|scan|column_signal|columns|evidence|onset|foreign_logs|trace|dead|scoring|probes)",
+    r"monitor/(verdict|pace|scan|scales|column_signal|columns|evidence|onset|foreign_logs|trace|dead|scoring|probes)",
     ("ops",),
   ),
   (

@@ -9,9 +9,10 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Mapping
+from statistics import median
 from typing import Any, Protocol
 
-from bigscale.monitor.scan import CLIP, gain_at, median, surprise
+from bigscale.monitor.scan import CLIP, gain_at, surprise
 
 # Number of values before a score is judged.
 _ENOUGH_SCORES = 6
@@ -94,7 +95,7 @@ class Scores:
       return 0.0
     # A score is tested once in many rows, so its rate per row is lower.
     rare = math.log(max(row / len(self._values), 1.0))
-    return surprise(z, len(earlier) - 1) + rare
+    return float(surprise(z, len(earlier) - 1)) + rare
 
   @property
   def since(self) -> int | None:
@@ -167,7 +168,7 @@ class SetBacks:
     if not self.judged or back < _SMALLEST or spread <= 0:
       return 0.0
     z = min(back / spread, 1e6)
-    return surprise(z, _DF * self._count) if z > _NEAR else 0.0
+    return float(surprise(z, _DF * self._count)) if z > _NEAR else 0.0
 
   def _learn(self, sizes: list[float]) -> None:
     self._count += 1

@@ -1,26 +1,17 @@
 """Follows one column of a trace: its scales, repeats and missing values."""
 
-import itertools
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from bigscale.monitor.best_so_far import AgainstBest, Scores, SetBacks
 from bigscale.monitor.columns import WEIGHTS, Kind
 from bigscale.monitor.onset import onset
-from bigscale.monitor.scan import (
-  COARSE,
-  ENOUGH,
-  LARGEST,
-  ONE,
-  SIX,
-  TWO,
-  Scale,
-  Windows,
-  median,
-  ways,
-)
+from bigscale.monitor.pace import Pace
+from bigscale.monitor.scales import Scales
+from bigscale.monitor.scan import ENOUGH, LARGEST
 
 # A column is sparse if its values are at least this many rows apart. Its values
 # are probes of the state, and fewer of them are needed as evidence.
@@ -29,7 +20,7 @@ _SPARSE = 3
 # which a value may repeat because it is rounded.
 _RESOLUTION = 2.0**-20
 # Attributes that are not in the state, or not in this form.
-_APART = ("kind", "_floor", "scales", "_jump", "_best", "last", "found")
+_APART = ("kind", "_floor", "_scales", "_best", "last", "_newest")
 
 
 class Found(NamedTuple):
@@ -52,20 +43,19 @@ class Signal:
 
   Attributes:
     kind: how the column is judged.
-    scales: the dyadic scales, the finest first.
     last: newest value; NaN before the first.
     since: step from which on the newest value repeats.
     rows: number of values.
     lost: number of consecutive values up to now that were not finite.
-    found: the strongest evidence in this signal.
   """
 
-  def __init__(self, kind: Kind, smallest_rise: float) -> None:
+  def __init__(self, kind: Kind, smallest_rise: float, scales: Scales) -> None:
     """Starts without a past.
 
     Args:
       kind: how the column is judged.
       smallest_rise: smallest relative rise of weights that counts as evidence.
+      scales: the scales of all columns.
     """
     self.kind = kind
     self._floor = math.log1p(smallest_rise) if kind.group in WEIGHTS else 0.0
@@ -73,13 +63,15 @@ class Signal:
       # The average's distance to the weights is proportional to their speed,
       # which may double.
       self._floor = max(self._floor, math.log(2))
-    self.scales: list[Scale] = []
-    # Detects a doubling of G's weights in one row.
-    self._jump: Scale | None = None
+    self._scales = scales
+    # Index of the column among the scales, and a second one that detects a
+    # doubling of G's weights in one row.
+    self._index: int | None = None
+    self._jump: int | None = None
     if kind.group == "g_weights":
-      self._jump = Scale(0, ONE, math.log(2))
-    self._recent: deque[float] = deque(maxlen=8)
-    self._times: deque[int] = deque(maxlen=2)
+      self._jump = scales.new(kind, Pace.JUMP, math.log(2))
+    # Newest value as it is compared; NaN before the first and after a cut.
+    self._newest = math.nan
     self.last = math.nan
     self.since = 0
     self.rows = 0
@@ -97,23 +89,18 @@ class Signal:
     # Evidence of being worse than the best value so far.
     self._worse = 0.0
     self.lost = 0
-    self.found = Found(0.0, 0, True)
 
   def cut(self) -> None:
-    """Excludes all earlier values from later comparisons."""
-    self.found = Found(0.0, 0, True)
-    for scale in self.scales:
-      scale.cut()
-    if self._jump:
-      self._jump.cut()
-    self._recent.clear()
-    self._times.clear()
+    """Excludes all earlier values from later comparisons; see `Scales.cut`."""
+    self._newest = math.nan
     if self._best:
       self._best.cut()
     self._same, self._worse = 0, 0.0
 
   def add(self, value: float, step: int, row: int) -> None:
     """Adds a finite value. A value that repeats the last one counts only once.
+
+    The value is compared when the row is complete; see `Scales.add`.
 
     Args:
       value: the column's value.
@@ -132,67 +119,55 @@ class Signal:
       self._repeats += 1
       return
     self._longest, self._same = max(self._longest, self._same), 0
+    first = self._newest, self.since
     self.last, self.since = value, step
     x = math.log(value) if self.kind.log else max(-LARGEST, min(value, LARGEST))
     if self._best:
       self._worse = self._best.add(x * self.kind.direction, step, row)
-    self._recent.append(x)
-    self._times.append(step)
-    recent = list(self._recent)
-    if self._jump:
-      self._jump.add(x, step, recent, self.kind)
-    if self.rows == 1:
-      # Only the second value shows whether the column is sparse.
-      return
-    block = x, float(step)
-    if not (self._floor or self._gap >= _SPARSE):
-      # The median prevents a single row from being evidence.
-      block = median(recent[-3:]), float(self._times[0])
-    self._add_block(block, recent)
-    self.found = self._strongest()
-
-  def _add_block(self, block: tuple[float, float], recent: list[float]) -> None:
-    finer: Sequence[float] = recent
-    for level in range(len(self.scales) + 1):
-      if level == len(self.scales):
-        self.scales.append(Scale(level, self._windows(level), self._floor))
-      scale = self.scales[level]
-      following = scale.add(*block, finer, self.kind)
-      if following is None:
-        return
-      # Increments of the blocks two levels below show how noisy a block is.
-      finer = recent if level < 1 else list(self.scales[level - 1].values)
-      finer, block = finer[-(8 if level < 1 else 16) :], following
-
-  def _windows(self, level: int) -> Windows:
-    if self._floor or self._gap >= _SPARSE:
-      return TWO if level < 1 else COARSE
-    return SIX if level < 2 else COARSE
+    if self._jump is not None:
+      self._scales.put(self._jump, x)
+    if self.rows > 1:
+      if self._index is None:
+        # Only the second value shows whether the column is sparse.
+        few = self._floor or self._gap >= _SPARSE
+        pace = Pace.FEW if few else Pace.MANY
+        self._index = self._scales.new(self.kind, pace, self._floor, first)
+      self._scales.put(self._index, x)
+    self._newest = x
 
   @property
   def judged(self) -> bool:
     """Whether the signal has enough past values to be judged."""
-    known = self.scales and self.scales[0].count >= ENOUGH
-    return bool(known or (self._best and self._best.judged))
+    return self._count >= ENOUGH or bool(self._best and self._best.judged)
 
   @property
   def moves(self) -> bool:
     """Whether the signal has changed often enough for a comparison."""
-    changed = self.scales and self.scales[0].count
-    return bool(changed or (self._best and self._recent))
+    return self._count > 0 or bool(self._best and not math.isnan(self._newest))
 
-  def _strongest(self) -> Found:
-    """Returns the strongest evidence over all scales and directions."""
-    bad = ways(self.kind)
-    scales = [*self.scales, *([self._jump] if self._jump else [])]
-    tests = max(1, sum(s.count >= ENOUGH for s in scales)) * len(bad)
-    found, level, way = max(
-      (scale.evidence[way], scale.level, way) for scale in scales for way in bad
-    )
-    found = Found(max(0.0, found - math.log(tests)), level, way == 0)
-    if self._worse > found.evidence:
+  @property
+  def _count(self) -> int:
+    if self._index is None:
+      return 0
+    return self._scales.strongest[self._index][4]
+
+  @property
+  def found(self) -> Found:
+    """The strongest evidence in this signal."""
+    evidence, level, rises, tests = 0.0, 0, True, 0
+    if self._index is not None:
+      evidence, level, rises, tests, _ = self._scales.strongest[self._index]
+    if self._jump is not None:
+      jump = self._scales.strongest[self._jump]
+      tests += jump[3]
+      if jump[0] > evidence:
+        evidence, level, rises, _, _ = jump
+    if evidence:
+      sides = 1 if self.kind.direction else 2
+      evidence = max(0.0, evidence - math.log(max(tests, 1) * sides))
+    if self._worse > evidence:
       return Found(self._worse, 0, self.kind.direction > 0)
-    return found
+    return Found(evidence, level, rises)
 
   def onset(self, level: int) -> int:
     """Returns the step at which the change began.
@@ -203,8 +178,10 @@ class Signal:
     if self._best and self._worse and self._worse >= self.found.evidence:
       # The best value so far shows it: the last step near that value.
       began = self._best.since
+    elif self._index is None:
+      began = None
     else:
-      began = onset(self.scales, level)
+      began = onset(self._scales.scales, self._index, level)
     return int(self.since if began is None else began)
 
   def is_frozen(self, evidence: float) -> bool:
@@ -230,9 +207,13 @@ class Signal:
 
     At the end of a schedule, weights move less than float32 resolves.
     """
-    moves = [abs(a - b) for a, b in itertools.pairwise(self._recent)]
-    size = 1.0 if self.kind.log else max(map(abs, self._recent), default=0.0)
-    return bool(moves) and median(moves) > _RESOLUTION * size
+    if self._index is None:
+      return False
+    recent = self._scales.recent[self._index]
+    recent = recent[~np.isnan(recent)]
+    size = 1.0 if self.kind.log else np.abs(recent).max(initial=0.0)
+    moves = np.abs(np.diff(recent))
+    return len(moves) > 0 and bool(np.median(moves) > _RESOLUTION * size)
 
   def shown(self, level: int) -> tuple[float, float]:
     """Returns the recent and the earlier level, in the column's unit.
@@ -244,38 +225,27 @@ class Signal:
     if pair is not None:
       late, base = (x * self.kind.direction for x in pair)
     else:
-      late, base = self.scales[level].levels()
+      late, base = self._scales.levels(self._index, level)
     if not self.kind.log:
       return late, base
     return math.exp(min(late, 700.0)), math.exp(min(base, 700.0))
 
   def get_state(self) -> dict[str, Any]:
     """Returns the state as plain JSON."""
-    state = {
-      name: list(value) if isinstance(value, deque) else value
-      for name, value in vars(self).items()
-      if name not in _APART
-    }
+    state = {n: x for n, x in vars(self).items() if n not in _APART}
     return state | {
       "_best": self._best and self._best.get_state(),
       "last": None if math.isnan(self.last) else self.last,
-      "scales": [scale.get_state() for scale in self.scales],
-      "_jump": self._jump and self._jump.get_state(),
+      "_newest": None if math.isnan(self._newest) else self._newest,
     }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Continues from a state that `get_state` returned."""
     for name, value in state.items():
-      if name in ("_recent", "_times"):
-        getattr(self, name).extend(value)
-      elif name == "scales":
-        self.scales = [Scale.from_state(scale) for scale in value]
-      elif name == "_jump":
-        self._jump = Scale.from_state(value) if value else None
-      elif name == "_best":
+      if name == "_best":
         if self._best:
           self._best.set_state(value)
       else:
         setattr(self, name, value)
-    self.last = math.nan if state["last"] is None else state["last"]
-    self.found = self._strongest() if self.scales else Found(0.0, 0, True)
+    for name in ("last", "_newest"):
+      setattr(self, name, math.nan if state[name] is None else state[name])

@@ -6,6 +6,7 @@ from typing import Any
 
 from bigscale.monitor.column_signal import Found, Signal
 from bigscale.monitor.columns import SLIGHT, Kind
+from bigscale.monitor.scales import Scales
 
 # Evidence below which a value is considered normal: once in 100 rows.
 _NORMAL = math.log(100)
@@ -22,15 +23,17 @@ class KnownSignal(Signal):
   It needs no past, and is judged during the warm-up as well.
   """
 
-  def __init__(self, kind: Kind, smallest_shift: float) -> None:
+  def __init__(self, kind: Kind, smallest_shift: float, scales: Scales) -> None:
     """Starts without evidence.
 
     Args:
       kind: how the column is judged.
       smallest_shift: smallest material size. Evidence of a smaller change
         belongs to the group `slight`.
+      scales: the scales of all columns, which this one does not use.
     """
-    super().__init__(kind, smallest_rise=0.0)
+    super().__init__(kind, 0.0, scales)
+    self._found = Found(0.0, 0, True)
     self._kinds = kind, kind._replace(group=SLIGHT)
     self._smallest = smallest_shift
     self._size = math.nan
@@ -63,7 +66,7 @@ class KnownSignal(Signal):
       self.since, self._normal = self._normal if self.rows else step, step
     self.rows += 1
     self.last = value
-    self.found = Found(max(value, 0.0), 0, True)
+    self._found = Found(max(value, 0.0), 0, True)
 
   def expire(self, row: int) -> None:
     """Forgets the evidence if there has been no value for long.
@@ -72,7 +75,12 @@ class KnownSignal(Signal):
       row: index of the present row in the trace.
     """
     if row - self._seen_at > _MISSING * self._gap:
-      self.found = Found(0.0, 0, True)
+      self._found = Found(0.0, 0, True)
+
+  @property
+  def found(self) -> Found:
+    """The evidence of the newest value."""
+    return self._found
 
   @property
   def judged(self) -> bool:
@@ -103,7 +111,7 @@ class KnownSignal(Signal):
       "normal": self._normal,
       "seen_at": self._seen_at,
       "gap": self._gap,
-      "last": self.found.evidence,
+      "last": self._found.evidence,
       "size": size,
     }
 
@@ -113,4 +121,4 @@ class KnownSignal(Signal):
     self._normal, self.last = state["normal"], state["last"]
     self._seen_at, self._gap = state["seen_at"], state["gap"]
     self.size = math.nan if state["size"] is None else state["size"]
-    self.found = Found(state["last"], 0, True)
+    self._found = Found(state["last"], 0, True)

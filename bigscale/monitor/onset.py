@@ -17,7 +17,7 @@ _FEWEST = 3
 _FINER = 2
 
 
-def onset(scales: Sequence[Scale], level: int) -> float | None:
+def onset(scales: Sequence[Scale], signal: int, level: int) -> float | None:
   """Returns the training step at which a change began.
 
   Fits a linear trend plus either a jump or a ramp to the last blocks by least
@@ -26,6 +26,7 @@ def onset(scales: Sequence[Scale], level: int) -> float | None:
 
   Args:
     scales: scales of the signal, the finest first.
+    signal: index of the signal.
     level: level of the scale that shows the change.
 
   Returns:
@@ -34,12 +35,12 @@ def onset(scales: Sequence[Scale], level: int) -> float | None:
   found: float | None = None
   ramp = False
   for scale in reversed(scales[: max(level - _FINER, 0) + 1]):
-    steps = np.array(scale.steps)
+    values, steps = scale.blocks(signal)
     if len(steps) <= _FEWEST:
       continue
     if found is not None and (ramp or found < steps[min(8, len(steps) - 1)]):
       break
-    found, ramp = _best(np.array(scale.values), steps)
+    found, ramp = _best(values, steps)
   return found
 
 

@@ -18,14 +18,10 @@ from typing import Any, Literal, NamedTuple
 
 from bigscale.monitor import dead
 from bigscale.monitor.column_signal import Signal
-from bigscale.monitor.columns import (
-  Kind,
-  kind_of,
-  size_of,
-  with_logit_gap,
-)
+from bigscale.monitor.columns import Kind, kind_of, size_of, with_logit_gap
 from bigscale.monitor.evidence import Group, frozen, strongest, total
 from bigscale.monitor.known_signal import KnownSignal
+from bigscale.monitor.scales import Scales
 from bigscale.spec.verdict import VerdictSpec
 
 Level = Literal["ok", "warn", "rollback"]
@@ -40,7 +36,7 @@ _NAMED = math.log(10)
 # not vital causes an alarm.
 _BROKEN = 3
 # Version of the format of `Verdict.get_state`.
-_VERSION = 4
+_VERSION = 5
 
 
 class Reason(NamedTuple):
@@ -116,6 +112,7 @@ class Verdict:
       "rollback": math.log(spec.rollback_rows),
     }
     self.kinks = sorted(kinks)
+    self._scales = Scales()
     self._signals: dict[str, Signal] = {}
     self._first: int | None = None
     self._last = -1
@@ -169,6 +166,7 @@ class Verdict:
     The estimates of each signal's noise are kept.
     """
     self._quiet = max(self._quiet, step)
+    self._scales.cut()
     for signal in self._signals.values():
       signal.cut()
     self._dead = 0
@@ -187,6 +185,7 @@ class Verdict:
       "seen": sorted(self._seen),
       "quiet": self._quiet,
       "signals": {n: s.get_state() for n, s in self._signals.items()},
+      "scales": self._scales.get_state(),
       "is_broken": self._is_broken,
       "dead": self._dead,
       "level": decision.level,
@@ -222,6 +221,7 @@ class Verdict:
     for name, learned in state["signals"].items():
       self._signals[name] = self._new_signal(kind_of(name))
       self._signals[name].set_state(learned)
+    self._scales.set_state(state["scales"])
     self._is_broken = state["is_broken"]
     self._dead = state["dead"]
     reasons = tuple(
@@ -238,8 +238,8 @@ class Verdict:
 
   def _new_signal(self, kind: Kind) -> Signal:
     if kind.known:
-      return KnownSignal(kind, self._spec.smallest_shift)
-    return Signal(kind, self._spec.smallest_rise)
+      return KnownSignal(kind, self._spec.smallest_shift, self._scales)
+    return Signal(kind, self._spec.smallest_rise, self._scales)
 
   def _cut_at_kinks(self, step: int) -> None:
     first = bisect.bisect_right(self.kinks, self._last)
@@ -269,6 +269,7 @@ class Verdict:
         signal.add(value, step, self._rows)
         if kind.known:
           signal.size = float(row.get(size_of(name), math.nan))
+    self._scales.add(step)
     return broken
 
   def _count_broken(

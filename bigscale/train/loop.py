@@ -91,12 +91,12 @@ def train(
     checkpoints.attend(recorder, spec.operations.unsaved_seconds)
     guard = Guard(built, stream, checkpoints, recorder, found.attempt)
     try:
-      resume.report(recorder, stream, found, start, moved != spec)
+      accepted = resume.report(recorder, stream, found, start, moved != spec)
       if begun and found.step < recorder.total_steps:
         prepared = _open_scores(prepared, built)
       if "monitor" in found.meta:
         guard.set_state(found.meta["monitor"])
-      resume.take_changes(recorder, guard, found.step, changes)
+      resume.take_changes(recorder, guard, found.step, changes, accepted)
       resume.write_spec(folder, built, spec, command, changes)
       run = _Run(built, stream, checkpoints, folder, recorder, guard, prepared)
       return run.until_the_end(found.state, found.step, accept_data)
@@ -391,7 +391,7 @@ class _Run:
 
   def _report_faults(self, step: int) -> None:
     """Writes an event for each bad record that any process replaced."""
-    faults = [fault._asdict() for fault in self._stream.take_faults()]
+    faults = [one._asdict() for one in self._stream.take_faults()]
     for fault in multihost.gather("bad records", faults):
       self._recorder.event("bad_record", step, **fault)
 

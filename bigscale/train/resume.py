@@ -112,10 +112,19 @@ def take_changes(
   guard: Guard,
   step: int,
   changes: Sequence[Change],
+  accepted: bool,
 ) -> None:
   """Writes events for changed settings, before `spec.json` is rewritten.
 
   If the run is killed in between, the events are written twice but never lost.
+  The monitor compares nothing across the changes.
+
+  Args:
+    recorder: recorder of the run.
+    guard: monitor of the run.
+    step: step that the run resumes from.
+    changes: changed settings.
+    accepted: whether changed records of the data were accepted.
   """
   for change in changes:
     why = change.nature.why
@@ -129,7 +138,7 @@ def take_changes(
       new=change.new,
       **({"consequence": why} if why else {}),
     )
-  if any(change.nature.kind == "asked" for change in changes):
+  if accepted or any(change.nature.kind == "asked" for change in changes):
     guard.expect_change(step)
 
 
@@ -151,7 +160,7 @@ def report(
   found: Restored,
   start: Start | None,
   moved: bool,
-) -> None:
+) -> bool:
   """Writes events for changed data, initial weights and damaged checkpoints.
 
   Args:
@@ -160,16 +169,21 @@ def report(
     found: checkpoint that the run resumes from.
     start: initial weights from another run, or None.
     moved: whether the data are at other locations than the settings say.
+
+  Returns:
+    Whether changed records were accepted.
   """
   if moved:
     recorder.event("data_moved", found.step, places=stream.places)
   before = found.data.get("source")
-  if before in stream.get_state().get("accepted", ()):
+  accepted = before in stream.get_state().get("accepted", ())
+  if accepted:
     recorder.event("data_accepted", found.step, old=before, new=stream.identity)
   if start:
     recorder.event("init_from", 0, **start.note())
   for step, why in found.damaged:
     recorder.event("damaged_checkpoint", found.step, of_step=step, why=why)
+  return accepted
 
 
 def new_claim(workdir: str | os.PathLike[str], spec: RunSpec) -> Claim | Lease:

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from bigscale.cli import main as program
+from bigscale.monitor.declared import declared_steps
 from bigscale.spec import from_config, to_json
 from tests.e2e import tiny
 
@@ -175,3 +176,67 @@ def test_a_threshold_must_be_finite(monitor, trace, value):
   assert (code, out) == (2, "")
   assert f"--set=warn_rows={value}" in err
   assert "not a finite number" in err
+
+
+@pytest.fixture
+def changed_run(trace, tmp_path):
+  """Returns a function that writes a run's folder with the trace's jump."""
+
+  def write(*events, first=1.0, last=1.0):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    header, *lines = pathlib.Path(trace).read_text().split("\n")
+    names = header.split(",")
+    rows = [
+      dict(zip(names, map(json.loads, line.split(",")), strict=True))
+      for line in lines
+    ]
+    config = tiny.get_config()
+    with config.ignore_type():
+      config.optim.g_lr = {"first": first, "last": last, "kimg": 4.8}
+    spec = from_config(config)
+    (folder / "spec.json").write_text(json.dumps({"spec": to_json(spec)}))
+    for name, found in (("metrics", rows), ("events", events)):
+      text = "".join(json.dumps(row) + "\n" for row in found)
+      (folder / f"{name}.jsonl").write_text(text)
+    return str(folder)
+
+  return write
+
+
+@pytest.mark.parametrize(
+  "event",
+  [
+    {"event": "setting_changed", "step": 600, "consequence": "other numbers"},
+    {"event": "data_accepted", "step": 600},
+    {"event": "rollback", "step": 700, "to_step": 600},
+  ],
+)
+def test_changes_that_a_run_declares_are_not_judged(
+  monitor, changed_run, event
+):
+  _, out, _ = monitor("replay", changed_run(event, "not an event"), "--json")
+  found = json.loads(out)
+  assert found["alarms"] == []
+  assert any("declares are not judged: steps 600" in n for n in found["notes"])
+
+
+def test_the_end_of_a_runs_schedule_is_not_judged(monitor, changed_run):
+  _, out, _ = monitor("replay", changed_run(first=1e-3, last=1e-4), "--json")
+  assert json.loads(out)["alarms"] == []
+
+
+def test_other_events_of_a_run_declare_nothing(monitor, changed_run):
+  other = {"event": "setting_changed", "step": 600, "setting": "log.every"}
+  folder = changed_run(other, {"event": "evaluation", "step": 600})
+  _, out, _ = monitor("replay", folder, "--json")
+  assert json.loads(out)["alarms"]
+
+
+def test_a_change_of_a_later_attempt_is_not_declared_for_an_earlier_one(
+  changed_run,
+):
+  later = {"event": "data_accepted", "step": 600, "attempt": 1}
+  folder = changed_run(later)
+  assert declared_steps(folder, attempt=0) == []
+  assert declared_steps(folder) == [600]

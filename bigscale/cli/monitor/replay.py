@@ -22,13 +22,11 @@ More examples:
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from bigscale.cli.flags import Flags
-from bigscale.place import log, open_place
-from bigscale.spec import SpecError, VerdictSpec, from_json, require
-from bigscale.spec.count import ImageCount
+from bigscale.place import open_place
+from bigscale.spec import SpecError, VerdictSpec, require
 
 FLAGS = Flags()
 FLAGS.heading("Monitor")
@@ -45,8 +43,7 @@ FLAGS.list(
   "kinks",
   [],
   "Steps at which a schedule starts or ends, or at which something else was "
-  "changed on purpose. The folder of a run adds the ends of its schedules and "
-  "the steps at which its settings changed.",
+  "changed on purpose. The folder of a run adds what it declares.",
 )
 FLAGS.heading("Input and output")
 FLAGS.integer(
@@ -57,7 +54,7 @@ FLAGS.bool("json", False, "Print JSON.")
 
 def run(path: str = "") -> int:
   """Prints the alarms of a recorded run."""
-  from bigscale.monitor import trace
+  from bigscale.monitor import declared, trace
 
   require(
     bool(path),
@@ -67,58 +64,28 @@ def run(path: str = "") -> int:
     FLAGS.warmup is None or FLAGS.warmup >= 0,
     f"--warmup={FLAGS.warmup} must not be negative",
   )
-  declared = _declared(path)
-  spec = _set(declared.verdict, FLAGS.set)
-  kinks = sorted({*declared.kinks, *_kinks(FLAGS.kinks)})
+  spec = _set(_spec_of(path), FLAGS.set)
   recorded = trace.read_trace(path, FLAGS.attempt)
-  found = trace.replay(recorded, spec, kinks, FLAGS.warmup)
+  kinks = _kinks(FLAGS.kinks)
+  known = declared.declared_steps(path, FLAGS.attempt)
+  found = trace.replay(recorded, spec, [*kinks, *known], FLAGS.warmup)
+  if known:
+    steps = ", ".join(map(str, known))
+    found["notes"].append(
+      f"changes that the run declares are not judged: steps {steps}"
+    )
   print(json.dumps(found, indent=2) if FLAGS.json else _text(found))
   return 0
 
 
-class Declared(NamedTuple):
-  """What a run's folder states about its trace.
-
-  Attributes:
-    verdict: settings of the verdict.
-    kinks: steps at which a schedule ends or settings were changed.
-  """
-
-  verdict: VerdictSpec = VerdictSpec()
-  kinks: tuple[int, ...] = ()
-
-
-def _declared(path: str) -> Declared:
-  """Returns what a run's folder states; the defaults for any other path."""
+def _spec_of(path: str) -> VerdictSpec:
+  """Returns the verdict spec of a run's folder, or the default spec."""
   try:
-    place = open_place(path)
-    written = json.loads(place.read("spec.json"))["spec"]
-    verdict = VerdictSpec(**written["monitor"]["verdict"])
+    written = json.loads(open_place(path).read("spec.json"))
+    settings = written["spec"]["monitor"]["verdict"]
+    return VerdictSpec(**settings)
   except (OSError, ValueError, KeyError, TypeError):
-    return Declared()
-  try:
-    spec = from_json(written)
-    lines = (log.read(place, "events") or b"").decode().splitlines()
-    events = [json.loads(line) for line in lines]
-  except (OSError, ValueError, KeyError, TypeError):
-    return Declared(verdict)
-  return Declared(verdict, tuple(_changes(spec.count, spec.kinks_kimg, events)))
-
-
-def _changes(
-  count: ImageCount,
-  kinks_kimg: tuple[float, ...],
-  events: list[Mapping[str, Any]],
-) -> list[int]:
-  """Returns the steps at which a run changed as declared."""
-  changed = []
-  for event in events:
-    if "batches" in event:
-      count = ImageCount.of(event["batches"])
-    # A change whose event names no consequence does not affect the results.
-    if event["event"] == "setting_changed" and "consequence" in event:
-      changed.append(event["step"])
-  return [*map(count.step_of, kinks_kimg), *changed]
+    return VerdictSpec()
 
 
 def _set(spec: VerdictSpec, settings: list[str]) -> VerdictSpec:
