@@ -241,7 +241,9 @@ def _samples(
   if mean_of:
     spread, degrees = fitted.noise.residual, fitted.noise.degrees
     size = np.sqrt(degrees / rng.chisquare(degrees, (_SAMPLES, 1)))
-    f = f + size * rng.choice(spread, f.shape) / math.sqrt(mean_of)
+    # One residual for all places: a forecast does not depend on the others.
+    residual = rng.choice(spread, (_SAMPLES, 1))
+    f = f + size * residual / math.sqrt(mean_of)
   return f
 
 
