@@ -189,5 +189,6 @@ def _expand(state: Mapping[str, Any]) -> np.ndarray:
   data = zlib.decompress(unpack(state["zlib"]).tobytes())
   flat = np.frombuffer(data)
   if not state["rows"]:
-    return flat.reshape(0, _RECENT)
-  return np.ascontiguousarray(flat.reshape(-1, state["rows"]).T)
+    return np.empty((0, _RECENT))
+  # A copy, because arrays of a buffer are read-only.
+  return flat.reshape(-1, state["rows"]).T.copy()

@@ -368,6 +368,26 @@ def test_a_resumed_verdict_makes_the_same_decisions(fault, cut):
   assert after.get_state() == verdict.get_state()
 
 
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("rows_before", [1, 30])
+def test_settings_may_change_after_a_resume(columns, rows_before):
+  rng = random.Random(0)
+  run = [
+    (step, {f"d/loss{i}": rng.gauss(1, 0.1) for i in range(columns)})
+    for step in range(rows_before + 60)
+  ]
+  straight = Verdict(VerdictSpec())
+  for item in run[:rows_before]:
+    straight.update(*item)
+  resumed = Verdict(VerdictSpec())
+  resumed.set_state(json.loads(json.dumps(straight.get_state())))
+  for verdict in (straight, resumed):
+    verdict.quiet_until(rows_before + 5)
+  for item in run[rows_before:]:
+    assert resumed.update(*item) == straight.update(*item)
+  assert resumed.get_state() == straight.get_state()
+
+
 def test_nothing_is_compared_across_a_declared_change():
   verdict = Verdict(VerdictSpec())
   levels = {}
