@@ -216,6 +216,22 @@ def number(text: str) -> float | None:
   return float(text) if _NUMBER.fullmatch(text) else None
 
 
+def positive(row: TableRow, name: str) -> float:
+  """Returns the number in a cell.
+
+  Raises:
+    SpecError: it is not a positive number.
+  """
+  text = row.cells[name]
+  value = number(text)
+  require(
+    value is not None and math.isfinite(value) and value > 0,
+    f"{row.place}, column {name!r}: {text!r} is not a positive number, which a "
+    "law requires; correct it, or exclude the row with --status or --where",
+  )
+  return value
+
+
 def identity(cell: str) -> str:
   """Returns an id in canonical form: "3.0", once stored as a float, is "3"."""
   found = _WAS_FLOAT.fullmatch(cell)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
 from bigscale.scaling.rows import (
   CENSORED,
   LEFT_OUT,
@@ -15,12 +15,14 @@ from bigscale.scaling.rows import (
   check_names,
   identity,
   matching,
-  number,
+  positive,
   read,
   repeats,
   status_of,
   summaries,
 )
+from bigscale.scaling.selection import Selection
+from bigscale.scaling.tuning import tuning
 from bigscale.spec import require
 
 _DERIVED = re.compile(r"flops/(\d*\.?\d*)x")
@@ -42,6 +44,8 @@ class Columns:
     where: conditions such as `model=r3gan` or `params>=1e6`; all must hold.
     drop_worst: number of rows with the highest y to exclude.
     protocol: columns in which all rows must agree.
+    best_over: tuned columns, such as `g_lr`. At each x and x2, only the rows of
+      the best setting of these columns are fitted.
   """
 
   x: str
@@ -53,6 +57,7 @@ class Columns:
   where: tuple[str, ...] = ()
   drop_worst: int = 0
   protocol: tuple[str, ...] = ()
+  best_over: tuple[str, ...] = ()
 
 
 def select(path: str, columns: Columns) -> Selection:
@@ -93,8 +98,14 @@ def select(path: str, columns: Columns) -> Selection:
     + (f" (the first: {excluded[0]['reason']})" if excluded else "")
     + "; select at least a few finished runs",
   )
+  points, tuned = _points(rows, columns, factor), None
+  if columns.best_over:
+    tuned = tuning(points, rows, columns.best_over)
+    best = tuned.best()
+    points = points.take(best)
+    rows = [row for row, chosen in zip(rows, best, strict=True) if chosen]
   return Selection(
-    _points(rows, columns, factor),
+    points,
     _names(columns, factor),
     excluded,
     filtered,
@@ -102,6 +113,7 @@ def select(path: str, columns: Columns) -> Selection:
     factor,
     _protocol(rows, columns),
     _notes(header, rows, columns),
+    tuned,
   )
 
 
@@ -173,6 +185,13 @@ def _check_columns(
   check_names(header, given)
   for name in columns.protocol:
     check_names(header, {"protocol": name})
+  for name in columns.best_over:
+    check_names(header, {"best_over": name})
+    require(
+      name not in given.values(),
+      f"--best_over={name} is already the column of another flag; name columns "
+      "of settings that were tuned",
+    )
   require(
     columns.y not in (columns.x, columns.x2),
     f"--y={columns.y} is also a variable of the law; choose another column",
@@ -206,7 +225,7 @@ def _drop_worst(
   if not columns.drop_worst:
     return rows, []
   done = [row for row in rows if status_of(row, columns.status) not in CENSORED]
-  done.sort(key=lambda row: -_positive(row, columns.y))
+  done.sort(key=lambda row: -positive(row, columns.y))
   worst = {row.number for row in done[: columns.drop_worst]}
   reason = f"excluded by --drop_worst={columns.drop_worst}"
   return (
@@ -219,7 +238,7 @@ def _points(
   rows: list[TableRow], columns: Columns, factor: float | None
 ) -> Points:
   def column(name: str) -> np.ndarray:
-    return np.array([_positive(row, name) for row in rows])
+    return np.array([positive(row, name) for row in rows])
 
   x = column(columns.x)
   variables = {"x": x}
@@ -283,15 +302,3 @@ def _protocol(rows: list[TableRow], columns: Columns) -> dict[str, str]:
       )
     found[name] = first.cells[name]
   return found
-
-
-def _positive(row: TableRow, name: str) -> float:
-  text = row.cells[name]
-  value = number(text)
-  require(
-    value is not None and math.isfinite(value) and value > 0,
-    f"{row.place}, column {name!r}: {text!r} is not a positive number, which a "
-    "fit to logs requires; correct it, or exclude the row with --status or "
-    "--where",
-  )
-  return value

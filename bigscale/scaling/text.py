@@ -82,7 +82,21 @@ def _runs(found: dict[str, Any]) -> list[str]:
     + f": {entry['reason']}"
     for entry in found["excluded"]
   ]
+  lines += _tuning(found["tuning"])
   lines += [f"protocol: {name} = {v}" for name, v in found["protocol"].items()]
+  return lines
+
+
+def _tuning(tuned: dict[str, Any] | None) -> list[str]:
+  if tuned is None:
+    return []
+  lines = [
+    f"best of {tuned['settings']} settings at {tuned['places']} places; "
+    f"{_count(tuned['rows_of_other_settings'], 'row')} of other settings"
+  ]
+  for name, at in tuned["optimum"].items():
+    counts = ", ".join(f"{where} {count}" for where, count in at.items())
+    lines.append(f"  where the best {name} lies among those tried: {counts}")
   return lines
 
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bigscale.scaling.forecast import predict
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
+from bigscale.scaling.selection import Selection
 
 _NEW_RUNS = 20
 _FACTORS = (4, 10)

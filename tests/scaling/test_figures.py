@@ -6,7 +6,8 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from bigscale.scaling import analysis, figures
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
+from bigscale.scaling.selection import Selection
 from bigscale.spec import SpecError
 
 ALPHA, BETA, FLOOR = 0.4, 0.3, 2.0

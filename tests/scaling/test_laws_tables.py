@@ -100,10 +100,3 @@ def test_blank_rows_are_ignored(fit):
   rows = few()
   code, found, _ = fit([*rows[:3], [" ", " ", ""], *rows[3:]])
   assert (code, found["rows"]) == (0, 12)
-
-
-def test_equal_numbers_are_one_level_of_shares(tmp_path, capsys):
-  path = tmp_path / "runs.csv"
-  path.write_text("run,k,status\na,1,done\nb,1.0,collapsed\nc,2,done\n")
-  assert main(["bigscale", "scaling", "shares", str(path), "--x=k"]) == 0
-  assert "1  1 of 2" in capsys.readouterr().out

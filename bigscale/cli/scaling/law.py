@@ -37,6 +37,12 @@ def define_columns(values: Flags) -> None:
     "Columns that must have the same value in all rows, like fid_samples. The "
     "result records the values.",
   )
+  values.list(
+    "best_over",
+    [],
+    "Tuned columns, like g_lr. At each x and x2, fits only the runs with the "
+    "best values of these columns.",
+  )
 
 
 def columns_of(values: Flags) -> Columns:
@@ -45,7 +51,10 @@ def columns_of(values: Flags) -> Columns:
   values.require("y", "fid")
   return Columns(
     **values.fields_of(Columns)
-    | {"where": tuple(values.where), "protocol": tuple(values.protocol)}
+    | {
+      name: tuple(values[name].value)
+      for name in ("where", "protocol", "best_over")
+    }
   )
 
 
@@ -63,6 +72,8 @@ def define_flags(values: Flags) -> None:
     Settings,
     resamples="Number of bootstrap resamples.",
     seed="Seed of the bootstrap.",
+    resample_by="What the bootstrap resamples: runs, or sizes (values of x) "
+    "and then the runs of each.",
   )
   values.fields(
     Loss, delta="Threshold of the Huber loss, in units of --delta_unit."
