@@ -14,6 +14,7 @@ from bigscale.scaling.rows import (
   TableRow,
   check_names,
   identity,
+  is_missing,
   matching,
   positive,
   read,
@@ -46,6 +47,9 @@ class Columns:
     protocol: columns in which all rows must agree.
     best_over: tuned columns, such as `g_lr`. At each x and x2, only the rows of
       the best setting of these columns are fitted.
+    decimal_comma: whether numbers are written like 1,5.
+    drop_missing: whether to exclude finished rows in which y or a variable is
+      missing: empty, nan, NA, None or null.
   """
 
   x: str
@@ -58,6 +62,8 @@ class Columns:
   drop_worst: int = 0
   protocol: tuple[str, ...] = ()
   best_over: tuple[str, ...] = ()
+  decimal_comma: bool = False
+  drop_missing: bool = False
 
 
 def select(path: str, columns: Columns) -> Selection:
@@ -76,7 +82,7 @@ def select(path: str, columns: Columns) -> Selection:
     columns.drop_worst >= 0,
     f"--drop_worst={columns.drop_worst} must be at least 0",
   )
-  header, rows = read(path)
+  header, rows = read(path, decimal_comma=columns.decimal_comma)
   factor = _factor(columns)
   _check_columns(header, columns, factor)
   total = len(rows)
@@ -86,10 +92,11 @@ def select(path: str, columns: Columns) -> Selection:
   filtered = total - len(rows)
   rows, excluded = _without(rows, odd, columns)
   rows, ended = _by_status(rows, columns)
+  rows, gaps = _without(rows, _gaps(rows, columns), columns)
   rows, again = _without(rows, repeats(header, rows), columns)
   rows, worst = _drop_worst(rows, columns)
   excluded = sorted(
-    [*excluded, *ended, *again, *worst], key=lambda entry: entry["row"]
+    [*excluded, *ended, *gaps, *again, *worst], key=lambda entry: entry["row"]
   )
   require(
     bool(rows),
@@ -112,7 +119,7 @@ def select(path: str, columns: Columns) -> Selection:
     columns.group or None,
     factor,
     _protocol(rows, columns),
-    _notes(header, rows, columns),
+    (*_notes(header, rows, columns), *_of_gaps(gaps, columns)),
     tuned,
   )
 
@@ -217,6 +224,30 @@ def _by_status(
     else:
       kept.append(row)
   return kept, excluded
+
+
+def _gaps(rows: list[TableRow], columns: Columns) -> dict[int, str]:
+  """Returns why rows are incomplete, by row number, if they may be excluded."""
+  if not columns.drop_missing:
+    return {}
+  x2 = "" if columns.x2.startswith("flops/") else columns.x2
+  names = [name for name in (columns.y, columns.x, x2, columns.flops) if name]
+  found = {}
+  for row in rows:
+    gap = next((name for name in names if is_missing(row.cells[name])), None)
+    if gap is not None:
+      found[row.number] = f"{gap} is missing"
+  return found
+
+
+def _of_gaps(gaps: list[dict[str, Any]], columns: Columns) -> tuple[str, ...]:
+  count = sum(entry["reason"] == f"{columns.y} is missing" for entry in gaps)
+  if not count:
+    return ()
+  return (
+    f"{count} finished rows have no {columns.y} and are excluded; if such runs "
+    "diverged, the law is of lucky runs: mark them as collapsed in --status",
+  )
 
 
 def _drop_worst(

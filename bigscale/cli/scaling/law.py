@@ -29,6 +29,9 @@ def define_columns(values: Flags) -> None:
   values.multi_string("where", [], CONDITION)
   values.fields(
     Columns,
+    drop_missing="Exclude finished rows in which y or a variable is missing: "
+    "empty, nan, NA, None or null.",
+    decimal_comma="Numbers in the table are written like 1,5.",
     drop_worst="Number of finished rows to exclude, those with the highest y.",
   )
   values.list(
