@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.scaling import bootstrap, intervals, laws
+from bigscale.scaling import bootstrap, choices, intervals, laws
 from bigscale.scaling.compare import compare, forms
 from bigscale.scaling.fit import Fit, Loss, fit
 from bigscale.scaling.laws import Points
@@ -19,7 +19,7 @@ _FEW_CLUSTERS = 10
 # separated.
 _COLLINEAR = 0.98
 # Random streams derived from one seed.
-_PARAMETERS, _HELDOUT = 0, 1
+_PARAMETERS, _HELDOUT, _CHOICES = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Settings:
     loss: loss to minimize.
     resample_by: what the bootstrap resamples: runs, or sizes (values of x) and
       then the runs of each size.
+    choices: whether to fit other floors as well, and to judge each choice by
+      forecasts of held-out runs.
   """
 
   floor: float | None = None
@@ -41,6 +43,7 @@ class Settings:
   seed: int = 0
   loss: Loss = dataclasses.field(default_factory=Loss)
   resample_by: bootstrap.Level = "run"
+  choices: bool = False
 
   def __post_init__(self) -> None:
     require(
@@ -123,12 +126,22 @@ def record(made: Study) -> dict[str, Any]:
       (settings.seed, _HELDOUT),
       grouped=selection.grouped is not None,
     ),
+    "choices": _choices(made),
     "method": _method(fitted, resampled, selection, settings),
     "protocol": dict(selection.protocol),
     "tuning": selection.tuned and selection.tuned.record(),
   }
   found["warnings"] = _warnings(found, fitted, resampled, selection, settings)
   return _finite(found)
+
+
+def _choices(made: Study) -> list[dict[str, Any]] | None:
+  points, settings = made.selection.points, made.settings
+  if made.selection.grouped is None or not choices.has_warmup(points):
+    return None
+  return choices.choices(
+    points, settings.floor, settings.loss, judged=settings.choices
+  )
 
 
 def _finite(value: Any) -> Any:
@@ -296,6 +309,10 @@ def _warnings(
       f"{resampled.unconverged:.1%} of resamples did not converge"
     )
   warnings += _about_values(found["parameters"], values, seen)
+  if found["choices"]:
+    warnings += choices.moved(
+      points, settings.floor, settings.loss, (settings.seed, _CHOICES)
+    )
   if len(fitted.law.variables) == 2:
     logs = fitted.design.z_kn[:, ~points.censored]
     if abs(np.corrcoef(logs)[0, 1]) > _COLLINEAR:

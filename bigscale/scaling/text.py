@@ -1,5 +1,6 @@
 """Formats the record of a fitted law as text."""
 
+import math
 from typing import Any
 
 
@@ -27,6 +28,7 @@ def as_text(found: dict[str, Any]) -> str:
       *_runs(found),
       "",
       *_heldout(found["heldout"]),
+      *_choices(found["choices"]),
       *_method(found),
     ]
   )
@@ -157,6 +159,32 @@ def _prediction_counts(times: str, held: dict[str, Any]) -> str:
 
 def _count(number: int, what: str) -> str:
   return f"{number} {what}" + "s" * (number != 1)
+
+
+def _choices(choices: list[dict[str, Any]] | None) -> list[str]:
+  """Returns the exponents under every choice, with one line per choice."""
+  if choices is None:
+    return []
+  lines = [
+    "",
+    "other choices: floor, first x2 that is fitted, and the parameters",
+  ]
+  for entry in choices:
+    start = f"  {entry['floor']:>6} {entry['from']:>10.6g}  "
+    if entry["parameters"] is None:
+      lines.append(f"{start}{entry['reason']}")
+      continue
+    values = ", ".join(
+      f"{name} {entry['parameters'][name]:.4g}"
+      for name in ("E", "alpha", "beta")
+    )
+    if entry["error"] is not None:
+      values += (
+        f"; held-out runs: error {entry['error']:.3f}, "
+        f"seen over forecast {math.exp(entry['signed']):.2f}"
+      )
+    lines.append(start + values)
+  return lines
 
 
 def _method(found: dict[str, Any]) -> list[str]:

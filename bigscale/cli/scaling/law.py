@@ -75,6 +75,8 @@ def define_flags(values: Flags) -> None:
     Settings,
     resamples="Number of bootstrap resamples.",
     seed="Seed of the bootstrap.",
+    choices="Also fit other floors, and judge floors and cuts of the first "
+    "rows of runs by forecasts of held-out runs. Takes longer.",
     resample_by="What the bootstrap resamples: runs, or sizes (values of x) "
     "and then the runs of each.",
   )
