@@ -21,7 +21,7 @@ from bigscale.scaling.laws import Points
 CUTS = (0.0, 1 / 16, 1 / 8, 1 / 4, 3 / 8)
 # Of the bootstrap of differences, and ends of its interval. With 99%, a warning
 # by chance is rare over four cuts and two exponents.
-_RESAMPLES, _ENDS = 400, (0.005, 0.995)
+_RESAMPLES, _ENDS = 200, (0.005, 0.995)
 
 
 def choices(
