@@ -43,7 +43,7 @@ RULES = (
     r"scaling/(collect|folders|jobs|runs)",
     ("train", "metrics", "monitor", "data", "parallel", "report"),
   ),
-  (r"scaling/.*", ("monitor/scoring",)),
+  (r"scaling/.*", ()),
   (
     r"train/.*",
     (

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigscale.scaling import bootstrap, intervals, laws
+from bigscale.scaling import bootstrap, choices, intervals, laws
 from bigscale.scaling.compare import compare, forms
 from bigscale.scaling.fit import Fit, Loss, fit
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
+from bigscale.scaling.selection import Selection
 from bigscale.spec import require
 
 # With fewer clusters, percentile intervals are too narrow.
@@ -18,7 +19,7 @@ _FEW_CLUSTERS = 10
 # separated.
 _COLLINEAR = 0.98
 # Random streams derived from one seed.
-_PARAMETERS, _HELDOUT = 0, 1
+_PARAMETERS, _HELDOUT, _CHOICES = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +32,18 @@ class Settings:
     resamples: number of bootstrap resamples.
     seed: seed of the bootstrap.
     loss: loss to minimize.
+    resample_by: what the bootstrap resamples: runs, or sizes (values of x) and
+      then the runs of each size.
+    choices: whether to fit other floors as well, and to judge each choice by
+      forecasts of held-out runs.
   """
 
   floor: float | None = None
   resamples: int = 4000
   seed: int = 0
   loss: Loss = dataclasses.field(default_factory=Loss)
+  resample_by: bootstrap.Level = "run"
+  choices: bool = False
 
   def __post_init__(self) -> None:
     require(
@@ -82,7 +89,12 @@ def study(selection: Selection, settings: Settings) -> Study:
     )
   fitted = fit(law, points, settings.loss)
   resampled = bootstrap.resample(
-    fitted, points, settings.resamples, (settings.seed, _PARAMETERS)
+    fitted,
+    points,
+    settings.resamples,
+    (settings.seed, _PARAMETERS),
+    tuned=selection.tuned,
+    level=settings.resample_by,
   )
   return Study(selection, settings, fitted, resampled)
 
@@ -114,11 +126,22 @@ def record(made: Study) -> dict[str, Any]:
       (settings.seed, _HELDOUT),
       grouped=selection.grouped is not None,
     ),
+    "choices": _choices(made),
     "method": _method(fitted, resampled, selection, settings),
     "protocol": dict(selection.protocol),
+    "tuning": selection.tuned and selection.tuned.record(),
   }
-  found["warnings"] = _warnings(found, fitted, resampled, selection)
+  found["warnings"] = _warnings(found, fitted, resampled, selection, settings)
   return _finite(found)
+
+
+def _choices(made: Study) -> list[dict[str, Any]] | None:
+  points, settings = made.selection.points, made.settings
+  if made.selection.grouped is None or not choices.has_warmup(points):
+    return None
+  return choices.choices(
+    points, settings.floor, settings.loss, judged=settings.choices
+  )
 
 
 def _finite(value: Any) -> Any:
@@ -229,7 +252,9 @@ def _method(
     "converged": fitted.converged,
     "floor": {None: "free", 0.0: "none"}.get(settings.floor, settings.floor),
     "bootstrap": {
-      "unit": selection.grouped or "row",
+      "unit": "size"
+      if settings.resample_by == "size"
+      else selection.grouped or "row",
       "clusters": resampled.clusters,
       "resamples": resampled.resamples,
       "used": len(resampled.theta),
@@ -247,8 +272,11 @@ def _warnings(
   fitted: Fit,
   resampled: bootstrap.Resampled,
   selection: Selection,
+  settings: Settings,
 ) -> list[str]:
   warnings = list(selection.notes)
+  if selection.tuned is not None:
+    warnings += selection.tuned.warnings()
   points, values = selection.points, fitted.values
   seen = points.y[~points.censored]
   if not fitted.converged or fitted.agreeing < 2:
@@ -262,6 +290,8 @@ def _warnings(
       "come from one run, the intervals are too narrow"
     )
   unit = "rows" if selection.grouped is None else "runs"
+  if settings.resample_by == "size":
+    unit = "sizes"
   if resampled.unsupported:
     warnings.append(f"no intervals: {resampled.unsupported}")
   elif resampled.clusters < _FEW_CLUSTERS:
@@ -279,6 +309,10 @@ def _warnings(
       f"{resampled.unconverged:.1%} of resamples did not converge"
     )
   warnings += _about_values(found["parameters"], values, seen)
+  if found["choices"]:
+    warnings += choices.moved(
+      points, settings.floor, settings.loss, (settings.seed, _CHOICES)
+    )
   if len(fitted.law.variables) == 2:
     logs = fitted.design.z_kn[:, ~points.censored]
     if abs(np.corrcoef(logs)[0, 1]) > _COLLINEAR:

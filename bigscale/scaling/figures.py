@@ -43,22 +43,28 @@ def save(made: Study, out: pathlib.Path) -> None:
 
 
 def draw(made: Study) -> Figure:
-  """Plots y against each variable of a law: rows, law, 95% band and floor.
+  """Plots rows, law, 95% band and floor, and residuals, by variable of a law.
 
   For a law of two variables, each panel has one colored line per level of the
   other variable. Rows of collapsed runs are hollow triangles that point down,
   since they are upper bounds. The band is omitted if no interval can be given.
+  Below, residuals of log y show where the runs do not follow the law.
   """
   variables = made.fitted.law.variables
-  figure = Figure(figsize=(5.4 * len(variables), 4.2), layout="constrained")
-  panels = figure.subplots(1, len(variables), squeeze=False, sharey=True)[0]
-  for axes, name in zip(panels, variables, strict=True):
+  figure = Figure(figsize=(5.4 * len(variables), 5.6), layout="constrained")
+  panels, below = figure.subplots(
+    2, len(variables), squeeze=False, sharex="col", sharey="row",
+    height_ratios=(3, 1),
+  )  # fmt: skip
+  for axes, under, name in zip(panels, below, variables, strict=True):
     other = next((one for one in variables if one != name), None)
     _draw_panel(axes, made, name, other)
-    axes.set_xlabel(made.selection.names[name])
+    _draw_residuals(under, made, name, other)
+    under.set_xlabel(made.selection.names[name])
     if other:
       axes.legend(title=made.selection.names[other], fontsize=7)
   panels[0].set_ylabel(made.selection.names["y"])
+  below[0].set_ylabel("log y - law")
   figure.suptitle(_title(made), fontsize=9)
   return figure
 
@@ -86,20 +92,46 @@ def _draw_panel(axes: Axes, made: Study, name: str, other: str | None) -> None:
     axes.plot(along, middle, color=color, linewidth=1.2, label=label)
     if made.resampled.unsupported is None:
       axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
-    on_line = belongs == index
-    for shown, marker, face in (
-      (on_line & ~points.censored, "o", color),
-      (on_line & points.censored, "v", "none"),
-    ):
-      axes.scatter(
-        x[shown], points.y[shown], 14, marker=marker, facecolors=face,
-        edgecolors=color, linewidths=0.8, alpha=0.8,
-      )  # fmt: skip
+    _scatter(axes, x, points.y, points.censored, belongs == index, color)
   floor = made.fitted.values["E"]
   if floor > 0:
     axes.axhline(floor, color="gray", linestyle=":", linewidth=1)
   axes.set_xscale("log")
   axes.set_yscale("log")
+
+
+def _draw_residuals(
+  axes: Axes, made: Study, name: str, other: str | None
+) -> None:
+  """Plots log y minus the law; a bound counts only below the law."""
+  points = made.selection.points
+  x = points.variables[name]
+  levels, belongs = _levels(points.variables[other] if other else None, len(x))
+  for index in range(len(levels)):
+    _scatter(
+      axes, x, -made.fitted.residual, points.censored, belongs == index,
+      f"C{index}",
+    )  # fmt: skip
+  axes.axhline(0, color="gray", linewidth=0.8)
+
+
+def _scatter(
+  axes: Axes,
+  x: np.ndarray,
+  y: np.ndarray,
+  censored: np.ndarray,
+  chosen: np.ndarray,
+  color: str,
+) -> None:
+  """Plots rows, with hollow triangles for those of collapsed runs."""
+  for shown, marker, face in (
+    (chosen & ~censored, "o", color),
+    (chosen & censored, "v", "none"),
+  ):
+    axes.scatter(
+      x[shown], y[shown], 14, marker=marker, facecolors=face,
+      edgecolors=color, linewidths=0.8, alpha=0.8,
+    )  # fmt: skip
 
 
 def _short(level: float) -> str:

@@ -43,8 +43,12 @@ _SUMMARY = re.compile(
   r"[.:]?(\s*(\(|of\b|over\b|\+|±|/).*)?",
   re.IGNORECASE,
 )
-# Delimiters that some spreadsheet locales use instead of commas.
-_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+# Some spreadsheet locales use other delimiters than commas.
+_DELIMITERS = (",", ";", "\t", "|")
+_COMMA_NUMBER = re.compile(r"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+(,[0-9]+)?")
+# Texts that programs write for missing numbers.
+_MISSING = ("", "nan", "na", "n/a", "none", "null", "-")
 # An integer id that was once stored as a float.
 _WAS_FLOAT = re.compile(r"([0-9]+)\.0+")
 # Columns that do not distinguish rows, such as times and row numbers.
@@ -86,18 +90,29 @@ class TableRow(NamedTuple):
     }
 
 
-def read(path: str) -> tuple[list[str], list[TableRow]]:
+def read(
+  path: str, *, decimal_comma: bool = False
+) -> tuple[list[str], list[TableRow]]:
   """Returns the column names and the rows of a table.
 
+  Cells are separated by the delimiter that gives the header most columns.
+
+  Args:
+    path: path of a CSV file.
+    decimal_comma: whether numbers are written like 1,5.
+
   Raises:
-    SpecError: the file cannot be read or has no rows.
+    SpecError: the file cannot be read or has no rows, or `decimal_comma` is
+      set and numbers have points.
   """
   try:
     with pathlib.Path(path).open(newline="", encoding="utf-8-sig") as file:
-      reader = csv.reader(file)
+      delimiter = _delimiter(file.readline())
+      file.seek(0)
+      reader = csv.reader(file, delimiter=delimiter)
       header = [name.strip() for name in next(reader, [])]
       lines = [
-        (reader.line_num, cells)
+        (reader.line_num, [cell.strip() for cell in cells])
         for cells in reader
         if any(cell.strip() for cell in cells)
       ]
@@ -109,14 +124,6 @@ def read(path: str) -> tuple[list[str], list[TableRow]]:
     raise SpecError(
       f"{path} is not a CSV file in UTF-8 ({error}); export the table as CSV"
     ) from None
-  joined = "".join(header)
-  other = next((sign for sign in _OTHER_DELIMITERS if sign in joined), "")
-  require(
-    len(header) != 1 or not other,
-    f"{path} separates its columns by {_OTHER_DELIMITERS.get(other)}, but "
-    "commas are required; export it with commas between cells and points in "
-    "numbers",
-  )
   require(
     bool(header) and bool(lines),
     f"{path} {'has no rows below its header' if header else 'is empty'}; "
@@ -127,13 +134,46 @@ def read(path: str) -> tuple[list[str], list[TableRow]]:
     require(
       len(cells) == len(header),
       f"{path}, row {number} (line {line}) has {len(cells)} cells, but the "
-      f"header has {len(header)}; quote cells that contain commas",
+      f"header has {len(header)}; quote cells that contain {delimiter!r}",
     )
-    stripped = (cell.strip() for cell in cells)
-    rows.append(
-      TableRow(number, line, dict(zip(header, stripped, strict=True)))
+    rows.append(TableRow(number, line, dict(zip(header, cells, strict=True))))
+  return header, _with_points(header, rows) if decimal_comma else rows
+
+
+def _delimiter(header: str) -> str:
+  def columns(sign: str) -> int:
+    return len(next(csv.reader([header], delimiter=sign), []))
+
+  return max(_DELIMITERS, key=columns)
+
+
+def _with_points(header: list[str], rows: list[TableRow]) -> list[TableRow]:
+  """Replaces decimal commas by points, column by column.
+
+  Raises:
+    SpecError: numbers of a column have points for decimals or thousands.
+  """
+  for name in header:
+    comma = any(_COMMA_NUMBER.fullmatch(row.cells[name]) for row in rows)
+    for row in rows:
+      cell = row.cells[name]
+      grouped = _THOUSANDS.fullmatch(cell) is not None
+      point = "." in cell and number(cell) is not None
+      require(
+        not (grouped or (comma and point)),
+        f"{row.place}, column {name!r}: {cell!r} has a point, but "
+        "--decimal_comma reads numbers like 1234,5; export the table without "
+        "separators of thousands and with one decimal sign",
+      )
+  return [
+    row._replace(
+      cells={
+        name: cell.replace(",", ".") if _COMMA_NUMBER.fullmatch(cell) else cell
+        for name, cell in row.cells.items()
+      }
     )
-  return header, rows
+    for row in rows
+  ]
 
 
 def check_names(header: list[str], flags: Mapping[str, str]) -> None:
@@ -214,6 +254,32 @@ def status_of(row: TableRow, column: str) -> str:
 def number(text: str) -> float | None:
   """Returns the number in a cell, or None if it is not a number."""
   return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def positive(row: TableRow, name: str) -> float:
+  """Returns the number in a cell.
+
+  Raises:
+    SpecError: it is not a positive number.
+  """
+  text = row.cells[name]
+  value = number(text)
+  remedy = "correct it, or exclude the row with --status or --where"
+  if is_missing(text):
+    remedy += ", or all such rows with --drop_missing"
+  elif _COMMA_NUMBER.fullmatch(text):
+    remedy = "if commas are decimal signs, pass --decimal_comma"
+  require(
+    value is not None and math.isfinite(value) and value > 0,
+    f"{row.place}, column {name!r}: {text!r} is not a positive number, which a "
+    f"law requires; {remedy}",
+  )
+  return value
+
+
+def is_missing(text: str) -> bool:
+  """Returns whether a cell says that its number is missing."""
+  return text.lower() in _MISSING
 
 
 def identity(cell: str) -> str:

@@ -7,20 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
 from bigscale.scaling.rows import (
   CENSORED,
   LEFT_OUT,
   TableRow,
   check_names,
   identity,
+  is_missing,
   matching,
-  number,
+  positive,
   read,
   repeats,
   status_of,
   summaries,
 )
+from bigscale.scaling.selection import Selection
+from bigscale.scaling.tuning import tuning
 from bigscale.spec import require
 
 _DERIVED = re.compile(r"flops/(\d*\.?\d*)x")
@@ -42,6 +45,11 @@ class Columns:
     where: conditions such as `model=r3gan` or `params>=1e6`; all must hold.
     drop_worst: number of rows with the highest y to exclude.
     protocol: columns in which all rows must agree.
+    best_over: tuned columns, such as `g_lr`. At each x and x2, only the rows of
+      the best setting of these columns are fitted.
+    decimal_comma: whether numbers are written like 1,5.
+    drop_missing: whether to exclude finished rows in which y or a variable is
+      missing: empty, nan, NA, None or null.
   """
 
   x: str
@@ -53,6 +61,9 @@ class Columns:
   where: tuple[str, ...] = ()
   drop_worst: int = 0
   protocol: tuple[str, ...] = ()
+  best_over: tuple[str, ...] = ()
+  decimal_comma: bool = False
+  drop_missing: bool = False
 
 
 def select(path: str, columns: Columns) -> Selection:
@@ -71,7 +82,7 @@ def select(path: str, columns: Columns) -> Selection:
     columns.drop_worst >= 0,
     f"--drop_worst={columns.drop_worst} must be at least 0",
   )
-  header, rows = read(path)
+  header, rows = read(path, decimal_comma=columns.decimal_comma)
   factor = _factor(columns)
   _check_columns(header, columns, factor)
   total = len(rows)
@@ -81,10 +92,11 @@ def select(path: str, columns: Columns) -> Selection:
   filtered = total - len(rows)
   rows, excluded = _without(rows, odd, columns)
   rows, ended = _by_status(rows, columns)
+  rows, gaps = _without(rows, _gaps(rows, columns), columns)
   rows, again = _without(rows, repeats(header, rows), columns)
   rows, worst = _drop_worst(rows, columns)
   excluded = sorted(
-    [*excluded, *ended, *again, *worst], key=lambda entry: entry["row"]
+    [*excluded, *ended, *gaps, *again, *worst], key=lambda entry: entry["row"]
   )
   require(
     bool(rows),
@@ -93,15 +105,22 @@ def select(path: str, columns: Columns) -> Selection:
     + (f" (the first: {excluded[0]['reason']})" if excluded else "")
     + "; select at least a few finished runs",
   )
+  points, tuned = _points(rows, columns, factor), None
+  if columns.best_over:
+    tuned = tuning(points, rows, columns.best_over)
+    best = tuned.best()
+    points = points.take(best)
+    rows = [row for row, chosen in zip(rows, best, strict=True) if chosen]
   return Selection(
-    _points(rows, columns, factor),
+    points,
     _names(columns, factor),
     excluded,
     filtered,
     columns.group or None,
     factor,
     _protocol(rows, columns),
-    _notes(header, rows, columns),
+    (*_notes(header, rows, columns), *_of_gaps(gaps, columns)),
+    tuned,
   )
 
 
@@ -173,6 +192,13 @@ def _check_columns(
   check_names(header, given)
   for name in columns.protocol:
     check_names(header, {"protocol": name})
+  for name in columns.best_over:
+    check_names(header, {"best_over": name})
+    require(
+      name not in given.values(),
+      f"--best_over={name} is already the column of another flag; name columns "
+      "of settings that were tuned",
+    )
   require(
     columns.y not in (columns.x, columns.x2),
     f"--y={columns.y} is also a variable of the law; choose another column",
@@ -200,13 +226,37 @@ def _by_status(
   return kept, excluded
 
 
+def _gaps(rows: list[TableRow], columns: Columns) -> dict[int, str]:
+  """Returns why rows are incomplete, by row number, if they may be excluded."""
+  if not columns.drop_missing:
+    return {}
+  x2 = "" if columns.x2.startswith("flops/") else columns.x2
+  names = [name for name in (columns.y, columns.x, x2, columns.flops) if name]
+  found = {}
+  for row in rows:
+    gap = next((name for name in names if is_missing(row.cells[name])), None)
+    if gap is not None:
+      found[row.number] = f"{gap} is missing"
+  return found
+
+
+def _of_gaps(gaps: list[dict[str, Any]], columns: Columns) -> tuple[str, ...]:
+  count = sum(entry["reason"] == f"{columns.y} is missing" for entry in gaps)
+  if not count:
+    return ()
+  return (
+    f"{count} finished rows have no {columns.y} and are excluded; if such runs "
+    "diverged, the law is of lucky runs: mark them as collapsed in --status",
+  )
+
+
 def _drop_worst(
   rows: list[TableRow], columns: Columns
 ) -> tuple[list[TableRow], list[dict[str, Any]]]:
   if not columns.drop_worst:
     return rows, []
   done = [row for row in rows if status_of(row, columns.status) not in CENSORED]
-  done.sort(key=lambda row: -_positive(row, columns.y))
+  done.sort(key=lambda row: -positive(row, columns.y))
   worst = {row.number for row in done[: columns.drop_worst]}
   reason = f"excluded by --drop_worst={columns.drop_worst}"
   return (
@@ -219,7 +269,7 @@ def _points(
   rows: list[TableRow], columns: Columns, factor: float | None
 ) -> Points:
   def column(name: str) -> np.ndarray:
-    return np.array([_positive(row, name) for row in rows])
+    return np.array([positive(row, name) for row in rows])
 
   x = column(columns.x)
   variables = {"x": x}
@@ -283,15 +333,3 @@ def _protocol(rows: list[TableRow], columns: Columns) -> dict[str, str]:
       )
     found[name] = first.cells[name]
   return found
-
-
-def _positive(row: TableRow, name: str) -> float:
-  text = row.cells[name]
-  value = number(text)
-  require(
-    value is not None and math.isfinite(value) and value > 0,
-    f"{row.place}, column {name!r}: {text!r} is not a positive number, which a "
-    "fit to logs requires; correct it, or exclude the row with --status or "
-    "--where",
-  )
-  return value

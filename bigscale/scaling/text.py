@@ -1,5 +1,6 @@
 """Formats the record of a fitted law as text."""
 
+import math
 from typing import Any
 
 
@@ -27,6 +28,7 @@ def as_text(found: dict[str, Any]) -> str:
       *_runs(found),
       "",
       *_heldout(found["heldout"]),
+      *_choices(found["choices"]),
       *_method(found),
     ]
   )
@@ -82,7 +84,21 @@ def _runs(found: dict[str, Any]) -> list[str]:
     + f": {entry['reason']}"
     for entry in found["excluded"]
   ]
+  lines += _tuning(found["tuning"])
   lines += [f"protocol: {name} = {v}" for name, v in found["protocol"].items()]
+  return lines
+
+
+def _tuning(tuned: dict[str, Any] | None) -> list[str]:
+  if tuned is None:
+    return []
+  lines = [
+    f"best of {tuned['settings']} settings at {tuned['places']} places; "
+    f"{_count(tuned['rows_of_other_settings'], 'row')} of other settings"
+  ]
+  for name, at in tuned["optimum"].items():
+    counts = ", ".join(f"{where} {count}" for where, count in at.items())
+    lines.append(f"  where the best {name} lies among those tried: {counts}")
   return lines
 
 
@@ -143,6 +159,32 @@ def _prediction_counts(times: str, held: dict[str, Any]) -> str:
 
 def _count(number: int, what: str) -> str:
   return f"{number} {what}" + "s" * (number != 1)
+
+
+def _choices(choices: list[dict[str, Any]] | None) -> list[str]:
+  """Returns the exponents under every choice, with one line per choice."""
+  if choices is None:
+    return []
+  lines = [
+    "",
+    "other choices: floor, first x2 that is fitted, and the parameters",
+  ]
+  for entry in choices:
+    start = f"  {entry['floor']:>6} {entry['from']:>10.6g}  "
+    if entry["parameters"] is None:
+      lines.append(f"{start}{entry['reason']}")
+      continue
+    values = ", ".join(
+      f"{name} {entry['parameters'][name]:.4g}"
+      for name in ("E", "alpha", "beta")
+    )
+    if entry["error"] is not None:
+      values += (
+        f"; held-out runs: error {entry['error']:.3f}, "
+        f"seen over forecast {math.exp(entry['signed']):.2f}"
+      )
+    lines.append(start + values)
+  return lines
 
 
 def _method(found: dict[str, Any]) -> list[str]:

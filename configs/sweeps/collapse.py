@@ -1,9 +1,9 @@
 r"""Tests whether more data, or more diverse data, prevents collapse.
 
   bigscale scaling sweep --config=sweeps/collapse --out=runs/collapse
-  bigscale scaling shares runs/collapse/runs.csv --x=dataset_images \
+  bigscale scaling survival runs/collapse/runs.csv --x=dataset_images \
       --where=blocks~images
-  bigscale scaling shares runs/collapse/runs.csv --x=classes \
+  bigscale scaling survival runs/collapse/runs.csv --x=classes \
       --where=blocks~classes
 
 Brock et al. 2019 (sec. 4.3) observed that BigGAN became more stable from 1 to

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bigscale.scaling.forecast import predict
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
+from bigscale.scaling.selection import Selection
 
 _NEW_RUNS = 20
 _FACTORS = (4, 10)
@@ -71,9 +72,7 @@ WORLDS: Mapping[str, World] = {
   "N-dependent exponent": World(
     lambda rng: _powers(rng, tilt=rng.uniform(0.05, 0.15))
   ),
-  "untuned width": World(
-    lambda rng: _powers(rng, untuned=0.08, largest=4.0)
-  ),
+  "untuned width": World(lambda rng: _powers(rng, untuned=0.08, largest=4.0)),
   "heavy tails": World(_powers, heavy=True),
   "size-dependent collapse": World(_powers, lost=0.4),
   "batch too large": World(

@@ -267,9 +267,9 @@ def test_a_diverging_loss_stops_the_run(tmp_path, capsys):
 
 def test_a_closed_pipe_is_not_an_error(tmp_path):
   table = tmp_path / "runs.csv"
-  rows = (f"r{n},done,{n}\n" for n in range(5000))
-  table.write_text("run,status,images\n" + "".join(rows))
-  words = ["scaling", "shares", str(table), "--x=images", "--json"]
+  rows = (f"r{n},done,{n},,9\n" for n in range(5000))
+  table.write_text("run,status,images,collapsed_step,steps\n" + "".join(rows))
+  words = ["scaling", "survival", str(table), "--x=images", "--json"]
   code = "import sys; from bigscale.cli.main import main; sys.exit(main())"
   program = subprocess.Popen(
     [sys.executable, "-c", code, *words],

@@ -104,8 +104,10 @@ def test_an_unknown_subcommand_is_an_error(command, words, capsys):
 
 def test_flags_may_precede_the_subcommand(tmp_path, capsys):
   table = tmp_path / "runs.csv"
-  table.write_text("run,status,images\n" + "a,done,1\nb,collapsed,2\n")
-  words = ["--json", "shares", str(table), "--x=images"]
+  table.write_text(
+    "run,status,images,collapsed_step,steps\na,done,1,,9\nb,collapsed,2,3,9\n"
+  )
+  words = ["--json", "survival", str(table), "--x=images"]
   assert main(["bigscale", "scaling", *words]) == 0
   assert '"column": "images"' in capsys.readouterr().out
 
@@ -159,13 +161,13 @@ def test_light_commands_import_no_heavy_modules(words):
 def test_a_subcommand_does_not_import_the_others():
   code = (
     "import sys; from bigscale.cli.main import main;"
-    "main(['', 'scaling', 'shares', '--help']);"
+    "main(['', 'scaling', 'survival', '--help']);"
     "print([m for m in sys.modules if 'bigscale.cli.scaling.' in m])"
   )
   made = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
-  assert made.stdout.endswith("['bigscale.cli.scaling.shares']\n")
+  assert made.stdout.endswith("['bigscale.cli.scaling.survival']\n")
 
 
 def test_a_similar_flag_is_suggested(capsys):

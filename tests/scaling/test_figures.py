@@ -6,7 +6,8 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from bigscale.scaling import analysis, figures
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
+from bigscale.scaling.selection import Selection
 from bigscale.spec import SpecError
 
 ALPHA, BETA, FLOOR = 0.4, 0.3, 2.0
@@ -33,8 +34,8 @@ def made(noise=0.02, floor=None, columns=5):
 
 
 def test_every_level_has_a_line():
-  left, right = figures.draw(made()).axes
-  assert (left.get_xlabel(), right.get_xlabel()) == ("params", "images")
+  left, right, *below = figures.draw(made()).axes
+  assert [axes.get_xlabel() for axes in below] == ["params", "images"]
   assert left.get_ylabel() == "fid"
   # The floor is an additional line.
   assert len(left.lines) == 4 + 1
@@ -49,7 +50,7 @@ def test_every_level_has_a_line():
 
 def test_all_runs_are_drawn_once_in_each_panel():
   study = made()
-  for axes in figures.draw(study).axes:
+  for axes in figures.draw(study).axes[:2]:
     dots = [c for c in axes.collections if isinstance(c, PathCollection)]
     drawn = np.concatenate([c.get_offsets()[:, 1] for c in dots])
     np.testing.assert_allclose(
@@ -57,6 +58,20 @@ def test_all_runs_are_drawn_once_in_each_panel():
     )
     hollow = [c for c in dots if not len(c.get_facecolor())]
     assert sum(len(c.get_offsets()) for c in hollow) == 1
+
+
+def test_residuals_of_all_rows_are_drawn_below():
+  study = made(0.05)
+  points = study.selection.points
+  for axes in figures.draw(study).axes[2:]:
+    drawn = np.concatenate([c.get_offsets()[:, 1] for c in axes.collections])
+    assert len(drawn) == len(points.y)
+    # A bound above the law has no residual.
+    assert np.abs(drawn).mean() == pytest.approx(0.05 * 0.8, rel=0.5)
+  first = min(axes.collections[0].get_offsets(), key=lambda at: at[0])
+  x, y = first
+  at = points.variables["x2"] == x
+  assert np.abs(y - (-study.fitted.residual[at])).min() < 1e-9
 
 
 def test_band_widens_with_noise():

@@ -5,7 +5,8 @@ import pytest
 
 from bigscale.scaling import analysis, bootstrap, compare, laws, solver
 from bigscale.scaling.fit import Loss, fit
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
+from bigscale.scaling.selection import Selection
 
 FLOOR, FACTOR, EXPONENT = 3.0, 3e5, 0.3
 ONE, NO_FLOOR = laws.Law(("x",)), laws.Law(("x",), 0.0)

@@ -7,7 +7,8 @@ import pytest
 
 from bigscale.cli import main as program
 from bigscale.scaling.forecast import backtest, forms, noise, predict
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
+from bigscale.scaling.selection import Selection
 from bigscale.spec import SpecError
 
 _SIZES, _LENGTHS = np.array([1.0, 2, 4, 8]), np.array([1.0, 2, 3, 4, 5, 6])

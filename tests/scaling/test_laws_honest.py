@@ -392,34 +392,3 @@ def test_a_malformed_floor_is_refused(write, capsys):
   words = ["bigscale", "scaling", "fit", write(few()), "--x=params", "--y=fid"]
   assert program.main([*words, "--floor=1_0"]) == 2
   assert "--floor=1_0 must be" in capsys.readouterr().err
-
-
-def shares_of(write, capsys, rows, header=("run", "images", "status")):
-  path = write(rows, header)
-  code = program.main(["bigscale", "scaling", "shares", path, "--x=images"])
-  captured = capsys.readouterr()
-  return code, captured.out, captured.err
-
-
-def test_shares_count_only_runs(write, capsys):
-  rows = [["a", 1, "done"], ["b", 1, "collapsed"], ["c", 2, "done"]]
-  more = [["mean", 1, "done"], ["a", 1, "done"]]
-  code, out, _ = shares_of(write, capsys, [*rows, *more])
-  assert code == 0
-  assert "1       1 of 2" in out
-  assert "excluded: row 4 (line 5), a summary" in out
-  assert "excluded: row 5 (line 6), the same as row 1" in out
-
-
-def test_shares_of_a_table_of_evaluations_are_refused(write, capsys):
-  rows = [["a", 1, "done"], ["a", 2, "done"], ["b", 1, "collapsed"]]
-  code, _, said = shares_of(write, capsys, rows)
-  assert code == 2
-  assert "run 'a' has row 1 (line 2) and row 2 (line 3)" in said
-
-
-def test_shares_of_runs_without_names_count_them_all(write, capsys):
-  rows = [[1, "done"], [1, "done"], [1, "collapsed"]]
-  code, out, _ = shares_of(write, capsys, rows, ("images", "status"))
-  assert code == 0
-  assert "1 of 3" in out

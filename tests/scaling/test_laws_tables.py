@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -86,24 +88,64 @@ def test_a_percentage_is_not_a_summary(fit):
   assert "row 4 (line 5), column 'y': '5%' is not a positive number" in said
 
 
-@pytest.mark.parametrize(
-  ("sign", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")]
-)
-def test_other_delimiters_are_refused(fit, sign, name):
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+# Axes of the sweeps of the committed tables.
+AXES = {"width", "batch", "data.subset", "parts"}
+
+
+def test_every_column_of_a_sweep_is_documented():
+  page = (DOCS / "reference/tables.md").read_text()
+  rows = (line.split("|")[1] for line in page.splitlines() if line[:3] == "| `")
+  known = {name for cell in rows for name in re.findall("`(.*?)`", cell)}
+  known |= {"fd_classifier", "best_fd_classifier", "floor_fd_classifier"}
+  headers = [
+    path.read_text().splitlines()[0].split(",")
+    for path in (DOCS / "first_law").glob("*.csv")
+  ]
+  assert len(headers) > 6
+  assert {name for names in headers for name in names} - AXES <= known
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_other_delimiters_are_recognized(fit, sign):
+  expected = fit(few())[1]["parameters"]
+  assert fit(few(), sign=sign)[1]["parameters"] == expected
+
+
+@pytest.mark.parametrize("sign", [";", ","])
+def test_decimal_commas_are_read_if_asked(fit, sign):
   rows = [[run, x, y.replace(".", ",")] for run, x, y in few()]
   code, _, said = fit(rows, sign=sign)
   assert code == 2
-  assert f"separates its columns by {name}" in said
+  assert "if commas are decimal signs, pass --decimal_comma" in said
+  code, found, _ = fit(rows, "--decimal_comma", sign=sign)
+  assert (code, found["parameters"]) == (0, fit(few())[1]["parameters"])
+
+
+@pytest.mark.parametrize("wrong", ["3.5", "1.234,5", "1.234.567"])
+def test_points_among_decimal_commas_are_refused(fit, wrong):
+  rows = [[run, x, y.replace(".", ",")] for run, x, y in few()]
+  rows[2][2] = wrong
+  code, _, said = fit(rows, "--decimal_comma", sign=";")
+  assert code == 2
+  assert f"row 3 (line 4), column 'y': {wrong!r} has a point" in said
+
+
+@pytest.mark.parametrize("gap", ["", "nan", "NaN", "None"])
+def test_missing_scores_are_excluded_if_asked(fit, gap):
+  rows = [*few(), ["r13", "5e6", gap]]
+  code, _, said = fit(rows)
+  assert code == 2
+  assert "or all such rows with --drop_missing" in said
+  code, found, _ = fit(rows, "--drop_missing")
+  assert (code, found["rows"]) == (0, 12)
+  assert [(e["row"], e["reason"]) for e in found["excluded"]] == [
+    (13, "y is missing")
+  ]
+  assert any("1 finished rows have no y" in text for text in found["warnings"])
 
 
 def test_blank_rows_are_ignored(fit):
   rows = few()
   code, found, _ = fit([*rows[:3], [" ", " ", ""], *rows[3:]])
   assert (code, found["rows"]) == (0, 12)
-
-
-def test_equal_numbers_are_one_level_of_shares(tmp_path, capsys):
-  path = tmp_path / "runs.csv"
-  path.write_text("run,k,status\na,1,done\nb,1.0,collapsed\nc,2,done\n")
-  assert main(["bigscale", "scaling", "shares", str(path), "--x=k"]) == 0
-  assert "1  1 of 2" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-r"""Run sweeps, fit laws, forecast, count collapses, measure gradient noise.
+r"""Run sweeps, fit laws, forecast, analyze collapses, measure gradient noise.
 
 Example:
   bigscale scaling sweep --config=sweeps/stacked_mnist --out=DIR
@@ -9,10 +9,10 @@ Example:
       --at=parameters=1e8,images=1e8
   bigscale scaling report DIR/curves.csv --x=parameters --x2=images \
       --y=fd_classifier --group=run --status=status --out=law.png
-  bigscale scaling shares DIR/runs.csv --x=dataset_images
+  bigscale scaling survival DIR/runs.csv --x=dataset_images
   bigscale scaling noise runs/first --windows=4
 
 See docs/reference/laws.md.
 """
 
-PARTS = ("sweep", "fit", "predict", "report", "shares", "noise")
+PARTS = ("sweep", "fit", "predict", "report", "survival", "noise")

@@ -29,6 +29,9 @@ def define_columns(values: Flags) -> None:
   values.multi_string("where", [], CONDITION)
   values.fields(
     Columns,
+    drop_missing="Exclude finished rows in which y or a variable is missing: "
+    "empty, nan, NA, None or null.",
+    decimal_comma="Numbers in the table are written like 1,5.",
     drop_worst="Number of finished rows to exclude, those with the highest y.",
   )
   values.list(
@@ -36,6 +39,12 @@ def define_columns(values: Flags) -> None:
     [],
     "Columns that must have the same value in all rows, like fid_samples. The "
     "result records the values.",
+  )
+  values.list(
+    "best_over",
+    [],
+    "Tuned columns, like g_lr. At each x and x2, fits only the runs with the "
+    "best values of these columns.",
   )
 
 
@@ -45,7 +54,10 @@ def columns_of(values: Flags) -> Columns:
   values.require("y", "fid")
   return Columns(
     **values.fields_of(Columns)
-    | {"where": tuple(values.where), "protocol": tuple(values.protocol)}
+    | {
+      name: tuple(values[name].value)
+      for name in ("where", "protocol", "best_over")
+    }
   )
 
 
@@ -63,6 +75,10 @@ def define_flags(values: Flags) -> None:
     Settings,
     resamples="Number of bootstrap resamples.",
     seed="Seed of the bootstrap.",
+    choices="Also fit other floors, and judge floors and cuts of the first "
+    "rows of runs by forecasts of held-out runs. Takes longer.",
+    resample_by="What the bootstrap resamples: runs, or sizes (values of x) "
+    "and then the runs of each.",
   )
   values.fields(
     Loss, delta="Threshold of the Huber loss, in units of --delta_unit."

@@ -16,7 +16,8 @@ from bigscale.scaling.forecast import backtest, forms, noise, posterior
 from bigscale.scaling.forecast.backtest import Checked, HeldOut
 from bigscale.scaling.forecast.forms import Array
 from bigscale.scaling.forecast.noise import Noise, Rows
-from bigscale.scaling.laws import Points, Selection
+from bigscale.scaling.laws import Points
+from bigscale.scaling.selection import Selection
 from bigscale.spec import SpecError, require
 
 # Draws and Metropolis steps for the law, and for each held-out set.
@@ -119,7 +120,10 @@ def predict(
     "rows": len(fitted.rows.n),
     "runs": selection.runs,
     "excluded": list(selection.excluded),
-    "warnings": _warnings(fitted, selection.points, asked, tested),
+    "warnings": [
+      *(selection.tuned.warnings() if selection.tuned else ()),
+      *_warnings(fitted, selection.points, asked, tested),
+    ],
   }
 
 
@@ -209,7 +213,7 @@ def _rows_of(points: Points) -> tuple[Rows, Array]:
   if not len(done.y):
     raise SpecError(
       "all runs collapsed, so there is no curve to forecast; count them with "
-      "`bigscale scaling shares`"
+      "`bigscale scaling survival`"
     )
   logs = np.log([done.variables["x"], done.variables["x2"], done.y])
   center = logs.mean(1)
