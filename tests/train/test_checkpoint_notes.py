@@ -144,8 +144,8 @@ def test_damage_to_any_file_is_noticed_or_harmless(saved, reader):
           raise
     finally:
       path.write_bytes(content)
-  # Damage to files with values is noticed. JSON has bits without a meaning: 1e-12
-  # is 1E-12.
+  # Damage to files with values is noticed. JSON has bits without a meaning:
+  # 1e-12 is 1E-12.
   assert "noticed" in found["data/metadata"] & found["meta/metadata"]
   assert found["state/manifest.ocdbt"] == {"noticed"}
   assert outcome(reader) == "whole"
