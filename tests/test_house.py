@@ -235,3 +235,10 @@ def test_no_module_has_a_catch_all_name():
   """No module has a catch-all name such as utils or helpers."""
   for path in modules():
     assert path.stem not in ("utils", "helpers", "misc", "common_utils")
+
+
+def test_no_two_test_files_have_one_name():
+  """Without packages, pytest imports a test file by its name alone."""
+  names = [path.name for path in ROOT.glob("tests/**/test_*.py")]
+  twice = {name for name in names if names.count(name) > 1}
+  assert not twice
