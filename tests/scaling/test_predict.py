@@ -74,8 +74,8 @@ def test_forecasts_that_lie_further_are_wider_and_marked(found):
   assert widths[0] < widths[1] < widths[3]
   assert [one["tested"] for one in found["forecasts"]][::3] == [True, False]
   said = " ".join(found["warnings"])
-  assert "x is asked for 100.0 times beyond the runs" in said
-  assert "x2 is asked for 100.0 times beyond the runs" in said
+  assert "x is asked for 100 times beyond the runs" in said
+  assert "x2 is asked for 100 times beyond the runs" in said
   assert "(untested" in predict.as_text(found)
 
 
@@ -87,6 +87,17 @@ def test_the_checks_are_part_of_the_result(found):
   # Rows have noise of 2%, and runs share none of it.
   spread = np.hypot(found["spread"]["row"], found["spread"]["run"])
   assert spread == pytest.approx(0.02, rel=0.4)
+
+
+def test_a_floor_above_the_scores_is_refused():
+  with pytest.raises(SpecError, match=r"floor=9 is not below the smallest y"):
+    predict.predict(_selection(), [(8.0, 24.0)], floor=9)
+
+
+def test_notes_on_the_rows_are_warnings():
+  selection = _selection()._replace(notes=("rows of one run count as runs",))
+  found = predict.predict(selection, [(8.0, 6.0)])
+  assert "rows of one run count as runs" in found["warnings"]
 
 
 def test_a_forecast_does_not_depend_on_the_others(found):
@@ -182,6 +193,7 @@ def test_the_command_forecasts_a_table(capsys):
     ((*_TABLE, "--at=parameters=1e9"), "must be parameters=VALUE,images=VALUE"),
     ((*_TABLE, "--at=parameters=1e9,images=-1"), "with positive numbers"),
     ((*_TABLE[:2], "--y=fd_classifier", "--at=a=1"), "--x2 is not set"),
+    ((*_TABLE, "--x2=parameters", "--at=a=1"), "--x and --x2 are both"),
     ((*_TABLE, "--at=parameters=1,images=1", "--floor=0"), "--floor=0.0 must"),
     (
       (*_TABLE, "--at=parameters=1,images=1", "--mean_of=-1"),

@@ -57,6 +57,10 @@ def run(path: str = "") -> int:
     "--x2 is not set; a forecast needs the images as well, like --x2=images",
   )
   require(
+    columns.x != columns.x2,
+    f"--x and --x2 are both {columns.x}; name the size and the images",
+  )
+  require(
     FLAGS.floor is None or (math.isfinite(FLAGS.floor) and FLAGS.floor > 0),
     f"--floor={FLAGS.floor} must be a positive number; omit it if the score of "
     "reals against reals was not measured",

@@ -121,6 +121,7 @@ def predict(
     "runs": selection.runs,
     "excluded": list(selection.excluded),
     "warnings": [
+      *selection.notes,
       *(selection.tuned.warnings() if selection.tuned else ()),
       *_warnings(fitted, selection.points, asked, tested),
     ],
@@ -136,6 +137,12 @@ def fit(points: Points, floor: float | None, seed: int) -> Fitted:
   rng = np.random.default_rng((seed, 0))
   raw, center = _rows_of(points)
   places = np.unique(np.round([raw.n, raw.d], _DIGITS), axis=1)
+  smallest = math.exp(float(raw.y.min() + center[2]))
+  require(
+    floor is None or floor < smallest,
+    f"floor={floor} is not below the smallest y of the runs, {smallest:.4g}; "
+    "give the score of reals against reals, or omit it",
+  )
   known = None if floor is None else math.log(floor) - float(center[2])
   priors = forms.priors(*places, float(raw.y.min()), known)
   rows, spread, starts = _first_fits(raw, places, priors, rng)
@@ -282,8 +289,8 @@ def _warnings(
       )
     if ask > seen + 0.1:
       found.append(
-        f"{name} is asked for {math.exp(ask):.1f} times beyond the runs, but "
-        f"held-out runs lay at most {math.exp(seen):.1f} times beyond: no "
+        f"{name} is asked for {math.exp(ask):.3g} times beyond the runs, but "
+        f"held-out runs lay at most {math.exp(seen):.3g} times beyond: no "
         "check reaches that far"
       )
   errors = np.array([one.error for one in fitted.checked])
